@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare, or checks, and prints what came of it."""
+    """Prepare or check a store and print a summary."""
     data = importlib.import_module("actrec_models.data")
     if args.dataset == "list":
         names = data.DATASETS.names()

@@ -13,7 +13,7 @@ READ_AT_MOST = 5000
 
 
 def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:
-    """Find the clips whose joints equal those in the training part, bit for bit, whatever their names.
+    """Find the clips whose joints equal the joints of a training clip, bit for bit, whatever their names.
 
     Clips without joints and unreadable clips are ignored.
 

@@ -255,9 +255,7 @@ def _check_folds(path: Path, fold: int, sets: dict[str, frozenset[int]], split: 
             f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is not a list of split cross_subject"
         )
     if split == "same_subject" and not both:
-        raise InputError(
-            f"'{path}': fold {fold} has no subject in both parts: it is not a list of split same_subject"
-        )
+        raise InputError(f"'{path}': fold {fold} has no subject in both parts: it is not a list of split same_subject")
 
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)

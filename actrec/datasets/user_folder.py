@@ -1,12 +1,12 @@
-"""A person's own recordings: a folder a class, or any files with a labels file beside them.
+"""The user's own recordings: one folder per class, or any files with a labels file.
 
     DIR/wave/first.mcap                  DIR/labels.csv     recording,label,start_s,end_s,person
     DIR/wave/monday (a bag's folder)     DIR/wave_001       wave_001,wave,0,4,anna
     DIR/clap/a.skeleton                  DIR/party.mp4      party.mp4,clap,12.5,15,ben
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
-A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images; joints are
-taken from it where it has some, else found by the body estimator, as in the live graph
+A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images. Joints are
+read from it if it has any, and estimated as in the live graph otherwise
 (`actrec.perception.recorded_joints`).
 """
 
@@ -39,23 +39,23 @@ PEOPLE = Registry("reader of people", {"any": "actrec.perception.recorded_joints
 logger = logging.getLogger(__name__)
 
 OTHER = -1
-"""Label of recordings called `unknown`: they show none of the classes."""
+"""Label of recordings labeled `unknown`, which show none of the classes."""
 
 _EARLY_S = 2.0
-"""Bags are started by when messages were written, some of them later after their stamps than others."""
+"""Bags are read by log time, which can be later than the stamp by a varying delay."""
 
 
 @dataclass(frozen=True)
 class FolderConfig:
     """Options of `Folder`."""
 
-    held_out: list = setting([], "who is tested on in split person")
-    bodies: int = setting(1, "M, how many people a clip keeps", range=(1, 16))
-    recording: dict = setting({}, "fields of RecordingConfig, for recordings that do not tell of themselves")
+    held_out: list = setting([], "people to test on in split person")
+    bodies: int = setting(1, "M, largest number of people in a clip", range=(1, 16))
+    recording: dict = setting({}, "fields of RecordingConfig, for recordings without this information")
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """One name or several; a number is the name of somebody who is only counted."""
+    """Return one or several names as a list; numbers are names too."""
     several = list(value) if isinstance(value, (list, tuple)) else [value]
     if any(type(one) not in (str, int) for one in several):
         raise ConfigError(f"{name} is {value!r}, expected a name or a list of names")
@@ -63,7 +63,7 @@ def _texts(name: str, value: Any) -> list[str]:
 
 
 def _found_anywhere(recording: RecordingConfig) -> RecordingConfig:
-    """With the path of its intrinsics, if it is one, absolute: a worker may have been started in another folder."""
+    """Make the path of the intrinsics absolute: a worker may have another working directory."""
     given = recording.intrinsics
     if not given or given.count(",") == 3:
         return recording
@@ -71,21 +71,21 @@ def _found_anywhere(recording: RecordingConfig) -> RecordingConfig:
 
 
 class Folder(Source):
-    """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
+    """The user's recordings. `classes` are their labels in alphabetical order, without `unknown`.
 
-    Splits: "all" trains on everything; "part" goes by the labels file's column of that name; "person" tests on the
-    people that `held_out` names. Recordings labeled `unknown` are listed by `unknown_entries()` only, label −1.
+    Splits: "all" trains on everything; "part" uses the labels file's column of that name; "person" tests on the
+    people in `held_out`. Recordings labeled `unknown` are listed by `unknown_entries()` only, label −1.
 
     Args:
         root: The folder.
-        held_out: Who is tested on in split "person".
-        bodies: M, how many people a clip keeps: whom it is about, then those in view longest.
-        recording: Fields of `RecordingConfig`, for recordings that do not tell of themselves (`hfov_deg` of a video).
-        classes: The labels in an order of their own, as a model knows them; some may not occur. Empty: those that do.
+        held_out: People to test on in split "person".
+        bodies: M, largest number of people in a clip: the labeled person, then the longest in view.
+        recording: Fields of `RecordingConfig`, for recordings without this information (`hfov_deg` of a video).
+        classes: Class names in the order of a model; some may not occur. Empty for the labels that occur.
 
     Raises:
         DeviceError: There is no such folder, or it holds no recording.
-        InputError: The labels file is wrong, names what is not there, or a label that is none of `classes`.
+        InputError: The labels file is invalid, or names a missing recording or an unknown label.
         ConfigError: An option is unknown.
     """
 
@@ -116,27 +116,27 @@ class Folder(Source):
         present = {clip.person for clip in self._clips if clip.person}
         if absent := sorted(set(self.held_out) - present):
             known = ", ".join(sorted(present)) or "none"
-            raise ConfigError(f"'{self.root}' has nobody called {', '.join(absent)}; its people: {known}")
+            raise ConfigError(f"'{self.root}' has no person {', '.join(absent)}; its people: {known}")
         self._last: tuple[str, SkeletonSequence] | None = None
         self._identities: dict[Path, str] = {}
 
     def entries(self) -> list[Entry]:
-        """Every clip of a class, in the order of the labels file, or of names."""
+        """Return every clip of a class, in the order of the labels file or of names."""
         return [entry for entry in self._entries() if entry.label != OTHER]
 
     def unknown_entries(self) -> list[Entry]:
-        """Every clip labeled `unknown`, with label −1."""
+        """Return every clip labeled `unknown`, with label −1."""
         return [entry for entry in self._entries() if entry.label == OTHER]
 
     def has_split(self, split: str) -> bool:
-        """As the base says: by persons where some are held out."""
+        """Return whether a split is defined; "person" needs `held_out`."""
         return split != "person" or bool(self.held_out)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says.
+        """Return the part of an item in a split.
 
         Raises:
-            ConfigError: Split "person" and nobody is held out.
+            ConfigError: Split "person" without `held_out`.
         """
         self.check(split)
         if split == "all":
@@ -148,11 +148,11 @@ class Folder(Source):
         return "test" if entry.meta["person"] in self.held_out else "train"
 
     def read(self, entry: Entry) -> Clip:
-        """The clip from the first frame in which its person is seen to the last; frames without them are left out.
+        """Read the frames of a clip that show its person.
 
         Raises:
-            DeviceError: The recording is not there.
-            InputError: It is truncated or corrupt, holds neither joints nor images, or shows nobody then.
+            DeviceError: The recording is missing.
+            InputError: It is truncated or corrupt, has neither joints nor images, or has no body in the span.
         """
         path = self._path(entry)
         try:
@@ -166,11 +166,11 @@ class Folder(Source):
             raise InputError(f"recording '{path}'{span} cannot be used: {error}") from error
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """As the base says.
+        """Yield the camera frames of a clip.
 
         Raises:
-            DeviceError: The recording is not there.
-            InputError: It is corrupt, or holds joints alone.
+            DeviceError: The recording is missing.
+            InputError: It is corrupt, or has no images.
         """
         path = self._path(entry)
         begin, end = int(entry.meta["start_ms"]) / 1e3, int(entry.meta["end_ms"]) / 1e3
@@ -178,7 +178,7 @@ class Folder(Source):
             first = next(recording.frames(), None)
             if first is not None and first.color is None:
                 raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
-            # Of many clips of a long recording, all that lies before would be decoded again for each.
+            # Start near the clip: a long recording may have many clips.
             for frame in recording.frames(max(begin - _EARLY_S, 0.0)):
                 assert first is not None
                 seconds = (frame.stamp_ns - first.stamp_ns) / NANOSECONDS
@@ -188,7 +188,7 @@ class Folder(Source):
                     yield frame
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over names, labels, spans and the sizes and ends of all files of their recordings."""
+        """Return the SHA-256 of names, labels, spans, and sizes and ends of the recordings' files."""
         digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
             told = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}"
@@ -196,14 +196,14 @@ class Folder(Source):
         return digest.hexdigest()
 
     def identity(self, entry: Entry) -> str:
-        """As the base says, by the ends of its files: whatever its label, span and person."""
+        """Return a digest of the ends of the recording's files, independent of label, span and person."""
         path = self._path(entry)
-        if path not in self._identities:  # hundreds of clips may be cut from one folder of ten thousand images
+        if path not in self._identities:  # many clips may share one recording
             self._identities[path] = _identity(path)
         return self._identities[path]
 
     def _labeled(self) -> list[LabeledClip]:
-        """What the labels file, or the folders' names, say."""
+        """Read the labels from the labels file or the folder names."""
         if not self.root.is_dir():
             raise DeviceError(
                 f"there is no folder '{self.root}'; check the path (of eval, prepare, train, export: --root DIR), or "
@@ -218,7 +218,7 @@ class Folder(Source):
             )
         if file.exists() and (left := unlabeled_recordings(self.root, clips)):
             logger.warning(
-                "%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0]
+                "%d recordings are ignored because '%s' does not list them, first '%s'", len(left), file, left[0]
             )
         if not clips and file.exists():
             raise InputError(f"'{file}' names no recording: write a line for each, or remove it")
@@ -235,7 +235,7 @@ class Folder(Source):
         return self.root / str(entry.meta["recording"])
 
     def _sequence(self, path: str) -> SkeletonSequence:
-        """The recording, the last one kept: several clips may be cut from it."""
+        """Read a recording; the last one is cached, since several clips may share it."""
         if self._last is None or self._last[0] != path:
             self._last = path, PEOPLE.create("any", path=path, config=self.recording)
         return self._last[1]
@@ -269,7 +269,7 @@ def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
 
 
 def _clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
-    """The span and the people of an entry."""
+    """Cut the span and select the people of an entry."""
     times = (sequence.stamps_ns - sequence.stamps_ns[0]) // 1_000_000
     end = int(entry.meta["end_ms"])
     within = (times >= int(entry.meta["start_ms"])) & ((times <= end) | (end < 0))
@@ -285,7 +285,7 @@ def _clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
         first = sequence.body_ids.index(wanted)
         order = [first, *(m for m in order if m != first)]
     if not seen[order[0]].any():
-        raise InputError("nobody is seen in it" + (f" as '{wanted}'" if wanted else ""))
+        raise InputError("it has no body" + (f" as '{wanted}'" if wanted else ""))
     frames = np.flatnonzero(within)[seen[order[0]]]
     kept = sequence.bodies[order[:bodies]][:, frames]
     absent = np.full((bodies - len(kept), *kept.shape[1:]), np.nan, np.float32)

@@ -1,15 +1,11 @@
 """UTD-MHAD (Chen et al., ICIP 2015): Kinect v1 joints at 30 Hz, 27 actions of 8 subjects.
 
-Joint order and layout are those of `Skeleton_joint_order.txt`, which comes with the dataset; it differs from the Kinect
-SDK's. The right hand (joint 11) moves in the right-handed actions and the toes lie nearer to the sensor than the
-ankles, so the sides are the person's own and x grows to the sensor's left.
+The joint order is given by the dataset's `Skeleton_joint_order.txt` and differs from the Kinect SDK's. The right hand
+(joint 11) moves in the right-handed actions and the toes lie nearer to the sensor than the ankles, so the sides are the
+person's own and x grows to the sensor's left.
 
-UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1.
-
-Depth maps of UTD-MHAD: Kinect v1, 320×240, the background removed, frame for frame with the skeleton.
-
-The maps are mirrored. Turned back, joints projected with the sensor's nominal intrinsics lie on the body, and a line
-fitted through where the bodies are gives a focal length of 284 px and a center at 161, over the 14 recordings here.
+Depth maps are 320×240 without background, one per skeleton frame, and mirrored. Mirrored back, joints projected with
+the nominal intrinsics lie on the body (a fit to 14 recordings gives a focal length of 284 px and a center at 161).
 """
 
 import re
@@ -70,7 +66,7 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
 
 def parse_name(name: str) -> dict[str, int]:
-    """Action, subject and trial from "aA_sS_tT"; empty for another name."""
+    """Parse action, subject and trial from "aA_sS_tT"; empty for another name."""
     match = _NAME.fullmatch(name)
     return dict(zip(("action", "subject", "trial"), map(int, match.groups()), strict=True)) if match else {}
 
@@ -105,7 +101,7 @@ INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
 
 
 def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
-    """[T, 240, 320] float32 meters of `aA_sS_tT_depth.mat`, turned back, NaN where nothing was measured.
+    """Read `aA_sS_tT_depth.mat` as [T, 240, 320] float32 m, mirrored back, NaN for missing.
 
     Raises:
         DeviceError: There is no such file.
@@ -124,14 +120,14 @@ def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
 KEYS = ("action", "subject", "trial")
 
 PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "color": "color.avi"}
-"""How the names of an item's files end, by kind."""
+"""File name endings by kind."""
 
 
 class UtdMhad(ArchiveSource):
     """Split "subject", the official one: odd subjects train (431 clips), even ones test (430).
 
-    Root holds `utd_mhad_skeletons.npz`, or the files as published: `aA_sS_tT_skeleton.mat` and, where they are,
-    `…_depth.mat` and `…_color.avi`, in whatever folders. Clips are skeletons; the other files stand in `Entry.files`.
+    The root holds `utd_mhad_skeletons.npz`, or the published files in any folders: `aA_sS_tT_skeleton.mat` and, if
+    available, `…_depth.mat` and `…_color.avi`. Clips are skeletons; the other files are in `Entry.files`.
     """
 
     classes = CLASSES
@@ -173,10 +169,10 @@ class UtdMhad(ArchiveSource):
         return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """The depth maps, without color: what the two cameras are to one another is not published.
+        """Yield the depth maps without color, since the calibration between the cameras is not published.
 
         Raises:
-            InputError: There are none, or not as many as frames of the skeleton; names both counts.
+            InputError: There are no depth maps, or not one per skeleton frame.
         """
         if "depth" not in entry.files:
             raise self.missing_images(entry, f"{entry.name}_depth.mat")

@@ -1,6 +1,6 @@
-"""Color, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
+"""Streams of a clip with a video: color, joints in pixels and their motion, decoded on access.
 
-A video is a file, or a folder of images.
+A video is a file or a folder of images.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,26 +24,26 @@ class VideoConfig:
     """How a dataset's videos are read."""
 
     max_side: int = setting(
-        960, "longest side of decoded images, larger ones are scaled down; 0 keeps them", unit="px", range=(0, 8192)
+        960, "longest side of decoded images, larger ones are scaled down; 0: no limit", unit="px", range=(0, 8192)
     )
     tolerance: float = setting(
-        0.05, "by how much of the skeleton's length the video may be longer or shorter", range=(0.0, 1.0)
+        0.05, "largest difference of the video's length, relative to the skeleton's", range=(0.0, 1.0)
     )
 
 
 SLACK = 2
-"""Frames that a video and its skeleton may differ by, however short they are."""
+"""Frames by which a video and its skeleton may always differ."""
 
 MARGIN = 0.25
-"""Of the box about the joints, by its larger side, that is looked at for their motion."""
+"""Margin of the region around the joints in which motion is computed, relative to its larger side."""
 
 SMALLEST = 16
-"""Side of an image, px, below which no motion is looked for."""
+"""Smallest side in px of a region in which motion is computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class ColorVideo:
-    """A video, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
+    """A video aligned with the skeleton of the same recording, opened on first access.
 
     Attributes:
         path: The file, or a folder of images in the order of the numbers in their names.
@@ -65,7 +65,7 @@ class ColorVideo:
 
     @cached_property
     def _source(self) -> np.ndarray:
-        """[T] the image of each stamp."""
+        """Return the image index of each stamp [T]."""
         return aligned(self.path, self._head, self.stamps_ns, self.config.tolerance)
 
     def size(self) -> np.ndarray:
@@ -140,7 +140,7 @@ class ColorVideo:
             yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
 
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
-        """The keys of the data contract that the video gives: color and size, with joints also pixels and motion.
+        """Return the streams of the video: color and size, with joints also pixels and motion.
 
         Args:
             pixels: [M, T, V, 2] joints, NaN for missing, in the image as it is given: turned back where mirrored.
@@ -153,14 +153,14 @@ class ColorVideo:
         return LazyStreams(decode, {"color": self.at})
 
     def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """[..., 2] pixels of images of `size` (the video's own for None), where they lie in the images given."""
+        """Scale pixels [..., 2] from images of `size` (None for the video's own) to the decoded images."""
         return scaled(pixels, size or self._head.size, self.size())
 
     def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         return self.motion(self.pixels(pixels, size))
 
     def _images(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, image) of the video's images `wanted`, increasing; decodes up to the last of them."""
+        """Yield (number, image) of the images `wanted`, in increasing order; decodes up to the last of them."""
         if not len(wanted):
             return
         width, height = (int(side) for side in self.size())
@@ -229,6 +229,6 @@ def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance:
 
 
 def scaled(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
-    """[..., 2] pixels of an image of `size`, where they lie when it is resized to `target` (centers at integers)."""
+    """Scale pixels [..., 2] (centers at integers) from an image of `size` to one of `target`."""
     ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
     return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

@@ -50,7 +50,7 @@ def test_a_cluster_that_is_paused_is_said(monkeypatch):
         with distributed.Client(cluster) as client:
             future = client.submit(len, "item")
             watch = prepare_cluster._Watch(client, cluster.scheduler_address)
-            with pytest.raises(DeviceError, match=r"for their memory is full: start them with --memory-limit 0"):
+            with pytest.raises(DeviceError, match=r"because their memory is full: start them with --memory-limit 0"):
                 while True:
                     prepare_cluster._next(distributed.as_completed([future]), watch)
 
@@ -63,7 +63,7 @@ def test_a_scheduler_that_is_gone_is_no_fault_of_a_worker(error):
         def result(self, timeout):
             raise error
 
-    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is gone: run the same command again"):
+    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is no longer reachable: run the same command again"):
         prepare_cluster._result(Future(), prepare_cluster.Batch([]), deque(), None, "tcp://head:1")
 
 
@@ -73,7 +73,7 @@ def test_a_scheduler_that_is_gone_when_its_workers_are_counted_is_said(error):
         def nthreads(self):
             raise error
 
-    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is gone: run the same command again"):
+    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is no longer reachable: run the same command again"):
         prepare_cluster._threads(Client(), "tcp://head:1")
 
 

@@ -274,7 +274,7 @@ def _walk(root: Path, files: NtuFiles) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _holds_depth(folder: Path) -> bool:
-    """Return whether a folder is empty or contains depth maps, judging by its first files."""
+    """Return whether a folder is empty or contains depth maps (checks its first files only)."""
     try:
         with os.scandir(folder) as inside:
             first = [item.name for item in islice(inside, 8)]

@@ -202,9 +202,7 @@ def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 class BodyCleaning:
     """How bodies are selected. The only body of a recording is always kept."""
 
-    min_frames: int = setting(
-        11, "drop bodies with fewer frames; 0 keeps all", unit="frames", range=(0, 100_000)
-    )
+    min_frames: int = setting(11, "drop bodies with fewer frames; 0 keeps all", unit="frames", range=(0, 100_000))
     spread: float = setting(
         0.8,
         "a body whose joints spread in x exceeds this multiple of their spread in y is no person in that frame; "

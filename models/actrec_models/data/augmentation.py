@@ -1,9 +1,7 @@
-"""Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
+"""Augmentation of body and hand clips, for the differences between datasets and live estimates.
 
-Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror)
-in meters before normalization, then what normalization does not remove (turn and size).
-
-Augmentation of hand clips (`hand_22`): what differs between people, cameras and hand trackers.
+The order is time (speed, frame rate, end of the window), then the body in meters before normalization (tilt,
+proportions, noise, missing limbs, mirror), then the turn and size that normalization would remove.
 """
 
 import re
@@ -22,7 +20,7 @@ from actrec.utils.geometry import rotation
 _X, _Y, _Z = 0, 1, 2
 
 _SIDES = ("left", "right", "clockwise")
-"""Begin or end a word that tells a side, such as leftwards or anticlockwise."""
+"""Beginnings or ends of words for a side, such as leftwards or anticlockwise."""
 
 _SIDES_ALONE = ("cw", "ccw")
 
@@ -32,7 +30,7 @@ _NO_SIDES = frozenset((
 ))  # fmt: skip
 
 _WORDS_END = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Between words, those of swipeLeft and CCWTurn too."""
+"""Word boundaries, also in swipeLeft and CCWTurn."""
 
 _BRANCHES = tuple(
     tuple(KINECT_V2_25.index[f"{joint}_{side}"] for joint in joints)
@@ -53,7 +51,7 @@ _OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much each clip is varied in training; the defaults are those of the shipped model."""
+    """Amounts of augmentation in training; the defaults belong to the shipped model."""
 
     stretched: float = setting(
         0.0,
@@ -100,9 +98,9 @@ def sample_window(
     before: Clip | None = None,
     layout: str = "kinect_v2_25",
 ) -> np.ndarray:
-    """A window [M, frames, V, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it.
+    """Sample a window [M, frames, V, 3] of `clip` at a random speed, end and frame rate, possibly after `before`.
 
-    A stretched one begins with the clip, a little later or earlier, and its speed changes along the clip.
+    A stretched window starts near the start of the clip, and its speed changes along the clip.
     """
     stretched = rng.random() < options.stretched if options.stretched else False
     length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
@@ -131,7 +129,7 @@ def sample_window(
 
 
 def _paced(stamps: np.ndarray, power: float) -> np.ndarray:
-    """The same span, gone through ever faster or ever slower."""
+    """Warp stamps within the same span, so that the speed increases or decreases."""
     span = max(float(stamps[-1]), 1.0)
     return np.asarray(span * (stamps / span) ** power)
 
@@ -139,9 +137,9 @@ def _paced(stamps: np.ndarray, power: float) -> np.ndarray:
 def sample_stamps(
     clip: Clip, seconds: float, frames: int, options: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
-    """The [frames] stamps of a window of `clip` at a random speed and end, in the clip's own time.
+    """Sample the stamps [frames] of a window of `clip` at a random speed and end, in the clip's own time.
 
-    For clips of more than bodies: what is seen at a stamp stays together.
+    For clips with several streams, which stay synchronous.
     """
     length = int(clip.stamps_ns[-1] - clip.stamps_ns[0])
     speed = options.speed ** rng.uniform(-1, 1)
@@ -154,7 +152,7 @@ def sample_stamps(
 
 
 def vary_speed(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """The stamps of one place in `clip` at a random speed, moved on as far as it takes to lie in the clip again."""
+    """Vary the speed of a window's stamps, and shift them into the clip."""
     speed = options.speed ** rng.uniform(-1, 1)
     paced = stamps_ns[-1] - np.round((stamps_ns[-1] - stamps_ns) * speed).astype(np.int64)
     early, room = clip.stamps_ns[0] - paced[0], clip.stamps_ns[-1] - paced[-1]
@@ -162,7 +160,7 @@ def vary_speed(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np
 
 
 def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25") -> Clip:
-    """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
+    """Prepend `before` to `clip`, moved to the position of the person, as in a live window of a second action."""
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
     root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
     people, own = before.bodies[: len(clip.bodies)], clip.bodies
@@ -177,7 +175,7 @@ def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "ki
 
 
 def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
-    """[M, 3] from bodies `start` [M, V, 3] to `end`: their roots', or where one is missing that of what both have."""
+    """Return the shift [M, 3] from bodies `start` [M, V, 3] to `end`: of the roots, or the mean of common joints."""
     ways = end - start
     known = np.isfinite(ways).all(axis=-1, keepdims=True)
     middle = np.where(known, ways, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
@@ -210,9 +208,9 @@ def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random
 
 
 def names_side(label: str) -> bool:
-    """Return whether a label says left, right or a sense of rotation, so that a mirror shows another action.
+    """Return whether a label names a side or a sense of rotation, so that mirroring would change the action.
 
-    Where a word may mean either it does: without mirrors a network learns from less, with wrong ones what is wrong.
+    Ambiguous words count as a side: a missing mirror costs less than a wrong one.
     """
     words = [word.lower() for word in _WORDS_END.split(label)]
     meant = [word for word, last in zip(words, ["", *words], strict=False) if (last, word) != ("all", "right")]
@@ -223,7 +221,7 @@ def names_side(label: str) -> bool:
 
 
 def mirror(bodies: np.ndarray) -> np.ndarray:
-    """The clip [M, T, 25, 3] as a mirror shows it: x negated, left and right joints exchanged."""
+    """Mirror a clip [M, T, 25, 3]: negate x and exchange left and right joints."""
     return (bodies * np.array([-1, 1, 1], np.float32))[..., list(KINECT_V2_25.mirror), :]
 
 
@@ -243,7 +241,7 @@ def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generato
 
 
 def pivot(bodies: np.ndarray) -> np.ndarray:
-    """[1, 1, 1, 3] what bodies [M, T, V, 3] are turned about: the first root, or where that is missing their middle."""
+    """Return the pivot [1, 1, 1, 3] of bodies [M, T, V, 3]: the first root, or the mean joint if that is missing."""
     root = bodies[:1, :1, :1]
     if not np.isnan(root).any():
         return root
@@ -253,7 +251,7 @@ def pivot(bodies: np.ndarray) -> np.ndarray:
 
 
 def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
-    """Put missing joints on their parents, in place, so that bones can be had of all that hangs on them.
+    """Move missing joints to their parents, in place, so that all bones are defined.
 
     Args:
         joints: [V, …, 3]. A missing root is put on the first joint `outwards` that is there.
@@ -261,7 +259,7 @@ def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Se
         outwards: All joints but the root, parents first.
 
     Returns:
-        [V, …] those that were missing, to be taken out again.
+        [V, …] mask of the joints that were missing.
     """
     lost = np.isnan(joints).any(axis=-1)
     if lost.any():

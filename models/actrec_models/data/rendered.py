@@ -170,9 +170,7 @@ class RenderedItem:
     def hands(self) -> np.ndarray:
         """[1, T, 2, 21, 3] exact joints of both hands, meters."""
         length = self._who.appearance.hand_length
-        return np.stack([hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
-            None
-        ]
+        return np.stack([hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[None]
 
     def color(self, numbers: Iterable[int] | None = None) -> np.ndarray:
         """[T, H, W, 3] uint8, or of the frames `numbers` alone."""

@@ -1,4 +1,4 @@
-"""Runs a preparation's tasks on dask.distributed: processes of this machine, or a cluster of others."""
+"""Execution of a preparation with dask.distributed, on local processes or a cluster."""
 
 import asyncio
 import contextlib
@@ -17,23 +17,23 @@ from actrec.utils.errors import DeviceError, MissingLibraryError
 from actrec_models.data.prepare.worker import Job, Outcome, adopt, release, work
 
 ATTEMPTS = 3
-"""How often a worker may die that has an item alone, before the item is left out."""
+"""Number of workers that may die on a single item before it is skipped."""
 
 WAIT_S = 60.0
-"""For the first worker of a cluster."""
+"""Timeout for the first worker of a cluster."""
 
 _COUNT_S = 5.0
 
 
 @dataclass
 class Batch:
-    """Items that one task prepares.
+    """Items of one task.
 
     Attributes:
         entries: The items.
-        alone: Whether nothing else may be under way with it: a worker's death is blamed on all tasks that it had, those
-            that only waited there among them, so what was in one is tried item by item with no other beside it.
-        deaths: Workers that died while they had it alone.
+        alone: Whether no other task may run: dask blames a worker's death on all of its tasks, so their items are
+            retried one by one.
+        deaths: Number of workers that died while running only this task.
     """
 
     entries: list[Entry]
@@ -42,7 +42,7 @@ class Batch:
 
 
 def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outcome, None, None]:
-    """Prepare in this process, one batch after the other; stops where `pending` is cleared."""
+    """Prepare batch after batch in this process until `pending` is empty."""
     adopt(job, source)
     try:
         while pending:
@@ -52,15 +52,15 @@ def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outco
 
 
 def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str) -> Generator[Outcome, None, None]:
-    """Prepare on workers; what a dead one had is done by another.
+    """Prepare on workers; the tasks of a dead worker are retried.
 
-    Few tasks are under way at any time, so that neither the scheduler nor this process holds what is to come.
+    Only a few tasks are submitted at a time, to bound the memory of the scheduler and this process.
 
     Args:
-        job: What workers are told.
-        pending: What is to be done; cleared by the caller to stop.
-        workers: Processes of this machine, where there is no scheduler.
-        scheduler: Address of a cluster's; empty for this machine.
+        job: Settings for the workers.
+        pending: Batches; cleared by the caller to stop.
+        workers: Number of local processes, without a scheduler.
+        scheduler: Address of a cluster's scheduler; empty for local processes.
 
     Raises:
         DeviceError: The cluster does not answer, or fails.
@@ -86,29 +86,30 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
                 running[future] = batch
                 done.add(future)
             if not running:
-                time.sleep(0.2)  # every worker is being started anew
+                time.sleep(0.2)  # every worker is restarting
                 continue
             watch = _Watch(client, scheduler)
             future = _next(done, watch)
             yield _result(future, running.pop(future), pending, watch, scheduler)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):  # for workers that live on; everything is on the disk
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # frees long-lived workers; all clips are on the disk
             client.run(release, job.run)
 
 
 def _threads(client: Any, scheduler: str) -> int:
-    """Of all workers together."""
+    """Return the threads of all workers."""
     try:
         return sum(client.nthreads().values())
-    except (OSError, AttributeError) as error:  # the latter where dask has closed the connection
+    except (OSError, AttributeError) as error:  # AttributeError: dask has closed the connection
         raise _gone(scheduler) from error
 
 
 def _gone(scheduler: str) -> DeviceError:
-    return DeviceError(f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on")
+    name = scheduler or "of this machine"
+    return DeviceError(f"the scheduler {name} is no longer reachable: run the same command again to resume")
 
 
 class _Watch:
-    """Waits for the cluster as long as it has workers that work."""
+    """Monitor that raises if the cluster has no active workers for some time."""
 
     def __init__(self, client: Any, scheduler: str):
         self._client, self._scheduler = client, scheduler
@@ -116,10 +117,10 @@ class _Watch:
         self._paused = False
 
     def look(self) -> None:
-        """Asks for the workers now and then.
+        """Check the workers every few seconds.
 
         Raises:
-            DeviceError: For some time there has been none, or dask has had all of them wait.
+            DeviceError: There has been no worker for some time, or dask has paused all of them.
         """
         now = time.monotonic()
         if now - self._asked < _COUNT_S:
@@ -132,11 +133,11 @@ class _Watch:
             return
         if self._paused:
             raise DeviceError(
-                f"'{self._scheduler}' gives its workers nothing more to do, for their memory is full: start them with "
-                "--memory-limit 0, or fewer of them, and run the same command again to go on"
+                f"'{self._scheduler}' paused its workers because their memory is full: start them with "
+                "--memory-limit 0, or fewer of them, and run the same command again to resume"
             )
         where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
-        raise DeviceError(f"{where} left: run the same command again to go on")
+        raise DeviceError(f"{where} left: run the same command again to resume")
 
 
 def _works(worker: Mapping[str, Any]) -> bool:
@@ -145,7 +146,7 @@ def _works(worker: Mapping[str, Any]) -> bool:
 
 
 def _next(done: Any, watch: _Watch) -> Any:
-    """The task that ends next."""
+    """Wait for the next finished task."""
     while not done.has_ready():
         watch.look()
         time.sleep(0.002)
@@ -153,12 +154,12 @@ def _next(done: Any, watch: _Watch) -> Any:
 
 
 def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
-    """Return whether only one task may be under way: the next one, or the one that is."""
+    """Return whether only one task may run: the next one or the running one."""
     return pending[0].alone or any(batch.alone for batch in running.values())
 
 
 def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, scheduler: str) -> Outcome:
-    """What a task returned; where its worker died, its items are taken up again, one by one and alone."""
+    """Return the outcome of a task; if its worker died, retry its items one by one."""
     import distributed
     from distributed.comm import CommClosedError
 
@@ -181,7 +182,7 @@ def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, sch
 
 
 def _fetched(future: Any, watch: _Watch) -> Outcome:
-    """What an ended task returned; where the worker that holds that is gone by now, another does the task again."""
+    """Return the outcome of a finished task; dask repeats the task if the worker with the outcome is lost."""
     while True:
         try:
             outcome: Outcome = future.result(timeout=_COUNT_S)
@@ -197,7 +198,7 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
     import distributed
 
     if scheduler:
-        for name in ("distributed", "distributed.client"):  # what they say, an error of ours says
+        for name in ("distributed", "distributed.client"):  # our own error reports it
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = distributed.Client(scheduler, timeout=10)
@@ -219,7 +220,7 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
 
 
 def _local(stack: contextlib.ExitStack, workers: int) -> Any:
-    """A client of workers of this machine, all of it closed with `stack`."""
+    """Start local workers and return their client; `stack` closes both."""
     import dask
     import distributed
 

@@ -1,4 +1,4 @@
-"""What the live nodes would have seen of a clip: bodies, hands, face, motion and scene flow from its camera frames."""
+"""Estimation of bodies, hands, face, motion and scene flow from the camera frames of a clip, as in the live nodes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,12 +24,12 @@ from actrec_models.data.prepare.settings import STREAM_KEYS, PrepareConfig
 SIDES = ("left", "right")
 
 SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2), "motion": (25, 2)}
-"""Of one body in one frame."""
+"""Shape of each stream for one body in one frame."""
 
 
 @dataclass
 class Seen:
-    """What is known of one frame."""
+    """Estimates of one frame."""
 
     stamp_ns: int
     size: tuple[int, int]
@@ -41,12 +41,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Found:
-    """What the estimators found in a clip.
+    """Estimates of a clip.
 
     Attributes:
-        clip: The one that was known, or of the bodies found.
-        points: Keys of the data contract that were found, which go before those of the clip.
-        images: "flow" and "color", where they were made or seen on the way.
+        clip: The clip of the dataset, or of the estimated bodies.
+        points: Estimated keys of the data contract, which replace the clip's.
+        images: Encoded "flow" and "color", if made.
     """
 
     clip: Clip
@@ -55,10 +55,10 @@ class Found:
 
 
 class Estimation:
-    """Runs the estimators over one clip after another. Of one thread.
+    """The estimators of a worker thread.
 
     Args:
-        settings: What is to be found.
+        settings: Settings of the preparation.
 
     Raises:
         ConfigError: A setting of an estimator is unknown or out of range.
@@ -77,7 +77,7 @@ class Estimation:
             self._pairs = FlowPairs(scene_flow.create(options.method), options)
 
     def close(self) -> None:
-        """Frees the models."""
+        """Free the models."""
         for perception in (self._body, self._hand, self._face):
             if perception is not None:
                 perception.close()
@@ -90,17 +90,17 @@ class Estimation:
         known: Clip | None,
         offset: np.ndarray | None = None,
     ) -> Found:
-        """Goes once over a clip's frames.
+        """Estimate the streams of a clip.
 
         Args:
-            name: Of the clip.
-            label: Of the clip.
-            frames: What the camera saw.
-            known: The clip whose bodies are looked at; None to estimate bodies.
-            offset: [3] meters, as `Source.camera_offset` has it; None for zero.
+            name: Name of the clip.
+            label: Label of the clip.
+            frames: The camera frames.
+            known: The clip with bodies; None to estimate them.
+            offset: [3] m, see `Source.camera_offset`; None for zero.
 
         Raises:
-            InputError: Nobody is found, or the frames lack what is needed, or do not belong to the clip.
+            InputError: No body is found, or the frames have no color or depth or do not belong to the clip.
         """
         for part in (self._body, self._hand, self._face, self._pairs):
             if part is not None:
@@ -141,7 +141,7 @@ class Estimation:
     # -- a frame -------------------------------------------------------------------------------------------------------
 
     def _look(self, frame: RgbdFrame, now: Seen) -> None:
-        # Without bodies the estimators would search everywhere, for hands and faces that belong to nobody.
+        # Without bodies the estimators would search the whole image.
         if self._hand is not None and now.bodies:
             now.hands = self._hand.process(frame, now.bodies)
         if self._face is not None and now.bodies:
@@ -182,7 +182,7 @@ class Estimation:
     # -- a clip --------------------------------------------------------------------------------------------------------
 
     def _main(self, name: str, seen: list[Seen]) -> tuple[list[str], list[Seen]]:
-        """The bodies that the clip is about, and the frames from the first to the last sight of one."""
+        """Return the main bodies, and the frames from the first to the last detection of one."""
         counts = Counter(body.body_id for now in seen for body in now.bodies)
         ids = [body_id for body_id, _ in counts.most_common(self.settings.max_bodies)]
         most = counts[ids[0]] if ids else 0
@@ -192,7 +192,7 @@ class Estimation:
         return ids, seen[shown[0] : shown[-1] + 1]
 
     def _points(self, clip: Clip, ids: list[str], seen: list[Seen]) -> dict[str, np.ndarray]:
-        """Hands, face, motion and the joints' pixels in their places; NaN where nothing was found."""
+        """Return hands, face, motion and pixels as arrays, NaN for missing."""
         keys = [key for name in self.settings.estimate for key in STREAM_KEYS[name] if key in SHAPES]
         if "pixels" not in clip.streams:
             keys.append("pixels")
@@ -213,7 +213,7 @@ class Estimation:
 
 
 def _clip_of(name: str, label: int, ids: list[str], seen: list[Seen]) -> Clip:
-    """The clip of the bodies `ids`; NaN where one is not seen."""
+    """Return the clip of the bodies `ids`, NaN for missing."""
     bodies = np.full((len(ids), len(seen), 25, 3), np.nan, np.float32)
     for t, now in enumerate(seen):
         for body in now.bodies:
@@ -242,7 +242,7 @@ def _id(body: int) -> str:
 
 
 def _bodies_at(clip: Clip | None, frame: RgbdFrame) -> list[Body] | None:
-    """The clip's bodies at a frame's stamp; None where the clip has no frame then."""
+    """Return the clip's bodies at a frame's stamp; None if the clip has no frame then."""
     assert clip is not None
     stamps = clip.stamps_ns
     t = int(nearest(stamps, np.array([frame.stamp_ns]))[0])
@@ -259,7 +259,7 @@ def _bodies_at(clip: Clip | None, frame: RgbdFrame) -> list[Body] | None:
 
 
 def shrunk(image: np.ndarray, height: int) -> np.ndarray:
-    """An image [H, W, 3] reduced to a height; as it is where it is not higher, or the height is 0."""
+    """Reduce an image [H, W, 3] to a height; return smaller images unchanged, and all if the height is 0."""
     if not 0 < height < image.shape[0]:
         return image
     width = max(round(image.shape[1] * height / image.shape[0]), 1)

@@ -1,4 +1,4 @@
-"""The folder that a preparation writes to: begun, gone on with, told from others; what is still to be done in it."""
+"""Output folder of a preparation: creation, resuming, checks and pending entries."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from actrec_models.data.prepare.worker import signature
 
 
 def keep(journal: Journal, head: Head, records: Sequence[Record]) -> None:
-    """Take in what a worker has prepared.
+    """Record the clips of a worker.
 
     Raises:
         StoreError: The disk is full.
@@ -34,7 +34,7 @@ def keep(journal: Journal, head: Head, records: Sequence[Record]) -> None:
 
 
 def forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
-    """Give up what must be prepared again.
+    """Drop clips that must be prepared again.
 
     Raises:
         StoreError: The disk is full.
@@ -45,10 +45,10 @@ def forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
 
 
 def free(journal: Journal, head: Head, shard_bytes: int) -> None:
-    """Has nothing left on the disk of what was given up.
+    """Delete dropped clips from the disk.
 
     Raises:
-        StoreError: The disk is full; nothing that is kept is lost.
+        StoreError: The disk is full; no recorded clip is lost.
     """
     if with_holes(journal):
         _open_again(journal.folder, head)
@@ -58,13 +58,12 @@ def free(journal: Journal, head: Head, shard_bytes: int) -> None:
 
 
 def tidy(journal: Journal) -> None:
-    """Remove what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
+    """Remove leftovers of dead workers: shards without records, and bytes behind the last clip of a shard.
 
-    Not the bytes of a clip that was made anew: who reads the store as it was before has them mapped, and would be
-    killed by the system for looking at them.
+    Bytes of replaced clips stay: another process may have them mapped, and truncation would kill it (SIGBUS).
 
     Raises:
-        StoreError: The folder does not let go of them.
+        StoreError: The files cannot be removed.
     """
     used = {record.shard for record in journal.records.values()}
     try:
@@ -78,13 +77,13 @@ def tidy(journal: Journal) -> None:
 
 
 def _open_again(out: Path, head: Head) -> None:
-    """Before the journal changes: from here on the index no longer tells of everything."""
+    """Mark the store as incomplete before the journal changes."""
     if read_head(out).complete:
         _write_head(out, head)
 
 
 def tells(out: Path, index: Index) -> bool:
-    """Return whether the store is finished and tells the same of the same clips."""
+    """Return whether the store is finished and has this index."""
     try:
         _, there = open_store(out)
     except ActrecError:
@@ -94,10 +93,10 @@ def tells(out: Path, index: Index) -> bool:
 
 @contextlib.contextmanager
 def opened(out: Path, head: Head) -> Iterator[Journal]:
-    """The journal of a store of this very kind, begun where there is none.
+    """Open the journal of a store with this head; create the store if there is none.
 
     Raises:
-        ConfigError: The folder holds something else, or was prepared in another way.
+        ConfigError: The folder has other files, or was prepared with other settings.
         DeviceError: It cannot be written to, or another run writes to it.
         InputError: Its head or journal is damaged.
     """
@@ -124,11 +123,11 @@ def opened(out: Path, head: Head) -> Iterator[Journal]:
 
 
 def _check_whole(journal: Journal, head: Head) -> None:
-    """Refuses to go on from a journal that lacks clips of a finished store: their shards would be taken for waste."""
+    """Raise if the journal misses clips of a finished store, whose shards would be deleted."""
     if head.complete and len(journal.records) < head.clips:
         raise InputError(
             f"'{journal.path}' tells of {len(journal.records)} clips, the finished store of {head.clips}: it can still "
-            f"be trained from; to prepare anew, choose another --out, or delete '{journal.folder}'"
+            f"be trained from; to prepare again, choose another --out, or delete '{journal.folder}'"
         )
 
 
@@ -138,7 +137,7 @@ def _ours(name: str) -> bool:
 
 
 def _check_same(out: Path, before: Head, head: Head) -> None:
-    """Refuses to mix what was prepared in another way."""
+    """Raise if the store was prepared with other settings."""
     was, now = _made_by(before), _made_by(head)
     other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     if other:
@@ -151,7 +150,7 @@ def _check_same(out: Path, before: Head, head: Head) -> None:
 
 
 def _made_by(head: Head) -> dict[str, Any]:
-    """What makes a clip what it is. An option of the dataset may bear the name of a setting."""
+    """Return everything that determines the clips; options and settings may share names."""
     settings = {f"setting {key}": value for key, value in head.settings.items()}
     options = {f"option {key}": value for key, value in head.options.items()}
     return {**settings, **options, "the dataset": head.dataset, "the classes": head.classes}
@@ -164,18 +163,18 @@ def _write_head(out: Path, head: Head) -> None:
         raise store_error(out, error) from error
 
 
-# -- what is to be done ------------------------------------------------------------------------------------------------
+# -- pending work ------------------------------------------------------------------------------------------------------
 
 
 def gone(journal: Journal) -> list[str]:
-    """Names of the clips whose bytes are gone."""
+    """Return the names of clips with missing bytes."""
     names = {record.shard for record in journal.records.values()}
     sizes = {name: _size(journal.folder / name) for name in names}
     return [record.name for record in journal.records.values() if record.end > sizes[record.shard]]
 
 
 def todo(journal: Journal, entries: Sequence[Entry], settings: PrepareConfig) -> list[Entry]:
-    """The entries that are not in the store, or have changed."""
+    """Return the entries that are new or have changed."""
     made = {name: record.signature for name, record in journal.records.items()}
     return [entry for entry in entries if made.get(entry.name) != signature(entry, settings)]
 
@@ -185,7 +184,7 @@ def _size(path: Path) -> int:
 
 
 def damaged(journal: Journal, progress: bool) -> list[str]:
-    """Names of the clips of which a checksum is wrong, or of which bytes are gone."""
+    """Return the names of clips with a wrong checksum or missing bytes."""
     opened: dict[str, memoryview] = {}
 
     def whole(record: Record) -> bool:

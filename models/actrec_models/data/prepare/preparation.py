@@ -1,7 +1,4 @@
-"""Prepares a dataset once: reads every item, estimates what is asked for, and writes a store that is read fast.
-
-Ends a preparation: the index of what is in the shards, and nothing else left in the folder.
-"""
+"""Preparation of a dataset: read every item once, estimate streams, and write a store that is fast to read."""
 
 import contextlib
 import dataclasses
@@ -45,18 +42,16 @@ from actrec_models.data.prepare.worker import Job
 
 
 def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
-    """Write the index of the entries `held`, which are in the journal, then the head of a finished store.
-
-    A store that is finished and has this very index is left as it is.
+    """Write the index of the entries `held`, then the head of a finished store. Keep an up-to-date store unchanged.
 
     Args:
-        journal: What was prepared.
-        head: Of the store.
-        protocols: "split" or "split#fold" to the dataset that says the parts of it.
-        held: In the index's order.
+        journal: Journal of the store.
+        head: Head of the store.
+        protocols: For each "split" or "split#fold", the source with its parts.
+        held: Entries in the journal, in the index's order.
 
     Raises:
-        StoreError: The disk is full; what was prepared is kept.
+        StoreError: The disk is full; prepared clips are kept.
     """
     records = [journal.records[entry.name] for entry in held]
     index = build(protocols, held, records)
@@ -79,7 +74,7 @@ def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: 
 
 
 def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:
-    """The index of clips."""
+    """Build the index of the clips."""
     shards = sorted({record.shard for record in records})
     place = {name: number for number, name in enumerate(shards)}
     sizes = np.zeros(len(shards), np.int64)
@@ -106,13 +101,13 @@ def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Se
 
 
 def _meta(source: Source | None, entry: Entry) -> dict[str, int | str]:
-    """An entry's, and what tells its recording from others."""
+    """Return the metadata of an entry, with its recording's identity."""
     identity = source.identity(entry) if source else ""
     return {**entry.meta, **({IDENTITY: identity} if identity else {})}
 
 
 def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """The list of what could not be read, an empty one too.
+    """Write the list of unreadable items, also if empty.
 
     Raises:
         StoreError: The disk is full.
@@ -127,25 +122,24 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 BATCH = 32
-"""Items of a task where an item takes milliseconds; where it takes seconds, a task is one item."""
+"""Items per task if an item takes milliseconds; otherwise one."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a preparation came to.
+    """Summary of a preparation.
 
     Attributes:
-        folder: The store's.
-        dataset: Name.
-        clips: In the store.
-        prepared: By this run.
-        skipped: Name and reason of what could not be read.
-        absent: Names of what was prepared once and is no item of the dataset now: left out of the clips, but kept on
-            the disk, for a folder may be away for a while.
-        shards: Files of clips.
-        bytes: Of all of them.
-        seconds: That this run took.
-        fingerprint: Of the store's content.
+        folder: Folder of the store.
+        dataset: Name of the dataset.
+        clips: Number of clips in the store.
+        prepared: Number of clips prepared by this run.
+        skipped: Name and reason of unreadable items.
+        absent: Names of prepared clips that are no longer in the dataset; they stay on the disk.
+        shards: Number of shards.
+        bytes: Size of all shards.
+        seconds: Duration of this run.
+        fingerprint: Fingerprint of the store.
     """
 
     folder: str
@@ -162,13 +156,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Run:
-    """How a preparation runs; none of it changes what is prepared.
+    """How a preparation runs; no option changes the clips.
 
     Attributes:
-        workers: Processes of this machine; 0 for this one alone.
-        scheduler: Address of a dask.distributed cluster's scheduler instead; empty for none.
-        repair: Check every clip that is there, and prepare anew what is damaged.
-        prune: Delete what was prepared of items that are gone, and what stands for nothing since items changed.
+        workers: Number of local processes; 0 for this process.
+        scheduler: Address of a dask.distributed scheduler instead; empty for none.
+        repair: Check every clip and prepare damaged ones again.
+        prune: Delete clips of removed items and old versions of changed items.
         progress: Show a progress bar.
         shard_bytes: Size of a shard.
     """
@@ -190,15 +184,15 @@ def prepare(
     settings: PrepareConfig | None = None,
     run: Run | None = None,
 ) -> Summary:
-    """Prepare a dataset into a folder, or goes on where an earlier run was stopped.
+    """Prepare a dataset into a folder, or resume an earlier run.
 
     Args:
         dataset: A name of `actrec.datasets.DATASETS`.
         root: Folder of its files.
         out: Folder of the store.
-        options: Of the dataset.
-        settings: What is kept and estimated.
-        run: On what it runs.
+        options: Options of the dataset.
+        settings: Settings of the preparation.
+        run: Execution options.
 
     Raises:
         ConfigError: Unknown dataset, option or setting, or `out` holds something else.
@@ -229,9 +223,9 @@ def prepare_source(
     settings: PrepareConfig,
     run: Run,
 ) -> Summary:
-    """As `prepare`, of a dataset that is at hand; `protocols` as `finish` has it."""
+    """Prepare an open dataset like `prepare`; `protocols` as in `finish`."""
     began = time.monotonic()
-    pickled = pickle.dumps(source)  # before it has read anything
+    pickled = pickle.dumps(source)  # before it reads files
     head = Head(
         dataset, _recorded(source, options), dataclasses.asdict(settings), list(source.classes), source.layout,
         version=__version__,
@@ -251,7 +245,7 @@ def prepare_source(
             forget(journal, head, absent)
             free(journal, head, run.shard_bytes)
             absent = []
-        # What has changed stays in the journal until it is read anew.
+        # Changed items stay in the journal until they are prepared again.
         missing = todo(journal, entries, settings)
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
         skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
@@ -270,7 +264,7 @@ def prepare_source(
 def _run(
     job: Job, run: Run, journal: Journal, head: Head, source: Source, todo: list[Entry], done: int
 ) -> list[tuple[str, str]]:
-    """Prepare the entries; gives what could not be read, in the entries' order."""
+    """Prepare the entries; return the unreadable ones in order."""
     size = 1 if job.settings.heavy else BATCH
     pending = deque(Batch(todo[start : start + size]) for start in range(0, len(todo), size))
     if run.workers == 0 and not run.scheduler:
@@ -289,11 +283,11 @@ def _run(
                 outcome.error = failed
             if outcome.error is not None:
                 error = error or outcome.error
-                pending.clear()  # what is under way is still taken in
+                pending.clear()  # running tasks are still recorded
             bar.update(len(outcome.records) + len(outcome.skipped))
             bar.set_postfix_str(f"{len(reasons)} skipped" if reasons else "")
     for name in reasons.keys() & journal.records.keys():
-        reasons[name] += "; the store keeps what was prepared of it before"
+        reasons[name] += "; the store keeps its earlier clip"
     skipped = [(entry.name, reasons[entry.name]) for entry in todo if entry.name in reasons]
     if error is not None:
         raise error
@@ -301,7 +295,7 @@ def _run(
 
 
 def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a dataset, those too that it took by default or from a file; but not the fold."""
+    """Return all options of a dataset, including defaults and options from a file, but not the fold."""
     settings: Any = getattr(source, "config", None)
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)} if settings else {}
     told = {**own, **options}
@@ -311,7 +305,7 @@ def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[str, Source]:
-    """Every split that is made and every fold of one, with the source that knows its parts."""
+    """Return every defined split and fold with the source of its parts."""
     found = {split: source for split in source.splits if source.has_split(split)}
     for fold in range(1, source.folds + 1):
         divided = datasets.source(dataset, source.root, **options, fold=fold)
@@ -320,7 +314,7 @@ def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[st
 
 
 def _check_parts(entries: Sequence[Entry], protocols: Mapping[str, Source]) -> None:
-    """Says before the work, not after it, that a list of a split's parts is not there."""
+    """Raise before the work starts if the list of a split is missing."""
     if entries:
         for name, source in protocols.items():
             source.part(entries[0], name.split("#")[0])

@@ -1,4 +1,4 @@
-"""Settings of `actrec prepare`: what a store keeps and what is estimated for it."""
+"""Settings of `actrec prepare`: streams of a store and their estimation."""
 
 from dataclasses import dataclass
 
@@ -16,37 +16,37 @@ STREAM_KEYS = {
     "flow": ("flow",),
     "color": ("color",),
 }
-"""What may be kept beside bodies and stamps, and the keys of a clip that it is made of."""
+"""Keys of a clip that belong to each stream, besides bodies and stamps."""
 
 POINTS = ("bodies", "hands", "face")
-"""What is kept by default: what no image has to be decoded for."""
+"""Streams kept by default, which need no images."""
 
 ESTIMATES = ("bodies", "hands", "face", "motion", "flow")
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What a store keeps, and how what the dataset does not have is estimated."""
+    """Streams of a store, and how missing ones are estimated."""
 
     streams: list = setting(
-        [], "what every clip must have and is kept: bodies, hands, face, motion, flow, color; "
-        "empty: bodies, and hands and face where there are any",
+        [], "required streams to keep: bodies, hands, face, motion, flow, color; "
+        "empty: bodies, and hands and face if available",
     )  # fmt: skip
-    estimate: list = setting([], "what is estimated from the camera's frames: bodies, hands, face, motion, flow")
+    estimate: list = setting([], "streams to estimate from the camera frames: bodies, hands, face, motion, flow")
     image_height: int = setting(
-        0, "height that color is reduced to, its pixels' coordinates with it; 0 leaves it as it is", unit="px",
+        0, "height to reduce color to, with all pixel coordinates; 0 keeps it", unit="px",
         range=(0, 4320),
     )  # fmt: skip
     image_quality: int = setting(95, "JPEG quality of color", range=(1, 100))
     flow_limit_m_s: float = setting(
-        4.0, "speed along an axis at which scene flow is cut off; it is kept to a 127th of it", unit="m/s",
+        4.0, "speed along an axis at which scene flow is clipped; resolution is 1/127 of it", unit="m/s",
         range=(0.1, 100.0),
     )  # fmt: skip
     motion_from: str = setting(
         "depth", "optical flow at the joints from scene flow, as live, or from color images alone",
         choices=("depth", "images"),
     )  # fmt: skip
-    max_bodies: int = setting(2, "bodies estimated at most, those seen longest", range=(1, 16))
+    max_bodies: int = setting(2, "largest number of estimated bodies, the longest observed first", range=(1, 16))
     min_seen: float = setting(0.5, "share of the frames in which a body must be found", range=(0.0, 1.0))
     flow: dict = setting({}, "settings of actrec.scene_flow.stream.SceneFlowConfig")
     body: dict = setting({}, "settings of actrec.perception.pipeline.BodyPerceptionConfig")
@@ -54,10 +54,10 @@ class PrepareConfig:
     face: dict = setting({}, "settings of actrec.perception.pipeline.FacePerceptionConfig")
 
     def check(self) -> None:
-        """Refuses what is no stream or cannot be estimated, and settings that an estimator does not have.
+        """Check streams, estimates and the settings of the estimators.
 
         Raises:
-            ConfigError: Lists what is known.
+            ConfigError: A name or value is unknown; lists the known ones.
         """
         config.validate(self)
         config.build(SceneFlowConfig, self.flow)
@@ -71,12 +71,12 @@ class PrepareConfig:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The streams that are kept where a clip has them."""
+        """Return the streams to keep if a clip has them."""
         return tuple(dict.fromkeys([*(self.streams or POINTS), *self.estimate]))
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The streams without which a clip is not prepared."""
+        """Return the streams that every clip must have."""
         return tuple(dict.fromkeys([*self.streams, *self.estimate]))
 
     @property
@@ -86,12 +86,12 @@ class PrepareConfig:
 
     @property
     def uses_images(self) -> bool:
-        """Return whether something is kept that is made from images."""
+        """Return whether a kept stream is made from images."""
         return bool({"motion", "flow", "color"} & set(self.kept))
 
     @property
     def unread(self) -> frozenset[str]:
-        """The kinds of an item's files (`Entry.files`) of which nothing is made."""
+        """Return the kinds of files (`Entry.files`) that are not read."""
         if self.estimate:
             return frozenset()
         return frozenset({"depth"} if self.uses_images else {"depth", "color"})

@@ -1,7 +1,4 @@
-"""What a worker of a preparation does: reads items and writes them into shards of its own.
-
-One item of a dataset as what a prepared store keeps of it: read, checked, estimated, compressed.
-"""
+"""Worker of a preparation: read, check, estimate and encode items, and write them into its own shards."""
 
 import json
 import pickle
@@ -25,16 +22,16 @@ from actrec_models.data.prepare.estimation import Estimation, Found, shrunk
 from actrec_models.data.prepare.settings import ESTIMATES, STREAM_KEYS, PrepareConfig
 
 IMAGE_BYTES = 256 * 2**20
-"""Of decoded images that are held at once, where the source can decode some of them alone."""
+"""Largest size of decoded images in memory, if the source can decode frames alone."""
 
 IN_IMAGE = ("pixels", "hand_pixels", "face_pixels")
 
 
 def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> list[EncodedArray]:
-    """An item's arrays, stamps first.
+    """Return the encoded arrays of an item, stamps first.
 
     Raises:
-        ActrecError: It cannot be read, contradicts the data contract, shows nobody, or lacks a stream.
+        ActrecError: The item is unreadable, violates the data contract, has no body, or misses a stream.
     """
     found = _found(source, entry, settings, estimation)
     clip = found.clip
@@ -64,7 +61,7 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
 
 
 def check(clip: Clip, layout: str) -> None:
-    """Refuses a clip that contradicts the data contract.
+    """Raise if a clip violates the data contract.
 
     Raises:
         InputError: Says where.
@@ -90,7 +87,7 @@ def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
 
 
 def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
-    if not settings.uses_images:  # no video is opened, which may be damaged, for the size of its images
+    if not settings.uses_images:  # do not open an unused, possibly damaged video
         entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)
     if "color" in settings.required and "color" not in clip.streams:
@@ -121,7 +118,7 @@ def _images(found: Found, key: str, settings: PrepareConfig) -> ImageEncoder:
 
 
 def _decoded(clip: Clip, key: str) -> Iterator[np.ndarray]:
-    """Each image of a clip, never more of them at once than they need to be."""
+    """Yield each image of a clip with bounded memory."""
     others, total = clip.streams, len(clip.stamps_ns)
     if not (isinstance(others, LazyStreams) and others.decodes_frames(key)):
         value = others[key]
@@ -136,7 +133,7 @@ def _decoded(clip: Clip, key: str) -> Iterator[np.ndarray]:
 
 
 def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Points as they lie in the images that are kept, of `shape` [H, W, 3]."""
+    """Scale points to the stored images of `shape` [H, W, 3]."""
     kept = np.array([shape[1], shape[0]], np.float32)
     scale = kept / points["size"] if "size" in points else np.ones(2, np.float32)
     if (scale == 1).all():
@@ -149,13 +146,13 @@ def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str,
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is told.
+    """Task description for all workers of a run.
 
     Attributes:
-        run: Tells this run from others in the same process.
-        folder: The store's.
-        source: The dataset, pickled before it was read.
-        settings: What is kept and estimated.
+        run: Unique id of the run.
+        folder: Folder of the store.
+        source: The pickled dataset.
+        settings: Settings of the preparation.
         shard_bytes: Size of a shard.
     """
 
@@ -168,12 +165,12 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of some items.
+    """Outcome of a task.
 
     Attributes:
-        records: Of those written.
-        skipped: Name and reason of those that could not be read.
-        error: Why the run must stop, None where it need not.
+        records: Records of the written clips.
+        skipped: Name and reason of unreadable items.
+        error: Error that stops the run; None if there is none.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -182,7 +179,7 @@ class Outcome:
 
 
 class _Worker:
-    """What a thread keeps from one task of a run to the next."""
+    """State of a worker thread between tasks."""
 
     def __init__(self, job: Job, source: Source | None = None):
         self.source: Source = source or pickle.loads(job.source)  # of our own run, not of a file
@@ -202,7 +199,7 @@ _LOCK = threading.Lock()
 
 
 def work(job: Job, entries: Sequence[Entry]) -> Outcome:
-    """Prepare items; what it returns is on the disk."""
+    """Prepare items; the returned records are on the disk."""
     outcome = Outcome()
     try:
         worker = _worker(job)
@@ -214,14 +211,14 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
             except ActrecError as error:
                 outcome.skipped.append((entry.name, " ".join(str(error).split())))
                 continue
-            except ImportError as error:  # as it would be with every other item
+            except ImportError as error:  # every other item would fail too
                 raise MissingLibraryError(f"'{entry.name}' cannot be read: {error}; install the library") from error
             except SystemError as error:  # compiled code wraps a Ctrl-C in one
                 if isinstance(error.__cause__, KeyboardInterrupt):
                     raise KeyboardInterrupt from error
                 outcome.skipped.append(_fault(entry, error))
                 continue
-            except Exception as error:  # a damaged file may fail in any library; the item is named, not the run ended
+            except Exception as error:  # a damaged file may fail in any library; skip the item
                 outcome.skipped.append(_fault(entry, error))
                 continue
             rows = worker.writer.add(arrays)
@@ -233,13 +230,13 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
         if outcome.records:
             _worker(job).writer.sync()
     except ActrecError as error:
-        outcome.records.clear()  # nobody knows which of them are on the disk
+        outcome.records.clear()  # it is unknown which of them are on the disk
         outcome.error = outcome.error or error
     return outcome
 
 
 def _fault(entry: Entry, error: Exception) -> tuple[str, str]:
-    """Name and reason of an item that no reader refused in words of its own."""
+    """Return name and reason of an item that failed with an unexpected error."""
     return entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -256,7 +253,7 @@ def _worker(job: Job) -> _Worker:
 
 
 def adopt(job: Job, source: Source) -> None:
-    """Lets this thread work with a source that has read its lists already."""
+    """Use a source in this thread that has already read its lists."""
     with _LOCK:
         _WORKERS[job.run, threading.get_ident()] = _Worker(job, source)
 
@@ -269,10 +266,9 @@ def release(run: str) -> None:
 
 
 def signature(entry: Entry, settings: PrepareConfig) -> int:
-    """Tells an item from what it was: by label, meta, and the sizes of its files, or of those in its folders.
+    """Return a checksum of label, metadata and file sizes, which detects changed items.
 
-    Files of which nothing is made are passed by: videos may be added to a folder of skeletons, and NTU's depth maps are
-    millions.
+    Unused files are ignored: videos may be added to a folder of skeletons, and NTU has millions of depth maps.
     """
     used = {key: path for key, path in entry.files.items() if key not in settings.unread}
     files = {key: (path.name, _sizes(path)) for key, path in used.items()}
