@@ -35,7 +35,7 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def read_all(self) -> list[tuple[Entry, Clip]]:
-        """Every item of the archive and its clip.
+        """Return every item of the archive with its clip.
 
         Raises:
             InputError: It is corrupt.
@@ -43,7 +43,7 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def published(self) -> list[Entry]:
-        """Every item of the published files.
+        """Return every item of the published files.
 
         Raises:
             DeviceError: They are not there.

@@ -9,7 +9,7 @@ from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 
 
 def read_mats(path: Path) -> dict[str, Any]:
-    """Every array of a MATLAB file (up to version 7), by name.
+    """Read every array of a MATLAB file (up to version 7), by name.
 
     Raises:
         DeviceError: There is no such file.

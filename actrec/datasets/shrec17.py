@@ -37,7 +37,7 @@ FILE_NAME = "skeletons_world.txt"
 _JOINTS = 22
 
 _LARGEST = 2**31
-"""More than any number in a list."""
+"""Upper bound of the numbers in a list."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Shrec17(ArchiveSource):
             self.root = inner
 
     def label(self, gesture: int, finger: int) -> int:
-        """Index into `classes`."""
+        """Return the index into `classes`."""
         return gesture - 1
 
     def read_all(self) -> list[tuple[Entry, Clip]]:

@@ -127,7 +127,7 @@ class _People:
 
 
 Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
-"""Of one person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN where missing, score."""
+"""Track of a person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN for missing, and score."""
 
 
 def _bare(path: Path) -> str:

@@ -33,7 +33,7 @@ from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputErro
 from actrec.utils.registry import Registry
 
 PEOPLE = Registry("reader of people", {"any": "actrec.perception.recorded_joints:read_bodies"})
-"""By name: perception builds on datasets, not the other way round."""
+"""A name, not an import: perception depends on datasets."""
 
 
 logger = logging.getLogger(__name__)

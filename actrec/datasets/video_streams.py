@@ -124,7 +124,7 @@ class ColorVideo:
         return moved
 
     def frames(self, intrinsics: Intrinsics) -> Iterator[RgbdFrame]:
-        """Picture after image, one for each stamp, as `Source.frames` gives them; without depth.
+        """Yield one frame without depth per stamp, as `Source.frames`.
 
         Args:
             intrinsics: Of the images at any size.

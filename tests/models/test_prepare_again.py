@@ -30,7 +30,7 @@ def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
     again = prepare("nucla", published, tmp_path / "out")
     assert (again.fingerprint, again.clips, again.prepared) == (first.fingerprint, first.clips, 0)
     assert len(again.skipped) == first.clips
-    assert all("the store keeps what was prepared of it before" in item["reason"] for item in again.skipped)
+    assert all("the store keeps its earlier clip" in item["reason"] for item in again.skipped)
 
 
 def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, capsys):

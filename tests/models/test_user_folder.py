@@ -71,7 +71,7 @@ def test_splits(mine):
     assert left_out.names == ("one@0.6-", "two")
     with pytest.raises(ConfigError, match="needs the option held_out"):
         datasets.create("folder", mine, split="person")
-    with pytest.raises(ConfigError, match="nobody called carl; its people: anna, ben"):
+    with pytest.raises(ConfigError, match="no person carl; its people: anna, ben"):
         datasets.create("folder", mine, held_out="carl")
     with pytest.raises(ConfigError, match="has split all, part, person; got 'view'"):
         datasets.create("folder", mine, split="view")
@@ -87,7 +87,7 @@ def test_splits(mine):
         ({"bodies": 0}, "FolderConfig.bodies is 0, allowed: 1"),
         ({"held_out": None}, "held_out is None, expected a name or a list of names"),
         ({"held_out": [["anna"]]}, "held_out is .*expected a name"),
-        ({"held_out": 5}, "has nobody called 5; its people: anna, ben"),
+        ({"held_out": 5}, "has no person 5; its people: anna, ben"),
         ({"recording": "abc"}, "FolderConfig.recording is 'abc', expected keys and values"),
         ({"recording": {1: 2}}, "recording has the name 1, expected a text"),
     ],

@@ -26,6 +26,6 @@ ACTIONS = (
     "knock over other person (hit with body)", "grab other person's stuff", "shoot at other person with a gun",
     "step on foot", "high-five", "cheers and drink", "carry something with other person",
     "take a photo of other person", "follow other person", "whisper in other person's ear",
-    "exchange things with other person", "support somebody with hand",
+    "exchange things with other person", "support somebody with hand",  # language: ok
     "finger-guessing game (playing rock-paper-scissors)",
 )  # fmt: skip

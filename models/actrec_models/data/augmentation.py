@@ -183,7 +183,7 @@ def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
 
 
 def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Varies [M, T, 25, 3] meters before normalization."""
+    """Augment bodies [M, T, 25, 3] in m before normalization."""
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     middle = pivot(bodies)
@@ -201,7 +201,7 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
 
 
 def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Turn and sizes [M, T, 25, 3] after normalization, as an estimator's bias would."""
+    """Rotate and scale normalized bodies [M, T, 25, 3], like the bias of an estimator."""
     turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     size = 1 + rng.uniform(-1, 1) * options.size
     return ((bodies @ turn.T) * size).astype(np.float32)
@@ -226,7 +226,7 @@ def mirror(bodies: np.ndarray) -> np.ndarray:
 
 
 def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Scales each bone by its own constant factor, the same on both sides, and rebuilds the joints from the root."""
+    """Scale each bone by its own constant factor, the same on both sides, and rebuild the joints from the root."""
     parents = KINECT_V2_25.parents
     factor = 1 + rng.uniform(-amount, amount, 25).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
@@ -280,7 +280,7 @@ def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Set one or two limbs to NaN for a while; now and then both legs for the whole clip (a person behind a table)."""
+    """Set one or two limbs to NaN for a while; sometimes both legs for the whole clip (a person behind a table)."""
     frames = bodies.shape[1]
     if rng.random() < 0.2:
         bodies[:, :, list(_LEGS)] = np.nan
@@ -294,7 +294,7 @@ _PALM = HAND_22.index["palm"]
 
 
 def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Varies [M, T, 22, 3] meters: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
+    """Augment hands [M, T, 22, 3] in m: camera, size, proportions, noise. Never mirrored: gestures have a side."""
     if options.reach or options.held_deg:
         hands = _vary_way(hands, options, rng)
     middle = pivot(hands)
@@ -325,7 +325,7 @@ def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator
 
 
 def _vary_hand_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Scales each bone by its own constant factor and rebuilds the joints from the wrist."""
+    """Scale each bone by its own constant factor and rebuild the joints from the wrist."""
     parents = list(HAND_22.parents)
     factor = np.ones(len(parents), dtype=np.float32)
     factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
@@ -340,7 +340,7 @@ def _vary_hand_proportions(hands: np.ndarray, amount: float, rng: np.random.Gene
 
 
 def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:
-    """Loses the whole hand for a short while, as trackers do when it moves fast."""
+    """Set the whole hand to NaN for a short while, as trackers lose a fast hand."""
     frames = hands.shape[1]
     start = int(rng.integers(frames))
     hands[:, start : start + int(rng.integers(1, max(frames // 10, 2)))] = np.nan

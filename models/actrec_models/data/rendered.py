@@ -1,10 +1,8 @@
-"""Clips that the simulated camera renders: color, depth, scene flow, bodies and hands of procedural actors.
+"""Dataset of rendered clips: color, depth, scene flow, bodies and hands of procedural actors.
 
-They need no files and cost some milliseconds a frame. They are there to test the machinery of training with images
-and flow end to end where no dataset of people is at hand. The actors' movements are written by hand and repeat
-themselves: an accuracy on these clips says that a network, its inputs and its training work, and nothing about people.
-
-One clip of the simulated camera: who does what in which room, and what the camera sees of it.
+The clips need no files and take some milliseconds a frame. They test training with images and flow end to end without
+a dataset of people. The movements are procedural and repetitive: accuracy on these clips shows that a network, its
+inputs and its training work, and nothing about people.
 """
 
 import dataclasses
@@ -42,13 +40,13 @@ _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
 
 @dataclass(frozen=True)
 class View:
-    """From where the camera looks.
+    """A camera pose relative to the actor.
 
     Attributes:
-        facing: Which way the actor faces, degrees to its left from facing the camera.
-        height: Of the camera over the floor, meters.
-        pitch: How far the camera looks down, degrees.
-        distance: To the actor's place, meters.
+        facing: Yaw of the actor in degrees, to its left from facing the camera.
+        height: Height of the camera above the floor, m.
+        pitch: Downward pitch of the camera, degrees.
+        distance: Distance to the actor, m.
     """
 
     facing: float
@@ -58,12 +56,12 @@ class View:
 
 
 VIEWS = (View(-35.0, 0.85, -2.0, 2.8), View(35.0, 1.45, 9.0, 3.2), View(0.0, 1.1, 2.0, 2.95))
-"""Views 1, 2 and 3; the last one is what split "cross_view" holds out."""
+"""Views 1, 2 and 3; split "cross_view" tests on the last one."""
 
 
 @dataclass(frozen=True)
 class RenderedConfig:
-    """What is rendered. The defaults make 384 clips, of which 240 (cross_actor) or 256 (cross_view) train."""
+    """Options of the rendered dataset: by default 384 clips, of which 240 (cross_actor) or 256 (cross_view) train."""
 
     width: int = setting(160, "width of the images", unit="px", range=(64, 1920))
     height: int = setting(120, "height of the images", unit="px", range=(48, 1080))
@@ -81,7 +79,7 @@ class RenderedConfig:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the actions.
+        """Return the names of the actions.
 
         Raises:
             ConfigError: One is unknown or named twice.
@@ -94,10 +92,10 @@ class RenderedConfig:
 
 
 class RenderedItem:
-    """What happens in one item of the dataset, and its images. Everything follows from the options and the entry.
+    """One clip of the dataset, determined by the options and the entry.
 
     Args:
-        options: The dataset's.
+        options: Options of the dataset.
         entry: The item.
 
     Attributes:
@@ -105,7 +103,7 @@ class RenderedItem:
         stamps_ns: [T] from zero.
 
     Raises:
-        InputError: The entry is none of this dataset's.
+        InputError: The entry does not belong to this dataset.
     """
 
     def __init__(self, options: RenderedConfig, entry: Entry):
@@ -129,7 +127,7 @@ class RenderedItem:
         self.stamps_ns = np.round(ticks / options.fps * NANOSECONDS).astype(np.int64)
 
     def _performer(self, name: str) -> tuple[ProceduralActor, Segment]:
-        """The actor, and when the action is performed: after a moment of idling in the posture that it starts from."""
+        """Return the actor and the segment of the action, which follows a short idle phase in its start posture."""
         before = "idle" if ACTIONS[name].start == "standing" else "idle_seated"
         played = Performance((before, name), self._seed, physique=self._who.physique, tempo=self._who.tempo)
         segment = played.segment(0.0)
@@ -139,19 +137,19 @@ class RenderedItem:
 
     @cached_property
     def scene(self) -> Scene:
-        """The actor in its room."""
+        """Return the actor in its room."""
         look = room.furnished(back=self._view.distance + _BEHIND, seed=self._room_seed)
         stools = [stool_place(self._place, self._facing, self._who.appearance.stature)] if self._sits else []
         return Scene([self._actor], self.intrinsics, self._pose, look, stools)
 
     @cached_property
     def bodies(self) -> np.ndarray:
-        """[1, T, 25, 3] exact joints, meters; those that the camera cannot see too."""
+        """Return the exact joints [1, T, 25, 3] in m, including occluded ones."""
         return np.stack([self._actor.pose(time).joints for time in self._times]).astype(np.float32)[None]
 
     @property
     def streams(self) -> Mapping[str, Callable[[], np.ndarray]]:
-        """Key of the data contract to what makes it; there is no face, whose points the truth does not hold."""
+        """Return the function that renders each stream; there is no face."""
         return {
             "pixels": lambda: project(self.bodies, self.intrinsics),
             "hands": self.hands,
@@ -164,32 +162,32 @@ class RenderedItem:
 
     @property
     def images(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
-        """Key to what makes some frames [N] of it alone."""
+        """Return the function that renders single frames [N] of each image stream."""
         return {"color": self.color, "flow": self.flow}
 
     def hands(self) -> np.ndarray:
-        """[1, T, 2, 21, 3] exact joints of both hands, meters."""
+        """Return the exact joints [1, T, 2, 21, 3] of both hands in m."""
         length = self._who.appearance.hand_length
         return np.stack([hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[None]
 
     def color(self, numbers: Iterable[int] | None = None) -> np.ndarray:
-        """[T, H, W, 3] uint8, or of the frames `numbers` alone."""
+        """Return color [T, H, W, 3] uint8, of all frames or of the frames `numbers`."""
         wanted = range(len(self._times)) if numbers is None else numbers
         return np.stack([self._seen(int(number))[0] for number in wanted])
 
     def flow(self, numbers: Iterable[int] | None = None) -> np.ndarray:
-        """[T, h, w, 3] float16 m/s, every `flow_shrink`-th column and row, or of the frames `numbers` alone."""
+        """Return scene flow [T, h, w, 3] float16 m/s, every `flow_shrink`-th pixel, of all frames or of `numbers`."""
         if numbers is None:
             return self._moving[0]
         return np.stack([self._shrunk(self._field(int(number))) for number in numbers])
 
     def motion(self) -> np.ndarray:
-        """[1, T, 25, 2] optical flow at the joints, px/s."""
+        """Return the optical flow [1, T, 25, 2] at the joints, px/s."""
         return self._moving[1]
 
     @cached_property
     def _moving(self) -> tuple[np.ndarray, np.ndarray]:
-        """Flow and motion, which come from the same fields."""
+        """Return flow and motion, computed from the same fields."""
         size, pixels = (self.options.width, self.options.height), project(self.bodies, self.intrinsics)
         flow, motion = [], []
         for number, (joints, places) in enumerate(zip(self.bodies[0], pixels[0], strict=True)):
@@ -199,13 +197,13 @@ class RenderedItem:
         return np.stack(flow), np.stack(motion)[None]
 
     def frames(self) -> Iterator[RgbdFrame]:
-        """What the camera gives, with exact skeletons."""
+        """Yield the camera frames with exact skeletons."""
         for number, stamp in enumerate(self.stamps_ns):
             color, depth, shown = self._seen(number)
             yield RgbdFrame(int(stamp), color, depth, self.intrinsics, skeletons=shown.bodies)
 
     def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, Snapshot]:
-        """Color and depth of one frame, also of the one after the last, and the exact instant behind them."""
+        """Return color, depth and the exact snapshot of one frame, also of the frame after the last."""
         shown = self.scene.at(float(self._times[0] + number / self.options.fps))
         color, depth = shown.rendering.color, shown.rendering.depth
         if self.options.noise:
@@ -213,7 +211,7 @@ class RenderedItem:
         return color, depth, shown
 
     def _field(self, number: int) -> np.ndarray:
-        """[H, W, 3] m/s of one frame, over the time until the next one."""
+        """Return the scene flow [H, W, 3] m/s from one frame to the next."""
         dt = 1 / self.options.fps
         if self.options.flow == "exact":
             return self.scene.scene_flow(self.scene.at(float(self._times[number])), dt)
@@ -242,14 +240,14 @@ OPTIONS_FILE = "rendered.yaml"
 
 
 class RenderedRgbd(Source):
-    """The simulated camera's clips, a test of the machinery that says nothing about people.
+    """Clips of the simulated camera, which test the training machinery and say nothing about people.
 
-    Eight actions by actors of other sizes, proportions, clothes and tempo, from three views, each time in another room.
-    Split "cross_actor" tests on actors who are not in training, "cross_view" on a view that is not.
+    Eight actions by actors of different sizes, proportions, clothes and tempo, from three views, in different rooms.
+    Split "cross_actor" tests on unseen actors, "cross_view" on an unseen view.
 
     Args:
-        root: May hold `rendered.yaml`, fields of `RenderedConfig`; needs not exist.
-        options: Fields of `RenderedConfig`, before those of the file.
+        root: Folder that may have `rendered.yaml` with fields of `RenderedConfig`; need not exist.
+        options: Fields of `RenderedConfig`, which override the file.
 
     Raises:
         ConfigError: An option is unknown or out of range, or the file is no YAML mapping.
@@ -272,7 +270,7 @@ class RenderedRgbd(Source):
             )
 
     def entries(self) -> list[Entry]:
-        """As the base says: action by action, actor by actor, view by view."""
+        """Return every item, sorted by action, actor and view."""
         c, made = self.config, []
         numbers = range(1, c.actors + 1), range(1, len(VIEWS) + 1), range(1, c.takes + 1)
         for label, subject, view, take in product(range(len(self.classes)), *numbers):
@@ -281,7 +279,7 @@ class RenderedRgbd(Source):
         return made
 
     def read(self, entry: Entry) -> Clip:
-        """As the base says; joints, hands and their pixels at once, color, flow and motion when they are looked at."""
+        """Return the clip of an item; all streams are rendered on access."""
         shown = RenderedItem(self.config, entry)
         return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.images))
 
@@ -293,17 +291,17 @@ class RenderedRgbd(Source):
         return "test" if int(entry.meta["subject"]) > self.config.actors - self.config.held_out else "train"
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """As the base says; `skeletons` are the exact ones."""
+        """Yield the camera frames; `skeletons` are exact."""
         return RenderedItem(self.config, entry).frames()
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over the options, this release and the names of the items."""
+        """Return the SHA-256 of the options, the version and the names of the items."""
         told = [__version__, *self.classes, *map(str, dataclasses.astuple(self.config)), *(e.name for e in entries)]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _file_options(path: Path) -> dict[str, Any]:
-    """Options of a dataset's folder; none where it has no such file."""
+    """Read the options in a dataset's folder; empty if there is no file."""
     if not path.is_file():
         return {}
     try:

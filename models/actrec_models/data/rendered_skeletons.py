@@ -1,7 +1,7 @@
-"""Recorded skeletons as the live graph would see them: rendered by the simulated camera, found again by the estimators.
+"""Recorded skeletons rendered by the simulated camera and estimated again, as in the live graph.
 
-A network trained on a Kinect's joints alone has never seen how an estimator errs: exchanged sides, limbs guessed when
-hidden, other proportions. `python -m actrec_models.data.rendered_skeletons --help` makes such clips of a dataset's
+A network trained on a Kinect's joints only has not learned the errors of an estimator: exchanged sides, wrong occluded
+limbs, other proportions. `python -m actrec_models.data.rendered_skeletons --help` makes such clips of a dataset's
 training part, once; a recipe's `rendered` adds them.
 """
 
@@ -34,13 +34,13 @@ KEYS = ("bodies", "length", "stamps_ns", "label", "name")
 
 
 def estimate(recording: SkeletonSequence, label: int, fps: float, seed: int) -> Clip | None:
-    """The clip [1, T, 25, 3] that the estimators make of a rendering of `recording`; None where they see too little.
+    """Render a recording and estimate it again as a clip [1, T, 25, 3]; None if most frames have no body.
 
     Args:
-        recording: Joints to follow.
-        label: Of the clip.
-        fps: Of the rendering.
-        seed: Of room and noise.
+        recording: Joints of the actor.
+        label: Label of the clip.
+        fps: Frame rate of the rendering.
+        seed: Seed of room and noise.
     """
     scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), recording.name, seed=seed)
     perception = BodyPerception()
@@ -76,7 +76,7 @@ def write(path: Path, clips: Sequence[Clip]) -> None:
 
 
 def read(path: Path) -> list[Clip]:
-    """Read what `write` wrote.
+    """Read the clips written by `write`.
 
     Raises:
         DeviceError: There is no such file.
@@ -94,16 +94,16 @@ def read(path: Path) -> list[Clip]:
 
 
 def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
-    """One clip in a worker process, or why there is none."""
+    """Return one clip in a worker process, or the reason for skipping it."""
     recording, fps, seed = arguments
     try:
-        return estimate(recording, (recording.label or 0) - 1, fps, seed) or "nobody is seen in half of its frames"
+        return estimate(recording, (recording.label or 0) - 1, fps, seed) or "half of its frames have no body"
     except ActrecError as error:
         return str(error)
 
 
 def recordings(dataset: str, root: Path, part: str = "train") -> list[SkeletonSequence]:
-    """The "train" or "test" part of one of `DATASETS`; `root` holds a folder a dataset."""
+    """Return the "train" or "test" part of one of `DATASETS`; `root` holds one folder per dataset."""
     if dataset == "utd_mhad":
         read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
         trained = [int(recording.meta["subject"]) % 2 == 1 for recording in read]
@@ -114,9 +114,9 @@ def recordings(dataset: str, root: Path, part: str = "train") -> list[SkeletonSe
 
 
 def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -> tuple[list[Clip], list[str]]:
-    """The clips that the estimators make of recordings, rendered in so many processes; and which are left out, and why.
+    """Render and estimate recordings in several processes; return the clips, and messages about skipped recordings.
 
-    The n-th recording's room and noise are drawn with seed n.
+    Room and noise of recording n have seed n.
     """
     tasks = [(recording, fps, seed) for seed, recording in enumerate(chosen)]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:

@@ -1,7 +1,7 @@
-"""Which clips a step is trained on: the shuffled epochs, shared among processes, and what is held out to validate on.
+"""Samplers of training batches over several processes, and the validation split.
 
-Everything follows from the seed, the epoch and the position in it, so that a run goes on from any step, and several
-processes together draw what one would.
+Batches depend only on the seed, the epoch and the step, so that a run can resume at any step, and several processes
+together see the same batches as one.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 
 Draw = tuple[int, int, int]
-"""Epoch, index of the clip, how often it was drawn before in that epoch."""
+"""Epoch, index of the clip, and number of its repeat in the epoch."""
 
 PAD = -1
-"""Index of a draw that only evens out the shares of several processes."""
+"""Index of a padding sample, which evens out the batches of several processes."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Validation:
-    """What is held out of the training part; the test part is never looked at."""
+    """Validation split of the training part; the test part is never used."""
 
-    share: float = setting(0.0, "of the training part that is held out, about; 0: none", range=(0.0, 0.5))
-    by: str = setting("", "what is held out whole, a key of the dataset's meta (subject, view, …); empty: single clips")
+    share: float = setting(0.0, "approximate share of the training part to hold out; 0: none", range=(0.0, 0.5))
+    by: str = setting("", "key of the metadata whose groups are held out whole (subject, view, …); empty: clips")
     only: tuple[int | str, ...] = setting(
-        (), "those of `by` that are held out (view 2: [2]); empty: drawn by the seed, `share` of all"
+        (), "values of `by` to hold out (view 2: [2]); empty: a random `share` of all"
     )
-    metric: str = setting("accuracy", "what the best checkpoint is chosen by", choices=("accuracy", "loss"))
-    patience: int = setting(
-        0, "epochs without a better figure before the training ends; 0: it goes on", range=(0, 10_000)
-    )
+    metric: str = setting("accuracy", "metric that selects the best checkpoint", choices=("accuracy", "loss"))
+    patience: int = setting(0, "epochs without improvement before training stops; 0: never", range=(0, 10_000))
 
     @property
     def holds(self) -> bool:
@@ -56,10 +54,10 @@ class Validation:
         return bool(self.share or self.only)
 
     def check(self) -> None:
-        """Refuses what would have no effect.
+        """Raise if a setting has no effect.
 
         Raises:
-            ConfigError: Nothing is held out, but something is asked of it.
+            ConfigError: Nothing is held out, but another setting is given.
         """
         asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if asked and not self.holds:
@@ -70,7 +68,7 @@ class Validation:
             )
 
     def split(self, clips: ClipDataset, seed: int) -> tuple[ClipDataset, ClipDataset | None]:
-        """The clips to train on and those held out.
+        """Split into training and validation clips.
 
         Raises:
             ConfigError: The dataset does not know `by`, or too little is left on one side.
@@ -122,7 +120,7 @@ class Validation:
 
 
 class ClipSubset(ClipDataset):
-    """Some of a dataset's clips, read when they are asked for.
+    """A subset of a dataset's clips, read on access.
 
     Args:
         clips: The dataset.
@@ -162,22 +160,22 @@ class ClipSubset(ClipDataset):
         return self.clips.streams
 
     def fingerprint(self) -> str:
-        """Of the whole dataset: which clips are chosen follows from the recipe."""
+        """Return the fingerprint of the whole dataset; the recipe determines the subset."""
         return self.clips.fingerprint()
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
-    """The batches of one epoch after the other, an epoch each time it is gone through.
+    """Batch sampler that yields one epoch per iteration.
 
     Args:
-        labels: Of the clips.
-        sampling: How often each is drawn.
-        seed: Of the order.
-        batch: Clips a step of all processes.
-        accumulate: Parts of a batch that follow one another.
-        rank, world: This process among those that share the batches.
-        epoch: That comes first.
-        steps_done: Steps of that epoch that are left out, as they were done before.
+        labels: Labels of the clips.
+        sampling: Repeats and class balance.
+        seed: Seed of the order.
+        batch: Clips per step, over all processes.
+        accumulate: Gradient accumulation: parts of a batch.
+        rank, world: Rank and number of processes.
+        epoch: First epoch.
+        steps_done: Steps of the first epoch to skip after resuming.
 
     Raises:
         ConfigError: There are fewer clips than a batch holds, or a batch cannot be shared out.
@@ -212,11 +210,11 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             )
 
     def __len__(self) -> int:
-        """Parts of batches in a whole epoch."""
+        """Return the number of batch parts in an epoch."""
         return self.steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        # The epoch begins with its first batch: loaders with workers make iterators that they never draw from.
+        # Count an epoch at its first batch: loaders with workers make iterators that they never use.
         epoch, first = self.epoch, self.steps_done
         self.epoch, self.steps_done = epoch + 1, 0
         order = self.order(epoch)
@@ -226,7 +224,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             yield [(epoch, int(index), int(again)) for index, again in order[start : start + size]]
 
     def order(self, epoch: int) -> np.ndarray:
-        """[draws, 2] index and number of the repeat, as an epoch draws them."""
+        """Return the order of an epoch [draws, 2]: index and number of the repeat."""
         rng = np.random.default_rng([self.seed, 0, epoch])
         count = len(self.labels)
         if self.sampling.balance == "none":
@@ -243,12 +241,12 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 
 
 class RankBatchSampler(Sampler[list[int]]):
-    """Every clip once, for the process `rank` of `world`; `PAD` where the last batch of a process would be shorter.
+    """Batch sampler of every clip once for one process, padded with `PAD` to equal lengths.
 
     Args:
-        count: Clips.
-        batch: Of one process.
-        rank, world: This process among those that share the clips.
+        count: Number of clips.
+        batch: Batch size of one process.
+        rank, world: Rank and number of processes.
     """
 
     def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1):

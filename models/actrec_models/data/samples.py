@@ -1,6 +1,6 @@
-"""Clips of a dataset as what a network is trained on: inputs by name and a label.
+"""Training samples: network inputs by name and a label, cut from the clips of a dataset.
 
-Where in a recording its clips lie: evaluation scores all of these places, training draws from them.
+Evaluation scores all windows of a recording, training samples from them.
 """
 
 import logging
@@ -27,16 +27,16 @@ from actrec_models.networks.base import OUTLIER
 from actrec_models.training.recipe import Recipe
 
 _EARLY = 1e-6
-"""Of a sample: stamps are whole nanoseconds, so that a recording of T frames may be a little shorter than T samples."""
+"""Tolerance in samples: with integer stamps a recording of T frames may be slightly shorter than T samples."""
 
 
 class Part(NamedTuple):
-    """A stretch of a recording that is sampled at once.
+    """A segment of a recording that is sampled at once.
 
     Attributes:
-        stamps_ns: [window.frames] where it is sampled.
-        window: What it is: one clip of T frames, or a whole window where an input shows that.
-        starts: First frames of the clips in it.
+        stamps_ns: [window.frames] sample stamps.
+        window: One clip of T frames, or a whole window if an input needs it.
+        starts: First frames of the clips in the segment.
     """
 
     stamps_ns: np.ndarray
@@ -45,15 +45,13 @@ class Part(NamedTuple):
 
 
 def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str) -> Iterator[Part]:
-    """What is taken of a recording, part by part.
+    """Yield the segments of a recording.
 
-    "live" is the window that ends with the recording, "stretched" one from its first frame to its last.
+    "live" is the window at the end of the recording, "stretched" the window from its first to its last frame.
 
-    "whole" goes over all of it: clips of T frames, or whole windows where an input shows those, in steps of the
-    package's stride (half a part where it has none) back from the recording's end; one more begins with the recording
-    where the steps do not meet it. No clip begins earlier than that, unless the recording is shorter than a clip: then
-    there is one clip, which ends with it, and the first frame is held before. A window may begin earlier; its clips
-    that do are left out.
+    "whole" covers the recording with clips of T frames, or whole windows if an input needs them. They step back from
+    the end by the package's stride (default: half a segment), plus one at the start if the steps miss it. Clips do not
+    begin before the recording, unless it is shorter than a clip: then the first frame is repeated.
     """
     if mode != "whole":
         yield Part(clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window, window.starts)
@@ -72,7 +70,7 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
 
 
 def _starts(part: WindowSpec, begin: int) -> tuple[int, ...]:
-    """First frames of the clips of a part in which the recording begins at frame `begin`."""
+    """Return the first frames of the clips of a segment in which the recording begins at frame `begin`."""
     within = tuple(start for start in part.starts if start >= begin)
     if not within:
         return part.starts[-1:]
@@ -84,36 +82,34 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 
 Place = tuple[np.ndarray, int]
-"""Stamps [frames] of a part of a recording, and the first frame of one clip in it."""
+"""Stamps [frames] of a segment, and the first frame of one clip in it."""
 
 _PLACES = 1
-"""Keeps the order in which a clip's places are drawn apart from how it is varied."""
+"""Seed component that separates the order of windows from the augmentation."""
 
 _ROUNDED_NS = 1000
-"""A place may end by rounding a little before the frame that it ends with."""
+"""Rounding tolerance of the end of a window."""
 
 
 class Samples(Dataset[Sample]):
-    """Clips as network inputs, varied anew with each draw where an augmentation is given.
+    """Clips as network inputs, with random augmentation if given.
 
-    Where the recipe's `clips` are "whole", an item is one of the clips that evaluation scores of the recording
-    (`positions`), all equally likely, whatever its augmentation says of where windows end.
+    If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`).
 
-    An item is asked for by its index, or by a `Draw`: what it shows follows from the seed and the draw, not from the
-    order of drawing, so that any number of workers and a run that is resumed see the same.
+    An item is accessed by its index or by a `Draw`. It depends only on the seed and the draw, so that any number of
+    workers and a resumed run see the same samples.
 
-    What is varied depends on what the network looks at. Of bodies alone: time, body and camera. Of images, hands or
-    flow too: time, and where an image is cut, because a body that is turned or lost no longer fits its image.
+    Networks of bodies only get variations of time, body and camera. Networks of images, hands or flow get variations
+    of time and of the image crop only, since a rotated body no longer fits its image.
 
     Args:
         clips: The dataset.
-        specs: The network's inputs.
-        window: The network's window; one of its clips is a sample.
-        recipe: Seed, outliers, and what is taken of a recording.
-        augmentation: None for clips as recorded: of the window that the live recognizer has when the recording ends.
-        any_clip: Without augmentation: any clip of the window, instead of the one that it ends with; where the recipe's
-            `clips` are "whole" it is any clip of the recording anyway.
-        made: Names of the inputs that are made; None for all. What is varied, and how, is alike.
+        specs: Inputs of the network.
+        window: Window of the network; a sample is one of its clips.
+        recipe: Seed, outliers and `clips`.
+        augmentation: None for clips as recorded, of the live window at the end of the recording.
+        any_clip: Without augmentation: a random clip of the window instead of the last one.
+        made: Names of the inputs to compute; None for all. The variations are the same.
     """
 
     def __init__(
@@ -155,14 +151,14 @@ class Samples(Dataset[Sample]):
         return {**self._varied_streams(clip, place, self.augmentation, rng), "label": clip.label}
 
     def _place(self, clip: Clip, epoch: int, index: int, again: int) -> Place:
-        """One of those that evaluation scores, another one each time that an epoch draws the clip."""
+        """Return a random window among the ones of evaluation, a different one for each repeat in an epoch."""
         found = parts(clip, self.specs, self.window, "whole")
         places = [(part.stamps_ns, start) for part in found for start in part.starts]
         order = np.random.default_rng([self.recipe.seed, epoch, index, 0, _PLACES]).permutation(len(places))
         return places[order[again % len(places)]]
 
     def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Input that show what was recorded as it was."""
+        """Return inputs without augmentation."""
         if place is not None:
             return self._of_clip(clip.sampled(place[0]), self.specs, place[1])
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
@@ -172,7 +168,7 @@ class Samples(Dataset[Sample]):
     def _varied_streams(
         self, clip: Clip, place: Place | None, options: data_augmentation.Augmentation, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Input whose time is varied, and where images and flow are cut."""
+        """Return inputs with varied time and varied crops of images and flow."""
         if place is None:
             stamps = data_augmentation.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
         else:
@@ -182,12 +178,12 @@ class Samples(Dataset[Sample]):
         return self._of_clip(clip.sampled(stamps, self._speed(stamps)), specs, start)
 
     def _speed(self, stamps: np.ndarray) -> float:
-        """How many times faster than it was recorded a clip is shown at these stamps [frames] of its own time."""
+        """Return the playback speed of stamps [frames] in the clip's own time."""
         spacing_ns = self.window.seconds / self.window.frames * NANOSECONDS
         return round(float(stamps[-1] - stamps[0]) / spacing_ns / (len(stamps) - 1), 6) if len(stamps) > 1 else 1.0
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """A clip as an augmented window [M, T, V, 3] in meters, before normalization."""
+        """Return an augmented window [M, T, V, 3] of a clip in m, before normalization."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
@@ -196,7 +192,7 @@ class Samples(Dataset[Sample]):
         )
 
     def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Somebody like the one of a clip, or a hand like it, who does nothing of the classes: as `varied_bodies`."""
+        """Return an augmented window of synthetic unknown motion, based on the body or hand of a clip."""
         make = synthetic_unknown.synthetic_hand_gesture if self._hands else synthetic_unknown.synthetic_body_action
         return self._varied(make(clip, self.window.seconds, self.window.frames, rng), rng)
 
@@ -206,7 +202,7 @@ class Samples(Dataset[Sample]):
             bodies, self.augmentation, rng
         )
         if self._begins:
-            # Live the first pose is held as it is, and a joint map tells by that where a recording begins.
+            # As in live windows: a joint map detects the start of a recording by the repeated first pose.
             first = joint_map.first_visible_frame(bodies)
             varied[:, :first] = varied[:, first : first + 1]
         return varied
@@ -216,7 +212,7 @@ class Samples(Dataset[Sample]):
         return self.clips.layout == "hand_22"
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Input of an augmented window; joints and bones are turned and sized once more after they are normalized."""
+        """Return the inputs of an augmented window; normalized joints and bones are rotated and scaled once more."""
         assert self.augmentation is not None
         if self._normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
@@ -235,7 +231,7 @@ class Samples(Dataset[Sample]):
 
 
 def _until(clip: Clip, end_ns: int) -> Clip:
-    """The bodies of a clip up to a stamp."""
+    """Return the bodies of a clip up to a stamp."""
     count = int(np.searchsorted(clip.stamps_ns, end_ns + _ROUNDED_NS, side="right"))
     return Clip(clip.name, clip.label, clip.stamps_ns[:count], clip.bodies[:, :count])
 
@@ -252,7 +248,7 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
 
 
 def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
-    """Warns where a dataset lacks what the network can do without."""
+    """Warn if a dataset has no optional stream of the network."""
     spared = sorted(set(features.streams(specs)) - clips.streams)
     if spared:
         logger.warning(
@@ -263,10 +259,10 @@ def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Rec
 
 
 def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
-    """Refuses to train on a dataset that lacks what the network needs; warns where mirrors change what a class is.
+    """Raise if a dataset has no required stream of the network; warn if mirroring changes a class.
 
     Raises:
-        ConfigError: Names what is missing and what is there.
+        ConfigError: Names the missing and the available streams.
     """
     needed = [stream for stream, required in features.streams(specs).items() if required]
     lacking = sorted(set(needed) - clips.streams)

@@ -1,19 +1,12 @@
-"""Made-up actions outside every class, so that a network learns not to be sure of what it does not know.
+"""Synthetic unknown clips: motion outside every class, so that a network learns to be unsure about unknown actions.
 
-Outlier exposure (Hendrycks et al., ICLR 2019) without a second dataset: a real person's pose stands still, gestures
-(its hands go from place to place within reach), or throws its arms and now and then its legs about. No recorded action
-outside the classes is used, so that those can still judge the rejection.
+This is outlier exposure (Hendrycks et al., ICLR 2019) without a second dataset. A real body stands still, gestures (its
+hands move between points within reach), or swings its arms and sometimes its legs. A real hand is still, moves slowly
+to another point, wanders between points, or moves single fingers. Recorded actions outside the classes are not used, so
+that they remain for evaluating the rejection.
 
-Made-up hand movements outside every gesture: what `outliers` is for bodies, of one hand.
-
-A real hand's pose is held still, is led slowly elsewhere and stays, wanders from place to place, or moves its fingers
-each for itself. No recorded movement outside the classes is used, so that those can still judge the rejection.
-
-Recorded bodies as hand clips: what a real arm does, with a hand of one pose carried at its end.
-
-No dataset here shows hands doing anything but the gestures that are taught. Recordings of whole bodies tell where hands
-really go and how they turn while people walk, sit down, box or drink; the fingers do not move, which is what is missing
-against a recording of hands.
+Hand clips from bodies attach a rigid hand to a recorded arm: no dataset here shows hands without gestures, but bodies
+show how hands move while people walk, sit down, box or drink. Only the finger motion is missing.
 """
 
 import numpy as np
@@ -33,13 +26,13 @@ _HAND = ("wrist", "hand", "hand_tip", "thumb")
 ARMS = tuple((_chain(s, "shoulder", "elbow", *_HAND), _chain(s, "elbow", *_HAND)) for s in ("left", "right"))
 
 LEGS = tuple((_chain(s, "hip", "knee", "ankle", "foot"), _chain(s, "knee", "ankle", "foot")) for s in ("left", "right"))
-"""Each limb as two chains that turn about their first joint: the whole limb, and its outer part."""
+"""Each limb as two chains that rotate about their first joint: the whole limb, and its outer part."""
 
 
 def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A window [1, frames, 25, 3] in meters of a person of `clip` doing something that is none of the classes."""
+    """Return a window [1, frames, 25, 3] in m of a person of `clip` with synthetic motion outside the classes."""
     shown = clip.bodies[0, ~np.isnan(clip.bodies[0]).all(axis=(1, 2))]  # another one may have come first
-    # Most clips begin with somebody who stands.
+    # Most clips begin with a standing person.
     pose = shown[0 if rng.random() < 0.6 else rng.integers(len(shown))]
     if np.isnan(pose).any():
         middle = pose[_J["spine_mid"]]
@@ -55,7 +48,7 @@ def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.rando
 
 
 def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
-    """Leads one hand or both from place to place before the body, both often in each other's mirror image."""
+    """Move one or both hands between points before the body, both often mirrored."""
     left = body[0, _J["shoulder_left"]] - body[0, _J["shoulder_right"]]
     left /= max(np.linalg.norm(left), 1e-6)
     up = body[0, _J["spine_shoulder"]] - body[0, _J["spine_base"]]
@@ -122,7 +115,7 @@ def _thrash(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
 def _swing(
     body: np.ndarray, limb: tuple[tuple[int, ...], ...], times: np.ndarray, rng: np.random.Generator, largest: float
 ) -> None:
-    """Turn a limb, then its outer part, by smooth random rotations that begin and may end at rest."""
+    """Rotate a limb, then its outer part, by smooth random rotations that begin and may end at rest."""
     start, stop = np.sort(rng.uniform(times[0], times[-1], 2))
     envelope = np.clip((times - start) / 0.4, 0, 1) * np.clip((stop + 0.4 - times) / 0.4, 0, 1)
     for chain in limb:
@@ -159,11 +152,11 @@ FINGERS = tuple(
 _WRIST, _INDEX, _PINKY = (HAND_22.index[joint] for joint in ("wrist", "index_base", "pinky_base"))
 
 _SLOWEST, _SLOW = 0.02, 0.12
-"""Metres a second of a hand that is led elsewhere; a swipe is ten times as fast."""
+"""m/s, range of the speed of a slowly moving hand; a swipe is ten times as fast."""
 
 
 def synthetic_hand_gesture(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A window [1, frames, 22, 3] in meters of a hand of `clip` doing something that is none of the gestures."""
+    """Return a window [1, frames, 22, 3] in m of a hand of `clip` with synthetic motion outside the gestures."""
     pose = _pose(clip, rng)
     times = np.arange(frames) * seconds / frames
     hand = np.repeat(pose[None], frames, axis=0)
@@ -186,7 +179,7 @@ def _pose(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 
 def _lead_slowly(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
-    """Goes straight to another place in its own time, turning as it goes, and stays there."""
+    """Move the hand straight and slowly to another point, rotating it."""
     way = rng.normal(0, 1, 3)
     distance = rng.uniform(0.03, 0.3)
     way *= distance / max(float(np.linalg.norm(way)), 1e-6)
@@ -198,7 +191,7 @@ def _lead_slowly(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) 
 
 
 def _wander(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
-    """From place to place in all three directions, or round and round, turning as it goes."""
+    """Move the hand between random points, or in circles, rotating it."""
     start, stop = np.sort(rng.uniform(times[0] - 1.0, times[-1] + 1.0, 2))
     pause = rng.uniform(0.25, 0.8)
     marks = np.arange(start, max(stop, start + 5 * pause), pause)
@@ -216,7 +209,7 @@ def _wander(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
 
 
 def _move_fingers(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
-    """Bends and stretches some of the fingers, each in its own time, as in counting or playing."""
+    """Bend and stretch some fingers, each at its own time, as in counting or playing."""
     across = hand[0, _INDEX] - hand[0, _PINKY]
     across /= max(np.linalg.norm(across), 1e-6)
     moved = rng.permutation(len(FINGERS))[: rng.integers(1, len(FINGERS))]
@@ -226,13 +219,13 @@ def _move_fingers(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator)
         bends[-1] = 0
         turned = rotations(eased(times, marks, bends)[:, None] * across).transpose(0, 2, 1)
         joints = list(FINGERS[finger])
-        for first, joint in enumerate(joints[:-1], start=1):  # each joint turns what lies beyond it
+        for first, joint in enumerate(joints[:-1], start=1):  # each joint rotates the joints after it
             pivot, rest = hand[:, joint][:, None], joints[first:]
             hand[:, rest] = (hand[:, rest] - pivot) @ turned + pivot
 
 
 def _turn(hand: np.ndarray, vectors: np.ndarray) -> None:
-    """Turn the hand [T, 22, 3] about its wrist by rotation vectors [T, 3]."""
+    """Rotate the hand [T, 22, 3] about its wrist by rotation vectors [T, 3]."""
     pivot = hand[:, _WRIST][:, None]
     hand[:] = (hand - pivot) @ rotations(vectors).transpose(0, 2, 1) + pivot
 
@@ -243,7 +236,7 @@ _FROM, _TO = HAND_22.index["wrist"], HAND_22.index["middle_base"]
 
 
 def hands_from_bodies(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
-    """The right hands of clips of bodies (`kinect_v2_25`) as clips of `hand_22`.
+    """Convert the right hands of body clips (`kinect_v2_25`) to clips of `hand_22`.
 
     Args:
         clips: Bodies.
@@ -255,7 +248,7 @@ def hands_from_bodies(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
 
 
 def hand_from_body(clip: Clip, pose: np.ndarray) -> Clip:
-    """The right hand of a clip's first body; NaN where its elbow or wrist is not seen.
+    """Convert the right hand of a clip's first body; NaN if its elbow or wrist is missing.
 
     Args:
         clip: Of bodies [M, T, 25, 3] meters.

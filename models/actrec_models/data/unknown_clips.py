@@ -1,4 +1,4 @@
-"""Actions outside a recipe's classes, of another dataset: what rejection is chosen against."""
+"""Unknown clips: actions of another dataset outside a recipe's classes, which determine the rejection threshold."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.training.recipe import Recipe
 
 _MOST = 2000
-"""Clips that are looked at: NTU RGB+D 120 has 114,000, whose images would take days."""
+"""Largest number of clips: the images of all 114,000 of NTU RGB+D 120 would take days."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class UnknownClips:
     excluded: Sequence[str]
 
     def read(self) -> ClipDataset:
-        """The clips; a person's own that are labeled `unknown` have label −1."""
+        """Read the clips; the user's recordings labeled `unknown` have label −1."""
         classes = self.clips[0][0].classes if self.clips else ()
         return ClipDataset([clips[index] for clips, index in self.clips], classes)
 
@@ -41,7 +41,7 @@ class UnknownClips:
 
 
 def missing_dataset(recipe: Recipe, data_root: str) -> str:
-    """That the files of `unknown_dataset` are not there, in words; empty where they are, or need not be."""
+    """Return a message if the files of `unknown_dataset` are missing; empty otherwise."""
     name = recipe.unknown_dataset
     if not name or not datasets.DATASETS.get(name).has_files or Path(datasets.folder(data_root, name)).is_dir():
         return ""
@@ -49,7 +49,7 @@ def missing_dataset(recipe: Recipe, data_root: str) -> str:
 
 
 def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """Which of the unknown dataset's actions are known after all: called as a class is, or named by the recipe.
+    """Return the actions of the unknown dataset with the name of a class, or excluded by the recipe.
 
     Args:
         recipe: Its `unknown_exclude` is looked at.
@@ -61,11 +61,11 @@ def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[st
 
 
 def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> UnknownClips:
-    """What a part of the unknown dataset has: its clips of other actions, and a person's own labeled `unknown`.
+    """Return the unknown clips of a part: clips of other actions, and the user's recordings labeled `unknown`.
 
     Args:
-        recipe: Names the dataset, its options and what is left out of it.
-        classes: Those of the network.
+        recipe: Recipe with the dataset, its options and excluded actions.
+        classes: Classes of the network.
         data_root: Folder that holds a folder a dataset.
         part: "train", of which there must be some, or "test"; `_MOST` clips of it at most.
 

@@ -73,7 +73,7 @@ def check(clip: Clip, layout: str) -> None:
             f"[M, T, {joints}, 3] of {layout} and [T]"
         )
     if not len(stamps) or not np.isfinite(bodies).any():
-        raise InputError(f"clip '{clip.name}' shows nobody")
+        raise InputError(f"clip '{clip.name}' has no body")
     if (np.diff(stamps) <= 0).any():
         raise InputError(f"clip '{clip.name}' has stamps that do not increase")
 
