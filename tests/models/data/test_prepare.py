@@ -29,7 +29,7 @@ from actrec_models.data.prepare.settings import PrepareConfig
 from tests.models import flaky
 from tests.models.flaky import names_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)

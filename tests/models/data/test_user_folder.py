@@ -296,7 +296,7 @@ def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
     write_bag(tmp_path / "third", walker)
     (tmp_path / "labels.csv").write_text("recording,label\nthird,walk\n")
     assert len(Folder(tmp_path).entries()) == 1
-    assert "2 recordings are ignored" in caplog.text and "does not name them, first 'second'" in caplog.text
+    assert "2 recordings are ignored" in caplog.text and "does not list them, first 'second'" in caplog.text
 
 
 def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
