@@ -63,7 +63,6 @@ def _run(args: argparse.Namespace, processes: bool) -> "_Run":
         overrides,
         WARM_S + 60 * args.minutes,
         processes,
-        quiet=True,
     )
     run = _Run("a process each" if processes else "one process", 60 * args.minutes)
     result = run_graph(plan, run.watch)

@@ -2,6 +2,11 @@
 
 import argparse
 import importlib
+import json
+import sys
+from typing import Any
+
+from actrec.utils.errors import DeviceError
 
 EPILOG = """\
 Examples:
@@ -15,12 +20,97 @@ Runs until Ctrl-C, the end of a recording or --duration. Exits with 0 only if ev
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments; they are those of the runner on the ROS side."""
+    """Declare the arguments."""
+    vendors = importlib.import_module("actrec_nodes.common.topics").VENDORS
+    switches = ", ".join(importlib.import_module("actrec_nodes.bringup.graph").switches())
     parser.epilog = EPILOG
-    importlib.import_module("actrec_nodes.bringup.run").add_arguments(parser)
+    parser.add_argument("--driver", help="camera driver, as the parameter driver of camera_node")
+    parser.add_argument(
+        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
+    )
+    parser.add_argument("--model", help="model package: the name of an installed one, or its folder")
+    parser.add_argument("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
+    parser.add_argument(
+        "--vendor", choices=sorted(vendors), help="take images from this driver's node instead of camera_node"
+    )
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=float, help="stop after this long (--processes: since they began)"
+    )
+    parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
+    parser.add_argument("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
+    parser.add_argument("--processes", action="store_true", help="a process for each node, as a launch file makes them")
+    parser.add_argument("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
+    parser.add_argument("--json", action="store_true", help="print the final figures as JSON, and nothing else")
+    parser.add_argument(
+        "--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters"
+    )
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """Return the `RunSettings` of the command line."""
+    return importlib.import_module("actrec_nodes.bringup.run").RunSettings(
+        driver=args.driver,
+        driver_options=args.driver_option,
+        model=args.model,
+        params=args.params,
+        vendor=args.vendor,
+        duration_s=args.duration,
+        nodes=_names(args.nodes),
+        without=_names(args.without),
+        processes=args.processes,
+        log_level=args.log_level,
+        ros_args=args.ros_args,
+        on_label=None if args.json else print_label,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the graph."""
-    status: int = importlib.import_module("actrec_nodes.bringup.run").run(args)
-    return status
+    """Run the graph; return 0 only if every node worked and labels came."""
+    runner = importlib.import_module("actrec_nodes.bringup.run")
+    chosen = runner.plan(settings_of(args))
+    if args.model:
+        for line in importlib.import_module("actrec_nodes.bringup.graph").left_out(chosen.specs, args.model):
+            print(f"actrec: {line}", file=sys.stderr)
+    result = runner.run_graph(chosen)
+    if result is None:
+        return 1
+    print(json.dumps(result) if args.json else table(result))
+    problem = runner.verdict(result)
+    if problem:
+        raise DeviceError(problem)
+    return 0
+
+
+def print_label(seconds: float, body_id: str, label: str, confidence: float) -> None:
+    """Print one line for a label that has changed."""
+    print(f"{seconds:8.2f} s  {body_id or 'no person':<10} {label:<24} {confidence:5.2f}", flush=True)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures of a run as a Markdown table."""
+    lines = [
+        "",
+        "| node | in | done | dropped | Hz | work p50/p95 ms | latency p50/p95 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, f in result["nodes"].items():
+        if not f:
+            lines.append(f"| {name} | – | – | – | – | – | – |")
+            continue
+        work, latency = (_pair(f, kind) for kind in ("work", "latency"))
+        rate = f"{f['rate_hz']:.1f}"
+        lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
+    latency = result["latency_ms"]
+    shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
+    used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
+    lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
+    return "\n".join([*lines, f"memory: {used}"])
+
+
+def _pair(figures: dict[str, Any], kind: str) -> str:
+    p50, p95 = figures[f"{kind}_p50_ms"], figures[f"{kind}_p95_ms"]
+    return "–" if p50 is None else f"{p50:.0f} / {p95:.0f}"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

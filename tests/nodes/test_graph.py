@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from actrec.cli import main
+from actrec.cli import run as run_command
 from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
@@ -35,8 +36,8 @@ SMALL = ["--driver", "simulated"] + [
 
 def plan(*arguments: str) -> run.Plan:
     parser = ArgumentParser()
-    run.add_arguments(parser)
-    return run.plan(parser.parse_args(list(arguments)))
+    run_command.add_arguments(parser)
+    return run.plan(run_command.settings_of(parser.parse_args(list(arguments))))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_graph_unknown_parameters_are_reported(capfd) -> None:
     given = ["-p", "modle:=x", "-p", "depth_wait_s:=1.0", "-p", "retry_s:=1.0", "-p", "replay.rate:=0.5"]
     assert main(["run", "--nodes", "camera,hand", "--driver", "replay", "--ros-args", *given]) == 1
     written = capfd.readouterr().err
-    assert "no node here has a parameter modle: left out" in written
+    assert "no node here has a parameter modle: ignored" in written
 
 
 def test_a_missing_model_ends_the_run(capfd) -> None:
@@ -232,7 +233,7 @@ def test_a_recording_that_breaks_off_is_a_failure(capfd, tmp_path: Path, process
 def test_a_node_that_said_nothing_has_a_row_too() -> None:
     latency = {"p50": None, "p95": None}
     result = {"nodes": {"skeleton_node": {}}, "labels": 0, "duration_s": 1.0, "latency_ms": latency, "usage": {}}
-    assert "| skeleton_node | – | – | – | – | – | – |" in run.table(result)
+    assert "| skeleton_node | – | – | – | – | – | – |" in run_command.table(result)
     assert run.verdict(result) == "skeleton_node gave no sign of life"
 
 

@@ -20,6 +20,7 @@ from actrec_msgs.msg import Skeleton, SkeletonArray
 from rclpy.node import Node
 
 from actrec.cli import main
+from actrec.cli import run as run_command
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
@@ -182,9 +183,9 @@ def test_record_teach_and_run_predicts_label(tmp_path, capsys):
             time.sleep(0.05)
 
     parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
+    run_command.add_arguments(parser)
     command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated("pick_up", "fps=8")]
-    result = run.run_graph(run.plan(parser.parse_args(command)), watch)
+    result = run.run_graph(run.plan(run_command.settings_of(parser.parse_args(command))), watch)
     assert result is not None and result["labels"] > 0
     assert "pick_up" in labels, labels
 

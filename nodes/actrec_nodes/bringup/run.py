@@ -1,6 +1,5 @@
-"""Runs the graph, all nodes in this process or each in its own: behind `actrec run` and the executable `graph`."""
+"""Run the graph for `actrec run` and the executable `graph`: all nodes in this process, or each in its own."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -16,7 +15,8 @@ from typing import Any, Protocol
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 
-from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+from actrec import cli
+from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.monitor import Monitor, usage
@@ -29,8 +29,40 @@ EXIT_S = 15.0
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """The choices of `actrec run`.
+
+    Attributes:
+        driver: Camera driver, as the parameter `driver` of camera_node.
+        driver_options: KEY=VALUE settings of that driver.
+        model: Model package: the name of an installed one, or its folder.
+        params: ROS parameter files.
+        vendor: Name in `topics.VENDORS` of the driver node that publishes images instead of camera_node.
+        duration_s: Stop after this long; None runs until interrupted or the recording has ended.
+        nodes, without: Names or switches of nodes to run, all if empty, and of nodes to leave out.
+        processes: Whether each node gets a process of its own.
+        log_level: Of all nodes.
+        ros_args: Further arguments for ROS: remaps, parameters.
+        on_label: Called with (seconds, body id, label, confidence) when a body's label changes.
+    """
+
+    driver: str | None = None
+    driver_options: Sequence[str] = ()
+    model: str | None = None
+    params: Sequence[str] = ()
+    vendor: str | None = None
+    duration_s: float | None = None
+    nodes: Sequence[str] = ()
+    without: Sequence[str] = ()
+    processes: bool = False
+    log_level: str | None = None
+    ros_args: Sequence[str] = ()
+    on_label: Callable[[float, str, str, float], None] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to run.
+    """The nodes to run, and how.
 
     Attributes:
         specs: Nodes in the order of activation.
@@ -38,7 +70,7 @@ class Plan:
         overrides: Node name to its parameters, which outrank those in `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
         processes: Whether each node gets a process of its own.
-        quiet: Whether labels are not printed as they change.
+        on_label: Called when a body's label changes; None for nothing.
     """
 
     specs: list[NodeSpec]
@@ -46,109 +78,65 @@ class Plan:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     duration_s: float | None = None
     processes: bool = False
-    quiet: bool = False
+    on_label: Callable[[float, str, str, float], None] | None = None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec run`."""
-    parser.add_argument("--driver", help="camera driver, as the parameter driver of camera_node")
-    parser.add_argument(
-        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
-    )
-    parser.add_argument("--model", help="model package: the name of an installed one, or its folder")
-    parser.add_argument("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
-    parser.add_argument(
-        "--vendor", choices=sorted(topics.VENDORS), help="take images from this driver's node instead of camera_node"
-    )
-    parser.add_argument(
-        "--duration", metavar="SECONDS", type=float, help="stop after this long (--processes: since they began)"
-    )
-    switches = ", ".join(graph.switches())
-    parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
-    parser.add_argument("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
-    parser.add_argument("--processes", action="store_true", help="a process for each node, as a launch file makes them")
-    parser.add_argument("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
-    parser.add_argument("--json", action="store_true", help="print the final figures as JSON, and nothing else")
-    parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters"
-    )
-
-
-def plan(args: argparse.Namespace) -> Plan:
-    """Reads the command line.
+def plan(settings: RunSettings) -> Plan:
+    """Check the settings and choose the nodes.
 
     Raises:
-        ConfigError: A node or option is unknown, a file does not exist, or two sources of images are named.
+        ConfigError: A node or option is unknown, a file does not exist, or two sources of images are given.
     """
-    if args.duration is not None and not args.duration > 0:
-        raise ConfigError(f"--duration is {args.duration:g} s, expected more than 0")
-    if args.vendor and args.driver:
+    if settings.duration_s is not None and not settings.duration_s > 0:
+        raise ConfigError(f"--duration is {settings.duration_s:g} s, expected more than 0")
+    if settings.vendor and settings.driver:
         raise ConfigError(
-            f"--vendor {args.vendor} takes images from that node, --driver {args.driver} from camera_node: give one"
+            f"--vendor {settings.vendor} takes images from that node, --driver {settings.driver} from camera_node: "
+            "give one"
         )
-    without = _names(args.without) + (["camera"] if args.vendor else [])
-    specs = graph.select(_names(args.nodes), without)
-    return Plan(specs, _ros_args(args), overrides(args), args.duration, args.processes, args.json)
+    without = [*settings.without, *(["camera"] if settings.vendor else [])]
+    specs = graph.select(list(settings.nodes), without)
+    return Plan(
+        specs, _ros_args(settings), overrides(settings), settings.duration_s, settings.processes, settings.on_label
+    )
 
 
-def overrides(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The parameters that the command line sets, by node.
+def overrides(settings: RunSettings) -> dict[str, dict[str, Any]]:
+    """Return the parameters that the settings set, by node.
 
     Raises:
         ConfigError: A driver option is not KEY=VALUE, or has no driver.
     """
-    camera = {"driver": args.driver} if args.driver else {}
-    camera.update(graph.driver_options(args.driver, args.driver_option))
-    return {"camera_node": camera, "recognizer_node": {"model": args.model} if args.model else {}}
+    camera = {"driver": settings.driver} if settings.driver else {}
+    camera.update(graph.driver_options(settings.driver or "", settings.driver_options))
+    return {"camera_node": camera, "recognizer_node": {"model": settings.model} if settings.model else {}}
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _ros_args(args: argparse.Namespace) -> list[str]:
+def _ros_args(settings: RunSettings) -> list[str]:
     out: list[str] = []
-    for path in args.params:
+    for path in settings.params:
         graph.check(path)
         out += ["--params-file", path]
-    if args.log_level:
-        out += ["--log-level", args.log_level]
-    for ours, theirs in topics.vendor_remaps(args.vendor) if args.vendor else ():
+    if settings.log_level:
+        out += ["--log-level", settings.log_level]
+    for ours, theirs in topics.vendor_remaps(settings.vendor) if settings.vendor else ():
         out += ["-r", f"{ours}:={theirs}"]
-    return out + [argument for argument in args.ros_args if argument != "--ros-args"]
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the graph as the command line says; 0 only if it ran."""
-    chosen = plan(args)
-    if args.model:
-        for line in graph.left_out(chosen.specs, args.model):
-            print(f"actrec: {line}", file=sys.stderr)
-    result = run_graph(chosen)
-    if result is None:
-        return 1
-    print(json.dumps(result) if args.json else table(result))
-    problem = verdict(result)
-    if problem:
-        raise DeviceError(problem)
-    return 0
+    return out + [argument for argument in settings.ros_args if argument != "--ros-args"]
 
 
 def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None = None) -> dict[str, Any] | None:
-    """Runs the graph to its end.
+    """Run the graph to its end.
 
     Args:
-        chosen: What to run.
-        watch: Waits instead, for `duration_s`, and may look at what runs meanwhile.
+        chosen: The plan.
+        watch: Called instead of waiting for `duration_s`, with the running graph.
 
     Returns:
         Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None
-        where a node failed to start or to go on, which it has said.
+        if a node failed, which it has logged.
     """
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
-        monitor = Monitor(
-            [spec.name for spec in chosen.specs], _ignore if chosen.quiet else print_label, context=context
-        )
+        monitor = Monitor([spec.name for spec in chosen.specs], chosen.on_label or _ignore, context=context)
         host.add(monitor)
         runner = _in_processes if chosen.processes else _in_this_process
         began = time.monotonic()
@@ -175,9 +163,9 @@ def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None =
 
 
 def verdict(result: dict[str, Any]) -> str | None:
-    """Why a run was none: None where every node with something to work on did, and labels came."""
+    """Return the first fault of a run; None if every node with input processed it, and labels came."""
     idle = _without_images(result)
-    for name, figures in reversed(result["nodes"].items()):  # from the source on: who comes after it waits in vain
+    for name, figures in reversed(result["nodes"].items()):  # from the source on: the nodes after it wait in vain
         if not figures:
             return f"{name} gave no sign of life"
         if not figures["processed"] and name not in idle:
@@ -188,9 +176,9 @@ def verdict(result: dict[str, Any]) -> str | None:
 
 
 def _without_images(result: dict[str, Any]) -> set[str]:
-    """The nodes that work on images, where the camera's recording holds joints alone, as takes of an action do.
+    """Return the nodes that work on images, if the camera's recording has joints alone, as clips of an action do.
 
-    That labels came although no image reached any of them tells so: `camera_node` publishes skeletons itself then.
+    Then labels come although no image reached any of these nodes: `camera_node` publishes skeletons itself.
     """
     nodes = result["nodes"]
     of_images = {name for name in nodes if name not in ("camera_node", "recognizer_node")}
@@ -198,52 +186,21 @@ def _without_images(result: dict[str, Any]) -> set[str]:
     return of_images if result["labels"] and "camera_node" in nodes and not came else set()
 
 
-def print_label(seconds: float, body_id: str, label: str, confidence: float) -> None:
-    """One line for a label that has changed."""
-    print(f"{seconds:8.2f} s  {body_id or 'nobody':<10} {label:<24} {confidence:5.2f}", flush=True)
-
-
 def _ignore(*_: object) -> None:
     pass
-
-
-def table(result: dict[str, Any]) -> str:
-    """The figures of a run as a markdown table."""
-    lines = [
-        "",
-        "| node | in | done | dropped | Hz | work p50/p95 ms | latency p50/p95 ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, f in result["nodes"].items():
-        if not f:
-            lines.append(f"| {name} | – | – | – | – | – | – |")
-            continue
-        work, latency = (_pair(f, kind) for kind in ("work", "latency"))
-        rate = f"{f['rate_hz']:.1f}"
-        lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
-    latency = result["latency_ms"]
-    shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
-    used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
-    lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
-    return "\n".join([*lines, f"memory: {used}"])
-
-
-def _pair(figures: dict[str, Any], kind: str) -> str:
-    p50, p95 = figures[f"{kind}_p50_ms"], figures[f"{kind}_p95_ms"]
-    return "–" if p50 is None else f"{p50:.0f} / {p95:.0f}"
 
 
 class Running(Protocol):
     """A graph that runs."""
 
     def wait(self, duration_s: float | None) -> bool:
-        """Until it has nothing more to do or the time is over; False where a node failed, which it has said."""
+        """Wait until all work is done or the time is over; return False if a node failed, which it has logged."""
 
     def usage(self) -> dict[str, dict[str, float | None]]:
-        """Memory and processor time by process."""
+        """Return memory and processor time by process."""
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
-        """Stops it, and gives each node's last figures."""
+        """Stop it and return each node's last figures."""
 
 
 # -- all nodes in this process -----------------------------------------------------------------------------------------
@@ -275,12 +232,12 @@ def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Th
         parameters = [Parameter(name, value=value) for name, value in given.items()]
         host.add(spec.load()(context=context, parameter_overrides=parameters))
     if unknown := _unknown(host.nodes):
-        host.nodes[0].complain(f"no node here has a parameter {', '.join(unknown)}: left out", "warning")
+        host.nodes[0].complain(f"no node here has a parameter {', '.join(unknown)}: ignored", "warning")
     yield None if host.start() is not None else _Threads(host)
 
 
 def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
-    """Parameters that were given and that no node declares, which ROS passes over; those of drivers come later."""
+    """Return the given parameters that no node declares, which ROS ignores; drivers declare theirs later."""
     given = {name for node in nodes for name in getattr(node, "_parameter_overrides", {}) if "." not in name}
     return sorted(name for name in given if not any(node.has_parameter(name) for node in nodes))
 
@@ -295,7 +252,7 @@ class _Processes:
         self.children = children
 
     def wait(self, duration_s: float | None) -> bool:
-        """Until a process ends or the time is over; False where one failed, which it has said.
+        """Wait until a process ends or the time is over; return False if one failed, which it has logged.
 
         Raises:
             DeviceError: One has crashed.
@@ -319,12 +276,12 @@ class _Processes:
         return {name: usage(child.pid) for name, child in self.children.items()}
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
-        """Interrupts the nodes, sources first; each publishes its last figures as it stops."""
+        """Interrupt the nodes, sources first; each publishes its last figures as it stops."""
         self.stop()
         return {name: monitor.statistics().get(name, {}) for name in self.children}
 
     def stop(self) -> None:
-        """Interrupts, and kills what does not end. Safe to call twice."""
+        """Interrupt the processes, and kill those that do not end. Safe to call twice."""
         for child in reversed(list(self.children.values())):
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
@@ -357,11 +314,5 @@ def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Proce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the executable `graph`: `actrec run` for launch files."""
-    parser = argparse.ArgumentParser("graph", description="Runs all nodes of the graph in one process.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except ActrecError as error:
-        print(f"actrec: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+    """Run the executable `graph`: `actrec run` for launch files."""
+    return cli.main(["run", *(sys.argv[1:] if argv is None else argv)])
