@@ -59,7 +59,7 @@ def test_action_motion_is_smooth_and_human_speed(name) -> None:
         joints = track(actions.get(name), style, fps=125.0)
         velocity = np.diff(joints, axis=0) * 125
         assert np.linalg.norm(velocity, axis=-1).max() < (12.0 if name == "throw" else 7.0)
-        assert np.linalg.norm(np.diff(velocity, axis=0), axis=-1).max() < 2.0  # metres a second in 8 ms: no jump
+        assert np.linalg.norm(np.diff(velocity, axis=0), axis=-1).max() < 2.0  # m/s in 8 ms: no jump
 
 
 @pytest.mark.parametrize("name", sorted(actions.ACTIONS))
