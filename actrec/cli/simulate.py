@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from actrec.cameras.simulated import SimulatedCamera
-    from actrec.simulation.writer import FolderWriter, PreviewWriter
+    from actrec.simulation.frame_writers import FolderWriter, PreviewWriter
 
     camera = SimulatedCamera(**camera_options(args))
     writers: list[Any] = []
