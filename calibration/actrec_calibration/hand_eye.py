@@ -254,12 +254,12 @@ class _Problem:
     def _closed_form(self, arms: list[np.ndarray], sample: list[int]) -> _Estimate:
         """Return the best of OpenCV's closed forms over some of the views, evaluated on all views."""
         grippers, boards = [invert(arms[i]) for i in sample], [self.boards[i].pose for i in sample]
-        rotations_translations = [[p[:3, :3] for p in grippers], [p[:3, 3] for p in grippers]]
-        rotations_translations += [[p[:3, :3] for p in boards], [p[:3, 3] for p in boards]]
+        gripper_r, gripper_t = [p[:3, :3] for p in grippers], [p[:3, 3] for p in grippers]
+        board_r, board_t = [p[:3, :3] for p in boards], [p[:3, 3] for p in boards]
         estimates = []
         for method in CLOSED_FORMS:
             try:
-                r, t = cv2.calibrateHandEye(*rotations_translations, method=method)
+                r, t = cv2.calibrateHandEye(gripper_r, gripper_t, board_r, board_t, method=method)
             except cv2.error:  # a subset without enough motion
                 continue
             x = np.eye(4)

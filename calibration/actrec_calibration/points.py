@@ -132,7 +132,7 @@ def _line_fits(points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _refine(points: np.ndarray, pixels: np.ndarray, initial: np.ndarray, pose: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the refined unknowns and the standard deviations of those estimated."""  # language: ok
+    """Return the refined unknowns and the standard deviations of the estimated ones."""
     count = POSES[pose]
     fixed = initial[count:]
 
@@ -146,6 +146,7 @@ def _refine(points: np.ndarray, pixels: np.ndarray, initial: np.ndarray, pose: s
 
 
 def _unpack(unknowns: np.ndarray, size: tuple[int, int], pose: str) -> tuple[Intrinsics, np.ndarray]:
-    camera = Intrinsics(*size, *(float(value) for value in unknowns[:4]))
+    fx, fy, cx, cy = (float(value) for value in unknowns[:4])
+    camera = Intrinsics(*size, fx, fy, cx, cy)
     vector = unknowns[4:] if pose == "free" else np.concatenate([np.zeros(3), unknowns[4:]])
     return camera, pose_from_vector(vector)
