@@ -5,7 +5,6 @@ limbs, other proportions. `python -m actrec_models.data.rendered_skeletons --hel
 training part, once; a recipe's `rendered` adds them.
 """
 
-import argparse
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,6 +127,8 @@ def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -
 
 def main() -> None:
     """Render every n-th training clip of N-UCLA or UTD-MHAD."""
+    import argparse  # this module is a program of its own
+
     parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered_skeletons", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
     parser.add_argument("--dataset", choices=DATASETS, default="nucla", help="(default: %(default)s)")
