@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from actrec.utils.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from actrec_models.networks.base import Network
 
 NETWORKS = Registry(
     "network",
@@ -39,7 +39,7 @@ def list_models() -> list[str]:
     return NETWORKS.names()
 
 
-def create(name: str, *, num_classes: int, **options: Any) -> "nn.Module":
+def create(name: str, *, num_classes: int, **options: Any) -> "Network":
     """The network `name` with `num_classes` outputs; `options` are the fields of its configuration.
 
     Raises:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -137,7 +137,7 @@ class RecordNode(Node):
         self._sinks[topic] = self.create_subscription(
             _message_class(msgtype),
             topic,
-            lambda raw: self._receive(topic, raw),
+            lambda raw: self._receive(topic, cast("bytes", raw)),
             self._requested(offered),
             raw=True,
             event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),

@@ -46,6 +46,7 @@ def test_bottleneck_literally():
     """Grouped convolution, batch norms and the shortcut, one output element at a time."""
     torch.manual_seed(1)
     block = Bottleneck(8, 64, stride=2).eval()
+    assert isinstance(block.downsample, torch.nn.Sequential)
     for bn in (block.bn1, block.bn2, block.bn3, block.downsample[1]):
         torch.nn.init.uniform_(bn.running_mean, -1, 1)
         torch.nn.init.uniform_(bn.running_var, 0.5, 2)

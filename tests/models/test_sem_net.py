@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_sem_block_literally():
     """Fig. 5: heads concatenated, linear, residual; MS-TFF, residual."""
     torch.manual_seed(4)
     options = SemNetConfig(heads=3, embedding=4, kernels=(3, 3), dilations=(1, 2))
-    block = SemBlock(6, 8, 1, 5, 7, options).eval()
+    block: Any = SemBlock(6, 8, 1, 5, 7, options).eval()
     x = torch.randn(2, 6, 7, 5)
     with torch.no_grad():
         found = block(x)
@@ -280,7 +281,7 @@ def test_label_smoothing_is_of_each_stream():
     plain, smoothed = network(streams="fuse").eval(), network(streams="fuse", label_smoothing=0.1).eval()
     smoothed.load_state_dict(plain.state_dict())
     batch = {spec.name: torch.randn(3, *spec.shape) for spec in plain.input_specs} | {"label": torch.tensor([0, 2, 4])}
-    expected = 0.0
+    expected = torch.zeros(())
     for name, stream in plain.streams.items():
         logs = torch.log_softmax(stream(batch[name]), dim=1)
         expected += (-0.9 * logs[range(3), batch["label"]] - 0.1 * logs.mean(dim=1)).mean()

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_table_4_a_4d_kernel_spans_as_many_frames_as_voxels_and_has_more_paramet
 def test_full_size_parameters_and_inputs():
     count = {}
     for name in ("spa_net_3p1d", "spa_net_4d"):
-        model = actrec_models.registry.create(name, num_classes=60)
+        model: Any = actrec_models.registry.create(name, num_classes=60)
         count[name] = sum(p.numel() for p in model.parameters())
         assert {s.name for s in model.input_specs} == {f"voxel_{t}" for t in ("features", *model.tables)}
         assert model.input_specs[0].shape == (2, 64, 25, 25)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.common import sizes
-from actrec_models.layers.feed_forward import MultiScaleFeedForward
+from actrec_models.layers.feed_forward import MultiScaleFeedForward, TemporalBranch
 from actrec_models.layers.graph import GraphBlock, present
 from actrec_models.networks.base import Network
 from actrec_models.networks.deepacts import DeepActsGraph, GraphBranch
@@ -161,13 +161,15 @@ def _adapter(network: Network) -> Logits:
 def _sem_net(network: SemNet, frames: dict[str, Tensor], past: Past) -> Tensor:
     if not network.config.causal:
         raise ConfigError("this sem_net looks ahead, so it cannot run frame by frame: train it with causal: true")
-    return combine([_sem_stream(stream, frames[name], past, name) for name, stream in network.streams.items()])
+    streams = [(name, stream) for name, stream in network.streams.items() if isinstance(stream, SemStream)]
+    return combine([_sem_stream(stream, frames[name], past, name) for name, stream in streams])
 
 
 def _sem_stream(stream: SemStream, x: Tensor, past: Past, name: str) -> Tensor:
     bodies = sizes(x)[0]
     f, step = stream.normalize(x), 1
     for i, block in enumerate(stream.blocks):
+        assert isinstance(block, SemBlock)
         f = _sem_block(block, f, past, f"{name}.{i}", step)
         step *= block.feed_forward.stride
     f = _pool(f, past, f"{name}.pool", step, stream.length)
@@ -186,14 +188,18 @@ def _sem_block(block: SemBlock, x: Tensor, past: Past, name: str, step: int) -> 
 def _feed_forward(layer: MultiScaleFeedForward, x: Tensor, past: Past, name: str, step: int) -> Tensor:
     outputs = []
     for i, (branch, part) in enumerate(zip(layer.branches, layer.parts(x), strict=True)):
+        assert isinstance(branch, TemporalBranch)
         window = past.window(f"{name}.branch{i}", part, step * branch.dilation, branch.kernel)
         outputs.append(branch.norm(_convolve(branch.conv, window)))
     return torch.relu(torch.cat(outputs, dim=1) + x)
 
 
 def _deepacts_graph(network: DeepActsGraph, frames: dict[str, Tensor], past: Past) -> Tensor:
-    branches = zip(network.names, network.branches.values(), strict=True)
-    scores = [_graph_branch(branch, frames[name], past, name, network.config.frames) for name, branch in branches]
+    branches = [branch for branch in network.branches.values() if isinstance(branch, GraphBranch)]
+    scores = [
+        _graph_branch(branch, frames[name], past, name, network.config.frames)
+        for name, branch in zip(network.names, branches, strict=True)
+    ]
     return sum(scores[1:], scores[0])
 
 
@@ -201,6 +207,7 @@ def _graph_branch(branch: GraphBranch, f_in: Tensor, past: Past, name: str, fram
     bodies, step = sizes(f_in)[0], 1
     f = branch.normalize(f_in)
     for i, block in enumerate(branch.blocks):
+        assert isinstance(block, GraphBlock)
         f = _graph_block(block, f, past, f"{name}.{i}", step)
         step *= block.stride
     f = _pool(f, past, f"{name}.pool", step, branch.length)
@@ -210,6 +217,7 @@ def _graph_branch(branch: GraphBranch, f_in: Tensor, past: Past, name: str, fram
 
 def _graph_block(block: GraphBlock, f_in: Tensor, past: Past, name: str, step: int) -> Tensor:
     norm, relu, conv, norm_after, _ = block.temporal
+    assert isinstance(conv, nn.Conv2d)
     window = past.window(f"{name}.time", relu(norm(block.spatial(f_in))), step, block.kernel)
     f = norm_after(_convolve(conv, window))
     if block.residual is not None:

@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ def test_cpu_solver_matches_reference(threads: int) -> None:
 
 def test_pd_flow_stream_matches_reference() -> None:
     options = {"iterations": 25, "fewer": 5}
-    methods = [scene_flow.create("pd_flow", device="cpu", threads=1, **options) for _ in range(2)]
+    methods: list[Any] = [scene_flow.create("pd_flow", device="cpu", threads=1, **options) for _ in range(2)]
     methods[0]._solver = reference.ReferenceSolver(methods[0].config)
     for k in range(2):  # the second pair starts from the first one's flow
         frames = (*scene(moved=(0.03 * k, 0, 0)), *scene(moved=(0.03 * (k + 1), 0, 0)))
