@@ -1,8 +1,7 @@
-"""Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
+"""Conversions between skeleton layouts; each joint is a weighted sum of source joints.
 
-Every table but a hand's leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in
-MediaPipe) it is built from its neighbors on the line that the Kinect v2 puts it on; an extrapolated joint carries half
-the score.
+Body layouts convert to `kinect_v2_25`, hands to `hand_22`. A joint that a sensor lacks (finger tips on Kinect v1, the
+spine in MediaPipe) is computed from its neighbors; an extrapolated joint has half the score.
 """
 
 from functools import cache
@@ -14,14 +13,14 @@ from actrec.utils.errors import InputError
 
 CANONICAL = "kinect_v2_25"
 
-BUILT_SCORE = 0.5
-"""Factor on the score of a joint that is extrapolated beyond its sources."""
+EXTRAPOLATED_SCORE = 0.5
+"""Factor on the score of an extrapolated joint."""
 
 Weights = dict[str, float]
 
 
 def _sides(table: dict[str, Weights]) -> dict[str, Weights]:
-    """Repeats rows written for {s} for both sides."""
+    """Expand rows with {s} to the left and the right side."""
     rows: dict[str, Weights] = {}
     for target, weights in table.items():
         for side in ("left", "right") if "{s}" in target else ("",):
@@ -41,7 +40,7 @@ TABLES: dict[str, dict[str, Weights]] = {
             **_LIMBS,
             **_same("hand_{s}", "foot_{s}", "head"),
             "spine_base": {"hip_center": 1.0},
-            # Kinect v1's "spine" lies a hand's breadth above the hips, v2's half way up.
+            # The "spine" of Kinect v1 is just above the hips, that joint of v2 halfway up.
             "spine_mid": {"hip_center": 0.5, "shoulder_center": 0.5},
             "spine_shoulder": {"shoulder_center": 1.0},
             "neck": {"shoulder_center": 0.7, "head": 0.3},
@@ -62,9 +61,8 @@ TABLES: dict[str, dict[str, Weights]] = {
         {
             **_LIMBS,
             "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            # As the Kinect v2 has them on its own recordings: the middle of the spine at 57 % of the way from its base
-            # to the shoulders, the neck at 114 %, the hips closer together, the feet short of the toes, the thumb
-            # longer.
+            # Fitted to recordings of a Kinect v2: spine_mid at 57 % of the way from spine_base to the shoulders, the
+            # neck at 114 %, hips closer together, feet short of the toes, a longer thumb.
             "hip_left": {"hip_left": 0.93, "hip_right": 0.07},
             "hip_right": {"hip_right": 0.93, "hip_left": 0.07},
             "spine_mid": {"hip_left": 0.215, "hip_right": 0.215, "shoulder_left": 0.285, "shoulder_right": 0.285},
@@ -82,8 +80,8 @@ TABLES: dict[str, dict[str, Weights]] = {
             **_LIMBS,
             **_same("head"),
             "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            # Medians over NTU RGB+D's recordings here: the middle of the spine at 60 % of the way from the hips to the
-            # shoulders, the neck at 44 % of that to the head, the hand 30 % of the forearm beyond the wrist.
+            # Medians over NTU RGB+D: spine_mid at 60 % of the way from the hips to the shoulders, the neck at 44 % of
+            # the way from there to the head, the hand 30 % of the forearm beyond the wrist.
             "spine_mid": {"hip_left": 0.2, "hip_right": 0.2, "shoulder_left": 0.3, "shoulder_right": 0.3},
             "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
             "neck": {"shoulder_left": 0.28, "shoulder_right": 0.28, "head": 0.44},
@@ -97,15 +95,15 @@ TABLES: dict[str, dict[str, Weights]] = {
 }
 
 HANDS: dict[str, dict[str, Weights]] = {
-    # SHREC'17's palm lies amid the metacarpals.
+    # The palm of SHREC'17 is in the middle of the metacarpals.
     "hand_21": {**_same(*layouts.HAND_21.joints), "palm": {"wrist": 0.5, "middle_base": 0.5}}
 }
-"""Tables that lead to `hand_22`."""
+"""Conversion tables to `hand_22`."""
 
 
 @cache
 def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
-    """Return the [V', V] float32 weights that turn `source` joints into `target` joints.
+    """Return the weights [V', V] float32 from `source` joints to `target` joints.
 
     Raises:
         InputError: There is no such conversion; the message lists the known ones.
@@ -129,16 +127,16 @@ def convert(
     """Convert joints of one layout to another.
 
     Args:
-        positions: [..., V, D] metres or pixels, NaN for missing.
+        positions: [..., V, D] m or pixels, NaN if missing.
         scores: [..., V] in 0..1.
         source: Layout of the input.
-        target: `source` itself, `kinect_v2_25`, or for a hand `hand_22`.
+        target: `source` itself, `kinect_v2_25`, or `hand_22` for a hand.
 
     Returns:
         Positions [..., V', D] and scores [..., V'], float32. A joint with a missing source is NaN with score 0.
 
     Raises:
-        InputError: Unknown pair of layouts, or V is not the source layout's.
+        InputError: Unknown pair of layouts, or V does not match the source layout.
     """
     positions = np.asarray(positions, dtype=np.float32)
     scores = np.asarray(scores, dtype=np.float32)
@@ -156,23 +154,23 @@ def convert(
 
 @cache
 def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the sources of all V' target joints (first, second, … [V'] each) and the scores' factors [V']."""
+    """Return the sources of the V' target joints (first, second, … [V'] each) and the score factors [V']."""
     weights = matrix(source, target)
     used = [np.flatnonzero(row) for row in weights]
     most = max(map(len, used))
-    # A joint with fewer sources repeats its last one, which changes neither missing joints nor the least score.
+    # A joint with fewer sources repeats its last one; this changes neither missing joints nor the lowest score.
     columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(most)]
-    return columns, np.where((weights < 0).any(axis=1), BUILT_SCORE, 1.0)
+    return columns, np.where((weights < 0).any(axis=1), EXTRAPOLATED_SCORE, 1.0)
 
 
 def _convert(positions: np.ndarray, scores: np.ndarray, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
     columns, factors = _sources(source, target)
     missing = np.isnan(positions).any(axis=-1)
-    moved = matrix(source, target) @ np.nan_to_num(positions)
-    lost, least = missing[..., columns[0]], scores[..., columns[0]]
+    converted = matrix(source, target) @ np.nan_to_num(positions)
+    missing_joint, lowest = missing[..., columns[0]], scores[..., columns[0]]
     for column in columns[1:]:
-        lost = lost | missing[..., column]
-        least = np.minimum(least, scores[..., column])
-    moved[lost] = np.nan
-    # The least certain source decides; what reaches beyond its sources is a guess.
-    return moved, np.where(lost, 0.0, least * factors).astype(np.float32)
+        missing_joint = missing_joint | missing[..., column]
+        lowest = np.minimum(lowest, scores[..., column])
+    converted[missing_joint] = np.nan
+    # The score is that of the least certain source.
+    return converted, np.where(missing_joint, 0.0, lowest * factors).astype(np.float32)

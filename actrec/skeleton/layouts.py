@@ -1,4 +1,4 @@
-"""Named joint layouts. `kinect_v2_25` (NTU RGB+D order) is the one that networks see."""
+"""Named joint layouts; networks use `kinect_v2_25` (NTU RGB+D order)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +11,10 @@ class Layout:
     """The joints of a skeleton and the tree that connects them.
 
     Attributes:
-        name: As it stands in messages and model packages.
+        name: Name in messages and model packages.
         joints: V joint names in order; the suffix `_left` or `_right` is the person's own side.
         parents: V indices; the root is its own parent. Bone v is joint v minus joint parents[v].
-        counterparts: V indices of each joint's counterpart on the other side, where names do not tell; see `mirror`.
+        counterparts: V indices for `mirror`, if the names have no suffix.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Layout:
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """(joint, parent) of every joint but the root."""
+        """(joint, parent) of every joint except the root."""
         return tuple((v, p) for v, p in enumerate(self.parents) if v != p)
 
     @cached_property
     def mirror(self) -> tuple[int, ...]:
-        """The index of each joint's counterpart on the other side of the body."""
+        """Index of each joint's counterpart on the other side of the body."""
         if self.counterparts:
             return self.counterparts
         swap = {"_left": "_right", "_right": "_left"}
@@ -51,14 +51,14 @@ def _side(joint: str) -> str:
 
 
 def _layout(name: str, table: str) -> Layout:
-    """Read "joint:parent joint:parent …"; the root names itself."""
+    """Parse "joint:parent joint:parent …"; the root is its own parent."""
     pairs = [entry.split(":") for entry in table.split()]
     joints = tuple(joint for joint, _ in pairs)
     return Layout(name, joints, tuple(joints.index(parent) for _, parent in pairs))
 
 
 def _both(table: str) -> str:
-    """Repeats a table written for {s} for the left side, then the right."""
+    """Expand a table with {s} to the left side, then the right."""
     return table.replace("{s}", "left") + " " + table.replace("{s}", "right")
 
 
@@ -127,7 +127,7 @@ HAND_21 = _layout("hand_21", "wrist:wrist " + _fingers(("base", "first", "second
 HAND_22 = _layout("hand_22", "wrist:wrist palm:wrist " + _fingers(("base", "first", "second", "tip"), "palm"))
 
 HANDS = ("hand_21", "hand_22")
-"""Layouts of the models that label hands instead of bodies."""
+"""Layouts of hands; their models label hands instead of bodies."""
 
 _FACE_68_COUNTERPARTS = (
     *range(16, -1, -1),  # jaw
@@ -140,7 +140,7 @@ _FACE_68_COUNTERPARTS = (
 
 
 def _face_68() -> Layout:
-    """Return the 68-point order: jaw, brows, nose, eyes, lips, each a chain that hangs from the nose's root (27)."""
+    """Return the 68-point layout: jaw, brows, nose, eyes, lips; each is a chain from the root of the nose (27)."""
     chains = {"jaw": (0, 17), "brow_right": (17, 22), "brow_left": (22, 27), "nose": (27, 36), "eye_right": (36, 42),
               "eye_left": (42, 48), "lip_outer": (48, 60), "lip_inner": (60, 68)}  # fmt: skip
     joints, parents = [], []
@@ -160,7 +160,7 @@ LAYOUTS = {
 
 
 def get(name: str) -> Layout:
-    """Return the layout called `name`.
+    """Return the layout `name`.
 
     Raises:
         ConfigError: Unknown name; the known ones are listed.

@@ -1,4 +1,4 @@
-"""What a skeleton recording is once read: whole tracks of joints in the data contract."""
+"""Skeleton sequences: the joints of a whole recording in the data contract."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical
 
 FARTHEST_M = 1000.0
-"""No joint of a recording in metres is as far away."""
+"""Limit of plausible distances; a larger value means corruption or another unit."""
 
 TRACKED_SCORES = np.array([0.0, 0.5, 1.0], dtype=np.float32)
 """Score of a Kinect tracking state: 0 not tracked, 1 inferred, 2 tracked."""
@@ -25,13 +25,13 @@ class SkeletonSequence:
 
     Attributes:
         name: Name of the recording, without folder and suffix.
-        stamps_ns: [T] int64 nanoseconds; from 0 where the format has no clock.
-        bodies: [M, T, 25, 3] float32 metres in the optical frame, NaN where missing.
-        scores: [M, T, 25] float32 in 0..1, 0 where missing.
-        pixels: [M, T, 25, 2] float32 (u, v) in the color image, not mirrored; NaN where the format has none.
+        stamps_ns: [T] int64 ns; from 0 if the format has no clock.
+        bodies: [M, T, 25, 3] float32 m in the optical frame, NaN if missing.
+        scores: [M, T, 25] float32 in 0..1, 0 if missing.
+        pixels: [M, T, 25, 2] float32 (u, v) in the color image, not mirrored; NaN if the format has none.
         body_ids: M strings that start with a letter (REP-155).
-        label: The action's number as the dataset counts it (NTU "A001" is 1); None if it has none.
-        meta: What else the format tells: `subject`, `view`, `fps`, `label_name`, …
+        label: Number of the action in the dataset (NTU "A001" is 1); None if unlabeled.
+        meta: Other data of the format: `subject`, `view`, `fps`, `label_name`, …
     """
 
     name: str
@@ -47,7 +47,7 @@ class SkeletonSequence:
         return len(self.stamps_ns)
 
     def bodies_at(self, index: int) -> list[Body]:
-        """Return the bodies in frame `index`, without those that have no known joint."""
+        """Return the bodies in frame `index` with at least one known joint."""
         return [
             Body(body_id, "kinect_v2_25", self.bodies[m, index], self.pixels[m, index], self.scores[m, index])
             for m, body_id in enumerate(self.body_ids)
@@ -67,22 +67,22 @@ def from_kinect(
     label: int | None = None,
     meta: dict[str, Any] | None = None,
 ) -> SkeletonSequence:
-    """Make a sequence of joints measured by a Kinect.
+    """Create a sequence from joints of a Kinect.
 
     Args:
         name: Name of the sequence.
-        positions: [M, T, V, 3] metres in Kinect camera space (y up, x to the sensor's left). A joint at the
-            origin, which is inside the sensor, or that is not finite is a missing one.
+        positions: [M, T, V, 3] m in Kinect camera space (y up, x to the sensor's left). A joint at the origin or that
+            is not finite is missing.
         layout: The joint layout of `positions`.
         stamps_ns: [T] nanoseconds.
-        scores: [M, T, V] in 0..1; None gives 1 to every joint that is there.
-        pixels: [M, T, 25, 2] already in `kinect_v2_25`; None if there are none.
-        body_ids: M names; None gives "body_1", "body_2", …
+        scores: [M, T, V] in 0..1; None for 1 at every known joint.
+        pixels: [M, T, 25, 2] in `kinect_v2_25`; None if unknown.
+        body_ids: M names; None for "body_1", "body_2", …
         label: Number of the action.
-        meta: What else is known.
+        meta: Other data.
 
     Raises:
-        InputError: A joint is further away than `FARTHEST_M`.
+        InputError: A joint is farther away than `FARTHEST_M`.
     """
     check_distance(name, positions)
     positions = np.asarray(positions, dtype=np.float32)
@@ -99,21 +99,16 @@ def from_kinect(
 
 
 def check_distance(name: str, positions: np.ndarray) -> None:
-    """Refuse joints that are too far away, before float32 turns far values into infinity.
+    """Raise InputError if a joint of the sequence `name`, [..., 3] m, is farther away than `FARTHEST_M`.
 
-    Args:
-        name: Of the sequence.
-        positions: [..., 3] metres, not finite where missing.
-
-    Raises:
-        InputError: A joint is further away than `FARTHEST_M`.
+    Call it before a conversion to float32, which turns large values into infinity.
     """
     if ((np.abs(positions) > FARTHEST_M) & np.isfinite(positions)).any():
         raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
 
 
 def stamps_at(fps: float, frames: int) -> np.ndarray:
-    """[T] stamps of a recording without a clock, from 0 at `fps`."""
+    """Return [T] stamps from 0 at `fps`, for a recording without a clock."""
     if not fps > 0:
         raise InputError(f"fps is {fps}, expected a positive number of frames per second")
     return np.round(np.arange(frames) * (NANOSECONDS / fps)).astype(np.int64)
@@ -131,7 +126,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is no text in UTF-8: save it so, or it is corrupt or of another format") from error
+        raise InputError(f"'{path}' is not UTF-8 text: it is corrupt or has another format or encoding") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -147,7 +142,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz; never unpickles.
+    """Load arrays of an .npz, without pickles.
 
     Raises:
         DeviceError: There is no such file.
@@ -157,29 +152,29 @@ def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise DeviceError(f"there is no file '{path}'; check the path")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            absent = [key for key in keys if key not in archive.files]
-            if absent:
-                raise InputError(f"'{path}' has no array {', '.join(absent)}; it has: {', '.join(archive.files)}")
+            missing = [key for key in keys if key not in archive.files]
+            if missing:
+                raise InputError(f"'{path}' has no array {', '.join(missing)}; it has: {', '.join(archive.files)}")
             return {key: archive[key] for key in keys}
     except InputError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and the codec each raise their own for a damaged file
+    except Exception as error:  # zipfile, zlib, numpy and the codecs raise various errors
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
 
 
 def split_frames(
     path: Path, arrays: Mapping[str, np.ndarray], joints: int, ranges: Mapping[str, tuple[int, int]]
 ) -> list[np.ndarray]:
-    """Cuts `xyz` [frames, V, 3] into N sequences of `length` [N] frames.
+    """Split `xyz` [frames, V, 3] into N sequences of `length` [N] frames.
 
     Args:
-        path: Named in errors.
-        arrays: `xyz`, `length` and the arrays named in `ranges`.
+        path: Path for errors.
+        arrays: `xyz`, `length` and the arrays of `ranges`.
         joints: V.
-        ranges: Arrays that say something of each sequence in whole numbers [N]; least and largest of each.
+        ranges: Minimum and maximum of other arrays of integers [N], one per sequence.
 
     Raises:
-        InputError: An array is of another form or length, holds other numbers, or the lengths do not add up.
+        InputError: An array has the wrong shape, type or range, or the lengths do not add up.
     """
     xyz, length = arrays["xyz"], arrays["length"]
     if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3) or xyz.dtype.kind not in "fiu":
@@ -187,8 +182,9 @@ def split_frames(
     for name, (least, most) in {"length": (1, len(xyz)), **ranges}.items():
         column = arrays[name]
         if column.shape != (length.size,) or column.dtype.kind not in "iub":
-            told = f"{column.dtype} {list(column.shape)}, expected {length.size} whole numbers"
-            raise InputError(f"'{path}': {name} is {told}")
+            raise InputError(
+                f"'{path}': {name} is {column.dtype} {list(column.shape)}, expected {length.size} whole numbers"
+            )
         if wrong := sorted({int(number) for number in column if not least <= number <= most}):
             raise InputError(f"'{path}': {name} holds {wrong[0]}, expected {least} to {most}")
     if int(length.sum()) != len(xyz):

@@ -1,10 +1,7 @@
-"""Sliding windows of skeletons, resampled by time to a network's frames.
+"""Sliding windows and series of stamped values, resampled by time to the frames of a network.
 
-A window always spans `seconds` and ends at the newest observation, so that speed keeps its meaning whatever the
-camera's frame rate. Before the first observation the first pose is held. Training and the live recognizer both sample
-here.
-
-Series: stamped values in order of time; bounded, tolerant of late arrivals, sampled by time.
+A window spans a fixed time and ends at the newest observation, so that speeds do not depend on the frame rate. Before
+the first observation, the first pose is held. Training and the live recognizer both use this module.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,24 +15,24 @@ from actrec.utils.errors import InputError
 
 
 def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
-    """Return the [T] stamps in nanoseconds at which a window is sampled: evenly spaced, the last one at `end_ns`."""
+    """Return the stamps [T] of a window's samples, ns: evenly spaced, the last at `end_ns`."""
     steps = np.arange(frames - 1, -1, -1, dtype=np.float64)
     return end_ns - np.round(steps * seconds / frames * NANOSECONDS).astype(np.int64)
 
 
 def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
-    """Return [T] stamps in nanoseconds, evenly spaced from `start_ns` to `end_ns`, both included."""
+    """Return [T] stamps in ns, evenly spaced from `start_ns` to `end_ns` inclusive."""
     return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
 
 
 def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
-    """Linear interpolation of joints in time.
+    """Interpolate joints linearly in time.
 
     Args:
-        stamps_ns: [L] increasing int64 nanoseconds of the observations.
-        positions: [L, V, 3] metres, NaN for missing.
+        stamps_ns: [L] increasing int64 ns of the observations.
+        positions: [L, V, 3] m, NaN if missing.
         wanted_ns: [T] stamps to sample at; outside the observations the nearest one is held.
-        max_gap_s: A joint unseen for longer stays NaN in between.
+        max_gap_s: A joint that is missing for longer stays NaN in between.
 
     Returns:
         [T, V, 3] float32.
@@ -49,7 +46,7 @@ def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray
 
 
 def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Interpolates values [L, ...] at `wanted` [T], holding the ends."""
+    """Interpolate values [L, ...] at `wanted` [T], holding the ends."""
     right = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
     left = right - 1
     right = np.minimum(right, len(times) - 1)
@@ -62,9 +59,9 @@ def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> n
 def _interpolate_each(
     times: np.ndarray, positions: np.ndarray, seen: np.ndarray, wanted: np.ndarray, max_gap_s: float
 ) -> np.ndarray:
-    """As `_interpolate`, each joint over the frames in which it was seen; long gaps stay NaN."""
+    """Interpolate each joint over the frames in which it is known; long gaps stay NaN."""
     out = np.full((len(wanted), *positions.shape[1:]), np.nan, dtype=np.float32)
-    # Joints that were seen in the same frames (a hand's, a face's) are interpolated together.
+    # Joints known in the same frames, such as a hand's, are interpolated together.
     patterns, alike = np.unique(seen, axis=1, return_inverse=True)
     for number, pattern in enumerate(patterns.T):
         joints = np.flatnonzero(alike.reshape(-1) == number)
@@ -76,7 +73,7 @@ def _interpolate_each(
         inside = (after > 0) & (after < len(kept))
         gap = np.zeros(len(wanted))
         gap[inside] = kept[after[inside]] - kept[after[inside] - 1]
-        # At the ends a held pose stands for missing observations; for a single joint that would be a guess.
+        # A body's first and last pose are held, but not a single joint, which would be a guess.
         gap[wanted > kept[-1]] = (wanted - kept[-1])[wanted > kept[-1]]
         early = (wanted < kept[0]) & (wanted >= times[0])
         gap[early] = (kept[0] - wanted)[early]
@@ -87,7 +84,7 @@ def _interpolate_each(
 
 
 def _observed(kept: np.ndarray, wanted: np.ndarray, tolerance_s: float = 1e-3) -> np.ndarray:
-    """Whether each of `wanted` [T] coincides with one of `kept` [K], both increasing."""
+    """Return whether each of `wanted` [T] coincides with one of `kept` [K], both increasing."""
     right = np.clip(np.searchsorted(kept, wanted), 0, len(kept) - 1)
     left = np.maximum(right - 1, 0)
     return np.minimum(np.abs(kept[right] - wanted), np.abs(wanted - kept[left])) <= tolerance_s
@@ -98,7 +95,7 @@ class Window:
 
     Args:
         seconds: Span of the window.
-        frames: T, how many samples a network takes from it.
+        frames: Number of samples T.
         max_gap_s: A longer pause between observations restarts the window, as does a stamp that jumps back.
     """
 
@@ -106,13 +103,13 @@ class Window:
         self.seconds, self.frames, self.max_gap_s = seconds, frames, max_gap_s
         self._stamps: deque[int] = deque()
         self._positions: deque[np.ndarray] = deque()
-        self._forgotten: np.ndarray | None = None
+        self._dropped: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, positions: np.ndarray) -> bool:
-        """Append one observation [V, 3]; True where the window had to restart.
+        """Append one observation [V, 3]; return whether the window restarted.
 
         Raises:
             InputError: V differs from earlier observations.
@@ -125,29 +122,29 @@ class Window:
         if restart:
             self.clear()
         self._stamps.append(stamp_ns)
-        self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the next may be written there
-        self._forget(stamp_ns - int((self.seconds + self.max_gap_s) * NANOSECONDS))
+        self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the caller may reuse the array
+        self._drop_older(stamp_ns - int((self.seconds + self.max_gap_s) * NANOSECONDS))
         return restart
 
-    def _forget(self, oldest_ns: int) -> None:
-        # A joint that is missing when the window begins is interpolated from `max_gap_s` before it, as in a recording;
-        # of one that was seen longer ago no more is known than that it was.
+    def _drop_older(self, oldest_ns: int) -> None:
+        # Keep `max_gap_s` before the window, to interpolate joints that are missing at its start as in a recording, and
+        # the last known position of each joint before that.
         while len(self._stamps) > 1 and self._stamps[1] <= oldest_ns:
             self._stamps.popleft()
             last = self._positions.popleft()
-            if self._forgotten is not None:
-                last = np.where(np.isnan(last).any(axis=-1, keepdims=True), self._forgotten, last)
-            self._forgotten = last
+            if self._dropped is not None:
+                last = np.where(np.isnan(last).any(axis=-1, keepdims=True), self._dropped, last)
+            self._dropped = last
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Remove all observations."""
         self._stamps.clear()
         self._positions.clear()
-        self._forgotten = None
+        self._dropped = None
 
     @property
     def newest(self) -> np.ndarray:
-        """The newest observation, [V, 3]."""
+        """Newest observation, [V, 3]."""
         return self._positions[-1]
 
     @property
@@ -157,49 +154,49 @@ class Window:
 
     @property
     def start_ns(self) -> int:
-        """Stamp of the oldest observation used, never before the window's span."""
+        """Stamp of the oldest observation within the span."""
         return max(self._stamps[0], self.end_ns - int(self.seconds * NANOSECONDS))
 
     @property
     def duration_s(self) -> float:
-        """How much of the span was really observed, in seconds."""
+        """Observed part of the span in seconds."""
         return (self.end_ns - self.start_ns) / NANOSECONDS
 
     def positions(self, end_ns: int | None = None) -> np.ndarray:
-        """[T, V, 3] float32 metres, NaN for joints that were not seen.
+        """Return [T, V, 3] float32 m, NaN for missing joints.
 
         Args:
-            end_ns: End of the window; None for the newest observation. A newer end holds the last observation.
+            end_ns: End of the window; None for the newest observation. A later end holds the last observation.
         """
         wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
         stamps, positions = list(self._stamps), list(self._positions)
-        if self._forgotten is not None:
-            stamps, positions = [stamps[0] - 1, *stamps], [self._forgotten, *positions]
+        if self._dropped is not None:
+            stamps, positions = [stamps[0] - 1, *stamps], [self._dropped, *positions]
         return resample(np.array(stamps), np.stack(positions), wanted, self.max_gap_s)
 
 
 T = TypeVar("T")
 
 JUMP_S = 1.0
-"""A stamp older than the newest by more than this is no late message: time has jumped back (a recording loops)."""
+"""A stamp that is older than the newest by more means a jump back in time (a loop), not a late message."""
 
 
 def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
-    """Return a whole recording's points at a window's stamps, as the live recognizer samples them.
+    """Sample points of a whole recording at a window's stamps, as the live recognizer does.
 
     Args:
         stamps_ns: [L] increasing stamps.
-        values: [L, ..., D] points of any arrangement, NaN for missing.
-        wanted_ns: [T] stamps to sample at, none before the body was first seen (`numpy.maximum`).
-        max_gap_s: As `Series.interpolated` has it.
+        values: [L, ..., D] points, NaN if missing.
+        wanted_ns: [T] stamps to sample at, none before the first observation of the body.
+        max_gap_s: See `Series.interpolated`.
     """
-    series: Series[np.ndarray] = Series(float("1e9"), len(values) + 1)
+    series: Series[np.ndarray] = Series(1e9, len(values) + 1)
     series._stamps, series._values = [int(stamp) for stamp in stamps_ns], list(values)
     return series.interpolated(wanted_ns, max_gap_s)
 
 
 def nearest(stamps_ns: np.ndarray, wanted_ns: np.ndarray) -> np.ndarray:
-    """[T] indices of the increasing `stamps_ns` [L] that are nearest to `wanted_ns` [T], the earlier of two alike."""
+    """Return the indices [T] of the increasing `stamps_ns` [L] nearest to `wanted_ns` [T]; the earlier one of a tie."""
     right = np.clip(np.searchsorted(stamps_ns, wanted_ns), 1, max(len(stamps_ns) - 1, 1))
     right = np.minimum(right, len(stamps_ns) - 1)
     left = np.maximum(right - 1, 0)
@@ -207,12 +204,12 @@ def nearest(stamps_ns: np.ndarray, wanted_ns: np.ndarray) -> np.ndarray:
 
 
 class Series(Generic[T]):
-    """Values by stamp.
+    """Values by stamp, with a bound on their age and number; late values are inserted.
 
     Args:
-        seconds: Values older than this against the newest are forgotten, but for the last of them.
-        most: More values than this are never kept; the oldest go.
-        spacing_s: A value nearer than this to the one before or after it is ignored.
+        seconds: Maximum age relative to the newest value; one older value is kept.
+        most: Maximum number of values.
+        spacing_s: Minimum time between values; closer ones are ignored.
     """
 
     def __init__(self, seconds: float, most: int = 10_000, spacing_s: float = 0.0):
@@ -225,7 +222,7 @@ class Series(Generic[T]):
         return len(self._stamps)
 
     def takes(self, stamp_ns: int) -> bool:
-        """Whether a value of this stamp would be kept: not one too many, not too old, not there already."""
+        """Return whether `add` would keep a value with this stamp."""
         if not self._stamps or stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
             return True
         at = bisect_left(self._stamps, stamp_ns)
@@ -234,13 +231,13 @@ class Series(Generic[T]):
         return apart > 0 and apart >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
 
     def replace(self, stamp_ns: int, value: T) -> None:
-        """Put a better value in the place of the one with this very stamp, if there is one."""
+        """Replace the value with this stamp, if there is one."""
         at = bisect_left(self._stamps, stamp_ns)
         if at < len(self._stamps) and self._stamps[at] == stamp_ns:
             self._values[at] = value
 
     def add(self, stamp_ns: int, value: T) -> None:
-        """Keep a value, unless `takes` says no. If time has jumped back, forget the earlier values."""
+        """Insert a value if `takes` allows it. If time has jumped back, remove the other values first."""
         if not self.takes(stamp_ns):
             return
         if self._stamps and stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
@@ -253,34 +250,34 @@ class Series(Generic[T]):
         del self._stamps[:surplus], self._values[:surplus]
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Remove all observations."""
         self._stamps.clear()
         self._values.clear()
 
     def rewind(self, stamp_ns: int) -> None:
-        """Forget the values of later times, as when time has jumped back."""
+        """Remove the values after a stamp, after a jump back in time."""
         kept = bisect_right(self._stamps, stamp_ns)
         del self._stamps[kept:], self._values[kept:]
 
     def at(self, stamp_ns: int, tolerance_s: float) -> T | None:
-        """Return the value nearest to a stamp, if it is near enough."""
+        """Return the value nearest to a stamp; None if it is not within the tolerance."""
         if not self._stamps:
             return None
         index = int(self._nearest(np.array([stamp_ns]))[0])
         return self._values[index] if abs(self._stamps[index] - stamp_ns) <= tolerance_s * NANOSECONDS else None
 
     def nearest(self, wanted_ns: np.ndarray) -> list[T]:
-        """Return the values nearest in time to the stamps [T]; there must be one."""
+        """Return the values nearest in time to the stamps [T]; the series must not be empty."""
         return [self._values[index] for index in self._nearest(wanted_ns)]
 
     def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
-        """Points of arrays [..., V, D] at the stamps [T], interpolated in time: [T, ..., V, D] float32.
+        """Interpolate points of arrays [..., V, D] in time at the stamps [T]: [T, ..., V, D] float32.
 
-        A point unseen for longer than `max_gap_s` is NaN, before its first and after its last observation too.
+        A point missing for longer than `max_gap_s` is NaN, also before its first and after its last observation.
         """
         values = np.stack([np.asarray(value, dtype=np.float32) for value in self._values])
         points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
-        # An empty observation before all: a point is then held for at most `max_gap_s` before its first observation.
+        # An empty observation before all others limits holding before the first observation to `max_gap_s`.
         before = min(self._stamps[0], int(wanted_ns[0])) - 1
         stamps = np.array([before, *self._stamps], dtype=np.int64)
         points = np.concatenate([np.full_like(points[:1], np.nan), points])

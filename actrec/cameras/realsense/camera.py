@@ -319,7 +319,7 @@ def _time_difference_ns(color: Any, depth: Any) -> float:
 
 
 def open_context() -> Any:
-    """Return a librealsense context for USB cameras, without its own DDS, which could disturb that of ROS."""
+    """Return a librealsense context for USB cameras, without its own DDS, which could disturb ROS."""
     return rs.context('{"dds": {"enabled": false}}')
 
 

@@ -105,7 +105,7 @@ def _fit_distortion(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
 class RegisteredDepth:
     """Filtered depth in the color camera's image.
 
-    The calibration is the factory's, or that of `actrec calibrate` if there are files. librealsense's own aligner
+    The calibration comes from `actrec calibrate` if there are files, else from the factory. librealsense's own aligner
     moves the pixels but keeps the depth along the depth camera's axis: centimeters of error at one degree of tilt.
 
     Attributes:

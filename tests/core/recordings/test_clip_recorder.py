@@ -198,7 +198,7 @@ def test_read_labels_spreadsheet_export_read(tmp_path):
     (tmp_path / "labels.csv").write_bytes(table.encode("utf-8-sig"))
     assert labels.read_labels(tmp_path / "labels.csv") == [labels.LabeledClip("a", "grüßen")]
     (tmp_path / "labels.csv").write_bytes(table.encode("cp1252"))
-    with pytest.raises(InputError, match="labels.csv' is no text in UTF-8: save it so"):
+    with pytest.raises(InputError, match="labels.csv' is not UTF-8 text"):
         labels.read_labels(tmp_path / "labels.csv")
 
 

@@ -4,7 +4,7 @@ import pytest
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.datasets.nucla import read_nucla_npz
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import BUILT_SCORE, TABLES, convert, matrix
+from actrec.skeleton.conversions import EXTRAPOLATED_SCORE, TABLES, convert, matrix
 from actrec.utils.errors import ConfigError, InputError
 
 SIZES = {
@@ -51,7 +51,7 @@ def test_convert_lcrnet_to_kinect():
                 "hand_right": (-0.2, 0.075), "hand_tip_left": (0.2, 0.125), "foot_left": (0.1, 0.945)}  # fmt: skip
     for joint, place in expected.items():
         np.testing.assert_allclose(converted[index[joint], :2], place, atol=1e-6, err_msg=joint)
-    assert certain[index["hand_left"]] == BUILT_SCORE and certain[index["knee_left"]] == 1
+    assert certain[index["hand_left"]] == EXTRAPOLATED_SCORE and certain[index["knee_left"]] == 1
 
 
 def test_get_unknown_layout_lists_known():
@@ -87,7 +87,7 @@ def test_convert_missing_source_makes_only_its_joints_missing():
     lost = {v for v in range(25) if np.isnan(found[v]).any()}
     assert lost == {index["wrist_left"], index["hand_tip_left"], index["thumb_left"]}
     assert all(scores[v] == 0 for v in lost)
-    assert scores[index["hand_tip_right"]] == BUILT_SCORE
+    assert scores[index["hand_tip_right"]] == EXTRAPOLATED_SCORE
     assert scores[index["hand_right"]] == 1
 
 
