@@ -63,7 +63,7 @@ def test_a_scheduler_that_is_gone_is_no_fault_of_a_worker(error):
         def result(self, timeout):
             raise error
 
-    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is no longer reachable: run the same command again"):
+    with pytest.raises(DeviceError, match="tcp://head:1 is no longer reachable: run the same"):
         prepare_cluster._result(Future(), prepare_cluster.Batch([]), deque(), None, "tcp://head:1")
 
 
@@ -73,7 +73,7 @@ def test_a_scheduler_that_is_gone_when_its_workers_are_counted_is_said(error):
         def nthreads(self):
             raise error
 
-    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is no longer reachable: run the same command again"):
+    with pytest.raises(DeviceError, match="tcp://head:1 is no longer reachable: run the same"):
         prepare_cluster._threads(Client(), "tcp://head:1")
 
 

@@ -216,7 +216,7 @@ def test_bad_lists_are_refused(tmp_path, change, message):
 
 def test_a_list_of_the_other_split_is_refused(tmp_path):
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=True)})
-    with pytest.raises(InputError, match="fold 1 trains and tests on subject 1: it is not a list of split cross_subject"):
+    with pytest.raises(InputError, match="trains and tests on subject 1: .* cross_subject"):
         read_folds(tmp_path / "folds.mat", "cross_subject")
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=False)})
     with pytest.raises(InputError, match="has no subject in both parts: it is not a list of split same_subject"):
