@@ -6,8 +6,8 @@ from pathlib import Path
 
 from setuptools import setup
 
-# Listed by hand: colcon's symlink install and `pip install -e` map only the packages listed here. tests/house keeps the list
-# equal to the folders on disk.
+# Listed by hand: colcon's symlink install and `pip install -e` map only the packages listed here. tests/house keeps
+# the list equal to the folders on disk.
 PACKAGE_DIR = {
     "actrec_nodes": "nodes/actrec_nodes",
     "actrec_models": "models/actrec_models",
@@ -91,7 +91,7 @@ EXTRAS = {
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """What goes to share/actrec: launch and parameter files, recipes and trained model packages, folder by folder."""
+    """Return the files for share/actrec: launch and parameter files, recipes and trained model packages, folder by folder."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]

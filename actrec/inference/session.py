@@ -22,16 +22,16 @@ from actrec.utils.errors import ActrecError, InputError, PackageError
 _AXES = {key: shape.strip("[]").split(", ") for key, (_, shape, _) in KEYS.items()}
 
 _SHARED = ("M", "T", "V")
-"""Axes that all keys of a clip have in common; pictures may differ in size."""
+"""Axes that all keys of a clip have in common; images may differ in size."""
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def check(clip: Clip, package: ModelPackage) -> None:
-    """Refuses a window that breaks the data contract; what an input lacks, its feature says.
+    """Refuse a window that breaks the data contract; a missing stream is reported by its feature.
 
     Raises:
-        InputError: No mapping, an unknown key, a wrong type or shape, infinite values, more bodies than M, or nobody.
+        InputError: No mapping, an unknown key, a wrong type or shape, infinite values, no body, or more than M.
     """
     if not isinstance(clip, Mapping):
         window = package.window
@@ -39,14 +39,14 @@ def check(clip: Clip, package: ModelPackage) -> None:
             f"a clip is a mapping of {', '.join(KEYS)}, not {type(clip).__name__}; a dataset's clip gives one by "
             f"clip.sample({window.seconds:g}, {window.frames})"
         )
-    pictures = {spec.name for spec, _ in frame_inputs(package)}
-    unknown = sorted(set(clip) - set(KEYS) - pictures)
+    images = {spec.name for spec, _ in frame_inputs(package)}
+    unknown = sorted(set(clip) - set(KEYS) - images)
     if unknown or not clip:
         found = f"the unknown key '{unknown[0]}'" if unknown else "no key"
-        raise InputError(f"a clip has {found}; known: {', '.join([*KEYS, *sorted(pictures)])}")
+        raise InputError(f"a clip has {found}; known: {', '.join([*KEYS, *sorted(images)])}")
     sizes = {"T": package.window.frames}
     for key, value in clip.items():
-        if key in pictures:
+        if key in images:
             _check_frames(key, len(value), package.window.frames)
         else:
             _check_key(key, np.asarray(value), sizes)
@@ -54,7 +54,7 @@ def check(clip: Clip, package: ModelPackage) -> None:
     if bodies is None:
         return
     if np.size(bodies) == 0 or np.isnan(bodies).all():
-        raise InputError(f"bodies {list(np.shape(bodies))} hold no joint: there is nobody to recognize")
+        raise InputError(f"bodies {list(np.shape(bodies))} hold no joint: there is no person to recognize")
     if len(bodies) > package.bodies:
         raise InputError(
             f"bodies are {list(np.shape(bodies))} [M, T, V, 3] but {package.name} takes up to {package.bodies} bodies"
@@ -84,14 +84,14 @@ def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
             f"{key} are {list(value.shape)}, expected {KEYS[key][1]}{among}{f' with {known}' if known else ''}"
         )
     if value.dtype.kind == "f" and np.isinf(value).any():
-        raise InputError(f"{key} hold infinite values; what is missing is NaN")
+        raise InputError(f"{key} hold infinite values; a missing value is NaN")
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 
 def combined(logits: np.ndarray, how: str) -> np.ndarray:
-    """The scores of windows from those of their clips.
+    """Combine the scores of a window's clips.
 
     Probabilities that are averaged or maximized come back as logits whose softmax they are, at the level of the clips'
     own (the mean of their log-sum-exp), so that temperature and background mean the same as for a single clip.
@@ -101,7 +101,7 @@ def combined(logits: np.ndarray, how: str) -> np.ndarray:
         how: As `WindowSpec.combine` has it.
 
     Returns:
-        [N, classes] float32; NaN where one of a window's clips has it.
+        [N, classes] float32; NaN if one of a window's clips is NaN.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -121,17 +121,17 @@ def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
     return highest + np.log(np.exp(values - highest).sum(axis=axis, keepdims=True))
 
 
-# -- what a package needs ----------------------------------------------------------------------------------------------
+# -- the inputs of a package -------------------------------------------------------------------------------------------
 
 
 def frame_inputs(package: ModelPackage) -> list[tuple[InputSpec, FrameFeature]]:
-    """The inputs that are stacks of pictures, each made from one frame alone."""
+    """Return the inputs that are stacks of images, each made from one frame alone."""
     found = [(spec, features.feature(spec.modality)) for spec in package.inputs]
     return [(spec, made) for spec, made in found if isinstance(made, FrameFeature)]
 
 
 def body_layout(package: ModelPackage) -> str:
-    """The layout of the joints under "bodies".
+    """Return the layout of the joints under "bodies".
 
     Raises:
         PackageError: The inputs want several.
@@ -147,7 +147,7 @@ def body_layout(package: ModelPackage) -> str:
 
 
 def example(package: ModelPackage, spec: InputSpec) -> Clip:
-    """A clip of which `spec` can be made: of the whole window where it shows that."""
+    """Return a clip from which `spec` can be made: the whole window, if the input spans it."""
     frames = package.window.frames if spans_window(spec) else package.window.clip_frames
     clip = example_clip([spec], frames, package.bodies)
     layout = body_layout(package)
@@ -157,11 +157,11 @@ def example(package: ModelPackage, spec: InputSpec) -> Clip:
 
 
 def keys(package: ModelPackage) -> frozenset[str]:
-    """The keys that inputs other than pictures are made from: found by watching them being made."""
+    """Return the keys that inputs other than images use, found by tracing their features."""
     found: set[str] = set()
-    pictures = {spec.name for spec, _ in frame_inputs(package)}
+    images = {spec.name for spec, _ in frame_inputs(package)}
     for spec in package.inputs:
-        if spec.name not in pictures:
+        if spec.name not in images:
             watched = _Watched(example(package, spec))
             features.inputs(watched, [spec])
             found |= watched.read
@@ -191,7 +191,7 @@ logger = logging.getLogger(__name__)
 Shape = tuple[int | None, ...]
 
 RUN_BYTES = 32 << 20
-"""Inputs of one run of the network: what is larger goes through in several, since a network's memory grows with it."""
+"""Bytes of input in one run of the network: more go through in several runs, since memory grows with the input."""
 
 
 class Backend(Protocol):
@@ -314,7 +314,7 @@ class Session:
 
 
 def _check_graph(package: ModelPackage, backend: Backend) -> dict[str, np.ndarray]:
-    """Compares model.yaml with the network and with the features that this version can make.
+    """Compare model.yaml with the network and with the features that this version can make.
 
     Returns:
         Example inputs by name, without the batch axis.

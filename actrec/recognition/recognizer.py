@@ -48,7 +48,7 @@ class ActionRecognizer:
     windows restart. For a model of M > 1 bodies, a clip holds the body itself first, then the nearest other bodies.
 
     Messages are matched by stamp, in any order; none is waited for. While a required stream is missing, bodies are
-    labeled `unknown` with a reason. An optional stream that is missing is left out, and its features are zero.
+    labeled `unknown` with a reason. If an optional stream is missing, its features are zero.
     A hand model labels each hand as a body of its own; its frames come from `add_hands`.
 
     Thread-safe: messages can be added while another thread is in `predict`.
@@ -242,7 +242,7 @@ class ActionRecognizer:
                         kept[key].add(stamp_ns, value)
 
     def _match(self, stamp_ns: int, new_hands: bool = False) -> None:
-        """Compute what can now be computed from the messages with this stamp; again if its hands are new."""
+        """Compute the features of the messages with this stamp; again if its hands are new."""
         size = self._buffers.image_size
         color = self._buffers.color.at(stamp_ns, TOLERANCE_S)
         flow_message = self._buffers.flow.at(stamp_ns, TOLERANCE_S)

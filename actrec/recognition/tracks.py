@@ -210,7 +210,7 @@ def make_clips(
         tracks: By body id.
         buffers: Messages that belong to no body.
         inputs: The data to put into a clip.
-        present_keys: Keys whose stream is present; the others are left out of the clip.
+        present_keys: Keys whose stream is present; the clip has no others.
     """
     window = inputs.window
     needed = dict.fromkeys(body_ids)

@@ -67,7 +67,7 @@ class Plan:
     Attributes:
         specs: Nodes in the order of activation.
         ros_args: What follows `--ros-args` on every node's command line.
-        overrides: Node name to its parameters, which outrank those in `ros_args`.
+        overrides: Node name to its parameters, which outrank `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
         processes: Whether each node gets a process of its own.
         on_label: Called when a body's label changes; None for nothing.
@@ -281,7 +281,7 @@ class _Processes:
         return {name: monitor.statistics().get(name, {}) for name in self.children}
 
     def stop(self) -> None:
-        """Interrupt the processes, and kill those that do not end. Safe to call twice."""
+        """Interrupt the processes, and kill the ones that do not end. Safe to call twice."""
         for child in reversed(list(self.children.values())):
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
