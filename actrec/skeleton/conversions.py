@@ -172,5 +172,5 @@ def _convert(positions: np.ndarray, scores: np.ndarray, source: str, target: str
         missing_joint = missing_joint | missing[..., column]
         lowest = np.minimum(lowest, scores[..., column])
     converted[missing_joint] = np.nan
-    # The score of a joint is the least score of its sources.
+    # The least certain source sets the score.
     return converted, np.where(missing_joint, 0.0, lowest * factors).astype(np.float32)

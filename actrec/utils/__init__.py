@@ -1,1 +1,1 @@
-"""Settings, errors, registries, geometry, files and threads that every part uses."""
+"""Settings, errors, registries, geometry, files and threads."""

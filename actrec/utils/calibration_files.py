@@ -1,10 +1,8 @@
-"""Where a recording's intrinsics come from: an option, a file beside the images, a stated field of view.
+"""Calibration files of cameras, and intrinsics from other files.
 
-What is known of a camera, as files: `actrec calibrate` writes them, the drivers load them by serial number.
-
-`SERIAL_color.yaml` and `SERIAL_depth.yaml` are ROS's camera_info YAML (camera_calibration_parsers reads them). The
-depth's has a block of our own beside it: where the depth camera sits, and what its readings are off by.
-`SERIAL_mount.yaml` is the camera's place on the robot, a static transform.
+`actrec calibrate` writes the files, the drivers load them by serial number. `SERIAL_color.yaml` and `SERIAL_depth.yaml`
+are ROS camera_info files (see camera_calibration_parsers); the latter adds the pose, scale and bias of depth.
+`SERIAL_mount.yaml` is the static transform from the robot to the camera.
 """
 
 import contextlib
@@ -22,14 +20,14 @@ from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError, InputError
 
 DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
-"""ROS's names of the lens models that `Intrinsics` can be of."""
+"""ROS names of the lens models that `Intrinsics` supports."""
 
-_UNBENT = ("pinhole", "none")
-"""What some drivers call a lens that does not bend; ROS has no name for it."""
+_UNDISTORTED = ("pinhole", "none")
+"""Names that some drivers use for a lens without distortion."""
 
 
 def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
-    """Square pixels, principal point in the middle, of a horizontal field of view in degrees."""
+    """Return intrinsics with square pixels and a centered principal point for a horizontal field of view in degrees."""
     focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
     return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
@@ -37,22 +35,22 @@ def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
 def rectified(topic: str) -> bool:
     """Return whether a topic's images are rectified, by ROS's names: image_rect, image_rect_color, image_rect_raw.
 
-    The camera_info beside them tells the raw images' K and D; these have its P and no distortion.
+    Rectified images have P of the camera_info and no distortion; K and D describe the raw images.
     """
     return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
 def is_known(model: str, coefficients: Any) -> bool:
-    """Whether `Intrinsics` can be of a lens of ROS's distortion_model and D."""
-    return model in DISTORTION_MODELS or (model.lower() in _UNBENT and not any(coefficients))
+    """Return whether `Intrinsics` supports a lens with ROS's distortion_model and D."""
+    return model in DISTORTION_MODELS or (model.lower() in _UNDISTORTED and not any(coefficients))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        DeviceError: It is not there.
-        InputError: It is not YAML, or no mapping.
+        DeviceError: There is no such file.
+        InputError: It is not a mapping in YAML.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -61,16 +59,16 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"'{path}' holds no mapping; expected width, height, fx, fy, cx, cy")
+        raise InputError(f"'{path}' is not a mapping; expected width, height, fx, fy, cx, cy")
     return content
 
 
 def from_yaml(path: Path) -> Intrinsics:
-    """Read `width, height, fx, fy, cx, cy[, distortion]`, or the YAML that ROS's camera_calibration writes.
+    """Read `width, height, fx, fy, cx, cy[, distortion]`, or YAML of ROS's camera_calibration.
 
     Raises:
-        DeviceError: It is not there.
-        InputError: A key is missing or no number, or the lens is of a model that is not known here.
+        DeviceError: There is no such file.
+        InputError: A key is missing or not a number, or the lens model is not supported.
     """
     content = load_yaml(path)
     model = str(content.get("distortion_model") or "")
@@ -86,21 +84,21 @@ def from_yaml(path: Path) -> Intrinsics:
             d = content.get("distortion", [])
         if not is_known(model, d):
             raise InputError(
-                f"'{path}' has distortion '{model}', known are {', '.join(filter(None, DISTORTION_MODELS))}: calibrate "
-                "it so, or use rectified images with their intrinsics"
+                f"'{path}' has distortion '{model}', supported are {', '.join(filter(None, DISTORTION_MODELS))}: "
+                "calibrate with one of them, or use rectified images with their intrinsics"
             )
         return _possible(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"'{path}' is no camera's intrinsics: {error}") from error
+        raise InputError(f"'{path}' is not intrinsics of a camera: {error}") from error
 
 
 def number(path: Path, content: dict[str, Any], key: str) -> float:
-    """Return a length or rate in a YAML file's mapping; 0 if it has none.
+    """Return a length or rate in the content of a YAML file; 0 if the key is absent.
 
     Raises:
-        InputError: It is no positive number.
+        InputError: It is not a positive number.
     """
     try:
         value = float(content.get(key, 0.0))
@@ -126,18 +124,18 @@ def _possible(camera: Intrinsics) -> Intrinsics:
 
 
 def distortion(values: Any) -> tuple[float, ...]:
-    """OpenCV's coefficients as `Intrinsics` has them, five or eight; none where all are 0.
+    """Convert OpenCV's coefficients to five, eight, or none if all are 0.
 
     Raises:
-        TypeError, ValueError: They are no numbers, or belong to another lens model.
+        TypeError, ValueError: They are not numbers, or belong to another lens model.
     """
     coefficients = tuple(float(value) for value in values)
     if not any(coefficients):
         return ()
-    if not any(coefficients[8:]):  # OpenCV's own rational model comes with six more
+    if not any(coefficients[8:]):  # OpenCV's rational model has six more
         coefficients = coefficients[:8]
     if len(coefficients) not in (4, 5, 8):
-        raise ValueError(f"{len(coefficients)} distortion coefficients, known are the models of 4, 5 and 8")
+        raise ValueError(f"{len(coefficients)} distortion coefficients, supported are 4, 5 and 8")
     return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
@@ -150,11 +148,11 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
 
 @dataclass(frozen=True)
 class DepthGeometry:
-    """How a depth camera's readings become metres in the color camera.
+    """Pose and depth correction of a depth camera.
 
     Attributes:
-        to_color: [4, 4] float64: turns a point of the depth camera's optical frame, metres, into the color camera's.
-        scale, bias: True depth in metres = scale · reading in metres + bias.
+        to_color: [4, 4] float64 transform of points, m, from the depth camera's to the color camera's optical frame.
+        scale, bias: True depth in m = scale · reading in m + bias.
     """
 
     to_color: np.ndarray
@@ -164,12 +162,12 @@ class DepthGeometry:
 
 @dataclass(frozen=True)
 class Mount:
-    """A camera's place.
+    """Pose of a camera on a robot.
 
     Attributes:
-        parent: The robot's frame, e.g. base_link.
-        child: The camera's optical frame.
-        pose: [4, 4] float64: a point of the camera, metres, in the parent frame.
+        parent: Frame of the robot, e.g. base_link.
+        child: Optical frame of the camera.
+        pose: [4, 4] float64 transform of points, m, from the camera to the parent frame.
     """
 
     parent: str
@@ -179,7 +177,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class CameraFiles:
-    """The contents of one camera's files; None for a file that does not exist."""
+    """Content of one camera's files; None for a missing file."""
 
     serial: str
     color: Intrinsics | None = None
@@ -189,9 +187,9 @@ class CameraFiles:
 
 
 def folders() -> list[Path]:
-    """Where cameras' files are looked for, the first that has one; new ones are written to the first.
+    """Return the folders to search in order; new files are written to the first.
 
-    `$ACTREC_CAMERAS` alone if it is set; else `calibration/cameras` of a source checkout, then
+    These are `$ACTREC_CAMERAS` if it is set, else `calibration/cameras` of a source checkout, then
     `~/.config/actrec/cameras`.
     """
     if given := os.environ.get("ACTREC_CAMERAS"):
@@ -201,13 +199,13 @@ def folders() -> list[Path]:
 
 
 def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
-    """Return the file of a camera's `part` (COLOR, DEPTH, MOUNT): the one there is, or the one to write.
+    """Return the path of a camera's `part` (COLOR, DEPTH, MOUNT): the existing file, or the file to write.
 
     Raises:
-        InputError: The serial number cannot be part of a file's name.
+        InputError: The serial number has characters that a file name cannot have.
     """
     if not serial or not serial.replace("-", "").replace("_", "").isalnum():
-        raise InputError(f"serial number {serial!r} cannot be part of a file's name: letters, digits, - and _ can")
+        raise InputError(f"serial number {serial!r} cannot be part of a file name: use letters, digits, - and _")
     places = [folder] if folder else folders()
     files = [place / f"{serial}_{part}.yaml" for place in places]
     return next((file for file in files if file.is_file()), files[0])
@@ -232,14 +230,14 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
 def write_intrinsics(
     path: Path, camera: Intrinsics, name: str, geometry: DepthGeometry | None = None, note: str = ""
 ) -> None:
-    """Write ROS's camera_info YAML, whole or not at all.
+    """Write a camera_info YAML of ROS atomically.
 
     Args:
-        path: The file; its folder is made.
-        camera: With 0, 5 (plumb_bob) or 8 (rational_polynomial) distortion coefficients.
-        name: `camera_name` in it.
-        geometry: Of a depth camera.
-        note: Comment at the top: how and when it was measured.
+        path: The file; its folder is created.
+        camera: Intrinsics with 0, 5 (plumb_bob) or 8 (rational_polynomial) distortion coefficients.
+        name: `camera_name`.
+        geometry: Geometry of a depth camera.
+        note: Comment at the top: how and when the camera was calibrated.
     """
     k, d = camera.matrix, [*camera.distortion] or [0.0] * 5
     projection = np.hstack([k, np.zeros((3, 1))])
@@ -273,10 +271,10 @@ def write_mount(path: Path, mount: Mount, note: str = "") -> None:
 
 
 def read_mount(path: Path) -> Mount:
-    """Read what `write_mount` wrote.
+    """Read a file of `write_mount`.
 
     Raises:
-        InputError: A key is missing or no number, or the rotation is none.
+        InputError: A key is missing or not a number, or the rotation is invalid.
     """
     content = load_yaml(path)
     try:
@@ -285,14 +283,14 @@ def read_mount(path: Path) -> Mount:
         pose[:3, :3] = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
         return Mount(str(content["parent_frame"]), str(content["child_frame"]), rigid(pose))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is no camera's mount ({error}): run actrec calibrate hand-eye again") from error
+        raise InputError(f"'{path}' is not a camera mount ({error}): run actrec calibrate hand-eye again") from error
 
 
 def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
-    """Return a calibration for images of another size: scaled where the aspect agrees.
+    """Scale a calibration to images of another size.
 
     Raises:
-        InputError: The images are cropped in an unknown place.
+        InputError: The aspect ratio differs, so the images were cropped.
     """
     if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
         raise InputError(
@@ -303,9 +301,9 @@ def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
+    """Return x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
     r = np.asarray(rotation, np.float64).reshape(3, 3)
-    # Of the symmetric form whose largest eigenvector is the quaternion (Bar-Itzhack 2000): well behaved at every angle.
+    # The quaternion is the largest eigenvector of k (Bar-Itzhack 2000), stable at every angle.
     k = np.array(
         [
             [r[0, 0] - r[1, 1] - r[2, 2], 0, 0, 0],
@@ -314,16 +312,16 @@ def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
             [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)],
         ]
     )
-    q = np.linalg.eigh(k)[1][:, -1]  # of the lower triangle
+    q = np.linalg.eigh(k)[1][:, -1]  # uses the lower triangle
     x, y, z, w = (q if q[3] >= 0 else -q).tolist()
     return x, y, z, w
 
 
 def unit_quaternion(values: Sequence[Any]) -> list[float]:
-    """Return the four numbers x, y, z, w.
+    """Return x, y, z, w as floats.
 
     Raises:
-        TypeError, ValueError: They are no numbers, or not of length 1.
+        TypeError, ValueError: They are not numbers, or the norm is not 1.
     """
     numbers = [float(value) for value in values]
     if not abs(np.linalg.norm(numbers) - 1) < 0.01:
@@ -332,10 +330,10 @@ def unit_quaternion(values: Sequence[Any]) -> list[float]:
 
 
 def rigid(pose: np.ndarray) -> np.ndarray:
-    """Return the [4, 4] itself.
+    """Return `pose` [4, 4] if it is a rigid transform.
 
     Raises:
-        ValueError: It is no rigid transform.
+        ValueError: It is not.
     """
     r = pose[:3, :3]
     if not np.isfinite(pose).all():
@@ -343,12 +341,12 @@ def rigid(pose: np.ndarray) -> np.ndarray:
     if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
         raise ValueError("a matrix whose last row is not 0, 0, 0, 1: give it row by row")
     if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
-        raise ValueError("a matrix whose upper left 3×3 is no rotation")
+        raise ValueError("a matrix whose upper left 3×3 is not a rotation")
     return pose
 
 
 def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """[3, 3] of a quaternion of any length but 0."""
+    """Return the rotation matrix [3, 3] of a quaternion of any norm except 0."""
     x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
     return np.array(
         [
@@ -367,10 +365,10 @@ def _geometry(path: Path) -> DepthGeometry | None:
         pose = rigid(np.array(content["depth_to_color"]["data"], np.float64).reshape(4, 4))
         scale, bias = float(content.get("depth_scale", 1.0)), float(content.get("depth_bias", 0.0))
         if not (np.isfinite([scale, bias]).all() and scale > 0):
-            raise ValueError(f"depth_scale {scale:g} and depth_bias {bias:g} make no metres")
+            raise ValueError(f"depth_scale {scale:g} and depth_bias {bias:g} are not valid")
         return DepthGeometry(pose, scale, bias)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}': depth_to_color is no transform ({error}): calibrate the depth again") from error
+        raise InputError(f"'{path}': depth_to_color is not a transform ({error}): calibrate the depth again") from error
 
 
 def _matrix(values: np.ndarray) -> dict[str, Any]:

@@ -1,29 +1,29 @@
-"""The errors that actrec raises on purpose: one line, with the remedy in it."""
+"""Errors of actrec. A message is one line with the cause and a remedy."""
 
 
 class ActrecError(Exception):
-    """Base of every expected failure. The command line prints it as one line and exit with 1."""
+    """Base of all expected errors. The command line prints the message and exits with status 1."""
 
 
 class ConfigError(ActrecError):
-    """A setting is unknown, of the wrong type, or out of its range. The command line exits with 2."""
+    """A setting is unknown, of the wrong type, or out of its range. The command line exits with status 2."""
 
 
 class MissingLibraryError(ActrecError):
-    """An optional library is not installed; the message says how to install it."""
+    """An optional library is not installed; the message has the command to install it."""
 
 
 class DeviceError(ActrecError):
-    """A camera, file or accelerator is absent or stopped answering."""
+    """A camera, file or accelerator is missing or does not respond."""
 
 
-class EndOfStream(ActrecError):  # noqa: N818  (named as StopIteration is: it is no fault)
-    """A recording has been played to its end."""
+class EndOfStream(ActrecError):  # noqa: N818  (like StopIteration, not a fault)
+    """A recording has ended."""
 
 
 class PackageError(ActrecError):
-    """A model package is missing, corrupt or foreign."""
+    """A model package is missing, corrupt or of another format."""
 
 
 class InputError(ActrecError):
-    """Data has the wrong shape, type, unit or layout; the message names both sides."""
+    """Data has the wrong shape, type, unit or layout."""

@@ -1,6 +1,6 @@
-"""Folders that are written whole or not at all.
+"""Atomic writing of folders, and image files.
 
-Image files by any name: `cv2.imread` and `cv2.imwrite` end the process at one whose bytes are no UTF-8.
+`cv2.imread` and `cv2.imwrite` end the process at file names that are not UTF-8; the functions here do not.
 """
 
 import contextlib
@@ -35,44 +35,41 @@ def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]
 
 
 def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
-    """Make sure, before the work that is to fill it, that a folder can be written.
+    """Check that a folder can be written, before the work that fills it.
 
     Args:
-        folder: Where to.
-        files: What a folder of this kind may hold. One that lacks the first, or holds anything else, which would be
-            lost, is never replaced.
-        overwrite: Replace one that is there.
+        folder: The folder.
+        files: Allowed files. A folder without the first or with others is never replaced.
+        overwrite: Replace an existing folder.
 
     Returns:
-        The folder, absolute.
+        The absolute path.
 
     Raises:
-        PackageError: There is something that must not be replaced.
-        DeviceError: The folder cannot be made.
+        PackageError: There is a folder that must not be replaced.
+        DeviceError: The folder cannot be created.
     """
     try:
         target = Path(folder).expanduser().resolve()
-    except RuntimeError as error:  # ~NAME of an unknown user, or a circle of links
+    except RuntimeError as error:  # ~NAME of an unknown user, or a symlink loop
         raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
     try:
         if target.exists():
-            _check_lost(target, files, overwrite)
+            _check_replaceable(target, files, overwrite)
         above = next(folder for folder in target.parents if folder.exists())
         if not above.is_dir():
-            raise DeviceError(f"cannot write {target}: {above} is no folder")
+            raise DeviceError(f"cannot write {target}: {above} is not a folder")
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=above).cleanup()
     except OSError as error:
         raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 
-def _check_lost(target: Path, files: Sequence[str], overwrite: bool) -> None:
+def _check_replaceable(target: Path, files: Sequence[str], overwrite: bool) -> None:
     if not overwrite:
         raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
     if not (target / files[0]).is_file():
-        raise PackageError(
-            f"{target} exists and holds no {files[0]}: only a package is overwritten, choose another name"
-        )
+        raise PackageError(f"{target} exists without {files[0]}: only a package is overwritten, choose another name")
     if others := sorted({path.name for path in target.iterdir()} - set(files)):
         raise PackageError(f"{target} also holds {', '.join(others[:3])}{', …' if others[3:] else ''}, which would be "
                            "lost: choose another name, or move it away")  # fmt: skip
@@ -93,20 +90,20 @@ def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
-    """Rename; a folder that is there is put aside first and brought back if the renaming fails."""
+    """Rename `staging` to `target`; an old folder is moved away first and restored if the rename fails."""
     if not target.exists():
         os.rename(staging, target)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / target.name)
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, old / target.name)
     try:
         os.rename(staging, target)
     except OSError:
-        os.rename(aside / target.name, target)
+        os.rename(old / target.name, target)
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(aside)
+            shutil.rmtree(old)
 
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
@@ -114,7 +111,7 @@ def read_image(path: Path, flags: int) -> np.ndarray | None:
 
     Args:
         path: The file.
-        flags: OpenCV's, `cv2.IMREAD_…`.
+        flags: `cv2.IMREAD_…`.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -124,12 +121,12 @@ def read_image(path: Path, flags: int) -> np.ndarray | None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image [H, W] or [H, W, channels], BGR, in the format that its ending names.
+    """Write an image [H, W] or [H, W, channels], BGR, in the format of its suffix.
 
     Raises:
         OSError: The file cannot be written.
         InputError: There is no such format.
     """
     if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
-        raise InputError(f"'{path}' has the ending of no image that can be written: take .png")
+        raise InputError(f"'{path}' has no suffix of a writable image format: use .png")
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

@@ -1,7 +1,4 @@
-"""Projection and the changes of axes between sensors' frames.
-
-Rigid fits of a known shape to rays and to points.
-"""
+"""Projection, changes of axes between sensor frames, and rigid fits of shapes to rays and points."""
 
 import numpy as np
 
@@ -12,12 +9,12 @@ KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
 def kinect_to_optical(positions: np.ndarray) -> np.ndarray:
-    """Turn [..., 3] metres in Kinect camera space to the optical frame (and back: it is its own inverse)."""
+    """Convert [..., 3] m from Kinect camera space to the optical frame; this is its own inverse."""
     return (positions * KINECT_TO_OPTICAL).astype(np.float32)
 
 
 def project(positions: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Projects [..., 3] metres (optical frame) to [..., 2] pixels, without distortion; NaN behind the camera."""
+    """Project [..., 3] m (optical frame) to [..., 2] pixels, without distortion; NaN behind the camera."""
     positions = np.asarray(positions, dtype=np.float64)
     z = np.where(positions[..., 2] > 1e-6, positions[..., 2], np.nan)
     u = intrinsics.fx * positions[..., 0] / z + intrinsics.cx
@@ -26,7 +23,7 @@ def project(positions: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 
 
 def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Lifts [..., 2] pixels with their [...] depth in metres to [..., 3] metres (optical frame)."""
+    """Lift [..., 2] pixels with their depth [...] in m to [..., 3] m (optical frame)."""
     z = np.asarray(depth, dtype=np.float64)
     x = (pixels[..., 0] - intrinsics.cx) / intrinsics.fx * z
     y = (pixels[..., 1] - intrinsics.cy) / intrinsics.fy * z
@@ -34,10 +31,9 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
 
 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """[..., 2] float64 x/z and y/z of the rays through pixels [..., 2], lens distortion removed.
+    """Return x/z and y/z [..., 2] float64 of the rays through pixels [..., 2], without lens distortion.
 
-    A lens model holds inside the image. Beyond it, at guessed joints, the model folds
-    back or runs away: there rays part as a pinhole's do.
+    Outside the image, where a distortion model is invalid, rays continue as in a pinhole camera.
     """
     center, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
     if not any(intrinsics.distortion):
@@ -47,14 +43,14 @@ def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
     inside = flat.clip(-1.0, (intrinsics.width, intrinsics.height))
     distortion = np.array(intrinsics.distortion or (0.0,) * 5)
-    # To a millionth: OpenCV's own five rounds leave tenths of a pixel at the corners of wide lenses.
+    # OpenCV's default of five iterations leaves tenths of a pixel at the corners of wide lenses.
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-6)
     straight = cv2.undistortPointsIter(inside, intrinsics.matrix, distortion, None, None, criteria)
     return (np.asarray(straight) + (flat - inside) / focal).reshape(pixels.shape)
 
 
 def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Return [H, W, 3] metres (optical frame) of each pixel of a depth image [H, W]; NaN for missing depth."""
+    """Return the point [H, W, 3], m (optical frame), of each pixel of a depth image [H, W]; NaN if missing."""
     height, width = depth.shape
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
     return unproject(pixels, depth, intrinsics)
@@ -75,16 +71,16 @@ MIN_POINTS = 3
 def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Translate a metric shape so that it projects onto rays: weighted linear least squares.
 
-    x/z of each moved point shall equal its ray's x/z, which is linear in the translation: tx − rx·tz = rx·Z − X. The
-    errors are in units of z; in the second of two rounds they are divided by z to be reprojection errors.
+    x/z of each moved point equals x/z of its ray: tx − rx·tz = rx·Z − X, linear in the translation. A second iteration
+    divides the errors by z, which turns them into reprojection errors.
 
     Args:
-        shape: [V, 3] metres, NaN where unknown.
-        rays: [V, 3] with z = 1, NaN where unknown.
+        shape: [V, 3] m, NaN if unknown.
+        rays: [V, 3] with z = 1, NaN if unknown.
         weights: [V] ≥ 0.
 
     Returns:
-        [V, 3] float32, NaN where the shape is; all NaN with fewer than three usable points or no solution before the
+        [V, 3] float32, NaN if unknown; all NaN with fewer than three usable points or no solution in front of the
         camera.
     """
     usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)

@@ -10,17 +10,17 @@ from actrec.utils.errors import InputError
 def motion_at_joints(
     flow: np.ndarray, positions: np.ndarray, pixels: np.ndarray, size: tuple[int, int], intrinsics: Intrinsics
 ) -> np.ndarray:
-    """Optical flow at the joints of one frame, from scene flow: u̇ = fx (Vx − x/z Vz) / z, and v̇ alike.
+    """Return optical flow at joints from scene flow: u̇ = fx (Vx − x/z Vz) / z, v̇ likewise.
 
     Args:
-        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the color image's field of view.
-        positions: [V, 3] joints, metres in the optical frame, NaN for missing.
-        pixels: [V, 2] the joints in the color image, px.
+        flow: [h, w, 3] m/s in the optical frame, NaN if unknown, with the color image's field of view.
+        positions: [V, 3] joints, m in the optical frame, NaN if missing.
+        pixels: [V, 2] joints in the color image, px.
         size: Width and height of the color image, px.
-        intrinsics: Of the color image at any size.
+        intrinsics: Intrinsics of the color image at any size.
 
     Returns:
-        [V, 2] px/s of the color image; NaN where a joint is missing, outside of the image or of unknown velocity.
+        [V, 2] px/s of the color image; NaN if a joint is missing, outside the image or of unknown velocity.
 
     Raises:
         InputError: The shapes disagree.
@@ -41,15 +41,15 @@ def motion_at_joints(
 
 
 def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the metric motion of the surface that is seen at the joints of one frame.
+    """Return the velocity of the surface at the joints of one frame.
 
     Args:
-        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the color image's field of view.
-        pixels: [V, 2] the joints in the color image, px, NaN for missing.
+        flow: [h, w, 3] m/s in the optical frame, NaN if unknown, with the color image's field of view.
+        pixels: [V, 2] joints in the color image, px, NaN if missing.
         size: Width and height of the color image, px.
 
     Returns:
-        [V, 3] m/s; NaN where a joint is missing, outside of the image or of unknown velocity.
+        [V, 3] m/s; NaN if a joint is missing, outside the image or of unknown velocity.
 
     Raises:
         InputError: The shapes disagree.
@@ -61,16 +61,16 @@ def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, in
 
 
 def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
-    """Optical flow at the joints, from two color images by DIS (Kroeger et al., ECCV 2016).
+    """Return optical flow at joints from two color images by DIS (Kroeger et al., ECCV 2016).
 
     Args:
         before: [H, W, 3] uint8 RGB.
         after: The next image.
         pixels: [V, 2] joints in `before`, px, NaN for missing.
-        seconds: From the first image to the second.
+        seconds: Time between the images.
 
     Returns:
-        [V, 2] px/s; NaN where a joint is missing or outside of the image.
+        [V, 2] px/s; NaN if a joint is missing or outside the image.
 
     Raises:
         InputError: The images differ in size, or the time is not positive.
@@ -81,10 +81,10 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
             "expected [H, W, 3] twice and [V, 2]"
         )
     if not seconds > 0:
-        raise InputError(f"seconds from image to image is {seconds}, must be above 0")
+        raise InputError(f"seconds between the images is {seconds}, expected more than 0")
     gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    # A hand is some ten pixels wide: the preset's search at half size, and smoothing, take most of its motion away.
+    # A hand is about ten pixels wide: search at half size and smoothing would remove most of its motion.
     method.setFinestScale(0)
     method.setVariationalRefinementIterations(0)
     moved = method.calc(gray0, gray1, None)
@@ -92,7 +92,7 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
 
 
 def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the median [V, C] of the known 3×3 pixels about each of points [V, 2] (u, v); NaN if none is known."""
+    """Return the median [V, C] of the known 3×3 pixels around points [V, 2] (u, v); NaN if none is known."""
     height, width = image.shape[:2]
     out = np.full((len(points), image.shape[2]), np.nan)
     for v, point in enumerate(points):

@@ -1,4 +1,4 @@
-"""Depth seen from the color camera, by calibration: for cameras that do not do it themselves."""
+"""Registration of depth to color by calibration."""
 
 import numpy as np
 
@@ -15,21 +15,20 @@ _RADII = np.linspace(0.0, 12.0, 6001)
 
 _STEP = 1e-4
 
-_SEAM = 0.1
-"""Pixels by which neighboring patches overlap: slanted surfaces and lenses part them by hundredths."""
+_OVERLAP_PX = 0.1
+"""Overlap of neighboring patches; slanted surfaces and lenses open gaps of hundredths of a pixel."""
 
 
 class Registration:
-    """Registers depth images to a color image of other intrinsics and place.
+    """Registration of depth images to a color image with other intrinsics and pose.
 
-    Each depth pixel is a small patch of surface; every color pixel whose center the patch covers gets its depth, the
-    nearest patch winning, so that a depth image of lower resolution leaves no holes. Unlike librealsense's aligner, the
-    depth is that from the color camera, not the number which the depth camera read.
+    Each depth pixel is a small patch of surface. Every color pixel whose center it covers gets its depth, the nearest
+    patch first, so that depth of lower resolution leaves no holes. Depth is measured along the color camera's axis.
 
     Args:
-        depth: Of the depth images, distortion included.
-        color: Of the color images, distortion included.
-        geometry: Where the depth camera sits, and what its readings are off by.
+        depth: Intrinsics of the depth images, with distortion.
+        color: Intrinsics of the color images, with distortion.
+        geometry: Pose, scale and bias of the depth camera.
     """
 
     def __init__(self, depth: Intrinsics, color: Intrinsics, geometry: DepthGeometry):
@@ -39,7 +38,7 @@ class Registration:
         self._pose = np.ascontiguousarray(geometry.to_color[:3], np.float64)
         u, v = np.meshgrid(np.arange(-1.0, depth.width + 1), np.arange(-1.0, depth.height + 1))
         spread = rays(np.stack([u, v], -1), depth)
-        # Of each pixel: its ray, and half of its extent across and down.
+        # For each pixel: its ray, and half of its width and height.
         halves = spread[1:-1, 2:, 0] - spread[1:-1, :-2, 0], spread[2:, 1:-1, 1] - spread[:-2, 1:-1, 1]
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
         self._distortion = np.zeros(8)
@@ -47,10 +46,10 @@ class Registration:
         self._widest = _widest(color, self._distortion)
 
     def register(self, depth: np.ndarray) -> np.ndarray:
-        """Depth [h, w] float32 metres, NaN where missing, as the color camera sees it: [H, W] alike.
+        """Convert depth [h, w] float32 m, NaN if missing, to the color camera's image [H, W].
 
         Raises:
-            InputError: It is of another size than the intrinsics say.
+            InputError: The size differs from the intrinsics.
         """
         if depth.shape != self._size:
             raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
@@ -63,17 +62,17 @@ class Registration:
 
 
 def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
-    """Return the squared tangent of the angle off the axis up to which points are drawn.
+    """Return the largest squared tangent of the angle off the axis at which points are projected.
 
-    What the image's corners look at and somewhat more, but never as far out as where the distortion's polynomial folds
-    back into the image. Of some wide lenses that is before the corners, whose rays nothing tells then.
+    It is slightly beyond the image corners, but below the angle at which the distortion polynomial folds back. In some
+    wide lenses, that angle is inside the image; the corners then stay empty.
     """
     across, down = (max(c, side - 1 - c) for c, side in ((camera.cx, camera.width), (camera.cy, camera.height)))
     corner = np.hypot(across / camera.fx, down / camera.fy)
     bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
     folds = np.diff(bent) <= 0
     last = int(folds.argmax()) if folds.any() else len(folds)
-    # A lens off its sensor's axis bends pixels by up to 3 |p| r² towards the center.
+    # Tangential distortion moves pixels by up to 3 |p| r² towards the center.
     reached = (bent - 3 * np.hypot(*distortion[2:4]) * _RADII**2)[: last + 1] >= corner
     seen = int(reached.argmax()) if reached.any() else last
     return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))
@@ -81,7 +80,7 @@ def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
 
 @kernel
 def _bend(r: float, d: np.ndarray) -> float:
-    """OpenCV's radial factor at a squared radius."""
+    """Return OpenCV's radial factor at a squared radius."""
     return (1 + r * (d[0] + r * (d[1] + r * d[4]))) / (1 + r * (d[5] + r * (d[6] + r * d[7])))
 
 
@@ -115,12 +114,12 @@ def _splat(
             if r > widest:
                 continue
             bend = _bend(r, d)
-            # How much the lens stretches along the radius: the derivative of ρ · bend(ρ²).
+            # Radial magnification: the derivative of ρ · bend(ρ²).
             stretch = max(bend, bend + 2 * r * (_bend(r + _STEP, d) - bend) / _STEP)
             px = camera[0] * (a * bend + 2 * d[2] * a * b + d[3] * (r + 2 * a * a)) + camera[2]
             py = camera[1] * (b * bend + d[2] * (r + 2 * b * b) + 2 * d[3] * a * b) + camera[3]
-            across = camera[0] * rays[v, u, 2] * z / far * stretch + _SEAM
-            down = camera[1] * rays[v, u, 3] * z / far * stretch + _SEAM
+            across = camera[0] * rays[v, u, 2] * z / far * stretch + _OVERLAP_PX
+            down = camera[1] * rays[v, u, 3] * z / far * stretch + _OVERLAP_PX
             left, right, top, bottom = px - across, px + across, py - down, py + down
             if right < 0 or bottom < 0 or left > columns - 1 or top > rows - 1:
                 continue

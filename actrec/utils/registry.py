@@ -1,4 +1,4 @@
-"""Finds drivers, estimators, backends, networks and datasets by name, importing each only when asked for."""
+"""Lazy registry of drivers, estimators, backends, networks and datasets by name."""
 
 import importlib
 from typing import Any
@@ -7,12 +7,12 @@ from actrec.utils.errors import ConfigError, MissingLibraryError
 
 
 class Registry:
-    """Maps names to `module:attribute` targets that are imported on first use.
+    """Mapping from names to `module:attribute` targets that are imported on first use.
 
     Args:
-        kind: What the names denote, for messages ("camera driver").
+        kind: Kind of the targets, for messages ("camera driver").
         targets: Name to `package.module:attribute`.
-        install: Top-level module name to what to run when that import fails.
+        install: Top-level module to the command that installs it.
     """
 
     def __init__(self, kind: str, targets: dict[str, str], install: dict[str, str] | None = None):
@@ -25,7 +25,7 @@ class Registry:
         self._targets[name] = target
 
     def names(self) -> list[str]:
-        """Every registered name, sorted."""
+        """Return all names, sorted."""
         return sorted(self._targets)
 
     def get(self, name: str) -> Any:
@@ -33,7 +33,7 @@ class Registry:
 
         Raises:
             ConfigError: The name is unknown; the message lists the known ones.
-            MissingLibraryError: A library that it needs is not installed.
+            MissingLibraryError: A required library is not installed or does not load.
         """
         if name not in self._targets:
             raise ConfigError(f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}")
@@ -49,7 +49,7 @@ class Registry:
                 f"{self.kind} '{name}' needs the library '{missing}', which is not installed: {remedy}"
             ) from error
         except ImportError as error:
-            # It is installed, and the system lacks a library that it links.
+            # Installed, but a linked library is missing.
             broken = (error.name or "").split(".")[0]
             if broken not in self._install:
                 raise
@@ -58,5 +58,5 @@ class Registry:
             ) from error
 
     def create(self, name: str, **options: Any) -> Any:
-        """Import the target and calls it with `options`."""
+        """Import the target and call it with `options`."""
         return self.get(name)(**options)

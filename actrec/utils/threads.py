@@ -1,17 +1,17 @@
-"""Keeps numpy's linear algebra to one thread, and tell how many cores there are to use."""
+"""Threads of numpy's linear algebra, and usable cores."""
 
 import os
 
 
 def single_threaded_blas() -> None:
-    """Call before numpy is first imported, at the top of a program; a value that the user has set stays.
+    """Limit OpenBLAS to one thread, unless the user has set a number. Call it before the first import of numpy.
 
-    The products on the live path are of a few hundred numbers. OpenBLAS splits them all the same, and its threads then
-    spin for a while: measured on two cores, that took 0.7 of one from the graph and doubled its p95 latency.
+    The live path multiplies a few hundred numbers. OpenBLAS uses threads even for these, and they spin afterwards: on
+    two cores, this took 0.7 of a core and doubled the p95 latency.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def usable_cores() -> int:
-    """Those of the machine that this process may use: fewer in a SLURM job; all where the system does not tell."""
+    """Return the number of cores that this process may use, which is limited in a SLURM job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

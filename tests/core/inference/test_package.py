@@ -76,7 +76,7 @@ def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "work/thesis.txt").write_text("years")
     (tmp_path / "file").write_text("a recipe")
     for place in ("work", "file"):
-        with pytest.raises(PackageError, match="holds no model.yaml: only a package is overwritten"):
+        with pytest.raises(PackageError, match="exists without model.yaml: only a package is overwritten"):
             package.write(tmp_path / place, tiny_description(), tiny_onnx(), overwrite=True)
     assert (tmp_path / "work/thesis.txt").read_text() == "years" and (tmp_path / "file").read_text() == "a recipe"
 
@@ -92,7 +92,7 @@ def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(fold
 
 def test_unwritable_place_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match="file is no folder"):
+    with pytest.raises(DeviceError, match="file is not a folder"):
         files.check_place(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
         files.check_place("/proc/x9/p", package.FILES)

@@ -89,9 +89,9 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
     for broken, message in (
         ("fx: 30", "lacks 'width'"),
         ("width: [", "is not YAML"),
-        ("7", "holds no mapping"),
-        (text.replace("fx: 30", "fx: 0"), "is no camera's intrinsics: fx, fy, cx, cy are 0, 31, 15.5, 11.5"),
-        (text.replace("height: 24", "height: 0"), "is no camera's intrinsics: images of 32×0"),
+        ("7", "is not a mapping"),
+        (text.replace("fx: 30", "fx: 0"), "is not intrinsics of a camera: fx, fy, cx, cy are 0, 31, 15.5, 11.5"),
+        (text.replace("height: 24", "height: 0"), "is not intrinsics of a camera: images of 32×0"),
         (text + "depth_scale: mm", "depth_scale is 'mm', expected a positive number"),
         (text + "depth_scale: -0.001", "depth_scale is '-0.001'"),
     ):
@@ -108,7 +108,7 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
     assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
     unbent = ros.read_text().replace("0.1", "0") + "distortion_model: pinhole\n"
     ros.write_text(ros.read_text() + "distortion_model: equidistant\n")
-    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', known are plumb_bob, rational"):
+    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', supported are plumb_bob, rational"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     ros.write_text(unbent.replace("data: [0,", "data: [0.1,"))
     with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'pinhole'"):

@@ -32,6 +32,6 @@ def test_read_image_truncated_returns_none(ending, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", [b"a", b"a.what", b"a.p\xfcg"])
 def test_write_image_unknown_ending_raises(name, tmp_path) -> None:
-    with pytest.raises(InputError, match="has the ending of no image"):
+    with pytest.raises(InputError, match="has no suffix of a writable image format"):
         files.write_image(tmp_path / os.fsdecode(name), IMAGE)
     assert not list(tmp_path.iterdir())
