@@ -119,7 +119,7 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch)
         network.zero_grad()
         parts["loss"].backward()
         assert [n for n, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()] == []
-        steepness = sum(float(p.grad.square().sum()) for p in trained.values())
+        steepness = sum((float(p.grad.square().sum()) for p in trained.values()), 0.0)
         optimizer = torch.optim.SGD(trained.values(), STEP * parts["loss"].item() / steepness)
         optimizer.step()
     # After one step, so that what begins at zero has let gradients through.

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_other_names_of_the_same_layers(files, tmp_path):
 
 
 def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
-    network = actrec_models.registry.create("deepacts_cnn", num_classes=1000, modalities=("body",))
+    network: Any = actrec_models.registry.create("deepacts_cnn", num_classes=1000, modalities=("body",))
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert report.kept == ()
     assert (network.branches["body"].net.classifier[1].weight == 359).all()

@@ -93,7 +93,7 @@ def test_a_failure_leaves_modes_and_momenta():
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        averaging.estimate(network, look, [torch.zeros(2, 4)])
+        averaging.estimate(network, look, [{"x": torch.zeros(2, 4)}])
     assert network.dropout.training
     assert network.last.momentum == 0.01
 

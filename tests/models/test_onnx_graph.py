@@ -94,11 +94,11 @@ def test_a_graph_that_disagrees_is_refused(monkeypatch):
     content = onnx_graph.trace(network)
     monkeypatch.setattr(onnx_graph, "trace", lambda same: content)
     with torch.no_grad():
-        network.fc.bias += 1e-3
+        network.fc.bias.add_(1e-3)
     with pytest.raises(PackageError, match=r"ONNX and PyTorch differ by 0.000\d+ \(batch 1\), allowed: 0.0001"):
         onnx_graph.to_onnx(network)
     with torch.no_grad():
-        network.fc.bias += float("nan")
+        network.fc.bias.add_(float("nan"))
     with pytest.raises(PackageError, match="differ by nan"):
         onnx_graph.to_onnx(network)
 

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx
@@ -338,7 +339,7 @@ def test_kinetics_weights_fill_every_part(tmp_path, aggregation):
 
 
 def test_published_configuration():
-    model = actrec_models.registry.create("p_i3d", num_classes=60)
+    model: Any = actrec_models.registry.create("p_i3d", num_classes=60)
     assert model.config.parts == ("left_hand_crop", "right_hand_crop", "body_crop")
     i3d = 12_287_264 + 60 * 1024 + 60
     lstm = 4 * 512 * (75 + 512 + 2) + 2 * 4 * 512 * (512 + 512 + 2)
@@ -349,7 +350,8 @@ def test_published_configuration():
     window = model.window
     assert (window.clip, window.combine, len(window.starts), window.starts[-1] + 64) == (64, "logits", 5, window.frames)
     assert window.seconds == pytest.approx(window.frames / 30)
-    nucla = actrec_models.registry.create("p_i3d", num_classes=10, hidden=128, pose_frames=5, lambda_1=1e-4, width=0.05)
+    options = {"hidden": 128, "pose_frames": 5, "lambda_1": 1e-4, "width": 0.05}
+    nucla: Any = actrec_models.registry.create("p_i3d", num_classes=10, **options)
     assert nucla.pose.lstm.hidden_size == 128 and nucla.input_specs[-1].shape == (3, 5, 25)
 
 

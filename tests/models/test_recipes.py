@@ -18,7 +18,7 @@ from actrec.features.example import example_clip
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data.samplers import Selection, Validation
+from actrec_models.data.samplers import ClipSubset, Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
 from actrec_models.training.optimizers import unused
@@ -202,7 +202,7 @@ def test_validation_holds_whole_subjects_of_the_training_part_out():
     assert subjects[0] | subjects[1] == set(range(5))
     assert not subjects[0] & subjects[1]
     assert (len(kept), len(held)) == (40, 10)
-    assert isinstance(held, Selection)
+    assert isinstance(held, ClipSubset)
     assert [held[i].name for i in range(10)] == list(held.names)
     assert [held[i].label for i in range(10)] == list(held.labels)
     assert held.fingerprint() == clips.fingerprint()
@@ -213,7 +213,7 @@ def test_validation_holds_whole_subjects_of_the_training_part_out():
     assert Validation().split(clips, seed=1) == (clips, None)
     with pytest.raises(ConfigError, match=r"validation by 'view': the dataset says subject of its clips"):
         Validation(share=0.2, by="view").split(clips, seed=1)
-    one = Selection(clips, range(0, 50, 5))
+    one = ClipSubset(clips, range(0, 50, 5))
     with pytest.raises(ConfigError, match="would hold out all 10 clips"):
         Validation(share=0.2, by="subject").split(one, seed=1)
 

@@ -223,7 +223,7 @@ def test_recognizer_slow_network_takes_the_newest_frame(make: Make, scene: Scene
         feed.until(lambda: recognizer.counts.frames >= seen + 10)
         assert len(judged(graph)) <= said + 1, "messages in flight when the network stopped"
         last = feed.publish()
-        graph.wait_until(lambda: recognizer._last_ns == last)
+        graph.wait_until(lambda: recognizer._newest_ns == last)
     finally:
         go.set()
         backend.run = run  # type: ignore[method-assign]

@@ -295,7 +295,7 @@ def trace(network: Network) -> bytes:
     """
     wrapped = _Positional(network).eval()
     examples = example_inputs(network, 2)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # torch annotates only paths
     with torch.no_grad(), warnings.catch_warnings():
         # The TorchScript exporter is the one whose graphs TensorRT parses without surprises; torch calls it the old
         # one at every use, and doubts that a recurrent layer takes another batch than it was traced with. It does:
@@ -377,7 +377,7 @@ def _trace(step: Step) -> bytes:
     inputs = step.example_inputs
     outputs = ["logits", *(f"new_{state.name}" for state in step.states)]
     rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # torch annotates only paths
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(

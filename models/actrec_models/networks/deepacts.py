@@ -397,6 +397,10 @@ class _Ensemble(Network):
         shared = self._options_of(CnnOptions)
         self.cnns = nn.ModuleDict({name: DeepActsCnn(**shared, cnn=name) for name in self._cnn_names()})
 
+    @property
+    def _parts(self) -> list[_Branches]:
+        return [self.graph, *(cnn for cnn in self.cnns.values() if isinstance(cnn, DeepActsCnn))]
+
     @abstractmethod
     def _cnn_names(self) -> tuple[str, ...]: ...
 
@@ -406,15 +410,14 @@ class _Ensemble(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """The graph network's inputs and the convolutional networks', each once."""
-        parts = [self.graph, *self.cnns.values()]
-        return list({spec.name: spec for part in parts for spec in part.input_specs}.values())
+        return list({spec.name: spec for part in self._parts for spec in part.input_specs}.values())
 
     @property
     def weight_targets(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
         """Those of the convolutional networks, and the networks that it joins, trained apart."""
         public = {
             form: tuple(f"cnns.{name}.{target}" for target in targets)
-            for name, cnn in self.cnns.items()
+            for name, cnn in zip(self.cnns, self._parts[1:], strict=True)
             for form, targets in cnn.weight_targets.items()
         }
         apart: dict[str, tuple[str, ...]] = {"deepacts_graph": ("graph",)}
@@ -424,8 +427,7 @@ class _Ensemble(Network):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Sum of all branches' class scores, (N, classes)."""
-        parts = (self.graph, *self.cnns.values())
-        scores = [part(**{name: inputs[name] for name in part.names}) for part in parts]
+        scores = [part(**{name: inputs[name] for name in part.names}) for part in self._parts]
         return sum(scores[1:], scores[0])
 
 

@@ -126,12 +126,11 @@ class PI3d(Network):
         o = self.config
         _check(o)
         self.aggregated_after = AGGREGATED_AFTER[o.aggregation]
-        self.parts = nn.ModuleDict(
-            {p: InceptionI3d(o.num_classes, o.width, dropout=o.dropout, momentum=o.norm_momentum) for p in o.parts}
-        )
+        parts = {p: InceptionI3d(o.num_classes, o.width, dropout=o.dropout, momentum=o.norm_momentum) for p in o.parts}
+        self.parts = nn.ModuleDict(parts)
         self.stages: tuple[str, ...] = ("parts",)
         if len(o.parts) > 1:
-            channels = self.parts[o.parts[0]].channels[self.aggregated_after]
+            channels = parts[o.parts[0]].channels[self.aggregated_after]
             channels *= len(o.parts) if o.aggregation.startswith("concat") else 1
             # What follows the aggregation: r inception blocks and the logits.
             self.second = InceptionI3d(
@@ -186,7 +185,8 @@ class PI3d(Network):
 
     def _classify(self, inputs: dict[str, Tensor], alpha: Tensor | None) -> Tensor:
         """Eq. 1 and 4, and the layers that follow; without α the parts count as they are."""
-        g = [i3d.forward_features(inputs[part], self.aggregated_after) for part, i3d in self.parts.items()]  # Eq. 1
+        i3ds = [i3d for i3d in self.parts.values() if isinstance(i3d, InceptionI3d)]
+        g = [i3d.forward_features(inputs[p], self.aggregated_after) for p, i3d in zip(self.parts, i3ds, strict=True)]
         if alpha is not None:
             weights = alpha.reshape(-1, len(g), 1, 1, 1, 1).unbind(dim=1)  # K × (N, 1, 1, 1, 1)
             g = [weight * g_k for weight, g_k in zip(weights, g, strict=True)]
@@ -234,7 +234,8 @@ class PI3d(Network):
         label = batch["label"]
         if self._stage == "parts" or len(self.config.parts) == 1:
             scores = [i3d(batch[part]) for part, i3d in self.parts.items()]
-            return {"loss": sum(_cross_entropy(s, label) for s in scores), "logits": torch.stack(scores).mean(dim=0)}
+            losses = [_cross_entropy(s, label) for s in scores]
+            return {"loss": sum(losses[1:], losses[0]), "logits": torch.stack(scores).mean(dim=0)}
         if self._stage == "pose":
             logits = self.pose.classifier(self.pose(batch["pose"]))
             return {"loss": _cross_entropy(logits, label), "logits": logits}
@@ -264,6 +265,7 @@ class PI3d(Network):
             yield from (i3d.get_submodule(name) for name in chain("", self.aggregated_after))
 
     def _set_trainable(self) -> None:
+        trained: list[nn.Module]
         if self._stage == "parts":
             trained = [self.parts]
         elif self._stage == "pose":

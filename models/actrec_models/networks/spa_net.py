@@ -224,6 +224,7 @@ class SpaNet3p1d(Network):
         """Logits (N, classes) of the features of the first level's points, (N, P, C) or (points, C)."""
         for level, (blocks, near) in enumerate(zip(self.levels, levels, strict=True)):
             f = near.pool(f, self._channels[level - 1]) if level else f
+            assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 f = block(f, near)
         return self.fc(self.dropout(near.mean(f)))

@@ -398,6 +398,8 @@ class VpnI3d(Vpn):
 
     weight_targets: Mapping[str, tuple[str, ...]] = {"i3d": ("visual",)}
 
+    visual: InceptionI3d
+
     def _backbone(self) -> nn.Module:
         return InceptionI3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)
 
@@ -415,6 +417,8 @@ class VpnResnext101(Vpn):
 
     config_class = VpnResnext101Config
     weight_targets: Mapping[str, tuple[str, ...]] = {"resnext3d_101": ("visual",)}
+
+    visual: ResNext3d
 
     def _backbone(self) -> nn.Module:
         return ResNext3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)

@@ -152,6 +152,7 @@ class RenewedNorms(lightning.Callback):
             norms = estimate(network, network.losses, put(self.draw(trainer, epoch + 1)))
         for norm in norms:  # alike in all processes, each of which saw its own share
             for statistic in (norm.running_mean, norm.running_var):
+                assert statistic is not None
                 statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
 
 
@@ -192,6 +193,7 @@ def estimate(network: nn.Module, look: Callable[[dict[str, Tensor]], Any], batch
             part.train()
     renewed = []
     for norm, buffers in zip(norms, before, strict=True):
+        assert norm.num_batches_tracked is not None
         seen = int(norm.num_batches_tracked) > 0
         norm.num_batches_tracked.copy_(buffers["num_batches_tracked"])
         if seen:

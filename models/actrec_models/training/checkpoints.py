@@ -367,7 +367,7 @@ def locked(out: Path) -> Iterator[None]:
         DeviceError: Another run writes to it.
     """
     file = None
-    if not rank_zero_only.rank and os.environ.get("NODE_RANK", "0") == "0":
+    if not getattr(rank_zero_only, "rank", None) and os.environ.get("NODE_RANK", "0") == "0":
         with suppress(OSError):
             file = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:

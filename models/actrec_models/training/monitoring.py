@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LSFEnvironment, MPIEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
@@ -101,10 +103,10 @@ class EpochRows(CSVLogger):
 
     def __init__(self, folder: Path, name: str):
         super().__init__(folder, name=name)
-        self._waiting: dict[str, float] = {}
+        self._waiting: dict[str, Tensor | float] = {}
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
         """As the base, but for what is held out."""
         if any(name.startswith("val_") for name in metrics):
             self._waiting = {**metrics, "step": step or 0}
