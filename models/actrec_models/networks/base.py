@@ -20,6 +20,7 @@ class Network(nn.Module):
     Attributes:
         config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
         config: The options it was made with.
+        stages: Names of the stages of its training, in order; see `stage`.
         window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
         weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
@@ -30,6 +31,7 @@ class Network(nn.Module):
         outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """
 
+    stages: tuple[str, ...] = ()
     config_class: ClassVar[type]
     weight_targets: Mapping[str, tuple[str, ...]] = {}
     growing: Mapping[str, tuple[int, int]] = {}
@@ -70,6 +72,10 @@ class Network(nn.Module):
         """
         logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
         return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}
+
+    def stage(self, name: str) -> None:
+        """Set what is trained to one of `stages`, or to everything for ""."""
+        raise NotImplementedError(f"{type(self).__name__} has no stages")
 
 
 def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0, outlier_weight: float = 0.0) -> Tensor:

@@ -48,7 +48,7 @@ class Recognition(lightning.LightningModule):
         """
         self.stage, self.epochs_before = stage, epochs_before
         self._plateau_state, self._seen = None, torch.zeros_like(self._seen)  # those are of the stage before
-        known = getattr(self.network, "stages", ())
+        known = self.network.stages
         if stage.name and stage.name not in known:
             has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
             raise ConfigError(f"stage '{stage.name}' is none of {self.recipe.model}'s; {has}")
@@ -71,7 +71,7 @@ class Recognition(lightning.LightningModule):
         logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
         if self._plateau is not None:
             self._seen += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
-        how = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": self._shared}
+        how: dict[str, Any] = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": self._shared}
         self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **how)
         # Of those that show a class, of which a small part of a batch may have none.
         self.log("accuracy", right / max(count, 1), batch_size=count, **how)

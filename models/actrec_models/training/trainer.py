@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -180,7 +180,7 @@ class TrainingRun:
     ) -> None:
         trainer = lightning.Trainer(
             **self.options,
-            precision=recipe.precision,
+            precision=cast(Any, recipe.precision),  # Lightning accepts a Literal only
             max_epochs=recipe.epochs,
             logger=[EpochRows(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
             callbacks=self._callbacks(module, recipe, folder, before, position),
