@@ -91,7 +91,7 @@ EXTRAS = {
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """Return the files for share/actrec: launch and parameter files, recipes and trained model packages, folder by folder."""
+    """Return the files for share/actrec: launch and parameter files, recipes and trained packages, by folder."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
