@@ -25,9 +25,8 @@ from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import UNKNOWN, Body
 from actrec.utils import config
 from actrec_models import evaluation
-from actrec_models.finetune import lesson as teaching
-from actrec_models.finetune import results
-from actrec_models.finetune.material import TeachConfig
+from actrec_models.finetune import fine_tuning, results
+from actrec_models.finetune.fine_tuning import TeachConfig
 
 SETS = {
     "easy": ("wave", "clap", "boxing", "sit to stand", "squat"),
@@ -52,7 +51,7 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
             write_folder(
                 folder, train, {**dict.fromkeys(SETS[name], CLIPS), **dict.fromkeys(shown, args.unknown)}, shown
             )
-            lesson = teaching.teach(folder, settings, threads=args.threads)
+            lesson = fine_tuning.teach(folder, settings, threads=args.threads)
             package = results.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
             rows.append({"set": name, **scores(inference.load(package.path), test, shown), **_of(lesson)})
     return {
@@ -138,10 +137,10 @@ def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] =
 
 def _probabilities(session: inference.Session, test: ClipDataset, chosen: np.ndarray) -> np.ndarray:
     clips = ClipDataset([test[int(i)] for i in chosen], test.classes, test.layout)
-    return session.softmax(evaluation.logits(session, clips))
+    return session.softmax(evaluation.score(session, clips).logits)
 
 
-def _of(lesson: teaching.Lesson) -> dict[str, Any]:
+def _of(lesson: fine_tuning.FineTuned) -> dict[str, Any]:
     figures = results.report(lesson)
     names = (
         "judged_by",

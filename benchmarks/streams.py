@@ -28,10 +28,11 @@ from actrec.utils import config
 from actrec.utils.errors import InputError
 from actrec.utils.threads import usable_cores
 from actrec_models.data import augmentation
-from actrec_models.export import exporter, onnx_graph
+from actrec_models.export import onnx_graph
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
 from actrec_models.registry import create
+from actrec_models.training import restore
 from benchmarks.networks import complexity
 
 BODY_AND_BONES = ("body", "bones")
@@ -166,7 +167,7 @@ def measure_accuracy(arguments: list[str]) -> dict[str, Any]:
 def _load(path: Path) -> tuple[Network, float]:
     """A network in evaluation mode, and the seconds of its window."""
     if path.is_file():
-        recipe, _, network = exporter.load_checkpoint(path)
+        recipe, _, network = restore.load_checkpoint(path)
         return network, recipe.window(network).seconds
     found = package.load(path)
     options: dict[str, Any] = {"modalities": [spec.modality for spec in found.inputs]}

@@ -1,4 +1,4 @@
-"""`actrec eval`: scores model packages and checkpoints on a dataset."""
+"""`actrec eval`: evaluate model packages and checkpoints on a dataset."""
 
 import argparse
 import importlib
@@ -23,13 +23,13 @@ Example:
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
   actrec eval fold*/package --folds all
 
-Several models without --fuse, --seeds or --folds are compared; those that differ by nothing but their seed get the mean
-and spread as well. Clips that cannot be read are refused by name; --skip-unreadable counts them as wrong.
+Several models without --fuse, --seeds or --folds are compared; models that differ only by their seed get the mean and
+spread as well. Unreadable clips are refused by name; --skip-unreadable counts them as wrong.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec eval`."""
+    """Add the arguments of `actrec eval`."""
     parser.epilog = EPILOG
     parser.add_argument(
         "models",
@@ -41,28 +41,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips",
         choices=("live", "whole", "stretched"),
-        help="what is taken of a recording: the window that the live recognizer has when it ends, or windows over all "
-        "of it, their scores combined as the package says, or one window into which all of it is stretched, as for "
-        "gestures that were cut out (default: what the model's recipe says, else live)",
+        help="live: the recognizer's window when the recording ends; whole: windows over all of the recording, their "
+        "scores combined as the package defines; stretched: one window into which all of it is stretched, as for "
+        "gestures that were cut out (default: the mode of the model's recipe, else live)",
     )
     parser.add_argument(
         "--draws",
         type=int,
         nargs="+",
         metavar="N",
-        help="score each recording so many times more, varied as in the model's training, and combine all its scores: "
-        "one number for all models, or one each (default: 0; the live recognizer does without)",
+        help="also score N versions of each recording, augmented as in the model's training, and combine all scores: "
+        "one number for all models, or one per model (default: 0, as live)",
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="count clips that cannot be read as wrong instead of refusing"
+        "--skip-unreadable", action="store_true", help="count unreadable clips as wrong instead of refusing"
     )
     _add_several(parser)
-    parser.add_argument("--backend", default="onnxruntime", help="runs packages (default: %(default)s)")
+    parser.add_argument("--backend", default="onnxruntime", help="backend of packages (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="what packages compute in; float16 where they were exported with it (default: %(default)s)",
+        help="precision of packages; float16 if they were exported with it (default: %(default)s)",
     )
     add_threads_argument(parser)
     parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
@@ -72,52 +72,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to score on")
-    group.add_argument("--dataset", help="default: the one it was trained on; a coarser one of the same clips fits too")
-    group.add_argument("--split", help="default: the one it was trained on")
+    group = parser.add_argument_group("dataset")
+    group.add_argument("--dataset", help="default: the training's; a coarser one of the same clips fits too")
+    group.add_argument("--split", help="default: the training's")
     group.add_argument("--part", help="train or test (default: test)")
     add_data_argument(parser)
     add_root_argument(group)
     group.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; several times"
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable"
     )
 
 
 def _add_several(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several models")
-    group.add_argument("--fuse", choices=("softmax", "logits"), help="streams of one: sum their softmaxes or logits")
-    group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: all alike)")
+    group.add_argument("--fuse", choices=("softmax", "logits"), help="fuse streams: sum their softmaxes or logits")
+    group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")
     group.add_argument("--fit-weights", action="store_true", help="choose the weights on the training part")
     group.add_argument(
         "--seeds",
         action="store_true",
         help="repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)",
     )
-    group.add_argument("--folds", metavar="all|K,K,…", help="one model a fold of the dataset: mean and spread")
+    group.add_argument("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the figures, and writes the report where one is asked for."""
-    evaluation = importlib.import_module("actrec_models.evaluation.study")
-    files = importlib.import_module("actrec_models.evaluation.report")
-    opening = importlib.import_module("actrec_models.evaluation.models")
-    options = evaluation.Options(**_options(args))
-    models = opening.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
+    """Print the figures, and write the report if --report is given."""
+    study, target, models, report = (
+        importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("study", "target", "models", "report")
+    )
+    options = target.EvalOptions(**_options(args))
+    opened = models.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
     if args.report is not None:
-        files.check(args.report)
-    study = evaluation.run(models, args.data, options, progress=not args.quiet)
-    if args.json:
-        tables = importlib.import_module("actrec_models.evaluation.report")
-        print(json.dumps(tables.as_dict(study), indent=2, allow_nan=False))
-    else:
-        print(files.text(study))
+        report.check_folder(args.report)
+    evaluated = study.run(opened, args.data, options, progress=not args.quiet)
+    print(json.dumps(report.as_dict(evaluated), indent=2, allow_nan=False) if args.json else report.text(evaluated))
     if args.report is not None:
-        files.write(study, args.report)
+        report.write(evaluated, args.report)
     return 0
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `actrec_models.evaluation.target.Options` that were given."""
+    """Return the fields of `actrec_models.evaluation.target.EvalOptions` given on the command line."""
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}

@@ -1,4 +1,4 @@
-"""`actrec export`: writes a model package from training checkpoints, or of a network that is not trained."""
+"""`actrec export`: write a model package from training checkpoints, or from an untrained network."""
 
 import argparse
 import importlib
@@ -23,54 +23,56 @@ Example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec export`."""
+    """Add the arguments of `actrec export`."""
     parser.epilog = EPILOG
     parser.add_argument(
         "sources",
         nargs="*",
         metavar="checkpoint",
-        help="of `actrec train`; with --float16, --simplify, --calibrate or --fuse also a package, or the name of one "
-        "in the zoo",
+        help="checkpoint of `actrec train`; with --float16, --simplify, --calibrate or --fuse also a package, or the "
+        "name of one in the zoo",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
     add_root_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a package that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing package")
     parser.add_argument(
         "--float16",
         action="store_true",
-        help="write the network in half precision beside it, checked against float32: half the size, for GPUs",
+        help="also write the network in half precision, checked against float32: half the size, for GPUs",
     )
     parser.add_argument(
         "--no-weights",
         action="store_true",
-        help="leave out PyTorch's weights: smaller, but nothing can be trained on from it or taught with it",
+        help="omit PyTorch's weights: smaller, but unsuited to further training and fine-tuning",
     )
     parser.add_argument(
         "--simplify",
         action="store_true",
-        help="of a package: write its networks anew as this version does, simpler and faster, with the same logits",
+        help="of a package: export its networks again with this version, simpler and faster, with the same logits",
     )
     parser.add_argument(
         "--calibrate",
         nargs="?",
         const="",
         metavar="RECIPE",
-        help="of a package: choose threshold and confidence anew, on training clips and other actions of its own "
+        help="of a package: choose threshold and confidence again, on training clips and other actions of its own "
         "recipe or of this one",
     )
-    streams = parser.add_argument_group("of several networks, trained apart on the same classes and window")
+    streams = parser.add_argument_group("several networks, trained separately on the same classes and window")
     streams.add_argument(
         "--fuse",
         choices=("softmax", "logits"),
-        help="one package of all, softmaxes or logits added as by `actrec eval --fuse`; without PyTorch's weights",
+        help="one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights",
     )
-    streams.add_argument("--weights", type=float, nargs="+", metavar="W", help="one each (default: all alike)")
-    untrained = parser.add_argument_group("without a checkpoint", "a package to try or to measure a network with")
-    untrained.add_argument("--network", help="its name; `actrec models` lists them")
-    untrained.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the network; repeat")
+    streams.add_argument("--weights", type=float, nargs="+", metavar="W", help="one per network (default: equal)")
+    untrained = parser.add_argument_group("without a checkpoint", "an untrained package, to try a network or its speed")
+    untrained.add_argument("--network", help="name of the network; `actrec models` lists them")
+    untrained.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the network; repeatable"
+    )
     untrained.add_argument("--classes", default="", help="labels, separated by commas")
-    untrained.add_argument("--seed", type=_seed, help="of the random weights (default: 1)")
+    untrained.add_argument("--seed", type=_seed, help="seed of the random weights (default: 1)")
     add_init_argument(untrained)
 
 
@@ -81,116 +83,115 @@ def _seed(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports and checks against PyTorch; of a checkpoint, chooses the rejection threshold and scores the test part."""
+    """Export, check against PyTorch, choose the rejection threshold and measure the accuracy."""
     if (not args.sources) == (args.network is None):
         if args.calibrate and not args.sources:
-            raise ConfigError(f"--calibrate takes {args.calibrate} for its recipe: name the package before it")
-        raise ConfigError("name either a checkpoint or a --network")
+            raise ConfigError(f"--calibrate took {args.calibrate} as its recipe: put the package before it")
+        raise ConfigError("give either a checkpoint or a --network")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
         _refuse_streams(args)
         if args.simplify or args.calibrate is not None:
             option = "--simplify" if args.simplify else "--calibrate"
-            raise ConfigError(f"{option} is of a package or a checkpoint, not of a --network that nobody trained")
-        return _untrained(args)
-    _refuse_with_source(args)
+            raise ConfigError(f"{option} needs a package, not an untrained --network")
+        return _export_untrained(args)
+    _refuse_network_options(args)
     if args.fuse:
-        return _fused(args)
+        return _fuse(args)
     _refuse_streams(args)
     source = args.sources[0]
     if _is_package(source):
-        return _again(args, source)
+        return _recalibrate(args, source) if args.calibrate is not None else _rewrite(args, source)
     if args.simplify or args.calibrate is not None:
         done = "simplified" if args.simplify else "calibrated"
-        raise ConfigError(f"{source} is no package; what is exported from a checkpoint is {done} anyway")
+        raise ConfigError(f"{source} is no package; a checkpoint's export is {done} anyway")
     export = importlib.import_module("actrec_models.export.exporter").export
     written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
-    _tell(written)
+    _print_package(written)
     return 0
 
 
-def _fused(args: argparse.Namespace) -> int:
-    """Writes one package of several networks."""
+def _fuse(args: argparse.Namespace) -> int:
+    """Write one package of several networks."""
     if args.simplify or args.calibrate is not None:
         option, done = ("--simplify", "simplified") if args.simplify else ("--calibrate", "calibrated")
-        raise ConfigError(f"{option} is of one package; what is fused is {done} anyway")
+        raise ConfigError(f"{option} needs a single package; a fused one is {done} anyway")
     fuse = importlib.import_module("actrec_models.export.fuse").fuse
-    _tell(
-        fuse(
-            args.sources,
-            args.out,
-            args.data,
-            args.fuse,
-            args.weights or (),
-            overwrite=args.overwrite,
-            float16=args.float16,
-            root=args.root,
-        )
+    written = fuse(
+        args.sources,
+        args.out,
+        args.data,
+        args.fuse,
+        args.weights or (),
+        overwrite=args.overwrite,
+        float16=args.float16,
+        root=args.root,
     )
+    _print_package(written)
     return 0
 
 
-def _tell(written: ModelPackage) -> None:
-    """Says how good a package was found."""
-    made = written.provenance
-    measured = f"{made.accuracy:.1%} on the test part" if made.figures["test_clips"] else "not measured: no test part"
-    print(f"{written.path}: {measured}; {written.rejection.note}")
-    _tell_float16(written)
+def _print_package(written: ModelPackage) -> None:
+    """Print a package's accuracy and rejection."""
+    trained = written.provenance
+    accuracy = "not measured: no test part"
+    if trained.figures["test_clips"]:
+        accuracy = f"{trained.accuracy:.1%} on the test part"
+    print(f"{written.path}: {accuracy}; {written.rejection.note}")
+    _print_float16(written)
 
 
 def _refuse_streams(args: argparse.Namespace) -> None:
-    """Refuses what is of several networks where there is one."""
+    """Refuse several networks without --fuse, and options of several networks for one."""
     if len(args.sources) > 1:
         raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
     if args.fuse or args.weights:
         raise ConfigError(
-            f"--{'fuse' if args.fuse else 'weights'} is of several trained networks: name their checkpoints"
+            f"--{'fuse' if args.fuse else 'weights'} needs several trained networks: give their checkpoints"
         )
 
 
-def _refuse_with_source(args: argparse.Namespace) -> None:
-    """Refuses what says how a network is made that is there already."""
+def _refuse_network_options(args: argparse.Namespace) -> None:
+    """Refuse options of a new network for an existing one."""
     given = {"--option": args.option, "--classes": args.classes, "--seed": args.seed is not None, "--init": args.init}
     if named := [name for name, value in given.items() if value]:
-        raise ConfigError(f"{named[0]} goes with --network; {args.sources[0]} has its own")
+        raise ConfigError(f"{named[0]} belongs to --network; {args.sources[0]} has its own")
 
 
 def _is_package(source: str) -> bool:
-    """Whether a folder with a description, or a name that the zoo knows."""
+    """Return whether `source` is a package's folder, or a name in the zoo."""
     path = Path(source).expanduser()
     return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
 
 
-def _again(args: argparse.Namespace, source: str) -> int:
-    """Writes a copy of a package with other files of its network."""
-    if args.calibrate is not None:
-        return _calibrated(args, source)
+def _rewrite(args: argparse.Namespace, source: str) -> int:
+    """Write a copy of a package with other files of its network."""
     if not (args.float16 or args.simplify):
         raise ConfigError(
-            f"{source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
-            "networks anew, --calibrate its rejection"
+            f"{source} is a package already: add --float16 to write its network in float16 too, --simplify to export "
+            "its networks again, or --calibrate to choose its rejection again"
         )
-    again = importlib.import_module("actrec_models.export.repackage").again
-    made = {"float16": args.float16, "simplify": args.simplify, "weights": not args.no_weights}
-    written = again(source, args.out, args.data, args.overwrite, root=args.root, **made)
+    rewrite = importlib.import_module("actrec_models.export.repackage").rewrite
+    changes = {"float16": args.float16, "simplified": args.simplify, "weights": not args.no_weights}
+    written = rewrite(source, args.out, args.data, args.overwrite, root=args.root, **changes)
     print(f"{written.path}: {', '.join(written.precisions)}")
-    _tell_float16(written)
+    _print_float16(written)
     return 0
 
 
-def _calibrated(args: argparse.Namespace, source: str) -> int:
-    """Writes a copy of a package whose rejection is chosen anew."""
+def _recalibrate(args: argparse.Namespace, source: str) -> int:
+    """Write a copy of a package with a newly chosen rejection."""
     if args.float16 or args.simplify:
-        raise ConfigError("--calibrate keeps the networks as they are: --float16 and --simplify go without it")
+        raise ConfigError("--calibrate keeps the networks: use it without --float16 and --simplify")
     repackage = importlib.import_module("actrec_models.export.repackage")
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
     weights = not args.no_weights
-    _tell(repackage.calibrated(source, args.out, recipe, args.data, args.overwrite, args.root, weights))
+    _print_package(repackage.recalibrate(source, args.out, recipe, args.data, args.overwrite, args.root, weights))
     return 0
 
 
-def _tell_float16(written: ModelPackage) -> None:
+def _print_float16(written: ModelPackage) -> None:
     half = written.float16
     if half is None:
         return
@@ -200,7 +201,7 @@ def _tell_float16(written: ModelPackage) -> None:
     )
 
 
-def _untrained(args: argparse.Namespace) -> int:
+def _export_untrained(args: argparse.Namespace) -> int:
     classes = [label.strip() for label in args.classes.split(",") if label.strip()]
     if len(classes) < 2:
         raise ConfigError("--network needs --classes with at least two labels, e.g. --classes wave,point")
@@ -217,5 +218,5 @@ def _untrained(args: argparse.Namespace) -> int:
         float16=args.float16,
     )
     print(f"{written.path}: {written.provenance.split}; its labels mean nothing")
-    _tell_float16(written)
+    _print_float16(written)
     return 0

@@ -1,4 +1,4 @@
-"""`actrec models`: lists model packages, networks and recipes; checks and describes one package."""
+"""`actrec models`: list model packages, networks and recipes; check and describe one package."""
 
 import argparse
 import importlib.util
@@ -20,14 +20,14 @@ Example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec models`."""
+    """Add the arguments of `actrec models`."""
     parser.epilog = EPILOG
     parser.add_argument("package", nargs="?", help="check and describe this one: a name from the list, or a folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the list, or one package after its network was opened and run once."""
+    """Print the list, or describe one package after a test run of its network."""
     if args.package is not None:
         figures = _describe(args.package)
         print(json.dumps(figures, indent=2) if args.json else _description(figures))
@@ -62,7 +62,7 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
 
 
 def _networks() -> list[str] | None:
-    """Names of the networks that can be trained here; None where PyTorch is not installed."""
+    """Return the names of the networks; None without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return None
     names: list[str] = importlib.import_module("actrec_models").list_models()
@@ -88,7 +88,7 @@ def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes
     for package in packages:
         lines.append(f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}")
     if not packages:
-        lines.append(f"  none; they are looked for in {', '.join(str(folder) for folder in zoo.folders())}")
+        lines.append(f"  none; searched in {', '.join(str(folder) for folder in zoo.folders())}")
     lines += ["", "Networks:"]
     if networks is None:
         lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
@@ -113,10 +113,10 @@ def _megabytes(package: dict[str, Any]) -> str:
 
 def _precisions(figures: dict[str, Any]) -> str:
     lower = [(name, figures[name]) for name in PRECISIONS[1:] if figures[name] is not None]
-    return " and ".join(["float32", *(f"{name} ({_told(told)})" for name, told in lower)])
+    return " and ".join(["float32", *(f"{name} ({_lower_text(values)})" for name, values in lower)])
 
 
-def _told(lower: dict[str, Any]) -> str:
+def _lower_text(lower: dict[str, Any]) -> str:
     accuracy = "" if lower["accuracy"] is None else f", {lower['accuracy']:.1%} top-1"
     return f"logits within {lower['difference']:.2%} of their spread{accuracy}"
 

@@ -15,7 +15,7 @@ from actrec import features
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
 from actrec.utils.errors import ConfigError
-from actrec_models.export import exporter, half_precision, onnx_graph
+from actrec_models.export import exporter, onnx_graph, precision
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.networks.base import Network
 from tests.models.small import SMALL
@@ -166,7 +166,7 @@ def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batc
 
 def test_weights_survive_safetensors(name, batch, tmp_path):
     network = settled(name, batch)
-    (tmp_path / "model.safetensors").write_bytes(exporter._weights(network))
+    (tmp_path / "model.safetensors").write_bytes(exporter.weights_bytes(network))
     other = small(name, seed=9).eval()
     other.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_onnx_graph(name, batch):
     content = onnx_graph.to_onnx(network)  # refuses what differs by more than 1e-4 at batch 1 and 3
     model = onnx.load_model_from_string(content)
     onnx.checker.check_model(model)
-    assert onnx_graph.problems(model) == []
+    assert onnx_graph.tensorrt_problems(model) == []
     assert onnx_graph.operators(model) <= onnx_graph.SUPPORTED
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
     assert shapes == {spec.name: ["batch", *spec.shape] for spec in network.input_specs}
@@ -191,7 +191,7 @@ def test_onnx_graph(name, batch):
     found = run(content, inputs)
     spread = float(np.ptp(expected, axis=1).max())
     assert np.abs(found - expected).max() <= 1e-3 * spread, "1e-4 holds only because the logits are tiny"
-    half = run(half_precision.rounded(model).SerializeToString(), inputs)
+    half = run(precision.round_to_float16(model).SerializeToString(), inputs)
     assert np.isfinite(half).all()
     assert np.abs(half - expected).max() <= HALF_PRECISION * max(spread, 1e-3)
     converts(content, {key: value.numpy() for key, value in inputs.items()})
@@ -199,11 +199,11 @@ def test_onnx_graph(name, batch):
 
 def converts(content: bytes, inputs: dict[str, np.ndarray]) -> None:
     """The graph in float16 agrees, takes and gives what it did, and holds its weights in float16."""
-    made, difference = half_precision.convert(content, inputs)  # refuses what differs by more than its limit
-    assert difference <= half_precision.LARGEST_DIFFERENCE
+    made, difference = precision.to_float16(content, inputs)  # refuses what differs by more than its limit
+    assert difference <= precision.MAX_FLOAT16_DIFFERENCE
     before, after = onnx.load_model_from_string(content), onnx.load_model_from_string(made)
     assert (before.graph.input, before.graph.output) == (after.graph.input, after.graph.output)
-    assert onnx_graph.problems(after) == []
+    assert onnx_graph.tensorrt_problems(after) == []
     halves, floats = (
         sum(np.prod(t.dims) for t in after.graph.initializer if t.data_type == kind)
         for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)

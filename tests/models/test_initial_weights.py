@@ -14,7 +14,7 @@ from actrec.features.example import example_clip
 from actrec.inference import package
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import exporter
-from actrec_models.export.onnx_graph import inputs_for
+from actrec_models.export.onnx_graph import example_arrays
 from actrec_models.training import initial_weights
 from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
@@ -219,7 +219,7 @@ def test_our_own_weights_of_the_same_network(tmp_path):
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1)
-    (tmp_path / "model.safetensors").write_bytes(exporter._weights(source))
+    (tmp_path / "model.safetensors").write_bytes(exporter.weights_bytes(source))
     report = initial_weights.load(target, "res_tcn_bjcn", tmp_path / "model.safetensors")
     assert set(report.loaded) == set(source.state_dict())
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
@@ -270,7 +270,7 @@ def test_a_trained_part_starts_the_whole(tmp_path):
 
 def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
     weights = tmp_path / "start.safetensors"
-    weights.write_bytes(exporter._weights(small("res_tcn_bjcn", classes=2)))
+    weights.write_bytes(exporter.weights_bytes(small("res_tcn_bjcn", classes=2)))
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
     command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave, point"]
     assert main([*command, "--seed", "7", "--out", str(tmp_path / "random")]) == 0
@@ -289,7 +289,7 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
     assert again[:4] == ["actrec", *command[:3]] and again[again.index("--seed") + 1] == "7"
     assert main([*again[1:-1], str(tmp_path / "once_more")]) == 0
     first, second = (inference.load(tmp_path / name) for name in ("random", "once_more"))
-    x = inputs_for(first.package.inputs, first.package.window, first.package.bodies, 2)
+    x = example_arrays(first.package.inputs, first.package.window, first.package.bodies, 2)
     np.testing.assert_allclose(first.backend.run(x), second.backend.run(x), rtol=1e-4)
     # A package is a start too.
     assert main([*command, "--init", str(tmp_path / "begun"), "--out", str(tmp_path / "again")]) == 0

@@ -16,8 +16,7 @@ from actrec import datasets
 from actrec.cli import main
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models.export import exporter
-from actrec_models.training import checkpoints, initial_weights, provenance, trainer
+from actrec_models.training import checkpoints, initial_weights, provenance, restore, trainer
 from actrec_models.training.module import Recognition
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
@@ -245,8 +244,8 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     kept = run(tmp_path / "run", init=[renamed]) if named_again else run(tmp_path / "run")
     same(whole, kept)
     assert checkpoints.read(kept)["actrec"]["provenance"]["init"] == [name]
-    settings, content = exporter.load_checkpoint(kept)[0], checkpoints.read(kept)
-    assert exporter.trained(settings, provenance.of_checkpoint(content)).init == (name,)
+    settings, content = restore.load_checkpoint(kept)[0], checkpoints.read(kept)
+    assert restore.run_provenance(settings, provenance.of_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
 

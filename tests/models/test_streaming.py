@@ -125,7 +125,7 @@ def test_a_step_of_the_published_size_costs_at_most_a_tenth_of_its_window(name, 
 
 def test_the_graph_holds_only_operators_that_tensorrt_parses_and_says_what_it_keeps():
     model = onnx.load_model_from_string(onnx_graph.step_to_onnx(network("sem_net", **SEM)))
-    assert onnx_graph.problems(model) == []
+    assert onnx_graph.tensorrt_problems(model) == []
     steps = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
     assert steps["body.0.branch3"] == 7  # a dilation of 7 at full rate
     assert steps["body.1.branch3"] == 14  # and behind a stride of 2

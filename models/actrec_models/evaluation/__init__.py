@@ -1,9 +1,9 @@
-"""Scores models on datasets by their official protocols, through the very session that runs live.
+"""Evaluation of models on datasets by their official protocols, through the session that runs live.
 
-`study` and `opening` are imported on their own: they need what exports and reads checkpoints, which in turn need this.
+Import `study`, `models` and `report` by their own names: `actrec_models.export` imports this package.
 """
 
-from actrec_models.evaluation.figures import Report
-from actrec_models.evaluation.scoring import MODES, Scores, evaluate, logits, logits_of, score
+from actrec_models.evaluation.metrics import EvaluationResult
+from actrec_models.evaluation.scoring import CLIP_MODES, Scores, evaluate, score, window_logits
 
-__all__ = ["MODES", "Report", "Scores", "evaluate", "logits", "logits_of", "score"]
+__all__ = ["CLIP_MODES", "EvaluationResult", "Scores", "evaluate", "score", "window_logits"]

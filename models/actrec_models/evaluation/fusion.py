@@ -1,4 +1,4 @@
-"""Scores of several streams made one: the sum of their softmaxes or of their logits, weighted."""
+"""Fusion of several streams: the weighted sum of their softmaxes or of their logits."""
 
 from collections.abc import Sequence
 
@@ -6,114 +6,102 @@ import numpy as np
 
 from actrec.utils.errors import ConfigError, InputError
 
-HOW = ("softmax", "logits")
+METHODS = ("softmax", "logits")
 
-ROUNDS = 500
-"""Steps in which weights are fitted."""
+FIT_STEPS = 500
 
 
-def fuse(logits: Sequence[np.ndarray], how: str = "softmax", weights: Sequence[float] = ()) -> np.ndarray:
-    """The probabilities of several streams together.
+def fuse(logits: Sequence[np.ndarray], method: str = "softmax", weights: Sequence[float] = ()) -> np.ndarray:
+    """Return the probabilities [N, classes] of several streams together.
 
     Args:
         logits: [N, classes] of each stream, on the same clips.
-        how: "softmax" sums probabilities, "logits" sums logits before one softmax. Divided by the sum of the weights,
-            which changes no ranking and keeps the confidence at the streams' own level.
-        weights: One a stream, 0 and more; none for all alike.
-
-    Returns:
-        [N, classes].
+        method: "softmax" sums probabilities; "logits" sums logits before one softmax. The weights are normalized, which
+            changes no ranking and keeps the confidence at the level of the streams.
+        weights: One nonnegative weight per stream; empty for equal weights.
 
     Raises:
-        ConfigError: Unknown way, or the weights are not one a stream, are negative or all zero.
+        ConfigError: Unknown method or invalid weights.
         InputError: The streams' shapes differ.
     """
-    shares = normalized(weights, len(logits))
-    check_how(how)
+    shares = normalized_weights(weights, len(logits))
+    check_method(method)
     if len({stream.shape for stream in logits}) != 1:
         raise InputError(f"streams of {' and '.join(str(list(stream.shape)) for stream in logits)} cannot be fused")
     stacked = np.stack(logits).astype(np.float64)  # (S, N, C)
-    if how == "logits":
+    if method == "logits":
         return softmax(np.tensordot(shares, stacked, axes=1))
     return np.asarray(np.tensordot(shares, softmax(stacked), axes=1))
 
 
-def check_how(how: str) -> None:
-    """Refuses a way of fusing that there is not.
+def check_method(method: str) -> None:
+    """Raise a ConfigError for an unknown fusion method."""
+    if method not in METHODS:
+        raise ConfigError(f"streams are fused by {' or '.join(METHODS)}; got '{method}'")
+
+
+def normalized_weights(weights: Sequence[float], streams: int) -> np.ndarray:
+    """Return [streams] weights that sum to 1.
 
     Raises:
-        ConfigError: Names those that there are.
-    """
-    if how not in HOW:
-        raise ConfigError(f"streams are fused by {' or '.join(HOW)}; got '{how}'")
-
-
-def normalized(weights: Sequence[float], streams: int) -> np.ndarray:
-    """[streams] weights that sum to 1.
-
-    Raises:
-        ConfigError: They are not one a stream, negative, or all zero.
+        ConfigError: Their count is not `streams`, one is negative, or all are zero.
     """
     given = np.asarray(list(weights) or [1.0] * streams, dtype=np.float64)
     if len(given) != streams:
-        raise ConfigError(f"{len(given)} weights for {streams} streams: give one a stream, in their order")
+        raise ConfigError(f"{len(given)} weights for {streams} streams: give one per stream, in their order")
     if not np.isfinite(given).all() or (given < 0).any() or given.sum() <= 0:
         raise ConfigError(f"weights {', '.join(f'{w:g}' for w in given)}: each must be 0 or more, one of them above 0")
     return np.asarray(given / given.sum())
 
 
-def fit(logits: Sequence[np.ndarray], labels: np.ndarray, how: str = "softmax") -> np.ndarray:
-    """[streams] weights that sum to 1 and make the true classes most likely, on clips that are not the test's.
+def fit_weights(logits: Sequence[np.ndarray], labels: np.ndarray, method: str = "softmax") -> np.ndarray:
+    """Return [streams] weights that sum to 1 and maximize the likelihood of the labels.
 
-    Both likelihoods are concave in the weights, so there is one best: of mixed probabilities found by
-    expectation–maximization, of mixed logits by exponentiated gradient with a step that shrinks until it helps.
+    Both likelihoods are concave in the weights. Expectation–maximization finds the weights of mixed probabilities,
+    exponentiated gradient with a backtracking step those of mixed logits.
 
     Raises:
-        InputError: A stream gave NaN.
+        InputError: A stream contains NaN.
     """
-    stacked = np.stack(logits).astype(np.float64)
+    stacked = np.stack(logits).astype(np.float64)  # (S, N, C)
     if not np.isfinite(stacked).all():
         raise InputError("weights cannot be fitted: a stream gave NaN; train it with a lower rate or export it again")
     weights = np.full(len(stacked), 1 / len(stacked))
     rows = np.arange(len(labels))
-    if how == "softmax":
+    if method == "softmax":
         true = softmax(stacked)[:, rows, labels]  # (S, N)
-        for _ in range(ROUNDS):
+        for _ in range(FIT_STEPS):
             weights = weights * (true / np.maximum(weights @ true, 1e-300)).mean(axis=1)
         return np.asarray(weights / weights.sum())
-    return _fit_logits(stacked, labels, weights)
 
-
-def _fit_logits(stacked: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    rows, step = np.arange(len(labels)), 1.0
-
-    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss_and_gradient(w: np.ndarray) -> tuple[float, np.ndarray]:
         p = softmax(np.tensordot(w, stacked, axes=1))
         expected = (stacked * p).sum(axis=2)  # (S, N)
         gradient = (expected - stacked[:, rows, labels]).mean(axis=1)
         return float(-np.log(np.maximum(p[rows, labels], 1e-300)).mean()), gradient
 
-    best, gradient = loss(weights)
-    for _ in range(ROUNDS):
+    step = 1.0
+    lowest, gradient = loss_and_gradient(weights)
+    for _ in range(FIT_STEPS):
         moved = weights * np.exp(-step * (gradient - gradient.min()))
         moved /= moved.sum()
-        found, slope = loss(moved)
-        if found < best:
-            weights, best, gradient, step = moved, found, slope, step * 1.5
+        loss, slope = loss_and_gradient(moved)
+        if loss < lowest:
+            weights, lowest, gradient, step = moved, loss, slope, step * 1.5
         else:
             step /= 2
     return weights
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    """Return the softmax over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def merge(probabilities: np.ndarray, merged: Sequence[int], classes: int) -> np.ndarray:
-    """[N, classes] of probabilities [N, finer classes], summed by the coarse class of each finer one."""
+def merge_classes(probabilities: np.ndarray, class_map: Sequence[int], classes: int) -> np.ndarray:
+    """Sum probabilities [N, finer classes] to [N, classes], by the coarse class of each finer one."""
     coarse = np.zeros((len(probabilities), classes))
-    for finer, label in enumerate(merged):
+    for finer, label in enumerate(class_map):
         coarse[:, label] += probabilities[:, finer]
     return coarse

@@ -1,75 +1,86 @@
-"""Figures of a classifier from labels [N] and probabilities [N, classes]. Plain functions, no state, no files."""
+"""Metrics of a classifier, computed from labels [N] and probabilities [N, classes]."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-BINS = 15
-"""Bins of the calibration error, as in Guo et al. (ICML 2017)."""
+from actrec.utils.errors import InputError
 
-DRAWS = 10_000
-"""Bootstrap draws of an interval."""
+CALIBRATION_BINS = 15
+"""Bins of the expected calibration error, as in Guo et al. (ICML 2017)."""
 
-LEAST_PROBABILITY = 1e-12
-"""What a probability of zero counts as in the log-likelihood."""
+BOOTSTRAP_SAMPLES = 10_000
+
+SMALLEST_PROBABILITY = 1e-12
+"""Lower limit of a probability in the log-likelihood."""
+
+CONFUSED_PAIRS = 10
+"""Pairs of classes that a report lists."""
+
+COVERAGES = (0.5, 0.8, 0.9, 0.95, 1.0)
+
+PROBABILITY_TOLERANCE = 1e-3
+"""How far float32 probabilities may lie outside 0..1, and their sum above 1."""
 
 
 def top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """[N] whether the label is among the `k` most probable classes; of equal ones the first counts as better."""
+    """Return [N] whether the label is among the `k` most probable classes; of equal ones the first ranks higher."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return (best == labels[:, None]).any(axis=1)
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """[classes, classes] counts, true class by row."""
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return [classes, classes] counts; rows are the true classes."""
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (labels, predicted), 1)
     return counts
 
 
-def interval(right: np.ndarray, clips: Sequence[str] = (), level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `right` [N], drawn clip by clip.
+def bootstrap_interval(
+    correct: np.ndarray, clips: Sequence[str] = (), level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of `correct`, resampled by clip.
 
-    What several models say of one clip is drawn together: it is one clip still. Clips of which so many answers, and so
-    many of them right, are there, are alike; how many draws are of each kind is multinomial, which is drawn directly.
+    Answers of several models to one clip are resampled together. Clips with equal counts of answers and of correct
+    answers are interchangeable, so one multinomial sample of these kinds replaces a sample of the clips.
 
     Args:
-        right: [N] whether an answer is right.
-        clips: [N] names of what was asked; none where it was something else each time.
-        level: Share of the draws within.
-        seed: Of the draws.
+        correct: [N] whether an answer is correct.
+        clips: [N] name of each answer's clip; empty if every answer has its own clip.
+        level: Share of the resampled means inside the interval.
+        seed: Seed of the resampling.
     """
-    number = np.unique(clips, return_inverse=True)[1] if len(clips) else np.arange(len(right))
-    answers, good = np.bincount(number), np.bincount(number, weights=right)
-    kinds, count = np.unique(np.stack([good, answers], axis=1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(answers), count / len(answers), DRAWS)
-    low, high = np.quantile(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]), [(1 - level) / 2, (1 + level) / 2])
+    clip_index = np.unique(clips, return_inverse=True)[1] if len(clips) else np.arange(len(correct))
+    answers, hits = np.bincount(clip_index), np.bincount(clip_index, weights=correct)
+    kinds, count = np.unique(np.stack([hits, answers], axis=1), axis=0, return_counts=True)
+    sampled = np.random.default_rng(seed).multinomial(len(answers), count / len(answers), BOOTSTRAP_SAMPLES)
+    means = sampled @ kinds[:, 0] / (sampled @ kinds[:, 1])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the precision–recall steps of scores [N]: sum of (R_n − R_n−1) P_n over the distinct scores.
-
-    None where nothing is positive.
-    """
+    """Return the sum of (R_n − R_n−1) P_n over the distinct scores [N], or None without a positive sample."""
     if not positive.any():
         return None
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are taken together
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores form one step
     found = np.cumsum(positive[order])[ends]
-    gained = np.diff(found, prepend=0) / positive.sum()
-    return float((gained * found / (ends + 1)).sum())
+    recall_gain = np.diff(found, prepend=0) / positive.sum()
+    return float((recall_gain * found / (ends + 1)).sum())
 
 
 @dataclass(frozen=True)
-class Bins:
-    """Clips by confidence.
+class CalibrationBins:
+    """Clips binned by confidence.
 
     Attributes:
-        edges: [bins + 1] from 0 to 1; a bin holds its upper edge, the first one its lower edge too.
+        edges: [bins + 1] from 0 to 1; a bin includes its upper edge, the first one its lower edge too.
         counts: [bins] clips.
-        confidence, accuracy: [bins] means, NaN where a bin is empty.
+        confidence, accuracy: [bins] means, NaN for an empty bin.
     """
 
     edges: np.ndarray
@@ -80,55 +91,264 @@ class Bins:
     @property
     def ece(self) -> float:
         """Expected calibration error: |accuracy − confidence| of the bins, weighted by their clips."""
-        held = self.counts > 0
-        gaps = np.abs(self.accuracy - self.confidence)[held]
-        return float((self.counts[held] / self.counts.sum() * gaps).sum())
+        used = self.counts > 0
+        gaps = np.abs(self.accuracy - self.confidence)[used]
+        return float((self.counts[used] / self.counts.sum() * gaps).sum())
 
 
-def binned(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Bins:
-    """Clips [N] in `bins` equally wide bins of confidence."""
+def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> CalibrationBins:
+    """Bin clips [N] into `bins` equally wide bins of confidence."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.digitize(confidence.astype(np.float64), edges[1:-1], right=True)
     counts = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(index, weights=value, minlength=bins) / counts for value in (confidence, right)]
-    return Bins(edges, counts, means[0], means[1])
+        means = [np.bincount(index, weights=value, minlength=bins) / counts for value in (confidence, correct)]
+    return CalibrationBins(edges, counts, means[0], means[1])
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of −log p of the true class, in nats."""
+    """Return the mean of −log p of the true class, in nats."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean())
+    return float(-np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean())
 
 
-def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Brier's score (1950), 0 to 2: squared error of the probabilities summed over the classes.
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return Brier's score (1950), 0 to 2: the squared error summed over the classes.
 
-    What a row lacks to 1 is the probability of "none of these" and counts as a class that is never true.
+    A row's difference to 1 is the probability of "none of these", which counts as a class that is never true.
     """
     errors = probabilities.astype(np.float64)
-    lacking = 1 - errors.sum(axis=1)
+    none_of_these = 1 - errors.sum(axis=1)
     errors[np.arange(len(labels)), labels] -= 1
-    return float(((errors**2).sum(axis=1) + lacking**2).mean())
+    return float(((errors**2).sum(axis=1) + none_of_these**2).mean())
 
 
-def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """[N] share of errors among the k clips of highest confidence, for k = 1 to N; equal ones share their errors."""
+def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Return [N] share of errors among the k most confident clips, k = 1 to N; ties share their errors."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
-    errors = np.cumsum(~right[order])[ends]
-    taken = np.arange(1, len(right) + 1)
-    return np.asarray(np.interp(taken, np.append(0, ends + 1), np.append(0, errors)) / taken)
+    errors = np.cumsum(~correct[order])[ends]
+    answered = np.arange(1, len(correct) + 1)
+    return np.asarray(np.interp(answered, np.append(0, ends + 1), np.append(0, errors)) / answered)
 
 
-def at_coverage(risk: np.ndarray, coverage: float) -> float:
-    """The risk when at least this share of the clips is answered."""
+def risk_at_coverage(risk: np.ndarray, coverage: float) -> float:
+    """Return the risk if at least this share of the clips is answered."""
     return float(risk[max(int(np.ceil(coverage * len(risk) - 1e-9)), 1) - 1])
 
 
-def confused_pairs(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, clips) of the most frequent errors, at most `most`, in order of frequency."""
+def confused_pairs(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
+    """Return (true class, predicted class, clips) of the `limit` most frequent errors, most frequent first."""
     errors = counts - np.diag(np.diag(counts))
-    order = np.argsort(-errors, axis=None, kind="stable")[:most]
-    found = [(*map(int, np.unravel_index(flat, counts.shape)), int(errors.flat[flat])) for flat in order]
-    return [(true, predicted, number) for true, predicted, number in found if number]
+    order = np.argsort(-errors, axis=None, kind="stable")[:limit]
+    pairs = [(*map(int, np.unravel_index(flat, counts.shape)), int(errors.flat[flat])) for flat in order]
+    return [(true, predicted, clips) for true, predicted, clips in pairs if clips]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The probabilities of every clip, and the metrics computed from them.
+
+    Attributes:
+        name: Name of the package, checkpoint or fusion.
+        classes: Class names.
+        clips: [N] names.
+        labels: [N] true class of each clip.
+        probabilities: [N, classes]; a row's difference to 1 is the probability of "none of these". Zero if unreadable.
+        threshold: Confidence below which the package publishes `unknown`; None without rejection.
+        unreadable: Name of an unreadable clip to the cause. It counts as wrong and as rejected.
+        package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to. None for
+            `confidence`.
+        duplicates: Names of the clips that the training part contains too (`actrec.datasets.copies`).
+        recordings: [N] name of each answer's recording, if several models answered; empty for one clip each.
+
+    Raises:
+        InputError: No clip, shapes that disagree, or invalid probabilities; the message names the first such clip.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    clips: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    threshold: float | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    package_confidence: np.ndarray | None = None
+    duplicates: frozenset[str] = frozenset()
+    recordings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = (len(self.clips), len(self.classes))
+        if not self.clips:
+            raise InputError(f"{self.name}: there is no clip to score")
+        if self.probabilities.shape != expected or self.labels.shape != expected[:1]:
+            raise InputError(
+                f"{self.name}: probabilities {list(self.probabilities.shape)} and labels {list(self.labels.shape)} for "
+                f"{expected[0]} clips of {expected[1]} classes"
+            )
+        if self.labels.min() < 0 or self.labels.max() >= expected[1]:
+            raise InputError(f"{self.name}: labels {self.labels.min()} to {self.labels.max()} of {expected[1]} classes")
+        p = self.probabilities
+        nan = np.isnan(p).any(axis=1)
+        if nan.any():
+            raise InputError(
+                f"{self.name} gave NaN for {nan.sum()} of {len(p)} clips, first '{self.clips[int(nan.argmax())]}': the "
+                "network has diverged or its export is broken; train it with a lower learning rate or export it again"
+            )
+        invalid = (p < -PROBABILITY_TOLERANCE).any(axis=1) | (p.sum(axis=1) > 1 + PROBABILITY_TOLERANCE)
+        if invalid.any():
+            raise InputError(
+                f"{self.name}: the scores of clip '{self.clips[int(invalid.argmax())]}' are no probabilities"
+            )
+
+    @cached_property
+    def readable(self) -> np.ndarray:
+        """[N] whether the clip could be read."""
+        return np.array([clip not in self.unreadable for clip in self.clips])
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """[N] most probable class; −1 for an unreadable clip."""
+        return np.where(self.readable, self.probabilities.argmax(axis=1), -1)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """[N] whether the prediction is the true class."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """[N] probability of the most probable class."""
+        return self.probabilities.max(axis=1).astype(np.float64)
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy without rejection."""
+        return float(self.correct.mean())
+
+    @property
+    def accepted(self) -> np.ndarray:
+        """[N] whether the confidence, as computed live, reaches the threshold."""
+        confidence = self.confidence if self.package_confidence is None else self.package_confidence
+        return self.readable & (confidence >= (self.threshold or 0.0))
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """[classes, classes] counts of the readable clips; rows are the true classes."""
+        return confusion_matrix(self.labels[self.readable], self.predicted[self.readable], len(self.classes))
+
+    @cached_property
+    def bins(self) -> CalibrationBins:
+        """Confidence against accuracy of the readable clips."""
+        return calibration_bins(self.confidence[self.readable], self.correct[self.readable])
+
+    @cached_property
+    def risk(self) -> np.ndarray:
+        """[N] share of errors among the k most confident clips."""
+        return risk_coverage(self.confidence, self.correct)
+
+    @cached_property
+    def per_class(self) -> dict[str, dict[str, float | int | None]]:
+        """Class name to its clips, predictions, recall, precision, F1 and average precision; None for 0/0."""
+        rows = {}
+        for k, name in enumerate(self.classes):
+            clips, predicted = int((self.labels == k).sum()), int((self.predicted == k).sum())
+            hits = int(self.confusion[k, k])
+            rows[name] = {
+                "clips": clips,
+                "predicted": predicted,
+                "recall": _ratio(hits, clips),
+                "precision": _ratio(hits, predicted),
+                "f1": _ratio(2 * hits, clips + predicted),
+                "average_precision": average_precision(self.probabilities[:, k], self.labels == k),
+            }
+        return rows
+
+    def class_mean(self, metric: str) -> float:
+        """Return the mean of a `per_class` metric over the classes that have it."""
+        values = [row[metric] for row in self.per_class.values() if row["clips"]]
+        return float(np.mean([value for value in values if value is not None] or [0.0]))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the metrics that are one number each."""
+        labels, probabilities = self.labels[self.readable], self.probabilities[self.readable]
+        low, high = bootstrap_interval(self.correct, self.recordings)
+        some = len(labels) > 0
+        return {
+            "clips": len(self.labels),
+            "unreadable": len(self.unreadable),
+            "right": int(self.correct.sum()),
+            "accuracy": self.accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "top5": float((top_k(self.probabilities, self.labels, 5) & self.readable).mean()),
+            "mean_class_accuracy": self.class_mean("recall"),
+            "mean_f1": self.class_mean("f1"),
+            "mean_average_precision": self.class_mean("average_precision"),
+            "mean_confidence": float(self.confidence[self.readable].mean()) if some else None,
+            "ece": self.bins.ece if some else None,
+            "nll": negative_log_likelihood(probabilities, labels) if some else None,
+            "brier": brier_score(probabilities, labels) if some else None,
+            "aurc": float(self.risk.mean()),
+            **self._without_duplicates(),
+            **self._rejection(),
+        }
+
+    def _without_duplicates(self) -> dict[str, float | int | None]:
+        if not self.duplicates:
+            return {}
+        unique = np.array([clip not in self.duplicates for clip in self.clips])
+        return {
+            "copies": int((~unique).sum()),
+            "accuracy_without_copies": float(self.correct[unique].mean()) if unique.any() else None,
+        }
+
+    def _rejection(self) -> dict[str, float | None]:
+        if self.threshold is None:
+            return {}
+        accepted, correct = self.accepted, self.correct
+        return {
+            "threshold": self.threshold,
+            "rejected": float((~accepted).mean()),
+            "right_and_accepted": float((correct & accepted).mean()),
+            "accuracy_of_accepted": float(correct[accepted].mean()) if accepted.any() else None,
+        }
+
+    @property
+    def confused(self) -> list[dict[str, Any]]:
+        """The most confused pairs: clips of `true` predicted as `predicted`, and their share of `true`."""
+        return [
+            {
+                "true": self.classes[true],
+                "predicted": self.classes[predicted],
+                "clips": clips,
+                "share": clips / int((self.labels == true).sum()),
+            }
+            for true, predicted, clips in confused_pairs(self.confusion, CONFUSED_PAIRS)
+        ]
+
+    @property
+    def risk_at_coverages(self) -> dict[str, float]:
+        """Share of wrong answers at each of `COVERAGES`."""
+        return {f"{share:g}": risk_at_coverage(self.risk, share) for share in COVERAGES}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every metric, for `--json`."""
+        bins = self.bins
+        return {
+            **self.summary(),
+            "risk_at_coverage": self.risk_at_coverages,
+            "reliability": [
+                {"above": float(low), "clips": int(n), "confidence": float(c), "accuracy": float(a)}
+                for low, n, c, a in zip(bins.edges[:-1], bins.counts, bins.confidence, bins.accuracy, strict=True)
+                if n
+            ],
+            "per_class": self.per_class,
+            "confused": self.confused,
+            "confusion": self.confusion.tolist(),
+            "unreadable_clips": dict(self.unreadable),
+        }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""What is to be scored: a model package, or a checkpoint of a training that may still be going on."""
+"""Models to evaluate: a model package, or a checkpoint of a training, which may still be running."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,15 +13,14 @@ from actrec import inference
 from actrec.inference import package
 from actrec.inference.session import Session, Shape
 from actrec.utils.errors import PackageError
-from actrec_models.export import exporter
 from actrec_models.networks.base import Network
-from actrec_models.training import checkpoints
+from actrec_models.training import checkpoints, restore
 
-SUFFIX = ".ckpt"
+CHECKPOINT_SUFFIX = ".ckpt"
 
 
 class TorchBackend:
-    """Runs a network in PyTorch; see `actrec.inference.session.Backend`.
+    """Backend that runs a network in PyTorch; see `actrec.inference.session.Backend`.
 
     Args:
         network: In evaluation mode.
@@ -34,21 +33,21 @@ class TorchBackend:
         self.output: Shape = (None, network.config.num_classes)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits [N, classes] float32 of inputs [N, …] float32."""
+        """Return the logits [N, classes] float32 of inputs [N, …] float32."""
         with torch.inference_mode():
-            given = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
-            logits: np.ndarray = self._network(**given).float().cpu().numpy()
+            tensors = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
+            logits: np.ndarray = self._network(**tensors).float().cpu().numpy()
         return logits
 
 
 @dataclass(frozen=True)
 class Model:
-    """Something that can be scored.
+    """A model to evaluate.
 
     Attributes:
-        name: Of the package, or run and file of the checkpoint.
-        session: Runs it.
-        clips: How its recipe wants recordings taken: "live", "whole" or "stretched" (`scoring.score`).
+        name: Name of the package, or run and file of the checkpoint.
+        session: Session that runs it.
+        clips: Clip mode of its recipe: "live", "whole" or "stretched" (`scoring.score`).
     """
 
     name: str
@@ -57,43 +56,41 @@ class Model:
 
     @property
     def package(self) -> package.ModelPackage:
-        """Its description; of a checkpoint, one that was never written."""
+        """The package's description; for a checkpoint, the one it would be exported with."""
         return self.session.package
 
 
 def open_models(paths: Sequence[str | Path], **options: Any) -> list[Model]:
-    """As `open_model` each; those of one name are told apart by the folders that they lie in, or by a number."""
-    models, seen = [open_model(path, **options) for path in paths], list[str]()
+    """Open several models with `open_model`; equal names get the parent folder's name, or a number."""
+    models = [open_model(path, **options) for path in paths]
     names = [model.name for model in models]
+    unique: list[str] = []
     for model in models:
-        name = model.name if names.count(model.name) == 1 else f"{_folder(model).parent.name}/{model.name}"
-        seen.append(name)
-    numbered = [name if name not in seen[:k] else f"{name} ({seen[:k].count(name) + 1})" for k, name in enumerate(seen)]
+        path = model.package.path
+        folder = path.parent if path.is_file() else path
+        unique.append(model.name if names.count(model.name) == 1 else f"{folder.parent.name}/{model.name}")
+    numbered = [
+        name if name not in unique[:k] else f"{name} ({unique[:k].count(name) + 1})" for k, name in enumerate(unique)
+    ]
     return [dataclasses.replace(model, name=name) for model, name in zip(models, numbered, strict=True)]
-
-
-def _folder(model: Model) -> Path:
-    """Of a package, or of a checkpoint's run."""
-    path = model.package.path
-    return path.parent if path.is_file() else path
 
 
 def open_model(
     path: str | Path, *, backend: str = "onnxruntime", threads: int = 0, precision: str = "float32"
 ) -> Model:
-    """Opens a package (a folder, or a name in the zoo) or a checkpoint of `actrec train` (a file).
+    """Open a package (a folder, or a name in the zoo) or a checkpoint of `actrec train` (a file).
 
     Args:
-        path: What to open.
-        backend: Runs a package; a checkpoint runs in PyTorch.
-        threads: CPU threads; 0 for as many as there are.
-        precision: What a package computes in; one of `actrec.inference.package.PRECISIONS`.
+        path: The package or checkpoint.
+        backend: Backend of a package; a checkpoint runs in PyTorch.
+        threads: CPU threads; 0 for all.
+        precision: Precision of a package, one of `actrec.inference.package.PRECISIONS`.
 
     Raises:
         PackageError: It is missing, corrupt or foreign, or has no network in this precision.
     """
     threads = threads or torch.get_num_threads()
-    if Path(path).is_file() or str(path).endswith(SUFFIX):
+    if Path(path).is_file() or str(path).endswith(CHECKPOINT_SUFFIX):
         if precision != "float32":
             how = "export it with --float16" if precision == "float16" else "export it, then `actrec quantize` it"
             raise PackageError(f"{path} is a checkpoint, which runs in float32: {how}")
@@ -110,8 +107,8 @@ def open_model(
 
 
 def _open_checkpoint(path: Path) -> Model:
-    recipe, draft, network = exporter.open_checkpoint(path)
-    described = dataclasses.replace(draft, path=path.resolve())
-    # A run's folder tells its checkpoints from another run's: they are all called `last.ckpt`.
+    recipe, draft, network = restore.open_checkpoint(path)
+    description = dataclasses.replace(draft, path=path.resolve())
+    # The run's folder distinguishes checkpoints, which are all called `last.ckpt`.
     name = f"{path.resolve().parent.name}/{path.name}"
-    return Model(name, Session(described, TorchBackend(network), warm_up_runs=0), recipe.clips)
+    return Model(name, Session(description, TorchBackend(network), warm_up_runs=0), recipe.clips)

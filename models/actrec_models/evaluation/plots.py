@@ -1,114 +1,60 @@
-"""Pictures of a report, as PNG: confusion, reliability, risk against coverage. Drawn without a display.
+"""Plots of an evaluation result as PNG: confusion, reliability, risk against coverage. No display is needed."""
 
-Fonts of a report's pictures: what is installed, for labels in any script.
-"""
-
-import functools
 import io
+import warnings
 from collections.abc import Callable
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from actrec_models.evaluation.figures import Report
-from actrec_models.evaluation.metrics import at_coverage
-
-_FIRST = "DejaVu Sans"
-"""Comes with Matplotlib: Latin, Greek, Cyrillic, Arabic."""
-
-_OTHERS = (
-    "Noto Sans CJK",
-    "Source Han Sans",
-    "WenQuanYi",
-    "IPA",
-    "Nanum",
-    "Droid Sans Fallback",
-    "Hiragino",
-    "PingFang",
-    "Microsoft YaHei",
-    "MS Gothic",
-    "Malgun Gothic",
-    "Arial Unicode MS",
-    "Noto Sans",
-)
-
-
-@functools.cache
-def families() -> tuple[str, ...]:
-    """Names of the fonts to take, in this order for each character."""
-    installed = sorted(font_manager.get_font_names())
-    return (_FIRST, *(name for start in _OTHERS for name in installed if name.startswith(start)))
-
-
-@functools.cache
-def _characters() -> frozenset[int]:
-    found: set[int] = set()
-    for family in families():
-        found |= font_manager.get_font(font_manager.findfont(family)).get_charmap().keys()
-    return frozenset(found)
-
-
-def drawable(text: str) -> bool:
-    """Whether the fonts have every character of a text."""
-    return all(ord(character) in _characters() for character in text)
-
-
-def spelt(text: str) -> str:
-    """A text with "?" in place of the characters that no font has."""
-    return "".join(character if drawable(character) else "?" for character in text)
-
+from actrec_models.evaluation.metrics import EvaluationResult, risk_at_coverage
 
 DPI = 130
-
-POINTS = 72
-
+POINTS_PER_INCH = 72
 LONGEST_NAME = 34
-
 SMALLEST_TEXT = 4.5
-"""Points below which text in a cell or at an axis is left out."""
+"""Font size in points below which text in a cell or at an axis is omitted."""
 
 INK, ACCENT, WARNING, FAINT = "#1f2933", "#2563a8", "#c2410c", "#9aa5b1"
 
 
-def draw(report: Report) -> dict[str, bytes]:
-    """Every picture of a report by its name. Labels are people's own words: "$" is no formula, any script is drawn."""
-    with matplotlib.rc_context({"text.parse_math": False, "font.family": list(families())}):
-        return {name: drawn(report) for name, (_, drawn) in PICTURES.items()}
+def draw_all(result: EvaluationResult) -> dict[str, bytes]:
+    """Draw every plot of a result, by name; "$" in a label is no formula."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a character that the font lacks is drawn as a box
+        return {name: draw(result) for name, (_, draw) in PLOTS.items()}
 
 
-def confusion(report: Report) -> bytes:
-    """The confusion matrix: each row is a true class, its colors the share of its clips that each class was given.
+def plot_confusion(result: EvaluationResult) -> bytes:
+    """Plot the confusion matrix: a row per true class, colored by the share of its clips.
 
-    Colors go by the square root of the share, so that rare confusions can be seen. Shares are written as per cent
-    where they fit into the cells, class names where they fit along the axes; else every tenth class is numbered.
+    The color scale is the square root of the share, which makes rare confusions visible. Percentages and class names
+    are written if they fit; otherwise every tenth class is numbered.
     """
-    counts = report.confusion
+    counts = result.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     classes = len(counts)
     side = float(np.clip(0.42 * classes, 3.6, 13.5))  # inches of the matrix itself
-    cell = side / classes * POINTS
+    cell = side / classes * POINTS_PER_INCH
     figure, (axes,) = _figure(side, side)
-    shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    _name_axes(axes, report.classes, cell)
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    _label_classes(axes, result.classes, min(0.72 * cell, 10.0))
     axes.set(xlabel="recognized as", ylabel="true action")
-    axes.set_title(f"{spelt(report.name)}: {report.accuracy:.1%} of {len(report.labels)} clips", fontsize=11, color=INK)
+    axes.set_title(f"{result.name}: {result.accuracy:.1%} of {len(result.labels)} clips", fontsize=11, color=INK)
     _write_cells(axes, shares, counts, min(0.36 * cell, 9.0))
-    bar = figure.colorbar(shown, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
+    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
     bar.set_label("share of the true action's clips", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     return _png(figure)
 
 
-def _name_axes(axes: Axes, classes: tuple[str, ...], cell: float) -> None:
-    size = min(0.72 * cell, 10.0)
+def _label_classes(axes: Axes, classes: tuple[str, ...], size: float) -> None:
     if size >= SMALLEST_TEXT:
         names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes]
-        names = [name if drawable(name) else f"class {number}" for number, name in enumerate(names, start=1)]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     else:
@@ -128,51 +74,50 @@ def _write_cells(axes: Axes, shares: np.ndarray, counts: np.ndarray, size: float
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
 
 
-def reliability(report: Report) -> bytes:
-    """Accuracy against confidence, bin by bin, with how many clips each bin holds."""
-    bins = report.bins
+def plot_reliability(result: EvaluationResult) -> bytes:
+    """Plot accuracy against confidence, and the number of clips in each bin."""
+    bins = result.bins
     width = np.diff(bins.edges)
-    centers, held = bins.edges[:-1] + width / 2, bins.counts > 0
+    centers, used = bins.edges[:-1] + width / 2, bins.counts > 0
     figure, (axes, below) = _figure(5.0, 5.6, rows=(3, 1))
-    axes.plot([0, 1], [0, 1], linestyle="--", color=FAINT, label="as sure as right")
-    axes.bar(centers[held], bins.accuracy[held], width[held] * 0.92, color=ACCENT, alpha=0.85, label="share right")
-    axes.plot(bins.confidence[held], bins.accuracy[held], "o", color=WARNING, markersize=4, label="mean confidence")
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    axes.set_title(f"{spelt(report.name)}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
+    axes.plot([0, 1], [0, 1], linestyle="--", color=FAINT, label="perfectly calibrated")
+    axes.bar(centers[used], bins.accuracy[used], width[used] * 0.92, color=ACCENT, alpha=0.85, label="accuracy")
+    axes.plot(bins.confidence[used], bins.accuracy[used], "o", color=WARNING, markersize=4, label="mean confidence")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    axes.set_title(f"{result.name}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
     axes.legend(loc="upper left", fontsize=8, framealpha=0.85)
     below.bar(centers, bins.counts, width * 0.92, color=FAINT)
     below.set(xlim=(0, 1), xlabel="confidence", ylabel="clips")
     return _png(figure)
 
 
-def risk_coverage(report: Report) -> bytes:
-    """Share of wrong answers against the share of clips that is answered, the most confident first."""
-    risk = report.risk
+def plot_risk_coverage(result: EvaluationResult) -> bytes:
+    """Plot the share of wrong answers against the share of answered clips, most confident first."""
+    risk = result.risk
     coverage = np.arange(1, len(risk) + 1) / len(risk)
     figure, (axes,) = _figure(5.0, 3.6)
     axes.plot(coverage, risk, color=ACCENT)
-    if report.threshold:
-        kept = float(report.accepted.mean())
-        if kept:
-            at = at_coverage(risk, kept)
-            axes.plot([kept], [at], "o", color=WARNING, label=f"threshold {report.threshold:g}: {kept:.1%} answered")
-            axes.legend(loc="upper left", fontsize=8, frameon=False)
+    accepted = float(result.accepted.mean())
+    if result.threshold and accepted:
+        label = f"threshold {result.threshold:g}: {accepted:.1%} answered"
+        axes.plot([accepted], [risk_at_coverage(risk, accepted)], "o", color=WARNING, label=label)
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set(xlim=(0, 1), ylim=(0, max(1.1 * float(risk.max()), 0.01)))
     axes.set(xlabel="share of clips answered", ylabel="share of answers wrong")
-    axes.set_title(f"{spelt(report.name)}: area under the curve {risk.mean():.4f}", fontsize=11, color=INK)
+    axes.set_title(f"{result.name}: area under the curve {risk.mean():.4f}", fontsize=11, color=INK)
     return _png(figure)
 
 
-PICTURES: dict[str, tuple[str, Callable[[Report], bytes]]] = {
-    "confusion": ("Confusion matrix, each row divided by the true action's clips", confusion),
-    "reliability": ("Reliability: accuracy against confidence", reliability),
-    "risk_coverage": ("Risk against coverage", risk_coverage),
+PLOTS: dict[str, tuple[str, Callable[[EvaluationResult], bytes]]] = {
+    "confusion": ("Confusion matrix, each row divided by the true action's clips", plot_confusion),
+    "reliability": ("Reliability: accuracy against confidence", plot_reliability),
+    "risk_coverage": ("Risk against coverage", plot_risk_coverage),
 }
-"""Name of a picture's file to its caption and what draws it."""
+"""File name of a plot to its caption and function."""
 
 
 def _figure(width: float, height: float, rows: tuple[int, ...] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A figure whose axes are about so many inches wide and high; what stands around them comes on top."""
+    """Return a figure with axes of about `width` by `height` inches, one below the other."""
     figure = Figure(figsize=(width + 1.5, height + 1.2), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0])

@@ -1,4 +1,4 @@
-"""The card of a model package: what a person should know before trusting it."""
+"""Model cards: the README.md of a model package."""
 
 import html
 from typing import Any
@@ -10,7 +10,7 @@ _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max
 
 
 def card(model: ModelPackage, name: str) -> str:
-    """README.md of the package called `name`, from its description alone."""
+    """Return the README.md of the package called `name`, from its description."""
     if model.provenance.untrained:
         return _untrained(model, name)
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
@@ -25,7 +25,7 @@ def card(model: ModelPackage, name: str) -> str:
             f"; {figures['accuracy_without_copies']:.1%} of the {left} that are not in the training part as well"
         )
     if "judged_by" in figures:
-        accuracy += f", by {figures['judged_by']}, of the head on the frozen body"
+        accuracy += f", by {figures['judged_by']}, of the head on the frozen backbone"
     rows = [
         *_network(model),
         ("Trained on", training),
@@ -50,46 +50,48 @@ def card(model: ModelPackage, name: str) -> str:
         place = [name for name, _ in rows].index("Rejection") + 1
         rows.insert(place, ("With rejection", f"test part: {kept}; {others}"))
     if "test_ece" in figures:
-        told = f"{figures['test_confidence']:.2f} on average, expected calibration error {figures['test_ece']:.3f}"
-        rows.insert([name for name, _ in rows].index("Rejection"), ("Confidence", f"test part: {told}"))
+        confidence = (
+            f"{figures['test_confidence']:.2f} on average, expected calibration error {figures['test_ece']:.3f}"
+        )
+        rows.insert([name for name, _ in rows].index("Rejection"), ("Confidence", f"test part: {confidence}"))
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
 
 
 def _seeds(provenance: Provenance) -> str:
-    """Of the one network, or of each of those that were trained apart."""
+    """Return the seed of the network, or of each fused network."""
     seeds = [part["seed"] for part in _parts(provenance)] or [provenance.seed]
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _last_command(provenance: Provenance) -> list[tuple[str, str]]:
-    """What was really run, last: a recipe's own command need not be, where fields of it were set otherwise."""
+    """Return the command that was run, which differs from the recipe's if recipe fields were overridden."""
     given = [("Last command", provenance.command)] if "fused" not in provenance.figures else []
     given += [(f"Last command of {part['name']}", part.get("command", "")) for part in _parts(provenance)]
     return [(name, f"`{command}`") for name, command in given if command and command != provenance.recipe]
 
 
 def _parts(provenance: Provenance) -> list[dict[str, Any]]:
-    """The networks that a package was made of, where they were trained apart."""
+    """Return the networks of a fused package."""
     return list(provenance.figures.get("fused", []))
 
 
 def _lower(model: ModelPackage) -> list[tuple[str, str]]:
-    """What is known of the network in lower precision, where the package has it."""
+    """Return a row for each network in lower precision."""
     rows = []
     for name in PRECISIONS[1:]:
-        told = model.lower(name)
-        if told is None:
+        lower = model.lower(name)
+        if lower is None:
             continue
-        accuracy = "" if told.accuracy is None else f"{told.accuracy:.1%} of the same clips; "
-        text = f"{accuracy}logits within {told.difference:.2%} of their spread of the float32 network's"
-        text += f"; ranges of {told.calibrated_on}" if told.calibrated_on else ""
-        rows.append((f"In {name}", text + (f"; in float32: {', '.join(told.kept)}" if told.kept else "")))
+        accuracy = "" if lower.accuracy is None else f"{lower.accuracy:.1%} of the same clips; "
+        text = f"{accuracy}logits within {lower.difference:.2%} of their spread of the float32 network's"
+        text += f"; ranges of {lower.calibrated_on}" if lower.calibrated_on else ""
+        rows.append((f"In {name}", text + (f"; in float32: {', '.join(lower.kept)}" if lower.kept else "")))
     return rows
 
 
 def _run(provenance: Provenance) -> list[tuple[str, str]]:
-    """What is known of the training run; packages from before it was kept say nothing."""
+    """Return the stored facts on the training run."""
     rows = []
     if provenance.trained_on:
         rows.append(("Trained in", f"{provenance.hours:.2f} h on {provenance.trained_on}"))
@@ -103,7 +105,7 @@ def _run(provenance: Provenance) -> list[tuple[str, str]]:
 
 
 def _streams(provenance: Provenance) -> list[tuple[str, str]]:
-    """Those networks' shares and trainings."""
+    """Return a row for each fused network: its weight and training."""
     rows = []
     for part in _parts(provenance):
         run = f"seed {part['seed']}, {part['epochs']} epochs, commit {part['commit'] or 'unknown'}"
@@ -118,8 +120,8 @@ def _source(provenance: Provenance) -> str:
 
 def _untrained(model: ModelPackage, name: str) -> str:
     warning = (
-        f"**This model is not trained** ({model.provenance.split}). It shows whether a network fits a robot's clock "
-        "and memory; its labels mean nothing, and it never says `unknown`."
+        f"**This model is not trained** ({model.provenance.split}). It shows whether a network fits a robot's time "
+        "and memory budget. Its labels mean nothing, and it never publishes `unknown`."
     )
     rows = [
         *_network(model),
@@ -134,23 +136,23 @@ def _untrained(model: ModelPackage, name: str) -> str:
 def _network(model: ModelPackage) -> list[tuple[str, str]]:
     figures, window = model.provenance.figures, model.window
     people = "1 body" if model.bodies == 1 else f"up to {model.bodies} bodies"
-    clips, looks_at = len(window.starts), features.modalities(model.inputs)
+    clips, modalities = len(window.starts), features.modalities(model.inputs)
     within = "" if clips == 1 else f", {clips} clips of {window.clip_frames}, {_COMBINED[window.combine]}"
     return [
         ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
-        ("Streams", f"{len(looks_at)}: {', '.join(looks_at)}"),
+        ("Streams", f"{len(modalities)}: {', '.join(modalities)}"),
         ("Window", f"{window.seconds:g} s resampled to {window.frames} frames{within}, {people}"),
         ("Labels", plain(", ".join(model.labels))),
     ]
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    # A bar would begin another cell, in a command too.
+    # An unescaped bar would start another cell.
     cells = [(name, value.replace("|", "\\|")) for name, value in rows]
     lines = "\n".join(f"| {name} | {value} |" for name, value in cells)
     return f"| | |\n| --- | --- |\n{lines}\n"
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: a person's labels may hold anything."""
+    """Escape text for Markdown: a user's labels may contain any character."""
     return html.escape(text, quote=False).replace("`", "\\`")

@@ -1,12 +1,6 @@
-"""A network as an ONNX graph: static but for the batch, of operators that TensorRT parses, checked against PyTorch.
+"""ONNX graphs of networks and of their streaming steps: exported, simplified, checked against PyTorch and TensorRT.
 
-A network's step as an ONNX graph, checked against PyTorch; `actrec.inference.streaming` runs it.
-
-An ONNX graph made simpler and faster: the same logits, fewer nodes, no arithmetic on subnormal numbers.
-
-What TensorRT's ONNX parser takes, checked on the graph itself: no TensorRT is needed to know it.
-
-Temporary folders for what ONNX Runtime reads and writes as files.
+The check of TensorRT's operators reads the graph alone and needs no TensorRT.
 """
 
 import contextlib
@@ -36,27 +30,27 @@ from actrec_models.networks.streaming import Step
 
 
 @contextlib.contextmanager
-def scratch(needed: int) -> Iterator[Path]:
-    """A temporary folder on a disk that has so much space.
+def scratch_folder(needed: int) -> Iterator[Path]:
+    """Create a temporary folder for ONNX Runtime's files.
 
-    ONNX Runtime says "Protobuf serialization failed" of a full disk; on a robot, /tmp often lies in a small memory.
+    On a full disk, ONNX Runtime only reports "Protobuf serialization failed"; a robot's /tmp is often small.
 
     Args:
         needed: Bytes.
 
     Raises:
-        DeviceError: There is none, or not so much.
+        DeviceError: The folder cannot be created, or its disk has less space.
     """
     try:
-        held = tempfile.TemporaryDirectory()
+        folder = tempfile.TemporaryDirectory()
     except OSError as error:
-        raise DeviceError(f"cannot make a temporary folder: {error.strerror}; name another one in TMPDIR") from error
-    with held as name:
+        raise DeviceError(f"cannot create a temporary folder: {error.strerror}; set TMPDIR to another one") from error
+    with folder as name:
         free = shutil.disk_usage(name).free
         if free < needed:
             raise DeviceError(
                 f"{tempfile.gettempdir()} has {free / 1e6:.1f} MB left, {needed / 1e6:.1f} MB are needed: free some, "
-                "or name another folder in TMPDIR"
+                "or set TMPDIR to another folder"
             )
         yield Path(name)
 
@@ -66,46 +60,43 @@ _TINY = np.float32(1e-20)
 _TINY_NAME = "softmax/tiny"
 
 
-def simplified(content: bytes) -> bytes:
-    """The graph with its constants folded and its softmaxes kept off subnormal numbers.
-
-    Args:
-        content: An ONNX graph in float32, as PyTorch writes it.
+def simplify(content: bytes) -> bytes:
+    """Fold the constants of a float32 graph and keep its softmaxes off subnormal numbers.
 
     Raises:
         DeviceError: The disk of temporary files is full.
     """
-    model = onnx.load_model_from_string(_folded(content))
-    # With the shapes that were inferred, ONNX Runtime turns more tensors about between its layouts, and loses time.
+    model = onnx.load_model_from_string(_fold_constants(content))
+    # With inferred shapes, ONNX Runtime converts more tensors between its layouts and is slower.
     del model.graph.value_info[:]
     domains = {node.domain for node in model.graph.node}
     for entry in [entry for entry in model.opset_import if entry.domain not in domains]:
         model.opset_import.remove(entry)
-    _keep_off_subnormals(model.graph)
+    _avoid_subnormals(model.graph)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
-def _folded(content: bytes) -> bytes:
-    """What ONNX Runtime makes of a graph on any machine: constants folded, norms in convolutions, no identities."""
+def _fold_constants(content: bytes) -> bytes:
+    """Apply ONNX Runtime's portable optimizations: constant folding, batch norms into convolutions, no identities."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    with scratch(2 * len(content)) as folder:
+    with scratch_folder(2 * len(content)) as folder:
         written = folder / "model.onnx"
         options.optimized_model_filepath = str(written)
         onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return written.read_bytes()
 
 
-def _keep_off_subnormals(graph: Any) -> None:
-    """Raises what a softmax gives to at least 1e-20, which changes no float32 sum.
+def _avoid_subnormals(graph: Any) -> None:
+    """Raise softmax outputs to at least 1e-20, which changes no float32 sum.
 
-    Attention leaves weights of 1e-40 where it has decided; a processor multiplies those a hundred times slower, and
-    half of a network's time went there.
+    Confident attention has weights of 1e-40. CPUs multiply such subnormals a hundred times slower, which took half of a
+    network's time.
     """
     final = {value.name for value in graph.output}
-    # Where graphs were joined, the name has a prefix.
+    # In a fused graph, the name has a prefix.
     guards = [node for node in graph.node if node.op_type == "Max" and node.input[-1].endswith(_TINY_NAME)]
     guarded = {node.input[0] for node in guards}
     found = [n for n in graph.node if n.op_type == "Softmax" and not {n.output[0]} & (final | guarded)]
@@ -135,9 +126,8 @@ _NAMES = """
 """
 
 SUPPORTED = frozenset(_NAMES.split())
-"""Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), less what an engine for a
-robot should not hold: control flow, random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on
-the data) and `ScatterND`."""
+"""Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), without control flow,
+random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on the data), and `ScatterND`."""
 
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
 
@@ -146,24 +136,24 @@ _CONSTANT_INPUTS = {
     "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1, "ReduceMax": 1, "ReduceMean": 1,
     "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "ReduceSumSquare": 1,
 }  # fmt: skip
-"""Operator to the input that has to be known when the engine is built (axes, depth, k)."""
+"""Operator to the input that must be constant when the engine is built (axes, depth, k)."""
 
 _FLOAT = 1
 
 
-def problems(model: Any) -> list[str]:
-    """Why TensorRT's parser would refuse an ONNX graph, or what makes it no graph of ours; empty where it is fine.
+def tensorrt_problems(model: Any) -> list[str]:
+    """List why TensorRT's parser would refuse an ONNX graph.
 
     Args:
         model: An `onnx.ModelProto`.
 
     Returns:
-        One line a problem: operators that are not supported, with the node (its name holds the layer's), pooling over
-        other than two or three axes, inputs that are not float32, axes other than the batch that are not fixed.
+        One line per problem: unsupported operators, with the node, whose name contains the layer's; pooling over other
+        than two or three axes; inputs that are not float32; dynamic axes other than the batch.
     """
     graph = model.graph
     constant = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:  # sorted: an identity comes after what it repeats
+    for node in graph.node:  # topologically sorted: an identity follows its input
         if node.op_type == "Constant" or (node.op_type == "Identity" and node.input[0] in constant):
             constant.update(node.output)
     found = [line for node in graph.node for line in _node_problems(node, constant)]
@@ -171,7 +161,7 @@ def problems(model: Any) -> list[str]:
 
 
 def operators(model: Any) -> set[str]:
-    """The operators of an ONNX graph, with their domain where it is not ONNX's own."""
+    """Return the operators of an ONNX graph; foreign ones with their domain."""
     return {_operator(node) for node in model.graph.node}
 
 
@@ -180,21 +170,21 @@ def _operator(node: Any) -> str:
 
 
 def _node_problems(node: Any, constant: set[str]) -> Iterator[str]:
-    where = f"node '{node.name or node.output[0]}'"
+    prefix = f"node '{node.name or node.output[0]}'"
     operator = _operator(node)
     if operator not in SUPPORTED:
-        yield f"{where} is a {operator}, which TensorRT's parser does not take"
+        yield f"{prefix} is a {operator}, which TensorRT's parser does not support"
     if operator in _POOLS:
         attributes = {a.name: list(a.ints) for a in node.attribute}
         if len(attributes.get("kernel_shape", [])) not in (2, 3):
-            yield f"{where} is a {operator} over {len(attributes.get('kernel_shape', []))} axes, TensorRT's pool 2 or 3"
+            yield f"{prefix} is a {operator} over {len(attributes.get('kernel_shape', []))} axes, TensorRT pools 2 or 3"
         if any(size != 1 for size in attributes.get("dilations", [])):
-            yield f"{where} is a dilated {operator}, which TensorRT does not have"
+            yield f"{prefix} is a dilated {operator}, which TensorRT does not have"
         if len([name for name in node.output if name]) > 1:
-            yield f"{where} is a {operator} that also gives indices, which TensorRT's does not"
+            yield f"{prefix} is a {operator} that also returns indices, which TensorRT's does not"
     at = _CONSTANT_INPUTS.get(operator)
     if at is not None and len(node.input) > at and node.input[at] and node.input[at] not in constant:
-        yield f"{where} is a {operator} whose input {at} is computed; TensorRT wants a constant there"
+        yield f"{prefix} is a {operator} whose input {at} is computed; TensorRT needs a constant there"
 
 
 def _value_problems(value: Any) -> Iterator[str]:
@@ -211,8 +201,8 @@ def _value_problems(value: Any) -> Iterator[str]:
 OPSET = 17
 
 PARITY = 1e-4
-"""Largest difference of logits between PyTorch and ONNX Runtime, in float32: absolute, or relative to the largest
-logit where that is above 1."""
+"""Largest allowed float32 difference of logits between PyTorch and ONNX Runtime: absolute, or relative to the largest
+logit if that is above 1."""
 
 CHECKED_BATCHES = (1, 3)
 
@@ -220,32 +210,32 @@ _MESSAGE_BYTES = 2**31 - 1
 
 
 def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs (count, *shape) by name: the first clips of windows with simulated people, made by the core's features."""
+    """Return inputs (count, *shape) by name: the first clips of windows with simulated people."""
     bodies = getattr(network.config, "bodies", 1)
-    made = inputs_for(network.input_specs, network.window, bodies, count, seed)
-    return {name: torch.from_numpy(value) for name, value in made.items()}
+    arrays = example_arrays(network.input_specs, network.window, bodies, count, seed)
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
 
-def inputs_for(
+def example_arrays(
     specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """As `example_inputs`, for a network of which only the description is at hand."""
-    made = []
+    """Return arrays as `example_inputs`, from the description of a network."""
+    samples = []
     for n in range(count):
         clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
-        made += window_inputs(clip, specs, window, starts=window.starts[:1])
-    return {spec.name: np.stack([m[spec.name] for m in made]) for spec in specs}
+        samples += window_inputs(clip, specs, window, starts=window.starts[:1])
+    return {spec.name: np.stack([sample[spec.name] for sample in samples]) for spec in specs}
 
 
-def logits_of(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Logits [N, classes] that ONNX Runtime computes of a graph and its inputs [N, …] by name."""
+def run_onnx(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the logits [N, classes] of a graph for inputs [N, …] by name, computed by ONNX Runtime."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     logits: np.ndarray = session.run(None, dict(inputs))[0]
     return logits
 
 
 class _Positional(nn.Module):
-    """Takes the network's inputs in the order of its specs, as ONNX export wants them."""
+    """Network with positional inputs in the order of its specs, as the ONNX exporter needs."""
 
     def __init__(self, network: Network):
         super().__init__()
@@ -257,15 +247,15 @@ class _Positional(nn.Module):
 
 
 def to_onnx(network: Network) -> bytes:
-    """The network as ONNX with static M, T, V and a dynamic batch, simplified, checked against PyTorch.
+    """Export a network as ONNX with static M, T, V and a dynamic batch, simplified and checked against PyTorch.
 
     Raises:
         PackageError: As `check_operators`, or ONNX Runtime's logits differ by more than `PARITY`.
     """
-    content = simplified(trace(network))
+    content = simplify(trace(network))
     check_operators(network, content)
     for batch, difference in zip(CHECKED_BATCHES, parity_errors(network, content, CHECKED_BATCHES), strict=True):
-        if not difference <= PARITY:  # a NaN is no agreement either
+        if not difference <= PARITY:  # also refuses NaN
             raise PackageError(
                 f"ONNX and PyTorch differ by {difference:.2g} (batch {batch}), allowed: {PARITY:g}: not written"
             )
@@ -273,22 +263,22 @@ def to_onnx(network: Network) -> bytes:
 
 
 def check_operators(network: Network, content: bytes) -> None:
-    """Refuses an ONNX graph that could not become a TensorRT engine.
+    """Check that TensorRT can build an engine from an ONNX graph.
 
     Raises:
-        PackageError: Names the node, and with it the layer, that TensorRT's parser does not take.
+        PackageError: Contains the node, and with it the layer, that TensorRT's parser does not support.
     """
     model = onnx.load_model_from_string(content)
-    taken = {value.name for value in model.graph.input}
-    found = [f"input '{spec.name}' reaches no logit" for spec in network.input_specs if spec.name not in taken]
-    found += problems(model)
+    used = {value.name for value in model.graph.input}
+    found = [f"input '{spec.name}' reaches no logit" for spec in network.input_specs if spec.name not in used]
+    found += tensorrt_problems(model)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise PackageError(f"the ONNX graph cannot become a TensorRT engine: {found[0]}{more}: not written")
 
 
 def trace(network: Network) -> bytes:
-    """The network as ONNX, as PyTorch writes it, unchecked; it is in evaluation mode afterwards.
+    """Export a network as ONNX without checks; it is in evaluation mode afterwards.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
@@ -297,9 +287,8 @@ def trace(network: Network) -> bytes:
     examples = example_inputs(network, 2)
     buffer: Any = io.BytesIO()  # torch annotates only paths
     with torch.no_grad(), warnings.catch_warnings():
-        # The TorchScript exporter is the one whose graphs TensorRT parses without surprises; torch calls it the old
-        # one at every use, and doubts that a recurrent layer takes another batch than it was traced with. It does:
-        # parity is checked at two others.
+        # TensorRT parses the graphs of the TorchScript exporter, which torch deprecates. Its warning that a recurrent
+        # layer may not take another batch size is settled by the parity check at two other sizes.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
         try:
@@ -316,18 +305,18 @@ def trace(network: Network) -> bytes:
         except torch.onnx.errors.OnnxExporterError as error:
             raise PackageError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
     if buffer.tell() > _MESSAGE_BYTES:
-        raise PackageError(f"the network takes {buffer.tell() / 1e9:.1f} GB, one ONNX file holds 2.1 GB at most")
+        raise PackageError(f"the network takes {buffer.tell() / 1e9:.1f} GB, the limit of an ONNX file is 2.1 GB")
     return buffer.getvalue()
 
 
 def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed: int = 1) -> list[float]:
-    """Largest difference of logits between ONNX Runtime and PyTorch at each of some batches, as `PARITY` counts it.
+    """Return the largest difference of logits between ONNX Runtime and PyTorch for each batch size (see `PARITY`).
 
     Args:
         network: In evaluation mode.
-        content: The same as ONNX.
-        batches: N clips each, of simulated people.
-        seed: Of the clips.
+        content: Its ONNX graph.
+        batches: Numbers of example clips.
+        seed: Seed of the clips.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -343,7 +332,7 @@ def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed
 
 
 class _PositionalStep(nn.Module):
-    """Takes the step's inputs in order, and gives the logits and the new values in the order of the states."""
+    """Step with positional inputs; returns the logits and the new values in the order of the states."""
 
     def __init__(self, step: Step):
         super().__init__()
@@ -355,25 +344,25 @@ class _PositionalStep(nn.Module):
 
 
 def step_to_onnx(network: Network) -> bytes:
-    """The network's step: a frame and the past in, logits and the new values out; the batch is dynamic.
+    """Export a network's streaming step, which `actrec.inference.streaming` runs; the batch is dynamic.
 
-    Inputs are the network's, with T = 1, and `past_<state>`; outputs are "logits" and `new_<state>`. How many frames
-    lie between the values of a state is written in the file's metadata.
+    Inputs are the network's, with T = 1, and `past_<state>`; outputs are "logits" and `new_<state>`. The file's
+    metadata holds the number of frames between the values of each state.
 
     Raises:
         ConfigError: The network cannot run frame by frame.
-        PackageError: An operator is none that TensorRT parses, or ONNX Runtime disagrees with PyTorch.
+        PackageError: TensorRT does not support an operator, or ONNX Runtime disagrees with PyTorch.
     """
     step = Step(network).eval()
-    content = simplified(_trace(step))
-    found = problems(onnx.load_model_from_string(content))
+    content = simplify(_trace_step(step))
+    found = tensorrt_problems(onnx.load_model_from_string(content))
     if found:
         raise PackageError(f"the step's ONNX graph cannot become a TensorRT engine: {found[0]}: not written")
-    _check_parity(step, content)
+    _check_step_parity(step, content)
     return content
 
 
-def _trace(step: Step) -> bytes:
+def _trace_step(step: Step) -> bytes:
     inputs = step.example_inputs
     outputs = ["logits", *(f"new_{state.name}" for state in step.states)]
     rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
@@ -392,7 +381,7 @@ def _trace(step: Step) -> bytes:
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     shapes = [(step.network.config.num_classes,), *((state.shape[0], 1, state.shape[1]) for state in step.states)]
-    for value, shape in zip(model.graph.output, shapes, strict=True):  # which the exporter cannot always infer
+    for value, shape in zip(model.graph.output, shapes, strict=True):  # not always inferred by the exporter
         for axis, size in enumerate(shape, start=1):
             value.type.tensor_type.shape.dim[axis].dim_value = size
     entry = model.metadata_props.add()
@@ -400,8 +389,8 @@ def _trace(step: Step) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _check_parity(step: Step, content: bytes, steps: int = 3, batch: int = 2) -> None:
-    """Compares some steps, each after a past in which every frame was as the last one."""
+def _check_step_parity(step: Step, content: bytes, steps: int = 3, batch: int = 2) -> None:
+    """Compare some steps with PyTorch, each after a past of repeated frames."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(1)
     past = {f"past_{state.name}": torch.zeros(step.past_shape(state, batch)) for state in step.states}

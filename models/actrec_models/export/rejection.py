@@ -1,4 +1,4 @@
-"""Chooses when a label is published as `unknown`."""
+"""Rejection: the choice of the confidence below which a label is published as `unknown`."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,21 +16,20 @@ from actrec.skeleton.layouts import LAYOUTS
 from actrec.types import STREAMS
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import evaluation
-from actrec_models.data import unknown_clips
+from actrec_models.data import other_actions
+from actrec_models.data.outliers import carried_hands
 from actrec_models.data.samples import Samples
-from actrec_models.data.synthetic_unknown import hands_from_bodies
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
 LEAST_KEPT = 0.9
-"""Share of the known actions that rejection must leave alone."""
+"""Smallest share of the known actions' clips that must be accepted."""
 
 SEPARATION = 0.03
-"""How much of the sum of both shares, known clips kept and others rejected, a confidence that tells more may cost."""
+"""How far the separation may lie below the best one in favor of a better calibrated confidence."""
 
 HIGHEST = 0.9
-"""Highest threshold: where training clips are all known by heart, those above separate as well, and leave no room for
-confidences to differ."""
+"""Highest threshold. On overfitted training clips, higher ones separate as well but leave no range of confidences."""
 
 _TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
 
@@ -39,14 +38,14 @@ _BACKGROUNDS = 41
 
 @dataclass(frozen=True)
 class Rejection:
-    """A threshold on the confidence, and what makes the confidence.
+    """A threshold, and the parameters of the confidence that it applies to.
 
     Attributes:
         threshold: Confidence, 0..1.
         background: Logit of "none of these".
-        temperature: Logits and background are divided by this.
+        temperature: Divisor of logits and background.
         known_kept: Share of the known actions' clips that reach the threshold.
-        unknown_rejected: Share of other actions' clips that do not.
+        unknown_rejected: Share of other actions' clips below the threshold.
     """
 
     threshold: float
@@ -57,19 +56,19 @@ class Rejection:
 
     @property
     def separation(self) -> float:
-        """The sum of both shares (Youden's J, and 1)."""
+        """Sum of both shares (Youden's J plus 1)."""
         return self.known_kept + self.unknown_rejected
 
     def confidence(self, logits: np.ndarray) -> np.ndarray:
-        """[N] of logits [N, classes]: the best class's probability, the background's share taken off."""
-        return _Cooled(logits, self.temperature).confidence(self.background)
+        """Return [N] the probability of the best class of logits [N, classes], with the background as another class."""
+        return _ScaledLogits(logits, self.temperature).confidence(self.background)
 
-    def described(self, words: str) -> package.Rejection:
-        """As a package has it, with `words` of what it was chosen on."""
-        return package.Rejection(self.threshold, self.temperature, words, self.background)
+    def for_package(self, calibrated_on: str) -> package.Rejection:
+        """Return the rejection as a package stores it."""
+        return package.Rejection(self.threshold, self.temperature, calibrated_on, self.background)
 
 
-class _Cooled:
+class _ScaledLogits:
     """Logits [N, classes] divided by a temperature."""
 
     def __init__(self, logits: np.ndarray, temperature: float):
@@ -77,13 +76,13 @@ class _Cooled:
         self._best, self._total = self.logits.max(axis=1), np.logaddexp.reduce(self.logits, axis=1)
 
     def confidence(self, background: float) -> np.ndarray:
-        """[N] probability of the best class beside a background logit, which is divided likewise."""
+        """Return [N] the probability of the best class beside a background logit, divided by the temperature too."""
         return np.exp(self._best - np.logaddexp(self._total, background / self.temperature))
 
     def loss(self, labels: np.ndarray, background: float) -> float:
-        """Mean negative log likelihood of the labels, with Platt's (1999) target in place of 1.
+        """Return the mean negative log likelihood of the labels, with Platt's (1999) target in place of 1.
 
-        So that few clips that are all right do not make it sure of everything.
+        The target keeps a few correct clips from driving all confidences to 1.
         """
         target = (len(labels) + 1) / (len(labels) + 2)
         logged = self.logits[np.arange(len(labels)), labels] - np.logaddexp(self._total, background / self.temperature)
@@ -92,39 +91,38 @@ class _Cooled:
 
 
 def choose(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT) -> Rejection:
-    """The rejection that separates clips of known actions from those of others, with a confidence that can be read.
+    """Choose the rejection that separates known from other actions with a calibrated confidence.
 
-    Of the backgrounds, temperatures and thresholds that keep at least `least_kept` of the known, those are looked at
-    whose separation is within `SEPARATION` of the best; of these it is the one by which the known clips' labels are
-    likeliest (temperature scaling, Guo et al. 2017): the confidence is then as nearly as may be how often a label is
-    right. Separation alone is as good with confidences that say nothing, and leaves many to choose from.
+    Candidates are the backgrounds, temperatures and thresholds that accept at least `least_kept` of the known clips and
+    separate within `SEPARATION` of the best. Of these, the one with the highest likelihood of the labels is chosen
+    (temperature scaling, Guo et al. 2017). Separation alone would leave many candidates with meaningless confidences.
 
     Args:
-        known: [N, classes] logits.
-        labels: [N] of these clips.
+        known: [N, classes] logits of known actions.
+        labels: [N] their classes.
         unknown: [K, classes] logits of other actions; K may be 0.
-        least_kept: Share of the known.
+        least_kept: Smallest share of accepted known clips.
     """
     span = np.quantile(np.concatenate([known.max(axis=1), unknown.max(axis=1)]), [0.01, 0.99])
     backgrounds = np.linspace(span[0] - 6, span[1] + 2, _BACKGROUNDS).round(2)
     found = []
     for temperature in _TEMPERATURES:
-        ours, others = _Cooled(known, temperature), _Cooled(unknown, temperature)
-        found += [(_at(ours, others, float(b), least_kept), ours.loss(labels, b)) for b in backgrounds]
+        ours, others = _ScaledLogits(known, temperature), _ScaledLogits(unknown, temperature)
+        found += [(_best_threshold(ours, others, float(b), least_kept), ours.loss(labels, b)) for b in backgrounds]
     most = max(rejection.separation for rejection, _ in found)
     near = [(rejection, loss) for rejection, loss in found if rejection.separation >= most - SEPARATION]
     return min(near, key=lambda each: each[1])[0]
 
 
-def _at(known: _Cooled, unknown: _Cooled, background: float, least_kept: float) -> Rejection:
-    """The threshold that separates best beside a background, among those that keep so many of the known."""
+def _best_threshold(known: _ScaledLogits, unknown: _ScaledLogits, background: float, least_kept: float) -> Rejection:
+    """Return the threshold that separates best for a background and accepts enough known clips."""
     ours, others = np.sort(known.confidence(background)), np.sort(unknown.confidence(background))
-    # Rounded down, so that model.yaml reads well.
+    # Rounded down for a readable model.yaml.
     candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
     candidates = np.concatenate([[0.0], candidates[candidates <= HIGHEST]])
     kept = 1 - np.searchsorted(ours, candidates) / len(ours)
     rejected = np.searchsorted(others, candidates) / max(1, len(others))
-    # Between two of few values a quantile rejects more than it is meant to.
+    # Between two of few values, a quantile rejects too many.
     allowed = kept >= least_kept
     best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))
     return Rejection(
@@ -132,154 +130,158 @@ def _at(known: _Cooled, unknown: _Cooled, background: float, least_kept: float) 
     )
 
 
-def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
-    """Why no threshold can be chosen for a network with these inputs; empty where it can."""
+def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
+    """Return why no threshold can be chosen for a network with these inputs; empty if it can."""
     specs = list(specs)
     own = recipe.own_unknown(data_root, "train", root)
     known = dataset_part(recipe, data_root, "train", root)
-    without = "" if len(own) else _without_foreign(recipe, specs, known.classes, data_root)
-    others = _more(specs)
-    if without or not others:
-        return without
+    obstacle = "" if len(own) else _unknown_dataset_obstacle(recipe, specs, known.classes, data_root)
+    others = _streams_beside_bodies(specs)
+    if obstacle or not others:
+        return obstacle
     also = f"the network also takes {', '.join(others)}"
-    chosen = own if len(own) else unknown_clips.load(recipe, known.classes, data_root, "train").clips[0][0]
-    if _lacks(chosen, known, features.streams(specs)):
-        lacking = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
-        return f"{also}, which {lacking} not hold"
+    chosen = own if len(own) else other_actions.taken(recipe, known.classes, data_root, "train").clips[0][0]
+    if _lacks_streams(chosen, known, features.streams(specs)):
+        source = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
+        return f"{also}, which {source} not contain"
     if not recipe.parts()[3].holds:
-        return f"{also}, and clips are varied by their joints: train with clips held out (validation: {{share: 0.1}})"
+        return f"{also}, but augmentation changes only joints: train with held-out clips (validation: {{share: 0.1}})"
     return ""
 
 
-def _lacks(chosen: ClipDataset, known: ClipDataset, taken: Mapping[str, bool]) -> bool:
-    """Whether clips of other actions lack a stream that must be there, or that the known ones have.
+def _lacks_streams(others: ClipDataset, known: ClipDataset, used: Mapping[str, bool]) -> bool:
+    """Return whether clips of other actions lack a required stream, or one that the known clips have.
 
-    Those would be told apart by what is zero for want of it, not by what is done.
+    Such clips would be rejected for their zeros instead of their action.
 
     Args:
-        chosen: Of other actions.
-        known: Of the training part.
-        taken: The network's streams, and whether each must be there.
+        others: Clips of other actions.
+        known: The training part.
+        used: The network's streams, and whether each is required.
     """
-    needed = {stream for stream, required in taken.items() if required}
-    return not (needed <= chosen.streams and _held(known) & set(taken) <= _held(chosen))
+    required = {stream for stream, needed in used.items() if needed}
+    return not (required <= others.streams and _filled_streams(known) & set(used) <= _filled_streams(others))
 
 
-def _held(clips: ClipDataset) -> set[str]:
-    """The streams, beside bodies, of which the clips have something; the first speaks for all."""
-    others = clips[0].streams
+def _filled_streams(clips: ClipDataset) -> set[str]:
+    """Return the streams, besides bodies, that the first clip contains; it stands for all."""
+    others = clips[0].others
     return {stream for stream, keys in STREAMS.items() if stream != "bodies" and any(key in others for key in keys)}
 
 
-def _without_foreign(recipe: Recipe, specs: list[InputSpec], classes: Sequence[str], data_root: str) -> str:
-    """Why the clips of an unknown dataset cannot be taken; empty where they can."""
+def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: Sequence[str], data_root: str) -> str:
+    """Return why the clips of the unknown dataset cannot be used; empty if they can."""
     if not recipe.unknown_dataset:
-        return "the recipe names no unknown_dataset"
+        return "the recipe has no unknown_dataset"
     bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
     foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
-    if not_there := unknown_clips.missing_dataset(recipe, data_root):
-        return not_there
+    if missing := other_actions.missing(recipe, data_root):
+        return missing
     if foreign:
-        return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}"
+        return f"the network takes {foreign[0]}, {recipe.unknown_dataset} contains {CANONICAL}"
     try:
-        unknown_clips.load(recipe, classes, data_root, "train")
-    except ActrecError as error:  # training would have refused it: one from before it did, or by other files
+        other_actions.taken(recipe, classes, data_root, "train")
+    except ActrecError as error:  # trained by an older version, or with other files
         return str(error)
     return ""
 
 
 def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
-    """Chooses on clips of the training part and those of other actions (`unknown_logits`); also says so in words.
+    """Choose the rejection on clips of the training part and of other actions; also return a description of the clips.
 
-    Of a network of bodies they are augmented: draws that training did not see are the nearest to unseen clips that does
-    not touch the test part. Their windows are taken as evaluation takes them, so that the threshold suits what is
-    judged: all live or all stretched. Of a network that takes more they are those that training held out.
+    For a network of bodies, the training part's clips are newly augmented, which approximates unseen clips without the
+    test part. Their windows are live or stretched as in the evaluation. For other networks, the clips that training
+    held out are used.
     """
-    if _more(session.package.inputs):
+    if _streams_beside_bodies(session.package.inputs):
         held = recipe.parts()[3].split(training_clips(recipe, data_root, root), recipe.seed)[1]
         assert held is not None
         clips, which = held, f"{len(held)} clips held out"
         known = evaluation.score(session, clips, _mode(recipe)).logits
     else:
         clips = dataset_part(recipe, data_root, "train", root)
-        known, which = _varied_logits(recipe, session, clips), "augmented"
+        known, which = _augmented_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
     own = len(recipe.own_unknown(data_root, "train", root))
     share = f"({chosen.unknown_rejected:.1%} rejected)"
     against = (
-        f"{own} of its recordings labeled unknown {share}" if own else _foreign_words(recipe, clips, data_root, share)
+        f"{own} of its recordings labeled unknown {share}" if own else _unknown_text(recipe, clips, data_root, share)
     )
     return chosen, f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against}"
 
 
 def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) -> None:
-    """Refuses to choose on clips that training did not hold out, where it is they that are chosen on.
+    """Check that a recipe holds out the same clips as the training, if the rejection is chosen on these.
 
     Raises:
-        ConfigError: The recipe holds out others than that of the training did.
+        ConfigError: It holds out other clips.
     """
-    if _more(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
-        raise ConfigError("the recipe holds other clips out than the training did: give it that validation and seed")
+    if _streams_beside_bodies(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
+        raise ConfigError(
+            "the recipe holds other clips out than the training did: use the training's validation and seed"
+        )
 
 
-def _more(specs: Iterable[InputSpec]) -> list[str]:
-    """What these inputs are made of beside bodies."""
+def _streams_beside_bodies(specs: Iterable[InputSpec]) -> list[str]:
     return sorted(set(features.streams(specs)) - {"bodies"})
 
 
-def _varied_logits(recipe: Recipe, session: Session, clips: ClipDataset) -> np.ndarray:
-    """[N, classes] of a draw of each clip."""
-    varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
-    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
-    draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
-    return evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
+def _augmented_logits(recipe: Recipe, session: Session, clips: ClipDataset) -> np.ndarray:
+    """Return the logits [N, classes] of one augmented version of each clip."""
+    augmentation = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
+    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, augmentation)
+    rngs = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
+    bodies = [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(rngs)]
+    return evaluation.window_logits(session, bodies)
 
 
 def _mode(recipe: Recipe) -> str:
-    """How windows are taken of what rejection is chosen on."""
+    """Return the clip mode of the clips that the rejection is chosen on."""
     return "stretched" if recipe.clips == "stretched" else "live"
 
 
-def _foreign_words(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
-    """What of the unknown dataset was taken, and the share of it that is rejected."""
+def _unknown_text(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
+    """Describe the clips of the unknown dataset and their rejected share."""
     hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
-    without = unknown_clips.load(recipe, known.classes, data_root, "train").excluded
+    without = other_actions.taken(recipe, known.classes, data_root, "train").left_out
     left_out = f"; without: {', '.join(without)}" if without else ""
     return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
 
 def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
-    """[K, classes] of clips of other actions: the dataset's own of which the training part has some, or another's.
+    """Return the logits [K, classes] of other actions: the dataset's recordings labeled unknown, or another dataset.
 
-    Of the unknown dataset those are left out whose action is among the classes. For a network of hands they are the
-    bodies' right hands, with poses of the recipe's own dataset's part (`hands_from_bodies`).
+    Clips of the unknown dataset whose action is among the classes are excluded. A network of hands gets the bodies'
+    right hands, with poses from the recipe's own dataset (`carried_hands`).
 
     Raises:
-        ConfigError: The recipe leaves out an action that the unknown dataset does not have, or all of them.
+        ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
     own = len(recipe.own_unknown(data_root, "train", root))
-    chosen = recipe.own_unknown(data_root, part, root) if own else _foreign(recipe, session, data_root, part, root)
+    chosen = (
+        recipe.own_unknown(data_root, part, root) if own else _unknown_clips(recipe, session, data_root, part, root)
+    )
     if not len(chosen):
         return np.zeros((0, len(session.package.labels)), np.float32)
     logits: np.ndarray = evaluation.score(session, chosen, _mode(recipe)).logits
     return logits
 
 
-def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
-    """The unknown dataset's clips."""
-    others = unknown_clips.load(recipe, session.package.labels, data_root, part)
+def _unknown_clips(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
+    """Return the unknown dataset's clips."""
+    others = other_actions.taken(recipe, session.package.labels, data_root, part)
     if body_layout(session.package) != "hand_22":
         return others.read()
-    return hands_from_bodies(others.read(), dataset_part(recipe, data_root, part, root))
+    return carried_hands(others.read(), dataset_part(recipe, data_root, part, root))
 
 
-def chosen_on(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
-    """What tells the recordings of a person's own that a threshold was chosen on (`ClipDataset.identities`)."""
+def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
+    """Return the identities of the user's recordings that a threshold is chosen on (`ClipDataset.identities`)."""
     own = recipe.own_unknown(data_root, "train", root)
-    return own.identities() if len(own) else unknown_clips.load(recipe, classes, data_root, "train").identities()
+    return own.identities() if len(own) else other_actions.taken(recipe, classes, data_root, "train").identities()
 
 
 def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:
-    """The "train" or "test" part of the dataset that a recipe names; `root` is its folder, if not in `data_root`."""
+    """Open the "train" or "test" part of a recipe's dataset; `root` is its folder, if not in `data_root`."""
     folder = root or datasets.folder(data_root, recipe.dataset)
     return datasets.create(recipe.dataset, folder, split=recipe.split, part=part, **recipe.dataset_options)

@@ -1,72 +1,88 @@
-"""Writes a model package again: its network in float16 or simplified, its rejection chosen anew; from no checkpoint."""
+"""Copies of a model package, made without its checkpoint: with other precisions or a new rejection threshold."""
 
+import copy
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from actrec import datasets, inference
+from actrec.datasets.base import ClipDataset
 from actrec.inference import package, zoo
-from actrec.inference.package import PRECISIONS, LowerPrecision, ModelPackage, Provenance
+from actrec.inference.package import ModelPackage
 from actrec.utils import config, files
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
-from actrec_models.evaluation import study, target
+from actrec_models import registry
+from actrec_models.evaluation import scoring, study, target
 from actrec_models.evaluation.models import open_model
-from actrec_models.export import exporter, half_precision, rejection
+from actrec_models.export import exporter, precision, rejection
 from actrec_models.export.card import card
-from actrec_models.export.onnx_graph import PARITY, inputs_for, logits_of, simplified, to_onnx
-from actrec_models.finetune import transfer
+from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, simplify, to_onnx
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.restore import open_package
 
 logger = logging.getLogger(__name__)
 
+INT8_CLIPS = 200
+"""Clips that the ranges of int8 are computed of."""
 
-def again(
+INT8_HELD_OUT = 100
+"""Other clips, on which int8 is compared with float32."""
+
+INT8_LEAST_CLIPS = 20
+
+Inputs = dict[str, np.ndarray]
+
+
+def rewrite(
     source: str | Path,
     folder: Path,
     data_root: str,
     overwrite: bool = False,
     *,
     float16: bool = False,
-    simplify: bool = False,
+    simplified: bool = False,
     weights: bool = True,
     root: str = "",
 ) -> ModelPackage:
-    """Writes a copy of a package with other files of its network.
+    """Copy a package with other files of its network.
 
-    Where the dataset that it was trained on is at hand, a new network is scored on the test part.
+    A new network is scored on the test part if the training's dataset is available.
 
     Args:
         source: A package's folder, or the name of one in the zoo.
-        folder: Where to; may be the source's own with `overwrite`.
-        data_root: Folder that holds a folder a dataset.
-        overwrite: Replace a package that is there.
-        float16: Write the network in float16 too; also done where `simplify` changes the one that it is made of.
-        simplify: Write the float32 network anew: from its weights by this version where it has them, else from its own
-            graph.
-        weights: Keep PyTorch's weights, where it has them.
-        root: Folder of the dataset itself; empty for its own in `data_root`.
+        folder: Output folder; with `overwrite` it may be the source.
+        data_root: Folder that contains a folder per dataset.
+        overwrite: Replace an existing package.
+        float16: Write the network in float16 too; implied if `simplified` changes the network of an existing one.
+        simplified: Export the float32 network again from its weights, or simplify its graph if it has none.
+        weights: Keep PyTorch's weights, if it has some.
+        root: Folder of the dataset; empty for its folder in `data_root`.
 
     Raises:
-        PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
-            simplified disagrees with what was there.
+        PackageError: The package is missing or corrupt, its network is unsuited to float16, or the simplified network
+            disagrees with the original.
     """
-    target = files.check_place(folder, package.FILES, overwrite)
+    folder = files.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
-    content = _simpler(base) if simplify else base.read_onnx()
-    contents = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplify}
-    if simplify and base.int8 is not None:
-        logger.warning("%s: its int8 network is left out: write it again with `actrec quantize`", base.name)
-    made = base if not simplify else dataclasses.replace(base, int8=None)
-    if float16 or (simplify and base.float16 is not None):
-        contents["float16"], described = half_precision.of_package(base, content)
-        made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root, root)
-    return write_like(base, made, content, contents, target, overwrite, weights)
+    content = _simplified_network(base) if simplified else base.read_onnx()
+    lower = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplified}
+    draft = base
+    if simplified and base.int8 is not None:
+        logger.warning("%s: its int8 network is removed: write it again with `actrec quantize`", base.name)
+        draft = dataclasses.replace(base, int8=None)
+    if float16 or (simplified and base.float16 is not None):
+        lower["float16"], described = precision.package_float16(base, content)
+        draft = dataclasses.replace(draft, float16=described)
+        draft = _with_accuracy(draft, content, lower, "float16", data_root, root)
+    return _write_copy(base, draft, content, lower, folder, overwrite, weights)
 
 
-def calibrated(
+def recalibrate(
     source: str | Path,
     folder: Path,
     recipe: Recipe | None,
@@ -75,30 +91,30 @@ def calibrated(
     root: str = "",
     weights: bool = True,
 ) -> ModelPackage:
-    """Writes a copy of a package whose rejection is chosen again, with the figures that follow from it.
+    """Copy a package with a newly chosen rejection and the figures that depend on it.
 
     Args:
         source: A package's folder, or the name of one in the zoo.
-        folder: Where to; may be the source's own with `overwrite`.
-        recipe: Of the dataset and split that it was trained on; names what is not known. None for the package's own.
-        data_root: Folder that holds a folder a dataset.
-        overwrite: Replace a package that is there.
-        root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
-        weights: Keep PyTorch's weights, where it has them.
+        folder: Output folder; with `overwrite` it may be the source.
+        recipe: Recipe of the same dataset and split with actions to reject; None for the package's own.
+        data_root: Folder that contains a folder per dataset.
+        overwrite: Replace an existing package.
+        root: Folder of the recipe's dataset; empty for its folder in `data_root`.
+        weights: Keep PyTorch's weights, if it has some.
 
     Raises:
-        PackageError: The package is missing or corrupt, keeps no recipe, or was taught.
-        ConfigError: The recipe is of another dataset, split or classes, or names nothing that is not known.
+        PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
+        ConfigError: The recipe has another dataset, split or classes, or no actions to reject.
     """
-    target = files.check_place(folder, package.FILES, overwrite)
+    folder = files.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
-    if "judged_by" in base.provenance.figures:
-        raise PackageError(f"{base.name} was taught, its rejection chosen on clips left out: teach it again")
-    if recipe is None and not base.provenance.settings:
-        raise PackageError(f"{base.name} does not tell the recipe that it was trained by: name one, --calibrate RECIPE")
-    recipe = recipe or config.build(Recipe, base.provenance.settings)
     trained = base.provenance
-    if (recipe.dataset, recipe.split) != (trained.dataset, trained.split):  # what the card tells is of these
+    if "judged_by" in trained.figures:
+        raise PackageError(f"{base.name} was taught: its rejection was chosen on held-out clips; teach it again")
+    if recipe is None and not trained.settings:
+        raise PackageError(f"{base.name} does not store its training's recipe: pass one, --calibrate RECIPE")
+    recipe = recipe or config.build(Recipe, trained.settings)
+    if (recipe.dataset, recipe.split) != (trained.dataset, trained.split):  # the card's figures are of these
         raise ConfigError(
             f"{base.name} was trained on {trained.dataset}, split {trained.split}; the recipe is of {recipe.dataset}, "
             f"split {recipe.split}"
@@ -106,80 +122,155 @@ def calibrated(
     if trained.settings:
         rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
     roots, session = (data_root, root), inference.load(base.path)
-    if missing := rejection.hindrance(recipe, base.inputs, *roots):
-        raise ConfigError(f"{base.name}: no rejection can be chosen: {missing}")
+    if obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots):
+        raise ConfigError(f"{base.name}: no rejection can be chosen: {obstacle}")
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
-    made = exporter.rescored(exporter.judged(base, recipe, session, test, roots), recipe, base, test)
-    contents = {name: base.read_onnx(name) for name in base.precisions}
-    return write_like(base, made, contents.pop("float32"), contents, target, overwrite, weights)
+    draft = exporter.with_evaluation(base, recipe, session, test, roots)
+    draft = exporter.with_lower_accuracies(draft, recipe, base, test)
+    lower = {name: base.read_onnx(name) for name in base.precisions}
+    return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
 
 
-def write_like(
+def quantize(
+    source: str | Path,
+    folder: Path,
+    data_root: str,
+    *,
+    dataset: str = "",
+    root: str = "",
+    clips: int = INT8_CLIPS,
+    keep: tuple[str, ...] = (),
+    overwrite: bool = False,
+) -> ModelPackage:
+    """Copy a package with its network also in int8, scored on the test part if that is available.
+
+    Args:
+        source: A package's folder, or the name of one in the zoo.
+        folder: Output folder; with `overwrite` it may be the source.
+        data_root: Folder that contains a folder per dataset.
+        dataset: Dataset whose training part gives the ranges; empty for the training's.
+        root: Folder of that dataset; empty for its folder in `data_root`.
+        clips: Clips for the ranges; up to 100 others are compared on.
+        keep: Layer groups that stay in float32.
+        overwrite: Replace an existing package.
+
+    Raises:
+        PackageError: The package is missing or corrupt, or int8 disagrees with float32.
+        ConfigError: The dataset is missing or has too few clips.
+    """
+    files.check_place(folder, package.FILES, overwrite)
+    base = zoo.find(source)
+    trained = base.provenance
+    name = dataset or trained.dataset
+    if name not in datasets.DATASETS.names():
+        origin = f"--dataset is '{name}'" if name != trained.dataset else f"{base.name} was trained on '{name}'"
+        known = ", ".join(datasets.DATASETS.names())
+        raise ConfigError(f"{origin}, which is no known dataset: choose one with --dataset: {known}")
+    # The same split, fold and people as in the training.
+    own = {"split": trained.split, **trained.settings.get("dataset_options", {})} if name == trained.dataset else {}
+    part = datasets.create(name, root or datasets.folder(data_root, name), part="train", **own)
+    scoring.check_layout(base, part)
+    content = base.read_onnx()
+    precision.check_layer_groups(content, keep)  # before minutes of work
+    samples = SampledInputs(base, part, clips + INT8_HELD_OUT)
+    if len(samples) < INT8_LEAST_CLIPS:
+        raise ConfigError(
+            f"{name}'s training part gives {len(samples)} clips, int8's ranges need at least {INT8_LEAST_CLIPS}"
+        )
+    calibration = samples[: min(clips, len(samples) * 2 // 3)]
+    held_out = samples[len(calibration) :]
+    try:
+        network = precision.to_int8(content, calibration, held_out, keep)
+    except PackageError as error:
+        raise PackageError(f"{base.name}: {error}") from error
+    logger.info("int8 agrees with float32 on %.1f %% of %d other clips", 100 * network.agreement, len(held_out))
+    lower = {name: base.read_onnx(name) for name in base.precisions[1:]}
+    lower["int8"] = network.content
+    draft = dataclasses.replace(base, int8=network.for_package(f"{len(calibration)} clips of {name}'s training part"))
+    # `root` is not the folder of the training's dataset, whose test part gives the accuracy, if another was chosen.
+    draft = _with_accuracy(draft, content, lower, "int8", data_root, root if own else "")
+    return _write_copy(base, draft, content, lower, folder, overwrite)
+
+
+class SampledInputs(Sequence[Inputs]):
+    """A network's inputs of randomly chosen clips, one window's clip each, as in the evaluation.
+
+    They are prepared on every access: the images of 300 clips of P-I3D take 35 GB.
+
+    Args:
+        base: The package.
+        clips: The clips to choose from.
+        count: Number of clips, or all if there are fewer.
+    """
+
+    def __init__(self, base: ModelPackage, clips: ClipDataset, count: int):
+        self._base, self._clips = base, clips
+        self._mode = str(base.provenance.settings.get("clips", "live"))
+        self._order = np.random.default_rng(0).permutation(len(clips))[:count]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "SampledInputs": ...
+
+    def __getitem__(self, index: int | slice) -> "Inputs | SampledInputs":
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._order = self._order[index]
+            return part
+        return next(scoring.clip_inputs(self._clips[int(self._order[index])], self._base, self._mode))
+
+
+def _write_copy(
     base: ModelPackage,
-    made: ModelPackage,
+    draft: ModelPackage,
     content: bytes,
-    contents: dict[str, bytes],
+    lower: dict[str, bytes],
     folder: Path,
     overwrite: bool,
     weights: bool = True,
 ) -> ModelPackage:
-    """Writes `made` with the weights of `base`, and its card with what followed the table in it.
-
-    Args:
-        base: The package that it comes from.
-        made: Its new description.
-        content: The network in float32.
-        contents: Those in lower precision.
-        folder: Where to.
-        overwrite: Replace a package that is there.
-        weights: Keep PyTorch's, where there are some.
-    """
-    file, told = base.path / package.WEIGHTS, base.path / package.CARD
+    """Write `draft` with the weights of `base`, and a new card that keeps the sections after the table."""
+    weights_file, card_file = base.path / package.WEIGHTS, base.path / package.CARD
     text = ""
-    if told.is_file():
-        before = told.read_text(encoding="utf-8")
-        more = before.find("\n## ")
-        text = card(made, folder.name) + (before[more:] if more >= 0 else "")
-    kept = file.read_bytes() if weights and file.is_file() else None
-    return package.write(folder, made, content, kept, text, overwrite, contents)
+    if card_file.is_file():
+        old = card_file.read_text(encoding="utf-8")
+        sections = old.find("\n## ")
+        text = card(draft, folder.name) + (old[sections:] if sections >= 0 else "")
+    tensors = weights_file.read_bytes() if weights and weights_file.is_file() else None
+    return package.write(folder, draft, content, tensors, text, overwrite, lower)
 
 
-def scored(
-    draft: ModelPackage, content: bytes, contents: dict[str, bytes], precision: str, data_root: str, root: str = ""
+def _with_accuracy(
+    draft: ModelPackage, content: bytes, lower: dict[str, bytes], name: str, data_root: str, root: str
 ) -> ModelPackage:
-    """The description with the accuracy in a lower precision, where the dataset is at hand."""
+    """Return the description with the accuracy in the precision `name`, if the dataset is available."""
     with tempfile.TemporaryDirectory() as scratch:
-        drafted = package.write(Path(scratch) / (draft.name or "draft"), draft, content, lower=contents)
-        accuracy = _accuracy(drafted, data_root, precision, root)
-    told = draft.lower(precision)
-    assert told is not None and precision in PRECISIONS
-    changed: dict[str, LowerPrecision] = {precision: dataclasses.replace(told, accuracy=accuracy)}
-    return dataclasses.replace(draft, **changed)  # type: ignore[arg-type]
+        written = package.write(Path(scratch) / (draft.name or "draft"), draft, content, lower=lower)
+        if obstacle := _scoring_obstacle(written, data_root, root):
+            logger.info("%s: %s is not scored: %s", written.name, name, obstacle)
+            return exporter.replace_lower(draft, name, None)
+        model = open_model(written.path, precision=name)
+        result = study.run([model], data_root, target.EvalOptions(root=root)).main_results[0]
+        return exporter.replace_lower(draft, name, float(result.accuracy))
 
 
-def _accuracy(made: ModelPackage, data_root: str, precision: str, root: str) -> float | None:
-    """Top-1 on the test part; None where there is none at hand, which the log says."""
-    trained, why = made.provenance, ""
+def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:
+    """Return why a package cannot be scored on its test part; empty if it can."""
+    trained = written.provenance
     place = Path(root or datasets.folder(data_root, trained.dataset))
     if trained.dataset not in datasets.DATASETS.names() or not place.is_dir():
-        why = f"its dataset, {trained.dataset}, is not in {root or data_root}"
-    elif not trained.figures.get("test_clips", 1):
-        why = f"split {trained.split} of {trained.dataset} has no test part"
-    elif "judged_by" in trained.figures:
-        why = "it was taught all of its recordings"
-    else:
-        why = _hindrance(trained, place)
-    if why:
-        logger.info("%s: %s is not scored: %s", made.name, precision, why)
-        return None
-    model = open_model(made.path, precision=precision)
-    return float(study.run([model], data_root, target.Options(root=root)).main[0].accuracy)
-
-
-def _hindrance(trained: Provenance, place: Path) -> str:
-    """Why a dataset that is there cannot be scored on, which is no reason to write nothing; empty where it can."""
+        return f"its dataset, {trained.dataset}, is not in {root or data_root}"
+    if not trained.figures.get("test_clips", 1):
+        return f"split {trained.split} of {trained.dataset} has no test part"
+    if "judged_by" in trained.figures:
+        return "it was taught all of its recordings"
     options = trained.settings.get("dataset_options", {})
     try:
         datasets.create(trained.dataset, place, split=trained.split, part="test", **options)
@@ -188,22 +279,22 @@ def _hindrance(trained: Provenance, place: Path) -> str:
     return ""
 
 
-def _simpler(base: ModelPackage) -> bytes:
-    """The float32 network written anew.
+def _simplified_network(base: ModelPackage) -> bytes:
+    """Export the float32 network again.
 
     Raises:
         PackageError: It disagrees with the package's own.
     """
-    before = base.read_onnx()
+    original = base.read_onnx()
     if (base.path / package.WEIGHTS).is_file():
-        opened = transfer.open_base(base.path)
-        network = opened.network(len(base.labels))
-        network.load_state_dict(opened.tensors)
-        content = to_onnx(network)
+        _, options, tensors = open_package(base.path)
+        network = registry.create(base.family, num_classes=len(base.labels), **options)
+        network.load_state_dict(tensors)
+        content = to_onnx(network.eval())
     else:
-        content = simplified(before)
-    inputs = inputs_for(base.inputs, base.window, base.bodies, 4)
-    expected, found = (logits_of(each, inputs) for each in (before, content))
+        content = simplify(original)
+    inputs = example_arrays(base.inputs, base.window, base.bodies, 4)
+    expected, found = (run_onnx(each, inputs) for each in (original, content))
     difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not difference <= PARITY:
         raise PackageError(f"{base.name}: simplified, its logits differ by {difference:.2g}: not written")

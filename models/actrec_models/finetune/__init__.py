@@ -1,1 +1,1 @@
-"""`actrec teach`: fine-tunes a shipped network on a few recordings."""
+"""Fine-tuning of a packaged network on the user's own actions (`actrec teach`)."""

@@ -18,8 +18,8 @@ from actrec_models.data.prepare.preparation import prepare
 from actrec_models.export import exporter
 from actrec_models.export.card import card
 from actrec_models.training.recipe import Recipe
+from tests.models.evaluation.test_eval import write
 from tests.models.places import PlacesTrainToo
-from tests.models.test_evaluation import write
 
 STAMPS = np.arange(3)
 
@@ -135,11 +135,11 @@ def test_a_package_is_judged_without_them_too(tmp_path):
     recipe = Recipe("sem_net", dataset="places", split="all")
     test = datasets.create("places", tmp_path, split="all", part="test")
     right = np.array([True] * 7 + [False])
-    assert exporter.without_copies(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
+    assert exporter.duplicate_figures(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
         "copies": 3,
         "accuracy_without_copies": 1.0,
     }
-    assert exporter.without_copies(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
+    assert exporter.duplicate_figures(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
     assert "93.0% of the 369 that are not in the training part as well" in card(zoo.find("deepacts_graph_nucla"), "it")
 
 

@@ -166,7 +166,7 @@ def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(
 def test_a_threshold_is_chosen_for_hands_too(data_root, tmp_path, monkeypatch):
     small = config.build(recipe.Recipe, TINY)
     made_of = actrec_models.registry.create("sem_net", num_classes=28, **small.network_options())
-    assert rejection.hindrance(small, made_of.input_specs, str(data_root)) == ""
+    assert rejection.calibration_obstacle(small, made_of.input_specs, str(data_root)) == ""
     create: Any = datasets.create
     monkeypatch.setattr(datasets, "create", lambda *args, **options: thinned(create(*args, **options)))
     checkpoint = trainer.train(small, str(data_root), tmp_path / "run")

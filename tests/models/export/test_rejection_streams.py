@@ -57,7 +57,7 @@ def datasets(monkeypatch, tmp_path):
 def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
     network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", **fields})
-    assert said in rejection.hindrance(settings, network.input_specs, str(tmp_path))
+    assert said in rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
 
 
 @pytest.mark.parametrize(("known", "other"), [(True, False), (True, True), (False, False)])
@@ -70,7 +70,7 @@ def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypat
     (tmp_path / "ntu").mkdir()
     fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
     network = actrec_models.registry.create("deepacts", num_classes=2, **SMALL["deepacts"])
-    said = rejection.hindrance(config.build(Recipe, fields), network.input_specs, str(tmp_path))
+    said = rejection.calibration_obstacle(config.build(Recipe, fields), network.input_specs, str(tmp_path))
     assert said == ("the network also takes hands, which ntu60 does not hold" if known and not other else "")
 
 
@@ -78,10 +78,10 @@ def test_recordings_labeled_unknown_must_hold_what_the_network_takes(datasets, t
     network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
     datasets["train"] = skeletons(4)
-    said = rejection.hindrance(settings, network.input_specs, str(tmp_path))
+    said = rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
     assert said.endswith("which its recordings labeled unknown do not hold")
     datasets["train"] = made_up(NAME, 4)
-    assert rejection.hindrance(settings, network.input_specs, str(tmp_path)) == ""
+    assert rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("own", [False, True])

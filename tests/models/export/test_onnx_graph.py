@@ -63,7 +63,7 @@ def randomness(f):
 
 def test_a_plain_network_passes():
     model = onnx.load_model_from_string(onnx_graph.to_onnx(Toy(plain)))
-    assert onnx_graph.problems(model) == []
+    assert onnx_graph.tensorrt_problems(model) == []
     assert "Gemm" in onnx_graph.operators(model)
 
 
@@ -130,20 +130,20 @@ def test_inputs_that_are_not_float32_and_free_axes_are_named():
         "'x' has the shape [2, 3]: the batch is not dynamic": (value("x", [2, 3]), value("y", ["batch", 3])),
     }
     for message, (given, taken) in cases.items():
-        found = onnx_graph.problems(graph([relu], [given], [taken]))
+        found = onnx_graph.tensorrt_problems(graph([relu], [given], [taken]))
         assert any(line.startswith(message) for line in found), found
 
 
 def test_axes_that_are_computed_foreign_domains_and_dilated_pools_are_named():
     x, y = value("x", ["batch", 3]), value("y", ["batch", 3])
     foreign = helper.make_node("Relu", ["x"], ["y"], name="n", domain="com.microsoft")
-    assert "com.microsoft.Relu" in onnx_graph.problems(graph([foreign], [x], [y]))[0]
+    assert "com.microsoft.Relu" in onnx_graph.tensorrt_problems(graph([foreign], [x], [y]))[0]
     shape = helper.make_node("Shape", ["x"], ["axes"])
     computed = helper.make_node("ReduceSum", ["x", "axes"], ["y"], name="sum")
-    assert "whose input 1 is computed" in onnx_graph.problems(graph([shape, computed], [x], [y]))[0]
+    assert "whose input 1 is computed" in onnx_graph.tensorrt_problems(graph([shape, computed], [x], [y]))[0]
     constant = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", TensorProto.INT64, [1], [1]))
     same = helper.make_node("Identity", ["c"], ["axes"])
-    assert onnx_graph.problems(graph([constant, same, computed], [x], [y])) == []
+    assert onnx_graph.tensorrt_problems(graph([constant, same, computed], [x], [y])) == []
     pool = helper.make_node("MaxPool", ["x"], ["y", "where"], kernel_shape=[2, 2], dilations=[2, 1], name="pool")
-    found = onnx_graph.problems(graph([pool], [x], [y]))
+    found = onnx_graph.tensorrt_problems(graph([pool], [x], [y]))
     assert ["dilated" in line or "indices" in line for line in found] == [True, True]

@@ -8,9 +8,9 @@ import torch
 
 from actrec import datasets
 from actrec.utils import config
-from actrec_models.finetune import material as finetune_material
 from actrec_models.finetune import transfer
-from actrec_models.finetune.trainings import Folds, Trainings, folds_of
+from actrec_models.finetune.fine_tuning import TeachConfig, Trainer
+from actrec_models.finetune.recordings import Folds, Recordings, make_folds
 
 pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
 
@@ -28,7 +28,7 @@ def utd(data_root):
 def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
     """Not even as what leads up to a clip: of the fold, and of the class that it leaves out."""
     asked = {"head_steps": 50, "steps": 1, "batch": 4, "draws": 2, "augmentation": {"before": 1.0}}
-    settings, base = config.build(finetune_material.TeachConfig, asked), transfer.open_base("deepacts_graph_nucla")
+    settings, base = config.build(TeachConfig, asked), transfer.open_pretrained("deepacts_graph_nucla")
     clips = [dataclasses.replace(utd[index], label=index % 3) for index in range(9)]
     folds = Folds(np.array([0, 0, 0, 1, 1, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
     made_up = []
@@ -36,10 +36,10 @@ def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
         shown = list(clips)
         if changed is not None:
             shown[changed] = dataclasses.replace(clips[changed], bodies=clips[changed].bodies[..., ::-1, :].copy())
-        material = finetune_material.Material(shown, ("a", "b", "c"), ("",) * 9, (), "none")
-        rehearsal = Trainings(base, material, settings, progress=False).rehearse(folds, 0, 0, 60.0, "rehearsal")
-        assert rehearsal.known.shape == (4, 2) and rehearsal.others.shape == (2 * 3, 2)
-        made_up.append(rehearsal.made_up)
+        material = Recordings(shown, ("a", "b", "c"), ("",) * 9, (), "none")
+        rehearsal = Trainer(base, material, settings, progress=False).validate(folds, 0, 0, 60.0, "rehearsal")
+        assert rehearsal.known.shape == (4, 2) and rehearsal.unknown.shape == (2 * 3, 2)
+        made_up.append(rehearsal.outliers)
     same = [bool((one == made_up[0]).all()) for one in made_up]
     assert same == [True, True, True, False]
 
@@ -48,7 +48,7 @@ def test_no_fold_holds_all_of_a_class_that_has_two_recordings():
     """Of three recordings, each of which shows two actions, two folds would put one action into one of them."""
     labels, films = np.repeat([0, 1, 2], 4), ["r1", "r1", "r2", "r2", "r2", "r2", "r3", "r3", "r1", "r1", "r3", "r3"]
     for seed in range(10):
-        folds = folds_of(labels, [""] * 12, 2, seed, films)
+        folds = make_folds(labels, [""] * 12, 2, seed, films)
         assert (folds.by, folds.count) == ("recording", 3)
         _check_apart(folds, labels, films)
 
@@ -63,7 +63,7 @@ def test_folds_of_recordings_that_show_several_actions():
         clips += [(label, f"{label}{again}") for label in range(4) for again in range(seed % 2 + 1)]
         clips += [(label, "all") for label in range(4)]
         labels, films = np.array([label for label, _ in clips]), [film for _, film in clips]
-        folds = folds_of(labels, [""] * len(clips), 5, seed, films)
+        folds = make_folds(labels, [""] * len(clips), 5, seed, films)
         assert folds.by == "recording"
         _check_apart(folds, labels, films)
 
@@ -72,39 +72,39 @@ def test_a_stranger_is_in_one_fold():
     """Somebody who did only what is unknown, and a recording of which nobody says who is in it."""
     labels, films = np.array([0] * 4 + [1] * 4 + [-1] * 6), [*"abcdefgh"]
     known = ["a", "b"] * 4
-    carol = folds_of(labels, [*known, *["carol"] * 6], 5, 1, [*films, *["pacing"] * 3, *["standing"] * 3])
-    assert (carol.by, carol.of_clip.tolist()) == ("person", [0, 1] * 4 + [0] * 6)
-    both = folds_of(labels, [*known, "carol", "dan", "", "", "", "carol"], 5, 1, [*films, *"ij", *"kklm"])
-    assert both.of_clip.tolist()[8:] == [0, 1, 0, 0, 1, 0]
-    nobody_says = folds_of(labels, [*known, *[""] * 6], 5, 1)
-    assert nobody_says.of_clip.tolist()[8:] == [0, 1] * 3
+    carol = make_folds(labels, [*known, *["carol"] * 6], 5, 1, [*films, *["pacing"] * 3, *["standing"] * 3])
+    assert (carol.by, carol.fold_of_clip.tolist()) == ("person", [0, 1] * 4 + [0] * 6)
+    both = make_folds(labels, [*known, "carol", "dan", "", "", "", "carol"], 5, 1, [*films, *"ij", *"kklm"])
+    assert both.fold_of_clip.tolist()[8:] == [0, 1, 0, 0, 1, 0]
+    nobody_says = make_folds(labels, [*known, *[""] * 6], 5, 1)
+    assert nobody_says.fold_of_clip.tolist()[8:] == [0, 1] * 3
 
 
 def _check_apart(folds, labels, films):
-    assert all(len(set(folds.of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
-    assert set(folds.of_clip[labels >= 0].tolist()) == set(folds.of_clip.tolist()) == set(range(folds.count))
-    assert len(set(zip(films, folds.of_clip.tolist(), strict=True))) == len(set(films))
+    assert all(len(set(folds.fold_of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
+    assert set(folds.fold_of_clip[labels >= 0].tolist()) == set(folds.fold_of_clip.tolist()) == set(range(folds.count))
+    assert len(set(zip(films, folds.fold_of_clip.tolist(), strict=True))) == len(set(films))
 
 
 def test_folds_by_person_need_two_of_each_class():
     labels = np.array([0, 0, 1, 1, -1])
-    by_person = folds_of(labels, ["a", "b", "a", "b", ""], 5, 1)
-    assert (by_person.by, by_person.names, list(by_person.of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
+    by_person = make_folds(labels, ["a", "b", "a", "b", ""], 5, 1)
+    assert (by_person.by, by_person.names, list(by_person.fold_of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
     for people in (["a", "a", "b", "b", "c"], ["a", "b", "a", "", "a"], ["a"] * 5):
-        folds = folds_of(labels, people, 5, 1)
+        folds = make_folds(labels, people, 5, 1)
         assert (folds.by, folds.count) == ("recording", 2)
-        assert sorted(folds.of_clip[labels == 0]) == sorted(folds.of_clip[labels == 1]) == [0, 1]
-    many = folds_of(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
-    assert [np.bincount(many.of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
+        assert sorted(folds.fold_of_clip[labels == 0]) == sorted(folds.fold_of_clip[labels == 1]) == [0, 1]
+    many = make_folds(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
+    assert [np.bincount(many.fold_of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
         [3, 2, 2, 2, 2]
     ] * 3
 
 
 def test_clips_of_one_recording_are_left_out_together():
     labels, people = np.repeat([0, 1], 6), [""] * 12
-    cut = folds_of(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
-    assert (cut.by, cut.count, cut.words) == ("recording", 2, "2-fold cross-validation")
-    assert all(len(set(cut.of_clip[start : start + 2])) == 1 for start in range(0, 12, 2))
-    assert set(cut.of_clip[labels == 0]) == set(cut.of_clip[labels == 1]) == {0, 1}
-    one = folds_of(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
-    assert (one.by, one.count, one.words) == ("clip", 5, "5-fold cross-validation within recordings")
+    cut = make_folds(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
+    assert (cut.by, cut.count, cut.description) == ("recording", 2, "2-fold cross-validation")
+    assert all(len(set(cut.fold_of_clip[start : start + 2])) == 1 for start in range(0, 12, 2))
+    assert set(cut.fold_of_clip[labels == 0]) == set(cut.fold_of_clip[labels == 1]) == {0, 1}
+    one = make_folds(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
+    assert (one.by, one.count, one.description) == ("clip", 5, "5-fold cross-validation within recordings")

@@ -15,8 +15,8 @@ from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.package import LowerPrecision
 from actrec.utils.errors import PackageError
-from actrec_models.export import half_precision, repackage
-from actrec_models.export.onnx_graph import simplified
+from actrec_models.export import precision, repackage
+from actrec_models.export.onnx_graph import simplify
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
@@ -55,9 +55,9 @@ def test_an_index_is_the_same_one_however_large():
         {"one": np.ones((), np.float32), "table": table},
     )
     places = np.array([2047, 4095, 70_001, MANY - 2], np.float32)
-    made, difference = half_precision.convert(content, {"x": places})
+    made, difference = precision.to_float16(content, {"x": places})
     assert difference < 1e-3
-    np.testing.assert_allclose(half_precision._run(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2)
+    np.testing.assert_allclose(precision._run(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2)
     assert len(made) < 0.51 * len(content)
 
 
@@ -77,9 +77,9 @@ def test_a_comparison_sees_what_it_saw():
             "weights": np.array([1.0, -2.0, 3.0, 0.5], np.float32),
         },
     )
-    made, difference = half_precision.convert(content, {"x": np.array([[1.0001], [0.9999], [1.0]], np.float32)})
+    made, difference = precision.to_float16(content, {"x": np.array([[1.0001], [0.9999], [1.0]], np.float32)})
     assert difference == 0.0
-    assert half_precision._run(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [[1.0, -2.0, 3.0, 0.5]]
+    assert precision._run(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [[1.0, -2.0, 3.0, 0.5]]
 
 
 @pytest.mark.parametrize("scale", [3e5, 1e-12])
@@ -91,7 +91,7 @@ def test_constants_beyond_float16_stay_in_float32(scale):
         {"scale": np.array(scale, np.float32)},
     )
     inputs = {"x": np.array([[1.0, 2.0, -3.0, 0.5]], np.float32)}
-    made, difference = half_precision.convert(content, inputs)
+    made, difference = precision.to_float16(content, inputs)
     assert difference < 1e-3
     kept = [t for t in onnx.load_model_from_string(made).graph.initializer if t.data_type == TensorProto.FLOAT]
     assert [float(numpy_helper.to_array(t)) for t in kept] == [pytest.approx(scale)]
@@ -110,23 +110,23 @@ def overflowing() -> bytes:
 def test_what_leaves_its_range_is_refused():
     inputs = {"x": np.array([[1.0, 20.0, -30.0, 0.5]], np.float32)}
     with pytest.raises(PackageError, match=r"values on the way to its logits leave float16's range \(±65504\)"):
-        half_precision.convert(overflowing(), inputs)
-    made, _ = half_precision.convert(
-        overflowing(), inputs, kept_operators=half_precision.KEPT_OPERATORS | {"MatMul", "Mul"}
+        precision.to_float16(overflowing(), inputs)
+    made, _ = precision.to_float16(
+        overflowing(), inputs, kept_operators=precision.FLOAT32_OPERATORS | {"MatMul", "Mul"}
     )
-    assert np.isfinite(half_precision._run(made, inputs)).all()
+    assert np.isfinite(precision._run(made, inputs)).all()
 
 
 def test_operators_that_tensorrt_lacks_are_refused():
     content = graph([node("Det", "x", "logits")], [CLASSES, 2, 2], {})
     with pytest.raises(PackageError, match="in float16, node '.*' is a Det, which TensorRT's parser does not take"):
-        half_precision.convert(content, {"x": np.ones((1, CLASSES, 2, 2), np.float32)})
+        precision.to_float16(content, {"x": np.ones((1, CLASSES, 2, 2), np.float32)})
 
 
 def test_a_refusal_names_the_family(monkeypatch):
-    monkeypatch.setattr(half_precision, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(precision, "MAX_FLOAT16_DIFFERENCE", -1.0)
     with pytest.raises(PackageError, match=r"^deepacts_graph \(tiny\) cannot be written in float16: .*: leave out --f"):
-        half_precision.of_package(tiny_description(), tiny_onnx())
+        precision.package_float16(tiny_description(), tiny_onnx())
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
@@ -141,14 +141,14 @@ def test_a_network_is_exported_in_both_and_runs_in_both(tmp_path, capsys, monkey
     assert f"{folder}/model.float16.onnx: not measured on a dataset, logits within 0." in capsys.readouterr().out
     made = package.load(folder)
     assert made.precisions == ("float32", "float16")
-    assert 0 < made.float16.difference < half_precision.LARGEST_DIFFERENCE and made.float16.accuracy is None
+    assert 0 < made.float16.difference < MAX_FLOAT16_DIFFERENCE and made.float16.accuracy is None
     assert (folder / "model.float16.onnx").stat().st_size < 0.7 * (folder / "model.onnx").stat().st_size
     assert "| In float16 | logits within 0." in (folder / "README.md").read_text()
     one, other = (inference.load(folder, "onnxruntime", precision=precision) for precision in made.precisions)
     assert (one.backend.device, other.backend.device) == ("CPU, 1 thread", "CPU, 1 thread, float16")
     inputs = {spec.name: np.random.default_rng(1).normal(0, 0.3, (3, *spec.shape)) for spec in made.inputs}
     inputs = {name: value.astype(np.float32) for name, value in inputs.items()}
-    assert half_precision.difference(other.backend.run(inputs), one.backend.run(inputs)) < 0.02
+    assert precision.relative_difference(other.backend.run(inputs), one.backend.run(inputs)) < 0.02
     assert main(["models", str(folder)]) == 0
     assert "computes   in float32 and float16 (logits within" in capsys.readouterr().out
     assert main(["models"]) == 0
@@ -163,7 +163,7 @@ def both(tmp_path):
     write_tiny(tmp_path / "plain")
     (tmp_path / "plain/README.md").write_text("# plain\n\nold table\n\n## How it was taught\n\n- well\n")
     (tmp_path / "plain/model.safetensors").write_bytes(b"tensors")
-    return repackage.again(tmp_path / "plain", tmp_path / "both", str(tmp_path), float16=True).path
+    return repackage.rewrite(tmp_path / "plain", tmp_path / "both", str(tmp_path), float16=True).path
 
 
 def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
@@ -194,9 +194,9 @@ def test_weights_may_be_left_out_and_the_folder_be_where_one_is(both, tmp_path, 
 def test_it_may_replace_the_package_itself(both):
     plain = both.parent / "plain"
     with pytest.raises(PackageError, match="exists"):
-        repackage.again(plain, plain, str(both), float16=True)
+        repackage.rewrite(plain, plain, str(both), float16=True)
     assert package.load(plain).float16 is None
-    repackage.again(plain, plain, str(both), overwrite=True, float16=True)
+    repackage.rewrite(plain, plain, str(both), overwrite=True, float16=True)
     assert package.load(plain).float16 == package.load(both).float16
 
 
@@ -213,7 +213,7 @@ def test_a_package_is_simplified_with_all_that_it_has(both, tmp_path, capsys, ca
     made = package.load(tmp_path / "simple")
     assert made.precisions == ("float32", "float16")
     assert "its int8 network is left out: write it again with `actrec quantize`" in caplog.text
-    assert made.read_onnx() == simplified(before.read_onnx())
+    assert made.read_onnx() == simplify(before.read_onnx())
     clip = {"bodies": np.full((1, FRAMES, 25, 3), 0.3, np.float32)}
     for precision in made.precisions:
         assert inference.load(made, "onnxruntime", precision=precision).predict(clip).label == "right"
@@ -229,7 +229,7 @@ def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_pa
         return 0.5
 
     monkeypatch.setattr(repackage, "_accuracy", score)
-    made = repackage.again(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
+    made = repackage.rewrite(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
     assert asked == [(("float32", "float16"), str(data_root), "float16", "mine")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()

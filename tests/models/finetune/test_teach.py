@@ -20,13 +20,13 @@ from actrec.inference import package
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.export import onnx_graph, rejection
-from actrec_models.finetune import lesson as finetune_lesson
-from actrec_models.finetune import material as finetune_material
-from actrec_models.finetune import results, transfer
-from actrec_models.finetune.trainings import Folds, Trainings, folds_of
+from actrec_models.finetune import fine_tuning, results, transfer
+from actrec_models.finetune.fine_tuning import TeachConfig, Trainer
+from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
 from actrec_models.finetune.transfer import TuningConfig
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
+from actrec_models.training import restore
 from benchmarks import finetuning
 
 pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
@@ -46,7 +46,7 @@ def utd(data_root):
 
 @pytest.fixture(scope="module")
 def base():
-    return transfer.open_base("deepacts_graph_nucla")
+    return transfer.open_pretrained("deepacts_graph_nucla")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def mine(tmp_path_factory, utd):
 
 @pytest.fixture(scope="module")
 def lesson(mine):
-    return finetune_lesson.teach(mine, config.build(finetune_material.TeachConfig, QUICK), progress=False)
+    return fine_tuning.teach(mine, config.build(TeachConfig, QUICK), progress=False)
 
 
 def test_what_is_learnt_is_judged_on_people_left_out(lesson):
@@ -85,7 +85,7 @@ def test_what_is_learnt_is_judged_on_people_left_out(lesson):
 
 
 def test_the_same_seed_gives_the_same_network(mine, lesson):
-    again = finetune_lesson.teach(mine, config.build(finetune_material.TeachConfig, QUICK), progress=False)
+    again = fine_tuning.teach(mine, config.build(TeachConfig, QUICK), progress=False)
     np.testing.assert_array_equal(again.logits, lesson.logits)
     assert again.rejection == lesson.rejection
     for name, value in lesson.network.state_dict().items():
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_network(mine, lesson):
 
 def test_a_base_is_read_alike_each_time(base):
     """safetensors lists names in a random order, which once gave the head's features one."""
-    read = [transfer.open_base("deepacts_graph_nucla") for _ in range(5)]
+    read = [transfer.open_pretrained("deepacts_graph_nucla") for _ in range(5)]
     assert [list(b.tensors) for b in read] == [list(base.tensors)] * 5 and [b.head for b in read] == [base.head] * 5
     order = list(base.network(3).state_dict())
     assert sorted(base.head, key=order.index) == list(base.head)
@@ -121,7 +121,7 @@ def test_the_command_writes_a_package_that_works(mine, tmp_path, capsys, utd):
     assert "exists: choose another name, or overwrite it (--overwrite)" in capsys.readouterr().err
     _judged_on_others(out, mine, tmp_path, utd, capsys)
     # What was taught can be taught on.
-    assert transfer.open_base(out).package.labels == ACTIONS
+    assert transfer.open_pretrained(out).package.labels == ACTIONS
 
 
 def _judged_on_others(package, mine, tmp_path, utd, capsys):
@@ -149,10 +149,10 @@ def _judged_on_others(package, mine, tmp_path, utd, capsys):
 def test_what_teaches_it_again_is_told_whole():
     """A video's angle of view too, without which it could not be read again."""
     args = argparse.Namespace(folder=Path("videos/mine"), recording=["hfov_deg=69", "rotate=90"])
-    told = command_line._command(args, finetune_material.TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
+    told = command_line._command(args, TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
     assert told == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
     here = argparse.Namespace(folder=Path("."), recording=[])
-    told = command_line._command(here, finetune_material.TeachConfig(), {}, Path("made/taught"))
+    told = command_line._command(here, TeachConfig(), {}, Path("made/taught"))
     assert told == f"actrec teach {Path.cwd().name} --out taught"
 
 
@@ -166,30 +166,30 @@ def test_the_package_never_takes_the_recordings_place(place, mine, capsys):
 
 def test_advice_names_what_is_confused(lesson):
     stand, squat = 1, 2
-    truth = lesson.material.labels[lesson.material.labels >= 0]
+    truth = lesson.recordings.labels[lesson.recordings.labels >= 0]
     logits = np.eye(3, dtype=np.float32)[np.where(truth == squat, stand, truth)]
-    advice = results.words(dataclasses.replace(lesson, logits=logits))
+    advice = results.summary(dataclasses.replace(lesson, logits=logits))
     assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
     assert any(line.startswith("1 recording could not be used: ") for line in advice)
     sure = dataclasses.replace(lesson, rejection=package.Rejection())
-    assert "no threshold tells these actions from others: the package never says unknown" in results.words(sure)
-    alone = dataclasses.replace(lesson, folds=folds_of(lesson.material.labels, [""] * 14, 5, 1))
-    assert alone.folds.words == "4-fold cross-validation"
-    assert any("name two or more with --person" in line for line in results.words(alone))
+    assert "no threshold tells these actions from others: the package never says unknown" in results.summary(sure)
+    alone = dataclasses.replace(lesson, folds=make_folds(lesson.recordings.labels, [""] * 14, 5, 1))
+    assert alone.folds.description == "4-fold cross-validation"
+    assert any("name two or more with --person" in line for line in results.summary(alone))
 
 
 def test_recordings_left_out_are_named_ten_at_most(lesson):
     reasons = tuple(f"r{number}.mcap is empty" for number in range(12))
-    material = dataclasses.replace(lesson.material, skipped=reasons)
-    last = results.words(dataclasses.replace(lesson, material=material))[-1]
+    material = dataclasses.replace(lesson.recordings, skipped=reasons)
+    last = results.summary(dataclasses.replace(lesson, recordings=material))[-1]
     assert last == f"12 recordings could not be used: {'; '.join(reasons[:10])}; and 2 more"
 
 
 def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
     labels = ("push|pull", "<b>wave</b>", "a `tick`")
-    material = dataclasses.replace(lesson.material, classes=labels)
-    results.write(dataclasses.replace(lesson, material=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
+    material = dataclasses.replace(lesson.recordings, classes=labels)
+    results.write(dataclasses.replace(lesson, recordings=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
     card = (tmp_path / "taught/README.md").read_text()
     assert "| Labels | push\\|pull, &lt;b&gt;wave&lt;/b&gt;, a \\`tick\\` |" in card
     assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
@@ -198,18 +198,18 @@ def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
 
 
 def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
-    known = [lesson.material.recordings[0], "of another lesson"]
+    known = [lesson.recordings.identities[0], "of another lesson"]
     of = dataclasses.replace(
-        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENCE}none"
+        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENSE}none"
     )
     again = dataclasses.replace(lesson, base=dataclasses.replace(lesson.base, provenance=of))
-    assert any("has learnt 1 of these clips before" in line for line in results.words(again))
-    assert not any("before, so that" in line for line in results.words(lesson))
+    assert any("has learnt 1 of these clips before" in line for line in results.summary(again))
+    assert not any("before, so that" in line for line in results.summary(lesson))
     made = results.write(again, tmp_path / "again", "actrec teach", 1).provenance
-    assert set(made.figures["recordings"]) == {*known, *lesson.material.recordings}
-    assert made.licence == f"{results._LICENCE}none"
+    assert set(made.figures["recordings"]) == {*known, *lesson.recordings.identities}
+    assert made.licence == f"{results._LICENSE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
-    assert results._recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
+    assert results._training_recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
 
 
 def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
@@ -217,16 +217,16 @@ def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
     films = [*"abcdef", *"aabb", *"ccddee"]
     labels = np.repeat([-1, 0, 1], [6, 4, 6])
     for seed in range(20):
-        folds = folds_of(labels, [""] * 16, 5, seed, films)
+        folds = make_folds(labels, [""] * 16, 5, seed, films)
         assert (folds.by, folds.count) == ("recording", 2)
-        assert all(set(folds.of_clip[labels == label]) == {0, 1} for label in (-1, 0, 1)), seed
-        assert len({(film, fold) for film, fold in zip(films, folds.of_clip, strict=True)}) == 6
+        assert all(set(folds.fold_of_clip[labels == label]) == {0, 1} for label in (-1, 0, 1)), seed
+        assert len({(film, fold) for film, fold in zip(films, folds.fold_of_clip, strict=True)}) == 6
 
 
 def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
     for number in range(6):
         finetuning.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
-    assert finetune_material.read_material(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
+    assert read_recordings(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
     assert [record.getMessage() for record in caplog.records] == [
         "'Wave' and 'wave' are learnt as two actions: write them alike if they are one"
     ]
@@ -238,7 +238,7 @@ def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
         finetuning.write_bag(tmp_path / f"r{number}", utd[number])
         lines.append(f"r{number},{'ab'[number // 3]},{('Ben', 'ben', 'anna')[number % 3]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    assert len(finetune_material.read_material(Folder(tmp_path), progress=False).clips) == 6
+    assert len(read_recordings(Folder(tmp_path), progress=False).clips) == 6
     assert [record.getMessage() for record in caplog.records] == [
         "'Ben' and 'ben' are judged as two people: write them alike if they are one"
     ]
@@ -248,12 +248,12 @@ def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
     for number in range(6):
         finetuning.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
     shutil.copytree(tmp_path / "a/r0", tmp_path / "a/again")
-    material = finetune_material.read_material(Folder(tmp_path), progress=False)
-    assert material.counts == {"a": 3, "b": 3} and len(set(material.recordings)) == 6
+    material = read_recordings(Folder(tmp_path), progress=False)
+    assert material.counts == {"a": 3, "b": 3} and len(set(material.identities)) == 6
     assert material.skipped == ("recording 'a/r0' is the same as 'a/again'",) and "left out" in caplog.text
     shutil.copytree(tmp_path / "a/r0", tmp_path / "b/again")
     with pytest.raises(InputError, match=r"'a/again' \(a\) and 'b/again' \(b\) are the same clip: remove one"):
-        finetune_material.read_material(Folder(tmp_path), progress=False)
+        read_recordings(Folder(tmp_path), progress=False)
 
 
 def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
@@ -278,7 +278,7 @@ def test_the_body_is_taken_over_and_the_head_is_new(base):
         else:
             assert torch.equal(value, base.tensors[name])
     weight, bias = torch.randn(4, 192), torch.randn(4)
-    transfer.set_head(base.layers(network), weight, bias)
+    transfer.set_head(base.head_layers(network), weight, bias)
     inputs = onnx_graph.example_inputs(network, 2)
     features = torch.cat(base.features(network, inputs, "32-true"), dim=1)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_the_body_is_taken_over_and_the_head_is_new(base):
     ],
 )
 def test_options_are_read_from_a_package(base, variant, expected):
-    found = transfer.options_of(dataclasses.replace(base.package, variant=variant))
+    found = restore.network_options(dataclasses.replace(base.package, variant=variant))
     told = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
     assert found == {**told, **expected}
     create("deepacts_graph", num_classes=3, **found)
@@ -306,30 +306,30 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     described = (copy / "model.yaml").read_text()
     (copy / "model.yaml").write_text(described.replace("width 24", "width 16"))
     with pytest.raises(PackageError, match="its weights are not those of deepacts_graph with .*'width': 16"):
-        transfer.open_base(copy)
+        transfer.open_pretrained(copy)
     (copy / "model.yaml").write_text(described)
     (copy / "model.safetensors").unlink()
     with pytest.raises(PackageError, match=r"came without model\.safetensors: export it again"):
-        transfer.open_base(copy)
+        transfer.open_pretrained(copy)
     with pytest.raises(PackageError, match="no model package 'nothing'; known: .*deepacts_graph_nucla"):
-        transfer.open_base("nothing")
+        transfer.open_pretrained("nothing")
     hands = InputSpec("hands", "hands", "hand_21", (1, 3, 60, 42), "px", {})
     foreign = dataclasses.replace(base, package=dataclasses.replace(base.package, inputs=(*base.package.inputs, hands)))
     with pytest.raises(ConfigError, match="takes hands: choose a --from of bodies alone"):
-        finetune_lesson._check_base(foreign)
+        fine_tuning._check_base(foreign)
     crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
     with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
-        finetune_lesson._check_base(crowd)
+        fine_tuning._check_base(crowd)
 
 
 def test_a_head_that_clips_are_judged_by_has_seen_nothing_of_their_fold(base, utd):
-    settings = config.build(finetune_material.TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
+    settings = config.build(TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
     clips = [dataclasses.replace(utd[index], label=index % 2) for index in range(6)]
     folds = Folds(np.array([0, 0, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
     logits = []
     for first in (clips[0], dataclasses.replace(clips[0], bodies=clips[0].bodies[..., ::-1, :].copy())):
-        material = finetune_material.Material([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
-        logits.append(Trainings(base, material, settings, progress=False).left_out(folds))
+        material = Recordings([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
+        logits.append(Trainer(base, material, settings, progress=False).cross_validate(folds))
     changed = (logits[0] != logits[1]).any(axis=1)
     assert changed.tolist() == [True, False, True, True, True, True]
 
@@ -338,9 +338,9 @@ def test_rehearsals_leave_out_one_class_after_the_other(utd):
     def left_out(labels, of_clip):
         clips = [dataclasses.replace(utd[0], label=label) for label in labels]
         classes = tuple("abc"[: max(labels) + 1])
-        material = finetune_material.Material(clips, classes, ("",) * len(clips), (), "none")
+        material = Recordings(clips, classes, ("",) * len(clips), (), "none")
         folds = Folds(np.array(of_clip), tuple(f"fold {k}" for k in range(max(of_clip) + 1)), "clip")
-        return finetune_lesson._left_out_classes(material, folds)
+        return fine_tuning._held_out_classes(material, folds)
 
     assert left_out([0, 1, 2, 0, 1, 2, -1], [0, 0, 0, 1, 1, 1, 0]) == [0, 1]
     assert left_out([0, 0, 1, 2, 1], [0, 0, 1, 1, 1]) == [1, 1]  # the first fold holds nothing but class 0
@@ -361,41 +361,39 @@ def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
         rows.append(f"r{number},{label}\n")
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
-        finetune_lesson.teach(tmp_path, config.build(finetune_material.TeachConfig, QUICK), progress=False)
+        fine_tuning.teach(tmp_path, config.build(TeachConfig, QUICK), progress=False)
 
 
 def test_takes_are_not_recorded_into_folders_a_class(tmp_path, utd):
     finetuning.write_bag(tmp_path / "clap/first", utd[0])
     with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* of their label$"):
-        finetune_material.read_material(Folder(tmp_path), progress=False)
+        read_recordings(Folder(tmp_path), progress=False)
 
 
 def test_logits_of_rehearsals_are_joined():
     three, two = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 0.0], [5.0, 0.0]])
-    joined = finetune_lesson._joined([three, two])
+    joined = fine_tuning._concatenate([three, two])
     assert joined.shape == (3, 3) and joined[1, 2] == -np.inf
     chosen = rejection.choose(joined + 5, np.array([2, 0, 0]), np.zeros((4, 3)))
     assert chosen.known_kept == 1 and chosen.unknown_rejected == 1
-    assert len(finetune_lesson._alike(two, np.zeros((5, 2)))) == 3 * 2 + 5
-    assert len(finetune_lesson._alike(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
+    assert len(fine_tuning._balance(two, np.zeros((5, 2)))) == 3 * 2 + 5
+    assert len(fine_tuning._balance(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
 
 
 def test_labels_that_tell_a_side_are_not_mirrored():
-    settings = config.build(finetune_material.TeachConfig, {})
-    assert settings.augmented(["wave", "leftover"]).mirror
+    settings = config.build(TeachConfig, {})
+    assert settings.augmentation_for(["wave", "leftover"]).mirror
     for label in ("swipe-left", "swipe_left", "Swipe (left)", "turn_clockwise", "left1"):
-        assert not settings.augmented(["wave", label]).mirror, label
-    assert config.build(finetune_material.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
-    assert not config.build(finetune_material.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
+        assert not settings.augmentation_for(["wave", label]).mirror, label
+    assert config.build(TeachConfig, {"mirror": "yes"}).augmentation_for(["turn left"]).mirror
+    assert not config.build(TeachConfig, {"mirror": "no"}).augmentation_for(["wave"]).mirror
 
 
 def test_the_training_ends_with_the_time(base, utd, caplog):
     clips = [dataclasses.replace(utd[k], label=k % 2) for k in range(6)]
-    material = finetune_material.Material(clips, ("a", "b"), ("",) * 6, (), "none")
+    material = Recordings(clips, ("a", "b"), ("",) * 6, (), "none")
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2}
-    done = finetune_lesson.learn(
-        base, material, config.build(finetune_material.TeachConfig, {**long, "minutes": 0.1}), False
-    )
+    done = fine_tuning.fine_tune_package(base, material, config.build(TeachConfig, {**long, "minutes": 0.1}), False)
     assert caplog.text.count("of 1000 draws in the time allowed") == 3
     over = done.seconds > 6
     assert ("minutes, more than 0.1: nothing more could be left out" in caplog.text) == over

@@ -20,14 +20,14 @@ from actrec.utils import config
 from actrec.utils.errors import PackageError
 from actrec_models.evaluation import fusion, models
 from actrec_models.export import fuse
-from actrec_models.export.exporter import load_checkpoint
-from actrec_models.export.fuse import joined
-from actrec_models.export.onnx_graph import inputs_for, logits_of, simplified
-from actrec_models.finetune.transfer import open_base
+from actrec_models.export.fuse import join_graphs
+from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
+from actrec_models.finetune.transfer import open_pretrained
 from actrec_models.training import checkpoints, initial_weights
 from actrec_models.training.module import Recognition
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.restore import load_checkpoint
 from tests.models import children
 from tests.models.made_up import CLASSES, TINY, skeletons
 from tests.models.places import PLACES, TARGETS
@@ -131,10 +131,10 @@ def test_how_strong_the_logits_are_is_kept():
     weights = [rng.normal(0, 30, (1, 4)), rng.normal(0, 30, (1, 4)) - 60]
     parts = [averaging_onnx([SPECS["raw"]], each) for each in weights]
     shares = [0.75, 0.25]
-    made = joined(parts, [{"body": "body"}] * 2, "softmax", shares)
+    made = join_graphs(parts, [{"body": "body"}] * 2, "softmax", shares)
     x = rng.normal(2, 1, (5, 1, 3, FRAMES, 25)).astype(np.float32)
-    logits = [logits_of(part, {"body": x}) for part in parts]
-    found = logits_of(made, {"body": x}).astype(np.float64)
+    logits = [run_onnx(part, {"body": x}) for part in parts]
+    found = run_onnx(made, {"body": x}).astype(np.float64)
     np.testing.assert_allclose(fusion.softmax(found), fusion.fuse(logits, "softmax", shares), atol=1e-6)
     strength = sum(
         share * np.log(np.exp(each.astype(np.float64)).sum(1)) for share, each in zip(shares, logits, strict=True)
@@ -159,13 +159,13 @@ def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
     assert all(part["file"].startswith("last.ckpt sha256:") for part in networks)
     assert made.family == "sem_net" and made.provenance.data_sha256 == skeletons().fingerprint()
     session = inference.load(made.path)
-    inputs = inputs_for(made.inputs, made.window, made.bodies, 2)
+    inputs = example_arrays(made.inputs, made.window, made.bodies, 2)
     with torch.no_grad():
         nets = [load_checkpoint(run)[2] for run in runs]
         apart = [net(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy() for net in nets]
     np.testing.assert_allclose(session.backend.run(inputs), (apart[0] + apart[1]) / 2, atol=1e-5)
     content = made.read_onnx()
-    assert guards(simplified(content)) == guards(content) > 0, "a softmax is kept off subnormal numbers once"
+    assert guards(simplify(content)) == guards(content) > 0, "a softmax is kept off subnormal numbers once"
 
 
 def guards(content):
@@ -185,7 +185,7 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
 
     monkeypatch.setattr(checkpoints, "read", replaced)
     model = models.open_model(path)
-    x = inputs_for(model.package.inputs, model.package.window, 1, 2)
+    x = example_arrays(model.package.inputs, model.package.window, 1, 2)
     with torch.no_grad():
         first, second = (net(**{name: torch.from_numpy(value) for name, value in x.items()}) for net in networks)
     assert not torch.allclose(first, second, atol=1e-3)
@@ -193,9 +193,9 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
     np.testing.assert_allclose(model.session.backend.run(x), first.numpy(), atol=1e-4)
     saved(path, epochs=1)
     stream = fuse._open(path)
-    assert stream.described.provenance.epochs == 2
+    assert stream.description.provenance.epochs == 2
     assert stream.identity.split(":")[1] == initial_weights.identity(newer).split(":")[1]
-    np.testing.assert_allclose(logits_of(stream.content, x), second.numpy(), atol=1e-4)
+    np.testing.assert_allclose(run_onnx(stream.content, x), second.numpy(), atol=1e-4)
 
 
 def saved(path, epochs):
@@ -241,7 +241,7 @@ def test_what_was_fused_cannot_be_taught_but_its_networks_can(tmp_path):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", family="sem_net")]
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both")
     with pytest.raises(PackageError, match=r"came without model\.safetensors: take one of its networks, one, other"):
-        open_base(tmp_path / "both")
+        open_pretrained(tmp_path / "both")
 
 
 def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):

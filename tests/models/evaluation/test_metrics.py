@@ -6,7 +6,7 @@ import pytest
 
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.evaluation import fusion, metrics, plots
-from actrec_models.evaluation.figures import Report
+from actrec_models.evaluation.metrics import EvaluationResult
 
 CLASSES = ("a", "b", "c")
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6]])
@@ -16,7 +16,7 @@ LABELS = np.array([0, 0, 1, 1])
 
 def report(probabilities=PROBABILITIES, labels=LABELS, **changes):
     names = tuple(f"clip{k}" for k in range(len(labels)))
-    return Report("model", CLASSES, names, np.asarray(labels), np.asarray(probabilities, float), **changes)
+    return EvaluationResult("model", CLASSES, names, np.asarray(labels), np.asarray(probabilities, float), **changes)
 
 
 def test_top_k_and_equal_probabilities():
@@ -28,21 +28,21 @@ def test_top_k_and_equal_probabilities():
 def test_calibration_error_by_hand():
     confidence = np.array([0.95, 0.92, 0.3, 0.32])
     right = np.array([True, False, True, True])
-    bins = metrics.binned(confidence, right, bins=10)
+    bins = metrics.calibration_bins(confidence, right, bins=10)
     # (0.9, 1.0]: mean confidence 0.935, half right; (0.2, 0.3]: 0.3, all right; (0.3, 0.4]: 0.32, all right.
     assert bins.counts.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0, 2]
     assert bins.ece == pytest.approx(0.5 * 0.435 + 0.25 * 0.7 + 0.25 * 0.68)
-    assert metrics.binned(np.array([0.0, 1.0]), np.array([False, True])).ece == 0.0
-    assert len(metrics.binned(confidence, right).counts) == 15
+    assert metrics.calibration_bins(np.array([0.0, 1.0]), np.array([False, True])).ece == 0.0
+    assert len(metrics.calibration_bins(confidence, right).counts) == 15
 
 
 def test_likelihood_and_brier_by_hand():
     expected = -np.mean(np.log([0.7, 0.4, 0.6, 0.2]))
     assert metrics.negative_log_likelihood(PROBABILITIES, LABELS) == pytest.approx(expected)
-    one = metrics.brier(np.array([[0.7, 0.2, 0.1]]), np.array([0]))
+    one = metrics.brier_score(np.array([[0.7, 0.2, 0.1]]), np.array([0]))
     assert one == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
     # With 0.2 for "none of these": that is a class which is never true.
-    assert metrics.brier(np.array([[0.5, 0.2, 0.1]]), np.array([0])) == pytest.approx(0.25 + 0.04 + 0.01 + 0.04)
+    assert metrics.brier_score(np.array([[0.5, 0.2, 0.1]]), np.array([0])) == pytest.approx(0.25 + 0.04 + 0.01 + 0.04)
     assert metrics.negative_log_likelihood(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-12))
 
 
@@ -60,24 +60,24 @@ def test_risk_coverage_by_hand():
     # Equal confidences share their errors: the order in which clips are read must not count.
     alike = metrics.risk_coverage(np.full(4, 0.5), np.array([False, True, True, True]))
     np.testing.assert_allclose(alike, 0.25)
-    assert metrics.at_coverage(risk, 0.5) == 0.5
-    assert metrics.at_coverage(risk, 0.51) == pytest.approx(1 / 3)
+    assert metrics.risk_at_coverage(risk, 0.5) == 0.5
+    assert metrics.risk_at_coverage(risk, 0.51) == pytest.approx(1 / 3)
 
 
 def test_interval_holds_the_share_and_narrows():
-    few, many = (metrics.interval(np.arange(n) % 4 != 0) for n in (40, 4000))
+    few, many = (metrics.bootstrap_interval(np.arange(n) % 4 != 0) for n in (40, 4000))
     assert few[0] < 0.75 < few[1]
     # Binomial: 1.96 √(p (1 − p) / N).
     assert many[1] - many[0] == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 4000), rel=0.05)
-    assert metrics.interval(np.ones(10, bool)) == (1.0, 1.0)
+    assert metrics.bootstrap_interval(np.ones(10, bool)) == (1.0, 1.0)
 
 
 def test_interval_counts_a_clip_once_however_many_models_were_asked():
     right, clips = np.arange(400) % 4 != 0, [f"clip {n}" for n in range(400)]
-    once = metrics.interval(right, clips)
-    assert metrics.interval(np.tile(right, 3), clips * 3) == pytest.approx(once, abs=0.003)
+    once = metrics.bootstrap_interval(right, clips)
+    assert metrics.bootstrap_interval(np.tile(right, 3), clips * 3) == pytest.approx(once, abs=0.003)
     # Models that err on different clips tell more together than one.
-    apart = metrics.interval(np.concatenate([right, np.roll(right, 1), np.roll(right, 2)]), clips * 3)
+    apart = metrics.bootstrap_interval(np.concatenate([right, np.roll(right, 1), np.roll(right, 2)]), clips * 3)
     assert apart[1] - apart[0] < 0.8 * (once[1] - once[0])
 
 
@@ -103,7 +103,7 @@ def test_report_by_hand():
 def test_what_cannot_be_read_is_wrong_and_rejected_but_not_miscalibrated():
     probabilities = PROBABILITIES.copy()
     probabilities[0] = 0
-    read = report(probabilities, threshold=0.0, unread={"clip0": "truncated"})
+    read = report(probabilities, threshold=0.0, unreadable={"clip0": "truncated"})
     figures = read.as_dict()
     assert (figures["clips"], figures["unreadable"], figures["right"]) == (4, 1, 1)
     assert figures["per_class"]["a"]["recall"] == 0.0
@@ -154,7 +154,7 @@ def test_wrong_weights_and_streams_are_refused():
         fusion.fuse([streams[0], np.zeros((2, 4))])
 
 
-@pytest.mark.parametrize("how", fusion.HOW)
+@pytest.mark.parametrize("how", fusion.METHODS)
 def test_fitted_weights_are_the_best_of_a_fine_grid(how):
     rng = np.random.default_rng(3)
     labels = rng.integers(5, size=300)
@@ -164,7 +164,7 @@ def test_fitted_weights_are_the_best_of_a_fine_grid(how):
     def likelihood(weights):
         return -metrics.negative_log_likelihood(fusion.fuse(streams, how, weights), labels)
 
-    found = fusion.fit(streams, labels, how)
+    found = fusion.fit_weights(streams, labels, how)
     assert found.sum() == pytest.approx(1)
     grid = [(i / 40, j / 40, (40 - i - j) / 40) for i in range(41) for j in range(41 - i)]
     assert likelihood(found.tolist()) >= max(map(likelihood, grid)) - 1e-4
@@ -172,7 +172,7 @@ def test_fitted_weights_are_the_best_of_a_fine_grid(how):
 
 
 def test_merged_classes_sum_their_probabilities():
-    merged = fusion.merge(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
+    merged = fusion.merge_classes(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
     np.testing.assert_allclose(merged, [[0.3, 0.7]])
 
 
@@ -186,16 +186,16 @@ def test_confusion_picture_can_be_read_whatever_the_classes(classes):
     probabilities = rng.dirichlet(np.ones(classes), len(labels)) * 0.5
     probabilities[np.arange(len(labels)), labels] += 0.5
     names = tuple(f"an action with a long name, the number {k}" for k in range(classes))
-    made = Report("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
-    picture = opened(plots.confusion(made))
+    made = EvaluationResult("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
+    picture = opened(plots.plot_confusion(made))
     assert min(picture.shape[:2]) > 400
     assert max(picture.shape[:2]) < 2600
     assert picture.std() > 5
 
 
-@pytest.mark.parametrize("name", list(plots.PICTURES))
+@pytest.mark.parametrize("name", list(plots.PLOTS))
 def test_pictures_of_few_clips_can_be_opened(name):
-    draw = plots.PICTURES[name][1]
+    draw = plots.PLOTS[name][1]
     assert opened(draw(report(threshold=0.5))).shape[2] == 3
     assert opened(draw(report([[1.0, 0.0, 0.0]], [0]))).shape[2] == 3
 

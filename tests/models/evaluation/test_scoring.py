@@ -13,8 +13,8 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec_models import evaluation
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.evaluation import scoring
-from actrec_models.evaluation.scoring import Draws
-from actrec_models.evaluation.target import draws_of
+from actrec_models.evaluation.scoring import AugmentedInputs
+from actrec_models.evaluation.target import draws_per_model
 from tests.models.places import PLACES, TARGETS, Places, still
 from tests.tiny_model import LABELS, RAW, write_any, write_tiny
 
@@ -43,7 +43,7 @@ def test_scores_are_the_sessions_own(tiny):
     np.testing.assert_allclose(found.logits, own, atol=1e-5)
     report = evaluation.evaluate(tiny, clips())
     assert report.clips == tuple(name for name, *_ in PLACES)
-    assert (report.right.sum(), report.accuracy) == (6, 6 / 8)  # "far_unsure" is taken for "left", the first of three
+    assert (report.correct.sum(), report.accuracy) == (6, 6 / 8)  # "far_unsure" is taken for "left", the first of three
     assert report.per_class["left"]["recall"] == pytest.approx(2 / 3)
 
 
@@ -66,9 +66,9 @@ def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
     found, again = (scoring.score(varied, clips(), draws=3, workers=workers) for workers in (0, 2))
     np.testing.assert_array_equal(found.logits, again.logits)
     assert np.abs(found.logits - plain.logits).max() > 0.01
-    looks = list(Draws(varied.package, clips(), 3).of(1))
+    looks = list(AugmentedInputs(varied.package, clips(), 3).of_clip(1))
     of_all = [
-        varied.run([inputs])[0] for inputs in (next(scoring.inputs_of(clips()[1], varied.package, "live")), *looks)
+        varied.run([inputs])[0] for inputs in (next(scoring.clip_inputs(clips()[1], varied.package, "live")), *looks)
     ]
     np.testing.assert_allclose(found.logits[1], combined(np.stack(of_all)[None], "mean")[0], atol=1e-5)
 
@@ -81,16 +81,20 @@ def test_looks_that_nobody_knows_how_to_vary_are_refused(tiny):
     stages = [{"epochs": 1}, {"epochs": 1, "augment": False}]
     with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
         scoring.score(with_settings(tiny, augmentation={}, stages=stages), clips(), draws=1)
-    assert draws_of([], 2) == (0, 0) and draws_of([4], 2) == (4, 4) and draws_of([0, 16], 2) == (0, 16)
+    assert (
+        draws_per_model([], 2) == (0, 0)
+        and draws_per_model([4], 2) == (4, 4)
+        and draws_per_model([0, 16], 2) == (0, 16)
+    )
     with pytest.raises(ConfigError, match="--draws has 2 numbers for 3 models: give one, or one each"):
-        draws_of([1, 2], 3)
+        draws_per_model([1, 2], 3)
     with pytest.raises(ConfigError, match="--draws is -1, allowed: 0 to 1000"):
-        draws_of([-1], 1)
+        draws_per_model([-1], 1)
 
 
 def test_each_clip_is_read_once_and_none_is_kept(tiny, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH", 3)
-    made = scoring._Made(clips(), tiny.package.inputs, tiny.package.window, "live")
+    made = scoring._PreparedInputs(clips(), tiny.package.inputs, tiny.package.window, "live")
     for number, _ in enumerate(made, start=1):
         assert len(Places.read_names) == number  # read one by one, as they are asked for
     Places.read_names.clear()
@@ -103,7 +107,7 @@ def test_other_processes_read_the_same(tiny):
                                                                 workers=2)  # fmt: skip
     kept = [k for k, (name, *_) in enumerate(PLACES) if name != "far_1"]
     np.testing.assert_array_equal(alone.logits[kept], shared.logits[kept])
-    assert list(shared.unread) == [5]
+    assert list(shared.unreadable) == [5]
     with pytest.raises(InputError, match=r"^nowhere/far_1.skeleton is truncated; repair it, .*--skip-unreadable$"):
         scoring.score(tiny, clips(broken=("far_1",)), workers=2)
 
@@ -113,7 +117,7 @@ def test_a_clip_that_cannot_be_read_is_named_or_counted_as_wrong(tiny):
         scoring.score(tiny, clips(broken=("left_2",)))
     scores = scoring.score(tiny, clips(broken=("left_2",)), skip_unreadable=True)
     report = evaluation.evaluate(tiny, clips(), scores=scores)
-    assert (len(report.labels), report.right.sum(), list(report.unread)) == (8, 5, ["left_2"])
+    assert (len(report.labels), report.correct.sum(), list(report.unreadable)) == (8, 5, ["left_2"])
     with pytest.raises(InputError, match=r"none of 8 clips can be read; first: nowhere/left_1.skeleton"):
         scoring.score(tiny, clips(broken=[name for name, *_ in PLACES]), skip_unreadable=True)
 

@@ -18,7 +18,7 @@ from actrec.inference import package, zoo
 from actrec.inference.tensorrt.builder import group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
-from actrec_models.export import onnx_graph, quantize, repackage
+from actrec_models.export import onnx_graph, precision, repackage
 from actrec_models.registry import create
 
 RNG = np.random.default_rng(0)
@@ -34,8 +34,8 @@ def network() -> tuple[bytes, list[quantize.Inputs], list[quantize.Inputs]]:
 
 
 @pytest.fixture(scope="module")
-def in_int8(network) -> quantize.Quantized:
-    return quantize.quantized(*network)
+def in_int8(network) -> precision.Int8Network:
+    return precision.to_int8(*network)
 
 
 def test_groups_are_named_as_modules_are() -> None:
@@ -56,7 +56,7 @@ def test_groups_are_named_as_modules_are() -> None:
 def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
     made = in_int8
     model = onnx.load_model_from_string(made.content)
-    assert onnx_graph.problems(model) == []
+    assert onnx_graph.tensorrt_problems(model) == []
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(pairs) > 20
@@ -65,7 +65,7 @@ def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
     readers = [name for node in model.graph.node if node.op_type in quantize.OPERATORS for name in node.input]
     dequantized = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
     assert all(readers.count(name) <= 1 for name in dequantized)  # a pair for each that computes in int8
-    assert made.agreement >= quantize.LEAST_AGREEMENT and made.difference > 0
+    assert made.agreement >= precision.MIN_AGREEMENT and made.difference > 0
 
 
 def test_ranges_are_onnx_runtimes_own_but_only_one_clip_is_in_memory(network, tmp_path) -> None:
@@ -91,7 +91,7 @@ def test_ranges_are_onnx_runtimes_own_but_only_one_clip_is_in_memory(network, tm
         return values
 
     ours.infer_session = types.SimpleNamespace(get_outputs=session.get_outputs, run=run)
-    ours.collector = quantize._histograms(ours, rows)
+    ours.collector = precision._histograms(ours, rows)
     assert len(kept) == 2 * len(rows) * len(session.get_outputs())
     expected, found = its_own.compute_data().data, ours.compute_data().data
     assert set(found) == set(expected) and len(found) > 20
@@ -107,8 +107,8 @@ def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
         asked.append(clip)
         yield {"x": np.full(8, clip, np.float32)}
 
-    monkeypatch.setattr(scoring, "inputs_of", inputs_of)
-    drawn = quantize.Drawn(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
+    monkeypatch.setattr(scoring, "clip_inputs", inputs_of)
+    drawn = repackage.SampledInputs(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
     used, others = drawn[:40], drawn[40:]
     assert (len(drawn), len(used), len(others), asked) == (50, 40, 10, [])
     assert [row["x"][0] for row in drawn] == asked[:50] == [row["x"][0] for row in (*used, *others)]
@@ -121,14 +121,14 @@ def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
             return super().run(names, inputs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
-    assert quantize._logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
+    assert precision._logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
     monkeypatch.setattr(quantize, "RUN_BYTES", 40)
-    assert quantize._logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
+    assert precision._logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
 
 
 def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
-    made = quantize.quantized(content, rows, held_out, keep=["body/blocks.1"])
+    made = precision.to_int8(content, rows, held_out, keep=["body/blocks.1"])
     assert made.kept[0] == "body/blocks.1"
 
     def quantized_inputs(graph: bytes) -> int:
@@ -137,7 +137,7 @@ def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
 
     assert quantized_inputs(made.content) < quantized_inputs(in_int8.content)
     with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; there are "):
-        quantize.quantized(content, rows, held_out, keep=["blocks.99"])
+        precision.to_int8(content, rows, held_out, keep=["blocks.99"])
 
 
 def wild(first: float) -> bytes:
@@ -165,9 +165,9 @@ def test_what_disturbs_the_logits_stays_in_float32() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
-    made = quantize.quantized(wild(1000.0), rows, held_out)
-    assert made.kept == ("wild",) and made.agreement >= quantize.LEAST_AGREEMENT
-    assert quantize.quantized(wild(1.0), rows, held_out).kept == ()
+    made = precision.to_int8(wild(1000.0), rows, held_out)
+    assert made.kept == ("wild",) and made.agreement >= precision.MIN_AGREEMENT
+    assert precision.to_int8(wild(1.0), rows, held_out).kept == ()
 
 
 def test_what_cannot_be_saved_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_what_cannot_be_saved_is_refused() -> None:
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
     with pytest.raises(PackageError, match=r"in int8 it calls .* of the clips what float32 calls them.*take float16"):
-        quantize.quantized(wild(1000.0), rows, held_out)
+        precision.to_int8(wild(1000.0), rows, held_out)
 
 
 def test_the_command_quantizes_a_shipped_package(data_root, tmp_path, capsys) -> None:
@@ -219,13 +219,13 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     trained = dataclasses.replace(shipped.provenance, settings={"dataset_options": {"fold": 2}})
     monkeypatch.setattr(zoo, "find", lambda source: dataclasses.replace(shipped, provenance=trained))
     monkeypatch.setattr(datasets, "create", create)
-    monkeypatch.setattr(scoring, "check_fit", lambda base, part: None)
+    monkeypatch.setattr(scoring, "check_layout", lambda base, part: None)
     monkeypatch.setattr(quantize, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
-    monkeypatch.setattr(quantize, "quantized", lambda *_: quantize.Quantized(b"", 0.0, 1.0, ()))
+    monkeypatch.setattr(quantize, "quantized", lambda *_: precision.Int8Network(b"", 0.0, 1.0, ()))
     monkeypatch.setattr(repackage, "scored", scored)
     monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
-    quantize.add("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
-    quantize.add("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
+    repackage.quantize("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
+    repackage.quantize("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
     assert asked == [
         ("utd_mhad", "mine", trained.split, "train", {"fold": 2}),
         ("data", "mine"),

@@ -315,9 +315,9 @@ def test_a_package_from_before_an_option_was_there_is_a_repetition_still():
     before = [replace(spec, preprocessing=json.loads(json.dumps(spec.preprocessing))) for spec in specs]
     for spec in before:
         del spec.preprocessing["positions"]
-    assert target.comparable(specs) == target.comparable(before)
+    assert target.comparable_inputs(specs) == target.comparable_inputs(before)
     other = actrec_models.registry.create("spa_net_4d", num_classes=3, space=32).input_specs
-    assert target.comparable(specs) != target.comparable(other)
+    assert target.comparable_inputs(specs) != target.comparable_inputs(other)
 
 
 def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from actrec.inference import zoo
 from actrec.utils.errors import DeviceError
 from actrec_models.export import onnx_graph
-from actrec_models.export.onnx_graph import simplified
+from actrec_models.export.onnx_graph import simplify
 from actrec_models.registry import create
 
 
@@ -29,14 +29,14 @@ def counts(content: bytes) -> dict[str, int]:
 def test_a_network_keeps_its_logits_and_loses_its_detours() -> None:
     network = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
     plain = onnx_graph.trace(network)
-    simple = simplified(plain)
+    simple = simplify(plain)
     inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(network, 3).items()}
     np.testing.assert_allclose(run(simple, inputs), run(plain, inputs), atol=1e-6)
     assert counts(simple).get("Constant", 0) == 0 < counts(plain)["Constant"]
     assert counts(simple)["Max"] >= counts(simple)["Softmax"]
     assert not onnx.load_model_from_string(simple).graph.value_info
-    assert onnx_graph.problems(onnx.load_model_from_string(simple)) == []
-    again = simplified(simple)
+    assert onnx_graph.tensorrt_problems(onnx.load_model_from_string(simple)) == []
+    again = simplify(simple)
     assert counts(again) == counts(simple)
 
 
@@ -62,14 +62,14 @@ def test_a_full_disk_of_temporary_files_is_said(monkeypatch) -> None:
     """ONNX Runtime says "Protobuf serialization failed"."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
     with pytest.raises(DeviceError, match=r"has 3\.0 MB left, 4\.0 MB are needed: free some, or .* TMPDIR"):
-        simplified(bytes(2_000_000))
+        simplify(bytes(2_000_000))
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(DeviceError, match="cannot make a temporary folder: No such file or directory; .* TMPDIR"):
-        simplified(b"")
+        simplify(b"")
 
 
 def test_attention_never_gives_subnormal_weights() -> None:
-    model = onnx.load_model_from_string(simplified(attention()))
+    model = onnx.load_model_from_string(simplify(attention()))
     model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     scores = np.array([[0, -95, -50, 1], [3, 3, 3, -100]], np.float32)
@@ -85,7 +85,7 @@ def test_probabilities_that_are_the_output_stay_as_they_are() -> None:
     del model.graph.node[1]
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, ["batch", 4]))
-    assert "Max" not in counts(simplified(bytes(model.SerializeToString())))
+    assert "Max" not in counts(simplify(bytes(model.SerializeToString())))
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.list_packages()])
@@ -94,7 +94,7 @@ def test_the_shipped_networks_are_simple(name: str) -> None:
     package = zoo.find(name)
     for precision in package.precisions:
         model = onnx.load_model_from_string(package.read_onnx(precision))
-        assert onnx_graph.problems(model) == []
+        assert onnx_graph.tensorrt_problems(model) == []
     found = counts(package.read_onnx())
     assert not {"Constant", "Identity"} & set(found)
     assert found.get("Max", 0) >= found.get("Softmax", 0)
