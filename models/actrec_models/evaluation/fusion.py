@@ -58,7 +58,7 @@ def fit_weights(logits: Sequence[np.ndarray], labels: np.ndarray, method: str = 
     """Return [streams] weights that sum to 1 and maximize the likelihood of the labels.
 
     Both likelihoods are concave in the weights. Expectation–maximization finds the weights of mixed probabilities,
-    exponentiated gradient with a backtracking step those of mixed logits.
+    exponentiated gradient with a backtracking step finds the weights of mixed logits.
 
     Raises:
         InputError: A stream contains NaN.

@@ -232,7 +232,7 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
         initial = model.package.provenance.figures.get(provenance.KEY, ())
         options = {**target.options, "fold": scored}
-        provenance.check(f"the initial weights of {model.name}", initial, target.dataset, target.split, options)
+        provenance.check(f"the pretrained network of {model.name}", initial, target.dataset, target.split, options)
         if trained is not None and trained != scored:
             raise ConfigError(
                 f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
@@ -326,7 +326,7 @@ def study_kind(models: Sequence[Model], options: EvalOptions) -> str:
 
 
 def fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple[int, ...], ...]:
-    """Return the indices of the models of each fusion: all models, or those of each seed; empty without fusion.
+    """Return the indices of the models of each fusion: all models, or the models of each seed; empty without fusion.
 
     Raises:
         ConfigError: The seeds have different streams, or the weights do not fit.

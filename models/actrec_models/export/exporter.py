@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
+import safetensors.torch
 import torch
 
 from actrec import datasets, features, inference, types
@@ -105,7 +105,7 @@ def export_network(
         seed=seed,
         epochs=0,
         accuracy=0.0,
-        licence="that of the initial weights" if init else "none needed: random weights",
+        licence="the license of the initial weights" if init else "none needed: random weights",
         recipe=_command(name, options, init, classes, folder, seed),
         commit=provenance.commit(),
         created=now(),

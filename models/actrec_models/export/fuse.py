@@ -381,7 +381,7 @@ def _check_parity(
     method: str,
     shares: np.ndarray,
 ) -> None:
-    """Check the graph's probabilities against those of its streams, on clips of simulated people.
+    """Compare the graph's probabilities with its streams', on clips of simulated people.
 
     Raises:
         PackageError: They differ.

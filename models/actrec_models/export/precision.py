@@ -483,7 +483,7 @@ def _quantizable(node: Any, graph: Any) -> bool:
 
 
 def _histograms(calibrator: Any, clips: Sequence[Inputs]) -> HistogramCollector:
-    """Return the histograms of the clips' tensors, equal to those of the calibrator's `collect_data`.
+    """Return the histograms of the clips' tensors, equal to the calibrator's `collect_data`.
 
     That method keeps all tensors of all clips in memory: 66 GB for 200 clips of `deepacts_graph`. This function runs
     each clip twice, for the range and for the counts.

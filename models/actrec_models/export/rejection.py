@@ -218,7 +218,7 @@ def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) 
     """
     if _streams_beside_bodies(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
         raise ConfigError(
-            "the recipe holds other clips out than the training did: use the training's validation and seed"
+            "the recipe holds out other clips than the training: use the training's validation and seed"
         )
 
 

@@ -96,7 +96,7 @@ def _how_to_record(source: Folder) -> str:
     """Return how to add recordings to a folder; `actrec record` does not write into folders with one per class."""
     if (source.root / LABELS_FILE).exists():
         return f"record more: actrec record --label NAME --out '{source.root}'"
-    return "record more into another folder (actrec record --label NAME --out DIR) and move them to that of their label"
+    return "record more into another folder (actrec record --label NAME --out DIR) and move them to their label's folder"
 
 
 def _duplicate(first: Entry, second: Entry, classes: Sequence[str]) -> str:

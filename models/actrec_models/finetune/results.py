@@ -25,7 +25,7 @@ _WEAK = 0.8
 
 _FEW_CLIPS = 10
 _LISTED_RECORDINGS = 10
-_LICENSE = "that of your recordings, and of the base: "
+_LICENSE = "the license of your recordings, and of the base: "
 
 
 def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: bool = False) -> ModelPackage:

@@ -81,7 +81,7 @@ def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[s
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise PackageError(
-            f"{found.path}: its weights are not those of {found.family} with {options or 'no options'} "
+            f"{found.path}: its weights do not fit {found.family} with {options or 'no options'} "
             f"({str(error).splitlines()[0]}); export it again"
         ) from error
     return found, options, tensors

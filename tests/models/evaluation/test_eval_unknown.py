@@ -1,4 +1,4 @@
-"""`actrec eval` of one's own recordings, some of which, labeled `unknown`, cannot be read."""
+"""`actrec eval` of the user's own recordings with unreadable ones labeled `unknown`."""
 
 import json
 
@@ -13,7 +13,7 @@ HEADER_ALONE = "30\n1\n72057594037931101 0 1 1 0 0 0 0.1 0.2 2\n25\n"
 
 @pytest.fixture
 def command(tmp_path):
-    """A folder of two takes, and a third labeled `unknown` whose file ends after its head; how two models see it."""
+    """Return the command for two models on two recordings, and a third labeled `unknown` that is truncated."""
     for name in ("left/a", "right/b"):
         write_bag(tmp_path / "mine" / name, walker)
     (tmp_path / "mine/unknown").mkdir()
@@ -28,21 +28,21 @@ def evaluate(capsys, command):
     return json.loads(capsys.readouterr().out)
 
 
-def test_unknown_takes_none_of_which_can_be_read_cost_nothing_else(command, capsys):
+def test_eval_all_unknown_recordings_unreadable_keeps_other_results(command, capsys):
     assert main(command) == 1
     assert "broken.skeleton" in capsys.readouterr().err
-    told = evaluate(capsys, command)
-    assert [(model["clips"], "unknown_clips" in model) for model in told["models"]] == [(2, False)] * 2
-    notes = [note for note in told["notes"] if "broken.skeleton" in note]
+    figures = evaluate(capsys, command)
+    assert [(model["clips"], "unknown_clips" in model) for model in figures["models"]] == [(2, False)] * 2
+    notes = [note for note in figures["notes"] if "broken.skeleton" in note]
     assert [note.split(":")[0] for note in notes] == ["one", "two"]
-    assert "what it rejects of recordings labeled unknown is not known" in notes[0]
+    assert "rejection of recordings labeled unknown is not measured" in notes[0]
     assert main([*command, "--skip-unreadable"]) == 0
     assert notes[0] in capsys.readouterr().out
 
 
-def test_unknown_takes_that_cannot_be_read_are_named_once(command, tmp_path, capsys):
+def test_eval_unreadable_unknown_recording_reported_once(command, tmp_path, capsys):
     write_bag(tmp_path / "mine/unknown/whole", walker)
-    told = evaluate(capsys, command)
-    assert [model["unknown_clips"] for model in told["models"]] == [1, 1]
-    assert [note for note in told["notes"] if "broken.skeleton" in note] == [told["notes"][-1]]
-    assert told["notes"][-1].startswith("Left out, labeled unknown: ")
+    figures = evaluate(capsys, command)
+    assert [model["unknown_clips"] for model in figures["models"]] == [1, 1]
+    assert [note for note in figures["notes"] if "broken.skeleton" in note] == [figures["notes"][-1]]
+    assert figures["notes"][-1].startswith("Skipped, labeled unknown: ")

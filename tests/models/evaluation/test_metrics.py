@@ -1,4 +1,4 @@
-"""Figures, against values worked out by hand; fusion; what is no probability; pictures that can be opened."""
+"""Metrics against values computed by hand, fusion, invalid probabilities, and plots."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from actrec_models.evaluation.metrics import EvaluationResult
 CLASSES = ("a", "b", "c")
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6]])
 LABELS = np.array([0, 0, 1, 1])
-"""Right, wrong (a taken for b), right, wrong (b taken for c)."""
+"""Right, wrong (a as b), right, wrong (b as c)."""
 
 
 def report(probabilities=PROBABILITIES, labels=LABELS, **changes):
@@ -19,13 +19,13 @@ def report(probabilities=PROBABILITIES, labels=LABELS, **changes):
     return EvaluationResult("model", CLASSES, names, np.asarray(labels), np.asarray(probabilities, float), **changes)
 
 
-def test_top_k_and_equal_probabilities():
+def test_top_k_equal_probabilities_rank_in_order():
     assert metrics.top_k(PROBABILITIES, LABELS, 1).tolist() == [True, False, True, False]
     assert metrics.top_k(PROBABILITIES, LABELS, 2).tolist() == [True, True, True, False]  # of 0.2 and 0.2 the first
     assert metrics.top_k(PROBABILITIES, LABELS, 5).all()
 
 
-def test_calibration_error_by_hand():
+def test_calibration_bins_matches_hand_computation():
     confidence = np.array([0.95, 0.92, 0.3, 0.32])
     right = np.array([True, False, True, True])
     bins = metrics.calibration_bins(confidence, right, bins=10)
@@ -36,35 +36,35 @@ def test_calibration_error_by_hand():
     assert len(metrics.calibration_bins(confidence, right).counts) == 15
 
 
-def test_likelihood_and_brier_by_hand():
+def test_likelihood_and_brier_match_hand_computation():
     expected = -np.mean(np.log([0.7, 0.4, 0.6, 0.2]))
     assert metrics.negative_log_likelihood(PROBABILITIES, LABELS) == pytest.approx(expected)
     one = metrics.brier_score(np.array([[0.7, 0.2, 0.1]]), np.array([0]))
     assert one == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
-    # With 0.2 for "none of these": that is a class which is never true.
+    # 0.2 of "none of these" counts as a class that is never true.
     assert metrics.brier_score(np.array([[0.5, 0.2, 0.1]]), np.array([0])) == pytest.approx(0.25 + 0.04 + 0.01 + 0.04)
     assert metrics.negative_log_likelihood(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-12))
 
 
-def test_average_precision_by_hand():
+def test_average_precision_matches_hand_computation():
     scores, positive = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False])
     assert metrics.average_precision(scores, positive) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    # All alike: one step, at the share of positives.
+    # Equal scores form one step, at the share of positives.
     assert metrics.average_precision(np.full(4, 0.5), positive) == pytest.approx(0.5)
     assert metrics.average_precision(scores, np.zeros(4, bool)) is None
 
 
-def test_risk_coverage_by_hand():
+def test_risk_coverage_matches_hand_computation():
     risk = metrics.risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, True]))
     np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 4])
-    # Equal confidences share their errors: the order in which clips are read must not count.
+    # Ties share their errors, so that the order of clips does not matter.
     alike = metrics.risk_coverage(np.full(4, 0.5), np.array([False, True, True, True]))
     np.testing.assert_allclose(alike, 0.25)
     assert metrics.risk_at_coverage(risk, 0.5) == 0.5
     assert metrics.risk_at_coverage(risk, 0.51) == pytest.approx(1 / 3)
 
 
-def test_interval_holds_the_share_and_narrows():
+def test_bootstrap_interval_contains_mean_and_narrows():
     few, many = (metrics.bootstrap_interval(np.arange(n) % 4 != 0) for n in (40, 4000))
     assert few[0] < 0.75 < few[1]
     # Binomial: 1.96 √(p (1 − p) / N).
@@ -72,16 +72,16 @@ def test_interval_holds_the_share_and_narrows():
     assert metrics.bootstrap_interval(np.ones(10, bool)) == (1.0, 1.0)
 
 
-def test_interval_counts_a_clip_once_however_many_models_were_asked():
+def test_bootstrap_interval_counts_clip_of_several_models_once():
     right, clips = np.arange(400) % 4 != 0, [f"clip {n}" for n in range(400)]
     once = metrics.bootstrap_interval(right, clips)
     assert metrics.bootstrap_interval(np.tile(right, 3), clips * 3) == pytest.approx(once, abs=0.003)
-    # Models that err on different clips tell more together than one.
+    # Models with errors on different clips narrow the interval.
     apart = metrics.bootstrap_interval(np.concatenate([right, np.roll(right, 1), np.roll(right, 2)]), clips * 3)
     assert apart[1] - apart[0] < 0.8 * (once[1] - once[0])
 
 
-def test_report_by_hand():
+def test_result_matches_hand_computation():
     figures = report(threshold=0.55).as_dict()
     assert (figures["clips"], figures["right"], figures["accuracy"]) == (4, 2, 0.5)
     assert figures["mean_class_accuracy"] == 0.5  # a 1/2, b 1/2; c has no clips and does not count
@@ -100,7 +100,7 @@ def test_report_by_hand():
     assert "threshold" not in report().as_dict()
 
 
-def test_what_cannot_be_read_is_wrong_and_rejected_but_not_miscalibrated():
+def test_result_unreadable_clip_is_wrong_and_rejected_but_not_miscalibrated():
     probabilities = PROBABILITIES.copy()
     probabilities[0] = 0
     read = report(probabilities, threshold=0.0, unreadable={"clip0": "truncated"})
@@ -113,12 +113,12 @@ def test_what_cannot_be_read_is_wrong_and_rejected_but_not_miscalibrated():
     assert figures["unreadable_clips"] == {"clip0": "truncated"}
 
 
-def test_what_is_no_report_is_refused():
+def test_result_invalid_input_refused():
     broken = PROBABILITIES.copy()
     broken[2, 1] = np.nan
     with pytest.raises(InputError, match=r"model gave NaN for 1 of 4 clips, first 'clip2'"):
         report(broken)
-    with pytest.raises(InputError, match="'clip0' are no probabilities"):
+    with pytest.raises(InputError, match="'clip0'.*no probabilities"):
         report(PROBABILITIES * 2)
     with pytest.raises(InputError, match="no clip to score"):
         report(np.zeros((0, 3)), [])
@@ -141,7 +141,7 @@ def test_fusion_by_hand():
     np.testing.assert_allclose(fusion.fuse([first, second], "logits", [0, 3]), [[0.2, 0.7, 0.1]])
 
 
-def test_wrong_weights_and_streams_are_refused():
+def test_fuse_wrong_weights_and_streams_refused():
     streams = [np.zeros((2, 3)), np.zeros((2, 3))]
     with pytest.raises(ConfigError, match="1 weights for 2 streams"):
         fusion.fuse(streams, weights=[1])
@@ -155,7 +155,7 @@ def test_wrong_weights_and_streams_are_refused():
 
 
 @pytest.mark.parametrize("how", fusion.METHODS)
-def test_fitted_weights_are_the_best_of_a_fine_grid(how):
+def test_fit_weights_beats_fine_grid(how):
     rng = np.random.default_rng(3)
     labels = rng.integers(5, size=300)
     truth = 3 * np.eye(5)[labels]
@@ -171,30 +171,30 @@ def test_fitted_weights_are_the_best_of_a_fine_grid(how):
     assert found[0] > found[2]
 
 
-def test_merged_classes_sum_their_probabilities():
+def test_merge_classes_sums_probabilities():
     merged = fusion.merge_classes(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
     np.testing.assert_allclose(merged, [[0.3, 0.7]])
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- plots -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes", [2, 27, 200])
-def test_confusion_picture_can_be_read_whatever_the_classes(classes):
+def test_plot_confusion_readable_size_for_any_classes(classes):
     rng = np.random.default_rng(0)
     labels = np.arange(3 * classes) % classes
     probabilities = rng.dirichlet(np.ones(classes), len(labels)) * 0.5
     probabilities[np.arange(len(labels)), labels] += 0.5
     names = tuple(f"an action with a long name, the number {k}" for k in range(classes))
     made = EvaluationResult("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
-    picture = opened(plots.plot_confusion(made))
-    assert min(picture.shape[:2]) > 400
-    assert max(picture.shape[:2]) < 2600
-    assert picture.std() > 5
+    image = opened(plots.plot_confusion(made))
+    assert min(image.shape[:2]) > 400
+    assert max(image.shape[:2]) < 2600
+    assert image.std() > 5
 
 
 @pytest.mark.parametrize("name", list(plots.PLOTS))
-def test_pictures_of_few_clips_can_be_opened(name):
+def test_plots_of_few_clips_can_be_opened(name):
     draw = plots.PLOTS[name][1]
     assert opened(draw(report(threshold=0.5))).shape[2] == 3
     assert opened(draw(report([[1.0, 0.0, 0.0]], [0]))).shape[2] == 3
@@ -202,6 +202,6 @@ def test_pictures_of_few_clips_can_be_opened(name):
 
 def opened(content):
     assert content.startswith(b"\x89PNG")
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return picture
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image

@@ -1,4 +1,4 @@
-"""Clips through a session: what is taken of a recording, what cannot be read, and what does not fit."""
+"""Scoring of clips by a session: clip modes, unreadable clips, and datasets that do not fit."""
 
 from dataclasses import fields, replace
 
@@ -37,13 +37,16 @@ def clips(**options):
     return datasets.create("places", "nowhere", split="all", part="test", **options)
 
 
-def test_scores_are_the_sessions_own(tiny):
+def test_score_equals_session_logits(tiny):
     found = scoring.score(tiny, clips())
     own = [tiny.logits([clip.sample(2.0, 8)])[0] for clip in (clips()[i] for i in range(len(PLACES)))]
     np.testing.assert_allclose(found.logits, own, atol=1e-5)
     report = evaluation.evaluate(tiny, clips())
     assert report.clips == tuple(name for name, *_ in PLACES)
-    assert (report.correct.sum(), report.accuracy) == (6, 6 / 8)  # "far_unsure" is taken for "left", the first of three
+    assert (report.correct.sum(), report.accuracy) == (
+        6,
+        6 / 8,
+    )  # "far_unsure" is recognized as "left", the first class
     assert report.per_class["left"]["recall"] == pytest.approx(2 / 3)
 
 
@@ -52,8 +55,8 @@ def with_settings(session, **settings):
     return Session(replace(session.package, provenance=provenance), session.backend, warm_up_runs=0)
 
 
-def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
-    """Where training varied nothing, they show what the clip shows; else the same others each time."""
+def test_score_with_draws_combines_augmented_clips(tiny):
+    """Without augmentation they equal the clip; with it they are reproducible."""
     nothing = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
     plain = scoring.score(tiny, clips())
     same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), draws=3)
@@ -66,43 +69,43 @@ def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
     found, again = (scoring.score(varied, clips(), draws=3, workers=workers) for workers in (0, 2))
     np.testing.assert_array_equal(found.logits, again.logits)
     assert np.abs(found.logits - plain.logits).max() > 0.01
-    looks = list(AugmentedInputs(varied.package, clips(), 3).of_clip(1))
-    of_all = [
-        varied.run([inputs])[0] for inputs in (next(scoring.clip_inputs(clips()[1], varied.package, "live")), *looks)
+    versions = list(AugmentedInputs(varied.package, clips(), 3).of_clip(1))
+    each = [
+        varied.run([inputs])[0] for inputs in (next(scoring.clip_inputs(clips()[1], varied.package, "live")), *versions)
     ]
-    np.testing.assert_allclose(found.logits[1], combined(np.stack(of_all)[None], "mean")[0], atol=1e-5)
+    np.testing.assert_allclose(found.logits[1], combined(np.stack(each)[None], "mean")[0], atol=1e-5)
 
 
-def test_looks_that_nobody_knows_how_to_vary_are_refused(tiny):
-    with pytest.raises(ConfigError, match="tiny does not tell how clips were varied in its training"):
+def test_score_with_draws_without_stored_augmentation_refused(tiny):
+    with pytest.raises(ConfigError, match="tiny does not store how its training augmented"):
         scoring.score(tiny, clips(), draws=1)
-    with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
+    with pytest.raises(ConfigError, match="clips were not augmented in the training of tiny"):
         scoring.score(with_settings(tiny, augment=False, augmentation={}), clips(), draws=1)
     stages = [{"epochs": 1}, {"epochs": 1, "augment": False}]
-    with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
+    with pytest.raises(ConfigError, match="clips were not augmented in the training of tiny"):
         scoring.score(with_settings(tiny, augmentation={}, stages=stages), clips(), draws=1)
     assert (
         draws_per_model([], 2) == (0, 0)
         and draws_per_model([4], 2) == (4, 4)
         and draws_per_model([0, 16], 2) == (0, 16)
     )
-    with pytest.raises(ConfigError, match="--draws has 2 numbers for 3 models: give one, or one each"):
+    with pytest.raises(ConfigError, match="--draws has 2 numbers for 3 models: give one, or one per model"):
         draws_per_model([1, 2], 3)
     with pytest.raises(ConfigError, match="--draws is -1, allowed: 0 to 1000"):
         draws_per_model([-1], 1)
 
 
-def test_each_clip_is_read_once_and_none_is_kept(tiny, monkeypatch):
+def test_score_reads_each_clip_once(tiny, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH", 3)
     made = scoring._PreparedInputs(clips(), tiny.package.inputs, tiny.package.window, "live")
     for number, _ in enumerate(made, start=1):
-        assert len(Places.read_names) == number  # read one by one, as they are asked for
+        assert len(Places.read_names) == number  # read one by one
     Places.read_names.clear()
     scoring.score(tiny, clips())
     assert Places.read_names == [name for name, *_ in PLACES]
 
 
-def test_other_processes_read_the_same(tiny):
+def test_score_with_workers_gives_equal_logits(tiny):
     alone, shared = scoring.score(tiny, clips()), scoring.score(tiny, clips(broken=("far_1",)), skip_unreadable=True,
                                                                 workers=2)  # fmt: skip
     kept = [k for k, (name, *_) in enumerate(PLACES) if name != "far_1"]
@@ -112,7 +115,7 @@ def test_other_processes_read_the_same(tiny):
         scoring.score(tiny, clips(broken=("far_1",)), workers=2)
 
 
-def test_a_clip_that_cannot_be_read_is_named_or_counted_as_wrong(tiny):
+def test_score_unreadable_clip_refused_or_counted_as_wrong(tiny):
     with pytest.raises(InputError, match=r"left_2.skeleton is truncated"):
         scoring.score(tiny, clips(broken=("left_2",)))
     scores = scoring.score(tiny, clips(broken=("left_2",)), skip_unreadable=True)
@@ -122,7 +125,7 @@ def test_a_clip_that_cannot_be_read_is_named_or_counted_as_wrong(tiny):
         scoring.score(tiny, clips(broken=[name for name, *_ in PLACES]), skip_unreadable=True)
 
 
-def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
+def test_score_live_takes_last_window_and_whole_all(tmp_path):
     """x is 8 in the first second, 1 in the last; windows are of a second, 4 frames, their logits the mean of x."""
     package = write_any(tmp_path / "any", [BODY], WindowSpec(1.0, 4, combine="logits"), weights=9.375 * WEIGHTS)
     session = inference.load(package)
@@ -130,7 +133,7 @@ def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
     walk = ClipDataset([clip], LABELS)
     mean = 9.375 / 3  # the network averages over x, y and z
     assert scoring.score(session, walk, "live").logits[0, 0] == pytest.approx(1.0 * mean, rel=1e-4)
-    # Half a window on and on: 8 8 8 8 | 8 8 4 4 | 4 4 4 4 | 4 4 1 1 | 1 1 1 1.
+    # In steps of half a window: 8 8 8 8 | 8 8 4 4 | 4 4 4 4 | 4 4 1 1 | 1 1 1 1.
     expected = np.mean([8, 6, 4, 2.5, 1]) * mean
     assert scoring.score(session, walk, "whole").logits[0, 0] == pytest.approx(expected, rel=1e-4)
 
@@ -139,8 +142,8 @@ def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
     ("combine", "expected"),
     [("max", "most confident"), ("mean", "mean of probabilities")],
 )
-def test_whole_combines_all_clips_as_the_package_says(tmp_path, combine, expected):
-    """Windows of two clips of 4 frames: over the whole recording clips go on in the package's stride."""
+def test_score_whole_combines_clips_as_package(tmp_path, combine, expected):
+    """Windows of two clips of 4 frames: clips follow in the package's stride over the whole recording."""
     package = write_any(tmp_path / "any", [BODY], WindowSpec(1.5, 6, 4, 2, combine), weights=WEIGHTS)
     session = inference.load(package)
     clip = still("walk", 0, [(6.0, 0.0)] * 4 + [(0.0, 0.0)] * 4)
@@ -151,8 +154,8 @@ def test_whole_combines_all_clips_as_the_package_says(tmp_path, combine, expecte
     np.testing.assert_allclose(found, joint / joint.sum(), rtol=1e-4, err_msg=expected)
 
 
-def test_what_does_not_fit_is_refused(tmp_path, tiny):
-    with pytest.raises(ConfigError, match="live, whole, stretched; got 'first'"):
+def test_score_unfitting_dataset_refused(tmp_path, tiny):
+    with pytest.raises(ConfigError, match="'first'; known: live, whole, stretched"):
         scoring.score(tiny, clips(), "first")
     with pytest.raises(InputError, match=r"part is empty, there is no clip"):
         scoring.score(tiny, datasets.create("places", "nowhere", split="none", part="test"))
@@ -167,7 +170,7 @@ def test_what_does_not_fit_is_refused(tmp_path, tiny):
         scoring.score(session, clips())
 
 
-def test_nan_of_the_network_is_refused(tmp_path):
+def test_evaluate_nan_logits_refused(tmp_path):
     session: Session = inference.load(write_tiny(tmp_path / "broken", poison=True))
     near = ClipDataset([still("fine", 0, [(0.0, 2.0)]), still("near", 0, [(0.0, 0.5)])], LABELS)
     with pytest.raises(InputError, match="broken gave NaN for 1 of 2 clips, first 'near'"):

@@ -1,8 +1,8 @@
-"""float16: what stays in float32, what is refused, and packages that have both."""
+"""Conversion to float16, and packages with both precisions."""
 
 import dataclasses
 import json
-import logging
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,11 +22,11 @@ from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
 CLASSES = 4
 MANY = 200_000
-"""More places than float16 has numbers."""
+"""More indices than float16 has integers."""
 
 
 def graph(nodes: list[onnx.NodeProto], shape: list[int], constants: dict[str, np.ndarray]) -> bytes:
-    """A graph from "x" [N, *shape] to "logits" [N, CLASSES]."""
+    """Return a graph from "x" [N, *shape] to "logits" [N, CLASSES]."""
     made = helper.make_graph(
         nodes,
         "made up",
@@ -43,7 +43,7 @@ def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.Node
     return helper.make_node(kind, inputs.split(), [output], **attributes)
 
 
-def test_an_index_is_the_same_one_however_large():
+def test_to_float16_large_index_is_exact():
     table = np.random.default_rng(1).normal(0, 1, (MANY, CLASSES)).astype(np.float32)
     content = graph(
         [
@@ -57,12 +57,14 @@ def test_an_index_is_the_same_one_however_large():
     places = np.array([2047, 4095, 70_001, MANY - 2], np.float32)
     made, difference = precision.to_float16(content, {"x": places})
     assert difference < 1e-3
-    np.testing.assert_allclose(precision._run(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2)
+    np.testing.assert_allclose(
+        precision._run_unoptimized(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2
+    )
     assert len(made) < 0.51 * len(content)
 
 
-def test_a_comparison_sees_what_it_saw():
-    """Two values that float16 cannot tell apart fall to either side of a limit as before."""
+def test_to_float16_comparison_is_unchanged():
+    """Two values that are equal in float16 stay on their sides of a limit."""
     content = graph(
         [
             node("Sub", "x limit", "beyond"),
@@ -79,12 +81,14 @@ def test_a_comparison_sees_what_it_saw():
     )
     made, difference = precision.to_float16(content, {"x": np.array([[1.0001], [0.9999], [1.0]], np.float32)})
     assert difference == 0.0
-    assert precision._run(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [[1.0, -2.0, 3.0, 0.5]]
+    assert precision._run_unoptimized(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [
+        [1.0, -2.0, 3.0, 0.5]
+    ]
 
 
 @pytest.mark.parametrize("scale", [3e5, 1e-12])
-def test_constants_beyond_float16_stay_in_float32(scale):
-    """A product with one, divided by one: neither overflows nor vanishes on the way."""
+def test_to_float16_constant_out_of_range_stays_in_float32(scale):
+    """A product and a quotient with it neither overflow nor vanish."""
     content = graph(
         [node("Mul", "x scale", "far"), node("Div", "far scale", "logits")],
         [CLASSES],
@@ -98,7 +102,7 @@ def test_constants_beyond_float16_stay_in_float32(scale):
 
 
 def overflowing() -> bytes:
-    """What is 9e10 on the way, of constants that float16 holds."""
+    """Return a graph with intermediate values of 9e10, whose constants fit into float16."""
     weights = np.eye(CLASSES, dtype=np.float32) * 3e3
     return graph(
         [node("MatMul", "x weights", "a"), node("MatMul", "a weights", "b"), node("Mul", "b small", "logits")],
@@ -107,32 +111,32 @@ def overflowing() -> bytes:
     )
 
 
-def test_what_leaves_its_range_is_refused():
+def test_to_float16_overflow_refused():
     inputs = {"x": np.array([[1.0, 20.0, -30.0, 0.5]], np.float32)}
-    with pytest.raises(PackageError, match=r"values on the way to its logits leave float16's range \(±65504\)"):
+    with pytest.raises(PackageError, match=r"values leave float16's range \(±65504\)"):
         precision.to_float16(overflowing(), inputs)
     made, _ = precision.to_float16(
         overflowing(), inputs, kept_operators=precision.FLOAT32_OPERATORS | {"MatMul", "Mul"}
     )
-    assert np.isfinite(precision._run(made, inputs)).all()
+    assert np.isfinite(precision._run_unoptimized(made, inputs)).all()
 
 
-def test_operators_that_tensorrt_lacks_are_refused():
+def test_to_float16_unsupported_operator_refused():
     content = graph([node("Det", "x", "logits")], [CLASSES, 2, 2], {})
-    with pytest.raises(PackageError, match="in float16, node '.*' is a Det, which TensorRT's parser does not take"):
+    with pytest.raises(PackageError, match="in float16, node '.*' is a Det, which TensorRT"):
         precision.to_float16(content, {"x": np.ones((1, CLASSES, 2, 2), np.float32)})
 
 
-def test_a_refusal_names_the_family(monkeypatch):
+def test_package_float16_refusal_contains_family(monkeypatch):
     monkeypatch.setattr(precision, "MAX_FLOAT16_DIFFERENCE", -1.0)
-    with pytest.raises(PackageError, match=r"^deepacts_graph \(tiny\) cannot be written in float16: .*: leave out --f"):
+    with pytest.raises(PackageError, match=r"^deepacts_graph \(tiny\) cannot be written in float16: .*--float16"):
         precision.package_float16(tiny_description(), tiny_onnx())
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_network_is_exported_in_both_and_runs_in_both(tmp_path, capsys, monkeypatch):
+def test_export_float16_runs_in_both_precisions(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ACTREC_MODELS", str(tmp_path))
     folder = tmp_path / "both"
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
@@ -141,10 +145,10 @@ def test_a_network_is_exported_in_both_and_runs_in_both(tmp_path, capsys, monkey
     assert f"{folder}/model.float16.onnx: not measured on a dataset, logits within 0." in capsys.readouterr().out
     made = package.load(folder)
     assert made.precisions == ("float32", "float16")
-    assert 0 < made.float16.difference < MAX_FLOAT16_DIFFERENCE and made.float16.accuracy is None
+    assert 0 < made.float16.difference < precision.MAX_FLOAT16_DIFFERENCE and made.float16.accuracy is None
     assert (folder / "model.float16.onnx").stat().st_size < 0.7 * (folder / "model.onnx").stat().st_size
     assert "| In float16 | logits within 0." in (folder / "README.md").read_text()
-    one, other = (inference.load(folder, "onnxruntime", precision=precision) for precision in made.precisions)
+    one, other = (inference.load(folder, "onnxruntime", precision=name) for name in made.precisions)
     assert (one.backend.device, other.backend.device) == ("CPU, 1 thread", "CPU, 1 thread, float16")
     inputs = {spec.name: np.random.default_rng(1).normal(0, 0.3, (3, *spec.shape)) for spec in made.inputs}
     inputs = {name: value.astype(np.float32) for name, value in inputs.items()}
@@ -159,14 +163,14 @@ def test_a_network_is_exported_in_both_and_runs_in_both(tmp_path, capsys, monkey
 
 @pytest.fixture
 def both(tmp_path):
-    """A package of the tiny network in both."""
+    """Return a package of the tiny network in both precisions."""
     write_tiny(tmp_path / "plain")
     (tmp_path / "plain/README.md").write_text("# plain\n\nold table\n\n## How it was taught\n\n- well\n")
     (tmp_path / "plain/model.safetensors").write_bytes(b"tensors")
     return repackage.rewrite(tmp_path / "plain", tmp_path / "both", str(tmp_path), float16=True).path
 
 
-def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
+def test_rewrite_float16_needs_no_checkpoint(both, caplog):
     made, plain = package.load(both), package.load(both.parent / "plain")
     assert made.read_onnx() == plain.read_onnx() and made.read_onnx("float16") != made.read_onnx()
     assert dataclasses.replace(made, float16=None, path=plain.path) == plain
@@ -178,7 +182,7 @@ def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
     assert inference.load(both, "onnxruntime", precision="float16").predict(clip).label == "right"
 
 
-def test_weights_may_be_left_out_and_the_folder_be_where_one_is(both, tmp_path, monkeypatch):
+def test_export_without_weights_into_current_folder(both, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path / "small")
     command = ["export", str(both), "--float16", "--no-weights", "--out"]
@@ -191,7 +195,7 @@ def test_weights_may_be_left_out_and_the_folder_be_where_one_is(both, tmp_path, 
     assert (tmp_path / "small/README.md").read_text().startswith("# small\n")
 
 
-def test_it_may_replace_the_package_itself(both):
+def test_rewrite_overwrites_source_package(both):
     plain = both.parent / "plain"
     with pytest.raises(PackageError, match="exists"):
         repackage.rewrite(plain, plain, str(both), float16=True)
@@ -200,8 +204,7 @@ def test_it_may_replace_the_package_itself(both):
     assert package.load(plain).float16 == package.load(both).float16
 
 
-def test_a_package_is_simplified_with_all_that_it_has(both, tmp_path, capsys, caplog):
-    """Its networks are written anew, with the same logits; what is not made of the new one is left out and said."""
+def test_export_simplify_rewrites_all_but_int8(both, tmp_path, capsys, caplog):
     before = package.load(both)
     with_int8 = package.write(
         tmp_path / "three",
@@ -212,41 +215,40 @@ def test_a_package_is_simplified_with_all_that_it_has(both, tmp_path, capsys, ca
     assert main(["export", str(with_int8.path), "--simplify", "--out", str(tmp_path / "simple")]) == 0
     made = package.load(tmp_path / "simple")
     assert made.precisions == ("float32", "float16")
-    assert "its int8 network is left out: write it again with `actrec quantize`" in caplog.text
+    assert "its int8 network is removed: write it again with `actrec quantize`" in caplog.text
     assert made.read_onnx() == simplify(before.read_onnx())
     clip = {"bodies": np.full((1, FRAMES, 25, 3), 0.3, np.float32)}
-    for precision in made.precisions:
-        assert inference.load(made, "onnxruntime", precision=precision).predict(clip).label == "right"
+    for name in made.precisions:
+        assert inference.load(made, "onnxruntime", precision=name).predict(clip).label == "right"
     assert main(["export", str(tmp_path / "run.ckpt"), "--simplify", "--out", str(tmp_path / "out")]) == 2
-    assert "is no package; what is exported from a checkpoint is simplified anyway" in capsys.readouterr().err
+    assert "is no package; a checkpoint's export is simplified anyway" in capsys.readouterr().err
 
 
-def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_path, monkeypatch):
+def test_rewrite_float16_is_scored_on_available_dataset(both, data_root, tmp_path, monkeypatch):
     asked = []
 
-    def score(made, data_root, precision, root):
-        asked.append((made.precisions, data_root, precision, root))
-        return 0.5
+    def score(models, data_root, options):
+        asked.append((models[0].package.precisions, data_root, options.root))
+        return SimpleNamespace(main_results=[SimpleNamespace(accuracy=0.5)])
 
-    monkeypatch.setattr(repackage, "_accuracy", score)
+    monkeypatch.setattr(repackage, "_scoring_obstacle", lambda *_: "")
+    monkeypatch.setattr(repackage.study, "run", score)
     made = repackage.rewrite(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
-    assert asked == [(("float32", "float16"), str(data_root), "float16", "mine")]
+    assert asked == [(("float32", "float16"), str(data_root), "mine")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()
 
 
-def test_a_dataset_that_cannot_be_opened_costs_no_package(both, tmp_path, caplog):
+def test_scoring_obstacle_unreadable_dataset(both, tmp_path):
     (tmp_path / "nucla").mkdir()
     described = package.load(both)
     trained = dataclasses.replace(described.provenance, dataset="nucla", split="view", figures={})
-    with caplog.at_level(logging.INFO):
-        found = repackage._accuracy(dataclasses.replace(described, provenance=trained), str(tmp_path), "float16", "")
-    assert found is None
-    assert "float16 is not scored: " in caplog.text and "holds neither nucla_skeletons.npz nor" in caplog.text
+    obstacle = repackage._scoring_obstacle(dataclasses.replace(described, provenance=trained), str(tmp_path), "")
+    assert "nucla_skeletons.npz" in obstacle
 
 
 @pytest.mark.parametrize("change", ["missing", "truncated", "the other"])
-def test_a_damaged_float16_file_is_said_when_it_is_asked_for(both, change, capsys):
+def test_load_damaged_float16_file_refused(both, change, capsys):
     file = both / "model.float16.onnx"
     content = {"truncated": file.read_bytes()[:-9], "the other": (both / "model.onnx").read_bytes()}
     file.unlink() if change == "missing" else file.write_bytes(content[change])
@@ -258,7 +260,7 @@ def test_a_damaged_float16_file_is_said_when_it_is_asked_for(both, change, capsy
     assert "model.float16.onnx" in error and "\n" not in error
 
 
-def test_a_package_from_before_has_float32_alone(both, capsys):
+def test_load_package_without_float16_refuses_float16(both, capsys):
     file = both / "model.yaml"
     content = yaml.safe_load(file.read_text())
     del content["float16"]
@@ -270,11 +272,11 @@ def test_a_package_from_before_has_float32_alone(both, capsys):
     assert "computes   in float32\n" in capsys.readouterr().out
 
 
-def test_wrong_use_is_said_in_one_line(both, tmp_path, capsys):
+def test_export_float16_wrong_use_refused_in_one_line(both, tmp_path, capsys):
     run = tmp_path / "last.ckpt"
     run.write_bytes(b"")
     for command, status, words in (
-        (["export", str(both), "--out", str(tmp_path / "out")], 2, "is a package already; --float16 writes"),
+        (["export", str(both), "--out", str(tmp_path / "out")], 2, "is a package already: add --float16"),
         (["export", str(tmp_path), "--float16", "--out", str(tmp_path / "out")], 1, str(tmp_path)),
         (["eval", str(run), "--precision", "float16"], 1, "checkpoint, which runs in float32"),
     ):

@@ -1,4 +1,4 @@
-"""`actrec export … --fuse`: networks trained apart as one package, whose scores are those of `actrec eval --fuse`."""
+"""`actrec export … --fuse`: separately trained networks as one package, equal to `actrec eval --fuse`."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def places(monkeypatch):
 
 
 def write(folder, spec="raw", seed=1, settings: Any = SETTINGS, content=None, **changes):
-    """A package that says that it was trained on people who stand at places; its path as text."""
+    """Write a package with this provenance; return its path as text."""
     of = Provenance(
         "places_train", "all", seed, 3, 0.0, "none", f"train {folder.name}", "c0ffee", "2025-01-01T00:00:00"
     )
@@ -62,7 +62,7 @@ def export(*arguments, status=0):
 
 
 def probabilities(capsys, tmp_path, models, *arguments):
-    """The figures that `actrec eval` prints, and every clip's probabilities."""
+    """Return the figures of `actrec eval`, and every clip's probabilities."""
     out = tmp_path / "report"
     command = ["eval", *map(str, models), *arguments, "--data", "nowhere", "--json", "--quiet", "--threads", "1"]
     assert main([*command, "--report", str(out)]) == 0
@@ -72,7 +72,7 @@ def probabilities(capsys, tmp_path, models, *arguments):
 
 
 @pytest.mark.parametrize(("how", "weights"), [("softmax", ["1", "0.6"]), ("logits", ["1", "2"]), ("softmax", [])])
-def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, how, weights):
+def test_fuse_package_equals_eval_fuse(tmp_path, capsys, monkeypatch, how, weights):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", "centered", seed=2)]
     weighed = ["--weights", *weights] if weights else []
     export(*streams, "--fuse", how, *weighed, "--out", tmp_path / "both")
@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, ho
     np.testing.assert_allclose(session.predict(clip).probabilities, ours[0], atol=2e-6)
 
 
-def test_the_package_tells_what_it_is_made_of(tmp_path):
+def test_fuse_package_stores_its_networks(tmp_path):
     streams = [
         write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab", "command": "really"}),
         write(tmp_path / "other", "centered", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
@@ -96,7 +96,7 @@ def test_the_package_tells_what_it_is_made_of(tmp_path):
     trained = made.provenance
     assert made.variant == "2 networks, softmaxes added 0.667 : 0.333"
     assert made.precisions == ("float32", "float16") and made.float16.accuracy is not None
-    assert [spec.name for spec in made.inputs] == ["body", "body_2"]  # not prepared alike
+    assert [spec.name for spec in made.inputs] == ["body", "body_2"]  # different preprocessing
     assert (trained.epochs, trained.hours, trained.data_sha256) == (6, 1.5, "ab")
     assert trained.figures["parameters"] == 300
     assert [part["name"] for part in trained.figures["fused"]] == ["one", "other"]
@@ -108,7 +108,7 @@ def test_the_package_tells_what_it_is_made_of(tmp_path):
     assert trained.settings["dataset"] == "places_train" and "clips" in trained.settings
 
 
-def test_inputs_that_are_alike_are_made_once(tmp_path):
+def test_fuse_equal_inputs_are_shared(tmp_path):
     older = dataclasses.replace(SPECS["raw"], name="joints", shape=[1, 3, FRAMES, 25])
     content = projecting_onnx([older], seed=3)
     streams = [write(tmp_path / "one"), write(tmp_path / "other", inputs=(older,), content=content)]
@@ -116,17 +116,17 @@ def test_inputs_that_are_alike_are_made_once(tmp_path):
     assert [spec.name for spec in package.load(tmp_path / "both").inputs] == ["body"]
 
 
-def test_a_graph_that_scores_otherwise_is_not_written(tmp_path, capsys, monkeypatch):
+def test_fuse_disagreeing_graph_refused(tmp_path, capsys, monkeypatch):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", "centered", seed=2)]
-    whole = fuse.joined
-    monkeypatch.setattr(fuse, "joined", lambda contents, names, how, shares: whole(contents, names, how, [0.9, 0.1]))
+    join = fuse.join_graphs
+    monkeypatch.setattr(fuse, "join_graphs", lambda contents, names, how, _: join(contents, names, how, [0.9, 0.1]))
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
     assert "fused, the probabilities differ by 0." in capsys.readouterr().err
     assert not (tmp_path / "both").exists()
 
 
-def test_how_strong_the_logits_are_is_kept():
-    """Two classes far below the others are none; the softmax alone would not know."""
+def test_join_graphs_keeps_level_of_logits():
+    """The rejection uses the level, which a softmax removes."""
     rng = np.random.default_rng(0)
     weights = [rng.normal(0, 30, (1, 4)), rng.normal(0, 30, (1, 4)) - 60]
     parts = [averaging_onnx([SPECS["raw"]], each) for each in weights]
@@ -142,7 +142,7 @@ def test_how_strong_the_logits_are_is_kept():
     np.testing.assert_allclose(np.log(np.exp(found).sum(1)), strength, atol=1e-4)
 
 
-def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
+def test_fuse_checkpoints_of_two_runs(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
     machine = Machine(accelerator="cpu", workers=0)
@@ -165,14 +165,14 @@ def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
         apart = [net(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy() for net in nets]
     np.testing.assert_allclose(session.backend.run(inputs), (apart[0] + apart[1]) / 2, atol=1e-5)
     content = made.read_onnx()
-    assert guards(simplify(content)) == guards(content) > 0, "a softmax is kept off subnormal numbers once"
+    assert guards(simplify(content)) == guards(content) > 0, "a softmax is guarded once"
 
 
 def guards(content):
     return sum(node.op_type == "Max" for node in onnx.load_model_from_string(content).graph.node)
 
 
-def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_path, monkeypatch):
+def test_open_checkpoint_replaced_meanwhile_is_consistent(tmp_path, monkeypatch):
     path, newer = tmp_path / "last.ckpt", tmp_path / "newer.ckpt"
     saved(newer, epochs=2)
     networks = [load_checkpoint(each)[2] for each in (saved(path, epochs=1), newer)]
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
 
 
 def saved(path, epochs):
-    """A checkpoint of a network that nobody trained."""
+    """Write a checkpoint of an untrained network."""
     torch.manual_seed(epochs)
     recipe = config.build(Recipe, TINY).as_dict()
     module = Recognition(recipe, list(CLASSES))
@@ -213,11 +213,11 @@ def saved(path, epochs):
     ("dataset", "learnt", "expected"),
     [
         ("folder", [{"recordings": ["a", "b"]}, {"recordings": ["b", "c"]}], ["a", "b", "c"]),
-        ("folder", [{"recordings": ["a"]}, {}], None),  # of the second nobody knows: no claim to know of both
-        ("nucla", [{"recordings": ["a"]}, {}], ["a"]),  # began from a network that was taught, the other from nothing
+        ("folder", [{"recordings": ["a"]}, {}], None),  # the second is unknown
+        ("nucla", [{"recordings": ["a"]}, {}], ["a"]),  # one was pretrained by `actrec teach`
     ],
 )
-def test_recordings_are_told_where_those_of_all_networks_are_known(dataset, learnt, expected):
+def test_fuse_recordings_stored_if_known_for_all_networks(dataset, learnt, expected):
     of = Provenance(dataset, "all", 1, 3, 0.0, "none", "", "", "")
     described = [
         dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures=each)) for each in learnt
@@ -227,7 +227,7 @@ def test_recordings_are_told_where_those_of_all_networks_are_known(dataset, lear
     assert made.figures.get("recordings") == expected
 
 
-def test_clips_that_are_combined_otherwise_are_told_of(tmp_path, caplog):
+def test_fuse_warns_if_clips_are_combined_after_fusion(tmp_path, caplog):
     for combine in ("mean", "max"):
         window = WindowSpec(2.0, 2 * FRAMES, FRAMES, FRAMES, combine)
         streams = [write(tmp_path / f"{name}_{combine}", window=window) for name in ("one", "other")]
@@ -237,14 +237,14 @@ def test_clips_that_are_combined_otherwise_are_told_of(tmp_path, caplog):
         )
 
 
-def test_what_was_fused_cannot_be_taught_but_its_networks_can(tmp_path):
+def test_open_pretrained_fused_package_refused(tmp_path):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", family="sem_net")]
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both")
     with pytest.raises(PackageError, match=r"came without model\.safetensors: take one of its networks, one, other"):
         open_pretrained(tmp_path / "both")
 
 
-def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
+def test_fuse_recipe_with_unknown_dataset_preferred(tmp_path):
     plain, knowing = (dataclasses.replace(Recipe(), unknown_dataset=name) for name in ("", "utd_mhad"))
     recipes = enumerate([None, plain, knowing])
     streams = [fuse.Stream(str(k), tiny_description(), b"", each, "", str(k)) for k, each in recipes]
@@ -255,19 +255,19 @@ def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ("left", "right", "up")}, "one and other differ by their labels: they are no streams of one"),
+        ({"labels": ("left", "right", "up")}, "one and other differ by their labels: they cannot be fused"),
         ({"window": WindowSpec(3.0, FRAMES)}, "differ by their window (2 s, 8 frames and 3 s, 8 frames)"),
         ({"of": {"split": "none"}}, "one was trained on split all, other on none"),
         ({"of": {"dataset": "places"}}, "one was trained on dataset places_train, other on places"),
-        ({"settings": {**SETTINGS, "clips": "stretched"}}, "one looks at live recordings, other at stretched ones"),
+        ({"settings": {**SETTINGS, "clips": "stretched"}}, "one takes live clips of a recording, other stretched ones"),
         ({"settings": {**SETTINGS, "dataset_options": {"fold": 2}}}, "other with {'fold': 2}"),
     ],
 )
-def test_what_is_no_stream_of_the_same_is_refused(tmp_path, capsys, changes, message):
+def test_fuse_incompatible_streams_refused(tmp_path, capsys, changes, message):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", **changes)]
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
-    said = capsys.readouterr().err.strip()
-    assert message in said and len(said.splitlines()) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
     assert not (tmp_path / "both").exists()
 
 
@@ -276,23 +276,23 @@ def test_what_is_no_stream_of_the_same_is_refused(tmp_path, capsys, changes, mes
     [
         (["one", "--fuse", "softmax"], "--fuse needs two networks or more, got one alone"),
         (["one", "other"], "2 networks become one package with --fuse softmax or --fuse logits"),
-        (["one", "--weights", "1"], "--weights is of several trained networks"),
+        (["one", "--weights", "1"], "--weights needs several trained networks"),
         (["one", "other", "--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
-        (["one", "other", "--fuse", "softmax", "--weights", "1", "0"], "other has weight 0: leave it out"),
-        (["one", "other", "--fuse", "softmax", "--simplify"], "--simplify is of one package"),
-        (["one", "other", "--fuse", "softmax", "--classes", "a,b"], "--classes goes with --network"),
-        (["--network", "sem_net", "--fuse", "softmax"], "--fuse is of several trained networks"),
+        (["one", "other", "--fuse", "softmax", "--weights", "1", "0"], "other has weight 0"),
+        (["one", "other", "--fuse", "softmax", "--simplify"], "--simplify needs a single package"),
+        (["one", "other", "--fuse", "softmax", "--classes", "a,b"], "--classes belongs to --network"),
+        (["--network", "sem_net", "--fuse", "softmax"], "--fuse needs several trained networks"),
     ],
 )
-def test_wrong_use_is_said_in_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+def test_fuse_wrong_use_refused_in_one_line(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "one"), write(tmp_path / "other")
     export(*arguments, "--out", "both", status=2)
-    said = capsys.readouterr().err.strip()
-    assert message in said and len(said.splitlines()) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
 
 
-def test_packages_that_tell_no_recipe_are_refused(tmp_path, capsys):
+def test_fuse_packages_without_recipe_refused(tmp_path, capsys):
     streams = [write(tmp_path / name, settings={}) for name in ("one", "other")]
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
-    assert "none of one, other tells the recipe that it was trained by" in capsys.readouterr().err
+    assert "none of one, other stores its training's recipe" in capsys.readouterr().err

@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[bytes, list[quantize.Inputs], list[quantize.Inputs]]:
+def network() -> tuple[bytes, list[precision.Inputs], list[precision.Inputs]]:
     torch.manual_seed(1)
     made = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
     inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(made, 24).items()}
@@ -38,7 +38,7 @@ def in_int8(network) -> precision.Int8Network:
     return precision.to_int8(*network)
 
 
-def test_groups_are_named_as_modules_are() -> None:
+def test_group_of_returns_module_names() -> None:
     assert group_of("/network/bones/blocks/blocks.3/attention/MatMul") == "bones/blocks.3"
     assert group_of("/network/body/blocks/blocks.3/linear/linear.0/Conv") == "body/blocks.3"
     assert group_of("/network/fc/Gemm") == "fc"
@@ -53,7 +53,7 @@ def test_groups_are_named_as_modules_are() -> None:
     assert not is_kept("/network/bones/blocks/blocks.31/Conv", ("bones/blocks.3",))
 
 
-def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
+def test_to_int8_qdq_nodes_suit_tensorrt(in_int8) -> None:
     made = in_int8
     model = onnx.load_model_from_string(made.content)
     assert onnx_graph.tensorrt_problems(model) == []
@@ -62,20 +62,19 @@ def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
     assert len(pairs) > 20
     for node in pairs:
         assert not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8  # no zero point
-    readers = [name for node in model.graph.node if node.op_type in quantize.OPERATORS for name in node.input]
+    readers = [name for node in model.graph.node if node.op_type in precision.INT8_OPERATORS for name in node.input]
     dequantized = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
-    assert all(readers.count(name) <= 1 for name in dequantized)  # a pair for each that computes in int8
+    assert all(readers.count(name) <= 1 for name in dequantized)  # a pair for each int8 reader
     assert made.agreement >= precision.MIN_AGREEMENT and made.difference > 0
 
 
-def test_ranges_are_onnx_runtimes_own_but_only_one_clip_is_in_memory(network, tmp_path) -> None:
-    """Its calibrator keeps all tensors of all clips: 66 GB of 200 clips of the paper's `deepacts_graph`."""
+def test_histograms_equal_onnx_runtimes_with_one_clip_in_memory(network, tmp_path) -> None:
     content, rows, _ = network
     (tmp_path / "model.onnx").write_bytes(content)
 
     def calibrator(name: str):
         return create_calibrator(
-            tmp_path / "model.onnx", list(quantize.OPERATORS), str(tmp_path / name),
+            tmp_path / "model.onnx", list(precision.INT8_OPERATORS), str(tmp_path / name),
             calibrate_method=CalibrationMethod.Percentile, extra_options={"symmetric": True, "percentile": 99.99},
         )  # fmt: skip
 
@@ -99,8 +98,8 @@ def test_ranges_are_onnx_runtimes_own_but_only_one_clip_is_in_memory(network, tm
         np.testing.assert_allclose(found[name].range_value, wanted.range_value, rtol=1e-6, err_msg=name)
 
 
-def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
-    """The pictures of 300 clips of P-I3D are 35 GB; pictures go through the network one by one, joints 16 at once."""
+def test_sampled_inputs_prepared_on_access(monkeypatch) -> None:
+    """Large images run through the network one by one, joints 16 at once."""
     asked: list[int] = []
 
     def inputs_of(clip, package, mode):
@@ -121,12 +120,12 @@ def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
             return super().run(names, inputs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
-    assert precision._logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
-    monkeypatch.setattr(quantize, "RUN_BYTES", 40)
-    assert precision._logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
+    assert precision._int8_logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
+    monkeypatch.setattr(precision, "RUN_BYTES", 40)
+    assert precision._int8_logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
 
 
-def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
+def test_to_int8_keep_leaves_group_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
     made = precision.to_int8(content, rows, held_out, keep=["body/blocks.1"])
     assert made.kept[0] == "body/blocks.1"
@@ -136,15 +135,15 @@ def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
         return sum(node.op_type == "QuantizeLinear" for node in nodes)
 
     assert quantized_inputs(made.content) < quantized_inputs(in_int8.content)
-    with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; there are "):
+    with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; known: "):
         precision.to_int8(content, rows, held_out, keep=["blocks.99"])
 
 
 def wild(first: float) -> bytes:
-    """Two matrices; the values between them have a column `first` times larger than what decides."""
+    """Return two matrices; between them, an unused column is `first` times larger than the others."""
     before = np.eye(8, dtype=np.float32)
     before[0, 0] = first
-    after = np.eye(8, 4, k=-1, dtype=np.float32)  # the wild column is left out
+    after = np.eye(8, 4, k=-1, dtype=np.float32)  # skips the wild column
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["h"], name="/network/calm/MatMul"),
         helper.make_node("Relu", ["h"], ["r"], name="/network/calm/Relu"),
@@ -161,7 +160,7 @@ def wild(first: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_what_disturbs_the_logits_stays_in_float32() -> None:
+def test_to_int8_sensitive_group_stays_in_float32() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
@@ -170,17 +169,16 @@ def test_what_disturbs_the_logits_stays_in_float32() -> None:
     assert precision.to_int8(wild(1.0), rows, held_out).kept == ()
 
 
-def test_what_cannot_be_saved_is_refused() -> None:
+def test_to_int8_disagreement_refused() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
-    x[:, 0] *= 1e4  # the input itself cannot be held in int8
+    x[:, 0] *= 1e4  # the input does not fit into int8
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
-    with pytest.raises(PackageError, match=r"in int8 it calls .* of the clips what float32 calls them.*take float16"):
+    with pytest.raises(PackageError, match=r"int8 agrees with float32 on .* of the clips.*use float16"):
         precision.to_int8(wild(1000.0), rows, held_out)
 
 
-def test_the_command_quantizes_a_shipped_package(data_root, tmp_path, capsys) -> None:
-    """UTD-MHAD's package: within a point of float32 on all test clips, beside its other files, and it runs."""
+def test_quantize_shipped_package_keeps_accuracy(data_root, tmp_path, capsys) -> None:
     out = tmp_path / "int8"
     command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "30"]
     assert main(command) == 0
@@ -203,8 +201,8 @@ def test_the_command_quantizes_a_shipped_package(data_root, tmp_path, capsys) ->
         inference.load(package.load(out), "onnxruntime", precision="int8")
 
 
-def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) -> None:
-    """Its split, its fold, its people; of another dataset that one's folder, never for the test part of its own."""
+def test_quantize_uses_training_split_and_options(monkeypatch, tmp_path) -> None:
+    """`root` belongs to the dataset of the ranges, not to the test part of another one."""
     asked: list[tuple] = []
 
     def create(name, root, *, split="", part="train", **options):
@@ -220,10 +218,10 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     monkeypatch.setattr(zoo, "find", lambda source: dataclasses.replace(shipped, provenance=trained))
     monkeypatch.setattr(datasets, "create", create)
     monkeypatch.setattr(scoring, "check_layout", lambda base, part: None)
-    monkeypatch.setattr(quantize, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
-    monkeypatch.setattr(quantize, "quantized", lambda *_: precision.Int8Network(b"", 0.0, 1.0, ()))
-    monkeypatch.setattr(repackage, "scored", scored)
-    monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
+    monkeypatch.setattr(repackage, "SampledInputs", lambda *_: [{"body": np.zeros(1)}] * 30)
+    monkeypatch.setattr(precision, "to_int8", lambda *_: precision.Int8Network(b"", 0.0, 1.0, ()))
+    monkeypatch.setattr(repackage, "_with_accuracy", scored)
+    monkeypatch.setattr(repackage, "_write_copy", lambda base, draft, *_: draft)
     repackage.quantize("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
     repackage.quantize("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
     assert asked == [
@@ -234,12 +232,12 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     ]
 
 
-def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
+def test_quantize_wrong_use_refused_in_one_line(data_root, tmp_path, capsys) -> None:
     for words, message in (
         (["--clips", "0"], "--clips is 0, expected 1 or more"),
-        (["--dataset", "no_such"], "--dataset is 'no_such', which is no dataset here: name one with --dataset: "),
+        (["--dataset", "no_such"], "--dataset is 'no_such', which is no known dataset: choose one with --dataset: "),
         (["--dataset", "nucla", "--root", str(tmp_path)], str(tmp_path)),
-        (["--keep", "nothing"], "no layer group 'nothing'; there are "),
+        (["--keep", "nothing"], "no layer group 'nothing'; known: "),
     ):
         command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(tmp_path / "out"), *words]
         assert main(command) in (1, 2)
@@ -249,7 +247,7 @@ def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
         zoo.find("sem_net_utd_mhad").read_onnx("int8")
 
 
-def test_int8_runs_at_every_batch(network, in_int8) -> None:
+def test_int8_network_runs_at_any_batch_size(network, in_int8) -> None:
     held_out = {name: np.stack([row[name] for row in network[2]]) for name in network[2][0]}
     session = onnxruntime.InferenceSession(in_int8.content, providers=["CPUExecutionProvider"])
     together = session.run(None, held_out)[0]

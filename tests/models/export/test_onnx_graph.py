@@ -1,4 +1,4 @@
-"""What the export refuses to write, and what it accepts."""
+"""Checks of exported ONNX graphs."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class ToyConfig:
 
 
 class Toy(Network):
-    """Sums joints over time and looks at them with a linear layer; `twist` is put between."""
+    """A sum of joints over time, then `twist`, then a linear layer."""
 
     config_class = ToyConfig
 
@@ -61,7 +61,7 @@ def randomness(f):
     return f + torch.rand_like(f)
 
 
-def test_a_plain_network_passes():
+def test_to_onnx_plain_network_passes():
     model = onnx.load_model_from_string(onnx_graph.to_onnx(Toy(plain)))
     assert onnx_graph.tensorrt_problems(model) == []
     assert "Gemm" in onnx_graph.operators(model)
@@ -70,18 +70,18 @@ def test_a_plain_network_passes():
 @pytest.mark.parametrize(
     ("twist", "message"),
     [
-        (nonzero, r"node '.*NonZero.*' is a NonZero, which TensorRT's parser does not take"),
-        (Pool(), r"node '/network/twist/pool/MaxPool' is a MaxPool over 1 axes, TensorRT's pool 2 or 3"),
+        (nonzero, r"node '.*NonZero.*' is a NonZero, which TensorRT's parser does not support"),
+        (Pool(), r"node '/network/twist/pool/MaxPool' is a MaxPool over 1 axes, TensorRT pools 2 or 3"),
         (randomness, r"is a RandomUniformLike, which"),
     ],
 )
-def test_what_tensorrt_does_not_parse_is_refused_by_node_and_layer(twist, message):
+def test_to_onnx_unsupported_operator_refused_with_node(twist, message):
     with pytest.raises(PackageError, match=message) as raised:
         onnx_graph.to_onnx(Toy(twist))
     assert "\n" not in str(raised.value)
 
 
-def test_an_input_that_reaches_nothing_is_refused(monkeypatch):
+def test_to_onnx_unused_input_refused(monkeypatch):
     network = Toy(plain)
     content = onnx_graph.trace(network)
     network.inputs = ("body", "more")
@@ -89,7 +89,7 @@ def test_an_input_that_reaches_nothing_is_refused(monkeypatch):
         onnx_graph.check_operators(network, content)
 
 
-def test_a_graph_that_disagrees_is_refused(monkeypatch):
+def test_to_onnx_disagreement_refused(monkeypatch):
     network = Toy(plain)
     content = onnx_graph.trace(network)
     monkeypatch.setattr(onnx_graph, "trace", lambda same: content)
@@ -103,7 +103,7 @@ def test_a_graph_that_disagrees_is_refused(monkeypatch):
         onnx_graph.to_onnx(network)
 
 
-def test_large_logits_are_compared_relative_to_themselves():
+def test_parity_errors_large_logits_are_relative():
     network = Toy(plain)
     content = onnx_graph.trace(network)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def graph(nodes, inputs, outputs):
     return helper.make_model(helper.make_graph(nodes, "made", inputs, outputs))
 
 
-def test_inputs_that_are_not_float32_and_free_axes_are_named():
+def test_tensorrt_problems_lists_input_types_and_free_axes():
     relu = helper.make_node("Relu", ["x"], ["y"])
     cases = {
         "'x' has ONNX type 7": (value("x", ["batch", 3], TensorProto.INT64), value("y", ["batch", 3])),
@@ -134,7 +134,7 @@ def test_inputs_that_are_not_float32_and_free_axes_are_named():
         assert any(line.startswith(message) for line in found), found
 
 
-def test_axes_that_are_computed_foreign_domains_and_dilated_pools_are_named():
+def test_tensorrt_problems_lists_computed_axes_foreign_domains_and_dilated_pools():
     x, y = value("x", ["batch", 3]), value("y", ["batch", 3])
     foreign = helper.make_node("Relu", ["x"], ["y"], name="n", domain="com.microsoft")
     assert "com.microsoft.Relu" in onnx_graph.tensorrt_problems(graph([foreign], [x], [y]))[0]

@@ -1,4 +1,4 @@
-"""A person's own recordings labeled `unknown`: kept in stores, and what a trained model's rejection is chosen on."""
+"""The user's own recordings labeled `unknown`: in stores, and in the choice of the rejection."""
 
 import json
 
@@ -21,7 +21,7 @@ PART = ("train", "train", "test")
 
 @pytest.fixture(scope="module", params=["folder", "store"])
 def recordings(request, tmp_path_factory):
-    """Three takes a label, the last of each to test on: as they are, or prepared."""
+    """Return three recordings per label, the last of each for the test, as files or prepared."""
     folder = tmp_path_factory.mktemp("mine") / "takes"
     lines = ["recording,label,part"]
     for label, speeds in SPEEDS.items():
@@ -36,7 +36,7 @@ def recordings(request, tmp_path_factory):
     return store
 
 
-def test_each_part_has_its_own_and_they_are_no_clips_of_a_class(recordings):
+def test_others_by_part_have_no_class(recordings):
     for part, count in (("train", 2), ("test", 1)):
         known = datasets.create("folder", recordings, split="part", part=part)
         others = datasets.create_unknown("folder", recordings, split="part", part=part)
@@ -50,7 +50,7 @@ def test_each_part_has_its_own_and_they_are_no_clips_of_a_class(recordings):
 
 @pytest.fixture
 def exported(recordings, tmp_path, caplog):
-    """A folder with what was trained on them, "run", its package, "made", and the options that both took."""
+    """Return a folder with a training's "run", its package "made", and the options of both."""
     recipe = {**TINY, "dataset": "folder", "split": "part", "unknown_dataset": "utd_mhad", "clips": "stretched"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     common = ["--root", str(recordings), "--data", str(tmp_path / "no datasets")]
@@ -62,7 +62,7 @@ def exported(recordings, tmp_path, caplog):
     return tmp_path, common
 
 
-def test_the_threshold_is_chosen_on_them(recordings, exported, capsys):
+def test_export_chooses_threshold_on_unknown_recordings(recordings, exported, capsys):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")
     assert "against 2 of its recordings labeled unknown" in made.rejection.calibrated_on
@@ -81,7 +81,7 @@ def test_the_threshold_is_chosen_on_them(recordings, exported, capsys):
     assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1
 
 
-def test_it_is_chosen_anew_of_a_package(exported, capsys):
+def test_export_calibrate_chooses_threshold_again(exported, capsys):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")
     (tmp_path / "other").mkdir()
@@ -102,7 +102,7 @@ def test_it_is_chosen_anew_of_a_package(exported, capsys):
     assert main([*calibrate, str(tmp_path / "recipe.yaml"), "--overwrite", *common]) == 0
 
 
-def test_a_folder_of_nothing_but_unknown_is_called_so(tmp_path, capsys):
+def test_train_folder_of_unknown_recordings_alone_refused(tmp_path, capsys):
     for number in range(2):
         write_bag(tmp_path / "takes" / "unknown" / f"take_{number}", lambda k: [body(0.0)])
     arguments = ["prepare", "folder", "--root", str(tmp_path / "takes"), "--out", str(tmp_path / "out")]
@@ -111,7 +111,7 @@ def test_a_folder_of_nothing_but_unknown_is_called_so(tmp_path, capsys):
     assert told.endswith("can be prepared: all that can be read show none of its classes (unknown)\n")
 
 
-def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
+def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
     tmp_path, common = exported
     described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())
     export = ["export", str(tmp_path / "made"), "--out", str(tmp_path / "again")]
@@ -129,7 +129,7 @@ def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
     lines = [f"{label},{label},train" for label in ("nod", "wave", "unknown")]
     (tmp_path / "takes/labels.csv").write_text("\n".join(["recording,label,part", *lines]))
     refused("knows clap, wave; folder has nod, wave", "--calibrate", "--root", str(tmp_path / "takes"))
-    refused("--float16 and --simplify go without it", "--calibrate", "--float16", *common)
+    refused("use it without --float16 and --simplify", "--calibrate", "--float16", *common)
     described["provenance"] |= {"settings": {}}
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
     refused("name one, --calibrate RECIPE", "--calibrate", *common)
@@ -140,8 +140,8 @@ def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
     assert "calibrated anyway" in capsys.readouterr().err
 
 
-def test_those_of_another_folder_are_taken_too(recordings, tmp_path):
-    """Alone, or beside actions that are none of the classes; a later evaluation must not count them as new."""
+def test_export_uses_unknown_recordings_of_another_folder(recordings, tmp_path):
+    """Alone, or beside actions of no class; a later evaluation must not count them as new."""
     (tmp_path / "folder").symlink_to(recordings)
     chosen = config.build(Recipe, {**TINY, "dataset": "nucla", "unknown_dataset": "folder"})
     for classes, labels in ((("Clap", "wave"), [-1] * 3), (("wave",), [0, 0, 0, -1, -1, -1])):

@@ -8,7 +8,7 @@ from actrec.cli import main
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package
 from actrec.utils import config
-from actrec_models.data import unknown_clips
+from actrec_models.data import other_actions
 from actrec_models.export import rejection
 from actrec_models.training import checkpoints
 from actrec_models.training.recipe import Recipe
@@ -21,13 +21,13 @@ HELD = {"share": 0.25}
 
 
 def _other(clips):
-    """The clips, of actions called otherwise."""
+    """Return the clips with other class names."""
     return ClipDataset([clips[i] for i in range(len(clips))], [f"other {name}" for name in clips.classes])
 
 
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
-    """Clips by dataset and part, and those labeled unknown; all files are "there"."""
+    """Fake the clips by dataset and part, and the recordings labeled unknown."""
     known, other = made_up(NAME, 12), _other(made_up(NAME, 4))
     clips = {
         ("nucla", "train"): known,
@@ -46,23 +46,23 @@ def datasets(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields, said",
+    "fields, message",
     [
-        ({"unknown_dataset": "utd_mhad", "validation": HELD}, "also takes flow, which utd_mhad does not hold"),
-        ({"unknown_dataset": "ntu60"}, "with clips held out (validation: {share: 0.1})"),
-        ({"unknown_dataset": "", "validation": HELD}, "the recipe names no unknown_dataset"),
+        ({"unknown_dataset": "utd_mhad", "validation": HELD}, "also takes flow, which utd_mhad does not contain"),
+        ({"unknown_dataset": "ntu60"}, "with held-out clips (validation: {share: 0.1})"),
+        ({"unknown_dataset": "", "validation": HELD}, "the recipe has no unknown_dataset"),
         ({"unknown_dataset": "sysu", "validation": HELD}, "the unknown_dataset sysu is not in"),
     ],
 )
-def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
+def test_calibration_obstacle_contains_cause(datasets, tmp_path, fields, message):
     network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", **fields})
-    assert said in rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
+    assert message in rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
 
 
 @pytest.mark.parametrize(("known", "other"), [(True, False), (True, True), (False, False)])
-def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypatch, tmp_path, known, other):
-    """Else it is rejection by whether somebody's hands were looked for."""
+def test_calibration_obstacle_optional_stream_only_of_known_clips(monkeypatch, tmp_path, known, other):
+    """Otherwise the threshold would separate clips with hands from clips without."""
     clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
     clips["ntu60"] = _other(made_up("deepacts", 4) if other else skeletons(4))
     monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: clips[name])
@@ -70,23 +70,23 @@ def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypat
     (tmp_path / "ntu").mkdir()
     fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
     network = actrec_models.registry.create("deepacts", num_classes=2, **SMALL["deepacts"])
-    said = rejection.calibration_obstacle(config.build(Recipe, fields), network.input_specs, str(tmp_path))
-    assert said == ("the network also takes hands, which ntu60 does not hold" if known and not other else "")
+    obstacle = rejection.calibration_obstacle(config.build(Recipe, fields), network.input_specs, str(tmp_path))
+    assert obstacle == ("the network also takes hands, which ntu60 does not contain" if known and not other else "")
 
 
-def test_recordings_labeled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
+def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_path):
     network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
     datasets["train"] = skeletons(4)
-    said = rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
-    assert said.endswith("which its recordings labeled unknown do not hold")
+    obstacle = rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
+    assert obstacle.endswith("which its recordings labeled unknown do not contain")
     datasets["train"] = made_up(NAME, 4)
     assert rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch, own):
-    monkeypatch.setattr(unknown_clips, "_MOST", 3)
+def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, monkeypatch, own):
+    monkeypatch.setattr(other_actions, "_MOST", 3)
     if own:
         datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
     others = "" if own else "ntu60"
@@ -103,4 +103,4 @@ def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch,
     assert package.load(tmp_path / "new").rejection == made.rejection
     path.write_text(path.read_text().replace("share: 0.25", "share: 0.5"))
     assert main([*command, "--overwrite"]) == 2
-    assert "holds other clips out than the training did" in capsys.readouterr().err
+    assert "holds out other clips than the training" in capsys.readouterr().err

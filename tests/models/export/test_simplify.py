@@ -26,7 +26,7 @@ def counts(content: bytes) -> dict[str, int]:
     return {name: nodes.count(name) for name in nodes}
 
 
-def test_a_network_keeps_its_logits_and_loses_its_detours() -> None:
+def test_simplify_keeps_logits_and_folds_constants() -> None:
     network = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
     plain = onnx_graph.trace(network)
     simple = simplify(plain)
@@ -41,7 +41,7 @@ def test_a_network_keeps_its_logits_and_loses_its_detours() -> None:
 
 
 def attention() -> bytes:
-    """Softmax of the scores given, times values: what attention is."""
+    """Return a graph of attention: the softmax of scores times values."""
     values = numpy_helper.from_array(np.ones((4, 2), np.float32), "values")
     nodes = [
         helper.make_node("Softmax", ["scores"], ["weights"], name="softmax", axis=-1),
@@ -58,17 +58,16 @@ def attention() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_a_full_disk_of_temporary_files_is_said(monkeypatch) -> None:
-    """ONNX Runtime says "Protobuf serialization failed"."""
+def test_simplify_full_disk_refused(monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
-    with pytest.raises(DeviceError, match=r"has 3\.0 MB left, 4\.0 MB are needed: free some, or .* TMPDIR"):
+    with pytest.raises(DeviceError, match=r"has 3\.0 MB left, 4\.0 MB are needed: free some, or .*TMPDIR"):
         simplify(bytes(2_000_000))
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    with pytest.raises(DeviceError, match="cannot make a temporary folder: No such file or directory; .* TMPDIR"):
+    with pytest.raises(DeviceError, match="temporary folder: No such file or directory; .*TMPDIR"):
         simplify(b"")
 
 
-def test_attention_never_gives_subnormal_weights() -> None:
+def test_simplify_attention_weights_not_subnormal() -> None:
     model = onnx.load_model_from_string(simplify(attention()))
     model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -80,7 +79,7 @@ def test_attention_never_gives_subnormal_weights() -> None:
     np.testing.assert_allclose(logits, 1.0, atol=1e-6)
 
 
-def test_probabilities_that_are_the_output_stay_as_they_are() -> None:
+def test_simplify_output_softmax_unchanged() -> None:
     model = onnx.load_model_from_string(attention())
     del model.graph.node[1]
     del model.graph.output[:]
@@ -89,8 +88,7 @@ def test_probabilities_that_are_the_output_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.list_packages()])
-def test_the_shipped_networks_are_simple(name: str) -> None:
-    """What ships has been through it: nothing is left to fold, every attention is guarded; TensorRT takes each file."""
+def test_shipped_networks_are_simplified_and_supported_by_tensorrt(name: str) -> None:
     package = zoo.find(name)
     for precision in package.precisions:
         model = onnx.load_model_from_string(package.read_onnx(precision))

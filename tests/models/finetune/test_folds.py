@@ -1,4 +1,4 @@
-"""What `actrec teach` leaves out to judge itself, and that nothing of it is learnt."""
+"""Held-out folds and classes of `actrec teach`: they do not influence the training."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from actrec_models.finetune import transfer
 from actrec_models.finetune.fine_tuning import TeachConfig, Trainer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds
 
-pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
+pytestmark = pytest.mark.timeout(300)  # for a busy machine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,68 +25,70 @@ def utd(data_root):
     return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
-def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
-    """Not even as what leads up to a clip: of the fold, and of the class that it leaves out."""
+def test_validate_is_independent_of_held_out_clips(utd):
+    """Also as clips that augmentation prepends: of the fold, and of the held-out class."""
     asked = {"head_steps": 50, "steps": 1, "batch": 4, "draws": 2, "augmentation": {"before": 1.0}}
     settings, base = config.build(TeachConfig, asked), transfer.open_pretrained("deepacts_graph_nucla")
     clips = [dataclasses.replace(utd[index], label=index % 3) for index in range(9)]
     folds = Folds(np.array([0, 0, 0, 1, 1, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
-    made_up = []
+    outliers = []
     for changed in (None, 1, 3, 4):  # of the fold, of the class, of neither
         shown = list(clips)
         if changed is not None:
             shown[changed] = dataclasses.replace(clips[changed], bodies=clips[changed].bodies[..., ::-1, :].copy())
-        material = Recordings(shown, ("a", "b", "c"), ("",) * 9, (), "none")
-        rehearsal = Trainer(base, material, settings, progress=False).validate(folds, 0, 0, 60.0, "rehearsal")
-        assert rehearsal.known.shape == (4, 2) and rehearsal.unknown.shape == (2 * 3, 2)
-        made_up.append(rehearsal.outliers)
-    same = [bool((one == made_up[0]).all()) for one in made_up]
+        recordings = Recordings(shown, ("a", "b", "c"), ("",) * 9, (), "none")
+        run = Trainer(base, recordings, settings, progress=False).validate(folds, 0, 0, 60.0, "validation run")
+        assert run.known.shape == (4, 2) and run.unknown.shape == (2 * 3, 2)
+        outliers.append(run.outliers)
+    same = [bool((one == outliers[0]).all()) for one in outliers]
     assert same == [True, True, True, False]
 
 
-def test_no_fold_holds_all_of_a_class_that_has_two_recordings():
-    """Of three recordings, each of which shows two actions, two folds would put one action into one of them."""
-    labels, films = np.repeat([0, 1, 2], 4), ["r1", "r1", "r2", "r2", "r2", "r2", "r3", "r3", "r1", "r1", "r3", "r3"]
+def test_make_folds_class_of_two_recordings_is_split():
+    """With three recordings of two actions each, two folds would put all of one action into one fold."""
+    labels, sources = np.repeat([0, 1, 2], 4), ["r1", "r1", "r2", "r2", "r2", "r2", "r3", "r3", "r1", "r1", "r3", "r3"]
     for seed in range(10):
-        folds = make_folds(labels, [""] * 12, 2, seed, films)
+        folds = make_folds(labels, [""] * 12, 2, seed, sources)
         assert (folds.by, folds.count) == ("recording", 3)
-        _check_apart(folds, labels, films)
+        _check_valid(folds, labels, sources)
 
 
-def test_folds_of_recordings_that_show_several_actions():
-    """Whatever they show: each fold has known clips, no class lies in one, and no recording in two."""
-    chance = np.random.default_rng(5)
+def test_make_folds_random_recordings_give_valid_folds():
+    """Each fold has known clips, no class is in one fold alone, and no recording in two."""
+    rng = np.random.default_rng(5)
     for seed in range(200):
-        shown = [np.unique(chance.integers(-1, 4, 2)) for _ in range(chance.integers(4, 9))]
-        clips = [(int(label), f"r{film}") for film, labels in enumerate(shown) for label in labels for _ in range(2)]
-        # Two more recordings of each class, so that every one has several.
+        shown = [np.unique(rng.integers(-1, 4, 2)) for _ in range(rng.integers(4, 9))]
+        clips = [
+            (int(label), f"r{source}") for source, labels in enumerate(shown) for label in labels for _ in range(2)
+        ]
+        # Two more recordings give every class several.
         clips += [(label, f"{label}{again}") for label in range(4) for again in range(seed % 2 + 1)]
         clips += [(label, "all") for label in range(4)]
-        labels, films = np.array([label for label, _ in clips]), [film for _, film in clips]
-        folds = make_folds(labels, [""] * len(clips), 5, seed, films)
+        labels, sources = np.array([label for label, _ in clips]), [source for _, source in clips]
+        folds = make_folds(labels, [""] * len(clips), 5, seed, sources)
         assert folds.by == "recording"
-        _check_apart(folds, labels, films)
+        _check_valid(folds, labels, sources)
 
 
-def test_a_stranger_is_in_one_fold():
-    """Somebody who did only what is unknown, and a recording of which nobody says who is in it."""
-    labels, films = np.array([0] * 4 + [1] * 4 + [-1] * 6), [*"abcdefgh"]
+def test_make_folds_person_with_unknown_clips_alone_in_one_fold():
+    """Also a recording without a person."""
+    labels, sources = np.array([0] * 4 + [1] * 4 + [-1] * 6), [*"abcdefgh"]
     known = ["a", "b"] * 4
-    carol = make_folds(labels, [*known, *["carol"] * 6], 5, 1, [*films, *["pacing"] * 3, *["standing"] * 3])
+    carol = make_folds(labels, [*known, *["carol"] * 6], 5, 1, [*sources, *["pacing"] * 3, *["standing"] * 3])
     assert (carol.by, carol.fold_of_clip.tolist()) == ("person", [0, 1] * 4 + [0] * 6)
-    both = make_folds(labels, [*known, "carol", "dan", "", "", "", "carol"], 5, 1, [*films, *"ij", *"kklm"])
+    both = make_folds(labels, [*known, "carol", "dan", "", "", "", "carol"], 5, 1, [*sources, *"ij", *"kklm"])
     assert both.fold_of_clip.tolist()[8:] == [0, 1, 0, 0, 1, 0]
-    nobody_says = make_folds(labels, [*known, *[""] * 6], 5, 1)
-    assert nobody_says.fold_of_clip.tolist()[8:] == [0, 1] * 3
+    unnamed = make_folds(labels, [*known, *[""] * 6], 5, 1)
+    assert unnamed.fold_of_clip.tolist()[8:] == [0, 1] * 3
 
 
-def _check_apart(folds, labels, films):
+def _check_valid(folds, labels, sources):
     assert all(len(set(folds.fold_of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
     assert set(folds.fold_of_clip[labels >= 0].tolist()) == set(folds.fold_of_clip.tolist()) == set(range(folds.count))
-    assert len(set(zip(films, folds.fold_of_clip.tolist(), strict=True))) == len(set(films))
+    assert len(set(zip(sources, folds.fold_of_clip.tolist(), strict=True))) == len(set(sources))
 
 
-def test_folds_by_person_need_two_of_each_class():
+def test_make_folds_by_person_needs_two_people_per_class():
     labels = np.array([0, 0, 1, 1, -1])
     by_person = make_folds(labels, ["a", "b", "a", "b", ""], 5, 1)
     assert (by_person.by, by_person.names, list(by_person.fold_of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
@@ -100,7 +102,7 @@ def test_folds_by_person_need_two_of_each_class():
     ] * 3
 
 
-def test_clips_of_one_recording_are_left_out_together():
+def test_make_folds_keeps_recordings_together():
     labels, people = np.repeat([0, 1], 6), [""] * 12
     cut = make_folds(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
     assert (cut.by, cut.count, cut.description) == ("recording", 2, "2-fold cross-validation")

@@ -1,6 +1,5 @@
-"""`actrec teach`: a zoo package's network takes over a few recordings of other people's actions."""
+"""`actrec teach`: fine-tuning of a zoo package on a few recordings of other actions."""
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -29,7 +28,7 @@ from actrec_models.registry import create
 from actrec_models.training import restore
 from benchmarks import finetuning
 
-pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
+pytestmark = pytest.mark.timeout(300)  # for a busy machine
 ACTIONS = ("clap", "sit to stand", "squat")
 QUICK = {"head_steps": 150, "steps": 1, "batch": 4, "draws": 2, "rehearsals": 1}
 
@@ -51,14 +50,14 @@ def base():
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory, utd):
-    """Four clips each of three actions by four people, two of something else, one recording that is damaged."""
+    """Write four clips each of three actions by four people, two unknown ones, and a damaged recording."""
     folder = tmp_path_factory.mktemp("teach") / "mine"
     finetuning.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
     others = [i for i in range(len(utd)) if utd.classes[utd.labels[i]] == "bowling"][:2]
     with (folder / "labels.csv").open("a") as file:
         for i in others:
             finetuning.write_bag(folder / utd.names[i], utd[i])
-            file.write(f"{utd.names[i]},unknown,,,somebody else,,\n")
+            file.write(f"{utd.names[i]},unknown,,,subject 9,,\n")
         cut = folder / "cut.mcap"
         cut.write_bytes((folder / utd.names[others[0]] / f"{utd.names[others[0]]}.mcap").read_bytes()[:2000])
         file.write("cut.mcap,squat,,,subject 1,,\n")
@@ -66,130 +65,134 @@ def mine(tmp_path_factory, utd):
 
 
 @pytest.fixture(scope="module")
-def lesson(mine):
+def tuned(mine):
     return fine_tuning.teach(mine, config.build(TeachConfig, QUICK), progress=False)
 
 
-def test_what_is_learnt_is_judged_on_people_left_out(lesson):
-    figures = results.report(lesson)
+def test_report_is_cross_validated_by_person(tuned):
+    figures = results.report(tuned)
     assert figures["classes"] == list(ACTIONS) and figures["clips"] == 12 and figures["unknown_clips"] == 2
     assert figures["judged_by"] == "leave one person out"
     assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
-    assert figures["accuracy"] >= 0.75  # by chance a third
+    assert figures["accuracy"] >= 0.75  # chance is a third
     assert figures["rehearsed_clips"] == 2  # of one person, without one class
     assert len(figures["skipped"]) == 1 and "cut.mcap' cannot be used" in figures["skipped"][0]
     assert np.sum(figures["confusion"]) == 12
-    assert lesson.rejection.background is not None and "a class left out" in lesson.rejection.calibrated_on
-    assert lesson.mirror and lesson.steps == 1
+    assert tuned.rejection.background is not None and "a held-out class" in tuned.rejection.calibrated_on
+    assert tuned.mirror and tuned.steps == 1
     assert figures["known_kept"] >= 0.9 and 0 <= figures["others_rejected"] <= 1
 
 
-def test_the_same_seed_gives_the_same_network(mine, lesson):
+def test_teach_same_seed_gives_same_network(mine, tuned):
     again = fine_tuning.teach(mine, config.build(TeachConfig, QUICK), progress=False)
-    np.testing.assert_array_equal(again.logits, lesson.logits)
-    assert again.rejection == lesson.rejection
-    for name, value in lesson.network.state_dict().items():
+    np.testing.assert_array_equal(again.logits, tuned.logits)
+    assert again.rejection == tuned.rejection
+    for name, value in tuned.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
 
 
-def test_a_base_is_read_alike_each_time(base):
-    """safetensors lists names in a random order, which once gave the head's features one."""
+def test_open_pretrained_keeps_order_of_tensors(base):
+    """safetensors lists names in random order."""
     read = [transfer.open_pretrained("deepacts_graph_nucla") for _ in range(5)]
     assert [list(b.tensors) for b in read] == [list(base.tensors)] * 5 and [b.head for b in read] == [base.head] * 5
     order = list(base.network(3).state_dict())
     assert sorted(base.head, key=order.index) == list(base.head)
 
 
-def test_the_command_writes_a_package_that_works(mine, tmp_path, capsys, utd):
+def test_teach_command_writes_working_package(mine, tmp_path, capsys, utd):
     out = tmp_path / "taught"
     command = ["teach", str(mine), "--out", str(out), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
     assert main([*command, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     session = inference.load(out)
-    assert session.package.labels == ACTIONS and said["package"] == str(out)
-    assert session.package.provenance.accuracy == said["accuracy"] >= 0.75
+    assert session.package.labels == ACTIONS and output["package"] == str(out)
+    assert session.package.provenance.accuracy == output["accuracy"] >= 0.75
     assert session.package.provenance.figures["taught_from"] == "deepacts_graph_nucla"
     assert session.package.provenance.recipe == "actrec teach mine --steps 0 --rehearsals 1 --out taught"
-    assert session.package.rejection.threshold == said["threshold"]
+    assert session.package.rejection.threshold == output["threshold"]
     window = session.package.window
     clip = next(utd[i] for i in range(len(utd)) if utd.classes[utd.labels[i]] == "squat")
     assert session.predict(clip.sample(window.seconds, window.frames)).top(1)[0][0] == "squat"
     card = (out / "README.md").read_text()
-    assert "In float16" not in card and session.package.float16 is None, "the base's is not its own"
+    assert "In float16" not in card and session.package.float16 is None, "float16 network of the base"
     assert "How it was taught" in card and "fewer than 10 clips of 'clap' (4)" in card
     assert main(command) == 1
     assert "exists: choose another name, or overwrite it (--overwrite)" in capsys.readouterr().err
-    _judged_on_others(out, mine, tmp_path, utd, capsys)
-    # What was taught can be taught on.
+    _check_eval_of_other_recordings(out, mine, tmp_path, utd, capsys)
+    # A fine-tuned package can be fine-tuned again.
     assert transfer.open_pretrained(out).package.labels == ACTIONS
 
 
-def _judged_on_others(package, mine, tmp_path, utd, capsys):
-    """A taught package is scored on other recordings, of some of its labels too, and never on its own."""
+def _check_eval_of_other_recordings(package, mine, tmp_path, utd, capsys):
+    """Score a fine-tuned package on other recordings, also of some of its labels, and never on its own."""
     held = datasets.create("utd_mhad", utd.source.root, part="test")
     fresh = tmp_path / "fresh"
     for i in [k for k in range(len(held)) if held.classes[held.labels[k]] == "squat"][:3]:
         finetuning.write_bag(fresh / "squat" / held.names[i], held[i])
     command = ["eval", str(package), "--quiet", "--json", "--threads", "1", "--root"]
     assert main([*command, str(fresh)]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["clips"] == 3 and said["accuracy"] > 0.5 and "learnt none of them" in said["notes"][0]
+    output = json.loads(capsys.readouterr().out)
+    assert (
+        output["clips"] == 3
+        and output["accuracy"] > 0.5
+        and "no model was trained on any of them" in output["notes"][0]
+    )
     shutil.copytree(next(mine.glob("a*_s*_t*")), fresh / "squat/again")
     assert main([*command, str(fresh)]) == 1
-    assert "has learnt 1 of the 4 clips" in capsys.readouterr().err
+    assert "was trained on 1 of the 4 clips" in capsys.readouterr().err
     assert main(["prepare", "folder", "--root", str(mine), "--out", str(tmp_path / "store"), "--quiet"]) == 0
     capsys.readouterr()
     assert main([*command, str(tmp_path / "store")]) == 1
-    assert "taught has learnt" in capsys.readouterr().err
+    assert "taught was trained on" in capsys.readouterr().err
     (fresh / "squat").rename(fresh / "dance")
     assert main([*command, str(fresh)]) == 1
     assert "has recordings labeled dance; known: " in capsys.readouterr().err
 
 
-def test_what_teaches_it_again_is_told_whole():
-    """A video's angle of view too, without which it could not be read again."""
-    args = argparse.Namespace(folder=Path("videos/mine"), recording=["hfov_deg=69", "rotate=90"])
-    told = command_line._command(args, TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
-    assert told == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
-    here = argparse.Namespace(folder=Path("."), recording=[])
-    told = command_line._command(here, TeachConfig(), {}, Path("made/taught"))
-    assert told == f"actrec teach {Path.cwd().name} --out taught"
+def test_command_contains_all_options():
+    videos, options = Path("videos/mine"), ["hfov_deg=69", "rotate=90"]
+    command = command_line._command(videos, options, TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
+    assert command == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
+    command = command_line._command(Path("."), [], TeachConfig(), {}, Path("made/taught"))
+    assert command == f"actrec teach {Path.cwd().name} --out taught"
 
 
 @pytest.mark.parametrize("place", [".", "inside", ".."])
-def test_the_package_never_takes_the_recordings_place(place, mine, capsys):
+def test_teach_out_in_recordings_folder_refused(place, mine, capsys):
     before = sorted(path.name for path in mine.iterdir())
     assert main(["teach", str(mine), "--out", str(mine / place), "--overwrite", "--quiet"]) == 2
-    assert "would lie in one another" in capsys.readouterr().err
+    assert "overlaps the recordings" in capsys.readouterr().err
     assert sorted(path.name for path in mine.iterdir()) == before
 
 
-def test_advice_names_what_is_confused(lesson):
+def test_summary_lists_confusions(tuned):
     stand, squat = 1, 2
-    truth = lesson.recordings.labels[lesson.recordings.labels >= 0]
+    truth = tuned.recordings.labels[tuned.recordings.labels >= 0]
     logits = np.eye(3, dtype=np.float32)[np.where(truth == squat, stand, truth)]
-    advice = results.summary(dataclasses.replace(lesson, logits=logits))
-    assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
+    advice = results.summary(dataclasses.replace(tuned, logits=logits))
+    assert "'squat' is recognized as 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
     assert any(line.startswith("1 recording could not be used: ") for line in advice)
-    sure = dataclasses.replace(lesson, rejection=package.Rejection())
-    assert "no threshold tells these actions from others: the package never says unknown" in results.summary(sure)
-    alone = dataclasses.replace(lesson, folds=make_folds(lesson.recordings.labels, [""] * 14, 5, 1))
+    sure = dataclasses.replace(tuned, rejection=package.Rejection())
+    assert "no threshold separates these actions from others: the package never publishes unknown" in results.summary(
+        sure
+    )
+    alone = dataclasses.replace(tuned, folds=make_folds(tuned.recordings.labels, [""] * 14, 5, 1))
     assert alone.folds.description == "4-fold cross-validation"
-    assert any("name two or more with --person" in line for line in results.summary(alone))
+    assert any("record two or more with --person" in line for line in results.summary(alone))
 
 
-def test_recordings_left_out_are_named_ten_at_most(lesson):
+def test_summary_lists_at_most_ten_skipped_recordings(tuned):
     reasons = tuple(f"r{number}.mcap is empty" for number in range(12))
-    material = dataclasses.replace(lesson.recordings, skipped=reasons)
-    last = results.summary(dataclasses.replace(lesson, recordings=material))[-1]
+    recordings = dataclasses.replace(tuned.recordings, skipped=reasons)
+    last = results.summary(dataclasses.replace(tuned, recordings=recordings))[-1]
     assert last == f"12 recordings could not be used: {'; '.join(reasons[:10])}; and 2 more"
 
 
-def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
+def test_card_escapes_labels(tuned, tmp_path):
     labels = ("push|pull", "<b>wave</b>", "a `tick`")
-    material = dataclasses.replace(lesson.recordings, classes=labels)
-    results.write(dataclasses.replace(lesson, recordings=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
+    recordings = dataclasses.replace(tuned.recordings, classes=labels)
+    results.write(dataclasses.replace(tuned, recordings=recordings), tmp_path / "taught", "actrec teach 'a|b'", 1)
     card = (tmp_path / "taught/README.md").read_text()
     assert "| Labels | push\\|pull, &lt;b&gt;wave&lt;/b&gt;, a \\`tick\\` |" in card
     assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
@@ -197,42 +200,44 @@ def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
     assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
 
 
-def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
-    known = [lesson.recordings.identities[0], "of another lesson"]
+def test_recordings_of_base_are_included(tuned, tmp_path):
+    known = [tuned.recordings.identities[0], "of another training"]
     of = dataclasses.replace(
-        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENSE}none"
+        tuned.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENSE}none"
     )
-    again = dataclasses.replace(lesson, base=dataclasses.replace(lesson.base, provenance=of))
-    assert any("has learnt 1 of these clips before" in line for line in results.summary(again))
-    assert not any("before, so that" in line for line in results.summary(lesson))
+    again = dataclasses.replace(tuned, base=dataclasses.replace(tuned.base, provenance=of))
+    assert any("was trained on 1 of these clips before" in line for line in results.summary(again))
+    assert not any("before, which" in line for line in results.summary(tuned))
     made = results.write(again, tmp_path / "again", "actrec teach", 1).provenance
-    assert set(made.figures["recordings"]) == {*known, *lesson.recordings.identities}
+    assert set(made.figures["recordings"]) == {*known, *tuned.recordings.identities}
     assert made.licence == f"{results._LICENSE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
-    assert results._training_recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
+    assert results._training_recordings(dataclasses.replace(again, base=silent)) == {}, (
+        "recordings of the base are unknown"
+    )
 
 
-def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
-    """Each film shows what is unknown; two or three of them an action."""
-    films = [*"abcdef", *"aabb", *"ccddee"]
+def test_make_folds_recordings_of_several_classes_are_split():
+    """Each recording contains unknown clips; two or three of them contain an action."""
+    sources = [*"abcdef", *"aabb", *"ccddee"]
     labels = np.repeat([-1, 0, 1], [6, 4, 6])
     for seed in range(20):
-        folds = make_folds(labels, [""] * 16, 5, seed, films)
+        folds = make_folds(labels, [""] * 16, 5, seed, sources)
         assert (folds.by, folds.count) == ("recording", 2)
         assert all(set(folds.fold_of_clip[labels == label]) == {0, 1} for label in (-1, 0, 1)), seed
-        assert len({(film, fold) for film, fold in zip(films, folds.fold_of_clip, strict=True)}) == 6
+        assert len({(source, fold) for source, fold in zip(sources, folds.fold_of_clip, strict=True)}) == 6
 
 
-def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
+def test_read_recordings_similar_labels_warned(tmp_path, utd, caplog):
     for number in range(6):
         finetuning.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
     assert read_recordings(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
     assert [record.getMessage() for record in caplog.records] == [
-        "'Wave' and 'wave' are learnt as two actions: write them alike if they are one"
+        "'Wave' and 'wave' count as two actions: spell them alike if they are one"
     ]
 
 
-def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
+def test_read_recordings_similar_people_warned(tmp_path, utd, caplog):
     lines = ["recording,label,person"]
     for number in range(6):
         finetuning.write_bag(tmp_path / f"r{number}", utd[number])
@@ -240,25 +245,25 @@ def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     assert len(read_recordings(Folder(tmp_path), progress=False).clips) == 6
     assert [record.getMessage() for record in caplog.records] == [
-        "'Ben' and 'ben' are judged as two people: write them alike if they are one"
+        "'Ben' and 'ben' count as two people: spell them alike if they are one"
     ]
 
 
-def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
+def test_read_recordings_duplicate_skipped(tmp_path, utd, caplog):
     for number in range(6):
         finetuning.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
     shutil.copytree(tmp_path / "a/r0", tmp_path / "a/again")
-    material = read_recordings(Folder(tmp_path), progress=False)
-    assert material.counts == {"a": 3, "b": 3} and len(set(material.identities)) == 6
-    assert material.skipped == ("recording 'a/r0' is the same as 'a/again'",) and "left out" in caplog.text
+    recordings = read_recordings(Folder(tmp_path), progress=False)
+    assert recordings.counts == {"a": 3, "b": 3} and len(set(recordings.identities)) == 6
+    assert recordings.skipped == ("recording 'a/r0' is the same as 'a/again'",) and "skipped" in caplog.text
     shutil.copytree(tmp_path / "a/r0", tmp_path / "b/again")
     with pytest.raises(InputError, match=r"'a/again' \(a\) and 'b/again' \(b\) are the same clip: remove one"):
         read_recordings(Folder(tmp_path), progress=False)
 
 
-def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
+def test_fit_head_is_class_balanced_and_unsure_of_outliers():
     generator = torch.Generator().manual_seed(1)
-    centers = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 8, 100]])  # the third shows no class
+    centers = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 8, 100]])  # the third has no class
     counts = (50, 5, 20)
     features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centers, counts, strict=True)])
     labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), torch.tensor(counts))
@@ -269,7 +274,7 @@ def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
     assert shares[~known].max(1).values.mean() < shares[known].max(1).values.mean() - 0.2
 
 
-def test_the_body_is_taken_over_and_the_head_is_new(base):
+def test_network_has_pretrained_backbone_and_new_head(base):
     network = base.network(4)
     assert base.head == tuple(name for name in network.state_dict() if ".fc." in name)
     for name, value in network.state_dict().items():
@@ -293,19 +298,19 @@ def test_the_body_is_taken_over_and_the_head_is_new(base):
         ("kernel 3, modalities ['body', 'bones'], padding none", {"kernel": 3, "padding": "none"}),
     ],
 )
-def test_options_are_read_from_a_package(base, variant, expected):
+def test_network_options_are_parsed_from_package(base, variant, expected):
     found = restore.network_options(dataclasses.replace(base.package, variant=variant))
-    told = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
-    assert found == {**told, **expected}
+    implied = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
+    assert found == {**implied, **expected}
     create("deepacts_graph", num_classes=3, **found)
 
 
-def test_bases_that_cannot_be_taken_over(base, tmp_path):
+def test_teach_unsuited_base_refused(base, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(base.package.path, copy)
     described = (copy / "model.yaml").read_text()
     (copy / "model.yaml").write_text(described.replace("width 24", "width 16"))
-    with pytest.raises(PackageError, match="its weights are not those of deepacts_graph with .*'width': 16"):
+    with pytest.raises(PackageError, match="its weights do not fit deepacts_graph with .*'width': 16"):
         transfer.open_pretrained(copy)
     (copy / "model.yaml").write_text(described)
     (copy / "model.safetensors").unlink()
@@ -318,32 +323,32 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     with pytest.raises(ConfigError, match="takes hands: choose a --from of bodies alone"):
         fine_tuning._check_base(foreign)
     crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
-    with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
+    with pytest.raises(ConfigError, match="takes 2 people together: choose a --from of one"):
         fine_tuning._check_base(crowd)
 
 
-def test_a_head_that_clips_are_judged_by_has_seen_nothing_of_their_fold(base, utd):
+def test_cross_validate_head_is_independent_of_held_out_fold(base, utd):
     settings = config.build(TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
     clips = [dataclasses.replace(utd[index], label=index % 2) for index in range(6)]
     folds = Folds(np.array([0, 0, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
     logits = []
     for first in (clips[0], dataclasses.replace(clips[0], bodies=clips[0].bodies[..., ::-1, :].copy())):
-        material = Recordings([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
-        logits.append(Trainer(base, material, settings, progress=False).cross_validate(folds))
+        recordings = Recordings([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
+        logits.append(Trainer(base, recordings, settings, progress=False).cross_validate(folds))
     changed = (logits[0] != logits[1]).any(axis=1)
     assert changed.tolist() == [True, False, True, True, True, True]
 
 
-def test_rehearsals_leave_out_one_class_after_the_other(utd):
+def test_held_out_classes_rotate(utd):
     def left_out(labels, of_clip):
         clips = [dataclasses.replace(utd[0], label=label) for label in labels]
         classes = tuple("abc"[: max(labels) + 1])
-        material = Recordings(clips, classes, ("",) * len(clips), (), "none")
+        recordings = Recordings(clips, classes, ("",) * len(clips), (), "none")
         folds = Folds(np.array(of_clip), tuple(f"fold {k}" for k in range(max(of_clip) + 1)), "clip")
-        return fine_tuning._held_out_classes(material, folds)
+        return fine_tuning._held_out_classes(recordings, folds)
 
     assert left_out([0, 1, 2, 0, 1, 2, -1], [0, 0, 0, 1, 1, 1, 0]) == [0, 1]
-    assert left_out([0, 0, 1, 2, 1], [0, 0, 1, 1, 1]) == [1, 1]  # the first fold holds nothing but class 0
+    assert left_out([0, 0, 1, 2, 1], [0, 0, 1, 1, 1]) == [1, 1]  # the first fold contains class 0 alone
     assert left_out([0, 1, 0, 1], [0, 0, 1, 1]) == [None, None]
 
 
@@ -351,10 +356,10 @@ def test_rehearsals_leave_out_one_class_after_the_other(utd):
     ("labels", "message"),
     [
         (["clap"] * 4, "at least two actions are needed; record more"),
-        (["clap"] * 4 + ["squat"] * 2, "three clips of each are the least, and 'squat' has 2"),
+        (["clap"] * 4 + ["squat"] * 2, "at least three clips, but 'squat' has 2"),
     ],
 )
-def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
+def test_teach_too_few_recordings_refused(tmp_path, utd, labels, message):
     rows = []
     for number, label in enumerate(labels):
         finetuning.write_bag(tmp_path / f"r{number}", utd[number])
@@ -364,13 +369,13 @@ def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
         fine_tuning.teach(tmp_path, config.build(TeachConfig, QUICK), progress=False)
 
 
-def test_takes_are_not_recorded_into_folders_a_class(tmp_path, utd):
+def test_read_recordings_class_folders_remedy_names_other_folder(tmp_path, utd):
     finetuning.write_bag(tmp_path / "clap/first", utd[0])
-    with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* of their label$"):
+    with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* their label's folder$"):
         read_recordings(Folder(tmp_path), progress=False)
 
 
-def test_logits_of_rehearsals_are_joined():
+def test_concatenate_pads_held_out_class():
     three, two = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 0.0], [5.0, 0.0]])
     joined = fine_tuning._concatenate([three, two])
     assert joined.shape == (3, 3) and joined[1, 2] == -np.inf
@@ -380,7 +385,7 @@ def test_logits_of_rehearsals_are_joined():
     assert len(fine_tuning._balance(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
 
 
-def test_labels_that_tell_a_side_are_not_mirrored():
+def test_augmentation_for_sided_labels_not_mirrored():
     settings = config.build(TeachConfig, {})
     assert settings.augmentation_for(["wave", "leftover"]).mirror
     for label in ("swipe-left", "swipe_left", "Swipe (left)", "turn_clockwise", "left1"):
@@ -389,15 +394,15 @@ def test_labels_that_tell_a_side_are_not_mirrored():
     assert not config.build(TeachConfig, {"mirror": "no"}).augmentation_for(["wave"]).mirror
 
 
-def test_the_training_ends_with_the_time(base, utd, caplog):
+def test_fine_tune_package_keeps_time_limit(base, utd, caplog):
     clips = [dataclasses.replace(utd[k], label=k % 2) for k in range(6)]
-    material = Recordings(clips, ("a", "b"), ("",) * 6, (), "none")
+    recordings = Recordings(clips, ("a", "b"), ("",) * 6, (), "none")
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2}
-    done = fine_tuning.fine_tune_package(base, material, config.build(TeachConfig, {**long, "minutes": 0.1}), False)
-    assert caplog.text.count("of 1000 draws in the time allowed") == 3
+    done = fine_tuning.fine_tune_package(base, recordings, config.build(TeachConfig, {**long, "minutes": 0.1}), False)
+    assert caplog.text.count("of 1000 passes within the time limit") == 3
     over = done.seconds > 6
-    assert ("minutes, more than 0.1: nothing more could be left out" in caplog.text) == over
+    assert ("minutes, over the limit of 0.1" in caplog.text) == over
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
     assert done.epochs == max(1, round(done.steps * QUICK["batch"] / len(clips)))
-    assert isinstance(clips[0], Clip) and types.UNKNOWN not in material.classes
+    assert isinstance(clips[0], Clip) and types.UNKNOWN not in recordings.classes
     assert transfer.one_cycle(0.15) == pytest.approx(1.0) and transfer.one_cycle(1.0) == pytest.approx(0.0)
