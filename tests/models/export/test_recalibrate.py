@@ -72,7 +72,7 @@ def test_export_chooses_threshold_on_unknown_recordings(recordings, exported, ca
     learnt = {*datasets.create_unknown("folder", recordings, split="part").recordings}
     assert learnt < {*made.provenance.figures["recordings"]} and len(made.provenance.figures["recordings"]) == 6
     older = torch.load(tmp_path / "run/last.ckpt", weights_only=True)
-    del older["actrec"]["provenance"]["recordings"]  # so that what was learnt is not known: nor by what was chosen on
+    del older["actrec"]["provenance"]["recordings"]  # unknown, so none are stored
     torch.save(older, tmp_path / "older.ckpt")
     assert main(["export", str(tmp_path / "older.ckpt"), "--out", str(tmp_path / "older"), *common]) == 0
     assert "recordings" not in package.load(tmp_path / "older").provenance.figures
