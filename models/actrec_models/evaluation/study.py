@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.copies import copies
+from actrec.datasets.duplicates import find_duplicates
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.evaluation import fusion, scoring
@@ -148,7 +148,7 @@ def run(models: Sequence[Model], data_root: str, options: EvalOptions, progress:
     scores = [scorer.score(*each) for each in zip(models, clips, modes, draws, strict=True)]
     # The user's own recordings are compared by identity instead (`check_not_trained_on`).
     compare = not folds and target.part == "test" and target.dataset != USER_FOLDER
-    duplicates = copies(clips[0], lambda: target.open("train")) if compare else {}
+    duplicates = find_duplicates(clips[0], lambda: target.open("train")) if compare else {}
     results = tuple(scorer.result(*each, duplicates) for each in zip(models, clips, scores, strict=True))
     unknown, unknown_notes = scorer.unknown(models, modes)
     notes = (*_notes(target, models, clips[0], not_trained_on, duplicates), *unknown_notes)
@@ -310,7 +310,7 @@ def _clip_keys(clips: ClipDataset) -> frozenset[str]:
     """Return the keys of the first readable clip, which stands for all."""
     for index in range(len(clips)):
         try:
-            return frozenset(clips[index].others) | {"bodies"}
+            return frozenset(clips[index].streams) | {"bodies"}
         except (InputError, DeviceError):  # reported by the scoring
             continue
     return frozenset()

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from actrec import datasets, features, inference, types
-from actrec.datasets.copies import copies
+from actrec.datasets.duplicates import find_duplicates
 from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Rejection
 from actrec.utils import config, files
@@ -267,7 +267,7 @@ def duplicate_figures(
     """
     if recipe.dataset == "folder":  # the user's own recordings are distinguished by identity
         return {}
-    duplicates = copies(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
+    duplicates = find_duplicates(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
     unique = np.array([name not in duplicates for name in test.names])
     if not duplicates or not unique.any():
         return {}

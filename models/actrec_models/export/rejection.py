@@ -16,9 +16,9 @@ from actrec.skeleton.layouts import LAYOUTS
 from actrec.types import STREAMS
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import evaluation
-from actrec_models.data import other_actions
-from actrec_models.data.outliers import carried_hands
+from actrec_models.data import unknown_clips
 from actrec_models.data.samples import Samples
+from actrec_models.data.synthetic_unknown import hands_from_bodies
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
@@ -140,7 +140,7 @@ def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: 
     if obstacle or not others:
         return obstacle
     also = f"the network also takes {', '.join(others)}"
-    chosen = own if len(own) else other_actions.taken(recipe, known.classes, data_root, "train").clips[0][0]
+    chosen = own if len(own) else unknown_clips.load(recipe, known.classes, data_root, "train").clips[0][0]
     if _lacks_streams(chosen, known, features.streams(specs)):
         source = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {source} not contain"
@@ -165,7 +165,7 @@ def _lacks_streams(others: ClipDataset, known: ClipDataset, used: Mapping[str, b
 
 def _filled_streams(clips: ClipDataset) -> set[str]:
     """Return the streams, besides bodies, that the first clip contains; it stands for all."""
-    others = clips[0].others
+    others = clips[0].streams
     return {stream for stream, keys in STREAMS.items() if stream != "bodies" and any(key in others for key in keys)}
 
 
@@ -175,12 +175,12 @@ def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: S
         return "the recipe has no unknown_dataset"
     bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
     foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
-    if missing := other_actions.missing(recipe, data_root):
+    if missing := unknown_clips.missing_dataset(recipe, data_root):
         return missing
     if foreign:
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} contains {CANONICAL}"
     try:
-        other_actions.taken(recipe, classes, data_root, "train")
+        unknown_clips.load(recipe, classes, data_root, "train")
     except ActrecError as error:  # trained by an older version, or with other files
         return str(error)
     return ""
@@ -217,9 +217,7 @@ def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) 
         ConfigError: It holds out other clips.
     """
     if _streams_beside_bodies(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
-        raise ConfigError(
-            "the recipe holds out other clips than the training: use the training's validation and seed"
-        )
+        raise ConfigError("the recipe holds out other clips than the training: use the training's validation and seed")
 
 
 def _streams_beside_bodies(specs: Iterable[InputSpec]) -> list[str]:
@@ -243,7 +241,7 @@ def _mode(recipe: Recipe) -> str:
 def _unknown_text(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
     """Describe the clips of the unknown dataset and their rejected share."""
     hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
-    without = other_actions.taken(recipe, known.classes, data_root, "train").left_out
+    without = unknown_clips.load(recipe, known.classes, data_root, "train").excluded
     left_out = f"; without: {', '.join(without)}" if without else ""
     return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
@@ -252,7 +250,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     """Return the logits [K, classes] of other actions: the dataset's recordings labeled unknown, or another dataset.
 
     Clips of the unknown dataset whose action is among the classes are excluded. A network of hands gets the bodies'
-    right hands, with poses from the recipe's own dataset (`carried_hands`).
+    right hands, with poses from the recipe's own dataset (`hands_from_bodies`).
 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
@@ -269,16 +267,16 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 def _unknown_clips(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
     """Return the unknown dataset's clips."""
-    others = other_actions.taken(recipe, session.package.labels, data_root, part)
+    others = unknown_clips.load(recipe, session.package.labels, data_root, part)
     if body_layout(session.package) != "hand_22":
         return others.read()
-    return carried_hands(others.read(), dataset_part(recipe, data_root, part, root))
+    return hands_from_bodies(others.read(), dataset_part(recipe, data_root, part, root))
 
 
 def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
     """Return the identities of the user's recordings that a threshold is chosen on (`ClipDataset.identities`)."""
     own = recipe.own_unknown(data_root, "train", root)
-    return own.identities() if len(own) else other_actions.taken(recipe, classes, data_root, "train").identities()
+    return own.identities() if len(own) else unknown_clips.load(recipe, classes, data_root, "train").identities()
 
 
 def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:

@@ -29,7 +29,7 @@ from actrec.skeleton.conversions import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.data.augmentation import Augmentation, tells_side
+from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.data.samples import Samples
 from actrec_models.export import rejection
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
@@ -79,7 +79,7 @@ class TeachConfig(TuningConfig):
 
     def augmentation_for(self, labels: Sequence[str]) -> Augmentation:
         """Return the augmentation for these labels."""
-        sided = any(tells_side(label) for label in labels)
+        sided = any(names_side(label) for label in labels)
         mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
         return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
 

@@ -59,7 +59,9 @@ def read_recordings(source: Folder, progress: bool = True) -> Recordings:
     """
     clips, people, skipped, entries, identities = [], [], [], [], []
     first_entries: dict[tuple[object, ...], Entry] = {}
-    for entry in tqdm([*source.entries(), *source.others()], desc="recordings", unit="clip", disable=not progress):
+    for entry in tqdm(
+        [*source.entries(), *source.unknown_entries()], desc="recordings", unit="clip", disable=not progress
+    ):
         try:
             clip = source.read(entry)
         except InputError as error:
@@ -96,7 +98,9 @@ def _how_to_record(source: Folder) -> str:
     """Return how to add recordings to a folder; `actrec record` does not write into folders with one per class."""
     if (source.root / LABELS_FILE).exists():
         return f"record more: actrec record --label NAME --out '{source.root}'"
-    return "record more into another folder (actrec record --label NAME --out DIR) and move them to their label's folder"
+    return (
+        "record more into another folder (actrec record --label NAME --out DIR) and move them to their label's folder"
+    )
 
 
 def _duplicate(first: Entry, second: Entry, classes: Sequence[str]) -> str:

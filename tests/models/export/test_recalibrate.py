@@ -132,7 +132,7 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
     refused("use it without --float16 and --simplify", "--calibrate", "--float16", *common)
     described["provenance"] |= {"settings": {}}
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
-    refused("name one, --calibrate RECIPE", "--calibrate", *common)
+    refused("pass one, --calibrate RECIPE", "--calibrate", *common)
     described["provenance"]["figures"]["judged_by"] = "leave one person out"
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
     refused("was taught", "--calibrate", *common)

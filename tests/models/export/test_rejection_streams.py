@@ -8,7 +8,7 @@ from actrec.cli import main
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package
 from actrec.utils import config
-from actrec_models.data import other_actions
+from actrec_models.data import unknown_clips
 from actrec_models.export import rejection
 from actrec_models.training import checkpoints
 from actrec_models.training.recipe import Recipe
@@ -39,7 +39,7 @@ def datasets(monkeypatch, tmp_path):
     monkeypatch.setattr(
         core_datasets, "create", lambda name, root, part="train", **_: clips.get((name, part), clips.get(name))
     )
-    monkeypatch.setattr(core_datasets, "others", lambda name, root, part="train", **_: own[part])
+    monkeypatch.setattr(core_datasets, "create_unknown", lambda name, root, part="train", **_: own[part])
     for name in ("ntu", "utd_mhad"):
         (tmp_path / name).mkdir()
     return own
@@ -66,7 +66,7 @@ def test_calibration_obstacle_optional_stream_only_of_known_clips(monkeypatch, t
     clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
     clips["ntu60"] = _other(made_up("deepacts", 4) if other else skeletons(4))
     monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: clips[name])
-    monkeypatch.setattr(core_datasets, "others", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
+    monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
     (tmp_path / "ntu").mkdir()
     fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
     network = actrec_models.registry.create("deepacts", num_classes=2, **SMALL["deepacts"])
@@ -86,7 +86,7 @@ def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_pa
 
 @pytest.mark.parametrize("own", [False, True])
 def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, monkeypatch, own):
-    monkeypatch.setattr(other_actions, "_MOST", 3)
+    monkeypatch.setattr(unknown_clips, "_MOST", 3)
     if own:
         datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
     others = "" if own else "ntu60"
