@@ -91,8 +91,9 @@ class PretrainedModel:
     def head_layers(self, network: Network) -> list[nn.Linear]:
         """Return the head's layers."""
         names = dict.fromkeys(name.rpartition(".")[0] for name in self.head)
-        layers = [network.get_submodule(name) for name in names]
-        if not layers or not all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in layers):
+        modules = [network.get_submodule(name) for name in names]
+        layers = [module for module in modules if isinstance(module, nn.Linear) and module.bias is not None]
+        if not layers or len(layers) < len(modules):
             raise ConfigError(f"{self.package.family} has no linear head: train it with `actrec train --init` instead")
         return layers
 
@@ -179,7 +180,7 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, config: TuningConfi
     counts = torch.bincount(labels - OUTLIER, minlength=classes + 1).clamp(min=1)
     share = (1 / counts.float())[labels - OUTLIER]
     weight, bias = torch.zeros(classes, features.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
-    groups = [{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias]}]
+    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias]}]
     optimizer = torch.optim.AdamW(groups, HEAD_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, HEAD_LEARNING_RATE, config.head_steps)
     for _ in range(config.head_steps):
