@@ -1,4 +1,4 @@
-"""What is varied of a hand's clip in training, and what has a side."""
+"""Tests of hand augmentation and of mirroring classes with a side."""
 
 import dataclasses
 
@@ -36,14 +36,14 @@ def shape(hands):
     return hands[0] - palm[:, None], palm - palm.mean(axis=0)
 
 
-def test_nothing_varied_is_the_clip(hands):
+def test_augmentation_with_no_changes_returns_the_clip(hands):
     varied = augment_hands(hands, only(), np.random.default_rng(0))
     assert varied.dtype == np.float32
     # Places are kept but for the first joint, which becomes the origin.
     np.testing.assert_allclose(varied, hands - hands[:1, :1, :1], atol=1e-6)
 
 
-def test_reach_changes_how_far_the_hand_goes_and_not_the_hand(hands):
+def test_reach_scales_the_path_and_keeps_the_hand_shape(hands):
     before, way = shape(hands)
     factors = []
     for seed in range(30):
@@ -55,7 +55,7 @@ def test_reach_changes_how_far_the_hand_goes_and_not_the_hand(hands):
     assert 1.4 < max(factors) <= 1.6
 
 
-def test_held_otherwise_turns_the_hand_about_its_palm_and_not_its_way(hands):
+def test_held_deg_rotates_the_hand_about_the_palm_and_keeps_the_path(hands):
     before, way = shape(hands)
     turns = []
     for seed in range(30):
@@ -67,7 +67,7 @@ def test_held_otherwise_turns_the_hand_about_its_palm_and_not_its_way(hands):
     assert 15 < max(turns) <= 20 * np.sqrt(3)
 
 
-def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
+def test_augmentation_frames_without_hand_stay_empty_and_do_not_affect_others(hands):
     options, lost = only(reach=0.6, held_deg=20), hands.copy()
     lost[:, 5:9] = np.nan
     varied = augment_hands(lost, options, np.random.default_rng(1))
@@ -77,7 +77,7 @@ def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
     assert np.isnan(augment_hands(np.full_like(hands, np.nan), options, np.random.default_rng(1))).all()
 
 
-def test_they_are_refused_where_there_are_no_hands(data_root):
+def test_hand_augmentation_without_hands_raises(data_root):
     settings = {"model": "sem_net", "dataset": "nucla", "split": "view", "augmentation": {"reach": 0.5}}
     people = datasets.create("nucla", str(data_root / "nucla"), split="view", part="train")
     specs = create("sem_net", num_classes=10).input_specs
@@ -96,7 +96,7 @@ def test_they_are_refused_where_there_are_no_hands(data_root):
         (("swipe_left", "clap"), "hand_22", {}, ""),
     ],
 )
-def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes, told, caplog):
+def test_mirror_with_sided_classes_warns(classes, layout, changes, told, caplog):
     bodies = np.zeros((1, 2, len(layouts.get(layout)), 3), np.float32)
     clips = datasets.ClipDataset([datasets.Clip("clip", 0, np.arange(2), bodies)], classes, layout)
     specs = create("sem_net", num_classes=len(classes), layout=layout).input_specs
@@ -105,7 +105,7 @@ def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes,
     assert bool(told) == bool(caplog.records)
 
 
-def test_labels_that_tell_a_side_are_known_however_they_are_written():
+def test_sided_labels_in_any_spelling_found():
     sided = "left Left-Swipe swipe_right swipeLeft leftSwipe LeftHand SwipeLEFT swipeleft lefthand rightarm leftwards"
     turns = "turn_cw turnCCW CCWTurn ccw90 rotate-anticlockwise counterClockwise clockwise2 Clockwise"
     for label in [*sided.split(), *turns.split(), "raise the right hand", "up-right", "all, then right"]:
@@ -126,7 +126,7 @@ def test_labels_that_tell_a_side_are_known_however_they_are_written():
 
 
 @pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
-def test_mirrored_pictures_are_told_of_too(attention, mirror, caplog):
+def test_mirror_of_images_with_sided_classes_warns(attention, mirror, caplog):
     others = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "color": np.zeros((2, 8, 8, 3), np.uint8)}
     clip = datasets.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), others)
     specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
@@ -136,12 +136,12 @@ def test_mirrored_pictures_are_told_of_too(attention, mirror, caplog):
 
 
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])
-def test_out_of_range_is_refused(settings):
+def test_augmentation_value_out_of_range_raises(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         only(**settings)
 
 
-def test_a_joint_that_is_never_seen_costs_no_other_of_a_hand(hands):
+def test_augmentation_joint_missing_in_all_frames_keeps_other_joints(hands):
     for lost in (HAND_22.index["wrist"], HAND_22.index["index_first"]):
         seen = hands.copy()
         seen[:, :, lost] = np.nan

@@ -53,14 +53,14 @@ def clip(name, value):
     return Clip(name, 0, STAMPS, bodies)
 
 
-def test_copies_are_found_by_their_joints_to_the_last_bit():
+def test_find_duplicates_identical_joints_found():
     test = ClipDataset([clip("a", 1), clip("b", 2), clip("nobody", np.nan)], ("one",))
     near = np.nextafter(np.float32(2), np.float32(3))
     learnt = ClipDataset([clip("c", near), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
     assert find_duplicates(test, lambda: learnt) == {"a": "d"}
 
 
-def test_what_cannot_be_read_or_is_not_there_is_no_copy(monkeypatch):
+def test_find_duplicates_unreadable_or_missing_clip_ignored(monkeypatch):
     clips = [clip("a", 1), clip("b", 2)]
     assert find_duplicates(ClipDataset(clips, ("one",)), lambda: Unreadable(clips, ("one",))) == {"b": "b"}
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_or_is_not_there_is_no_copy(monkeypatch):
     assert find_duplicates(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
 
 
-def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatch):
+def test_find_duplicates_prepared_part_compares_checksums(tmp_path, monkeypatch):
     prepare("places", tmp_path, tmp_path / "store")
     monkeypatch.setattr(module, "READ_AT_MOST", 0)
     read, whole = [], PreparedDataset.__getitem__
@@ -85,10 +85,10 @@ def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatc
     parts = {part: datasets.create("places", tmp_path / "store", split="all", part=part) for part in datasets.PARTS}
     same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
     assert find_duplicates(parts["test"], lambda: parts["train"]) == same
-    assert len(read) == 2 * len(same)  # to be sure of what the checksums say
+    assert len(read) == 2 * len(same)  # clips with equal checksums are compared
 
 
-def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views(data_root):
+def test_find_duplicates_nucla_finds_two_clips(data_root):
     folder = data_root / "nucla"
     parts = {part: datasets.create("nucla", folder, split="view", part=part) for part in datasets.PARTS}
     same = find_duplicates(parts["test"], lambda: parts["train"])
@@ -98,13 +98,13 @@ def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views
 
 
 @pytest.mark.parametrize("dataset", ["utd_mhad", "shrec17_28"])
-def test_the_others_have_no_such_clip(data_root, dataset):
+def test_find_duplicates_other_datasets_find_none(data_root, dataset):
     folder = datasets.folder(data_root, dataset)
     test = datasets.create(dataset, folder, part="test")
     assert find_duplicates(test, lambda: datasets.create(dataset, folder)) == {}
 
 
-def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
+def test_eval_with_copies_reports_accuracy_without_copies(tmp_path, capsys):
     models = [write(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
     evaluate = ["eval", "--data", str(tmp_path), "--quiet", "--threads", "1"]
     assert main([*evaluate, "--json", models[0]]) == 0
@@ -120,7 +120,7 @@ def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["fusion"]["accuracy_without_copies"] == 0.8
 
 
-def test_of_copies_alone_there_is_nothing_to_tell(tmp_path, capsys, monkeypatch):
+def test_eval_of_copies_only_reports_no_accuracy_without_copies(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS._targets, "places", "tests.models.places:PlacesTrainToo")
     models = [write(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
     assert main(["eval", "--data", str(tmp_path), "--quiet", "--threads", "1", "--json", *models]) == 0
@@ -131,7 +131,7 @@ def test_of_copies_alone_there_is_nothing_to_tell(tmp_path, capsys, monkeypatch)
     assert "– of 0" in capsys.readouterr().out
 
 
-def test_a_package_is_judged_without_them_too(tmp_path):
+def test_export_with_copies_reports_accuracy_without_copies(tmp_path):
     recipe = Recipe("sem_net", dataset="places", split="all")
     test = datasets.create("places", tmp_path, split="all", part="test")
     right = np.array([True] * 7 + [False])
@@ -143,7 +143,7 @@ def test_a_package_is_judged_without_them_too(tmp_path):
     assert "93.0% of the 369 that are not in the training part as well" in card(zoo.find("deepacts_graph_nucla"), "it")
 
 
-def test_the_training_part_is_not_compared_with_itself(tmp_path, capsys):
+def test_eval_of_training_part_skips_comparison(tmp_path, capsys):
     model = write(tmp_path / "one")
     assert main(["eval", "--data", str(tmp_path), "--part", "train", "--quiet", "--threads", "1", "--json", model]) == 0
     assert "copies" not in json.loads(capsys.readouterr().out)

@@ -25,7 +25,7 @@ OPTIONS = {"width": 640, "height": 480, "actors": 2, "held_out": 1, "takes": 1, 
 
 
 class Seen(RenderedRgbd):
-    """One clip of the simulated camera, in full size; of what is estimated nothing is known."""
+    """One full-size clip of the simulated camera, without any of the estimated streams."""
 
     def entries(self):
         return [entry for entry in super().entries() if entry.name == "wave_p1_v3_t1"]
@@ -72,7 +72,7 @@ def registered(monkeypatch):
         monkeypatch.setitem(datasets.DATASETS._targets, name.lower(), f"{__name__}:{name}")
 
 
-def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):
+def test_estimation_known_bodies_gives_hands_face_motion_and_flow(tmp_path):
     settings = PrepareConfig(streams=["bodies"], estimate=["hands", "face", "motion", "flow"])
     prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
     store = PreparedDataset(tmp_path / "out")
@@ -89,7 +89,7 @@ def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):
     wrong = np.linalg.norm(made["motion"] - moved, axis=-1)[fast]
     assert np.isfinite(wrong).sum() > 5
     assert np.nanmedian(wrong) < 0.6 * np.median(np.linalg.norm(moved[fast], axis=-1))
-    # The flow of the lost frame is that of its neighbor in time.
+    # The lost frame repeats the flow of its neighbor in time.
     np.testing.assert_array_equal(made["flow"][-1], made["flow"][-2])
 
 
@@ -97,7 +97,7 @@ def store_entry():
     return Seen("nowhere", **OPTIONS).entries()[0]
 
 
-def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
+def test_estimation_recording_without_skeletons_gives_bodies(data_root, tmp_path):
     settings = PrepareConfig(streams=["bodies", "color"], estimate=["bodies", "motion"], image_height=240)
     prepare("turning", data_root / "rgbd/person_turning", tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
@@ -106,7 +106,7 @@ def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
     frames = len(clip.stamps_ns)
     assert clip.streams["color"].shape == (frames, 240, 320, 3)
     np.testing.assert_array_equal(clip.streams["size"], [320, 240])
-    assert np.nanmax(clip.streams["pixels"][..., 0]) < 400, "pixels of the picture that is kept"
+    assert np.nanmax(clip.streams["pixels"][..., 0]) < 400, "pixels of the stored image"
     assert np.isfinite(clip.streams["motion"][:, :-1]).mean() > 0.2
     assert (np.diff(clip.stamps_ns) > 0).all()
 
@@ -130,7 +130,7 @@ def body(frames, **others):
     return Clip("clip", 0, np.arange(frames) * 33_000_000, positions, others)
 
 
-def test_motion_from_pictures_alone_follows_what_moves():
+def test_estimation_motion_from_color_matches_image_shift():
     settings = PrepareConfig(estimate=["motion"], motion_from="color")
     found = Estimation(settings).run("clip", 0, frames_of(4, depth=False), body(4))
     rates = found.points["motion"][0, :3]  # 2 px in 33 ms
@@ -141,7 +141,7 @@ def test_motion_from_pictures_alone_follows_what_moves():
     np.testing.assert_allclose(found.points["pixels"][0, 0, 0], expected, rtol=1e-5)
 
 
-def test_a_picture_of_several_stamps_moves_once():
+def test_estimation_motion_repeated_images_moves_once():
     """As of a video of half the rate: neither still nor twice as fast."""
     shown = frames_of(3, depth=False)
     frames = [dataclasses.replace(shown[k // 2], stamp_ns=k * 33_000_000) for k in range(6)]
@@ -163,7 +163,7 @@ class Pointing:
         return [Hand(bodies[0].body_id, "hand_21", positions, pixels, np.ones(21, np.float32), side="left")]
 
 
-def test_what_another_camera_sees_lies_beside_the_clips_joints(monkeypatch):
+def test_estimation_other_camera_offset_applied(monkeypatch):
     monkeypatch.setattr(estimate, "HandPerception", Pointing)
     estimation = Estimation(PrepareConfig(estimate=["hands"]))
     beside = np.float32([-0.05, 0.0, 0.0])
@@ -187,23 +187,23 @@ def test_what_another_camera_sees_lies_beside_the_clips_joints(monkeypatch):
         ({"estimate": ["bodies"]}, frames_of(3), None, "shows a body in 0 of 3 frames"),
     ],
 )
-def test_what_frames_cannot_give_is_said(settings, frames, known, message):
+def test_estimation_unsuitable_frames_raises(settings, frames, known, message):
     with pytest.raises(InputError, match=message):
         Estimation(PrepareConfig(**settings)).run("clip", 0, frames, known)
 
 
-def test_joints_of_a_hand_alone_get_no_face(data_root, tmp_path):
+def test_prepare_face_of_hand_dataset_raises(data_root, tmp_path):
     with pytest.raises(ConfigError, match="has joints hand_22: nothing is estimated of others than kinect_v2_25"):
         prepare("shrec17_14", data_root / "shrec17", tmp_path, settings=PrepareConfig(estimate=["face"]))
 
 
-def test_wrong_settings_of_an_estimator_stop_the_run(tmp_path):
+def test_prepare_invalid_estimator_settings_raises(tmp_path):
     settings = PrepareConfig(estimate=["flow"], flow={"wings": 2})
     with pytest.raises(ConfigError, match="unknown option wings of SceneFlowConfig"):
         prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
 
 
-def test_pictures_are_reduced_never_enlarged():
+def test_shrunk_small_image_not_enlarged():
     picture = np.zeros((120, 160, 3), np.uint8)
     assert shrunk(picture, 60).shape == (60, 80, 3)
     assert shrunk(picture, 0) is picture and shrunk(picture, 240) is picture

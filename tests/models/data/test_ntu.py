@@ -46,7 +46,7 @@ def entry(**of):
     return Entry(name(**of), of.get("action", 1) - 1, {"setup": 1, "camera": 1, "subject": 1, "action": 1, **of})
 
 
-def test_recordings_as_published(data_root):
+def test_ntu_published_recordings_read(data_root):
     clips = datasets.create("ntu60", data_root / "ntu", split="cross_subject", part="train", incomplete="keep")
     assert len(clips) == 11 and clips.names[0] == FIRST and clips.classes[clips.labels[10]] == "rub two hands together"
     assert clips.metas[10] == {"setup": 3, "camera": 1, "subject": 15, "replication": 1, "action": 34}
@@ -58,7 +58,7 @@ def test_recordings_as_published(data_root):
     assert len(datasets.create("ntu120", data_root / "ntu", split="cross_setup", part="test", incomplete="keep")) == 11
 
 
-def test_splits_are_the_official_ones(tmp_path):
+def test_ntu_splits_match_official_splits(tmp_path):
     """Counts of subjects, cameras and setups; which of them train is in the papers and the authors' code."""
     small, large = Ntu60(tmp_path), Ntu120(tmp_path)
     assert len(SUBJECTS_60) == 20 and len(SUBJECTS_120) == 53 and SUBJECTS_60 < SUBJECTS_120
@@ -76,7 +76,7 @@ def test_splits_are_the_official_ones(tmp_path):
         small.part(entry(), "cross_setup")
 
 
-def test_both_datasets_in_one_root(dataset):
+def test_ntu_both_datasets_in_one_root_read(dataset):
     dataset(name(), name(camera=2, action=60))
     root = dataset(name(setup=18, action=61), name(setup=32, subject=106, action=120), folder="nturgb+d_skeletons120")
     small, large = (datasets.source(which, root, incomplete="keep").entries() for which in ("ntu60", "ntu120"))
@@ -85,8 +85,8 @@ def test_both_datasets_in_one_root(dataset):
 
 
 @pytest.mark.parametrize("kind", ["ntu60", "nucla", "smarthome"])
-def test_links_to_folders_that_are_read_anyway_are_no_second_copy(tmp_path, kind):
-    """Links that lead to where they lie, two of which a plain walk would follow for ever, and to another name."""
+def test_source_links_to_own_folders_add_no_copies(tmp_path, kind):
+    """Links to their own folder, two of which a plain walk would follow forever, and to another name."""
     (tmp_path / "a").mkdir()
     for file in (f"{FIRST}.skeleton", "a01_s01_e00_v01.json", "Walk_p02_r00_v01_c01.json"):
         (tmp_path / "a" / file).touch()
@@ -96,7 +96,7 @@ def test_links_to_folders_that_are_read_anyway_are_no_second_copy(tmp_path, kind
     assert len(datasets.source(kind, tmp_path, **options).entries()) == 1
 
 
-def test_incomplete_samples_are_left_out(dataset):
+def test_ntu_incomplete_samples_skipped(dataset):
     bad, good, absent = name(action=2), name(action=3), name(action=4)
     root = dataset(bad, good)
     (root / LIST_60).write_text(HEAD.format(2) + f"{bad}\n{absent}\n")  # naming a file that is not there is no error
@@ -114,7 +114,7 @@ def test_incomplete_samples_are_left_out(dataset):
         datasets.source("ntu120", root).entries()
 
 
-def test_hidden_files_are_passed_by(dataset):
+def test_ntu_hidden_files_ignored(dataset):
     root = dataset(name())
     for hidden in (f"._{name()}.skeleton", f"._{name()}_rgb.avi"):
         (root / hidden).touch()
@@ -122,7 +122,7 @@ def test_hidden_files_are_passed_by(dataset):
     assert set(entry.files) == {"skeleton"}
 
 
-def test_no_list_is_said(dataset):
+def test_ntu_without_list_raises(dataset):
     with pytest.raises(DeviceError, match=f"has no {LIST_60}.*github.com/shahroudy/NTURGB-D.*incomplete=keep"):
         datasets.create("ntu60", dataset(name()))
 
@@ -137,7 +137,7 @@ def test_no_list_is_said(dataset):
         (HEAD.format(302), "names 0 samples, its first line expects 302"),
     ],
 )
-def test_bad_list(dataset, content, message):
+def test_ntu_invalid_list_raises(dataset, content, message):
     root = dataset(name())
     (root / LIST_60).write_text(content)
     with pytest.raises(InputError, match=message) as raised:
@@ -145,7 +145,7 @@ def test_bad_list(dataset, content, message):
     assert LIST_60 in str(raised.value)
 
 
-def test_bad_roots(dataset, tmp_path):
+def test_ntu_invalid_root_raises(dataset, tmp_path):
     with pytest.raises(DeviceError, match="no folder"):
         datasets.create("ntu60", tmp_path / "none", incomplete="keep")
     (tmp_path / "empty").mkdir()
@@ -167,7 +167,7 @@ def test_bad_roots(dataset, tmp_path):
         (f"{name()} (1).skeleton", "is not named SsssCcccPpppRrrrAaaa"),
     ],
 )
-def test_files_that_do_not_belong(dataset, file, message):
+def test_ntu_foreign_file_raises(dataset, file, message):
     root = dataset(name())
     (root / file).parent.mkdir(exist_ok=True)
     shutil.copy(root / "nturgb+d_skeletons" / f"{name()}.skeleton", root / file)
@@ -175,7 +175,7 @@ def test_files_that_do_not_belong(dataset, file, message):
         datasets.create("ntu120", root, incomplete="keep")
 
 
-def test_two_videos_or_depth_folders_of_one_sample(dataset):
+def test_ntu_two_videos_or_depth_folders_of_one_sample_raises(dataset):
     root = dataset(name())
     for folder in ("rgb", "more"):
         (root / folder).mkdir()
@@ -193,7 +193,7 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
         datasets.create("ntu60", root, incomplete="keep")
 
 
-def test_folders_named_as_samples_may_hold_anything(dataset):
+def test_ntu_folder_with_sample_name_may_hold_any_file(dataset):
     """Skeletons, or frames cut out of videos, which many keep in a folder a clip; only depth maps are noted."""
     root = dataset(name(), folder=f"nturgb+d_skeletons/{name()}")
     for place, file in (("frames", "img_00001.jpg"), ("nturgb+d_depth", "Depth-00000001.png")):
@@ -204,7 +204,7 @@ def test_folders_named_as_samples_may_hold_anything(dataset):
     assert found.files["depth"] == root / "nturgb+d_depth" / name()
 
 
-def test_samples_that_cannot_be_read_are_named_and_spare_the_others(dataset):
+def test_ntu_unreadable_samples_raise_and_others_are_read(dataset):
     good, empty, cut, nobody, gone = (name(action=action) for action in range(1, 6))
     root = dataset(good, empty, cut, nobody, gone)
     files = {sample: root / "nturgb+d_skeletons" / f"{sample}.skeleton" for sample in (empty, cut, nobody, gone)}
@@ -222,7 +222,7 @@ def test_samples_that_cannot_be_read_are_named_and_spare_the_others(dataset):
         source.read(entries[gone])
 
 
-def test_single_frames_and_missing_joints(tmp_path):
+def test_ntu_single_frame_and_missing_joints_read(tmp_path):
     file = ntu_text.write(tmp_path / f"{name()}.skeleton", {1: ntu_text.person(1)}, 1)
     rows = file.read_text().split("\n")
     rows[5] = rows[5][:-1] + "0"  # a joint that was not tracked
@@ -235,7 +235,7 @@ def test_single_frames_and_missing_joints(tmp_path):
     assert np.isfinite(clip.window(1.0, 20)[0, :, 0]).all()
 
 
-def test_options_clean_bodies(tmp_path):
+def test_ntu_cleaning_options_applied(tmp_path):
     bodies = {1: ntu_text.person(20, flat=True), 2: ntu_text.person(20), 3: ntu_text.person(20, seed=1, x=1, move=0.4)}
     ntu_text.write(tmp_path / f"{name()}.skeleton", bodies, 20)
     every = datasets.create("ntu60", tmp_path, incomplete="keep", spread=0.0, max_bodies=0)
@@ -245,19 +245,19 @@ def test_options_clean_bodies(tmp_path):
     assert len({clips.fingerprint() for clips in (every, cleaned, alone)}) == 3
 
 
-def test_sources_travel_to_other_processes(dataset):
+def test_ntu_source_pickled_keeps_fingerprint(dataset):
     source = Ntu60(dataset(name()), incomplete="keep", max_bodies=1)
     other = pickle.loads(pickle.dumps(source))
     assert other.config == source.config
     assert other.fingerprint(other.entries()) == source.fingerprint(source.entries())
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def with_depth(data_root, tmp_path_factory):
-    """The first sample with its video and depth maps of a wall behind the person and a board where they are."""
+    """The first sample with its video, and depth maps of a wall behind the person and a board at the person."""
     root = tmp_path_factory.mktemp("ntu")
     (root / f"{FIRST}.skeleton").symlink_to(data_root / f"ntu/skeleton/{FIRST}.skeleton")
     (root / f"{FIRST}_rgb.avi").symlink_to(data_root / f"ntu/rgb/{FIRST}_rgb.avi")
@@ -273,8 +273,8 @@ def with_depth(data_root, tmp_path_factory):
     return root
 
 
-def test_color_is_turned_back_with_its_pixels(data_root):
-    """The picture is the published one turned back; its joints' pixels are where the optical joints project."""
+def test_ntu_color_and_pixels_mirrored_back(data_root):
+    """Expect the published image mirrored back, and pixels at the projections of the optical joints."""
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     entry = source.entries()[0]
     clip = source.read(entry)
@@ -288,12 +288,12 @@ def test_color_is_turned_back_with_its_pixels(data_root):
     assert np.abs(first.astype(int) - turned).mean() < 3 < np.abs(first.astype(int) - turned[:, ::-1]).mean()
     pixels = clip.streams["pixels"][0, 0]
     left, right = (pixels[KINECT_V2_25.index[f"shoulder_{side}"], 0] for side in ("left", "right"))
-    assert left > right  # of somebody who faces the camera
+    assert left > right  # the person faces the camera
     np.testing.assert_allclose(np.sign(left - right), np.sign(clip.bodies[0, 0, 4, 0] - clip.bodies[0, 0, 8, 0]))
 
 
-def test_camera_frames_with_registered_depth(with_depth):
-    """Depth drawn at the left hand's place in the depth map lies at the hand's place in the color picture."""
+def test_ntu_frames_depth_registered_to_color(with_depth):
+    """Expect depth drawn at the left hand in the depth map to lie at the hand in the color image."""
     source = datasets.source("ntu60", with_depth, incomplete="keep", max_side=640)
     (entry,) = source.entries()
     clip, hand = source.read(entry), KINECT_V2_25.index["hand_left"]
@@ -309,8 +309,8 @@ def test_camera_frames_with_registered_depth(with_depth):
         assert abs(frame.depth[v, size[0] - 1 - u] - 4.5) < 0.001 and np.isnan(frame.depth[:, 0]).all()
 
 
-def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
-    """The pictures' camera sits some centimetres beside the one that joints are measured from."""
+def test_ntu_camera_offset_aligns_lifted_joints(with_depth):
+    """The color camera sits some centimeters beside the camera that measures the joints."""
     source = datasets.source("ntu60", with_depth, incomplete="keep")
     (entry,) = source.entries()
     clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
@@ -320,7 +320,7 @@ def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
     np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
 
 
-def test_camera_frames_without_depth_or_color(data_root, dataset):
+def test_ntu_frames_without_depth_or_color(data_root, dataset):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=320)
     with_video, without = source.entries()[:2]
     first = next(source.frames(with_video))
@@ -338,7 +338,7 @@ def test_camera_frames_without_depth_or_color(data_root, dataset):
         (lambda folder: [file.unlink() for file in folder.iterdir()], "holds no depth map"),
     ],
 )
-def test_bad_depth_maps(with_depth, tmp_path, damage, message):
+def test_ntu_invalid_depth_raises(with_depth, tmp_path, damage, message):
     root = tmp_path / "copy"
     shutil.copytree(with_depth, root, symlinks=True)
     damage(root / "nturgb+d_depth_masked" / FIRST)
@@ -347,7 +347,7 @@ def test_bad_depth_maps(with_depth, tmp_path, damage, message):
         next(source.frames(source.entries()[0]))
 
 
-def test_bad_videos(dataset):
+def test_ntu_invalid_video_raises(dataset):
     root = dataset(name(), frames=12)
     video = root / f"{name()}_rgb.avi"
     video.write_bytes(b"RIFF but no video")
@@ -362,7 +362,7 @@ def test_bad_videos(dataset):
         source.read(found).streams["color"]
 
 
-def test_cameras_agree_from_file_to_file(data_root):
+def test_ntu_camera_estimates_agree_between_files(data_root):
     """Of one setup and camera, each file's own fit finds the same cameras."""
     files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))
     focal = [fit_cameras(read_ntu_file(file)).color.fx for file in files]

@@ -52,7 +52,7 @@ def run_python(code, *arguments):
 
 
 def damage(folder):
-    """Spoils four sequences; gives their names with a word of what is wrong."""
+    """Damage four sequences and return their names with a word of the cause."""
     names = names_of(folder)
     (folder / f"{names[0]}.json").write_text((folder / f"{names[0]}.json").read_text()[:500])
     (folder / f"{names[1]}.json").write_text("")
@@ -65,7 +65,7 @@ def damage(folder):
     return names[:4]
 
 
-def test_what_cannot_be_read_is_named_skipped_and_tried_again(published, tmp_path, data_root, capsys):
+def test_prepare_unreadable_clips_reported_skipped_and_retried(published, tmp_path, data_root, capsys):
     spoilt = damage(published)
     command = ["prepare", "nucla", "--data", str(published.parent), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert main([*command, "--quiet", "--json"]) == 0
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_named_skipped_and_tried_again(published, tmp_pat
     assert (done["prepared"], len(done["skipped"])) == (1, 3)
 
 
-def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path):
+def test_prepare_ntu_truncated_file_skipped(data_root, tmp_path):
     folder = tmp_path / "ntu60"
     folder.mkdir()
     files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))[:3]
@@ -112,7 +112,7 @@ def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path)
         datasets.create("ntu60", tmp_path / "out", incomplete="listed")
 
 
-def test_a_missing_library_stops_the_run(published, tmp_path, monkeypatch):
+def test_prepare_missing_library_raises(published, tmp_path, monkeypatch):
     def read(self, entry):
         raise ModuleNotFoundError("No module named 'av'")
 
@@ -121,7 +121,7 @@ def test_a_missing_library_stops_the_run(published, tmp_path, monkeypatch):
         prepare("nucla", published, tmp_path / "out")
 
 
-def test_nothing_readable_is_an_error(published, tmp_path):
+def test_prepare_no_readable_clip_raises(published, tmp_path):
     for path in published.glob("*.json"):
         path.write_text("")
     with pytest.raises(InputError, match=r"none of the \d+ items of nucla .* can be prepared: .*json"):
@@ -130,7 +130,7 @@ def test_nothing_readable_is_an_error(published, tmp_path):
         PreparedDataset(tmp_path / "out")
 
 
-def test_a_name_twice_is_refused(published, tmp_path, monkeypatch):
+def test_prepare_duplicate_name_raises(published, tmp_path, monkeypatch):
     twice = datasets.source("nucla", published).entries() * 2
     monkeypatch.setattr("actrec.datasets.nucla.Nucla.entries", lambda self: twice)
     with pytest.raises(InputError, match=f"names '{twice[0].name}' twice"):
@@ -140,7 +140,7 @@ def test_a_name_twice_is_refused(published, tmp_path, monkeypatch):
 # -- again and again ---------------------------------------------------------------------------------------------------
 
 
-def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(published, tmp_path, data_root):
+def test_prepare_again_updates_only_added_changed_and_deleted_clips(published, tmp_path, data_root):
     out = tmp_path / "out"
     first = prepare("nucla", published, out)
     files = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name not in (".lock", SKIPPED)}
@@ -160,7 +160,7 @@ def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(publi
     assert sorted(PreparedDataset(out).names) == names_of(published)
     index = PreparedDataset(out).names.index(names[1])
     assert len(PreparedDataset(out)[index].stamps_ns) == len(content["skeletons"]) - 2
-    assert reader[len(reader) - 1].name == reader.names[-1], "whoever had it open goes on"
+    assert reader[len(reader) - 1].name == reader.names[-1], "an open reader stays valid"
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(publi
         ({"face": {"wings": 2}}, {}, "unknown option wings of FacePerceptionConfig"),
     ],
 )
-def test_other_settings_are_refused(settings, options, message, published, tmp_path):
+def test_prepare_other_settings_raises(settings, options, message, published, tmp_path):
     prepare("nucla", published, tmp_path / "out")
     with pytest.raises(ConfigError, match=message):
         prepare("nucla", published, tmp_path / "out", options=options, settings=PrepareConfig(**settings))
 
 
-def test_a_folder_of_other_things_is_refused(published, tmp_path):
+def test_prepare_into_foreign_folder_raises(published, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds other files"):
         prepare("nucla", published, tmp_path)
@@ -194,13 +194,13 @@ def test_a_folder_of_other_things_is_refused(published, tmp_path):
         prepare("nucla", published, tmp_path / "file")
 
 
-def test_two_at_once_are_refused(published, tmp_path):
+def test_prepare_concurrent_runs_raises(published, tmp_path):
     prepare("nucla", published, tmp_path / "out")
     with Journal(tmp_path / "out"), pytest.raises(DeviceError, match="another actrec prepare is writing"):
         prepare("nucla", published, tmp_path / "out")
 
 
-def test_streams_that_a_dataset_lacks_are_said(published, tmp_path):
+def test_prepare_missing_streams_raises(published, tmp_path):
     with pytest.raises(InputError, match="nucla has no camera frames here: omit --estimate, and color"):
         prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["color"]))
     with pytest.raises(InputError, match="no camera frames here: omit --estimate, and color"):
@@ -221,7 +221,7 @@ module.prepare("slow", sys.argv[1], sys.argv[2])
 """
 
 
-def test_a_run_killed_at_any_moment_loses_only_what_is_under_way(published, tmp_path, monkeypatch):
+def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr(module, "BATCH", 2)
     child = run_python(PREPARE, published, out)
@@ -250,7 +250,7 @@ def test_a_run_killed_at_any_moment_loses_only_what_is_under_way(published, tmp_
     assert all(not wrong for _, wrong in PreparedDataset(out).damaged())
 
 
-def test_a_killed_worker_costs_its_clip_alone(published, tmp_path, monkeypatch):
+def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(prepare_cluster, "ATTEMPTS", 2)
     names = names_of(published)
@@ -264,7 +264,7 @@ def test_a_killed_worker_costs_its_clip_alone(published, tmp_path, monkeypatch):
     assert alike.fingerprint == done.fingerprint
 
 
-def test_a_cluster_of_others_prepares_the_same(published, tmp_path):
+def test_prepare_external_cluster_gives_same_store(published, tmp_path):
     distributed = pytest.importorskip("distributed")
     kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 2}
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as cluster:
@@ -273,7 +273,7 @@ def test_a_cluster_of_others_prepares_the_same(published, tmp_path):
     assert worker._WORKERS == {}, "its workers live on, and hold nothing open"
 
 
-def test_a_cluster_that_is_not_there_is_said(published, tmp_path, monkeypatch):
+def test_prepare_unreachable_cluster_raises(published, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     real = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=0.5))
@@ -281,7 +281,7 @@ def test_a_cluster_that_is_not_there_is_said(published, tmp_path, monkeypatch):
         prepare("nucla", published, tmp_path / "out", run=Run(scheduler="tcp://127.0.0.1:9"))
 
 
-def test_workers_that_do_not_start_or_are_all_gone_are_said(published, tmp_path, monkeypatch):
+def test_prepare_no_worker_left_raises(published, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
 
     def failing(**options):
@@ -301,8 +301,8 @@ def test_workers_that_do_not_start_or_are_all_gone_are_said(published, tmp_path,
             prepare("slow", published, tmp_path / "out", run=Run(scheduler=alive.scheduler_address))
 
 
-def test_what_a_dead_worker_had_ended_is_done_again(monkeypatch):
-    """Its result goes with it; nobody waits for ever for what no worker is left to do."""
+def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
+    """The result is lost with the worker; without any worker, waiting ends with an error."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
     monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
@@ -340,7 +340,7 @@ except DeviceError as error:
 
 
 @pytest.mark.parametrize("limit", [1500, 60_000])
-def test_a_full_disk_stops_with_one_error_and_is_resumed(limit, published, tmp_path):
+def test_prepare_full_disk_raises_and_resumes(limit, published, tmp_path):
     """At 1500 bytes the journal is the first that does not fit, at 60,000 a shard."""
     out = tmp_path / "out"
     child = run_python(LIMITED, published, out, limit)
@@ -357,7 +357,7 @@ def test_a_full_disk_stops_with_one_error_and_is_resumed(limit, published, tmp_p
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b'{"clips":[["a",1,2,"shard_a.bin",[]]]}'])
-def test_a_damaged_journal_is_named(published, tmp_path, line):
+def test_prepare_damaged_journal_raises(published, tmp_path, line):
     prepare("nucla", published, tmp_path / "out")
     path = tmp_path / "out" / JOURNAL
     path.write_bytes(line + b"\n" + path.read_bytes())
@@ -368,7 +368,7 @@ def test_a_damaged_journal_is_named(published, tmp_path, line):
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_refuses(published, tmp_path, capsys):
+def test_prepare_command_lists_datasets_and_rejects_bad_options(published, tmp_path, capsys):
     assert main(["prepare", "list", "--json"]) == 0
     assert "nucla" in json.loads(capsys.readouterr().out)
     out = ["--data", str(published.parent), "--out", str(tmp_path / "out"), "--quiet"]

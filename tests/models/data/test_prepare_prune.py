@@ -1,4 +1,4 @@
-"""`actrec prepare --prune`: nothing of what is gone stays on the disk, and nothing else is lost."""
+"""Tests that `actrec prepare --prune` deletes missing clips from the disk and keeps all others."""
 
 import errno
 import os
@@ -15,12 +15,12 @@ from actrec_models.data.prepare.preparation import Run, prepare
 from tests.models.flaky import names_of
 
 SHARDS = 150_000
-"""Bytes of a shard: each holds several of the clips, of which some are gone."""
+"""Bytes of a shard: each holds several clips, some of them missing from the dataset."""
 
 
 @pytest.fixture
 def fewer(published, tmp_path):
-    """A store of which every other item is gone since: its folder, the items that are left, the bytes of the others."""
+    """A store whose dataset lost every other item: its folder, the remaining names, the bytes of the missing clips."""
     out, names = tmp_path / "out", names_of(published)
     prepare("nucla", published, out, run=Run(shard_bytes=SHARDS))
     store = PreparedDataset(out)
@@ -38,7 +38,7 @@ def pruned(published, out):
     return prepare("nucla", published, out, run=Run(prune=True, shard_bytes=SHARDS))
 
 
-def test_bytes_and_names_of_what_is_gone_are_deleted(published, fewer, tmp_path):
+def test_prune_deletes_bytes_and_names_of_missing_clips(published, fewer, tmp_path):
     out, names, gone = fewer
     assert prepare("nucla", published, out).absent and all(any(one in f for f in on_disk(out)) for one in gone)
     mapped = PreparedDataset(out)
@@ -56,7 +56,7 @@ def test_bytes_and_names_of_what_is_gone_are_deleted(published, fewer, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["add", "shorten"])
-def test_a_stop_at_any_moment_loses_nothing(published, fewer, monkeypatch, place):
+def test_prune_interrupted_keeps_all_clips(published, fewer, monkeypatch, place):
     out, names, _ = fewer
 
     def stops(*_):
@@ -70,7 +70,7 @@ def test_a_stop_at_any_moment_loses_nothing(published, fewer, monkeypatch, place
     assert summary.prepared == 0 and PreparedDataset(out).names == tuple(names)
 
 
-def test_a_full_disk_loses_nothing(published, fewer, monkeypatch):
+def test_prune_full_disk_keeps_all_clips(published, fewer, monkeypatch):
     out, names, gone = fewer
 
     def full(*_):
@@ -85,7 +85,7 @@ def test_a_full_disk_loses_nothing(published, fewer, monkeypatch):
     assert not any(one in content for one in gone for content in on_disk(out))
 
 
-def test_a_damaged_clip_is_prepared_anew_and_not_copied(published, fewer):
+def test_prune_damaged_clip_prepared_again(published, fewer):
     out, names, _ = fewer
     store = PreparedDataset(out)
     kept = store[store.names.index(names[0])].bodies.tobytes()
@@ -97,7 +97,7 @@ def test_a_damaged_clip_is_prepared_anew_and_not_copied(published, fewer):
     assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
 
 
-def test_shards_without_holes_stay(published, tmp_path):
+def test_prune_full_shards_kept(published, tmp_path):
     prepare("nucla", published, tmp_path / "out", run=Run(shard_bytes=SHARDS))
     with Journal(tmp_path / "out") as journal:
         assert not compaction.with_holes(journal)

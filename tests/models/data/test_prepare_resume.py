@@ -1,4 +1,4 @@
-"""Preparation into a store that is there: what was prepared is never lost, nothing else is counted."""
+"""Tests of preparation into an existing store: prepared clips are kept, and only new work is counted."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from tests.models.flaky import names_of
 from tests.models.own_recordings import walker, write_bag
 
 
-def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
+def test_prepare_again_unreadable_recordings_keep_earlier_clips(published, tmp_path):
     first = prepare("nucla", published, tmp_path / "out")
     for path in published.glob("*.json"):
         path.write_text("")
@@ -33,7 +33,7 @@ def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
     assert all("the store keeps its earlier clip" in item["reason"] for item in again.skipped)
 
 
-def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, capsys):
+def test_prepare_again_absent_recordings_excluded_and_kept(published, tmp_path, capsys):
     first, names = prepare("nucla", published, tmp_path / "out"), names_of(published)
     shutil.copytree(published, tmp_path / "fewer")
     for name in names[:3]:
@@ -62,8 +62,8 @@ def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, caps
 
 
 @pytest.mark.parametrize("place", ["later", ".later", "lost+found"])
-def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(published, tmp_path, monkeypatch, place):
-    """What is in it would be taken for gone, and deleted by `--prune`; a disk's own folder is nobody's."""
+def test_prepare_unreadable_folder_not_treated_as_empty(published, tmp_path, monkeypatch, place):
+    """Its clips would count as missing, and `--prune` would delete them; `lost+found` is ignored."""
     root = tmp_path / "root"
     shutil.copytree(published, root / "now")
     (root / place).mkdir()
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(published, tmp_path
     assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
 
 
-def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):
+def test_prepare_folder_recording_identified_by_its_files(tmp_path):
     bag = tmp_path / "wave" / "wave_001"
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
@@ -96,7 +96,7 @@ def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):
     assert worker.signature(entry, PrepareConfig()) != before
 
 
-def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path):
+def test_prepare_store_without_journal_unchanged(published, tmp_path):
     out = tmp_path / "out"
     done = prepare("nucla", published, out)
     content = (out / JOURNAL).read_bytes()
@@ -108,7 +108,7 @@ def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path
         assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
 
 
-def test_who_reads_a_store_that_is_renewed_reads_on(published, tmp_path):
+def test_prepare_update_keeps_open_readers_working(published, tmp_path):
     """Bytes that were cut off a mapped file end the process that looks at them."""
     prepare("nucla", published, tmp_path / "out")
     reader = PreparedDataset(tmp_path / "out")
@@ -125,8 +125,8 @@ def test_who_reads_a_store_that_is_renewed_reads_on(published, tmp_path):
     assert all(len(reader[n].stamps_ns) == reader.lengths[n] for n in range(len(reader)))
 
 
-def test_a_store_that_does_not_say_how_it_was_made_is_not_gone_on_with(published, tmp_path):
-    """What was prepared with other options would be taken for what these make."""
+def test_prepare_store_without_settings_file_raises(published, tmp_path):
+    """Clips prepared with other options would be mixed with new ones."""
     prepare("nucla", published, tmp_path / "out")
     (tmp_path / "out" / STORE).unlink()
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -135,7 +135,7 @@ def test_a_store_that_does_not_say_how_it_was_made_is_not_gone_on_with(published
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_file_system_without_locks_is_not_taken_for_another_run(published, tmp_path, monkeypatch):
+def test_prepare_file_system_without_locks_raises_own_error(published, tmp_path, monkeypatch):
     def flock(file, how):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -144,13 +144,13 @@ def test_a_file_system_without_locks_is_not_taken_for_another_run(published, tmp
         prepare("nucla", published, tmp_path / "out")
 
 
-def test_what_cannot_be_tidied_away_is_said(published, tmp_path):
+def test_prepare_undeletable_old_shard_raises(published, tmp_path):
     (tmp_path / "out" / "shard_old.bin").mkdir(parents=True)  # which the system does not unlink
     with pytest.raises(DeviceError, match="cannot write to '.*out': Is a directory"):
         prepare("nucla", published, tmp_path / "out")
 
 
-def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
+def test_prepare_user_folder_written(published, tmp_path):
     mine = tmp_path / "mine"
     for number, path in enumerate(sorted(published.glob("*.json"))[:4]):
         (mine / ("wave", "clap")[number % 2]).mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def film(folder):
     return write_bag(folder / "wave/one", walker, frames=5, images=True).parents[1]
 
 
-def test_color_of_ones_own_recordings_is_kept(tmp_path):
+def test_prepare_user_folder_color_kept(tmp_path):
     settings = PrepareConfig(streams=["bodies", "color"])
     prepare("folder", film(tmp_path / "mine"), tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
@@ -180,7 +180,7 @@ def test_color_of_ones_own_recordings_is_kept(tmp_path):
     assert {"color", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].streams)
 
 
-def test_color_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
+def test_prepare_color_not_recorded_raises(tmp_path, published):
     write_bag(tmp_path / "mine/wave/one", walker)
     for name, root, message in (
         ("folder", tmp_path / "mine", "holds joints and no images: record it with --images"),
@@ -192,7 +192,7 @@ def test_color_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
         prepare("nucla", published, tmp_path / "hands", settings=PrepareConfig(streams=["bodies", "hands"]))
 
 
-def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, tmp_path):
+def test_prepare_bodies_with_later_videos_unchanged(data_root, tmp_path):
     name, options = "S001C001P001R001A001", {"incomplete": "keep"}
     (tmp_path / "ntu").mkdir()
     shutil.copy(data_root / f"ntu/skeleton/{name}.skeleton", tmp_path / "ntu")
@@ -201,7 +201,7 @@ def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, t
     (tmp_path / f"ntu/{name}").mkdir()
     (tmp_path / f"ntu/{name}/Depth-00000001.png").touch()
     again = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
-    assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read anew, nothing is there twice"
+    assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read again or stored twice"
     entry = datasets.source("ntu60", tmp_path / "ntu", **options).entries()[0]
     several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["color"]), PrepareConfig()]
     assert set(entry.files) == {"skeleton", "color", "depth"}
@@ -209,7 +209,7 @@ def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, t
     assert len({worker.signature(entry, settings) for settings in several}) == 3
 
 
-def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
+def test_prepare_bodies_only_opens_no_video(data_root, tmp_path):
     name = "S001C001P001R001A001"
     (tmp_path / "ntu").mkdir()
     shutil.copy(data_root / f"ntu/skeleton/{name}.skeleton", tmp_path / "ntu")
@@ -223,7 +223,7 @@ def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
         prepare("ntu60", tmp_path / "ntu", tmp_path / "filmed", options=options, settings=settings)
 
 
-def test_a_setting_is_not_hidden_by_an_option_of_its_name(data_root, tmp_path):
+def test_prepare_setting_with_name_of_option_kept(data_root, tmp_path):
     (tmp_path / "ntu").mkdir()
     shutil.copy(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton", tmp_path / "ntu")
     options = {"incomplete": "keep"}  # max_bodies is one of the dataset's too
@@ -232,7 +232,7 @@ def test_a_setting_is_not_hidden_by_an_option_of_its_name(data_root, tmp_path):
         prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options, settings=PrepareConfig(max_bodies=4))
 
 
-def test_a_file_of_intrinsics_is_found_from_another_folder(tmp_path, monkeypatch):
+def test_prepare_intrinsics_file_found_from_other_folder(tmp_path, monkeypatch):
     film(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     source = Folder(tmp_path / "mine", recording={"intrinsics": "camera.yaml"})
@@ -242,14 +242,14 @@ def test_a_file_of_intrinsics_is_found_from_another_folder(tmp_path, monkeypatch
     assert Folder(tmp_path / "mine", recording={"intrinsics": numbers}).recording.intrinsics == numbers
 
 
-def test_a_store_among_recordings_would_be_one(published, tmp_path):
+def test_prepare_output_inside_recordings_raises(published, tmp_path):
     (tmp_path / "mine/wave").mkdir(parents=True)
     shutil.copy(next(iter(published.glob("*.json"))), tmp_path / "mine/wave")
     with pytest.raises(ConfigError, match="lies among the recordings of .*choose another"):
         prepare("folder", tmp_path / "mine", tmp_path / "mine/prepared")
 
 
-def test_a_run_that_prepared_nothing_leaves_the_folder_open(published, tmp_path):
+def test_prepare_failed_run_leaves_folder_reusable(published, tmp_path):
     (tmp_path / "empty").mkdir()
     for path in published.glob("*.json"):
         (tmp_path / "empty" / path.name).touch()
@@ -258,7 +258,7 @@ def test_a_run_that_prepared_nothing_leaves_the_folder_open(published, tmp_path)
     assert prepare("nucla", published, tmp_path / "out").clips == len(names_of(published))
 
 
-def test_clips_that_may_not_be_on_the_disk_are_not_noted(published, tmp_path, monkeypatch):
+def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkeypatch):
     sync, shards = os.fsync, []
 
     def failing(number):
@@ -278,7 +278,7 @@ def test_clips_that_may_not_be_on_the_disk_are_not_noted(published, tmp_path, mo
     assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
 
 
-def test_ctrl_c_in_compiled_code_ends_the_run(published, tmp_path, monkeypatch):
+def test_prepare_ctrl_c_in_compiled_code_stops(published, tmp_path, monkeypatch):
     def wrapped(*_):
         try:
             raise KeyboardInterrupt

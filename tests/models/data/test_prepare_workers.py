@@ -25,15 +25,15 @@ def registered(monkeypatch):
     flaky.register()
 
 
-def test_workers_whose_libraries_take_their_share_of_the_memory_work_on(published, tmp_path, monkeypatch):
+def test_prepare_worker_memory_use_by_libraries_tolerated(published, tmp_path, monkeypatch):
     """As on many cores with little memory each: dask would pause them for good, or end them again and again."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 200 * 2**20)
     done = prepare("nucla", published, tmp_path / "out", run=Run(workers=2))
     assert done.clips == len(names_of(published)) and not done.skipped
 
 
-def test_a_worker_that_is_slow_to_come_back_is_waited_for(published, tmp_path, monkeypatch):
-    """By itself dask closes it for good where it is not there at one instant after a death."""
+def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
+    """Dask alone closes a worker permanently if it is absent at one instant after a death."""
     dask = pytest.importorskip("dask")
     names = names_of(published)
     options = {"once": names[1], "marks": str(tmp_path)}
@@ -42,7 +42,7 @@ def test_a_worker_that_is_slow_to_come_back_is_waited_for(published, tmp_path, m
     assert done.clips == len(names) and not done.skipped
 
 
-def test_a_cluster_that_is_paused_is_said(monkeypatch):
+def test_prepare_paused_cluster_raises(monkeypatch):
     monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
     monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.1)
     kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
@@ -56,7 +56,7 @@ def test_a_cluster_that_is_paused_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [CancelledError(), CommClosedError("in <TCP (closed)>: reset by peer")])
-def test_a_scheduler_that_is_gone_is_no_fault_of_a_worker(error):
+def test_prepare_lost_scheduler_raises(error):
     class Future:
         status = "error"
 
@@ -68,7 +68,7 @@ def test_a_scheduler_that_is_gone_is_no_fault_of_a_worker(error):
 
 
 @pytest.mark.parametrize("error", [CommClosedError("reset by peer"), AttributeError("'NoneType' has no 'ncores'")])
-def test_a_scheduler_that_is_gone_when_its_workers_are_counted_is_said(error):
+def test_prepare_lost_scheduler_while_counting_workers_raises(error):
     class Client:
         def nthreads(self):
             raise error
@@ -77,7 +77,7 @@ def test_a_scheduler_that_is_gone_when_its_workers_are_counted_is_said(error):
         prepare_cluster._threads(Client(), "tcp://head:1")
 
 
-def test_as_many_workers_as_cores_that_may_be_used(monkeypatch):
+def test_prepare_worker_count_matches_available_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

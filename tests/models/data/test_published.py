@@ -41,11 +41,11 @@ def folder(root: Path, files) -> Path:
 # -- N-UCLA ------------------------------------------------------------------------------------------------------------
 
 
-def test_nucla_files(data_root):
+def test_nucla_files_match_archive(data_root):
     same(datasets.source("nucla", data_root / "nucla/raw"), datasets.source("nucla", data_root / "nucla"), 50)
 
 
-def test_nucla_view_rule_is_the_published_split(data_root):
+def test_nucla_view_split_matches_published_split(data_root):
     """Every one of the 1,484 names, and the label of each, as the list that the field shares has them."""
     split = json.loads((data_root / "nucla/split_train_val.json").read_text())
     source = datasets.source("nucla", data_root / "nucla")
@@ -57,7 +57,7 @@ def test_nucla_view_rule_is_the_published_split(data_root):
         assert lengths == {item["file_name"]: item["length"] for item in listed}
 
 
-def test_nucla_bad_files(data_root, tmp_path):
+def test_nucla_invalid_files_raise(data_root, tmp_path):
     raw = sorted((data_root / "nucla/raw").glob("*.json"))
     root = folder(tmp_path / "all_sqe", raw[:6])
     (root / raw[0].name).write_text("")
@@ -81,7 +81,7 @@ def test_nucla_bad_files(data_root, tmp_path):
             source.read(entries[file.stem])
     content = json.loads(raw[5].read_text())
     assert source.read(entries[raw[5].stem]).bodies.shape[2:] == (25, 3)
-    for joints in (np.zeros((3, 20, 3)), np.ones((1, 20, 3))):  # nobody, and a single frame
+    for joints in (np.zeros((3, 20, 3)), np.ones((1, 20, 3))):  # no person, and a single frame
         (root / raw[5].name).write_text(json.dumps({**content, "skeletons": joints.tolist()}))
         if joints.any():
             assert source.read(entries[raw[5].stem]).bodies.shape == (1, 1, 25, 3)
@@ -93,7 +93,7 @@ def test_nucla_bad_files(data_root, tmp_path):
         source.read(entries[raw[5].stem])
 
 
-def test_names_in_capitals(data_root, tmp_path):
+def test_nucla_uppercase_names_read(data_root, tmp_path):
     for name, raw in (
         ("nucla", "nucla/raw/a01_s01_e00_v01.json"),
         ("utd_mhad", "utd_mhad/skeleton/a1_s1_t1_skeleton.mat"),
@@ -109,7 +109,7 @@ def test_names_in_capitals(data_root, tmp_path):
             source.entries()
 
 
-def test_nucla_bad_folders(data_root, tmp_path):
+def test_nucla_invalid_folders_raise(data_root, tmp_path):
     with pytest.raises(DeviceError, match=r"holds neither nucla_skeletons\.npz nor the files as published"):
         datasets.create("nucla", tmp_path)
     with pytest.raises(DeviceError, match="no folder .*--data or ACTREC_DATA.*--root"):
@@ -124,7 +124,7 @@ def test_nucla_bad_folders(data_root, tmp_path):
         datasets.create("nucla", tmp_path)
 
 
-def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
+def test_archive_duplicate_item_raises(data_root, tmp_path):
     with np.load(data_root / "nucla/nucla_skeletons.npz") as archive:
         arrays = dict(archive)
     frames = int(arrays["length"][:2].sum())
@@ -136,7 +136,7 @@ def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf])
-def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_root, tmp_path, missing):
+def test_archive_clip_without_body_raises_on_read(data_root, tmp_path, missing):
     with np.load(data_root / "nucla/nucla_skeletons.npz") as archive:
         arrays = dict(archive)
     first, second = arrays["length"][:2]
@@ -164,7 +164,7 @@ def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_ro
         ("shrec17_28", "is_train", lambda v: v[:, None], r"is_train is bool \[3, 1\]"),
     ],
 )
-def test_archives_whose_arrays_do_not_fit(data_root, tmp_path, name, array, change, message):
+def test_archive_inconsistent_arrays_raises(data_root, tmp_path, name, array, change, message):
     source = datasets.source(name, data_root / datasets.FAMILIES.get(name, name))
     assert isinstance(source, ArchiveSource)
     with np.load(source.root / source.archive) as archive:
@@ -186,7 +186,7 @@ def utd_mhad(data_root, tmp_path):
     return tmp_path
 
 
-def test_utd_mhad_files(data_root, utd_mhad):
+def test_utd_mhad_files_match_archive(data_root, utd_mhad):
     published = datasets.source("utd_mhad", utd_mhad)
     same(published, datasets.source("utd_mhad", data_root / "utd_mhad"), 14)
     for entry in published.entries():
@@ -197,7 +197,7 @@ def test_utd_mhad_files(data_root, utd_mhad):
     )
 
 
-def test_utd_mhad_bad_files(data_root, tmp_path):
+def test_utd_mhad_invalid_files_raise(data_root, tmp_path):
     raw = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))[:4]
     root = folder(tmp_path / "Skeleton", raw)
     (root / raw[0].name).write_bytes(b"")
@@ -214,7 +214,7 @@ def test_utd_mhad_bad_files(data_root, tmp_path):
         source.entries()
 
 
-def test_utd_mhad_with_a_single_frame_and_with_none(tmp_path):
+def test_utd_mhad_single_or_no_frame(tmp_path):
     joints = np.random.default_rng(0).normal(0, 0.3, (20, 3))
     savemat(tmp_path / "a1_s1_t1_skeleton.mat", {"d_skel": joints})  # so MATLAB stores 20×3×1
     savemat(tmp_path / "a1_s1_t2_skeleton.mat", {"d_skel": joints[..., None][..., :0]})
@@ -229,21 +229,21 @@ def test_utd_mhad_with_a_single_frame_and_with_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shrec17_14", "shrec17_28"])
-def test_shrec17_lists_and_files(data_root, name):
+def test_shrec17_files_match_archive(data_root, name):
     published, packed = datasets.source(name, data_root / "shrec17/raw"), datasets.source(name, data_root / "shrec17")
     labels = {e.name: (e.label, published.part(e, "official")) for e in published.entries()}
     assert labels == {e.name: (e.label, packed.part(e, "official")) for e in packed.entries()}
     assert sum(part == "train" for _, part in labels.values()) == 1960 and len(labels) == 2800
     same(published, packed, 28)
-    assert len(datasets.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
+    assert len(datasets.create(name, data_root / "shrec17/raw", part="test")) == 840  # no clip is read yet
 
 
-def test_shrec17_as_its_archive_unpacks(data_root, tmp_path):
+def test_shrec17_unpacked_archive_read(data_root, tmp_path):
     (tmp_path / "HandGestureDataset_SHREC2017").symlink_to(data_root / "shrec17/raw")
     same(datasets.source("shrec17_14", tmp_path), datasets.source("shrec17_14", data_root / "shrec17"), 28)
 
 
-def test_shrec17_gestures_are_drawn_as_they_are_called(data_root):
+def test_shrec17_gesture_motion_matches_label(data_root):
     """A V goes on to one side all the while; of a cross the first stroke goes down, the second across."""
     source = datasets.source("shrec17_14", data_root / "shrec17")
     sideways = {"swipe v": [], "swipe +": [], "swipe x": []}
@@ -279,7 +279,7 @@ def rows_of(root, part="train"):
     return [line.split() for line in (root / f"{part}_gestures.txt").read_text().splitlines()]
 
 
-def test_shrec17_bad_sequences(shrec17):
+def test_shrec17_invalid_sequences_raise(shrec17):
     rows = rows_of(shrec17)
     assert len(rows) > 5
     files = [shrec17 / path(row) for row in rows]
@@ -304,7 +304,7 @@ def test_shrec17_bad_sequences(shrec17):
 
 
 @pytest.mark.parametrize("far", [2e3, 1e300])  # the second is more than a float32 holds
-def test_joints_that_are_too_far_away_are_refused(data_root, shrec17, tmp_path, far):
+def test_source_joints_too_far_away_raises(data_root, shrec17, tmp_path, far):
     content = json.loads((data_root / "nucla/raw/a01_s01_e00_v01.json").read_text())
     content["skeletons"][0][4][1] = far
     (tmp_path / "a01_s01_e00_v01.json").write_text(json.dumps(content))
@@ -329,7 +329,7 @@ def test_joints_that_are_too_far_away_are_refused(data_root, shrec17, tmp_path, 
         (lambda rows: [], "is empty"),
     ],
 )
-def test_shrec17_bad_lists(shrec17, change, message):
+def test_shrec17_invalid_lists_raise(shrec17, change, message):
     rows = change(rows_of(shrec17))
     (shrec17 / "train_gestures.txt").write_text("\n".join(" ".join(row) for row in rows))
     with pytest.raises(InputError, match=message) as raised:
@@ -337,7 +337,7 @@ def test_shrec17_bad_lists(shrec17, change, message):
     assert "train_gestures.txt" in str(raised.value)
 
 
-def test_shrec17_lists_that_share_a_sequence_or_are_not_there(shrec17):
+def test_shrec17_overlapping_or_missing_lists_raise(shrec17):
     shutil.copy(shrec17 / "train_gestures.txt", shrec17 / "test_gestures.txt")
     with pytest.raises(InputError, match=r"train_gestures\.txt and test_gestures\.txt both list gesture_"):
         datasets.create("shrec17_14", shrec17)
@@ -353,7 +353,7 @@ def test_shrec17_lists_that_share_a_sequence_or_are_not_there(shrec17):
 
 
 @pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
-def test_unknown_splits_and_parts(data_root, name):
+def test_source_unknown_split_or_part_raises(data_root, name):
     root = datasets.folder(data_root, name)
     with pytest.raises(ConfigError, match="has split .*; got 'other'"):
         datasets.create(name, root, split="other")
@@ -362,7 +362,7 @@ def test_unknown_splits_and_parts(data_root, name):
 
 
 @pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
-def test_a_damaged_archive(data_root, tmp_path, name):
+def test_archive_damaged_raises(data_root, tmp_path, name):
     packed = datasets.source(name, datasets.folder(data_root, name))
     assert isinstance(packed, ArchiveSource)
     whole = (packed.root / packed.archive).read_bytes()

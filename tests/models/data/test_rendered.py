@@ -29,7 +29,7 @@ def clip(source):
     return source.read(next(e for e in source.entries() if e.name == "sit_down_p2_v2_t1"))
 
 
-def test_items_are_every_action_actor_view_and_take(source):
+def test_rendered_entries_cover_every_action_actor_view_and_take(source):
     entries = source.entries()
     assert source.classes == CYCLE
     assert len(entries) == len({e.name for e in entries}) == 8 * 8 * len(VIEWS)
@@ -39,7 +39,7 @@ def test_items_are_every_action_actor_view_and_take(source):
     }
 
 
-def test_splits_hold_out_actors_and_a_view(source):
+def test_rendered_splits_hold_out_actors_and_a_view(source):
     for split, key, held in (("cross_actor", "subject", {6, 7, 8}), ("cross_view", "view", {3})):
         parts = {
             part: datasets.create("rendered", source.root, split=split, part=part, **TINY) for part in datasets.PARTS
@@ -53,7 +53,7 @@ def test_splits_hold_out_actors_and_a_view(source):
         source.part(source.entries()[0], "cross_subject")
 
 
-def test_a_clip_holds_what_the_contract_says(clip):
+def test_rendered_clip_matches_data_contract(clip):
     frames = len(clip.stamps_ns)
     shapes = {
         "pixels": (1, frames, 25, 2), "hands": (1, frames, 2, 21, 3), "hand_pixels": (1, frames, 2, 21, 2),
@@ -67,7 +67,7 @@ def test_a_clip_holds_what_the_contract_says(clip):
     assert (np.diff(clip.stamps_ns) == 250_000_000).all()
 
 
-def test_joints_lie_on_the_actor_and_move_as_the_flow_says(source, clip):
+def test_rendered_joints_match_depth_and_flow(source, clip):
     item = RenderedItem(source.config, next(e for e in source.entries() if e.name == clip.name))
     frame = next(iter(item.frames()))
     body = frame.skeletons[0]
@@ -84,7 +84,7 @@ def test_joints_lie_on_the_actor_and_move_as_the_flow_says(source, clip):
     np.testing.assert_allclose(clip.streams["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
 
 
-def test_everything_follows_from_the_entry(source):
+def test_rendered_read_is_deterministic(source):
     one, again = source.entries()[30], pickle.loads(pickle.dumps(source)).entries()[30]
     first, second = source.read(one), source.read(again)
     np.testing.assert_array_equal(first.bodies, second.bodies)
@@ -95,14 +95,14 @@ def test_everything_follows_from_the_entry(source):
     assert not np.array_equal(other.read(one).bodies[:, 0], first.bodies[:, 0])
 
 
-def test_pictures_are_rendered_when_they_are_looked_at(source, monkeypatch):
+def test_rendered_images_rendered_on_access(source, monkeypatch):
     monkeypatch.setattr("actrec.simulation.scene.Scene.at", lambda *_: pytest.fail("rendered"))
     read = source.read(source.entries()[0])
     assert np.isfinite(read.bodies).all()
     assert np.isfinite(read.streams["hand_pixels"]).all()
 
 
-def test_frames_match_the_clip(source, clip):
+def test_rendered_frames_match_clip(source, clip):
     entry = next(e for e in source.entries() if e.name == clip.name)
     frames = list(source.frames(entry))
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
@@ -113,7 +113,7 @@ def test_frames_match_the_clip(source, clip):
         assert np.isnan(frame.depth).any(), "a sensor leaves holes"
 
 
-def test_flow_can_be_estimated_as_it_is_live(source):
+def test_rendered_flow_estimated_as_live(source):
     entry = next(e for e in source.entries() if e.name == "walk_p1_v3_t1")
     wide = {**TINY, "width": 160, "height": 120, "fps": 10.0}
     exact, estimated = (
@@ -125,7 +125,7 @@ def test_flow_can_be_estimated_as_it_is_live(source):
     assert np.nanmedian(error) < 0.5 * np.median(np.linalg.norm(truth[walking], axis=-1))
 
 
-def test_options_lie_beside_the_data_and_are_checked(tmp_path):
+def test_rendered_options_file_checked(tmp_path):
     (tmp_path / "rendered.yaml").write_text("actors: 4\nheld_out: 1\n")
     assert RenderedRgbd(tmp_path).config.actors == 4
     assert RenderedRgbd(tmp_path, actors=5).config.actors == 5
@@ -141,12 +141,12 @@ def test_options_lie_beside_the_data_and_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("meta", [{}, {"subject": 1, "view": 9, "take": 1}, {"subject": "x", "view": 1, "take": 1}])
-def test_a_foreign_entry_is_named(source, meta):
+def test_rendered_foreign_entry_raises(source, meta):
     with pytest.raises(InputError, match="'S001' is no item of the rendered dataset"):
         source.read(Entry("S001", 0, meta))
 
 
-def test_people_differ_and_stay_the_same():
+def test_cast_members_differ_and_are_reproducible():
     people = [stage.cast_member(number) for number in range(1, 9)]
     assert people == [stage.cast_member(number) for number in range(1, 9)]
     assert len({p.appearance.shirt for p in people}) == len({p.limbs for p in people}) == 8
@@ -155,7 +155,7 @@ def test_people_differ_and_stay_the_same():
     assert 1.85 < statures[-1] <= 1.92
 
 
-def test_some_actions_alone_are_the_same_clips(source, tmp_path):
+def test_rendered_action_subset_gives_same_clips(source, tmp_path):
     few = datasets.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
     assert few.classes == ("walk", "wave")
     entry = next(e for e in few.entries() if e.name == "wave_p2_v1_t1")

@@ -62,7 +62,7 @@ def train_to(step, folder):
 
 
 @pytest.mark.timeout(300)
-def test_it_learns_held_out_actors_though_killed_and_is_scored_as_a_package(folder, capsys):
+def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
     children.killed(train_to, KILLED_AT, folder)
     left = checkpoints.read(folder / "run/last.ckpt")["global_step"]
     assert 0 < left <= KILLED_AT

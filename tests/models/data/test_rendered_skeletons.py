@@ -11,13 +11,13 @@ from actrec_models.data import rendered_skeletons
 
 @pytest.mark.parametrize("name", rendered_skeletons.DATASETS)
 @pytest.mark.parametrize("part", datasets.PARTS)
-def test_parts_are_the_official_ones_and_their_labels(data_root, name, part):
+def test_rendered_skeletons_parts_match_official_parts(data_root, name, part):
     official = datasets.create(name, str(data_root / name), part=part)
     found = rendered_skeletons.recordings(name, data_root, part)
     assert [(r.name, r.label - 1) for r in found] == list(zip(official.names, official.labels, strict=True))
 
 
-def test_a_file_of_clips_as_the_estimators_find_them(data_root, tmp_path, monkeypatch, capsys):
+def test_rendered_skeletons_file_of_estimated_clips_read(data_root, tmp_path, monkeypatch, capsys):
     out = tmp_path / "rendered.npz"
     words = ["--data", str(data_root), "--dataset", "utd_mhad", "--every", "300", "--workers", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["rendered", *words])

@@ -25,7 +25,7 @@ AS_IT_IS = {"speed": 1.0, "cut": 0.0, "hold_s": 0.0}
 
 
 def recording(frames):
-    """Frame i shows a person at x = i, and a picture of brightness 5 · i."""
+    """Return a clip whose frame i shows a person at x = i and an image of brightness 5 · i."""
     clip = still("clip", 0, [(float(i), 2.0) for i in range(frames)], FPS)
     color = np.ones((frames, 16, 16, 3), np.uint8) * (5 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
     return replace(clip, streams={"color": color, "size": np.array([16, 16])})
@@ -37,7 +37,7 @@ def samples(clip, specs, augmentation=None, window=IN_CLIPS, **settings):
 
 
 def frames_of(sample):
-    """The recorded frames that a sample's picture shows."""
+    """Return the recorded frames that a sample's images show."""
     return tuple(np.round((sample["image"][0, :, 8, 8] + 1) * 127.5 / 5).astype(int))
 
 
@@ -51,7 +51,7 @@ def scored(clip, specs, window=IN_CLIPS):
 
 
 @pytest.mark.parametrize("frames", [1, 3, 12, 40])
-def test_stretched_holds_all_of_a_recording_in_one_window(frames):
+def test_windows_stretched_covers_whole_recording(frames):
     clip = recording(frames)
     [(stamps, part, starts)] = parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
     assert (part, starts, len(stamps)) == (window, (0,), 4)
@@ -62,7 +62,7 @@ def test_stretched_holds_all_of_a_recording_in_one_window(frames):
 
 @pytest.mark.parametrize("frames", [5, 9, 30, 61])
 @pytest.mark.parametrize("window", [WindowSpec(1.25, 5), WindowSpec(2.0, 8, 4, 3), WindowSpec(2.0, 8, 5, 2)])
-def test_parts_go_from_a_recordings_beginning_to_its_end(frames, window):
+def test_windows_parts_cover_recording_from_start_to_end(frames, window):
     clip = recording(frames)
     found = [part.stamps_ns for part in parts(clip, [BODY], window, "whole")]
     assert (found[0][0], found[-1][-1]) == (0, clip.stamps_ns[-1])
@@ -74,14 +74,14 @@ def test_parts_go_from_a_recordings_beginning_to_its_end(frames, window):
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_a_recording_shorter_than_a_clip_gives_one_that_ends_with_it(frames):
+def test_windows_short_recording_gives_one_clip_at_its_end(frames):
     expected = tuple(max(i, 0) for i in range(frames - 4, frames))
     assert scored(recording(frames), [BODY]) == [expected]
     assert scored(recording(frames), [BODY, MAP]) == [expected]
 
 
 @pytest.mark.parametrize("rate", [12.0, 30.0, 29.97])
-def test_whole_nanoseconds_cost_no_frame(rate):
+def test_windows_nanosecond_rounding_loses_no_frame(rate):
     stamps = (np.arange(16) / rate * NANOSECONDS).astype(np.int64) + 1_700_000_000 * NANOSECONDS
     clip = Clip("c3d", 0, stamps, np.zeros((1, 16, 25, 3), np.float32))
     window = WindowSpec(48 / rate, 48, 16, 8)
@@ -89,15 +89,15 @@ def test_whole_nanoseconds_cost_no_frame(rate):
     np.testing.assert_allclose(part.stamps_ns, stamps, rtol=0, atol=2)
 
 
-def test_inputs_of_the_whole_window_get_whole_windows():
+def test_windows_full_window_inputs_get_full_windows():
     found = list(parts(recording(24), [BODY, MAP], IN_CLIPS, "whole"))
     assert {part.window for part in found} == {IN_CLIPS}
     assert [len(part.stamps_ns) for part in found] == [8] * len(found)
     assert {part.starts for part in found} == {(0, 2, 4)}
 
 
-def test_their_clips_do_not_begin_before_the_recording():
-    """The window does, where it is longer; its clips of four frames go on in steps of two back from the end."""
+def test_windows_clips_start_inside_recording():
+    """The window may start earlier; its clips of four frames are placed in steps of two back from the end."""
     assert scored(recording(7), [BODY, MAP]) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6)]
     assert scored(recording(4), [BODY, MAP]) == [(0, 1, 2, 3)]
     window = WindowSpec(2.25, 9, 4, 2)  # whose own clips leave its first frame out
@@ -107,7 +107,7 @@ def test_their_clips_do_not_begin_before_the_recording():
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(**AS_IT_IS)])
 @pytest.mark.parametrize("frames", [2, 4, 11, 40])
-def test_training_draws_all_that_evaluation_scores_alike_and_nothing_else(augmentation, frames):
+def test_windows_training_samples_exactly_the_evaluated_windows(augmentation, frames):
     clip = recording(frames)
     drawn = samples(clip, [IMAGE], augmentation)
     wanted = scored(clip, [IMAGE])
@@ -117,7 +117,7 @@ def test_training_draws_all_that_evaluation_scores_alike_and_nothing_else(augmen
     assert min(counts) > 20 and max(counts) < 65  # of 40 expected
 
 
-def test_draws_of_one_epoch_are_of_different_places():
+def test_windows_of_one_epoch_start_at_different_frames():
     clip = recording(11)  # five places
     drawn = samples(clip, [IMAGE], Augmentation(**AS_IT_IS))
     for epoch in range(5):
@@ -127,7 +127,7 @@ def test_draws_of_one_epoch_are_of_different_places():
     assert len({tuple(frames_of(drawn[epoch, 0, again]) for again in range(5)) for epoch in range(9)}) > 5
 
 
-def test_a_map_of_the_window_goes_with_a_clip_of_that_window():
+def test_windows_map_and_clip_come_from_same_window():
     drawn = samples(recording(12), [IMAGE, MAP], seed=4)
     for epoch in range(20):
         sample = drawn[epoch, 0, 0]
@@ -136,7 +136,7 @@ def test_a_map_of_the_window_goes_with_a_clip_of_that_window():
         assert len(columns) == 8, "windows of eight frames, all of them of the recording"
 
 
-def test_bodies_alone_are_varied_about_the_same_places():
+def test_windows_bodies_only_augmented_at_same_starts():
     nothing = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
     window = WindowSpec(1.0, 4)
     drawn = samples(recording(12), [BODY], Augmentation(**nothing), window)
@@ -146,7 +146,7 @@ def test_bodies_alone_are_varied_about_the_same_places():
     assert x == {clip[-1] for clip in scored(recording(12), [BODY], window)}
 
 
-def test_recordings_that_are_not_gone_over_are_drawn_as_before():
+def test_windows_without_sliding_sampled_as_before():
     clip = recording(40)
     drawn = samples(clip, [IMAGE], clips="live")
     assert frames_of(drawn[5, 0, 0]) == (36, 37, 38, 39)
@@ -154,7 +154,7 @@ def test_recordings_that_are_not_gone_over_are_drawn_as_before():
     np.testing.assert_array_equal(stamps, clip.stamps_ns[-8:])
 
 
-def test_a_clip_at_another_speed_stays_in_the_recording():
+def test_windows_speed_augmentation_stays_inside_recording():
     clip, rng = recording(20), np.random.default_rng(3)
     options = Augmentation(**{**AS_IT_IS, "speed": 2.0})
     for part in parts(clip, [IMAGE], IN_CLIPS, "whole"):

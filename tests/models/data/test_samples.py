@@ -1,4 +1,4 @@
-"""What a network is shown in training fits what it is shown afterwards, however many people a recording has."""
+"""Tests that training inputs match evaluation inputs for any number of people."""
 
 import gc
 import weakref
@@ -44,24 +44,24 @@ def samples(name, clips, augmentation, **settings):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_varied_clips_have_as_many_bodies_as_recorded_ones(name):
+def test_samples_augmented_clips_keep_body_count(name):
     clips = [people(1), people(2)]
     plain, varied = samples(name, clips, None), samples(name, clips, Augmentation(), outliers=0.3)
     batch = default_collate([varied[epoch, index, 0] for epoch in range(6) for index in range(2)])
     assert {-1, 0} == set(batch["label"].tolist()), "one with people who do nothing of the classes"
     for spec in plain.specs:
         assert batch[spec.name].shape[1:] == plain[0][spec.name].shape == spec.shape
-        assert not varied[0, 0, 0][spec.name][1].any() and not plain[0][spec.name][1].any(), "nobody is zero"
+        assert not varied[0, 0, 0][spec.name][1].any() and not plain[0][spec.name][1].any(), "a missing person is zero"
         assert varied[0, 1, 0][spec.name][1].any()
 
 
-def test_more_bodies_than_the_network_looks_at_are_refused_alike():
+def test_samples_too_many_bodies_raises():
     for varied in (None, Augmentation()):
         with pytest.raises(InputError, match="takes up to 2 bodies"):
             samples("sem_net", [people(3)], varied)[0]
 
 
-def test_what_is_played_faster_moves_faster():
+def test_samples_speed_augmentation_scales_motion():
     frames, motion = 60, InputSpec("motion", "motion", "kinect_v2_25", (1, 3, 8, 25), "px/s", {"scale": "none"})
     flow = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 8, 16, 16), "m/s", {"max_speed_m_s": [2.55] * 3})
     still, ones = people(1, frames), np.ones((1, frames, 25, 2), np.float32)
@@ -79,12 +79,12 @@ def test_what_is_played_faster_moves_faster():
     assert 0.5 <= min(speeds) < 0.9 and 1.1 < max(speeds) <= 2.0
 
 
-def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
+def test_follow_person_with_hidden_hips_joined():
     first, second = people(1), people(1)
     hidden = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
     joined = augmentation.follow(first, hidden, np.random.default_rng(1)).bodies[0]
     last, next_one = (joined[t, 2:].mean(axis=0) for t in (19, 20))
-    np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
+    np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="the next action starts at the last position")
     way = joined[0] - first.bodies[0, 0]
     np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)
 
@@ -92,7 +92,7 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
 @pytest.mark.parametrize("lost", [[], [5, 18]])
 @pytest.mark.parametrize("frames", [15, 20, 25])
 @pytest.mark.parametrize("key", ["pixels", "color"])
-def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost):
+def test_samples_stream_length_mismatch_raises(key, frames, lost):
     network = actrec_models.registry.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
@@ -107,7 +107,7 @@ def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost
 
 
 @pytest.mark.parametrize("lost", [[], [5, 18]])
-def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
+def test_samples_decoded_images_released_with_clip(lost):
     network = actrec_models.registry.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2
     )
@@ -126,7 +126,7 @@ def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
         gc.enable()
 
 
-def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
+def test_samples_crops_match_live_crops():
     network = actrec_models.registry.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
@@ -134,7 +134,7 @@ def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
     stamps = np.cumsum(rng.uniform(0.02, 0.06, 20) * NANOSECONDS).astype(np.int64)
     made["pixels"] += 10 * rng.normal(0, 1, (1, 20, 1, 2)).astype(np.float32)
     made["pixels"][rng.random((1, 20, 25)) < 0.2] = np.nan
-    for lost in ([], [5, 18]):  # in these frames nobody is seen, so that live nothing is cut out of them
+    for lost in ([], [5, 18]):  # no person in these frames, so live crops skip them
         for key in ("bodies", "pixels", "hand_pixels"):
             made[key][:, lost] = np.nan
         others = {key: made[key] for key in ("pixels", "hand_pixels", "color")}

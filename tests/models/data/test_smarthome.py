@@ -26,7 +26,7 @@ HALF_WIDTHS = {"ankle": 0.1, "knee": 0.1, "hip": 0.12, "wrist": 0.3, "elbow": 0.
 
 
 def person(x=0.0, z=3.0, t=0):
-    """[13, 3] of somebody who stands at (x, z), facing the camera, the optical frame; their right hand waves."""
+    """Return the joints [13, 3] of a person at (x, z) in the optical frame who waves with the right hand."""
     joints = {}
     for side, sign in (("right", -1), ("left", 1)):
         joints |= {f"{joint}_{side}": (x + sign * HALF_WIDTHS[joint], y, z) for joint, y in HEIGHTS.items()}
@@ -36,7 +36,7 @@ def person(x=0.0, z=3.0, t=0):
 
 
 def published(people, axes=(-1, -1, 1), score=3.0):
-    """A frame as published: relative to the person's middle, of LCR-Net's axes (y up, x to the picture's left)."""
+    """Return a frame as published: relative to the person's center, in LCR-Net's axes (y up, x to the image's left)."""
     frame = []
     for joints in people:
         pose = (joints - joints.mean(axis=0)) * axes
@@ -56,7 +56,7 @@ def write(folder, name=NAME, frames=None, **more):
 
 
 @pytest.mark.parametrize("axes", [(-1, -1, 1), (1, 1, 1), (1, -1, -1)])
-def test_joints_lie_where_the_person_stood(tmp_path, axes):
+def test_smarthome_joints_match_person_position(tmp_path, axes):
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
     read = read_smarthome(write(tmp_path, frames=[published([joints], axes) for joints in truth]))
     expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
@@ -71,7 +71,7 @@ def test_joints_lie_where_the_person_stood(tmp_path, axes):
     assert (read.meta["subject"], read.meta["camera"], read.name) == (2, 3, NAME)
 
 
-def test_what_an_estimator_errs_by_does_not_turn_the_person(tmp_path):
+def test_smarthome_noisy_poses_keep_orientation(tmp_path):
     rng, frames, truth = np.random.default_rng(5), [], [person(t=t) for t in range(20)]
     for joints in truth:
         frame = published([joints + rng.normal(0, 0.04, joints.shape)])
@@ -84,7 +84,7 @@ def test_what_an_estimator_errs_by_does_not_turn_the_person(tmp_path):
     assert np.abs((read.bodies[0] - expected).mean(axis=1)).max() < 0.3  # of 3 m
 
 
-def test_poses_of_another_cameras_frame_are_turned(tmp_path):
+def test_smarthome_poses_of_other_camera_rotated(tmp_path):
     turned, truth = [], []
     other = rotation(0, 1.45) @ rotation(1, 0.9)  # z up, and the camera looked another way
     for t in range(24):
@@ -99,7 +99,7 @@ def test_poses_of_another_cameras_frame_are_turned(tmp_path):
     assert np.linalg.norm(read.bodies[0, 4:20] - expected[4:20], axis=-1).mean() < 0.05
 
 
-def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):
+def test_smarthome_people_tracked_and_sorted_by_visibility(tmp_path):
     frames = []
     for t in range(30):
         near, far = person(x=-1.0 + 0.05 * t, z=3.0), person(x=1.0, z=4.5)
@@ -120,7 +120,7 @@ def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):
     assert len(everybody.bodies) == 3
 
 
-def test_a_person_whose_depth_is_mistaken_is_not_another(tmp_path):
+def test_smarthome_depth_error_keeps_identity(tmp_path):
     frames = [published([person(z=4.0, t=t)]) for t in range(20)]
     for frame in frames[3:16:4]:  # taken for a child, who would stand 1.2 m nearer
         frame[0]["pose3d"] = (0.7 * np.array(frame[0]["pose3d"])).tolist()
@@ -130,7 +130,7 @@ def test_a_person_whose_depth_is_mistaken_is_not_another(tmp_path):
 
 
 @pytest.mark.parametrize("marker", [0.0, -1.0])
-def test_a_person_without_pixels_is_nobody(tmp_path, marker):
+def test_smarthome_person_without_pixels_missing(tmp_path, marker):
     frames = [published([person(t=t)]) for t in range(12)]
     for frame in frames:  # measured from the feet
         frame[0]["pose3d"] = np.add(frame[0]["pose3d"], np.repeat([0.0, 0.9, 0.0], 13)).tolist()
@@ -141,7 +141,7 @@ def test_a_person_without_pixels_is_nobody(tmp_path, marker):
     assert np.isfinite(np.delete(read.bodies[0], range(4, 7), axis=0)).all()
 
 
-def test_some_poses_that_are_far_off_spare_the_others(tmp_path):
+def test_smarthome_outlier_poses_keep_others(tmp_path):
     rng = np.random.default_rng(0)
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
     frames = [published([joints]) for joints in truth]
@@ -154,7 +154,7 @@ def test_some_poses_that_are_far_off_spare_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("marker", [0.0, -1.0])
-def test_joints_without_pixels_are_missing_and_spare_the_others(tmp_path, marker):
+def test_smarthome_joints_without_pixels_missing(tmp_path, marker):
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
     frames = [published([joints]) for joints in truth]
     unseen = [LCRNET_13.index["ankle_left"], LCRNET_13.index["elbow_right"]]
@@ -171,13 +171,13 @@ def test_joints_without_pixels_are_missing_and_spare_the_others(tmp_path, marker
     np.testing.assert_array_equal(np.isfinite(read.pixels[0]).all(axis=-1), seen)
 
 
-def test_the_unsure_are_left_out(tmp_path):
+def test_smarthome_low_scores_dropped(tmp_path):
     frames = [published([person()]) + published([person(x=1.5)], score=0.5) for _ in range(5)]
     assert len(read_smarthome(write(tmp_path, frames=frames)).bodies) == 2
     assert len(read_smarthome(write(tmp_path, frames=frames), SmarthomeConfig(least_score=1.0)).bodies) == 1
 
 
-def test_a_single_frame_and_frames_without_anybody(tmp_path):
+def test_smarthome_single_or_empty_frames_read(tmp_path):
     assert read_smarthome(write(tmp_path, frames=[published([person()])])).bodies.shape == (1, 1, 25, 3)
     read = read_smarthome(write(tmp_path, frames=[[], published([person()]), []]))
     assert np.isnan(read.bodies[0, [0, 2]]).all() and np.isfinite(read.bodies[0, 1]).all()
@@ -202,13 +202,13 @@ def changed(key, change):
     ([3], "frame 1 is no list of persons"),
     ([["x"]], "frame 1 has a person without"),
 ])  # fmt: skip
-def test_bad_files_are_named(tmp_path, frames, message):
+def test_smarthome_invalid_file_raises(tmp_path, frames, message):
     path = write(tmp_path, frames=frames)
     with pytest.raises(InputError, match=f"{NAME}.json.*{message}"):
         read_smarthome(path)
 
 
-def test_other_units_and_other_people_are_refused(tmp_path):
+def test_smarthome_other_units_or_people_raises(tmp_path):
     millimetres = [published([person()], axes=(-1000, -1000, 1000)) for _ in range(3)]
     with pytest.raises(InputError, match="not in meters"):
         read_smarthome(write(tmp_path, frames=millimetres))
@@ -219,7 +219,7 @@ def test_other_units_and_other_people_are_refused(tmp_path):
         read_smarthome(write(tmp_path, frames=strange))
 
 
-def test_truncated_absent_and_foreign_files(tmp_path):
+def test_smarthome_truncated_missing_or_foreign_file_raises(tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text()[:500])
     with pytest.raises(InputError, match=f"{NAME}.json' is truncated or no JSON"):
@@ -234,7 +234,7 @@ def test_truncated_absent_and_foreign_files(tmp_path):
         read_smarthome(tmp_path / "gone.json")
 
 
-def test_names():
+def test_smarthome_names_parsed():
     assert parse_name("Walk_p25_r12_v15_c06_pose3d") == {
         "activity": "Walk", "subject": 25, "recording": 12, "video": 15, "camera": 6,
     }  # fmt: skip
@@ -254,7 +254,7 @@ def names(clips):
     return list(clips.names)
 
 
-def test_splits(root):
+def test_smarthome_splits_match_published_splits(root):
     def part(split, part, **options):
         return [name[:-12] for name in names(datasets.create("smarthome", root, split=split, part=part, **options))]
 
@@ -268,12 +268,12 @@ def test_splits(root):
         part("cross_view", "train")
 
 
-def test_classes_depend_on_the_activities():
+def test_smarthome_classes_follow_activities():
     assert list(CLASSES) == sorted(CLASSES)  # as the authors number them
     assert len(set(CLASSES)) == 31 and len(set(CLASSES_CROSS_VIEW)) == 19 and set(CLASSES_CROSS_VIEW) < set(CLASSES)
 
 
-def test_labels_follow_the_classes(root):
+def test_smarthome_labels_follow_classes(root):
     everything = Smarthome(root)
     some = Smarthome(root, activities="cross_view")
     assert everything.classes == CLASSES and some.classes == CLASSES_CROSS_VIEW
@@ -286,7 +286,7 @@ def test_labels_follow_the_classes(root):
     assert Smarthome.measure == "mean_class_accuracy"
 
 
-def test_bad_roots(root, tmp_path_factory):
+def test_smarthome_invalid_root_raises(root, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(DeviceError, match="holds no skeletons"):
         Smarthome(empty).entries()
@@ -299,21 +299,21 @@ def test_bad_roots(root, tmp_path_factory):
         Smarthome(root, activities="some")
 
 
-def test_clips_of_no_activity_are_left_out_with_a_word(root, caplog):
+def test_smarthome_clips_of_unknown_activity_skipped_with_warning(root, caplog):
     known = Smarthome(root).entries()
     write(root, "Pour.Fromcup_p03_r00_v01_c01")  # as the published lists name some
     assert Smarthome(root).entries() == known
     assert "1 clips are of no activity of Smarthome, first Pour.Fromcup_p03_r00_v01_c01: left out" in caplog.text
 
 
-def test_videos_without_skeletons_are_told_of(root, caplog):
+def test_smarthome_videos_without_skeletons_warn(root, caplog):
     known = Smarthome(root).entries()
     (root / "Walk_p03_r00_v05_c01.mp4").touch()
     assert Smarthome(root).entries() == known
     assert "1 videos have no skeletons, first 'Walk_p03_r00_v05_c01': left out" in caplog.text
 
 
-def test_all_archives_unpacked_side_by_side(tmp_path, caplog):
+def test_smarthome_all_archives_in_one_root_read(tmp_path, caplog):
     """Depth is published as videos of the same names, skeletons in two releases."""
     for folder, names in (("json", (NAME, "Walk_p03_r00_v01_c01")), ("v1.2", (f"{NAME}_pose3d",))):
         for name in names:
@@ -333,7 +333,7 @@ def test_all_archives_unpacked_side_by_side(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("score", [{}, {"cumscore": None}])
-def test_skeletons_without_scores_are_kept_whole_or_refused(tmp_path, score):
+def test_smarthome_skeletons_without_scores_kept_or_raise(tmp_path, score):
     (found,) = published([person()])
     found.pop("cumscore")
     path = write(tmp_path, frames=[[{**found, **score}]] * 3)
@@ -354,7 +354,7 @@ def video(path, frames):
         container.mux(stream.encode())
 
 
-def test_color_and_pixels(root):
+def test_smarthome_color_and_pixels_read(root):
     video(root / "Walk_p03_r00_v01_c01.mp4", 12)
     source = Smarthome(root, max_side=320)
     entries = {entry.name: entry for entry in source.entries()}

@@ -1,4 +1,4 @@
-"""The prepared store: what it holds is what the dataset has, whoever reads it; whatever is damaged is named."""
+"""Tests of the prepared store: equal to the dataset for every reader, with damage reported."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ def _specs():
     return create_network("p_i3d", num_classes=2, **SMALL["p_i3d"]).input_specs
 
 
-class Pictured(Source):
+class WithImages(Source):
     """Six clips with every stream that there is."""
 
     classes = ("still", "moving")
@@ -61,8 +61,8 @@ def clips_of(dataset):
 
 
 @pytest.fixture
-def pictured(monkeypatch):
-    monkeypatch.setitem(datasets.DATASETS._targets, "pictured", f"{__name__}:Pictured")
+def with_images(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS._targets, "with_images", f"{__name__}:WithImages")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def copy(nucla, tmp_path):
     return shutil.copytree(nucla, tmp_path / "nucla")
 
 
-def test_a_store_is_the_dataset(nucla, root):
+def test_store_equals_dataset(nucla, root):
     for part in datasets.PARTS:
         stored = datasets.create("nucla", nucla, split="view", part=part)
         source = datasets.create("nucla", root, split="view", part=part)
@@ -100,7 +100,7 @@ def test_a_store_is_the_dataset(nucla, root):
         np.testing.assert_array_equal(stored.lengths, [len(clip.stamps_ns) for clip in clips_of(stored)])
 
 
-def test_nothing_is_copied_and_nothing_can_be_written(nucla):
+def test_store_arrays_memory_mapped_and_read_only(nucla):
     clip = PreparedDataset(nucla)[3]
     assert isinstance(clip.bodies.base, memoryview) or clip.bodies.base is not None
     assert not clip.bodies.flags.owndata
@@ -108,7 +108,7 @@ def test_nothing_is_copied_and_nothing_can_be_written(nucla):
         clip.bodies[0] = 0
 
 
-def test_few_files_whatever_the_number_of_clips(nucla):
+def test_store_file_count_independent_of_clip_count(nucla):
     assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAPPED
     store = PreparedDataset(nucla)
     assert store._maps == {}, "nothing is open before a clip is read"
@@ -117,7 +117,7 @@ def test_few_files_whatever_the_number_of_clips(nucla):
     assert len(store._maps) == 1
 
 
-def test_too_few_files_that_may_be_open_are_not_called_damage(nucla):
+def test_store_open_file_limit_not_reported_as_damage(nucla):
     assert len(PreparedDataset(nucla)[0].stamps_ns)  # all modules are loaded
     store = PreparedDataset(nucla)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -130,7 +130,7 @@ def test_too_few_files_that_may_be_open_are_not_called_damage(nucla):
     assert len(store[0].stamps_ns)
 
 
-def test_the_variants_of_a_dataset_are_found_under_their_own_names(nucla, data_root):
+def test_store_dataset_variants_found_by_name(nucla, data_root):
     assert datasets.folder(nucla.parent, "nucla") == str(nucla)
     assert datasets.folder(data_root, "shrec17_14") == f"{data_root}/shrec17"
 
@@ -143,7 +143,7 @@ def _names_and_sums(clips):
     return [(clip.name, float(np.nansum(clip.bodies))) for clip in clips]
 
 
-def test_processes_map_their_own(nucla):
+def test_store_other_processes_map_files_again(nucla):
     store = datasets.create("nucla", nucla, part="test")
     expected = _sum_of(store)
     again = pickle.loads(pickle.dumps(store))
@@ -155,7 +155,7 @@ def test_processes_map_their_own(nucla):
     assert sum(sums[:10]) == pytest.approx(expected)
 
 
-def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):
+def test_store_fingerprint_depends_on_contents_only(nucla, copy, tmp_path, root):
     train, test = (datasets.create("nucla", nucla, part=part).fingerprint() for part in datasets.PARTS)
     assert train != test
     assert PreparedDataset(copy).fingerprint() == PreparedDataset(nucla).fingerprint()
@@ -165,12 +165,12 @@ def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):
     assert many.fingerprint == PreparedDataset(nucla).fingerprint()
 
 
-@pytest.mark.usefixtures("pictured")
-def test_every_stream_comes_back(tmp_path):
+@pytest.mark.usefixtures("with_images")
+def test_store_every_stream_restored(tmp_path):
     settings = PrepareConfig(streams=["bodies", "hands", "motion", "flow", "color"])
-    prepare("pictured", tmp_path, tmp_path / "out", settings=settings)
+    prepare("with_images", tmp_path, tmp_path / "out", settings=settings)
     stored = PreparedDataset(tmp_path / "out")
-    source = Pictured(tmp_path)
+    source = WithImages(tmp_path)
     assert stored.streams == {"bodies", "hands", "flow", "color"}
     for entry, clip in zip(source.entries(), clips_of(stored), strict=True):
         truth = source.read(entry).streams
@@ -183,46 +183,46 @@ def test_every_stream_comes_back(tmp_path):
         bound = np.float32(0.5 * settings.flow_limit_m_s / 127 + 1e-6)
         assert np.nanmax(np.abs(clip.streams["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
         np.testing.assert_array_equal(clip.streams.at("color", np.array([5, 2, 2])), clip.streams["color"][[5, 2, 2]])
-        # What a network takes, with no more pictures decoded than it takes.
+        # A window decodes only the images that the network uses.
         window = clip.sampled(np.array([0, 0, 100_000_000]))
         np.testing.assert_array_equal(window["color"], clip.streams["color"][[0, 0, 3]])
 
 
-@pytest.mark.usefixtures("pictured")
+@pytest.mark.usefixtures("with_images")
 @pytest.mark.parametrize("bodies", [True, False], ids=["bodies", "without bodies"])
-def test_pixels_follow_pictures_that_are_reduced(tmp_path, bodies):
+def test_store_pixels_scaled_with_images(tmp_path, bodies):
     settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "color"], image_height=60)
     clip = _prepared_one(tmp_path, settings)
-    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).streams
+    truth = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
     height, width = clip.streams["color"].shape[1:3]
     assert height == 60
     np.testing.assert_array_equal(clip.streams["size"], [width, height])
     scale = np.array([width, height]) / truth["size"]
-    # The center of a pixel is at its integer: the picture's corners stay its corners.
+    # Pixel centers are at integers, so image corners stay corners.
     for key in ["hand_pixels", *(["pixels"] if bodies else [])]:
         np.testing.assert_allclose(clip.streams[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(clip.streams["motion"], truth["motion"] * scale, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("pictured")
+@pytest.mark.usefixtures("with_images")
 @pytest.mark.parametrize("stream", ["hands", "motion"])
-def test_what_is_counted_in_pixels_is_kept_with_the_pictures_size(tmp_path, stream):
-    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).streams
+def test_store_pixel_streams_keep_image_size(tmp_path, stream):
+    truth = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
     kept = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).streams
     np.testing.assert_array_equal(kept["size"], truth["size"])
     assert "pixels" not in kept
 
 
 def _prepared_one(folder, settings):
-    prepare("pictured", folder, folder / "out", settings=settings)
+    prepare("with_images", folder, folder / "out", settings=settings)
     return PreparedDataset(folder / "out")[0]
 
 
-@pytest.mark.usefixtures("pictured")
-def test_parts_and_options_of_a_store(tmp_path):
-    prepare("pictured", tmp_path, tmp_path / "out")
-    assert datasets.create("pictured", tmp_path / "out", part="train").names == ("clip1", "clip3")
-    assert datasets.create("pictured", tmp_path / "out", split="even", part="train").names == (
+@pytest.mark.usefixtures("with_images")
+def test_store_parts_and_options_checked(tmp_path):
+    prepare("with_images", tmp_path, tmp_path / "out")
+    assert datasets.create("with_images", tmp_path / "out", part="train").names == ("clip1", "clip3")
+    assert datasets.create("with_images", tmp_path / "out", split="even", part="train").names == (
         "clip0",
         "clip2",
         "clip4",
@@ -231,12 +231,12 @@ def test_parts_and_options_of_a_store(tmp_path):
         ({"split": "lunar"}, "split odd, even; got 'lunar'"),
         ({"part": "exam"}, "parts train, test"),
         ({"fold": 2}, "no folds; got fold 2"),
-        ({"fold": "abc"}, "pictured's fold is 'abc', expected a number"),
+        ({"fold": "abc"}, "with_images's fold is 'abc', expected a number"),
         ({"wings": 2}, "prepared with no wings"),
     ):
         with pytest.raises(ConfigError, match=message):
-            datasets.create("pictured", tmp_path / "out", **wrong)
-    with pytest.raises(ConfigError, match="holds pictured, not nucla"):
+            datasets.create("with_images", tmp_path / "out", **wrong)
+    with pytest.raises(ConfigError, match="holds with_images, not nucla"):
         datasets.create("nucla", tmp_path / "out")
 
 
@@ -247,7 +247,7 @@ def shard_of(store):
     return next(store.glob("shard_*.bin"))
 
 
-def test_a_flipped_bit_is_named_with_its_clip_and_repaired(copy, root, tmp_path, capsys):
+def test_store_flipped_bit_reported_and_repaired(copy, root, tmp_path, capsys):
     published = tmp_path / "published"
     published.mkdir()
     (published / "nucla").symlink_to(root)
@@ -272,7 +272,7 @@ def test_a_flipped_bit_is_named_with_its_clip_and_repaired(copy, root, tmp_path,
     assert json.loads(capsys.readouterr().out)["damaged"] == []
 
 
-def test_a_truncated_or_lost_shard_is_named_when_the_store_is_opened(copy, root):
+def test_store_truncated_or_lost_shard_raises_on_open(copy, root):
     path = shard_of(copy)
     size = path.stat().st_size
     with open(path, "r+b") as file:
@@ -293,14 +293,14 @@ def test_a_truncated_or_lost_shard_is_named_when_the_store_is_opened(copy, root)
     [
         (STORE, b"{", InputError, "store.json' is damaged"),
         (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 2: prepare"),
-        (STORE, b'{"schema": 1, "streams": ["colour"]}', InputError, "schema 1, this actrec reads 2: prepare"),
+        (STORE, b'{"schema": 1, "streams": ["color"]}', InputError, "schema 1, this actrec reads 2: prepare"),
         (STORE, b'{"schema": 2, "wings": 2}', InputError, "damaged or foreign"),
         (STORE, None, DeviceError, "no prepared dataset"),
         (INDEX, b"", InputError, "index.npz' is damaged.*run the same actrec prepare again"),
         (INDEX, None, InputError, "index.npz' cannot be read"),
     ],
 )
-def test_a_damaged_head_or_index_is_named(copy, file, content, error, message):
+def test_store_damaged_settings_or_index_raises(copy, file, content, error, message):
     (copy / file).unlink()
     if content is not None:
         (copy / file).write_bytes(content)
@@ -308,7 +308,7 @@ def test_a_damaged_head_or_index_is_named(copy, file, content, error, message):
         PreparedDataset(copy)
 
 
-def test_a_lost_index_is_written_anew(copy, root):
+def test_store_lost_index_rebuilt(copy, root):
     before = PreparedDataset(copy).fingerprint()
     (copy / INDEX).unlink()
     again = prepare("nucla", root, copy)
@@ -318,7 +318,7 @@ def test_a_lost_index_is_written_anew(copy, root):
 # -- codecs and writer -------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_kept_once_and_decoded_alone():
+def test_image_encoder_repeated_images_stored_once():
     made = ImageEncoder("color", 95, 4.0)
     for stamp in (0, 10):
         made.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
@@ -335,7 +335,7 @@ def test_pictures_are_kept_once_and_decoded_alone():
         decode_frames(memoryview(bytes(kept.parts[0]) + bytes(len(content))), "jpeg", kept.shape, [0], 4.0)
 
 
-def test_a_writer_begins_new_shards_and_takes_clips_larger_than_one(tmp_path):
+def test_writer_large_clips_start_new_shards(tmp_path):
     writer = ShardWriter(tmp_path, limit=1000)
     names = []
     for size in (100, 100, 900, 5000, 10):

@@ -1,4 +1,4 @@
-"""Made-up and carried hands: what a network of gestures is taught, and judged by, beside its gestures."""
+"""Tests of synthetic gestures and hands from body clips as out-of-distribution samples of gesture networks."""
 
 import dataclasses
 from typing import Any
@@ -47,7 +47,7 @@ def bones(hand):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_made_up_gestures_keep_bones_and_move_smoothly(hands, seed):
+def test_synthetic_gestures_keep_bones_and_move_smoothly(hands, seed):
     window = made.synthetic_hand_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
     assert window.shape == (1, FRAMES, 22, 3)
     assert window.dtype == np.float32
@@ -60,7 +60,7 @@ def test_made_up_gestures_keep_bones_and_move_smoothly(hands, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_hand_that_is_led_slowly_is_no_swipe(hands, seed):
+def test_synthetic_gestures_slow_hand_is_no_swipe(hands, seed):
     hand = np.repeat(hands[0].bodies[:1, 0].astype(np.float64), FRAMES, axis=0)
     made._lead_slowly(hand, TIMES, np.random.default_rng(seed))
     speed = np.linalg.norm(np.diff(hand[:, HAND_22.index["wrist"]], axis=0), axis=-1) * FRAMES / SECONDS
@@ -68,7 +68,7 @@ def test_a_hand_that_is_led_slowly_is_no_swipe(hands, seed):
     assert speed.max() <= 1.51 * made._SLOW
 
 
-def test_fingers_move_alone_and_the_hand_stays(hands):
+def test_synthetic_gestures_fingers_move_with_still_hand(hands):
     hand = np.repeat(hands[0].bodies[:1, 0].astype(np.float64), FRAMES, axis=0)
     still = hand.copy()
     made._move_fingers(hand, TIMES, np.random.default_rng(3))
@@ -78,12 +78,12 @@ def test_fingers_move_alone_and_the_hand_stays(hands):
     assert not any(moved[finger[0]] for finger in made.FINGERS), "a knuckle stays in the hand"
 
 
-def test_a_hand_without_a_single_joint_is_survived():
+def test_synthetic_gestures_hand_without_joints_accepted():
     clip = Clip("lost", 0, np.arange(3) * NANOSECONDS // 30, np.full((1, 3, 22, 3), np.nan, np.float32))
     assert np.isfinite(made.synthetic_hand_gesture(clip, SECONDS, 8, np.random.default_rng(1))).all()
 
 
-def test_a_carried_hand_hangs_on_its_forearm(hands, people):
+def test_hand_from_body_attached_to_forearm(hands, people):
     clip, pose = people[40], hands[0].bodies[0, 0]
     carried = hand_from_body(clip, pose)
     assert carried.bodies.shape == (1, clip.bodies.shape[1], 22, 3)
@@ -99,7 +99,7 @@ def test_a_carried_hand_hangs_on_its_forearm(hands, people):
     assert np.linalg.det(pose[[5, 9, 17]] - pose[0]) * np.linalg.det(carried.bodies[0, 0, [5, 9, 17]] - wrist[0]) > 0
 
 
-def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, people):
+def test_hands_from_bodies_cycle_poses_and_keep_missing_joints(hands, people):
     chosen = hands_from_bodies(ClipDataset([people[i] for i in (3, 50, 99)], people.classes), hands)
     assert (len(chosen), chosen.layout, chosen.names[1]) == (3, "hand_22", people.names[50])
     lengths = [bones(chosen[i].bodies[0])[0] for i in range(3)]
@@ -111,7 +111,7 @@ def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, peo
     assert np.isnan(carried[2]).all() and np.isfinite(np.delete(carried, 2, axis=0)).all()
 
 
-def test_samples_of_hands_show_made_up_gestures(hands):
+def test_samples_of_hands_include_synthetic_gestures(hands):
     chosen = config.build(recipe.Recipe, TINY)
     network = actrec_models.registry.create("sem_net", num_classes=28, **chosen.network_options())
     few = ClipDataset([hands[i] for i in range(0, 400, 10)], hands.classes, hands.layout)
@@ -121,7 +121,7 @@ def test_samples_of_hands_show_made_up_gestures(hands):
     assert all(np.isfinite(samples[i]["body"]).all() for i in range(8))
 
 
-def test_cross_entropy_asks_outliers_for_equal_probabilities():
+def test_cross_entropy_outliers_target_uniform_probabilities():
     scores, labels = torch.tensor([[4.0, 0.0], [0.0, 0.0], [3.0, 0.0]]), torch.tensor([0, OUTLIER, OUTLIER])
     known = -torch.log_softmax(scores[0], 0)[0]
     assert cross_entropy(scores, labels) == pytest.approx(known.item())
@@ -132,7 +132,7 @@ def test_cross_entropy_asks_outliers_for_equal_probabilities():
     assert unsure[1] < unsure[2]
 
 
-def test_sem_net_learns_to_be_unsure_of_outliers():
+def test_sem_net_trained_with_outliers_lowers_their_confidence():
     torch.manual_seed(0)
     network = actrec_models.registry.create(
         "sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"}
@@ -152,7 +152,7 @@ def test_sem_net_learns_to_be_unsure_of_outliers():
     assert best[3:].max() < 0.6 < best[:3].min()
 
 
-def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(data_root, tmp_path):
+def test_trainer_outlier_weight_passed_or_raises(data_root, tmp_path):
     small = config.build(recipe.Recipe, {**TINY, "outlier_weight": 0.7})
     assert module.Recognition(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
     none = config.build(recipe.Recipe, {**TINY, "outliers": 0.0})
@@ -163,7 +163,7 @@ def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(
         trainer.train(refused, str(data_root), tmp_path / "run")
 
 
-def test_a_threshold_is_chosen_for_hands_too(data_root, tmp_path, monkeypatch):
+def test_export_hands_threshold_chosen(data_root, tmp_path, monkeypatch):
     small = config.build(recipe.Recipe, TINY)
     made_of = actrec_models.registry.create("sem_net", num_classes=28, **small.network_options())
     assert rejection.calibration_obstacle(small, made_of.input_specs, str(data_root)) == ""

@@ -21,7 +21,7 @@ OUT = {"shoulder": 0.18, "elbow": 0.25, "wrist": 0.3, "hand": 0.3, "hip": 0.1, "
 
 
 def world(t=0):
-    """[20, 3] of somebody who faces the sensor: y up, x to the sensor's left, where the person's right is."""
+    """Return the joints [20, 3] of a person facing the sensor: y up, x to the sensor's left and the person's right."""
     joints = []
     for name in KINECT_V1_20.joints:
         joint, _, side = name.rpartition("_")
@@ -31,7 +31,7 @@ def world(t=0):
 
 
 def seen(joints, mirrored=False):
-    """[20, 2] px; in a picture that is not mirrored u falls as x grows."""
+    """Return pixels [20, 2]; u falls as x grows unless the image is mirrored."""
     u = CENTER[0] - FOCAL * joints[:, 0] / joints[:, 2]
     v = CENTER[1] - FOCAL * joints[:, 1] / joints[:, 2]
     return np.stack([639 - u if mirrored else u, v], axis=1)
@@ -81,7 +81,7 @@ def others(rows):
     return np.array([sorted(set(range(1, 481)) - set(row)) for row in rows])
 
 
-def test_joints_in_the_optical_frame(tmp_path):
+def test_sysu_joints_in_optical_frame(tmp_path):
     read = read_sysu(write(tmp_path / "video1"), "a")
     sequence = read.sequence
     assert sequence.bodies.shape == (1, FRAMES, 25, 3) and not read.mirrored
@@ -89,19 +89,19 @@ def test_joints_in_the_optical_frame(tmp_path):
     expected = world(3)[KINECT_V1_20.index["hand_right"]] * [-1, -1, 1]
     np.testing.assert_allclose(sequence.bodies[0, 3, hand], expected, atol=1e-6)
     np.testing.assert_allclose(sequence.pixels[0, 3, hand], seen(world(3))[KINECT_V1_20.index["hand_right"]], atol=1e-3)
-    # To the right in the frame is to the right in the picture.
+    # Right in the optical frame is right in the image.
     u, x = sequence.pixels[0, 0, :, 0], sequence.bodies[0, 0, :, 0]
     assert np.corrcoef(u, x)[0, 1] > 0.99
 
 
-def test_a_mirrored_picture_is_turned_back(tmp_path):
+def test_sysu_mirrored_image_flipped_back(tmp_path):
     plain = read_sysu(write(tmp_path / "plain"), "a")
     turned = read_sysu(write(tmp_path / "mirrored", mirrored=True), "a")
     assert turned.mirrored
     np.testing.assert_allclose(turned.sequence.pixels, plain.sequence.pixels, atol=1e-3)
 
 
-def test_missing_joints_and_a_single_frame(tmp_path):
+def test_sysu_missing_joints_and_single_frame_read(tmp_path):
     folder = write(tmp_path / "video1")
     joints = np.stack([world(t) for t in range(FRAMES)], axis=-1)
     joints[KINECT_V1_20.index["foot_left"], :, 2] = 0
@@ -124,14 +124,14 @@ def test_missing_joints_and_a_single_frame(tmp_path):
     ("sklImage.mat", {"S": np.ones((20, 2, 4))}, "has 4 frames but 'sklWorld.mat' 6"),
     ("sklImage.mat", {"S": np.ones((20, 3, 6))}, r"expected \[20, 2, frames\]"),
 ])  # fmt: skip
-def test_bad_files_are_named(tmp_path, file, value, message):
+def test_sysu_invalid_file_raises(tmp_path, file, value, message):
     folder = write(tmp_path / "video1")
     savemat(folder / file, value)
     with pytest.raises(InputError, match=f"{file}'.*{message}"):
         read_sysu(folder, "a")
 
 
-def test_truncated_empty_and_absent(tmp_path):
+def test_sysu_truncated_empty_or_missing_file_raises(tmp_path):
     folder = write(tmp_path / "video1")
     path = folder / "sklWorld.mat"
     for content in (path.read_bytes()[:300], b""):
@@ -143,7 +143,7 @@ def test_truncated_empty_and_absent(tmp_path):
         read_sysu(folder, "a")
 
 
-def test_entries_and_folds(whole):
+def test_sysu_entries_and_folds_read(whole):
     rng = np.random.default_rng(1)
     subject_rows = halves(rng, same=False)
     savemat(whole / "cross_subject_folds.mat", {"train": subject_rows, "test": others(subject_rows)})
@@ -172,7 +172,7 @@ def test_entries_and_folds(whole):
     assert source.fingerprint(entries[:3]) == Sysu(whole, fold=9).fingerprint(entries[:3])
 
 
-def test_folds_of_subjects_and_in_an_npz(whole, tmp_path):
+def test_sysu_folds_of_subjects_and_npz_read(whole, tmp_path):
     rng = np.random.default_rng(2)
     people = np.array([sorted(rng.permutation(40)[:20] + 1) for _ in range(30)])
     savemat(tmp_path / "a.mat", {"tr_train_subjects": people.T})  # a column a fold
@@ -208,13 +208,13 @@ def bad(change):
     (lambda a: {"train": a["train"] + 0j * 1j}, "of fold 1 is not whole numbers"),
     (lambda a: {"train": a["train"], "test": a["test"][:, :-36]}, "fold 1 neither trains nor tests on 36 of the 480"),
 ])  # fmt: skip
-def test_bad_lists_are_refused(tmp_path, change, message):
+def test_sysu_invalid_lists_raise(tmp_path, change, message):
     savemat(tmp_path / "folds.mat", bad(change))
     with pytest.raises(InputError, match=rf"folds\.mat'.*{message}"):
         read_folds(tmp_path / "folds.mat", "cross_subject")
 
 
-def test_a_list_of_the_other_split_is_refused(tmp_path):
+def test_sysu_list_of_other_split_raises(tmp_path):
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=True)})
     with pytest.raises(InputError, match="trains and tests on subject 1: .* cross_subject"):
         read_folds(tmp_path / "folds.mat", "cross_subject")
@@ -226,15 +226,15 @@ def test_a_list_of_the_other_split_is_refused(tmp_path):
         read_folds(tmp_path / "folds.npz", "same_subject")
 
 
-def test_folds_that_halve_each_action_whoever_does_it(tmp_path):
-    """As the papers have it: in most of such lists somebody's clips are all in one part."""
+def test_sysu_folds_halved_by_action_accepted(tmp_path):
+    """As in the papers: in most of these lists all clips of some person are in one part."""
     rng = np.random.default_rng(5)
     rows = [[clip_number(s, a) for a in range(1, 13) for s in rng.permutation(40)[:20] + 1] for _ in range(30)]
     savemat(tmp_path / "folds.mat", {"train": np.array(rows)})
     assert len(read_folds(tmp_path / "folds.mat", "same_subject").parts) == 30
 
 
-def test_roots_that_lack_something(tmp_path):
+def test_sysu_incomplete_root_raises(tmp_path):
     with pytest.raises(DeviceError, match="there is no folder"):
         Sysu(tmp_path / "gone").entries()
     with pytest.raises(DeviceError, match="holds no <person>/video<n>/sklWorld.mat"):
@@ -263,8 +263,8 @@ def test_roots_that_lack_something(tmp_path):
         Sysu(tmp_path).entries()
 
 
-def test_lists_are_asked_for_before_the_work_and_make_none_again(whole, tmp_path):
-    """Which part a clip is in is no reason to read it anew."""
+def test_prepare_sysu_lists_required_first_and_new_lists_reuse_clips(whole, tmp_path):
+    """A clip is not read again if only its part changes."""
     root = tmp_path / "sysu"
     shutil.copytree(whole / "3DvideoNorm", root / "3DvideoNorm")
     with pytest.raises(DeviceError, match=r"there is no '.*cross_subject_folds\.mat'"):
@@ -286,7 +286,7 @@ def test_lists_are_asked_for_before_the_work_and_make_none_again(whole, tmp_path
     assert numbers == sorted(folds[1])
 
 
-def test_a_clip_that_the_lists_count_is_named_when_its_file_is_gone(whole, tmp_path):
+def test_prepare_sysu_listed_clip_without_file_skipped(whole, tmp_path):
     root = tmp_path / "sysu"
     shutil.copytree(whole / "3DvideoNorm", root / "3DvideoNorm")
     savemat(root / "cross_subject_folds.mat", {"train": halves(np.random.default_rng(7), same=False)})
@@ -297,14 +297,14 @@ def test_a_clip_that_the_lists_count_is_named_when_its_file_is_gone(whole, tmp_p
 
 
 @pytest.mark.parametrize("inner", ["", "3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction"])
-def test_as_its_archive_unpacks(tmp_path, inner):
+def test_sysu_unpacked_archive_read(tmp_path, inner):
     write(tmp_path / inner / "BoTong/video2")
     (tmp_path / inner / "matlabcode").mkdir()  # which comes with it
     assert [entry.name for entry in Sysu(tmp_path).entries()] == ["BoTong_video2"]
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_color_lies_under_the_joints(tmp_path, mirrored):
+def test_sysu_color_aligned_with_joints(tmp_path, mirrored):
     write(tmp_path / "BoTong/video2", mirrored=mirrored, pictures=True)
     source = Sysu(tmp_path, max_side=320)
     clip = source.read(source.entries()[0])
@@ -329,7 +329,7 @@ def test_color_lies_under_the_joints(tmp_path, mirrored):
     assert len(source.read(source.entries()[0]).streams["color"]) == FRAMES
 
 
-def test_without_pictures_or_pixels(tmp_path):
+def test_sysu_without_images_or_pixels(tmp_path):
     write(tmp_path / "BoTong/video2")
     source = Sysu(tmp_path)
     assert set(source.read(source.entries()[0]).streams) == {"pixels", "size"}

@@ -1,4 +1,4 @@
-"""What is wrong with the actions that rejection is to be chosen against is said before a training, not after it."""
+"""Tests that an unusable unknown dataset is reported before the training starts."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def recipe(**changes):
     return config.build(Recipe, {**TINY, "unknown_dataset": "utd_mhad", "epochs": 1, **changes})
 
 
-def test_an_unknown_dataset_that_is_not_here_is_said(tmp_path):
+def test_missing_dataset_absent_folder_reported(tmp_path):
     message = unknown_clips.missing_dataset(recipe(), str(tmp_path))
     assert message == f"the unknown_dataset utd_mhad is not in {tmp_path}"
     (tmp_path / "utd_mhad").mkdir()
@@ -37,7 +37,7 @@ def test_an_unknown_dataset_that_is_not_here_is_said(tmp_path):
     assert not unknown_clips.missing_dataset(recipe(unknown_dataset="rendered"), str(tmp_path))
 
 
-def test_actions_called_as_a_class_is_are_left_out(datasets, monkeypatch):
+def test_unknown_clips_with_class_names_excluded(datasets, monkeypatch):
     assert set(taken(recipe())) == {"raise_arm", "jump"}
     chosen = recipe(unknown_exclude=["jump"])
     assert unknown_clips.excluded_actions(chosen, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
@@ -62,13 +62,13 @@ def taken(chosen):
         ),
     ],
 )
-def test_what_export_could_not_choose_by_is_refused_before_training(datasets, excluded, said):
+def test_train_unusable_unknown_dataset_raises_first(datasets, excluded, said):
     with pytest.raises(ConfigError, match=said):
         trainer.train(recipe(unknown_exclude=excluded), str(datasets), datasets / "run", machine=Machine("cpu"))
     assert not list((datasets / "run").rglob("*.ckpt"))
 
 
-def test_one_class_is_refused_and_one_without_clips_is_told_of(datasets, monkeypatch, caplog):
+def test_train_one_class_raises_and_empty_class_warns(datasets, monkeypatch, caplog):
     both, alone = skeletons(classes=("sway", "stretch")), skeletons(classes=("sway",))
     monkeypatch.setattr(core_datasets, "create", lambda *_, **__: alone)
     with pytest.raises(InputError, match="there is one class, sway: two actions are the least to tell apart"):
@@ -81,7 +81,7 @@ def test_one_class_is_refused_and_one_without_clips_is_told_of(datasets, monkeyp
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
 
 
-def test_classes_without_clips_but_those_held_out_are_told_of(datasets, monkeypatch, caplog):
+def test_train_class_only_in_validation_warns(datasets, monkeypatch, caplog):
     clips = skeletons(classes=("sway", "stretch"))
     monkeypatch.setattr(
         core_datasets, "create", lambda *_, **__: Subjects([clips[i] for i in (0, 2, 4, 6, 1)], clips.classes)
@@ -91,7 +91,7 @@ def test_classes_without_clips_but_those_held_out_are_told_of(datasets, monkeypa
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
 
 
-def test_an_unknown_dataset_that_cannot_be_read_is_told_by_that_name(tmp_path):
+def test_load_unreadable_unknown_dataset_raises(tmp_path):
     (tmp_path / "utd_mhad").mkdir()
     with pytest.raises(DeviceError, match="unknown_dataset utd_mhad: .*; or name another one, or none"):
         unknown_clips.load(recipe(), ("sway", "stretch"), str(tmp_path), "train")

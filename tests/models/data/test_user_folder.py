@@ -34,7 +34,7 @@ def mine(tmp_path):
     return tmp_path
 
 
-def test_labels_say_what_is_whose(mine):
+def test_folder_labels_file_assigns_clips_and_people(mine):
     source = Folder(mine)
     assert source.classes == ("clap", "wave")
     entries = source.entries()
@@ -45,13 +45,13 @@ def test_labels_say_what_is_whose(mine):
     first, second, third = (source.read(entry) for entry in entries)
     assert (first.stamps_ns[0], len(first.stamps_ns), second.stamps_ns[0]) == (START, 6, START + 6 * PERIOD_NS)
     np.testing.assert_allclose(second.bodies[0, 0], person_at(0.6), atol=1e-6)
-    # Of whom the take is about, from where they come into view.
+    # The clip starts when the labeled person comes into view.
     assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
     np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
     assert source.read(source.unknown_entries()[0]).label == OTHER
 
 
-def test_two_people_in_one_recording_have_a_label_each(tmp_path):
+def test_folder_two_people_labeled_separately(tmp_path):
     write_bag(tmp_path / "both", lambda k: [body(5 + 0.2 * k, "other"), body(0.1 * k)])
     (tmp_path / "labels.csv").write_text("recording,label,body\nboth,wave,body_1\nboth,clap,other\n")
     source = Folder(tmp_path)
@@ -62,7 +62,7 @@ def test_two_people_in_one_recording_have_a_label_each(tmp_path):
         np.testing.assert_allclose(found[name].bodies[0, 4], person_at(x), atol=1e-5)
 
 
-def test_splits(mine):
+def test_folder_splits_assign_parts(mine):
     clips = datasets.create("folder", mine)
     assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])
     assert datasets.create("folder", mine, split="part", part="test").names == ("one@0.6-",)
@@ -92,19 +92,19 @@ def test_splits(mine):
         ({"recording": {1: 2}}, "recording has the name 1, expected a text"),
     ],
 )
-def test_options_are_checked(options, message, mine):
+def test_folder_invalid_options_raise(options, message, mine):
     with pytest.raises(ConfigError, match=message):
         Folder(mine, **options)
 
 
-def test_a_models_labels_may_be_more_and_in_another_order(mine):
+def test_folder_model_labels_reordered(mine):
     source = Folder(mine, classes=["wave", "squat", "clap"])
     assert [source.classes[entry.label] for entry in source.entries()] == ["wave", "clap", "wave"]
     with pytest.raises(InputError, match="has recordings labeled clap; known: wave, squat"):
         Folder(mine, classes=["wave", "squat"])
 
 
-def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
+def test_folder_moved_recording_recognized(mine, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "copy"
     shutil.copytree(mine, other)
     (other / "one").rename(other / "uno")
@@ -113,7 +113,7 @@ def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
     assert ours == theirs and len(set(ours)) == 2
 
 
-def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch):
+def test_folder_recording_hashed_once(mine, monkeypatch):
     read = []
 
     def noted(file):
@@ -127,7 +127,7 @@ def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch
     assert len(read) == len(set(read)) == sum(file.is_file() for file in mine.rglob("*/*"))
 
 
-def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_factory, capsys):
+def test_eval_folder_excludes_training_recordings(mine, tmp_path_factory, capsys):
     folder = tmp_path_factory.mktemp("trained")
     shutil.rmtree(mine / "two")
     (mine / "labels.csv").unlink()
@@ -148,7 +148,7 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
     for model in (checkpoint, package):
         for options in ([], ["--part", "train"]):
             assert main(["eval", model, *common, *options]) == 1
-            assert "has learnt 4 of the 4 clips" in capsys.readouterr().err
+            assert "was trained on 4 of the 4 clips" in capsys.readouterr().err
     write_bag(folder / "fresh/wave/again", lambda t: [body(0.3 * t)], frames=25)
     capsys.readouterr()
     command = ["eval", package, "--root", str(folder / "fresh"), "--quiet"]
@@ -182,7 +182,7 @@ def of_three_people(folder):
     return folder
 
 
-def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
+def test_eval_folder_of_training_people_raises(tmp_path, capsys):
     mine = of_three_people(tmp_path / "mine")
     models = [str(tmp_path / name / "last.ckpt") for name in ("ben", "carl")]
     for name in ("ben", "carl"):
@@ -197,11 +197,11 @@ def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
     assert main(["eval", models[0], *common, "--option", "held_out=ben"]) == 0  # one may stand alone
     for asked in ([models[0], "--option", "held_out=carl"], [*models, "--fuse", "softmax"]):
         assert main(["eval", *asked, *common]) == 1
-        assert "has learnt 2 of the 2 clips" in capsys.readouterr().err
+        assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
     assert main(["eval", models[0], *common, "--part", "train"]) == 0
 
 
-def test_people_that_a_model_has_learnt_from_a_store_are_no_test(tmp_path, capsys):
+def test_eval_store_of_training_people_raises(tmp_path, capsys):
     mine = of_three_people(tmp_path / "mine")
     stores = {name: str(tmp_path / "stores" / name) for name in ("ben", "carl")}
     for name, store in stores.items():
@@ -214,18 +214,18 @@ def test_people_that_a_model_has_learnt_from_a_store_are_no_test(tmp_path, capsy
     assert main(["eval", model, "--root", stores["ben"], "--quiet"]) == 0
     for options in (["--root", stores["carl"]], ["--root", str(mine), "--option", "held_out=carl"]):
         assert main(["eval", model, "--quiet", *options]) == 1
-        assert "has learnt 2 of the 2 clips" in capsys.readouterr().err
+        assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
     assert main(["eval", model, "--quiet", "--root", str(mine), "--option", "held_out=ben"]) == 0
 
 
-def test_several_bodies_are_padded(mine):
+def test_folder_several_bodies_padded(mine):
     clips = datasets.create("folder", mine, bodies=3)
     assert clips[2].bodies.shape == (3, 16, 25, 3)
     np.testing.assert_allclose(clips[2].bodies[1, 0], person_at(5), atol=1e-6)
     assert np.isnan(clips[2].bodies[2]).all()
 
 
-def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
+def test_folder_pickled_and_fingerprint_follows_changes(mine):
     clips = datasets.create("folder", mine)
     again = pickle.loads(pickle.dumps(clips))
     np.testing.assert_array_equal(again[1].bodies, clips[1].bodies)
@@ -236,7 +236,7 @@ def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
     assert datasets.create("folder", mine).fingerprint() != before
 
 
-def test_frames_of_a_recording_with_images(mine):
+def test_folder_frames_of_images_read(mine):
     source = Folder(mine)
     frames = list(source.frames(source.unknown_entries()[0]))
     assert [frame.color[0, 0, 0] for frame in frames if frame.color is not None] == [0, 1, 2, 3, 4, 5]
@@ -245,12 +245,12 @@ def test_frames_of_a_recording_with_images(mine):
         next(source.frames(source.entries()[0]))
 
 
-def test_what_lies_before_a_clip_is_not_decoded(tmp_path):
+def test_folder_frames_before_clip_not_decoded(tmp_path):
     """Else an hour with a hundred clips in it would be decoded fifty times over."""
     (tmp_path / "walk").mkdir()
     for number in range(12):
         cv2.imwrite(str(tmp_path / f"walk/{number}.jpg"), np.full((48, 64, 3), number, np.uint8))
-    (tmp_path / "walk/3.jpg").write_bytes(b"no picture")
+    (tmp_path / "walk/3.jpg").write_bytes(b"not an image")
     (tmp_path / "labels.csv").write_text("recording,label,start_s,end_s\nwalk,wave,8,10\nwalk,clap,2,4\n")
     source = Folder(tmp_path, recording={"fps": 1.0, "hfov_deg": 60.0})
     later, earlier = source.entries()
@@ -259,7 +259,7 @@ def test_what_lies_before_a_clip_is_not_decoded(tmp_path):
         list(source.frames(earlier))
 
 
-def test_a_folder_a_class(tmp_path, data_root, caplog):
+def test_folder_subfolders_name_classes(tmp_path, data_root, caplog):
     write_bag(tmp_path / "walk/first", walker)
     shutil.copy(write_bag(tmp_path / "b", walker) / "b.mcap", tmp_path / "walk/second.mcap")
     shutil.rmtree(tmp_path / "b")
@@ -280,7 +280,7 @@ def test_a_folder_a_class(tmp_path, data_root, caplog):
         assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
 
 
-def test_a_link_that_leads_nowhere_costs_no_other_recording(tmp_path, caplog):
+def test_folder_broken_link_ignored(tmp_path, caplog):
     write_bag(tmp_path / "walk/first", walker)
     (tmp_path / "walk/gone.mcap").symlink_to("nowhere.mcap")
     assert [entry.name for entry in Folder(tmp_path).entries()] == ["walk/first"]
@@ -290,7 +290,7 @@ def test_a_link_that_leads_nowhere_costs_no_other_recording(tmp_path, caplog):
     assert len(Folder(tmp_path).entries()) == 1
 
 
-def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
+def test_folder_unlisted_recordings_warn(tmp_path, caplog):
     write_bag(tmp_path / "walk/first", walker)
     write_bag(tmp_path / "second", walker)
     write_bag(tmp_path / "third", walker)
@@ -299,7 +299,7 @@ def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
     assert "2 recordings are ignored" in caplog.text and "does not list them, first 'second'" in caplog.text
 
 
-def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
+def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = tmp_path / "mine/turn/person"
     few.mkdir(parents=True)

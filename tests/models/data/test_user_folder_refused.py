@@ -1,4 +1,4 @@
-"""A person's own recordings: everything that can be wrong with their folder, and that it is said."""
+"""Tests that an invalid user folder or recording raises a clear error."""
 
 import errno
 import shutil
@@ -13,7 +13,7 @@ from actrec.utils.errors import DeviceError, InputError
 from tests.models.own_recordings import walker, write_bag
 
 
-def test_unknown_is_written_in_one_way(tmp_path):
+def test_folder_unknown_label_spelling_checked(tmp_path):
     write_bag(tmp_path / "Unknown/first", walker)
     with pytest.raises(InputError, match="the label is 'Unknown'; .*have the label 'unknown'"):
         Folder(tmp_path)
@@ -25,7 +25,7 @@ def test_unknown_is_written_in_one_way(tmp_path):
         Folder(tmp_path)
 
 
-def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+def test_folder_unreadable_raises(tmp_path, monkeypatch):
     write_bag(tmp_path / "walk/first", walker)
     listed = Path.iterdir
 
@@ -50,7 +50,7 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
         Folder(tmp_path)
 
 
-def test_what_is_wrong_with_the_folder_is_said(tmp_path):
+def test_folder_invalid_contents_raise(tmp_path):
     with pytest.raises(DeviceError, match=r"no folder .*none'.*--root DIR.*actrec record --label NAME"):
         datasets.source("folder", tmp_path / "none")
     with pytest.raises(DeviceError, match="holds no recording: make some with"):
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_the_folder_is_said(tmp_path):
         datasets.source("folder", tmp_path)
 
 
-def test_a_recording_beside_the_classes_is_not_passed_over(tmp_path, data_root):
+def test_folder_recording_beside_classes_raises(tmp_path, data_root):
     whole = write_bag(tmp_path / "wave/first", walker)
     for name in ("README.md", "notes.txt", "who.csv", "settings.json", ".hidden.mcap"):
         (tmp_path / name).write_text("what these are")
@@ -87,7 +87,7 @@ def test_a_recording_beside_the_classes_is_not_passed_over(tmp_path, data_root):
     assert len(Folder(tmp_path).entries()) == 1
 
 
-def test_what_is_wrong_with_a_recording_is_said(tmp_path):
+def test_folder_invalid_recording_raises(tmp_path):
     whole = write_bag(tmp_path / "wave/whole", walker)
     write_bag(tmp_path / "wave/nobody", lambda k: [])
     cut = write_bag(tmp_path / "wave/cut", walker)
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
     empty = tmp_path / "wave/empty"
     with BagWriter(empty) as bag:
         bag.add_topic("/chatter", "std_msgs/msg/String")
-    (tmp_path / "wave/film.mp4").write_bytes(b"no film")
+    (tmp_path / "wave/film.mp4").write_bytes(b"not a video")
     (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
     source = datasets.source("folder", tmp_path)
     wrong = {}
@@ -125,10 +125,10 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
     ("row", "message"),
     [
         ("one,wave,5,6,", "one' from 5 s to 6 s cannot be used: nothing lies between .*: it lasts 1.90 s"),
-        ("one,wave,,,nobody", "shows no body 'nobody'; it shows body_1"),
+        ("one,wave,,,body_9", "shows no body 'body_9'; it shows body_1"),
     ],
 )
-def test_a_label_that_does_not_fit_its_recording(tmp_path, row, message):
+def test_folder_label_not_matching_recording_raises(tmp_path, row, message):
     write_bag(tmp_path / "one", walker)
     (tmp_path / "labels.csv").write_text(f"recording,label,start_s,end_s,body\n{row}\n")
     source = datasets.source("folder", tmp_path)

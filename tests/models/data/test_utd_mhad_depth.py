@@ -8,7 +8,7 @@ from actrec.utils.errors import InputError
 from actrec.utils.geometry import project
 
 
-def test_depth_lies_under_the_joints(data_root, tmp_path):
+def test_utd_mhad_depth_aligned_with_joints(data_root, tmp_path):
     for folder in ("depth", "skeleton"):  # as published, without the archive beside them
         (tmp_path / folder).symlink_to(data_root / "utd_mhad" / folder)
     source = UtdMhad(tmp_path)
@@ -36,7 +36,7 @@ def test_depth_lies_under_the_joints(data_root, tmp_path):
     ({"d_depth": np.zeros((320, 240, 10), np.uint16)}, r"d_depth is uint16\[320, 240, 10\]"),
     ({"d_skel": np.zeros(3)}, "holds no 'd_depth' but d_skel"),
 ])  # fmt: skip
-def test_bad_depth_is_named(tmp_path, value, message):
+def test_utd_mhad_invalid_depth_raises(tmp_path, value, message):
     joints = np.random.default_rng(0).uniform(0.5, 1, (20, 3, 10))
     savemat(tmp_path / "a1_s1_t1_skeleton.mat", {"d_skel": joints})
     savemat(tmp_path / "a1_s1_t1_depth.mat", value)

@@ -64,11 +64,11 @@ def video(request, tmp_path_factory):
 
 
 def shown(pictures):
-    """Which frame each picture is, by the brightness of its corner."""
+    """Return the frame number of each image, read from the brightness of its corner."""
     return np.round(np.asarray(pictures)[:, 2:10, -10:-2].mean(axis=(1, 2, 3)) / 8).astype(int).tolist()
 
 
-def test_frame_for_frame(video):
+def test_color_video_frames_match_stamps(video):
     stream = ColorVideo(video, stamps_at(30.0, 30))
     color = stream.color()
     assert color.shape == (30, 96, 128, 3) and color.dtype == np.uint8
@@ -76,7 +76,7 @@ def test_frame_for_frame(video):
     assert np.abs(color[12].astype(int) - picture(12)).mean() < 6
 
 
-def test_only_frames_asked_for_are_converted(video, monkeypatch):
+def test_color_video_converts_only_requested_frames(video, monkeypatch):
     from actrec.recordings import video as recordings_video
 
     converted = []
@@ -93,11 +93,11 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
     sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
     assert "color" in sampled and not converted  # nothing is decoded before it is looked at
     assert shown(sampled["color"]) == [3, 9, 9, 20]
-    assert len(converted) <= 4  # three pictures, and of a folder the one that tells the size
+    assert len(converted) <= 4  # three images, and for a folder one more to get the size
     assert sampled["color"] is sampled["color"]
 
 
-def test_of_one_clip_of_a_window_no_other_pictures_are_made(video, monkeypatch):
+def test_color_video_single_clip_decodes_only_its_images(video, monkeypatch):
     stamps, asked = stamps_at(30.0, 30), []
     real = ColorVideo.at
 
@@ -115,7 +115,7 @@ def test_of_one_clip_of_a_window_no_other_pictures_are_made(video, monkeypatch):
         cut(whole, 28, 5, alone=True)["color"]
 
 
-def test_any_order_and_mirrored(video):
+def test_color_video_any_order_and_mirrored(video):
     stamps = stamps_at(30.0, 30)
     plain = ColorVideo(video, stamps).at(np.array([20, 3, 20]))
     assert shown(plain) == [20, 3, 20]
@@ -123,7 +123,7 @@ def test_any_order_and_mirrored(video):
     np.testing.assert_array_equal(turned, plain[:, :, ::-1])
 
 
-def test_scaled_pictures_keep_joints_on_the_marker(video):
+def test_color_video_scaled_images_keep_pixels_aligned(video):
     stamps = stamps_at(30.0, 30)
     pixels = np.full((1, 30, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
@@ -137,13 +137,13 @@ def test_scaled_pictures_keep_joints_on_the_marker(video):
             assert np.isnan(streams["pixels"][0, t, 1:]).all()
 
 
-def test_pixels_of_another_size_than_the_video(video):
+def test_color_video_pixels_of_other_image_size_scaled(video):
     pixels = np.full((1, 30, 1, 2), 10.0, np.float32)
     streams = ColorVideo(video, stamps_at(30.0, 30)).streams(pixels, (640, 240))
     np.testing.assert_allclose(streams["pixels"][0, 0, 0], [10.5 / 5 - 0.5, 10.5 / 2.5 - 0.5], rtol=1e-5)
 
 
-def test_motion_of_the_marker(video):
+def test_color_video_motion_matches_marker(video):
     stamps = stamps_at(30.0, 30)
     pixels = np.full((2, 30, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
@@ -156,7 +156,7 @@ def test_motion_of_the_marker(video):
     assert ColorVideo(video, stamps).streams()["size"].tolist() == list(SIZE)
 
 
-def test_another_rate_is_followed_in_time(tmp_path):
+def test_color_video_other_rate_matched_by_time(tmp_path):
     path = write_video(tmp_path / "v.avi", 30, fps=15)  # two seconds
     stream = ColorVideo(path, stamps_at(30.0, 60))
     assert shown(stream.at(np.array([0, 1, 2, 30, 59]))) == [0, 0, 1, 15, 29]
@@ -166,12 +166,12 @@ def test_another_rate_is_followed_in_time(tmp_path):
     frames[0].check()
 
 
-def test_a_few_frames_less_are_held(tmp_path):
+def test_color_video_few_missing_frames_repeated(tmp_path):
     path = write_video(tmp_path / "v.avi", 28)
     assert shown(ColorVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
 
 
-def test_another_length_is_refused_naming_both(tmp_path):
+def test_color_video_other_length_raises(tmp_path):
     path = write_video(tmp_path / "v.avi", 20)
     with pytest.raises(InputError, match=r"v\.avi' has 20 frames at 30 Hz but its skeleton 30"):
         ColorVideo(path, stamps_at(30.0, 30)).color()
@@ -181,7 +181,7 @@ def test_another_length_is_refused_naming_both(tmp_path):
     assert len(ColorVideo(path, stamps_at(30.0, 30), VideoConfig(tolerance=0.5)).color()) == 30
 
 
-def test_bad_videos_are_named(tmp_path):
+def test_color_video_invalid_file_raises(tmp_path):
     stamps = stamps_at(30.0, 30)
     with pytest.raises(DeviceError, match=r"there is no file '.*gone\.avi'"):
         ColorVideo(tmp_path / "gone.avi", stamps).color()
@@ -205,8 +205,8 @@ def test_bad_videos_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 12], ids=["first", "middle"])
-def test_lost_key_frames_are_told(tmp_path, lost):
-    """What follows would else be taken for earlier pictures, some seconds too soon."""
+def test_color_video_lost_key_frame_raises(tmp_path, lost):
+    """Later images would otherwise get the stamps of earlier ones."""
     with av.open(str(tmp_path / "v.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "0", "sc_threshold": "0"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
@@ -218,9 +218,9 @@ def test_lost_key_frames_are_told(tmp_path, lost):
             looks()
 
 
-def test_streams_travel_to_another_process(video):
+def test_color_video_streams_pickled(video):
     streams = ColorVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
-    streams["size"]  # what is known of the video by then travels too
+    streams["size"]  # the video's known properties are pickled too
     streams = pickle.loads(pickle.dumps(streams))
     assert shown(streams.at("color", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
 
@@ -250,7 +250,7 @@ def ntu(ntu_video):
     return Clip("S001C001P001R001A001", 0, ntu_video.stamps_ns, ntu_video.bodies, streams)
 
 
-def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
+def test_ntu_pixels_match_pose_estimator(ntu):
     limbs = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("shoulder", "elbow", "wrist", "knee") for s in ("left", "right")]
     at = np.array([5, 50, 95])
     pixels, perception = ntu.streams["pixels"][0], BodyPerception(min_hits=1, smooth=False)
@@ -275,7 +275,7 @@ def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
     ("vpn_i3d", {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16}),
     ("deepacts_multi", {"modalities": ("body", "motion"), "frames": 16, "width": 4}),
 ])  # fmt: skip
-def test_ntu_samples_make_the_inputs_of_what_takes_pictures(data_root, name, options):
+def test_ntu_samples_give_inputs_of_image_networks(data_root, name, options):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     clip = source.read(next(entry for entry in source.entries() if "color" in entry.files))
     model = actrec_models.registry.create(name, num_classes=60, **options)
@@ -294,7 +294,7 @@ def smoothed(values):
     return gaussian_filter1d(values.astype(float), 2.0, axis=0)
 
 
-def test_ntu_motion_is_the_speed_of_the_joints_pixels(ntu_video):
+def test_ntu_motion_matches_pixel_speed(ntu_video):
     video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
     small = scaled(ntu_video.pixels, (1920, 1080), video.size())
     motion = video.motion(small)
@@ -311,7 +311,7 @@ def test_ntu_motion_is_the_speed_of_the_joints_pixels(ntu_video):
 
 @dataclass
 class Measured:
-    """Of one clip, [T, V, 2] px/s: the motion that noisy pictures show, and the exact speed of the joints' pixels."""
+    """Motion [T, V, 2] in px/s estimated from noisy images of one clip, and the exact speed of the pixels."""
 
     motion: np.ndarray
     speed: np.ndarray
@@ -333,7 +333,7 @@ def rendered():
     return measured
 
 
-def test_motion_is_the_speed_of_exact_joints_pixels(rendered):
+def test_rendered_motion_matches_pixel_speed(rendered):
     arms = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("hand", "wrist", "elbow") for s in ("left", "right")]
     speed = np.concatenate([np.linalg.norm(clip.speed, axis=-1) for clip in rendered])  # (T, V)
     error = np.concatenate([np.linalg.norm(clip.motion - clip.speed, axis=-1) for clip in rendered])
@@ -343,7 +343,7 @@ def test_motion_is_the_speed_of_exact_joints_pixels(rendered):
     assert np.nanmedian(error[speed < 3]) < 3
 
 
-def test_motion_belongs_to_the_first_picture_of_its_pair(rendered):
+def test_rendered_motion_assigned_to_first_image_of_pair(rendered):
     elbow = KINECT_V2_25.index["elbow_right"]
     apart = {
         lag: sum(
