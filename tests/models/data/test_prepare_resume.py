@@ -63,7 +63,7 @@ def test_prepare_again_absent_recordings_excluded_and_kept(published, tmp_path, 
 
 @pytest.mark.parametrize("place", ["later", ".later", "lost+found"])
 def test_prepare_unreadable_folder_not_treated_as_empty(published, tmp_path, monkeypatch, place):
-    """Its clips would count as missing, and `--prune` would delete them; hidden folders and `lost+found` are ignored."""
+    """Its clips would count as missing, and `--prune` would delete them. Hidden ones and `lost+found` are ignored."""
     root = tmp_path / "root"
     shutil.copytree(published, root / "now")
     (root / place).mkdir()
