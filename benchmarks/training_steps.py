@@ -22,7 +22,7 @@ from actrec_models import registry
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine, gpu_utilization, loader_options
 from actrec_models.training.recipe import Recipe
 
@@ -49,7 +49,7 @@ def recipe_of(entry: str) -> Recipe:
         raise ConfigError(f"no recipe of {name} among the papers'")
     changed = config.parse_pairs(filter(None, options.split(";")), "network option")
     last = found.plan()[-1]
-    return dataclasses.replace(found.of(last), model=name, options={**found.options, **changed}, stages=[])
+    return dataclasses.replace(found.for_stage(last), model=name, options={**found.options, **changed}, stages=[])
 
 
 @cache
@@ -108,13 +108,13 @@ class _Learner:
 
     def __init__(self, chosen: Recipe, device: torch.device):
         self.recipe, self.device = chosen, device
-        self.module = Recognition(chosen.as_dict(), [f"class {n}" for n in range(CLASSES)])
+        self.module = RecognitionModule(chosen.as_dict(), [f"class {n}" for n in range(CLASSES)])
         network = self.module.network
         stages = getattr(network, "stages", ())
         if stages:
             network.stage(stages[-1])
         self.module.to(device).train()
-        optimizer, _, _, _ = chosen.parts()
+        optimizer, *_ = chosen.components()
         self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "16-mixed")
         self.samples = self._samples()

@@ -70,7 +70,7 @@ def _networks() -> list[str] | None:
 
 
 def _recipes() -> list[str]:
-    names: list[str] = importlib.import_module("actrec_models.training.recipe").known()
+    names: list[str] = importlib.import_module("actrec_models.training.recipe").names()
     return names
 
 

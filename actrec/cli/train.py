@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
                "root": args.root}  # fmt: skip
     try:
         kept = training.train(recipe, args.data, args.out, machine=machine, **options)
-    except training.Stopped as stopped:
+    except training.TrainingInterrupted as stopped:
         if first:
             print(f"actrec: {stopped}", file=sys.stderr)
         return 128 + int(stopped.signal)
@@ -120,4 +120,4 @@ def run(args: argparse.Namespace) -> int:
 def _made(path: Path) -> dict[str, Any]:
     content = importlib.import_module("actrec_models.training.checkpoints").read(path)
     provenance = importlib.import_module("actrec_models.training.provenance")
-    return {"checkpoint": str(path), "steps": content["global_step"], **provenance.of_checkpoint(content)}
+    return {"checkpoint": str(path), "steps": content["global_step"], **provenance.from_checkpoint(content)}

@@ -17,7 +17,7 @@ from typing import Any
 from actrec import datasets
 from actrec.utils import config
 from actrec_models.training import averaging, trainer
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
@@ -56,14 +56,14 @@ def run(out: Path, machine: Machine, init: Sequence[Path] = (), **changes: Any) 
 
 def die_at_step(step: int) -> None:
     """Has this process killed before a step of the whole run, counted from 0."""
-    training_step = Recognition.training_step
+    training_step = RecognitionModule.training_step
 
-    def until(self: Recognition, batch: Any, index: int) -> Any:
+    def until(self: RecognitionModule, batch: Any, index: int) -> Any:
         if self.trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return training_step(self, batch, index)
 
-    Recognition.training_step = until  # type: ignore[method-assign]
+    RecognitionModule.training_step = until  # type: ignore[method-assign]
 
 
 def run_to_step(step: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from actrec.features import voxels
-from actrec_models.layers.sparse import Neighborhood
+from actrec_models.layers.sparse import PaddedNeighborhood
 
 
 def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
@@ -15,7 +15,7 @@ def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
     assert made.dropped == 0
     tables = [torch.from_numpy(t).long().repeat(batch, 1, 1) for t in made[:4]]
     tiles, sums, times, children = tables
-    return Neighborhood(
+    return PaddedNeighborhood(
         points=sums.shape[1], size=4, pairs=6000, addends=60, kernel=tiles[:, :, 0], tiles=tiles[:, :, 1:].flatten(1),
         sums=sums.flatten(1), times=times.flatten(1), cells=children.flatten(1), present=children[:, :, 0] > 0,
     )  # fmt: skip

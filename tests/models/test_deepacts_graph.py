@@ -129,7 +129,7 @@ def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
 
 def test_a_checkpoint_from_before_five_modalities_still_loads(tmp_path):
     stated = {**recipe.Recipe().as_dict(), "options": {"width": 4, "modalities": ["body", "bones"]}}
-    module = training_module.Recognition(stated, ["a", "b"])
+    module = training_module.RecognitionModule(stated, ["a", "b"])
     silent = {**stated, "options": {"width": 4}}
     content = {"hyper_parameters": {"recipe": silent, "classes": ["a", "b"]}, "state_dict": module.state_dict()}
     torch.save(content, tmp_path / "old.ckpt")

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.i3d import ENDPOINTS, InceptionI3d, MaxPool3dSame, Unit3d, average_pool, picture_spec
+from actrec_models.layers.i3d import ENDPOINTS, InceptionI3d, MaxPool3dSame, Unit3d, average_pool, image_spec
 
 UNITS = {"Conv3d_1a_7x7": (3, 64, 7), "Conv3d_2b_1x1": (64, 64, 1), "Conv3d_2c_3x3": (64, 192, 3)}
 BLOCKS = {
@@ -148,4 +148,4 @@ def test_other_inputs_and_widths():
     flow = InceptionI3d(5, 0.125, in_channels=2).eval()
     assert flow(torch.zeros(1, 2, 8, 33, 47)).shape == (1, 5)
     assert flow.channels["Mixed_5c"] == 128
-    assert picture_spec("body_crop", 64, 224).shape == (3, 64, 224, 224)
+    assert image_spec("body_crop", 64, 224).shape == (3, 64, 224, 224)

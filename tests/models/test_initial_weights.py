@@ -64,7 +64,7 @@ def test_lists_of_names_are_the_published_ones(kind):
     shapes = public.PUBLIC[kind]()
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
     assert (parameters, len(shapes)) == SIZES[kind]
-    assert initial_weights.recognize(public.tensors(shapes))[0] == kind
+    assert initial_weights.detect_format(public.tensors(shapes))[0] == kind
 
 
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
@@ -108,7 +108,7 @@ def test_other_names_of_the_same_layers(files, tmp_path):
     wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in known.items()}}
     for content in (renamed, mmaction, wrapped):
         torch.save(content, tmp_path / "other.pt")
-        kind, tensors = initial_weights.recognize(initial_weights.read(tmp_path / "other.pt").tensors)
+        kind, tensors = initial_weights.detect_format(initial_weights.read(tmp_path / "other.pt").tensors)
         assert kind == "c3d"
         assert {n: tuple(v.shape) for n, v in tensors.items()} == public.c3d()
 
@@ -129,15 +129,15 @@ def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
 def test_fitting_keeps_the_response():
     rgb = torch.randn(8, 3, 7, 7)
     for channels in (1, 2, 6):
-        made = initial_weights.fitted(rgb, (8, channels, 7, 7))
+        made = initial_weights.reshape_weight(rgb, (8, channels, 7, 7))
         torch.testing.assert_close(made.sum(dim=1), rgb.sum(dim=1))
-    clip = initial_weights.fitted(rgb, (8, 3, 5, 7, 7))
+    clip = initial_weights.reshape_weight(rgb, (8, 3, 5, 7, 7))
     torch.testing.assert_close(clip.sum(dim=2), rgb)
-    torch.testing.assert_close(initial_weights.fitted(rgb, (8, 2, 5, 7, 7)).sum(dim=(1, 2)), rgb.sum(dim=1))
-    assert initial_weights.fitted(torch.ones(4, 6, 1, 1, 1), (4, 6)).shape == (4, 6)
+    torch.testing.assert_close(initial_weights.reshape_weight(rgb, (8, 2, 5, 7, 7)).sum(dim=(1, 2)), rgb.sum(dim=1))
+    assert initial_weights.reshape_weight(torch.ones(4, 6, 1, 1, 1), (4, 6)).shape == (4, 6)
     for shape in ((9, 3, 7, 7), (8, 3, 5, 5), (8, 3, 7), (8 * 3 * 49,)):
-        assert initial_weights.fitted(rgb, shape) is None
-    assert initial_weights.fitted(torch.ones(8, 16, 3, 3), (8, 4, 3, 3)) is None, "not the first convolution"
+        assert initial_weights.reshape_weight(rgb, shape) is None
+    assert initial_weights.reshape_weight(torch.ones(8, 16, 3, 3), (8, 4, 3, 3)) is None, "not the first convolution"
 
 
 def test_what_fits_in_part_only_is_refused_with_the_lists_and_changes_nothing(files):

@@ -45,7 +45,7 @@ def columns(joint_map):
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 4.7])
 def test_every_stage_sees_the_same_map(name, seconds):
     fused, clip = recipe.read(RECIPES / f"{name}.yaml"), walk(int(seconds * 30) + 1)
-    maps = [samples(fused.of(stage), clip)[0]["joint_map"] for stage in fused.plan()]
+    maps = [samples(fused.for_stage(stage), clip)[0]["joint_map"] for stage in fused.plan()]
     for found in maps[1:]:
         np.testing.assert_array_equal(found, maps[0])
     assert columns(maps[0]) == list(range(3 * (int(seconds * 10)) + 1))
@@ -64,7 +64,7 @@ def test_the_papers_skeleton_model_sees_the_whole_sequence_and_zeros(frames):
 def test_of_a_recording_longer_than_the_map_another_part_is_seen_each_time():
     fused = recipe.read(RECIPES / "papers/flow_skeleton_joint_ntu60.yaml")
     for stage in fused.plan():
-        drawn = samples(fused.of(stage), walk(900))
+        drawn = samples(fused.for_stage(stage), walk(900))
         maps = [drawn[epoch, 0, 0]["joint_map"] for epoch in range(20)]
         assert all(len(columns(found)) == 298 for found in maps)
         assert len({found.tobytes() for found in maps}) == 5, "half a window on and on"

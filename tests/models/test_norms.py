@@ -8,14 +8,14 @@ from torch import nn
 
 from actrec import datasets
 from actrec_models.training import averaging, checkpoints
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
 from tests.models import children
 from tests.models.made_up import CLASSES, skeletons
 
 ON_CPU = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
-RENEWED = {"renew_norms": 3, "average_decay": 0.9}
+RENEWED = {"recalibration_batches": 3, "ema_decay": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -100,14 +100,14 @@ def test_a_failure_leaves_modes_and_momenta():
 
 @pytest.mark.parametrize(
     ("changes", "estimates"),
-    [({}, 1), ({"average_decay": 0.0}, 1), ({"accumulate": 2}, 1), ({"validation": {"share": 0.2}}, 2)],
+    [({}, 1), ({"ema_decay": 0.0}, 1), ({"accumulate": 2}, 1), ({"validation": {"share": 0.2}}, 2)],
 )
 def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, looked_at, tmp_path):
     kept = run(tmp_path, **changes)
     assert len(looked_at) == estimates
     assert {len(batches) for batches in looked_at} == {3 * changes.get("accumulate", 1)}
     content = checkpoints.read(kept)
-    module = Recognition(content["hyper_parameters"]["recipe"], list(CLASSES))
+    module = RecognitionModule(content["hyper_parameters"]["recipe"], list(CLASSES))
     module.load_state_dict(content["state_dict"])
     number = content["actrec"]["epoch"] - 1 if "validation" in changes else 0
     averaging.estimate(module.network.train(), module.network.losses, looked_at[number][:])
@@ -121,31 +121,31 @@ def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, look
     ("changes", "batches"),
     [
         ({"validation": {"share": 0.2}}, [4, 4]),  # an epoch each
-        ({"validation": {"share": 0.2}, "renew_norms": 0}, []),
-        ({"validation": {"share": 0.2}, "average_decay": 0.0}, []),
+        ({"validation": {"share": 0.2}, "recalibration_batches": 0}, []),
+        ({"validation": {"share": 0.2}, "ema_decay": 0.0}, []),
         ({}, []),
     ],
 )
 def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(changes, batches, looked_at, tmp_path):
-    run(tmp_path, **{"renew_norms": None, **changes})
+    run(tmp_path, **{"recalibration_batches": None, **changes})
     assert [len(seen) for seen in looked_at] == batches
 
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
 def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
-    assert averaging.batches_by_default(Recipe(batch=32), clips, held=10) == batches
+    assert averaging.default_recalibration_batches(Recipe(batch=32), clips, held=10) == batches
 
 
 def test_nothing_but_statistics_is_changed(tmp_path):
     one = checkpoints.read(run(tmp_path / "one"))["state_dict"]
-    other = checkpoints.read(run(tmp_path / "other", renew_norms=0))["state_dict"]
+    other = checkpoints.read(run(tmp_path / "other", recalibration_batches=0))["state_dict"]
     changed = {name for name, value in one.items() if not torch.equal(value, other[name])}
     assert changed
     assert changed <= set(statistics(one))
 
 
 def test_more_batches_than_an_epoch_has_go_on_with_the_next(looked_at, tmp_path):
-    run(tmp_path, renew_norms=7, epochs=1)  # of five steps
+    run(tmp_path, recalibration_batches=7, epochs=1)  # of five steps
     assert len(looked_at[0]) == 7
 
 
@@ -161,8 +161,8 @@ def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
 
 
 def test_a_run_from_before_the_option_goes_on(tmp_path):
-    last = run(tmp_path, renew_norms=None)
+    last = run(tmp_path, recalibration_batches=None)
     content = torch.load(last, weights_only=True)
-    del content["hyper_parameters"]["recipe"]["renew_norms"]
+    del content["hyper_parameters"]["recipe"]["recalibration_batches"]
     torch.save(content, last)
-    assert run(tmp_path, renew_norms=None) == last
+    assert run(tmp_path, recalibration_batches=None) == last

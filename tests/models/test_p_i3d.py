@@ -13,7 +13,7 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec_models.export import onnx_graph
 from actrec_models.layers.i3d import InceptionI3d
 from actrec_models.training import checkpoints, initial_weights, recipe, trainer
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 
 SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
 K = 3
@@ -189,11 +189,11 @@ def test_what_a_stage_fixes_is_in_evaluation_mode():
 def test_a_stage_without_a_name_trains_what_a_new_network_trains():
     stages = [{"name": "parts"}, {"name": "pose"}, {}]
     chosen = recipe.Recipe(model="p_i3d", options=SMALL, stages=stages)
-    module = Recognition(chosen.as_dict(), list("abcd"))
+    module = RecognitionModule(chosen.as_dict(), list("abcd"))
 
     def state():
         trained = [name for name, p in module.network.named_parameters() if p.requires_grad]
-        return trained, [spec.name for spec in module.network.trained_specs], [m.training for m in module.modules()]
+        return trained, [spec.name for spec in module.network.stage_input_specs], [m.training for m in module.modules()]
 
     new = state()
     for stage in chosen.plan():

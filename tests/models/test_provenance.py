@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monke
 def test_parts_of_a_run_are_told_in_turn():
     def going_on(before, **changed):
         now = {"commit": "b", "host": "here", "device": "cpu", "packages": {"numpy": "2.1"}, **changed}
-        return provenance.going_on(before, now)
+        return provenance.merge(before, now)
 
     alone = going_on({"epochs": 3})
     assert alone == going_on({}) == going_on(alone), "from before it was kept; nothing; the same again"

@@ -29,7 +29,7 @@ def test_a_file_of_the_users_comes_before_a_name(tmp_path, monkeypatch):
 
 def test_every_recipe_that_is_there_is_known():
     paths = {path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")}
-    assert set(recipe.known()) == paths
+    assert set(recipe.names()) == paths
     assert {recipe.find(name) for name in paths} == set(SHIPPED.rglob("*.yaml"))
 
 
@@ -40,7 +40,7 @@ def test_an_installation_without_its_source_has_them_too(tmp_path, monkeypatch):
     assert recipe.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
     assert recipe.folder("papers") == tmp_path / "share/actrec/models/recipes/papers"
     shutil.rmtree(tmp_path / "share")
-    with pytest.raises(ConfigError, match="no folder models/recipes/papers"):
+    with pytest.raises(ConfigError, match="folder models/recipes/papers not found"):
         recipe.folder("papers")
     with pytest.raises(ConfigError, match="known: none"):
         recipe.find("sem_net_nucla")
@@ -48,7 +48,7 @@ def test_an_installation_without_its_source_has_them_too(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [("vpn_ntu60", "named alike: papers/vpn_ntu60"), ("x", "known: deepacts_cnn_nucla, "), (".", "no recipe '.'")],
+    [("vpn_ntu60", "did you mean papers/vpn_ntu60"), ("x", "known: deepacts_cnn_nucla, "), (".", "recipe '.'")],
 )
 def test_what_is_no_recipe_is_refused_with_those_that_are(asked, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -20,7 +20,7 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data.samplers import ClipSubset, Validation
 from actrec_models.data.samples import Samples
-from actrec_models.training import recipe
+from actrec_models.training import checkpoints, recipe
 from actrec_models.training.optimizers import unused
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import skeletons
@@ -54,7 +54,7 @@ def follow(chosen):
     source = DATASETS.get(chosen.dataset)
     assert chosen.split in source.splits
     for stage in chosen.plan():
-        own = chosen.of(stage)
+        own = chosen.for_stage(stage)
         network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
         if stage.name:
             network.stage(stage.name)
@@ -62,7 +62,7 @@ def follow(chosen):
         assert features.streams(network.input_specs)
         if source.layout == "hand_22":
             assert {spec.layout for spec in network.input_specs} == {"hand_22"}
-        chosen_optimizer, schedule, sampling, validation = own.parts()
+        chosen_optimizer, schedule, sampling, validation = own.components()
         assert unused(chosen_optimizer) == unused(schedule) == [], "settings that do nothing"
         optimizer = chosen_optimizer.make(network.parameters(), own.learning_rate, own.weight_decay)
         schedule.make(optimizer, own.learning_rate, 1000, own.epochs)
@@ -95,7 +95,7 @@ def test_ntus_mutual_actions_become_inputs(name, changes):
     """Clips of NTU RGB+D show up to two people; of pictures, all networks look at the first one's."""
     chosen = recipe.read(FOLDER / f"papers/{name}.yaml", changes)
     for stage in chosen.plan():
-        own = chosen.of(stage)
+        own = chosen.for_stage(stage)
         network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
         made = [Samples(both, network.input_specs, own.window(network), own, None)[0] for both in mutual(network)]
         assert {spec.name: made[0][spec.name].shape for spec in network.input_specs} == {
@@ -117,7 +117,7 @@ def mutual(network):
 
 def test_the_papers_gestures_are_stretched_as_they_were_cut_out():
     chosen = recipe.read(FOLDER / "papers/sem_spa_shrec17.yaml")
-    for stage in map(chosen.of, chosen.plan()):
+    for stage in map(chosen.for_stage, chosen.plan()):
         assert (stage.clips, stage.check().stretched) == ("stretched", 1.0)
 
 
@@ -149,9 +149,9 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"stages": [{"optimizer": {"name": "lion"}}]}, "Optimizer.name is 'lion'"),
         ({"stages": [{"schedule": {"every": -1}}]}, "Schedule.every is -1, allowed"),
         ({"stages": [{"model": "sem_net"}]}, "the last stage trains sem_net, but the recipe is for deepacts_graph"),
-        ({"stages": [{"options": {"width": 4}}]}, "stage 'whole' has options or window_s, which are those of another"),
-        ({"stages": [{"name": "joint", "window_s": 2.0}]}, "stage 'joint' has options or window_s, which are those of"),
-        ({"stages": [3]}, "stages holds an entry that is no mapping"),
+        ({"stages": [{"options": {"width": 4}}]}, "stage 'whole' has options or window_s but no model"),
+        ({"stages": [{"name": "joint", "window_s": 2.0}]}, "stage 'joint' has options or window_s but no model"),
+        ({"stages": [3]}, "each entry of stages must be a mapping"),
         ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
         ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
         ({"validation": {"patience": 3, "by": "subject"}}, "validation has by, patience but holds nothing out"),
@@ -168,8 +168,8 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),
         ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected a number"),
         ({"seeds": 3}, "unknown option seeds of Recipe"),
-        ({"unknown_dataset": "utdmhad"}, "unknown_dataset is 'utdmhad', expected an empty text or one of folder, ntu"),
-        ({"unknown_dataset": "shrec17_14"}, "unknown_dataset shrec17_14 holds joints of hand_22: name one of bodies"),
+        ({"unknown_dataset": "utdmhad"}, "unknown_dataset is 'utdmhad', expected '' or one of folder, ntu"),
+        ({"unknown_dataset": "shrec17_14"}, "unknown_dataset shrec17_14 has the layout hand_22"),
         ({"unknown_exclude": [3]}, "unknown_exclude is .3., expected labels"),
         ({"augmentation": {1: 2}}, "unknown option 1 of Augmentation"),
         ({"stages": [{True: 2}]}, "unknown option True of Stage"),
@@ -185,13 +185,13 @@ def test_recipes_that_cannot_be_followed_are_refused_in_one_line(content, messag
 
 def test_a_date_that_is_none_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("command: 2024-13-45")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="is not valid YAML"):
         recipe.read(tmp_path / "recipe.yaml")
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00batch")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="is not valid YAML"):
         recipe.read(tmp_path / "recipe.yaml")
 
 
@@ -235,7 +235,7 @@ def test_stages_take_the_recipe_where_they_say_nothing():
         Recipe, {"model": "flow_skeleton", "window_s": 3.0, "batch": 60, "stages": [
             {"model": "res_tcn_bjcn", "batch": 128, "epochs": 3}, {"weight_decay": 0.5, "learning_rate": 0.1}]},
     )  # fmt: skip
-    first, second = (chosen.of(stage) for stage in chosen.plan())
+    first, second = (chosen.for_stage(stage) for stage in chosen.plan())
     assert (first.model, first.batch, first.window_s, first.epochs) == ("res_tcn_bjcn", 128, None, 3)
     assert (second.model, second.batch, second.weight_decay, second.learning_rate) == ("flow_skeleton", 60, 0.5, 0.1)
     assert chosen.plan()[0].title == "res_tcn_bjcn"
@@ -245,11 +245,12 @@ def test_stages_take_the_recipe_where_they_say_nothing():
 def test_the_skeleton_model_of_a_fused_one_is_trained_as_its_own_recipe_says(name):
     alone = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
     fused = recipe.read(FOLDER / "papers" / f"{name}_ntu60.yaml")
-    first = fused.of(fused.plan()[0])
+    first = fused.for_stage(fused.plan()[0])
     settings = ("model", "epochs", "batch", "learning_rate", "augment", "precision", "optimizer", "schedule",
-                "validation", "weight_decay", "gradient_clip", "average_decay", "window_s")  # fmt: skip
+                "validation", "weight_decay", "gradient_clip", "ema_decay", "window_s")  # fmt: skip
     assert {key: getattr(first, key) for key in settings} == {key: getattr(alone, key) for key in settings}
-    assert (fused.of(fused.plan()[1]).augment, fused.of(fused.plan()[1]).precision) == (True, "bf16-mixed")
+    second = fused.for_stage(fused.plan()[1])
+    assert (second.augment, second.precision) == (True, "bf16-mixed")
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path):
@@ -257,3 +258,11 @@ def test_numbers_are_read_as_people_write_them(tmp_path):
     read = recipe.read(tmp_path / "recipe.yaml", {"weight_decay": "5e-4"})
     assert (read.learning_rate, read.window_s, read.weight_decay) == (1e-3, 1.0, 5e-4)
     assert read.plan()[0].learning_rate == 2e-4
+
+
+def test_checkpoint_with_fields_of_an_earlier_version_is_refused_with_a_remedy(tmp_path):
+    path = tmp_path / "last.ckpt"
+    parameters = {"recipe": {"model": "sem_net", "average_decay": 0.99}, "classes": ["a", "b"]}
+    torch.save({"hyper_parameters": parameters, "state_dict": {}}, path)
+    with pytest.raises(PackageError, match="average_decay.*--fresh"):
+        checkpoints.read(path)

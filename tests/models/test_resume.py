@@ -38,14 +38,14 @@ def run(out, machine=EACH_STEP, **changes):
 
 def at_step(monkeypatch, wanted, action):
     """Has `action` run before a step of the whole run, counted from 0."""
-    step = Recognition.training_step
+    step = RecognitionModule.training_step
 
     def changed(self, batch, index):
         if self.trainer.global_step == wanted:
             action()
         return step(self, batch, index)
 
-    monkeypatch.setattr(Recognition, "training_step", changed)
+    monkeypatch.setattr(RecognitionModule, "training_step", changed)
 
 
 def state(path):
@@ -72,7 +72,7 @@ VARIANTS = {
     "as recipes are": ({}, 0, 7),
     "with workers": ({}, 2, 8),
     "in parts, balanced, without average": (
-        {"accumulate": 2, "average_decay": 0.0, "sampling": {"repeats": 2, "balance": "classes"}}, 0, 13,
+        {"accumulate": 2, "ema_decay": 0.0, "sampling": {"repeats": 2, "balance": "classes"}}, 0, 13,
     ),
     "plateau of the training loss": (
         {"optimizer": {"name": "sgd", "nesterov": True}, "schedule": {"name": "plateau", "patience": 0}, "epochs": 4,
@@ -151,14 +151,14 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(valid
     run(tmp_path / "whole", **changes)
     hook = "on_validation_epoch_end" if validation else "on_train_epoch_end"
     with monkeypatch.context() as patched:
-        before = getattr(Recognition, hook)
+        before = getattr(RecognitionModule, hook)
 
         def signaled(self):
             before(self)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        patched.setattr(Recognition, hook, signaled)
-        with pytest.raises(checkpoints.Stopped, match=r"stage_1_whole/last.ckpt: the same command goes on"):
+        patched.setattr(RecognitionModule, hook, signaled)
+        with pytest.raises(checkpoints.TrainingInterrupted, match=r"stage_1_whole/last.ckpt: the same command goes on"):
             run(tmp_path / "run", **changes)
         assert not (tmp_path / "run/last.ckpt").exists()
         run(tmp_path / "run", **changes)  # its signal is too late: nothing is left to be stopped
@@ -235,7 +235,7 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     whole = run(tmp_path / "whole", init=[first])
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.Stopped):
+        with pytest.raises(checkpoints.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to go on"):
         run(tmp_path / "run", init=[other])
@@ -264,7 +264,7 @@ def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypa
     of("mine")
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.Stopped):
+        with pytest.raises(checkpoints.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
     assert set(learnt(run(tmp_path / "run"))) == {"theirs", "mine"}
     assert learnt(first) == ["theirs"]
@@ -276,7 +276,7 @@ def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, 
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
     with monkeypatch.context() as stopped:
         at_step(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.Stopped):
+        with pytest.raises(checkpoints.TrainingInterrupted):
             run(out, init=[first], stages=stages)
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
         run(out, stages=stages)
@@ -288,8 +288,8 @@ def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}] * 2 + [{"epochs": 1}]
     run(tmp_path / "whole", stages=stages)
     with monkeypatch.context() as stopped:
-        stopped.setattr(Recognition, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.Stopped):
+        stopped.setattr(RecognitionModule, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(checkpoints.TrainingInterrupted):
             run(tmp_path / "run", stages=stages)
     run(tmp_path / "run", stages=stages)
     for name in ("stage_1_sem_net/last.ckpt", "stage_2_sem_net/last.ckpt", "last.ckpt"):
@@ -334,17 +334,17 @@ def test_full_memory_and_disks_are_said_in_one_line(tmp_path):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "GPU's memory is full.*--set accumulate=4"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write to .*No space left.*make room"),
     ):
-        with pytest.raises(DeviceError, match=message), checkpoints.explained(tmp_path):
+        with pytest.raises(DeviceError, match=message), checkpoints.translate_errors(tmp_path):
             raise raised
-    with pytest.raises(OSError, match="other"), checkpoints.explained(tmp_path):
+    with pytest.raises(OSError, match="other"), checkpoints.translate_errors(tmp_path):
         raise OSError(errno.EIO, "other")
-    with pytest.raises(RuntimeError, match="mat1"), checkpoints.explained(tmp_path):
+    with pytest.raises(RuntimeError, match="mat1"), checkpoints.translate_errors(tmp_path):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
-    step = Recognition.training_step
-    monkeypatch.setattr(Recognition, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
+    step = RecognitionModule.training_step
+    monkeypatch.setattr(RecognitionModule, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
     with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
         run(tmp_path, batch=2)
     # Shorter epochs than that end it too, before their checkpoint.
@@ -381,8 +381,8 @@ def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
 
 def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
-    monkeypatch.setattr(Recognition, "training_step", lambda self, batch, index: None)  # nothing is ever better
-    kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, average_decay=0.0)
+    monkeypatch.setattr(RecognitionModule, "training_step", lambda self, batch, index: None)  # nothing is ever better
+    kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, ema_decay=0.0)
     content = checkpoints.read(tmp_path / "last.ckpt")
     assert content["actrec"]["finished"]
     assert 0 < content["epoch"] < 8

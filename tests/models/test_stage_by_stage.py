@@ -14,8 +14,8 @@ from actrec.utils.errors import DeviceError
 from actrec_models.data.samplers import PAD
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, provenance
-from actrec_models.training.checkpoints import explained
-from actrec_models.training.module import Recognition
+from actrec_models.training.checkpoints import translate_errors
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import TrainingRun
@@ -60,13 +60,13 @@ def test_smoothing_that_a_network_has_no_use_for_is_told_of(smoothing, told, cap
 def test_a_stage_begins_from_the_weights_of_its_network(tmp_path, monkeypatch, caplog):
     alone = children.run(tmp_path / "alone", CPU, epochs=1)
     begun = {}
-    start = Recognition.on_train_batch_start
+    start = RecognitionModule.on_train_batch_start
 
     def first(self, batch, index):
         begun.setdefault(self.recipe.model, {k: v.detach().clone() for k, v in self.network.state_dict().items()})
         start(self, batch, index)
 
-    monkeypatch.setattr(Recognition, "on_train_batch_start", first)
+    monkeypatch.setattr(RecognitionModule, "on_train_batch_start", first)
     own = {name: value for name, value in TINY["options"].items() if name not in ("bodies", "frames")}
     spa = {"width": 8, "widths": [1, 2], "depths": [1, 1], "kernel": 3}
     options = {"bodies": 1, "frames": 8, "spa_frames": 8, "streams": "joint", "sem_options": own, "spa_options": spa}
@@ -80,15 +80,15 @@ def test_a_stage_begins_from_the_weights_of_its_network(tmp_path, monkeypatch, c
 
 def test_a_stage_that_ends_early_counts_what_it_took(tmp_path):
     held = {"share": 0.2, "metric": "loss", "patience": 1}
-    still = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "average_decay": 0.0}
+    still = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "ema_decay": 0.0}
     best = children.run(
         tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimizer={"name": "sgd"},
         **still,
     )  # fmt: skip
     first = checkpoints.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
-    took = provenance.of_checkpoint(first)
+    took = provenance.from_checkpoint(first)
     assert took["epochs"] == len(rows(tmp_path / "run" / "stage_1_whole")) < 30
-    whole = provenance.of_checkpoint(checkpoints.read(best))
+    whole = provenance.from_checkpoint(checkpoints.read(best))
     assert took["epochs"] < whole["epochs"] <= took["epochs"] + 2
     assert whole["hours"] > took["hours"]
 
@@ -98,10 +98,10 @@ def test_loss_on_held_out_clips_does_not_depend_on_how_many_processes_share_them
     """What fills up the last batch of a process that has a clip less counts nowhere."""
     recipe = config.build(Recipe, {**TINY, "outliers": outliers})
     torch.manual_seed(0)
-    module = Recognition(recipe.as_dict(), ["rests", "waves"]).eval()
+    module = RecognitionModule(recipe.as_dict(), ["rests", "waves"]).eval()
     samples = Samples(skeletons(), module.network.input_specs, recipe.window(module.network), recipe, None)
     strategy = SimpleNamespace(reduce=lambda figures, reduce_op: figures)
-    monkeypatch.setattr(Recognition, "trainer", property(lambda self: SimpleNamespace(strategy=strategy)))
+    monkeypatch.setattr(RecognitionModule, "trainer", property(lambda self: SimpleNamespace(strategy=strategy)))
 
     def figures(batches):
         found = {}
@@ -125,5 +125,5 @@ def test_the_rate_that_is_logged_is_the_one_that_was_gone_by(tmp_path):
 
 def test_a_process_whose_neighbor_ended_says_so_in_a_line(tmp_path):
     with pytest.raises(DeviceError, match="another process of this run ended, see its own line; the same command"):
-        with explained(tmp_path):
+        with translate_errors(tmp_path):
             raise RuntimeError("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711")

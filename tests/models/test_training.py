@@ -319,13 +319,13 @@ def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path
 def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMALL))
     (tmp_path / "text.ckpt").write_text("no checkpoint")
-    other = training_module.Recognition({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
+    other = training_module.RecognitionModule({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
     parameters = {"recipe": dict(other.recipe.as_dict()), "classes": ["a", "b"]}
     torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
     # Its training part holds test clips of the recipe's split, says the name of its own.
     settings = {**recipe.Recipe().as_dict(), **SMALL, "split": "subject"}
     parameters = {"recipe": settings, "classes": list(datasets.create("nucla", str(data_root / "nucla")).classes)}
-    leaking = training_module.Recognition(**parameters)
+    leaking = training_module.RecognitionModule(**parameters)
     torch.save({"hyper_parameters": parameters, "state_dict": leaking.state_dict()}, tmp_path / "leak.ckpt")
     for name, status in (("missing", 1), ("text", 1), ("other", 2), ("leak", 2)):
         command = ["train", str(tmp_path / "recipe.yaml"), "--data", str(data_root), "--out", str(tmp_path / "run")]
@@ -339,7 +339,7 @@ def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
 def test_loss_falls_over_a_few_steps(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)
-    module = training_module.Recognition(settings.as_dict(), list(nucla["train"].classes))
+    module = training_module.RecognitionModule(settings.as_dict(), list(nucla["train"].classes))
     window = settings.window(module.network)
     drawn = Samples(nucla["train"], module.network.input_specs, window, settings, None)
     items = [drawn[i] for i in range(0, 960, 40)]

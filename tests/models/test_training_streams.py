@@ -18,7 +18,7 @@ from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, module, recipe, trainer
-from actrec_models.training.monitoring import EpochRows
+from actrec_models.training.monitoring import EpochCsvLogger
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
 from tests.models.small import SMALL
@@ -110,7 +110,7 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     dataset(made_up("p_i3d", 4))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
     stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
-    path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages, renew_norms=1), tmp_path / "run"
+    path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages, recalibration_batches=1), tmp_path / "run"
     command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
     assert main(command) == 0
     folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
@@ -146,7 +146,7 @@ def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
     whole, pictures = Samples(*every)[2, 0, 0], set(network.parts)
     for stage, names in {"parts": pictures, "pose": {"pose"}, "joint": {*pictures, "pose"}}.items():
         network.stage(stage)
-        made = [spec.name for spec in network.trained_specs]
+        made = [spec.name for spec in network.stage_input_specs]
         sample = Samples(*every, made=made)[2, 0, 0]
         assert set(sample) == {*names, "label"}
         for name in names:
@@ -173,7 +173,7 @@ def test_metrics_have_a_row_an_epoch_with_what_is_held_out(dataset, tmp_path):
     rows = metrics(tmp_path / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(row[name] for row in rows for name in ("loss", "learning_rate", "val_loss", "val_accuracy"))
-    cut = EpochRows(tmp_path / "cut", name="log")
+    cut = EpochCsvLogger(tmp_path / "cut", name="log")
     cut.log_metrics({"val_loss": 0.5, "epoch": 0}, 5)
     cut.finalize("failed")
     assert metrics(tmp_path / "cut") == [{"epoch": "0", "step": "5", "val_loss": "0.5"}]
@@ -193,7 +193,7 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
     assert package.rejection.threshold == 0
     if name == "deepacts":
         stamp = next(spec for spec in package.inputs if spec.modality == "body_stamp")
-        trained = module.Recognition(*checkpoints.read(out / "last.ckpt")["hyper_parameters"].values())
+        trained = module.RecognitionModule(*checkpoints.read(out / "last.ckpt")["hyper_parameters"].values())
         low, high = trained.recipe.options["extrema"]["body"]
         assert (stamp.preprocessing["minimum"], stamp.preprocessing["maximum"]) == (low, high)
         assert -4 < low < high < 4

@@ -19,7 +19,7 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec_models.evaluation import fusion
 from actrec_models.evaluation.models import Model
 from actrec_models.training import provenance
-from actrec_models.training.provenance import FIRST_FOLD, same_items
+from actrec_models.training.provenance import FIRST_FOLD, same_recordings
 
 USER_FOLDER = "folder"
 """The dataset of the user's own recordings."""
@@ -213,7 +213,7 @@ def _held_out(options: Mapping[str, Any]) -> list[str]:
 def _trained_options(model: Model, dataset: str) -> dict[str, Any]:
     """Return the dataset options of a model's training; empty if that was another dataset."""
     trained = model.package.provenance
-    return dict(trained.settings.get("dataset_options", {})) if same_items(trained.dataset, dataset) else {}
+    return dict(trained.settings.get("dataset_options", {})) if same_recordings(trained.dataset, dataset) else {}
 
 
 def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -> None:
@@ -243,7 +243,7 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
 def _trained_fold(model: Model, target: Target) -> int | None:
     """Return the fold that a model was trained on; None for another dataset, without folds, or if unknown."""
     trained = model.package.provenance
-    known = "dataset_options" in trained.settings and same_items(trained.dataset, target.dataset)
+    known = "dataset_options" in trained.settings and same_recordings(trained.dataset, target.dataset)
     if not (known and target.source.folds):
         return None
     return int(_trained_options(model, target.dataset).get("fold", FIRST_FOLD))

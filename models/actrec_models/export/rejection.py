@@ -133,7 +133,7 @@ def _best_threshold(known: _ScaledLogits, unknown: _ScaledLogits, background: fl
 def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
     """Return why no threshold can be chosen for a network with these inputs; empty if it can."""
     specs = list(specs)
-    own = recipe.own_unknown(data_root, "train", root)
+    own = recipe.unknown_clips(data_root, "train", root)
     known = dataset_part(recipe, data_root, "train", root)
     obstacle = "" if len(own) else _unknown_dataset_obstacle(recipe, specs, known.classes, data_root)
     others = _streams_beside_bodies(specs)
@@ -202,7 +202,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
         clips = dataset_part(recipe, data_root, "train", root)
         known, which = _augmented_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
-    own = len(recipe.own_unknown(data_root, "train", root))
+    own = len(recipe.unknown_clips(data_root, "train", root))
     share = f"({chosen.unknown_rejected:.1%} rejected)"
     against = (
         f"{own} of its recordings labeled unknown {share}" if own else _unknown_text(recipe, clips, data_root, share)

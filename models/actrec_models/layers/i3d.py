@@ -61,7 +61,7 @@ NORM_MOMENTUM = 0.01
 """Share of a batch in the batch norms' running statistics, as the port has it: right after some hundred steps."""
 
 
-def picture_spec(name: str, frames: int, size: int) -> InputSpec:
+def image_spec(name: str, frames: int, size: int) -> InputSpec:
     """The input (3, T, S, S) in [−1, 1] that an I3D takes; `name` is also the modality ("body_crop", "image", …).
 
     Args:

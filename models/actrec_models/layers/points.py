@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from actrec.utils import jit
-from actrec_models.layers.sparse import Neighborhood
+from actrec_models.layers.sparse import PaddedNeighborhood
 
 
 class Pairs(NamedTuple):
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
     ends: Tensor
 
 
-def sorted_pairs(near: Neighborhood, number: Tensor, positions: int) -> Pairs:
+def sorted_pairs(near: PaddedNeighborhood, number: Tensor, positions: int) -> Pairs:
     """The pairs of a level.
 
     Args:
@@ -59,7 +59,7 @@ def sorted_pairs(near: Neighborhood, number: Tensor, positions: int) -> Pairs:
     return Pairs(torch.from_numpy(source), torch.from_numpy(target), torch.from_numpy(ends))
 
 
-def pairs_on_device(near: Neighborhood, number: Tensor, positions: int) -> Pairs:
+def pairs_on_device(near: PaddedNeighborhood, number: Tensor, positions: int) -> Pairs:
     """`sorted_pairs` in one share, on any device."""
     sums = near.sums.reshape(-1, near.addends)  # (N·P, J)
     target, slot = sums.nonzero(as_tuple=True)
@@ -280,7 +280,7 @@ class Points:
         below: The level below; None for the first.
     """
 
-    def __init__(self, near: Neighborhood, positions: int, below: "Points | None"):
+    def __init__(self, near: PaddedNeighborhood, positions: int, below: "Points | None"):
         present = near.present.flatten()  # (N·P)
         self.slots = present.nonzero().squeeze(1)  # (points)
         self.count, self.clips = len(self.slots), len(near.present)
@@ -303,7 +303,7 @@ class Points:
         """Σ of Eq. 9 over the neighbors but the center, weight (positions, C, C′): (points, C) to (points, C′)."""
         return PairProducts.apply(f, weight, self._pairs)
 
-    def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
+    def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
         """The points in the same voxel, earlier and later by a branch's dilation: (points, C) to (points, 2·C)."""
         assert self._times is not None
         index = self._times[:, 2 * branch : 2 * branch + 2].flatten()

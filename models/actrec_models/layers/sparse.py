@@ -3,7 +3,7 @@
 Which points are neighbors is found outside the network (`actrec.features.voxels`), so that shapes are static and
 the graph holds no search. Rows of the tables count from 1; row 0 reads as zeros.
 
-The layers ask a neighborhood for what is around each point. `Neighborhood` reads the padded tables as they are, for
+The layers ask a neighborhood for what is around each point. `PaddedNeighborhood` reads the padded tables as they are, for
 export. `networks.points.Points` drops the padding of a whole batch, for training; its features are (points, C).
 """
 
@@ -16,13 +16,13 @@ from torch.nn import functional
 from actrec.features.voxels import offsets
 
 
-class Near(Protocol):
+class Neighborhood(Protocol):
     """What the layers ask of a level's neighborhood."""
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
         """Σ of Eq. 9 over the neighbors but the center."""
 
-    def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
+    def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
         """The points in the same voxel, earlier and later by a branch's dilation."""
 
     def pool(self, f: Tensor, channels: int) -> Tensor:
@@ -32,7 +32,7 @@ class Near(Protocol):
         """Global average pooling over the points that are there."""
 
 
-class Neighborhood(NamedTuple):
+class PaddedNeighborhood(NamedTuple):
     """Who is whose neighbor on one level. Sizes are plain numbers, so that an exported graph holds them as constants.
 
     Attributes:
@@ -66,7 +66,7 @@ class Neighborhood(NamedTuple):
         addends = rows(products, self.sums, self.pairs)  # (N, P·J, C′)
         return addends.reshape(-1, self.points, self.addends, c_out).sum(dim=2)  # (N, P, J, C′) -> (N, P, C′)
 
-    def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
+    def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
         """The points in the same voxel, earlier and later by a branch's dilation: (N, P, C) to (N, P, 2·C)."""
         assert self.times is not None
         times = self.times.reshape(-1, self.points, branches, 2)[:, :, branch]  # (N, P, 2)
@@ -113,7 +113,7 @@ class SparseConvolution(nn.Module):
         # As a linear layer of the center alone: most of the window is empty.
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
-    def forward(self, f: Tensor, near: "Near") -> Tensor:
+    def forward(self, f: Tensor, near: "Neighborhood") -> Tensor:
         """(N, P, C) to (N, P, C′)."""
         return torch.matmul(f, self.weight[self.center]) + near.convolve(f, self.weight)
 
@@ -148,11 +148,11 @@ class TemporalConvolution(nn.Module):
         self.branches = nn.ModuleList(nn.Linear(3 * self.width, self.width, bias=False) for _ in dilations)
         self.norm = PointNorm(channels)
 
-    def forward(self, f: Tensor, near: "Near") -> Tensor:
+    def forward(self, f: Tensor, near: "Neighborhood") -> Tensor:
         """(N, P, C) to (N, P, C)."""
         f = torch.relu(self.split_norm(self.split(f)))
         scales = []
         for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=-1), strict=True)):
-            around = near.around(part, b, len(self.branches), self.width)  # (N, P, 2·C / B): earlier, later
+            around = near.temporal_neighbors(part, b, len(self.branches), self.width)  # (N, P, 2·C / B): earlier, later
             scales.append(branch(torch.cat([around, part], dim=-1)))
         return self.norm(torch.cat(scales, dim=-1))

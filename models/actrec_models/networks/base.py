@@ -25,17 +25,17 @@ class Network(nn.Module):
         weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
-        growing: Parameter to the axis and the number of its input channels without those that an option adds behind
+        base_channels: Parameter to the axis and the number of its input channels without those that an option adds behind
             them: of weights that have so many, the others begin at zero, so that the network begins as it was.
-        knows_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
+        handles_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
         outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """
 
     stages: tuple[str, ...] = ()
     config_class: ClassVar[type]
     weight_targets: Mapping[str, tuple[str, ...]] = {}
-    growing: Mapping[str, tuple[int, int]] = {}
-    knows_outliers: ClassVar[bool] = False
+    base_channels: Mapping[str, tuple[int, int]] = {}
+    handles_outliers: ClassVar[bool] = False
     outlier_weight: float = 0.0
 
     def __init__(self, **options: Any):
@@ -48,7 +48,7 @@ class Network(nn.Module):
         """Its inputs, shapes without the batch axis; every one is float32."""
 
     @property
-    def trained_specs(self) -> list[InputSpec]:
+    def stage_input_specs(self) -> list[InputSpec]:
         """Those that `losses` reads at the stage of training that is under way: the others are not made for it."""
         return self.input_specs
 

@@ -52,13 +52,13 @@ MODALITIES = {
 }
 """The five parts of Deep Action Stamps (Fig. 2 A, C, B, D, E): N = 25, 25, 42, 68, 25."""
 
-MOVED = {name: Joints("kinect_v2_25", 1, "m") for name in ("body_motion", "bones_motion")}
+MOTION_MODALITIES = {name: Joints("kinect_v2_25", 1, "m") for name in ("body_motion", "bones_motion")}
 """Beyond the paper, for the graph network and HCN: what each joint and bone has moved since the frame before."""
 
-HAND_MODALITIES = ("body", "bones", *MOVED)
+HAND_MODALITIES = ("body", "bones", *MOTION_MODALITIES)
 """Those that a clip of a hand has."""
 
-PICTURE_NETWORKS = ("efficientnet_b0", "resnet50")
+IMAGE_NETWORKS = ("efficientnet_b0", "resnet50")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class DeepActsOptions:
     num_classes: int = setting(60, "classes", range=(1, 100_000))
     modalities: tuple[str, ...] = setting(
         tuple(MODALITIES),
-        f"branches, one a modality: {', '.join(MODALITIES)}; beyond the paper, of joints alone, {', '.join(MOVED)}",
+        f"branches, one a modality: {', '.join(MODALITIES)}; beyond the paper, of joints alone, {', '.join(MOTION_MODALITIES)}",
     )
     frames: int = setting(60, "T, frames of a clip (200 on SYSU)", range=(1, 1000))
     bodies: int = setting(1, "M, bodies of a clip, averaged", range=(1, 8))
@@ -111,7 +111,7 @@ class DeepActsCnnConfig(CnnOptions):
     """Options of `deepacts_cnn`; the defaults are the paper's."""
 
     cnn: str = setting(
-        "efficientnet_b0", "the branches' network: on stamps, or HCN on joints", choices=(*PICTURE_NETWORKS, "hcn")
+        "efficientnet_b0", "the branches' network: on stamps, or HCN on joints", choices=(*IMAGE_NETWORKS, "hcn")
     )
 
 
@@ -124,7 +124,7 @@ class DeepActsConfig(DeepActsCnnConfig, DeepActsGraphConfig):
 class DeepActsMultiConfig(CnnOptions, DeepActsGraphConfig):
     """Options of `deepacts_multi`; the defaults are the paper's."""
 
-    cnns: tuple[str, ...] = setting(PICTURE_NETWORKS, f"networks on stamps: {', '.join(PICTURE_NETWORKS)}")
+    cnns: tuple[str, ...] = setting(IMAGE_NETWORKS, f"networks on stamps: {', '.join(IMAGE_NETWORKS)}")
 
 
 def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[str, ...]) -> None:
@@ -137,13 +137,13 @@ def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[st
         raise ConfigError(f"{name} is {', '.join(chosen) or 'empty'}; choose from {', '.join(known)}, each once")
 
 
-def joints_of(options: DeepActsOptions, modality: str) -> Joints:
+def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
     """What a modality is made of.
 
     Raises:
         ConfigError: A clip of a hand does not have it.
     """
-    joints = {**MODALITIES, **MOVED}[modality]
+    joints = {**MODALITIES, **MOTION_MODALITIES}[modality]
     if options.layout == "kinect_v2_25":
         return joints
     if modality not in HAND_MODALITIES:
@@ -159,13 +159,13 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     """
     shape = (options.bodies, 3, options.frames)
     streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
-    if streamed and (moved := [name for name in options.modalities if name in MOVED]):
+    if streamed and (moved := [name for name in options.modalities if name in MOTION_MODALITIES]):
         raise ConfigError(f"padding none is for one frame at a time, and {moved[0]} needs two: choose padding same")
     return [
         _spec(
             name,
-            joints_of(options, name),
-            (*shape, len(joints_of(options, name))),
+            modality_joints(options, name),
+            (*shape, len(modality_joints(options, name))),
             {"placing": "running"} if streamed and name in ("body", "bones") else {},
         )
         for name in options.modalities
@@ -178,14 +178,19 @@ def stamp_specs(options: CnnOptions) -> list[InputSpec]:
     Raises:
         ConfigError: `extrema` names an unknown modality, or is not a pair in order; a modality has no stamp.
     """
-    if moved := [name for name in options.modalities if name in MOVED]:
+    if moved := [name for name in options.modalities if name in MOTION_MODALITIES]:
         raise ConfigError(f"there is no stamp of {moved[0]}: choose from {', '.join(MODALITIES)}, or cnn: hcn")
     foreign = sorted(set(options.extrema) - set(MODALITIES))
     if foreign:
         raise ConfigError(f"extrema names {', '.join(map(str, foreign))}; known: {', '.join(MODALITIES)}")
     shape = (options.bodies, 3, options.size, options.size)
     return [
-        _spec(f"{name}_stamp", joints_of(options, name), shape, {"frames": options.frames, **_extrema(options, name)})
+        _spec(
+            f"{name}_stamp",
+            modality_joints(options, name),
+            shape,
+            {"frames": options.frames, **_extrema(options, name)},
+        )
         for name in options.modalities
     ]
 
@@ -320,9 +325,9 @@ class _Branches(Network):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        check_choice("modalities", self.config.modalities, (*MODALITIES, *MOVED))
+        check_choice("modalities", self.config.modalities, (*MODALITIES, *MOTION_MODALITIES))
         self.names = [spec.name for spec in self.input_specs]
-        joints = {name: joints_of(self.config, name) for name in self.config.modalities}
+        joints = {name: modality_joints(self.config, name) for name in self.config.modalities}
         self.branches = nn.ModuleDict({name: self._branch(made_of) for name, made_of in joints.items()})
 
     @abstractmethod
@@ -454,5 +459,5 @@ class DeepActsMulti(_Ensemble):
     config_class = DeepActsMultiConfig
 
     def _cnn_names(self) -> tuple[str, ...]:
-        check_choice("cnns", self.config.cnns, PICTURE_NETWORKS)
+        check_choice("cnns", self.config.cnns, IMAGE_NETWORKS)
         return tuple(self.config.cnns)

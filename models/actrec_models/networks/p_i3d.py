@@ -1,4 +1,4 @@
-"""P-I3D (Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019).
+"""P-I3D (Das et al., "Where to Focus on for Human Action RecognitionModule?", WACV 2019).
 
 Three I3D see the left hand, the right hand and the whole body; an LSTM that reads the poses says how much each counts.
 """
@@ -16,7 +16,7 @@ from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, chain, picture_spec
+from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec
 from actrec_models.networks.base import OUTLIER, Network
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
@@ -151,7 +151,7 @@ class PI3d(Network):
     def input_specs(self) -> list[InputSpec]:
         """One picture input a part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
         o = self.config
-        specs = [picture_spec(part, o.frames, o.size) for part in o.parts]
+        specs = [image_spec(part, o.frames, o.size) for part in o.parts]
         if o.attention:
             preprocessing = dataclasses.asdict(SkeletonPreprocessing())
             shape = (3, o.pose_frames, JOINTS)
@@ -159,7 +159,7 @@ class PI3d(Network):
         return specs
 
     @property
-    def trained_specs(self) -> list[InputSpec]:
+    def stage_input_specs(self) -> list[InputSpec]:
         """As the base says: the I3D look at pictures alone, the LSTM at poses alone."""
         stage = self._stage
         return [spec for spec in self.input_specs if stage != ("pose" if spec.name in self.config.parts else "parts")]

@@ -233,7 +233,7 @@ class SemNet(Network):
 
     config_class = SemNetConfig
     config: SemNetConfig
-    knows_outliers = True
+    handles_outliers = True
 
     def __init__(self, **options: object):
         super().__init__(**options)

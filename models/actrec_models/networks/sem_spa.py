@@ -49,7 +49,7 @@ class SemSpa(Network):
         shared = {"num_classes": c.num_classes, "bodies": c.bodies, "layout": c.layout}
         self.sem = SemNet(**{**c.sem_options, **shared, "frames": c.frames, "streams": c.streams})
         self.spa = SPA[c.spa](**{**c.spa_options, **shared, "frames": min(c.spa_frames, c.frames)})
-        self.growing = {f"spa.{name}": channels for name, channels in self.spa.growing.items()}
+        self.base_channels = {f"spa.{name}": channels for name, channels in self.spa.base_channels.items()}
         self.weight_targets = {"sem_net": ("sem",), f"spa_net_{c.spa}": ("spa",)}
 
     @property

@@ -20,12 +20,18 @@ from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.points import Points
-from actrec_models.layers.sparse import Near, Neighborhood, PointNorm, SparseConvolution, TemporalConvolution
+from actrec_models.layers.sparse import (
+    Neighborhood,
+    PaddedNeighborhood,
+    PointNorm,
+    SparseConvolution,
+    TemporalConvolution,
+)
 from actrec_models.networks.base import Network
 
 SPACES = (32, 64, 128)
 
-ROOM = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
+CAPACITY = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
 """(pairs for each joint, neighbors of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
 1/8, 1/4 of the space wide, at k = 5 within a frame. Sized by N-UCLA, pairs of its people half a metre apart, and
 SHREC'17, so that every clip's pairs have room."""
@@ -73,7 +79,7 @@ class Spa3p1dBlock(nn.Module):
         self.temporal = TemporalConvolution(channels_out, tuple(options.dilations))
         self.shortcut = Shortcut(channels_in, channels_out)
 
-    def forward(self, f_in: Tensor, near: Near) -> Tensor:
+    def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
         f = torch.relu(self.norm(self.spatial(f_in, near)))
         f = self.temporal(f, near)
@@ -91,7 +97,7 @@ class Spa4dBlock(nn.Module):
         self.norm = PointNorm(channels_out)
         self.shortcut = Shortcut(channels_in, channels_out)
 
-    def forward(self, f_in: Tensor, near: Near) -> Tensor:
+    def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
         f = self.norm(self.spatiotemporal(f_in, near))
         return torch.relu(f + self.shortcut(f_in))
@@ -131,7 +137,7 @@ class SpaNet3p1d(Network):
         if self.config.positions:
             without = len(layouts.get(self.config.layout))
             first = (f"{self.convolution}.weight", "shortcut.linear.weight")
-            self.growing = {f"levels.0.0.{name}": (1, without) for name in first}
+            self.base_channels = {f"levels.0.0.{name}": (1, without) for name in first}
         before, stages = self._inputs, []
         self._channels = [self.config.width * multiple for multiple in self.config.widths]
         for width, depth in zip(self._channels, self.config.depths, strict=True):
@@ -165,7 +171,7 @@ class SpaNet3p1d(Network):
 
     @property
     def preprocessing(self) -> VoxelPreprocessing:
-        """The space, and the room that its neighborhoods have; see `ROOM`."""
+        """The space, and the room that its neighborhoods have; see `CAPACITY`."""
         c = self.config
         joints = c.bodies * len(layouts.get(c.layout))
         span = self._temporal
@@ -173,7 +179,7 @@ class SpaNet3p1d(Network):
         levels = range(SPACES[::-1].index(c.space), SPACES[::-1].index(c.space) + len(c.widths))
         most = span * joints - 1
         tiles, addends = [], []
-        for pairs, neighbors in (ROOM[level] for level in levels):
+        for pairs, neighbors in (CAPACITY[level] for level in levels):
             pairs_of_clip = math.ceil(min(pairs * stretch * span, most) * joints * c.frames)
             tiles.append(math.ceil(pairs_of_clip / self.tile) + (c.kernel**3 * span) // 2)
             addends.append(max(1, min(math.ceil(neighbors * stretch) * span, most)))
@@ -220,7 +226,7 @@ class SpaNet3p1d(Network):
         levels = self._points(inputs)
         return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, C) -> (points, C)
 
-    def scores(self, f: Tensor, levels: Sequence[Near]) -> Tensor:
+    def scores(self, f: Tensor, levels: Sequence[Neighborhood]) -> Tensor:
         """Logits (N, classes) of the features of the first level's points, (N, P, C) or (points, C)."""
         for level, (blocks, near) in enumerate(zip(self.levels, levels, strict=True)):
             f = near.pool(f, self._channels[level - 1]) if level else f
@@ -237,7 +243,7 @@ class SpaNet3p1d(Network):
             levels.append(Points(near, positions, levels[-1] if levels else None))
         return levels
 
-    def _neighborhoods(self, inputs: dict[str, Tensor]) -> list[Neighborhood]:
+    def _neighborhoods(self, inputs: dict[str, Tensor]) -> list[PaddedNeighborhood]:
         """The tables, level by level, as integers."""
         c, made = self.config, self.preprocessing
         tiles = inputs["voxel_neighbors"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
@@ -245,7 +251,7 @@ class SpaNet3p1d(Network):
         cells = inputs["voxel_cells"].long()  # (N, L, P, 8)
         times = inputs["voxel_times"].long() if "times" in self.tables else None  # (N, L, P, 2·D)
         return [
-            Neighborhood(
+            PaddedNeighborhood(
                 points=c.bodies * c.frames * len(layouts.get(c.layout)),
                 size=made.tile,
                 pairs=made.tiles[level] * made.tile,

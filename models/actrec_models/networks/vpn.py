@@ -20,7 +20,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, picture_spec
+from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, image_spec
 from actrec_models.layers.resnext3d import ResNext3d
 from actrec_models.networks.base import OUTLIER, Network
 
@@ -347,7 +347,7 @@ class Vpn(Network):
     def input_specs(self) -> list[InputSpec]:
         """The body crop; the poses, unless there is no attention network."""
         config = self.config
-        crop = picture_spec("body_crop", config.frames, config.size)
+        crop = image_spec("body_crop", config.frames, config.size)
         joints = len(layouts.get(LAYOUT))
         preprocessing = asdict(SkeletonPreprocessing())
         pose = InputSpec("pose", "pose", LAYOUT, (3, config.poses, joints), unit="m", preprocessing=preprocessing)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Averaging(WeightAveraging):
         if share > _MOST_OF_FIRST:
             logger.warning(
                 "the average of the weights, which is kept, will be to %d %% those of the first of %d steps: "
-                "set average_warm_up to true, average_decay to %g (0: no average), or train for more steps",
+                "set ema_warm_up to true, ema_decay to %g (0: no average), or train for more steps",
                 round(100 * share), steps, max(round(1 - 5 / steps, 3), 0.0),
             )  # fmt: skip
 
@@ -79,7 +79,7 @@ class Averaging(WeightAveraging):
 Batches = Iterable[dict[str, Tensor]]
 
 
-def batches_by_default(recipe: Recipe, clips: int, held: int) -> int:
+def default_recalibration_batches(recipe: Recipe, clips: int, held: int) -> int:
     """Over how many batches norms are estimated anew where a recipe does not say: a quarter of an epoch's, 4 to 20.
 
     They are where averaged weights are judged before they are done: while the rate is high, running statistics are so
@@ -91,10 +91,10 @@ def batches_by_default(recipe: Recipe, clips: int, held: int) -> int:
         clips: Number that is trained on.
         held: Number held out.
     """
-    return min(max(clips // recipe.batch // 4, 4), 20) if held and recipe.average_decay else 0
+    return min(max(clips // recipe.batch // 4, 4), 20) if held and recipe.ema_decay else 0
 
 
-class RenewedNorms(lightning.Callback):
+class BatchNormRecalibration(lightning.Callback):
     """Estimates batch norms' statistics anew, with the weights that are evaluated and kept.
 
     Running statistics follow the weights with a lag, and an average of weights has none of its own: after few steps,
@@ -133,14 +133,14 @@ class RenewedNorms(lightning.Callback):
         if not self.each_epoch and epoch + 1 < (trainer.max_epochs or 0):
             return
         self._done = epoch
-        assert isinstance(module, Recognition)
+        assert isinstance(module, RecognitionModule)
         if self.averaging is None:
             self._estimate(trainer, module, epoch)
             return
         with self.averaging.shown(module):
             self._estimate(trainer, module, epoch)
 
-    def _estimate(self, trainer: lightning.Trainer, module: Recognition, epoch: int) -> None:
+    def _estimate(self, trainer: lightning.Trainer, module: RecognitionModule, epoch: int) -> None:
         strategy, network = trainer.strategy, module.network
         torch.manual_seed(zlib.crc32(f"{module.recipe.seed} norms {epoch} {trainer.global_rank}".encode()))
 

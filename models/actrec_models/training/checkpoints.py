@@ -10,6 +10,7 @@ What ends a training from outside, in one line with the remedy.
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import logging
@@ -60,6 +61,12 @@ def read(path: Path) -> dict[str, Any]:
         raise PackageError(f"{path} is refused: {_FOREIGN}") from error
     if not known:
         raise PackageError(f"{path} is refused: {_FOREIGN}")
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    if unknown := sorted(set(recipe) - fields):
+        raise PackageError(
+            f"{path} was written by an earlier version (recipe fields {', '.join(map(str, unknown))}): "
+            "train again with --fresh"
+        )
     _state_modalities(recipe, content["state_dict"])
     return dict(content)
 
@@ -105,7 +112,7 @@ _LEAST_FREE = 1 << 20
 """Bytes. Where fewer are left, a write failed for want of room."""
 
 
-class Stopped(ActrecError):  # noqa: N818  (named as StopIteration is: it is no fault)
+class TrainingInterrupted(ActrecError):  # noqa: N818  (named as StopIteration is: it is no fault)
     """A signal ended the training, which is kept.
 
     Attributes:
@@ -209,7 +216,7 @@ class Checkpoints(Checkpoint):
             self._position = {"epoch": epoch, "steps": steps, "epochs": self.epochs_before + epoch, "finished": False}
             self._save(trainer)
         if number:
-            raise Stopped(number, self.folder / LAST, trainer.global_step)
+            raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keeps the best."""
@@ -231,13 +238,13 @@ class Checkpoints(Checkpoint):
         number, _ = self._agreed(trainer, every=1)
         self._save(trainer)
         if number and not finished:
-            raise Stopped(number, self.folder / LAST, trainer.global_step)
+            raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Ends the run between two stages where a signal came since the last step; the next would not know of it."""
         number, _ = self._agreed(trainer, every=1) if self.followed else (0, False)
         if number:
-            raise Stopped(number, self.folder / LAST, trainer.global_step)
+            raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -315,7 +322,7 @@ def check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerpri
     path, content = found
     before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]
-    known = provenance.of_checkpoint(content).get("data_sha256", fingerprint)
+    known = provenance.from_checkpoint(content).get("data_sha256", fingerprint)
     changed += ["data, although it is called the same"] if known != fingerprint else []
     if changed:
         raise ConfigError(
@@ -330,7 +337,7 @@ def same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]:
         ConfigError: They are others.
     """
     path, content = found
-    began: list[str] | None = provenance.of_checkpoint(content).get("init")
+    began: list[str] | None = provenance.from_checkpoint(content).get("init")
     if began is None or not init:  # from before this was kept, or left to the checkpoint
         return began or init
     if [one.rsplit(" ", 1)[-1] for one in began] != [one.rsplit(" ", 1)[-1] for one in init]:  # whatever their names
@@ -400,7 +407,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def translate_errors(folder: Path) -> Iterator[None]:
     """Turns what PyTorch says of memory, disk and reading processes into this project's errors.
 
     Args:

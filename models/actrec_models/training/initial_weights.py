@@ -102,7 +102,7 @@ class WeightFile:
     trainings: tuple[dict[str, Any], ...] = ()
 
 
-def recognize(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+def detect_format(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     """The format of these tensors and they by its port's names; an empty name where it is none of `FORMATS`."""
     for name, known in FORMATS.items():
         renamed = {known.rename(key): value for key, value in tensors.items()}
@@ -119,11 +119,11 @@ def read(path: Path) -> WeightFile:
     """
     if path.is_dir():
         described = package.load(path, verify=False)
-        inner = read(of_package(described))
+        inner = read(package_weights(described))
         trained = described.provenance
         learnt = tuple(trained.figures.get("recordings", ()))
         own = provenance.training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
-        before = (*trained.figures.get(provenance.KEY, ()), own)
+        before = (*trained.figures.get(provenance.INITIAL_TRAININGS, ()), own)
         return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt, before)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     parameters = content.get("hyper_parameters", {})
@@ -138,8 +138,8 @@ def read(path: Path) -> WeightFile:
     if broken:
         raise PackageError(f"{path} is damaged: {broken[0]} holds values that are not finite")
     classes = len(parameters["classes"]) if ours else 0
-    made_by = provenance.of_checkpoint(content) if ours else {}
-    trainings = list(made_by.get(provenance.KEY, ()))
+    made_by = provenance.from_checkpoint(content) if ours else {}
+    trainings = list(made_by.get(provenance.INITIAL_TRAININGS, ()))
     if ours and "dataset" in recipe:
         trainings.append(
             provenance.training(recipe["dataset"], recipe.get("split", ""), recipe.get("dataset_options", {}))
@@ -154,7 +154,7 @@ def read(path: Path) -> WeightFile:
     )
 
 
-def of_package(found: package.ModelPackage) -> Path:
+def package_weights(found: package.ModelPackage) -> Path:
     """The file of PyTorch's weights in a package.
 
     Raises:
@@ -175,7 +175,7 @@ def identity(path: Path) -> str:
     Raises:
         PackageError: The file is missing or cannot be read.
     """
-    file = of_package(package.load(path, verify=False)) if path.is_dir() else path
+    file = package_weights(package.load(path, verify=False)) if path.is_dir() else path
     digest = hashlib.sha256()
     try:
         with open(file, "rb") as opened:
@@ -316,12 +316,12 @@ def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[
     if file.network == name or (not file.network and known == set(file.tensors)):
         return name, file.tensors, ("",)
     shared = known & set(file.tensors)
-    for kind, tensors in ((file.network, file.tensors), recognize(file.tensors)):
+    for kind, tensors in ((file.network, file.tensors), detect_format(file.tensors)):
         if kind and network.weight_targets.get(kind):
             return kind, tensors, network.weight_targets[kind]
     if shared:
         return file.network or "names of this network", file.tensors, ("",)
-    found = file.network or recognize(file.tensors)[0]
+    found = file.network or detect_format(file.tensors)[0]
     what = f"holds {title(found)}" if found else f"has unknown names ({_some(sorted(file.tensors))})"
     takes = ", ".join(title(kind) for kind in network.weight_targets) or "its own alone"
     raise ConfigError(f"{file.path.name} {what}; {name} takes: {takes}")
@@ -344,7 +344,7 @@ class _Plan:
     def add(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
         """Plans one submodule."""
         part = self.network.get_submodule(prefix)
-        growing = part.growing if isinstance(part, Network) else {}
+        base_channels = part.base_channels if isinstance(part, Network) else {}
         for name, short, target in _under(self.network, prefix):
             source = tensors.get(short)
             if source is not None:
@@ -355,7 +355,7 @@ class _Plan:
                 # Checkpoints older than PyTorch 0.4 do not count batches; nothing is computed from the count.
                 if not (classifier or short.endswith("num_batches_tracked")):
                     self.lists["missing"].append(name)
-            elif (value := fitted(source, tuple(target.shape), growing.get(short))) is None:
+            elif (value := reshape_weight(source, tuple(target.shape), base_channels.get(short))) is None:
                 other = classifier or self._of_other_classes(source, target)
                 change = f"{name} {list(source.shape)} → {list(target.shape)}"
                 self.lists["kept" if other else "unfit"].append(name if other else change)
@@ -382,22 +382,24 @@ class _Plan:
         return Report(file, kind, unexpected=unexpected, **lists)
 
 
-def fitted(source: Tensor, shape: tuple[int, ...], growing: tuple[int, int] | None = None) -> Tensor | None:
+def reshape_weight(
+    source: Tensor, shape: tuple[int, ...], base_channels: tuple[int, int] | None = None
+) -> Tensor | None:
     """`source` in another shape where its meaning allows it, else None.
 
     The first convolution's three input channels become another number of them (their mean, scaled so that the sum of
     the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go. Where the
-    file has as many input channels as `growing` says (`Network.growing`), the others begin at zero.
+    file has as many input channels as `base_channels` says (`Network.base_channels`), the others begin at zero.
     """
     if tuple(source.shape) == shape:
         return source
     if source.ndim + 1 == len(shape) == 5:  # (O, I, k, k) to (O, I, t, k, k)
         inflated = source.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
-        return fitted(inflated, shape)
+        return reshape_weight(inflated, shape)
     if [size for size in source.shape if size != 1] == [size for size in shape if size != 1]:
         return source.reshape(shape)
-    if growing is not None:
-        axis, channels = growing
+    if base_channels is not None:
+        axis, channels = base_channels
         known, more = [*shape], [*shape]
         known[axis], more[axis] = channels, shape[axis] - channels
         return torch.cat([source, source.new_zeros(more)], dim=axis) if list(source.shape) == known else None

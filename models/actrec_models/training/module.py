@@ -14,7 +14,7 @@ from actrec_models.registry import create
 from actrec_models.training.recipe import Recipe, Stage
 
 
-class Recognition(lightning.LightningModule):
+class RecognitionModule(lightning.LightningModule):
     """Optimizes a network's own loss as a recipe says.
 
     Args:
@@ -115,8 +115,8 @@ class Recognition(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The stage's optimizer, and its schedule over all of the stage's steps."""
-        recipe = self.recipe.of(self.stage)
-        chosen, schedule, _, _ = recipe.parts()
+        recipe = self.recipe.for_stage(self.stage)
+        chosen, schedule, *_ = recipe.components()
         optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
         self._plateau = schedule.plateau(optimizer)
         if self._plateau is not None and self._plateau_state is not None:

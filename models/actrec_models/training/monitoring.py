@@ -98,7 +98,7 @@ class Monitor(lightning.Callback):
         pl_module.log_dict(figures, rank_zero_only=True)
 
 
-class EpochRows(CSVLogger):
+class EpochCsvLogger(CSVLogger):
     """`metrics.csv` with a row an epoch: what is held out is looked at first, and its figures wait for the others."""
 
     def __init__(self, folder: Path, name: str):

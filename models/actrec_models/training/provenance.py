@@ -22,7 +22,7 @@ from actrec_models.training.recipe import Recipe
 FIRST_FOLD = 1
 """What a dataset that is divided into folds takes where none is named."""
 
-KEY = "began_with"
+INITIAL_TRAININGS = "initial_trainings"
 """Of a checkpoint's provenance and a package's figures: the trainings (`training`) that the initial weights are of."""
 
 
@@ -31,7 +31,7 @@ def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, 
     return {"dataset": dataset, "split": split, "options": dict(options)}
 
 
-def each_once(trainings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def unique(trainings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """In their order."""
     found: list[dict[str, Any]] = []
     for one in trainings:
@@ -40,13 +40,13 @@ def each_once(trainings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def kept(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def as_figures(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """As figures have it; nothing for none."""
-    found = each_once(trainings)
-    return {KEY: found} if found else {}
+    found = unique(trainings)
+    return {INITIAL_TRAININGS: found} if found else {}
 
 
-def same_items(trained: str, dataset: str) -> bool:
+def same_recordings(trained: str, dataset: str) -> bool:
     """Whether two datasets are the same recordings."""
     if trained == dataset:
         return True
@@ -58,7 +58,7 @@ def overlap(one: Mapping[str, Any], dataset: str, split: str, options: Mapping[s
 
     Of a person's own recordings nothing is said: they are told apart one by one (`ClipDataset.identities`).
     """
-    if dataset == "folder" or not same_items(one["dataset"], dataset):
+    if dataset == "folder" or not same_recordings(one["dataset"], dataset):
         return ""
     if one["split"] != split:
         return f"split '{one['split']}' of {one['dataset']}"
@@ -130,7 +130,7 @@ def describe(
     world: int,
     init: Sequence[str] = (),
     recordings: Sequence[str] = (),
-    began_with: Sequence[Mapping[str, Any]] = (),
+    initial_trainings: Sequence[Mapping[str, Any]] = (),
 ) -> dict:
     """Plain values for the checkpoint; the recipe itself stands beside them.
 
@@ -143,11 +143,11 @@ def describe(
         world: How many of these.
         init: `weight_files.identity` of each file of initial weights.
         recordings: `ClipDataset.identities` of the training part, and of what the initial weights have learnt.
-        began_with: `lineage.training` of all that the initial weights went through.
+        initial_trainings: `lineage.training` of all that the initial weights went through.
     """
     return {
         **_learnt(recordings),
-        **kept(began_with),
+        **as_figures(initial_trainings),
         "dataset": recipe.dataset,
         "split": recipe.split,
         "seed": recipe.seed,
@@ -163,18 +163,18 @@ def describe(
     }
 
 
-def going_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """What a run that goes on was made by: all commits, versions and machines in turn, e.g. "c0ffee, then decade".
 
     Args:
-        before: `of_checkpoint` of what it goes on from; empty where there is nothing.
+        before: `from_checkpoint` of what it goes on from; empty where there is nothing.
         now: `describe` of what goes on.
     """
     texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
     versions = dict(before.get("packages", {}))
     versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
     learnt = _learnt([*before.get("recordings", ()), *now.get("recordings", ())])
-    learnt |= kept([*before.get(KEY, ()), *now.get(KEY, ())])
+    learnt |= as_figures([*before.get(INITIAL_TRAININGS, ()), *now.get(INITIAL_TRAININGS, ())])
     return {**now, **texts, **learnt, "packages": versions}
 
 
@@ -211,7 +211,7 @@ def device_name(device: torch.device, world: int = 1) -> str:
     return f"{world} × {name}" if world > 1 else name
 
 
-def of_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+def from_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its run; of one from before this was kept, what can be told from the rest."""
     kept = content.get("actrec")
     if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):

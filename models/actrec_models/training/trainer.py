@@ -28,14 +28,14 @@ from actrec_models.data.samples import Samples, check_streams, warn_missing_stre
 from actrec_models.networks.base import Network
 from actrec_models.registry import create
 from actrec_models.training import checkpoints, initial_weights, optimizers, provenance
-from actrec_models.training.averaging import Averaging, Batches, RenewedNorms, batches_by_default
-from actrec_models.training.checkpoints import AtomicIO, Checkpoints, Stopped, explained, locked
+from actrec_models.training.averaging import Averaging, Batches, BatchNormRecalibration, default_recalibration_batches
+from actrec_models.training.checkpoints import AtomicIO, Checkpoints, TrainingInterrupted, locked, translate_errors
 from actrec_models.training.initial_weights import WeightFile
-from actrec_models.training.module import Recognition
-from actrec_models.training.monitoring import EpochRows, Machine, Monitor, fast_bfloat16, loader_options
+from actrec_models.training.module import RecognitionModule
+from actrec_models.training.monitoring import EpochCsvLogger, Machine, Monitor, fast_bfloat16, loader_options
 from actrec_models.training.recipe import Recipe, Stage
 
-__all__ = ["Machine", "Recognition", "Stopped", "train", "training_clips"]
+__all__ = ["Machine", "RecognitionModule", "TrainingInterrupted", "train", "training_clips"]
 
 
 class TrainingRun:
@@ -47,7 +47,7 @@ class TrainingRun:
         self.resume, self.progress, self.machine, self.init = resume, progress, machine, init
         self.options = machine.trainer_options()
         on_cpu = self.options["accelerator"] == "cpu"
-        precisions = {part.precision for part in map(recipe.of, recipe.plan())}
+        precisions = {part.precision for part in map(recipe.for_stage, recipe.plan())}
         if on_cpu and "16-mixed" in precisions:
             raise ConfigError("a CPU does not train in float16: set precision (of the recipe, or of the stage that has "
                               "one) to 32-true or bf16-mixed")  # fmt: skip
@@ -56,18 +56,18 @@ class TrainingRun:
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint = whole.fingerprint()
         self.recordings = whole.identities()
-        self.began_with: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
-        self.validation = recipe.parts()[3]
+        self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
+        self.validation = recipe.components().validation
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds, self.trained = 0.0, 0  # seconds and epochs that the stages before took
         self.epochs = sum(stage.epochs for stage in recipe.plan())
         self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
 
-    def network(self, recipe: Recipe) -> Recognition:
+    def network(self, recipe: Recipe) -> RecognitionModule:
         """The recipe's network."""
-        return Recognition(recipe.as_dict(), list(self.clips.classes))
+        return RecognitionModule(recipe.as_dict(), list(self.clips.classes))
 
-    def module(self, recipe: Recipe) -> Recognition:
+    def module(self, recipe: Recipe) -> RecognitionModule:
         """The recipe's network, which the dataset must suit."""
         module = self.network(recipe)
         for stage in recipe.plan():
@@ -76,7 +76,7 @@ class TrainingRun:
         warn_missing_streams(self.clips, module.network.input_specs, recipe)  # once, not a stage
         if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
-        if recipe.outliers and not any(recipe.of(stage).augment for stage in recipe.plan()):
+        if recipe.outliers and not any(recipe.for_stage(stage).augment for stage in recipe.plan()):
             raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
         return module
 
@@ -92,7 +92,7 @@ class TrainingRun:
         found = stamps.extrema(samples, network.input_specs)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
 
-    def check_stages(self, recipe: Recipe, module: Recognition) -> None:
+    def check_stages(self, recipe: Recipe, module: RecognitionModule) -> None:
         """Refuses what a later stage would be refused for, before those before it are trained, perhaps for days.
 
         Raises:
@@ -101,7 +101,7 @@ class TrainingRun:
         """
         world = self.options["devices"] * self.options["num_nodes"]
         for stage in recipe.plan():
-            own, trained = recipe.of(stage), module
+            own, trained = recipe.for_stage(stage), module
             if stage.model:
                 with torch.random.fork_rng(devices=[]):
                     trained = self.module(own)
@@ -111,7 +111,7 @@ class TrainingRun:
             trained.enter(dataclasses.replace(stage, model="", options={}))
             if not trained.plain and own.label_smoothing not in (0.0, Recipe.label_smoothing):
                 logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
-            optimizer, _, sampling, _ = own.parts()
+            optimizer, _, sampling, _ = own.components()
             optimizer.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
             EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
 
@@ -128,7 +128,7 @@ class TrainingRun:
         """
         for stage, folder in list(zip(recipe.plan(), folders, strict=True))[1:]:
             if found := checkpoints.newest(folder):
-                own = self.with_extrema(recipe.of(stage)) if stage.model else recipe
+                own = self.with_extrema(recipe.for_stage(stage)) if stage.model else recipe
                 checkpoints.check_same_run(found, own, self.fingerprint)
                 checkpoints.same_init(found, self.init)
 
@@ -145,15 +145,15 @@ class TrainingRun:
             )
         return True
 
-    def fit(self, module: Recognition, stage: Stage, folder: Path, before: int) -> Path:
+    def fit(self, module: RecognitionModule, stage: Stage, folder: Path, before: int) -> Path:
         """One stage, which leaves its weights in `module` and in the checkpoint that is returned."""
         module.enter(stage, before)
-        recipe = module.recipe.of(stage)
+        recipe = module.recipe.for_stage(stage)
         found = checkpoints.newest(folder) if self.resume else None
         position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
         if found:
             checkpoints.check_same_run(found, module.recipe, self.fingerprint)
-            self.made_by = provenance.of_checkpoint(found[1])
+            self.made_by = provenance.from_checkpoint(found[1])
             self.init = checkpoints.same_init(found, self.init)
             position = checkpoints.position(found[1], recipe)
             goes_on = "the run is finished" if position["finished"] else "the run goes on from there"
@@ -165,13 +165,13 @@ class TrainingRun:
         ended = checkpoints.newest(folder) if self.held is not None else None  # later than the best
         position = (ended[1] if ended else content).get("actrec", {})
         self.seconds, self.trained = float(position.get("seconds", 0.0)), int(position.get("epochs", 0))
-        self.made_by = provenance.of_checkpoint(content)
+        self.made_by = provenance.from_checkpoint(content)
         module.load_state_dict(content["state_dict"])  # the averaged weights
         return kept
 
     def _fit(
         self,
-        module: Recognition,
+        module: RecognitionModule,
         recipe: Recipe,
         folder: Path,
         before: int,
@@ -182,7 +182,7 @@ class TrainingRun:
             **self.options,
             precision=cast(Any, recipe.precision),  # Lightning accepts a Literal only
             max_epochs=recipe.epochs,
-            logger=[EpochRows(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
+            logger=[EpochCsvLogger(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
             callbacks=self._callbacks(module, recipe, folder, before, position),
             plugins=[AtomicIO()],
             enable_progress_bar=self.progress,
@@ -196,7 +196,7 @@ class TrainingRun:
         )
         loader = self._loader(module, recipe, trainer, before + position["epoch"], position["steps"])
         held = self._held_loader(module, recipe, trainer) if self.held is not None else None
-        with warnings.catch_warnings(), explained(folder):
+        with warnings.catch_warnings(), translate_errors(folder):
             # What a stage does not train is meant to be in evaluation mode.
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
@@ -210,7 +210,7 @@ class TrainingRun:
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
 
     def _callbacks(
-        self, module: Recognition, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
+        self, module: RecognitionModule, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
     ) -> list[lightning.Callback]:
         metric = self.validation.metric if self.held is not None else ""
         devices = self.options["devices"] * self.options["num_nodes"]
@@ -223,9 +223,9 @@ class TrainingRun:
             devices,
             self.init,
             self.recordings,
-            self.began_with,
+            self.initial_trainings,
         )
-        made_of, machine = provenance.going_on(self.made_by, now), self.machine
+        made_of, machine = provenance.merge(self.made_by, now), self.machine
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),
             Checkpoints(
@@ -233,24 +233,24 @@ class TrainingRun:
                 metric, position["seconds"], before + recipe.epochs < self.epochs,
             ),
         ]  # fmt: skip
-        averaging = Averaging(recipe.average_decay, recipe.average_warm_up) if recipe.average_decay else None
+        averaging = Averaging(recipe.ema_decay, recipe.ema_warm_up) if recipe.ema_decay else None
         callbacks += [averaging] if averaging else []
-        renewed = recipe.renew_norms
+        renewed = recipe.recalibration_batches
         if renewed is None:
-            renewed = batches_by_default(recipe, len(self.clips), len(self.held or ()))
+            renewed = default_recalibration_batches(recipe, len(self.clips), len(self.held or ()))
         if renewed and _has_batch_norm(module):
 
             def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
                 return _endless(self._loader(module, recipe, trainer, before + epoch, 0))
 
             batches = renewed * recipe.accumulate
-            callbacks.append(RenewedNorms(batches, draw, averaging, self.held is not None))
+            callbacks.append(BatchNormRecalibration(batches, draw, averaging, self.held is not None))
         if metric and self.validation.patience:
             mode = "max" if metric == "accuracy" else "min"
             callbacks.append(EarlyStopping(f"val_{metric}", patience=self.validation.patience, mode=mode))
         return callbacks
 
-    def _sync_batch_norm(self, recipe: Recipe, module: Recognition) -> bool:
+    def _sync_batch_norm(self, recipe: Recipe, module: RecognitionModule) -> bool:
         several = self.options["strategy"] == "ddp" and recipe.sync_batch_norm
         if several and self.options["accelerator"] == "cpu" and _has_batch_norm(module):
             logger.warning("PyTorch shares batch norms among GPUs alone: here each process counts its own clips")
@@ -258,7 +258,7 @@ class TrainingRun:
         return bool(several and self.options["accelerator"] == "gpu")
 
     def _loader(
-        self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer, epoch: int, steps_done: int
+        self, module: RecognitionModule, recipe: Recipe, trainer: lightning.Trainer, epoch: int, steps_done: int
     ) -> DataLoader:
         """The batches of an epoch, counted from the first stage's first, and of those that follow."""
         augmentation = recipe.check() if recipe.augment else None
@@ -271,7 +271,7 @@ class TrainingRun:
         )  # fmt: skip
         return DataLoader(samples, batch_sampler=epochs, **self._loader_options(recipe))
 
-    def _held_loader(self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader:
+    def _held_loader(self, module: RecognitionModule, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader:
         assert self.held is not None
         specs, window = module.network.input_specs, recipe.window(module.network)
         samples = Samples(self.held, specs, window, recipe, None, made=_made(module))
@@ -284,9 +284,9 @@ class TrainingRun:
         return loader_options(self.machine.loader_workers(self.options["devices"], gpu), gpu, recipe.seed)
 
 
-def _made(module: Recognition) -> list[str]:
+def _made(module: RecognitionModule) -> list[str]:
     """The inputs that the stage reads."""
-    return [spec.name for spec in module.network.trained_specs]
+    return [spec.name for spec in module.network.stage_input_specs]
 
 
 def _endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
@@ -299,7 +299,7 @@ def _device(options: dict[str, Any]) -> torch.device:
     return torch.device("cuda" if options["accelerator"] == "gpu" else "cpu")
 
 
-def _has_batch_norm(module: Recognition) -> bool:
+def _has_batch_norm(module: RecognitionModule) -> bool:
     network: Network = module.network
     return any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules())
 
@@ -340,7 +340,7 @@ def train(
         DeviceError: A checkpoint cannot be written, another run writes to `out`, memory is full, or a reading process
             was killed.
         InputError: A clip cannot be read; it is named. Or there are not two classes.
-        Stopped: SIGTERM or Ctrl-C; what was learnt is kept.
+        TrainingInterrupted: SIGTERM or Ctrl-C; what was learnt is kept.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -377,7 +377,7 @@ def _tell_unused(recipe: Recipe) -> None:
         if recipe.stages and all(name in stage for stage in recipe.stages) and _changed(recipe, name):
             logger.warning("%s does nothing: each of the stages has its own", name)
     for stage in recipe.plan():
-        for part in recipe.of(stage).parts()[:2]:
+        for part in recipe.for_stage(stage).components()[:2]:
             for name in optimizers.unused(part):
                 title = f"stage '{stage.title}': " if recipe.stages else ""
                 logger.warning("%s%s does nothing with %s", title, f"{type(part).__name__.lower()}.{name}", part.name)
@@ -400,7 +400,7 @@ def _changed(recipe: Recipe, name: str) -> bool:
     return bool(getattr(recipe, name) != getattr(Recipe, name))
 
 
-def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
+def _fit_stages(run: TrainingRun, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
     """The stages one after another, each from what those before it learnt; the last one's checkpoint.
 
     `module` holds the initial weights of `init` already.
@@ -415,7 +415,7 @@ def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path
     drawn, before, kept = torch.get_rng_state(), 0, out / checkpoints.LAST
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:
-            own = run.with_extrema(recipe.of(stage))
+            own = run.with_extrema(recipe.for_stage(stage))
             torch.set_rng_state(drawn)  # the same weights to begin with, whether or not the stages before ran just now
             trained = run.network(own)
             if not init:

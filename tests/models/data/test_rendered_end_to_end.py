@@ -32,7 +32,7 @@ RECIPE = {
     "batch": 9,
     "learning_rate": 4e-3,
     "weight_decay": 0.01,
-    "average_decay": 0.8,
+    "ema_decay": 0.8,
 }
 STEPS, KILLED_AT = 60, 33
 

@@ -137,7 +137,7 @@ def test_sem_net_trained_with_outliers_lowers_their_confidence():
     network = actrec_models.registry.create(
         "sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"}
     )
-    assert network.knows_outliers and network.outlier_weight == 0
+    assert network.handles_outliers and network.outlier_weight == 0
     batch = {spec.name: torch.randn(6, *spec.shape) for spec in network.input_specs}
     batch["label"] = torch.tensor([0, 1, 2, OUTLIER, OUTLIER, OUTLIER])
     plain = network.losses(batch)["loss"]
@@ -154,9 +154,9 @@ def test_sem_net_trained_with_outliers_lowers_their_confidence():
 
 def test_trainer_outlier_weight_passed_or_raises(data_root, tmp_path):
     small = config.build(recipe.Recipe, {**TINY, "outlier_weight": 0.7})
-    assert module.Recognition(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
+    assert module.RecognitionModule(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
     none = config.build(recipe.Recipe, {**TINY, "outliers": 0.0})
-    assert module.Recognition(none.as_dict(), ["a", "b"]).network.outlier_weight == 0
+    assert module.RecognitionModule(none.as_dict(), ["a", "b"]).network.outlier_weight == 0
     options = {"layout": "hand_22", "bodies": 1}
     refused = config.build(recipe.Recipe, {**TINY, "model": "sem_spa", "options": options, "frames": None})
     with pytest.raises(ConfigError, match="knows no outliers"):

@@ -326,7 +326,12 @@ def test_eval_model_scored_on_its_own_fold(tmp_path, capsys):
     ):
         assert "parts of different folds overlap" in refused(capsys, *wrong)
     assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
-    before = {"began_with": [provenance.training("utd_mhad", "subject", {}), provenance.training("places", "all", {})]}
+    before = {
+        "initial_trainings": [
+            provenance.training("utd_mhad", "subject", {}),
+            provenance.training("places", "all", {}),
+        ]
+    }
     begun = write(tmp_path / "begun", settings={"dataset_options": {"fold": 2}}, figures=before)
     assert "network of begun was trained on fold 1 of places, not 'all', fold 2" in refused(capsys, begun)
     default = write(tmp_path / "default", settings={"dataset_options": {}})

@@ -24,7 +24,7 @@ from actrec_models.export.fuse import join_graphs
 from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
 from actrec_models.finetune.transfer import open_pretrained
 from actrec_models.training import checkpoints, initial_weights
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.restore import load_checkpoint
@@ -202,7 +202,7 @@ def saved(path, epochs):
     """Write a checkpoint of an untrained network."""
     torch.manual_seed(epochs)
     recipe = config.build(Recipe, TINY).as_dict()
-    module = Recognition(recipe, list(CLASSES))
+    module = RecognitionModule(recipe, list(CLASSES))
     parameters = {"recipe": recipe, "classes": list(CLASSES)}
     made_by = {"epochs": epochs, "seconds": 0.0, "provenance": {}}
     torch.save({"hyper_parameters": parameters, "state_dict": module.state_dict(), "actrec": made_by}, path)
