@@ -3,8 +3,8 @@
 Which points are neighbors is found outside the network (`actrec.features.voxels`), so that shapes are static and
 the graph holds no search. Rows of the tables count from 1; row 0 reads as zeros.
 
-The layers ask a neighborhood for what is around each point. `PaddedNeighborhood` reads the padded tables as they are, for
-export. `networks.points.Points` drops the padding of a whole batch, for training; its features are (points, C).
+`PaddedNeighborhood` reads the padded tables directly, for export. `points.Points` drops the padding of a whole batch,
+for training; its features are (points, C).
 """
 
 from typing import NamedTuple, Protocol

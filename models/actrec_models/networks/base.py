@@ -25,8 +25,8 @@ class Network(nn.Module):
         weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
-        base_channels: Parameter to the axis and the number of its input channels without those that an option adds behind
-            them: of weights that have so many, the others begin at zero, so that the network begins as it was.
+        base_channels: Parameter name to (axis, number of input channels without optional ones). Weights of that size
+            are accepted, and the further channels start at zero.
         handles_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
         outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """

@@ -68,7 +68,7 @@ class DeepActsOptions:
     num_classes: int = setting(60, "classes", range=(1, 100_000))
     modalities: tuple[str, ...] = setting(
         tuple(MODALITIES),
-        f"branches, one a modality: {', '.join(MODALITIES)}; beyond the paper, of joints alone, {', '.join(MOTION_MODALITIES)}",
+        f"one branch a modality: {', '.join(MODALITIES)}; beyond the paper: {', '.join(MOTION_MODALITIES)}",
     )
     frames: int = setting(60, "T, frames of a clip (200 on SYSU)", range=(1, 1000))
     bodies: int = setting(1, "M, bodies of a clip, averaged", range=(1, 8))

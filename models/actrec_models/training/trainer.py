@@ -72,9 +72,9 @@ class TrainingRun:
         module = self.network(recipe)
         for stage in recipe.plan():
             if not stage.model:
-                check_streams(self.clips, module.network.input_specs, recipe.of(stage))
+                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage))
         warn_missing_streams(self.clips, module.network.input_specs, recipe)  # once, not a stage
-        if recipe.outliers and not (module.plain or module.network.knows_outliers):
+        if recipe.outliers and not (module.plain or module.network.handles_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
         if recipe.outliers and not any(recipe.for_stage(stage).augment for stage in recipe.plan()):
             raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
@@ -266,7 +266,7 @@ class TrainingRun:
         specs, made = module.network.input_specs, _made(module)
         samples = Samples(self.clips, specs, window, recipe, augmentation, any_clip=True, made=made)
         epochs = EpochBatchSampler(
-            self.clips.labels, recipe.parts()[2], recipe.seed, recipe.batch, recipe.accumulate,
+            self.clips.labels, recipe.components().sampling, recipe.seed, recipe.batch, recipe.accumulate,
             rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
         )  # fmt: skip
         return DataLoader(samples, batch_sampler=epochs, **self._loader_options(recipe))
@@ -360,8 +360,8 @@ def train(
             loaded = initial_weights.load(module.network, recipe.model, file)
             provenance.check(f"--init {file}", loaded.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
             run.recordings += loaded.recordings
-            run.began_with += loaded.trainings
-        if recipe.unknown_dataset and not len(recipe.own_unknown(data_root, "train", root)):
+            run.initial_trainings += loaded.trainings
+        if recipe.unknown_dataset and not len(recipe.unknown_clips(data_root, "train", root)):
             if missing := unknown_clips.missing_dataset(recipe, data_root):
                 logger.warning("%s: the package will not be told what to reject", missing)
             else:

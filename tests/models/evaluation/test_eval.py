@@ -119,7 +119,7 @@ def test_report_unwritable_folder_refused_before_scoring(tmp_path, capsys, monke
 def test_eval_checkpoint_of_running_training_is_scored(data_root, tmp_path, capsys):
     settings = replace(recipe.Recipe(), model="deepacts_graph", options={"modalities": ["body"], "width": 4}, frames=8)
     torch.manual_seed(1)
-    module = training_module.Recognition(settings.as_dict(), list(datasets.DATASETS.get("utd_mhad").classes))
+    module = training_module.RecognitionModule(settings.as_dict(), list(datasets.DATASETS.get("utd_mhad").classes))
     parameters = {"recipe": settings.as_dict(), "classes": list(datasets.DATASETS.get("utd_mhad").classes)}
     folder = tmp_path / "my_run"
     folder.mkdir()
