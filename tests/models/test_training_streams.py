@@ -207,7 +207,7 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
     [
         ("p_i3d", {"stages": [{"name": "warm_up"}]}, "stage 'warm_up' is none of p_i3d's; its stages: parts, pose"),
         ("c3d_flow", {"stages": [{"name": "joint"}]}, "c3d_flow's; it is trained in one go"),
-        ("p_i3d", {"stages": ["joint"]}, "stages holds an entry that is no mapping"),
+        ("p_i3d", {"stages": ["joint"]}, "each entry of stages must be a mapping"),
         ("p_i3d", {"stages": [{"name": "joint", "epoch": 2}]}, "unknown option epoch of Stage"),
         ("p_i3d", {"outliers": 0.3}, "outliers are made-up skeletons"),
         ("sem_net", {"outliers": 0.3, "augment": False}, "outliers are made where clips are varied: set augment"),
