@@ -70,7 +70,7 @@ def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monke
         content = checkpoints.read(kept)["actrec"]["provenance"]
         assert content["commit"] == f"aaaa, then {commit or 'unknown'}"
         assert content["packages"] == {"actrec": "1.0, then 1.1", "numpy": "2.0"}
-    recipe, run = restore.load_checkpoint(kept)[0], provenance.of_checkpoint(checkpoints.read(kept))
+    recipe, run = restore.load_checkpoint(kept)[0], provenance.from_checkpoint(checkpoints.read(kept))
     assert restore.run_provenance(recipe, run).commit == "aaaa, then unknown"
 
 

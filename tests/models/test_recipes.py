@@ -17,7 +17,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.example import example_clip
 from actrec.types import NANOSECONDS
 from actrec.utils import config
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.samplers import ClipSubset, Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, recipe

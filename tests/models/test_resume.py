@@ -17,7 +17,7 @@ from actrec.cli import main
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
 from actrec_models.training import checkpoints, initial_weights, provenance, restore, trainer
-from actrec_models.training.module import Recognition
+from actrec_models.training.module import RecognitionModule
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
 from tests.models import children
@@ -245,7 +245,7 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     same(whole, kept)
     assert checkpoints.read(kept)["actrec"]["provenance"]["init"] == [name]
     settings, content = restore.load_checkpoint(kept)[0], checkpoints.read(kept)
-    assert restore.run_provenance(settings, provenance.of_checkpoint(content)).init == (name,)
+    assert restore.run_provenance(settings, provenance.from_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
 

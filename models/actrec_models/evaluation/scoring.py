@@ -74,7 +74,7 @@ def _augmentation_recipe(package: ModelPackage) -> Recipe:
     if "augmentation" not in settings:
         raise ConfigError(f"{package.name} does not store how its training augmented clips: omit --draws")
     whole = config.build(Recipe, settings)
-    recipe = whole.of(whole.plan()[-1])  # the last of several stages
+    recipe = whole.for_stage(whole.plan()[-1])  # the last of several stages
     if not recipe.augment:
         raise ConfigError(f"clips were not augmented in the training of {package.name}: omit --draws")
     return recipe

@@ -130,7 +130,7 @@ def resolve_target(models: Sequence[Model], data_root: str, options: EvalOptions
     for model in models:
         trained = model.package.provenance
         checked_later = dataset == USER_FOLDER and split == "all" and _recordings_known(model)
-        if trained.split != split and same_items(trained.dataset, dataset) and not checked_later:
+        if trained.split != split and same_recordings(trained.dataset, dataset) and not checked_later:
             other = f"not '{split}'" if model is models[0] else f"{models[0].name} on '{split}'"
             raise ConfigError(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {other}; parts of different splits "
@@ -230,7 +230,7 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
     for index, model in enumerate(models):
         trained = _trained_fold(model, target)
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
-        initial = model.package.provenance.figures.get(provenance.KEY, ())
+        initial = model.package.provenance.figures.get(provenance.INITIAL_TRAININGS, ())
         options = {**target.options, "fold": scored}
         provenance.check(f"the pretrained network of {model.name}", initial, target.dataset, target.split, options)
         if trained is not None and trained != scored:

@@ -326,7 +326,7 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
         "parameters": sum(part.figures.get("parameters", 0) for part in parts),
         "fused": [_stream_figures(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
         **({"recordings": recordings} if recordings else {}),
-        **provenance.kept(one for part in parts for one in part.figures.get(provenance.KEY, ())),
+        **provenance.as_figures(one for part in parts for one in part.figures.get(provenance.INITIAL_TRAININGS, ())),
     }
     return dataclasses.replace(
         run_provenance(recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}),

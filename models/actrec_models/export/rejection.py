@@ -144,7 +144,7 @@ def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: 
     if _lacks_streams(chosen, known, features.streams(specs)):
         source = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {source} not contain"
-    if not recipe.parts()[3].holds:
+    if not recipe.components().validation.holds:
         return f"{also}, but augmentation changes only joints: train with held-out clips (validation: {{share: 0.1}})"
     return ""
 
@@ -194,7 +194,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     held out are used.
     """
     if _streams_beside_bodies(session.package.inputs):
-        held = recipe.parts()[3].split(training_clips(recipe, data_root, root), recipe.seed)[1]
+        held = recipe.components().validation.split(training_clips(recipe, data_root, root), recipe.seed)[1]
         assert held is not None
         clips, which = held, f"{len(held)} clips held out"
         known = evaluation.score(session, clips, _mode(recipe)).logits
@@ -255,9 +255,9 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
-    own = len(recipe.own_unknown(data_root, "train", root))
+    own = len(recipe.unknown_clips(data_root, "train", root))
     chosen = (
-        recipe.own_unknown(data_root, part, root) if own else _unknown_clips(recipe, session, data_root, part, root)
+        recipe.unknown_clips(data_root, part, root) if own else _unknown_clips(recipe, session, data_root, part, root)
     )
     if not len(chosen):
         return np.zeros((0, len(session.package.labels)), np.float32)
@@ -275,7 +275,7 @@ def _unknown_clips(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
     """Return the identities of the user's recordings that a threshold is chosen on (`ClipDataset.identities`)."""
-    own = recipe.own_unknown(data_root, "train", root)
+    own = recipe.unknown_clips(data_root, "train", root)
     return own.identities() if len(own) else unknown_clips.load(recipe, classes, data_root, "train").identities()
 
 

@@ -42,7 +42,7 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
     """
     content = checkpoints.read(path)
     recipe, classes, network = _restored(path, content)
-    trained = run_provenance(recipe, provenance.of_checkpoint(content))
+    trained = run_provenance(recipe, provenance.from_checkpoint(content))
     trained = dataclasses.replace(trained, figures={"parameters": parameter_count(network), **trained.figures})
     draft = describe(recipe.model, recipe.options, classes, network, trained)
     return recipe, dataclasses.replace(draft, window=recipe.window(network)), network
@@ -51,7 +51,7 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
 def _restored(path: Path, content: dict[str, Any]) -> tuple[Recipe, list[str], Network]:
     parameters = content["hyper_parameters"]
     recipe = config.build(Recipe, parameters["recipe"])
-    module = training_module.Recognition(parameters["recipe"], parameters["classes"])
+    module = training_module.RecognitionModule(parameters["recipe"], parameters["classes"])
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
@@ -69,7 +69,7 @@ def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[s
         PackageError: The package or its weights are missing, or the weights do not fit the network.
     """
     found = zoo.find(name)
-    weights = initial_weights.of_package(found)
+    weights = initial_weights.package_weights(found)
     options = network_options(found)
     tensors = initial_weights.read(weights).tensors
     network: Network = create(found.family, num_classes=len(found.labels), **options)
@@ -133,7 +133,7 @@ def run_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         settings=config.plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
-        figures={name: run[name] for name in ("recordings", provenance.KEY) if name in run},
+        figures={name: run[name] for name in ("recordings", provenance.INITIAL_TRAININGS) if name in run},
         command=run.get("command", ""),
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
