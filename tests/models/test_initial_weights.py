@@ -298,23 +298,23 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name either a checkpoint or a --network"),
+        ([], "either a checkpoint or a --network"),
         (["--network", "res_tcn_bjcn"], "needs --classes with at least two"),
-        (["--network", "res_tcn_bjcn", "--classes", "a,unknown"], "'unknown' is kept for what a model does not know"),
-        (["--network", "res_tcn_bjcn", "--classes", "a,Unknown"], "'Unknown' is kept for what a model does not know"),
-        (["--calibrate", "my_package"], "--calibrate takes my_package for its recipe: name the package before it"),
-        (["--network", "res_tcn_bjcn", "--classes", "a,b,a"], "the class 'a' is named twice: a, b, a"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,unknown"], "'unknown' is reserved"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,Unknown"], "'Unknown' is reserved"),
+        (["--calibrate", "my_package"], "--calibrate took my_package as its recipe"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,b,a"], "the class 'a' appears twice: a, b, a"),
         (["--network", "lstm", "--classes", "a,b"], "unknown network 'lstm'"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth"], "expected KEY=VALUE"),
         (
             ["--network", "res_tcn_bjcn", "--classes", "a,b", "--calibrate"],
-            "--calibrate is of a package or a checkpoint",
+            "--calibrate needs a package",
         ),
-        (["run.ckpt", "--network", "res_tcn_bjcn"], "name either a checkpoint or a --network"),
-        (["run.ckpt", "--classes", "a,b"], "--classes goes with --network; run.ckpt has its own"),
-        (["run.ckpt", "--seed", "0"], "--seed goes with --network"),
-        (["run.ckpt", "--option", "a=b", "--init", "x"], "--option goes with --network"),
+        (["run.ckpt", "--network", "res_tcn_bjcn"], "either a checkpoint or a --network"),
+        (["run.ckpt", "--classes", "a,b"], "--classes belongs to --network; run.ckpt has its own"),
+        (["run.ckpt", "--seed", "0"], "--seed belongs to --network"),
+        (["run.ckpt", "--option", "a=b", "--init", "x"], "--option belongs to --network"),
     ],
 )
 def test_wrong_use_of_export_is_said_in_one_line(arguments, message, tmp_path, capsys):
