@@ -1,6 +1,6 @@
 """C3D (Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015).
 
-Layers are named as in its PyTorch ports, so that Sports-1M weights load by name.
+Layers have the names of its PyTorch ports, so that Sports-1M weights load by name.
 """
 
 from collections.abc import Sequence

@@ -19,14 +19,14 @@ def glorot(module: nn.Module) -> None:
 
 
 def sizes(x: Tensor) -> tuple[int, ...]:
-    """What stands behind the batch axis, as plain numbers: an exported graph then holds constants, no arithmetic."""
+    """Return the shape behind the batch axis as plain numbers: an exported graph then has constants."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return tuple(int(size) for size in x.shape[1:])
 
 
 def table(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    """The rows of `values` as a matrix of the kind of `like`, a constant in an exported graph."""
+    """Return the rows of `values` as a matrix of the kind of `like`, a constant in an exported graph."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return torch.tensor(values, device=like.device, dtype=like.dtype)

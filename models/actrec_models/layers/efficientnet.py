@@ -20,7 +20,7 @@ STAGES = (
 STEM, HEAD = 32, 1280
 
 DROP_PATH = 0.2
-"""Greatest chance that a block is left out in training (stochastic depth); it grows from zero block by block."""
+"""Greatest probability of skipping a block in training (stochastic depth); it grows from zero block by block."""
 
 
 class EfficientNetB0(nn.Module):
@@ -86,7 +86,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs each channel by what the whole picture shows."""
+    """Weighs each channel by a summary of the whole image."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
@@ -116,7 +116,7 @@ def convolution(
 
 
 def divisible(channels: float) -> int:
-    """The multiple of 8 next to `channels`, never less than nine tenths of it."""
+    """Return the multiple of 8 next to `channels`, never less than nine tenths of it."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 

@@ -33,7 +33,7 @@ class TemporalBranch(nn.Module):
 
 
 def last_aligned(frames: int, stride: int) -> int:
-    """The first of every `stride`th frame such that the last frame is among them."""
+    """Return the first of every `stride`th frame such that the last frame is among them."""
     return (frames - 1) % stride
 
 
@@ -72,11 +72,11 @@ class MultiScaleFeedForward(nn.Module):
         return torch.relu(self.dropout(f) + self.shortcut(x))
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The branches' inputs: B × (N, C / B, T, V)."""
+        """Return the branches' inputs: B × (N, C / B, T, V)."""
         return self.split(x).split(self.width, dim=1)
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The frames of (N, C, T, V) that outputs are about."""
+        """Return the frames of (N, C, T, V) that outputs are about."""
         if self.stride == 1:
             return x
         if self.causal:

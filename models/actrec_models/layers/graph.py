@@ -17,7 +17,7 @@ def adjacency(layout: str) -> Tensor:
 
 
 def partition(layout: str, sets: int = 1) -> Tensor:
-    """The normalized adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
+    """Return the normalized adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
 
     Args:
         layout: Name of a skeleton layout with V joints.
@@ -129,7 +129,7 @@ class GraphBlock(nn.Module):
 
 
 def unpadded_frames(frames: int, kernel: int, stride: int) -> int:
-    """Outputs of an unpadded temporal convolution over `frames`; below 1 where there are too few."""
+    """Return the output length of an unpadded temporal convolution over `frames`; below 1 if there are too few."""
     return (frames - kernel) // stride + 1
 
 

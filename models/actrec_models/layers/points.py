@@ -74,7 +74,7 @@ def pairs_on_device(near: PaddedNeighborhood, number: Tensor, positions: int) ->
 
 @jit.kernel
 def _count(sums: np.ndarray, kernel: np.ndarray, size: int, share: np.ndarray, counts: np.ndarray) -> None:
-    """Adds each group's pairs to counts [shares, positions]."""
+    """Add each group's pairs to counts [shares, positions]."""
     for clip in range(len(sums)):
         for pair in sums[clip]:
             if pair > 0:
@@ -94,7 +94,7 @@ def _fill(
     source: np.ndarray,
     target: np.ndarray,
 ) -> None:
-    """Writes each group's pairs from `following` [shares, positions] on."""
+    """Write each group's pairs from `following` [shares, positions] on."""
     for clip in range(len(sums)):
         for slot, pair in enumerate(sums[clip]):
             if pair > 0:
@@ -114,7 +114,7 @@ class PairProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
-        """The sums; a point without pairs gets zeros."""
+        """Return the sums; a point without pairs gets zeros."""
         ctx.save_for_backward(f, weight)
         ctx.pairs = pairs
         return (_sums_of_blocks if f.device.type == "cpu" else sums)(f, weight, pairs)
@@ -136,7 +136,7 @@ def sums(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
 
 
 def gradients(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor, of_features: bool = True) -> tuple[Tensor, Tensor]:
-    """`PairProducts` backwards, on any device; the first is left empty where it is not wanted."""
+    """Run `PairProducts` backwards, on any device; the first result is empty if it is not wanted."""
     x, weight = f.index_select(0, pairs.source), weight.to(f.dtype)
     g = grad.to(f.dtype).index_select(0, pairs.target)  # (pairs, C′)
     of_f = _zeros(f, weight.shape[1]) if of_features else _zeros(f[:0], weight.shape[1])
@@ -194,7 +194,7 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def _each_share(pairs: Pairs, work: Any) -> None:
-    """Calls work(share, first pair, ends) for every share of the clips, each in a thread where there are several."""
+    """Call work(share, first pair, ends) for every share of the clips, in threads if there are several shares."""
     ends = pairs.ends.numpy()
     jobs = [(share, int(ends[share - 1, -1]) if share else 0, ends[share]) for share in range(len(ends))]
     if len(jobs) == 1:
@@ -214,7 +214,7 @@ def _add_products(
     ends: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Adds W_position f[j] of a share's pairs (j, i) to out[i]."""
+    """Add W_position f[j] of a share's pairs (j, i) to out[i]."""
     x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     y = np.empty((_BLOCK, weight.shape[2]), np.float32)
     for position in range(ends.size):
@@ -238,7 +238,7 @@ def _add_gradients(
     of_f: np.ndarray,
     of_weight: np.ndarray,
 ) -> None:
-    """Adds what a share's pairs (j, i) say of f[j], unless `of_f` is empty, and of W_position, from gradients at i."""
+    """Add the pairs' (j, i) part of the gradients of f[j], unless `of_f` is empty, and of W_position."""
     x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     of_x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     g = np.empty((_BLOCK, weight.shape[2]), np.float32)
@@ -293,7 +293,7 @@ class Points:
         self._children = None if below is None else below._numbers(near.cells.reshape(*near.present.shape, 8), self)
 
     def _numbers(self, table: Tensor, of: "Points | None" = None) -> Tensor:
-        """A table (N, P, K) of rows of this level as numbers of its points, for the points of `of`: (points, K)."""
+        """Return a table (N, P, K) of rows of this level as numbers of its points: (points of `of`, K)."""
         kept = table.flatten(0, 1)[(of or self).slots]
         clip = (of or self).clip.unsqueeze(1)
         numbers = self._number[clip, (kept - 1).clamp(min=0)]

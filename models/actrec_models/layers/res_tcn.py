@@ -33,7 +33,7 @@ class Unit(nn.Module):
     Args:
         channels_in, channels_out: N_{l−1} and N_l.
         kernel: f_l, the filter's length.
-        stride: Of the filter; where it is not 1, a convolution of size 1 takes X^(l−1) along.
+        stride: Of the filter; if it is not 1, a convolution of size 1 adapts X^(l−1).
         dropout: After the activation.
     """
 
@@ -59,7 +59,7 @@ class Convolution(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1):
         super().__init__()
-        # PyTorch pads both ends alike: with one more at each, the first output is what must go.
+        # PyTorch pads both ends alike: with one more at each, the first output must be dropped.
         self.surplus = int(kernel % 2 == 0 and stride == 1)
         self.filters = nn.Conv1d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2 + self.surplus)
 

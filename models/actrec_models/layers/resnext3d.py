@@ -1,6 +1,6 @@
 """3D ResNeXt-101 (Hara et al., CVPR 2018), the second visual backbone of VPN's Table 5.
 
-Parameter names are those of the widely used `kenshohara/3D-ResNets-PyTorch` (`conv1`, `bn1`, `layer1.0.conv1`, …,
+Parameters have the names of the widely used `kenshohara/3D-ResNets-PyTorch` (`conv1`, `bn1`, `layer1.0.conv1`, …,
 `fc`), so that its Kinetics checkpoints load key for key.
 """
 
@@ -15,10 +15,10 @@ BLOCKS = (3, 4, 23, 3)
 CARDINALITY = 32
 
 MEAN = (114.7748, 107.7354, 99.4750)
-"""Red, green and blue of ActivityNet's pictures, 0..255, which the port takes off before its Kinetics networks."""
+"""Mean red, green and blue of ActivityNet's images, 0..255, which the port subtracts before its Kinetics networks."""
 
 EXPANSION = 2
-"""Channels of a bottleneck's output to those of its grouped convolution."""
+"""Channels of a bottleneck's output per channel of its grouped convolution."""
 
 
 class Bottleneck(nn.Module):
@@ -89,7 +89,7 @@ class ResNext3d(nn.Module):
                 module.momentum = momentum
 
     def feature_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
-        """(c, t_c, m, n) of the feature map of `frames` pictures of `size` × `size` px."""
+        """Return (c, t_c, m, n) of the feature map of `frames` images of `size` × `size` px."""
         t, s = _halve(frames), _halve(_halve(size))  # conv1 keeps time; the pool halves all
         for _ in range(3):  # layer2 to layer4
             t, s = _halve(t), _halve(s)
@@ -113,5 +113,5 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 def _halve(length: int) -> int:
-    """What a kernel of 3 (or 7) with stride 2 and "same" padding leaves of `length`."""
+    """Return what a kernel of 3 (or 7) with stride 2 and "same" padding leaves of `length`."""
     return (length + 1) // 2

@@ -62,7 +62,7 @@ class Network(nn.Module):
         """Logits (N, classes) of inputs by name, each (N, *shape)."""
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the paper trains on.
+        """Return what the paper trains on.
 
         Args:
             batch: The inputs by name, and "label" [N] (−1 takes no part).
@@ -74,7 +74,7 @@ class Network(nn.Module):
         return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}
 
     def stage(self, name: str) -> None:
-        """Set what is trained to one of `stages`, or to everything for ""."""
+        """Train only the parameters of one of `stages`, or all for ""."""
         raise NotImplementedError(f"{type(self).__name__} has no stages")
 
 

@@ -131,7 +131,7 @@ def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[st
     """Refuses an empty choice, an unknown one and a repeated one.
 
     Raises:
-        ConfigError: The option and what it may hold are named.
+        ConfigError: The message has the option and its allowed values.
     """
     if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
         raise ConfigError(f"{name} is {', '.join(chosen) or 'empty'}; choose from {', '.join(known)}, each once")
@@ -152,7 +152,7 @@ def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
 
 
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
-    """An input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them.
+    """Return an input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them.
 
     Raises:
         ConfigError: The network is to run frame by frame, and a modality needs two.
@@ -173,7 +173,7 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
 
 
 def stamp_specs(options: CnnOptions) -> list[InputSpec]:
-    """A Deep Action Stamp (M, 3, size, size) a modality, with Eq. 1's extrema in its preprocessing.
+    """Return a Deep Action Stamp (M, 3, size, size) a modality, with Eq. 1's extrema in its preprocessing.
 
     Raises:
         ConfigError: `extrema` names an unknown modality, or is not a pair in order; a modality has no stamp.
@@ -296,7 +296,7 @@ class GraphBranch(nn.Module):
 
 
 class StampBranch(nn.Module):
-    """A picture network on one modality's stamps: (N, M, 3, H, W) in 0…255 to scores (N, classes), 0 for no stamp."""
+    """An image network on one modality's stamps: (N, M, 3, H, W) in 0…255 to scores (N, classes), 0 for no stamp."""
 
     mean: Tensor
     scale: Tensor

@@ -2,7 +2,7 @@
 
 Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition".
 
-The attention that joints in the picture draw (Magoulianitis & Psaltis, Eqs. 3 to 5).
+The attention around joints in the image (Magoulianitis & Psaltis, Eqs. 3 to 5).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from actrec_models.layers.res_tcn import SCORES, ResBjcn, ResTcn, TwoBranches, i
 from actrec_models.networks.base import Network
 
 LOST = -0.375
-"""A joint is absent where its u is left of this, in widths of the picture; see `actrec.features.scene_flow`."""
+"""A joint with u left of this, in widths of the image, is absent; see `actrec.features.scene_flow`."""
 
 
 class JointMasks(nn.Module):
@@ -38,7 +38,7 @@ class JointMasks(nn.Module):
     def __init__(self, frames: int, size: int, radius: float):
         super().__init__()
         self.size, self.radius = size, radius
-        # (frames l, width w) of what the convolutions of each stage yield.
+        # (frames l, width w) of the output of each stage's convolutions.
         self.stages = [(frames, size)] + [(frames >> (s - 1), size >> s) for s in range(1, 5)]
 
     def forward(self, joints: Tensor, score: Tensor | None = None) -> list[Tensor]:
@@ -72,10 +72,10 @@ def between(joints: Tensor, lost: float) -> Tensor:
 
 
 def areas(joints: Tensor, size: int, width: int, radius: float) -> Tensor:
-    """The characteristic areas 𝕁^k: 1 where (x − a)² + (y − b)² ≤ r², else 0.
+    """Return the characteristic areas 𝕁^k: 1 where (x − a)² + (y − b)² ≤ r², else 0.
 
     Args:
-        joints: (N, l, K, 2) in a picture of `size`.
+        joints: (N, l, K, 2) in an image of `size`.
         size: Width and height that the joints are in.
         width: w = h of the feature.
         radius: r in its pixels.
@@ -316,7 +316,7 @@ class C3dFlowAt2(C3dFlowAt1):
         return bottom
 
     def train(self, mode: bool = True) -> "C3dFlowAt2":
-        """A frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""
+        """Return a frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""
         super().train(mode)
         if self.config.skeleton == "frozen":
             self.skeleton.eval()
@@ -340,7 +340,7 @@ class C3dFlowAt2(C3dFlowAt1):
         return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy, and the L1 norm of the skeleton model's convolutions where it is trained."""
+        """Return the cross-entropy, and the L1 norm of the skeleton model's convolutions if it is trained."""
         weight = self.config.l1 if self.config.skeleton == "joint" else 0.0
         return _regularized(super().losses(batch), weight, self.skeleton)
 

@@ -41,9 +41,7 @@ class PI3dConfig:
 
     num_classes: int = setting(60, "classes (10 on N-UCLA)", range=(1, 100_000))
     frames: int = setting(64, "T, frames of a clip", range=(1, 1024))
-    parts: tuple[str, ...] = setting(
-        PARTS[:3], 'what is cut out of the picture; one alone is a row of Tables 1 and 2 ("image": Full image)'
-    )
+    parts: tuple[str, ...] = setting('crops of the image; one alone is a row of Tables 1 and 2 ("image": Full image)')
     aggregation: str = setting("sum_0", "how and where the parts meet (Table 1)", choices=tuple(AGGREGATED_AFTER))
     attention: bool = setting(True, "weigh the parts by the pose (Eq. 4) instead of adding them as they are")
     pose_frames: int = setting(20, "t_p, poses that the LSTM reads (5 on N-UCLA)", range=(1, 1024))
@@ -53,7 +51,7 @@ class PI3dConfig:
     lambda_1: float = setting(1e-5, "weight of the attention's regularizer in Eq. 5 (1e-4 on N-UCLA)", range=(0.0, 1.0))
     lambda_2: float = setting(1e-3, "weight of the weights' regularizer in Eq. 5", range=(0.0, 1.0))
     clips: int = setting(5, "sub-sequences whose logits are averaged at test time", range=(1, 32))
-    size: int = setting(224, "side of the pictures", unit="px", range=(16, 1024))
+    size: int = setting(224, "side of the images", unit="px", range=(16, 1024))
     width: float = setting(1.0, "factor on I3D's channels", range=(0.01, 4.0))
     norm_momentum: float = setting(
         NORM_MOMENTUM, "of the batch norms; after n steps (1 - it)^n of the statistics that they began with is left",
@@ -149,7 +147,7 @@ class PI3d(Network):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """One picture input a part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
+        """One image input per part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
         o = self.config
         specs = [image_spec(part, o.frames, o.size) for part in o.parts]
         if o.attention:
@@ -180,7 +178,7 @@ class PI3d(Network):
         return self._classify(inputs, self.attend(inputs["pose"]) if self.config.attention else None)
 
     def attend(self, pose: Tensor) -> Tensor:
-        """The weights α (N, K) of the parts, in the order of `config.parts`, by poses (N, 3, t_p, J)."""
+        """Return the weights α (N, K) of the parts, in the order of `config.parts`, by poses (N, 3, t_p, J)."""
         return self.attention(self.pose(pose))
 
     def _classify(self, inputs: dict[str, Tensor], alpha: Tensor | None) -> Tensor:
@@ -197,7 +195,7 @@ class PI3d(Network):
         return self.second(f)
 
     def stage(self, name: str) -> None:
-        """Sets what is trained, and what `losses` gives, to a stage of Algorithm 1. Weights are left as they are.
+        """Set the trained parameters, and the losses, to a stage of Algorithm 1. Weights do not change.
 
         "parts": each I3D with its own classifier on its own crops (step 2). "pose": the LSTM with its classifier
         (step 3). "attention": the LSTM, the attention and the last classifier on the I3D's fixed features, for N1
@@ -214,7 +212,7 @@ class PI3d(Network):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "PI3d":
-        """As `nn.Module.train`; what the stage does not train keeps its statistics and drops nothing out."""
+        """As `nn.Module.train`, but untrained parts keep their statistics and apply no dropout."""
         super().train(mode)
         for module in self.children():
             if not any(p.requires_grad for p in module.parameters()):
@@ -222,14 +220,14 @@ class PI3d(Network):
         return self
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The stage's loss: Eq. 5 where the parts meet, else cross-entropy.
+        """Return the stage's loss: Eq. 5 where the parts meet, else cross-entropy.
 
         Args:
             batch: The inputs by name, and "label" [N] (−1 takes no part).
 
         Returns:
-            "loss", "logits" (N, classes) of what is trained, and, of Eq. 5, "cross_entropy", "attention_regularizer"
-            and "weight_regularizer".
+            "loss", "logits" (N, classes) of the trained part, and, of Eq. 5, "cross_entropy",
+            "attention_regularizer" and "weight_regularizer".
         """
         label = batch["label"]
         if self._stage == "parts" or len(self.config.parts) == 1:
@@ -254,7 +252,7 @@ class PI3d(Network):
         return torch.stack([w.square().sum() for w in weights]).sum().sqrt()
 
     def _used(self) -> list[nn.Module]:
-        """What `forward` goes through: no classifier of the pre-training, no part's blocks behind the aggregation."""
+        """Return the modules of `forward`: no pre-training classifier, no blocks of a part behind the aggregation."""
         if len(self.config.parts) == 1:
             return [self.parts]
         return [*self._features(), self.second, *([self.pose.lstm, self.attention] if self.config.attention else [])]
@@ -286,7 +284,7 @@ def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _check(options: PI3dConfig) -> None:
-    """What types alone do not say."""
+    """Check the values that types alone do not restrict."""
     parts = options.parts
     if not parts or len(set(parts)) < len(parts) or set(parts) - set(PARTS):
         raise ConfigError(f"PI3dConfig.parts is {list(parts)}, allowed: one or more of {', '.join(PARTS)}, each once")

@@ -70,7 +70,7 @@ class GrCfsa(nn.Module):
     Args:
         channels_in: C_in.
         joints: N of the paper, V here.
-        memory: Frames, at this depth, that a running mean goes over where nothing may look ahead.
+        memory: Frames, at this depth, of the running mean that replaces the mean over time if no future frame is used.
         options: The network's.
     """
 
@@ -177,7 +177,7 @@ class SemBlock(nn.Module):
         return self.feed_forward(self.mix(x, self.attention(x)))
 
     def mix(self, x: Tensor, heads: Tensor) -> Tensor:
-        """The block's first half from its input (N, C_in, T, V) and the heads (N, S·C_in, T, V): (N, C_out, T, V)."""
+        """Return the block's first half (N, C_out, T, V) of input (N, C_in, T, V) and heads (N, S·C_in, T, V)."""
         return torch.relu(self.linear(heads) + self.shortcut(x))
 
 

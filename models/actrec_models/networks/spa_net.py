@@ -39,7 +39,7 @@ SHREC'17, so that every clip's pairs have room."""
 
 @dataclass(frozen=True)
 class SpaNetConfig:
-    """Options of `spa_net_3p1d`; the defaults are the paper's where it gives them."""
+    """Options of `spa_net_3p1d`; the defaults are the paper's if it states them."""
 
     num_classes: int = setting(60, "classes", range=(1, 100_000))
     frames: int = setting(64, "T, frames of a clip", range=(1, 1000))
@@ -161,7 +161,7 @@ class SpaNet3p1d(Network):
 
     @property
     def _inputs(self) -> int:
-        """Channels of a point: one for each joint, and where it is."""
+        """Channels of a point: one for each joint, and its position."""
         return len(layouts.get(self.config.layout)) + POSITIONS * self.config.positions
 
     @property
@@ -236,7 +236,7 @@ class SpaNet3p1d(Network):
         return self.fc(self.dropout(near.mean(f)))
 
     def _points(self, inputs: dict[str, Tensor]) -> list[Points]:
-        """The neighborhoods without their padding, level by level."""
+        """Return the neighborhoods without their padding, level by level."""
         levels: list[Points] = []
         positions = self.config.kernel**3 * self._temporal
         for near in self._neighborhoods(inputs):

@@ -1,8 +1,8 @@
-"""Frame by frame: a step takes one new frame and what was kept of earlier ones, and gives the logits as of that frame.
+"""Frame by frame: a step takes one new frame and the kept state of earlier ones, and returns the logits of that frame.
 
 Evaluated à trous: a layer behind temporal strides of s is computed at every frame, and its temporal kernel reaches over
-frames s apart. So the step gives at every frame what the window form gives for the window that ends there, with the
-same weights, and computes each layer for one frame only. The window forms are `deepacts_graph` with padding: none, of
+frames s apart. So at every frame the step equals the window form on the window that ends there, with the same
+weights, and computes each layer for one frame only. The window forms are `deepacts_graph` with padding: none, of
 any T that its kernel allows (the step gives the same after T frames, whatever came before), and `sem_net` with causal:
 true, of all frames since the first (its running means of Eq. 6 never end).
 
@@ -43,7 +43,7 @@ class State:
 
 
 class Past:
-    """What a step may read of earlier frames, and what it leaves for later ones.
+    """The state of earlier frames that a step reads and updates.
 
     Args:
         values: State name to (N·M, C, count, V); None to read zeros and find out which states there are.
@@ -55,7 +55,7 @@ class Past:
         self.new: dict[str, Tensor] = {}
 
     def read(self, name: str, like: Tensor, step: int, count: int = 1) -> Tensor:
-        """The last `count` values, `step` frames apart, (N·M, C, count, V), each like one frame's (N·M, C, 1, V)."""
+        """Return the last `count` values, `step` frames apart, (N·M, C, count, V), each of (N·M, C, 1, V)."""
         channels, _, joints = sizes(like)
         self.states[name] = State(name, (channels, joints), step, count)
         if self.values is None:
@@ -67,7 +67,7 @@ class Past:
         self.new[name] = value
 
     def window(self, name: str, value: Tensor, step: int, count: int) -> Tensor:
-        """This frame's value after those of `count` − 1 frames before it, `step` apart: (N·M, C, count, V)."""
+        """Return this frame's value after the `count` − 1 values before it, `step` apart: (N·M, C, count, V)."""
         if count == 1:
             return value
         past = self.read(name, value, step, count - 1)
@@ -75,7 +75,7 @@ class Past:
         return torch.cat([past, value], dim=2)
 
     def delayed(self, name: str, value: Tensor, step: int) -> Tensor:
-        """The value `step` frames ago, (N·M, C, 1, V)."""
+        """Return the value `step` frames ago, (N·M, C, 1, V)."""
         if step == 0:
             return value
         before = self.read(name, value, step)
@@ -83,7 +83,7 @@ class Past:
         return before
 
     def mean(self, name: str, value: Tensor, step: int, memory: int) -> Tensor:
-        """Running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
+        """Return running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
         before = self.read(name, value, step)
         mean = before + (value - before) / self.count(f"{name}.count", value, step, memory)
         self.write(name, mean)
@@ -126,7 +126,7 @@ class Step(nn.Module):
         return {s.name: (*s.shape[:2], 1, s.shape[3]) for s in self.network.input_specs}
 
     def past_shape(self, state: State, batch: int = 1) -> tuple[int, ...]:
-        """(N·M, C, count, V) of what the step takes of a state."""
+        """Return (N·M, C, count, V), the part of a state that the step reads."""
         rows = batch * next(iter(self.frame_shapes.values()))[0]
         return (rows, state.shape[0], state.count, state.shape[1])
 
@@ -227,7 +227,7 @@ def _graph_block(block: GraphBlock, f_in: Tensor, past: Past, name: str, step: i
 
 
 def _convolve(conv: nn.Conv2d, window: Tensor) -> Tensor:
-    """The temporal convolution's one output for exactly the frames that its kernel meets."""
+    """Return the temporal convolution's one output for exactly the frames that its kernel meets."""
     return nn.functional.conv2d(window, conv.weight, conv.bias)
 
 
@@ -239,7 +239,7 @@ def _pool(f: Tensor, past: Past, name: str, step: int, count: int) -> Tensor:
 
 
 def _present_lately(f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
-    """(N, 1): 1 where any of the last `frames` frames of (N, M, 3, 1, V) holds anything."""
+    """Return (N, 1): 1 if any of the last `frames` frames of (N, M, 3, 1, V) has a nonzero value."""
     bodies = sizes(f_in)[0]
     here = present(f_in).repeat(1, bodies).reshape(-1, 1, 1, 1)  # (N·M, 1, 1, 1)
     left = (past.read(name, here, 1) - 1).clamp(min=0)  # frames for which the last presence still counts

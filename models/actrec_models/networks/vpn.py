@@ -71,7 +71,7 @@ def normalized_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
 
     Args:
         layout: Name of a skeleton layout with J joints.
-        alpha, beta: e_ij of joints that are connected and of those that are not; e_ii is 0.
+        alpha, beta: e_ij of joints that are connected, and of unconnected ones; e_ii is 0.
     """
     skeleton = layouts.get(layout)
     E = torch.full((len(skeleton), len(skeleton)), beta, dtype=torch.float32)
@@ -333,7 +333,7 @@ class Vpn(Network):
 
     @abstractmethod
     def _backbone(self) -> nn.Module:
-        """The visual backbone."""
+        """Return the visual backbone."""
 
     @abstractmethod
     def _feature_shape(self) -> tuple[int, int, int, int]:
