@@ -62,7 +62,7 @@ NORM_MOMENTUM = 0.01
 
 
 def image_spec(name: str, frames: int, size: int) -> InputSpec:
-    """The input (3, T, S, S) in [−1, 1] that an I3D takes; `name` is also the modality ("body_crop", "image", …).
+    """Return the spec of an I3D's input (3, T, S, S) in [−1, 1]; `name` is also the modality ("body_crop", …).
 
     Args:
         name: A modality of `actrec.features.crops`.

@@ -38,7 +38,7 @@ class Pairs(NamedTuple):
 
 
 def sorted_pairs(near: PaddedNeighborhood, number: Tensor, positions: int) -> Pairs:
-    """The pairs of a level.
+    """Return the pairs of a level.
 
     Args:
         near: Its padded tables.
@@ -304,7 +304,7 @@ class Points:
         return PairProducts.apply(f, weight, self._pairs)
 
     def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
-        """The points in the same voxel, earlier and later by a branch's dilation: (points, C) to (points, 2·C)."""
+        """Return the points in the same voxel, earlier and later by a dilation: (points, C) to (points, 2·C)."""
         assert self._times is not None
         index = self._times[:, 2 * branch : 2 * branch + 2].flatten()
         return _with_nothing(f).index_select(0, index).reshape(self.count, 2 * channels)

@@ -53,8 +53,8 @@ class Unit(nn.Module):
 class Convolution(nn.Module):
     """1-D convolution whose output is as long as its input, divided by the stride.
 
-    A filter of even length reaches one element farther ahead than back, as in Keras, where it meets an input of even
-    length.
+    A filter of even length reaches one element farther ahead than back, as in Keras for an input of
+    even length.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1):

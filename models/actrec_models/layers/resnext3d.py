@@ -113,5 +113,5 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 def _halve(length: int) -> int:
-    """Return what a kernel of 3 (or 7) with stride 2 and "same" padding leaves of `length`."""
+    """Return the output length of a kernel of 3 (or 7) with stride 2 and "same" padding."""
     return (length + 1) // 2

@@ -23,7 +23,7 @@ class Neighborhood(Protocol):
         """Σ of Eq. 9 over the neighbors but the center."""
 
     def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
-        """The points in the same voxel, earlier and later by a branch's dilation."""
+        """Return the points in the same voxel, earlier and later by a branch's dilation."""
 
     def pool(self, f: Tensor, channels: int) -> Tensor:
         """Eq. 10, from the level below."""
@@ -67,7 +67,7 @@ class PaddedNeighborhood(NamedTuple):
         return addends.reshape(-1, self.points, self.addends, c_out).sum(dim=2)  # (N, P, J, C′) -> (N, P, C′)
 
     def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
-        """The points in the same voxel, earlier and later by a branch's dilation: (N, P, C) to (N, P, 2·C)."""
+        """Return the points in the same voxel, earlier and later by a branch's dilation: (N, P, C) to (N, P, 2·C)."""
         assert self.times is not None
         times = self.times.reshape(-1, self.points, branches, 2)[:, :, branch]  # (N, P, 2)
         return rows(f, times.flatten(1), self.points).reshape(-1, self.points, 2 * channels)

@@ -24,10 +24,10 @@ class Network(nn.Module):
         window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
         weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
-            the format's port gives them. An attribute, or a property where it depends on the options.
+            the format's port gives them. An attribute, or a property if it depends on the options.
         base_channels: Parameter name to (axis, number of input channels without optional ones). Weights of that size
             are accepted, and the further channels start at zero.
-        handles_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
+        handles_outliers: Whether its own `losses` accepts samples that show no class.
         outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """
 
@@ -62,7 +62,7 @@ class Network(nn.Module):
         """Logits (N, classes) of inputs by name, each (N, *shape)."""
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the paper trains on.
+        """Return the losses that the paper trains on.
 
         Args:
             batch: The inputs by name, and "label" [N] (−1 takes no part).
@@ -83,9 +83,9 @@ def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0, outlie
 
     Args:
         scores: (N, classes).
-        labels: (N); `OUTLIER` where no class is shown.
+        labels: (N); `OUTLIER` for samples that show no class.
         smoothing: Share of each label that is spread over all classes.
-        outlier_weight: Of those that show none; 0: the mean is over the others alone.
+        outlier_weight: Weight of outliers; with 0 the mean is over the other samples alone.
     """
     kind = nn.functional.cross_entropy
     if not outlier_weight:

@@ -138,7 +138,7 @@ def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[st
 
 
 def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
-    """What a modality is made of.
+    """Return the joints of a modality.
 
     Raises:
         ConfigError: A clip of a hand does not have it.

@@ -41,7 +41,9 @@ class PI3dConfig:
 
     num_classes: int = setting(60, "classes (10 on N-UCLA)", range=(1, 100_000))
     frames: int = setting(64, "T, frames of a clip", range=(1, 1024))
-    parts: tuple[str, ...] = setting('crops of the image; one alone is a row of Tables 1 and 2 ("image": Full image)')
+    parts: tuple[str, ...] = setting(
+        PARTS[:3], 'crops of the image; one alone is a row of Tables 1 and 2 ("image": Full image)'
+    )
     aggregation: str = setting("sum_0", "how and where the parts meet (Table 1)", choices=tuple(AGGREGATED_AFTER))
     attention: bool = setting(True, "weigh the parts by the pose (Eq. 4) instead of adding them as they are")
     pose_frames: int = setting(20, "t_p, poses that the LSTM reads (5 on N-UCLA)", range=(1, 1024))
@@ -158,7 +160,7 @@ class PI3d(Network):
 
     @property
     def stage_input_specs(self) -> list[InputSpec]:
-        """As the base says: the I3D look at pictures alone, the LSTM at poses alone."""
+        """As in the base class: the I3D take images alone, the LSTM poses alone."""
         stage = self._stage
         return [spec for spec in self.input_specs if stage != ("pose" if spec.name in self.config.parts else "parts")]
 

@@ -244,7 +244,7 @@ class SpaNet3p1d(Network):
         return levels
 
     def _neighborhoods(self, inputs: dict[str, Tensor]) -> list[PaddedNeighborhood]:
-        """The tables, level by level, as integers."""
+        """Return the tables, level by level, as integers."""
         c, made = self.config, self.preprocessing
         tiles = inputs["voxel_neighbors"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
         sums = inputs["voxel_sums"].long().split(list(made.addends), dim=2)  # (N, P, J)
