@@ -133,7 +133,7 @@ class _Clock:
 
 
 def _reader(root: str, reader: tuple[str, dict[str, Any], str], seconds: float) -> dict[str, Any]:
-    """A dataset's own reader, one file after the other."""
+    """Return a dataset's own reader, one file after the other."""
     name, options, within = reader
     source = datasets.source(name, Path(datasets.folder(root, name)) / within, **options)
     entries = source.entries()
@@ -192,7 +192,7 @@ def _copy(clip: Clip) -> None:
 
 
 def _samples(store: ClipDataset, workers: int, varied: bool, seconds: float) -> dict[str, Any]:
-    """Inputs of a network, in batches, as training takes them."""
+    """Input of a network, in batches, as training takes them."""
     recipe = config.build(Recipe, {})
     network = create(recipe.model, num_classes=len(store.classes), **recipe.network_options())
     augmentation = recipe.check() if varied else None

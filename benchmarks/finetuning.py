@@ -37,7 +37,7 @@ CLIPS = 12
 
 
 def teach(arguments: Sequence[str]) -> dict[str, Any]:
-    """The benchmark `teach`; see the module."""
+    """Return the benchmark `teach`; see the module."""
     args = _parser().parse_args(list(arguments))
     root = datasets.folder(args.data, "utd_mhad")
     train, test = (datasets.create("utd_mhad", root, part=part) for part in datasets.PARTS)
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], unknown: Sequence[str] = ()) -> None:
-    """Writes so many clips of each action, taken turn about from the subjects, as a user's recordings.
+    """Write so many clips of each action, taken turn about from the subjects, as a user's recordings.
 
     Args:
         folder: To make.
@@ -101,7 +101,7 @@ def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], u
 
 
 def write_bag(path: Path, clip: Clip) -> None:
-    """Writes a clip's first body as `actrec record` does."""
+    """Write a clip's first body as `actrec record` does."""
     pixels = np.full((25, 2), np.nan, np.float32)
     with BagWriter(path) as bag:
         for stamp, positions in zip(clip.stamps_ns, clip.bodies[0], strict=True):

@@ -31,7 +31,7 @@ _SETTLED_S, _STARTING_S = 4.0, 60.0
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """A row for each package, precision and number of threads, each in a process of its own."""
+    """Return a row for each package, precision and number of threads, each in a process of its own."""
     args = _parser().parse_args(arguments)
     if args.calls < 1:
         raise ConfigError(f"--calls is {args.calls}, expected 1 or more")
@@ -142,7 +142,7 @@ def _resident(pid: int) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints one row as JSON."""
+    """Print one row as JSON."""
     folder, precision, threads, calls = arguments
     try:
         print(json.dumps(latency(folder, precision, int(threads), int(calls))))

@@ -90,7 +90,7 @@ class Peer(Node):
         self.create_subscription(String, "recognizer_node/statistics", self._on_statistics, topics.LATCHED)
 
     def meet(self, check_alive: Callable[[], None]) -> None:
-        """Publishes empty scenes until labels and figures come back; messages sent until then are not counted.
+        """Publish empty scenes until labels and figures come back; messages sent until then are not counted.
 
         Args:
             check_alive: Called now and then; raises where the node has ended.
@@ -120,7 +120,7 @@ class Peer(Node):
     def play(
         self, sequence: SkeletonSequence, stamps_ns: np.ndarray, body_id: str, timeout_s: float
     ) -> ActionLabel | None:
-        """Publishes a sequence of one person at once.
+        """Publish a sequence of one person at once.
 
         Args:
             sequence: The joints.
@@ -198,7 +198,7 @@ class Outcome:
 
 
 def live(arguments: Sequence[str]) -> dict[str, Any]:
-    """The benchmark `nucla-live`; see the module."""
+    """Return the benchmark `nucla-live`; see the module."""
     args = _parser().parse_args(list(arguments))
     sequences = test_sequences(args.data)[: args.limit]
     session = inference.load(args.model)
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """`--data`, the folder of recorded data."""
+    """Declare `--data`, the folder of recorded data."""
     default = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument(
         "--data", type=Path, default=Path(default), help="folder that holds nucla/ (default: %(default)s)"
@@ -251,7 +251,7 @@ def test_sequences(data: Path) -> list[SkeletonSequence]:
 
 
 def check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
-    """Raises InputError where the model does not know the sequences' classes."""
+    """Raise InputError where the model does not know the sequences' classes."""
     foreign = {sequence.meta["label_name"] for sequence in sequences} - set(session.package.labels)
     if foreign:
         raise InputError(
@@ -293,7 +293,7 @@ def _play_all(
 
 
 def offline_clip(sequence: SkeletonSequence, session: Session) -> dict[str, np.ndarray]:
-    """The window that ends with the sequence, as offline evaluation takes it."""
+    """Return the window that ends with the sequence, as offline evaluation takes it."""
     window = session.package.window
     wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
     return {"bodies": np.stack([windows.resample(sequence.stamps_ns, body, wanted) for body in sequence.bodies])}

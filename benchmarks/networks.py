@@ -64,7 +64,7 @@ def complexity(network: nn.Module, inputs: dict[str, Tensor] | None = None) -> C
 
 
 def _on_meta(network: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes but no values."""
+    """Return a copy whose parameters and buffers have shapes but no values."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     memo.update({id(b): b.to("meta") for b in network.buffers()})
     return copy.deepcopy(network, memo)
@@ -190,7 +190,7 @@ def _row(entry: str, runs: int, threads: int) -> dict[str, Any]:
 
 
 def _child(module: str, *arguments: str) -> dict[str, Any]:
-    """Runs a module in a process of its own and reads the JSON that it prints."""
+    """Run a module in a process of its own and reads the JSON that it prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False
@@ -202,7 +202,7 @@ def _child(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def prepare(entry: str, folder: Path) -> dict[str, Any]:
-    """Writes `model.onnx` and `inputs.npz` of one clip, and return the figures known before the network runs.
+    """Write `model.onnx` and `inputs.npz` of one clip, and return the figures known before the network runs.
 
     Raises:
         PackageError: TensorRT would not parse the graph.

@@ -26,7 +26,7 @@ WARM_S = 5.0
 
 
 def pipeline(arguments: list[str]) -> dict[str, Any]:
-    """Runs the graph in one process, then with a process for each node.
+    """Run the graph in one process, then with a process for each node.
 
     Args:
         arguments: `--minutes M`, `--fps F`, `--model NAME`, `--modes one,each`.
@@ -85,7 +85,7 @@ class _Run:
     last: dict[str, Any] = field(default_factory=dict)
 
     def watch(self, running: Running, monitor: Monitor) -> None:
-        """Waits for labels, then samples queues, memory and processor time until the time is over."""
+        """Wait for labels, then samples queues, memory and processor time until the time is over."""
         if not running.wait(WARM_S) and not monitor.labels:
             raise DeviceError("the graph did not start: see the line above")
         began_ns, began = time.time_ns(), time.monotonic()

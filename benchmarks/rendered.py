@@ -42,7 +42,7 @@ _HEAD = ("network", "inputs", "parameters", "epochs", "chance", "held-out actors
 
 
 def rendered(arguments: list[str]) -> dict[str, Any]:
-    """Prepares the clips, trains by every recipe in turn, exports each network and scores the package."""
+    """Prepare the clips, trains by every recipe in turn, exports each network and scores the package."""
     args = _parser().parse_args(arguments)
     recipes = args.recipes or recipe.folder("rendered")
     names = _names(recipes, args.networks)
@@ -145,7 +145,7 @@ PACKAGES = {
 
 
 def measure(arguments: Sequence[str]) -> dict[str, Any]:
-    """The benchmark `rendered-skeletons`; see the module."""
+    """Return the benchmark `rendered-skeletons`; see the module."""
     args = _skeletons_parser().parse_args(list(arguments))
     classes = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test").classes
     names = (args.packages or PACKAGES[args.dataset]).split(",")
@@ -179,7 +179,7 @@ def _skeletons_parser() -> argparse.ArgumentParser:
 
 
 def _session(name: str, classes: Sequence[str]) -> inference.Session:
-    """The package, which must know these classes."""
+    """Return the package, which must know these classes."""
     session = inference.load(name)
     if session.package.labels != tuple(classes):
         raise ConfigError(f"{name} does not have the dataset's {len(classes)} classes")
@@ -187,7 +187,7 @@ def _session(name: str, classes: Sequence[str]) -> inference.Session:
 
 
 def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
-    """Detections of the estimators, and missing ones."""
+    """Return the share of detected people, and the missing ones."""
     if args.clips is not None and args.clips.is_file():
         return rendered_skeletons.read(args.clips), []
     chosen = rendered_skeletons.recordings(args.dataset, Path(args.data), "test")[:: args.every]

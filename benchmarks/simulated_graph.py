@@ -103,7 +103,7 @@ class Witness(Node):
             return self._changed.wait_for(labeled, timeout_s)
 
     def seen(self) -> Seen:
-        """What was published since `clear`."""
+        """Return what was published since `clear`."""
         with self._changed:
             kept = {topic: dict(messages) for topic, messages in self._kept.items()}
             labels = dict(self._labels)
@@ -141,7 +141,7 @@ class Witness(Node):
 
 
 def _nearest(bodies: list[Body], truth: Body) -> Body:
-    """The found body that lies nearest to the true one; a false one beside it is left aside."""
+    """Return the found body that lies nearest to the true one; a false one beside it is left aside."""
 
     def distance(body: Body) -> float:
         apart = np.linalg.norm(body.positions - truth.positions, axis=1)
@@ -214,7 +214,7 @@ class Outcome:
 
 
 def simulated(arguments: Sequence[str]) -> dict[str, Any]:
-    """The benchmark `simulated-nucla`; see the module."""
+    """Return the benchmark `simulated-nucla`; see the module."""
     args = _parser().parse_args(list(arguments))
     session = inference.load(args.model)
     chosen = choose(test_sequences(args.data), args.per_class)
@@ -289,7 +289,7 @@ def _restart(host: Host) -> None:
 
 
 def _film(context: Context, sequence: SkeletonSequence, args: argparse.Namespace) -> None:
-    """Runs a camera_node from the sequence's begin to its end."""
+    """Run a camera_node from the sequence's begin to its end."""
     settings = {
         "driver": "simulated",
         "simulated.script": str(args.data / FILE),
@@ -330,7 +330,7 @@ def _outcome(sequence: SkeletonSequence, session: Session, seen: Seen) -> Outcom
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The benchmark's figures; joint errors over all frames of all sequences in which the joint was found."""
+    """Return the benchmark's figures; joint errors over all frames of all sequences in which the joint was found."""
     seen = [outcome.seen for outcome in outcomes]
     shown, worked = sum(s.frames for s in seen), sum(s.skeleton_frames for s in seen)
     with_skeleton = sum(s.with_skeleton for s in seen)

@@ -60,7 +60,7 @@ FORMS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """A table with a row a network."""
+    """Return a table with a row a network."""
     parser = Parser(prog="actrec bench streaming", description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of ONNX Runtime (default: 2)")
     parser.add_argument("--runs", type=count, default=30, help="runs that the median is of (default: 30)")
@@ -103,7 +103,7 @@ def _row(name: str, network: Network, options: argparse.Namespace, clock: Callab
 
 
 def _settle(network: Network) -> None:
-    """Gives the normalization layers statistics, as training would: otherwise activations grow from layer to layer."""
+    """Give the normalization layers statistics, as training would: otherwise activations grow from layer to layer."""
     torch.manual_seed(1)
     network.train()
     with torch.no_grad():
@@ -165,7 +165,7 @@ def measure_accuracy(arguments: list[str]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> tuple[Network, float]:
-    """A network in evaluation mode, and the seconds of its window."""
+    """Return a network in evaluation mode, and the seconds of its window."""
     if path.is_file():
         recipe, _, network = restore.load_checkpoint(path)
         return network, recipe.window(network).seconds
@@ -213,11 +213,11 @@ class _Forms:
         return np.array(found)
 
     def window_frames(self, clip: Clip) -> dict[str, np.ndarray]:
-        """The window's own inputs."""
+        """Return the window's own inputs."""
         return inputs({"bodies": clip.window(self.seconds, self.frames)[: self.bodies]}, self.specs)
 
     def running_frames(self, clip: Clip) -> dict[str, np.ndarray]:
-        """The window's frames, each normalized by those up to it."""
+        """Return the window's frames, each normalized by those up to it."""
         return self._running(clip.window(self.seconds, self.frames)[: self.bodies])
 
     def continued_frames(self, clip: Clip) -> dict[str, np.ndarray]:
@@ -225,7 +225,7 @@ class _Forms:
         return self._running(self._continued(clip))
 
     def continued_window(self, clip: Clip) -> dict[str, np.ndarray]:
-        """The last window of that time."""
+        """Return the last window of that time."""
         return inputs({"bodies": self._continued(clip)[:, -self.frames :]}, self.specs)
 
     def _continued(self, clip: Clip) -> np.ndarray:

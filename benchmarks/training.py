@@ -23,7 +23,7 @@ PAGE = Path("docs/benchmarks.md")
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Steps as `actrec train` makes them, of each network at its paper's size, in processes of their own."""
+    """Step as `actrec train` makes them, of each network at its paper's size, in processes of their own."""
     args = _parser().parse_args(arguments)
     wanted = args.networks.split(",") if args.networks else registry.list_models()
     for entry in wanted:

@@ -37,7 +37,7 @@ _DIFFERENT = 8
 
 
 def recipe_of(entry: str) -> Recipe:
-    """The paper's recipe of a network, written as `name` or `name:key=value;key=value`; of stages the last.
+    """Return the paper's recipe of a network, written as `name` or `name:key=value;key=value`; of stages the last.
 
     Raises:
         ConfigError: There is no such network, option or recipe.
@@ -54,7 +54,7 @@ def recipe_of(entry: str) -> Recipe:
 
 @cache
 def _recipes() -> dict[str, Recipe]:
-    """The papers' recipes by network, NTU RGB+D 60 first."""
+    """Return the papers' recipes by network, NTU RGB+D 60 first."""
     paths = sorted(
         recipe.folder("papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
     )
@@ -68,7 +68,7 @@ def _recipes() -> dict[str, Recipe]:
 def row(
     entry: str, device: torch.device, *, threads: int, workers: int | None, batch: int | None, seconds: float
 ) -> dict[str, Any]:
-    """The figures of one network.
+    """Return the figures of one network.
 
     Args:
         entry: As `recipe_of` takes it.
@@ -200,7 +200,7 @@ class _Utilization:
 
 
 def _paced(step: Callable[[], None], seconds: float, device: torch.device, warm: bool = False) -> float:
-    """Steps a second; unless it is warm, after one that is not counted."""
+    """Step a second; unless it is warm, after one that is not counted."""
     if not warm:
         step()
         _wait(device)

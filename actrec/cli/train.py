@@ -26,7 +26,7 @@ The same command goes on where a run was ended or killed. For its curves: tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec train`."""
+    """Declare the arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
         "recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
-    """`--data`, which train, eval and export share."""
+    """Declare `--data`, which train, eval and export share."""
     root = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument(
         "--data", default=root, help="folder that holds a folder a dataset (default: $ACTREC_DATA, %(default)s)"

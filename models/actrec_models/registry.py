@@ -35,12 +35,12 @@ RESERVED = ("name", "num_classes")
 
 
 def list_models() -> list[str]:
-    """The names that `create` takes."""
+    """Return the names that `create` takes."""
     return NETWORKS.names()
 
 
 def create(name: str, *, num_classes: int, **options: Any) -> "Network":
-    """The network `name` with `num_classes` outputs; `options` are the fields of its configuration.
+    """Return the network `name` with `num_classes` outputs; `options` are the fields of its configuration.
 
     Raises:
         ConfigError: Unknown name or option; the known ones are listed.

@@ -1,4 +1,4 @@
-"""The average of a training's weights, which is what is kept.
+"""The moving average of a training's weights, which is the kept network.
 
 Batch norms whose running statistics belong to the weights that are kept.
 """
@@ -44,14 +44,14 @@ class Averaging(WeightAveraging):
         self.decay, self.warm_up = decay, warm_up
 
     def decay_after(self, steps: int) -> float:
-        """The decay of a step before which a stage had so many."""
+        """Return the decay of a step before which a stage had so many."""
         return min(self.decay, (1 + steps) / (10 + steps)) if self.warm_up else self.decay
 
     def _update(self, averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
         get_ema_multi_avg_fn(self.decay_after(int(steps)))(averaged, current, steps)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Says where the steps are too few: the loss may fall to nothing, and what is kept has not learnt."""
+        """Warn if the steps are too few: the loss may fall to nothing while the kept average has not learned."""
         steps = int(trainer.estimated_stepping_batches)
         share = 0.0 if self.warm_up else self.decay ** (steps - 1)  # of the first step's weights in the last average
         if share > _MOST_OF_FIRST:
@@ -63,7 +63,7 @@ class Averaging(WeightAveraging):
 
     @contextmanager
     def shown(self, module: lightning.LightningModule) -> Iterator[None]:
-        """Has `module` hold the average; what is changed in it then is changed in the average."""
+        """Make `module` hold the average; changes of it then change the average."""
         self._swap_models(module)
         try:
             yield
@@ -80,7 +80,7 @@ Batches = Iterable[dict[str, Tensor]]
 
 
 def default_recalibration_batches(recipe: Recipe, clips: int, held: int) -> int:
-    """Over how many batches norms are estimated anew where a recipe does not say: a quarter of an epoch's, 4 to 20.
+    """Return the number of batches for new norm statistics if a recipe has none: a quarter of an epoch's, 4 to 20.
 
     They are where averaged weights are judged before they are done: while the rate is high, running statistics are so
     far from those of the average that a network may be at chance on what is held out. At the end of a schedule they
@@ -95,7 +95,7 @@ def default_recalibration_batches(recipe: Recipe, clips: int, held: int) -> int:
 
 
 class BatchNormRecalibration(lightning.Callback):
-    """Estimates batch norms' statistics anew, with the weights that are evaluated and kept.
+    """Recalibrates batch norm statistics for the weights that are evaluated and kept.
 
     Running statistics follow the weights with a lag, and an average of weights has none of its own: after few steps,
     or with many norms, a network that is right in training mode may evaluate at chance. They are estimated after the
@@ -105,7 +105,7 @@ class BatchNormRecalibration(lightning.Callback):
     Args:
         batches: How many, of each process.
         draw: Gives the batches of an epoch, counted from the stage's first.
-        averaging: Of the weights; None where there is none.
+        averaging: The average of the weights, or None.
         each_epoch: Whether clips are held out.
     """
 
@@ -119,7 +119,7 @@ class BatchNormRecalibration(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an epoch's last step, before what is held out is looked at."""
+        """Recalibrate after an epoch's last step, before validation."""
         if trainer.is_last_batch:
             self._renew(trainer, pl_module)
 
@@ -157,13 +157,13 @@ class BatchNormRecalibration(lightning.Callback):
 
 
 def estimate(network: nn.Module, look: Callable[[dict[str, Tensor]], Any], batches: Batches) -> list[_BatchNorm]:
-    """Sets the statistics of batch norms in training mode to the mean over batches.
+    """Set the statistics of batch norms in training mode to the mean over batches.
 
     As `torch.optim.swa_utils.update_bn` does, but no units are dropped out, as none are in evaluation, and a norm in
     evaluation mode, or one that no batch comes through, keeps its own.
 
     Args:
-        network: In training mode, but for what is not trained. Its modes and momenta are afterwards as they were.
+        network: In training mode, except its frozen parts. Its modes and momenta are restored afterwards.
         look: Has a batch go through it.
         batches: Of the training part.
 

@@ -2,7 +2,7 @@
 
 When and how a training run is kept: whole files, at the last step, on a signal too.
 
-Going on with a training run: that it is the same one, where it stood and what it began from.
+Resuming a training run: the check that it is the same run, its last step and its initial weights.
 
 One training at a time writes to a folder.
 
@@ -44,7 +44,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of `actrec train`.
+    """Return the content of a checkpoint of `actrec train`.
 
     Raises:
         PackageError: The file is missing, damaged, foreign, or wants to run code.
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, classes = content["hyper_parameters"]["recipe"], content["hyper_parameters"]["classes"]
         known = isinstance(recipe, dict) and isinstance(classes, list) and isinstance(content["state_dict"], dict)
-    except Exception as error:  # torch and pickle raise a dozen types for what is not a plain checkpoint
+    except Exception as error:  # torch and pickle raise a dozen types for a file that is not a plain checkpoint
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a file cut off
             raise PackageError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
         raise PackageError(f"{path} is refused: {_FOREIGN}") from error
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read, and its content; None where the run has not begun.
+    """Return the newest checkpoint of a run that can be read, and its content; None where the run has not begun.
 
     Where the last one is damaged or was being replaced, the one before it is taken, and a warning says so.
 
@@ -127,10 +127,10 @@ class TrainingInterrupted(ActrecError):  # noqa: N818  (named as StopIteration i
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames it; what was called `last.ckpt` becomes `previous.ckpt`."""
+    """Write a checkpoint under a temporary name, then rename it; the old `last.ckpt` becomes `previous.ckpt`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """As the base; what is on the disk under the name is always whole.
+        """As the base class; the file of that name is always whole.
 
         Raises:
             DeviceError: The disk is full or cannot be written; earlier checkpoints are untouched.
@@ -162,7 +162,7 @@ class Checkpoints(Checkpoint):
         accumulate: Parts of a batch, after the last of which a step is made.
         minutes: Between two checkpoints within an epoch; 0 for none.
         steps: Likewise.
-        metric: "accuracy" or "loss" of what is held out, by which the best is chosen; empty for none.
+        metric: "accuracy" or "loss" on the held-out clips, which chooses the best; empty for none.
         seconds: That the stage was trained for before.
         followed: Whether another stage comes after it, which a signal keeps from starting.
     """
@@ -197,7 +197,7 @@ class Checkpoints(Checkpoint):
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Starts the clock, and takes signals over from Lightning, which would end the run without keeping it."""
+        """Start the clock, and handle signals instead of Lightning, which would end the run without keeping it."""
         self._begun = self._saved = time.monotonic()
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
@@ -206,7 +206,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps a step where it is time to. After an epoch's last step the end of the epoch comes, and is kept."""
+        """Keep a step if it is due. After an epoch's last step, the end of the epoch keeps it."""
         if trainer.is_last_batch or (batch_idx + 1) % self.accumulate:
             return
         number, due = self._agreed(trainer)
@@ -219,7 +219,7 @@ class Checkpoints(Checkpoint):
             raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps the best."""
+        """Keep the best."""
         value = float(trainer.callback_metrics[f"val_{self.metric}"])
         if not math.isfinite(value):
             raise ConfigError(f"val_{self.metric} is {value}: lower the learning_rate, and begin anew with --fresh")
@@ -231,7 +231,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / BEST)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps the epoch."""
+        """Keep the epoch."""
         done = trainer.current_epoch + 1
         finished = trainer.should_stop or done >= (trainer.max_epochs or done)
         self._position = {"epoch": done, "steps": 0, "epochs": self.epochs_before + done, "finished": finished}
@@ -241,7 +241,7 @@ class Checkpoints(Checkpoint):
             raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Ends the run between two stages where a signal came since the last step; the next would not know of it."""
+        """End the run between two stages where a signal came since the last step; the next would not know of it."""
         number, _ = self._agreed(trainer, every=1) if self.followed else (0, False)
         if number:
             raise TrainingInterrupted(number, self.folder / LAST, trainer.global_step)
@@ -249,20 +249,20 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds where the run is and what it is made of."""
+        """Add the position of the run, and its provenance."""
         seconds = self.seconds + time.monotonic() - self._begun
         checkpoint["actrec"] = {**self._position, "seconds": seconds, "provenance": self.provenance}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure so far."""
+        """Return the best figure so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up again."""
+        """Take it up again."""
         self.best = state_dict.get("best")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Give the signals back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -270,13 +270,13 @@ class Checkpoints(Checkpoint):
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _note(self, number: int, _: Any) -> None:
-        """Notes a signal; the second Ctrl-C does not wait for the step."""
+        """Note a signal; the second Ctrl-C does not wait for the step."""
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = number
 
     def _agreed(self, trainer: lightning.Trainer, every: int = _AGREE_EVERY) -> tuple[int, bool]:
-        """The signal that came and whether it is time to save, alike in all processes."""
+        """Return the signal that came and whether it is time to save, alike in all processes."""
         step = trainer.global_step
         due = bool(self.steps) and step - self._saved_step >= self.steps
         late = bool(self.minutes) and time.monotonic() - self._saved >= 60 * self.minutes
@@ -294,7 +294,7 @@ class Checkpoints(Checkpoint):
 
 
 def _remove(path: Path) -> None:
-    """Frees the space of what was half written, where that is possible."""
+    """Remove a partly written file, if that is possible."""
     if path.exists() and os.access(path.parent, os.W_OK):
         path.unlink(missing_ok=True)
 
@@ -305,7 +305,7 @@ def _failed(target: Path, error: Exception) -> str:
     while (beneath := reasons[-1].__cause__ or reasons[-1].__context__) is not None:
         reasons.append(beneath)
     full = any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in reasons)
-    with contextlib.suppress(OSError):  # the folder may be gone
+    with contextlib.suppress(OSError):  # the folder may be missing
         full = full or "No space left" in str(error) or shutil.disk_usage(target.parent).free < _LEAST_FREE
     reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
     before = any(target.with_name(name).is_file() for name in (LAST, PREVIOUS))
@@ -314,10 +314,10 @@ def _failed(target: Path, error: Exception) -> str:
 
 
 def check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str) -> None:
-    """Makes sure that a checkpoint (its path and content) is of this recipe on these data.
+    """Make sure that a checkpoint (its path and content) is of this recipe on these data.
 
     Raises:
-        ConfigError: It is of another run; what differs is named.
+        ConfigError: It is another run; the message has the difference.
     """
     path, content = found
     before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
@@ -331,7 +331,7 @@ def check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerpri
 
 
 def same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]:
-    """What a run that goes on began from; where files are named again, they must be the same.
+    """Return the initial weights of a resumed run; if files are given again, they must be the same.
 
     Raises:
         ConfigError: They are others.
@@ -362,7 +362,7 @@ LOCK = ".training.lock"
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other runs out of a run's folder while this one lasts.
+    """Keep other runs out of a run's folder while this one lasts.
 
     Of several processes the first does so. The lock is that process's own (POSIX): those that read clips for it do not
     hold it on when it is killed. Runs are not kept apart where the folder cannot be written to or nothing is locked.
@@ -408,7 +408,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 @contextmanager
 def translate_errors(folder: Path) -> Iterator[None]:
-    """Turns what PyTorch says of memory, disk and reading processes into this project's errors.
+    """Turn what PyTorch says of memory, disk and reading processes into this project's errors.
 
     Args:
         folder: That the run writes to.

@@ -52,7 +52,7 @@ class Format:
 
 
 def _c3d_name(name: str) -> str:
-    """Caffe's and MMAction2's layer names to those of the PyTorch ports: conv1a, fc6-1, conv3a.conv."""
+    """Caffe's and MMAction2's layer names to the PyTorch ports' names: conv1a, fc6-1, conv3a.conv."""
     name = re.sub(r"^(conv\d[ab]?)\.conv\.", r"\1.", name)
     name = re.sub(r"^(fc[678])-1\.", r"\1.", name)
     return re.sub(r"^conv([12])a\.", r"conv\1.", name)
@@ -77,7 +77,7 @@ FORMATS: dict[str, Format] = {
 
 
 def title(kind: str) -> str:
-    """What a format or a network of ours is called in messages."""
+    """Return the name of a format, or of one of our networks, for messages."""
     return FORMATS[kind].title if kind in FORMATS else f"weights of {kind}"
 
 
@@ -90,7 +90,7 @@ class WeightFile:
         tensors: By name, wrappers' prefixes removed.
         network: The network of ours that it is of; empty where the file does not say.
         classes: How many classes that one knows; 0 where the file does not say.
-        recordings: `ClipDataset.identities` of what it has learnt, as far as the file says.
+        recordings: `ClipDataset.identities` of its training clips, as far as the file has them.
         trainings: `lineage.training` of all that it went through, as far as the file says.
     """
 
@@ -103,7 +103,7 @@ class WeightFile:
 
 
 def detect_format(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The format of these tensors and they by its port's names; an empty name where it is none of `FORMATS`."""
+    """Return the format of these tensors and they by its port's names; an empty name where it is none of `FORMATS`."""
     for name, known in FORMATS.items():
         renamed = {known.rename(key): value for key, value in tensors.items()}
         if all(sign in renamed and renamed[sign].ndim == axes for sign, axes in known.signs.items()):
@@ -112,7 +112,7 @@ def detect_format(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]
 
 
 def read(path: Path) -> WeightFile:
-    """The tensors of a file or of a model package's folder.
+    """Return the tensors of a file or of a model package's folder.
 
     Raises:
         PackageError: It is missing, damaged, holds no tensors, or would run code when read.
@@ -155,7 +155,7 @@ def read(path: Path) -> WeightFile:
 
 
 def package_weights(found: package.ModelPackage) -> Path:
-    """The file of PyTorch's weights in a package.
+    """Return the file of PyTorch's weights in a package.
 
     Raises:
         PackageError: It came without: says what to take instead.
@@ -163,7 +163,7 @@ def package_weights(found: package.ModelPackage) -> Path:
     file = found.path / package.WEIGHTS
     if not file.is_file():
         fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
-        again = "export it again from its checkpoint, or take a package that has it"  # few of those that ship do
+        again = "export it again from its checkpoint, or take a package that has it"  # few shipped ones do
         remedy = f"take one of its networks, {', '.join(fused)}" if fused else again
         raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
     return file
@@ -234,7 +234,7 @@ class Report:
         kept: Classifier layers of the network, which keep their values because the file knows other classes.
         missing: Names in the filled submodules that the file does not have.
         unexpected: Names in the file that no filled submodule has.
-        unfit: "name [from] → [to]" of those whose shapes cannot be fitted.
+        unfit: "name [from] → [to]" of tensors whose shapes cannot be fitted.
         recordings: Identities of a person's own recordings that the weights have learnt.
         trainings: `lineage.training` of all that the weights went through.
     """
@@ -259,7 +259,7 @@ class Report:
 
 
 def load(network: Network, name: str, path: Path) -> Report:
-    """Gives `network` the weights of a file, and says in the log what became of them.
+    """Give `network` the weights of a file, and says in the log what became of them.
 
     Args:
         network: Changed in place, or left as it is where an error is raised.
@@ -267,7 +267,7 @@ def load(network: Network, name: str, path: Path) -> Report:
         path: .safetensors, a torch file of tensors, a checkpoint of `actrec train`, or a model package's folder.
 
     Returns:
-        What was loaded and what was not.
+        The loaded and the unused tensors.
 
     Raises:
         PackageError: The file is missing, damaged, or would run code when read.
@@ -278,7 +278,7 @@ def load(network: Network, name: str, path: Path) -> Report:
     with torch.no_grad():
         for parameter, value in plan.values.values():
             parameter.copy_(value)
-    # Of the same network, with other options: what it does not fill must not be overlooked.
+    # Of the same network, with other options: parameters that it does not fill must not be overlooked.
     whole = kind != name or not (report.missing or report.unexpected or report.unfit)
     logger.log(logging.INFO if whole else logging.WARNING, "%s", report)
     return report
@@ -294,7 +294,7 @@ def check(network: Network, name: str, file: WeightFile) -> None:
 
 
 def _planned(network: Network, name: str, file: WeightFile) -> tuple[str, "_Plan", Report]:
-    """What the file holds, which value goes where, and what of it does not."""
+    """Return the file's content, the assignment of its values, and the values without a place."""
     kind, tensors, targets = _match(network, name, file)
     public = FORMATS.get(kind)
     plan = _Plan(network, file.classes, public.classifier if public else "")
@@ -311,7 +311,7 @@ def _planned(network: Network, name: str, file: WeightFile) -> tuple[str, "_Plan
 
 
 def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...]]:
-    """What the file holds, its tensors by the names of that, the submodules to fill."""
+    """Return the file's content, its tensors by that format's names, and the submodules to fill."""
     known = set(network.state_dict())
     if file.network == name or (not file.network and known == set(file.tensors)):
         return name, file.tensors, ("",)
@@ -376,7 +376,7 @@ class _Plan:
         )
 
     def report(self, file: str, kind: str, tensors: Mapping[str, Tensor]) -> Report:
-        """The lists, as tuples."""
+        """Return the lists, as tuples."""
         unexpected = tuple(name for name in tensors if name not in self.used)
         lists: dict[str, Any] = {name: tuple(names) for name, names in self.lists.items()}
         return Report(file, kind, unexpected=unexpected, **lists)

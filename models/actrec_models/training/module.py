@@ -41,7 +41,7 @@ class RecognitionModule(lightning.LightningModule):
         self._held = torch.zeros(3)  # sum of losses, right ones and number of the clips held out
 
     def enter(self, stage: Stage, epochs_before: int = 0) -> None:
-        """Goes to a stage: what is trained, on which loss, how fast.
+        """Enter a stage: its trained parameters, loss and learning rate.
 
         Raises:
             ConfigError: The network does not have it.
@@ -52,19 +52,19 @@ class RecognitionModule(lightning.LightningModule):
         if stage.name and stage.name not in known:
             has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
             raise ConfigError(f"stage '{stage.name}' is none of {self.recipe.model}'s; {has}")
-        if known:  # one without a name ends what the one before it trained alone
+        if known:  # a stage without a name ends the partial training of the one before it
             self.network.stage(stage.name)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Seeds what is random in the network by where the training is, so that a run that goes on draws the same."""
+        """Seed the network's randomness by the step, so that a resumed run draws the same."""
         epoch = self.epochs_before + self.current_epoch
         position = f"{self.recipe.seed} {epoch} {batch_idx} {self.global_rank}"
         torch.manual_seed(zlib.crc32(position.encode()))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """The loss of one batch; logs it, its parts and the accuracy an epoch."""
+        """Return the loss of one batch; logs it, its parts and the accuracy an epoch."""
         parts = self._smoothed(batch) if self.plain else self.network.losses(batch)
         loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
         right, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
@@ -73,7 +73,7 @@ class RecognitionModule(lightning.LightningModule):
             self._seen += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
         how: dict[str, Any] = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": self._shared}
         self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **how)
-        # Of those that show a class, of which a small part of a batch may have none.
+        # Of samples that show a class; a small part of a batch may have none.
         self.log("accuracy", right / max(count, 1), batch_size=count, **how)
         return loss
 
@@ -82,7 +82,7 @@ class RecognitionModule(lightning.LightningModule):
         self._held = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        """Counts loss and accuracy on what is held out, neither smoothed nor varied."""
+        """Count loss and accuracy on the held-out clips, without smoothing or augmentation."""
         known = batch["label"] != OUTLIER
         if not known.any():
             return
@@ -92,7 +92,7 @@ class RecognitionModule(lightning.LightningModule):
         self._held += torch.stack([parts["loss"] * known.sum(), right, known.sum()]).float()
 
     def on_validation_epoch_end(self) -> None:
-        """Logs them, over all processes: each clip counts once."""
+        """Log them, over all processes: each clip counts once."""
         loss, right, count = self.trainer.strategy.reduce(self._held, reduce_op="sum").tolist()
         self.log_dict({"val_loss": loss / count, "val_accuracy": right / count}, prog_bar=True)
 
@@ -106,7 +106,7 @@ class RecognitionModule(lightning.LightningModule):
         return bool(self.trainer.world_size > 1)
 
     def _smoothed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Smoothed cross-entropy; what is no class is asked for equal probabilities."""
+        """Return the smoothed cross-entropy; outliers get equal probabilities as their target."""
         scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
         weights = self.recipe.label_smoothing, self.recipe.outlier_weight
         return {"loss": cross_entropy(scores, batch["label"], *weights), "logits": scores}
@@ -114,7 +114,7 @@ class RecognitionModule(lightning.LightningModule):
     # -- optimizer and schedule ----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The stage's optimizer, and its schedule over all of the stage's steps."""
+        """Return the stage's optimizer, and its schedule over all of the stage's steps."""
         recipe = self.recipe.for_stage(self.stage)
         chosen, schedule, *_ = recipe.components()
         optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
@@ -128,7 +128,7 @@ class RecognitionModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
 
     def on_train_epoch_end(self) -> None:
-        """Steps a plateau schedule: by the loss on what is held out, else by that of the epoch's training."""
+        """Step a plateau schedule by the validation loss, else by the epoch's training loss."""
         if self._plateau is None:
             return
         figures = self.trainer.callback_metrics
@@ -141,11 +141,11 @@ class RecognitionModule(lightning.LightningModule):
         self._seen = torch.zeros_like(self._seen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the plateau schedule knows."""
+        """Add the state of the plateau schedule."""
         if self._plateau is not None:
             checkpoint["plateau"] = {"schedule": self._plateau.state_dict(), "seen": self._seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it up again."""
+        """Take it up again."""
         if "plateau" in checkpoint:
             self._plateau_state, self._seen = checkpoint["plateau"]["schedule"], checkpoint["plateau"]["seen"]

@@ -1,4 +1,4 @@
-"""What a training run logs beside its loss: learning rate, clips a second, what the GPU does.
+"""The figures that a training run logs: learning rate, clips per second, GPU use.
 
 What a training run uses of a machine: devices, processes, how often it is kept.
 """
@@ -43,20 +43,20 @@ class Monitor(lightning.Callback):
         self._used: list[float] = []
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Starts the clocks."""
+        """Start the clocks."""
         self._epoch = self._point = time.perf_counter()
         self._epoch_steps, self._used = 0, []
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the rate that the step goes by: once it is made, the schedule has the next one's."""
+        """Note the rate that the step goes by: once it is made, the schedule has the next one's."""
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a step; now and then gives TensorBoard a point.
+        """Count a step; now and then gives TensorBoard a point.
 
         Raises:
             ConfigError: The loss is not a number any more.
@@ -88,7 +88,7 @@ class Monitor(lightning.Callback):
                 logger.log_metrics(figures, step=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Logs the epoch's figures."""
+        """Log the epoch's figures."""
         rate = self._epoch_steps * self.batch / max(self._ended - self._epoch, 1e-9)
         figures = {"clips_per_s": rate, "learning_rate": self._learning_rate}
         if pl_module.device.type == "cuda":
@@ -99,7 +99,7 @@ class Monitor(lightning.Callback):
 
 
 class EpochCsvLogger(CSVLogger):
-    """`metrics.csv` with a row an epoch: what is held out is looked at first, and its figures wait for the others."""
+    """`metrics.csv` with a row per epoch: validation comes first, and its figures wait for the others."""
 
     def __init__(self, folder: Path, name: str):
         super().__init__(folder, name=name)
@@ -107,7 +107,7 @@ class EpochCsvLogger(CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
-        """As the base, but for what is held out."""
+        """As the base class, but keep validation figures for the epoch's row."""
         if any(name.startswith("val_") for name in metrics):
             self._waiting = {**metrics, "step": step or 0}
             return
@@ -145,9 +145,9 @@ _CLUSTERS = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run uses of a machine and leaves on it; none of it changes what is learnt, but for rounding."""
+    """How a run uses a machine, and how often it keeps its state; the result is the same but for rounding."""
 
-    accelerator: str = setting("auto", "gpu where there is one, else cpu", choices=("auto", "gpu", "cpu"))
+    accelerator: str = setting("auto", "gpu if there is one, else cpu", choices=("auto", "gpu", "cpu"))
     devices: int = setting(0, "GPUs, or processes on a CPU, of each node; 0: all GPUs, one process", range=(0, 1024))
     nodes: int = setting(1, "machines; start the command on each with torchrun", range=(1, 4096))
     workers: int | None = setting(
@@ -158,7 +158,7 @@ class Machine:
     checkpoint_steps: int = setting(0, "likewise, in steps", range=(0, 10**9))
 
     def trainer_options(self) -> dict[str, Any]:
-        """For `lightning.Trainer`. Under torchrun, processes and nodes are those that it made.
+        """Return arguments for `lightning.Trainer`. Under torchrun, it uses torchrun's processes and nodes.
 
         Raises:
             ConfigError: A GPU is asked for where there is none, torchrun made other processes than are asked for, or
@@ -199,7 +199,7 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def loader_options(workers: int, gpu: bool, seed: int) -> dict[str, Any]:
-    """What a `DataLoader` of samples is made with, beside samples and draws."""
+    """Return the arguments of a `DataLoader`, without samples and sampler."""
     own = torch.Generator()
     own.manual_seed(seed)  # so that making a loader draws nothing of the network's random numbers
     more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _begin_worker} if workers else {}
@@ -207,7 +207,7 @@ def loader_options(workers: int, gpu: bool, seed: int) -> dict[str, Any]:
 
 
 def _begin_worker(_: int) -> None:
-    """A loader's process: signals are the trainer's to answer, and its threads would only be in one another's way."""
+    """Set up a loader's process: only the trainer handles signals, and one thread is enough."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules that a recipe may name: those of the papers, and the one-cycle default."""
+"""Optimizers and learning-rate schedules of recipes: the papers' own, and the one-cycle default."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -30,11 +30,11 @@ _USED_BY = {
 """Settings that not every optimizer or schedule goes by."""
 
 _SWING = 0.05
-"""How far one_cycle takes the momentum up where the rate is low, and down where it peaks."""
+"""Range of the momentum in one_cycle: high at a low rate, low at the peak."""
 
 
 def unused(part: "Optimizer | Schedule") -> list[str]:
-    """Settings that were changed, but that the one of this name does not go by."""
+    """Return settings that were changed, but that the one of this name does not go by."""
     changed = [entry.name for entry in fields(part) if getattr(part, entry.name) != entry.default]
     return [name for name in changed if part.name not in _USED_BY.get(name, (part.name,))]
 
@@ -55,7 +55,7 @@ class Optimizer:
     decay_all: bool = setting(False, "weight decay of biases and norms too")
 
     def check(self) -> None:
-        """What types alone do not say.
+        """Check the values that types alone do not restrict.
 
         Raises:
             ConfigError: Nesterov's momentum of no momentum, or of another optimizer.
@@ -64,7 +64,7 @@ class Optimizer:
             raise ConfigError(f"Optimizer.nesterov needs sgd with a momentum above 0, not {self.name}")
 
     def make(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """The optimizer of those `parameters` that want gradients.
+        """Return the optimizer of the `parameters` that have gradients.
 
         Args:
             parameters: Of the network.
@@ -91,9 +91,9 @@ class Optimizer:
 class Schedule:
     """How the learning rate changes from the recipe's; the last three by epochs, whole or not."""
 
-    name: str = setting("one_cycle", "what it follows", choices=SCHEDULES)
+    name: str = setting("one_cycle", "the schedule", choices=SCHEDULES)
     warm_up: float = setting(0.15, "of one_cycle and cosine: share of the steps over which it rises", range=(0.0, 0.99))
-    factor: float = setting(0.1, "of steps, exponential and plateau: what the rate is multiplied by", range=(1e-6, 1.0))
+    factor: float = setting(0.1, "of steps, exponential and plateau: factor on the rate", range=(1e-6, 1.0))
     every: float | None = setting(
         None, "of steps and exponential: epochs from one factor to the next; exponential goes between them evenly",
         range=(1e-3, 10_000),
@@ -103,10 +103,10 @@ class Schedule:
     final: float = setting(0.0, "of cosine: share of the rate at the end", range=(0.0, 1.0))
 
     def check(self) -> None:
-        """What types alone do not say.
+        """Check the values that types alone do not restrict.
 
         Raises:
-            ConfigError: The schedule lacks what it goes by, or has what it does not.
+            ConfigError: A setting of the schedule is missing, or belongs to another schedule.
         """
         if self.name in _TIMED and (self.every is None) == (not self.milestones):
             raise ConfigError(f"Schedule {self.name} goes by epochs: give it `every`, or milestones to steps")
@@ -117,7 +117,7 @@ class Schedule:
             raise ConfigError(f"Schedule.milestones is {self.milestones}, expected rising numbers of epochs")
 
     def share(self, step: int, steps: int, epochs: int) -> float:
-        """The share of the recipe's rate at a step, of all but one_cycle and plateau.
+        """Return the share of the recipe's rate at a step, of all but one_cycle and plateau.
 
         Args:
             step: Steps done.
@@ -143,7 +143,7 @@ class Schedule:
     def make(
         self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int
     ) -> lr_scheduler.LRScheduler | None:
-        """The schedule to be stepped after each step; None for plateau, which goes by the loss (`plateau`)."""
+        """Return the schedule to be stepped after each step; None for plateau, which goes by the loss (`plateau`)."""
         if self.name == "plateau":
             return None
         if self.name == "one_cycle":
@@ -158,7 +158,7 @@ class Schedule:
         return lr_scheduler.LambdaLR(optimizer, lambda step: self.share(step, steps, epochs))
 
     def plateau(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:
-        """The schedule to be stepped with the loss after each epoch; None for all but plateau."""
+        """Return the schedule to be stepped with the loss after each epoch; None for all but plateau."""
         if self.name != "plateau":
             return None
         return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)

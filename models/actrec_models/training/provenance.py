@@ -1,6 +1,6 @@
 """What a training run was made of: data, source, versions, machine.
 
-What weights were trained on before they were taken over: a network must not be tested on that either.
+Training data of initial weights: a network must not be tested on that data either.
 """
 
 import os
@@ -20,14 +20,14 @@ from actrec.utils.errors import ConfigError
 from actrec_models.training.recipe import Recipe
 
 FIRST_FOLD = 1
-"""What a dataset that is divided into folds takes where none is named."""
+"""The default fold of a dataset with folds."""
 
 INITIAL_TRAININGS = "initial_trainings"
 """Of a checkpoint's provenance and a package's figures: the trainings (`training`) that the initial weights are of."""
 
 
 def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A training as it is kept: dataset, split and options of the dataset."""
+    """Return a training as it is kept: dataset, split and options of the dataset."""
     return {"dataset": dataset, "split": split, "options": dict(options)}
 
 
@@ -56,7 +56,7 @@ def same_recordings(trained: str, dataset: str) -> bool:
 def overlap(one: Mapping[str, Any], dataset: str, split: str, options: Mapping[str, Any]) -> str:
     """By which other split or fold of the same recordings a network was trained; empty for none.
 
-    Of a person's own recordings nothing is said: they are told apart one by one (`ClipDataset.identities`).
+    A person's own recordings are not included: they are compared one by one (`ClipDataset.identities`).
     """
     if dataset == "folder" or not same_recordings(one["dataset"], dataset):
         return ""
@@ -102,13 +102,13 @@ PACKAGES = (
 )
 
 _THEN = ", then "
-"""Between what a run was made by first and what it went on by."""
+"""Separates the provenances of a run and its resumptions."""
 
 _UNKNOWN = "unknown"
 
 
 def commit() -> str:
-    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout of it, or without git.
+    """Return the source's commit, with "+" for uncommitted changes; empty outside a checkout, or without git.
 
     Installed into an environment that lies in another project's checkout, or in its own, git does not track it: that
     checkout's commit says nothing of what runs.
@@ -142,7 +142,7 @@ def describe(
         device: That trains.
         world: How many of these.
         init: `weight_files.identity` of each file of initial weights.
-        recordings: `ClipDataset.identities` of the training part, and of what the initial weights have learnt.
+        recordings: `ClipDataset.identities` of the training part, and of the initial weights' training clips.
         initial_trainings: `lineage.training` of all that the initial weights went through.
     """
     return {
@@ -164,11 +164,11 @@ def describe(
 
 
 def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What a run that goes on was made by: all commits, versions and machines in turn, e.g. "c0ffee, then decade".
+    """Return the provenance of a resumed run: all commits, versions and machines, e.g. "c0ffee, then decade".
 
     Args:
-        before: `from_checkpoint` of what it goes on from; empty where there is nothing.
-        now: `describe` of what goes on.
+        before: `from_checkpoint` of the resumed run; empty for a new one.
+        now: `describe` of this run.
     """
     texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
     versions = dict(before.get("packages", {}))
@@ -193,7 +193,7 @@ def _in_turn(before: str | None, now: str) -> str:
 
 
 def packages() -> dict[str, str]:
-    """Version of Python, of actrec and of what it computes with."""
+    """Return the versions of Python, actrec and the numeric libraries."""
     found = {"python": platform.python_version()}
     for name in ("actrec", *PACKAGES):
         try:
@@ -204,7 +204,7 @@ def packages() -> dict[str, str]:
 
 
 def device_name(device: torch.device, world: int = 1) -> str:
-    """What computes, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
+    """Return what computes, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
     name = f"{device.type} ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -212,7 +212,7 @@ def device_name(device: torch.device, world: int = 1) -> str:
 
 
 def from_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run; of one from before this was kept, what can be told from the rest."""
+    """Return a checkpoint's provenance; for an older checkpoint, as far as its other fields tell."""
     kept = content.get("actrec")
     if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
         return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
@@ -220,7 +220,7 @@ def from_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _program() -> str:
-    """What was started: `python -m actrec` is actrec too."""
+    """Return the name of the started program: `python -m actrec` is actrec too."""
     name = Path(sys.argv[0]).name
     return "actrec" if name == "__main__.py" else name
 

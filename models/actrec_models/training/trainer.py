@@ -61,14 +61,14 @@ class TrainingRun:
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds, self.trained = 0.0, 0  # seconds and epochs that the stages before took
         self.epochs = sum(stage.epochs for stage in recipe.plan())
-        self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
+        self.made_by: dict[str, Any] = {}  # provenance so far
 
     def network(self, recipe: Recipe) -> RecognitionModule:
-        """The recipe's network."""
+        """Return the recipe's network."""
         return RecognitionModule(recipe.as_dict(), list(self.clips.classes))
 
     def module(self, recipe: Recipe) -> RecognitionModule:
-        """The recipe's network, which the dataset must suit."""
+        """Return the recipe's network, which the dataset must suit."""
         module = self.network(recipe)
         for stage in recipe.plan():
             if not stage.model:
@@ -81,7 +81,7 @@ class TrainingRun:
         return module
 
     def with_extrema(self, recipe: Recipe) -> Recipe:
-        """The recipe with Eq. 1's extrema of the training part, where its network takes stamps and it names none."""
+        """Return the recipe with Eq. 1's extrema of the training part, if its network takes stamps and it has none."""
         with torch.random.fork_rng(devices=[]):  # a network made to look at must not change the next one's weights
             network = create(recipe.model, num_classes=len(self.clips.classes), **recipe.network_options())
         if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
@@ -93,7 +93,7 @@ class TrainingRun:
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
 
     def check_stages(self, recipe: Recipe, module: RecognitionModule) -> None:
-        """Refuses what a later stage would be refused for, before those before it are trained, perhaps for days.
+        """Refuse what a later stage would refuse before the first stage is trained, perhaps for days.
 
         Raises:
             ConfigError: The network has no such stage or nothing to train in it, a batch is larger than the training
@@ -116,7 +116,7 @@ class TrainingRun:
             EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
 
     def check_folders(self, recipe: Recipe, folders: Sequence[Path]) -> None:
-        """Refuses the folder of a later stage where it holds another run, before those before it are trained.
+        """Refuse the folder of a later stage if it holds another run, before the first stage is trained.
 
         Args:
             recipe: Of the run.
@@ -133,7 +133,7 @@ class TrainingRun:
                 checkpoints.same_init(found, self.init)
 
     def takes_over(self, folder: Path) -> bool:
-        """Makes sure that the initial weights are in the stage's checkpoint, where they are not named again.
+        """Return whether the stage's checkpoint has the initial weights, if they are not given again.
 
         Raises:
             ConfigError: The run began from some, and was ended before the network that takes them was trained.
@@ -205,7 +205,7 @@ class TrainingRun:
             warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
             # What is logged so is alike in all processes already.
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
-            # Where it goes on, `EpochBatchSampler` leaves out what was drawn.
+            # On resuming, `EpochBatchSampler` skips the drawn batches.
             warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
 
@@ -260,7 +260,7 @@ class TrainingRun:
     def _loader(
         self, module: RecognitionModule, recipe: Recipe, trainer: lightning.Trainer, epoch: int, steps_done: int
     ) -> DataLoader:
-        """The batches of an epoch, counted from the first stage's first, and of those that follow."""
+        """Return the batches of an epoch, counted from the first stage's first, and of the later epochs."""
         augmentation = recipe.check() if recipe.augment else None
         window = recipe.window(module.network)
         specs, made = module.network.input_specs, _made(module)
@@ -285,7 +285,7 @@ class TrainingRun:
 
 
 def _made(module: RecognitionModule) -> list[str]:
-    """The inputs that the stage reads."""
+    """Return the inputs that the stage reads."""
     return [spec.name for spec in module.network.stage_input_specs]
 
 
@@ -327,11 +327,11 @@ def train(
         out: Folder for `last.ckpt`, the one before it (`previous.ckpt`), `best.ckpt` where clips are held out, and
             `log/`: `version_N/metrics.csv`, and TensorBoard's files. Where the recipe has stages, those before the
             last one lie in folders of their own in it. On several nodes it must be a folder that all of them see.
-        resume: Go on from `out`'s last checkpoint where there is one.
+        resume: Resume from `out`'s last checkpoint if there is one.
         progress: Show a progress bar.
         threads: CPU threads; 0 for all.
         init: Files of initial weights; see `actrec_models.training.initial_weights`.
-        machine: Devices, workers, how often to keep what is done.
+        machine: Devices, workers, how often to keep the state.
         root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
 
     Raises:
@@ -339,8 +339,8 @@ def train(
         PackageError: A checkpoint or a file of weights is missing, damaged or foreign.
         DeviceError: A checkpoint cannot be written, another run writes to `out`, memory is full, or a reading process
             was killed.
-        InputError: A clip cannot be read; it is named. Or there are not two classes.
-        TrainingInterrupted: SIGTERM or Ctrl-C; what was learnt is kept.
+        InputError: A clip cannot be read (the message has its name), or there are not two classes.
+        TrainingInterrupted: SIGTERM or Ctrl-C; the state is kept.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -356,7 +356,7 @@ def train(
         recipe = run.with_extrema(recipe)
         module = run.module(recipe)
         for file in init:
-            # The weights alone: schedule and optimizer start anew. Whose recordings they have learnt is not forgotten.
+            # The weights alone: schedule and optimizer restart. The recordings of their training are remembered.
             loaded = initial_weights.load(module.network, recipe.model, file)
             provenance.check(f"--init {file}", loaded.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
             run.recordings += loaded.recordings
@@ -372,7 +372,7 @@ def train(
 
 @rank_zero_only
 def _tell_unused(recipe: Recipe) -> None:
-    """Warns of what is set but does nothing: somebody expects something of it."""
+    """Warn about settings without effect."""
     for name in ("epochs", "learning_rate"):
         if recipe.stages and all(name in stage for stage in recipe.stages) and _changed(recipe, name):
             logger.warning("%s does nothing: each of the stages has its own", name)
@@ -401,7 +401,7 @@ def _changed(recipe: Recipe, name: str) -> bool:
 
 
 def _fit_stages(run: TrainingRun, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
-    """The stages one after another, each from what those before it learnt; the last one's checkpoint.
+    """Return the stages one after another, each from what those before it learnt; the last one's checkpoint.
 
     `module` holds the initial weights of `init` already.
     """
@@ -420,7 +420,7 @@ def _fit_stages(run: TrainingRun, module: RecognitionModule, recipe: Recipe, out
             trained = run.network(own)
             if not init:
                 run.takes_over(folder)
-            for file in init:  # those of this network, which what it learns would else replace
+            for file in init:  # this network's own, which its training would replace
                 if initial_weights.read(file).network == stage.model:
                     initial_weights.load(trained.network, stage.model, file)
             # The next stage starts from what this one learnt.
@@ -434,7 +434,7 @@ def _fit_stages(run: TrainingRun, module: RecognitionModule, recipe: Recipe, out
 
 
 def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
-    """The recipe's training part, with the rendered clips where it names some."""
+    """Return the recipe's training part, with the rendered clips if it has some."""
     folder = root or datasets.folder(data_root, recipe.dataset)
     clips = datasets.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
     if not len(clips):
@@ -446,7 +446,7 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
 
 
 def _forget(folders: Iterable[Path], init: Sequence[Path]) -> None:
-    """Deletes what an earlier run left, of all its stages: a new one that is stopped must not go on from any of it.
+    """Delete an earlier run's checkpoints of all its stages: a stopped new run must not resume from them.
 
     Raises:
         ConfigError: The new one is to begin from it.
@@ -466,7 +466,7 @@ def _delete(files: Iterable[Path]) -> None:
 
 
 def _prepare(out: Path) -> None:
-    """Makes the folder.
+    """Make the folder.
 
     Raises:
         ConfigError: Its name cannot be written down.
