@@ -1,4 +1,4 @@
-"""`actrec models`: the list, a broken package in it, one package described, and what is not there."""
+"""`actrec models`: the list, a broken package, a described package, and missing packages."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ def zoo_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_lists_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_networks", lambda: ["deepacts_graph"])
     assert cli.main(["models"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
@@ -30,7 +30,7 @@ def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert "deepacts_graph" in lines and "papers/vpn_ntu60" in lines
 
 
-def test_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_json_lists_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_networks", lambda: None)
     assert cli.main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -39,12 +39,12 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert "problem" in packages["broken"] and listed["networks"] is None and listed["recipes"] == []
 
 
-def test_networks_are_listed_where_torch_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_with_torch_lists_networks(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="networks need PyTorch")
     assert "deepacts_graph" in (models._networks() or [])
 
 
-def test_one_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> None:
+def test_models_describes_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> None:
     assert cli.main(["models", "tiny"]) == 0
     text = capsys.readouterr().out
     assert "left, right, far" in text and "CPU, 1 thread" in text
@@ -78,7 +78,7 @@ def test_models_cut_out_recordings_warn(capsys: pytest.CaptureFixture[str], tmp_
         ({"test_clips": 12}, "made up (none), 90.0% top-1 on its test"),
     ],
 )
-def test_what_an_accuracy_is_of(
+def test_models_accuracy_states_its_clips(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, figures: dict[str, object], said: str
 ) -> None:
     described = tiny_description()
@@ -88,7 +88,7 @@ def test_what_an_accuracy_is_of(
     assert f"  trained on {said}\n" in capsys.readouterr().out
 
 
-def test_a_first_epoch_that_is_not_over_is_a_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_models_unfinished_first_epoch_counts_as_trained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of a run on videos an epoch takes hours, and a checkpoint is written every ten minutes."""
     described = tiny_description()
     for dataset, trained in (("made up", True), ("none", False)):
@@ -100,13 +100,13 @@ def test_a_first_epoch_that_is_not_over_is_a_training(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("name", ["absent", "broken"])
-def test_missing_and_broken_packages_fail_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_models_broken_package_refused_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert cli.main(["models", name]) == 1
     error = capsys.readouterr().err
     assert error.startswith("actrec: ") and error.count("\n") == 1 and name in error
 
 
-def test_without_torch_it_says_how_to_get_it(
+def test_models_without_torch_says_how_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "_networks", lambda: None)
