@@ -103,7 +103,7 @@ class Witness(Node):
             return self._changed.wait_for(labeled, timeout_s)
 
     def seen(self) -> Seen:
-        """Return what was published since `clear`."""
+        """Return the messages since `clear`."""
         with self._changed:
             kept = {topic: dict(messages) for topic, messages in self._kept.items()}
             labels = dict(self._labels)

@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
-    parser.add_argument("--fresh", action="store_true", help="start anew instead of going on from OUT/last.ckpt")
+    parser.add_argument("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
     add_threads_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--json", action="store_true", help="print the checkpoint's path and how it came about as JSON")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu where there is one)")
+    machine.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu if there is one)")
     machine.add_argument("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
     machine.add_argument(
         "--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT"
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     changes = config.parse_pairs(args.set, "field of the recipe")
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.recipe, changes)
     training = importlib.import_module("actrec_models.training.trainer")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says else, the run's own lines say
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its other messages repeat the run's own lines
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
     options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init,

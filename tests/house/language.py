@@ -23,7 +23,7 @@ PATTERNS = {
     "anew": r"\banew\b",
     "is said, is told": r"\b(?:is|are|was|were|be|been|being) (?:told|named|said|left out|passed (?:over|by)|gone|lacking|lacked)\b",
     "going on, taking over": r"\b(?:go(?:es|ing|ne)? on with|tak(?:es?|en|ing) over|went on)\b",
-    "image, not picture": r"\b(?:pictures?|pictured|filmed|films?)\b",
+    "image, not picture": r"(?<!-)\b(?:pictures?|pictured|filmed|films?)\b",
     "judged, sights": r"\b(?:judge[sd]?|judging|sights?)\b",
     "color, and American spelling": r"(?i:colour|grey\b|centre|optimis(?!ti|m)|normalis|synchronis|neighbour|behaviour|labelled|initialis|quantis|recognis)",
     "for ever, at all costs": r"\b(?:for ever|at all costs)\b",

@@ -143,7 +143,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"optimizer": {"nesterov": True}}, "nesterov needs sgd"),
         ({"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "nesterov needs sgd with a momentum"),
         ({"schedule": {"name": "steps"}}, "Schedule steps goes by epochs: give it `every`, or milestones"),
-        ({"schedule": {"name": "exponential", "milestones": [3]}}, "milestones are those of steps, not of exponential"),
+        ({"schedule": {"name": "exponential", "milestones": [3]}}, "milestones belong to steps, not to exponential"),
         ({"schedule": {"name": "steps", "milestones": [9, 3]}}, "expected rising numbers of epochs"),
         ({"schedule": {"name": "steps", "milestones": ["three"]}}, "expected rising numbers of epochs"),
         ({"stages": [{"optimizer": {"name": "lion"}}]}, "Optimizer.name is 'lion'"),

@@ -82,9 +82,8 @@ Batches = Iterable[dict[str, Tensor]]
 def default_recalibration_batches(recipe: Recipe, clips: int, held: int) -> int:
     """Return the number of batches for new norm statistics if a recipe has none: a quarter of an epoch's, 4 to 20.
 
-    They are where averaged weights are judged before they are done: while the rate is high, running statistics are so
-    far from those of the average that a network may be at chance on what is held out. At the end of a schedule they
-    have caught up.
+    Averaged weights need them if they are evaluated during training: at a high rate, the running statistics are so far
+    from the average's that a network may be at chance on held-out clips. They catch up at the end of a schedule.
 
     Args:
         recipe: For its batch, and whether weights are averaged.

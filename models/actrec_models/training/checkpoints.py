@@ -85,7 +85,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             content = read(path)
         except PackageError as error:
             if number + 1 == len(found):
-                raise PackageError(f"{error}; start anew with --fresh, or choose another --out") from error
+                raise PackageError(f"{error}; restart with --fresh, or choose another --out") from error
             logger.warning("%s: damaged; going on from %s, the checkpoint before it", path, found[number + 1].name)
             continue
         if path.name == PREVIOUS and number == 0:
@@ -222,7 +222,7 @@ class Checkpoints(Checkpoint):
         """Keep the best."""
         value = float(trainer.callback_metrics[f"val_{self.metric}"])
         if not math.isfinite(value):
-            raise ConfigError(f"val_{self.metric} is {value}: lower the learning_rate, and begin anew with --fresh")
+            raise ConfigError(f"val_{self.metric} is {value}: lower the learning_rate, and restart with --fresh")
         better = self.best is None or (value > self.best if self.metric == "accuracy" else value < self.best)
         if better:
             self.best = value
@@ -309,7 +309,7 @@ def _failed(target: Path, error: Exception) -> str:
         full = full or "No space left" in str(error) or shutil.disk_usage(target.parent).free < _LEAST_FREE
     reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
     before = any(target.with_name(name).is_file() for name in (LAST, PREVIOUS))
-    then = "it goes on from the checkpoint before" if before else "there is no earlier one, it begins anew"
+    then = "it goes on from the checkpoint before" if before else "there is no earlier one, the run restarts"
     return f"cannot write checkpoint {target}: {reason}; make room and give the same command again: {then}"
 
 
@@ -344,7 +344,7 @@ def same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]:
         from_what = ", ".join(began) or "random weights"
         raise ConfigError(
             f"{path.parent} holds a run that began from {from_what}, not from {', '.join(init)}: leave out --init to "
-            "go on with it, or choose another --out, or --fresh"
+            "resume it, or choose another --out, or --fresh"
         )
     return began
 

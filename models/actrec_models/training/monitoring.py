@@ -72,7 +72,7 @@ class Monitor(lightning.Callback):
         if not math.isfinite(loss):
             raise ConfigError(
                 f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip, "
-                "and begin anew with --fresh"
+                "and restart with --fresh"
             )
         if self._epoch_steps % EVERY:
             return

@@ -111,7 +111,7 @@ class Schedule:
         if self.name in _TIMED and (self.every is None) == (not self.milestones):
             raise ConfigError(f"Schedule {self.name} goes by epochs: give it `every`, or milestones to steps")
         if self.milestones and self.name != "steps":
-            raise ConfigError(f"Schedule.milestones are those of steps, not of {self.name}")
+            raise ConfigError(f"Schedule.milestones belong to steps, not to {self.name}")
         numbers = [entry for entry in self.milestones if isinstance(entry, (int, float)) and entry > 0]
         if len(numbers) < len(self.milestones) or sorted(numbers) != numbers:
             raise ConfigError(f"Schedule.milestones is {self.milestones}, expected rising numbers of epochs")

@@ -93,7 +93,7 @@ class TrainingRun:
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
 
     def check_stages(self, recipe: Recipe, module: RecognitionModule) -> None:
-        """Refuse what a later stage would refuse before the first stage is trained, perhaps for days.
+        """Check the later stages before the first one is trained, perhaps for days.
 
         Raises:
             ConfigError: The network has no such stage or nothing to train in it, a batch is larger than the training
@@ -363,7 +363,7 @@ def train(
             run.initial_trainings += loaded.trainings
         if recipe.unknown_dataset and not len(recipe.unknown_clips(data_root, "train", root)):
             if missing := unknown_clips.missing_dataset(recipe, data_root):
-                logger.warning("%s: the package will not be told what to reject", missing)
+                logger.warning("%s: the package gets no rejection", missing)
             else:
                 unknown_clips.load(recipe, clips.classes, data_root, "train")
         run.check_stages(recipe, module)

@@ -59,7 +59,7 @@ def test_label_carries_stamps_of_its_window(session: Session) -> None:
 
 
 def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
-    """A person who moved half way through is judged alike at 30 Hz and at 6 Hz."""
+    """A person who moved half way through gets the same label at 30 Hz and at 6 Hz."""
     results = []
     for step in (1 / 3, 5 / 3):
         recognizer = EachFrame(session)
@@ -129,7 +129,7 @@ def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> Non
 
 
 def test_last_body_that_leaves(session: Session) -> None:
-    """Nobody there is said at once, the body's own end after lost_after_s; its label is never repeated."""
+    """An empty scene is reported at once, a lost body after lost_after_s; its label is never repeated."""
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
     said = [label for frame in range(10, 15) for label in update(recognizer, stamp(frame), [])]
@@ -138,7 +138,7 @@ def test_last_body_that_leaves(session: Session) -> None:
     assert [label.stamp_ns for label in said if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
 
 
-def test_body_that_returns_starts_anew(session: Session) -> None:
+def test_recognizer_returning_body_restarts(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(20), body(1.0))
     feed(recognizer, range(20, 30))

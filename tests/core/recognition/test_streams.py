@@ -1,4 +1,4 @@
-"""The recognizer with models that need more than joints: live is offline, nothing waits, what is missing is said."""
+"""The recognizer with models that need more than joints: live equals offline, nothing waits, missing streams are reported."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -89,12 +89,12 @@ def test_only_the_streams_that_count_are_asked_for(tmp_path: Path) -> None:
     recognizer = eager(session)
     assert recognizer.streams == {"hands": False, "flow": True, "bodies": True}
     assert not recognizer.needs_image_size and eager(load(tmp_path / "b", FACE)).needs_image_size
-    assert not eager(load(tmp_path / "c", CROP)).needs_image_size, "the pictures say it"
+    assert not eager(load(tmp_path / "c", CROP)).needs_image_size, "the images have it"
     assert eager(load(tmp_path / "d", MOTION)).needs_image_size and eager(load(tmp_path / "e", PLACES)).needs_image_size
 
 
 @pytest.mark.parametrize("spec", [HANDS, FACE, MOTION], ids=lambda spec: spec.modality)
-def test_what_it_can_do_without_is_zero(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
+def test_recognizer_absent_optional_stream_is_zero(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
     session = load(tmp_path, BODY, spec)
     recognizer = eager(session)
     (stream,) = set(recognizer.streams) - {"bodies"}
@@ -127,14 +127,14 @@ def test_required_stream_that_falls_silent_and_comes_back(tmp_path: Path, scene:
     for t in range(FRAMES, 2 * FRAMES):
         scene.add_frame(recognizer, t, without=("flow",))
         said += recognizer.predict()
-    assert [label.reason for label in said[:7]] == [""] * 7, "what was seen last stands in for half a second"
+    assert [label.reason for label in said[:7]] == [""] * 7, "the last observation is held for half a second"
     assert {label.reason for label in said[8:]} == {"no recent scene flow"}
     scene.add_frame(recognizer, 2 * FRAMES)
     assert recognizer.predict()[0].reason == ""
 
 
 @pytest.mark.parametrize("spec", [MOTION, PLACES], ids=lambda spec: spec.modality)
-def test_size_of_the_picture_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
+def test_recognizer_without_image_size_is_unknown(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
     recognizer = eager(load(tmp_path, spec), min_seconds=0.0)
     recognizer.add_skeletons(stamp(0), scene.bodies(0))
     if "flow" in recognizer.streams:
@@ -145,7 +145,7 @@ def test_size_of_the_picture_that_never_came(tmp_path: Path, scene: Scene, spec:
     assert recognizer.predict()[0].reason == ""
 
 
-def test_pictures_of_other_frames_are_not_taken_for_a_bodys(tmp_path: Path, scene: Scene) -> None:
+def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene) -> None:
     """A color camera on another clock."""
     recognizer = eager(load(tmp_path, CROP))
     for t in range(FRAMES):
@@ -311,7 +311,7 @@ def test_pixels_of_another_layout_are_converted(tmp_path: Path) -> None:
         )
 
 
-def test_model_of_whole_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recognizer_refuses_a_model_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, BODY)
     session.__dict__["keys"] = frozenset({"bodies", "color"})
     with pytest.raises(PackageError, match="full images"):
@@ -348,7 +348,7 @@ def test_body_model_after_a_hand_model(tmp_path: Path, scene: Scene) -> None:
     assert any(label.body_id == "body_1" and label.top_labels for label in said)
 
 
-def test_hand_model_of_another_layout_takes_over_between_two_frames(tmp_path: Path, scene: Scene) -> None:
+def test_recognizer_swaps_to_a_hand_model_of_another_layout(tmp_path: Path, scene: Scene) -> None:
     first, second = (
         load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))
         for layout in ("hand_21", "hand_22")
