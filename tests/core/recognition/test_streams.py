@@ -1,4 +1,4 @@
-"""The recognizer with models that need more than joints: live equals offline, nothing waits, missing streams are reported."""
+"""The recognizer with models that need more than joints: live equals offline, nothing waits, gaps are reported."""
 
 import threading
 from collections.abc import Callable, Mapping
