@@ -54,8 +54,8 @@ demo: build ## run the simulated camera through every node for 20 s and print th
 test: build ## run all tests, or some: ARGS="-k name"
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
-lint: build ## ruff, codespell and mypy
-	@$(ENV) && ruff check . && ruff format --check . && codespell && mypy
+lint: build ## ruff, codespell, mypy and the list of avoided words
+	@$(ENV) && ruff check . && ruff format --check . && codespell && mypy && python -m pytest -q tests/house/test_language.py
 
 format: build ## format and fix with ruff
 	@$(ENV) && ruff format . && ruff check --fix .
