@@ -106,7 +106,7 @@ INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
 def measure_recordings(arguments: list[str]) -> dict[str, Any]:
-    """Write and reads frames of blurred noise, 640×480, as a bag and as a folder.
+    """Write and read frames of blurred noise, 640×480, as a bag and as a folder.
 
     Args:
         arguments: `--frames N`.
@@ -165,7 +165,7 @@ SAMPLES = 114_480
 
 
 def measure_ntu(arguments: list[str]) -> dict[str, Any]:
-    """Read `.skeleton` files over and over, and compares projected joints with the files' own pixels.
+    """Read `.skeleton` files repeatedly, and compare projected joints with the files' own pixels.
 
     Args:
         arguments: `--data FOLDER`, `--files N`, `--repeat N`.

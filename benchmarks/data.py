@@ -51,7 +51,7 @@ class Repeated(Source):
 
     @cached_property
     def clips(self) -> list[Clip]:
-        """Those of the other dataset."""
+        """Return the clips of the other dataset."""
         kept = PrepareConfig().kept  # no image is decoded
         keys = {key for stream in kept for key in STREAM_KEYS[stream]}
         clips = (self.source.read(entry) for entry in self.source.entries())

@@ -190,7 +190,7 @@ def _row(entry: str, runs: int, threads: int) -> dict[str, Any]:
 
 
 def _child(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a module in a process of its own and reads the JSON that it prints."""
+    """Run a module in a process of its own and read the JSON that it prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False

@@ -29,7 +29,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for entry in wanted:
         recipe_of(entry)  # report a wrong name before minutes of work
     if args.write is not None:
-        pages.temporal_neighbors(args.write, "training")
+        pages.around(args.write, "training")
     device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
     rows = []
     for number, entry in enumerate(wanted, start=1):

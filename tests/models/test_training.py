@@ -224,11 +224,11 @@ def test_windows_of_few_frames_can_lose_limbs(frames):
     ("content", "message"),
     [
         ("epochs: 0", "epochs is 0, allowed: 1 to"),
-        ("optimizer: sgd", "Recipe.optimizer is .sgd., expected dict"),
+        ("optimizer: sgd", "Recipe.optimizer is .sgd., expected keys and values"),
         ("augmentation: {spin: 1}", "unknown option spin"),
-        ("- a list", "holds no settings"),
-        ("epochs: [", "is not YAML"),
-        ("!!python/object/apply:os.getcwd []", "is not YAML"),
+        ("- a list", "not a mapping"),
+        ("epochs: [", "is not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(tmp_path, content, message):
