@@ -136,7 +136,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             return {}
 
     def configure(self) -> None:
-        """Find the driver, declares its settings and makes it; the device is opened by activation."""
+        """Find the driver, declare its settings and make it; the device is opened by activation."""
         driver = cameras.DRIVERS.get(self.config.driver)
         options = parameters.declare(self, driver.config_class, self.config.driver).read()
         self._camera = driver(**parameters.as_options(options))

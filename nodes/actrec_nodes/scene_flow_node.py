@@ -26,7 +26,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._tf: TfCameraMotion | None = None
 
     def configure(self) -> None:
-        """Find the method, declares its settings and makes it."""
+        """Find the method, declare its settings and make it."""
         method = scene_flow.METHODS.get(self.config.method)
         options = parameters.declare(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))

@@ -155,7 +155,7 @@ class TensorRtBackend:
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
 
     def _probed(self, package: ModelPackage) -> diagnosis.Run:
-        """Build the engine of a graph with more outputs, and gives these."""
+        """Build the engine of a graph with more outputs, and return these."""
 
         def run(onnx: bytes, row: Inputs) -> dict[str, np.ndarray]:
             content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)

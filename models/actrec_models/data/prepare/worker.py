@@ -187,7 +187,7 @@ class _Worker:
         self.estimation = Estimation(job.settings) if job.settings.estimate else None
 
     def close(self) -> None:
-        """Close the shard and frees the estimators' models."""
+        """Close the shard and free the estimators' models."""
         self.writer.close()
         if self.estimation is not None:
             self.estimation.close()
