@@ -55,7 +55,8 @@ def complexity(network: nn.Module, inputs: dict[str, Tensor] | None = None) -> C
         inputs: What to call it with, by name; only shapes count. None for one clip by the network's `input_specs`.
     """
     if inputs is None:
-        inputs = {spec.name: torch.empty(1, *spec.shape, device="meta") for spec in network.input_specs}
+        specs: Any = network.input_specs
+        inputs = {spec.name: torch.empty(1, *spec.shape, device="meta") for spec in specs}
     shapes_only = _on_meta(network).eval()
     counter = _Counter()
     with torch.no_grad(), torch.device("meta"), counter:
