@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.calibration_files import _possible, from_hfov, from_yaml
+from actrec.utils.calibration_files import check_intrinsics, from_hfov, from_yaml
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -132,7 +132,7 @@ def _from_option(text: str, width: int, height: int) -> Intrinsics:
     if text.count(",") == 3:
         try:
             fx, fy, cx, cy = (float(value) for value in text.split(","))
-            return _possible(Intrinsics(width, height, fx, fy, cx, cy))
+            return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy))
         except ValueError as error:
             raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
     return from_yaml(Path(text).expanduser())

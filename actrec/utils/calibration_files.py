@@ -87,7 +87,7 @@ def from_yaml(path: Path) -> Intrinsics:
                 f"'{path}' has distortion '{model}', supported are {', '.join(filter(None, DISTORTION_MODELS))}: "
                 "calibrate with one of them, or use rectified images with their intrinsics"
             )
-        return _possible(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
+        return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -109,7 +109,7 @@ def number(path: Path, content: dict[str, Any], key: str) -> float:
     return value
 
 
-def _possible(camera: Intrinsics) -> Intrinsics:
+def check_intrinsics(camera: Intrinsics) -> Intrinsics:
     """Return the camera itself.
 
     Raises:
