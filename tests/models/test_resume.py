@@ -237,7 +237,7 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(checkpoints.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
-    with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to go on"):
+    with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to resume"):
         run(tmp_path / "run", init=[other])
     renamed = tmp_path / "renamed.ckpt"
     renamed.write_bytes(first.read_bytes())
