@@ -165,9 +165,7 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
 def _skeletons_parser() -> argparse.ArgumentParser:
     parser = Parser("actrec bench rendered-skeletons", description="Packages on rendered test recordings.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
-    parser.add_argument(
-        "--dataset", choices=rendered_skeletons.DATASETS, default="utd_mhad", help="(default: %(default)s)"
-    )
+    parser.add_argument("--dataset", choices=tuple(PACKAGES), default="utd_mhad", help="(default: %(default)s)")
     parser.add_argument("--packages", help="names or folders with commas between (default: the dataset's shipped ones)")
     parser.add_argument("--every", type=count, default=6, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
@@ -190,8 +188,8 @@ def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
     """Return the share of detected people, and the missing ones."""
     if args.clips is not None and args.clips.is_file():
         return rendered_skeletons.read(args.clips), []
-    chosen = rendered_skeletons.recordings(args.dataset, Path(args.data), "test")[:: args.every]
-    clips, left_out = rendered_skeletons.estimate_all(chosen, args.fps, args.workers)
+    test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
+    clips, left_out = rendered_skeletons.estimate_all(test, args.every, args.fps, args.workers)
     print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
     if args.clips is not None:
         rendered_skeletons.write(args.clips, clips)

@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from actrec.cli.arguments import count
 from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.utils import config
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.threads import usable_cores
 
 _SHOWN = 10
@@ -32,6 +33,7 @@ Examples:
   actrec prepare rendered --out ~/prepared/rendered --streams bodies,color --estimate flow --picture-size 120
   actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tcp://head:8786
   actrec prepare ntu60 --out ~/prepared/ntu60 --check
+  actrec prepare nucla --render-every 4 --out runs/nucla_rendered.npz
 """
 
 
@@ -70,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheduler", default="", metavar="ADDRESS",
         help="dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out",
     )  # fmt: skip
+    parser.add_argument(
+        "--render-every", type=count, metavar="N",
+        help="write no store: render every N-th training clip with the simulated camera, estimate its bodies again and "
+        "write them to --out FILE.npz (a recipe's `rendered`)",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
     parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     parser.add_argument(
@@ -96,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         other = "--repair" if args.repair else "--prune"
         raise ConfigError(f"--check only looks, {other} changes the store: give one of them")
     out = args.out or Path("prepared") / args.dataset
+    if args.render_every:
+        return _render(args, data)
     return _check(args, out) if args.check else _prepare(args, out, data)
 
 
@@ -124,6 +133,26 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
         items = f"{count} item{'s' if count > 1 else ''}"
         print(f"{word}: {items} skipped; all of them, and why: {out / 'skipped.json'}", file=sys.stderr)
     return 1 if (count or summary.absent) and args.strict else 0
+
+
+def _render(args: argparse.Namespace, data: Any) -> int:
+    """Write rendered and estimated training clips."""
+    rendered = importlib.import_module("actrec_models.data.rendered_skeletons")
+    if args.out is None or args.out.suffix != ".npz":
+        raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
+    options = config.parse_pairs(args.option, "option")
+    root = args.root or data.folder(args.data, args.dataset)
+    clips = data.create(args.dataset, root, part="train", **options)
+    found, skipped = rendered.estimate_all(clips, args.render_every, rendered.FPS, max(args.workers, 1))
+    for line in skipped:
+        print(line, file=sys.stderr)
+    if not found:
+        raise InputError(f"no body is detected in any of the {len(skipped)} rendered clips of {args.dataset}")
+    rendered.write(args.out, found)
+    summary = {"out": str(args.out), "clips": len(found), "skipped": len(skipped)}
+    text = f"{args.out}: {len(found)} of {len(found) + len(skipped)} clips"
+    print(json.dumps(summary) if args.json else text)
+    return 0
 
 
 def _settings(args: argparse.Namespace) -> Any:

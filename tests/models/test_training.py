@@ -9,7 +9,6 @@ import yaml
 from actrec import datasets, inference
 from actrec.cli import main
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.datasets.nucla import read_nucla_npz
 from actrec.inference import package
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -17,7 +16,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models import evaluation
-from actrec_models.data import augmentation, rendered_skeletons, synthetic_unknown
+from actrec_models.data import augmentation, rendered_skeletons, unknown_clips
 from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.training import module as training_module
@@ -151,7 +150,7 @@ def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
     bodies[:, :, KINECT_V2_25.index["spine_mid"]] = np.nan
     late = dataclasses.replace(clip, bodies=bodies)
     for seed in range(10):
-        assert np.isfinite(synthetic_unknown.synthetic_body_action(late, 5.0, 60, np.random.default_rng(seed))).all()
+        assert np.isfinite(unknown_clips.synthetic_body_action(late, 5.0, 60, np.random.default_rng(seed))).all()
 
 
 def test_exchanged_sides_come_back(nucla):
@@ -165,22 +164,22 @@ def test_exchanged_sides_come_back(nucla):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
-    window = synthetic_unknown.synthetic_body_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
+    window = unknown_clips.synthetic_body_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
     assert window.shape == (1, 60, 25, 3)
     bones = np.linalg.norm(window[0] - window[0][:, list(KINECT_V2_25.parents)], axis=-1)
     np.testing.assert_allclose(bones, np.broadcast_to(bones[0], bones.shape), atol=1e-4)
     assert np.abs(np.diff(window[0], axis=0)).max() < 1.5  # an arm's length a twelfth of a second at the most
 
 
-def test_rendered_clips_are_near_the_recording_and_round_trip(data_root, tmp_path):
-    recording = next(s for s in read_nucla_npz(data_root / "nucla/nucla_skeletons.npz") if 15 <= len(s) <= 20)
-    clip = rendered_skeletons.estimate(recording, 3, 15.0, 1)
+def test_rendered_clips_are_near_the_recording_and_round_trip(nucla, tmp_path):
+    recording = next(clip for clip in nucla["train"] if 15 <= len(clip.stamps_ns) <= 20)
+    clip = rendered_skeletons.estimate(recording, seed=1)
     assert clip is not None
     truth = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
     assert np.nanmedian(np.linalg.norm(truth - clip.bodies[0], axis=-1)) < 0.12
     rendered_skeletons.write(tmp_path / "clips.npz", [clip, clip])
     again = rendered_skeletons.read(tmp_path / "clips.npz")
-    assert [(c.name, c.label) for c in again] == [(recording.name, 3)] * 2
+    assert [(c.name, c.label) for c in again] == [(recording.name, recording.label)] * 2
     np.testing.assert_array_equal(again[1].bodies, clip.bodies)
     np.testing.assert_array_equal(again[1].stamps_ns, clip.stamps_ns)
     np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))

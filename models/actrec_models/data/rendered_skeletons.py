@@ -1,65 +1,79 @@
-"""Recorded skeletons rendered by the simulated camera and estimated again, as in the live graph.
+"""Recorded skeletons, rendered by the simulated camera and estimated again as in the live graph.
 
-A network trained on a Kinect's joints only has not learned the errors of an estimator: exchanged sides, wrong occluded
-limbs, other proportions. `python -m actrec_models.data.rendered_skeletons --help` makes such clips of a dataset's
-training part, once; a recipe's `rendered` adds them.
+A network trained only on a Kinect's joints has not learned the errors of an estimator: exchanged sides, wrong occluded
+limbs, other proportions. `actrec prepare --render-every` writes such clips; a recipe's `rendered` adds them.
 """
 
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from actrec.datasets.base import Clip
-from actrec.datasets.nucla import read_nucla_npz
-from actrec.datasets.utd_mhad import read_utd_mhad_npz
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.noise import SensorNoise, structured_light
-from actrec.simulation.scene import Scene
 from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
+from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils.errors import ActrecError, InputError
+from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
-DATASETS = ("nucla", "utd_mhad")
-
-_TRAINING_VIEWS = (1, 2)  # of N-UCLA
-
-KEYS = ("bodies", "length", "stamps_ns", "label", "name")
+FPS = 15.0
 
 
-def estimate(recording: SkeletonSequence, label: int, fps: float, seed: int) -> Clip | None:
-    """Render a recording and estimate it again as a clip [1, T, 25, 3]; None if most frames have no body.
+def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
+    """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
-    Args:
-        recording: Joints of the actor.
-        label: Label of the clip.
-        fps: Frame rate of the rendering.
-        seed: Seed of room and noise.
+    The seed determines room and noise.
     """
-    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), recording.name, seed=seed)
+    known = np.isfinite(clip.bodies).all(axis=-1).astype(np.float32)
+    pixels = np.full((*clip.bodies.shape[:-1], 2), np.nan, np.float32)
+    ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))
+    recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, known, pixels, ids)
+    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed)
+    noise = SensorNoise(structured_light(), INTRINSICS, seed)
+    stamps = [round(number / fps * NANOSECONDS) for number in range(max(1, int(scene.duration * fps)))]
+    found: dict[int, np.ndarray] = {}
     perception = BodyPerception()
     try:
-        bodies = [perception.process(frame) for frame in _frames(scene, fps, seed)]
+        for number, stamp in enumerate(stamps):
+            shown = scene.at(number / fps).rendering
+            color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+            if bodies := perception.process(RgbdFrame(stamp, color, depth, INTRINSICS)):
+                found[stamp] = bodies[0].positions
     finally:
         perception.close()
-    seen = [(k, found[0]) for k, found in enumerate(bodies) if found]
-    if len(seen) < 0.5 * len(bodies) or not seen:
+    if not found or len(found) < 0.5 * len(stamps):
         return None
-    stamps = np.array([round(k / fps * NANOSECONDS) for k, _ in seen], np.int64)
-    return Clip(recording.name, label, stamps, np.stack([body.positions for _, body in seen])[None])
+    return Clip(clip.name, clip.label, np.array(list(found), np.int64), np.stack(list(found.values()))[None])
 
 
-def _frames(scene: Scene, fps: float, seed: int) -> Iterable[RgbdFrame]:
-    noise = SensorNoise(structured_light(), INTRINSICS, seed)
-    for number in range(max(1, int(scene.duration * fps))):
-        shown = scene.at(number / fps).rendering
-        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS)
+def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:
+    """Render and estimate every n-th clip in several processes; return the clips, and messages about skipped ones.
+
+    Raises:
+        ConfigError: The clips do not show bodies.
+    """
+    if clips.layout != CANONICAL:
+        raise ConfigError(f"only bodies ({CANONICAL}) can be rendered, but these clips hold {clips.layout}")
+    tasks = [(clips[index], seed, fps) for seed, index in enumerate(range(0, len(clips), every))]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
+    skipped = [f"{task[0].name} skipped: {result}" for task, result in zip(tasks, results, strict=True)
+               if isinstance(result, str)]  # fmt: skip
+    return [result for result in results if isinstance(result, Clip)], skipped
+
+
+def _task(arguments: tuple[Clip, int, float]) -> Clip | str:
+    """Return one clip in a worker process, or the reason for skipping it."""
+    try:
+        return estimate(*arguments) or "half of its frames have no body"
+    except ActrecError as error:
+        return str(error)
 
 
 def write(path: Path, clips: Sequence[Clip]) -> None:
@@ -81,68 +95,10 @@ def read(path: Path) -> list[Clip]:
         DeviceError: There is no such file.
         InputError: It is corrupt or another kind of file.
     """
-    arrays = load_npz(path, KEYS)
+    arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name"))
     if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (25, 3):
-        raise InputError(
-            f"'{path}' is no file of rendered clips; make it with python -m actrec_models.data.rendered_skeletons"
-        )
+        raise InputError(f"'{path}' is no file of rendered clips; make it with actrec prepare --render-every")
     cuts = np.cumsum(arrays["length"])[:-1]
-    parts = zip(np.split(arrays["bodies"], cuts), np.split(arrays["stamps_ns"], cuts), strict=True)
-    labeled = zip(parts, arrays["label"], arrays["name"], strict=True)
-    return [Clip(str(name), int(label), stamps, bodies[None]) for (bodies, stamps), label, name in labeled]
-
-
-def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
-    """Return one clip in a worker process, or the reason for skipping it."""
-    recording, fps, seed = arguments
-    try:
-        return estimate(recording, (recording.label or 0) - 1, fps, seed) or "half of its frames have no body"
-    except ActrecError as error:
-        return str(error)
-
-
-def recordings(dataset: str, root: Path, part: str = "train") -> list[SkeletonSequence]:
-    """Return the "train" or "test" part of one of `DATASETS`; `root` holds one folder per dataset."""
-    if dataset == "utd_mhad":
-        read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
-        trained = [int(recording.meta["subject"]) % 2 == 1 for recording in read]
-    else:
-        read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
-        trained = [recording.meta["view"] in _TRAINING_VIEWS for recording in read]
-    return [recording for recording, train in zip(read, trained, strict=True) if train == (part == "train")]
-
-
-def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -> tuple[list[Clip], list[str]]:
-    """Render and estimate recordings in several processes; return the clips, and messages about skipped recordings.
-
-    Room and noise of recording n have seed n.
-    """
-    tasks = [(recording, fps, seed) for seed, recording in enumerate(chosen)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
-    named = zip(chosen, results, strict=True)
-    out = [f"{recording.name} left out: {result}" for recording, result in named if isinstance(result, str)]
-    return [result for result in results if isinstance(result, Clip)], out
-
-
-def main() -> None:
-    """Render every n-th training clip of N-UCLA or UTD-MHAD."""
-    import argparse  # this module is a program of its own
-
-    parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered_skeletons", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
-    parser.add_argument("--dataset", choices=DATASETS, default="nucla", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--every", type=int, default=4, help="take every n-th clip (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=15.0, help="of the rendering (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    args = parser.parse_args()
-    chosen = recordings(args.dataset, args.data)[:: args.every]
-    clips, out = estimate_all(chosen, args.fps, args.workers)
-    print("".join(f"{line}\n" for line in out), end="")
-    write(args.out, clips)
-    print(f"{len(clips)} of {len(chosen)} clips in {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+    parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)
+    rows = zip(arrays["name"], arrays["label"], *parts, strict=True)
+    return [Clip(str(name), int(label), stamps, bodies[None]) for name, label, stamps, bodies in rows]

@@ -21,7 +21,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation as data_augmentation
-from actrec_models.data import synthetic_unknown
+from actrec_models.data import unknown_clips
 from actrec_models.data.samplers import PAD, Draw
 from actrec_models.networks.base import OUTLIER
 from actrec_models.training.recipe import Recipe
@@ -193,7 +193,7 @@ class Samples(Dataset[Sample]):
 
     def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Return an augmented window of synthetic unknown motion, based on the body or hand of a clip."""
-        make = synthetic_unknown.synthetic_hand_gesture if self._hands else synthetic_unknown.synthetic_body_action
+        make = unknown_clips.synthetic_hand_gesture if self._hands else unknown_clips.synthetic_body_action
         return self._varied(make(clip, self.window.seconds, self.window.frames, rng), rng)
 
     def _varied(self, bodies: np.ndarray, rng: np.random.Generator) -> np.ndarray:

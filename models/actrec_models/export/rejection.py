@@ -18,7 +18,7 @@ from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import evaluation
 from actrec_models.data import unknown_clips
 from actrec_models.data.samples import Samples
-from actrec_models.data.synthetic_unknown import hands_from_bodies
+from actrec_models.data.unknown_clips import hands_from_bodies
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 

@@ -114,7 +114,7 @@ class Recipe:
     dataset: str = setting("nucla", "dataset, a name of actrec.datasets.DATASETS")
     split: str = setting("view", "the dataset's protocol")
     dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
-    rendered: str = setting("", "file of actrec_models.data.rendered_skeletons, added to the training part")
+    rendered: str = setting("", "file of actrec prepare --render-every, added to the training part")
     unknown_dataset: str = setting(
         "utd_mhad",
         "actions outside the classes, for the rejection threshold; empty: none. Own recordings labeled unknown "

@@ -14,9 +14,9 @@ from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data import synthetic_unknown as made
+from actrec_models.data import unknown_clips as made
 from actrec_models.data.samples import Samples
-from actrec_models.data.synthetic_unknown import hand_from_body, hands_from_bodies
+from actrec_models.data.unknown_clips import hand_from_body, hands_from_bodies
 from actrec_models.export import exporter, rejection
 from actrec_models.networks.base import OUTLIER, cross_entropy
 from actrec_models.training import module, recipe, trainer

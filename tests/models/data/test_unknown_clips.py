@@ -58,7 +58,7 @@ def taken(chosen):
         (["jmup"], "unknown_exclude names jmup, which utd_mhad does not have"),
         (
             ["raise_arm", "jump"],
-            "no clip of the unknown_dataset utd_mhad shows an action outside the classes: name another",
+            "no clip of the unknown_dataset utd_mhad shows an action outside the classes: choose another",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_train_class_only_in_validation_warns(datasets, monkeypatch, caplog):
 
 def test_load_unreadable_unknown_dataset_raises(tmp_path):
     (tmp_path / "utd_mhad").mkdir()
-    with pytest.raises(DeviceError, match="unknown_dataset utd_mhad: .*; or name another one, or none"):
+    with pytest.raises(DeviceError, match="unknown_dataset utd_mhad: .*; or choose another one, or none"):
         unknown_clips.load(recipe(), ("sway", "stretch"), str(tmp_path), "train")
     with pytest.raises(ConfigError, match="unknown_options cannot set 'part'"):
         recipe(unknown_options={"part": "test"}).check()
