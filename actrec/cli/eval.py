@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_threads_argument(parser)
     parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html, report.md, figures.json, CSVs")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md with plots, figures.json, CSVs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -98,14 +98,14 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the figures, and write the report if --report is given."""
-    study, target, models, report = (
-        importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("study", "target", "models", "report")
+    evaluator, protocol, report = (
+        importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("evaluator", "protocol", "report")
     )
-    options = target.EvalOptions(**_options(args))
-    opened = models.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
+    options = protocol.EvalOptions(**_options(args))
+    opened = protocol.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
     if args.report is not None:
         report.check_folder(args.report)
-    evaluated = study.run(opened, args.data, options, progress=not args.quiet)
+    evaluated = evaluator.evaluate_models(opened, args.data, options, progress=not args.quiet)
     print(json.dumps(report.as_dict(evaluated), indent=2, allow_nan=False) if args.json else report.text(evaluated))
     if args.report is not None:
         report.write(evaluated, args.report)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `actrec_models.evaluation.target.EvalOptions` given on the command line."""
+    """Return the fields of `actrec_models.evaluation.protocol.EvalOptions` given on the command line."""
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}

@@ -1,7 +1,4 @@
-"""Evaluation of models on datasets by their official protocols, through the session that runs live.
-
-Import `study`, `models` and `report` by their own names: `actrec_models.export` imports this package.
-"""
+"""Evaluation of models on datasets by their official protocols, through the session that runs live."""
 
 from actrec_models.evaluation.metrics import EvaluationResult
 from actrec_models.evaluation.scoring import CLIP_MODES, Scores, evaluate, score, window_logits

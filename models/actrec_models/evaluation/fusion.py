@@ -12,13 +12,10 @@ FIT_STEPS = 500
 
 
 def fuse(logits: Sequence[np.ndarray], method: str = "softmax", weights: Sequence[float] = ()) -> np.ndarray:
-    """Return the probabilities [N, classes] of several streams together.
+    """Return the probabilities [N, classes] of streams with the given logits [N, classes] on the same clips.
 
-    Args:
-        logits: [N, classes] of each stream, on the same clips.
-        method: "softmax" sums probabilities; "logits" sums logits before one softmax. The weights are normalized, which
-            changes no ranking and keeps the confidence at the level of the streams.
-        weights: One nonnegative weight per stream; empty for equal weights.
+    "softmax" sums probabilities; "logits" sums logits before one softmax. The nonnegative weights, empty for equal
+    ones, are normalized, which changes no ranking and keeps the confidence at the level of the streams.
 
     Raises:
         ConfigError: Unknown method or invalid weights.
@@ -55,10 +52,10 @@ def normalized_weights(weights: Sequence[float], streams: int) -> np.ndarray:
 
 
 def fit_weights(logits: Sequence[np.ndarray], labels: np.ndarray, method: str = "softmax") -> np.ndarray:
-    """Return [streams] weights that sum to 1 and maximize the likelihood of the labels.
+    """Return [streams] weights that sum to 1 and maximize the likelihood of the labels, which is concave in them.
 
-    Both likelihoods are concave in the weights. Expectation–maximization finds the weights of mixed probabilities,
-    exponentiated gradient with a backtracking step finds the weights of mixed logits.
+    Expectation–maximization finds the weights of mixed probabilities, exponentiated gradient with a backtracking step
+    finds the weights of mixed logits.
 
     Raises:
         InputError: A stream contains NaN.

@@ -15,10 +15,8 @@ CALIBRATION_BINS = 15
 BOOTSTRAP_SAMPLES = 10_000
 
 SMALLEST_PROBABILITY = 1e-12
-"""Lower limit of a probability in the log-likelihood."""
 
 CONFUSED_PAIRS = 10
-"""Pairs of classes that a report lists."""
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95, 1.0)
 
@@ -42,16 +40,11 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 def bootstrap_interval(
     correct: np.ndarray, clips: Sequence[str] = (), level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of `correct`, resampled by clip.
+    """Return the percentile bootstrap interval of the mean of `correct` [N], resampled by clip.
 
-    Answers of several models to one clip are resampled together. Clips with equal counts of answers and of correct
-    answers are interchangeable, so one multinomial sample of these kinds replaces a sample of the clips.
-
-    Args:
-        correct: [N] whether an answer is correct.
-        clips: [N] name of each answer's clip; empty if every answer has its own clip.
-        level: Share of the resampled means inside the interval.
-        seed: Seed of the resampling.
+    Answers of several models to one clip are resampled together: `clips` [N] names each answer's clip; empty if every
+    answer has its own. Clips with equal counts of answers and of correct answers are interchangeable, so one
+    multinomial sample of these kinds replaces a sample of the clips.
     """
     clip_index = np.unique(clips, return_inverse=True)[1] if len(clips) else np.arange(len(correct))
     answers, hits = np.bincount(clip_index), np.bincount(clip_index, weights=correct)
@@ -178,17 +171,16 @@ class EvaluationResult:
     recordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        expected = (len(self.clips), len(self.classes))
+        p, labels, expected = self.probabilities, self.labels, (len(self.clips), len(self.classes))
         if not self.clips:
             raise InputError(f"{self.name}: there is no clip to score")
-        if self.probabilities.shape != expected or self.labels.shape != expected[:1]:
+        if p.shape != expected or labels.shape != expected[:1]:
             raise InputError(
-                f"{self.name}: probabilities {list(self.probabilities.shape)} and labels {list(self.labels.shape)} for "
-                f"{expected[0]} clips of {expected[1]} classes"
+                f"{self.name}: probabilities {list(p.shape)} and labels {list(labels.shape)} for {expected[0]} clips "
+                f"of {expected[1]} classes"
             )
-        if self.labels.min() < 0 or self.labels.max() >= expected[1]:
-            raise InputError(f"{self.name}: labels {self.labels.min()} to {self.labels.max()} of {expected[1]} classes")
-        p = self.probabilities
+        if labels.min() < 0 or labels.max() >= expected[1]:
+            raise InputError(f"{self.name}: labels {labels.min()} to {labels.max()} of {expected[1]} classes")
         nan = np.isnan(p).any(axis=1)
         if nan.any():
             raise InputError(
@@ -197,9 +189,8 @@ class EvaluationResult:
             )
         invalid = (p < -PROBABILITY_TOLERANCE).any(axis=1) | (p.sum(axis=1) > 1 + PROBABILITY_TOLERANCE)
         if invalid.any():
-            raise InputError(
-                f"{self.name}: the scores of clip '{self.clips[int(invalid.argmax())]}' are no probabilities"
-            )
+            first = self.clips[int(invalid.argmax())]
+            raise InputError(f"{self.name}: the scores of clip '{first}' are no probabilities")
 
     @cached_property
     def readable(self) -> np.ndarray:
@@ -257,9 +248,9 @@ class EvaluationResult:
             rows[name] = {
                 "clips": clips,
                 "predicted": predicted,
-                "recall": _ratio(hits, clips),
-                "precision": _ratio(hits, predicted),
-                "f1": _ratio(2 * hits, clips + predicted),
+                "recall": hits / clips if clips else None,
+                "precision": hits / predicted if predicted else None,
+                "f1": 2 * hits / (clips + predicted) if clips + predicted else None,
                 "average_precision": average_precision(self.probabilities[:, k], self.labels == k),
             }
         return rows
@@ -272,12 +263,12 @@ class EvaluationResult:
     def summary(self) -> dict[str, Any]:
         """Return the metrics that are one number each."""
         labels, probabilities = self.labels[self.readable], self.probabilities[self.readable]
-        low, high = bootstrap_interval(self.correct, self.recordings)
-        some = len(labels) > 0
-        return {
+        accepted, correct, some = self.accepted, self.correct, len(labels) > 0
+        low, high = bootstrap_interval(correct, self.recordings)
+        figures = {
             "clips": len(self.labels),
             "unreadable": len(self.unreadable),
-            "right": int(self.correct.sum()),
+            "right": int(correct.sum()),
             "accuracy": self.accuracy,
             "accuracy_low": low,
             "accuracy_high": high,
@@ -290,29 +281,19 @@ class EvaluationResult:
             "nll": negative_log_likelihood(probabilities, labels) if some else None,
             "brier": brier_score(probabilities, labels) if some else None,
             "aurc": float(self.risk.mean()),
-            **self._without_duplicates(),
-            **self._rejection(),
         }
-
-    def _without_duplicates(self) -> dict[str, float | int | None]:
-        if not self.duplicates:
-            return {}
-        unique = np.array([clip not in self.duplicates for clip in self.clips])
-        return {
-            "copies": int((~unique).sum()),
-            "accuracy_without_copies": float(self.correct[unique].mean()) if unique.any() else None,
-        }
-
-    def _rejection(self) -> dict[str, float | None]:
-        if self.threshold is None:
-            return {}
-        accepted, correct = self.accepted, self.correct
-        return {
-            "threshold": self.threshold,
-            "rejected": float((~accepted).mean()),
-            "right_and_accepted": float((correct & accepted).mean()),
-            "accuracy_of_accepted": float(correct[accepted].mean()) if accepted.any() else None,
-        }
+        if self.duplicates:
+            unique = np.array([clip not in self.duplicates for clip in self.clips])
+            figures["copies"] = int((~unique).sum())
+            figures["accuracy_without_copies"] = float(correct[unique].mean()) if unique.any() else None
+        if self.threshold is not None:
+            figures |= {
+                "threshold": self.threshold,
+                "rejected": float((~accepted).mean()),
+                "right_and_accepted": float((correct & accepted).mean()),
+                "accuracy_of_accepted": float(correct[accepted].mean()) if accepted.any() else None,
+            }
+        return figures
 
     @property
     def confused(self) -> list[dict[str, Any]]:
@@ -348,7 +329,3 @@ class EvaluationResult:
             "confusion": self.confusion.tolist(),
             "unreadable_clips": dict(self.unreadable),
         }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -1,23 +1,29 @@
-"""Reports of a study: text, HTML with embedded plots, Markdown beside its plots, JSON, and a CSV of predictions."""
+"""Reports of an evaluation: text, Markdown with plots, JSON, and a CSV of predictions per model."""
 
-import base64
 import csv
+import html
+import io
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 
 from actrec import features
 from actrec.utils.errors import DeviceError
-from actrec_models.evaluation.metrics import EvaluationResult
-from actrec_models.evaluation.models import Model
-from actrec_models.evaluation.plots import PLOTS, draw_all
-from actrec_models.evaluation.study import Study
+from actrec_models.evaluation.evaluator import Evaluation
+from actrec_models.evaluation.metrics import EvaluationResult, risk_at_coverage
+from actrec_models.evaluation.protocol import Model
 
 METRIC_NAMES = {
     "accuracy": "top-1 accuracy",
@@ -32,6 +38,8 @@ METRIC_NAMES = {
 }
 """Key of `EvaluationResult.summary` to its name."""
 
+BAR = "\\|"
+
 PERCENTAGES = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision")
 
 CLIP_MODE_TEXT = {
@@ -39,46 +47,6 @@ CLIP_MODE_TEXT = {
     "whole": "Of each recording, windows over all of it, their scores combined as the package defines (whole).",
     "stretched": "Of each recording, one window into which all of it is stretched, however long it is (stretched).",
 }
-
-TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-{% macro show(table) %}
-<div class="wide"><table><tr>{% for cell in table.columns %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in table.rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% endmacro %}
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #8885; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; } figcaption { font-size: 0.9rem; }
-</style></head>
-<body>
-<h1>{{ title }}</h1>
-{% for fact in facts %}
-<p>{{ fact }}</p>
-{% endfor %}
-{{ show(overview) }}
-{% for section in sections %}
-<h2>{{ section.name }}</h2>
-{% for caption, image in section.plots %}
-<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-{% for table in section.tables %}
-<h3>{{ table.title }}</h3>
-{{ show(table) }}
-{% endfor %}
-{% endfor %}
-</body></html>
-""")
 
 
 @dataclass(frozen=True)
@@ -107,47 +75,35 @@ def check_folder(folder: str | Path) -> None:
         raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
 
 
-def write(study: Study, folder: str | Path) -> Path:
-    """Write a study's report and replace the files of an earlier one.
-
-    Args:
-        study: The study.
-        folder: Created if missing: report.html, report.md with its plots, figures.json, and a CSV of predictions per
-            model.
-
-    Returns:
-        The HTML file.
+def write(evaluation: Evaluation, folder: str | Path) -> None:
+    """Write report.md with its plots, figures.json, and a CSV of predictions per model, replacing an earlier report.
 
     Raises:
-        DeviceError: The folder cannot be written.
+        DeviceError: The folder cannot be created or written.
     """
     folder = Path(folder)
-    plots = [draw_all(result) if result.readable.any() else {} for result in study.main_results]
-    names = file_names(study)
+    names = file_names(evaluation)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for result, drawn in zip(study.main_results, plots, strict=True):
-            for name, content in drawn.items():
-                (folder / _plot_file(study, result, name)).write_bytes(content)
         if (folder / "figures.json").is_file():  # an earlier report's predictions would not match these figures
             for old in folder.glob("predictions_*.csv"):
                 old.unlink()
-        for result in (*study.results, *study.fused):
+        for result in evaluation.main_results:
+            for name, content in (draw_all(result) if result.readable.any() else {}).items():
+                (folder / _plot_file(evaluation, result, name)).write_bytes(content)
+        for result in (*evaluation.results, *evaluation.fused):
             _write_predictions(folder / f"predictions_{names[result.name]}.csv", result)
-        figures = json.dumps(as_dict(study), indent=2, allow_nan=False)
+        figures = json.dumps(as_dict(evaluation), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(markdown(study), encoding="utf-8")
-        page = folder / "report.html"
-        page.write_text(_html(study, plots), encoding="utf-8")
+        (folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
     except OSError as error:
         raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
-    return page
 
 
-def text(study: Study) -> str:
+def text(evaluation: Evaluation) -> str:
     """Return the report as aligned text."""
-    lines = [" ".join(facts(study)), "", *_aligned(overview(study))]
-    for result in study.main_results:
+    lines = [" ".join(facts(evaluation)), "", *_aligned(overview(evaluation))]
+    for result in evaluation.main_results:
         lines += ["", result.name]
         for table in result_tables(result):
             lines += ["", f"{table.title}:", *_aligned(table)]
@@ -155,22 +111,21 @@ def text(study: Study) -> str:
 
 
 def _aligned(table: Table) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
-    return [_aligned_row(row, widths) for row in (table.columns, *table.rows)]
+    first, *others = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+    return [
+        "  ".join([f"  {row[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))])
+        for row in (table.columns, *table.rows)
+    ]
 
 
-def _aligned_row(row: Iterable[str], widths: list[int]) -> str:
-    first, *others = zip(row, widths, strict=True)
-    return f"  {first[0]:<{first[1]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in others)
-
-
-def markdown(study: Study) -> str:
+def markdown(evaluation: Evaluation) -> str:
     """Return the report as Markdown that links its plots."""
-    lines = [f"# {title(study)}", "", *(f"{fact}\n" for fact in facts(study)), *_markdown_table(overview(study))]
-    for result in study.main_results:
+    lines = [f"# {title(evaluation)}", "", *(f"{fact}\n" for fact in facts(evaluation))]
+    lines += _markdown_table(overview(evaluation))
+    for result in evaluation.main_results:
         lines += ["", f"## {result.name}", ""]
         for name, (caption, _) in PLOTS.items():
-            lines += [f"![{caption}]({_plot_file(study, result, name)})", ""]
+            lines += [f"![{caption}]({_plot_file(evaluation, result, name)})", ""]
         for table in result_tables(result):
             lines += [f"### {table.title}", "", *_markdown_table(table), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -178,19 +133,7 @@ def markdown(study: Study) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-
-
-def _html(study: Study, plots: list[dict[str, bytes]]) -> str:
-    sections = [
-        {
-            "name": result.name,
-            "plots": [(PLOTS[name][0], base64.b64encode(content).decode()) for name, content in drawn.items()],
-            "tables": result_tables(result),
-        }
-        for result, drawn in zip(study.main_results, plots, strict=True)
-    ]
-    return TEMPLATE.render(title=title(study), facts=facts(study), overview=overview(study), sections=sections) + "\n"
+    return [f"| {' | '.join(html.escape(cell, quote=False).replace('|', BAR) for cell in row)} |" for row in rows]
 
 
 def _write_predictions(path: Path, result: EvaluationResult) -> None:
@@ -199,122 +142,111 @@ def _write_predictions(path: Path, result: EvaluationResult) -> None:
         writer = csv.writer(file)
         writer.writerow(["clip", "true", "predicted", "right", "confidence", "accepted", *result.classes])
         for index, clip in enumerate(result.clips):
-            writer.writerow(
-                [
-                    clip,
-                    result.classes[result.labels[index]],
-                    result.classes[result.predicted[index]] if result.readable[index] else "unreadable",
-                    int(result.correct[index]),
-                    f"{result.confidence[index]:.6f}",
-                    int(result.accepted[index]),
-                    *(f"{p:.6f}" for p in result.probabilities[index]),
-                ]
-            )
+            predicted = result.classes[result.predicted[index]] if result.readable[index] else "unreadable"
+            facts = [clip, result.classes[result.labels[index]], predicted, int(result.correct[index])]
+            confidence = [f"{result.confidence[index]:.6f}", int(result.accepted[index])]
+            writer.writerow([*facts, *confidence, *(f"{p:.6f}" for p in result.probabilities[index])])
 
 
-def file_names(study: Study) -> dict[str, str]:
+def file_names(evaluation: Evaluation) -> dict[str, str]:
     """Return a unique stem of file names for each result's name, also on file systems that ignore case."""
     names: dict[str, str] = {}
-    for name in dict.fromkeys(result.name for result in (*study.results, *study.fused, *study.main_results)):
-        stem = re.sub(r"[^\w.-]+", "_", name).strip("_")[:50]
-        used, number = {other.lower() for other in names.values()}, 2
-        names[name] = stem
-        while names[name].lower() in used:
-            names[name], number = f"{stem}_{number}", number + 1
+    for result in (*evaluation.results, *evaluation.fused, *evaluation.main_results):
+        if result.name not in names:
+            stem = unique = re.sub(r"[^\w.-]+", "_", result.name).strip("_")[:50]
+            used, number = {other.lower() for other in names.values()}, 2
+            while unique.lower() in used:
+                unique, number = f"{stem}_{number}", number + 1
+            names[result.name] = unique
     return names
 
 
-def _plot_file(study: Study, result: EvaluationResult, plot: str) -> str:
-    prefix = f"{file_names(study)[result.name]}_" if len(study.main_results) > 1 else ""
+def _plot_file(evaluation: Evaluation, result: EvaluationResult, plot: str) -> str:
+    prefix = f"{file_names(evaluation)[result.name]}_" if len(evaluation.main_results) > 1 else ""
     return f"{prefix}{plot}.png"
 
 
 # -- content -----------------------------------------------------------------------------------------------------------
 
 
-def title(study: Study) -> str:
+def title(evaluation: Evaluation) -> str:
     """Return the report's title."""
-    who = " + ".join(model.name for model in study.models) if len(study.models) < 4 else f"{len(study.models)} models"
-    return f"{who} on {study.target.dataset}"
+    models = evaluation.models
+    who = " + ".join(model.name for model in models) if len(models) < 4 else f"{len(models)} models"
+    return f"{who} on {evaluation.target.dataset}"
 
 
-def facts(study: Study) -> list[str]:
+def facts(evaluation: Evaluation) -> list[str]:
     """Return a sentence on each fact about the evaluation."""
-    target, options = study.target, _dataset_options(study)
-    given = ", ".join(f"{name} {value}" for name, value in options.items())
-    part = f"{target.part} part{f' ({given})' if given else ''}"
-    protocol = f"the official protocol reports {METRIC_NAMES[target.source.measure]}"
-    lines = [f"Dataset {target.dataset}, split {target.split}, {part}; {protocol}."]
-    for mode in dict.fromkeys(study.clips):
-        names = [model.name for model, clips in zip(study.models, study.clips, strict=True) if clips == mode]
-        lines.append((f"{', '.join(names)}: " if len(set(study.clips)) > 1 else "") + CLIP_MODE_TEXT[mode])
-    for model, draws in zip(study.models, study.draws, strict=True):
-        if draws:
-            lines.append(
-                f"{model.name}: {draws} augmented versions of each recording besides, all scores combined; the live "
-                "recognizer scores one version, for which confidence and rejection were fitted."
-            )
-    if study.fused:
-        summed = "softmaxes" if study.fuse_method == "softmax" else "logits"
+    target, models, modes = evaluation.target, evaluation.models, evaluation.clips
+    options = ", ".join(f"{name} {value}" for name, value in _dataset_options(evaluation).items())
+    lines = [
+        f"Dataset {target.dataset}, split {target.split}, {target.part} part{f' ({options})' if options else ''}; the "
+        f"official protocol reports {METRIC_NAMES[target.source.measure]}."
+    ]
+    for mode in dict.fromkeys(modes):
+        names = [model.name for model, own in zip(models, modes, strict=True) if own == mode]
+        lines.append((f"{', '.join(names)}: " if len(set(modes)) > 1 else "") + CLIP_MODE_TEXT[mode])
+    lines += [
+        f"{model.name}: {draws} augmented versions of each recording besides, all scores combined; the live recognizer "
+        "scores one version, for which confidence and rejection were fitted."
+        for model, draws in zip(models, evaluation.draws, strict=True)
+        if draws
+    ]
+    if evaluation.fused:
+        summed = "softmaxes" if evaluation.fuse_method == "softmax" else "logits"
+        weights = ", ".join(f"{weight:.3g}" for weight in evaluation.weights)
         lines.append(
-            f"Fusion of {len(study.weights)} models, {_fused_streams(study)} input streams in all, by the weighted sum "
-            f"of their {summed}: {', '.join(f'{w:.3g}' for w in study.weights)}."
+            f"Fusion of {len(evaluation.weights)} models, {_fused_streams(evaluation)} input streams in all, by the "
+            f"weighted sum of their {summed}: {weights}."
         )
-    if study.repetitions:
-        lines.append(f"{len(study.repetitions)} {study.kind}; ± is the sample standard deviation.")
-    return [*lines, *study.notes]
+    if evaluation.repetitions:
+        lines.append(f"{len(evaluation.repetitions)} {evaluation.kind}; ± is the sample standard deviation.")
+    return [*lines, *evaluation.notes]
 
 
-def stream_count(model: Model) -> int:
+def _stream_count(model: Model) -> int:
     """Return the number of a model's input streams, as on its card."""
     return len(features.modalities(model.package.inputs))
 
 
-def _fused_streams(study: Study) -> int:
-    return sum(map(stream_count, study.models)) // len(study.fused)
+def _fused_streams(evaluation: Evaluation) -> int:
+    return sum(map(_stream_count, evaluation.models)) // len(evaluation.fused)
 
 
-def overview(study: Study) -> Table:
+def overview(evaluation: Evaluation) -> Table:
     """Return a row per model, and one for their fusion or mean."""
-    columns = ("", "streams", "seed", *(["fold"] if study.folds else []), "epochs", "clips", "top-1", "95 % interval")
-    columns += ("top-5", "per class", "ECE")
+    fold = ["fold"] if evaluation.folds else []
+    columns = ("", "streams", "seed", *fold, "epochs", "clips", "top-1", "95 % interval", "top-5", "per class", "ECE")
     rows = []
-    for number, (model, result) in enumerate(zip(study.models, study.results, strict=True)):
-        trained, fold = model.package.provenance, [str(study.folds[number])] if study.folds else []
-        inputs = f"{stream_count(model)}: {', '.join(features.modalities(model.package.inputs))}"
+    for number, (model, result) in enumerate(zip(evaluation.models, evaluation.results, strict=True)):
+        trained, fold = model.package.provenance, [str(evaluation.folds[number])] if evaluation.folds else []
+        inputs = f"{_stream_count(model)}: {', '.join(features.modalities(model.package.inputs))}"
         rows.append((model.name, inputs, str(trained.seed), *fold, str(trained.epochs), *_headline(result)))
-    for result in study.fused:
-        name = "fusion" if len(study.fused) == 1 else f"fusion of {result.name}"
-        rows.append((name, str(_fused_streams(study)), "", "", *_headline(result)))
-    if study.spread:
-        rows.append(_spread_row(study))
+    for result in evaluation.fused:
+        name = "fusion" if len(evaluation.fused) == 1 else f"fusion of {result.name}"
+        rows.append((name, str(_fused_streams(evaluation)), "", "", *_headline(result)))
+    if spread := evaluation.spread:
+        shares = {key: f"{percent(each['mean'])} ± {100 * each['std']:.2f}" for key, each in spread.items()}
+        ece = f"{spread['ece']['mean']:.3f} ± {spread['ece']['std']:.3f}"
+        blank = [""] * (5 if evaluation.folds else 4)
+        cells = [shares["accuracy"], "", shares["top5"], shares["mean_class_accuracy"], ece]
+        rows.append((f"mean of {len(evaluation.repetitions)} {evaluation.kind}", *blank, *cells))
     return Table("Models", columns, rows)
 
 
 def _headline(result: EvaluationResult) -> tuple[str, ...]:
     s = result.summary()
-    return (
-        str(s["clips"]),
-        percent(s["accuracy"]),
-        f"{percent(s['accuracy_low'])} to {percent(s['accuracy_high'])}",
-        percent(s["top5"]),
-        percent(s["mean_class_accuracy"]),
-        decimals(s["ece"]),
-    )
+    shares = [percent(s[name]) for name in ("top5", "mean_class_accuracy")]
+    return (str(s["clips"]), percent(s["accuracy"]), _interval(s), *shares, decimals(s["ece"]))
 
 
-def _spread_row(study: Study) -> tuple[str, ...]:
-    def cell(metric: str) -> str:
-        mean, std = study.spread[metric]["mean"], study.spread[metric]["std"]
-        return f"{percent(mean)} ± {100 * std:.2f}" if metric in PERCENTAGES else f"{mean:.3f} ± {std:.3f}"
-
-    blank = [""] * (4 if study.folds else 3)
-    cells = [cell("accuracy"), "", cell("top5"), cell("mean_class_accuracy"), cell("ece")]
-    return (f"mean of {len(study.repetitions)} {study.kind}", *blank, "", *cells)
+def _interval(summary: dict[str, Any]) -> str:
+    return f"{percent(summary['accuracy_low'])} to {percent(summary['accuracy_high'])}"
 
 
 def result_tables(result: EvaluationResult) -> list[Table]:
-    """Return every table about one result that has rows."""
+    """Return the tables about one result that have rows."""
     class_columns = ("class", "clips", "predicted", "recall", "precision", "F1", "average precision")
     keys = ("recall", "precision", "f1", "average_precision")
     class_rows = [
@@ -339,8 +271,7 @@ def _metrics_table(result: EvaluationResult) -> Table:
     rows = [("clips", f"{s['clips']}, {s['right']} right")]
     if s["unreadable"]:
         rows.append(("unreadable clips", f"{s['unreadable']}, counted as wrong"))
-    interval = f"{percent(s['accuracy_low'])} to {percent(s['accuracy_high'])}"
-    rows.append(("95 % interval of top-1 (bootstrap)", interval))
+    rows.append(("95 % interval of top-1 (bootstrap)", _interval(s)))
     for metric, name in METRIC_NAMES.items():
         rows.append((name, percent(s[metric]) if metric in PERCENTAGES else decimals(s[metric])))
         if metric == "accuracy" and "copies" in s:
@@ -356,48 +287,49 @@ def _metrics_table(result: EvaluationResult) -> Table:
     return Table("Metrics", ("metric", "value"), rows)
 
 
-def as_dict(study: Study) -> dict[str, Any]:
+def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     """Return every figure, for `--json`: flat for one model, else a list of models and their fusion or spread."""
-    target, options = study.target, _dataset_options(study)
+    target, options = evaluation.target, _dataset_options(evaluation)
     head: dict[str, Any] = {"dataset": target.dataset, "split": target.split, "part": target.part}
     head |= {"dataset_options": options} if options else {}
-    models = [
-        {"package": model.name, "clips_of_recording": mode, **_model_figures(study, number), **result.as_dict()}
-        for number, (model, mode, result) in enumerate(zip(study.models, study.clips, study.results, strict=True))
-    ]
-    head |= {"measure": target.source.measure, "notes": list(study.notes)}
-    head |= {"copies_of_training_clips": dict(study.duplicates)} if study.duplicates else {}
-    if study.kind == "single":
+    models = [_model_figures(evaluation, index) | result.as_dict() for index, result in enumerate(evaluation.results)]
+    head |= {"measure": target.source.measure, "notes": list(evaluation.notes)}
+    head |= {"copies_of_training_clips": dict(evaluation.duplicates)} if evaluation.duplicates else {}
+    if evaluation.kind == "single":
         return {**head, **models[0]}
-    figures: dict[str, Any] = {**head, "kind": study.kind, "models": models}
-    if study.fused:
-        fused = [{"package": result.name, **result.as_dict()} for result in study.fused]
-        figures |= {"fuse": study.fuse_method, "weights": list(study.weights), "streams": _fused_streams(study)}
+    figures: dict[str, Any] = {**head, "kind": evaluation.kind, "models": models}
+    if evaluation.fused:
+        fused = [{"package": result.name, **result.as_dict()} for result in evaluation.fused]
+        figures |= {"fuse": evaluation.fuse_method, "weights": list(evaluation.weights)}
+        figures |= {"streams": _fused_streams(evaluation)}
         figures |= {"fusion": fused[0]} if len(fused) == 1 else {"fusions": fused}
-    return {**figures, "spread": study.spread} if study.spread else figures
+    return {**figures, "spread": evaluation.spread} if evaluation.spread else figures
 
 
-def _dataset_options(study: Study) -> dict[str, Any]:
+def _dataset_options(evaluation: Evaluation) -> dict[str, Any]:
     """Return the options of the dataset; without the fold if each model has its own."""
-    return {name: value for name, value in study.target.options.items() if not (study.folds and name == "fold")}
+    options = evaluation.target.options
+    return {name: value for name, value in options.items() if not (evaluation.folds and name == "fold")}
 
 
-def _model_figures(study: Study, index: int) -> dict[str, Any]:
-    package = study.models[index].package
+def _model_figures(evaluation: Evaluation, index: int) -> dict[str, Any]:
+    model = evaluation.models[index]
     figures: dict[str, Any] = {
-        "family": package.family,
-        "variant": package.variant,
-        "streams": stream_count(study.models[index]),
-        "inputs": [spec.modality for spec in package.inputs],
-        "seed": package.provenance.seed,
-        "epochs": package.provenance.epochs,
+        "package": model.name,
+        "clips_of_recording": evaluation.clips[index],
+        "family": model.package.family,
+        "variant": model.package.variant,
+        "streams": _stream_count(model),
+        "inputs": [spec.modality for spec in model.package.inputs],
+        "seed": model.package.provenance.seed,
+        "epochs": model.package.provenance.epochs,
     }
-    if study.folds:
-        figures["fold"] = study.folds[index]
-    if study.draws[index]:
-        figures["draws"] = study.draws[index]
-    if study.unknown and (unknown := study.unknown[index]) is not None:
-        figures |= {"unknown_clips": unknown.clips, "unknown_rejected": unknown.rejected}
+    if evaluation.folds:
+        figures["fold"] = evaluation.folds[index]
+    if evaluation.draws[index]:
+        figures["draws"] = evaluation.draws[index]
+    if evaluation.unknown and (unknown := evaluation.unknown[index]) is not None:
+        figures["unknown_clips"], figures["unknown_rejected"] = unknown
     return figures
 
 
@@ -409,3 +341,125 @@ def percent(share: float | None) -> str:
 def decimals(value: float | None) -> str:
     """Format a value with four decimals; "–" for None."""
     return "–" if value is None else f"{value:.4f}"
+
+
+# -- plots ------------------------------------------------------------------------------------------------------------
+
+DPI = 130
+POINTS_PER_INCH = 72
+LONGEST_NAME = 34
+SMALLEST_TEXT = 4.5
+"""Font size in points below which text in a cell or at an axis is omitted."""
+
+INK, ACCENT, WARNING, FAINT = "#1f2933", "#2563a8", "#c2410c", "#9aa5b1"
+
+
+def draw_all(result: EvaluationResult) -> dict[str, bytes]:
+    """Draw every plot of a result, by name; "$" in a label is no formula."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a character that the font lacks is drawn as a box
+        return {name: draw(result) for name, (_, draw) in PLOTS.items()}
+
+
+def plot_confusion(result: EvaluationResult) -> bytes:
+    """Plot the confusion matrix: a row per true class, colored by the square root of the share of its clips.
+
+    Percentages and class names are written if they fit; otherwise every tenth class is numbered.
+    """
+    counts = result.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    classes = len(counts)
+    side = float(np.clip(0.42 * classes, 3.6, 13.5))  # inches of the matrix itself
+    cell = side / classes * POINTS_PER_INCH
+    figure, (axes,) = _figure(side, side)
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    _label_classes(axes, result.classes, min(0.72 * cell, 10.0))
+    axes.set(xlabel="recognized as", ylabel="true action")
+    axes.set_title(f"{result.name}: {result.accuracy:.1%} of {len(result.labels)} clips", fontsize=11, color=INK)
+    _write_cells(axes, shares, counts, min(0.36 * cell, 9.0))
+    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
+    bar.set_label("share of the true action's clips", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def _label_classes(axes: Axes, classes: tuple[str, ...], size: float) -> None:
+    if size >= SMALLEST_TEXT:
+        names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), names, fontsize=size)
+    else:
+        numbers = range(0, len(classes), 10)
+        axes.set_xticks(numbers)
+        axes.set_yticks(numbers)
+    axes.tick_params(length=2)
+
+
+def _write_cells(axes: Axes, shares: np.ndarray, counts: np.ndarray, size: float) -> None:
+    if size < SMALLEST_TEXT:
+        return
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        share = shares[row, column]
+        text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+        color = "white" if share > 0.4 else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def plot_reliability(result: EvaluationResult) -> bytes:
+    """Plot accuracy against confidence, and the number of clips in each bin."""
+    bins = result.bins
+    width = np.diff(bins.edges)
+    centers, used = bins.edges[:-1] + width / 2, bins.counts > 0
+    figure, (axes, below) = _figure(5.0, 5.6, rows=(3, 1))
+    axes.plot([0, 1], [0, 1], linestyle="--", color=FAINT, label="perfectly calibrated")
+    axes.bar(centers[used], bins.accuracy[used], width[used] * 0.92, color=ACCENT, alpha=0.85, label="accuracy")
+    axes.plot(bins.confidence[used], bins.accuracy[used], "o", color=WARNING, markersize=4, label="mean confidence")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    axes.set_title(f"{result.name}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
+    axes.legend(loc="upper left", fontsize=8, framealpha=0.85)
+    below.bar(centers, bins.counts, width * 0.92, color=FAINT)
+    below.set(xlim=(0, 1), xlabel="confidence", ylabel="clips")
+    return _png(figure)
+
+
+def plot_risk_coverage(result: EvaluationResult) -> bytes:
+    """Plot the share of wrong answers against the share of answered clips, most confident first."""
+    risk = result.risk
+    coverage = np.arange(1, len(risk) + 1) / len(risk)
+    figure, (axes,) = _figure(5.0, 3.6)
+    axes.plot(coverage, risk, color=ACCENT)
+    accepted = float(result.accepted.mean())
+    if result.threshold and accepted:
+        label = f"threshold {result.threshold:g}: {accepted:.1%} answered"
+        axes.plot([accepted], [risk_at_coverage(risk, accepted)], "o", color=WARNING, label=label)
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
+    axes.set(xlim=(0, 1), ylim=(0, max(1.1 * float(risk.max()), 0.01)))
+    axes.set(xlabel="share of clips answered", ylabel="share of answers wrong")
+    axes.set_title(f"{result.name}: area under the curve {risk.mean():.4f}", fontsize=11, color=INK)
+    return _png(figure)
+
+
+PLOTS: dict[str, tuple[str, Callable[[EvaluationResult], bytes]]] = {
+    "confusion": ("Confusion matrix, each row divided by the true action's clips", plot_confusion),
+    "reliability": ("Reliability: accuracy against confidence", plot_reliability),
+    "risk_coverage": ("Risk against coverage", plot_risk_coverage),
+}
+"""File name of a plot to its caption and function."""
+
+
+def _figure(width: float, height: float, rows: tuple[int, ...] = (1,)) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes of about `width` by `height` inches, one below the other."""
+    figure = Figure(figsize=(width + 1.5, height + 1.2), dpi=DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0])
+    for each in axes:
+        each.tick_params(labelsize=9, colors=INK)
+        for spine in each.spines.values():
+            spine.set_color(FAINT)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", bbox_inches="tight", pad_inches=0.12)
+    return content.getvalue()

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import each_clip
-from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import session as windowed
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session
@@ -34,15 +33,10 @@ Inputs = dict[str, np.ndarray]
 
 
 class AugmentedInputs:
-    """Network inputs of augmented clips, as in the model's training; deterministic.
+    """Network inputs of `count` augmented versions of each clip, as in the model's training; deterministic.
 
-    Clips before the recording and clips without a class are disabled, as they show another recording.
-
-    Args:
-        package: The model.
-        clips: The dataset.
-        count: Augmented versions of each clip.
-        mode: As in `score`: "stretched" stretches every version; "whole" takes each from one of the recording's places.
+    Clips before the recording and clips without a class are disabled, as they show another recording. The mode is as in
+    `score`: "stretched" stretches every version; "whole" takes each from one of the recording's places.
 
     Raises:
         ConfigError: The package does not store how clips were augmented, or they were not, or "stretched" with a
@@ -82,12 +76,7 @@ def _augmentation_recipe(package: ModelPackage) -> Recipe:
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits of a dataset.
-
-    Attributes:
-        logits: [N, classes]; zeros for an unreadable clip.
-        unreadable: Index of an unreadable clip to the cause.
-    """
+    """Logits [N, classes] of a dataset, zeros for unreadable clips, and the cause by an unreadable clip's index."""
 
     logits: np.ndarray
     unreadable: dict[int, str]
@@ -107,7 +96,7 @@ def score(
 
     Args:
         session: The model.
-        clips: The dataset; clips are read one after another.
+        clips: The dataset; one clip is in memory at a time.
         mode: "live": the recognizer's window when the recording ends. "whole": clips all over the recording
             (`samples.parts`), combined as the package combines the clips of a window. "stretched": one window from the
             first frame to the last, of any duration.
@@ -127,12 +116,9 @@ def score(
     check_layout(session.package, clips)
     augmented = AugmentedInputs(session.package, clips, draws, mode) if draws else None
     loader = DataLoader(
-        _PreparedInputs(clips, session.package.inputs, session.package.window, mode, augmented),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_identity,
-        multiprocessing_context=_worker_context() if workers else None,
-    )
+        _PreparedInputs(clips, session.package, mode, augmented), batch_size=None, num_workers=workers,
+        collate_fn=_identity, multiprocessing_context=_worker_context() if workers else None,
+    )  # fmt: skip
     rows: list[list[np.ndarray]] = [[] for _ in range(len(clips))]
     unreadable: dict[int, str] = {}
     with tqdm(total=len(clips), unit="clip", desc=session.package.name, disable=None if progress else True) as bar:
@@ -156,6 +142,7 @@ def evaluate(
     name: str = "",
     class_map: Sequence[int] | None = None,
     scores: Scores | None = None,
+    duplicates: frozenset[str] = frozenset(),
 ) -> EvaluationResult:
     """Evaluate a session on a dataset with the package's temperature, background and threshold.
 
@@ -166,6 +153,7 @@ def evaluate(
         name: Name in the result; empty for the package's.
         class_map: The dataset's class of each of the model's finer classes, whose probabilities are summed.
         scores: Result of `score`, if known.
+        duplicates: As in `EvaluationResult`.
 
     Raises:
         InputError: The model's classes are not the dataset's, or as `score`.
@@ -179,7 +167,8 @@ def evaluate(
         )
     scores = score(session, clips, mode) if scores is None else scores
     probabilities = session.softmax(scores.logits)
-    return make_result(name, clips, probabilities, scores.unreadable, class_map, package.rejection.threshold)
+    threshold = package.rejection.threshold
+    return make_result(name, clips, probabilities, scores.unreadable, class_map, threshold, duplicates)
 
 
 def make_result(
@@ -189,19 +178,20 @@ def make_result(
     unreadable: Mapping[int, str],
     class_map: Sequence[int] | None = None,
     threshold: float | None = None,
+    duplicates: frozenset[str] = frozenset(),
 ) -> EvaluationResult:
     """Return the result for probabilities [N, the model's classes]."""
-    package_confidence = None
+    package_confidence = None if class_map is None else probabilities.max(axis=1)
     if class_map is not None:
-        package_confidence = probabilities.max(axis=1)
         probabilities = merge_classes(probabilities, class_map, len(clips.classes))
     probabilities = probabilities.copy()
     probabilities[list(unreadable)] = 0.0
     names = clips.names
     causes = {names[index]: cause for index, cause in sorted(unreadable.items())}
     return EvaluationResult(
-        name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, causes, package_confidence
-    )
+        name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, causes, package_confidence,
+        duplicates,
+    )  # fmt: skip
 
 
 def window_logits(session: Session, bodies: Iterable[np.ndarray], batch: int = 16) -> np.ndarray:
@@ -252,15 +242,8 @@ def _worker_context() -> Any:
 class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
     """Pairs (index of a clip, inputs of one of its clips of T frames, or the cause why it cannot be read)."""
 
-    def __init__(
-        self,
-        clips: ClipDataset,
-        inputs: tuple[InputSpec, ...],
-        window: WindowSpec,
-        mode: str,
-        augmented: AugmentedInputs | None = None,
-    ):
-        self.clips, self.inputs, self.window, self.mode, self.augmented = clips, inputs, window, mode, augmented
+    def __init__(self, clips: ClipDataset, package: ModelPackage, mode: str, augmented: AugmentedInputs | None = None):
+        self.clips, self.package, self.mode, self.augmented = clips, package, mode, augmented
 
     def __iter__(self) -> Iterator[tuple[int, Inputs | str]]:
         worker = get_worker_info()
@@ -268,7 +251,7 @@ class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
         names = self.clips.names
         for index in range(first, len(self.clips), step):
             try:
-                for inputs in _prepare(self.clips[index], self.inputs, self.window, self.mode):
+                for inputs in clip_inputs(self.clips[index], self.package, self.mode):
                     yield index, inputs
                 if self.augmented is not None:
                     yield from ((index, inputs) for inputs in self.augmented.of_clip(index))
@@ -279,12 +262,8 @@ class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
 
 def clip_inputs(clip: Clip, package: ModelPackage, mode: str) -> Iterator[Inputs]:
     """Yield a package's network inputs for each clip of T frames in a recording, as `score` takes them."""
-    yield from _prepare(clip, package.inputs, package.window, mode)
-
-
-def _prepare(clip: Clip, inputs: tuple[InputSpec, ...], window: WindowSpec, mode: str) -> Iterator[Inputs]:
-    for part in parts(clip, inputs, window, mode):
-        yield from each_clip(clip.sampled(part.stamps_ns), inputs, part.window, part.starts)
+    for part in parts(clip, package.inputs, package.window, mode):
+        yield from each_clip(clip.sampled(part.stamps_ns), package.inputs, part.window, part.starts)
 
 
 def _identity(value: Any) -> Any:

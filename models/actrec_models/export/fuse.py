@@ -19,7 +19,7 @@ from actrec.inference.package import ModelPackage, Provenance
 from actrec.utils import config, files
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import fusion
-from actrec_models.evaluation.target import comparable_inputs
+from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
 from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx
 from actrec_models.training import initial_weights, provenance

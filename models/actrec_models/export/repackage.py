@@ -17,8 +17,7 @@ from actrec.inference.package import ModelPackage
 from actrec.utils import config, files
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
 from actrec_models import registry
-from actrec_models.evaluation import scoring, study, target
-from actrec_models.evaluation.models import open_model
+from actrec_models.evaluation import evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
 from actrec_models.export.card import card
 from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, simplify, to_onnx
@@ -256,8 +255,8 @@ def _with_accuracy(
         if obstacle := _scoring_obstacle(written, data_root, root):
             logger.info("%s: %s is not scored: %s", written.name, name, obstacle)
             return exporter.replace_lower(draft, name, None)
-        model = open_model(written.path, precision=name)
-        result = study.run([model], data_root, target.EvalOptions(root=root)).main_results[0]
+        model = protocol.open_model(written.path, precision=name)
+        result = evaluator.evaluate_models([model], data_root, protocol.EvalOptions(root=root)).main_results[0]
         return exporter.replace_lower(draft, name, float(result.accuracy))
 
 

@@ -1,11 +1,12 @@
-"""Metrics against values computed by hand, fusion, invalid probabilities, and plots."""
+"""Metrics against values computed by hand, fusion, invalid probabilities, and reports."""
 
 import cv2
 import numpy as np
 import pytest
 
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.evaluation import fusion, metrics, plots
+from actrec_models.evaluation import fusion, metrics
+from actrec_models.evaluation import report as reports
 from actrec_models.evaluation.metrics import EvaluationResult
 
 CLASSES = ("a", "b", "c")
@@ -131,7 +132,7 @@ def test_result_invalid_input_refused():
 # -- fusion ------------------------------------------------------------------------------------------------------------
 
 
-def test_fusion_by_hand():
+def test_fuse_matches_hand_computation():
     first, second = np.log([[0.6, 0.3, 0.1]]), np.log([[0.2, 0.7, 0.1]])
     np.testing.assert_allclose(fusion.fuse([first, second]), [[0.4, 0.5, 0.1]])
     weighted = fusion.fuse([first, second], "softmax", [1, 0.6])
@@ -187,15 +188,15 @@ def test_plot_confusion_readable_size_for_any_classes(classes):
     probabilities[np.arange(len(labels)), labels] += 0.5
     names = tuple(f"an action with a long name, the number {k}" for k in range(classes))
     made = EvaluationResult("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
-    image = opened(plots.plot_confusion(made))
+    image = opened(reports.plot_confusion(made))
     assert min(image.shape[:2]) > 400
     assert max(image.shape[:2]) < 2600
     assert image.std() > 5
 
 
-@pytest.mark.parametrize("name", list(plots.PLOTS))
+@pytest.mark.parametrize("name", list(reports.PLOTS))
 def test_plots_of_few_clips_can_be_opened(name):
-    draw = plots.PLOTS[name][1]
+    draw = reports.PLOTS[name][1]
     assert opened(draw(report(threshold=0.5))).shape[2] == 3
     assert opened(draw(report([[1.0, 0.0, 0.0]], [0]))).shape[2] == 3
 

@@ -13,8 +13,8 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec_models import evaluation
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.evaluation import scoring
+from actrec_models.evaluation.evaluator import draws_per_model
 from actrec_models.evaluation.scoring import AugmentedInputs
-from actrec_models.evaluation.target import draws_per_model
 from tests.models.places import PLACES, TARGETS, Places, still
 from tests.tiny_model import LABELS, RAW, write_any, write_tiny
 
@@ -97,7 +97,7 @@ def test_score_with_draws_without_stored_augmentation_refused(tiny):
 
 def test_score_reads_each_clip_once(tiny, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH", 3)
-    made = scoring._PreparedInputs(clips(), tiny.package.inputs, tiny.package.window, "live")
+    made = scoring._PreparedInputs(clips(), tiny.package, "live")
     for number, _ in enumerate(made, start=1):
         assert len(Places.read_names) == number  # read one by one
     Places.read_names.clear()

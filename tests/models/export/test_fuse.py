@@ -18,7 +18,7 @@ from actrec.inference import package
 from actrec.inference.package import Provenance
 from actrec.utils import config
 from actrec.utils.errors import PackageError
-from actrec_models.evaluation import fusion, models
+from actrec_models.evaluation import fusion, protocol
 from actrec_models.export import fuse
 from actrec_models.export.fuse import join_graphs
 from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
@@ -184,7 +184,7 @@ def test_open_checkpoint_replaced_meanwhile_is_consistent(tmp_path, monkeypatch)
         return content
 
     monkeypatch.setattr(checkpoints, "read", replaced)
-    model = models.open_model(path)
+    model = protocol.open_model(path)
     x = example_arrays(model.package.inputs, model.package.window, 1, 2)
     with torch.no_grad():
         first, second = (net(**{name: torch.from_numpy(value) for name, value in x.items()}) for net in networks)

@@ -1,24 +1,28 @@
-"""Evaluation targets: the part of a dataset to score models on, how classes map, and how several models relate."""
+"""What an evaluation scores: models, the part of a dataset, how its classes map, and overlap with the training."""
 
 import dataclasses
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from actrec import datasets
+import numpy as np
+import torch
+
+from actrec import datasets, inference
 from actrec.datasets import PARTS
 from actrec.datasets.base import ClipDataset, Source, SourceDataset
 from actrec.datasets.store.reader import PreparedDataset
-from actrec.features import feature
-from actrec.features.specs import InputSpec
+from actrec.inference import package
+from actrec.inference.session import Session, Shape
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ConfigError, InputError
-from actrec_models.evaluation import fusion
-from actrec_models.evaluation.models import Model
-from actrec_models.training import provenance
+from actrec.utils.errors import ConfigError, InputError, PackageError
+from actrec_models.networks.base import Network
+from actrec_models.training import checkpoints, provenance, restore
 from actrec_models.training.provenance import FIRST_FOLD, same_recordings
 
 USER_FOLDER = "folder"
@@ -27,10 +31,92 @@ USER_FOLDER = "folder"
 RECORDINGS = "recordings"
 """Key in a package's figures: identities of the user's recordings that it was trained on."""
 
-SEED_FIELDS = ("seed", "command")
-"""Recipe fields in which repetitions may differ."""
 
-MAX_DRAWS = 1000
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+class TorchBackend:
+    """Backend that runs a network, which is in evaluation mode, in PyTorch (`actrec.inference.session.Backend`)."""
+
+    def __init__(self, network: Network):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._network = network.to(self.device)
+        self.inputs: dict[str, Shape] = {spec.name: (None, *spec.shape) for spec in network.input_specs}
+        self.output: Shape = (None, network.config.num_classes)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the logits [N, classes] float32 of inputs [N, …] float32."""
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
+            logits: np.ndarray = self._network(**tensors).float().cpu().numpy()
+        return logits
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to evaluate: the name of its package, or run and file of its checkpoint, and its recipe's clip mode."""
+
+    name: str
+    session: Session
+    clips: str = "live"
+
+    @property
+    def package(self) -> package.ModelPackage:
+        """The package's description; for a checkpoint, the one it would be exported with."""
+        return self.session.package
+
+
+def open_models(paths: Sequence[str | Path], **options: Any) -> list[Model]:
+    """Open several models with `open_model`; equal names get the parent folder's name, or a number."""
+    models = [open_model(path, **options) for path in paths]
+    names = [model.name for model in models]
+    named: list[Model] = []
+    used: Counter[str] = Counter()
+    for model in models:
+        folder, name = model.package.path, model.name
+        if names.count(name) > 1:
+            name = f"{(folder.parent if folder.is_file() else folder).parent.name}/{name}"
+        used[name] += 1
+        named.append(dataclasses.replace(model, name=name if used[name] == 1 else f"{name} ({used[name]})"))
+    return named
+
+
+def open_model(
+    path: str | Path, *, backend: str = "onnxruntime", threads: int = 0, precision: str = "float32"
+) -> Model:
+    """Open a package (a folder, or a name in the zoo) or a checkpoint of `actrec train`, which runs in PyTorch.
+
+    Args:
+        path: The package or checkpoint.
+        backend: Backend of a package.
+        threads: CPU threads; 0 for all.
+        precision: Precision of a package, one of `actrec.inference.package.PRECISIONS`.
+
+    Raises:
+        PackageError: It is missing, corrupt or foreign, or has no network in this precision.
+    """
+    threads = threads or torch.get_num_threads()
+    if Path(path).is_file() or str(path).endswith(".ckpt"):
+        if precision != "float32":
+            how = "export it with --float16" if precision == "float16" else "export it, then `actrec quantize` it"
+            raise PackageError(f"{path} is a checkpoint, which runs in float32: {how}")
+        torch.set_num_threads(threads)
+        recipe, draft, network = restore.open_checkpoint(Path(path))
+        place = Path(path).resolve()
+        session = Session(dataclasses.replace(draft, path=place), TorchBackend(network), warm_up_runs=0)
+        # The run's folder distinguishes checkpoints, which are all called `last.ckpt`.
+        return Model(f"{place.parent.name}/{place.name}", session, recipe.clips)
+    last = Path(path, checkpoints.LAST)
+    if last.is_file() and not Path(path, package.DESCRIPTION).is_file():
+        raise PackageError(f"{path} is the folder of a training, no package: name its checkpoint, {last}")
+    options: dict[str, Any] = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
+    if precision != "float32":
+        options["precision"] = precision
+    session = inference.load(path, backend, **options)
+    return Model(session.package.name, session, str(session.package.provenance.settings.get("clips", "live")))
+
+
+# -- the part of a dataset ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,13 +141,7 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """A part of a dataset.
-
-    Attributes:
-        dataset, split, part: As in `actrec.datasets.create`.
-        root: Folder of the dataset's files.
-        options: Options of the dataset.
-    """
+    """A part of a dataset, by the arguments of `actrec.datasets.create`."""
 
     dataset: str
     split: str
@@ -70,20 +150,12 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, part: str = "", fold: int = 0) -> ClipDataset:
-        """Open the clips of the part, or of another one; of one fold if `fold` is not 0.
-
-        Raises:
-            ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
-        """
+        """Open the clips of the part, or of another one; of one fold if `fold` is not 0."""
         options = {**self.options, **({"fold": fold} if fold else {})}
         return datasets.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
 
     def unknown_recordings(self) -> SourceDataset | PreparedDataset:
-        """Open the part's recordings labeled `unknown`.
-
-        Raises:
-            ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
-        """
+        """Open the part's recordings labeled `unknown`."""
         return datasets.create_unknown(self.dataset, self.root, split=self.split, part=self.part, **self.options)
 
     @property
@@ -99,11 +171,7 @@ class Target:
 
     @property
     def folds(self) -> int:
-        """The number of the dataset's folds.
-
-        Raises:
-            ConfigError: It has none.
-        """
+        """The number of the dataset's folds; a ConfigError if it has none."""
         if not self.source.folds:
             raise ConfigError(f"dataset {self.dataset} is not divided into folds: omit --folds")
         return self.source.folds
@@ -163,10 +231,9 @@ def training_recordings(model: Model) -> set[str]:
 
 
 def check_not_trained_on(models: Sequence[Model], target: Target, clips: ClipDataset) -> bool:
-    """Check that no model is tested on recordings of the user that it was trained on.
+    """Check that no model is tested on recordings of the user that it was trained on; return whether that is known.
 
-    Returns:
-        Whether this is known for every model. It is False for a published dataset, which has a test part.
+    A published dataset, which has a test part, returns False.
 
     Raises:
         InputError: A model was trained on a recording, or this cannot be known of the model or of prepared clips.
@@ -221,7 +288,7 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
 
     Args:
         models: The models.
-        target: The evaluation target.
+        target: The part to score.
         folds: One per model; empty to score all on the target's own fold.
 
     Raises:
@@ -280,130 +347,3 @@ def class_map(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ..
         f"{model.name} knows {', '.join(labels)} but the classes of {target.dataset} are {', '.join(clips.classes)}: "
         + remedy
     )
-
-
-def _check_same_classes(models: Sequence[Model]) -> None:
-    first, *others = [(model, model.package.labels) for model in models]
-    for other in others:
-        if other[1] != first[1]:
-            ours, theirs = (
-                f"{model.name} knows {len(labels)} classes ({', '.join(labels)})" for model, labels in (first, other)
-            )
-            raise InputError(f"{ours} but {theirs}: only models of the same classes can be fused or repeated")
-
-
-# -- several models ----------------------------------------------------------------------------------------------------
-
-
-def study_kind(models: Sequence[Model], options: EvalOptions) -> str:
-    """Return "single", "comparison", "fusion", "seeds" or "folds".
-
-    Raises:
-        ConfigError: Options that contradict each other or the models.
-    """
-    requested = [name for name in ("fuse", "seeds", "folds") if getattr(options, name)]
-    if "folds" in requested and len(requested) > 1:
-        raise ConfigError(f"--{requested[0]} and --folds cannot be combined: the models are one per fold")
-    if (options.weights or options.fit_weights) and not options.fuse:
-        raise ConfigError("weights belong to fused streams: add --fuse softmax or --fuse logits")
-    if options.weights and options.fit_weights:
-        raise ConfigError("weights are either given (--weights) or fitted (--fit-weights)")
-    if options.fuse:
-        fusion.check_method(options.fuse)
-    if options.folds:
-        return "folds"
-    if requested and len(models) < 2:
-        raise ConfigError(f"--{requested[0]} needs two models or more, got {models[0].name} alone")
-    if options.fuse:
-        return "seeds" if options.seeds else "fusion"
-    if len(models) == 1:
-        return "single"
-    difference = _difference(models)
-    if options.seeds and difference:
-        raise ConfigError(f"{difference}: they are no repetitions that differ by seed")
-    same_epochs = len({model.package.provenance.epochs for model in models}) == 1
-    return "seeds" if same_epochs and not difference else "comparison"
-
-
-def fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple[int, ...], ...]:
-    """Return the indices of the models of each fusion: all models, or the models of each seed; empty without fusion.
-
-    Raises:
-        ConfigError: The seeds have different streams, or the weights do not fit.
-        InputError: The models' classes differ.
-    """
-    if not options.fuse:
-        return ()
-    _check_same_classes(models)
-    by_seed: dict[int, list[int]] = {}
-    for index, model in enumerate(models):
-        by_seed.setdefault(model.package.provenance.seed if options.seeds else 0, []).append(index)
-    groups = list(by_seed.values())
-    if options.seeds:
-        sizes = ", ".join(f"{len(group)} of seed {seed}" for seed, group in by_seed.items())
-        if len(groups) < 2 or len({len(group) for group in groups}) > 1 or len(groups[0]) < 2:
-            raise ConfigError(f"got {sizes}: give the same streams of each of several seeds")
-        for stream in zip(*groups, strict=True):
-            difference = _difference([models[index] for index in stream])
-            if difference:
-                raise ConfigError(f"{difference}: give the streams of each seed in the same order")
-    fusion.normalized_weights(options.weights, len(groups[0]))  # wrong weights are refused before an hour of scoring
-    return tuple(map(tuple, groups))
-
-
-def _difference(models: Sequence[Model]) -> str:
-    """Describe the first difference of models besides their seed; empty if there is none."""
-    first, by_seed = models[0], {models[0].package.provenance.seed: models[0]}
-    for model in models[1:]:
-        ours, theirs = first.package, model.package
-        differing = [
-            name for name in ("family", "variant", "labels", "window") if getattr(ours, name) != getattr(theirs, name)
-        ]
-        if differing or comparable_inputs(ours.inputs) != comparable_inputs(theirs.inputs):
-            return f"{first.name} and {model.name} differ by their {(*differing, 'inputs')[0]}"
-        for name in ("dataset", "split"):
-            if getattr(ours.provenance, name) != getattr(theirs.provenance, name):
-                return f"{first.name} and {model.name} were trained on another {name}"
-        recipe, other = ours.provenance.settings, theirs.provenance.settings
-        if recipe and other:
-            changed = [key for key in recipe.keys() | other.keys() if recipe.get(key) != other.get(key)]
-            if fields := sorted(set(changed) - set(SEED_FIELDS)):
-                return f"the recipes of {first.name} and {model.name} differ by their {', '.join(fields)}"
-        seed = theirs.provenance.seed
-        if seed in by_seed:
-            return f"{by_seed[seed].name} and {model.name} have the same seed {seed}"
-        by_seed[seed] = model
-    return ""
-
-
-def comparable_inputs(specs: Sequence[InputSpec]) -> tuple[list[InputSpec], str]:
-    """Return inputs with all feature options filled in; older packages do not store options added since."""
-    bare = [dataclasses.replace(spec, preprocessing={}, shape=tuple(spec.shape)) for spec in specs]
-    options = [dataclasses.asdict(feature(spec.modality).options(spec)) for spec in specs]
-    return bare, json.dumps(options)  # JSON turns tuples into lists, as a package does
-
-
-def draws_per_model(requested: Sequence[int], models: int) -> tuple[int, ...]:
-    """Return the number of augmented versions of a clip for each model.
-
-    Raises:
-        ConfigError: Neither one number nor one per model, or out of range.
-    """
-    if len(requested) not in (0, 1, models):
-        raise ConfigError(f"--draws has {len(requested)} numbers for {models} models: give one, or one per model")
-    if any(not 0 <= number <= MAX_DRAWS for number in requested):
-        raise ConfigError(f"--draws is {' '.join(map(str, requested))}, allowed: 0 to {MAX_DRAWS}")
-    return tuple(requested) if len(requested) == models else tuple(requested or [0]) * models
-
-
-def folds_per_model(requested: Sequence[int], target: Target, models: int) -> list[int]:
-    """Return the fold to score each model on."""
-    known = target.folds
-    folds = list(range(1, known + 1)) if list(requested) == [0] else [int(fold) for fold in requested]
-    if any(not 1 <= fold <= known for fold in folds):
-        raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")
-    if len(set(folds)) < len(folds):
-        raise ConfigError(f"folds {', '.join(map(str, folds))}: one appears twice")
-    if len(folds) != models:
-        raise ConfigError(f"{models} models for {len(folds)} folds: give one model per fold, in their order")
-    return folds
