@@ -1,14 +1,30 @@
-"""The interface of camera drivers, and the pace of recorded frames."""
+"""The interface of camera drivers, the clocks of devices, and the pace of recordings."""
 
 import time
 from abc import ABC, abstractmethod
-from types import TracebackType
+from collections import deque
 from typing import Any, ClassVar, TypeVar
 
-from actrec.types import Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import CameraFiles
 
 _Self = TypeVar("_Self", bound="Camera")
+
+_PERIOD_NS = 33_333_333
+"""Frame period of a recording until the first interval is known."""
+
+_LONGEST_PAUSE_NS = 3600 * NANOSECONDS
+"""A longer step means that the recording clock was set, e.g. after a robot without network time went online."""
+
+_SPAN_NS = 10 * NANOSECONDS
+"""Window of a clock's offset: long enough to contain a frame without delay, short enough that a drift of 50 ppm adds
+only half a millisecond."""
+
+_JUMP_NS = NANOSECONDS
+"""A larger jump of a device clock is a reset."""
+
+_ALPHA = 0.05
+"""Weight of a new frame in the running means."""
 
 
 class Camera(ABC):
@@ -19,7 +35,6 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
-        config: The settings.
         skipped: Frames dropped since opening because the reader was late, if the driver can count them.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
         serial: Serial number of the device, once open; empty if it has none.
@@ -37,9 +52,7 @@ class Camera(ABC):
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def prepare(self) -> None:
@@ -81,9 +94,78 @@ class Camera(ABC):
         """Intrinsics of the images that `read` returns; valid once open."""
 
 
-_DEFAULT_PERIOD_NS = 33_333_333
-_LONGEST_PAUSE_NS = 3600 * 1_000_000_000
-"""A longer step means that the recording clock was set, e.g. after a robot without network time went online."""
+class DeviceClock:
+    """Mapping from a device's clock to the system's.
+
+    The offset is the smallest difference between arrival and stamp over the last ten seconds.
+    """
+
+    def __init__(self) -> None:
+        self._least: deque[tuple[int, int]] = deque()  # (device stamp, difference), differences increasing
+        self._newest: int | None = None
+        self._returned = 0
+
+    @property
+    def offset_ns(self) -> int:
+        """System time minus device time; 0 before the first frame."""
+        return self._least[0][1] if self._least else 0
+
+    def system_ns(self, device_ns: int, arrival_ns: int) -> int:
+        """Return the capture time by the system's clock of a frame with a stamp of the device.
+
+        It is not after the arrival and, unless a clock jumped by more than a second, after the previous frame's.
+        """
+        difference = arrival_ns - device_ns
+        if self._newest is not None and (
+            device_ns < self._newest - _JUMP_NS or abs(difference - self._least[0][1]) > _JUMP_NS
+        ):
+            self._least.clear()
+            self._returned = 0
+        self._newest = device_ns
+        while self._least and self._least[-1][1] >= difference:
+            self._least.pop()
+        self._least.append((device_ns, difference))
+        while self._least[0][0] < device_ns - _SPAN_NS:
+            self._least.popleft()
+        self._returned = max(device_ns + self.offset_ns, self._returned + 1)
+        return self._returned
+
+
+class StampStatistics:
+    """Running delay and jitter of frames.
+
+    Attributes:
+        delay_ms: Mean time from capture to arrival.
+        jitter_ms: Mean deviation of the interval between two frames from the mean interval.
+    """
+
+    def __init__(self) -> None:
+        self.delay_ms = self.jitter_ms = 0.0
+        self._interval = 0.0
+        self._last: int | None = None
+
+    def update(self, stamp_ns: int, arrival_ns: int) -> None:
+        """Add a frame."""
+        delay = (arrival_ns - stamp_ns) / 1e6
+        if self._last is None:
+            self.delay_ms = delay
+        else:
+            interval = (stamp_ns - self._last) / 1e6
+            self._interval += (interval - self._interval) * (_ALPHA if self._interval else 1)
+            self.jitter_ms += _ALPHA * (abs(interval - self._interval) - self.jitter_ms)
+            self.delay_ms += _ALPHA * (delay - self.delay_ms)
+        self._last = stamp_ns
+
+    def figures(self, clock: DeviceClock, skipped: int, incomplete: int, unpaired: int) -> dict[str, float | int]:
+        """Return the diagnostics of a driver: delays, clock offset and its counts of dropped frames."""
+        return {
+            "stamp_delay_ms": self.delay_ms,
+            "stamp_jitter_ms": self.jitter_ms,
+            "clock_offset_ms": clock.offset_ns / 1e6,
+            "skipped": skipped,
+            "without_color_or_depth": incomplete,
+            "color_and_depth_apart": unpaired,
+        }
 
 
 class Pace:
@@ -91,51 +173,44 @@ class Pace:
 
     A step backwards, a step of more than an hour and the start of a loop count as one frame period.
 
-    Attributes:
-        stamps_back: Frames with an earlier recorded stamp than the frame before.
-
     Args:
         rate: Recorded seconds per second; 0 makes every frame due at once.
     """
 
     def __init__(self, rate: float):
-        self.stamps_back = 0
         self._rate = rate
         self._newest = 0  # the latest stamp returned
-        self._period = _DEFAULT_PERIOD_NS
+        self._period = _PERIOD_NS
         self.restart()
 
     def restart(self) -> None:
-        """Make the next frame due now, as after a seek."""
+        """Make the next frame due now."""
         self._last: int | None = None
-        self._anchor: float | None = None
+        self._anchor = 0.0  # when the first frame was delivered
         self._played_ns = 0  # recorded time since the anchor
         self._passes = 0
 
     def due(self, stamp: int, passes: int = 0) -> float:
         """Return the `time.monotonic` at which the frame recorded at `stamp` in loop number `passes` is due."""
-        if self._rate == 0 or self._anchor is None:
+        if self._rate == 0 or self._last is None:
             return time.monotonic()
-        return self._anchor + (self._played_ns + self._step(stamp, passes)) / (self._rate * 1e9)
+        return self._anchor + (self._played_ns + self._step(self._last, stamp, passes)) / (self._rate * 1e9)
 
     def advance(self, stamp: int, passes: int = 0) -> int:
         """Return the stamp of a frame that is delivered now, nanoseconds since the epoch."""
-        step = self._step(stamp, passes)
-        if self._last is not None and passes == self._passes:
-            self.stamps_back += stamp < self._last
-            self._period = step or self._period
-        self._last, self._passes = stamp, passes
-        self._played_ns += step
-        if self._anchor is None:
+        if self._last is None:
             self._anchor = time.monotonic()
             self._newest = max(time.time_ns(), self._newest + self._period)
         else:
+            step = self._step(self._last, stamp, passes)
+            if passes == self._passes:
+                self._period = step or self._period
+            self._played_ns += step
             self._newest += step
+        self._last, self._passes = stamp, passes
         return self._newest
 
-    def _step(self, stamp: int, passes: int) -> int:
-        """Return the recorded time from the previous frame to this one, at least 0."""
-        if self._last is None:
-            return 0
-        step = stamp - self._last
+    def _step(self, last: int, stamp: int, passes: int) -> int:
+        """Return the recorded time between two frames, at least 0."""
+        step = stamp - last
         return step if 0 <= step <= _LONGEST_PAUSE_NS and passes == self._passes else self._period

@@ -19,75 +19,55 @@ FRAMES_AHEAD = 4
 _WAKE_S = 0.1
 
 
-class StoppedError(Exception):
-    """The decoder was stopped during a read."""
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A decoded frame or an error; with neither, the start of the next loop."""
-
-    frame: RgbdFrame | None = None
-    error: Exception | None = None
-
-
-class DecodeAhead:
+class Decoder:
     """Decoder thread that keeps some frames ready, so that a slow frame does not break the pace.
 
     Attributes:
-        passes: Number of restarts among the frames read.
+        passes: Number of restarts among the frames returned.
+        stopped: Set by `stop`.
 
     Args:
         recording: The recording; only this thread reads it until `stop`.
-        first_s: Start of the first pass.
-        start_s: Start of each further pass.
+        start_s: Start of each pass.
         duration_s: Duration of a pass in recorded time; 0 for all.
         loop: Whether to start over at the end.
     """
 
-    def __init__(self, recording: Recording, first_s: float, start_s: float, duration_s: float, loop: bool):
+    def __init__(self, recording: Recording, start_s: float, duration_s: float, loop: bool):
         self.passes = 0
         self.stopped = threading.Event()
-        self._recording = recording
-        self._starts = first_s, start_s
+        self._recording, self._start_s, self._loop = recording, start_s, loop
         self._duration_ns = round(duration_s * NANOSECONDS)
-        self._loop = loop
-        self._items: queue.Queue[_Item] = queue.Queue(maxsize=FRAMES_AHEAD)
-        self._next: RgbdFrame | None = None
-        self._failed: Exception | None = None
+        self._items: queue.Queue[RgbdFrame | Exception | None] = queue.Queue(FRAMES_AHEAD)  # None: the next pass
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._thread.start()
 
-    def peek(self, timeout_s: float) -> RgbdFrame:
-        """Return the next frame; `take` removes it.
+    def next(self, timeout_s: float) -> RgbdFrame:
+        """Return the next frame.
 
         Raises:
             EndOfStream: The recording has ended; every further call raises it too.
-            DeviceError: None was decoded within `timeout_s`.
-            StoppedError: The decoder was stopped.
+            DeviceError: None was decoded within `timeout_s`, or the decoder was stopped.
             InputError: The recording is corrupt from here on.
         """
         deadline = time.monotonic() + timeout_s
-        while self._next is None:
-            if self._failed is not None:
-                raise self._failed
+        while self._error is None:
             try:
                 item = self._items.get(timeout=min(_WAKE_S, max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 if self.stopped.is_set():
-                    raise StoppedError from None
+                    raise DeviceError(f"the replay of '{self._recording.path}' was closed during a read") from None
                 if time.monotonic() >= deadline:
                     raise DeviceError(
                         f"no frame of '{self._recording.path}' within {timeout_s:g} s: the disk or decoder is too slow"
                     ) from None
                 continue
-            self._next, self._failed = item.frame, item.error
-            self.passes += item.frame is None and item.error is None
-        return self._next
-
-    def take(self) -> None:
-        """Remove the frame that `peek` returned."""
-        self._next = None
+            if isinstance(item, RgbdFrame):
+                return item
+            self._error = item
+            self.passes += item is None
+        raise self._error
 
     def stop(self) -> None:
         """Stop decoding and wake waiting readers."""
@@ -95,34 +75,32 @@ class DecodeAhead:
         self._thread.join()
 
     def _run(self) -> None:
-        start_s, again = self._starts
         try:
-            while True:
-                count = 0
-                for frame in self._excerpt(start_s):
-                    count += 1
-                    if not self._put(_Item(frame)):
+            while not self.stopped.is_set():
+                empty = True
+                for frame in self._excerpt():
+                    empty = False
+                    if not self._put(frame):
                         return
-                if count == 0:
-                    raise InputError(f"'{self._recording.path}' has no frame from {start_s:g} s on")
+                if empty:
+                    raise InputError(f"'{self._recording.path}' has no frame from {self._start_s:g} s on")
                 if not self._loop:
                     raise EndOfStream(f"'{self._recording.path}' has ended")
-                start_s = again
-                if not self._put(_Item()):
-                    return
+                self._put(None)
         except Exception as error:  # raised in the reading thread
-            self._put(_Item(error=error))
+            self._put(error)
 
-    def _excerpt(self, start_s: float) -> Iterator[RgbdFrame]:
+    def _excerpt(self) -> Iterator[RgbdFrame]:
         played, last = 0, None
-        for frame in self._recording.frames(start_s):
+        for frame in self._recording.frames(self._start_s):
             played += max(0, frame.stamp_ns - last) if last is not None else 0
             if self._duration_ns and played >= self._duration_ns:
                 return
             last = frame.stamp_ns
             yield frame
 
-    def _put(self, item: _Item) -> bool:
+    def _put(self, item: RgbdFrame | Exception | None) -> bool:
+        """Queue an item; return False if the decoder was stopped."""
         while not self.stopped.is_set():
             try:
                 self._items.put(item, timeout=_WAKE_S)
@@ -155,10 +133,6 @@ class ReplayCamera(Camera):
     With `restamp`, stamps start at the current time, keep the recorded intervals and always increase (see `Pace`).
     Without it, frames keep the recorded stamps, jumps included.
 
-    Attributes:
-        frames_read: Frames that `read` returned.
-        loops: Number of restarts since opening or seeking.
-
     Args:
         options: Fields of `ReplayConfig`.
 
@@ -173,11 +147,8 @@ class ReplayCamera(Camera):
         self.config: ReplayConfig = build(ReplayConfig, options)
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
-        self.frames_read, self.loops = 0, 0
-        self._recording: Recording | None = None
-        self._decoder: DecodeAhead | None = None
+        self._playing: tuple[Recording, Decoder] | None = None
         self._pace = Pace(self.config.rate)
-        self._lock = threading.Lock()  # held while the decoder is replaced
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
@@ -185,19 +156,9 @@ class ReplayCamera(Camera):
         return self.config.rate > 0
 
     @property
-    def stamps_back(self) -> int:
-        """Frames with an earlier recorded stamp than the frame before."""
-        return self._pace.stamps_back
-
-    @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of the images; valid once open."""
-        return self._opened().intrinsics
-
-    @property
-    def length_s(self) -> float:
-        """Duration of the recording in seconds, if its format has one; valid once open."""
-        return self._opened().duration_s
+        return self._opened()[0].intrinsics
 
     def open(self) -> None:
         """Open the recording and start decoding.
@@ -205,42 +166,27 @@ class ReplayCamera(Camera):
         Raises:
             DeviceError: There is no such recording.
             InputError: It is corrupt or lacks data.
-            ConfigError: An option does not fit it.
+            ConfigError: An option does not fit it, or it is shorter than `start_s`.
         """
-        if self._recording is not None:
+        if self._playing is not None:
             return
-        options = {field.name: getattr(self.config, field.name) for field in fields(RecordingConfig)}
-        self._recording = open_recording(self.config.path, RecordingConfig(**options), self.config.format)
-        try:
-            self.seek(self.config.start_s)
-        except BaseException:
-            self.close()
-            raise
+        c = self.config
+        options = {field.name: getattr(c, field.name) for field in fields(RecordingConfig)}
+        recording = open_recording(c.path, RecordingConfig(**options), c.format)
+        if c.start_s > recording.duration_s:
+            length = recording.duration_s
+            recording.close()
+            raise ConfigError(f"cannot start '{c.path}' at {c.start_s:g} s: it lasts {length:.2f} s")
+        self._pace.restart()
+        self._playing = recording, Decoder(recording, c.start_s, c.duration_s, c.loop)
 
     def close(self) -> None:
         """Stop decoding and close the file; safe to call twice, and while another thread reads."""
-        with self._lock:
-            recording, self._recording = self._recording, None
-            if self._decoder is not None:
-                self._decoder.stop()
-                self._decoder = None
-            if recording is not None:
-                recording.close()
-
-    def seek(self, seconds: float) -> None:
-        """Continue at the first frame at or after `seconds` from the start of the recording.
-
-        Raises:
-            ConfigError: The recording is shorter.
-        """
-        recording, config = self._opened(), self.config
-        if not 0 <= seconds <= recording.duration_s:
-            raise ConfigError(f"cannot start '{config.path}' at {seconds:g} s: it lasts {recording.duration_s:.2f} s")
-        with self._lock:
-            if self._decoder is not None:
-                self._decoder.stop()
-            self._pace.restart()
-            self._decoder = DecodeAhead(recording, seconds, config.start_s, config.duration_s, config.loop)
+        playing, self._playing = self._playing, None
+        if playing is not None:
+            recording, decoder = playing
+            decoder.stop()
+            recording.close()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
         """Return the next frame when it is due; this waits through gaps of up to an hour.
@@ -250,26 +196,16 @@ class ReplayCamera(Camera):
             DeviceError: No frame was decoded within `timeout_s`, or another thread closed the camera.
             InputError: The recording is corrupt from here on.
         """
-        while True:
-            with self._lock:
-                self._opened()
-                decoder = self._decoder
-            assert decoder is not None  # an open recording has one
-            try:
-                frame = decoder.peek(timeout_s)
-            except StoppedError:
-                continue
-            if not decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.passes) - time.monotonic())):
-                break
-        decoder.take()
+        _, decoder = self._opened()
+        frame = decoder.next(timeout_s)
+        if decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.passes) - time.monotonic())):
+            raise DeviceError(f"the replay of '{self.config.path}' was closed during a read")
         stamp = self._pace.advance(frame.stamp_ns, decoder.passes)
         if self.config.restamp:
             frame.stamp_ns = stamp
-        self.loops = decoder.passes
-        self.frames_read += 1
         return frame
 
-    def _opened(self) -> Recording:
-        if self._recording is None:
+    def _opened(self) -> tuple[Recording, Decoder]:
+        if self._playing is None:
             raise DeviceError(f"the replay of '{self.config.path}' is not open: call open() or use a with statement")
-        return self._recording
+        return self._playing

@@ -1,5 +1,6 @@
 """Simulated camera: rendered actors with sensor noise and exact ground truth."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.scene import CameraPose, Scene, Snapshot
 from actrec.simulation.stage import performed_scene, scripted_scene
 from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
+from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
@@ -42,16 +44,9 @@ class SimulatedConfig:
     camera_pitch: float = setting(0.0, "Downward tilt of the camera (actions only).", unit="deg", range=(-45, 45))
     distance: float = setting(2.9, "Distance to the first actor (actions only).", unit="m", range=(1, 8))
     facing: float = setting(
-        0.0,
-        "Heading of the actors, to their left from facing the camera (actions only).",
-        unit="deg",
-        range=(-180, 180),
+        0.0, "Heading of the actors, left of the direction to the camera (actions only).", unit="deg", range=(-180, 180)
     )
-    person: int = setting(
-        0,
-        "Number of the actor in actrec.simulation.stage; 0 for the default actors (actions only).",
-        range=(0, 1_000_000),
-    )
+    person: int = setting(0, "Number of the actor; 0 for the default actors (actions only).", range=(0, 1_000_000))
     realtime: bool = setting(
         True, "Wait for each frame and skip late ones; false delivers frames as fast as they are read."
     )
@@ -66,7 +61,6 @@ class SimulatedCamera(Camera):
     """Camera in a rendered scene. `frame.skeletons` has the exact joints ("actor_1", …); hidden joints have score 0.5.
 
     Attributes:
-        skipped: Frames dropped since opening because the reader was late (`realtime`).
         scene: The rendered scene; None until open.
         snapshot: Noise-free version of the last frame, with exact depth, people and scene flow.
 
@@ -87,9 +81,7 @@ class SimulatedCamera(Camera):
             raise ConfigError("SimulatedConfig.sequence: needs a script; set script=FILE as well")
         if not c.script:
             Performance(tuple(c.actions))  # raises for an unknown action, before opening
-        focal = c.width / 2 / np.tan(np.radians(c.hfov) / 2)
-        self._intrinsics = Intrinsics(c.width, c.height, focal, focal, (c.width - 1) / 2, (c.height - 1) / 2)
-        self.skipped = 0
+        self._intrinsics = from_hfov(c.width, c.height, c.hfov)
         self.scene: Scene | None = None
         self.snapshot: Snapshot | None = None
         self._noise: SensorNoise | None = None
@@ -108,7 +100,7 @@ class SimulatedCamera(Camera):
 
     def prepare(self) -> None:
         """Compile the renderer (15 s), or load it from the cache."""
-        self._noise = self._sensor_noise()
+        self._set_noise()
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
@@ -118,25 +110,22 @@ class SimulatedCamera(Camera):
             DeviceError: The script is missing.
             InputError: The script is not a skeleton recording, or lacks joints that an actor needs.
         """
-        c = self.config
+        c, lens = self.config, self._intrinsics
         if c.script:
-            self.scene = scripted_scene(
-                self._intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed
-            )
+            self.scene = scripted_scene(lens, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
         else:
-            camera = CameraPose(c.camera_height, float(np.radians(c.camera_pitch)))
             self.scene = performed_scene(
-                self._intrinsics,
+                lens,
                 c.actions,
                 c.actors,
                 seed=c.seed,
                 side=c.side,
-                camera=camera,
+                camera=CameraPose(c.camera_height, math.radians(c.camera_pitch)),
                 distance=c.distance,
                 person=c.person,
-                facing=float(np.radians(c.facing)),
+                facing=math.radians(c.facing),
             )
-        self._noise = self._sensor_noise()
+        self._set_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
@@ -154,32 +143,27 @@ class SimulatedCamera(Camera):
             EndOfStream: The duration is over, or the script has ended.
             DeviceError: The camera is not open, or no frame is due within `timeout_s`.
         """
-        scene = self._opened()
-        number = self._next_number()
-        elapsed = number / self.config.fps
+        scene, c = self._opened(), self.config
+        number = self._next
+        if c.realtime:  # the newest frame that is due, or else the coming one
+            number = max(number, int((time.monotonic() - self._began) * c.fps))
+        elapsed = number / c.fps
         # A margin for rounding: 0.1 · 30 may be less than 3.
-        if elapsed >= min(scene.duration, self.config.duration or float("inf")) - 1e-9:
+        if elapsed >= min(scene.duration, c.duration or math.inf) - 1e-9:
             raise EndOfStream(f"the simulated camera has played {elapsed:.2f} s")
         frame, snapshot = self._render(scene, number)
-        if self.config.realtime:
-            wait = self._began + elapsed - time.monotonic()
-            if wait > timeout_s:
-                self._closed.wait(timeout_s)
-                raise DeviceError(
-                    f"simulated camera: no frame within {timeout_s} s; at {self.config.fps} fps wait longer"
-                )
-            if wait > 0 and self._closed.wait(wait):
-                raise DeviceError("the simulated camera was closed during a read")
+        wait = self._began + elapsed - time.monotonic() if c.realtime else 0
+        if wait > timeout_s:
+            self._closed.wait(timeout_s)
+            raise DeviceError(f"simulated camera: no frame within {timeout_s} s; at {c.fps} fps wait longer")
+        if wait > 0 and self._closed.wait(wait):
+            raise DeviceError("the simulated camera was closed during a read")
         self.skipped += number - self._next
         self._next, self.snapshot = number + 1, snapshot
         return frame
 
     def actions_at(self, stamp_ns: int) -> dict[str, str]:
-        """Return the action of each actor at that time: "actor_1" to the action's name.
-
-        Raises:
-            DeviceError: The camera is not open.
-        """
+        """Return the action of each actor at that time: "actor_1" to the action's name."""
         seconds = max(stamp_ns - self._start_ns, 0) / NANOSECONDS
         return {f"actor_{i + 1}": actor.label(seconds) for i, actor in enumerate(self._opened().actors)}
 
@@ -199,9 +183,9 @@ class SimulatedCamera(Camera):
         """
         return self._opened().scene_flow(self._last(), dt)
 
-    def _sensor_noise(self) -> SensorNoise | None:
+    def _set_noise(self) -> None:
         c = self.config
-        return SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
+        self._noise = SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
 
     def _last(self) -> Snapshot:
         if self.snapshot is None:
@@ -213,20 +197,12 @@ class SimulatedCamera(Camera):
             raise DeviceError("the simulated camera is not open: call open() or use a with statement")
         return self.scene
 
-    def _next_number(self) -> int:
-        """Return the number of the next frame: the newest that is due, or else the coming one."""
-        if not self.config.realtime:
-            return self._next
-        return max(self._next, int((time.monotonic() - self._began) * self.config.fps))
-
     def _render(self, scene: Scene, number: int) -> tuple[RgbdFrame, Snapshot]:
         elapsed = number / self.config.fps
         snapshot = scene.at(elapsed)
         color, depth = snapshot.rendering.color, snapshot.rendering.depth
         if self._noise is not None:
-            color, depth = (
-                self._noise.color(color, number),
-                self._noise.depth(depth, snapshot.rendering.facing, number),
-            )
+            color = self._noise.color(color, number)
+            depth = self._noise.depth(depth, snapshot.rendering.facing, number)
         stamp = self._start_ns + round(elapsed * NANOSECONDS)
         return RgbdFrame(stamp, color, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot

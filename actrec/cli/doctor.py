@@ -335,8 +335,8 @@ def check_cameras(usb: Path = USB) -> Iterator[Finding]:
 def _check_realsense() -> Finding:
     remedy = "install librealsense's udev rules and plug the camera in again"
     try:
-        realsense = importlib.import_module("actrec.cameras.realsense.camera")
-        devices = importlib.import_module("actrec.cameras.realsense.device").connected(realsense.open_context())
+        realsense = importlib.import_module("actrec.cameras.realsense.device")
+        devices = realsense.connected(realsense.open_context())
     except (ImportError, RuntimeError) as error:
         remedy = f"apt-get install libusb-1.0-0, {remedy}"
         return Finding("cameras", "pyrealsense2", False, f"cannot list devices: {error}", remedy)
@@ -346,7 +346,7 @@ def _check_realsense() -> Finding:
 
 def _check_azure_kinect() -> Finding:
     try:
-        importlib.import_module("actrec.cameras.azure_kinect.library").load("k4a")
+        importlib.import_module("actrec.cameras.azure_kinect.sdk").load("k4a")
     except ActrecError as error:
         return Finding("cameras", "libk4a", False, str(error), _AZURE)
     return Finding("cameras", "libk4a", True, "loads")

@@ -10,7 +10,7 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec.cameras.realsense import camera as realsense_camera
+from actrec.cameras.realsense import device as realsense_device
 from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.cli import calibrate, main
 from actrec.cli.calibrate import rig
@@ -39,7 +39,7 @@ def camera(monkeypatch, tmp_path):
     """A camera that is plugged in."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     context = rs.context()
-    monkeypatch.setattr(realsense_camera, "open_context", lambda: context)
+    monkeypatch.setattr(realsense_device, "open_context", lambda: context)
     made = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
     made.plug_into(context)
     return made

@@ -7,7 +7,7 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec.cameras.realsense import camera, device
+from actrec.cameras.realsense import device
 from actrec_nodes.camera_node import CameraNode
 from tests.core.cameras.k4a import studio
 from tests.core.cameras.k4a.simulated_sdk import built_sdk, sdk
@@ -29,7 +29,7 @@ class RealSense:
         self.patch = request.getfixturevalue("monkeypatch")
         self.patch.setenv("ACTREC_CAMERAS", str(request.getfixturevalue("tmp_path")))
         self.context = rs.context()
-        self.patch.setattr(camera, "open_context", lambda: self.context)
+        self.patch.setattr(device, "open_context", lambda: self.context)
         self.device = SoftwareRealSense()
         self.plug()
 

@@ -8,7 +8,7 @@ import pyrealsense2 as rs
 import pytest
 from actrec_msgs.msg import ActionLabel
 
-from actrec.cameras.realsense import camera
+from actrec.cameras.realsense import device as realsense_device
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.types import Intrinsics
 from actrec_nodes.camera_node import CameraNode
@@ -92,7 +92,7 @@ def test_the_same_labels_as_from_the_simulated_camera(labeled, monkeypatch):
         simulated.intrinsics, Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7), actions=(ACTION,), distance=2.9
     )
     context = rs.context()
-    monkeypatch.setattr(camera, "open_context", lambda: context)
+    monkeypatch.setattr(realsense_device, "open_context", lambda: context)
     device = SoftwareRealSense(views=views, fps=FPS)
     device.plug_into(context)
 

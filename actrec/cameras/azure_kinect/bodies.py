@@ -8,14 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.cameras.azure_kinect.captures import Capture
+from actrec.cameras.azure_kinect.sdk import Capture
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import DeviceError
 
 PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
-
-_LAYOUT = "azure_kinect_32"
 
 _SCORES = np.array([0.0, 0.5, 1.0, 1.0], np.float32)
 """Score of a k4abt confidence level: none (out of range), low (occluded), medium (visible), high (not used yet)."""
@@ -42,13 +40,7 @@ class BodyTracker:
     """
 
     def __init__(
-        self,
-        k4abt: Any,
-        calibration: Any,
-        to_color: np.ndarray,
-        intrinsics: Intrinsics,
-        processing: str = "cuda",
-        model: str = "",
+        self, k4abt: Any, calibration: Any, to_color: np.ndarray, intrinsics: Intrinsics, processing: str, model: str
     ):
         self._k4abt, self._pose, self._intrinsics = k4abt, to_color, intrinsics
         self._handle = k4abt.k4abt_tracker_t()
@@ -153,17 +145,10 @@ class BodyTracker:
         millimeters = np.array([joint.position.v for joint in skeleton.joints])
         positions = millimeters / 1000 @ self._pose[:3, :3].T + self._pose[:3, 3]
         positions[confidence == 0] = np.nan
-        joints, scores = convert(positions, _SCORES[confidence], _LAYOUT)
-        return Body(f"body_{number}", CANONICAL, joints, project_distorted(joints, self._intrinsics), scores)
-
-
-def project_distorted(positions: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """Project joints [V, 3] (optical frame) to pixels [V, 2] float32 with lens distortion; NaN for NaN."""
-    pixels = np.full((len(positions), 2), np.nan, np.float32)
-    with np.errstate(invalid="ignore"):
-        known = positions[:, 2] > 0
-    if known.any():
-        points = positions[known].astype(np.float64)
-        distortion = np.array(camera.distortion or (0.0,) * 5)
-        pixels[known] = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.matrix, distortion)[0][:, 0]
-    return pixels
+        joints, scores = convert(positions, _SCORES[confidence], "azure_kinect_32")
+        camera, pixels = self._intrinsics, np.full((len(joints), 2), np.nan, np.float32)
+        known = np.nan_to_num(joints[:, 2]) > 0
+        if known.any():
+            points, distortion = joints[known].astype(np.float64), np.array(camera.distortion or (0.0,) * 5)
+            pixels[known] = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.matrix, distortion)[0][:, 0]
+        return Body(f"body_{number}", CANONICAL, joints, pixels, scores)

@@ -2,19 +2,34 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import cv2
+import numpy as np
+
 from actrec.cameras.azure_kinect.bodies import PROCESSING, BodyTracker
-from actrec.cameras.azure_kinect.captures import Capture, Image, View
-from actrec.cameras.azure_kinect.library import load, sibling_path
-from actrec.cameras.azure_kinect.sources import COLOR_MODES, DEPTH_MODES, RATES, Device, Playback
-from actrec.cameras.base import Camera, Pace
-from actrec.cameras.clock import DeviceClock, StampStatistics
+from actrec.cameras.azure_kinect.sdk import (
+    COLOR_MODES,
+    DEPTH_MODES,
+    RATES,
+    Capture,
+    Device,
+    Image,
+    Playback,
+    load,
+    load_record,
+)
+from actrec.cameras.base import Camera, DeviceClock, Pace, StampStatistics
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
+from actrec.utils.calibration_files import CameraFiles, DepthGeometry, fitted
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.registration import Registration
+
+_COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
+_BROWN_CONRADY = 4  # K4A_CALIBRATION_LENS_DISTORTION_MODEL_BROWN_CONRADY, the model of every shipped camera
 
 _POLL_S = 0.05
 """Longest wait inside the SDK, and so of a thread that closes the camera."""
@@ -40,9 +55,7 @@ class AzureKinectConfig:
         True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
     )
     calibration: str = setting(
-        "auto",
-        "auto uses this camera's files from actrec calibrate if there are any.",
-        choices=("auto", "factory"),
+        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
     )
     recording: str = setting("", "Recording of k4arecorder (.mkv) to play instead of a camera.")
     rate: float = setting(
@@ -52,10 +65,138 @@ class AzureKinectConfig:
     body_processing: str = setting("cuda", "Processor of body tracking.", choices=tuple(PROCESSING))
     body_model: str = setting("", "Network file of body tracking; empty for the SDK's.")
     body_wait_s: float = setting(0.1, "Longest wait for the bodies of a frame.", unit="s", range=(0, 60))
-    library: str = setting("", "File of libk4a, e.g. of Orbbec's K4A wrapper; empty for the system's.")
-    record_library: str = setting("", "File of libk4arecord; empty for the one beside `library`.")
+    library: str = setting(
+        "", "File of libk4a, e.g. of Orbbec's K4A wrapper, with libk4arecord beside it; empty for the system's."
+    )
     body_library: str = setting("", "File of libk4abt; empty for the system's.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
+
+
+class View:
+    """Conversion of captures to registered images.
+
+    Depth is registered by `Registration` if calibration files describe the depth camera, else by the SDK with the color
+    intrinsics in use. It is registered directly at the size of the color images.
+
+    Attributes:
+        intrinsics: Intrinsics of both images.
+        depth_lens, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
+
+    Args:
+        k4a: Bindings of libk4a.
+        calibration: Factory calibration.
+        files: Calibration files; None for the factory calibration only.
+        config: Its `width`, `rectify` and `register`.
+
+    Raises:
+        ConfigError: The camera's images are narrower than `width`.
+        InputError: A file has another aspect ratio than the images.
+        DeviceError: The calibration's lens model is unknown, or the SDK rejects it.
+    """
+
+    def __init__(self, k4a: Any, calibration: Any, files: CameraFiles | None, config: AzureKinectConfig):
+        self._k4a, self._register = k4a, config.register
+        factory = _intrinsics(calibration.color_camera_calibration)
+        if config.width > factory.width:
+            raise ConfigError(
+                f"width is {config.width}, but the images are {factory.width} wide: set a smaller width, or 0"
+            )
+        width = config.width or factory.width
+        size = width, round(width * factory.height / factory.width)
+        own = files.color if files is not None else None
+        self._lens = fitted(own, *size) if own is not None else factory.resized(*size)
+        self.intrinsics = replace(self._lens, distortion=()) if config.rectify else self._lens
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        self._registration: Registration | None = None
+        self._transformation = None
+        depth = _intrinsics(calibration.depth_camera_calibration)
+        if files is not None and files.geometry is not None and files.depth is not None:
+            self.depth_lens, self.geometry = fitted(files.depth, depth.width, depth.height), files.geometry
+            self._registration = Registration(self.depth_lens, self.intrinsics, self.geometry)
+        else:
+            self.depth_lens, self.geometry = depth, _factory_geometry(calibration)
+            self._transformation = self._make_transformation(calibration)
+
+    def color(self, image: Image) -> np.ndarray | None:
+        """Return [H, W, 3] uint8 RGB; None if the image is damaged."""
+        c = self.intrinsics
+        pixels = image.rgb(c.width)
+        if pixels is None:
+            return None
+        if c == self._lens:
+            same = pixels.shape[:2] == (c.height, c.width)
+            return pixels if same else cv2.resize(pixels, (c.width, c.height), interpolation=cv2.INTER_AREA)
+        if self._maps is None:
+            lens = self._lens.resized(pixels.shape[1], pixels.shape[0])
+            self._maps = cv2.initUndistortRectifyMap(
+                lens.matrix, np.array(lens.distortion), None, c.matrix, (c.width, c.height), cv2.CV_16SC2
+            )
+        return cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR)
+
+    def depth(self, image: Image) -> np.ndarray:
+        """Return depth in the color camera's image: [H, W] float32 m, NaN if missing.
+
+        Raises:
+            DeviceError: The SDK cannot register it.
+        """
+        if not self._register:
+            return image.depth()
+        if self._registration is not None:
+            return self._registration.register(image.depth())
+        k4a, c, handle = self._k4a, self.intrinsics, self._k4a.k4a_image_t()
+        kind = k4a.K4A_IMAGE_FORMAT_DEPTH16
+        if k4a.k4a_image_create(kind, c.width, c.height, 2 * c.width, handle):
+            raise DeviceError("the Azure Kinect SDK cannot allocate a depth image: close other programs")
+        registered = Image(k4a, handle)
+        try:
+            # pykinect-azure's wrapper does not return the result.
+            transform = k4a.k4a_dll.k4a_transformation_depth_image_to_color_camera
+            transform.argtypes = (k4a.k4a_transformation_t, k4a.k4a_image_t, k4a.k4a_image_t)
+            if transform(self._transformation, image.handle, handle):
+                raise DeviceError("the Azure Kinect SDK cannot register depth to color: open the camera again")
+            return registered.depth()
+        finally:
+            registered.release()
+
+    def close(self) -> None:
+        """Free the transformation."""
+        if self._transformation is not None:
+            self._k4a.k4a_transformation_destroy(self._transformation)
+            self._transformation = None
+
+    def _make_transformation(self, calibration: Any) -> Any:
+        copy = type(calibration).from_buffer_copy(calibration)
+        camera, c = copy.color_camera_calibration, self.intrinsics
+        camera.resolution_width, camera.resolution_height = c.width, c.height
+        values = {"fx": c.fx, "fy": c.fy, "cx": c.cx, "cy": c.cy}
+        values |= dict.fromkeys(_COEFFICIENTS, 0.0) | dict(zip(_COEFFICIENTS, c.distortion, strict=False))
+        for name, value in values.items():
+            setattr(camera.intrinsics.parameters.param, name, value)
+        transformation = self._k4a.k4a_transformation_create(copy)
+        if not transformation:
+            raise DeviceError("the Azure Kinect SDK rejects the camera's calibration: update its firmware")
+        return transformation
+
+
+def _intrinsics(camera: Any) -> Intrinsics:
+    """Convert a `k4a_calibration_camera_t`."""
+    if camera.intrinsics.type != _BROWN_CONRADY:
+        raise DeviceError(
+            f"the Azure Kinect's calibration has lens model {camera.intrinsics.type}, only Brown-Conrady "
+            f"({_BROWN_CONRADY}) is supported: update its firmware"
+        )
+    p = camera.intrinsics.parameters.param
+    distortion = tuple(float(getattr(p, name)) for name in _COEFFICIENTS)
+    size = int(camera.resolution_width), int(camera.resolution_height)
+    return Intrinsics(*size, p.fx, p.fy, p.cx, p.cy, distortion if any(distortion) else ())
+
+
+def _factory_geometry(calibration: Any) -> DepthGeometry:
+    depth_to_color = calibration.extrinsics[0][1]  # K4A_CALIBRATION_TYPE_DEPTH to …_COLOR
+    pose = np.eye(4)
+    pose[:3, :3] = np.array(depth_to_color.rotation).reshape(3, 3)
+    pose[:3, 3] = np.array(depth_to_color.translation) / 1000
+    return DepthGeometry(pose)
 
 
 class AzureKinectCamera(Camera):
@@ -65,7 +206,6 @@ class AzureKinectCamera(Camera):
     transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
 
     Attributes:
-        serial: Serial number of the camera, or of the camera that made the recording, once open; empty if unknown.
         skipped: Frames dropped since opening for a newer one.
         incomplete: Captures without color or without depth.
         unpaired: Captures with color and depth more than half a frame period apart.
@@ -83,7 +223,11 @@ class AzureKinectCamera(Camera):
 
     def __init__(self, **options: Any):
         self.config: AzureKinectConfig = build(AzureKinectConfig, options)
-        _check(self.config)
+        if self.config.fps not in RATES:
+            raise ConfigError(f"AzureKinectConfig.fps is {self.config.fps}, allowed: 5, 15, 30 Hz")
+        for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
+            if self.config.fps == 30 and getattr(self.config, name) == mode and self.live:
+                raise ConfigError(f"AzureKinectConfig.{name} {mode} supports 5 and 15 Hz, not 30: set fps=15")
         self._source: Device | Playback | None = None
         self._view: View | None = None
         self._tracker: BodyTracker | None = None
@@ -146,17 +290,21 @@ class AzureKinectCamera(Camera):
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            self._opened()
+            source, view = self._opened()
             while True:
-                with self._next(deadline) as capture:
-                    frame = self._frame(capture)
+                if isinstance(source, Device):
+                    capture = self._next(source, deadline)
+                else:
+                    capture = self._next_recorded(source)
+                with capture:
+                    frame = self._frame(capture, view)
                 if frame is not None:
                     return frame
 
-    def calibration(self) -> calibration_files.CameraFiles:
+    def calibration(self) -> CameraFiles:
         """Return the factory's calibration, or the camera's calibration files."""
         _, view = self._opened()
-        return calibration_files.CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
+        return CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
 
     def figures(self) -> dict[str, float | int]:
         """Return delay and jitter of the stamps, the clocks' offset, and the frames dropped since opening, by cause."""
@@ -175,34 +323,27 @@ class AzureKinectCamera(Camera):
         # Report a missing library before the camera starts.
         k4abt = load("k4abt", c.body_library) if c.bodies else None
         if c.recording:
-            library = c.record_library or sibling_path(c.library, "k4arecord")
-            self._source = playback = Playback(k4a, load("k4arecord", library), c.recording)
+            self._source = playback = Playback(k4a, load_record(c.library), c.recording)
             self._fps = playback.fps
         else:
             self._source = Device(k4a, c.serial, c.color_mode, c.depth_mode, c.color_format, c.fps)
         self.serial = self._source.serial
         files = calibration_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
-        self._view = view = View(k4a, calibration, files, c.width, c.rectify, c.register)
+        self._view = view = View(k4a, calibration, files, c)
         if k4abt is not None:
-            self._tracker = BodyTracker(
-                k4abt, calibration, view.to_color, view.intrinsics, c.body_processing, c.body_model
-            )
+            pose = view.geometry.to_color
+            self._tracker = BodyTracker(k4abt, calibration, pose, view.intrinsics, c.body_processing, c.body_model)
 
     def _opened(self) -> tuple[Device | Playback, View]:
         if self._source is None or self._view is None:
             raise DeviceError("the Azure Kinect is not open: call open() or use a with statement")
         return self._source, self._view
 
-    def _next(self, deadline: float) -> Capture:
-        """Return the next usable capture."""
-        source, _ = self._opened()
-        if isinstance(source, Playback):
-            return self._next_recorded(source)
-        while True:
+    def _next(self, source: Device, deadline: float) -> Capture:
+        """Return the next usable capture of the camera."""
+        while not self._closing.is_set():
             left = deadline - time.monotonic()
-            if self._closing.is_set():
-                raise DeviceError("the Azure Kinect was closed during a read")
             if left <= 0:
                 raise DeviceError(
                     f"the Azure Kinect {source.serial} sent no frame in time: use its own USB 3 controller"
@@ -210,6 +351,7 @@ class AzureKinectCamera(Camera):
             capture = source.next(min(left, _POLL_S))
             if capture is not None and self._usable(capture):
                 return self._newest(source, capture)
+        raise DeviceError("the Azure Kinect was closed during a read")
 
     def _newest(self, source: Device, capture: Capture) -> Capture:
         """Return the last of the queued captures."""
@@ -225,24 +367,23 @@ class AzureKinectCamera(Camera):
         return capture
 
     def _next_recorded(self, source: Playback) -> Capture:
-        while True:
-            if self._closing.is_set():
-                raise DeviceError("the recording was closed during a read")
+        """Return the next usable capture of the recording when it is due."""
+        while not self._closing.is_set():
             capture = source.next()
             if not self._usable(capture):
                 continue
             assert capture.color is not None
             due = self._pace.due(capture.color.device_us * 1000)
-            if self._closing.wait(max(0.0, due - time.monotonic())):
-                capture.release()
-                raise DeviceError("the recording was closed during a read")
-            return capture
+            if not self._closing.wait(max(0.0, due - time.monotonic())):
+                return capture
+            capture.release()
+        raise DeviceError("the recording was closed during a read")
 
     def _usable(self, capture: Capture) -> bool:
         """Return whether a capture has color and depth of one instant; count and release it otherwise."""
         if capture.color is None or capture.depth is None:
             self.incomplete += 1
-        elif capture.time_difference_us > 500_000 / self._fps:
+        elif abs(capture.color.device_us - capture.depth.device_us) > 500_000 / self._fps:
             self.unpaired += 1
         else:
             if self.live:
@@ -251,9 +392,8 @@ class AzureKinectCamera(Camera):
         capture.release()
         return False
 
-    def _frame(self, capture: Capture) -> RgbdFrame | None:
+    def _frame(self, capture: Capture, view: View) -> RgbdFrame | None:
         """Return the frame of a capture; None if its color is damaged."""
-        _, view = self._opened()
         assert capture.color is not None and capture.depth is not None
         queued = self._tracker is not None and self._tracker.offer(capture)
         color = view.color(capture.color)
@@ -262,10 +402,8 @@ class AzureKinectCamera(Camera):
             return None
         frame = RgbdFrame(0, color, view.depth(capture.depth), view.intrinsics, self.config.frame_id)
         if self._tracker is not None:
-            tolerance = round(500_000 / self._fps)
-            bodies = (
-                self._tracker.collect(capture.depth.device_us, tolerance, self.config.body_wait_s) if queued else None
-            )
+            tolerance, wait_s = round(500_000 / self._fps), self.config.body_wait_s
+            bodies = self._tracker.collect(capture.depth.device_us, tolerance, wait_s) if queued else None
             self.without_bodies += bodies is None
             frame.skeletons = bodies or []
         frame.stamp_ns = self._stamp_ns if self.live else self._pace.advance(capture.color.device_us * 1000)
@@ -279,12 +417,3 @@ class AzureKinectCamera(Camera):
         arrival = now - (waited if 0 <= waited < _MAX_QUEUED_NS else 0)
         self._stamp_ns = self._clock.system_ns(image.device_us * 1000, arrival)
         self._stamps.update(self._stamp_ns, arrival)
-
-
-def _check(config: AzureKinectConfig) -> None:
-    """Raise ConfigError for settings that the camera does not support."""
-    if config.fps not in RATES:
-        raise ConfigError(f"AzureKinectConfig.fps is {config.fps}, allowed: 5, 15, 30 Hz")
-    for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
-        if config.fps == 30 and getattr(config, name) == mode and not config.recording:
-            raise ConfigError(f"AzureKinectConfig.{name} {mode} supports 5 and 15 Hz, not 30: set fps=15")

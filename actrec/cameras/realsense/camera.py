@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,18 +11,26 @@ import cv2
 import numpy as np
 import pyrealsense2 as rs
 
-from actrec.cameras.base import Camera, Pace
-from actrec.cameras.clock import DeviceClock, StampStatistics
+from actrec.cameras.base import Camera, DeviceClock, Pace, StampStatistics
 from actrec.cameras.realsense import device as realsense_device
-from actrec.cameras.realsense.depth import FilterSettings, RegisteredDepth
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
+from actrec.utils.calibration_files import CameraFiles, DepthGeometry, fitted
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
+from actrec.utils.registration import Registration
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+
+_RESET_S = 15.0
+"""Timeout for the camera to reappear after a reset."""
+
+_LARGEST_MISFIT_PX = 0.1
+_GRID = 25
+
+_HOLE_FILLING = ("none", "left", "farthest", "nearest")
 
 _TO_RGB = {
     rs.format.bgr8: cv2.COLOR_BGR2RGB,
@@ -35,8 +43,8 @@ _TO_RGB = {
 
 
 @dataclass(frozen=True)
-class RealSenseConfig(FilterSettings):
-    """Settings of `RealSenseCamera`."""
+class RealSenseConfig:
+    """Settings of `RealSenseCamera`. The filters of depth are off by default: each costs time or blurs edges."""
 
     serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
     width: int = setting(640, "Width of the color images and the registered depth.", unit="px", range=(1, 8192))
@@ -44,6 +52,13 @@ class RealSenseConfig(FilterSettings):
     depth_width: int = setting(0, "Width of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
     depth_height: int = setting(0, "Height of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
     fps: int = setting(30, "Frames per second.", unit="Hz", range=(1, 300))
+    decimation: int = setting(1, "Downsampling factor of depth; 1 for none.", range=(1, 8))
+    spatial: bool = setting(False, "Smooth depth across the image, preserving edges.")
+    temporal: bool = setting(False, "Smooth depth over time; fast motion leaves trails.")
+    hole_filling: str = setting("none", "Neighbor that fills missing depth.", choices=_HOLE_FILLING)
+    farthest: float = setting(
+        0.0, "Maximum depth; farther depth is missing. 0 for no limit.", unit="m", range=(0.0, 65.0)
+    )
     options: str = setting(
         "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
@@ -58,19 +73,16 @@ class RealSenseConfig(FilterSettings):
         "When to reset the camera on opening: after a stall, always, or never.",
         choices=("stall", "always", "never"),
     )
-    reset_wait_s: float = setting(
-        15.0, "Timeout for the camera to reappear after a reset.", unit="s", range=(1.0, 120.0)
-    )
     recording: str = setting("", "Librealsense recording (.db3, .bag) to play instead of a camera.")
     realtime: bool = setting(True, "Play a recording at its own pace; false plays every frame, as fast as it is read.")
-    restamp: bool = setting(True, "Stamp a recording from the current time; false keeps the recorded stamps.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class RealSenseCamera(Camera):
     """RealSense camera that returns the newest frame, with depth registered to color.
 
-    Stamps are capture times: librealsense's global time, or the device's clock mapped to the system's.
+    Stamps are capture times: librealsense's global time, or the device's clock mapped to the system's. Stamps of a
+    recording start now and keep the recorded intervals.
 
     Attributes:
         skipped: Frames dropped since opening, by their frame numbers.
@@ -91,7 +103,7 @@ class RealSenseCamera(Camera):
         self._reset_figures()
         self._pipeline: Any = None
         self._context: Any = None
-        self._serial = self.config.serial
+        self.serial = self.config.serial
         self._stalled = False
 
     @property
@@ -103,11 +115,6 @@ class RealSenseCamera(Camera):
     def paced(self) -> bool:  # type: ignore[override]
         """False for a recording without `realtime`."""
         return self.live or self.config.realtime
-
-    @property
-    def serial(self) -> str:  # type: ignore[override]
-        """Serial number of the camera, or of the camera that made the recording; valid once open."""
-        return self._serial
 
     @property
     def intrinsics(self) -> Intrinsics:
@@ -125,12 +132,17 @@ class RealSenseCamera(Camera):
         """
         if self._pipeline is not None:
             return
-        self._context = self._context or open_context()
+        self._context = self._context or realsense_device.open_context()
         self._reset_figures()
-        device = None if self.config.recording else self._camera()
+        device = self._find() if self.live else None
         self._pipeline = rs.pipeline(self._context)
         try:
-            self._start(device)
+            profile = self._play() if device is None else self._start(device)
+            self.serial = serial = realsense_device.info(profile.get_device(), rs.camera_info.serial_number)
+            own = self.config.calibration == "auto" and serial
+            files = calibration_files.load(serial) if own else CameraFiles(serial)
+            self._depth = RegisteredDepth(profile, self.config, files)
+            self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
         except BaseException:
             self.close()
             raise
@@ -150,21 +162,22 @@ class RealSenseCamera(Camera):
             DeviceError: No frame with color and depth within `timeout_s`: unplugged, or stalled.
         """
         deadline = time.monotonic() + timeout_s
-        while True:
-            frames = self._next(deadline)
-            if frames is None:
-                raise self._no_frame_error(timeout_s)
+        while (frames := self._next(deadline)) is not None:
             arrival = time.time_ns()
             color, depth = frames.get_color_frame(), frames.get_depth_frame()
             if not color or not depth:
                 self.incomplete += 1
-                continue
-            if _time_difference_ns(color, depth) > self._half_frame_ns:
+            elif (
+                # Different clocks stamp them during startup.
+                color.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain()
+                or abs(color.get_timestamp() - depth.get_timestamp()) * 1e6 > self._half_frame_ns
+            ):
                 self.unpaired += 1
-                continue
-            return self._frame(frames, color, self._stamp(color, arrival), arrival)
+            else:
+                return self._frame(frames, color, arrival)
+        raise self._no_frame_error(timeout_s)
 
-    def calibration(self) -> calibration_files.CameraFiles:
+    def calibration(self) -> CameraFiles:
         """Return the factory's calibration, or the camera's calibration files."""
         self._opened()
         return self._depth.calibration
@@ -180,34 +193,32 @@ class RealSenseCamera(Camera):
         self._number: int | None = None
         self._warned = False
 
-    def _camera(self) -> Any:
+    def _opened(self) -> Any:
+        if self._pipeline is None:
+            raise DeviceError("the RealSense is not open: call open() or use a with statement")
+        return self._pipeline
+
+    def _find(self) -> Any:
         """Return the device, after a reset if one is due."""
-        device = realsense_device.find(self._context, self._serial)
-        self._serial = realsense_device.serial_of(device)  # a reset must find the same camera
+        device = realsense_device.find(self._context, self.serial)
+        self.serial = realsense_device.info(device, rs.camera_info.serial_number)  # a reset must find the same camera
         if self.config.reset == "always" or (self.config.reset == "stall" and self._stalled):
-            device = self._reset(device)
+            logger.warning("resetting RealSense %s", self.serial)
+            try:
+                device.hardware_reset()
+            except RuntimeError as error:
+                logger.warning("RealSense %s cannot be reset (%s); opening it without", self.serial, error)
+            else:
+                device = realsense_device.wait_for(self._context, self.serial, _RESET_S)
         self._stalled = False
         if realsense_device.info(device, rs.camera_info.usb_type_descriptor).startswith("2"):
-            logger.warning("RealSense %s is connected by USB 2: few profiles, and frames may be lost", self._serial)
+            logger.warning("RealSense %s is connected by USB 2: few profiles, and frames may be lost", self.serial)
         return device
 
-    def _reset(self, device: Any) -> Any:
-        logger.warning("resetting RealSense %s", self._serial)
-        try:
-            device.hardware_reset()
-        except RuntimeError as error:
-            logger.warning("RealSense %s cannot be reset (%s); opening it without", self._serial, error)
-            return device
-        return realsense_device.wait_for(self._context, self._serial, self.config.reset_wait_s)
-
-    def _start(self, device: Any) -> None:
-        c = self.config
+    def _start(self, device: Any) -> Any:
+        c, config = self.config, rs.config()
         size = c.depth_width or c.width, c.depth_height or c.height
-        if device is None:
-            self._play(Path(c.recording).expanduser())
-            return
-        config = rs.config()
-        config.enable_device(self._serial)
+        config.enable_device(self.serial)
         config.enable_stream(rs.stream.color, c.width, c.height, rs.format.rgb8, c.fps)
         config.enable_stream(rs.stream.depth, *size, rs.format.z16, c.fps)
         try:
@@ -215,16 +226,15 @@ class RealSenseCamera(Camera):
             for sensor in device.query_sensors():
                 if sensor.supports(rs.option.global_time_enabled):
                     sensor.set_option(rs.option.global_time_enabled, 1)
-            profile = self._pipeline.start(config)
+            return self._pipeline.start(config)
         except RuntimeError as error:
             streams = f"color {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
             raise realsense_device.explain_start_error(error, device, streams) from error
-        self._prepare(profile)
 
-    def _play(self, path: Path) -> None:
+    def _play(self) -> Any:
+        path, config = Path(self.config.recording).expanduser(), rs.config()
         if not path.is_file():
             raise DeviceError(f"there is no recording '{path}': check the path")
-        config = rs.config()
         try:
             config.enable_device_from_file(str(path), repeat_playback=False)
             config.enable_stream(rs.stream.color)
@@ -239,16 +249,7 @@ class RealSenseCamera(Camera):
                 f"{' '.join(str(error).split())}; use driver replay for a ROS bag, rs-convert for an old .bag"
             ) from error
         self._playback = profile.get_device().as_playback()
-        self._prepare(profile)
-
-    def _prepare(self, profile: Any) -> None:
-        """Prepare registration, options and clock from the started streams."""
-        self._serial = serial = realsense_device.serial_of(profile.get_device())
-        factory = self.config.calibration == "factory" or not serial
-        files = calibration_files.CameraFiles(serial) if factory else calibration_files.load(serial)
-        settings = {field.name: getattr(self.config, field.name) for field in fields(FilterSettings)}
-        self._depth = RegisteredDepth(profile, FilterSettings(**settings), files, self.config.register)
-        self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
+        return profile
 
     def _next(self, deadline: float) -> Any:
         """Return the newest frameset; None after the deadline."""
@@ -271,15 +272,25 @@ class RealSenseCamera(Camera):
             if self._playback.current_status() == rs.playback_status.stopped:
                 return EndOfStream(f"'{self.config.recording}' has ended")
             return DeviceError(f"'{self.config.recording}': no frame with color and depth within {timeout_s:g} s")
-        if self._serial not in realsense_device.connected(self._context):
-            return DeviceError(f"RealSense {self._serial} was unplugged: plug it in, and it is opened again")
+        if self.serial not in realsense_device.connected(self._context):
+            return DeviceError(f"RealSense {self.serial} was unplugged: plug it in, and it is opened again")
         self._stalled = True
         dropped = f", {self.incomplete} framesets without color or depth" if self.incomplete else ""
         dropped += f", {self.unpaired} with color and depth too far apart in time" if self.unpaired else ""
         return DeviceError(
-            f"RealSense {self._serial} is connected but sent no frame within {timeout_s:g} s{dropped}: use another "
+            f"RealSense {self.serial} is connected but sent no frame within {timeout_s:g} s{dropped}: use another "
             "cable or USB port, or a lower profile; opening it again resets it (reset: stall)"
         )
+
+    def _frame(self, frames: Any, color: Any, arrival: int) -> RgbdFrame:
+        stamp, number = self._stamp(color, arrival), color.get_frame_number()
+        if self.live and self._number is not None and number > self._number:
+            self.skipped += number - self._number - 1
+        self._number = number
+        self._stamps.update(stamp, arrival)
+        if not self.live:
+            stamp = self._pace.advance(stamp)
+        return RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
 
     def _stamp(self, frame: Any, arrival: int) -> int:
         """Return the capture time in nanoseconds of the system's clock; as recorded for a recording."""
@@ -291,44 +302,13 @@ class RealSenseCamera(Camera):
             logger.warning(
                 "RealSense %s stamps frames at arrival, not at capture: for capture times install librealsense "
                 "with its kernel patches or its RSUSB backend",
-                self._serial,
+                self.serial,
             )
         return stamp
 
-    def _frame(self, frames: Any, color: Any, stamp: int, arrival: int) -> RgbdFrame:
-        number = color.get_frame_number()
-        if self.live and self._number is not None and number > self._number:
-            self.skipped += number - self._number - 1
-        self._number = number
-        self._stamps.update(stamp, arrival)
-        if not self.live and self.config.restamp:
-            stamp = self._pace.advance(stamp)
-        return RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
-
-    def _opened(self) -> Any:
-        if self._pipeline is None:
-            raise DeviceError("the RealSense is not open: call open() or use a with statement")
-        return self._pipeline
-
-
-def _time_difference_ns(color: Any, depth: Any) -> float:
-    """Return the time between two frames; infinite if different clocks stamp them, as during startup."""
-    if color.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain():
-        return float("inf")
-    return abs(color.get_timestamp() - depth.get_timestamp()) * 1e6
-
-
-def open_context() -> Any:
-    """Return a librealsense context for USB cameras, without its own DDS, which could disturb ROS."""
-    return rs.context('{"dds": {"enabled": false}}')
-
 
 def _rgb(frame: Any) -> np.ndarray:
-    """Return [H, W, 3] RGB; a copy, since librealsense has few buffers.
-
-    Raises:
-        InputError: The color format of a recording is not supported.
-    """
+    """Return [H, W, 3] RGB; a copy, since librealsense has few buffers."""
     pixels, kind = np.asanyarray(frame.get_data()), frame.get_profile().format()
     if kind == rs.format.rgb8:
         return pixels.copy()
@@ -337,3 +317,128 @@ def _rgb(frame: Any) -> np.ndarray:
     if kind in (rs.format.yuyv, rs.format.uyvy):
         pixels = pixels.view(np.uint8).reshape(*pixels.shape[:2], 2)
     return cv2.cvtColor(pixels, _TO_RGB[kind])
+
+
+class RegisteredDepth:
+    """Filtered depth in the color camera's image.
+
+    The calibration comes from `actrec calibrate` if there are files, else from the factory. librealsense's own aligner
+    moves the pixels but keeps the depth along the depth camera's axis: centimeters of error at one degree of tilt.
+
+    Attributes:
+        color: Intrinsics of the color and depth images.
+        calibration: Calibration in use.
+
+    Args:
+        profile: Profile of the started pipeline.
+        config: Its filters, and `register`: false keeps the depth camera's image, not decimated.
+        files: The camera's calibration files.
+    """
+
+    def __init__(self, profile: Any, config: RealSenseConfig, files: CameraFiles):
+        color = profile.get_stream(rs.stream.color).as_video_stream_profile()
+        depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
+        # Unregistered depth serves calibration, which needs every pixel.
+        self._decimation = config.decimation if config.register else 1
+        self._filters = _make_filters(replace(config, decimation=self._decimation))
+        self._registers = config.register
+        if files.color is not None:
+            self.color = fitted(files.color, color.width(), color.height())
+        else:
+            self.color = from_realsense(color.get_intrinsics())
+        self._geometry = files.geometry or _factory_geometry(depth, color)
+        self._lens = from_realsense(depth.get_intrinsics())
+        if files.depth is not None:
+            self._lens = fitted(files.depth, self._lens.width, self._lens.height)
+        self.calibration = CameraFiles(files.serial, self.color, self._lens, self._geometry)
+        self._registration: Registration | None = None
+        if files.color is not None or files.geometry is not None:
+            logger.info("RealSense %s: using its files from actrec calibrate", files.serial)
+
+    def register(self, frames: Any) -> np.ndarray:
+        """Return the depth of a frameset in the color image: [H, W] float32 m, NaN if missing."""
+        for block in self._filters:
+            frames = block.process(frames).as_frameset()
+        frame = frames.get_depth_frame()
+        depth = np.asanyarray(frame.get_data()).astype(np.float32) * np.float32(frame.get_units())
+        depth[depth == 0] = np.nan
+        if not self._registers:
+            return depth
+        if self._registration is None:  # now, since filters change the size
+            lens = _decimated(self._lens, self._decimation, *depth.shape)
+            self._registration = Registration(lens, self.color, self._geometry)
+        return self._registration.register(depth)
+
+
+def _make_filters(config: RealSenseConfig) -> list[Any]:
+    """Return librealsense's post-processing filters in the vendor's order.
+
+    Spatial and temporal work on disparity, whose noise does not depend on the distance.
+    """
+    filters: list[Any] = []
+    if config.decimation > 1:
+        filters.append(rs.decimation_filter(config.decimation))
+    if config.farthest:
+        filters.append(rs.threshold_filter(0.0, config.farthest))
+    if config.spatial or config.temporal:
+        filters.append(rs.disparity_transform(True))
+        filters += [rs.spatial_filter()] if config.spatial else []
+        filters += [rs.temporal_filter()] if config.temporal else []
+        filters.append(rs.disparity_transform(False))
+    if config.hole_filling != "none":
+        filters.append(rs.hole_filling_filter(_HOLE_FILLING.index(config.hole_filling) - 1))
+    return filters
+
+
+def _decimated(lens: Intrinsics, factor: int, height: int, width: int) -> Intrinsics:
+    """Return the intrinsics of depth images decimated by `factor`.
+
+    librealsense's own intrinsics take the first pixel of a block for its center, and its images are padded to a
+    multiple of four.
+    """
+    cx, cy = ((center + 0.5) / factor - 0.5 for center in (lens.cx, lens.cy))
+    return Intrinsics(width, height, lens.fx / factor, lens.fy / factor, cx, cy, lens.distortion)
+
+
+def _factory_geometry(depth: Any, color: Any) -> DepthGeometry:
+    extrinsics = depth.get_extrinsics_to(color)
+    pose = np.eye(4)
+    pose[:3, :3] = np.array(extrinsics.rotation).reshape(3, 3).T  # column-major
+    pose[:3, 3] = extrinsics.translation
+    return DepthGeometry(pose)
+
+
+def from_realsense(lens: Any) -> Intrinsics:
+    """Convert a `pyrealsense2.intrinsics`.
+
+    OpenCV's Brown-Conrady model is fitted to the other lens models on a grid of pixels, by least squares: given
+    undistorted rays, it is linear in k1, k2, p1, p2, k3.
+
+    Raises:
+        DeviceError: Five coefficients cannot describe the lens (a fisheye).
+    """
+    pinhole = Intrinsics(lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy)
+    if lens.model == rs.distortion.none or not any(lens.coeffs):
+        return pinhole
+    if lens.model == rs.distortion.brown_conrady:
+        return replace(pinhole, distortion=tuple(map(float, lens.coeffs)))
+    u, v = np.meshgrid(np.linspace(0, lens.width - 1, _GRID), np.linspace(0, lens.height - 1, _GRID))
+    pixels = np.stack([u.ravel(), v.ravel()], -1)
+    rays = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel.tolist(), 1.0) for pixel in pixels])
+    if lens.model == rs.distortion.modified_brown_conrady:
+        # librealsense can only add this option; it ignores a request to remove it.
+        pixels = np.array([rs.rs2_project_point_to_pixel(lens, ray.tolist()) for ray in rays])
+    x, y = rays[:, 0], rays[:, 1]
+    r = x * x + y * y
+    across = np.stack([x * r, x * r**2, 2 * x * y, r + 2 * x * x, x * r**3], -1) * lens.fx
+    down = np.stack([y * r, y * r**2, r + 2 * y * y, 2 * x * y, y * r**3], -1) * lens.fy
+    wanted = pixels - np.stack([lens.fx * x + lens.ppx, lens.fy * y + lens.ppy], -1)
+    rows, values = np.concatenate([across, down]), np.concatenate([wanted[:, 0], wanted[:, 1]])
+    found = np.linalg.lstsq(rows, values, rcond=None)[0]
+    misfit = float(np.abs(rows @ found - values).max())
+    if not misfit < _LARGEST_MISFIT_PX:
+        raise DeviceError(
+            f"five coefficients fit the lens model {lens.model} of the color camera only to {misfit:.2f} px: "
+            "calibrate it with actrec calibrate intrinsics, or use the vendor's rectified images"
+        )
+    return replace(pinhole, distortion=tuple(map(float, found)))

@@ -1,5 +1,6 @@
 """RealSense devices: discovery, options, and explanations of librealsense's errors."""
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -11,8 +12,6 @@ from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 
 USB = Path("/sys/bus/usb/devices")
 
-_INTEL = "8086"
-
 _UDEV = (
     "install librealsense's udev rules (99-realsense-libusb.rules, from its config folder) into /etc/udev/rules.d, "
     "run `sudo udevadm control --reload && sudo udevadm trigger`, and plug the camera in again"
@@ -21,20 +20,20 @@ _UDEV = (
 _POLL_S = 0.1
 
 
+def open_context() -> Any:
+    """Return a librealsense context for USB cameras, without its own DDS, which could disturb ROS."""
+    return rs.context('{"dds": {"enabled": false}}')
+
+
 def info(device: Any, field: Any) -> str:
     """Return a camera info field, "" if the device lacks it."""
     return str(device.get_info(field)) if device.supports(field) else ""
 
 
-def serial_of(device: Any) -> str:
-    """Return a device's serial number, "" if it reports none (in recovery mode)."""
-    return info(device, rs.camera_info.serial_number)
-
-
 def connected(context: Any) -> dict[str, Any]:
     """Return the connected cameras by serial number."""
-    devices = {serial_of(device): device for device in context.query_devices()}
-    devices.pop("", None)
+    devices = {info(device, rs.camera_info.serial_number): device for device in context.query_devices()}
+    devices.pop("", None)  # in recovery mode
     return devices
 
 
@@ -60,28 +59,11 @@ def find(context: Any, serial: str) -> Any:
     return next(iter(devices.values()))
 
 
-def _explain_missing() -> str:
-    """Return why there is no camera: unplugged, or without permission."""
-    for vendor in USB.glob("*/idVendor"):
-        product = vendor.with_name("product")
-        try:
-            if vendor.read_text().strip() == _INTEL and "RealSense" in product.read_text():
-                name = product.read_text().strip()
-                return f"there is a {name} on USB, but permission to open it is denied: {_UDEV}"
-        except OSError:
-            continue
-    return "no RealSense is connected: plug it into a USB 3 port (lsusb then shows 8086)"
-
-
 def wait_for(context: Any, serial: str, wait_s: float) -> Any:
-    """Wait for the camera after a reset and return it.
-
-    Raises:
-        DeviceError: It did not reappear within `wait_s`.
-    """
+    """Return the camera when it reappears after a reset; raise DeviceError after `wait_s`."""
     deadline = time.monotonic() + wait_s
-    time.sleep(_POLL_S)  # the camera first leaves the bus
     while True:
+        time.sleep(_POLL_S)  # the camera first leaves the bus
         try:
             return find(context, serial)
         except DeviceError as error:
@@ -89,14 +71,13 @@ def wait_for(context: Any, serial: str, wait_s: float) -> Any:
                 raise DeviceError(
                     f"RealSense {serial} did not come back within {wait_s:g} s of its reset: unplug it and plug it in"
                 ) from error
-            time.sleep(_POLL_S)
 
 
 def explain_start_error(error: Exception, device: Any, streams: str) -> ActrecError:
     """Return an error with cause and remedy for librealsense's error at start; `streams` describes the request."""
     text = " ".join(str(error).split())
     low = text.lower()
-    name = f"RealSense {serial_of(device)}"
+    name = f"RealSense {info(device, rs.camera_info.serial_number)}"
     usb = info(device, rs.camera_info.usb_type_descriptor)
     if "resolve" in low:
         if usb.startswith("2"):
@@ -110,26 +91,32 @@ def explain_start_error(error: Exception, device: Any, streams: str) -> ActrecEr
     return DeviceError(f"{name} does not start: {text}; unplug it and plug it in, or set reset: always")
 
 
+def _explain_missing() -> str:
+    """Return why there is no camera: unplugged, or without permission."""
+    for product in USB.glob("*/product"):
+        with contextlib.suppress(OSError):
+            name = product.read_text().strip()
+            if "RealSense" in name:
+                return f"there is a {name} on USB, but permission to open it is denied: {_UDEV}"
+    return "no RealSense is connected: plug it into a USB 3 port (lsusb then shows 8086)"
+
+
 def _profiles(device: Any) -> str:
     """Describe the video profiles of depth and color: sizes with their rates."""
-    rates: dict[tuple[str, int, int], set[int]] = {}
+    rates: dict[str, set[int]] = {}
     for sensor in device.query_sensors():
         for profile in sensor.get_stream_profiles():
             kind = profile.stream_type()
             if kind in (rs.stream.depth, rs.stream.color) and profile.is_video_stream_profile():
                 video = profile.as_video_stream_profile()
-                name = "depth" if kind == rs.stream.depth else "color"
-                rates.setdefault((name, video.width(), video.height()), set()).add(profile.fps())
-    lines = [f"{kind} {w}×{h} at {'/'.join(map(str, sorted(fps)))}" for (kind, w, h), fps in sorted(rates.items())]
+                size = f"{'depth' if kind == rs.stream.depth else 'color'} {video.width()}×{video.height()}"
+                rates.setdefault(size, set()).add(profile.fps())
+    lines = [f"{size} at {'/'.join(map(str, sorted(fps)))}" for size, fps in sorted(rates.items())]
     return ", ".join(lines) or "no depth and color"
 
 
 def set_options(device: Any, text: str) -> None:
-    """Set camera options before the start.
-
-    Args:
-        device: The camera.
-        text: `depth.laser_power=150,color.auto_exposure_priority=0`: options by librealsense's names.
+    """Set camera options, `depth.laser_power=150,color.auto_exposure_priority=0`: options by librealsense's names.
 
     Raises:
         ConfigError: The camera lacks an option, or a value is out of range; the message lists the options.
@@ -138,31 +125,25 @@ def set_options(device: Any, text: str) -> None:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         target, _, value = entry.partition("=")
         kind, _, name = target.strip().partition(".")
-        sensors = {"depth": "first_depth_sensor", "color": "first_color_sensor"}
-        if kind not in sensors or not value:
+        if kind not in ("depth", "color") or not value:
             raise ConfigError(f"option '{entry}' of the RealSense: expected depth.NAME=VALUE or color.NAME=VALUE")
         try:
-            sensor = getattr(device, sensors[kind])()
+            sensor = device.first_depth_sensor() if kind == "depth" else device.first_color_sensor()
         except RuntimeError as error:
             raise ConfigError(
                 f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor; a D405 sets "
                 f"its color by its depth sensor: depth.{name}={value}"
             ) from error
-        _set_option(sensor, kind, name, value)
-
-
-def _set_option(sensor: Any, kind: str, name: str, value: str) -> None:
-    option = getattr(rs.option, name, None)
-    known = [o.name for o in sensor.get_supported_options() if not sensor.is_option_read_only(o)]
-    if name not in known or option is None:
-        raise ConfigError(
-            f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(known))}"
-        )
-    allowed = sensor.get_option_range(option)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not allowed.min <= number <= allowed.max:
-        raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}")
-    sensor.set_option(option, number)
+        known = {o.name: o for o in sensor.get_supported_options() if not sensor.is_option_read_only(o)}
+        if name not in known:
+            raise ConfigError(
+                f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(known))}"
+            )
+        allowed = sensor.get_option_range(known[name])
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not allowed.min <= number <= allowed.max:
+            raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}")
+        sensor.set_option(known[name], number)

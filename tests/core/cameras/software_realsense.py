@@ -139,11 +139,11 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
 
 def main() -> None:
     """Runs the benchmark with the arguments that it takes."""
-    from actrec.cameras.realsense import camera
+    from actrec.cameras.realsense import device as realsense_device
     from benchmarks import cameras
 
     context = rs.context()
-    camera.open_context = lambda: context
+    realsense_device.open_context = lambda: context
     device = SoftwareRealSense()
     device.plug_into(context)
     with streaming(device):

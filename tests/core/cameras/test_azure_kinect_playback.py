@@ -65,9 +65,11 @@ def test_read_recording_supports_color_format(sdk, tmp_path, color_format):
     assert np.abs(color.astype(int) - studio.filmed()[0].rendering.color).mean() < 3
 
 
-def test_open_recording_searches_libk4arecord_beside_libk4a(sdk, recording):
-    with pytest.raises(MissingLibraryError, match=r"libk4arecord.*option record_library"):
-        AzureKinectCamera(library=sdk.library, record_library="/nowhere/librec.so", recording=recording).open()
+def test_open_recording_searches_libk4arecord_beside_libk4a(sdk, recording, tmp_path):
+    alone = tmp_path / "libk4a.so"
+    alone.symlink_to(sdk.library)
+    with pytest.raises(MissingLibraryError, match=r"libk4arecord.*option library"):
+        AzureKinectCamera(library=str(alone), recording=recording).open()
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import pyrealsense2 as rs
 import pytest
 
 from actrec import cameras
-from actrec.cameras.realsense import camera
 from actrec.cameras.realsense import device as realsense_device
-from actrec.cameras.realsense.camera import RealSenseCamera
+from actrec.cameras.realsense.camera import RealSenseCamera, from_realsense
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
@@ -27,7 +26,7 @@ FLAT = np.full((480, 640), 1.5, np.float32)
 def context(monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     made = rs.context()
-    monkeypatch.setattr(camera, "open_context", lambda: made)
+    monkeypatch.setattr(realsense_device, "open_context", lambda: made)
     return made
 
 
@@ -68,8 +67,6 @@ def test_read_with_distortion_and_filters_keeps_geometry(context):
 
 
 def realsense_lens_of(lens: Intrinsics, model=rs.distortion.brown_conrady) -> Intrinsics:
-    from actrec.cameras.realsense.depth import from_realsense
-
     made = rs.intrinsics()
     made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = (
         lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
@@ -349,7 +346,7 @@ def test_read_recording_plays_to_its_end(device, context, tmp_path: Path):
         sensor.stop()
         sensor.close()
     del recorder, sensors, sensor
-    with RealSenseCamera(recording=str(bag), realtime=False, restamp=False) as camera:
+    with RealSenseCamera(recording=str(bag), realtime=False) as camera:
         assert not camera.live and not camera.paced
         frames = []
         with pytest.raises(EndOfStream, match="has ended"):

@@ -4,7 +4,7 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec.cameras.realsense import camera
+from actrec.cameras.realsense import device as realsense_device
 from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.utils import calibration_files
 from tests.core.cameras.software_realsense import SoftwareRealSense, blank
@@ -14,7 +14,7 @@ from tests.core.cameras.software_realsense import SoftwareRealSense, blank
 def device(monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     context = rs.context()
-    monkeypatch.setattr(camera, "open_context", lambda: context)
+    monkeypatch.setattr(realsense_device, "open_context", lambda: context)
     made = SoftwareRealSense()
     made.plug_into(context)
     return made

@@ -59,16 +59,16 @@ def test_check_cameras_realsense_lists_serials_and_calibrations(
 
 
 def test_check_cameras_azure_kinect_without_sdk_is_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actrec.cameras.azure_kinect import library
+    from actrec.cameras.azure_kinect import sdk
 
     def load(part: str) -> None:
         raise MissingLibraryError("no libk4a")
 
     plug_in(tmp_path, "045e", "Azure Kinect 4K Camera")
-    monkeypatch.setattr(library, "load", load)
+    monkeypatch.setattr(sdk, "load", load)
     *_, found = doctor.check_cameras(tmp_path)
     assert (found.name, found.ok, found.value) == ("libk4a", False, "no libk4a") and "K4A wrapper" in found.remedy
-    monkeypatch.setattr(library, "load", lambda part: None)
+    monkeypatch.setattr(sdk, "load", lambda part: None)
     *_, found = doctor.check_cameras(tmp_path)
     assert found.ok
 

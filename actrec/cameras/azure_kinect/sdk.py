@@ -1,0 +1,386 @@
+"""Microsoft's Azure Kinect libraries through the bindings of `pykinect-azure`: devices, recordings, captures.
+
+Only the bindings are used. The classes of `pykinect-azure` end the process at every failure, including a timeout, keep
+the device in class attributes that two cameras would share, and leak images and body frames.
+"""
+
+import ctypes
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
+
+COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
+DEPTH_MODES = ("nfov_2x2binned", "nfov_unbinned", "wfov_2x2binned", "wfov_unbinned")
+RATES = (5, 15, 30)
+
+_VARIABLES = {"k4a": "k4a_dll", "k4arecord": "record_dll", "k4abt": "k4abt_dll"}
+
+_NAMES = {
+    # Only the -dev package has the plain name.
+    "k4a": ("libk4a.so", "libk4a.so.1.4"),
+    "k4arecord": ("libk4arecord.so", "libk4arecord.so.1.4"),
+    "k4abt": ("libk4abt.so", "libk4abt.so.1.1"),
+}
+
+_SENSOR_REMEDY = (
+    "install Microsoft's libk4a1.4 from https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (on ARM "
+    "…/18.04/multiarch/prod/…), or for an Orbbec Femto https://github.com/orbbec/OrbbecSDK-K4A-Wrapper, and set the "
+    "option library if the file is elsewhere"
+)
+_REMEDIES = {
+    "k4a": _SENSOR_REMEDY,
+    "k4arecord": _SENSOR_REMEDY,
+    "k4abt": (
+        "install Microsoft's Body Tracking SDK, libk4abt1.1 from "
+        "https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (not for ARM), and set the option "
+        "body_library if the file is elsewhere; or set bodies=false"
+    ),
+}
+
+_UDEV = (
+    "permission denied: copy 99-k4a.rules (idVendor 045e, MODE 0666; in scripts/ of "
+    "https://github.com/microsoft/Azure-Kinect-Sensor-SDK) to /etc/udev/rules.d, run udevadm control --reload, and "
+    "plug the camera in again"
+)
+
+_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+
+_ERROR_LEVEL = 1  # K4A_LOG_LEVEL_ERROR: errors and critical errors
+_MESSAGE_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
+
+_loading = threading.Lock()
+
+
+def load(part: str, path: str = "") -> Any:
+    """Load a library and return its bindings, a module of `pykinect_azure`.
+
+    Args:
+        part: "k4a", "k4arecord" or "k4abt"; the latter two need k4a loaded before.
+        path: File of the library; empty to search the system's folders.
+
+    Raises:
+        MissingLibraryError: The library or pykinect-azure is not installed.
+        DeviceError: This process has already loaded another file of this library.
+    """
+    try:
+        bindings: Any = importlib.import_module(f"pykinect_azure.{part}._{part}")
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"camera driver 'azure_kinect' needs the library pykinect-azure ({error}): "
+            "pip install --no-deps pykinect-azure (its opencv-python conflicts with opencv-contrib-python)"
+        ) from error
+    variable = _VARIABLES[part]
+    with _loading:
+        library = _open_library(part, path)
+        loaded = getattr(bindings, variable)
+        if loaded is None:
+            # Its own setup_library ends the process if a file is missing, and requires one release of ONNX Runtime for
+            # k4abt, which libk4abt finds itself.
+            setattr(bindings, variable, library)
+        elif loaded._handle != library._handle:
+            raise DeviceError(
+                f"this process has loaded '{loaded._name}' and cannot load '{library._name}' too: use another "
+                "process for a camera with another library"
+            )
+    return bindings
+
+
+def load_record(k4a_path: str) -> Any:
+    """Load libk4arecord from the folder of libk4a, or from the system's if the path of libk4a has no folder."""
+    return load("k4arecord", str(Path(k4a_path).parent / _NAMES["k4arecord"][0]) if "/" in k4a_path else "")
+
+
+def _open_library(part: str, path: str) -> Any:
+    reasons = []
+    for name in (str(Path(path).expanduser()),) if path else _NAMES[part]:
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            reasons.append(str(error))
+    raise MissingLibraryError(
+        f"camera driver 'azure_kinect' cannot load lib{part} ({'; '.join(reasons)}): {_REMEDIES[part]}"
+    )
+
+
+@contextmanager
+def collect_errors(k4a: Any) -> Iterator[list[str]]:
+    """Collect the errors that the SDK logs; its return codes only mean failure."""
+    errors: list[str] = []
+
+    def log(context: int, level: int, file: bytes, line: int, message: bytes) -> None:
+        errors.append(message.decode(errors="replace").strip())
+
+    handler = _MESSAGE_HANDLER(log)
+    # pykinect-azure does not bind it, and not every replacement of libk4a exports it.
+    register = getattr(k4a.k4a_dll, "k4a_set_debug_message_handler", lambda *_: None)
+    registered = register(handler, None, _ERROR_LEVEL) == k4a.K4A_RESULT_SUCCEEDED
+    try:
+        yield errors
+    finally:
+        if registered:
+            register(_MESSAGE_HANDLER(0), None, _ERROR_LEVEL)
+
+
+class Device:
+    """A streaming Azure Kinect.
+
+    Attributes:
+        serial: Serial number.
+        calibration: Factory calibration for the modes.
+
+    Args:
+        k4a: Bindings of libk4a.
+        serial: Serial number; empty if only one is connected.
+        color_mode, depth_mode, color_format, fps: As in `AzureKinectConfig`.
+
+    Raises:
+        DeviceError: There is none, or several without a serial number, or it does not open or start.
+    """
+
+    def __init__(self, k4a: Any, serial: str, color_mode: str, depth_mode: str, color_format: str, fps: int):
+        self._k4a = k4a
+        self._handle, self.serial = _find(k4a, serial)
+        try:
+            resolution, mode = 1 + COLOR_MODES.index(color_mode), 1 + DEPTH_MODES.index(depth_mode)
+            self.calibration = k4a.k4a_calibration_t()
+            if k4a.k4a_device_get_calibration(self._handle, mode, resolution, self.calibration):
+                raise DeviceError(f"the Azure Kinect {self.serial} has no readable calibration: plug it in again")
+            mjpg, bgra = k4a.K4A_IMAGE_FORMAT_COLOR_MJPG, k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32
+            configuration = k4a.k4a_device_configuration_t(
+                color_format=mjpg if color_format == "mjpg" else bgra,
+                color_resolution=resolution,
+                depth_mode=mode,
+                camera_fps=RATES.index(fps),
+                synchronized_images_only=False,  # the SDK would drop incomplete captures silently
+            )
+            with collect_errors(k4a) as errors:
+                result = k4a.k4a_device_start_cameras(self._handle, configuration)
+            if result:
+                raise DeviceError(
+                    f"the Azure Kinect {self.serial} does not start{_quote(errors)}: it needs its own USB 3 port, "
+                    "its power supply, and OpenGL for its depth engine (without a screen: DISPLAY of a running X "
+                    "server)"
+                )
+        except BaseException:
+            k4a.k4a_device_close(self._handle)
+            raise
+
+    def next(self, timeout_s: float) -> "Capture | None":
+        """Return the oldest queued capture, or the next one; None after the timeout.
+
+        Raises:
+            DeviceError: The camera was unplugged.
+        """
+        k4a, handle = self._k4a, self._k4a.k4a_capture_t()
+        result = k4a.k4a_device_get_capture(self._handle, handle, round(timeout_s * 1000))
+        if result == k4a.K4A_WAIT_RESULT_TIMEOUT:
+            return None
+        if result != k4a.K4A_WAIT_RESULT_SUCCEEDED:
+            raise DeviceError(
+                f"the Azure Kinect {self.serial} was unplugged or stopped: check its USB cable and power supply"
+            )
+        return Capture(k4a, handle)
+
+    def close(self) -> None:
+        """Stop the cameras and close the device."""
+        self._k4a.k4a_device_stop_cameras(self._handle)
+        self._k4a.k4a_device_close(self._handle)
+
+
+class Playback:
+    """A recording of an Azure Kinect.
+
+    Attributes:
+        serial: Serial number of the recorded camera; empty if unknown.
+        calibration: Factory calibration.
+        fps: Frames per second.
+
+    Args:
+        k4a, record: Bindings of libk4a and libk4arecord.
+        path: The mkv file.
+
+    Raises:
+        DeviceError: There is no such file, or it is not a recording with color and depth.
+    """
+
+    def __init__(self, k4a: Any, record: Any, path: str):
+        self._k4a, self._record, self._path = k4a, record, path
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise DeviceError(f"there is no recording '{path}': check the option recording")
+        self._handle = record.k4a_playback_t()
+        with collect_errors(k4a) as errors:
+            result = record.k4a_playback_open(str(file).encode(), self._handle)
+        if result:
+            raise DeviceError(
+                f"'{path}' is no recording of an Azure Kinect{_quote(errors)}: record it with k4arecorder"
+            )
+        try:
+            self.calibration, self.fps = self._describe()
+            text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+            unknown = record.k4a_playback_get_tag(self._handle, b"K4A_DEVICE_SERIAL_NUMBER", text, size)
+            self.serial = "" if unknown else text.value.decode(errors="replace")
+        except BaseException:
+            self.close()
+            raise
+
+    def next(self) -> "Capture":
+        """Return the next capture.
+
+        Raises:
+            EndOfStream: The recording has ended.
+            DeviceError: The file is damaged.
+        """
+        record, handle = self._record, self._k4a.k4a_capture_t()
+        result = record.k4a_playback_get_next_capture(self._handle, handle)
+        if result == record.K4A_STREAM_RESULT_EOF:
+            raise EndOfStream(f"the recording '{self._path}' has ended")
+        if result != record.K4A_STREAM_RESULT_SUCCEEDED:
+            raise DeviceError(f"the recording '{self._path}' is damaged: record it again, or cut it with mkvmerge")
+        return Capture(self._k4a, handle)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._record.k4a_playback_close(self._handle)
+
+    def _describe(self) -> tuple[Any, int]:
+        settings, calibration = self._record.k4a_record_configuration_t(), self._k4a.k4a_calibration_t()
+        if self._record.k4a_playback_get_record_configuration(self._handle, settings):
+            raise DeviceError(f"the recording '{self._path}' has no configuration: record it again")
+        if not (settings.color_track_enabled and settings.depth_track_enabled):
+            missing = "depth" if settings.color_track_enabled else "color"
+            raise DeviceError(f"the recording '{self._path}' has no {missing}: record both")
+        if self._record.k4a_playback_get_calibration(self._handle, calibration):
+            raise DeviceError(f"the recording '{self._path}' has no calibration: record it again")
+        return calibration, RATES[settings.camera_fps]
+
+
+def _find(k4a: Any, serial: str) -> tuple[Any, str]:
+    """Open the camera with this serial number, or the only one; return its handle and serial number."""
+    count = int(k4a.k4a_device_get_installed_count())
+    if not count:
+        raise DeviceError("no Azure Kinect is connected: check its USB 3 cable and power supply")
+    serials, problems = [], []
+    for index in range(count):
+        handle = k4a.k4a_device_t()
+        with collect_errors(k4a) as errors:
+            result = k4a.k4a_device_open(index, handle)
+        if result:
+            problems.append(_explain_open_error(errors))
+            continue
+        text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+        unknown = k4a.k4a_device_get_serialnum(handle, text, size)
+        serials.append("(unknown)" if unknown else text.value.decode(errors="replace"))
+        # A number that went through YAML has lost its leading zeros.
+        if (serial and serial.lstrip("0") == serials[-1].lstrip("0")) or (not serial and count == 1):
+            return handle, serials[-1]
+        k4a.k4a_device_close(handle)
+    if not serials:
+        raise DeviceError(f"the Azure Kinect cannot be opened: {problems[0]}")
+    found = ", ".join(serials) + "".join(f"; one more cannot be opened: {problem}" for problem in problems)
+    if serial:
+        raise DeviceError(f"no Azure Kinect with serial number {serial}; connected: {found}")
+    raise DeviceError(f"{count} Azure Kinects are connected: choose one with the option serial: {found}")
+
+
+def _explain_open_error(errors: list[str]) -> str:
+    log = " ".join(errors)
+    if "BUSY" in log:
+        return "another program uses it: stop that program"
+    # The SDK's message, with its spelling, if libusb denied access to each camera.
+    if "all unavalable" in log or "ERROR_ACCESS" in log:
+        return _UDEV
+    return "another program uses it, or its power supply is missing" + _quote(errors)
+
+
+def _quote(errors: list[str]) -> str:
+    return f" ({errors[0]})" if errors else ""
+
+
+class Image:
+    """One image of a capture; this object releases its handle."""
+
+    def __init__(self, k4a: Any, handle: Any):
+        self._k4a, self.handle = k4a, handle
+
+    @property
+    def device_us(self) -> int:
+        """Middle of the exposure by the device's clock, µs."""
+        return int(self._k4a.k4a_image_get_device_timestamp_usec(self.handle))
+
+    @property
+    def received_ns(self) -> int:
+        """Arrival at the host by its monotonic clock, ns; 0 if unknown."""
+        return int(self._k4a.k4a_image_get_system_timestamp_nsec(self.handle))
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        k4a = self._k4a
+        return int(k4a.k4a_image_get_width_pixels(self.handle)), int(k4a.k4a_image_get_height_pixels(self.handle))
+
+    def _data(self) -> np.ndarray:
+        """Return the image's memory, [N] uint8, valid until `release`."""
+        size = int(self._k4a.k4a_image_get_size(self.handle))
+        return np.ctypeslib.as_array(self._k4a.k4a_image_get_buffer(self.handle), (size,))
+
+    def depth(self) -> np.ndarray:
+        """Return a depth image as [H, W] float32 m, NaN if missing."""
+        width, height = self._size
+        stride = int(self._k4a.k4a_image_get_stride_bytes(self.handle))
+        millimeters: np.ndarray = np.ndarray((height, width), np.uint16, self._data().data, strides=(stride, 2))
+        meters = np.divide(millimeters, np.float32(1000), dtype=np.float32)
+        np.putmask(meters, millimeters == 0, np.nan)
+        return meters
+
+    def rgb(self, width: int) -> np.ndarray | None:
+        """Return a color image as [H, W, 3] uint8 RGB; None if its JPEG is damaged.
+
+        A JPEG at least twice as wide as `width` is decoded at a half or a quarter of its size.
+        """
+        k4a, kind = self._k4a, int(self._k4a.k4a_image_get_format(self.handle))
+        own_width, height = self._size
+        if kind == k4a.K4A_IMAGE_FORMAT_COLOR_MJPG:
+            factor = max(f for f in _REDUCED if f == 1 or (own_width % f == 0 and own_width // f >= width))
+            decoded = cv2.imdecode(self._data(), _REDUCED[factor])
+            return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        shape, code = {
+            k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32: ((height, own_width, 4), cv2.COLOR_BGRA2RGB),
+            k4a.K4A_IMAGE_FORMAT_COLOR_NV12: ((height * 3 // 2, own_width), cv2.COLOR_YUV2RGB_NV12),
+            k4a.K4A_IMAGE_FORMAT_COLOR_YUY2: ((height, own_width, 2), cv2.COLOR_YUV2RGB_YUY2),
+        }[kind]
+        return cv2.cvtColor(self._data()[: int(np.prod(shape))].reshape(shape), code)
+
+    def release(self) -> None:
+        """Release the image's memory."""
+        self._k4a.k4a_image_release(self.handle)
+
+
+class Capture:
+    """Color and depth of one instant, a context manager that releases them; None for a missing image."""
+
+    def __init__(self, k4a: Any, handle: Any):
+        self._k4a, self.handle = k4a, handle
+        color, depth = k4a.k4a_capture_get_color_image(handle), k4a.k4a_capture_get_depth_image(handle)
+        self.color = Image(k4a, color) if color else None
+        self.depth = Image(k4a, depth) if depth else None
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Release the capture and its images."""
+        for image in (self.color, self.depth):
+            if image is not None:
+                image.release()
+        self._k4a.k4a_capture_release(self.handle)
