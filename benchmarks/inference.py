@@ -16,7 +16,7 @@ from actrec.cli.arguments import count
 from actrec.inference import zoo
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.inference.package import ModelPackage
-from actrec.inference.tensorrt import comparison
+from actrec.inference.tensorrt.backend import simulated_windows
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 
 EPILOG = """\
@@ -82,7 +82,7 @@ def latency(folder: str, precision: str, threads: int, calls: int) -> dict[str, 
     The network alone: features are made before. Nothing was computed in this process before.
     """
     package = zoo.find(folder)
-    alone, four = comparison.simulated(package, 1), comparison.simulated(package, 4)
+    alone, four = simulated_windows(package, 1), simulated_windows(package, 4)
     began = time.perf_counter()
     backend = OnnxRuntimeBackend(package, device="cpu", precision=precision, threads=threads)
     loaded = time.perf_counter() - began

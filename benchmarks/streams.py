@@ -22,7 +22,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import inputs
 from actrec.features.skeleton import SkeletonPreprocessing, placement, stack
 from actrec.inference import package
-from actrec.inference.streaming import StreamingSession
+from actrec.inference.onnxruntime_backend import StreamingSession
 from actrec.skeleton import layouts
 from actrec.utils import config
 from actrec.utils.errors import InputError

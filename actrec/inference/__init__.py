@@ -1,4 +1,4 @@
-"""Runs model packages: `session = load("models/zoo/…")`, `session.predict({"bodies": clip})`."""
+"""Run model packages: `session = load("models/zoo/…")`, `session.predict({"bodies": clip})`."""
 
 import importlib.util
 import logging
@@ -28,41 +28,37 @@ BACKENDS = Registry(
 
 
 def resolve(backend: str, package: ModelPackage | None = None) -> str:
-    """Return the backend's name in `BACKENDS` that `backend` stands for.
+    """Return the name in `BACKENDS` that `backend` stands for.
 
-    "auto" is TensorRT where the package's engine, of default settings, is built already, else ONNX Runtime: an engine
-    takes minutes, which are not for "auto" to spend.
+    "auto" is TensorRT if the package's engine of default settings is built already, else ONNX Runtime: building an
+    engine takes minutes.
     """
     if backend != "auto":
         return backend
-    return "tensorrt" if package is not None and _has_engine(package) else "onnxruntime"
-
-
-def _has_engine(package: ModelPackage) -> bool:
-    if "tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None:
-        return False
+    if package is None or ("tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None):
+        return "onnxruntime"
     try:
-        return bool(BACKENDS.get("tensorrt").ready(package))
+        return "tensorrt" if BACKENDS.get("tensorrt").ready(package) else "onnxruntime"
     except ActrecError as error:
         logger.info("auto: TensorRT is not used: %s", error)
-        return False
+        return "onnxruntime"
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
-    """Open a model package, checks the network against its description and warms it up.
+    """Open a model package, check its network against its description and warm it up.
 
     Args:
-        package: A package folder, the name of a zoo package, or a package already loaded.
-        backend: A name in `BACKENDS`, or "auto" (`resolve`; with options, which are one backend's, ONNX Runtime).
-        **options: The backend's settings, e.g. `precision="float16"` where the package has a network in it
+        package: A package folder, the name of a zoo package, or a loaded package.
+        backend: A name in `BACKENDS`, or "auto" (`resolve`; ONNX Runtime if there are options).
+        **options: The backend's settings, e.g. `precision="float16"` for a package with such a network
             (`ModelPackage.precisions`): half the memory, and faster on a GPU; on a CPU it is slower than float32.
 
     Raises:
-        PackageError: The package is missing, corrupt or foreign, contradicts the network in it, or has none in the
-            precision that was asked for.
+        PackageError: The package is missing, corrupt or foreign, contradicts its network, or has none in the requested
+            precision.
         ConfigError: Unknown backend or option.
         MissingLibraryError: The backend's library is not installed.
-        DeviceError: The accelerator that was asked for is not there.
+        DeviceError: The requested accelerator is not there.
     """
     found = package if isinstance(package, ModelPackage) else zoo.find(package)
     name = resolve(backend, None if options else found)

@@ -1,7 +1,15 @@
-"""ONNX Runtime, on the CPU or through its CUDA provider."""
+"""ONNX Runtime: the backend of model packages on CPU or CUDA, and networks that run frame by frame on the CPU.
 
+session = StreamingSession("model.stream.onnx")  # from `actrec_models.export.onnx_graph.step_to_onnx`
+logits = session.step({"body": frame})           # [classes], as of this frame
+session.reset()                                  # another person
+"""
+
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +25,9 @@ logger = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 
 _CPU = "CPUExecutionProvider"
+
+STEP_METADATA = "actrec.streaming"
+"""Key of a step network's metadata: state name to the frames between the values of it that a step takes, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -52,95 +63,74 @@ class OnnxRuntimeBackend:
 
     def __init__(self, package: ModelPackage, **options: Any):
         self.config = config.build(OnnxRuntimeConfig, options)
-        self._session = self._open(package)
-        self.inputs = {value.name: _shape(value.shape) for value in self._session.get_inputs()}
-        self._check_types(package)
-        self.output = _shape(self._session.get_outputs()[0].shape)
+        content, file = package.read_onnx(self.config.precision), package.onnx_path(self.config.precision)
+        providers = self._providers()
+        self._session = _open(content, str(file), self.config.threads, providers)
         on_cuda = _CUDA in self._session.get_providers()
+        if _CUDA in providers and not on_cuda:  # ONNX Runtime falls back to the CPU by itself
+            problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
+            if self.config.device == "cuda":
+                raise DeviceError(f"{problem}, or device=cpu")
+            logger.warning("%s; device=auto uses the CPU", problem)
+        values = [*self._session.get_inputs(), *(outputs := self._session.get_outputs())]
+        problems = [f"'{v.name}' {v.type}, expected tensor(float)" for v in values if v.type != "tensor(float)"]
+        if len(outputs) != 1:
+            problems.append(f"{len(outputs)} outputs, expected the logits alone")
+        if problems:
+            raise PackageError(f"{file} has {problems[0]}: export it again")
+        self.inputs = {value.name: _shape(value.shape) for value in self._session.get_inputs()}
+        self.output = _shape(outputs[0].shape)
         threads = f"CPU, {self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
         lower = "" if self.config.precision == "float32" else f", {self.config.precision}"
         self.device = ("CUDA" if on_cuda else threads) + lower
         logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits [N, classes] float32 of inputs [N, …] float32.
+        """Return logits [N, classes] float32 of inputs [N, …] float32.
 
         Raises:
             InputError: The network refuses the shapes.
         """
         try:
-            binding, logits = self._bind(inputs)
+            # Each run has its own binding, as several threads may run one session. Nothing is copied on a CPU.
+            binding = self._session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            clips = len(next(iter(inputs.values()), ()))
+            logits = np.empty([clips if size is None else size for size in self.output], np.float32)
+            name = self._session.get_outputs()[0].name
+            binding.bind_output(name, "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(f"the network failed: {_first_line(error)}") from error
         return logits
 
-    def _bind(self, inputs: dict[str, np.ndarray]) -> tuple[onnxruntime.IOBinding, np.ndarray]:
-        """Return the input arrays and the output array of the logits: nothing is copied on a CPU.
-
-        A binding is made for each run, as several threads may run one session.
-        """
-        binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        clips = len(next(iter(inputs.values()), ()))
-        logits = np.empty([clips if size is None else size for size in self.output], np.float32)
-        name = self._session.get_outputs()[0].name
-        binding.bind_output(name, "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
-        return binding, logits
-
-    def _open(self, package: ModelPackage) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.config.threads
-        options.inter_op_num_threads = 1
-        # Threads that spin between two frames take the cores that the estimators need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # faults are raised, in one line
-        content = package.read_onnx(self.config.precision)
-        try:
-            session = onnxruntime.InferenceSession(content, options, providers=self._providers())
-        except DeviceError:
-            raise
-        except Exception as error:  # as above
-            raise PackageError(
-                f"{package.onnx_path(self.config.precision)} cannot be opened: {_first_line(error)}: export it again"
-            ) from error
-        self._check_device(session)
-        return session
-
-    def _check_device(self, session: onnxruntime.InferenceSession) -> None:
-        """ONNX Runtime falls back to the CPU by itself when CUDA does not start: refuse it, or at least say it."""
-        if _CUDA not in self._providers() or _CUDA in session.get_providers():
-            return
-        problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
-        if self.config.device == "cuda":
-            raise DeviceError(f"{problem}, or device=cpu")
-        logger.warning("%s; device=auto uses the CPU", problem)
-
     def _providers(self) -> list[str]:
-        there = _CUDA in onnxruntime.get_available_providers()
-        if self.config.device == "cuda" and not there:
+        available = _CUDA in onnxruntime.get_available_providers()
+        if self.config.device == "cuda" and not available:
             raise DeviceError(
                 "CUDA was asked for but this ONNX Runtime has no CUDA provider: "
                 "pip install onnxruntime-gpu, or device=cpu"
             )
-        return [_CUDA, _CPU] if there and self.config.device != "cpu" else [_CPU]
-
-    def _check_types(self, package: ModelPackage) -> None:
-        values = [*self._session.get_inputs(), *self._session.get_outputs()]
-        wrong = [f"'{value.name}' {value.type}" for value in values if value.type != "tensor(float)"]
-        outputs = self._session.get_outputs()
-        if wrong or len(outputs) != 1:
-            problem = (
-                f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
-            )
-            raise PackageError(f"{package.onnx_path(self.config.precision)} has {problem}: export it again")
+        return [_CUDA, _CPU] if available and self.config.device != "cpu" else [_CPU]
 
 
 def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of an ONNX graph by name, computed on the CPU."""
+    """Return all outputs of an ONNX graph by name, computed on the CPU."""
     session = onnxruntime.InferenceSession(content, providers=[_CPU])
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+def _open(content: bytes, where: str, threads: int, providers: list[str]) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Threads that spin between two frames take the cores that the estimators need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # errors are raised, in one line
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise PackageError(f"{where} cannot be opened: {_first_line(error)}: export it again") from error
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:
@@ -149,3 +139,104 @@ def _shape(sizes: list[Any]) -> tuple[int | None, ...]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+# -- frame by frame ----------------------------------------------------------------------------------------------------
+
+
+class _Ring:
+    """The last values of one state, `step` frames apart; the frames between are other such series.
+
+    Each value is kept twice, one length apart, so that any `count` successive ones are contiguous. `shape` is a step's
+    input, (rows, C, count, V).
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], step: int):
+        rows, channels, self.count, joints = shape
+        self.step = step
+        self.values = np.zeros((step, rows, channels, 2 * self.count, joints), dtype=np.float32)
+        self.taken = np.zeros(shape, dtype=np.float32)
+
+    def read(self, time: int) -> np.ndarray:
+        """Return [rows, C, count, V], the oldest first, before frame `time` is written; valid until the next call."""
+        turn, series = divmod(time, self.step)
+        first = turn % self.count
+        np.copyto(self.taken, self.values[series, :, :, first : first + self.count])
+        return self.taken
+
+    def write(self, time: int, value: np.ndarray) -> None:
+        """Keep frame `time`'s value [rows, C, 1, V]."""
+        turn, series = divmod(time, self.step)
+        self.values[series, :, :, turn % self.count :: self.count] = value
+
+
+class StreamingSession:
+    """A step network with the states of one stream of frames; a step computes one frame and reuses earlier results.
+
+    Args:
+        onnx: The file's content, or its path.
+        batch: N streams that are stepped together.
+        threads: CPU threads for one step.
+
+    Raises:
+        PackageError: The file is missing, corrupt or no step network.
+    """
+
+    def __init__(self, onnx: bytes | str | Path, batch: int = 1, threads: int = 1):
+        where = "the step network" if isinstance(onnx, bytes) else str(onnx)
+        try:
+            content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
+        except OSError as error:
+            raise PackageError(f"{where}: {error.strerror or error}: export the step network again") from error
+        self._session = _open(content, where, threads, [_CPU])
+        shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        metadata = self._session.get_modelmeta().custom_metadata_map.get(STEP_METADATA)
+        steps: dict[str, int] = json.loads(metadata) if metadata else {}
+        if not steps or not all(f"past_{name}" in shapes and f"new_{name}" in self._outputs for name in steps):
+            raise PackageError(
+                f"{where} is no step network: write one with actrec_models.export.onnx_graph.step_to_onnx"
+            )
+        self.batch, self.time = batch, 0
+        self.frames = {name: tuple(shape[1:]) for name, shape in shapes.items() if not name.startswith("past_")}
+        """Input name to the shape of one frame, (M, 3, 1, V)."""
+        self.bodies = next(iter(self.frames.values()))[0]
+        self._rings = {
+            name: _Ring((batch * self.bodies, *shapes[f"past_{name}"][1:]), step) for name, step in steps.items()
+        }
+
+    def reset(self) -> None:
+        """Forget all frames: the next one is the first."""
+        self.time = 0
+        for ring in self._rings.values():
+            ring.values.fill(0)
+
+    def step(self, frame: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return logits [N, classes] as of this frame.
+
+        Args:
+            frame: Input name to (N, M, 3, 1, V) float32, made as for the window form; the batch axis is optional
+                if N is 1, and the result then has none either.
+
+        Raises:
+            InputError: A frame's input is absent or has another shape; the message has both shapes.
+        """
+        given = {name: self._batched(name, frame) for name in self.frames}
+        past = {f"past_{name}": ring.read(self.time) for name, ring in self._rings.items()}
+        values = dict(zip(self._outputs, self._session.run(None, {**given, **past}), strict=True))
+        for name, ring in self._rings.items():
+            ring.write(self.time, values[f"new_{name}"])
+        self.time += 1
+        single = all(np.ndim(frame[name]) == len(shape) for name, shape in self.frames.items())
+        return values["logits"][0] if single else values["logits"]
+
+    def _batched(self, name: str, frame: Mapping[str, np.ndarray]) -> np.ndarray:
+        if name not in frame:
+            raise InputError(f"a frame holds {', '.join(sorted(frame)) or 'nothing'}, but the network takes '{name}'")
+        value, shape = np.asarray(frame[name], dtype=np.float32), self.frames[name]
+        batched = value[None] if value.ndim == len(shape) else value
+        if batched.shape != (self.batch, *shape):
+            raise InputError(
+                f"input '{name}' is {list(value.shape)}, expected [N, M, 3, 1, V] = {[self.batch, *shape]}"
+            )
+        return batched

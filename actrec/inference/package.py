@@ -1,11 +1,9 @@
-"""Model packages: a folder with `model.onnx` and its description `model.yaml`.
+"""Model packages: a folder with `model.onnx` and its description `model.yaml`, which also records the training.
 
-Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph in
-the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
-
-Where a model package comes from, and how good it was found.
+Nothing is ever unpickled. A session checks that the ONNX graph agrees with `model.yaml` (`actrec.inference.session`).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -22,10 +20,26 @@ from actrec.utils import config
 from actrec.utils import files as utils_files
 from actrec.utils.errors import PackageError
 
+SCHEMA_VERSION = 2
+
+DESCRIPTION, NETWORK, WEIGHTS, CARD = "model.yaml", "model.onnx", "model.safetensors", "README.md"
+
+PRECISIONS = ("float32", "float16", "int8")
+"""Precisions of a network: float32 in `model.onnx`, the others in `model.<precision>.onnx`."""
+
+FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(f"model.{name}.onnx" for name in PRECISIONS[1:]))
+"""Files of a package's folder; the first one makes it a package."""
+
 UNTRAINED = "none"
-"""Stands for the dataset of an untrained network."""
+"""Dataset of an untrained network."""
 
 _TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
+
+_MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
+
+_MAX_DESCRIPTION_BYTES = 1 << 20
+
+_REMEDY = "get or export the package again (`actrec models` lists the installed packages)"
 
 
 @dataclass(frozen=True)
@@ -33,22 +47,22 @@ class Provenance:
     """Where a model comes from.
 
     Attributes:
-        dataset, split: What it was trained on and how that was divided.
-        seed, epochs: Of the training run; whole epochs of all its stages.
+        dataset, split: Training data and their division.
+        epochs: Whole epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
-        licence: Note on the allowed use by the data's licence ("research use").
+        licence: Allowed use by the data's licence ("research use").
         recipe: The command that trains it again.
-        commit: Of the source that trained it.
+        commit: Source that trained it.
         created: ISO 8601 date and time.
         onnx_sha256: Hash of `model.onnx`; `write` fills it in.
         figures: Further named figures.
         settings: Every field of the recipe, as it was trained.
         data_sha256: Fingerprint of the training part.
-        init: Name and hash of each file of weights that the training began from; empty for random ones.
+        init: Name and hash of each file of initial weights.
         command: The command line that trained it.
-        packages: Versions of Python and of the libraries that computed.
+        packages: Versions of Python and of the libraries.
         trained_on: Machine and device.
-        hours: That the training took.
+        hours: Duration of the training.
     """
 
     dataset: str
@@ -86,41 +100,16 @@ class Provenance:
         return f"recordings {taken}: {self.accuracy:.1%} of them are right, {live}"
 
 
-SCHEMA_VERSION = 2
-
-DESCRIPTION = "model.yaml"
-
-NETWORK = "model.onnx"
-
-WEIGHTS = "model.safetensors"
-
-CARD = "README.md"
-
-PRECISIONS = ("float32", "float16", "int8")
-"""What a network computes in, float32 in `model.onnx`, the others in `model.<precision>.onnx`."""
-
-_FILE = "model.{}.onnx"
-
-FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(_FILE.format(name) for name in PRECISIONS[1:]))
-"""What a package's folder holds, that which makes it one first."""
-
-_MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
-
-_MAX_DESCRIPTION_BYTES = 1 << 20
-
-_REMEDY = "get or export the package again (`actrec models` lists the installed packages)"
-
-
 @dataclass(frozen=True)
 class Rejection:
-    """When a label is not to be trusted.
+    """When a label is published as `unknown`.
 
     Attributes:
-        threshold: A confidence (probability of the best class) below this is published as `unknown`.
-        temperature: Logits are divided by this before the softmax.
-        calibrated_on: What these were fitted on, for the reader.
-        background: Logit of "none of these", a class of its own in the softmax; None for none. With it the confidence
-            falls where every class is weak, not only where two are alike.
+        threshold: Smallest accepted confidence (probability of the best class).
+        temperature: Divisor of the logits before the softmax.
+        calibrated_on: Description of the clips that these were fitted on.
+        background: Logit of "none of these" as another class of the softmax; None for none. It lowers the confidence
+            if every class is weak, not only if two are alike.
     """
 
     threshold: float = 0.0
@@ -130,7 +119,7 @@ class Rejection:
 
     @property
     def note(self) -> str:
-        """What it does, in words."""
+        """Description for the user."""
         if self.threshold == 0:
             return f"never says `{UNKNOWN}`, whatever it sees"
         beside = "" if self.background is None else f", beside a background logit of {self.background:g},"
@@ -146,10 +135,9 @@ class LowerPrecision:
     Attributes:
         difference: Largest difference of its logits from the float32 network's as a share of the spread of a clip's
             logits: of float16 on simulated people, of int8 on recorded clips.
-        file: Its name in the package's folder; `write` fills it in.
-        sha256: Of the file; `write` fills it in.
+        file, sha256: Its file in the package's folder; `write` fills these in.
         accuracy: Top-1 on the split's test part, 0..1, measured at export; None if it was not measured.
-        calibrated_on: The clips that int8's ranges are of, for the reader.
+        calibrated_on: Description of the clips that give int8's ranges.
         kept: Layer groups that stay in float32 (`actrec.inference.tensorrt.builder`).
     """
 
@@ -166,15 +154,11 @@ class ModelPackage:
     """A validated model package.
 
     Attributes:
-        schema_version: Of `model.yaml`.
-        family, variant: The network (`actrec_models` name) and what distinguishes this one.
+        family, variant: The network (`actrec_models` name) and its variant.
         labels: Class names in the order of the logits.
-        window: The time window it sees.
-        bodies: M, the number of people that it looks at together.
-        inputs: Input tensors.
-        rejection: Threshold and temperature.
-        provenance: Where it comes from.
-        float16, int8: The network in lower precision; None where the package has none.
+        window: The time window of its input.
+        bodies: M, the number of people of one input.
+        float16, int8: The network in lower precision; None if the package has none.
         path: The folder; not part of the file.
     """
 
@@ -193,12 +177,12 @@ class ModelPackage:
 
     @property
     def name(self) -> str:
-        """The folder's name, by which the zoo and `ActionLabel.model_name` know it."""
+        """The folder's name, used by the zoo and in `ActionLabel.model_name`."""
         return self.path.name
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those of `PRECISIONS` that it has a network in."""
+        """The `PRECISIONS` of its networks."""
         return tuple(name for name in PRECISIONS if name == "float32" or self.lower(name))
 
     def lower(self, precision: str) -> LowerPrecision | None:
@@ -222,14 +206,10 @@ class ModelPackage:
         return self.path / found.file
 
     def read_onnx(self, precision: str = "float32") -> bytes:
-        """Return the network's bytes, checked against the hash in `model.yaml`.
-
-        Args:
-            precision: One of `PRECISIONS`.
+        """Return the network's bytes in one of `PRECISIONS`, checked against the hash in `model.yaml`.
 
         Raises:
-            PackageError: The package has none in this precision, the file is missing or is not the one that was
-                exported.
+            PackageError: The package has none in this precision, the file is missing or was changed.
         """
         file = self.onnx_path(precision)
         lower = self.lower(precision)
@@ -248,14 +228,14 @@ class ModelPackage:
 
 
 def load(path: str | Path, verify: bool = True) -> ModelPackage:
-    """Read and validates a package folder.
+    """Read and validate a package folder.
 
     Args:
         path: The folder.
         verify: Also read `model.onnx` and check its hash; a lower precision's hash is checked on use.
 
     Raises:
-        PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
+        PackageError: It is missing, corrupt or foreign; the message names the file and the remedy.
     """
     folder = Path(os.path.realpath(os.path.expanduser(path)))
     file = folder / DESCRIPTION
@@ -281,50 +261,46 @@ def write(
     overwrite: bool = False,
     lower: Mapping[str, bytes] | None = None,
 ) -> ModelPackage:
-    """Write a package: everything to a temporary folder beside it, validated there, then renamed into place.
+    """Write a package to a temporary folder, validate it there, and rename it into place.
 
     Args:
-        folder: Where to; its last part becomes the package's name.
-        package: Its description; path and hash are filled in here.
+        folder: Output folder; its last part becomes the package's name.
+        package: Its description; path and hashes are filled in here.
         onnx: The exported network.
-        weights: Content of `model.safetensors`, if it is to be kept.
+        weights: Content of `model.safetensors`, if any.
         card: Content of `README.md`, the model's card.
-        overwrite: Replace a package that is there.
-        lower: The network in "float16" and "int8", which the description's fields of these names tell of; without it
-            the package has none, whatever the description says.
+        overwrite: Replace an existing package.
+        lower: The network in "float16" and "int8", which the description's fields of these names describe; without
+            it the package has none, whatever the description says.
 
     Returns:
         The package as `load` reads it.
 
     Raises:
-        PackageError: The description is invalid, or something is there that is not to be replaced.
+        PackageError: The description is invalid, or something exists that must not be replaced.
         DeviceError: The folder cannot be written.
     """
     target = utils_files.check_place(folder, FILES, overwrite)
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     lower = lower or {}
-    told = {name: _lower(package, name, lower.get(name)) for name in PRECISIONS[1:]}
-    mapping = config.plain(dataclasses.replace(package, provenance=provenance, **told))  # type: ignore[arg-type]
+    described: dict[str, LowerPrecision | None] = dict.fromkeys(PRECISIONS[1:])
+    for name, content in lower.items():
+        if (precision := package.lower(name)) is None:
+            raise PackageError(f"a network in {name} needs a description: ModelPackage.{name}")
+        sha256 = hashlib.sha256(content).hexdigest()
+        described[name] = dataclasses.replace(precision, file=f"model.{name}.onnx", sha256=sha256)
+    mapping = config.plain(dataclasses.replace(package, provenance=provenance, **described))  # type: ignore[arg-type]
     files = {
         DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
         NETWORK: onnx,
     }
-    files |= {_FILE.format(name): content for name, content in lower.items()}
+    files |= {f"model.{name}.onnx": content for name, content in lower.items()}
     if weights is not None:
         files[WEIGHTS] = weights
     if card:
         files[CARD] = card.encode()
     utils_files.write(target, files, check=load)
     return load(target)
-
-
-def _lower(package: ModelPackage, name: str, content: bytes | None) -> LowerPrecision | None:
-    """Return the description of the network in a lower precision."""
-    if content is None:
-        return None
-    if (told := package.lower(name)) is None:
-        raise PackageError(f"a network in {name} needs a description: ModelPackage.{name}")
-    return dataclasses.replace(told, file=_FILE.format(name), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _read_yaml(folder: Path, file: Path) -> Any:
@@ -335,29 +311,22 @@ def _read_yaml(folder: Path, file: Path) -> Any:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
         return yaml.safe_load(file.read_bytes())
     except OSError as error:
-        told = f"{file}: {error.strerror or error}, so {folder} is no model package"
-        raise PackageError(f"{told}; {_remedy(folder)}") from error
+        trained: list[Path] = []
+        with contextlib.suppress(OSError):
+            trained = sorted(folder.glob("*.ckpt"))
+        remedy = f"export the training in it (actrec export {trained[0]} --out …)" if trained else _REMEDY
+        raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {remedy}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         at = "" if mark is None else f" (line {mark.line + 1})"
         raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
 
 
-def _remedy(folder: Path) -> str:
-    """Return what to do about a folder without a description."""
-    try:
-        trained = sorted(folder.glob("*.ckpt"))
-    except OSError:  # it may not be looked into
-        trained = []
-    return f"export the training in it (actrec export {trained[0]} --out …)" if trained else _REMEDY
-
-
 def _check_version(mapping: Any) -> None:
     version = mapping.get("schema_version") if isinstance(mapping, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise PackageError(f"schema_version is {version}, this actrec reads {SCHEMA_VERSION}: update actrec")
-    if isinstance(version, int) and version < SCHEMA_VERSION:
+    if isinstance(version, int) and version != SCHEMA_VERSION:
         remedy = "export it again from its checkpoint (actrec export), or teach it again (actrec teach)"
+        remedy = "update actrec" if version > SCHEMA_VERSION else remedy
         raise PackageError(f"schema_version is {version}, this actrec reads {SCHEMA_VERSION}: {remedy}")
 
 
@@ -389,20 +358,15 @@ def _check(package: ModelPackage) -> None:
         (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
         (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
     ]
-    rules += [rule for name in PRECISIONS[1:] if (told := package.lower(name)) for rule in _lower_rules(name, told)]
+    for name in PRECISIONS[1:]:
+        if (lower := package.lower(name)) is not None:
+            plain = lower.file.endswith(".onnx") and Path(lower.file).name == lower.file and lower.file != NETWORK
+            rules += [
+                (plain, f"{name}: file is '{lower.file}', expected the name of an ONNX file beside it"),
+                (len(lower.sha256) == 64, f"{name}: sha256 is no SHA-256"),
+                (lower.difference >= 0, f"{name}: difference is {lower.difference}, allowed: 0 and more"),
+                (0 <= (lower.accuracy or 0) <= 1, f"{name}: accuracy is {lower.accuracy}, allowed: 0 to 1"),
+            ]
     for holds, message in rules:
         if not holds:
             raise PackageError(message)
-
-
-def _lower_rules(name: str, told: LowerPrecision) -> list[tuple[bool, str]]:
-    return [
-        (_is_plain_name(told.file), f"{name}: file is '{told.file}', expected the name of an ONNX file beside it"),
-        (len(told.sha256) == 64, f"{name}: sha256 is no SHA-256"),
-        (told.difference >= 0, f"{name}: difference is {told.difference}, allowed: 0 and more"),
-        (0 <= (told.accuracy or 0) <= 1, f"{name}: accuracy is {told.accuracy}, allowed: 0 to 1"),
-    ]
-
-
-def _is_plain_name(name: str) -> bool:
-    return name.endswith(".onnx") and Path(name).name == name and name != NETWORK

@@ -1,4 +1,4 @@
-"""Inference session: from a window to a prediction, through features, network, softmax and rejection."""
+"""Inference session: features, network, softmax and rejection, from a window to its prediction."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +19,12 @@ from actrec.skeleton.conversions import CANONICAL
 from actrec.types import KEYS, UNKNOWN, Clip, Prediction
 from actrec.utils.errors import ActrecError, InputError, PackageError
 
+logger = logging.getLogger(__name__)
+
 _AXES = {key: shape.strip("[]").split(", ") for key, (_, shape, _) in KEYS.items()}
 
 _SHARED = ("M", "T", "V")
-"""Axes that all keys of a clip have in common; images may differ in size."""
+"""Axes that all keys of a clip share; images may differ in size."""
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
@@ -44,12 +46,13 @@ def check(clip: Clip, package: ModelPackage) -> None:
     if unknown or not clip:
         found = f"the unknown key '{unknown[0]}'" if unknown else "no key"
         raise InputError(f"a clip has {found}; known: {', '.join([*KEYS, *sorted(images)])}")
-    sizes = {"T": package.window.frames}
+    frames = package.window.frames
+    sizes = {"T": frames}
     for key, value in clip.items():
-        if key in images:
-            _check_frames(key, len(value), package.window.frames)
-        else:
+        if key not in images:
             _check_key(key, np.asarray(value), sizes)
+        elif len(value) != frames:
+            raise InputError(f"'{key}' holds {len(value)} observed frames, expected {frames} frames, one a sample")
     bodies = clip.get("bodies")
     if bodies is None:
         return
@@ -61,13 +64,8 @@ def check(clip: Clip, package: ModelPackage) -> None:
         )
 
 
-def _check_frames(name: str, found: int, frames: int) -> None:
-    if found != frames:
-        raise InputError(f"'{name}' holds {found} observed frames, expected {frames} frames, one a sample")
-
-
 def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
-    """Type, shape and values of one key; `sizes` remembers the shared axes of the keys before."""
+    """Check type, shape and values of one key; `sizes` holds the shared axes of earlier keys."""
     wanted = "u" if key == "color" else "fiu" if key == "size" else "f"
     if value.dtype.kind not in wanted or (key == "color" and value.dtype != np.uint8):
         expected = "uint8 RGB" if key == "color" else f"float32: {KEYS[key][2]}"
@@ -91,14 +89,10 @@ def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
 
 
 def combined(logits: np.ndarray, how: str) -> np.ndarray:
-    """Combine the scores of a window's clips.
+    """Combine the logits [N, clips, classes] of a window's clips as `WindowSpec.combine` defines.
 
-    Probabilities that are averaged or maximized come back as logits whose softmax they are, at the level of the clips'
-    own (the mean of their log-sum-exp), so that temperature and background mean the same as for a single clip.
-
-    Args:
-        logits: [N, clips, classes].
-        how: As `WindowSpec.combine` has it.
+    Probabilities that are averaged or maximized are returned as logits of which they are the softmax, at the level of
+    the clips' own (the mean of their log-sum-exp), so that temperature and background mean the same as for one clip.
 
     Returns:
         [N, classes] float32; NaN if one of a window's clips is NaN.
@@ -131,11 +125,7 @@ def frame_inputs(package: ModelPackage) -> list[tuple[InputSpec, FrameFeature]]:
 
 
 def body_layout(package: ModelPackage) -> str:
-    """Return the layout of the joints under "bodies".
-
-    Raises:
-        PackageError: The inputs want several.
-    """
+    """Return the layout of the joints under "bodies"; a PackageError if the inputs want several."""
     wanted = {
         spec.layout
         for spec in package.inputs
@@ -169,7 +159,7 @@ def keys(package: ModelPackage) -> frozenset[str]:
 
 
 class _Watched(Mapping[str, np.ndarray]):
-    """A clip that notes which of its keys are looked at."""
+    """A clip that records which of its keys are read."""
 
     def __init__(self, clip: Clip):
         self._clip = clip
@@ -186,21 +176,19 @@ class _Watched(Mapping[str, np.ndarray]):
         return len(self._clip)
 
 
-logger = logging.getLogger(__name__)
-
 Shape = tuple[int | None, ...]
 
 RUN_BYTES = 32 << 20
-"""Bytes of input in one run of the network: more go through in several runs, since memory grows with the input."""
+"""Bytes of input in one run of the network, whose memory grows with its input."""
 
 
 class Backend(Protocol):
-    """What runs a network.
+    """Runs a network.
 
     Attributes:
         inputs: Name to shape with batch axis; None for an axis of free size.
         output: Shape of the logits, alike.
-        device: What it runs on, for the log ("CPU, 1 thread").
+        device: Device for the log ("CPU, 1 thread").
     """
 
     inputs: dict[str, Shape]
@@ -208,7 +196,7 @@ class Backend(Protocol):
     device: str
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits [N, classes] float32 of inputs [N, …]."""
+        """Return logits [N, classes] float32 of inputs [N, …]."""
 
 
 class Session:
@@ -250,8 +238,7 @@ class Session:
                 An input that is a stack of images may be given as its T observed frames under its own name.
 
         Raises:
-            InputError: Wrong key, type or shape, no joint at all, infinite values, or something that an input needs is
-                absent.
+            InputError: Wrong key, type or shape, no joint at all, infinite values, or an input's stream is absent.
         """
         return self.predict_many([clip])[0]
 
@@ -268,20 +255,17 @@ class Session:
         return self.softmax(self.logits(clips))
 
     def logits(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Return the logits [N, classes] float32 of windows; the scores of a window's clips are combined.
-
-        See `actrec.inference.session.combined`.
-        """
+        """Return the logits [N, classes] float32 of windows (`combined`)."""
         inputs, window = self.package.inputs, self.package.window
         scores = self.run(made for clip in clips for made in each_clip(clip, inputs, window))
         return combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
 
     def at_once(self, most: int) -> int:
-        """How many of the network's inputs go through it together: `most`, or fewer where `RUN_BYTES` say so."""
+        """Return the number of inputs of one run: `most`, or fewer to stay within `RUN_BYTES`."""
         return min(most, self._at_once)
 
     def run(self, made: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
-        """[clips, classes] float32 of inputs by name that are made already, as many at once as `RUN_BYTES` allow."""
+        """Return [clips, classes] float32 of prepared inputs by name, as many in one run as `RUN_BYTES` allow."""
         made, rows = iter(made), []
         while batch := list(islice(made, self._at_once)):
             rows.append(self.backend.run({name: np.stack([each[name] for each in batch]) for name in batch[0]}))
@@ -314,11 +298,7 @@ class Session:
 
 
 def _check_graph(package: ModelPackage, backend: Backend) -> dict[str, np.ndarray]:
-    """Compare model.yaml with the network and with the features that this version can make.
-
-    Returns:
-        Example inputs by name, without the batch axis.
-    """
+    """Compare model.yaml with the network and the features; return example inputs by name, without the batch axis."""
     file = package.path / DESCRIPTION
     stated = {spec.name: spec for spec in package.inputs}
     if set(stated) != set(backend.inputs):

@@ -14,13 +14,7 @@ VARIABLE = "ACTREC_MODELS"
 
 @dataclass(frozen=True)
 class Entry:
-    """A package found in one of the folders.
-
-    Attributes:
-        name, path: Of its folder.
-        package: Its content; None if it is broken.
-        problem: Why it is broken, one line, else "".
-    """
+    """A package found in one of the folders; `package` is None if it is broken, for the reason in `problem`."""
 
     name: str
     path: Path
@@ -29,20 +23,19 @@ class Entry:
 
 
 def folders() -> list[Path]:
-    """Where packages are looked for, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
+    """Return the folders of packages, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
     asked = [Path(os.path.expanduser(p)) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
     data = Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share"))
     return list(dict.fromkeys([*asked, data / "actrec/models", *installed("models/zoo")]))
 
 
 def installed(name: str) -> list[Path]:
-    """Where files that come with actrec may be: in `share/actrec` of each ROS prefix and of Python's, then the source.
+    """Return where a folder of the source, such as `models/zoo`, may be installed.
 
-    Args:
-        name: Of the folder in the source: `models/zoo`, `models/recipes`.
+    These are `share/actrec` of each ROS prefix and of Python's, then the source itself.
     """
     here = Path(__file__).resolve()
-    # `pip install --user`, --prefix and Debian's own pip have prefixes that Python's does not tell: lib's neighbors.
+    # `pip install --user`, --prefix and Debian's pip use other prefixes than Python's: the folder above lib.
     own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
     ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
@@ -71,20 +64,16 @@ def find(name_or_path: str | Path) -> ModelPackage:
 
 
 def list_packages() -> list[Entry]:
-    """Every package in `folders()` that may be read, by name, the first of each as in `find`; a broken one with why."""
+    """Return the packages in the readable `folders()` by name; of equal names the first, as in `find`."""
     found: dict[str, Entry] = {}
     for folder in folders():
         for path in sorted(folder.iterdir()) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []:
             if path.name not in found and not path.name.startswith(".") and os.path.isfile(path / DESCRIPTION):
-                found[path.name] = _entry(path)
+                try:
+                    found[path.name] = Entry(path.name, path, package.load(path))
+                except PackageError as error:
+                    found[path.name] = Entry(path.name, path, None, str(error))
     return [found[name] for name in sorted(found)]
-
-
-def _entry(path: Path) -> Entry:
-    try:
-        return Entry(path.name, path, package.load(path))
-    except PackageError as error:
-        return Entry(path.name, path, None, str(error))
 
 
 def _known() -> str:

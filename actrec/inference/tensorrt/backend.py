@@ -1,23 +1,32 @@
-"""TensorRT, on an NVIDIA GPU: a package's engine, its buffers, one stream, a CUDA graph for each number of windows."""
+"""TensorRT on an NVIDIA GPU: a package's engine, its comparison with ONNX Runtime, and its runs through CUDA graphs."""
 
+import functools
+import importlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
+from actrec import features
+from actrec.features.clips import each_clip
+from actrec.inference import session as windowed
+from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend, outputs_of
 from actrec.inference.package import ModelPackage
-from actrec.inference.tensorrt import builder, comparison, diagnosis
+from actrec.inference.tensorrt import builder
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
-from actrec.inference.tensorrt.builder import BuildConfig, Progress
+from actrec.inference.tensorrt.builder import BuildConfig, Progress, group_of
 from actrec.inference.tensorrt.cache import EngineCache
 from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
+from actrec.perception.recorded_joints import read_bodies, read_hands
+from actrec.skeleton import windows
+from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import HANDS
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError, PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +34,7 @@ CHECKED = 8
 """Windows that an engine is compared with ONNX Runtime on."""
 
 INT8_MARGIN = 3.0
-"""How much more an int8 engine may differ: a value that is rounded the other way is off by a whole step."""
+"""Factor of the difference allowed for int8: a value that is rounded the other way is off by a whole step."""
 
 Inputs = dict[str, np.ndarray]
 
@@ -48,18 +57,13 @@ class TensorRtConfig(BuildConfig):
         "", "recordings of people that a new engine is compared on, with commas between; empty: simulated people"
     )
 
-    @property
-    def of_recordings(self) -> list[str]:
-        """The recordings' paths."""
-        return [path.strip() for path in self.recordings.split(",") if path.strip()]
-
 
 class TensorRtBackend:
     """Runs a package's engine, built where the cache has none; see `actrec.inference.session.Backend`.
 
     Args:
         package: The package.
-        progress: Told of each step of a build.
+        progress: Called at each step of a build.
         **options: Fields of `TensorRtConfig`.
 
     Raises:
@@ -82,7 +86,7 @@ class TensorRtBackend:
                 self.config,
                 self._cuda.gpu,
                 cache,
-                lambda made: self._check(package, made),
+                functools.partial(self._check, package),
                 progress,
             )
             self._engine = Engine(self._trt, self._cuda, content, self.config.most, self.config.graph)
@@ -93,22 +97,20 @@ class TensorRtBackend:
 
     @classmethod
     def ready(cls, package: ModelPackage, **options: Any) -> bool:
-        """Whether the engine is built: to open it takes seconds, not minutes. Options and errors as for the class."""
+        """Return whether the engine is built, and opens in seconds instead of minutes. Raises as the class."""
         settings = config.build(TensorRtConfig, options)
         trt, cuda = builder.tensorrt(), tensorrt_cuda.open_cuda(settings.memory)
-        key = builder.key_of(trt, package, settings, cuda.gpu)
-        return EngineCache(settings.cache).find(key) is not None
+        return EngineCache(settings.cache).find(builder.key_of(trt, package, settings, cuda.gpu)) is not None
 
     def run(self, inputs: Inputs) -> np.ndarray:
-        """Logits [N, classes] float32 of inputs [N, …] float32.
+        """Return logits [N, classes] float32 of inputs [N, …] float32.
 
         Raises:
             InputError: The inputs have other names or shapes than the network's.
             DeviceError: The GPU failed.
         """
         with self._running, self._cuda.current():
-            count = len(next(iter(inputs.values())))
-            most = self.config.most
+            count, most = len(next(iter(inputs.values()))), self.config.most
             parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, count, most)]
             return np.concatenate([self._engine.run(part) for part in parts])
 
@@ -118,22 +120,21 @@ class TensorRtBackend:
         Raises:
             PackageError: They disagree; the message has the first layers that differ.
         """
-        recordings = self.config.of_recordings
-        clips = comparison
-        made = clips.recorded(package, recordings, CHECKED) if recordings else clips.simulated(package, CHECKED)
+        paths = [path.strip() for path in self.config.recordings.split(",") if path.strip()]
+        made = recorded_windows(package, paths, CHECKED) if paths else simulated_windows(package, CHECKED)
         count = len(next(iter(made.values())))
         rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(count)]
         engine = Engine(self._trt, self._cuda, content, self.config.most, False)
-        ours = np.concatenate([engine.run(row) for row in rows])
+        found = np.concatenate([engine.run(row) for row in rows])
         precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
-        theirs = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
-        difference, allowed = builder.disagreement(ours, theirs), margin * self.config.largest_difference
+        expected = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
+        difference, allowed = relative_difference(found, expected), margin * self.config.largest_difference
         if difference > allowed:
-            raise PackageError(self._disagreeing(package, difference, allowed, rows[0]))
-        return {"difference": difference, "compared_on": recordings or "simulated people", "bytes": len(content)}
+            raise PackageError(self._disagreement(package, difference, allowed, rows[0]))
+        return {"difference": difference, "compared_on": paths or "simulated people", "bytes": len(content)}
 
-    def _disagreeing(self, package: ModelPackage, difference: float, allowed: float, row: Inputs) -> str:
-        """Return what to say of an engine that disagrees, and what to do."""
+    def _disagreement(self, package: ModelPackage, difference: float, allowed: float, row: Inputs) -> str:
+        """Return the error of an engine that disagrees, with a remedy."""
         share = f"differ from ONNX Runtime's by {difference:.1%} of their spread"
         found = "are no numbers" if np.isinf(difference) else share
         text = f"{package.name}: the engine's logits {found}, at most {allowed:.0%} may"
@@ -142,9 +143,14 @@ class TensorRtBackend:
         if self.config.precision == "fp16" and not builder.takes_flags(self._trt):
             return f"{text}: build it with --precision fp32"
         logger.warning("%s; searching for the first layers that differ, which takes another build", text)
+
+        def run(onnx: bytes, inputs: Inputs) -> Inputs:
+            content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)
+            return Engine(self._trt, self._cuda, content, 1, False, probes=True).run_all(inputs)
+
         try:
             network = builder.source_of(self._trt, package, self.config).network
-            group = diagnosis.first_wrong_group(package.read_onnx(network), row, self._probed(package), allowed)
+            group = first_wrong_group(package.read_onnx(network), row, run, allowed)
         except ActrecError as error:
             logger.warning("they were not found: %s", error)
             group = None
@@ -153,15 +159,6 @@ class TensorRtBackend:
         kept = ",".join([*self.config.kept, group])
         first = "quantize it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
-
-    def _probed(self, package: ModelPackage) -> diagnosis.Run:
-        """Build the engine of a graph with more outputs, and return these."""
-
-        def run(onnx: bytes, row: Inputs) -> dict[str, np.ndarray]:
-            content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)
-            return Engine(self._trt, self._cuda, content, 1, False, probes=True).run_all(row)
-
-        return run
 
 
 class Engine:
@@ -173,7 +170,7 @@ class Engine:
         content: The engine.
         most: Windows of one run.
         graph: Record each number of windows as a CUDA graph.
-        probes: It has outputs beside its logits, of any shape (`engine_diagnosis`).
+        probes: It has outputs beside its logits, of any shape (`first_wrong_group`).
 
     Raises:
         DeviceError: The engine is corrupt or of another TensorRT or GPU, or memory is full.
@@ -191,8 +188,7 @@ class Engine:
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         # An axis of free size is the batch.
         shapes = {n: tuple(most if size < 0 else size for size in self._engine.get_tensor_shape(n)) for n in names}
-        modes = {name: self._engine.get_tensor_mode(name) for name in names}
-        self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
         if len(self._outputs) != 1 and not probes:
             raise PackageError(
                 f"the engine has {len(self._outputs)} outputs, expected the logits alone: export it again"
@@ -200,27 +196,20 @@ class Engine:
         self._buffers = {name: cuda.buffer(shape) for name, shape in shapes.items()}
         self.inputs = {name: (None, *shape[1:]) for name, shape in shapes.items() if name not in self._outputs}
         self.output = (None, *shapes[self._outputs[0]][1:])
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, tuple[Any, Callable[[], None]]] = {}
+        """Number of windows to its context, which owns memory, and the function that launches it."""
 
     def run(self, inputs: Inputs) -> np.ndarray:
-        """Logits [N, classes] of at most `most` windows."""
+        """Return logits [N, classes] of at most `most` windows."""
         count = self._run(inputs)
         return self._buffers[self._outputs[0]].host[:count].copy()
 
-    def run_all(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        """Every output of `most` windows by name."""
+    def run_all(self, inputs: Inputs) -> Inputs:
+        """Return every output of `most` windows by name."""
         self._run(inputs)
         return {name: self._buffers[name].host.copy() for name in self._outputs}
 
     def _run(self, inputs: Inputs) -> int:
-        count = self._take(inputs)
-        if count not in self._runs:
-            self._runs[count] = self._prepared(count)
-        self._runs[count].start()
-        self._cuda.synchronize()
-        return count
-
-    def _take(self, inputs: Inputs) -> int:
         if set(inputs) != set(self.inputs):
             raise InputError(f"the network takes {sorted(self.inputs)}, got {sorted(inputs)}")
         count = len(next(iter(inputs.values())))
@@ -231,50 +220,153 @@ class Engine:
                     f"input '{name}' is {list(value.shape)}, expected {list(expected)} of 1 to {self._most}"
                 )
             self._buffers[name].host[:count] = value
+        if count not in self._runs:
+            self._runs[count] = self._prepare(count)
+        self._runs[count][1]()
+        self._cuda.synchronize()
         return count
 
-    def _prepared(self, count: int) -> "_Run":
-        """Return a context for this number of windows: a recorded graph holds on to the memory of its context."""
+    def _prepare(self, count: int) -> tuple[Any, Callable[[], None]]:
+        """Return a context for this number of windows, and its launch: a recorded graph uses the context's memory."""
         context = self._engine.create_execution_context()
         if context is None:
             raise DeviceError(
                 "not enough GPU memory to run the engine: end what else uses it, or take backend onnxruntime"
             )
-        # 8.6 gives a profile by itself to the first context alone. What this copies goes through the same stream.
-        _asked(context.set_optimization_profile_async(0, self._cuda.stream), "the profile of its shapes")
+        # 8.6 gives a profile by itself to the first context alone. This copies through the same stream.
+        _require(context.set_optimization_profile_async(0, self._cuda.stream), "the profile of its shapes")
         for name, buffer in self._buffers.items():
-            _asked(context.set_tensor_address(name, buffer.address), f"an address for '{name}'")
+            _require(context.set_tensor_address(name, buffer.address), f"an address for '{name}'")
         for name, shape in self.inputs.items():
-            _asked(context.set_input_shape(name, (count, *shape[1:])), f"{count} windows of '{name}'")
-        run = _Run(context, lambda: self._launch(context, count))
+            _require(context.set_input_shape(name, (count, *shape[1:])), f"{count} windows of '{name}'")
+
+        def launch() -> None:
+            for name in self.inputs:
+                self._cuda.upload(self._buffers[name], count)
+            if not context.execute_async_v3(self._cuda.stream):
+                raise DeviceError("TensorRT could not start the network: see its log")
+            for name in self._outputs:
+                rows = len(self._buffers[name].host)
+                self._cuda.download(self._buffers[name], count if rows == self._most else rows)
+
         if self._graph:
-            run.start()  # the first run allocates, which a recording must not
+            launch()  # the first run allocates, which a recording must not
             self._cuda.synchronize()
             try:
-                run.start = CudaGraph(self._cuda.stream, run.start).launch
+                return context, CudaGraph(self._cuda.stream, launch).launch
             except DeviceError as error:
                 logger.warning("launched without a CUDA graph: %s", error)
-        return run
-
-    def _launch(self, context: Any, count: int) -> None:
-        """Start copies and network on the stream."""
-        for name in self.inputs:
-            self._cuda.upload(self._buffers[name], count)
-        if not context.execute_async_v3(self._cuda.stream):
-            raise DeviceError("TensorRT could not start the network: see its log")
-        for name in self._outputs:
-            host = self._buffers[name].host
-            self._cuda.download(self._buffers[name], count if len(host) == self._most else len(host))
+        return context, launch
 
 
-@dataclass
-class _Run:
-    """So many windows: what keeps their memory, and what starts them on the stream."""
-
-    context: Any
-    start: Callable[[], None]
-
-
-def _asked(done: bool, what: str) -> None:
-    if not done:
+def _require(accepted: bool, what: str) -> None:
+    if not accepted:
         raise DeviceError(f"TensorRT refuses {what}: see its log")
+
+
+# -- comparison with ONNX Runtime --------------------------------------------------------------------------------------
+
+
+def recorded_windows(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
+    """Return inputs [count, …] float32 of windows spread evenly over recordings.
+
+    Args:
+        package: Its inputs are made of bodies, or of hands as bodies, alone.
+        paths: Recordings of bodies or of hands, as `actrec.perception.recorded_joints` reads them.
+        count: Number of windows in all.
+
+    Raises:
+        ConfigError: The package takes more than joints.
+        InputError: A recording cannot be read, or shows no person; the message has its name.
+    """
+    layout = windowed.body_layout(package)
+    if set(features.streams(package.inputs)) != {"bodies"} or layout not in (CANONICAL, *HANDS):
+        raise ConfigError(f"{package.name} takes more than joints, which recordings do not give here: leave them out")
+    rows: list[Inputs] = []
+    for number, path in enumerate(paths):
+        if layout in HANDS:
+            stamps, tracks = read_hands(path, layout)
+        else:
+            sequence = read_bodies(path)
+            stamps, tracks = sequence.stamps_ns, sequence.bodies
+        wanted = (count - len(rows)) // (len(paths) - number)
+        for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:
+            at = windows.sample_stamps(int(end), package.window.seconds, package.window.frames)
+            bodies = np.stack([windows.resample(stamps, body, at) for body in tracks[: package.bodies]])
+            if np.isfinite(bodies).any():
+                rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
+    if not rows:
+        raise InputError(f"no person is found in {', '.join(paths)}")
+    return _stacked(package, rows[:count])
+
+
+def simulated_windows(package: ModelPackage, count: int, seed: int = 0) -> Inputs:
+    """Return inputs [count, …] float32 of example clips whose joints are moved a little at random."""
+    rng = np.random.default_rng(seed)
+    rows: list[Inputs] = []
+    while len(rows) < count:
+        clip: Inputs = {}
+        for spec in package.inputs:
+            clip.update(windowed.example(package, spec))
+        if "bodies" in clip:
+            clip["bodies"] = clip["bodies"] + rng.normal(0, 0.02, clip["bodies"].shape).astype(np.float32)
+        rows += each_clip(clip, package.inputs, package.window)
+    return _stacked(package, rows[:count])
+
+
+def _stacked(package: ModelPackage, rows: Sequence[Inputs]) -> Inputs:
+    return {spec.name: np.stack([row[spec.name] for row in rows]) for spec in package.inputs}
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of values [N, …], as a share of the expected ones' spread; infinite for NaN."""
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max()) / max(float(expected.max() - expected.min()), 1e-6)
+
+
+def first_wrong_group(
+    content: bytes, inputs: Inputs, run: Callable[[bytes, Inputs], Inputs], allowed: float
+) -> str | None:
+    """Return the layer group after which the engine's values first differ too much from ONNX Runtime's.
+
+    Args:
+        content: The ONNX graph that the engine was built of.
+        inputs: One window.
+        run: Builds the engine of a graph and returns its outputs for one window.
+        allowed: Allowed `relative_difference`.
+
+    Returns:
+        The group; if none differs too much, the one that differs most. None if the package `onnx`, which is
+        needed to add outputs to a graph, is not installed.
+    """
+    try:
+        onnx = importlib.import_module("onnx")
+    except ImportError:
+        return None
+    probed, names = _with_probes(onnx, content)
+    expected, found = outputs_of(probed, inputs), run(probed, inputs)
+    differences = {group: relative_difference(found[name], expected[name]) for group, name in names.items()}
+    wrong = [group for group in names if differences[group] > allowed]
+    return wrong[0] if wrong else max(differences, key=lambda group: differences[group])
+
+
+def _with_probes(onnx: Any, content: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the graph with the last value of each layer group as a float32 output, and their names in order."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content))
+    graph, floats = model.graph, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    last: dict[str, str] = {}
+    for node in graph.node:
+        for output in node.output:
+            if types.get(output) in floats:
+                group = group_of(node.name)
+                last.pop(group, None)  # in the order of the last one
+                last[group] = output
+    final = {value.name for value in graph.output}
+    for group, name in last.items():
+        if name not in final:
+            last[group] = probe = f"probe/{group}"
+            graph.node.append(onnx.helper.make_node("Cast", [name], [probe], name=probe, to=onnx.TensorProto.FLOAT))
+            graph.output.append(onnx.helper.make_tensor_value_info(probe, onnx.TensorProto.FLOAT, None))
+    return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString()), last

@@ -1,7 +1,4 @@
-"""Builds TensorRT engines of model packages: parsed, tuned, compared with ONNX Runtime, cached.
-
-Groups of a network's layers, named as people name them: "bones/blocks.3".
-"""
+"""Build TensorRT engines of model packages: source network, precision of layer groups, progress, cache."""
 
 import importlib
 import logging
@@ -11,9 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from actrec.inference.package import ModelPackage
 from actrec.inference.tensorrt.cache import EngineCache, EngineKey
@@ -21,17 +16,19 @@ from actrec.inference.tensorrt.cuda import Gpu
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 
-_LEVELS = 2
+logger = logging.getLogger(__name__)
+
+_GROUP_LEVELS = 2
 
 _STREAM = re.compile(r"stream_\d+")
-"""What comes first in the names of one of several networks that are one graph (`actrec export --fuse`)."""
+"""Prefix of the node names of each network in a fused graph (`actrec export --fuse`)."""
 
 
 def group_of(node: str) -> str:
-    """Return the group of an ONNX node, by the module that it was written from: its first two levels below the network.
+    """Return the group of an ONNX node: the first two levels of its module below the network.
 
     `/network/bones/blocks/blocks.3/attention/MatMul` is of "bones/blocks.3"; a name without a module is its own group.
-    Of networks that were fused, the network comes first: "stream_1/bones/blocks.3".
+    In fused networks, the network comes first: "stream_1/bones/blocks.3".
     """
     parts = [part for part in node.split("/") if part]
     streams = 0
@@ -43,23 +40,21 @@ def group_of(node: str) -> str:
     # A list of modules and the module in it: blocks, blocks.3.
     inner = [*parts[1:], ""]
     nested = [part for part, next_one in zip(parts, inner, strict=False) if not next_one.startswith(f"{part}.")]
-    return "/".join([*before, *(nested[:_LEVELS] or own)]) or node
+    return "/".join([*before, *(nested[:_GROUP_LEVELS] or own)]) or node
 
 
 def is_kept(node: str, kept: tuple[str, ...]) -> bool:
-    """Whether a node belongs to one of these groups, or to one of the modules within or above them."""
+    """Return whether a node belongs to one of these groups, or to a module within or above them."""
     group = group_of(node)
     return any(group == name or group.startswith(f"{name}/") for name in kept)
 
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
 INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
 
 Progress = Callable[[str, int, int], None]
-"""Takes a phase's name, its step and how many it has. What it raises ends the build, and is raised from it."""
+"""Takes a phase's name, its step and its number of steps. An exception that it raises ends the build."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +118,7 @@ def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> En
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The file that is parsed: which of the package's networks, its hash, and whether its own types hold."""
 
     network: str
@@ -133,11 +127,11 @@ class Source:
 
 
 def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
-    """Which network is parsed.
+    """Return the network to parse.
 
-    TensorRT 10 takes the types of a float16 network as they are. 8.6 gets a flag that allows float16. So does any
-    version if groups of layers stay in float32, and for the float32 layers of an int8 network; version 11, which has no
-    such flag, takes the network's types.
+    TensorRT 10 takes the types of a float16 network as they are. A flag allows float16 in 8.6, in any version that
+    keeps layer groups in float32, and for the float32 layers of an int8 network. Version 11 has no such flag and takes
+    the network's types.
 
     Raises:
         PackageError: Precision or groups that are asked for take a network that the package has not.
@@ -173,16 +167,16 @@ def engine_of(
     check: Callable[[bytes], dict[str, Any]],
     progress: Progress | None = None,
 ) -> bytes:
-    """Return the engine of a package: from the cache, or built, checked and kept.
+    """Return the engine of a package: from the cache, or built, checked and stored.
 
     Args:
         trt: The module `tensorrt`.
         package: The package.
-        config: How to build.
-        gpu: What it is built for.
-        cache: Where engines are kept.
-        check: Raises if an engine disagrees with ONNX Runtime; else returns the difference.
-        progress: Told of each step.
+        config: Options of the build.
+        gpu: The GPU that runs it.
+        cache: The stored engines.
+        check: Raises if an engine disagrees with ONNX Runtime; else returns details to store with it.
+        progress: Called at each step.
 
     Raises:
         PackageError: The network cannot become an engine, or the engine disagrees.
@@ -214,43 +208,36 @@ def build(
     progress: Progress | None = None,
     onnx: bytes | None = None,
 ) -> tuple[bytes, bytes]:
-    """Return the engine and its measured figures.
+    """Return the engine and its timing cache.
 
     Args:
         trt: The module `tensorrt`.
         package: The package.
-        config: How to build.
-        timings: Measured before; may be empty.
-        progress: Told of each step.
+        config: Options of the build.
+        timings: Timing cache of earlier builds; may be empty.
+        progress: Called at each step.
         onnx: Parsed in place of the package's own network: the same with more outputs.
 
     Raises:
         PackageError, DeviceError: As `engine_of`.
     """
-    log = _Log(trt)
-    builder = trt.Builder(log.logger)
+    errors: list[str] = []
+    log = _log(trt, errors)
+    builder = trt.Builder(log)
     source = source_of(trt, package, config)
     flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     if source.typed:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log.logger)
+    parser = trt.OnnxParser(network, log)
     if not parser.parse(package.read_onnx(source.network) if onnx is None else onnx):
         problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first(problems)}")
+        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first_line(problems)}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
     settings.builder_optimization_level = config.optimization_level
-    if config.precision != "fp32" and not source.typed:
-        settings.set_flag(trt.BuilderFlag.FP16)
-        if config.precision == "int8":
-            settings.set_flag(trt.BuilderFlag.INT8)
-        if config.kept:
-            settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-            _keep(trt, package, network, config.kept)
-    if config.precision == "fp32" and hasattr(settings, "clear_flag"):
-        settings.clear_flag(trt.BuilderFlag.TF32)
-    if _major(trt) < 10:  # each number of windows has a context of its own; until 10 one profile serves one context
+    _set_precision(trt, settings, network, package, config, source)
+    if _major(trt) < 10:  # each number of windows has its own context; before 10, a profile serves one context
         settings.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     times = settings.create_timing_cache(timings)
     if times is None:
@@ -263,73 +250,76 @@ def build(
     settings.add_optimization_profile(profile)
     steps = _Steps(progress)
     if hasattr(trt, "IProgressMonitor"):
-        settings.progress_monitor = monitor(trt, steps)
-    made = steps.of(lambda: builder.build_serialized_network(network, settings))
+        settings.progress_monitor = _monitor(trt, steps)
+    made = steps.run(lambda: builder.build_serialized_network(network, settings))
     if made is None:
-        raise _unbuilt(package, log.errors)
+        why = _first_line(errors)
+        if "memory" in why.lower():
+            raise DeviceError(
+                f"{package.name}: not enough GPU memory to build its engine: {why}; end what else uses it"
+            )
+        raise PackageError(f"TensorRT cannot build {package.name}: {why}")
     measured = settings.get_timing_cache()
     return bytes(made), bytes(measured.serialize()) if measured is not None else b""
 
 
-def _keep(trt: Any, package: ModelPackage, network: Any, kept: tuple[str, ...]) -> None:
-    """Has these groups' layers compute in float32.
+def _set_precision(
+    trt: Any, settings: Any, network: Any, package: ModelPackage, config: BuildConfig, source: Source
+) -> None:
+    """Set the builder's flags, and the precision of the layer groups that stay in float32.
 
     Raises:
         PackageError: There is no such group.
     """
+    if config.precision == "fp32" and hasattr(settings, "clear_flag"):
+        settings.clear_flag(trt.BuilderFlag.TF32)
+    if config.precision == "fp32" or source.typed:
+        return
+    settings.set_flag(trt.BuilderFlag.FP16)
+    if config.precision == "int8":
+        settings.set_flag(trt.BuilderFlag.INT8)
+    if not config.kept:
+        return
+    settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    for name in kept:
+    for name in config.kept:
         if not any(is_kept(layer.name, (name,)) for layer in layers):
             groups = dict.fromkeys(group_of(layer.name) for layer in layers)
             raise PackageError(f"{package.name} has no layer group '{name}'; it has {', '.join(groups)}")
     for layer in layers:
         outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
         # Indices and shapes have no other precision.
-        if is_kept(layer.name, kept) and all(output.dtype in (trt.float32, trt.float16) for output in outputs):
+        if is_kept(layer.name, config.kept) and all(out.dtype in (trt.float32, trt.float16) for out in outputs):
             layer.precision = trt.float32
             for index in range(layer.num_outputs):
                 layer.set_output_type(index, trt.float32)
 
 
-def _unbuilt(package: ModelPackage, errors: list[str]) -> Exception:
-    why = _first(errors)
-    if "memory" in why.lower():
-        return DeviceError(f"{package.name}: not enough GPU memory to build its engine: {why}; end what else uses it")
-    return PackageError(f"TensorRT cannot build {package.name}: {why}")
+def _log(trt: Any, errors: list[str]) -> Any:
+    """Return a TensorRT logger that writes to Python's log and appends errors to a list."""
+    levels = {
+        trt.Logger.INTERNAL_ERROR: logging.ERROR, trt.Logger.ERROR: logging.ERROR,
+        trt.Logger.WARNING: logging.DEBUG, trt.Logger.INFO: logging.DEBUG,
+    }  # fmt: skip
 
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
 
-class _Log:
-    """TensorRT's log in Python's; keeps the errors."""
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            if level == logging.ERROR:
+                errors.append(message)
+            logger.log(level, "TensorRT: %s", message)
 
-    def __init__(self, trt: Any):
-        self.errors: list[str] = []
-        levels = {
-            trt.Logger.INTERNAL_ERROR: logging.ERROR, trt.Logger.ERROR: logging.ERROR,
-            trt.Logger.WARNING: logging.DEBUG, trt.Logger.INFO: logging.DEBUG,
-        }  # fmt: skip
-        errors = self.errors
-
-        class Logger(trt.ILogger):
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                level = levels.get(severity, logging.DEBUG)
-                if level == logging.ERROR:
-                    errors.append(message)
-                logger.log(level, "TensorRT: %s", message)
-
-        self.logger = Logger()
+    return Logger()
 
 
 class _Steps:
-    """Tells of a build's steps, and ends it at one of them.
+    """Progress of a build, which can end it.
 
-    TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has a thread of its own, which gets no signal;
+    TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has its own thread, which gets no signal;
     exceptions of the callbacks or of the waiting thread are kept until the build ends.
-
-    Args:
-        progress: Told of each step.
     """
 
     def __init__(self, progress: Progress | None):
@@ -337,8 +327,8 @@ class _Steps:
         self._stop = threading.Event()
         self._raised: Exception | None = None
 
-    def of(self, work: Callable[[], Any]) -> Any:
-        """Return what `work` gives, done in a thread; raises what ended it."""
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Return the result of `work`, run in a thread; raise the exception that ended it."""
         with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
             made = thread.submit(work)
             try:
@@ -350,8 +340,8 @@ class _Steps:
             raise self._raised
         return result
 
-    def tell(self, phase: str, step: int, steps: int) -> bool:
-        """Whether the build is to go on."""
+    def report(self, phase: str, step: int, steps: int) -> bool:
+        """Report a step; return whether the build continues."""
         try:
             if self._progress is not None and not self._stop.is_set():
                 self._progress(phase, step, steps)
@@ -361,8 +351,8 @@ class _Steps:
         return not self._stop.is_set()
 
 
-def monitor(trt: Any, told: _Steps) -> Any:
-    """TensorRT's progress, told to `told`."""
+def _monitor(trt: Any, progress: _Steps) -> Any:
+    """Return TensorRT's progress monitor, which reports to `progress`."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -371,29 +361,21 @@ def monitor(trt: Any, told: _Steps) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            told.tell(phase_name, 0, num_steps)
+            progress.report(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return told.tell(phase_name, step + 1, self._steps.get(phase_name, 0))
+            return progress.report(phase_name, step + 1, self._steps.get(phase_name, 0))
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self._steps.pop(phase_name, 0)
-            told.tell(phase_name, steps, steps)
+            progress.report(phase_name, steps, steps)
 
     return Monitor()
-
-
-def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest difference of values [N, …], as a share of the right ones' spread; infinite for NaN."""
-    if not np.isfinite(ours).all():
-        return float("inf")
-    spread = float(theirs.max() - theirs.min())
-    return float(np.abs(ours - theirs).max()) / max(spread, 1e-6)
 
 
 def _major(trt: Any) -> int:
     return int(str(trt.__version__).split(".")[0])
 
 
-def _first(lines: Sequence[str]) -> str:
+def _first_line(lines: Sequence[str]) -> str:
     return next((line.strip().splitlines()[0][:300] for line in lines if line.strip()), "it does not say why")

@@ -1,4 +1,4 @@
-"""Where TensorRT engines are kept: found by all that they depend on, locked while one is built, written as a whole."""
+"""Cache of TensorRT engines: found by all that they depend on, locked while one is built, written atomically."""
 
 import contextlib
 import fcntl
@@ -19,18 +19,13 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "ACTREC_ENGINES"
 
-TIMINGS = "timings.cache"
-"""Measured times of kernels, kept among builds of one TensorRT and GPU."""
-
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that an engine depends on: with another value of any of these it is another engine.
+    """Everything that an engine depends on, besides the package's name, which is for people.
 
     Attributes:
-        package: Name of the package, for people.
         onnx_sha256: Hash of the network's file.
-        precision: What it computes in.
         shapes: Input name to its smallest, usual and largest shape.
         options: Further options of the builder.
         tensorrt, cuda: Versions.
@@ -47,12 +42,12 @@ class EngineKey:
     gpu: str
 
     def plain(self) -> dict[str, Any]:
-        """As JSON gives it back."""
+        """Return the fields as read back from JSON."""
         return dict(json.loads(json.dumps(asdict(self))))
 
     @property
     def name(self) -> str:
-        """Of the engine's files."""
+        """The stem of the engine's files."""
         content = {name: value for name, value in self.plain().items() if name != "package"}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.package}_{self.precision}_{digest[:16]}"
@@ -115,7 +110,7 @@ class EngineCache:
 
     @contextlib.contextmanager
     def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:
-        """Hold the lock of an engine: what another process built meanwhile, or None: then it is the caller's to build.
+        """Hold the lock of an engine; yield it if another process built it meanwhile, else None: the caller builds it.
 
         Args:
             key: The engine's.
@@ -138,12 +133,7 @@ class EngineCache:
             yield self.find(key)
 
     def store(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> Path:
-        """Write an engine, and after it its note; a kill leaves the old ones or none.
-
-        Args:
-            key: The engine's.
-            content: The engine.
-            details: What is worth knowing of it: seconds, differences, sizes.
+        """Write an engine, and after it the note with its key and `details`; a kill leaves the old ones or none.
 
         Raises:
             DeviceError: The folder cannot be written to, or the disk is full.
@@ -155,22 +145,18 @@ class EngineCache:
         return engine
 
     def timings(self, key: EngineKey) -> bytes:
-        """Return the times measured by earlier builds on this machine; empty if there are none."""
+        """Return the timing cache of earlier builds on this machine; empty if there is none."""
         try:
             return self._timings(key).read_bytes()
         except OSError:
             return b""
 
     def store_timings(self, key: EngineKey, content: bytes) -> None:
-        """Keep the times that a build measured.
-
-        Raises:
-            DeviceError: As `store`.
-        """
+        """Store the times that a build measured; a DeviceError as for `store`."""
         self._write(self._timings(key), content)
 
     def _timings(self, key: EngineKey) -> Path:
-        return self.folder / f"{key.machine}_{TIMINGS}"
+        return self.folder / f"{key.machine}_timings.cache"
 
     def _files(self, key: EngineKey) -> tuple[Path, Path]:
         return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
@@ -199,14 +185,14 @@ class EngineCache:
 
 def _lock(file: Any, path: Path, waiting_s: float) -> None:
     """Wait for the lock; it goes with the process that holds it, however that ends."""
-    began, said = time.monotonic(), float("-inf")
+    began, logged = time.monotonic(), float("-inf")
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             waited = time.monotonic() - began
-            if waited - said >= waiting_s:
+            if waited - logged >= waiting_s:
                 logger.info("another process builds this engine, waiting for it (%.0f s): %s", waited, path)
-                said = waited
+                logged = waited
             time.sleep(0.1)

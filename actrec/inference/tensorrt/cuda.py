@@ -1,15 +1,14 @@
-"""Memory and a stream on an NVIDIA GPU, through pycuda (as JetPack's users have it) or cuda-python.
+"""Memory, a stream and CUDA graphs on an NVIDIA GPU, through pycuda (common on JetPack) or cuda-python.
 
-A buffer is host memory that the GPU can fetch by itself, page-locked; on an integrated GPU, whose memory is the host's
-own, it is mapped and nothing is copied.
-
-CUDA graphs of the work on a stream, through the driver itself: the same for every memory library.
+A buffer is page-locked host memory and its copy on the GPU. An integrated GPU shares the host's memory: the buffer is
+mapped, and nothing is copied.
 """
 
 import contextlib
 import ctypes
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,24 +16,12 @@ import numpy as np
 
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
-_KINDS = {
-    "pycuda": ("actrec.inference.tensorrt.pycuda", "PyCuda"),
-    "cuda-python": ("actrec.inference.tensorrt.cuda_python", "CudaPython"),
-}
-
-LIBRARIES = tuple(_KINDS)
-
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a GPU is.
+    """A GPU: its name, compute capability ("8.7"), total memory, whether that is the host's, and CUDA version ("12.6").
 
-    Attributes:
-        name: As its driver calls it.
-        capability: Compute capability, "8.7".
-        memory_bytes: Of all its memory.
-        integrated: Its memory is the host's.
-        cuda: Version of the driver's CUDA, "12.6".
+    The version is the driver's.
     """
 
     name: str
@@ -45,19 +32,19 @@ class Gpu:
 
     @property
     def identity(self) -> str:
-        """What an engine depends on."""
+        """The properties that an engine depends on."""
         return f"{self.name}, {self.capability}, {self.memory_bytes >> 20} MiB"
 
 
 @dataclass
 class Buffer:
-    """Float32 values that host and GPU both have.
+    """Float32 values on host and GPU.
 
     Attributes:
-        host: [most, …] page-locked; the source of uploads.
-        address: Where the GPU sees them.
+        host: [most, …] page-locked.
+        address: Address on the GPU.
         mapped: Both are the same memory.
-        owner: What must live as long as the memory is used.
+        owner: Object that keeps the memory allocated.
     """
 
     host: np.ndarray
@@ -67,17 +54,17 @@ class Buffer:
 
 
 class Cuda(Protocol):
-    """One GPU and one stream on it. Methods but `current` are called within `current`."""
+    """One GPU and one stream on it. Methods besides `current` are called within `current`."""
 
     library: str
     gpu: Gpu
     stream: int
 
-    def current(self) -> contextlib.AbstractContextManager[None]:
+    def current(self) -> AbstractContextManager[None]:
         """Make the GPU's context the calling thread's."""
 
     def buffer(self, shape: tuple[int, ...]) -> Buffer:
-        """Memory for float32 values of that shape."""
+        """Allocate zeros of that shape; a DeviceError if memory is full."""
 
     def upload(self, buffer: Buffer, count: int) -> None:
         """Start copying the first `count` rows to the GPU; does nothing for mapped memory."""
@@ -86,7 +73,7 @@ class Cuda(Protocol):
         """Start copying the first `count` rows back."""
 
     def synchronize(self) -> None:
-        """Wait for all that was started."""
+        """Wait until the stream is idle; a DeviceError if the GPU failed."""
 
 
 def open_cuda(library: str = "auto") -> Cuda:
@@ -100,10 +87,8 @@ def open_cuda(library: str = "auto") -> Cuda:
         DeviceError: There is no GPU, or its driver does not answer.
     """
     for name in LIBRARIES if library == "auto" else (library,):
-        module, kind = _KINDS[name]
         try:
-            made: Cuda = getattr(importlib.import_module(module), kind)()
-            return made
+            return _CLASSES[name]()
         except ImportError as error:
             missing = error
     raise MissingLibraryError(
@@ -111,22 +96,167 @@ def open_cuda(library: str = "auto") -> Cuda:
     ) from missing
 
 
-def version_text(number: int) -> str:
-    """CUDA's version of the number that its driver gives: 12060 is 12.6."""
-    return f"{number // 1000}.{number % 1000 // 10}"
+def _gpu(name: str, capability: tuple[int, int], memory_bytes: int, integrated: bool, version: int) -> Gpu:
+    """Return a GPU; the driver's version 12060 is CUDA 12.6."""
+    major, minor = capability
+    return Gpu(name, f"{major}.{minor}", memory_bytes, integrated, f"{version // 1000}.{version % 1000 // 10}")
 
 
-def memory_full(shape: tuple[int, ...], error: Exception) -> DeviceError:
-    """Return what to raise where memory for float32 values of that shape cannot be had."""
+def _out_of_memory(shape: tuple[int, ...], error: Exception) -> DeviceError:
     size = int(np.prod(shape)) * 4 / 2**20
     return DeviceError(f"{size:.0f} MiB for {list(shape)} cannot be had: {error}; end what else uses the GPU's memory")
 
 
-_RELAXED = 2
+class _PyCuda:
+    """A GPU through pycuda."""
+
+    library = "pycuda"
+
+    def __init__(self) -> None:
+        self._driver: Any = importlib.import_module("pycuda.driver")
+        try:
+            self._driver.init()
+            device = self._driver.Device(0)
+            # TensorRT uses the primary context; another context would keep its memory from it.
+            self._context = device.retain_primary_context()
+        except self._driver.Error as error:
+            raise DeviceError(f"CUDA does not start: {error}; check nvidia-smi, or take backend onnxruntime") from error
+        integrated = bool(device.get_attributes()[self._driver.device_attribute.INTEGRATED])
+        version, memory_bytes = self._driver.get_driver_version(), int(device.total_memory())
+        self.gpu = _gpu(device.name(), device.compute_capability(), memory_bytes, integrated, version)
+        with self.current():
+            self._stream = self._driver.Stream()
+        self.stream = int(self._stream.handle)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def buffer(self, shape: tuple[int, ...]) -> Buffer:
+        try:
+            if self.gpu.integrated:
+                flags = self._driver.host_alloc_flags.DEVICEMAP
+                host = self._driver.pagelocked_zeros(shape, np.float32, mem_flags=flags)
+                return Buffer(host, int(host.base.get_device_pointer()), True, host.base)
+            host = self._driver.pagelocked_zeros(shape, np.float32)
+            memory = self._driver.mem_alloc(host.nbytes)
+        except self._driver.Error as error:
+            raise _out_of_memory(shape, error) from error
+        return Buffer(host, int(memory), False, memory)
+
+    def upload(self, buffer: Buffer, count: int) -> None:
+        if not buffer.mapped:
+            with self._errors("a copy failed"):
+                self._driver.memcpy_htod_async(buffer.address, buffer.host[:count], self._stream)
+
+    def download(self, buffer: Buffer, count: int) -> None:
+        if not buffer.mapped:
+            with self._errors("a copy failed"):
+                self._driver.memcpy_dtoh_async(buffer.host[:count], buffer.address, self._stream)
+
+    def synchronize(self) -> None:
+        with self._errors("the GPU failed"):
+            self._stream.synchronize()
+
+    @contextlib.contextmanager
+    def _errors(self, problem: str) -> Iterator[None]:
+        try:
+            yield
+        except self._driver.Error as error:
+            raise DeviceError(f"{problem}: {error}") from error
+
+
+class _CudaPython:
+    """A GPU through cuda-python's runtime API, by its new module name or its old one."""
+
+    library = "cuda-python"
+
+    def __init__(self) -> None:
+        try:
+            self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
+        except ImportError:
+            self._runtime = importlib.import_module("cuda.cudart")
+        r = self._runtime
+        self._checked(r.cudaSetDevice(0), "CUDA does not start", "check nvidia-smi, or take backend onnxruntime")
+        found = self._checked(r.cudaGetDeviceProperties(0), "the GPU does not answer")
+        version = int(self._checked(r.cudaDriverGetVersion(), "the GPU does not answer"))
+        name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
+        capability = (found.major, found.minor)
+        self.gpu = _gpu(name, capability, int(found.totalGlobalMem), bool(found.integrated), version)
+        self._stream = self._checked(r.cudaStreamCreate(), "the GPU gives no stream")
+        self.stream = int(self._stream)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self._checked(self._runtime.cudaSetDevice(0), "the GPU does not answer")
+        yield
+
+    def buffer(self, shape: tuple[int, ...]) -> Buffer:
+        r, mapped, count = self._runtime, self.gpu.integrated, int(np.prod(shape))
+        flags = r.cudaHostAllocMapped if mapped else r.cudaHostAllocDefault
+        try:
+            pointer = int(self._checked(r.cudaHostAlloc(4 * count, flags), "no page-locked memory"))
+            if mapped:
+                address = int(self._checked(r.cudaHostGetDevicePointer(pointer, 0), "memory cannot be mapped"))
+            else:
+                address = int(self._checked(r.cudaMalloc(4 * count), "no memory on the GPU"))
+        except DeviceError as error:
+            raise _out_of_memory(shape, error) from error
+        host = np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointer)).reshape(shape)
+        host[:] = 0
+        return Buffer(host, address, mapped, _Allocation(r, pointer, None if mapped else address))
+
+    def upload(self, buffer: Buffer, count: int) -> None:
+        if not buffer.mapped:
+            host, kind = buffer.host[:count], self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+            self._copy(buffer.address, host.ctypes.data, host.nbytes, kind)
+
+    def download(self, buffer: Buffer, count: int) -> None:
+        if not buffer.mapped:
+            host, kind = buffer.host[:count], self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            self._copy(host.ctypes.data, buffer.address, host.nbytes, kind)
+
+    def synchronize(self) -> None:
+        self._checked(self._runtime.cudaStreamSynchronize(self._stream), "the GPU failed")
+
+    def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
+        self._checked(self._runtime.cudaMemcpyAsync(target, source, size, kind, self._stream), "a copy failed")
+
+    def _checked(self, answer: tuple[Any, ...], problem: str, remedy: str = "") -> Any:
+        """Return the value of an answer (status, value)."""
+        status, *values = answer
+        if int(status) != 0:
+            _, text = self._runtime.cudaGetErrorString(status)
+            reason = text.decode() if isinstance(text, bytes) else str(text)
+            raise DeviceError(f"{problem}: {reason}" + (f"; {remedy}" if remedy else ""))
+        return values[0] if values else None
+
+
+class _Allocation:
+    """Frees the memory of a `_CudaPython` buffer."""
+
+    def __init__(self, runtime: Any, pointer: int, address: int | None):
+        self._runtime, self._pointer, self._address = runtime, pointer, address
+
+    def __del__(self) -> None:
+        if self._address is not None:
+            self._runtime.cudaFree(self._address)
+        self._runtime.cudaFreeHost(self._pointer)
+
+
+_CLASSES: dict[str, Callable[[], Cuda]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}
+
+LIBRARIES = tuple(_CLASSES)
+
+_CAPTURE_MODE_RELAXED = 2
 
 
 class CudaGraph:
-    """What `work` launches on a stream, recorded once, launched again as one.
+    """The work that `work` launches on a stream, recorded once and launched as one; through the driver's library.
 
     Args:
         stream: Its handle.
@@ -137,48 +267,35 @@ class CudaGraph:
     """
 
     def __init__(self, stream: int, work: Callable[[], None]):
-        self._stream, self._driver = ctypes.c_void_p(stream), _driver()
-        graph, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_RELAXED))
+        try:
+            self._driver = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise DeviceError("there is no CUDA driver: libcuda.so.1 is missing") from error
+        self._stream, self._graph, graph = ctypes.c_void_p(stream), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_CAPTURE_MODE_RELAXED))
         try:
             work()
-        finally:
-            # Ends the recording whatever happened, or the stream is of no more use.
-            ended = self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
-        if ended != 0:
-            raise DeviceError(f"cuStreamEndCapture failed: {self._why(ended)}")
+        except BaseException:
+            # A stream whose capture never ends cannot be used again.
+            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+            raise
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         try:
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._graph), graph, ctypes.c_ulonglong(0))
         finally:
             self._driver.cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        """Start it on its stream.
-
-        Raises:
-            DeviceError: The driver refuses.
-        """
+        """Launch it on its stream; a DeviceError if the driver refuses."""
         self._call("cuGraphLaunch", self._graph, self._stream)
 
     def __del__(self) -> None:
-        # Where there is no driver, or nothing was recorded, there is nothing to free.
-        if getattr(self, "_graph", None):
+        if getattr(self, "_graph", None):  # there is nothing to free if nothing was recorded
             self._driver.cuGraphExecDestroy(self._graph)
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._driver, name)(*arguments)
         if status != 0:
-            raise DeviceError(f"{name} failed: {self._why(status)}")
-
-    def _why(self, status: int) -> str:
-        text = ctypes.c_char_p()
-        if self._driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text)) == 0 and text.value:
-            return text.value.decode()
-        return f"CUDA error {status}"
-
-
-def _driver() -> Any:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise DeviceError("there is no CUDA driver: libcuda.so.1 is missing") from error
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
+            raise DeviceError(f"{name} failed: {(text.value or b'').decode() or f'CUDA error {status}'}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
 from actrec.features.specs import InputSpec, WindowSpec
-from actrec.inference.streaming import METADATA
+from actrec.inference.onnxruntime_backend import STEP_METADATA
 from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
@@ -344,7 +344,7 @@ class _PositionalStep(nn.Module):
 
 
 def step_to_onnx(network: Network) -> bytes:
-    """Export a network's streaming step, which `actrec.inference.streaming` runs; the batch is dynamic.
+    """Export a network's streaming step, which `StreamingSession` runs; the batch is dynamic.
 
     Inputs are the network's, with T = 1, and `past_<state>`; outputs are "logits" and `new_<state>`. The file's
     metadata holds the number of frames between the values of each state.
@@ -385,7 +385,7 @@ def _trace_step(step: Step) -> bytes:
         for axis, size in enumerate(shape, start=1):
             value.type.tensor_type.shape.dim[axis].dim_value = size
     entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps({state.name: state.step for state in step.states})
+    entry.key, entry.value = STEP_METADATA, json.dumps({state.name: state.step for state in step.states})
     return bytes(model.SerializeToString())
 
 

@@ -7,7 +7,7 @@ any T that its kernel allows (the step gives the same after T frames, whatever c
 true, of all frames since the first (its running means of Eq. 6 never end).
 
 What a step needs of the past are values of its own, equally spaced in time (`State.step`). Whoever runs it keeps them
-in rings (`actrec.inference.streaming`), so that nothing in the graph is shifted or copied.
+in rings (`actrec.inference.onnxruntime_backend`), so that nothing in the graph is shifted or copied.
 """
 
 from collections.abc import Callable

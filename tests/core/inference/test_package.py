@@ -47,7 +47,7 @@ def refused(folder: Path, *words: str) -> None:
         assert word in message, message
 
 
-def test_written_package_is_read_back(folder: Path) -> None:
+def test_load_written_package_reads_back(folder: Path) -> None:
     read = package.load(folder)
     assert read.name == "tiny"
     assert read.labels == LABELS
@@ -56,14 +56,14 @@ def test_written_package_is_read_back(folder: Path) -> None:
     assert read.read_onnx() == tiny_onnx()
 
 
-def test_weights_and_card_are_kept(tmp_path: Path) -> None:
+def test_write_stores_weights_and_card(tmp_path: Path) -> None:
     package.write(tmp_path / "p", tiny_description(), tiny_onnx(), weights=b"tensors", card="# Card\n")
     assert (tmp_path / "p/model.safetensors").read_bytes() == b"tensors"
     assert (tmp_path / "p/README.md").read_text() == "# Card\n"
     assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
 
-def test_existing_package_is_replaced_only_when_asked(folder: Path) -> None:
+def test_write_existing_package_replaced_only_with_overwrite(folder: Path) -> None:
     with pytest.raises(PackageError, match="exists"):
         write_tiny(folder)
     package.write(folder, tiny_description(threshold=0.9), tiny_onnx(), overwrite=True)
@@ -71,7 +71,7 @@ def test_existing_package_is_replaced_only_when_asked(folder: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
 
 
-def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
+def test_write_over_other_files_refused(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work/thesis.txt").write_text("years")
     (tmp_path / "file").write_text("a recipe")
@@ -81,7 +81,7 @@ def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "work/thesis.txt").read_text() == "years" and (tmp_path / "file").read_text() == "a recipe"
 
 
-def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(folder: Path) -> None:
+def test_write_over_package_with_other_files_refused(folder: Path) -> None:
     """A training run's checkpoints, a repository, a folder of notes."""
     (folder / "last.ckpt").write_text("days")
     (folder / ".git").mkdir()
@@ -90,7 +90,7 @@ def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(fold
     assert (folder / "last.ckpt").read_text() == "days" and (folder / ".git").is_dir()
 
 
-def test_unwritable_place_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_place_unwritable_folder_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is not a folder"):
         files.check_place(tmp_path / "file/p", package.FILES)
@@ -108,18 +108,18 @@ def test_unwritable_place_is_refused_before_the_work(tmp_path: Path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_invalid_description_leaves_the_old_package(folder: Path) -> None:
+def test_write_invalid_description_keeps_old_package(folder: Path) -> None:
     with pytest.raises(PackageError, match="twice"):
         package.write(folder, tiny_description(labels=("a", "a", "b")), tiny_onnx(), overwrite=True)
     assert package.load(folder).labels == LABELS
     assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
 
 
-def test_missing_folder(tmp_path: Path) -> None:
+def test_load_missing_folder_refused(tmp_path: Path) -> None:
     refused(tmp_path / "absent", "no such model package")
 
 
-def test_missing_files(folder: Path, tmp_path: Path) -> None:
+def test_load_missing_file_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.onnx").unlink()
     refused(folder, "model.onnx", "No such file")
     (tmp_path / "empty").mkdir()
@@ -129,7 +129,7 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
-def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None:
+def test_load_changed_network_refused(folder: Path, change: str) -> None:
     file = folder / "model.onnx"
     file.write_bytes(file.read_bytes()[:-20] if change == "truncated" else tiny_onnx(frames=9))
     refused(folder, "model.onnx", "SHA-256")
@@ -169,12 +169,12 @@ def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None
         ({"schema_version": "1"}, "schema_version is '1', expected a whole number"),
     ],
 )
-def test_wrong_descriptions(folder: Path, changes: dict[str, object], word: str) -> None:
+def test_load_wrong_description_refused(folder: Path, changes: dict[str, object], word: str) -> None:
     edit(folder, **changes)
     refused(folder, "model.yaml", word)
 
 
-def test_a_network_in_float16_is_kept_beside_the_other(folder: Path) -> None:
+def test_write_stores_float16_network(folder: Path) -> None:
     half = tiny_onnx(poison=True)
     described = replace(tiny_description(), float16=LowerPrecision(0.001, accuracy=0.9))
     made = package.write(folder, described, tiny_onnx(), overwrite=True, lower={"float16": half})
@@ -195,7 +195,7 @@ def test_a_network_in_float16_is_kept_beside_the_other(folder: Path) -> None:
         (folder / "model.yaml").write_text(before)
 
 
-def test_without_its_bytes_a_package_has_no_float16(folder: Path) -> None:
+def test_write_without_float16_bytes_drops_its_description(folder: Path) -> None:
     described = replace(tiny_description(), float16=LowerPrecision(0.001))
     made = package.write(folder, described, tiny_onnx(), overwrite=True)
     assert made.float16 is None and made.precisions == ("float32",)
@@ -217,24 +217,24 @@ def test_without_its_bytes_a_package_has_no_float16(folder: Path) -> None:
         ("schema_version: 1\n" + "# " + "x" * (1 << 20), "larger than"),
     ],
 )
-def test_foreign_files(folder: Path, content: str, word: str) -> None:
+def test_load_foreign_file_refused(folder: Path, content: str, word: str) -> None:
     (folder / "model.yaml").write_text(content)
     refused(folder, "model.yaml", word)
 
 
-def test_binary_rubbish(folder: Path) -> None:
+def test_load_binary_description_refused(folder: Path) -> None:
     (folder / "model.yaml").write_bytes(bytes(range(256)) * 4)
     refused(folder, "model.yaml", "cannot be read")
 
 
-def test_python_tags_do_not_run(folder: Path, tmp_path: Path) -> None:
+def test_load_python_tags_do_not_run(folder: Path, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     (folder / "model.yaml").write_text(f"labels: !!python/object/apply:os.system ['touch {witness}']\n")
     refused(folder, "cannot be read as plain YAML (line 1)")
     assert not witness.exists()
 
 
-def test_nothing_is_unpickled(folder: Path, tmp_path: Path) -> None:
+def test_load_pickle_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
 
     class Hostile:
@@ -247,7 +247,7 @@ def test_nothing_is_unpickled(folder: Path, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_find_by_path_and_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_takes_path_or_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", f"/nowhere{os.pathsep}{folder.parent}")
     assert zoo.find("tiny").path == folder
     assert zoo.find(folder).path == folder
@@ -256,7 +256,7 @@ def test_find_by_path_and_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert zoo.find("./tiny").path == folder
 
 
-def test_users_packages_hide_those_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_user_package_precedes_shipped_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "home/actrec/models/tiny"
     write_tiny(own, threshold=0.7)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
@@ -266,14 +266,14 @@ def test_users_packages_hide_those_behind(folder: Path, tmp_path: Path, monkeypa
     assert zoo.find("tiny").path == folder
 
 
-def test_unknown_name_lists_the_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_unknown_name_lists_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))
     for name in ("tony", ""):
         with pytest.raises(PackageError, match="tiny"):
             zoo.find(name)
 
 
-def test_list_names_broken_packages_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_packages_includes_broken_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tiny(folder.parent / "broken")
     (folder.parent / "broken/model.onnx").write_bytes(b"")
     monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))

@@ -41,7 +41,7 @@ def clip_at(x: float, z: float = 2.0, frames: int = FRAMES) -> dict[str, np.ndar
     return {"bodies": np.tile(person_at(x, z), (1, frames, 1, 1))}
 
 
-def test_prediction_is_the_softmax_of_the_logits(session: Session) -> None:
+def test_predict_probabilities_are_softmax_of_logits(session: Session) -> None:
     prediction = session.predict(clip_at(0.1, 4.05))
     logits = np.array([-0.8, 0.8, 0.4])
     expected = np.exp(logits) / np.exp(logits).sum()
@@ -52,7 +52,7 @@ def test_prediction_is_the_softmax_of_the_logits(session: Session) -> None:
     assert prediction.confidence == pytest.approx(expected[1], abs=1e-4)
 
 
-def test_temperature_flattens(tmp_path: Path) -> None:
+def test_softmax_temperature_flattens(tmp_path: Path) -> None:
     description = tiny_description(threshold=0.0)
     cool = replace(description, rejection=replace(description.rejection, temperature=4.0))
     package.write(tmp_path / "cool", cool, tiny_onnx())
@@ -61,14 +61,14 @@ def test_temperature_flattens(tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(), atol=1e-4)
 
 
-def test_below_the_threshold_it_is_unknown_but_top_still_tells(session: Session) -> None:
+def test_predict_below_threshold_is_unknown_with_top_labels(session: Session) -> None:
     prediction = session.predict(clip_at(0.0, 4.0))
     assert (prediction.label, prediction.class_id) == ("unknown", -1)
     assert prediction.confidence == pytest.approx(1 / 3, abs=1e-4)
     assert [label for label, _ in prediction.top(2)] == ["left", "right"]
 
 
-def test_many_clips_in_one_run_are_as_one_by_one(session: Session) -> None:
+def test_predict_many_equals_single_predictions(session: Session) -> None:
     rng = np.random.default_rng(0)
     clips = [clip_at(*rng.uniform((-0.2, 3.9), (0.2, 4.1))) for _ in range(7)]
     together = session.predict_many(clips)
@@ -77,7 +77,7 @@ def test_many_clips_in_one_run_are_as_one_by_one(session: Session) -> None:
     assert session.predict_many([]) == []
 
 
-def test_bound_arrays_are_not_shared(session: Session) -> None:
+def test_run_results_share_no_memory(session: Session) -> None:
     """Logits are written into an array of their own run, whatever the batch, the strides or the thread."""
     runtime = session.backend
     assert isinstance(runtime, OnnxRuntimeBackend)
@@ -95,13 +95,13 @@ def test_bound_arrays_are_not_shared(session: Session) -> None:
             runtime.run(wrong)
 
 
-def test_missing_joints_are_allowed(session: Session) -> None:
+def test_predict_missing_joints_allowed(session: Session) -> None:
     clip = clip_at(-1.0)
     clip["bodies"][:, :, 8:12] = np.nan
     assert session.predict(clip).label == "left"
 
 
-def test_fewer_bodies_are_padded_and_more_refused(tmp_path: Path) -> None:
+def test_predict_fewer_bodies_padded_more_refused(tmp_path: Path) -> None:
     session = inference.load(write_tiny(tmp_path / "two", bodies=2))
     assert session.predict(clip_at(-1.0)).label == "left"
     three = {"bodies": np.tile(clip_at(-1.0)["bodies"], (3, 1, 1, 1))}
@@ -122,17 +122,17 @@ def test_fewer_bodies_are_padded_and_more_refused(tmp_path: Path) -> None:
         (np.zeros((0, FRAMES, 25, 3), np.float32), "no joint"),
     ],
 )
-def test_wrong_clips_are_refused_with_their_shape(session: Session, bodies: np.ndarray, message: str) -> None:
+def test_predict_wrong_clip_refused_with_shape(session: Session, bodies: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         session.predict({"bodies": bodies})
 
 
-def test_a_datasets_clip_is_no_window(session: Session) -> None:
+def test_predict_dataset_clip_refused(session: Session) -> None:
     with pytest.raises(InputError, match=r"mapping of bodies, .*, not list; .* by clip.sample\(\d.*, 8\)"):
         session.predict([clip_at(0)["bodies"]])  # type: ignore[arg-type]
 
 
-def test_clip_keys_are_checked(session: Session) -> None:
+def test_predict_unknown_key_refused(session: Session) -> None:
     for clip, message in (
         ({}, "no key; known: bodies, pixels"),
         ({"body": clip_at(0)["bodies"]}, "unknown key 'body'; known: bodies"),
@@ -147,7 +147,7 @@ def test_clip_keys_are_checked(session: Session) -> None:
             session.predict(clip)
 
 
-def test_network_that_gives_nan_says_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_predict_nan_logits_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     session = inference.load(write_tiny(tmp_path / "poison", poison=True))
     near, far = session.predict_many([clip_at(-1.0, z=0.5), clip_at(-1.0, z=2.0)])
     assert (near.label, near.class_id, near.confidence, near.top(3)) == ("unknown", -1, 0.0, [])
@@ -179,7 +179,7 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("combine", ["mean", "logits", "max"])
-def test_scores_of_a_windows_clips_are_combined(tmp_path: Path, combine: str) -> None:
+def test_combined_scores_match_hand_computation(tmp_path: Path, combine: str) -> None:
     window = in_three(combine)
     assert window.starts == (0, 3, 6)
     session = inference.load(write_any(tmp_path / "p", [JOINTS], window, weights=WEIGHTS))
@@ -197,7 +197,7 @@ def test_scores_of_a_windows_clips_are_combined(tmp_path: Path, combine: str) ->
     assert found.confidence == pytest.approx(found.probabilities.sum() * wanted.max(), abs=1e-5)
 
 
-def test_rejection_comes_after_the_clips_are_combined(tmp_path: Path) -> None:
+def test_predict_rejects_combined_scores(tmp_path: Path) -> None:
     """Temperature and background act on the window, for equal clips as for one."""
     rejection = Rejection(threshold=0.5, temperature=2.0, background=1.0)
     one = replace(tiny_description(), inputs=(JOINTS,), window=WindowSpec(0.8, 4), rejection=rejection)
@@ -211,7 +211,7 @@ def test_rejection_comes_after_the_clips_are_combined(tmp_path: Path) -> None:
         assert together.probabilities.sum() < 0.9 and together.label == alone.label
 
 
-def test_window_with_a_broken_clip_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_predict_window_with_nan_clip_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for combine in ("mean", "logits", "max"):
         scores = np.zeros((2, 3, 4), np.float32)
         scores[1, 2, 0] = np.nan
@@ -219,14 +219,14 @@ def test_window_with_a_broken_clip_is_unknown(tmp_path: Path, caplog: pytest.Log
         assert np.isfinite(found[0]).all() and np.isnan(found[1]).any()
 
 
-def test_extreme_scores_do_not_overflow() -> None:
+def test_combined_extreme_scores_do_not_overflow() -> None:
     scores = np.array([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]], np.float32)
     mean, largest = (probabilities_of(inference_session.combined(scores, how)[0] - 1e4) for how in ("mean", "max"))
     np.testing.assert_allclose(mean, [0.5, 0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(largest, [0.5, 0.5, 0.0], atol=1e-6)
 
 
-def test_input_of_the_whole_window_is_given_with_every_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_whole_window_input_repeated_for_each_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 12), "m", {"scope": "window"})
     session = inference.load(write_any(tmp_path / "p", [JOINTS, whole], in_three("mean")))
     runs = note_runs(session, monkeypatch)
@@ -237,7 +237,7 @@ def test_input_of_the_whole_window_is_given_with_every_clip(tmp_path: Path, monk
     np.testing.assert_allclose(inputs["body"][:, 0, 0, 0, 0], [0.0, 0.9, 1.8], atol=1e-6)
 
 
-def test_large_inputs_go_through_the_network_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_large_inputs_split_into_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together = inference.load(write_any(tmp_path / "p", [JOINTS], in_three("mean"), weights=WEIGHTS))
     monkeypatch.setattr(sessions, "RUN_BYTES", 2 * 4 * 3 * 4 * 25)
     session = inference.load(tmp_path / "p")
@@ -248,7 +248,7 @@ def test_large_inputs_go_through_the_network_one_after_another(tmp_path: Path, m
     assert [len(inputs["body"]) for inputs in runs] == [2, 2, 2, 2, 1]
 
 
-def test_observed_frames_replace_images(tmp_path: Path) -> None:
+def test_predict_observed_frames_replace_images(tmp_path: Path) -> None:
     crop = InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "p", [crop], in_three("mean")))
     clip = example_clip([crop], 10)
@@ -262,7 +262,7 @@ def test_observed_frames_replace_images(tmp_path: Path) -> None:
         session.predict({"bodies": clip["bodies"]})
 
 
-def test_session_finds_the_keys_of_its_inputs(tmp_path: Path) -> None:
+def test_session_keys_are_those_of_inputs(tmp_path: Path) -> None:
     specs = [
         JOINTS,
         InputSpec("hands", "hands", "hand_21", (1, 3, 4, 42), "px"),
@@ -272,7 +272,7 @@ def test_session_finds_the_keys_of_its_inputs(tmp_path: Path) -> None:
     assert session.keys == {"bodies", "pixels", "hand_pixels"}
 
 
-def test_bodies_of_two_layouts_are_refused(tmp_path: Path) -> None:
+def test_body_layout_two_layouts_refused(tmp_path: Path) -> None:
     other = InputSpec("hand", "body", "hand_22", (1, 3, 4, 22), "m", RAW)
     message = foreign(
         tmp_path / "p",
@@ -290,21 +290,21 @@ def foreign(folder: Path, description: ModelPackage, network: bytes) -> str:
     return str(caught.value)
 
 
-def test_label_count_that_is_not_the_networks(tmp_path: Path) -> None:
+def test_session_wrong_label_count_refused(tmp_path: Path) -> None:
     message = foreign(tmp_path / "p", tiny_description(labels=("a", "b", "c", "d")), tiny_onnx())
     assert "4 labels" in message and "[N, 3]" in message
 
 
-def test_input_name_that_is_not_the_networks(tmp_path: Path) -> None:
+def test_session_wrong_input_name_refused(tmp_path: Path) -> None:
     assert "['body']" in foreign(tmp_path / "p", tiny_description(), tiny_onnx(name="skeleton"))
 
 
-def test_input_shape_that_is_not_the_networks(tmp_path: Path) -> None:
+def test_session_wrong_input_shape_refused(tmp_path: Path) -> None:
     message = foreign(tmp_path / "p", tiny_description(), tiny_onnx(frames=9))
     assert "[N, 1, 3, 8, 25]" in message and "[N, 1, 3, 9, 25]" in message
 
 
-def test_fixed_batch_is_refused(tmp_path: Path) -> None:
+def test_session_fixed_batch_refused(tmp_path: Path) -> None:
     assert "[1, 1, 3, 8, 25]" in foreign(tmp_path / "p", tiny_description(), tiny_onnx(batch=1))
 
 
@@ -319,34 +319,34 @@ def test_fixed_batch_is_refused(tmp_path: Path) -> None:
         ({"shape": (1, 75, FRAMES)}, "[N, 1, 75, 8]"),
     ],
 )
-def test_inputs_that_this_version_cannot_make(tmp_path: Path, change: dict[str, object], word: str) -> None:
+def test_session_unknown_feature_refused(tmp_path: Path, change: dict[str, object], word: str) -> None:
     description = tiny_description()
     spec: InputSpec = replace(description.inputs[0], **change)  # type: ignore[arg-type]
     assert word in foreign(tmp_path / "p", replace(description, inputs=(spec,)), tiny_onnx())
 
 
-def test_bodies_and_window_must_fit_the_shape(tmp_path: Path) -> None:
+def test_session_bodies_or_window_beside_shape_refused(tmp_path: Path) -> None:
     assert "bodies" in foreign(tmp_path / "a", replace(tiny_description(), bodies=2), tiny_onnx())
     wrong = replace(tiny_description(), window=replace(tiny_description().window, frames=9))
     assert "9" in foreign(tmp_path / "b", wrong, tiny_onnx())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a network", tiny_onnx()[:200]])
-def test_network_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_load_file_without_network_refused(tmp_path: Path, content: bytes) -> None:
     assert "model.onnx cannot be opened" in foreign(tmp_path / "p", tiny_description(), content)
 
 
-def test_unsupported_operator_raises_with_its_name(tmp_path: Path) -> None:
+def test_load_unsupported_operator_refused_with_name(tmp_path: Path) -> None:
     told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(operator="Telepathy"))
     assert "model.onnx cannot be opened" in told and "Telepathy" in told and "export it again" in told
 
 
-def test_a_network_that_never_gives_numbers_is_refused(tmp_path: Path) -> None:
+def test_session_network_of_nan_refused(tmp_path: Path) -> None:
     told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(bias_at=float("nan")))
     assert "the network gives NaN for an example clip on CPU, 1 thread: export it again" in told
 
 
-def test_backends_are_found_by_name(tmp_path: Path) -> None:
+def test_load_backend_found_by_name(tmp_path: Path) -> None:
     tiny = write_tiny(tmp_path / "tiny")
     assert inference.load(tiny, backend="onnxruntime", threads=2).backend.device == "CPU, 2 threads"
     with pytest.raises(ConfigError, match="unknown inference backend 'caffe'; known: onnxruntime"):
@@ -357,7 +357,7 @@ def test_backends_are_found_by_name(tmp_path: Path) -> None:
         inference.load(tiny, threads=0)
 
 
-def test_cuda_that_is_not_there_is_no_silent_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_missing_cuda_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     tiny = write_tiny(tmp_path / "tiny")
@@ -366,7 +366,7 @@ def test_cuda_that_is_not_there_is_no_silent_cpu(tmp_path: Path, monkeypatch: py
         inference.load(tiny, device="cuda")
 
 
-def test_cuda_that_does_not_start(
+def test_load_cuda_that_does_not_start_refused_or_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The provider is listed, but ONNX Runtime fell back to the CPU, as it does where the driver is missing."""
@@ -386,7 +386,7 @@ def test_cuda_that_does_not_start(
     assert "uses the CPU" in caplog.text
 
 
-def test_missing_library_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_missing_library_refused_with_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = write_tiny(tmp_path / "tiny")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "actrec.inference.onnxruntime_backend", raising=False)

@@ -28,7 +28,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.chmod(0o755)
 
 
-def test_unreadable_folder_is_skipped(private: Path) -> None:
+def test_list_packages_unreadable_folder_skipped(private: Path) -> None:
     assert "tiny" not in [entry.name for entry in zoo.list_packages()]
     with pytest.raises(PackageError, match="no model package 'tiny'; known: "):
         zoo.find("tiny")
@@ -36,7 +36,7 @@ def test_unreadable_folder_is_skipped(private: Path) -> None:
         package.load(private / "tiny")
 
 
-def test_without_a_home_what_ships_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(uid: int) -> None:
         raise KeyError(uid)
 
@@ -51,7 +51,7 @@ def test_without_a_home_what_ships_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("library", ["lib/python3.10/site-packages", "lib64/python3.12/dist-packages"])
-def test_what_pip_puts_beside_another_library_than_pythons_own_is_found(
+def test_installed_finds_other_pip_prefixes(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`pip install --user` and --prefix, and pip as root on Debian."""
@@ -59,14 +59,14 @@ def test_what_pip_puts_beside_another_library_than_pythons_own_is_found(
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
 
 
-def test_home_of_an_unknown_user_holds_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_home_of_unknown_user_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", "~no_such_user/models")
     assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
     with pytest.raises(PackageError, match="no_such_user/mine: no such model package folder"):
         zoo.find("~no_such_user/mine")
 
 
-def test_a_link_that_leads_in_a_circle_is_no_package(tmp_path: Path) -> None:
+def test_find_circular_link_refused(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(PackageError, match="circle: no such model package folder"):
         package.load(tmp_path / "circle")

@@ -26,7 +26,7 @@ PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
 
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
-def test_it_opens_predicts_and_has_a_card(folder: Path) -> None:
+def test_shipped_package_opens_predicts_and_has_card(folder: Path) -> None:
     session = inference.load(folder)
     described = session.package
     shape = (described.bodies, described.window.frames, len(LAYOUTS[body_layout(described)]), 3)
@@ -101,7 +101,7 @@ def offline(session: Session, recording: Recording, stretched: bool = False) -> 
     return session.predict({"bodies": windows.resample(recording.stamps_ns, recording.joints, wanted)[None]})
 
 
-def test_classes_and_accuracy_are_as_stated(session: Session, recordings: list[Recording]) -> None:
+def test_shipped_package_reaches_stated_accuracy(session: Session, recordings: list[Recording]) -> None:
     assert {recording.truth for recording in recordings} == set(session.package.labels)
     stated = session.package.provenance.accuracy
     assert stated >= 0.85
@@ -111,7 +111,7 @@ def test_classes_and_accuracy_are_as_stated(session: Session, recordings: list[R
     assert np.mean(right) == pytest.approx(stated, abs=spread)
 
 
-def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
+def test_shipped_package_live_equals_offline(session: Session, recordings: list[Recording]) -> None:
     """One recognizer through all recordings one after the other, each body or hand with its own id."""
     recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.0)
     start_ns = 0
@@ -130,5 +130,5 @@ def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
         assert live.confidence == pytest.approx(expected.confidence, abs=1e-5)
 
 
-def test_package_names_equal_their_folders() -> None:
+def test_shipped_package_name_equals_folder() -> None:
     assert [package.load(folder).name for folder in PACKAGES] == [folder.name for folder in PACKAGES]

@@ -36,7 +36,7 @@ def recordings(request, tmp_path_factory):
     return store
 
 
-def test_others_by_part_have_no_class(recordings):
+def test_unknown_clips_by_part_have_no_class(recordings):
     for part, count in (("train", 2), ("test", 1)):
         known = datasets.create("folder", recordings, split="part", part=part)
         others = datasets.create_unknown("folder", recordings, split="part", part=part)

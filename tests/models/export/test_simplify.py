@@ -88,7 +88,7 @@ def test_simplify_output_softmax_unchanged() -> None:
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.list_packages()])
-def test_shipped_networks_are_simplified_and_supported_by_tensorrt(name: str) -> None:
+def test_shipped_network_is_simplified_and_supported_by_tensorrt(name: str) -> None:
     package = zoo.find(name)
     for precision in package.precisions:
         model = onnx.load_model_from_string(package.read_onnx(precision))

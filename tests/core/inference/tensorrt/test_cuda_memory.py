@@ -158,7 +158,7 @@ def opened(monkeypatch, library, integrated, **faults):
 
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("library", tensorrt_cuda.LIBRARIES)
-def test_cuda_buffers_round_trip_with_the_least_copies(monkeypatch, library, integrated):
+def test_buffer_round_trip_copies_only_given_rows(monkeypatch, library, integrated):
     cuda, played = opened(monkeypatch, library, integrated)
     assert (cuda.library, cuda.stream) == (library, 77)
     assert cuda.gpu == tensorrt_cuda.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
@@ -180,7 +180,7 @@ def test_cuda_buffers_round_trip_with_the_least_copies(monkeypatch, library, int
     assert len(copies) == (0 if integrated else 2)
 
 
-def test_pycuda_makes_its_context_the_threads_and_gives_it_back(monkeypatch):
+def test_pycuda_current_pushes_and_pops_context(monkeypatch):
     cuda, driver = opened(monkeypatch, "pycuda", False)
     with cuda.current():
         assert driver.stack == 1
@@ -189,7 +189,7 @@ def test_pycuda_makes_its_context_the_threads_and_gives_it_back(monkeypatch):
     assert driver.stack == 0
 
 
-def test_memory_is_given_back(monkeypatch):
+def test_cuda_python_buffer_frees_memory(monkeypatch):
     cuda, runtime = opened(monkeypatch, "cuda-python", False)
     buffer = cuda.buffer((2, 2))
     del buffer
@@ -203,7 +203,7 @@ def test_memory_is_given_back(monkeypatch):
         ("cuda-python", {"gone": ("cudaSetDevice",)}, "CUDA does not start: driver version is insufficient; check"),
     ],
 )
-def test_no_gpu_is_one_line(monkeypatch, library, faults, message):
+def test_open_cuda_without_gpu_refused(monkeypatch, library, faults, message):
     with pytest.raises(DeviceError, match=message):
         opened(monkeypatch, library, False, **faults)
 
@@ -211,7 +211,7 @@ def test_no_gpu_is_one_line(monkeypatch, library, faults, message):
 @pytest.mark.parametrize(
     ("library", "faults"), [("pycuda", {"gone": "memory"}), ("cuda-python", {"gone": ("cudaMalloc",)})]
 )
-def test_full_memory_says_how_much_was_wanted(monkeypatch, library, faults):
+def test_buffer_full_memory_refused_with_size(monkeypatch, library, faults):
     cuda, _ = opened(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match=r"4 MiB for \[1024, 1024\] cannot be had: .*end what else"):
         cuda.buffer((1024, 1024))
@@ -221,7 +221,7 @@ def test_full_memory_says_how_much_was_wanted(monkeypatch, library, faults):
     ("library", "faults"),
     [("pycuda", {"gone": "synchronize"}), ("cuda-python", {"gone": ("cudaStreamSynchronize",)})],
 )
-def test_a_gpu_that_fails_is_one_line(monkeypatch, library, faults):
+def test_synchronize_failed_gpu_raises(monkeypatch, library, faults):
     cuda, _ = opened(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match="the GPU failed: "):
         cuda.synchronize()
@@ -230,19 +230,19 @@ def test_a_gpu_that_fails_is_one_line(monkeypatch, library, faults):
 @pytest.mark.parametrize(
     ("library", "faults"), [("pycuda", {"gone": "copy"}), ("cuda-python", {"gone": ("cudaMemcpyAsync",)})]
 )
-def test_a_copy_that_fails_is_one_line(monkeypatch, library, faults):
+def test_upload_failed_copy_raises(monkeypatch, library, faults):
     cuda, _ = opened(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match="a copy failed: "):
         cuda.upload(cuda.buffer((2, 3)), 1)
 
 
-def test_the_first_library_that_is_installed_is_taken(monkeypatch):
+def test_open_cuda_takes_first_installed_library(monkeypatch):
     assert opened(monkeypatch, "pycuda", True)[0].library == "pycuda"
     assert opened(monkeypatch, "cuda-python", True)[0].library == "cuda-python"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="pip install cuda-python: its names are looked up")
-def test_cuda_python_has_the_called_functions():
+def test_cuda_python_wheel_has_called_functions():
     runtime = importlib.import_module("cuda.bindings.runtime")
 
     names = [name.removeprefix("do_") for name in vars(Runtime) if name.startswith("do_")]

@@ -16,7 +16,8 @@ from actrec import inference
 from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.package import LowerPrecision
-from actrec.inference.tensorrt import comparison, cuda
+from actrec.inference.tensorrt import cuda
+from actrec.inference.tensorrt.backend import simulated_windows
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 from tests.core.inference.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
@@ -58,7 +59,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_a_build(tiny, put, tmp_path, capsys):
+def test_build_engine_ctrl_c_ends_build(tiny, put, tmp_path, capsys):
     put(fault="slow")  # 3 s
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
@@ -69,7 +70,7 @@ def test_ctrl_c_ends_a_build(tiny, put, tmp_path, capsys):
     assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"
 
 
-def test_progress_callback_can_end_a_build(tiny, put, tmp_path):
+def test_build_ends_with_exception_of_progress(tiny, put, tmp_path):
     put(fault="slow")
     told = []
 
@@ -83,7 +84,7 @@ def test_progress_callback_can_end_a_build(tiny, put, tmp_path):
     assert told == [0, 1, 2, 3] and engines(tmp_path) == []
 
 
-def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
+def test_build_tensorrt_11_takes_types_of_file(tiny, put, tmp_path):
     put(version="11.1.0")
     with pytest.raises(PackageError, match=r"has no network in float16: write one with `actrec export .* --float16"):
         load(tiny)
@@ -99,19 +100,19 @@ def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
 
 
 @pytest.mark.parametrize("version", ["8.6.2", "9.3.0", "10.3.0", "11.0.0"])
-def test_each_number_of_windows_runs_on_every_version(tiny, put, version):
+def test_run_any_number_of_windows_on_every_version(tiny, put, version):
     """Each has a context of its own; of 8.6 the second one has no profile unless the engine shares it and it is set."""
     put(version=version)
     ours, theirs = load(tiny, precision="fp32").backend, inference.load(tiny, "onnxruntime").backend
     for count in (1, 2, 4, 7):
-        made = comparison.simulated(tiny, count)
+        made = simulated_windows(tiny, count)
         np.testing.assert_array_equal(ours.run(made), theirs.run(made))
 
 
-def test_threads_that_share_a_session_get_their_own_logits(tiny, put, monkeypatch):
+def test_run_in_threads_returns_own_logits(tiny, put, monkeypatch):
     put()
     ours, theirs = load(tiny).backend, inference.load(tiny, "onnxruntime").backend
-    made = comparison.simulated(tiny, 8)
+    made = simulated_windows(tiny, 8)
     rows = [{name: value[k : k + 1] for name, value in made.items()} for k in range(8)]
     # A GPU takes its time, in which another thread may fill the buffers.
     monkeypatch.setattr(plain_tensorrt.Cuda, "upload", lambda *_: time.sleep(0.002))
@@ -120,7 +121,7 @@ def test_threads_that_share_a_session_get_their_own_logits(tiny, put, monkeypatc
             np.testing.assert_array_equal(found, theirs.run(row))
 
 
-def test_a_folder_of_that_name_is_no_tensorrt(tiny, tmp_path, monkeypatch):
+def test_load_folder_named_tensorrt_refused(tiny, tmp_path, monkeypatch):
     (tmp_path / "there/tensorrt").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path / "there"))
     with contextlib.suppress(KeyError):
@@ -133,7 +134,7 @@ def test_a_folder_of_that_name_is_no_tensorrt(tiny, tmp_path, monkeypatch):
         sys.modules.pop("tensorrt", None)
 
 
-def test_times_that_cannot_be_read_are_measured_again(tiny, put, tmp_path, caplog):
+def test_build_unreadable_timings_measured_again(tiny, put, tmp_path, caplog):
     put()
     load(tiny)
     found = put(fault="timings")

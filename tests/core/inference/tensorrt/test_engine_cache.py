@@ -39,7 +39,7 @@ def test_stored_engine_is_found_and_logged(tmp_path):
         {"options": {}}, {"tensorrt": "10.3.1"}, {"cuda": "13.0"}, {"gpu": "Orin, 8.7, 16384 MiB"},
     ],
 )  # fmt: skip
-def test_with_another_value_it_is_another_engine(tmp_path, change):
+def test_find_changed_key_finds_no_engine(tmp_path, change):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"engine", {})
     assert cache.find(replace(KEY, **change)) is None
@@ -67,7 +67,7 @@ def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
     assert cache.find(KEY) == b"engine"
 
 
-def test_an_engine_without_its_note_was_never_finished(tmp_path):
+def test_find_engine_without_note_is_ignored(tmp_path):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"engine", {}).with_suffix(".json").unlink()
     assert cache.find(KEY) is None
@@ -91,7 +91,7 @@ def child(*arguments):
     return process, started
 
 
-def test_second_builder_waits_for_the_first_one_s_engine(tmp_path, caplog):
+def test_building_second_process_waits_for_first(tmp_path, caplog):
     caplog.set_level("INFO")
     first, started = child(tmp_path, 1.5, b"first")
     assert started.wait(60)
@@ -101,7 +101,7 @@ def test_second_builder_waits_for_the_first_one_s_engine(tmp_path, caplog):
     assert "another process builds this engine" in caplog.text
 
 
-def test_killed_builder_leaves_no_file_and_no_lock(tmp_path):
+def test_building_killed_process_leaves_no_file_or_lock(tmp_path):
     first, started = child(tmp_path, 60, b"first")
     assert started.wait(60)
     os.kill(first.pid, signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_killed_builder_leaves_no_file_and_no_lock(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_kill_while_writing_leaves_the_old_engine(tmp_path, monkeypatch):
+def test_store_killed_keeps_old_engine(tmp_path, monkeypatch):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"old", {})
 
@@ -154,14 +154,14 @@ def test_file_system_without_locks_raises_with_its_name(tmp_path, monkeypatch):
         pass
 
 
-def test_an_engine_that_is_there_is_found_in_a_read_only_folder(tmp_path, monkeypatch):
+def test_find_in_read_only_folder(tmp_path, monkeypatch):
     """As root every folder can be written to: refused here as the system would."""
     EngineCache(tmp_path).store(KEY, b"engine", {})
     monkeypatch.setattr(tensorrt_cache.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
     assert EngineCache(tmp_path).find(KEY) == b"engine"
 
 
-def test_where_engines_are_kept(monkeypatch, tmp_path):
+def test_default_folder_follows_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("ACTREC_ENGINES", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert EngineCache().folder == tmp_path / "actrec/engines"
@@ -169,7 +169,7 @@ def test_where_engines_are_kept(monkeypatch, tmp_path):
     assert EngineCache().folder == tmp_path / "mine"
 
 
-def test_times_are_of_one_tensorrt_and_gpu(tmp_path):
+def test_timings_belong_to_one_tensorrt_and_gpu(tmp_path):
     cache = EngineCache(tmp_path)
     assert cache.timings(KEY) == b""
     cache.store_timings(KEY, b"times")

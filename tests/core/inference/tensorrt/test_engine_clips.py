@@ -10,7 +10,7 @@ from rosbags.rosbag2 import Writer
 from actrec.datasets.shrec17 import read_shrec17_npz
 from actrec.features.specs import InputSpec
 from actrec.inference import zoo
-from actrec.inference.tensorrt import comparison
+from actrec.inference.tensorrt.backend import recorded_windows
 from actrec.perception.recorded_joints import HANDS, read_hands
 from actrec.recordings.rosbag.bag_writer import typestore_with
 from actrec.utils.errors import ConfigError, InputError
@@ -41,7 +41,7 @@ def _message(kinds: dict, side: str, joints: np.ndarray) -> object:
     )  # fmt: skip
 
 
-def test_a_bags_hands_are_read_as_recorded(tmp_path):
+def test_read_hands_bag_equals_recording(tmp_path):
     rng = np.random.default_rng(0)
     right = rng.normal((0, 0, 0.6), 0.05, (20, 21, 3))
     frames = [{"right": joints, **({"left": joints + 0.2} if t > 9 else {})} for t, joints in enumerate(right)]
@@ -54,18 +54,18 @@ def test_a_bags_hands_are_read_as_recorded(tmp_path):
     np.testing.assert_allclose(palm, (right[:, 0] + right[:, 9]) / 2, atol=1e-6)
 
 
-def test_windows_of_hands_from_bags_and_from_the_datasets_files(tmp_path, data_root):
+def test_recorded_windows_of_hands_from_bags_and_dataset_files(tmp_path, data_root):
     package = zoo.find("sem_net_shrec17")
     files = sorted((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))[:2]
     swinging = [{"right": np.full((21, 3), 0.01 * t) + np.arange(63).reshape(21, 3) / 600} for t in range(90)]
     bag = hands_bag(tmp_path / "bag", swinging)
-    made = comparison.recorded(package, [str(bag), *map(str, files)], 6)
+    made = recorded_windows(package, [str(bag), *map(str, files)], 6)
     assert set(made) == {"body", "bones"} and made["body"].shape == (6, *package.inputs[0].shape)
     assert all(np.isfinite(value).all() for value in made.values())
     assert len({row.tobytes() for row in made["body"]}) == 6, "windows differ"
 
 
-def test_a_file_alone_is_the_sequence_of_the_whole_dataset(data_root):
+def test_read_hands_file_equals_dataset_sequence(data_root):
     file = next((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))
     stamps, hands = read_hands(file, "hand_22")
     name = "/".join(file.parts[-5:-1])
@@ -74,14 +74,14 @@ def test_a_file_alone_is_the_sequence_of_the_whole_dataset(data_root):
     assert (stamps == whole.stamps_ns).all()
 
 
-def test_recordings_without_hands(tmp_path, data_root):
+def test_recorded_windows_without_hands_refused(tmp_path, data_root):
     package = zoo.find("sem_net_shrec17")
     empty = hands_bag(tmp_path / "empty", [{}, {}])
     with pytest.raises(InputError, match="shows no hand in any of its 2 frames"):
-        comparison.recorded(package, [str(empty)], 2)
+        recorded_windows(package, [str(empty)], 2)
     skeleton = next((data_root / "ntu/skeleton").glob("*.skeleton"))
     with pytest.raises(InputError, match="holds no hands: give bags with actrec_msgs/msg/HandArray"):
-        comparison.recorded(package, [str(skeleton)], 2)
+        recorded_windows(package, [str(skeleton)], 2)
     two = tmp_path / "folder"
     two.mkdir()
     with pytest.raises(InputError, match="holds no hands"):
@@ -93,8 +93,8 @@ def test_recordings_without_hands(tmp_path, data_root):
         read_hands(tmp_path / "skeletons_world.txt", "hand_22")
 
 
-def test_network_with_other_inputs_than_joints_is_refused():
+def test_recorded_windows_other_inputs_than_joints_refused():
     package = zoo.find("sem_net_utd_mhad")
     color = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
     with pytest.raises(ConfigError, match="takes more than joints"):
-        comparison.recorded(replace(package, inputs=(*package.inputs, color)), ["anything"], 2)
+        recorded_windows(replace(package, inputs=(*package.inputs, color)), ["anything"], 2)

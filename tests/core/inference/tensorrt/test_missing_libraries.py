@@ -7,7 +7,7 @@ from actrec.utils.errors import MissingLibraryError
 from tests.tiny_model import write_tiny
 
 
-def test_a_tensorrt_without_its_libraries_is_as_none(monkeypatch, tmp_path):
+def test_auto_tensorrt_without_libraries_is_ignored(monkeypatch, tmp_path):
     """As pip leaves it on a machine without CUDA: the module is found, its import fails."""
     tiny = write_tiny(tmp_path / "tiny")
     (tmp_path / "tensorrt.py").write_text("raise FileNotFoundError('Could not find: libnvinfer.so.10')")

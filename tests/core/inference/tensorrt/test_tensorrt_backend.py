@@ -16,8 +16,9 @@ from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.inference.package import LowerPrecision
-from actrec.inference.tensorrt import backend, comparison, diagnosis
+from actrec.inference.tensorrt import backend
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
+from actrec.inference.tensorrt.backend import recorded_windows, simulated_windows
 from actrec.utils.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
 from tests import ntu_text
 from tests.core.inference.tensorrt import plain_tensorrt
@@ -68,19 +69,19 @@ def engines(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
+def test_run_equals_onnx_runtime(tiny, gpu, count):
     ours, theirs = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
-    made = comparison.simulated(tiny, count)
+    made = simulated_windows(tiny, count)
     np.testing.assert_array_equal(ours.backend.run(made), theirs.backend.run(made))
     assert ours.backend.inputs == theirs.backend.inputs and ours.backend.output == theirs.backend.output
     assert "TensorRT 10.3.0 fp16 on Orin" in ours.backend.device
     assert Graph.launched > 0
 
 
-def test_a_number_of_windows_is_recorded_once(tiny, gpu):
+def test_run_records_one_graph_per_number_of_windows(tiny, gpu):
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    made = comparison.simulated(tiny, 2)
+    made = simulated_windows(tiny, 2)
     found.calls.clear()
     for _ in range(5):
         backend.run(made)
@@ -88,18 +89,18 @@ def test_a_number_of_windows_is_recorded_once(tiny, gpu):
     assert Graph.launched >= 5
 
 
-def test_what_cannot_be_recorded_is_launched_plainly(tiny, gpu, monkeypatch, caplog):
+def test_run_without_cuda_graph_is_logged(tiny, gpu, monkeypatch, caplog):
     def refuse(stream, work):
         raise DeviceError("cuStreamEndCapture failed: operation not permitted")
 
     monkeypatch.setattr(backend, "CudaGraph", refuse)
     session = inference.load(tiny, "tensorrt")
-    made = comparison.simulated(tiny, 1)
+    made = simulated_windows(tiny, 1)
     assert np.isfinite(session.backend.run(made)).all()
     assert "launched without a CUDA graph: cuStreamEndCapture failed" in caplog.text
 
 
-def test_an_engine_is_built_once_and_told_of(tiny, gpu, tmp_path):
+def test_load_builds_engine_once_and_stores_details(tiny, gpu, tmp_path):
     found = gpu()
     inference.load(tiny, "tensorrt")
     (name,) = engines(tmp_path)
@@ -111,7 +112,7 @@ def test_an_engine_is_built_once_and_told_of(tiny, gpu, tmp_path):
     assert not [call for call in found.calls if "build_serialized_network" in call]
 
 
-def test_anything_else_is_another_engine(tiny, gpu, tmp_path):
+def test_load_other_gpu_version_or_option_builds_another_engine(tiny, gpu, tmp_path):
     inference.load(tiny, "tensorrt")
     for change in (
         {"version": "10.9.1"},
@@ -128,7 +129,7 @@ def test_anything_else_is_another_engine(tiny, gpu, tmp_path):
         assert len(engines(tmp_path)) == before + 1
 
 
-def test_auto_takes_an_engine_that_is_there(tiny, gpu, monkeypatch):
+def test_auto_uses_existing_engine(tiny, gpu, monkeypatch):
     assert inference.load(tiny).backend.device == "CPU, 1 thread", "none is built"
     inference.load(tiny, "tensorrt")
     assert inference.load(tiny).backend.device.startswith("TensorRT")
@@ -141,14 +142,14 @@ def _no_gpu():
     raise DeviceError("no GPU")
 
 
-def test_measured_times_are_kept_for_the_next_engine(tiny, gpu):
+def test_build_reuses_timings_of_earlier_build(tiny, gpu):
     found = gpu()
     inference.load(tiny, "tensorrt")
     inference.load(tiny, "tensorrt", precision="fp32")
     assert [call[1] for call in found.calls if call[0] == "timings"] == [b"", b"times"]
 
 
-def test_types_and_flags_by_version(tiny, gpu):
+def test_build_types_and_flags_follow_version(tiny, gpu):
     new = gpu(version="10.3.0")
     inference.load(tiny, "tensorrt", precision="fp32")
     assert ("flags", 2) in new.calls, "strongly typed"
@@ -161,7 +162,7 @@ def test_types_and_flags_by_version(tiny, gpu):
         inference.load(tiny, "tensorrt")
 
 
-def test_kept_groups_stay_in_float32(tiny, gpu):
+def test_build_kept_groups_stay_in_float32(tiny, gpu):
     for version in ("8.6.2", "10.3.0"):
         found = gpu(version=version)
         inference.load(tiny, "tensorrt", precision="fp16", keep="place")
@@ -182,7 +183,7 @@ def quantized(folder, tiny):
     return package.write(folder, told, tiny.read_onnx(), lower=lower)
 
 
-def test_int8_takes_the_network_with_its_ranges(tiny, gpu, tmp_path):
+def test_build_int8_takes_quantized_network(tiny, gpu, tmp_path):
     with pytest.raises(PackageError, match=r"tiny has no network in int8: write one with `actrec quantize"):
         inference.load(tiny, "tensorrt", precision="int8")
     made = quantized(tmp_path / "int8", tiny)
@@ -202,7 +203,7 @@ def test_int8_takes_the_network_with_its_ranges(tiny, gpu, tmp_path):
         inference.load(made, "tensorrt", precision="int8")
 
 
-def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
+def test_load_compares_engine_on_recordings(tiny, gpu, tmp_path):
     rng = np.random.default_rng(0)
     walk = (
         np.linspace(-0.5, 0.5, 60)[:, None, None] * [1.0, 0.0, 0.0] + [0.0, 0.0, 2.5] + rng.normal(0, 0.1, (1, 25, 3))
@@ -213,7 +214,7 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
     (note,) = (tmp_path / "engines").glob("*.json")
     told = json.loads(note.read_text())
     assert told["compared_on"] == [str(first), str(second)] and told["difference"] < 1e-5
-    made = comparison.recorded(tiny, [str(first), str(second)], 8)["body"]
+    made = recorded_windows(tiny, [str(first), str(second)], 8)["body"]
     assert made.shape == (8, *tiny.inputs[0].shape) and np.isfinite(made).all()
     x = made.mean(axis=(1, 3, 4))[:, 0]
     # The Kinect counts x to the other side.
@@ -223,9 +224,9 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
         inference.load(tiny, "tensorrt", recordings=str(tmp_path / "nowhere.skeleton"), most=2)
 
 
-def test_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
+def test_load_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
     gpu(fault="differs")
-    monkeypatch.setattr(diagnosis, "first_wrong_group", lambda *arguments: None)
+    monkeypatch.setattr(backend, "first_wrong_group", lambda *arguments: None)
     with pytest.raises(PackageError, match=r"build it with --precision fp32 \(pip install onnx to find the layers"):
         inference.load(tiny, "tensorrt")
     with pytest.raises(PackageError, match=r"at most 5% may: take backend onnxruntime, and report it"):
@@ -257,7 +258,7 @@ def test_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
         ("start", DeviceError, "TensorRT could not start the network"),
     ],
 )
-def test_failed_build_is_one_line_and_leaves_no_file(tiny, gpu, tmp_path, fault, error, message):
+def test_load_failed_build_raises_one_line_and_leaves_no_file(tiny, gpu, tmp_path, fault, error, message):
     gpu(fault=fault)
     with pytest.raises(error, match=message) as caught:
         inference.load(tiny, "tensorrt")
@@ -265,9 +266,9 @@ def test_failed_build_is_one_line_and_leaves_no_file(tiny, gpu, tmp_path, fault,
     assert engines(tmp_path) == []
 
 
-def test_inputs_that_do_not_fit_are_refused(tiny, gpu):
+def test_run_unfitting_inputs_refused(tiny, gpu):
     backend = inference.load(tiny, "tensorrt").backend
-    made = comparison.simulated(tiny, 1)
+    made = simulated_windows(tiny, 1)
     name = next(iter(made))
     with pytest.raises(InputError, match="the network takes"):
         backend.run({"other": made[name]})
@@ -275,7 +276,7 @@ def test_inputs_that_do_not_fit_are_refused(tiny, gpu):
         backend.run({**made, name: made[name][..., :1]})
 
 
-def test_missing_libraries_name_the_remedy(tiny, gpu, monkeypatch):
+def test_load_missing_library_refused_with_remedy(tiny, gpu, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingLibraryError, match="part of JetPack .* backend onnxruntime"):
@@ -289,7 +290,7 @@ def test_missing_libraries_name_the_remedy(tiny, gpu, monkeypatch):
         tensorrt_cuda.CudaGraph(1, lambda: None)
 
 
-def test_the_command_builds_and_says_so(tiny, gpu, tmp_path, capsys):
+def test_build_engine_command_prints_result(tiny, gpu, tmp_path, capsys):
     assert main(["build-engine", str(tiny.path), "--precision", "fp32", "--most", "2"]) == 0
     assert "tiny: TensorRT 10.3.0 fp32 on Orin, ready in" in capsys.readouterr().out
     assert len(engines(tmp_path)) == 1
@@ -330,12 +331,12 @@ ATTRIBUTES = """
 """What is read or set, not called."""
 
 
-def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
+def test_tensorrt_calls_fit_real_bindings(tiny, gpu, tmp_path):
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("pip install tensorrt-cu13-bindings: the module without its libraries")
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    backend.run(comparison.simulated(tiny, 3))
+    backend.run(simulated_windows(tiny, 3))
     inference.load(tiny, "tensorrt", keep="place")
     inference.load(quantized(tmp_path / "int8", tiny), "tensorrt", precision="int8")
     gpu(fault="parse")
@@ -369,7 +370,7 @@ def _fits(signature, args, kwargs):
     return len(args) <= len(names) and set(kwargs) <= set(names) and len(given) >= len(names) - optional
 
 
-def test_the_log_is_python_s(tiny, gpu, caplog):
+def test_build_errors_are_logged(tiny, gpu, caplog):
     gpu(fault="build")
     caplog.set_level(logging.DEBUG)
     with pytest.raises(PackageError):
@@ -377,7 +378,7 @@ def test_the_log_is_python_s(tiny, gpu, caplog):
     assert "TensorRT: no implementation for node_3" in caplog.text
 
 
-def test_engine_is_compared_with_onnx_runtime(tiny, gpu, monkeypatch):
+def test_load_compares_engine_with_onnx_runtime(tiny, gpu, monkeypatch):
     seen: list[int] = []
     run = OnnxRuntimeBackend.run
 

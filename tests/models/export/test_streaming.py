@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import actrec_models.registry
-from actrec.inference.streaming import METADATA, StreamingSession
+from actrec.inference.onnxruntime_backend import STEP_METADATA, StreamingSession
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.export import onnx_graph
 from actrec_models.networks.deepacts import receptive_field
@@ -53,7 +53,7 @@ def run(session, clip):
     "options",
     [{}, {"attention": "single_frame"}, {"streams": "fuse", "bodies": 1, "kernels": (3, 5), "dilations": (1, 2)}],
 )
-def test_sem_net_stream_is_the_causal_form_of_all_frames_so_far(options):
+def test_sem_net_stream_equals_causal_network_on_frames_so_far(options):
     model = network("sem_net", **{**SEM, **options})
     clip = sequence(model, 40)
     found = run(StreamingSession(onnx_graph.step_to_onnx(model)), clip)
@@ -63,7 +63,7 @@ def test_sem_net_stream_is_the_causal_form_of_all_frames_so_far(options):
         np.testing.assert_allclose(found[t], expected, atol=1e-4)
 
 
-def test_deepacts_graph_stream_is_the_unpadded_window_whatever_came_before():
+def test_deepacts_graph_stream_equals_unpadded_window():
     model = network("deepacts_graph", **GRAPH)
     clip = sequence(model, 100)
     found = run(StreamingSession(onnx_graph.step_to_onnx(model)), clip)
@@ -74,7 +74,7 @@ def test_deepacts_graph_stream_is_the_unpadded_window_whatever_came_before():
 
 
 @pytest.mark.parametrize(("name", "options"), [("sem_net", SEM), ("deepacts_graph", GRAPH)])
-def test_the_exported_stream_equals_the_exported_window(name, options):
+def test_exported_stream_equals_exported_window(name, options):
     model = network(name, **options)
     clip = sequence(model, options["frames"], batch=2)
     session = onnxruntime.InferenceSession(onnx_graph.to_onnx(model), providers=["CPUExecutionProvider"])
@@ -86,7 +86,7 @@ def test_the_exported_stream_equals_the_exported_window(name, options):
     np.testing.assert_allclose(again, expected, atol=1e-4)
 
 
-def test_the_same_weights_serve_the_padded_form():
+def test_unpadded_network_takes_padded_weights():
     padded, unpadded = network("deepacts_graph", **{**GRAPH, "padding": "same"}), network("deepacts_graph", **GRAPH)
     unpadded.load_state_dict(padded.state_dict())
     clip = sequence(padded, 48)
@@ -96,7 +96,7 @@ def test_the_same_weights_serve_the_padded_form():
         torch.testing.assert_close(block[0](x)[:, :, 1:-1], block[1](x))
 
 
-def test_an_absent_modality_adds_nothing_once_it_is_gone_for_a_window():
+def test_stream_absent_modality_adds_nothing_after_a_window():
     model = network("deepacts_graph", **GRAPH)
     session = StreamingSession(onnx_graph.step_to_onnx(model))
     clip = sequence(model, 60)
@@ -117,35 +117,35 @@ def test_an_absent_modality_adds_nothing_once_it_is_gone_for_a_window():
         ("deepacts_graph", {"kernel": 3, "padding": "none"}),
     ],
 )
-def test_a_step_of_the_published_size_costs_at_most_a_tenth_of_its_window(name, options):
+def test_step_of_published_size_costs_a_tenth_of_its_window(name, options):
     model = actrec_models.registry.create(name, num_classes=60, **options)
     step = Step(model)
     assert complexity(step, step.example_inputs).multiply_adds <= complexity(model).multiply_adds / 10
 
 
-def test_the_graph_holds_only_operators_that_tensorrt_parses_and_says_what_it_keeps():
+def test_step_to_onnx_suits_tensorrt_and_stores_states():
     model = onnx.load_model_from_string(onnx_graph.step_to_onnx(network("sem_net", **SEM)))
     assert onnx_graph.tensorrt_problems(model) == []
-    steps = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
+    steps = json.loads({p.key: p.value for p in model.metadata_props}[STEP_METADATA])
     assert steps["body.0.branch3"] == 7  # a dilation of 7 at full rate
     assert steps["body.1.branch3"] == 14  # and behind a stride of 2
 
 
-def test_networks_that_cannot_are_refused():
+def test_step_unsuited_network_refused():
     with pytest.raises(ConfigError, match="looks ahead.*causal: true"):
         Step(network("sem_net", **{**SEM, "causal": False}))
     with pytest.raises(ConfigError, match="DeepActsCnn cannot run frame by frame; these can: SemNet, DeepActsGraph"):
         Step(actrec_models.registry.create("deepacts_cnn", num_classes=2, cnn_width=0.1, size=32, modalities=("body",)))
 
 
-def test_receptive_field_bounds_the_unpadded_clip():
+def test_receptive_field_bounds_unpadded_clip():
     assert (receptive_field(9), receptive_field(3)) == (153, 39)
     network("deepacts_graph", **{**GRAPH, "frames": 39})
     with pytest.raises(ConfigError, match="frames is 38: without padding, kernel 3 needs 39"):
         network("deepacts_graph", **{**GRAPH, "frames": 38})
 
 
-def test_bad_frames_and_files_are_refused(tmp_path):
+def test_streaming_session_bad_frame_or_file_refused(tmp_path):
     model = network("sem_net", **SEM)
     session = StreamingSession(onnx_graph.step_to_onnx(model))
     with pytest.raises(InputError, match=r"a frame holds bones, but the network takes 'body'"):

@@ -31,13 +31,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_multiply_adds_by_hand(name):
+def test_complexity_matches_hand_computation(name):
     module, shape, expected = CASES[name]
     found = complexity(OneInput(module), {"x": torch.zeros(shape)})
     assert found == Complexity(sum(p.numel() for p in module.parameters()), expected)
 
 
-def test_by_input_specs_and_the_network_stays_as_it_is():
+def test_complexity_from_input_specs_leaves_network_unchanged():
     network = actrec_models.registry.create("deepacts_graph", num_classes=10, width=8, modalities=("body",), frames=16)
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
