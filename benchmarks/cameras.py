@@ -30,8 +30,7 @@ from actrec.datasets.ntu.skeletons import (
     read_ntu_skeleton,
     unmirror,
 )
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from actrec.cameras.base import Camera, Pace
-from actrec.recordings import FORMATS, open_recording
-from actrec.recordings.base import Recording, RecordingConfig
+from actrec.recordings import FORMATS, Recording, RecordingConfig, open_recording
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError

@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out or --label is missing: name the new bag with --out, or an action with --label")
     if args.recover:
-        from actrec.recordings.rosbag.recovery import recover
+        from actrec.recordings.rosbag.bag_writer import recover
 
         return _report(args, recover(args.recover, args.out), {})
     if args.driver_option and not args.driver:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from actrec.cameras.simulated import SimulatedCamera
-    from actrec.simulation.frame_writers import FolderWriter, PreviewWriter
+    from actrec.recordings.image_folder import FolderWriter
 
     camera = SimulatedCamera(**camera_options(args))
     writers: list[Any] = []
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         if args.out:
             writers.append(FolderWriter(Path(args.out), camera.intrinsics, camera.config.fps, args.overwrite))
         if args.preview:
+            from actrec.recordings.video import PreviewWriter
+
             writers.append(PreviewWriter(Path(args.preview), camera.config.fps))
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         frames = 0

@@ -22,8 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, content
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.labels import LABELS_FILE, LabeledClip, clips_by_folder, read_labels, unlabeled_recordings
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN, RgbdFrame

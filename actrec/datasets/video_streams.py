@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from actrec.datasets.base import LazyStreams
-from actrec.recordings import video
+from actrec.recordings import image_folder, video
 from actrec.skeleton import windows
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.config import setting
@@ -58,10 +58,10 @@ class ColorVideo:
     mirror: bool = False
 
     @cached_property
-    def _head(self) -> video.VideoInfo:
+    def _head(self) -> image_folder.VideoInfo:
         if not self.path.exists():
             raise DeviceError(f"there is no file '{self.path}'; check the path")
-        return video.read_folder_info(self.path) if self.path.is_dir() else video.read_video_info(self.path)
+        return image_folder.read_folder_info(self.path) if self.path.is_dir() else video.read_video_info(self.path)
 
     @cached_property
     def _source(self) -> np.ndarray:
@@ -166,7 +166,7 @@ class ColorVideo:
         width, height = (int(side) for side in self.size())
         size = None if (width, height) == self._head.size else (width, height)
         if self.path.is_dir():
-            yield from video.read_folder_images(self.path, wanted, self._head, self.mirror, size)
+            yield from image_folder.read_folder_images(self.path, wanted, self._head, self.mirror, size)
             return
         left, last, number = list(wanted), None, -1
         with video.open_video(self.path) as container:
@@ -203,7 +203,7 @@ def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: f
     return found
 
 
-def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
+def aligned(path: Path, head: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
     """[T] the image that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
 
     Raises:
@@ -211,7 +211,7 @@ def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance:
     """
     count = len(stamps_ns)
     if head.frames != count and path.is_dir():
-        video.check_numbering(path)
+        image_folder.check_numbering(path)
     if abs(head.frames - count) <= max(SLACK, tolerance * count):
         return np.minimum(np.arange(count), head.frames - 1)
     if head.fps > 0 and count > 1:

@@ -13,10 +13,18 @@ import numpy as np
 
 from actrec.datasets.shrec17 import read_gesture
 from actrec.perception.pipeline import BodyPerception
-from actrec.recordings import open_recording, sniff
-from actrec.recordings.base import RecordingConfig, existing, log
-from actrec.recordings.rosbag.bag_reader import message_types, messages, open_reader, reading, stamp_ns
-from actrec.recordings.rosbag.skeleton_bag import SKELETONS, SkeletonBagRecording, choose_topic, typestore_of
+from actrec.recordings import RecordingConfig, existing, log, open_recording, sniff
+from actrec.recordings.rosbag.bag_reader import (
+    SKELETONS,
+    SkeletonBagRecording,
+    choose_topic,
+    message_types,
+    messages,
+    open_reader,
+    reading,
+    stamp_ns,
+    typestore_of,
+)
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz

@@ -1,13 +1,23 @@
 """Readers of recordings (bags, image folders, videos, skeleton files) and the bag writer."""
 
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-from actrec.recordings.base import Recording, RecordingConfig, existing
-from actrec.utils.errors import DeviceError, InputError
+import numpy as np
+
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.calibration_files import check_intrinsics, from_hfov, from_yaml
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
 __all__ = ["FORMATS", "Recording", "RecordingConfig", "open_recording", "sniff"]
+
+log = logging.getLogger("actrec.recordings")
 
 FORMATS = Registry(
     "recording format",
@@ -22,6 +32,106 @@ FORMATS = Registry(
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 
+_SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
+
+INTRINSICS_FILE = "intrinsics.yaml"
+
+INTRINSICS_REMEDY = (
+    "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
+    "the images, or state the field of view with hfov_deg"
+)
+
+
+@dataclass(frozen=True)
+class RecordingConfig:
+    """Settings that complete or override a recording; empty or 0 uses the recording's own value."""
+
+    color_topic: str = setting("", "Color topic of a bag; empty finds it by type and name")
+    depth_topic: str = setting("", "Depth topic of a bag; empty finds it by type and name, 'none' plays without depth")
+    camera_info_topic: str = setting("", "CameraInfo topic of a bag; empty takes the color topic's neighbor")
+    skeleton_topic: str = setting("", "SkeletonArray topic of a bag without images; empty finds it")
+    intrinsics: str = setting("", "Pinhole intrinsics: 'fx,fy,cx,cy' in pixels, or the path of a YAML file")
+    hfov_deg: float = setting(0.0, "Horizontal field of view, if no intrinsics are known", unit="degrees",
+                              range=(0.0, 179.0))  # fmt: skip
+    depth_scale: float = setting(0.0, "Length of one unit of a depth image", unit="m", range=(0.0, 1.0))
+    fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 uses the default of its format", unit="Hz",
+                         range=(0.0, 1000.0))  # fmt: skip
+    sequence: str = setting("", "Sequence of a file with several: its name, or, in quotes, its index from 0")
+    mirror: str = setting("auto", "Flip mirrored images back; 'auto' flips NTU RGB+D videos only",
+                          choices=("auto", "yes", "no"))  # fmt: skip
+
+
+class Recording(ABC):
+    """Frames on disk, in recorded order; a context manager.
+
+    Attributes:
+        path: The file or folder.
+        config: The settings.
+        intrinsics: Intrinsics of the images; nominal ones for a recording of joints alone.
+    """
+
+    intrinsics: Intrinsics
+
+    def __init__(self, path: Path, config: RecordingConfig):
+        self.path = path
+        self.config = config
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def duration_s(self) -> float:
+        """Seconds from the first frame to the last, from the file's header or index."""
+
+    @abstractmethod
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Yield every frame from `start_s` after the first, in order; each call starts again.
+
+        Raises:
+            InputError: The recording is corrupt from here on; the message names the file.
+        """
+
+    def close(self) -> None:
+        """Close the files; safe to call twice."""
+        return
+
+
+def open_recording(path: str | Path, config: RecordingConfig | None = None, format: str = "auto") -> Recording:
+    """Open a recording of any known format; a context manager.
+
+    Args:
+        path: The file or folder.
+        config: Settings that complete or override the recording.
+        format: A name in `FORMATS`, or "auto".
+
+    Raises:
+        DeviceError: The path does not exist.
+        InputError: The recording is corrupt, of no known format, or incomplete.
+        ConfigError: An option does not fit it.
+        MissingLibraryError: A library is not installed; the message names the package.
+    """
+    name = sniff(path) if format == "auto" else format
+    recording: Recording = FORMATS.create(name, path=path, config=config or RecordingConfig())
+    return recording
+
+
+def existing(path: str | Path) -> Path:
+    """Return `path` with `~` expanded.
+
+    Raises:
+        DeviceError: It does not exist.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DeviceError(f"there is no recording '{path}'; check the path")
+    return path
+
 
 def sniff(path: str | Path) -> str:
     """Return the name in `FORMATS` of the recording at `path`.
@@ -30,8 +140,6 @@ def sniff(path: str | Path) -> str:
         DeviceError: The path does not exist or cannot be read.
         InputError: The format is unknown; the message lists the known ones.
     """
-    from actrec.recordings import skeleton_files
-
     path = existing(path)
     if path.is_dir():
         files = [path / "metadata.yaml", *path.glob("*.mcap"), *path.glob("*.db3")]
@@ -50,7 +158,7 @@ def sniff(path: str | Path) -> str:
         )
     if path.suffix == ".zstd":
         raise InputError(f"'{path}' is part of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
-    if skeleton_files.sniff(path) is not None:
+    if skeleton_format(path) is not None:
         return "skeleton"
     raise InputError(
         f"'{path}' is not a known recording: expected a bag (.mcap, .db3, their folder), a folder of images, a video "
@@ -59,21 +167,61 @@ def sniff(path: str | Path) -> str:
     )
 
 
-def open_recording(path: str | Path, config: RecordingConfig | None = None, format: str = "auto") -> Recording:
-    """Open a recording of any known format; a context manager.
-
-    Args:
-        path: The file or folder.
-        config: Settings that complete or override the recording.
-        format: A name in `FORMATS`, or "auto".
+def skeleton_format(path: Path) -> str | None:
+    """Return the name in `actrec.recordings.skeleton_files.FORMATS` of a skeleton file, or None for any other file.
 
     Raises:
-        DeviceError: The path does not exist.
-        InputError: The recording is corrupt, of no known format, or incomplete.
-        ConfigError: An option does not fit it.
-        MissingLibraryError: A library is not installed; the message names the package.
+        InputError: An .npz file cannot be read.
     """
-    name = sniff(path) if format == "auto" else format
-    arguments: dict[str, Any] = {"path": path, "config": config or RecordingConfig()}
-    recording: Recording = FORMATS.create(name, **arguments)
-    return recording
+    if path.suffix != ".npz" or not path.is_file():
+        return _SKELETON_SUFFIXES.get(path.suffix)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = set(archive.files)
+    except Exception as error:  # zipfile and numpy each raise their own for a damaged file
+        raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
+    if {"xyz", "length", "name", "label"} <= keys:
+        return "nucla_npz"
+    return "utd_mhad_npz" if {"xyz", "length", "action", "trial"} <= keys else None
+
+
+def resolve_intrinsics(
+    path: Path, config: RecordingConfig, width: int, height: int, folder: Path | None = None
+) -> Intrinsics:
+    """Return the intrinsics of width×height images of the recording at `path`.
+
+    The option `intrinsics` wins over `intrinsics.yaml` in `folder`, which wins over a field of view.
+
+    Raises:
+        ConfigError: The option is neither four numbers nor a file.
+        InputError: None of these is given, or they are for another image size.
+    """
+    text = config.intrinsics
+    if text.count(",") == 3:
+        try:
+            fx, fy, cx, cy = (float(value) for value in text.split(","))
+            return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy))
+        except ValueError as error:
+            raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
+    if text:
+        found = from_yaml(Path(text).expanduser())
+    elif folder is not None and (folder / INTRINSICS_FILE).is_file():
+        found = from_yaml(folder / INTRINSICS_FILE)
+    elif config.hfov_deg > 0:
+        log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
+        found = from_hfov(width, height, config.hfov_deg)
+    else:
+        raise InputError(f"'{path}' has no intrinsics: {INTRINSICS_REMEDY}")
+    if (found.width, found.height) != (width, height):
+        raise InputError(
+            f"'{path}': the intrinsics are for {found.width}×{found.height} images, but these are {width}×{height}; "
+            "give intrinsics for this size"
+        )
+    return found
+
+
+def resolve_or_nominal(path: Path, config: RecordingConfig, nominal: Intrinsics) -> Intrinsics:
+    """Return the intrinsics from the options, or `nominal` for a recording without images."""
+    if config.intrinsics or config.hfov_deg:
+        return resolve_intrinsics(path, config, nominal.width, nominal.height)
+    return nominal

@@ -10,7 +10,7 @@ import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,9 +132,8 @@ def record(
     folder = _prepare_folder(Path(config.out).expanduser(), config)
     while len(clips.kept) < config.repeat:
         title = f"'{config.label}', clip {len(clips.kept) + 1} of {config.repeat}"
-        recorder = _Recorder(read, config, folder, stopped, show, title)
         try:
-            clip = recorder.record_clip()
+            clip = _Recorder(read, config, folder, stopped, show, title).record_clip()
         except EndOfStream as error:
             raise DeviceError(f"the recording has ended after {len(clips.kept)} of {config.repeat} clips") from error
         except _StoppedError:
@@ -163,8 +162,13 @@ def _prepare_folder(folder: Path, config: ClipRecorderConfig) -> Path:
         raise DeviceError(f"cannot {action} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / LABELS_FILE).exists():
         clips = read_labels(folder / LABELS_FILE)
-        _check_spelling("label", config.label, {clip.label for clip in clips}, folder)
-        _check_spelling("person", config.person, {clip.person for clip in clips}, folder)
+        # A respelling would count as a second label or person.
+        for kind, name in (("label", config.label), ("person", config.person)):
+            known = {getattr(clip, kind) for clip in clips}
+            if name not in known and (other := find_respelling(name, sorted(known))):
+                raise ConfigError(
+                    f"the {kind} is '{name}', but '{folder}' has clips of '{other}'; use the same spelling"
+                )
     elif present := clips_by_folder(folder):
         raise InputError(
             f"'{folder}' holds {len(present)} recordings in folders named as their labels, first "
@@ -172,12 +176,6 @@ def _prepare_folder(folder: Path, config: ClipRecorderConfig) -> Path:
             f"'{folder / LABELS_FILE}'"
         )
     return folder
-
-
-def _check_spelling(kind: str, name: str, known: Set[str], folder: Path) -> None:
-    """Refuse a respelling of a known label or person, which would count as a second one."""
-    if name not in known and (other := find_respelling(name, sorted(known))):
-        raise ConfigError(f"the {kind} is '{name}', but '{folder}' has clips of '{other}'; use the same spelling")
 
 
 class _Recorder:

@@ -1,6 +1,11 @@
-"""Decoding of `sensor_msgs/Image` and `CompressedImage` to arrays of the data contract, without ROS."""
+"""Decoding of `sensor_msgs/Image` and `CompressedImage` to arrays of the data contract, without ROS.
+
+RVL: Wilson, "Fast Lossless Depth Image Compression", ISS 2017.
+"""
 
 import struct
+from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,39 +34,30 @@ _TO_RGB = {
 
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
+_RVL_HEADER = struct.Struct("<II")
+
+_MAX_PIXELS = 1 << 26
+"""Limit for damaged RVL headers; no depth camera has as many."""
+
 
 class DamagedImageError(InputError):
     """One compressed image cannot be decoded; the next may be fine."""
 
 
-def pixels(
-    encoding: str,
-    width: int,
-    height: int,
-    step: int,
-    big_endian: bool,
-    data: bytes | bytearray | memoryview | np.ndarray,
-) -> np.ndarray:
-    """Return a [H, W] or [H, W, C] view of an image's pixels, without row padding, in the machine's byte order.
-
-    Args:
-        encoding: One of `COLOR_ENCODINGS` or `DEPTH_ENCODINGS`.
-        width: Width in pixels.
-        height: Height in pixels.
-        step: Bytes from one row to the next.
-        big_endian: Whether the data is big-endian.
-        data: The rows.
+def pixels(message: Any) -> np.ndarray:
+    """Return a [H, W] or [H, W, C] view of the pixels of a `sensor_msgs/Image`, without row padding, in native order.
 
     Raises:
         InputError: The encoding is not supported, or the data does not fit the size.
     """
-    code, channels = DEPTH_ENCODINGS.get(encoding, "u1"), COLOR_ENCODINGS.get(encoding, 1)
+    encoding, width, height, step = message.encoding, message.width, message.height, message.step
     if encoding not in COLOR_ENCODINGS and encoding not in DEPTH_ENCODINGS:
         known = ", ".join([*COLOR_ENCODINGS, *DEPTH_ENCODINGS])
         raise InputError(f"image encoding '{encoding}' is not supported; supported: {known}")
-    dtype = np.dtype(code).newbyteorder(">" if big_endian else "<")
+    dtype = np.dtype(DEPTH_ENCODINGS.get(encoding, "u1")).newbyteorder(">" if message.is_bigendian else "<")
+    channels = COLOR_ENCODINGS.get(encoding, 1)
     row = width * channels * dtype.itemsize
-    raw = np.frombuffer(data, np.uint8)
+    raw = np.frombuffer(message.data, np.uint8)
     if width <= 0 or height <= 0 or step < row or len(raw) < (height - 1) * step + row:
         raise InputError(
             f"image {width}×{height} {encoding} with step {step} needs {row} bytes a row, but has {len(raw)} bytes"
@@ -90,7 +86,7 @@ def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
     """Convert pixels of a depth encoding to [H, W] float32 meters, NaN if missing.
 
     Args:
-        encoding: "16UC1" or "mono16" (integers), or "32FC1".
+        encoding: One of `DEPTH_ENCODINGS`.
         image: [H, W] pixels.
         scale: Meters per unit; 0 for REP 118: 0.001 for integers, 1 for floats.
 
@@ -119,8 +115,7 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
     Raises:
         DamagedImageError: It cannot be decoded.
     """
-    image = _decode(data, cv2.IMREAD_COLOR)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
@@ -138,7 +133,7 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) ->
     raw = np.frombuffer(data, np.uint8)
     transport = "compressedDepth" in form
     body = raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw
-    image = _unpack(body) if transport and "rvl" in form else _decode(body, cv2.IMREAD_UNCHANGED)
+    image = decode_rvl(body) if transport and "rvl" in form else _decode(body, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
     if not (transport and form.startswith("32FC1")):
@@ -157,10 +152,58 @@ def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
     return image
 
 
-def _unpack(data: np.ndarray) -> np.ndarray:
-    from actrec.recordings import rvl  # lazily: numba takes half a second to import
+def decode_rvl(data: np.ndarray) -> np.ndarray:
+    """Decode RVL bytes [N], with width and height first, to [H, W] uint16.
 
-    image = rvl.decode(data)
-    if image is None:
-        raise DamagedImageError(f"a compressed image of {len(data)} bytes cannot be decoded; expected RVL")
-    return image
+    Raises:
+        DamagedImageError: They are truncated or invalid.
+    """
+    if len(data) >= _RVL_HEADER.size:
+        width, height = _RVL_HEADER.unpack(data[: _RVL_HEADER.size].tobytes())
+        if 0 < width * height <= _MAX_PIXELS:
+            words = data[_RVL_HEADER.size :]
+            image = np.zeros(width * height, np.uint16)
+            if _rvl_kernel()(words[: len(words) // 4 * 4].view("<u4").astype(np.uint32), image):
+                return image.reshape(height, width)
+    raise DamagedImageError(f"a compressed image of {len(data)} bytes cannot be decoded; expected RVL")
+
+
+@cache
+def _rvl_kernel() -> Any:
+    from actrec.utils.jit import kernel  # lazily: numba takes half a second to import
+
+    return kernel(_unpack_rvl)
+
+
+def _unpack_rvl(words: np.ndarray, out: np.ndarray) -> bool:
+    """Write the pixels to out [N]; return False if the data is too short or invalid.
+
+    Numbers of zero and of nonzero pixels alternate; the latter are followed by the pixels' differences (zigzag). A
+    number is a sequence of nibbles of three bits, lowest first; the highest bit marks a continuation. Eight nibbles
+    form a word, the first one in its highest bits.
+    """
+    done, last, zeros, left = 0, 0, -1, 0  # zeros -1: a count of zeros comes next; left: differences still to come
+    value, shift = 0, 0
+    for at in range(8 * len(words)):
+        nibble = int(np.int64(words[at >> 3]) >> (28 - 4 * (at & 7))) & 15
+        value |= (nibble & 7) << shift
+        shift += 3
+        if nibble & 8:
+            if shift > 30:
+                return False
+            continue
+        if left:
+            last += (value >> 1) ^ -(value & 1)
+            out[done] = last & 0xFFFF
+            done += 1
+            left -= 1
+        elif zeros < 0:
+            zeros = value
+        else:
+            if zeros + value == 0 or zeros + value > len(out) - done:
+                return False
+            done, left, zeros = done + zeros, value, -1
+        if done == len(out) and not left:
+            return True
+        value, shift = 0, 0
+    return False

@@ -1,6 +1,6 @@
-"""Playback of folders of color and depth images.
+"""Folders of color and depth images: playback, reading as a video without depth, and writing.
 
-Layouts, detected by file names:
+Layouts for playback, detected by file names:
 
 - `N.jpg` beside `N_depth.png`
 - `colorN.png` beside `depthN.png`
@@ -11,20 +11,24 @@ Layouts, detected by file names:
 Depth is optional.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import yaml
 
-from actrec.recordings import base, image_decoding
-from actrec.recordings.base import Recording, RecordingConfig, existing, log
+from actrec.recordings import INTRINSICS_FILE, Recording, RecordingConfig, existing, log, resolve_intrinsics
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
+from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import load_npz, stamps_at
-from actrec.types import NANOSECONDS, RgbdFrame
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files, files
-from actrec.utils.errors import InputError
+from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
 """Frame rate of a folder with numbered files and no `fps` in its intrinsics.yaml."""
@@ -33,7 +37,12 @@ NPZ_NAME = "depth_mm.npz"
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
+IMAGE_SUFFIXES = frozenset({*SUFFIXES, ".bmp"})
+
 COLOR_FOLDERS = ("rgb", "color", "colour")
+
+_File = tuple[float, Path]
+"""Number (or stamp in s) and path of an image."""
 
 _COLOR_NAME = re.compile(
     r"^(?:colou?r|rgb|frame|image|img)?[_-]?(\d+(?:\.\d+)?)(?:[_-](?:colou?r|rgb))?$", re.IGNORECASE
@@ -41,50 +50,13 @@ _COLOR_NAME = re.compile(
 
 _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d+)?)(?:[_-]depth)?$", re.IGNORECASE)
 
+_NUMBER = re.compile(r"(\d+)")
 
-@dataclass(frozen=True)
-class _Listing:
-    """Files sorted by their number (or stamp in s)."""
-
-    color: list[tuple[float, Path]]
-    depth: list[tuple[float, Path]]
-    npz: Path | None
-
-
-def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> list[tuple[float, Path]]:
-    """Return (number, file) of the images in `folder`; `depth` filters by name if both kinds share the folder."""
-    found = []
-    for file in folder.iterdir():
-        if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
-            continue
-        if match := pattern.match(file.stem):
-            found.append((_in_seconds(float(match.group(1))), file))
-    return sorted(found)
-
-
-def _in_seconds(number: float) -> float:
-    """Convert a time of the years 2001 to 2286 in ms, µs or ns to seconds; return any other number unchanged."""
-    return next((number / unit for unit in (1e3, 1e6, 1e9) if 1e9 * unit <= number < 1e10 * unit), number)
-
-
-def _list(path: Path) -> _Listing:
-    folders = {file.name.lower(): file for file in path.iterdir() if file.is_dir()}
-    sub = next((folders[name] for name in COLOR_FOLDERS if name in folders), None)
-    npz = path / NPZ_NAME if (path / NPZ_NAME).is_file() else None
-    if sub is None:
-        return _Listing(_numbered(path, _COLOR_NAME, False), _numbered(path, _DEPTH_NAME, True), npz)
-    depth = folders.get("depth")
-    return _Listing(
-        _numbered(sub, _COLOR_NAME, None), [] if depth is None else _numbered(depth, _DEPTH_NAME, None), npz
-    )
+_OWN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 
 
 class FolderRecording(Recording):
-    """Playback of a folder of images.
-
-    Args:
-        path: The folder.
-        config: Options; integer depth needs `depth_scale`, here or in intrinsics.yaml.
+    """Playback of a folder of images; integer depth needs `depth_scale`, from the options or intrinsics.yaml.
 
     Raises:
         DeviceError: The folder does not exist.
@@ -93,19 +65,27 @@ class FolderRecording(Recording):
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
-        listing = _list(self.path) if self.path.is_dir() else _Listing([], [], None)
-        if not listing.color:
+        color, depth = _list(self.path)
+        if not color:
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
-        first = _read(listing.color[0][1], cv2.IMREAD_COLOR)
-        self._yaml = self._load_yaml()
-        self.intrinsics = base.resolve_intrinsics(self.path, config, first.shape[1], first.shape[0], self.path)
-        self._npz = load_npz(listing.npz, ("depth",))["depth"] if listing.npz and not listing.depth else None
-        self._pairs = self._pair(listing)
-        played = {file for _, file, _ in self._pairs}
-        stamps = self._stamp([number for number, _ in listing.color])
+        height, width = _read_color(color[0][1]).shape[:2]
+        file = self.path / INTRINSICS_FILE
+        content = calibration_files.load_yaml(file) if file.is_file() else {}
+        scale, fps = (calibration_files.number(file, content, key) for key in ("depth_scale", "fps"))
+        self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
+        npz = self.path / NPZ_NAME
+        self._npz = load_npz(npz, ("depth",))["depth"] if npz.is_file() and not depth else None
+        self._pairs = self._pair(color, depth)
+        played = {file for file, _ in self._pairs}
+        stamps = _stamps([number for number, _ in color], config.fps or fps or FPS)
         # Images skipped for missing depth still count in the numbering of stamps.
-        self._stamps = stamps[[file in played for _, file in listing.color]]
-        self._scale = self._depth_scale(listing)
+        self._stamps = stamps[[file in played for _, file in color]]
+        self._scale = config.depth_scale or scale or (0.0 if self._npz is None else MILLIMETER)
+        if depth and not self._scale:
+            raise InputError(
+                f"'{self.path}' has no depth scale: give option depth_scale (0.001 for millimeters, 0.0002 for "
+                "5000 units per meter), or depth_scale in its intrinsics.yaml"
+            )
 
     @property
     def duration_s(self) -> float:
@@ -115,59 +95,40 @@ class FolderRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first."""
         first = self._stamps[0] + round(start_s * NANOSECONDS)
-        for index, (_, color_file, depth_source) in enumerate(self._pairs):
-            if self._stamps[index] < first:
-                continue
-            frame = RgbdFrame(
-                int(self._stamps[index]),
-                cv2.cvtColor(_read(color_file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
-                None if depth_source is None else self._depth(depth_source),
-                self.intrinsics,
-            )
-            _check(frame, color_file)
-            yield frame
+        for stamp, (file, depth) in zip(self._stamps, self._pairs, strict=True):
+            if stamp >= first:
+                color = _read_color(file)
+                frame = RgbdFrame(int(stamp), color, None if depth is None else self._depth(depth), self.intrinsics)
+                try:
+                    frame.check()
+                except InputError as error:
+                    raise InputError(f"'{file}': {error}") from error
+                yield frame
 
-    def _load_yaml(self) -> dict[str, float]:
-        file = self.path / base.INTRINSICS_FILE
-        content = calibration_files.load_yaml(file) if file.is_file() else {}
-        return {key: calibration_files.number(file, content, key) for key in ("depth_scale", "fps")}
-
-    def _pair(self, listing: _Listing) -> list[tuple[float, Path, Path | int | None]]:
-        """Return (number, color file, depth file or index in the npz) of each frame; depth None for color alone."""
+    def _pair(self, color: list[_File], depth: list[_File]) -> list[tuple[Path, Path | int | None]]:
+        """Return color file and depth file (or index in the npz) of each frame; depth None for color alone."""
         if self._npz is not None:
-            if len(self._npz) != len(listing.color):
-                raise InputError(
-                    f"'{self.path}' has {len(listing.color)} color images but {NPZ_NAME} has {len(self._npz)}"
-                )
-            return [(number, file, index) for index, (number, file) in enumerate(listing.color)]
-        if not listing.depth:
+            if len(self._npz) != len(color):
+                raise InputError(f"'{self.path}' has {len(color)} color images but {NPZ_NAME} has {len(self._npz)}")
+            return [(file, index) for index, (_, file) in enumerate(color)]
+        if not depth:
             log.warning("'%s' has no depth: frames come without it", self.path)
-            return [(number, file, None) for number, file in listing.color]
-        pairs = _nearest(listing.color, listing.depth)
+            return [(file, None) for _, file in color]
+        # Pair by equal numbers, or nearest in time within half a frame.
+        numbers, others = (np.array([number for number, _ in files]) for files in (color, depth))
+        whole = (numbers % 1 == 0).all() and (others % 1 == 0).all()
+        tolerance = 0.0 if whole or len(color) < 2 else float(np.median(np.diff(numbers))) / 2
+        nearest = [int(np.abs(others - number).argmin()) for number in numbers]
+        pairs: list[tuple[Path, Path | int | None]] = [
+            (file, depth[index][1])
+            for (number, file), index in zip(color, nearest, strict=True)
+            if abs(others[index] - number) <= tolerance
+        ]
         if not pairs:
             raise InputError(f"'{self.path}': no depth image has a color image's number; rename them")
-        if lost := len(listing.color) - len(pairs):
-            log.warning("'%s': skipping %d of %d color images without depth", self.path, lost, len(listing.color))
-        return list(pairs)
-
-    def _stamp(self, numbers: list[float]) -> np.ndarray:
-        # The names are stamps, as in TUM RGB-D; at one image a second they may be integers.
-        if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
-            return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
-        return stamps_at(self.config.fps or self._yaml["fps"] or FPS, len(numbers))
-
-    def _depth_scale(self, listing: _Listing) -> float:
-        given = self.config.depth_scale or self._yaml["depth_scale"]
-        if given:
-            return given
-        if self._npz is not None:
-            return image_decoding.MILLIMETER  # by the file's name
-        if listing.depth:
-            raise InputError(
-                f"'{self.path}' has no depth scale: give option depth_scale (0.001 for millimeters, 0.0002 for "
-                "5000 units per meter), or depth_scale in its intrinsics.yaml"
-            )
-        return 0.0
+        if lost := len(color) - len(pairs):
+            log.warning("'%s': skipping %d of %d color images without depth", self.path, lost, len(color))
+        return pairs
 
     def _depth(self, source: Path | int) -> np.ndarray:
         if isinstance(source, int):
@@ -177,21 +138,38 @@ class FolderRecording(Recording):
             units = _read(source, cv2.IMREAD_UNCHANGED)
         if units.ndim != 2 or units.dtype != np.uint16:
             raise InputError(f"'{source}' is {units.dtype}{list(units.shape)}, expected 16-bit depth [H, W]")
-        return image_decoding.depth_in_meters(units, self._scale)
+        return depth_in_meters(units, self._scale)
 
 
-def _nearest(color: list[tuple[float, Path]], depth: list[tuple[float, Path]]) -> list[tuple[float, Path, Path]]:
-    """Pair each color file with the depth file of its number, or nearest in time within half a frame."""
-    numbers = np.array([number for number, _ in depth])
-    whole = all(number == int(number) for number, _ in [*color, *depth])
-    steps = np.diff([number for number, _ in color])
-    tolerance = 0.0 if whole or not len(steps) else float(np.median(steps)) / 2
-    pairs = []
-    for number, file in color:
-        index = int(np.abs(numbers - number).argmin())
-        if abs(numbers[index] - number) <= tolerance:
-            pairs.append((number, file, depth[index][1]))
-    return pairs
+def _list(path: Path) -> tuple[list[_File], list[_File]]:
+    """Return color and depth images, sorted by their number or stamp."""
+    if not path.is_dir():
+        return [], []
+    folders = {file.name.lower(): file for file in path.iterdir() if file.is_dir()}
+    sub = next((folders[name] for name in COLOR_FOLDERS if name in folders), None)
+    if sub is None:
+        return _numbered(path, _COLOR_NAME, False), _numbered(path, _DEPTH_NAME, True)
+    return _numbered(sub, _COLOR_NAME), _numbered(folders["depth"], _DEPTH_NAME) if "depth" in folders else []
+
+
+def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None = None) -> list[_File]:
+    """Return (number, file) of the images in `folder`; `depth` filters by name if both kinds share the folder."""
+    found = []
+    for file in folder.iterdir():
+        if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
+            continue
+        if match := pattern.match(file.stem):
+            number = float(match.group(1))  # a time of the years 2001 to 2286 in ms, µs or ns becomes seconds
+            seconds = (number / unit for unit in (1e3, 1e6, 1e9) if 1e9 * unit <= number < 1e10 * unit)
+            found.append((next(seconds, number), file))
+    return sorted(found)
+
+
+def _stamps(numbers: list[float], fps: float) -> np.ndarray:
+    """Return stamps [T] in ns: the names if they are stamps, as in TUM RGB-D, possibly integers, else by frame rate."""
+    if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
+        return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
+    return stamps_at(fps, len(numbers))
 
 
 def _read(file: Path, flags: int) -> np.ndarray:
@@ -201,8 +179,169 @@ def _read(file: Path, flags: int) -> np.ndarray:
     return image
 
 
-def _check(frame: RgbdFrame, file: Path) -> None:
+def _read_color(file: Path) -> np.ndarray:
+    return cv2.cvtColor(_read(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+class VideoInfo(NamedTuple):
+    """Length, frame rate and size of a video or a folder of images.
+
+    Attributes:
+        frames: Number of frames.
+        fps: Frame rate in Hz; 0 if unknown.
+        size: Width and height as displayed, px.
+    """
+
+    frames: int
+    fps: float
+    size: tuple[int, int]
+
+
+def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the images in a folder in natural order (10 after 9), without hidden files such as macOS's `._1.png`."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
+
+
+def read_folder_info(folder: Path) -> VideoInfo:
+    """Return number and size of the images in a folder; the frame rate is unknown.
+
+    Raises:
+        InputError: There are none, or the first is corrupt.
+    """
+    found = image_files(folder)
+    if not found:
+        raise InputError(f"'{folder}' holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); copy it again")
+    height, width = _read_color(found[0]).shape[:2]
+    return VideoInfo(len(found), 0.0, (width, height))
+
+
+def check_numbering(folder: Path) -> None:
+    """Refuse a gap in the numbers of a folder's images, after which images would get the wrong stamps.
+
+    Raises:
+        InputError: There is a gap; the message names the images beside it.
+    """
+    found = image_files(folder)
+    numbers = [_NUMBER.findall(path.stem) for path in found]
+    if len(found) < 3 or any(len(each) != 1 for each in numbers):  # another numbering
+        return
+    steps = np.diff([int(each[0]) for each in numbers])
+    wrong = np.flatnonzero(steps != np.bincount(steps).argmax())
+    if len(wrong):
+        before, after = (found[wrong[0] + k].name for k in (0, 1))
+        raise InputError(f"'{folder}' lacks images between '{before}' and '{after}'; copy it again")
+
+
+def read_folder_images(
+    folder: Path, wanted: np.ndarray, head: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index, [H, W, 3] uint8 RGB) of some images of a folder.
+
+    Args:
+        folder: The folder.
+        wanted: Indices from 0; no other image is read.
+        head: Info of the folder.
+        mirror: Whether to flip them horizontally.
+        size: Width and height to scale them to; None keeps their size.
+
+    Raises:
+        InputError: An image is corrupt, or of another size than the first.
+    """
+    found = image_files(folder)
+    for number in wanted:
+        image = _read_color(found[number])
+        if (image.shape[1], image.shape[0]) != head.size:
+            sizes = f"{image.shape[1]}×{image.shape[0]}, the first {head.size[0]}×{head.size[1]}"
+            raise InputError(f"'{found[number]}' is {sizes}; put each video into its own folder")
+        image = image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
+
+
+class FolderWriter:
+    """Writer of an image folder with ground truth.
+
+    Files are color `N.png`, depth `N_depth.png` (16 bit, mm, 0 for missing), `intrinsics.yaml` and `joints.npz` with
+    stamps_ns [T], positions [M, T, 25, 3] m in the optical frame, pixels [M, T, 25, 2], scores [M, T, 25], body_ids [M]
+    and actions [M, T]; an absent body has NaN and "".
+
+    Args:
+        folder: Output folder; created if it does not exist.
+        intrinsics: Intrinsics of the images.
+        fps: Frames per second.
+        overwrite: Write to a folder that is not empty; delete frames and joints of an earlier recording.
+
+    Raises:
+        DeviceError: The folder is not empty, or cannot be created or written.
+    """
+
+    def __init__(self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False):
+        if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+            raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Files of a longer earlier recording would be played after the new ones.
+            for file in [*folder.glob("*.png"), folder / "joints.npz"]:
+                if _OWN_FILES.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            raise DeviceError(f"cannot create or clear folder '{folder}': {error.strerror}") from error
+        self._folder = folder
+        self._frames: list[tuple[RgbdFrame, dict[str, str]]] = []
+        lens = {name: float(getattr(intrinsics, name)) for name in ("fx", "fy", "cx", "cy")}
+        about = {"width": intrinsics.width, "height": intrinsics.height, **lens, "depth_scale": 0.001, "fps": fps}
+        with write_errors(folder / INTRINSICS_FILE):
+            (folder / INTRINSICS_FILE).write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+
+    def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
+        """Write the images of a frame; `actions` are the labels of its bodies, by id.
+
+        Raises:
+            DeviceError: An image cannot be written.
+        """
+        assert frame.color is not None and frame.depth is not None
+        name = self._folder / f"{len(self._frames):06d}"
+        millimeters = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
+        for file, image in (
+            (Path(f"{name}.png"), cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR)),
+            (Path(f"{name}_depth.png"), millimeters),
+        ):
+            with write_errors(file):
+                files.write_image(file, image)
+        self._frames.append((replace(frame, color=None, depth=None), actions))
+
+    def close(self) -> None:
+        """Write the joints.
+
+        Raises:
+            DeviceError: The file cannot be written.
+        """
+        ids = sorted({body.body_id for frame, _ in self._frames for body in frame.skeletons})
+        shape = (len(ids), len(self._frames), len(KINECT_V2_25))
+        positions, pixels = np.full((*shape, 3), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
+        scores, names = np.zeros(shape, np.float32), np.full(shape[:2], "", "<U32")
+        for t, (frame, actions) in enumerate(self._frames):
+            for body in frame.skeletons:
+                m = ids.index(body.body_id)
+                positions[m, t], pixels[m, t], scores[m, t] = body.positions, body.pixels, body.scores
+                names[m, t] = actions.get(body.body_id, "")
+        stamps = np.array([frame.stamp_ns for frame, _ in self._frames], np.int64)
+        file = self._folder / "joints.npz"
+        with write_errors(file):
+            np.savez_compressed(
+                file, stamps_ns=stamps, positions=positions, pixels=pixels, scores=scores,
+                body_ids=np.array(ids, "<U32"), actions=names,
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def write_errors(
+    file: Path, *others: type[Exception], remedy: str = "choose another folder or free disk space"
+) -> Iterator[None]:
+    """Convert an OSError or one of `others` to a `DeviceError` that names the file."""
+    failures: tuple[type[Exception], ...] = (OSError, *others)
     try:
-        frame.check()
-    except InputError as error:
-        raise InputError(f"'{file}': {error}") from error
+        yield
+    except failures as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DeviceError(f"cannot write '{file}': {reason}; {remedy}") from error

@@ -15,12 +15,12 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
+from typing import Any
 
-from actrec.recordings import sniff
-from actrec.recordings.base import log
+from actrec.recordings import log, sniff
 from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
@@ -149,42 +149,31 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledClip:
     if len(values) != len(header):
         raise InputError(f"{where} has {len(values)} values for {len(header)} columns; complete it")
-    given = {name: value.strip() for name, value in zip(header, values, strict=True) if value.strip()}
+    given: dict[str, Any] = {name: text.strip() for name, text in zip(header, values, strict=True) if text.strip()}
     for name in REQUIRED:
         if name not in given:
             raise InputError(f"{where} has no {name}; fill it in or remove the line")
-    start, end = (_seconds(where, name, given.get(name)) for name in ("start_s", "end_s"))
-    texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
-    for name, text in (("label", texts[1]), ("person", texts[2])):
-        if not is_printable(text):
+    for name in ("start_s", "end_s"):
+        text = given.get(name, "0")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise InputError(f"{where}: {name} is '{text}', expected seconds from the recording's first frame")
+        if name in given:
+            given[name] = seconds
+    for name in ("label", "person"):
+        if not is_printable(text := given.get(name, "")):
             raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
-    check_label(where, texts[1])
-    clip = LabeledClip(
-        str(PurePath(texts[0])),  # also for "wave_001/" and "./wave_001"
-        texts[1],
-        start or 0.0,
-        math.inf if end is None else end,
-        person=texts[2],
-        body=texts[3],
-        part=texts[4],
-    )
+    given["recording"] = str(PurePath(given["recording"]))  # also for "wave_001/" and "./wave_001"
+    clip = LabeledClip(**given)
+    check_label(where, clip.label)
     if clip.end_s <= clip.start_s:
         raise InputError(f"{where}: end_s {clip.end_s:g} is not after start_s {clip.start_s:g}")
     if clip.part not in PARTS:
         raise InputError(f"{where}: part is '{clip.part}', expected train, test or nothing")
     return clip
-
-
-def _seconds(where: str, name: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise InputError(f"{where}: {name} is '{text}', expected seconds from the recording's first frame")
-    return value
 
 
 def write_labels(path: str | Path, clips: Sequence[LabeledClip]) -> None:
@@ -194,26 +183,21 @@ def write_labels(path: str | Path, clips: Sequence[LabeledClip]) -> None:
         DeviceError: The disk is full or read-only.
     """
     path = Path(path)
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    rows.writerows([_text(value) for value in astuple(clip)] for clip in clips)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with staging.open("w", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        with staging.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(COLUMNS)
+            for clip in clips:
+                start, end = (f"{s:.3f}".rstrip("0").rstrip(".") for s in (clip.start_s, clip.end_s))
+                times = start, "" if math.isinf(clip.end_s) else end
+                rows.writerow([clip.recording, clip.label, *times, clip.person, clip.body, clip.part])
             file.flush()
             os.fsync(file.fileno())
         os.replace(staging, path)
     except OSError as error:
         staging.unlink(missing_ok=True)
         raise DeviceError(f"cannot write '{path}': {error.strerror}; free space or choose another folder") from error
-
-
-def _text(value: str | float) -> str:
-    if isinstance(value, float):
-        return "" if math.isinf(value) else f"{value:.3f}".rstrip("0").rstrip(".")
-    return value
 
 
 def add_label(path: str | Path, clip: LabeledClip) -> None:
@@ -224,15 +208,8 @@ def add_label(path: str | Path, clip: LabeledClip) -> None:
         InputError: The existing file is invalid.
     """
     path = Path(path)
-    with _locked(path.parent):
-        write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock of a folder; the system releases it if this process is killed."""
-    with contextlib.ExitStack() as held:
-        descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.ExitStack() as held:  # the system releases a lock if this process is killed
+        descriptor = os.open(path.parent, os.O_RDONLY)
         held.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -240,9 +217,9 @@ def _locked(folder: Path) -> Iterator[None]:
             if error.errno != errno.EBADF:
                 raise
             # NFS locks only files open for writing.
-            file = held.enter_context(open(folder / LOCK, "w", encoding="ascii"))
+            file = held.enter_context(open(path.parent / LOCK, "w", encoding="ascii"))
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
 
 
 def clips_by_folder(root: Path) -> list[LabeledClip]:

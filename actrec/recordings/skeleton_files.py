@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.recordings import base
-from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings import Recording, RecordingConfig, existing, resolve_or_nominal, skeleton_format
 from actrec.skeleton.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -30,8 +29,6 @@ KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 KINECT_V2_COLOR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
 """Nominal values: joints and pixels of NTU files give focal lengths of 1054 to 1063 px."""
 
-_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
-
 _TICK_NS = 100
 """Unit of the Kinect's relative time; frames at 30 Hz lie 330,000 apart."""
 
@@ -44,19 +41,14 @@ _COLUMNS = 1 + 25 * 4
 class SkeletonRecording(Recording):
     """Playback of a skeleton file: frames with `color` and `depth` None and the bodies in `skeletons`.
 
-    Args:
-        path: The file.
-        config: Options; `sequence` selects one of several sequences, `fps` replaces the dataset's frame rate.
-
-    Raises:
-        DeviceError, ConfigError, InputError: As `open_sequence`.
+    `sequence` selects one of several sequences, `fps` replaces the dataset's frame rate; raises as `open_sequence`.
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
         nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
-        self.intrinsics = base.resolve_or_nominal(self.path, config, nominal)
+        self.intrinsics = resolve_or_nominal(self.path, config, nominal)
 
     @property
     def duration_s(self) -> float:
@@ -72,42 +64,21 @@ class SkeletonRecording(Recording):
                 yield RgbdFrame(int(stamp), None, None, self.intrinsics, skeletons=self.sequence.bodies_at(index))
 
 
-def sniff(path: str | Path) -> str | None:
-    """Return the name in `FORMATS` of the skeleton file at `path`, or None for any other file.
-
-    Raises:
-        InputError: An .npz file cannot be read.
-    """
-    path = Path(path)
-    if path.suffix != ".npz" or not path.is_file():
-        return _SUFFIXES.get(path.suffix)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = set(archive.files)
-    except Exception as error:  # zipfile and numpy each raise their own for a damaged file
-        raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
-    if {"xyz", "length", "name", "label"} <= keys:
-        return "nucla_npz"
-    return "utd_mhad_npz" if {"xyz", "length", "action", "trial"} <= keys else None
-
-
-def open_sequences(path: str | Path, fps: float = 0.0, format: str = "auto") -> list[SkeletonSequence]:
+def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]:
     """Return every sequence in a skeleton file.
 
     Args:
         path: The file.
         fps: Frame rate for a format without stamps; 0 uses the dataset's own.
-        format: A name in `FORMATS`, or "auto" to detect it.
 
     Raises:
         DeviceError: The file does not exist.
-        ConfigError: The format is unknown.
         InputError: The file is corrupt or of no known format.
     """
     path = Path(path)
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
-    name = sniff(path) if format == "auto" else format
+    name = skeleton_format(path)
     if name is None:
         raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}")
     options = {"fps": float(fps)} if fps and name != "kinect_v2_csv" else {}
@@ -115,9 +86,7 @@ def open_sequences(path: str | Path, fps: float = 0.0, format: str = "auto") -> 
     return result if isinstance(result, list) else [result]
 
 
-def open_sequence(
-    path: str | Path, name: str | int | None = None, fps: float = 0.0, format: str = "auto"
-) -> SkeletonSequence:
+def open_sequence(path: str | Path, name: str | int | None = None, fps: float = 0.0) -> SkeletonSequence:
     """Return one sequence of a skeleton file.
 
     Args:
@@ -125,30 +94,26 @@ def open_sequence(
         name: Name of the sequence ("a01_s01_e00_v01"), or its index from 0 (also as a string). None is allowed for a
             file with a single sequence.
         fps: Frame rate for a format without stamps; 0 uses the dataset's own.
-        format: A name in `FORMATS`, or "auto".
 
     Raises:
         ConfigError: No such sequence, or the file has several and `name` is None.
         DeviceError, InputError: As `open_sequences`.
     """
-    sequences = open_sequences(path, fps, format)
-    if name is None:
-        if len(sequences) > 1:
-            raise ConfigError(
-                f"'{path}' holds {len(sequences)} sequences; choose one by name ('{sequences[0].name}' … "
-                f"'{sequences[-1].name}') or by index (0 … {len(sequences) - 1})"
-            )
+    sequences = open_sequences(path, fps)
+    if name is None and len(sequences) == 1:
         return sequences[0]
-    for sequence in sequences:
-        if sequence.name == name:
-            return sequence
-    try:
-        index = int(name)
-    except ValueError:
-        index = -1
-    if 0 <= index < len(sequences):
-        return sequences[index]
-    raise ConfigError(f"'{path}' holds no sequence '{name}'; it holds {len(sequences)}, first '{sequences[0].name}'")
+    if name is None:
+        raise ConfigError(
+            f"'{path}' holds {len(sequences)} sequences; choose one by name ('{sequences[0].name}' … "
+            f"'{sequences[-1].name}') or by index (0 … {len(sequences) - 1})"
+        )
+    known = {str(index): sequence for index, sequence in enumerate(sequences)}
+    known |= {sequence.name: sequence for sequence in reversed(sequences)}
+    if str(name) not in known:
+        raise ConfigError(
+            f"'{path}' holds no sequence '{name}'; it holds {len(sequences)}, first '{sequences[0].name}'"
+        )
+    return known[str(name)]
 
 
 def read_kinect_csv(path: str | Path) -> SkeletonSequence:

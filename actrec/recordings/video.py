@@ -1,10 +1,11 @@
-"""Videos without depth, through PyAV: playback, decoding for datasets, and folders of color images as videos."""
+"""Videos without depth, through PyAV: playback, decoding for datasets, and previews of RGB-D frames."""
 
+import functools
 import multiprocessing
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import av
 import cv2
 import numpy as np
 
-from actrec.recordings import base
-from actrec.recordings.base import Recording, RecordingConfig, existing, log
+from actrec.recordings import Recording, RecordingConfig, existing, log, resolve_intrinsics
+from actrec.recordings.image_folder import VideoInfo, write_errors
+from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS, RgbdFrame
-from actrec.utils import calibration_files, files
+from actrec.utils.calibration_files import from_hfov
 from actrec.utils.errors import InputError
 
 NTU_HFOV_DEG = 84.1
@@ -28,24 +30,7 @@ _TRUNCATED_S = 1.0
 
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
-
-_NUMBER = re.compile(r"(\d+)")
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Length, frame rate and size of a video.
-
-    Attributes:
-        frames: Number of frames.
-        fps: Frame rate in Hz; 0 if unknown.
-        size: Width and height as displayed, px.
-    """
-
-    frames: int
-    fps: float
-    size: tuple[int, int]
+_PREVIEW_RANGE = 6.0  # m, from red to blue
 
 
 def open_video(path: Path) -> Any:
@@ -57,7 +42,8 @@ def open_video(path: Path) -> Any:
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is truncated or not a video that FFmpeg reads: {_one_line(error)}") from error
+        cause = " ".join(str(error).split())
+        raise InputError(f"'{path}' is truncated or not a video that FFmpeg reads: {cause}") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"'{path}' holds no video stream")
@@ -65,6 +51,15 @@ def open_video(path: Path) -> Any:
     is_main = multiprocessing.parent_process() is None
     container.streams.video[0].thread_type = "AUTO" if is_main else "NONE"
     return container
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Convert errors of FFmpeg to an `InputError` that names the file."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise InputError(f"'{path}' is corrupt or truncated: {' '.join(str(error).split())}") from error
 
 
 def read_video_info(path: Path) -> VideoInfo:
@@ -80,29 +75,11 @@ def read_video_info(path: Path) -> VideoInfo:
             raise InputError(f"'{path}' holds no frame: it is truncated; copy it again")
         size = (first.height, first.width) if _quarter_turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
-    with open_video(path) as container:  # counted without decoding; discarded packets are never displayed
-        try:
-            count = sum(
-                1 for packet in container.demux(container.streams.video[0]) if packet.size and not packet.is_discard
-            )
-        except av.error.FFmpegError as error:
-            raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
+    # Counted without decoding; discarded packets are never displayed.
+    with open_video(path) as container, _decoding(path):
+        packets = container.demux(container.streams.video[0])
+        count = sum(1 for packet in packets if packet.size and not packet.is_discard)
     return VideoInfo(count, rate, size)
-
-
-def measure_duration_s(path: Path) -> float:
-    """Return the seconds from the first frame to the last by their stamps, for a file without a duration in its header.
-
-    Raises:
-        InputError: The file is corrupt or truncated.
-    """
-    with open_video(path) as container:
-        stream = container.streams.video[0]
-        try:
-            stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-        except av.error.FFmpegError as error:
-            raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
-        return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
 
 
 def decode_frames(path: Path, container: Any) -> Iterator[Any]:
@@ -111,34 +88,8 @@ def decode_frames(path: Path, container: Any) -> Iterator[Any]:
     Raises:
         InputError: The file is corrupt or truncated.
     """
-    try:
+    with _decoding(path):
         yield from container.decode(video=0)
-    except av.error.FFmpegError as error:
-        raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
-
-
-def decode_avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
-    """Yield (frame index, frame) of an open AVI, which has no stamps but one slot for each tick of its clock.
-
-    Slots are empty if the camera dropped frames. Slots are in file order, also for B-frames, which are stored in
-    another order than displayed.
-
-    Raises:
-        InputError: The file is corrupt or truncated.
-    """
-    slots: deque[int] = deque()
-    last, first = -1, None
-    try:
-        for packet in container.demux(container.streams.video[0]):
-            if packet.size:
-                last = last + 1 if packet.dts is None else packet.dts
-                slots.append(last)
-            for frame in packet.decode():
-                slot = slots.popleft() if slots else last
-                first = slot if first is None else first
-                yield slot - first, frame
-    except av.error.FFmpegError as error:
-        raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
 
 
 def to_rgb(frame: Any, mirror: bool = False, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -165,19 +116,11 @@ def _quarter_turns(frame: Any) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 class VideoRecording(Recording):
     """Playback of a video file; `fps` replaces its stamps.
 
     An NTU RGB+D `_rgb.avi` is mirrored, so it is flipped back, and its field of view is known. Any other video needs
     the option intrinsics or `hfov_deg`.
-
-    Args:
-        path: The file.
-        config: Options.
 
     Raises:
         DeviceError: The file does not exist.
@@ -188,29 +131,38 @@ class VideoRecording(Recording):
         super().__init__(existing(path), config)
         ntu = bool(_NTU_NAME.fullmatch(self.path.stem))
         self._mirror = config.mirror == "yes" or (config.mirror == "auto" and ntu)
+        kind = "a video without depth"
         with open_video(self.path) as container:
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
-            ticks = container.duration  # in µs; None if unknown
-            if ticks:
-                self._duration = ticks / av.time_base
+            if container.duration:
+                self._duration = container.duration / av.time_base
+            elif stream.frames and self._rate:
+                self._duration = stream.frames / self._rate
             else:
-                counted = stream.frames and self._rate
-                self._duration = stream.frames / self._rate if counted else measure_duration_s(self.path)
+                self._duration = self._measured_duration()
             if config.fps and self._rate:
                 self._duration *= self._rate / config.fps
-            from_azure_kinect = _is_from_azure_kinect(container)
-            first = self._image(next(decode_frames(self.path, container), None))
-        height, width = first.shape[:2]
+            tags = (tag.upper() for each in (container, *container.streams) for tag in each.metadata)
+            if any(tag.startswith("K4A_") for tag in tags):
+                kind = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
+            first = next(decode_frames(self.path, container), None)
+        if first is None:
+            raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
+        height, width = to_rgb(first).shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
-            self.intrinsics = calibration_files.from_hfov(width, height, NTU_HFOV_DEG)
+            self.intrinsics = from_hfov(width, height, NTU_HFOV_DEG)
         else:
-            self.intrinsics = base.resolve_intrinsics(self.path, config, width, height)
-        kind = "a video without depth"
-        if from_azure_kinect:
-            kind = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
+            self.intrinsics = resolve_intrinsics(self.path, config, width, height)
         log.warning("'%s' is %s", self.path, kind)
+
+    def _measured_duration(self) -> float:
+        """Return the seconds from the first frame to the last by their stamps, for a file that states no duration."""
+        with open_video(self.path) as container, _decoding(self.path):
+            stream = container.streams.video[0]
+            stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+            return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
 
     @property
     def duration_s(self) -> float:
@@ -223,16 +175,26 @@ class VideoRecording(Recording):
             seconds, shown = 0.0, 0.0
             for seconds, frame in self._timed_frames(container, start_s):
                 if seconds >= start_s - 1e-6:
-                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(frame), None, self.intrinsics)
-                shown = _shown(frame)
-            if not self.config.fps:
-                self._check_end(container, seconds, shown)
+                    image = to_rgb(frame, self._mirror)
+                    yield RgbdFrame(round(seconds * NANOSECONDS), image, None, self.intrinsics)
+                # The last frame of a slow camera may be displayed long. Older PyAV has no duration.
+                duration = getattr(frame, "duration", None)
+                shown = float(duration * frame.time_base) if duration and frame.time_base else 0.0
+            # FFmpeg stops at damaged data.
+            stated = 0.0 if self.config.fps else _stated_duration(container)
+            if stated > seconds + shown + _TRUNCATED_S:
+                log.warning(
+                    "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again",
+                    self.path,
+                    seconds,
+                    stated,
+                )
 
     def _timed_frames(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
         """Yield (seconds from the first, frame) of an open file, from `start_s` or somewhat earlier."""
         stream, rate = container.streams.video[0], self.config.fps or self._rate or 30.0
-        if container.format.name == _AVI:  # FFmpeg's stamps are not monotonic with B-frames
-            for index, frame in decode_avi_frames(self.path, container):
+        if container.format.name == _AVI:
+            for index, frame in _avi_frames(self.path, container):
                 yield index / rate, frame
             return
         stamped = not self.config.fps and stream.time_base
@@ -243,41 +205,27 @@ class VideoRecording(Recording):
             own = stamped and frame.pts is not None
             yield float(frame.pts * frame.time_base - origin) if own else index / rate, frame
 
-    def _check_end(self, container: Any, seconds: float, shown: float) -> None:
-        """Warn if the frames end long before the file's stated duration; FFmpeg stops at damaged data.
 
-        Args:
-            container: The open file.
-            seconds: Time from the first frame to the last.
-            shown: Display time of the last frame, which may be long for a slow camera.
-        """
-        stated = _stated(container)
-        if stated > seconds + shown + _TRUNCATED_S:
-            log.warning(
-                "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again",
-                self.path,
-                seconds,
-                stated,
-            )
+def _avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (slot, frame) of an open AVI, which has no stamps but one slot for each tick of its clock.
 
-    def _image(self, frame: Any) -> np.ndarray:
-        if frame is None:
-            raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
-        return to_rgb(frame, self._mirror)
+    Slots are empty if the camera dropped frames. They are in file order, also for B-frames, which are stored in another
+    order than displayed; FFmpeg's own stamps are not monotonic then.
+    """
+    slots: deque[int] = deque()
+    last, first = -1, None
+    with _decoding(path):
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                last = last + 1 if packet.dts is None else packet.dts
+                slots.append(last)
+            for frame in packet.decode():
+                slot = slots.popleft() if slots else last
+                first = slot if first is None else first
+                yield slot - first, frame
 
 
-def _is_from_azure_kinect(container: Any) -> bool:
-    """Return whether k4arecorder wrote the file, by the tags of the file or its tracks."""
-    return any(tag.upper().startswith("K4A_") for each in (container, *container.streams) for tag in each.metadata)
-
-
-def _shown(frame: Any) -> float:
-    """Return the display time of a frame in s; 0 if unknown."""
-    duration = getattr(frame, "duration", None)  # missing in older PyAV
-    return float(duration * frame.time_base) if duration and frame.time_base else 0.0
-
-
-def _stated(container: Any) -> float:
+def _stated_duration(container: Any) -> float:
     """Return the stated duration of the frames in s; 0 if unknown, or for an AVI, which estimates it."""
     if container.format.name == _AVI:
         return 0.0
@@ -288,71 +236,62 @@ def _stated(container: Any) -> float:
     return max((container.duration or 0) - max(container.start_time or 0, 0), 0) / av.time_base
 
 
-def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Return the images in a folder in natural order (10 after 9), without hidden files such as macOS's `._1.png`."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
-
-
-def read_folder_info(folder: Path) -> VideoInfo:
-    """Return number and size of the images in a folder; the frame rate is unknown.
-
-    Raises:
-        InputError: There are none, or the first is corrupt.
-    """
-    found = image_files(folder)
-    if not found:
-        raise InputError(f"'{folder}' holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); copy it again")
-    height, width = _read(found[0]).shape[:2]
-    return VideoInfo(len(found), 0.0, (width, height))
-
-
-def check_numbering(folder: Path) -> None:
-    """Refuse a gap in the images' numbers, after which images would get the wrong stamps.
-
-    For a folder with fewer images than expected.
-
-    Raises:
-        InputError: There is a gap; the message names the images beside it.
-    """
-    found = image_files(folder)
-    numbers = [_NUMBER.findall(path.stem) for path in found]
-    if len(found) < 3 or any(len(each) != 1 for each in numbers):  # another numbering
-        return
-    steps = np.diff([int(each[0]) for each in numbers])
-    wrong = np.flatnonzero(steps != np.bincount(steps).argmax())
-    if len(wrong):
-        before, after = (found[wrong[0] + k].name for k in (0, 1))
-        raise InputError(f"'{folder}' lacks images between '{before}' and '{after}'; copy it again")
-
-
-def read_folder_images(
-    folder: Path, wanted: np.ndarray, head: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, [H, W, 3] uint8 RGB) of some images of a folder.
+class PreviewWriter:
+    """Writer of a video of color with joints, beside depth.
 
     Args:
-        folder: The folder.
-        wanted: Indices from 0; no other image is read.
-        head: Info of the folder.
-        mirror: Whether to flip them horizontally.
-        size: Width and height to scale them to; None keeps their size.
+        file: The mp4 file.
+        fps: Frames per second.
 
     Raises:
-        InputError: An image is corrupt, or of another size than the first.
+        DeviceError: The file cannot be written; `add` and `close` raise it too.
     """
-    found = image_files(folder)
-    for number in wanted:
-        image = _read(found[number])
-        if (image.shape[1], image.shape[0]) != head.size:
-            sizes = f"{image.shape[1]}×{image.shape[0]}, the first {head.size[0]}×{head.size[1]}"
-            raise InputError(f"'{found[number]}' is {sizes}; put each video into its own folder")
-        image = image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
+
+    def __init__(self, file: Path, fps: float):
+        remedy = "choose another file such as preview.mp4 or free disk space"
+        self._write_errors = functools.partial(write_errors, file, ValueError, av.error.FFmpegError, remedy=remedy)
+        with self._write_errors():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(file), "w")
+            file.open("ab").close()  # fail early: PyAV opens the file only with the first packet
+        self._fps = round(fps)
+        self._stream: Any = None
+
+    def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
+        """Append one frame; `actions` are the labels of its bodies, by id."""
+        assert frame.color is not None and frame.depth is not None
+        gray = np.nan_to_num(frame.depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
+        depth = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+        depth[np.isnan(frame.depth)] = 0
+        image = np.hstack([_with_joints(frame, actions), depth])
+        height, width = image.shape[0] & ~1, image.shape[1] & ~1
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        video = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        with self._write_errors():
+            self._container.mux(self._stream.encode(video))
+
+    def close(self) -> None:
+        """Finish the file."""
+        with self._write_errors():
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
 
 
-def _read(path: Path) -> np.ndarray:
-    image = files.read_image(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"'{path}' is truncated or not an image; copy it again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def _with_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
+    """Draw joints (occluded ones hollow) and actions on a copy of the color image, [H, W, 3]."""
+    assert frame.color is not None
+    image = frame.color.copy()
+    for body in frame.skeletons:
+        points = np.nan_to_num(body.pixels, nan=-1e4).clip(-1e4, 1e4).astype(int).tolist()
+        for joint, parent in KINECT_V2_25.edges:
+            cv2.line(image, points[joint], points[parent], (60, 230, 90), 1, cv2.LINE_AA)
+        for point, score in zip(points, body.scores, strict=True):
+            cv2.circle(image, point, 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
+        x, y = points[KINECT_V2_25.index["head"]]
+        text = f"{body.body_id}: {actions.get(body.body_id, '')}"
+        place = max(x - 40, 2), max(y - 30, 14)
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return image

@@ -14,7 +14,7 @@ import yaml
 
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
-from actrec.recordings.video import IMAGE_SUFFIXES, image_files
+from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import Intrinsics
 from actrec.utils import files
 from actrec.utils.calibration_files import DEPTH, rigid, rotation_matrix, unit_quaternion

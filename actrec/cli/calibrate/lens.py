@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from actrec.cli.calibrate import options
 from actrec.cli.calibrate.options import load, log
-from actrec.recordings.video import IMAGE_SUFFIXES
+from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, from_yaml, path_of

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings import Recording, RecordingConfig, existing
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
@@ -14,9 +14,8 @@ def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
         ConfigError: A topic is absent, or several match and none is chosen.
     """
     # Imported here: a recorder that only writes bags needs no OpenCV.
-    from actrec.recordings.rosbag.bag_reader import IMAGE_TYPES, message_types
+    from actrec.recordings.rosbag.bag_reader import IMAGE_TYPES, SKELETONS, SkeletonBagRecording, message_types
     from actrec.recordings.rosbag.image_bag import BagRecording
-    from actrec.recordings.rosbag.skeleton_bag import SKELETONS, SkeletonBagRecording
 
     path = existing(path)
     types = message_types(path)

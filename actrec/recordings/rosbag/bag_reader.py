@@ -1,7 +1,8 @@
-"""Opening of rosbag2 bags (mcap or sqlite3) through `rosbags`, and the choice of their image topics."""
+"""Reading of rosbag2 bags (mcap or sqlite3) through `rosbags`: messages, choice of topics, playback of skeletons."""
 
 import re
 import struct
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,23 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
-from rosbags.rosbag2.storage_mcap import zstd
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings import Recording, RecordingConfig, existing, resolve_or_nominal
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
-from actrec.types import NANOSECONDS
+from actrec.recordings.rosbag.bag_writer import (
+    SKELETONS,
+    SKELETONS_TOPIC,
+    TRUE_SKELETONS_TOPIC,
+    decompress_message,
+    typestore_with,
+)
+from actrec.recordings.skeleton_files import KINECT_V1
+from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -24,9 +36,6 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = {IMAGE, COMPRESSED}
 
 INFO = "sensor_msgs/msg/CameraInfo"
-
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-"""Start of compressed data; a serialized message starts with 0."""
 
 _REGISTERED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
 """Parts of topic names of depth registered to color."""
@@ -79,29 +88,6 @@ def open_reader(path: Path) -> Any:
     return reader
 
 
-class OpenBag(Recording):
-    """Recording in a bag whose reader is open.
-
-    Raises:
-        DeviceError: The bag does not exist.
-        InputError: The bag is corrupt or unfinished.
-    """
-
-    def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
-        self._reader = open_reader(self.path)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first message of the bag to the last."""
-        return float(self._reader.duration) / NANOSECONDS
-
-    def close(self) -> None:
-        """Close the bag; safe to call twice."""
-        if self._reader.is_open:
-            self._reader.close()
-
-
 def message_types(path: Path) -> set[str]:
     """Return the message types of which a bag holds messages."""
     reader = open_reader(path)
@@ -109,6 +95,13 @@ def message_types(path: Path) -> set[str]:
         return {connection.msgtype for connection in reader.connections if connection.msgcount}
     finally:
         reader.close()
+
+
+def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
+    connections = [connection for connection in reader.connections if connection.topic in topics]
+    for connection, time, raw in reader.messages(connections, start=start):
+        yield connection.topic, time, decompress_message(raw)
 
 
 def stamp_ns(raw: bytes | memoryview) -> int:
@@ -122,42 +115,114 @@ def replace_stamp(raw: bytes | memoryview, stamp: int) -> bytes:
     return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
 
 
-def decompress_message(raw: bytes) -> bytes:
-    """Return a serialized message, decompressed if the bag compresses each message.
+class OpenBag(Recording):
+    """Recording in a bag whose reader is open."""
 
-    The data is inspected because only metadata.yaml records this compression, and a file can be read without it.
+    def __init__(self, path: str | Path, config: RecordingConfig):
+        super().__init__(existing(path), config)
+        self._reader = open_reader(self.path)
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Choose the topics, and set intrinsics and start time."""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first message of the bag to the last."""
+        return float(self._reader.duration) / NANOSECONDS
+
+    def close(self) -> None:
+        """Close the bag; safe to call twice."""
+        if self._reader.is_open:
+            self._reader.close()
+
+
+class SkeletonBagRecording(OpenBag):
+    """Playback of a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
+
+    Raises:
+        DeviceError: The bag does not exist.
+        InputError: The bag is corrupt.
+        ConfigError: The topic is absent, or several match and `skeleton_topic` chooses none.
     """
-    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD_MAGIC else raw
+
+    def _prepare(self) -> None:
+        preferred = SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC
+        self._topic = choose_topic(self.path, self._reader, SKELETONS, preferred, self.config.skeleton_topic)
+        self._store = typestore_of(self.path, self._reader, self._topic, SKELETONS)
+        self.intrinsics = resolve_or_nominal(self.path, self.config, KINECT_V1)
+        with reading(self.path):
+            self._first_time = next(time for _, time, _ in messages(self._reader, [self._topic]))
+
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Yield a frame for each message from `start_s` after the first; `skeletons` may be empty."""
+        start = self._first_time + round(start_s * NANOSECONDS)
+        with reading(self.path):
+            for _, _, raw in messages(self._reader, [self._topic], start):
+                message = self._store.deserialize_cdr(raw, SKELETONS)
+                bodies = [_body(skeleton) for skeleton in message.skeletons]
+                yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, message.header.frame_id, bodies)
 
 
-def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
-    connections = [connection for connection in reader.connections if connection.topic in topics]
-    for connection, time, raw in reader.messages(connections, start=start):
-        yield connection.topic, time, decompress_message(raw)
+def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
+    """Return the topic of type `kind` to play: the given one, a preferred one, or the only one.
+
+    Raises:
+        ConfigError: It is absent, or there are several and none is given.
+    """
+    topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
+    wanted = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
+    if wanted not in topics or (not name and wanted not in preferred and len(topics) > 1):
+        raise ConfigError(f"bag '{path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
+    return wanted
+
+
+def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
+    """Return the typestore for a topic's messages: the bag's own definition, or else the installed one."""
+    definition = next(c.msgdef for c in reader.connections if c.topic == topic)
+    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 bags of Humble store none
+        return typestore_with(kind)
+    store = get_typestore(Stores.EMPTY)
+    with reading(path):
+        store.register(get_types_from_msg(definition.data, kind))
+    return store
+
+
+def _body(skeleton: Any) -> Body:
+    positions = np.array([(p.x, p.y, p.z) for p in skeleton.positions], dtype=np.float32).reshape(-1, 3)
+    pixels = np.array(skeleton.pixels, dtype=np.float32).reshape(-1, 2)
+    scores = np.array(skeleton.confidences, dtype=np.float32)
+    if len(pixels) != len(positions):
+        pixels = np.full((len(positions), 2), np.nan, np.float32)
+    pixels, _ = convert(pixels, scores, skeleton.layout)
+    positions, scores = convert(positions, scores, skeleton.layout)
+    return Body(skeleton.body_id, CANONICAL, positions, pixels, scores)
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Topics to play.
+    """Image topics to play; None for a topic that the bag does not hold or that is not needed.
 
     Attributes:
         color: Topic of the color images.
-        depth: Topic of the depth images, or None.
-        info: CameraInfo topic of the color images, or None.
-        compressed: Whether the color images are compressed.
-        depth_info: CameraInfo topic of the depth images; None if there is none, or depth is registered to color.
+        depth: Topic of the depth images.
+        info: CameraInfo topic of the color images.
+        depth_info: CameraInfo topic of the depth images, if they are not registered to color.
     """
 
     color: str
     depth: str | None
     info: str | None
-    compressed: bool
     depth_info: str | None
 
 
 def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
-    """Choose the topics of an open bag by type, name and encoding.
+    """Choose the image topics of an open bag by type, name and encoding.
 
     Args:
         path: The bag, for error messages.
@@ -174,19 +239,32 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
     kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
     color = _given_topic(path, "color_topic", config.color_topic, types, IMAGE_TYPES)
     if color is None:
-        color = _best_color(path, kinds, types, encoding_of)
+        colors = [topic for topic, kind in kinds.items() if kind == "color"]
+        if not colors:
+            found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds)) or "no image topic"
+            raise InputError(
+                f"bag '{path}' has no color images of a supported encoding ({', '.join(COLOR_ENCODINGS)}, jpeg, png); "
+                f"it has: {found}"
+            )
+        color = _single_best(path, "color_topic", {topic: _color_rank(topic, types[topic]) for topic in colors})
     depth: str | None = None
     if config.depth_topic != "none":
         depth = _given_topic(path, "depth_topic", config.depth_topic, types, IMAGE_TYPES)
-        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types, color)
-        if not config.depth_topic and depth is not None and depth.startswith(_LIBREALSENSE):
-            raise ConfigError(
-                f"'{path}' was recorded by librealsense, with depth neither registered nor in millimeters: play it "
-                "with driver realsense and its option recording"
-            )
+        depths = {topic: _depth_rank(topic, types[topic], color) for topic, kind in kinds.items() if kind == "depth"}
+        if depth is None and depths:
+            depth = _single_best(path, "depth_topic", depths)
+            if depth.startswith(_LIBREALSENSE):
+                raise ConfigError(
+                    f"'{path}' was recorded by librealsense, with depth neither registered nor in millimeters: play it "
+                    "with driver realsense and its option recording"
+                )
     info = _given_topic(path, "camera_info_topic", config.camera_info_topic, types, {INFO})
+    if info is None:
+        infos = [topic for topic, kind in types.items() if kind == INFO]
+        only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
+        info = _info_in_namespace(color, types) or only
     own = None if depth is None or is_registered(depth) else _info_in_namespace(depth, types)
-    return Topics(color, depth, info or _color_info(color, types), types[color] == COMPRESSED, own)
+    return Topics(color, depth, info, own)
 
 
 def is_registered(depth: str) -> bool:
@@ -196,7 +274,9 @@ def is_registered(depth: str) -> bool:
 
 def _kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
-        return "other" if _is_infrared(topic) else "depth"
+        # Drivers of Azure Kinect, Orbbec and OpenNI publish 16-bit infrared.
+        infrared = any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))
+        return "other" if infrared else "depth"
     if encoding.split(";")[0] in COLOR_ENCODINGS:  # as in "rgb8; jpeg compressed bgr8"
         return "color"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
@@ -204,11 +284,6 @@ def _kind(topic: str, encoding: str) -> str:
     if any(kind in encoding.lower() for kind in ("jpeg", "jpg", "png")):
         return "depth" if "16UC1" in encoding or "depth" in topic else "color"
     return "other"
-
-
-def _is_infrared(topic: str) -> bool:
-    """Return whether drivers of Azure Kinect, Orbbec or OpenNI publish 16-bit infrared on a topic of this name."""
-    return any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))
 
 
 def _given_topic(path: Path, option: str, name: str, types: dict[str, str], allowed: set[str]) -> str | None:
@@ -221,78 +296,41 @@ def _given_topic(path: Path, option: str, name: str, types: dict[str, str], allo
     return topic
 
 
-def _best_color(path: Path, kinds: dict[str, str], types: dict[str, str], encoding_of: Callable[[str], str]) -> str:
-    topics = [topic for topic, kind in kinds.items() if kind == "color"]
-    if not topics:
-        found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds)) or "no image topic"
-        raise InputError(
-            f"bag '{path}' has no color images of a supported encoding ({', '.join(COLOR_ENCODINGS)}, jpeg, png); "
-            f"it has: {found}"
-        )
+def _color_rank(topic: str, kind: str) -> tuple[int, ...]:
+    """Return the rank of a color topic, smaller for a better one.
 
-    def rank(topic: str) -> tuple[int, ...]:
-        # A part that is just "rgb" marks an RGB-D camera. A ZED and other cameras of a robot use
-        # left/image_rect_color, or left/color/rect/image beside rgb/color/rect/image. Depth matches the rectified one.
-        parts = topic.lower().split("/")
-        own = sum(part in _COLOR_WORDS for part in parts)
-        color_word = any(word in topic.lower() for word in _COLOR_WORDS)
-        raw = types[topic] == IMAGE
-        usual = "image_rect" in topic or "image_raw" in topic
-        # rgb_to_depth of an Azure Kinect is color registered to the depth camera.
-        return "to_depth" in topic, -own, not color_word, not raw, not usual, "mono" in topic, "raw" in parts
-
-    return _single_best(path, "color_topic", topics, rank)
-
-
-def _best_depth(path: Path, topics: list[str], types: dict[str, str], color: str) -> str | None:
-    if not topics:
-        return None
-
-    def rank(topic: str) -> tuple[int, ...]:
-        # With all transports recorded, `compressed` (JPEG of 8 bits) lies beside `compressedDepth`.
-        return (
-            _is_of_other_camera(topic, color),
-            not is_registered(topic),
-            -_common_prefix(topic, color),
-            types[topic] != IMAGE,
-            not topic.endswith("compressedDepth"),
-        )
-
-    return _single_best(path, "depth_topic", topics, rank)
-
-
-def _is_of_other_camera(depth: str, color: str) -> bool:
-    """Return whether the namespace of a depth topic, up to its part with "depth", is not a prefix of color's.
-
-    image_proc may publish registered depth further up, in no camera's namespace.
+    A part that is just "rgb" marks an RGB-D camera. A ZED and other cameras of a robot use left/image_rect_color, or
+    left/color/rect/image beside rgb/color/rect/image. Depth matches the rectified one.
     """
-    above = list(takewhile(lambda name: "depth" not in name, depth.split("/")[:-1]))
-    return color.split("/")[: len(above)] != above
+    parts = topic.lower().split("/")
+    own = sum(part in _COLOR_WORDS for part in parts)
+    color_word = any(word in topic.lower() for word in _COLOR_WORDS)
+    usual = "image_rect" in topic or "image_raw" in topic
+    # rgb_to_depth of an Azure Kinect is color registered to the depth camera.
+    return "to_depth" in topic, -own, not color_word, kind != IMAGE, not usual, "mono" in topic, "raw" in parts
 
 
-def _common_prefix(topic: str, color: str) -> int:
-    """Return the number of leading name parts that two topics share."""
-    pairs = zip(topic.split("/")[:-1], color.split("/")[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _depth_rank(topic: str, kind: str, color: str) -> tuple[int, ...]:
+    """Return the rank of a depth topic, smaller for a better one: in color's namespace, registered, uncompressed."""
+    names, color_names = topic.split("/")[:-1], color.split("/")[:-1]
+    # image_proc may publish registered depth further up, in no camera's namespace.
+    above = list(takewhile(lambda name: "depth" not in name, names))
+    other_camera = color.split("/")[: len(above)] != above
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(names, color_names, strict=False))))
+    # With all transports recorded, `compressed` (JPEG of 8 bits) lies beside `compressedDepth`.
+    return other_camera, not is_registered(topic), -shared, kind != IMAGE, not topic.endswith("compressedDepth")
 
 
-def _single_best(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
-    ordered = sorted(topics, key=lambda topic: (rank(topic), topic))
-    best = [topic for topic in ordered if rank(topic) == rank(ordered[0])]
+def _single_best(path: Path, option: str, ranks: dict[str, tuple[int, ...]]) -> str:
+    best = sorted(topic for topic, rank in ranks.items() if rank == min(ranks.values()))
     cameras = {match[1] if (match := _IMAGE_PROC.fullmatch(topic)) else topic for topic in best}
     if len(cameras) > 1:  # image_raw and image_rect_color of one camera show the same
         raise ConfigError(f"bag '{path}' has several: {', '.join(best)}; choose one with {option}")
     return best[0]
 
 
-def _color_info(color: str, types: dict[str, str]) -> str | None:
-    """Return the CameraInfo topic in the color topic's namespace, or the bag's only one."""
-    infos = [topic for topic, kind in types.items() if kind == INFO]
-    only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
-    return _info_in_namespace(color, types) or only
-
-
 def _info_in_namespace(images: str, types: dict[str, str]) -> str | None:
+    """Return the CameraInfo topic in an image topic's namespace or above."""
     parts = images.strip("/").split("/")
     # …/image_raw/compressed lies one deeper. The root namespace counts only for a camera without a namespace.
     last = 0 if len(parts) == 1 + (types[images] == COMPRESSED) else 1

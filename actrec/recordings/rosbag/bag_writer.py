@@ -1,26 +1,30 @@
-"""Writer of rosbag2 mcap bags, without ROS; `ros2 bag play`, RViz and Foxglove read them.
+"""Writing of rosbag2 mcap bags for `ros2 bag play`, RViz and Foxglove, without ROS, and recovery of unfinished ones.
 
 Metadata version 8 is the newest that both Humble and Jazzy read: QoS profiles are text there, and no longer in 9.
-Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; after a crash, `recovery` finishes the bag.
-
-Message definitions come from the installed packages, else from this repository, else from `rosbags`.
+Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; after a crash, `recover` finishes the bag.
 """
 
+import itertools
 import os
 import re
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.rosbag2.metadata import parse_qos
+from rosbags.rosbag2.storage_mcap import zstd
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
+from actrec.recordings import existing, log
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -40,6 +44,10 @@ SKELETONS_TOPIC = "/skeletons"
 
 TRUE_SKELETONS_TOPIC = "/ground_truth/skeletons"
 
+SKELETONS = "actrec_msgs/msg/SkeletonArray"
+
+_IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 _SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
@@ -47,6 +55,13 @@ _SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
 _FOREVER = QosTime(9223372036, 854775807)
 
 _MILLIMETERS = np.float32(1000.0)
+
+_MCAP_MAGIC = b"\x89MCAP0\r\n"
+
+_PADDING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""Start of compressed data; a serialized message starts with 0."""
 
 
 def qos(reliable: bool = True, latched: bool = False) -> Qos:
@@ -89,7 +104,6 @@ class BagWriter:
         self.bytes_written = 0
         self._depth_encoding = depth_encoding
         self._connections: dict[str, Any] = {}
-        self._types: dict[str, str] = {}
         self._stores: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._open = True
@@ -120,14 +134,11 @@ class BagWriter:
         Raises:
             InputError: The type's definition is not found.
         """
-        if topic in self._connections:
-            return
-        store = self._typestore(msgtype)
-        self._connections[topic] = self._writer.add_connection(
-            topic, msgtype, typestore=store, offered_qos_profiles=list(offered) or [qos()]
-        )
-        self._types[topic] = msgtype
-        self.counts[topic] = 0
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic, msgtype, typestore=self._store(msgtype), offered_qos_profiles=list(offered) or [qos()]
+            )
+            self.counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, raw: bytes | memoryview) -> None:
         """Write one serialized message of a declared topic.
@@ -176,26 +187,34 @@ class BagWriter:
         """
         frame.check()
         header = self._header(frame.stamp_ns, frame.frame_id)
-        joints = SKELETONS_TOPIC
         if frame.color is not None:
-            joints = TRUE_SKELETONS_TOPIC
             info = self._info(frame.intrinsics, header)
-            self._write_message(COLOR_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
+            self._write_message(COLOR_INFO_TOPIC, _INFO, frame.stamp_ns, info)
             if frame.depth is not None:
-                self._write_message(DEPTH_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
+                self._write_message(DEPTH_INFO_TOPIC, _INFO, frame.stamp_ns, info)
                 depth = self._image(self._encode_depth(frame.depth), self._depth_encoding, header)
-                self._write_message(DEPTH_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, depth)
-            color = self._image(frame.color, "rgb8", header)
-            self._write_message(COLOR_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, color)
+                self._write_message(DEPTH_TOPIC, _IMAGE, frame.stamp_ns, depth)
+            self._write_message(COLOR_TOPIC, _IMAGE, frame.stamp_ns, self._image(frame.color, "rgb8", header))
         if frame.skeletons or frame.color is None:
-            self.write_bodies(joints, frame.stamp_ns, frame.frame_id, frame.skeletons)
+            topic = SKELETONS_TOPIC if frame.color is None else TRUE_SKELETONS_TOPIC
+            self.write_bodies(topic, frame.stamp_ns, frame.frame_id, frame.skeletons)
 
     def write_bodies(self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body]) -> None:
         """Write a `SkeletonArray`."""
-        array = self._message("actrec_msgs/msg/SkeletonArray")
-        skeletons = [self._skeleton(body) for body in bodies]
-        message = array(header=self._header(stamp_ns, frame_id), skeletons=skeletons)
-        self._write_message(topic, "actrec_msgs/msg/SkeletonArray", stamp_ns, message)
+        types = self._store(SKELETONS).types
+        point, skeleton = types["geometry_msgs/msg/Point32"], types["actrec_msgs/msg/Skeleton"]
+        skeletons = [
+            skeleton(
+                body_id=body.body_id,
+                layout=body.layout,
+                positions=[point(x=float(x), y=float(y), z=float(z)) for x, y, z in body.positions],
+                pixels=np.ascontiguousarray(body.pixels, np.float32).reshape(-1),
+                confidences=np.ascontiguousarray(body.scores, np.float32),
+            )
+            for body in bodies
+        ]
+        message = types[SKELETONS](header=self._header(stamp_ns, frame_id), skeletons=skeletons)
+        self._write_message(topic, SKELETONS, stamp_ns, message)
 
     def _abort(self, error: OSError) -> None:
         self._open = False
@@ -205,32 +224,28 @@ class BagWriter:
             f"space, then recover it with `actrec record --recover '{self.path}' --out NEW`"
         ) from error
 
-    def _typestore(self, msgtype: str) -> Any:
+    def _store(self, msgtype: str) -> Any:
         if msgtype not in self._stores:
             self._stores[msgtype] = typestore_with(msgtype)
         return self._stores[msgtype]
 
-    def _message(self, msgtype: str, owner: str = "") -> Any:
-        return self._typestore(owner or msgtype).types[msgtype]
-
     def _write_message(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
         self.add_topic(topic, msgtype)
-        self.write(topic, stamp_ns, self._typestore(msgtype).serialize_cdr(message, msgtype))
+        self.write(topic, stamp_ns, self._store(msgtype).serialize_cdr(message, msgtype))
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
-        image = "sensor_msgs/msg/Image"
+        types = self._store(_IMAGE).types
         sec, nanosec = divmod(stamp_ns, NANOSECONDS)
-        stamp = self._message("builtin_interfaces/msg/Time", image)(sec=sec, nanosec=nanosec)
-        return self._message("std_msgs/msg/Header", image)(stamp=stamp, frame_id=frame_id)
+        stamp = types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+        return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
 
     def _image(self, pixels: np.ndarray, encoding: str, header: Any) -> Any:
         pixels = np.ascontiguousarray(pixels)
-        height, width = pixels.shape[:2]
         little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-        return self._message("sensor_msgs/msg/Image")(
+        return self._store(_IMAGE).types[_IMAGE](
             header=header,
-            height=height,
-            width=width,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
             encoding=encoding,
             is_bigendian=0,
             step=pixels.strides[0],
@@ -246,39 +261,28 @@ class BagWriter:
         return np.rint(millimeters).astype(np.uint16)
 
     def _info(self, intrinsics: Intrinsics, header: Any) -> Any:
-        owner = "sensor_msgs/msg/CameraInfo"
-        k = intrinsics.matrix
-        p = np.hstack([k, np.zeros((3, 1))])
-        region = self._message("sensor_msgs/msg/RegionOfInterest", owner)
+        types = self._store(_INFO).types
+        region = types["sensor_msgs/msg/RegionOfInterest"]
         d = np.array(intrinsics.distortion or (0.0,) * 5, dtype=np.float64)
-        return self._message(owner)(
+        return types[_INFO](
             header=header,
             height=intrinsics.height,
             width=intrinsics.width,
             distortion_model="rational_polynomial" if len(d) == 8 else "plumb_bob",
             d=d,
-            k=k.reshape(-1),
+            k=intrinsics.matrix.reshape(-1),
             r=np.eye(3).reshape(-1),
-            p=p.reshape(-1),
+            p=np.hstack([intrinsics.matrix, np.zeros((3, 1))]).reshape(-1),
             binning_x=0,
             binning_y=0,
             roi=region(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
         )
 
-    def _skeleton(self, body: Body) -> Any:
-        owner = "actrec_msgs/msg/SkeletonArray"
-        point = self._message("geometry_msgs/msg/Point32", owner)
-        return self._message("actrec_msgs/msg/Skeleton", owner)(
-            body_id=body.body_id,
-            layout=body.layout,
-            positions=[point(x=float(x), y=float(y), z=float(z)) for x, y, z in body.positions],
-            pixels=np.ascontiguousarray(body.pixels, np.float32).reshape(-1),
-            confidences=np.ascontiguousarray(body.scores, np.float32),
-        )
-
 
 def typestore_with(*names: str) -> Any:
     """Return a `rosbags` typestore with these message types ("sensor_msgs/msg/Image") and all their fields' types.
+
+    Definitions come from the installed packages, else from this repository, else from `rosbags`.
 
     Raises:
         InputError: A definition is not found; the message lists the searched folders.
@@ -287,11 +291,10 @@ def typestore_with(*names: str) -> Any:
     pending = list(names)
     while pending:
         name = pending.pop()
-        if name in known:
-            continue
-        found = _definition(name)
-        known.update(found)
-        pending += [other for other in _field_types(found) if other not in known]
+        if name not in known:
+            found = _definition(name)
+            known.update(found)
+            pending += re.findall(r"'(\w+/msg/\w+)'", repr(list(found.values())))  # types of its fields
     store = get_typestore(Stores.EMPTY)
     store.register(known)
     return store
@@ -316,6 +319,153 @@ def _definition(name: str) -> dict[str, Any]:
     )
 
 
-def _field_types(definitions: dict[str, Any]) -> set[str]:
-    """Return the message types that these definitions refer to."""
-    return set(re.findall(r"'(\w+/msg/\w+)'", repr(list(definitions.values()))))
+def decompress_message(raw: bytes) -> bytes:
+    """Return a serialized message, decompressed if the bag compresses each message.
+
+    The data is inspected because only metadata.yaml records this compression, and a file can be read without it.
+    """
+    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD_MAGIC else raw
+
+
+def recover(path: str | Path, out: str | Path) -> dict[str, int]:
+    """Copy every whole message of an unfinished, truncated or damaged mcap to a new, finished bag.
+
+    Args:
+        path: The `.mcap`, or the folder that holds it.
+        out: Folder of the new bag; must not exist.
+
+    Returns:
+        Number of recovered messages by topic.
+
+    Raises:
+        DeviceError: The file does not exist, or `out` exists.
+        InputError: The file is not an mcap, or holds no message.
+    """
+    path = existing(path)
+    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; give the path of the file itself")
+    found = read_messages(files[0])
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"'{files[0]}' holds no whole message: nothing can be recovered")
+    counts: dict[str, int] = {}
+    connections: dict[_Channel, Any] = {}
+    try:
+        with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            for channel, stamp, raw in itertools.chain([first], found):  # one by one: a bag may exceed the memory
+                if channel not in connections:
+                    connections[channel] = _add_connection(writer, channel)
+                if connections[channel] is not None:
+                    writer.write(connections[channel], stamp, raw)
+                    counts[channel.topic] = counts.get(channel.topic, 0) + 1
+    except (WriterError, OSError) as error:
+        raise DeviceError(f"cannot write the bag '{out}': {getattr(error, 'strerror', None) or error}") from error
+    return counts
+
+
+class _Channel(NamedTuple):
+    topic: str
+    msgtype: str
+    definition: str
+    qos: str
+
+
+def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
+    """Yield (channel, log time in ns, serialized message) of each whole message of an mcap, in file order.
+
+    The records are parsed as the mcap specification defines them, without index or footer. `mcap.stream_reader` does
+    not suit: it returns the truncated last message as a whole one, and an error in a chunk loses the chunk's earlier
+    messages.
+    """
+    schemas: dict[int, tuple[str, str]] = {}
+    channels: dict[int, _Channel] = {}
+    for kind, body in _file_records(file):
+        try:
+            if kind == _SCHEMA:
+                (number,) = struct.unpack_from("<H", body)
+                (name, _, definition), _ = _texts(body, 2, 3)
+                schemas[number] = name, definition
+            elif kind == _CHANNEL:
+                number, schema = struct.unpack_from("<HH", body)
+                (topic, _), at = _texts(body, 4, 2)
+                (size,) = struct.unpack_from("<I", body, at)
+                metadata, at, end = {}, at + 4, at + 4 + size
+                while at < end:
+                    (key, value), at = _texts(body, at, 2)
+                    metadata[key] = value
+                channels[number] = _Channel(topic, *schemas[schema], metadata.get("offered_qos_profiles", ""))
+            elif kind == _MESSAGE:
+                number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
+                message = channels[number], stamp, decompress_message(body[22:])
+        except (KeyError, struct.error, UnicodeDecodeError, zstd.ZstdError):
+            continue  # damaged, or of a damaged schema or channel
+        if kind == _MESSAGE:
+            yield message
+
+
+def _file_records(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the records of the data section, also from inside chunks, until the file ends or is damaged."""
+    with file.open("rb") as stream:
+        if stream.read(len(_MCAP_MAGIC)) != _MCAP_MAGIC:
+            raise InputError(f"'{file}' is not an mcap file")
+        for kind, body, whole in _records(stream, file.stat().st_size):
+            if kind == _CHUNK:
+                data = _chunk_records(file, body, whole)
+                yield from ((k, b) for k, b, complete in _records(BytesIO(data), len(data)) if complete)
+            elif whole:
+                yield kind, body
+
+
+def _records(stream: IO[bytes], end: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield (opcode, body, whether it is whole) of successive records; only the last one may be truncated."""
+    while len(head := stream.read(9)) == 9:
+        kind, size = struct.unpack("<BQ", head)
+        if kind in (_PADDING, _DATA_END):
+            return
+        body = stream.read(min(size, end - stream.tell()))  # a damaged size may have any value
+        yield kind, body, len(body) == size
+
+
+def _chunk_records(file: Path, body: bytes, whole: bool) -> bytes:
+    """Return the decompressed records of a chunk: of a truncated one only if uncompressed, of a damaged one none."""
+    try:
+        (compression,), at = _texts(body, 28, 1)
+        data = body[at + 8 :]
+        if not compression:
+            return data
+        if not whole:
+            return b""
+        if compression == "zstd":
+            return bytes(zstd.decompress(data))
+        if compression == "lz4":
+            from lz4.frame import decompress  # type: ignore[import-untyped]
+
+            return bytes(decompress(data))
+    except Exception as error:  # zstd, lz4 and struct each raise their own
+        log.warning("'%s': skipping a damaged chunk (%s)", file, " ".join(str(error).split()))
+        return b""
+    raise InputError(f"'{file}' is compressed with '{compression}', which is not supported; known: zstd, lz4")
+
+
+def _texts(body: bytes, at: int, count: int) -> tuple[list[str], int]:
+    """Return `count` successive length-prefixed strings from offset `at`, and the offset after them."""
+    found = []
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", body, at)
+        found.append(body[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return found, at
+
+
+def _add_connection(writer: Writer, channel: _Channel) -> Any:
+    """Return the connection, or None if the type's definition is not a ROS message (IDL, JSON)."""
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(get_types_from_msg(channel.definition, channel.msgtype))
+        return writer.add_connection(
+            channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=parse_qos(channel.qos)
+        )
+    except TypesysError:
+        log.warning("skipping %s (%s): its definition in the bag cannot be read", channel.topic, channel.msgtype)
+        return None

@@ -3,18 +3,16 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
-from actrec.recordings import base, image_decoding
-from actrec.recordings.base import RecordingConfig, log
+from actrec.recordings import INTRINSICS_REMEDY, image_decoding, log, resolve_intrinsics
+from actrec.recordings.image_decoding import DamagedImageError
 from actrec.recordings.rosbag.bag_reader import (
     INFO,
     OpenBag,
-    Topics,
     find_topics,
     is_registered,
     messages,
@@ -24,7 +22,7 @@ from actrec.recordings.rosbag.bag_reader import (
 )
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import DepthGeometry, rotation_matrix
+from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix
 from actrec.utils.errors import ActrecError, InputError
 from actrec.utils.registration import Registration
 
@@ -42,6 +40,7 @@ QUEUE_SIZE = 60
 _DEFAULT_PERIOD_NS = 33_333_333
 
 _AHEAD_NS = 2 * NANOSECONDS
+"""Depth may be logged this long before its color."""
 
 _PROBE = 30
 """Color messages read to find the frame rate and the image size."""
@@ -50,18 +49,13 @@ _PROBE = 30
 class BagRecording(OpenBag):
     """Playback of a bag's color, depth and intrinsics.
 
-    Skipped are color images without depth within half a frame, and frames with an image that cannot be decoded. If the
+    Color images without depth within half a frame, and frames with an image that cannot be decoded, are skipped. If the
     driver did not stamp the images, the log times replace the stamps. Depth from another place or of another size than
     color is registered to color, if the bag holds the depth's camera_info and /tf_static.
 
     Attributes:
         topics: The topics that are played.
-        unpaired: Number of color images skipped so far because of missing depth.
         damaged: Number of frames skipped so far because an image could not be decoded.
-
-    Args:
-        path: The bag's folder or file.
-        config: Options; topics, and intrinsics for a bag without camera_info.
 
     Raises:
         DeviceError: The bag does not exist.
@@ -69,56 +63,17 @@ class BagRecording(OpenBag):
         ConfigError: A topic is absent, or several match and none is chosen.
     """
 
-    def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(path, config)
-        self.unpaired = self.damaged = 0
+    def _prepare(self) -> None:
+        self.damaged = 0
         self._unstamped = False
         self._metric = False  # whether an image has shown that depth is in meters
         self._registration: Registration | None = None
-        try:
-            self._prepare()
-        except BaseException:
-            self.close()
-            raise
-
-    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Yield every frame from `start_s` after the first color message."""
-        start = self._first_time + round(start_s * NANOSECONDS)
-        pairer, damaged, produced = Pairer(self._tolerance), self.damaged, 0
-        for color, depth in self._pairs(start, pairer):
-            frame = self._decode(color, depth)
-            if frame is not None:
-                produced += 1
-                yield frame
-        self._report(pairer, produced, self.damaged - damaged)
-
-    def _pairs(self, start: int, pairer: "Pairer") -> Iterator[tuple[bytes, bytes | None]]:
-        """Yield messages of color and its depth, from log time `start` on."""
         with reading(self.path):
-            if self.topics.depth is None:
-                for _, _, raw in self._messages([self.topics.color], start):
-                    yield raw, None
-                return
-            # Depth may be logged long before its color.
-            for topic, time, raw in self._messages([self.topics.color, self.topics.depth], start - _AHEAD_NS):
-                if topic == self.topics.depth:
-                    ready = pairer.add_depth(stamp_ns(raw), raw)
-                elif time < start:
-                    continue
-                else:
-                    ready = pairer.add_color(stamp_ns(raw), raw)
-                yield from ready
-            yield from pairer.flush()
-
-    def _prepare(self) -> None:
-        with reading(self.path):
-            self.topics: Topics = find_topics(self.path, self._reader, self.config, self._encoding)
-            times, stamps = [], []
-            for _, time, raw in islice(self._messages([self.topics.color]), _PROBE):
-                times.append(time)
-                stamps.append(stamp_ns(raw))
-        if not times:
+            self.topics = find_topics(self.path, self._reader, self.config, self._encoding)
+            probe = [(time, stamp_ns(raw)) for _, time, raw in islice(self._messages([self.topics.color]), _PROBE)]
+        if not probe:
             raise InputError(f"bag '{self.path}' has no message on its color topic {self.topics.color}")
+        times, stamps = zip(*probe, strict=True)
         self._first_time = times[0]
         self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
         if self._unstamped:
@@ -128,22 +83,58 @@ class BagRecording(OpenBag):
                 self.topics.color,
                 stamps[0] / NANOSECONDS,
             )
-        self._tolerance = half_period_ns(times if self._unstamped else stamps)
+        self._tolerance = _half_period_ns(times if self._unstamped else stamps)
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
         with reading(self.path):
             image, frame_id = self._first_image()
-            height, width = image.shape[:2]
-            self.intrinsics = self._resolve_intrinsics(width, height)
+            self.intrinsics = self._resolve_intrinsics(image.shape[1], image.shape[0])
             self._registration = self._register(frame_id)
+
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Yield every frame from `start_s` after the first color message."""
+        start = self._first_time + round(start_s * NANOSECONDS)
+        pairer, before, produced = _Pairer(self._tolerance), self.damaged, 0
+        for color, depth in self._pairs(start, pairer):
+            frame = self._decode(color, depth)
+            if frame is not None:
+                produced += 1
+                yield frame
+        damaged = self.damaged - before
+        if damaged and not produced:
+            raise InputError(f"bag '{self.path}': the images of none of {damaged} frames can be decoded")
+        if damaged:
+            log.warning("bag '%s': skipped %d frames whose images cannot be decoded", self.path, damaged)
+        if pairer.unpaired and not produced:
+            raise InputError(
+                f"bag '{self.path}': none of {pairer.unpaired} color images has depth within "
+                f"{self._tolerance / 1e6:.1f} ms; play it without depth: depth_topic='none'"
+            )
+        if pairer.unpaired:
+            log.warning("bag '%s': skipped %d color images without depth", self.path, pairer.unpaired)
+
+    def _pairs(self, start: int, pairer: "_Pairer") -> Iterator[tuple[bytes, bytes | None]]:
+        """Yield messages of color and its depth, from log time `start` on."""
+        with reading(self.path):
+            if self.topics.depth is None:
+                for _, _, raw in self._messages([self.topics.color], start):
+                    yield raw, None
+                return
+            for topic, time, raw in self._messages([self.topics.color, self.topics.depth], start - _AHEAD_NS):
+                if topic == self.topics.depth:
+                    pairer.depths.append((stamp_ns(raw), raw))
+                elif time >= start:
+                    pairer.colors.append((stamp_ns(raw), raw))
+                yield from pairer.resolve()
+            yield from pairer.resolve(final=True)
 
     def _first_image(self) -> tuple[np.ndarray, str]:
         """Return the first color image that can be decoded, and its frame_id."""
-        problem: image_decoding.DamagedImageError | None = None
+        problem: DamagedImageError | None = None
         for _, _, raw in islice(self._messages([self.topics.color]), _PROBE):
             try:
                 return self._color(raw)
-            except image_decoding.DamagedImageError as error:
+            except DamagedImageError as error:
                 problem = problem or error
         raise InputError(f"bag '{self.path}': none of its first images can be decoded: {problem}") from problem
 
@@ -152,8 +143,7 @@ class BagRecording(OpenBag):
 
         Warn if depth is in another frame than color.
         """
-        topic = self.topics.depth
-        raw = self._first(topic)
+        topic, raw = self.topics.depth, self._first(self.topics.depth)
         other = "" if topic is None or raw is None else self._deserialize(topic, raw).header.frame_id
         if not other or not frame_id:
             return None
@@ -181,22 +171,20 @@ class BagRecording(OpenBag):
         """
         topic, raw = self.topics.depth_info, self._first(self.topics.depth_info)
         if topic is None or raw is None or self.topics.depth is None:
-            registered = is_registered(self.topics.depth or "")
-            raise InputError(
-                "its topic name marks it registered" if registered else "the bag has no camera_info for it"
-            )
+            if is_registered(self.topics.depth or ""):
+                raise InputError("its topic name marks it registered")
+            raise InputError("the bag has no camera_info for it")
         info: Any = STORE.deserialize_cdr(raw, INFO)
-        lens = intrinsics_from_info(
-            topic, info, info.width, info.height, calibration_files.rectified(self.topics.depth)
-        )
-        size, wanted = (lens.width, lens.height), (self.intrinsics.width, self.intrinsics.height)
-        if topic == self.topics.info or lens == self.intrinsics or (depth_frame == color_frame and size == wanted):
+        lens = _intrinsics_from_info(topic, info, info.width, info.height, rectified(self.topics.depth))
+        same_size = (lens.width, lens.height) == (self.intrinsics.width, self.intrinsics.height)
+        if topic == self.topics.info or lens == self.intrinsics or (depth_frame == color_frame and same_size):
             raise InputError("it has the camera_info of color")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == TRANSFORMS and t.endswith(STATIC_TRANSFORMS)]
         # Not through self._messages: these messages start with no header whose stamp could be replaced.
         transforms = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
-        return make_registration(lens, depth_frame, self.intrinsics, color_frame, transforms)
+        pose = _pose_of_depth(transforms, depth_frame, color_frame)
+        return Registration(lens, self.intrinsics, DepthGeometry(pose))
 
     def _first(self, topic: str | None) -> bytes | None:
         """Return the first message of a topic, or None."""
@@ -205,17 +193,18 @@ class BagRecording(OpenBag):
     def _resolve_intrinsics(self, width: int, height: int) -> Intrinsics:
         if self.config.intrinsics or not self.topics.info:
             try:
-                return base.resolve_intrinsics(self.path, self.config, width, height)
+                return resolve_intrinsics(self.path, self.config, width, height)
             except InputError as error:
                 if self.config.intrinsics or self.config.hfov_deg:
                     raise
                 raise InputError(
-                    f"bag '{self.path}' has no camera_info for {self.topics.color}: {base.INTRINSICS_REMEDY}"
+                    f"bag '{self.path}' has no camera_info for {self.topics.color}: {INTRINSICS_REMEDY}"
                 ) from error
-        for _, _, raw in self._messages([self.topics.info]):
-            info, straight = STORE.deserialize_cdr(raw, INFO), calibration_files.rectified(self.topics.color)
-            return intrinsics_from_info(self.topics.info, info, width, height, straight)
-        raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {base.INTRINSICS_REMEDY}")
+        raw = self._first(self.topics.info)
+        if raw is None:
+            raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {INTRINSICS_REMEDY}")
+        info = STORE.deserialize_cdr(raw, INFO)
+        return _intrinsics_from_info(self.topics.info, info, width, height, rectified(self.topics.color))
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
         for topic, time, raw in messages(self._reader, topics, start):
@@ -223,10 +212,11 @@ class BagRecording(OpenBag):
 
     def _encoding(self, topic: str) -> str:
         """Return the encoding of a topic's first image; empty without images."""
-        for _, _, raw in self._messages([topic]):
-            message = self._deserialize(topic, raw)
-            return message.encoding if hasattr(message, "encoding") else message.format
-        return ""
+        raw = self._first(topic)
+        if raw is None:
+            return ""
+        message = self._deserialize(topic, raw)
+        return message.encoding if hasattr(message, "encoding") else message.format
 
     def _deserialize(self, topic: str, raw: bytes) -> Any:
         kind = next(c.msgtype for c in self._reader.connections if c.topic == topic)
@@ -237,7 +227,7 @@ class BagRecording(OpenBag):
         message = self._deserialize(self.topics.color, raw)
         if hasattr(message, "format"):
             return image_decoding.decompress_color(message.data), message.header.frame_id
-        return image_decoding.color(message.encoding, _pixels(message)), message.header.frame_id
+        return image_decoding.color(message.encoding, image_decoding.pixels(message)), message.header.frame_id
 
     def _depth(self, raw: bytes) -> np.ndarray:
         assert self.topics.depth is not None
@@ -246,124 +236,94 @@ class BagRecording(OpenBag):
         if hasattr(message, "format"):
             meters = image_decoding.decompress_depth(message.format, message.data, scale)
         else:
-            meters = image_decoding.depth(message.encoding, _pixels(message), scale)
+            meters = image_decoding.depth(message.encoding, image_decoding.pixels(message), scale)
         if not self._metric:
             self._check_unit(meters)
         return meters if self._registration is None else self._registration.register(meters)
 
     def _check_unit(self, meters: np.ndarray) -> None:
         """Refuse millimeters read as meters, until one image is near: later images may show the sky only."""
-        if (away := _near_depth(meters)) > MAX_DEPTH_M:
+        few = meters[::8, ::8]
+        known = few[np.isfinite(few)]
+        near = float(np.percentile(known, 5)) if known.size > 0.05 * few.size else 0.0
+        if near > MAX_DEPTH_M:
             raise InputError(
-                f"depth on {self.topics.depth} is {away:.0f} m or more nearly everywhere, expected meters; if it is in "
+                f"depth on {self.topics.depth} is {near:.0f} m or more nearly everywhere, expected meters; if it is in "
                 "millimeters, give depth_scale=0.001"
             )
-        self._metric = away > 0
-
-    def _frame(self, color: bytes, depth: bytes | None) -> RgbdFrame:
-        try:
-            image, frame_id = self._color(color)
-            meters = None if depth is None else self._depth(depth)
-            frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id)
-            frame.check()
-        except ActrecError as error:
-            raise type(error)(f"bag '{self.path}': {error}") from error
-        return frame
+        self._metric = near > 0
 
     def _decode(self, color: bytes, depth: bytes | None) -> RgbdFrame | None:
         """Return the frame, or None if one of its images is damaged."""
-        try:
-            with reading(self.path):
-                return self._frame(color, depth)
-        except image_decoding.DamagedImageError as error:
-            if not self.damaged:
-                log.warning("%s; skipping such frames", error)
-            self.damaged += 1
-            return None
-
-    def _report(self, pairer: "Pairer", produced: int, damaged: int) -> None:
-        self.unpaired += pairer.unpaired
-        if damaged and not produced:
-            raise InputError(f"bag '{self.path}': the images of none of {damaged} frames can be decoded")
-        if damaged:
-            log.warning("bag '%s': skipped %d frames whose images cannot be decoded", self.path, damaged)
-        if not produced and pairer.unpaired:
-            raise InputError(
-                f"bag '{self.path}': none of {pairer.unpaired} color images has depth within "
-                f"{self._tolerance / 1e6:.1f} ms; play it without depth: depth_topic='none'"
-            )
-        if pairer.unpaired:
-            log.warning("bag '%s': skipped %d color images without depth", self.path, pairer.unpaired)
+        with reading(self.path):
+            try:
+                image, frame_id = self._color(color)
+                meters = None if depth is None else self._depth(depth)
+                frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id)
+                frame.check()
+                return frame
+            except DamagedImageError as error:
+                if not self.damaged:
+                    log.warning("bag '%s': %s; skipping such frames", self.path, error)
+                self.damaged += 1
+                return None
+            except ActrecError as error:
+                raise type(error)(f"bag '{self.path}': {error}") from error
 
 
-class Pairer:
+class _Pairer:
     """Matching of each color message with the depth message nearest in stamp, in the order of color.
 
     Stamps need not increase: pairing continues after the clock was set back.
 
     Attributes:
+        colors, depths: Stamp and message of each image not yet paired.
         unpaired: Number of color messages without depth within the tolerance.
-
-    Args:
-        tolerance_ns: Largest difference of the two stamps.
     """
 
     def __init__(self, tolerance_ns: int):
+        self.colors: deque[tuple[int, bytes]] = deque()
+        self.depths: deque[tuple[int, bytes]] = deque(maxlen=QUEUE_SIZE)
         self.unpaired = 0
         self._tolerance = tolerance_ns
-        self._colors: deque[tuple[int, bytes]] = deque()
-        self._depths: deque[tuple[int, bytes]] = deque(maxlen=QUEUE_SIZE)
 
-    def add_color(self, stamp: int, raw: bytes) -> list[tuple[bytes, bytes]]:
-        """Add a color message; return the pairs (color, depth) that are now final."""
-        self._colors.append((stamp, raw))
-        return self._resolve(final=False)
-
-    def add_depth(self, stamp: int, raw: bytes) -> list[tuple[bytes, bytes]]:
-        """Add a depth message; return the pairs (color, depth) that are now final."""
-        self._depths.append((stamp, raw))
-        return self._resolve(final=False)
-
-    def flush(self) -> list[tuple[bytes, bytes]]:
-        """Return the remaining pairs at the end of the recording."""
-        return self._resolve(final=True)
-
-    def _resolve(self, final: bool) -> list[tuple[bytes, bytes]]:
+    def resolve(self, final: bool = False) -> list[tuple[bytes, bytes]]:
+        """Remove and return the pairs (color, depth) that later messages cannot change, or all of them at the end."""
         pairs = []
         # A message with a final match shows that earlier ones will get no depth anymore.
-        while self._colors and (
-            final or len(self._colors) > QUEUE_SIZE or any(self._is_final(s) for s, _ in self._colors)
+        while self.colors and (
+            final or len(self.colors) > QUEUE_SIZE or any(self._is_final(stamp) for stamp, _ in self.colors)
         ):
-            stamp, color = self._colors.popleft()
+            stamp, color = self.colors.popleft()
             index = self._nearest(stamp)
             if index is None:
                 self.unpaired += 1
                 continue
-            pairs.append((color, self._depths[index][1]))
+            pairs.append((color, self.depths[index][1]))
             for _ in range(index):  # earlier depth belongs to earlier color
-                self._depths.popleft()
+                self.depths.popleft()
         return pairs
 
     def _nearest(self, stamp: int) -> int | None:
         """Return the index of the nearest depth message within the tolerance, the newer of two equally near."""
-        away = [abs(other - stamp) for other, _ in self._depths]
+        away = [abs(other - stamp) for other, _ in self.depths]
         least = min(away, default=self._tolerance + 1)
         return len(away) - 1 - away[::-1].index(least) if least <= self._tolerance else None
 
     def _is_final(self, stamp: int) -> bool:
         """Return whether no later depth message can be nearer to `stamp`."""
         index = self._nearest(stamp)
-        return index is not None and (index < len(self._depths) - 1 or self._depths[index][0] >= stamp)
+        return index is not None and (index < len(self.depths) - 1 or self.depths[index][0] >= stamp)
 
 
-def half_period_ns(stamps: list[int]) -> int:
+def _half_period_ns(stamps: Iterable[int]) -> int:
     """Return half the median interval of stamps; half of 1/30 s for too few stamps."""
-    steps = np.diff(np.asarray(stamps, dtype=np.int64))
+    steps = np.diff(np.array(list(stamps), dtype=np.int64))
     steps = steps[steps > 0]
     return int(np.median(steps) if len(steps) else _DEFAULT_PERIOD_NS) // 2
 
 
-def intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectified: bool) -> Intrinsics:
+def _intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectified: bool) -> Intrinsics:
     """Return the intrinsics of width×height images from the CameraInfo `info` on `topic`.
 
     Raises:
@@ -376,7 +336,7 @@ def intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectifi
         )
     k = [float(value) for value in info.k]
     if not (k[0] > 0 and k[4] > 0):  # nor NaN
-        raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {base.INTRINSICS_REMEDY}")
+        raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {INTRINSICS_REMEDY}")
     if rectified:
         p = [float(value) for value in info.p]
         fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
@@ -390,61 +350,32 @@ def intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectifi
     return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion)
 
 
-def make_registration(
-    depth: Intrinsics, depth_frame: str, color: Intrinsics, color_frame: str, messages: Iterable[Any]
-) -> Registration:
-    """Return the registration of depth images to color images.
-
-    Args:
-        depth: Intrinsics of the depth images.
-        depth_frame: Optical frame of the depth images.
-        color: Intrinsics of the color images.
-        color_frame: Optical frame of the color images.
-        messages: Messages of /tf_static.
+def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) -> np.ndarray:
+    """Return the pose [4, 4] of the optical frame of depth in the one of color, from messages of /tf_static.
 
     Raises:
         InputError: The messages hold no transform between the two frames.
     """
-    transforms = {
-        each.child_frame_id.lstrip("/"): (each.header.frame_id.lstrip("/"), _matrix(each.transform))
-        for message in messages
-        for each in message.transforms
-    }
-    root, pose = _in_root(transforms, depth_frame.lstrip("/"))
-    other, color_pose = _in_root(transforms, color_frame.lstrip("/"))
+    steps: dict[str, tuple[str, np.ndarray]] = {}
+    for message in static:
+        for each in message.transforms:
+            shift, turn = each.transform.translation, each.transform.rotation
+            step = np.eye(4)
+            step[:3, :3] = rotation_matrix(turn.x, turn.y, turn.z, turn.w)
+            step[:3, 3] = shift.x, shift.y, shift.z
+            steps[each.child_frame_id.lstrip("/")] = each.header.frame_id.lstrip("/"), step
+
+    def in_root(frame: str) -> tuple[str, np.ndarray]:
+        pose = np.eye(4)
+        for _ in range(len(steps)):  # also ends in a loop of frames
+            if frame not in steps:
+                break
+            frame, step = steps[frame]
+            pose = step @ pose
+        return frame, pose
+
+    root, pose = in_root(depth_frame.lstrip("/"))
+    other, color_pose = in_root(color_frame.lstrip("/"))
     if root != other:
         raise InputError(f"/{STATIC_TRANSFORMS} has no transform from '{depth_frame}' to '{color_frame}'")
-    return Registration(depth, color, DepthGeometry(np.linalg.inv(color_pose) @ pose))
-
-
-def _in_root(transforms: dict[str, tuple[str, np.ndarray]], frame: str) -> tuple[str, np.ndarray]:
-    """Return the root frame of a frame's tree, and the frame's pose [4, 4] in it."""
-    pose = np.eye(4)
-    for _ in range(len(transforms)):  # also ends in a loop of frames
-        if frame not in transforms:
-            break
-        frame, step = transforms[frame]
-        pose = step @ pose
-    return frame, pose
-
-
-def _matrix(transform: Any) -> np.ndarray:
-    """Return the [4, 4] matrix of a geometry_msgs Transform."""
-    shift, turn = transform.translation, transform.rotation
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation_matrix(turn.x, turn.y, turn.z, turn.w)
-    matrix[:3, 3] = shift.x, shift.y, shift.z
-    return matrix
-
-
-def _near_depth(meters: np.ndarray) -> float:
-    """Return the 5th percentile of every eighth pixel's valid depth; 0 if less than 5 % of them are valid."""
-    few = meters[::8, ::8]
-    known = few[np.isfinite(few)]
-    return float(np.percentile(known, 5)) if known.size > 0.05 * few.size else 0.0
-
-
-def _pixels(message: Any) -> np.ndarray:
-    return image_decoding.pixels(
-        message.encoding, message.width, message.height, message.step, bool(message.is_bigendian), message.data
-    )
+    return np.linalg.inv(color_pose) @ pose

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import typestore_with
 from actrec.utils.calibration_files import quaternion
 

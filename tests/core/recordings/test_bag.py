@@ -10,8 +10,7 @@ import pytest
 import yaml
 from rosbags.rosbag2 import StoragePlugin
 
-from actrec.recordings import open_recording, skeleton_files
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording, skeleton_files
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import Body
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig
 from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.utils.errors import InputError
 

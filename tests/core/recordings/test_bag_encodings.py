@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from actrec.recordings import image_decoding, rvl
+from actrec.recordings.image_decoding import DamagedImageError, color, decode_rvl, decompress_depth
 from actrec.utils.errors import InputError
 from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
@@ -57,7 +57,7 @@ def test_bag_recording_yuv_422_decoded_to_rgb(tmp_path, bag, encoding, pad):
 
 def test_color_yuv_422_odd_width_raises():
     with pytest.raises(InputError, match="yuyv image is 3 pixels wide, expected an even width"):
-        image_decoding.color("yuyv", np.zeros((2, 3, 2), np.uint8))
+        color("yuyv", np.zeros((2, 3, 2), np.uint8))
 
 
 @pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
@@ -83,24 +83,28 @@ def test_bag_recording_rvl_depth_decoded(tmp_path, bag, form):
         np.random.default_rng(3).integers(0, 65536, (31, 17)).astype(np.uint16),
     ],
 )
-def test_rvl_decode_every_depth_value_returned(image):
+def test_decode_rvl_every_depth_value_returned(image):
     data = np.frombuffer(rvl_bytes(image), np.uint8)
-    np.testing.assert_array_equal(rvl.decode(data), image)
-    assert rvl.decode(data[:-4]) is None
-    assert rvl.decode(data[:5]) is None
+    np.testing.assert_array_equal(decode_rvl(data), image)
+    for truncated in (data[:-4], data[:5]):
+        with pytest.raises(DamagedImageError, match="expected RVL"):
+            decode_rvl(truncated)
 
 
-def test_rvl_decode_damaged_data_returns_none():
-    for width, height in ((0, 5), (1 << 20, 1 << 20), (100, 100)):
-        assert rvl.decode(np.frombuffer(struct.pack("<II", width, height) + bytes(8), np.uint8)) is None
-    assert rvl.decode(np.frombuffer(struct.pack("<II", 2, 2) + b"\xff" * 64, np.uint8)) is None
+@pytest.mark.parametrize(
+    ("width", "height", "body"),
+    [(0, 5, bytes(8)), (1 << 20, 1 << 20, bytes(8)), (100, 100, bytes(8)), (2, 2, b"\xff" * 64)],
+)
+def test_decode_rvl_damaged_data_raises(width, height, body):
+    with pytest.raises(DamagedImageError, match="expected RVL"):
+        decode_rvl(np.frombuffer(struct.pack("<II", width, height) + body, np.uint8))
 
 
 def test_decompress_depth_quantized_rvl_returns_meters():
     a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
     quantized = np.array([[0, 500, 9000]], np.uint16)
     data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantized)
-    metres = image_decoding.decompress_depth("32FC1; compressedDepth rvl", data)
+    metres = decompress_depth("32FC1; compressedDepth rvl", data)
     np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
 
 

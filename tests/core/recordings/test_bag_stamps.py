@@ -11,7 +11,7 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from actrec.recordings import open_recording
-from actrec.recordings.rosbag.recovery import recover
+from actrec.recordings.rosbag.bag_writer import recover
 from actrec.utils.errors import InputError
 from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 

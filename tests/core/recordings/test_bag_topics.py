@@ -5,8 +5,7 @@ from contextlib import closing
 import cv2
 import pytest
 
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError

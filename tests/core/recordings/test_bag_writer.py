@@ -16,8 +16,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.recordings import open_recording, skeleton_files
-from actrec.recordings.rosbag.bag_writer import BagWriter, qos
-from actrec.recordings.rosbag.recovery import read_messages, recover
+from actrec.recordings.rosbag.bag_writer import BagWriter, qos, read_messages, recover
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -245,8 +244,8 @@ def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypat
             assert len(written) == number
             yield message
 
-    monkeypatch.setattr("actrec.recordings.rosbag.recovery.Writer.write", count)
-    monkeypatch.setattr("actrec.recordings.rosbag.recovery.read_messages", watched)
+    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.Writer.write", count)
+    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.read_messages", watched)
     recover(tmp_path / "b", tmp_path / "saved")
     assert len(written) >= 12
 

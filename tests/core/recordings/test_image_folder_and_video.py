@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from actrec.cameras.replay import ReplayCamera
-from actrec.recordings import open_recording, video
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
+from actrec.recordings.image_folder import image_files, read_folder_info
 from actrec.utils.errors import ConfigError, InputError
 
 F525 = "525,525,319.5,239.5"
@@ -202,8 +202,8 @@ def test_image_files_hidden_macos_files_ignored(tmp_path):
     small_folder(tmp_path, [("a_9.png", ""), ("a_10.png", "")])
     for name in ("._a_9.png", "._a_10.png"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
-    assert [file.name for file in video.image_files(tmp_path)] == ["a_9.png", "a_10.png"]
-    assert video.read_folder_info(tmp_path).frames == 2
+    assert [file.name for file in image_files(tmp_path)] == ["a_9.png", "a_10.png"]
+    assert read_folder_info(tmp_path).frames == 2
 
 
 def test_video_recording_ntu_video_flipped_back(data_root, caplog):

@@ -239,8 +239,6 @@ def test_open_sequences_absent_corrupt_or_foreign_file_raises(tmp_path, data_roo
     np.savez(tmp_path / "f.npz", xyz=np.zeros((4, 20, 3)), length=[3], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match="lengths add up to 3 but xyz holds 4 frames"):
         skeleton_files.open_sequences(tmp_path / "f.npz")
-    with pytest.raises(ConfigError, match="unknown skeleton format 'cmu'"):
-        skeleton_files.open_sequences(tmp_path / "f.npz", format="cmu")
 
 
 def test_open_sequences_pickled_arrays_raises(tmp_path):

@@ -7,8 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 
 GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
 """Ticks of the frames of a camera that drops some."""

@@ -9,8 +9,7 @@ import pytest
 from actrec import datasets
 from actrec.datasets.base import Clip, Entry, Source
 from actrec.datasets.store.reader import PreparedDataset
-from actrec.recordings import open_recording
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings import RecordingConfig, open_recording
 from actrec.types import Hand, Intrinsics, RgbdFrame
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, InputError

@@ -77,10 +77,11 @@ def test_color_video_frames_match_stamps(video):
 
 
 def test_color_video_converts_only_requested_frames(video, monkeypatch):
+    from actrec.recordings import image_folder
     from actrec.recordings import video as recordings_video
 
     converted = []
-    for module, name in ((recordings_video, "to_rgb"), (recordings_video, "_read")):
+    for module, name in ((recordings_video, "to_rgb"), (image_folder, "_read")):
         real = getattr(module, name)
 
         def counted(*arguments, real=real):
@@ -197,7 +198,7 @@ def test_color_video_invalid_file_raises(tmp_path):
         ColorVideo(tmp_path / "rgb", stamps).color()
     folder = write_folder(tmp_path / "rgb2", 30)
     (folder / "frame7.png").write_bytes(b"\x89PNG")
-    with pytest.raises(InputError, match=r"frame7\.png' is truncated"):
+    with pytest.raises(InputError, match=r"frame7\.png' cannot be decoded: truncated"):
         ColorVideo(folder, stamps).color()
     cv2.imwrite(str(folder / "frame7.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match=r"frame7\.png' is 4×4, the first 128×96"):
