@@ -20,7 +20,7 @@ from actrec.cli import Parser
 from actrec.cli.arguments import count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import inputs
-from actrec.features.skeleton import SkeletonPreprocessing, placement, stack
+from actrec.features.skeleton import Normalizer, SkeletonPreprocessing, stack
 from actrec.inference import package
 from actrec.inference.onnxruntime_backend import StreamingSession
 from actrec.skeleton import layouts
@@ -279,4 +279,4 @@ class RunningNormalizer:
         if bodies.ndim != 3 or bodies.shape[1:] != (joints, 3):
             raise InputError(f"a frame's bodies are {list(bodies.shape)}, expected [M, {joints}, 3] ({self.layout})")
         self._history.append(bodies[0].copy())  # the caller may reuse its buffer
-        return placement(np.stack(self._history), self.options, self.layout).apply(bodies, self.layout)
+        return Normalizer.fit(np.stack(self._history), self.options, self.layout).apply(bodies, self.layout)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError

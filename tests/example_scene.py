@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actrec.features.example import CAMERA, example_clip
+from actrec.features.clips import CAMERA, example_clip
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.types import NANOSECONDS, STREAMS, Body, Face, Hand

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from actrec.features.base import Feature, FrameFeature, View
-from actrec.features.specs import InputSpec
+from actrec.features.specs import Feature, FrameFeature, InputSpec
 from actrec.types import Clip
 from actrec.utils.registry import Registry
 
-__all__ = ["FEATURES", "Clip", "Feature", "FrameFeature", "View", "feature", "inputs", "modalities", "streams"]
+__all__ = ["FEATURES", "Clip", "Feature", "FrameFeature", "feature", "inputs", "modalities", "streams"]
 
 FEATURES = Registry(
     "modality",
@@ -32,10 +31,10 @@ FEATURES = Registry(
         "hands_stamp": "actrec.features.stamps:HandsStamp",
         "face_stamp": "actrec.features.stamps:FaceStamp",
         "motion_stamp": "actrec.features.stamps:MotionStamp",
-        "joint_map": "actrec.features.joint_map:JointMap",
+        "joint_map": "actrec.features.scene_flow:JointMap",
         "joint_pixels": "actrec.features.scene_flow:JointPixels",
         "flow_rgb": "actrec.features.scene_flow:FlowRgb",
-        "image": "actrec.features.crops:Image",
+        "image": "actrec.features.crops:WholeImage",
         "body_crop": "actrec.features.crops:BodyCrop",
         "left_hand_crop": "actrec.features.crops:LeftHandCrop",
         "right_hand_crop": "actrec.features.crops:RightHandCrop",
@@ -49,24 +48,17 @@ FEATURES = Registry(
 
 
 def feature(modality: str) -> Feature:
-    """Return the feature of a modality.
-
-    Raises:
-        ConfigError: Unknown modality.
-    """
+    """Return the feature of a modality, or raise `ConfigError` if it is unknown."""
     made: Feature = FEATURES.create(modality)
     return made
 
 
 def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
-    """Compute all inputs of a network.
+    """Compute all inputs of a network, input name to float32 of the spec's shape, without the batch axis.
 
     Args:
         clip: See `actrec.types.KEYS`; NaN for missing values.
         specs: The network's inputs.
-
-    Returns:
-        Input name to float32 of the spec's shape, without the batch axis.
 
     Raises:
         InputError: A key is missing from the clip, or shapes disagree.

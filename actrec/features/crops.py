@@ -12,8 +12,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from actrec.features.base import FrameFeature, View, missing_key_error
-from actrec.features.specs import InputSpec
+from actrec.features.specs import BodyView, FrameFeature, InputSpec, missing_key_error
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
@@ -71,29 +70,20 @@ OTHER_SIDE = {"left_hand_crop": "right_hand_crop", "right_hand_crop": "left_hand
 def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool = True) -> list[InputSpec]:
     """Return the specs with all squares shifted and mirrored alike at random, as in I3D's training.
 
-    Images that are combined with poses are not mirrored, so that both show the same side. If both hands are inputs, a
-    mirrored right hand becomes the left hand's input, as in a mirrored video.
-
-    Args:
-        specs: The network's inputs.
-        rng: Random generator.
-        mirror: Mirror half of the clips.
+    With `mirror`, half of the clips are mirrored. Images that are combined with poses are not, so that both show the
+    same side. If both hands are inputs, a mirrored right hand becomes the left hand's input, as in a mirrored video.
     """
     specs = list(specs)
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
     mirrored = bool(rng.random() < 0.5) and mirror and may_mirror(specs)
     varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": mirrored}
     exchanged = OTHER_SIDE if mirrored and OTHER_SIDE.keys() <= {spec.modality for spec in specs} else {}
-    return [
-        dataclasses.replace(
-            spec,
-            modality=exchanged.get(spec.modality, spec.modality),
-            preprocessing={**spec.preprocessing, **varied},
-        )
-        if _is_square(spec)
-        else spec
-        for spec in specs
-    ]
+
+    def vary(spec: InputSpec) -> InputSpec:
+        modality = exchanged.get(spec.modality, spec.modality)
+        return dataclasses.replace(spec, modality=modality, preprocessing={**spec.preprocessing, **varied})
+
+    return [vary(spec) if _is_square(spec) else spec for spec in specs]
 
 
 def may_mirror(specs: Iterable[InputSpec]) -> bool:
@@ -106,16 +96,7 @@ def _is_square(spec: InputSpec) -> bool:
 
 
 def cut(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Cut a square from an image and scale it.
-
-    Args:
-        image: [H, W, 3] uint8.
-        box: The square; parts outside the image are black.
-        size: S, px.
-
-    Returns:
-        [S, S, 3] uint8.
-    """
+    """Cut a square from an image [H, W, 3] uint8, black outside it, and scale it to [size, size, 3]."""
     height, width = image.shape[:2]
     side = max(round(box[2]), 1)
     left, top = round(box[0] - side / 2), round(box[1] - side / 2)
@@ -133,13 +114,9 @@ def cut(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def pixels_per_meter(pixels: np.ndarray, layout: str) -> float:
-    """Return the image scale (px/m) at the body's distance, for any orientation; 0 if unknown.
+    """Return the image scale (px/m) at the distance of a body [V, 2], for any orientation; 0 if unknown.
 
     Uses the second largest ratio over `LENGTHS`, robust to one misplaced joint.
-
-    Args:
-        pixels: [V, 2] px, NaN for missing.
-        layout: Of V, with the Kinect's joint names.
     """
     index = layouts.get(layout).index
     ends = np.array([(index[a], index[b]) for a, b in LENGTHS])
@@ -193,16 +170,14 @@ class Square(FrameFeature):
     streams: ClassVar = {"bodies": True, "color": True}
 
     @abstractmethod
-    def box(self, view: View, spec: InputSpec) -> Box | None:
+    def box(self, view: BodyView, spec: InputSpec) -> Box | None:
         """Return the square; None if it is unknown."""
 
-    def observe(self, view: View, spec: InputSpec) -> np.ndarray:
-        """Return the square [S, S, 3] uint8 of one frame.
-
-        Raises:
-            InputError: The frame has no color image, or the image is not [H, W, 3] uint8.
-        """
-        size = _size(spec)
+    def observe(self, view: BodyView, spec: InputSpec) -> np.ndarray:
+        """Return the square [S, S, 3] uint8 of one frame; raise `InputError` without a color image [H, W, 3] uint8."""
+        if len(spec.shape) != 4 or spec.shape[0] != 3 or spec.shape[2] != spec.shape[3]:
+            raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, but an image input is [3, T, S, S]")
+        size = spec.shape[2]
         if view.color is None:
             raise missing_key_error(spec, "color", {})
         if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
@@ -230,10 +205,10 @@ class Square(FrameFeature):
         return scaled
 
 
-class Image(Square):
+class WholeImage(Square):
     """The whole image ("Full image" in P-I3D's tables), padded with black to a square."""
 
-    def box(self, view: View, spec: InputSpec) -> Box | None:
+    def box(self, view: BodyView, spec: InputSpec) -> Box | None:
         """Return the square around the image."""
         assert view.color is not None
         height, width = view.color.shape[:2]
@@ -245,7 +220,7 @@ class BodyCrop(Square):
 
     config_class = BodyCropPreprocessing
 
-    def box(self, view: View, spec: InputSpec) -> Box | None:
+    def box(self, view: BodyView, spec: InputSpec) -> Box | None:
         """Return the square around the joints, with a margin."""
         return body_box(_pixels(view, spec), self.options(spec).margin)
 
@@ -257,7 +232,7 @@ class LeftHandCrop(Square):
     streams: ClassVar = {"bodies": True, "color": True, "hands": False}
     side = "left"
 
-    def box(self, view: View, spec: InputSpec) -> Box | None:
+    def box(self, view: BodyView, spec: InputSpec) -> Box | None:
         """Return the square around the hand."""
         hand = None if view.hand_pixels is None else view.hand_pixels[("left", "right").index(self.side)]
         return hand_box(_pixels(view, spec), hand, self.side, self.options(spec).side, spec.layout)
@@ -269,13 +244,7 @@ class RightHandCrop(LeftHandCrop):
     side = "right"
 
 
-def _size(spec: InputSpec) -> int:
-    if len(spec.shape) != 4 or spec.shape[0] != 3 or spec.shape[2] != spec.shape[3]:
-        raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, but an image input is [3, T, S, S]")
-    return spec.shape[2]
-
-
-def _pixels(view: View, spec: InputSpec) -> np.ndarray:
+def _pixels(view: BodyView, spec: InputSpec) -> np.ndarray:
     if view.pixels is None:
         raise missing_key_error(spec, "pixels", {})
     joints = len(layouts.get(spec.layout))

@@ -4,15 +4,13 @@ DeepActsNet, "The Proposed Deep Action Stamps": channels x, y and x + y, of a ha
 landmarks, and of the optical flow at the body's joints.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.features.base import Feature, missing_key_error
 from actrec.features.skeleton import fill_missing
-from actrec.features.specs import InputSpec
+from actrec.features.specs import Feature, InputSpec, required
 from actrec.skeleton import layouts
 from actrec.types import KEYS, Clip
 from actrec.utils.config import setting
@@ -70,35 +68,26 @@ class KeypointsFeature(Feature):
 
     def _make(self, clip: Clip, spec: InputSpec) -> np.ndarray:
         bodies, channels, frames, joints = spec.shape
-        if (channels, joints) != (3, self.sets * len(layouts.get(spec.layout))):
+        per_set = len(layouts.get(spec.layout))
+        if (channels, joints) != (3, self.sets * per_set):
             raise InputError(
                 f"input '{spec.name}' ({spec.modality}) has shape {list(spec.shape)}, but {self.sets} × {spec.layout} "
-                f"gives [M, 3, T, {self.sets * len(layouts.get(spec.layout))}]"
+                f"gives [M, 3, T, {self.sets * per_set}]"
             )
         made = np.zeros((bodies, frames, joints, 2), np.float32)
-        points = clip.get(self.key)
-        if points is not None:
-            self._check(np.asarray(points), spec)
-            shaped = np.array(points, np.float32).reshape(len(points), frames, joints, 2)
-            if not np.isnan(shaped).all():
-                made[: len(points)] = self._fill(self._normalize(shaped, clip, spec), spec.layout)
-        return with_sum(made)
-
-    def _check(self, points: np.ndarray, spec: InputSpec) -> None:
-        bodies, _, frames, joints = spec.shape
-        per_set = (self.sets, joints // self.sets, 2) if self.sets > 1 else (joints, 2)
-        if points.shape[1:] != (frames, *per_set) or len(points) > bodies:
-            raise InputError(
-                f"{self.key} is {list(points.shape)} {KEYS[self.key][1]} but input '{spec.name}' takes up to {bodies} "
-                f"bodies of {frames} frames × {' × '.join(map(str, per_set[:-1]))} points ({spec.layout})"
-            )
-
-    def _normalize(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
-        options = self.options(spec)
-        body = _body_pixels(clip, spec) if "body" in dataclasses.astuple(options) else None
-        return (points - _origin(options.center, points, body, clip, spec)) / _unit(
-            options.scale, points, body, clip, spec
-        )
+        if self.key in clip:
+            points = np.array(clip[self.key], np.float32)
+            shape = (self.sets, per_set) if self.sets > 1 else (per_set,)
+            if points.shape[1:] != (frames, *shape, 2) or len(points) > bodies:
+                raise InputError(
+                    f"{self.key} is {list(points.shape)} {KEYS[self.key][1]} but input '{spec.name}' takes up to "
+                    f"{bodies} bodies of {frames} frames × {' × '.join(map(str, shape))} points ({spec.layout})"
+                )
+            if not np.isnan(points).all():
+                points = _normalize(points.reshape(len(points), frames, joints, 2), self.options(spec), clip, spec)
+                made[: len(points)] = self._fill(points, spec.layout)
+        channels_last = np.concatenate([made, made.sum(axis=-1, keepdims=True)], axis=-1)  # x, y and x + y
+        return np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))  # (M, C, T, V)
 
     def _fill(self, points: np.ndarray, layout: str) -> np.ndarray:
         """Move missing points to their parent and a missing root to the mean of its set; absent sets are zero."""
@@ -133,57 +122,42 @@ class MotionFeature(KeypointsFeature):
     streams: ClassVar = {"flow": False}
     key = "motion"
 
-    def _normalize(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
-        scale = self.options(spec).scale
-        body = _body_pixels(clip, spec) if scale == "body" else None
-        return points / _unit(scale, points, body, clip, spec)
-
     def _fill(self, points: np.ndarray, layout: str) -> np.ndarray:
         return fill_missing(points, layout)
 
 
-def with_sum(points: np.ndarray) -> np.ndarray:
-    """Convert points [M, T, V, 2] to channels x, y and x + y, (M, 3, T, V) (DeepActsNet)."""
-    channels = np.concatenate([points, points.sum(axis=-1, keepdims=True)], axis=-1)
-    return np.ascontiguousarray(channels.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
+def _normalize(
+    points: np.ndarray, options: KeypointPreprocessing | MotionPreprocessing, clip: Clip, spec: InputSpec
+) -> np.ndarray:
+    """Center and scale points [M, T, V, 2]; optical flow has no center."""
+    center, origin, unit = getattr(options, "center", "none"), np.zeros(2, np.float32), 1.0
+    if "image" in (center, options.scale):
+        size = required(clip, "size", spec).astype(np.float32)
+        origin = size / 2 if center == "image" else origin
+        unit = float(size[1]) if options.scale == "image" else unit
+    if "body" in (center, options.scale):
+        pixels = required(clip, "pixels", spec).astype(np.float32)
+        if pixels.ndim != 4 or pixels.shape[2:] != (len(layouts.get(BODY_LAYOUT)), 2):
+            raise InputError(
+                f"pixels are {list(pixels.shape)}, but input '{spec.name}' needs [M, T, 25, 2] "
+                f"({BODY_LAYOUT}) for its center and scale; use preprocessing without 'body'"
+            )
+        origin = _body_center(pixels[0], points) if center == "body" else origin
+        unit = _body_unit(pixels[0], points) if options.scale == "body" else unit
+    return (points - origin) / unit
 
 
-def _body_pixels(clip: Clip, spec: InputSpec) -> np.ndarray:
-    """Return the joints [T, V, 2] px of the clip's body."""
-    if "pixels" not in clip:
-        raise missing_key_error(spec, "pixels", clip)
-    pixels = np.asarray(clip["pixels"], np.float32)
-    if pixels.ndim != 4 or pixels.shape[2:] != (len(layouts.get(BODY_LAYOUT)), 2):
-        raise InputError(
-            f"pixels are {list(pixels.shape)}, but input '{spec.name}' needs [M, T, 25, 2] "
-            f"({BODY_LAYOUT}) for its center and scale; use preprocessing without 'body'"
-        )
-    return pixels[0]
-
-
-def _origin(
-    center: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec
-) -> np.ndarray | np.float32:
-    """Return the origin [2] px."""
-    if center == "image":
-        return _image_size(clip, spec) / 2
-    if center == "none":
-        return np.float32(0)
-    assert body is not None
+def _body_center(body: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the mean [2] px of a body's spine_base, or else of its joints, or else of the points."""
     for candidate in (body[:, layouts.get(BODY_LAYOUT).index["spine_base"]], body, points):
         found = _present(candidate)
         if len(found):
             return found.mean(axis=0)
-    return np.float32(0)
+    return np.zeros(2, np.float32)
 
 
-def _unit(scale: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec) -> float:
-    """Return the unit of length in px."""
-    if scale == "image":
-        return float(_image_size(clip, spec)[1])
-    if scale == "none":
-        return 1.0
-    assert body is not None
+def _body_unit(body: np.ndarray, points: np.ndarray) -> float:
+    """Return the torso of a body [T, 25, 2] in px."""
     index = layouts.get(BODY_LAYOUT).index
     for a, b, torsos in (("spine_shoulder", "spine_base", 1.0), ("shoulder_left", "shoulder_right", 0.7)):
         length = np.linalg.norm(body[:, index[a]] - body[:, index[b]], axis=-1)
@@ -202,9 +176,3 @@ def _unit(scale: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, s
 def _present(points: np.ndarray) -> np.ndarray:
     flat = points.reshape(-1, 2)
     return flat[np.isfinite(flat).all(axis=-1)]
-
-
-def _image_size(clip: Clip, spec: InputSpec) -> np.ndarray:
-    if "size" not in clip:
-        raise missing_key_error(spec, "size", clip)
-    return np.asarray(clip["size"], np.float32)

@@ -1,4 +1,4 @@
-"""Scene flow as color images, the input of C3D-F, and the joints in them, for its attention (Eqs. 3 and 5).
+"""Scene flow as color images and joints in them (C3D-F and its attention, Eqs. 3 and 5), and the joint map (Res-TCN).
 
 Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition", Sections 3.2 and 4.2.
 """
@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from actrec.features.base import Feature, FrameFeature, View, missing_key_error
-from actrec.features.specs import InputSpec
+from actrec.features.skeleton import fill_missing
+from actrec.features.specs import BodyView, Feature, FrameFeature, InputSpec, required, required_joints
 from actrec.skeleton import layouts
 from actrec.types import Clip
 from actrec.utils.config import setting
@@ -75,15 +75,7 @@ def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[Input
 
 
 def colors(flow: np.ndarray, max_speed_m_s: tuple[float, ...]) -> np.ndarray:
-    """Map each velocity component from [−max, max] to a color channel [0, 255]; no or unknown motion is 128.
-
-    Args:
-        flow: [h, w, 3] m/s, NaN for missing.
-        max_speed_m_s: Of x, y and z.
-
-    Returns:
-        [h, w, 3] uint8.
-    """
+    """Map velocities [h, w, 3] from [−max, max] to colors [0, 255] uint8; no or unknown (NaN) motion is 128."""
     coded = flow * (127.5 / np.asarray(max_speed_m_s, np.float32))
     np.nan_to_num(coded, copy=False, nan=0.0)
     coded += 128.0  # 127.5, and 0.5 so that truncation rounds
@@ -96,43 +88,41 @@ class FlowRgb(FrameFeature):
     config_class = FlowPreprocessing
     streams: ClassVar = {"flow": True}
 
-    def observe(self, view: View, spec: InputSpec) -> np.ndarray:
+    def options(self, spec: InputSpec) -> FlowPreprocessing:
+        """Return the spec's preprocessing, validated."""
+        options: FlowPreprocessing = super().options(spec)
+        speeds = options.max_speed_m_s
+        if len(speeds) != 3 or min(speeds) <= 0:
+            raise ConfigError(f"FlowPreprocessing.max_speed_m_s is {list(speeds)}, expected three speeds above 0 m/s")
+        return options
+
+    def observe(self, view: BodyView, spec: InputSpec) -> np.ndarray:
         """Return the center crop of one frame's flow as an image, uint8 [120, 160, 3] for a 112×112 input."""
         flow = view.flow
         if flow is None or flow.ndim != 3 or flow.shape[2] != 3 or min(flow.shape) < 3:
             shape = None if flow is None else list(flow.shape)
             raise InputError(f"scene flow is {shape}, expected [h, w, 3] in m/s for input '{spec.name}'")
-        options = self._checked(spec)
-        height, width = flow.shape[:2]
-        left, top, across, down = options.center_crop(width, height)
+        options = self.options(spec)
+        left, top, across, down = options.center_crop(flow.shape[1], flow.shape[0])
         x, y = round(left), round(top)
         crop = flow[y : y + max(round(down), 1), x : x + max(round(across), 1)]
         target = reduced(spec.shape[-1])
-        shrinks = crop.shape[1] > target[0]
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if crop.shape[1] > target[0] else cv2.INTER_LINEAR
         return cv2.resize(colors(crop, options.max_speed_m_s), target, interpolation=interpolation)
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
         """Return the square of each frame minus the mean, the input of C3D."""
         channels, count, size, _ = spec.shape
-        width, height = reduced(size)
-        if frames.shape != (count, height, width, channels):
+        expected = (count, *reversed(reduced(size)), channels)
+        if frames.shape != expected:
             raise InputError(
-                f"flow images are {list(frames.shape)}, expected {[count, height, width, channels]} "
-                f"[T, H, W, 3] for input '{spec.name}'"
+                f"flow images are {list(frames.shape)}, expected {list(expected)} [T, H, W, 3] for input '{spec.name}'"
             )
-        options = self._checked(spec)
+        options = self.options(spec)
         left, top = options.corner(size)
         square = frames[:, top : top + size, left : left + size].astype(np.float32)
         clip = (square - np.float32(options.mean)) * np.float32(options.scale)
         return np.ascontiguousarray(clip.transpose(3, 0, 1, 2))  # (3, T, H, W)
-
-    def _checked(self, spec: InputSpec) -> FlowPreprocessing:
-        options: FlowPreprocessing = self.options(spec)
-        speeds = options.max_speed_m_s
-        if len(speeds) != 3 or min(speeds) <= 0:
-            raise ConfigError(f"FlowPreprocessing.max_speed_m_s is {list(speeds)}, expected three speeds above 0 m/s")
-        return options
 
 
 FAR = -0.5
@@ -160,19 +150,23 @@ class JointPixels(Feature):
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input from "pixels" and "size"."""
-        pixels, size = _checked(clip, spec)
+        frames, count, _ = spec.shape
+        most = count // len(layouts.get(spec.layout))
+        pixels, size = required_joints(clip, "pixels", spec, most, frames, frames), required(clip, "size", spec)
+        if size.shape != (2,) or not (size > 0).all():
+            raise InputError(f"size is {size.tolist()}, expected the width and height of the color image in px")
         options: PixelPreprocessing = self.options(spec)
         far = np.float32(FAR * options.size)
-        placed = np.rint(place(pixels, size, options))
+        placed = np.rint(_in_square(pixels, (float(size[0]), float(size[1])), options))
         inside = (placed >= -MARGIN * options.size) & (placed <= (1 + MARGIN) * options.size)  # False for NaN
         placed = np.where(inside.all(axis=-1, keepdims=True), placed, far)
-        bodies, frames, joints, _ = placed.shape
         made = np.full(spec.shape, far, np.float32)
-        made[:, : bodies * joints] = placed.transpose(1, 0, 2, 3).reshape(frames, -1, 2)  # (T, M·V, 2)
+        rows = placed.transpose(1, 0, 2, 3).reshape(frames, -1, 2)  # (T, M·V, 2)
+        made[:, : rows.shape[1]] = rows
         return made
 
 
-def place(pixels: np.ndarray, size: tuple[float, float], options: PixelPreprocessing) -> np.ndarray:
+def _in_square(pixels: np.ndarray, size: tuple[float, float], options: PixelPreprocessing) -> np.ndarray:
     """Map pixels [..., 2] of a camera image of `size` (width, height) to the network's square; NaN stays."""
     left, top, across, down = options.center_crop(*size)
     width, height = reduced(options.size)
@@ -182,19 +176,67 @@ def place(pixels: np.ndarray, size: tuple[float, float], options: PixelPreproces
     return (pixels + np.float32(0.5) - np.array([left, top], np.float32)) * scale - corner - np.float32(0.5)
 
 
-def _checked(clip: Clip, spec: InputSpec) -> tuple[np.ndarray, tuple[float, float]]:
-    for key in ("pixels", "size"):
-        if key not in clip:
-            raise missing_key_error(spec, key, clip)
-    pixels, size = np.asarray(clip["pixels"], np.float32), np.asarray(clip["size"])
-    frames, count, _ = spec.shape
-    joints = len(layouts.get(spec.layout))
-    most = count // joints
-    if pixels.ndim != 4 or pixels.shape[1:] != (frames, joints, 2) or len(pixels) > most:
-        raise InputError(
-            f"pixels are {list(pixels.shape)} [M, T, V, 2] but input '{spec.name}' takes up to {most} bodies of "
-            f"{frames} frames × {joints} joints ({spec.layout})"
+@dataclass(frozen=True)
+class JointMapPreprocessing:
+    """Range and scope of the joint map."""
+
+    lower_m: tuple[float, ...] = setting((-2.5, -2.5, 0.0), "x, y and z that map to −1; less is clipped", unit="m")
+    upper_m: tuple[float, ...] = setting((2.5, 2.5, 5.0), "x, y and z that map to 1; more is clipped", unit="m")
+    scope: str = setting("clip", "the map covers the clip, or the whole window of the clip", choices=("clip", "window"))
+    rate: int = setting(1, "columns per frame, interpolated linearly", range=(1, 30))
+
+
+class JointMap(Feature):
+    """Joints over time, body after body: (3·K, N) float32 in [−1, 1], K = M·V.
+
+    Row 3k + d is dimension d of joint k (Eq. 2). Column 0 is the first frame with a body; earlier frames of a window,
+    which repeat its pose, are skipped. Absent bodies and the columns after the last frame are zero.
+    """
+
+    config_class = JointMapPreprocessing
+    streams: ClassVar = {"bodies": True}
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """Compute the map from "bodies" of any T with T · rate ≤ N."""
+        options: JointMapPreprocessing = self.options(spec)
+        joints = len(layouts.get(spec.layout))
+        bodies = required_joints(
+            clip, "bodies", spec, spec.shape[0] // (3 * joints), most=spec.shape[1] // options.rate
         )
-    if size.shape != (2,) or not (size > 0).all():
-        raise InputError(f"size is {size.tolist()}, expected the width and height of the color image in px")
-    return pixels, (float(size[0]), float(size[1]))
+        visible = _interpolate(bodies[:, first_visible_frame(bodies) :], options.rate)
+        values = fill_missing(_to_unit_range(visible, options), spec.layout)
+        rows = values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1])  # (M·V·3, T)
+        made = np.zeros(spec.shape, np.float32)
+        made[: len(rows), : rows.shape[1]] = rows
+        return made
+
+
+def _to_unit_range(bodies: np.ndarray, options: JointMapPreprocessing) -> np.ndarray:
+    """Map each dimension of [M, T, V, 3] linearly to [−1, 1]; NaN stays."""
+    lower, upper = np.array(options.lower_m, np.float32), np.array(options.upper_m, np.float32)
+    if lower.shape != (3,) or upper.shape != (3,) or (lower >= upper).any():
+        raise ConfigError(
+            f"JointMapPreprocessing maps {options.lower_m} to {options.upper_m} m, expected three lower bounds, "
+            "each below its upper one"
+        )
+    return np.clip((bodies - lower) * (2 / (upper - lower)) - 1, -1, 1)
+
+
+def first_visible_frame(bodies: np.ndarray) -> int:
+    """Return the first frame of [M, T, V, 3] with a body, after any repetitions of its pose."""
+    visible = np.isfinite(bodies).any(axis=(0, 2, 3))
+    if not visible.any():
+        return 0
+    first = int(visible.argmax())
+    pose = bodies[:, first : first + 1]
+    same = ((bodies == pose) | (np.isnan(bodies) & np.isnan(pose))).all(axis=(0, 2, 3))
+    others = np.flatnonzero(~same[first:])
+    return first + (int(others[0]) if len(others) else len(same) - first) - 1
+
+
+def _interpolate(bodies: np.ndarray, rate: int) -> np.ndarray:
+    """Interpolate [M, T, V, 3] linearly to (T − 1) · rate + 1 frames."""
+    at = np.arange((bodies.shape[1] - 1) * rate + 1) / rate
+    before, after = np.floor(at).astype(int), np.ceil(at).astype(int)
+    share = (at - before).astype(np.float32)[:, None, None]
+    return bodies[:, before] * (1 - share) + bodies[:, after] * share

@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.features.base import Feature, missing_key_error
-from actrec.features.specs import InputSpec
+from actrec.features.specs import Feature, InputSpec, evenly_spaced, pad_bodies, required_joints
 from actrec.skeleton import layouts
 from actrec.types import Clip
 from actrec.utils import config
@@ -46,28 +45,8 @@ HAND_PREPROCESSING = {"center": "palm", "align": "none", "scale": "hand", "root_
 """Fields of `SkeletonPreprocessing` for a hand, which has no spine and no torso."""
 
 
-def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
-    """Normalize a clip by its first body, and move missing joints to their parents.
-
-    Args:
-        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
-        options: Normalization steps.
-        layout: Layout of V, with the Kinect's joint names.
-
-    Returns:
-        [M, T, V, 3] float32 without NaN; an absent body is all zero.
-    """
-    clip = np.asarray(bodies, dtype=np.float32)
-    if options.placing == "running":
-        frames = range(clip.shape[1])
-        return np.stack(
-            [placement(clip[0, : t + 1], options, layout).apply(clip[:, t], layout) for t in frames], axis=1
-        )
-    return placement(clip[0], options, layout).apply(clip, layout)
-
-
 @dataclass(frozen=True)
-class Placement:
+class Normalizer:
     """Position, orientation and size of a person.
 
     Attributes:
@@ -80,24 +59,43 @@ class Placement:
     turn: np.ndarray
     unit: float
 
+    @classmethod
+    def fit(cls, body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> "Normalizer":
+        """Return the normalizer of one body's frames [T, V, 3]."""
+        index = layouts.get(layout).index
+        origin, turn, unit = np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0
+        if options.center != "none":
+            origin = _mean(body[:, index[options.center]], fallback=body)
+        if options.align == "yaw":
+            turn = _facing_rotation(body, index)
+        if options.scale == "torso":
+            unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
+        elif options.scale == "hand":
+            unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
+        return cls(origin, turn, unit)
+
     def apply(self, bodies: np.ndarray, layout: str) -> np.ndarray:
         """Normalize joints [..., V, 3]; missing ones are moved to their parents."""
         return fill_missing(((bodies - self.origin) @ self.turn.T) / np.float32(self.unit), layout)
 
 
-def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> Placement:
-    """Return the placement of one body's frames [T, V, 3]."""
-    index = layouts.get(layout).index
-    origin, turn, unit = np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1.0
-    if options.center != "none":
-        origin = _mean(body[:, index[options.center]], fallback=body)
-    if options.align == "yaw":
-        turn = _facing_rotation(body, index)
-    if options.scale == "torso":
-        unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
-    elif options.scale == "hand":
-        unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
-    return Placement(origin, turn, unit)
+def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
+    """Normalize a clip by its first body, and move missing joints to their parents.
+
+    Args:
+        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
+        options: Normalization steps.
+        layout: Layout of V, with the Kinect's joint names.
+
+    Returns:
+        [M, T, V, 3] float32 without NaN; an absent body is all zero.
+    """
+    clip = np.asarray(bodies, dtype=np.float32)
+    if options.placing == "window":
+        return Normalizer.fit(clip[0], options, layout).apply(clip, layout)
+    frames = range(clip.shape[1])
+    running = [Normalizer.fit(clip[0, : t + 1], options, layout).apply(clip[:, t], layout) for t in frames]
+    return np.stack(running, axis=1)
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
@@ -132,24 +130,19 @@ def _length(body: np.ndarray, start: int, end: int, shortest: float, usual: floa
 
 
 def fill_missing(bodies: np.ndarray, layout: str) -> np.ndarray:
-    """Move each missing joint of [..., V, 3] to its parent (a zero bone) and a missing root to the origin."""
+    """Move each missing joint of [..., V, D] to its parent (a zero bone) and a missing root to the origin."""
     filled = bodies.copy()
     if not np.isnan(filled).any():
         return filled
-    for v in _root_first(layout):
-        parent = layouts.get(layout).parents[v]
-        missing = np.isnan(filled[..., v, :]).any(axis=-1)
-        filled[missing, v] = 0.0 if parent == v else filled[missing, parent]
-    return filled
-
-
-def _root_first(layout: str) -> list[int]:
     parents = layouts.get(layout).parents
 
     def depth(v: int) -> int:
         return 0 if parents[v] == v else 1 + depth(parents[v])
 
-    return sorted(range(len(parents)), key=depth)
+    for v in sorted(range(len(parents)), key=depth):
+        missing = np.isnan(filled[..., v, :]).any(axis=-1)
+        filled[missing, v] = 0.0 if parents[v] == v else filled[missing, parents[v]]
+    return filled
 
 
 def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
@@ -172,13 +165,8 @@ def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_
         raise InputError(f"modality '{modality}' is not made from skeletons only; known: {', '.join(MODALITIES)}")
     values = bones(joints, layout, root_bone) if modality.startswith("bones") else joints
     if modality.endswith("_motion"):
-        values = frame_differences(values)
+        values = np.diff(values, axis=1, prepend=values[:, :1])  # zero for the first frame
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
-
-
-def frame_differences(values: np.ndarray) -> np.ndarray:
-    """Return the difference of each frame of [M, T, V, 3] to the previous one; zero for the first."""
-    return np.diff(values, axis=1, prepend=values[:, :1])
 
 
 class BodyFeature(Feature):
@@ -190,8 +178,7 @@ class BodyFeature(Feature):
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input from "bodies"; fewer than M are padded as absent."""
-        joints = normalized(clip, spec, memo)
-        return stack(joints, self.modality, spec.layout, self.options(spec).root_bone)
+        return stack(normalized(clip, spec, memo), self.modality, spec.layout, self.options(spec).root_bone)
 
 
 class BonesFeature(BodyFeature):
@@ -220,17 +207,11 @@ class PoseFeature(Feature):
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input from "bodies"."""
-        _, frames, joints = spec.shape
-        bodies = _bodies(clip, spec)
-        if bodies.shape[2:] != (joints, 3) or bodies.shape[1] < frames:
-            raise InputError(
-                f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes at least {frames} frames "
-                f"× {joints} joints ({spec.layout})"
-            )
-        # The last frame is always included, as in `actrec.skeleton.windows.sample_stamps`.
-        kept = np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1
+        frames = spec.shape[1]
+        bodies = required_joints(clip, "bodies", spec, least=frames)
         whole = normalize(bodies[:1], self.options(spec), spec.layout)[0]
-        return np.ascontiguousarray(whole[kept].transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
+        kept = whole[evenly_spaced(len(whole), frames)]
+        return np.ascontiguousarray(kept.transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
 
 
 def normalized(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
@@ -247,28 +228,7 @@ def normalized(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
     key = ("normalized", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
     if key not in memo:
         options = config.build(SkeletonPreprocessing, spec.preprocessing)
-        memo[key] = normalize(pad_bodies(_bodies(clip, spec), spec), options, spec.layout)
+        count, _, frames, _ = spec.shape
+        bodies = required_joints(clip, "bodies", spec, count, frames, frames)
+        memo[key] = normalize(pad_bodies(bodies, count), options, spec.layout)
     return memo[key]
-
-
-def _bodies(clip: Clip, spec: InputSpec) -> np.ndarray:
-    if "bodies" not in clip:
-        raise missing_key_error(spec, "bodies", clip)
-    bodies = np.asarray(clip["bodies"])
-    if bodies.ndim != 4:
-        raise InputError(f"bodies are {list(bodies.shape)}, expected [M, T, V, 3] for input '{spec.name}'")
-    return bodies
-
-
-def pad_bodies(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Pad bodies to the M of an input (M, 3, T, V) with NaN, as absent.
-
-    Raises:
-        InputError: Shapes disagree.
-    """
-    count, _, frames, joints = spec.shape
-    wanted = f"input '{spec.name}' takes up to {count} bodies of {frames} frames × {joints} joints ({spec.layout})"
-    if bodies.ndim != 4 or bodies.shape[1:] != (frames, joints, 3) or bodies.shape[0] > count:
-        raise InputError(f"bodies are {list(bodies.shape)} [M, T, V, 3] but {wanted}")
-    absent_bodies = np.full((count - len(bodies), *bodies.shape[1:]), np.nan, dtype=np.float32)
-    return np.concatenate([bodies.astype(np.float32), absent_bodies])

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from actrec.features.base import Feature
 from actrec.features.keypoints import (
     FaceFeature,
     HandsFeature,
@@ -18,7 +17,7 @@ from actrec.features.keypoints import (
     MotionPreprocessing,
 )
 from actrec.features.skeleton import BodyFeature, BonesFeature, SkeletonPreprocessing
-from actrec.features.specs import InputSpec
+from actrec.features.specs import Feature, InputSpec
 from actrec.skeleton import layouts
 from actrec.types import Clip
 from actrec.utils.config import setting
@@ -67,12 +66,7 @@ def normalize(values: np.ndarray, minimum: float, maximum: float) -> np.ndarray:
 
 
 def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.ndarray:
-    """Return the Deep Action Stamp of one body.
-
-    Args:
-        values: [3, T, V] coordinates.
-        minimum, maximum: Extrema c_min and c_max of the training data.
-        size: Width and height of the stamp, px.
+    """Return the Deep Action Stamp of one body's coordinates [3, T, V], with the extrema c_min and c_max of Eq. 1.
 
     Returns:
         (3, size, size) float32 in 0…255: time along the width, joints along the height.
@@ -93,6 +87,9 @@ class Stamp(Feature):
     source: ClassVar[type[Feature]]
     source_config: ClassVar[type]
 
+    def __init_subclass__(cls) -> None:
+        cls.streams = cls.source.streams
+
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the stamps."""
         options = self.options(spec)
@@ -112,21 +109,16 @@ class Stamp(Feature):
 
     def coordinates(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Return the coordinates for Eq. 1, (M, 3, T, V), as in the graph network's input."""
-        made: np.ndarray = self.source().make(clip, self._source_spec(spec), memo)
-        return made
-
-    def _source_spec(self, spec: InputSpec) -> InputSpec:
         options = self.options(spec)
         sets = self.source.sets if issubclass(self.source, KeypointsFeature) else 1
         shape = (spec.shape[0], 3, options.frames, sets * len(layouts.get(spec.layout)))
         own = {field.name: getattr(options, field.name) for field in dataclasses.fields(self.source_config)}
-        return dataclasses.replace(spec, shape=shape, preprocessing=own)
+        return self.source().make(clip, dataclasses.replace(spec, shape=shape, preprocessing=own), memo)
 
 
 class BodyStamp(Stamp):
     """Stamp of the normalized 3D joints."""
 
-    streams: ClassVar = BodyFeature.streams
     config_class = BodyStampPreprocessing
     source, source_config = BodyFeature, SkeletonPreprocessing
 
@@ -134,7 +126,6 @@ class BodyStamp(Stamp):
 class BonesStamp(Stamp):
     """Stamp of the bones."""
 
-    streams: ClassVar = BonesFeature.streams
     config_class = BonesStampPreprocessing
     source, source_config = BonesFeature, SkeletonPreprocessing
 
@@ -142,7 +133,6 @@ class BonesStamp(Stamp):
 class HandsStamp(Stamp):
     """Stamp of both hands' 2D joints."""
 
-    streams: ClassVar = HandsFeature.streams
     config_class = KeypointStampPreprocessing
     source, source_config = HandsFeature, KeypointPreprocessing
 
@@ -150,7 +140,6 @@ class HandsStamp(Stamp):
 class FaceStamp(Stamp):
     """Stamp of the face's 2D landmarks."""
 
-    streams: ClassVar = FaceFeature.streams
     config_class = KeypointStampPreprocessing
     source, source_config = FaceFeature, KeypointPreprocessing
 
@@ -158,7 +147,6 @@ class FaceStamp(Stamp):
 class MotionStamp(Stamp):
     """Stamp of the optical flow at the joints."""
 
-    streams: ClassVar = MotionFeature.streams
     config_class = MotionStampPreprocessing
     source, source_config = MotionFeature, MotionPreprocessing
 
@@ -173,11 +161,7 @@ STAMPS: dict[str, type[Stamp]] = {
 
 
 def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list[float]]:
-    """Compute c_min and c_max of Eq. 1 over a dataset, for the option `extrema` of the DeepActs networks.
-
-    Args:
-        clips: The training clips.
-        specs: Inputs of the network; inputs other than stamps are ignored.
+    """Compute c_min and c_max of Eq. 1 over the training clips, for the option `extrema` of the DeepActs networks.
 
     Returns:
         Modality ("body", "hands", …) to [minimum, maximum]; modalities without data are omitted.

@@ -15,9 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from actrec.features.base import Feature, missing_key_error
 from actrec.features.skeleton import SkeletonPreprocessing, normalize
-from actrec.features.specs import InputSpec
+from actrec.features.specs import Feature, InputSpec, evenly_spaced, pad_bodies, required_joints
 from actrec.skeleton import layouts
 from actrec.types import Clip
 from actrec.utils.config import setting
@@ -73,11 +72,11 @@ def build(
     dilations: tuple[int, ...],
     capacity: tuple[int, int, int],
 ) -> Tables:
-    """Build the tables of one level.
+    """Build the tables of one level, whose voxels are 2^level wide.
 
     Args:
         coordinates: [M, T, V, 3] int32 voxels of level 0, −1 for no joint.
-        level: Voxels of this level are 2^level wide.
+        level: The level.
         kernel, temporal: k in space and in time (1: within a frame).
         dilations: Of the temporal convolution.
         capacity: (Q, B, J). Pairs are placed nearest first; pairs beyond the capacity are dropped and counted.
@@ -249,18 +248,13 @@ POSITIONS = 7
 
 
 def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.ndarray:
-    """Scale joints to units of voxels, without rounding.
+    """Scale joints [M, T, V, 3] m in the optical frame to units of voxels, without rounding; NaN stays.
 
     The space of a clip is a cube around the bounding box of all valid joints, as wide as its longest side (at least
     `MIN_EXTENT`), which keeps proportions.
 
-    Args:
-        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
-        options: Space size and alignment.
-        layout: Layout of V.
-
     Returns:
-        [M, T, V, 3] float32 in [0, s], NaN for a missing joint.
+        [M, T, V, 3] float32 in [0, s].
 
     Raises:
         ConfigError: `align` is "yaw" but the layout has no shoulders and hips.
@@ -277,15 +271,7 @@ def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.n
 
 
 def coordinates(places: np.ndarray, space: int) -> np.ndarray:
-    """Return the matrix R of Eq. 8 without t, which is the second axis.
-
-    Args:
-        places: [M, T, V, 3] from `scaled`.
-        space: s.
-
-    Returns:
-        [M, T, V, 3] int32 in [0, s); −1 for a missing joint.
-    """
+    """Return the matrix R of Eq. 8 without t: [M, T, V, 3] int32 in [0, s) of `scaled` joints; −1 if missing."""
     present = np.isfinite(places).all(axis=-1)
     voxels = np.full(places.shape, -1, np.int32)
     voxels[present] = np.clip(np.floor(places[present]), 0, space - 1)
@@ -300,28 +286,29 @@ def _aligned(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np
     return normalize(bodies, SkeletonPreprocessing("none", "yaw", "none"), layout)
 
 
-def features(voxels: np.ndarray, merge: str) -> np.ndarray:
-    """Return the matrix F of Eq. 8: one-hot joints, [M, T, V, V] float32.
+def _merged(voxels: np.ndarray, merge: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return frame, joint u = m·V + v, and the joint that has its features, of each joint that counts."""
+    owner = owners(by_frame(voxels))  # [T, U]
+    t, u = np.nonzero(owner >= 0 if merge == "sum" else owner == np.arange(owner.shape[1]))
+    return t, u, owner[t, u]
 
-    Args:
-        voxels: [M, T, V, 3] from `coordinates`.
-        merge: "sum" or "first": the first joint of a voxel gets the sum of all joints in it, or only its own feature.
+
+def features(voxels: np.ndarray, merge: str) -> np.ndarray:
+    """Return the matrix F of Eq. 8: one-hot joints, [M, T, V, V] float32, of voxels from `coordinates`.
+
+    With `merge` "sum" the first joint of a voxel gets the sum of all joints in it, with "first" only its own feature.
     """
     bodies, frames, joints, _ = voxels.shape
-    owner = owners(by_frame(voxels))  # [T, U]
+    t, u, owner = _merged(voxels, merge)
     made = np.zeros((frames, bodies * joints, joints), np.float32)
-    t, u = np.nonzero(owner >= 0 if merge == "sum" else owner == np.arange(bodies * joints))
-    np.add.at(made, (t, owner[t, u], u % joints), 1.0)
+    np.add.at(made, (t, owner, u % joints), 1.0)
     return np.ascontiguousarray(made.reshape(frames, bodies, joints, joints).transpose(1, 0, 2, 3))  # (M, T, V, V)
 
 
 def positions(places: np.ndarray, space: int, merge: str) -> np.ndarray:
     """Return the exact position of each point of Eq. 8, which rounding removes; not in the paper.
 
-    Args:
-        places: [M, T, V, 3] from `scaled`.
-        space: s.
-        merge: As in `features`: the mean of the joints in a voxel, or the first one.
+    With `merge` "sum" a point is at the mean of the joints in its voxel, with "first" at the first one.
 
     Returns:
         [M, T, V, 7] float32, −1 to 1: position in the voxel, position in the space, time; zeros for no point.
@@ -331,12 +318,11 @@ def positions(places: np.ndarray, space: int, merge: str) -> np.ndarray:
     when = np.broadcast_to((np.arange(frames, dtype=np.float32) + 0.5)[:, None, None] / frames, (*places.shape[:3], 1))
     where = np.concatenate([places - voxels, places / space, when], axis=-1) * 2 - 1
     where = by_frame(where.astype(np.float32))  # [T, U, 7]
-    owner = owners(by_frame(voxels))  # [T, U]
+    t, u, owner = _merged(voxels, merge)
     made = np.zeros((frames, bodies * joints, POSITIONS), np.float32)
     sharing = np.zeros((frames, bodies * joints, 1), np.float32)
-    t, u = np.nonzero(owner >= 0 if merge == "sum" else owner == np.arange(bodies * joints))
-    np.add.at(made, (t, owner[t, u]), where[t, u])
-    np.add.at(sharing, (t, owner[t, u]), 1.0)
+    np.add.at(made, (t, owner), where[t, u])
+    np.add.at(sharing, (t, owner), 1.0)
     made /= np.maximum(sharing, 1.0)
     return np.ascontiguousarray(made.reshape(frames, bodies, joints, POSITIONS).transpose(1, 0, 2, 3))  # (M, T, V, 7)
 
@@ -361,9 +347,10 @@ class VoxelFeatures(Feature):
         key = ("voxels", spec.layout, repr(sorted(spec.preprocessing.items())))
         if key not in memo:
             options = self.options(spec)
-            memo[key] = scaled(_bodies(clip, spec, options), options, spec.layout)
-        places: np.ndarray = memo[key]
-        return places
+            bodies = required_joints(clip, "bodies", spec, options.bodies, least=options.frames)
+            bodies = bodies[:, evenly_spaced(bodies.shape[1], options.frames)]
+            memo[key] = scaled(pad_bodies(bodies, options.bodies), options, spec.layout)
+        return memo[key]
 
     @staticmethod
     def _checked(made: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -375,7 +362,7 @@ class VoxelFeatures(Feature):
 
 
 class VoxelTable(VoxelFeatures):
-    """Base of the features with one table of all levels."""
+    """One table of all levels."""
 
     table: ClassVar[str]
     join: ClassVar[Callable[..., np.ndarray]] = staticmethod(np.stack)
@@ -422,20 +409,3 @@ def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:
         build(voxels, level, options.kernel, options.temporal, tuple(options.dilations), capacity)
         for level, capacity in enumerate(room)
     ]
-
-
-def _bodies(clip: Clip, spec: InputSpec, options: VoxelPreprocessing) -> np.ndarray:
-    """Return bodies [M, T, V, 3] of the spec's size: T evenly spaced frames; missing bodies are padded as absent."""
-    if "bodies" not in clip:
-        raise missing_key_error(spec, "bodies", clip)
-    bodies = np.asarray(clip["bodies"], dtype=np.float32)
-    count, frames, joints = options.bodies, options.frames, len(layouts.get(spec.layout))
-    if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or bodies.shape[1] < frames or bodies.shape[0] > count:
-        raise InputError(
-            f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes up to {count} bodies of "
-            f"at least {frames} frames × {joints} joints ({spec.layout})"
-        )
-    # The last frame is always included, as in `actrec.skeleton.windows.sample_stamps`.
-    bodies = bodies[:, np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1]
-    padding = np.full((count - len(bodies), *bodies.shape[1:]), np.nan, dtype=np.float32)
-    return np.concatenate([bodies, padding])

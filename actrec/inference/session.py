@@ -9,10 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from actrec import features
-from actrec.features.base import FrameFeature
-from actrec.features.clips import each_clip, spans_window
-from actrec.features.example import example_clip
-from actrec.features.specs import InputSpec
+from actrec.features.clips import each_clip, example_clip, spans_window
+from actrec.features.specs import FrameFeature, InputSpec
 from actrec.inference.package import DESCRIPTION, NETWORK, ModelPackage
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import CANONICAL

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.features.base import View
+from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.observations import Joints, faces_by_id, hands_by_id, joints_by_id
 from actrec.recognition.predictions import ActionPrediction, Counts, RecognitionConfig
@@ -250,14 +250,14 @@ class ActionRecognizer:
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].takes(stamp_ns):
-                view = View(size=size, color=color, flow=flow)
+                view = BodyView(size=size, color=color, flow=flow)
                 self._buffers.frames[spec.name].add(stamp_ns, feature.observe(view, spec))
         for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
             track = self._tracks.get(body_id)
             if track is None:
                 continue
             hands = track.points["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in track.points else None
-            view = View(joints.positions, joints.pixels, hands, size, color, flow)
+            view = BodyView(joints.positions, joints.pixels, hands, size, color, flow)
             for spec, feature in complete:
                 if not is_per_body(feature):
                     continue

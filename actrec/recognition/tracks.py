@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrec import features
-from actrec.features.base import FrameFeature
-from actrec.features.specs import InputSpec, WindowSpec
+from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference.session import Session, body_layout, frame_inputs
 from actrec.recognition.observations import Joints
 from actrec.skeleton import layouts

@@ -11,7 +11,7 @@ import numpy as np
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features.example import RATE_HZ, example_clip
+from actrec.features.clips import RATE_HZ, example_clip
 from actrec.types import NANOSECONDS
 from actrec_models.data.samplers import EpochBatchSampler
 from actrec_models.registry import create

@@ -12,8 +12,7 @@ import torch
 
 import actrec_models.registry
 from actrec import features
-from actrec.features.clips import window_inputs
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip, window_inputs
 from actrec.utils.errors import ConfigError
 from actrec_models.export import exporter, onnx_graph, precision
 from actrec_models.export.onnx_graph import example_inputs

@@ -9,7 +9,7 @@ import torch
 
 import actrec_models.registry
 from actrec import features
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph

@@ -4,7 +4,7 @@ import torch
 
 import actrec_models.registry
 from actrec import features
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.layers.res_tcn import LAYERS, Branch, TwoBranches, Unit, informativeness
 from actrec_models.networks import flow_skeleton

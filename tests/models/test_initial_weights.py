@@ -10,7 +10,7 @@ import torch
 import actrec_models.registry
 from actrec import features, inference
 from actrec.cli import main
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.inference import package
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import exporter

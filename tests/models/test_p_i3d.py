@@ -8,7 +8,7 @@ import torch
 
 import actrec_models.registry
 from actrec import datasets, features
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.export import onnx_graph
 from actrec_models.layers.i3d import InceptionI3d

@@ -14,7 +14,7 @@ import actrec_models.registry
 from actrec import features
 from actrec.datasets import DATASETS
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, PackageError

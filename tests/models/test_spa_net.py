@@ -8,7 +8,7 @@ import torch
 import actrec_models.registry
 from actrec import features
 from actrec.features import voxels
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.sparse import PointNorm, SparseConvolution, TemporalConvolution
 from tests.models.neighborhoods import distinct_cells, near

@@ -11,7 +11,7 @@ import actrec_models.registry
 from actrec import datasets, inference
 from actrec.cli import main
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features.example import RATE_HZ, example_clip
+from actrec.features.clips import RATE_HZ, example_clip
 from actrec.types import KEYS, NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError

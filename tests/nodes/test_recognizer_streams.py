@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from actrec_msgs.msg import ActionLabel
 
-from actrec.features.example import CAMERA
+from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
 from actrec_nodes.common import conversions, topics
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene

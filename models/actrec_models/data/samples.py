@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features import crops, joint_map, scene_flow, skeleton
+from actrec.features import crops, scene_flow, skeleton
 from actrec.features.clips import spans_window, window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
@@ -203,7 +203,7 @@ class Samples(Dataset[Sample]):
         )
         if self._begins:
             # As in live windows: a joint map detects the start of a recording by the repeated first pose.
-            first = joint_map.first_visible_frame(bodies)
+            first = scene_flow.first_visible_frame(bodies)
             varied[:, :first] = varied[:, first : first + 1]
         return varied
 
@@ -216,7 +216,7 @@ class Samples(Dataset[Sample]):
         assert self.augmentation is not None
         if self._normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
-        whole = skeleton.normalize(skeleton.pad_bodies(bodies, self.specs[0]), self._normalized)
+        whole = skeleton.normalized({"bodies": bodies}, self.specs[0], {})
         joints = data_augmentation.augment_normalized(whole, self.augmentation, rng)
         root = self._normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}

@@ -20,8 +20,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from actrec.features.clips import window_inputs
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip, window_inputs
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference.onnxruntime_backend import STEP_METADATA
 from actrec.utils.errors import DeviceError, PackageError

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actrec.features.joint_map import JointMapPreprocessing
-from actrec.features.scene_flow import FlowPreprocessing, PixelPreprocessing
+from actrec.features.scene_flow import FlowPreprocessing, JointMapPreprocessing, PixelPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError

@@ -7,10 +7,9 @@ import pytest
 
 from actrec import features
 from actrec.datasets.ntu.skeletons import read_ntu_file
-from actrec.features.base import View
+from actrec.features.clips import CAMERA, example_clip
 from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_meter
-from actrec.features.example import CAMERA, example_clip
-from actrec.features.specs import InputSpec
+from actrec.features.specs import BodyView, InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
@@ -43,7 +42,7 @@ def clip():
 @pytest.fixture
 def view(clip):
     """A person in front of a 320×240 camera, without hands."""
-    return View(pixels=clip["pixels"][0, 0], color=clip["color"][0], size=(320, 240))
+    return BodyView(pixels=clip["pixels"][0, 0], color=clip["color"][0], size=(320, 240))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,9 @@ def test_image_keeps_aspect(view):
 def test_inputs_from_observed_frames_equal_inputs_from_color(clip, name):
     whole = features.inputs(clip, [spec(name)])[name]
     assert whole.shape == (3, 4, 32, 32) and whole.dtype == np.float32 and whole.flags.c_contiguous
-    views = [View(color=clip["color"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)]
+    views = [
+        BodyView(color=clip["color"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)
+    ]
     frames = np.stack([observe(view, name) for view in views])
     assert frames.dtype == np.uint8
     np.testing.assert_array_equal(features.inputs({name: frames}, [spec(name)])[name], whole)
@@ -243,7 +244,7 @@ def test_hand_crop_recorded_video_centers_hand(data_root):
     assert read
     pixels = recording.color_pixels[0, 0].astype(np.float32)
     color = np.ascontiguousarray(frame[..., ::-1])
-    whole = View(pixels=pixels, color=color)
+    whole = BodyView(pixels=pixels, color=color)
     # A person 4 m from a Kinect v2 (f about 1060 px).
     assert pixels_per_meter(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
     side = 0.45 * pixels_per_meter(pixels, V2)

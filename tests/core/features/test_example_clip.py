@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.features.example import CAMERA, example_clip
+from actrec.features.clips import CAMERA, example_clip
 from actrec.features.specs import InputSpec
 from actrec.types import KEYS
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.features.example import CAMERA, example_clip
+from actrec.features.clips import CAMERA, example_clip
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import HAND_21
 from actrec.types import Intrinsics

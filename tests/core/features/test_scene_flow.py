@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.features.base import View
-from actrec.features.joint_map import JointMapPreprocessing, first_visible_frame
-from actrec.features.scene_flow import FlowCrop, FlowPreprocessing, FlowRgb, PixelPreprocessing, colors, jittered
-from actrec.features.specs import InputSpec
+from actrec.features.scene_flow import (
+    FlowCrop,
+    FlowPreprocessing,
+    FlowRgb,
+    JointMapPreprocessing,
+    PixelPreprocessing,
+    colors,
+    first_visible_frame,
+    jittered,
+)
+from actrec.features.specs import BodyView, InputSpec
 from actrec.utils.errors import ConfigError, InputError
 
 LAYOUT = "kinect_v2_25"
@@ -55,16 +62,16 @@ def test_center_crop_any_image_keeps_aspect(image, expected):
 def test_observe_returns_small_uint8():
     flow = np.random.default_rng(1).normal(0, 1, (424, 512, 3)).astype(np.float32)
     flow[:, :250] = np.nan
-    found = FlowRgb().observe(View(flow=flow), FLOW)
+    found = FlowRgb().observe(BodyView(flow=flow), FLOW)
     assert found.shape == (120, 160, 3)
     assert found.dtype == np.uint8
     assert (found[:, :70] == 128).all()
-    np.testing.assert_array_equal(found, FlowRgb().observe(View(flow=flow.copy()), FLOW))
+    np.testing.assert_array_equal(found, FlowRgb().observe(BodyView(flow=flow.copy()), FLOW))
 
 
 def test_inputs_from_observed_frames_equal_inputs_from_flow():
     flow = np.random.default_rng(1).normal(0, 1, (4, 60, 80, 3)).astype(np.float32)
-    frames = np.stack([FlowRgb().observe(View(flow=f), FLOW) for f in flow])
+    frames = np.stack([FlowRgb().observe(BodyView(flow=f), FLOW) for f in flow])
     found = make(FLOW, flow_rgb=frames)
     np.testing.assert_array_equal(found, make(FLOW, flow=flow))
     assert found.shape == FLOW.shape

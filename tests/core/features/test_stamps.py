@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.features.specs import InputSpec
 from actrec.features.stamps import STAMPS, extrema, normalize, stamp
 from actrec.utils.errors import ConfigError, InputError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package
 from actrec.inference import session as inference_session

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.features.example import CAMERA
+from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer

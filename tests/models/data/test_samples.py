@@ -13,10 +13,8 @@ from torch.utils.data import default_collate
 import actrec_models.registry
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.features.base import View
-from actrec.features.clips import window_inputs
-from actrec.features.example import example_clip
-from actrec.features.specs import InputSpec, WindowSpec
+from actrec.features.clips import example_clip, window_inputs
+from actrec.features.specs import BodyView, InputSpec, WindowSpec
 from actrec.types import KEYS, NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import InputError
@@ -145,7 +143,7 @@ def test_samples_crops_match_live_crops():
         (found,) = window_inputs(clip.sample(network.window.seconds, 12), network.input_specs, network.window)
         for spec in network.input_specs:
             views = [
-                View(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], color=made["color"][t])
+                BodyView(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], color=made["color"][t])
                 for t in shown
             ]
             feature: Any = features.feature(spec.modality)

@@ -17,7 +17,7 @@ from actrec.datasets.store.codecs import ImageEncoder, decode_frames, encode_raw
 from actrec.datasets.store.layout import INDEX, STORE
 from actrec.datasets.store.reader import MAPPED, PreparedDataset
 from actrec.datasets.store.writer import ShardWriter
-from actrec.features.example import example_clip
+from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.prepare.preparation import Run, prepare
 from actrec_models.data.prepare.settings import PrepareConfig
