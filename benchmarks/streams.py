@@ -32,7 +32,7 @@ from actrec_models.export import onnx_graph
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
 from actrec_models.registry import create
-from actrec_models.training import restore
+from actrec_models.training import checkpoints
 from benchmarks.networks import complexity
 
 BODY_AND_BONES = ("body", "bones")
@@ -167,7 +167,7 @@ def measure_accuracy(arguments: list[str]) -> dict[str, Any]:
 def _load(path: Path) -> tuple[Network, float]:
     """Return a network in evaluation mode, and the seconds of its window."""
     if path.is_file():
-        recipe, _, network = restore.load_checkpoint(path)
+        recipe, _, network = checkpoints.load_checkpoint(path)
         return network, recipe.window(network).seconds
     found = package.load(path)
     options: dict[str, Any] = {"modalities": [spec.modality for spec in found.inputs]}

@@ -15,7 +15,7 @@ from actrec.cli.arguments import amount, count
 from actrec.utils.errors import PackageError
 from actrec_models import registry
 from actrec_models.training import provenance
-from actrec_models.training.monitoring import Machine
+from actrec_models.training.trainer import Machine
 from benchmarks import pages
 from benchmarks.training_steps import recipe_of
 

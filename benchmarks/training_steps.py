@@ -23,8 +23,8 @@ from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine, gpu_utilization, loader_options
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 
 CLASSES = 60
 
@@ -160,9 +160,9 @@ class _Learner:
     def loader(self, size: int, workers: int | None) -> tuple[DataLoader, int]:
         """As training makes it, and its worker processes."""
         gpu = self.device.type == "cuda"
-        count = Machine(workers=workers).loader_workers(1, gpu)
+        options = Machine(workers=workers).loader_options(1, gpu, 1)
         draws = EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)
-        return DataLoader(self.samples, batch_sampler=draws, **loader_options(count, gpu, 1)), count
+        return DataLoader(self.samples, batch_sampler=draws, **options), options["num_workers"]
 
     def reading(self, size: int, seconds: float) -> float:
         """Clips a second that one process turns into inputs."""
@@ -177,6 +177,20 @@ class _Learner:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
 
+def _gpu_utilization(device: torch.device) -> float | None:
+    """Return the GPU's utilization in percent; None on a CPU or without NVIDIA's management library."""
+    return float(torch.cuda.utilization(device)) if device.type == "cuda" and _has_nvml() else None
+
+
+@cache
+def _has_nvml() -> bool:
+    try:
+        torch.cuda.utilization()
+    except (ImportError, RuntimeError):  # nvidia-ml-py is not installed, or the driver has no such library
+        return False
+    return True
+
+
 class _Utilization:
     """The GPU's use while something runs, looked at five times a second."""
 
@@ -187,7 +201,7 @@ class _Utilization:
 
     def _look(self) -> None:
         while not self.done.wait(0.2):
-            used = gpu_utilization(self.device)
+            used = _gpu_utilization(self.device)
             if used is None:
                 return
             self.found.append(used)

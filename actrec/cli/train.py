@@ -21,7 +21,7 @@ Example:
   actrec train papers/vpn_ntu60 --set split=cross_view --set seed=2 --out runs/vpn_cv
   torchrun --nproc_per_node 2 -m actrec train papers/sem_net_ntu60 --out runs/sem_net
 
-The same command goes on where a run was ended or killed. For its curves: tensorboard --logdir runs
+The same command resumes a run that was stopped or killed. For its curves: tensorboard --logdir runs
 """
 
 

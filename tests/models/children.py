@@ -16,10 +16,10 @@ from typing import Any
 
 from actrec import datasets
 from actrec.utils import config
-from actrec_models.training import averaging, trainer
+from actrec_models.training import callbacks, trainer
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 from tests.models.made_up import TINY, skeletons
 
 
@@ -76,7 +76,7 @@ def run_to_step(step: int, out: Path, machine: Machine, changes: dict[str, Any])
 def run_to_estimate(number: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:
     """A run on made-up clips that is killed at the start of an estimate of batch norms' statistics, counted from 1."""
     datasets.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
-    estimate, begun = averaging.estimate, []
+    estimate, begun = callbacks.estimate_norms, []
 
     def dies(*arguments: Any) -> Any:
         begun.append(1)
@@ -84,5 +84,5 @@ def run_to_estimate(number: int, out: Path, machine: Machine, changes: dict[str,
             os.kill(os.getpid(), signal.SIGKILL)
         return estimate(*arguments)
 
-    averaging.estimate = dies  # type: ignore[assignment]
+    callbacks.estimate_norms = dies  # type: ignore[assignment]
     run(out, machine, **changes)

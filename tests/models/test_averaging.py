@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from actrec_models.training.averaging import Averaging
+from actrec_models.training.callbacks import Averaging
 
 
 @pytest.mark.parametrize(
     ("decay", "warm_up", "steps", "told"),
     [
-        (0.99, False, 40, "68 % those of the first of 40 steps: set ema_warm_up to true, ema_decay to 0.875"),
+        (0.99, False, 40, "68 % weights of the first of 40 steps: set ema_warm_up to true, ema_decay to 0.875"),
         (0.99, False, 1000, ""), (0.8, False, 40, ""), (0.99, True, 40, ""),
     ],
 )  # fmt: skip

@@ -16,8 +16,8 @@ from actrec.utils.errors import ConfigError
 from actrec_models.data.samplers import PAD, EpochBatchSampler, RankBatchSampler, Sampling
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.training import checkpoints, trainer
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 from tests.models import ddp_run
 from tests.models.small import SMALL
 

@@ -10,8 +10,8 @@ from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import onnx_graph
 from actrec_models.layers.graph import GraphConvolution, partition
+from actrec_models.training import checkpoints, recipe
 from actrec_models.training import module as training_module
-from actrec_models.training import recipe, restore
 
 
 def network(**options):
@@ -123,7 +123,7 @@ def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for name in ("bomb", "foreign", "text", "missing"):
         with pytest.raises(PackageError, match=f"{name}.ckpt"):
-            restore.load_checkpoint(tmp_path / f"{name}.ckpt")
+            checkpoints.load_checkpoint(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "boom").exists()
 
 
@@ -133,5 +133,5 @@ def test_a_checkpoint_from_before_five_modalities_still_loads(tmp_path):
     silent = {**stated, "options": {"width": 4}}
     content = {"hyper_parameters": {"recipe": silent, "classes": ["a", "b"]}, "state_dict": module.state_dict()}
     torch.save(content, tmp_path / "old.ckpt")
-    _, _, loaded = restore.load_checkpoint(tmp_path / "old.ckpt")
+    _, _, loaded = checkpoints.load_checkpoint(tmp_path / "old.ckpt")
     assert [spec.name for spec in loaded.input_specs] == ["body", "bones"]

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from actrec import datasets
-from actrec_models.training import averaging, checkpoints
+from actrec_models.training import callbacks, checkpoints
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 from tests.models import children
 from tests.models.made_up import CLASSES, skeletons
 
@@ -31,7 +31,7 @@ def run(out, **changes):
 @pytest.fixture
 def looked_at(monkeypatch):
     """The batches of each estimate, in turn."""
-    seen, estimate = [], averaging.estimate
+    seen, estimate = [], callbacks.estimate_norms
 
     def noted(network, look, batches):
         seen.append([])
@@ -42,7 +42,7 @@ def looked_at(monkeypatch):
 
         return estimate(network, noting, batches)
 
-    monkeypatch.setattr(averaging, "estimate", noted)
+    monkeypatch.setattr(callbacks, "estimate_norms", noted)
     return seen
 
 
@@ -69,7 +69,7 @@ def test_statistics_are_the_mean_over_batches_with_nothing_dropped_out():
     for _ in range(4):
         network(batches[0])
     kept = copy.deepcopy(network.state_dict())
-    found = averaging.estimate(network, network, iter(batches))
+    found = callbacks.estimate_norms(network, network, iter(batches))
     assert found == [network.first, network.last]
     mean = torch.stack([batch.mean(0) for batch in batches]).mean(0)
     variance = torch.stack([batch.var(0) for batch in batches]).mean(0)
@@ -93,7 +93,7 @@ def test_a_failure_leaves_modes_and_momenta():
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        averaging.estimate(network, look, [{"x": torch.zeros(2, 4)}])
+        callbacks.estimate_norms(network, look, [{"x": torch.zeros(2, 4)}])
     assert network.dropout.training
     assert network.last.momentum == 0.01
 
@@ -110,7 +110,7 @@ def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, look
     module = RecognitionModule(content["hyper_parameters"]["recipe"], list(CLASSES))
     module.load_state_dict(content["state_dict"])
     number = content["actrec"]["epoch"] - 1 if "validation" in changes else 0
-    averaging.estimate(module.network.train(), module.network.losses, looked_at[number][:])
+    callbacks.estimate_norms(module.network.train(), module.network.losses, looked_at[number][:])
     again = statistics(module.state_dict())
     assert again
     for name, value in statistics(content["state_dict"]).items():
@@ -133,7 +133,7 @@ def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(cha
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
 def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
-    assert averaging.default_recalibration_batches(Recipe(batch=32), clips, held=10) == batches
+    assert callbacks.default_recalibration_batches(Recipe(batch=32), clips, held=10) == batches
 
 
 def test_nothing_but_statistics_is_changed(tmp_path):

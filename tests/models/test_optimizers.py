@@ -7,7 +7,7 @@ from torch import nn
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.training.optimizers import Optimizer, Schedule, unused
+from actrec_models.training.recipe import Optimizer, Schedule, unused
 
 RATE, STEPS_AN_EPOCH = 0.01, 5
 

@@ -9,8 +9,8 @@ import torch
 from actrec import datasets
 from actrec.datasets.base import Entry
 from actrec.utils.errors import DeviceError
-from actrec_models.training import checkpoints, provenance, restore
-from actrec_models.training.monitoring import Machine
+from actrec_models.training import checkpoints, provenance
+from actrec_models.training.trainer import Machine
 from tests.models import children
 from tests.models.made_up import skeletons
 from tests.models.places import Places
@@ -70,8 +70,8 @@ def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monke
         content = checkpoints.read(kept)["actrec"]["provenance"]
         assert content["commit"] == f"aaaa, then {commit or 'unknown'}"
         assert content["packages"] == {"actrec": "1.0, then 1.1", "numpy": "2.0"}
-    recipe, run = restore.load_checkpoint(kept)[0], provenance.from_checkpoint(checkpoints.read(kept))
-    assert restore.run_provenance(recipe, run).commit == "aaaa, then unknown"
+    recipe, run = checkpoints.load_checkpoint(kept)[0], provenance.from_checkpoint(checkpoints.read(kept))
+    assert provenance.package_provenance(recipe, run).commit == "aaaa, then unknown"
 
 
 def test_parts_of_a_run_are_told_in_turn():

@@ -21,8 +21,7 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.samplers import ClipSubset, Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, recipe
-from actrec_models.training.optimizers import unused
-from actrec_models.training.recipe import Recipe
+from actrec_models.training.recipe import Recipe, unused
 from tests.models.made_up import skeletons
 
 FOLDER = Path(__file__).parents[2] / "models/recipes"

@@ -16,10 +16,10 @@ from actrec import datasets
 from actrec.cli import main
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models.training import checkpoints, initial_weights, provenance, restore, trainer
+from actrec_models.training import checkpoints, initial_weights, provenance, trainer
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 from tests.models import children
 from tests.models.made_up import TINY, Subjects, skeletons, write
 
@@ -138,7 +138,7 @@ def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, cap
             at_step(patched, step - 1, lambda number=number: os.kill(os.getpid(), number))
             assert main(command) == status
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"stopped by {number.name}; step {step} is kept in {out / 'last.ckpt'}" in error
+        assert f"stopped by {number.name}; step {step} is saved in {out / 'last.ckpt'}" in error
         assert checkpoints.read(out / "last.ckpt")["global_step"] == step
     assert signal.getsignal(signal.SIGTERM) == before
     assert main(command) == 0
@@ -158,7 +158,7 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(valid
             os.kill(os.getpid(), signal.SIGTERM)
 
         patched.setattr(RecognitionModule, hook, signaled)
-        with pytest.raises(checkpoints.TrainingInterrupted, match=r"stage_1_whole/last.ckpt: the same command goes on"):
+        with pytest.raises(trainer.TrainingInterrupted, match=r"stage_1_whole/last.ckpt: the same command resumes it"):
             run(tmp_path / "run", **changes)
         assert not (tmp_path / "run/last.ckpt").exists()
         run(tmp_path / "run", **changes)  # its signal is too late: nothing is left to be stopped
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_its_step(tmp_path, monkeypatch,
     (out / ".last.ckpt.part").write_bytes(b"half a checkpoint")
     with caplog.at_level(logging.WARNING, "actrec_models"):
         run(out)
-    assert f"{last}: damaged; going on from previous.ckpt" in caplog.text
+    assert f"{last}: damaged; resuming from previous.ckpt" in caplog.text
     same(whole, last)
     for path in (last, out / "previous.ckpt"):
         path.write_bytes(b"")
@@ -213,7 +213,7 @@ def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
         except OSError:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 8") from None
     except RuntimeError as error:
-        told = checkpoints._failed(tmp_path / "last.ckpt", error)
+        told = checkpoints._write_error(tmp_path / "last.ckpt", error)
     assert "the disk is full; make room" in told and "there is no earlier one" in told
 
 
@@ -235,7 +235,7 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     whole = run(tmp_path / "whole", init=[first])
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.TrainingInterrupted):
+        with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to resume"):
         run(tmp_path / "run", init=[other])
@@ -244,8 +244,8 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     kept = run(tmp_path / "run", init=[renamed]) if named_again else run(tmp_path / "run")
     same(whole, kept)
     assert checkpoints.read(kept)["actrec"]["provenance"]["init"] == [name]
-    settings, content = restore.load_checkpoint(kept)[0], checkpoints.read(kept)
-    assert restore.run_provenance(settings, provenance.from_checkpoint(content)).init == (name,)
+    settings, content = checkpoints.load_checkpoint(kept)[0], checkpoints.read(kept)
+    assert provenance.package_provenance(settings, provenance.from_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
 
@@ -264,7 +264,7 @@ def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypa
     of("mine")
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.TrainingInterrupted):
+        with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
     assert set(learnt(run(tmp_path / "run"))) == {"theirs", "mine"}
     assert learnt(first) == ["theirs"]
@@ -276,7 +276,7 @@ def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, 
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
     with monkeypatch.context() as stopped:
         at_step(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.TrainingInterrupted):
+        with pytest.raises(trainer.TrainingInterrupted):
             run(out, init=[first], stages=stages)
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
         run(out, stages=stages)
@@ -289,7 +289,7 @@ def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has
     run(tmp_path / "whole", stages=stages)
     with monkeypatch.context() as stopped:
         stopped.setattr(RecognitionModule, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(checkpoints.TrainingInterrupted):
+        with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", stages=stages)
     run(tmp_path / "run", stages=stages)
     for name in ("stage_1_sem_net/last.ckpt", "stage_2_sem_net/last.ckpt", "last.ckpt"):

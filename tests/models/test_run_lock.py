@@ -9,7 +9,7 @@ import pytest
 from actrec import datasets
 from actrec.utils.errors import DeviceError
 from actrec_models.training.checkpoints import LOCK, locked
-from actrec_models.training.monitoring import Machine
+from actrec_models.training.trainer import Machine
 from tests.models.children import run
 from tests.models.made_up import skeletons
 

@@ -16,9 +16,8 @@ from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, provenance
 from actrec_models.training.checkpoints import translate_errors
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.trainer import TrainingRun
+from actrec_models.training.trainer import Machine, TrainingRun
 from tests.models import children
 from tests.models.made_up import TINY, skeletons
 

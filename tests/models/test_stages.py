@@ -8,9 +8,8 @@ from actrec import datasets
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.training import trainer
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.trainer import TrainingRun
+from actrec_models.training.trainer import Machine, TrainingRun
 from tests.models import children
 from tests.models.made_up import TINY, skeletons
 

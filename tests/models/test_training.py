@@ -20,7 +20,7 @@ from actrec_models.data import augmentation, rendered_skeletons, unknown_clips
 from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.training import module as training_module
-from actrec_models.training import monitoring, recipe, trainer
+from actrec_models.training import recipe, trainer
 
 SMALL = {"options": {"width": 4, "modalities": ["body", "bones"]}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
@@ -368,7 +368,7 @@ def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path
         monkeypatch.setattr(trainer, "fast_bfloat16", lambda device, fast=fast: fast)
         settings = config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
         clips = trainer.training_clips(settings, str(data_root))
-        trainer.TrainingRun(settings, clips, False, False, monitoring.Machine(), [])
+        trainer.TrainingRun(settings, clips, False, False, trainer.Machine(), [])
         assert ("--set precision=32-true" in caplog.text) is not fast
         monkeypatch.setattr(transfer, "fast_bfloat16", lambda device, fast=fast: fast)
         for precision, expected in (("auto", fast), ("bf16-mixed", True), ("32-true", False)):
@@ -383,4 +383,4 @@ def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch):
         ({"avx512_bf16": False, "avx2": True, "cpu_name": "bf16"}, False),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda held=held: held)
-        assert monitoring.fast_bfloat16(cpu) is expected
+        assert trainer.fast_bfloat16(cpu) is expected

@@ -18,7 +18,7 @@ from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, module, recipe, trainer
-from actrec_models.training.monitoring import EpochCsvLogger
+from actrec_models.training.callbacks import EpochCsvLogger
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
 from tests.models.small import SMALL

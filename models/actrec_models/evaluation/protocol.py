@@ -22,7 +22,7 @@ from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.networks.base import Network
-from actrec_models.training import checkpoints, provenance, restore
+from actrec_models.training import checkpoints, provenance
 from actrec_models.training.provenance import FIRST_FOLD, same_recordings
 
 USER_FOLDER = "folder"
@@ -101,7 +101,7 @@ def open_model(
             how = "export it with --float16" if precision == "float16" else "export it, then `actrec quantize` it"
             raise PackageError(f"{path} is a checkpoint, which runs in float32: {how}")
         torch.set_num_threads(threads)
-        recipe, draft, network = restore.open_checkpoint(Path(path))
+        recipe, draft, network = checkpoints.open_checkpoint(Path(path))
         place = Path(path).resolve()
         session = Session(dataclasses.replace(draft, path=place), TorchBackend(network), warm_up_runs=0)
         # The run's folder distinguishes checkpoints, which are all called `last.ckpt`.

@@ -25,8 +25,9 @@ from actrec_models.export.card import card
 from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.networks.base import Network
 from actrec_models.training import initial_weights, provenance
+from actrec_models.training.checkpoints import open_checkpoint
+from actrec_models.training.provenance import dataset_attribute, describe_package, now, parameter_count
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.restore import dataset_attribute, describe, now, open_checkpoint, parameter_count
 
 
 def export(
@@ -112,7 +113,7 @@ def export_network(
         figures={"parameters": parameter_count(network), "streams": len(features.modalities(network.input_specs))},
     )
     content = to_onnx(network)
-    draft = describe(name, options, classes, network, trained)
+    draft = describe_package(name, options, classes, network, trained)
     draft, half = with_float16(draft, content) if float16 else (draft, {})
     tensors = weights_bytes(network) if init else None
     return package.write(folder, draft, content, tensors, card(draft, folder.name), overwrite, half)

@@ -23,8 +23,8 @@ from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
 from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx
 from actrec_models.training import initial_weights, provenance
+from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.restore import open_checkpoint, run_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +329,9 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
         **provenance.as_figures(one for part in parts for one in part.figures.get(provenance.INITIAL_TRAININGS, ())),
     }
     return dataclasses.replace(
-        run_provenance(recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}),
+        provenance.package_provenance(
+            recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}
+        ),
         recipe=_recipe_commands(parts, command),
         command=command,
         data_sha256=parts[0].data_sha256 if len({part.data_sha256 for part in parts}) == 1 else "",

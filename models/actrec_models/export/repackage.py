@@ -21,8 +21,8 @@ from actrec_models.evaluation import evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
 from actrec_models.export.card import card
 from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, simplify, to_onnx
+from actrec_models.training.checkpoints import open_package
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.restore import open_package
 
 logger = logging.getLogger(__name__)
 

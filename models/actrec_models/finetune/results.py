@@ -15,7 +15,7 @@ from actrec_models.export.exporter import weights_bytes
 from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.finetune.fine_tuning import FineTuned
 from actrec_models.training import provenance
-from actrec_models.training.restore import now, parameter_count
+from actrec_models.training.provenance import now, parameter_count
 
 _REPORTED_CONFUSION = 0.1
 """Share of a class's clips with another label from which a confusion is reported."""

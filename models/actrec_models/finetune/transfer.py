@@ -23,8 +23,8 @@ from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.registry import create
-from actrec_models.training.monitoring import fast_bfloat16
-from actrec_models.training.restore import open_package
+from actrec_models.training.checkpoints import open_package
+from actrec_models.training.trainer import fast_bfloat16
 
 Batch = dict[str, Tensor]
 

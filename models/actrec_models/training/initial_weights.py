@@ -1,19 +1,17 @@
-"""Weights to start from: public checkpoints under the names of their well-known ports, and our own.
+"""Initial weights of a network: public checkpoints under the names of their well-known ports, and our own.
 
-Nothing is unpickled: safetensors, or torch files that hold tensors alone. Which submodules of a network a public
-checkpoint fills stands in its `weight_targets`.
-
-Files of weights: read without unpickling, and recognized by the names in them.
+Nothing is unpickled: files are safetensors, or torch files of tensors alone. A network's `weight_targets` name the
+submodules that a public checkpoint fills.
 """
 
-import dataclasses
 import errno
 import hashlib
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,17 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.networks.base import Network
 from actrec_models.training import provenance
 
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|backbone\.)+")
-"""What data parallelism, compilation and MMAction2 put before a network's own names."""
+logger = logging.getLogger(__name__)
 
-_OURS = "network."
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|backbone\.)+")
+"""Prefixes of data parallelism, compilation and MMAction2 before a network's own names."""
 
 _NESTED = ("state_dict", "model_state_dict", "model")
+
+_MIN_SHARE = 0.5
+"""Smallest share of a file that is used, or of its targets that it fills; with less of both, it is a mistake."""
+
+_LISTED_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Format:
     """A public checkpoint format.
 
     Attributes:
-        title: What it is, for messages.
-        signs: Names that it has, each with the number of axes of that tensor.
+        title: Name for messages.
+        signs: Names that identify it, each with the number of axes of that tensor.
         classifier: Prefix of the classifier's layers.
         rename: From a name in a file to the port's.
     """
@@ -52,7 +55,7 @@ class Format:
 
 
 def _c3d_name(name: str) -> str:
-    """Caffe's and MMAction2's layer names to the PyTorch ports' names: conv1a, fc6-1, conv3a.conv."""
+    """Convert Caffe's and MMAction2's layer names (conv1a, fc6-1, conv3a.conv) to the PyTorch ports'."""
     name = re.sub(r"^(conv\d[ab]?)\.conv\.", r"\1.", name)
     name = re.sub(r"^(fc[678])-1\.", r"\1.", name)
     return re.sub(r"^conv([12])a\.", r"conv\1.", name)
@@ -73,25 +76,32 @@ FORMATS: dict[str, Format] = {
     ),
     "resnet50": Format("ResNet-50 (torchvision)", {"layer1.0.conv2.weight": 4, "layer3.5.bn3.weight": 1}, "fc."),
 }
-"""Format, as `Network.weight_targets` names it, to its description."""
+"""Format by its name in `Network.weight_targets`."""
 
 
-def title(kind: str) -> str:
-    """Return the name of a format, or of one of our networks, for messages."""
-    return FORMATS[kind].title if kind in FORMATS else f"weights of {kind}"
+def detect_format(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return the format of tensors, and the tensors under its port's names; an empty name if it is unknown."""
+    for name, known in FORMATS.items():
+        renamed = {known.rename(key): value for key, value in tensors.items()}
+        if all(sign in renamed and renamed[sign].ndim == axes for sign, axes in known.signs.items()):
+            return name, renamed
+    return "", {}
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
+    """The content of a file of weights.
 
     Attributes:
         path: The file.
-        tensors: By name, wrappers' prefixes removed.
-        network: The network of ours that it is of; empty where the file does not say.
-        classes: How many classes that one knows; 0 where the file does not say.
-        recordings: `ClipDataset.identities` of its training clips, as far as the file has them.
-        trainings: `lineage.training` of all that it went through, as far as the file says.
+        tensors: Tensors by name, without the prefixes of wrappers.
+        network: Our network that they are of; empty if unknown.
+        classes: Number of that network's classes; 0 if unknown.
+        recordings: `ClipDataset.identities` of its training clips, as far as known.
+        trainings: `provenance.training` of each of its trainings, as far as known.
     """
 
     path: Path
@@ -102,15 +112,6 @@ class WeightFile:
     trainings: tuple[dict[str, Any], ...] = ()
 
 
-def detect_format(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Return the format of these tensors and they by its port's names; an empty name where it is none of `FORMATS`."""
-    for name, known in FORMATS.items():
-        renamed = {known.rename(key): value for key, value in tensors.items()}
-        if all(sign in renamed and renamed[sign].ndim == axes for sign, axes in known.signs.items()):
-            return name, renamed
-    return "", {}
-
-
 def read(path: Path) -> WeightFile:
     """Return the tensors of a file or of a model package's folder.
 
@@ -119,58 +120,57 @@ def read(path: Path) -> WeightFile:
     """
     if path.is_dir():
         described = package.load(path, verify=False)
-        inner = read(package_weights(described))
         trained = described.provenance
-        learnt = tuple(trained.figures.get("recordings", ()))
-        own = provenance.training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
-        before = (*trained.figures.get(provenance.INITIAL_TRAININGS, ()), own)
-        return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt, before)
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+        options = trained.settings.get("dataset_options", {})
+        trainings = (
+            *trained.figures.get(provenance.INITIAL_TRAININGS, ()),
+            provenance.training(trained.dataset, trained.split, options),
+        )
+        tensors = read(package_weights(described)).tensors
+        recordings = tuple(trained.figures.get("recordings", ()))
+        return WeightFile(path, tensors, described.family, len(described.labels), recordings, trainings)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     parameters = content.get("hyper_parameters", {})
     recipe = parameters.get("recipe", {}) if isinstance(parameters, dict) else {}
-    ours = recipe.get("model", "") if isinstance(recipe, dict) else ""
+    network = recipe.get("model", "") if isinstance(recipe, dict) else ""
     nested = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
-    tensors = {str(name): value for name, value in nested.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name).removeprefix("network.") if network else _WRAPPERS.sub("", str(name)): value
+        for name, value in nested.items()
+        if isinstance(value, Tensor)
+    }
     if not tensors:
         raise PackageError(f"{path} holds no tensors: choose another --init")
-    names = {name: name.removeprefix(_OURS) if ours else _WRAPPERS.sub("", name) for name in tensors}
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise PackageError(f"{path} is damaged: {broken[0]} holds values that are not finite")
-    classes = len(parameters["classes"]) if ours else 0
-    made_by = provenance.from_checkpoint(content) if ours else {}
-    trainings = list(made_by.get(provenance.INITIAL_TRAININGS, ()))
-    if ours and "dataset" in recipe:
-        trainings.append(
-            provenance.training(recipe["dataset"], recipe.get("split", ""), recipe.get("dataset_options", {}))
-        )
-    return WeightFile(
-        path,
-        {names[n]: v for n, v in tensors.items()},
-        ours,
-        classes,
-        tuple(made_by.get("recordings", ())),
-        tuple(trainings),
-    )
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise PackageError(f"{path} is damaged: {name} holds values that are not finite")
+    if not network:
+        return WeightFile(path, tensors)
+    run = provenance.from_checkpoint(content)
+    trainings = tuple(run.get(provenance.INITIAL_TRAININGS, ()))
+    if "dataset" in recipe:
+        own = provenance.training(recipe["dataset"], recipe.get("split", ""), recipe.get("dataset_options", {}))
+        trainings = (*trainings, own)
+    return WeightFile(path, tensors, network, len(parameters["classes"]), tuple(run.get("recordings", ())), trainings)
 
 
 def package_weights(found: package.ModelPackage) -> Path:
-    """Return the file of PyTorch's weights in a package.
+    """Return the path of the PyTorch weights in a package.
 
     Raises:
-        PackageError: It came without: says what to take instead.
+        PackageError: The package has none; the message names the remedy.
     """
     file = found.path / package.WEIGHTS
     if not file.is_file():
         fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
-        again = "export it again from its checkpoint, or take a package that has it"  # few shipped ones do
+        again = "export it again from its checkpoint, or take a package that has it"
         remedy = f"take one of its networks, {', '.join(fused)}" if fused else again
         raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
     return file
 
 
 def identity(path: Path) -> str:
-    """Name and SHA-256 of the weights that `read` takes from a path, as provenance keeps them.
+    """Return name and SHA-256 of the weights that `read` takes from a path, for provenance.
 
     Raises:
         PackageError: The file is missing or cannot be read.
@@ -181,22 +181,21 @@ def identity(path: Path) -> str:
         with open(file, "rb") as opened:
             while part := opened.read(1 << 20):
                 digest.update(part)
-        return f"{path.name} sha256:{digest.hexdigest()}"
     except OSError as error:
         raise PackageError(f"cannot read initial weights {file}: {error.strerror or error}") from error
+    return f"{path.name} sha256:{digest.hexdigest()}"
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
-        # safetensors lists a file's names in another order each time.
-        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))  # its own order changes
     except OSError as error:
         raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
         raise PackageError(f"{path} is no safetensors file, or damaged: {error}") from error
 
 
-def _torch_file(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -205,7 +204,7 @@ def _torch_file(path: Path) -> dict[str, Any]:
             "its state dict alone with safetensors.torch.save_file, and give that file to --init"
         ) from error
     except Exception as error:  # torch raises a dozen types for a damaged file
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it seeks beyond the end of a file cut off
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a cut file
             raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
         raise PackageError(f"{path} is no file that torch.save wrote, or is damaged: copy it again") from error
     if not isinstance(content, dict):
@@ -213,30 +212,24 @@ def _torch_file(path: Path) -> dict[str, Any]:
     return content
 
 
-logger = logging.getLogger(__name__)
-
-_LEAST = 0.5
-"""A file of which less than this share is used, and that fills less than this share of its targets, is a mistake."""
-
-_SHOWN = 4
+# -- into a network ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `load` did with a file.
+    """The result of `load`.
 
     Attributes:
-        file: Its name.
+        file: Name of the file.
         kind: Format or network that it holds.
-        loaded: Names in the network that got their value as it is.
-        reshaped: "name [from] → [to]" of those that were fitted: other input channels, pictures to clips, 1×1
-            convolution to linear layer.
-        kept: Classifier layers of the network, which keep their values because the file knows other classes.
+        loaded: Names in the network that got their value unchanged.
+        reshaped: "name [from] → [to]" of values in another shape (`reshape_weight`).
+        kept: Classifier layers of the network, which keep their values because the file has other classes.
         missing: Names in the filled submodules that the file does not have.
         unexpected: Names in the file that no filled submodule has.
-        unfit: "name [from] → [to]" of tensors whose shapes cannot be fitted.
-        recordings: Identities of a person's own recordings that the weights have learnt.
-        trainings: `lineage.training` of all that the weights went through.
+        unfit: "name [from] → [to]" of tensors whose shapes do not fit.
+        recordings: Identities of the user's recordings that the weights were trained on.
+        trainings: `provenance.training` of each training of the weights.
     """
 
     file: str
@@ -251,151 +244,128 @@ class Report:
     trainings: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} loaded"]
         lists = {"reshaped": self.reshaped, "classifier kept": self.kept, "missing": self.missing,
                  "unexpected": self.unexpected, "of another shape": self.unfit}  # fmt: skip
-        parts += [f"{len(names)} {what} ({_some(names)})" for what, names in lists.items() if names]
-        return f"{self.file} ({self.kind}): {', '.join(parts)}"
+        parts = [f"{len(names)} {title} ({_listed(names)})" for title, names in lists.items() if names]
+        return f"{self.file} ({self.kind}): {', '.join([f'{len(self.loaded)} loaded', *parts])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED_NAMES]) + (", …" if len(names) > _LISTED_NAMES else "")
 
 
 def load(network: Network, name: str, path: Path) -> Report:
-    """Give `network` the weights of a file, and says in the log what became of them.
+    """Copy the weights of a file into `network` and log the report.
 
     Args:
-        network: Changed in place, or left as it is where an error is raised.
-        name: What `actrec_models.create` calls it.
+        network: Changed in place; unchanged after an error.
+        name: Its name in `actrec_models.create`.
         path: .safetensors, a torch file of tensors, a checkpoint of `actrec train`, or a model package's folder.
-
-    Returns:
-        The loaded and the unused tensors.
 
     Raises:
         PackageError: The file is missing, damaged, or would run code when read.
         ConfigError: It fits the network not at all, or only in small part; the names are listed.
     """
-    file = read(path)
-    kind, plan, report = _planned(network, name, file)
+    values, report = _plan(network, name, read(path))
     with torch.no_grad():
-        for parameter, value in plan.values.values():
+        for parameter, value in values.values():
             parameter.copy_(value)
-    # Of the same network, with other options: parameters that it does not fill must not be overlooked.
-    whole = kind != name or not (report.missing or report.unexpected or report.unfit)
+    # Values that weights of the same network, with other options, do not fill must not be overlooked.
+    whole = report.kind != name or not (report.missing or report.unexpected or report.unfit)
     logger.log(logging.INFO if whole else logging.WARNING, "%s", report)
     return report
 
 
 def check(network: Network, name: str, file: WeightFile) -> None:
-    """Refuses weights, of a network that is yet to be trained perhaps, as `load` would.
-
-    Raises:
-        ConfigError: As of `load`.
-    """
-    _planned(network, name, file)
+    """Raise `ConfigError` if `load` would refuse the weights, which may not be trained yet."""
+    _plan(network, name, file)
 
 
-def _planned(network: Network, name: str, file: WeightFile) -> tuple[str, "_Plan", Report]:
-    """Return the file's content, the assignment of its values, and the values without a place."""
+def _plan(network: Network, name: str, file: WeightFile) -> tuple[dict[str, tuple[Tensor, Tensor]], Report]:
+    """Return the network's tensors with the values to copy into them, by name, and the report."""
     kind, tensors, targets = _match(network, name, file)
-    public = FORMATS.get(kind)
-    plan = _Plan(network, file.classes, public.classifier if public else "")
-    for prefix in targets:
-        plan.add(prefix, tensors)
-    report = dataclasses.replace(
-        plan.report(file.path.name, kind, tensors), recordings=file.recordings, trainings=file.trainings
-    )
-    used = len(plan.values) / max(1, len(tensors) - len(report.kept))
-    filled = len(plan.values) / max(1, plan.wanted)
-    if max(used, filled) < _LEAST:
+    prefix_of_classifier = FORMATS[kind].classifier if kind in FORMATS else None
+    state, values, used, wanted = network.state_dict(), {}, set(), 0
+    lists: dict[str, list[str]] = defaultdict(list)
+    for target in targets:
+        part, start = network.get_submodule(target), f"{target}." if target else ""
+        base_channels = part.base_channels if isinstance(part, Network) else {}
+        filled = {key: value for key, value in state.items() if key.startswith(start)}
+        assert filled, f"{type(network).__name__}.weight_targets names '{target}', which it does not have"
+        for key, parameter in filled.items():
+            short = key.removeprefix(start)
+            source = tensors.get(short)
+            classifier = prefix_of_classifier is not None and short.startswith(prefix_of_classifier)
+            wanted += not classifier
+            if source is None:
+                # Checkpoints older than PyTorch 0.4 have no num_batches_tracked, which does not affect the output.
+                if not (classifier or short.endswith("num_batches_tracked")):
+                    lists["missing"].append(key)
+                continue
+            used.add(short)
+            change = f"{key} {list(source.shape)} → {list(parameter.shape)}"
+            value = reshape_weight(source, tuple(parameter.shape), base_channels.get(short))
+            if value is not None:
+                values[key] = (parameter, value)
+                same = source.shape == parameter.shape
+                lists["loaded" if same else "reshaped"].append(key if same else change)
+            elif classifier or _other_classes(network, file.classes, source, parameter):
+                lists["kept"].append(key)
+            else:
+                lists["unfit"].append(change)
+    lists["unexpected"] = [key for key in tensors if key not in used]
+    fields: dict[str, Any] = {field: tuple(names) for field, names in lists.items()}
+    report = Report(file.path.name, kind, **fields, recordings=file.recordings, trainings=file.trainings)
+    used_share, filled_share = len(values) / max(1, len(tensors) - len(report.kept)), len(values) / max(1, wanted)
+    if max(used_share, filled_share) < _MIN_SHARE:
         raise ConfigError(f"{report}: it does not fit {name}, choose another --init")
-    return kind, plan, report
+    return values, report
 
 
 def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...]]:
-    """Return the file's content, its tensors by that format's names, and the submodules to fill."""
+    """Return the file's format or network, its tensors by that one's names, and the submodules to fill."""
     known = set(network.state_dict())
     if file.network == name or (not file.network and known == set(file.tensors)):
         return name, file.tensors, ("",)
-    shared = known & set(file.tensors)
-    for kind, tensors in ((file.network, file.tensors), detect_format(file.tensors)):
+    public, renamed = detect_format(file.tensors)
+    for kind, tensors in ((file.network, file.tensors), (public, renamed)):
         if kind and network.weight_targets.get(kind):
             return kind, tensors, network.weight_targets[kind]
-    if shared:
+    if known & set(file.tensors):
         return file.network or "names of this network", file.tensors, ("",)
-    found = file.network or detect_format(file.tensors)[0]
-    what = f"holds {title(found)}" if found else f"has unknown names ({_some(sorted(file.tensors))})"
-    takes = ", ".join(title(kind) for kind in network.weight_targets) or "its own alone"
-    raise ConfigError(f"{file.path.name} {what}; {name} takes: {takes}")
+    found = file.network or public
+    content = f"holds {_title(found)}" if found else f"has unknown names ({_listed(sorted(file.tensors))})"
+    accepted = ", ".join(_title(kind) for kind in network.weight_targets) or "its own alone"
+    raise ConfigError(f"{file.path.name} {content}; {name} takes: {accepted}")
 
 
-@dataclass
-class _Plan:
-    """Which value goes where, before anything is changed."""
+def _title(kind: str) -> str:
+    return FORMATS[kind].title if kind in FORMATS else f"weights of {kind}"
 
-    network: Network
-    classes: int
-    classifier: str
-    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    wanted: int = 0
-    used: set[str] = field(default_factory=set)
-    lists: dict[str, list[str]] = field(
-        default_factory=lambda: {name: [] for name in ("loaded", "reshaped", "kept", "missing", "unfit")}
+
+def _other_classes(network: Network, classes: int, source: Tensor, target: Tensor) -> bool:
+    """Return whether two tensors differ in the number of classes only."""
+    return (
+        source.ndim == target.ndim > 0
+        and source.shape[1:] == target.shape[1:]
+        and target.shape[0] == getattr(network.config, "num_classes", 0)
+        and (not classes or source.shape[0] == classes)
     )
-
-    def add(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Plans one submodule."""
-        part = self.network.get_submodule(prefix)
-        base_channels = part.base_channels if isinstance(part, Network) else {}
-        for name, short, target in _under(self.network, prefix):
-            source = tensors.get(short)
-            if source is not None:
-                self.used.add(short)
-            classifier = bool(self.classifier) and short.startswith(self.classifier)
-            self.wanted += not classifier
-            if source is None:
-                # Checkpoints older than PyTorch 0.4 do not count batches; nothing is computed from the count.
-                if not (classifier or short.endswith("num_batches_tracked")):
-                    self.lists["missing"].append(name)
-            elif (value := reshape_weight(source, tuple(target.shape), base_channels.get(short))) is None:
-                other = classifier or self._of_other_classes(source, target)
-                change = f"{name} {list(source.shape)} → {list(target.shape)}"
-                self.lists["kept" if other else "unfit"].append(name if other else change)
-            else:
-                same = source.shape == target.shape
-                change = f"{name} {list(source.shape)} → {list(target.shape)}"
-                self.lists["loaded" if same else "reshaped"].append(name if same else change)
-                self.values[name] = (target, value)
-
-    def _of_other_classes(self, source: Tensor, target: Tensor) -> bool:
-        """Whether the two differ in nothing but the number of classes."""
-        ours = getattr(self.network.config, "num_classes", 0)
-        return (
-            source.ndim == target.ndim > 0
-            and source.shape[1:] == target.shape[1:]
-            and target.shape[0] == ours
-            and (not self.classes or source.shape[0] == self.classes)
-        )
-
-    def report(self, file: str, kind: str, tensors: Mapping[str, Tensor]) -> Report:
-        """Return the lists, as tuples."""
-        unexpected = tuple(name for name in tensors if name not in self.used)
-        lists: dict[str, Any] = {name: tuple(names) for name, names in self.lists.items()}
-        return Report(file, kind, unexpected=unexpected, **lists)
 
 
 def reshape_weight(
     source: Tensor, shape: tuple[int, ...], base_channels: tuple[int, int] | None = None
 ) -> Tensor | None:
-    """`source` in another shape where its meaning allows it, else None.
+    """Return `source` in another shape if its meaning allows it, else None.
 
-    The first convolution's three input channels become another number of them (their mean, scaled so that the sum of
-    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go. Where the
-    file has as many input channels as `base_channels` says (`Network.base_channels`), the others begin at zero.
+    The three input channels of the first convolution become another number (their mean, scaled to keep the sum of the
+    responses), an image kernel is spread evenly over time, and axes of size 1 are added or removed. If the file has
+    as many input channels as `base_channels` states (`Network.base_channels`), the others start at zero.
     """
     if tuple(source.shape) == shape:
         return source
     if source.ndim + 1 == len(shape) == 5:  # (O, I, k, k) to (O, I, t, k, k)
-        inflated = source.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
-        return reshape_weight(inflated, shape)
+        return reshape_weight(source.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2], shape)
     if [size for size in source.shape if size != 1] == [size for size in shape if size != 1]:
         return source.reshape(shape)
     if base_channels is not None:
@@ -408,18 +378,3 @@ def reshape_weight(
         mean = source.mean(dim=1, keepdim=True) * (3 / shape[1])
         return mean.repeat(1, shape[1], *[1] * (source.ndim - 2))
     return None
-
-
-def _under(network: Network, prefix: str) -> Iterator[tuple[str, str, Tensor]]:
-    """(name, name below the prefix, value) of the parameters and buffers of a submodule."""
-    start = f"{prefix}." if prefix else ""
-    found = False
-    for name, value in network.state_dict().items():
-        if name.startswith(start):
-            found = True
-            yield name, name.removeprefix(start), value
-    assert found, f"{type(network).__name__}.weight_targets names '{prefix}', which it does not have"
-
-
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""What Lightning trains: a network, its loss, its optimizer and schedule, as a recipe has them."""
+"""The Lightning module of a training: a network with its loss, optimizer and schedule by a recipe."""
 
 import zlib
 from typing import Any
@@ -15,15 +15,15 @@ from actrec_models.training.recipe import Recipe, Stage
 
 
 class RecognitionModule(lightning.LightningModule):
-    """Optimizes a network's own loss as a recipe says.
+    """Train a network on its own loss by a recipe.
 
     Args:
         recipe: Plain fields of `Recipe`.
         classes: Class names.
 
     Attributes:
-        stage: The part of the training that is under way.
-        epochs_before: Those of earlier stages.
+        stage: Current stage of the training.
+        epochs_before: Epochs of earlier stages.
     """
 
     def __init__(self, recipe: dict[str, Any], classes: list[str]):
@@ -37,8 +37,13 @@ class RecognitionModule(lightning.LightningModule):
         self.epochs_before = 0
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
-        self._seen = torch.zeros(2, dtype=torch.float64)  # sum of losses and batches of the epoch so far
-        self._held = torch.zeros(3)  # sum of losses, right ones and number of the clips held out
+        self._epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of batches
+        self._validation = torch.zeros(3)  # sum of losses, correct clips, clips
+
+    @property
+    def plain(self) -> bool:
+        """Whether the loss is the cross-entropy alone, which label smoothing and outliers apply to."""
+        return type(self.network).losses is Network.losses
 
     def enter(self, stage: Stage, epochs_before: int = 0) -> None:
         """Enter a stage: its trained parameters, loss and learning rate.
@@ -47,7 +52,7 @@ class RecognitionModule(lightning.LightningModule):
             ConfigError: The network does not have it.
         """
         self.stage, self.epochs_before = stage, epochs_before
-        self._plateau_state, self._seen = None, torch.zeros_like(self._seen)  # those are of the stage before
+        self._plateau_state, self._epoch_loss = None, torch.zeros_like(self._epoch_loss)
         known = self.network.stages
         if stage.name and stage.name not in known:
             has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
@@ -64,52 +69,42 @@ class RecognitionModule(lightning.LightningModule):
         torch.manual_seed(zlib.crc32(position.encode()))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """Return the loss of one batch; logs it, its parts and the accuracy an epoch."""
-        parts = self._smoothed(batch) if self.plain else self.network.losses(batch)
+        """Return the loss of a batch; log it, its parts and the accuracy per epoch."""
+        if self.plain:
+            scores = self.network(**{spec.name: batch[spec.name] for spec in self.network.input_specs})
+            smoothed = cross_entropy(scores, batch["label"], self.recipe.label_smoothing, self.recipe.outlier_weight)
+            parts = {"loss": smoothed, "logits": scores}
+        else:
+            parts = self.network.losses(batch)
         loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
-        right, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
+        correct, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
         logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
         if self._plateau is not None:
-            self._seen += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
-        how: dict[str, Any] = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": self._shared}
-        self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **how)
-        # Of samples that show a class; a small part of a batch may have none.
-        self.log("accuracy", right / max(count, 1), batch_size=count, **how)
+            self._epoch_loss += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
+        shared = self.trainer.world_size > 1
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": shared}
+        self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **options)
+        self.log("accuracy", correct / max(count, 1), batch_size=count, **options)  # without outliers
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Nothing is counted yet."""
-        self._held = torch.zeros(3, device=self.device)
+        """Reset the counts."""
+        self._validation = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Count loss and accuracy on the held-out clips, without smoothing or augmentation."""
         known = batch["label"] != OUTLIER
         if not known.any():
             return
-        batch = {name: value[known] for name, value in batch.items()}  # without what fills up a process's last batch
+        batch = {name: value[known] for name, value in batch.items()}  # without the padding of a process's last batch
         parts = self.network.losses(batch)
-        right = (parts["logits"].argmax(1) == batch["label"]).sum()
-        self._held += torch.stack([parts["loss"] * known.sum(), right, known.sum()]).float()
+        correct = (parts["logits"].argmax(1) == batch["label"]).sum()
+        self._validation += torch.stack([parts["loss"] * known.sum(), correct, known.sum()]).float()
 
     def on_validation_epoch_end(self) -> None:
-        """Log them, over all processes: each clip counts once."""
-        loss, right, count = self.trainer.strategy.reduce(self._held, reduce_op="sum").tolist()
-        self.log_dict({"val_loss": loss / count, "val_accuracy": right / count}, prog_bar=True)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the network is trained on cross-entropy alone, which may be smoothed and shown outliers."""
-        return type(self.network).losses is Network.losses
-
-    @property
-    def _shared(self) -> bool:
-        return bool(self.trainer.world_size > 1)
-
-    def _smoothed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the smoothed cross-entropy; outliers get equal probabilities as their target."""
-        scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
-        weights = self.recipe.label_smoothing, self.recipe.outlier_weight
-        return {"loss": cross_entropy(scores, batch["label"], *weights), "logits": scores}
+        """Log them over all processes; each clip counts once."""
+        loss, correct, count = self.trainer.strategy.reduce(self._validation, reduce_op="sum").tolist()
+        self.log_dict({"val_loss": loss / count, "val_accuracy": correct / count}, prog_bar=True)
 
     # -- optimizer and schedule ----------------------------------------------------------------------------------------
 
@@ -135,17 +130,17 @@ class RecognitionModule(lightning.LightningModule):
         if "val_loss" in figures:
             loss = float(figures["val_loss"])
         else:
-            total = self.trainer.strategy.reduce(self._seen.to(self.device, torch.float32), reduce_op="mean")
+            total = self.trainer.strategy.reduce(self._epoch_loss.to(self.device, torch.float32), reduce_op="mean")
             loss = float(total[0] / total[1])
         self._plateau.step(loss)
-        self._seen = torch.zeros_like(self._seen)
+        self._epoch_loss = torch.zeros_like(self._epoch_loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the plateau schedule."""
         if self._plateau is not None:
-            checkpoint["plateau"] = {"schedule": self._plateau.state_dict(), "seen": self._seen}
+            checkpoint["plateau"] = {"schedule": self._plateau.state_dict(), "seen": self._epoch_loss}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state of the plateau schedule."""
         if "plateau" in checkpoint:
-            self._plateau_state, self._seen = checkpoint["plateau"]["schedule"], checkpoint["plateau"]["seen"]
+            self._plateau_state, self._epoch_loss = checkpoint["plateau"]["schedule"], checkpoint["plateau"]["seen"]

@@ -1,8 +1,6 @@
-"""What a training run was made of: data, source, versions, machine.
+"""Provenance of a network: data, source, versions, machine, and the trainings of its initial weights."""
 
-Training data of initial weights: a network must not be tested on that data either.
-"""
-
+import datetime
 import os
 import platform
 import shlex
@@ -16,90 +14,23 @@ from typing import Any
 import torch
 
 from actrec import datasets
+from actrec.inference import package
+from actrec.inference.package import ModelPackage, Provenance
+from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec_models.networks.base import Network
 from actrec_models.training.recipe import Recipe
 
 FIRST_FOLD = 1
 """The default fold of a dataset with folds."""
 
 INITIAL_TRAININGS = "initial_trainings"
-"""Of a checkpoint's provenance and a package's figures: the trainings (`training`) that the initial weights are of."""
-
-
-def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training as it is kept: dataset, split and options of the dataset."""
-    return {"dataset": dataset, "split": split, "options": dict(options)}
-
-
-def unique(trainings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """In their order."""
-    found: list[dict[str, Any]] = []
-    for one in trainings:
-        if one not in found:
-            found.append(dict(one))
-    return found
-
-
-def as_figures(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """As figures have it; nothing for none."""
-    found = unique(trainings)
-    return {INITIAL_TRAININGS: found} if found else {}
-
-
-def same_recordings(trained: str, dataset: str) -> bool:
-    """Whether two datasets are the same recordings."""
-    if trained == dataset:
-        return True
-    return trained in datasets.DATASETS.names() and dataset in datasets.DATASETS.get(trained).merges
-
-
-def overlap(one: Mapping[str, Any], dataset: str, split: str, options: Mapping[str, Any]) -> str:
-    """By which other split or fold of the same recordings a network was trained; empty for none.
-
-    A person's own recordings are not included: they are compared one by one (`ClipDataset.identities`).
-    """
-    if dataset == "folder" or not same_recordings(one["dataset"], dataset):
-        return ""
-    if one["split"] != split:
-        return f"split '{one['split']}' of {one['dataset']}"
-    divided = dataset in datasets.DATASETS.names() and datasets.DATASETS.get(dataset).folds
-    folds = [each.get("fold", FIRST_FOLD) for each in (one["options"], options)]
-    return f"fold {folds[0]} of {one['dataset']}" if divided and folds[0] != folds[1] else ""
-
-
-def check(
-    who: str, trainings: Iterable[Mapping[str, Any]], dataset: str, split: str, options: Mapping[str, Any]
-) -> None:
-    """Refuses what would be tested on clips that it, or the weights that it began with, was trained on.
-
-    Args:
-        who: Whose trainings they are.
-        trainings: Before the one that is to be tested.
-        dataset, split, options: What is to be tested on.
-
-    Raises:
-        ConfigError: One was by another split or fold.
-    """
-    for one in trainings:
-        if other := overlap(one, dataset, split, options):
-            fold = f", fold {options.get('fold', FIRST_FOLD)}" if other.startswith("fold") else ""
-            raise ConfigError(
-                f"{who} was trained on {other}, not '{split}'{fold}: parts of different splits and folds overlap, so "
-                "it has trained on clips that would be tested on"
-            )
-
+"""Key of the `training`s of the initial weights in a checkpoint's provenance and a package's figures."""
 
 PACKAGES = (
-    "torch",
-    "lightning",
-    "numpy",
-    "opencv-python-headless",
-    "opencv-python",
-    "opencv-contrib-python",
-    "scipy",
-    "numba",
+    "torch", "lightning", "numpy", "opencv-python-headless", "opencv-python", "opencv-contrib-python", "scipy", "numba",
     "av",
-)
+)  # fmt: skip
 
 _THEN = ", then "
 """Separates the provenances of a run and its resumptions."""
@@ -107,11 +38,70 @@ _THEN = ", then "
 _UNKNOWN = "unknown"
 
 
-def commit() -> str:
-    """Return the source's commit, with "+" for uncommitted changes; empty outside a checkout, or without git.
+# -- trainings on overlapping data -------------------------------------------------------------------------------------
 
-    Installed into an environment that lies in another project's checkout, or in its own, git does not track it: that
-    checkout's commit says nothing of what runs.
+
+def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a training as provenance stores it: dataset, split and options of the dataset."""
+    return {"dataset": dataset, "split": split, "options": dict(options)}
+
+
+def as_figures(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the distinct trainings as a figure of a package; empty if there are none."""
+    found: list[dict[str, Any]] = []
+    for each in trainings:
+        if each not in found:
+            found.append(dict(each))
+    return {INITIAL_TRAININGS: found} if found else {}
+
+
+def same_recordings(trained: str, dataset: str) -> bool:
+    """Return whether two datasets are of the same recordings."""
+    if trained == dataset:
+        return True
+    return trained in datasets.DATASETS.names() and dataset in datasets.DATASETS.get(trained).merges
+
+
+def check(
+    who: str, trainings: Iterable[Mapping[str, Any]], dataset: str, split: str, options: Mapping[str, Any]
+) -> None:
+    """Refuse a test on clips that a network, or its initial weights, was trained on.
+
+    The user's own recordings are compared one by one instead (`ClipDataset.identities`).
+
+    Args:
+        who: Name of the network or weights, for the message.
+        trainings: Its earlier trainings (`training`).
+        dataset, split, options: The data to test on.
+
+    Raises:
+        ConfigError: A training was by another split or fold of the same recordings.
+    """
+    with_folds = dataset in datasets.DATASETS.names() and datasets.DATASETS.get(dataset).folds
+    tested_fold = options.get("fold", FIRST_FOLD)
+    for each in trainings:
+        if dataset == "folder" or not same_recordings(each["dataset"], dataset):
+            continue
+        trained_fold = each["options"].get("fold", FIRST_FOLD)
+        if each["split"] != split:
+            trained_on, tested_on = f"split '{each['split']}' of {each['dataset']}", f"'{split}'"
+        elif with_folds and trained_fold != tested_fold:
+            trained_on, tested_on = f"fold {trained_fold} of {each['dataset']}", f"'{split}', fold {tested_fold}"
+        else:
+            continue
+        raise ConfigError(
+            f"{who} was trained on {trained_on}, not {tested_on}: parts of different splits and folds overlap, so "
+            "it has trained on clips that would be tested on"
+        )
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    """Return the source's commit, with "+" for uncommitted changes; empty outside its checkout, or without git.
+
+    Git does not track a source that is installed into an environment within another project's checkout.
     """
     source = Path(__file__).resolve()
     git = ["git", "-C", str(source.parent)]
@@ -121,32 +111,34 @@ def commit() -> str:
     return head + ("+" if head and _output([*git, "status", "--porcelain", "-uno"]) else "")
 
 
-def describe(
-    recipe: Recipe,
-    fingerprint: str,
-    clips: int,
-    held_out: int,
-    device: torch.device,
-    world: int,
-    init: Sequence[str] = (),
-    recordings: Sequence[str] = (),
-    initial_trainings: Sequence[Mapping[str, Any]] = (),
-) -> dict:
-    """Plain values for the checkpoint; the recipe itself stands beside them.
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # not installed, as on a robot
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def describe_run(
+    recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int,
+    init: Sequence[str] = (), recordings: Sequence[str] = (), initial_trainings: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Return plain values for the checkpoint, which holds the recipe too.
 
     Args:
-        recipe: What is followed.
+        recipe: The recipe.
         fingerprint: `ClipDataset.fingerprint` of the training part.
-        clips: That are trained on.
-        held_out: That are validated on.
-        device: That trains.
-        world: How many of these.
-        init: `weight_files.identity` of each file of initial weights.
-        recordings: `ClipDataset.identities` of the training part, and of the initial weights' training clips.
-        initial_trainings: `lineage.training` of all that the initial weights went through.
+        clips: Number of training clips.
+        held_out: Number of validation clips.
+        device: Kind of device.
+        world: Number of devices.
+        init: `initial_weights.identity` of each file of initial weights.
+        recordings: `ClipDataset.identities` of the training part and of the initial weights' training clips.
+        initial_trainings: `training` of each training of the initial weights.
     """
+    program = Path(sys.argv[0]).name
     return {
-        **_learnt(recordings),
+        **_recordings(recordings),
         **as_figures(initial_trainings),
         "dataset": recipe.dataset,
         "split": recipe.split,
@@ -157,7 +149,7 @@ def describe(
         "held_out": held_out,
         "commit": commit(),
         "packages": packages(),
-        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "command": shlex.join(["actrec" if program == "__main__.py" else program, *sys.argv[1:]]),
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device": device_name(device, world),
     }
@@ -168,23 +160,24 @@ def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         before: `from_checkpoint` of the resumed run; empty for a new one.
-        now: `describe` of this run.
+        now: `describe_run` of this run.
     """
-    texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
     versions = dict(before.get("packages", {}))
-    versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
-    learnt = _learnt([*before.get("recordings", ()), *now.get("recordings", ())])
-    learnt |= as_figures([*before.get(INITIAL_TRAININGS, ()), *now.get(INITIAL_TRAININGS, ())])
-    return {**now, **texts, **learnt, "packages": versions}
+    return {
+        **now,
+        **{name: _sequence(before.get(name), now[name]) for name in ("commit", "host", "device")},
+        **_recordings([*before.get("recordings", ()), *now.get("recordings", ())]),
+        **as_figures([*before.get(INITIAL_TRAININGS, ()), *now.get(INITIAL_TRAININGS, ())]),
+        "packages": versions | {name: _sequence(versions.get(name), new) for name, new in now["packages"].items()},
+    }
 
 
-def _learnt(recordings: Sequence[str]) -> dict[str, list[Any]]:
-    """Each once; nothing for none."""
-    return {"recordings": list(dict.fromkeys(recordings))} if recordings else {}
+def _recordings(identities: Sequence[str]) -> dict[str, list[str]]:
+    return {"recordings": list(dict.fromkeys(identities))} if identities else {}
 
 
-def _in_turn(before: str | None, now: str) -> str:
-    """One after the other; the same once."""
+def _sequence(before: str | None, now: str) -> str:
+    """Return "before, then now", or one of them if they are equal."""
     if before is None:
         return now
     if (before.split(_THEN)[-1] or _UNKNOWN) == (now or _UNKNOWN):
@@ -198,13 +191,13 @@ def packages() -> dict[str, str]:
     for name in ("actrec", *PACKAGES):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # one of the two OpenCVs, or an optional one
+        except metadata.PackageNotFoundError:  # one of the OpenCV packages, or an optional one
             continue
     return found
 
 
 def device_name(device: torch.device, world: int = 1) -> str:
-    """Return what computes, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
+    """Return the name of the devices, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
     name = f"{device.type} ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -212,22 +205,67 @@ def device_name(device: torch.device, world: int = 1) -> str:
 
 
 def from_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's provenance; for an older checkpoint, as far as its other fields tell."""
+    """Return a checkpoint's provenance; of an older checkpoint, the number of epochs."""
     kept = content.get("actrec")
     if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
         return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
     return {"epochs": int(content.get("epoch", -1)) + 1}
 
 
-def _program() -> str:
-    """Return the name of the started program: `python -m actrec` is actrec too."""
-    name = Path(sys.argv[0]).name
-    return "actrec" if name == "__main__.py" else name
+# -- a package ---------------------------------------------------------------------------------------------------------
 
 
-def _output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # not installed, as on a robot
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
+    """Return the package provenance of a training run; its accuracy is not measured yet."""
+    return Provenance(
+        dataset=recipe.dataset,
+        split=recipe.split,
+        seed=recipe.seed,
+        epochs=run["epochs"],
+        accuracy=0.0,
+        licence=dataset_attribute(recipe.dataset, "licence"),
+        recipe=recipe.command,
+        commit=run.get("commit", commit()),
+        created=now(),
+        settings=config.plain(recipe.as_dict()),
+        data_sha256=run.get("data_sha256", ""),
+        init=tuple(run.get("init") or ()),
+        figures={name: run[name] for name in ("recordings", INITIAL_TRAININGS) if name in run},
+        command=run.get("command", ""),
+        packages=run.get("packages", {}),
+        trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
+        hours=round(run.get("hours", 0.0), 4),
+    )
+
+
+def describe_package(
+    name: str, options: dict[str, Any], classes: Sequence[str], network: Network, trained: Provenance
+) -> ModelPackage:
+    """Return the description of a network's package, with the network's own window and no rejection."""
+    return ModelPackage(
+        schema_version=package.SCHEMA_VERSION,
+        family=name,
+        variant=", ".join(f"{k} {v}" for k, v in sorted(options.items())) or "as published",
+        labels=tuple(classes),
+        window=network.window,
+        bodies=getattr(network.config, "bodies", 1),
+        inputs=tuple(network.input_specs),
+        rejection=package.Rejection(),
+        provenance=trained,
+    )
+
+
+def dataset_attribute(name: str, attribute: str) -> str:
+    """Return an attribute of the dataset called `name`, or its default for an unknown dataset."""
+    kind = datasets.DATASETS.get(name) if name in datasets.DATASETS.names() else datasets.Source
+    return str(getattr(kind, attribute))
+
+
+def parameter_count(network: torch.nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def now() -> str:
+    """Return the time in UTC, in the format of a package."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

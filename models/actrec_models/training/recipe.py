@@ -2,11 +2,16 @@
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import cos, pi
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
+from torch import nn
+from torch.optim import lr_scheduler
 
 from actrec import datasets
 from actrec.features.specs import WindowSpec
@@ -19,7 +24,6 @@ from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samplers import Sampling, Validation
 from actrec_models.networks.base import Network
 from actrec_models.registry import RESERVED as NETWORK_RESERVED
-from actrec_models.training.optimizers import Optimizer, Schedule
 
 PLACE = "models/recipes"
 
@@ -64,6 +68,139 @@ def names() -> list[str]:
     names = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
     return sorted(names, key=lambda name: (name.count("/"), name))
 
+
+# -- optimizer and schedule --------------------------------------------------------------------------------------------
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("one_cycle", "constant", "steps", "exponential", "cosine", "plateau")
+_BY_EPOCH = ("steps", "exponential")
+_USED_BY = {
+    "beta_2": ("adamw", "adam"),
+    "warm_up": ("one_cycle", "cosine"),
+    "factor": (*_BY_EPOCH, "plateau"),
+    "every": _BY_EPOCH,
+    "patience": ("plateau",),
+    "final": ("cosine",),
+}
+"""Settings that only some optimizers or schedules use."""
+_MOMENTUM_RANGE = 0.05
+"""Range of the momentum in one_cycle: high at a low rate, low at the peak."""
+
+
+def unused(part: "Optimizer | Schedule") -> list[str]:
+    """Return the changed settings that have no effect with the chosen name."""
+    changed = [entry.name for entry in dataclasses.fields(part) if getattr(part, entry.name) != entry.default]
+    return [name for name in changed if part.name not in _USED_BY.get(name, (part.name,))]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimizer; learning rate and weight decay are fields of the recipe itself."""
+
+    name: str = setting(
+        "adamw", "AdamW decays the weights themselves, the others add to the gradient", choices=OPTIMIZERS
+    )
+    momentum: float = setting(
+        0.9,
+        "of SGD; β₁ of the two Adams. one_cycle begins and ends 0.05 above it and peaks 0.05 below; 0 stays 0",
+        range=(0.0, 0.9999),
+    )
+    beta_2: float = setting(0.999, "β₂ of the two Adams", range=(0.0, 0.999999))
+    nesterov: bool = setting(False, "Nesterov momentum of SGD")
+    decay_all: bool = setting(False, "weight decay of biases and norms too")
+
+    def check(self) -> None:
+        """Raise `ConfigError` for Nesterov's momentum without momentum, or of another optimizer."""
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ConfigError(f"Optimizer.nesterov needs sgd with a momentum above 0, not {self.name}")
+
+    def make(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+        """Return the optimizer of the parameters that have gradients.
+
+        Raises:
+            ConfigError: No parameter is trained.
+        """
+        trained = [p for p in parameters if p.requires_grad]
+        if not trained:
+            raise ConfigError("nothing of the network is to be trained: name another stage, or unfreeze a part")
+        decayed = [p for p in trained if p.ndim > 1 or self.decay_all]
+        plain = [p for p in trained if p.ndim <= 1 and not self.decay_all]
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+        if self.name == "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov)
+        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=rate, betas=(self.momentum, self.beta_2))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The change of the learning rate over a stage; steps, exponential and plateau count (fractional) epochs."""
+
+    name: str = setting("one_cycle", "the schedule", choices=SCHEDULES)
+    warm_up: float = setting(0.15, "of one_cycle and cosine: share of the steps over which it rises", range=(0.0, 0.99))
+    factor: float = setting(0.1, "of steps, exponential and plateau: factor on the rate", range=(1e-6, 1.0))
+    every: float | None = setting(
+        None,
+        "of steps and exponential: epochs from one factor to the next; exponential goes between them evenly",
+        range=(1e-3, 10_000),
+    )
+    milestones: list = setting([], "of steps, instead of `every`: the epochs after which the factor comes in")
+    patience: int = setting(10, "of plateau: epochs without a lower loss before the factor comes in", range=(0, 10_000))
+    final: float = setting(0.0, "of cosine: share of the rate at the end", range=(0.0, 1.0))
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a setting of the schedule is missing or belongs to another schedule."""
+        if self.name in _BY_EPOCH and (self.every is None) == (not self.milestones):
+            raise ConfigError(f"Schedule {self.name} goes by epochs: give it `every`, or milestones to steps")
+        if self.milestones and self.name != "steps":
+            raise ConfigError(f"Schedule.milestones belong to steps, not to {self.name}")
+        numbers = [entry for entry in self.milestones if isinstance(entry, (int, float)) and entry > 0]
+        if len(numbers) < len(self.milestones) or sorted(numbers) != numbers:
+            raise ConfigError(f"Schedule.milestones is {self.milestones}, expected rising numbers of epochs")
+
+    def make(
+        self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int
+    ) -> lr_scheduler.LRScheduler | None:
+        """Return the schedule to step after each of the stage's `steps`; None for plateau (`plateau`)."""
+        if self.name == "plateau":
+            return None
+        if self.name == "one_cycle":
+            # PyTorch divides by the number of rising steps minus one.
+            share = self.warm_up * (1 + 1e-9) if self.warm_up * steps == 1 else self.warm_up
+            momentum = optimizer.defaults.get("betas", (optimizer.defaults.get("momentum"),))[0]
+            low = round(max(momentum - _MOMENTUM_RANGE, 0.0), 6)
+            high = round(min(momentum + _MOMENTUM_RANGE, 0.9999), 6)
+            return lr_scheduler.OneCycleLR(
+                optimizer, rate, steps, pct_start=share,
+                cycle_momentum=momentum > 0, base_momentum=low, max_momentum=high,
+            )  # fmt: skip
+        return lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(step, steps, epochs))
+
+    def _factor(self, step: int, steps: int, epochs: int) -> float:
+        epoch = step * epochs / steps
+        if self.name == "steps":
+            if self.milestones:
+                return float(self.factor ** sum(epoch >= milestone for milestone in self.milestones))
+            return float(self.factor ** int(epoch / (self.every or epochs)))
+        if self.name == "exponential":
+            return float(self.factor ** (epoch / (self.every or epochs)))
+        if self.name == "cosine":
+            rising = self.warm_up * steps
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            progress = (step - rising) / max(steps - rising, 1)
+            return self.final + (1 - self.final) * (1 + cos(pi * min(progress, 1.0))) / 2
+        return 1.0
+
+    def plateau(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:
+        """Return the schedule to step with the loss after each epoch; None except for plateau."""
+        if self.name != "plateau":
+            return None
+        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
+
+
+# -- recipe ------------------------------------------------------------------------------------------------------------
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -141,8 +278,8 @@ class Recipe:
     batch: int = setting(32, "clips a step, of all devices together", range=(1, 4096))
     accumulate: int = setting(1, "parts of a batch that go through the network one by one", range=(1, 4096))
     learning_rate: float = setting(1e-3, "initial or peak rate of the schedule", range=(1e-7, 10.0))
-    optimizer: dict = setting({}, "fields of actrec_models.training.optimizers.Optimizer")
-    schedule: dict = setting({}, "fields of actrec_models.training.optimizers.Schedule")
+    optimizer: dict = setting({}, "fields of actrec_models.training.recipe.Optimizer")
+    schedule: dict = setting({}, "fields of actrec_models.training.recipe.Schedule")
     weight_decay: float = setting(0.05, "of the optimizer", range=(0.0, 1.0))
     gradient_clip: float = setting(1.0, "largest norm of the gradient of a step; 0: no limit", range=(0.0, 1e6))
     label_smoothing: float = setting(

@@ -8,8 +8,8 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import unknown_clips
 from actrec_models.training import trainer
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import Machine
 from tests.models.made_up import TINY, Subjects, skeletons
 
 OTHERS = ("Sway", "raise_arm", "jump")

@@ -24,10 +24,10 @@ from actrec_models.export.fuse import join_graphs
 from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
 from actrec_models.finetune.transfer import open_pretrained
 from actrec_models.training import checkpoints, initial_weights
+from actrec_models.training.checkpoints import load_checkpoint
 from actrec_models.training.module import RecognitionModule
-from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
-from actrec_models.training.restore import load_checkpoint
+from actrec_models.training.trainer import Machine
 from tests.models import children
 from tests.models.made_up import CLASSES, TINY, skeletons
 from tests.models.places import PLACES, TARGETS
