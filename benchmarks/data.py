@@ -18,11 +18,11 @@ from actrec import datasets
 from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
 from actrec.datasets.base import Clip, ClipDataset, Entry, Source
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.utils import config
 from actrec.utils.errors import DeviceError
-from actrec_models.data.prepare.preparation import Run, prepare_source
-from actrec_models.data.prepare.settings import STREAM_KEYS, PrepareConfig
+from actrec_models.data.estimation import STREAM_KEYS, PrepareConfig
+from actrec_models.data.preparation import Run, prepare_source
 from actrec_models.data.samples import Samples
 from actrec_models.registry import create
 from actrec_models.training.recipe import Recipe

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
-    prepare = importlib.import_module("actrec_models.data.prepare.preparation")
+    prepare = importlib.import_module("actrec_models.data.preparation")
     summary = prepare.prepare(
         args.dataset,
         args.root or data.folder(args.data, args.dataset),
@@ -156,7 +156,7 @@ def _render(args: argparse.Namespace, data: Any) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    settings = importlib.import_module("actrec_models.data.prepare.settings").PrepareConfig
+    settings = importlib.import_module("actrec_models.data.estimation").PrepareConfig
     named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "image_height": args.picture_size}
     return config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting")))
 
@@ -166,7 +166,7 @@ def _names(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace, out: Path) -> int:
-    store = importlib.import_module("actrec.datasets.store.reader").PreparedDataset(out)
+    store = importlib.import_module("actrec.datasets.store").PreparedDataset(out)
     if store.head.dataset != args.dataset:
         raise ConfigError(f"'{out}' holds {store.head.dataset}, not {args.dataset}")
     clips = tqdm(store.damaged(), total=len(store), unit="clip", disable=args.quiet)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec.datasets.base import Clip, ClipDataset, Entry, Source, SourceDataset
-from actrec.datasets.store.reader import PreparedDataset, is_store
+from actrec.datasets.store import PreparedDataset, is_store
 from actrec.utils.errors import ConfigError
 from actrec.utils.registry import Registry
 

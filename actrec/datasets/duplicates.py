@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.utils.errors import DeviceError, InputError
 
 READ_AT_MOST = 5000

@@ -15,7 +15,7 @@ import torch
 from actrec import datasets, inference
 from actrec.datasets import PARTS
 from actrec.datasets.base import ClipDataset, Source, SourceDataset
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.inference import package
 from actrec.inference.session import Session, Shape
 from actrec.utils import config

@@ -11,10 +11,10 @@ from actrec.cli import main
 from actrec.datasets import duplicates as module
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.datasets.duplicates import find_duplicates
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.inference import zoo
 from actrec.utils.errors import DeviceError, InputError
-from actrec_models.data.prepare.preparation import prepare
+from actrec_models.data.preparation import prepare
 from actrec_models.export import exporter
 from actrec_models.export.card import card
 from actrec_models.training.recipe import Recipe

@@ -8,15 +8,14 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.types import Hand, Intrinsics, RgbdFrame
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.data.prepare import estimation as estimate
-from actrec_models.data.prepare.estimation import Estimation, shrunk
-from actrec_models.data.prepare.preparation import prepare
-from actrec_models.data.prepare.settings import PrepareConfig
+from actrec_models.data import estimation as estimate
+from actrec_models.data.estimation import Estimation, PrepareConfig, shrunk
+from actrec_models.data.preparation import prepare
 from actrec_models.data.rendered import RenderedRgbd
 
 FRAMES = 10
@@ -192,7 +191,7 @@ def test_estimation_unsuitable_frames_raises(settings, frames, known, message):
 
 
 def test_prepare_face_of_hand_dataset_raises(data_root, tmp_path):
-    with pytest.raises(ConfigError, match="has joints hand_22: nothing is estimated of others than kinect_v2_25"):
+    with pytest.raises(ConfigError, match="has joints hand_22"):
         prepare("shrec17_14", data_root / "shrec17", tmp_path, settings=PrepareConfig(estimate=["face"]))
 
 

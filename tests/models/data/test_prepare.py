@@ -17,15 +17,15 @@ import pytest
 
 from actrec import datasets
 from actrec.cli import main
-from actrec.datasets.store.journal import Journal
-from actrec.datasets.store.layout import JOURNAL, SKIPPED, STORE, read_head
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
+from actrec.datasets.store_format import JOURNAL, SKIPPED, STORE, read_head
+from actrec.datasets.store_writer import Journal
 from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
-from actrec_models.data.prepare import cluster as prepare_cluster
-from actrec_models.data.prepare import preparation as module
-from actrec_models.data.prepare import worker
-from actrec_models.data.prepare.preparation import Run, prepare
-from actrec_models.data.prepare.settings import PrepareConfig
+from actrec_models.data import preparation as module
+from actrec_models.data import preparation_cluster as prepare_cluster
+from actrec_models.data import preparation_worker as worker
+from actrec_models.data.estimation import PrepareConfig
+from actrec_models.data.preparation import Run, prepare
 from tests.models import flaky
 from tests.models.flaky import names_of
 
@@ -214,7 +214,7 @@ import sys
 from tests.models import flaky
 from tests.models.flaky import names_of
 flaky.register()
-from actrec_models.data.prepare import preparation as module
+from actrec_models.data import preparation as module
 module.BATCH = 2
 print("ready", flush=True)
 module.prepare("slow", sys.argv[1], sys.argv[2])
@@ -328,7 +328,7 @@ def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
 
 LIMITED = """
 import resource, sys
-from actrec_models.data.prepare import preparation as module
+from actrec_models.data import preparation as module
 from actrec.utils.errors import DeviceError
 module.BATCH = 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))

@@ -5,13 +5,11 @@ import os
 
 import pytest
 
-from actrec.datasets.store import compaction
-from actrec.datasets.store.journal import Journal
-from actrec.datasets.store.layout import JOURNAL
-from actrec.datasets.store.reader import PreparedDataset
-from actrec.datasets.store.writer import ShardWriter
+from actrec.datasets.store import PreparedDataset
+from actrec.datasets.store_format import JOURNAL
+from actrec.datasets.store_writer import Journal, ShardWriter
 from actrec.utils.errors import DeviceError
-from actrec_models.data.prepare.preparation import Run, prepare
+from actrec_models.data.preparation import Run, prepare
 from tests.models.flaky import names_of
 
 SHARDS = 150_000
@@ -77,7 +75,7 @@ def test_prune_full_disk_keeps_all_clips(published, fewer, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as filled:
-        filled.setattr(ShardWriter, "_add", full)
+        filled.setattr(ShardWriter, "_append", full)
         with pytest.raises(DeviceError, match="no space is left"):
             pruned(published, out)
     assert prepare("nucla", published, out).prepared == 0 and PreparedDataset(out).names == tuple(names)
@@ -100,8 +98,8 @@ def test_prune_damaged_clip_prepared_again(published, fewer):
 def test_prune_full_shards_kept(published, tmp_path):
     prepare("nucla", published, tmp_path / "out", run=Run(shard_bytes=SHARDS))
     with Journal(tmp_path / "out") as journal:
-        assert not compaction.with_holes(journal)
+        assert not journal.with_holes()
         shards = [record.shard for record in journal.records.values()]
         name, shard = next((n, r.shard) for n, r in journal.records.items() if shards.count(r.shard) > 1)
         journal.drop([name])
-        assert list(compaction.with_holes(journal)) == [shard]
+        assert [records[0].shard for records in journal.with_holes()] == [shard]

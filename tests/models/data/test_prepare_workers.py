@@ -10,8 +10,8 @@ import pytest
 from actrec import datasets
 from actrec.cli import prepare as command
 from actrec.utils.errors import DeviceError
-from actrec_models.data.prepare import cluster as prepare_cluster
-from actrec_models.data.prepare.preparation import Run, prepare
+from actrec_models.data import preparation_cluster as prepare_cluster
+from actrec_models.data.preparation import Run, prepare
 from tests.models import flaky
 from tests.models.flaky import names_of
 

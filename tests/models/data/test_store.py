@@ -13,14 +13,13 @@ from torch.utils.data import DataLoader
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store.codecs import ImageEncoder, decode_frames, encode_raw
-from actrec.datasets.store.layout import INDEX, STORE
-from actrec.datasets.store.reader import MAPPED, PreparedDataset
-from actrec.datasets.store.writer import ShardWriter
+from actrec.datasets.store import MAPPED, PreparedDataset
+from actrec.datasets.store_format import INDEX, STORE, ImageEncoder, decode_frames, encode_raw
+from actrec.datasets.store_writer import ShardWriter
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data.prepare.preparation import Run, prepare
-from actrec_models.data.prepare.settings import PrepareConfig
+from actrec_models.data.estimation import PrepareConfig
+from actrec_models.data.preparation import Run, prepare
 from actrec_models.registry import create as create_network
 from tests.models.small import SMALL
 

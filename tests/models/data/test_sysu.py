@@ -7,11 +7,11 @@ import pytest
 from scipy.io import savemat
 
 from actrec import datasets
-from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store import PreparedDataset
 from actrec.datasets.sysu import CLASSES, Sysu, clip_number, read_folds, read_sysu
 from actrec.skeleton.layouts import KINECT_V1_20, KINECT_V2_25
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data.prepare.preparation import prepare
+from actrec_models.data.preparation import prepare
 
 FRAMES = 6
 FOCAL, CENTER = 525.0, (319.5, 239.5)

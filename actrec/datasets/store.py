@@ -1,8 +1,8 @@
 """Reader of prepared datasets: clips in a few memory-mapped files, written by `actrec prepare`."""
 
 import errno
+import hashlib
 import mmap
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -12,8 +12,20 @@ from typing import Any
 import numpy as np
 
 from actrec.datasets.base import Clip, ClipDataset, LazyStreams
-from actrec.datasets.store.codecs import CODECS, DTYPES, decode_frames
-from actrec.datasets.store.layout import IDENTITY, PARTS, STORE, STORED_KEYS, Head, Index, read_head, read_index
+from actrec.datasets.store_format import (
+    CODECS,
+    DTYPES,
+    IDENTITY,
+    PARTS,
+    STORE,
+    STORED_KEYS,
+    Head,
+    Index,
+    Row,
+    decode_frames,
+    read_head,
+    read_index,
+)
 from actrec.types import STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -21,8 +33,6 @@ MAPPED = 256
 """Largest number of mapped shards of a process: each is an open file."""
 
 REPAIR = "run the same actrec prepare with --repair"
-
-_Row = tuple[int, int, int, int, list[int], int, int, int]
 
 
 class PreparedDataset(ClipDataset):
@@ -50,12 +60,8 @@ class PreparedDataset(ClipDataset):
         self.head, self._index = loaded or open_store(self.folder)
         self.classes, self.layout = tuple(self.head.classes), self.head.layout
         self._chosen = np.arange(len(self._index)) if chosen is None else np.asarray(chosen, np.int64)
-        self._start()
-
-    def _start(self) -> None:
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._checked = np.zeros(len(self._index.rows), bool)
-        self._limit = float(self.head.settings["flow_limit_m_s"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "_chosen": self._chosen}  # another process maps its own
@@ -90,8 +96,6 @@ class PreparedDataset(ClipDataset):
             raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
         parts = self._index.parts[known.index(wanted)][self._chosen]
         return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == unknown)))
-
-    # -- without reading clips -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -135,89 +139,100 @@ class PreparedDataset(ClipDataset):
 
     def joints_digest(self, index: int) -> bytes:
         """Return a digest of a clip's joints from the checksum in the index, without reading the clip."""
-        clip = int(self._chosen[index])
-        rows = self._index.rows[self._index.first[clip] : self._index.first[clip + 1]]
-        row = rows[rows["key"] == STORED_KEYS.index("bodies")][0]
-        return row["shape"].tobytes() + row["crc"].tobytes()
+        rows = (Row._make(row) for _, row in self._rows(int(self._chosen[index])))
+        row = next(row for row in rows if STORED_KEYS[row.key] == "bodies")
+        return f"{row.shape} {row.crc}".encode()
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of names, labels and the checksums of all arrays."""
-        return self._index.fingerprint(self.head.classes, self._chosen)
-
-    # -- clips ---------------------------------------------------------------------------------------------------------
+        """Return the SHA-256 of classes, and of names, labels, shapes and checksums of the clips."""
+        digest = hashlib.sha256("\n".join(self.head.classes).encode("utf-8", "surrogateescape"))
+        digest.update("\n".join(self.names).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.tobytes())
+        first = self._index.first
+        for field in ("key", "shape", "crc"):
+            column = np.ascontiguousarray(self._index.rows[field])
+            for clip in self._chosen:
+                digest.update(column[first[clip] : first[clip + 1]].data)
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> Clip:
         clip = int(self._chosen[index])
-        first = int(self._index.first[clip])
-        rows = self._index.rows[first : self._index.first[clip + 1]].tolist()
-        shard = int(self._index.shard[clip])
-        content = self._shard(shard)
         arrays: dict[str, Any] = {}
         frames: dict[str, Any] = {}
-        for place, row in enumerate(rows, start=first):
+        shard = self._shard(clip)
+        for place, row in self._rows(clip):
             key = STORED_KEYS[row[0]]
             if key in ("stamps_ns", "bodies"):
-                arrays[key] = self._raw(content, row, place, shard)
+                arrays[key] = self._raw(shard, row, place)
             elif row[1] == 0:
-                arrays[key] = partial(self._raw, content, row, place, shard)
+                arrays[key] = partial(self._raw, shard, row, place)
             else:
-                arrays[key] = partial(self._images, content, row, place, shard, None)
-                frames[key] = partial(self._images, content, row, place, shard)
+                arrays[key] = partial(self._images, shard, row, place, None)
+                frames[key] = partial(self._images, shard, row, place)
         name, label = str(self._index.names[clip]), int(self._index.labels[clip])
         stamps, bodies = arrays.pop("stamps_ns"), arrays.pop("bodies")
         return Clip(name, label, stamps, bodies, LazyStreams(arrays, frames) if arrays else {})
 
-    def _raw(self, content: memoryview, row: _Row, place: int, shard: int) -> np.ndarray:
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Read every clip; yield its name and its error, empty if intact."""
+        for clip in map(int, self._chosen):
+            error = ""
+            try:
+                for place, row in self._rows(clip):
+                    self._checked[place] = False
+                    self._check(self._shard(clip), Row._make(row), place)
+            except InputError as found:
+                error = str(found)
+            yield str(self._index.names[clip]), error
+
+    def _rows(self, clip: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Yield the rows of a clip with their places in the index; as plain tuples, which are faster."""
+        first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
+        return enumerate(self._index.rows[first:last].tolist(), start=first)
+
+    def _raw(self, shard: memoryview, row: tuple[Any, ...], place: int) -> np.ndarray:
         _, _, dtype, dimensions, shape, offset, size, _ = row
-        self._check(content, row, place, shard)
-        return np.ndarray(shape[:dimensions], DTYPES[dtype], content[offset : offset + size])
+        if not self._checked[place]:
+            self._check(shard, Row._make(row), place)
+        return np.ndarray(shape[:dimensions], DTYPES[dtype], shard[offset : offset + size])
 
     def _images(
-        self, content: memoryview, row: _Row, place: int, shard: int, indices: Sequence[int] | np.ndarray | None
+        self, shard: memoryview, values: tuple[Any, ...], place: int, indices: Sequence[int] | np.ndarray | None
     ) -> np.ndarray:
-        _, codec, _, dimensions, shape, offset, size, _ = row
-        self._check(content, row, place, shard)
-        wanted = range(shape[0]) if indices is None else [int(index) for index in indices]
+        row = Row._make(values)
+        self._check(shard, row, place)
+        wanted = range(row.shape[0]) if indices is None else map(int, indices)
+        shape, limit = tuple(row.shape[: row.dimensions]), float(self.head.settings["flow_limit_m_s"])
         try:
-            kept = content[offset : offset + size]
-            return decode_frames(kept, CODECS[codec], tuple(shape[:dimensions]), wanted, self._limit)
+            return decode_frames(row.content(shard), CODECS[row.codec], shape, wanted, limit)
         except InputError as error:
-            raise InputError(f"'{self._path(shard)}': {error}: {REPAIR}") from error
+            raise InputError(f"'{self._path(self._clip_of(place))}': {error}: {REPAIR}") from error
 
-    def _check(self, content: memoryview, row: _Row, place: int, shard: int) -> None:
+    def _check(self, shard: memoryview, row: Row, place: int) -> None:
         if self._checked[place]:
             return
-        if zlib.crc32(content[row[5] : row[5] + row[6]]) != row[7]:
-            clip = int(np.searchsorted(self._index.first, place, side="right")) - 1
+        if not row.intact(shard):
+            clip = self._clip_of(place)
             raise InputError(
-                f"'{self._path(shard)}' is damaged at byte {row[5]} ({STORED_KEYS[row[0]]} of clip "
+                f"'{self._path(clip)}' is damaged at byte {row.offset} ({STORED_KEYS[row.key]} of clip "
                 f"'{self._index.names[clip]}'): {REPAIR}"
             )
         self._checked[place] = True
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / str(self._index.shards[shard])
+    def _clip_of(self, place: int) -> int:
+        return int(np.searchsorted(self._index.first, place, side="right")) - 1
 
-    def _shard(self, shard: int) -> memoryview:
-        content = self._maps.get(shard)
+    def _path(self, clip: int) -> Path:
+        return self.folder / str(self._index.shards[self._index.shard[clip]])
+
+    def _shard(self, clip: int) -> memoryview:
+        number = int(self._index.shard[clip])
+        content = self._maps.get(number)
         if content is None:
-            content = self._maps[shard] = map_file(self._path(shard), int(self._index.sizes[shard]))
+            content = self._maps[number] = map_file(self._path(clip), int(self._index.sizes[number]))
             if len(self._maps) > MAPPED:
                 self._maps.popitem(last=False)
         return content
-
-    def damaged(self) -> Iterator[tuple[str, str]]:
-        """Read every clip; yield its name and its error, empty if intact."""
-        for clip in self._chosen:
-            first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
-            shard, wrong = int(self._index.shard[clip]), ""
-            self._checked[first:last] = False
-            try:
-                for place, row in enumerate(self._index.rows[first:last].tolist(), start=first):
-                    self._check(self._shard(shard), row, place, shard)
-            except InputError as error:
-                wrong = str(error)
-            yield str(self._index.names[clip]), wrong
 
 
 def map_file(path: Path, size: int) -> memoryview:

@@ -14,7 +14,7 @@ from typing import Any
 
 from actrec.datasets.base import Entry, Source
 from actrec.utils.errors import DeviceError, MissingLibraryError
-from actrec_models.data.prepare.worker import Job, Outcome, adopt, release, work
+from actrec_models.data.preparation_worker import Job, Outcome, adopt, release, work
 
 ATTEMPTS = 3
 """Number of workers that may die on a single item before it is skipped."""

@@ -12,14 +12,12 @@ import cv2
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
-from actrec.datasets.store.codecs import EncodedArray, ImageEncoder, encode_raw
-from actrec.datasets.store.journal import Record
-from actrec.datasets.store.writer import SHARD_BYTES, ShardWriter, StoreError
+from actrec.datasets.store_format import EncodedArray, ImageEncoder, StoreError, encode_raw
+from actrec.datasets.store_writer import SHARD_BYTES, Record, ShardWriter
 from actrec.skeleton import layouts
 from actrec.types import KEYS
 from actrec.utils.errors import ActrecError, ConfigError, InputError, MissingLibraryError
-from actrec_models.data.prepare.estimation import Estimation, Found, shrunk
-from actrec_models.data.prepare.settings import ESTIMATES, STREAM_KEYS, PrepareConfig
+from actrec_models.data.estimation import ESTIMATES, STREAM_KEYS, Estimation, Found, PrepareConfig, shrunk
 
 IMAGE_BYTES = 256 * 2**20
 """Largest size of decoded images in memory, if the source can decode frames alone."""

@@ -1,4 +1,4 @@
-"""Estimation of bodies, hands, face, motion and scene flow from the camera frames of a clip, as in the live nodes."""
+"""Settings of `actrec prepare`, and estimation of streams from the camera frames of a clip, as in the live nodes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,112 @@ import numpy as np
 
 from actrec import scene_flow
 from actrec.datasets.base import Clip
-from actrec.datasets.store.codecs import ImageEncoder
-from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.datasets.store_format import ImageEncoder
+from actrec.perception.pipeline import (
+    BodyPerception,
+    BodyPerceptionConfig,
+    FacePerception,
+    FacePerceptionConfig,
+    HandPerception,
+    HandPerceptionConfig,
+)
 from actrec.scene_flow.stream import Flow, FlowPairs, SceneFlowConfig
 from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.windows import nearest
 from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
 from actrec.utils import config
-from actrec.utils.errors import InputError
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import project
 from actrec.utils.optical_flow import motion_at_joints, motion_between_images
-from actrec_models.data.prepare.settings import STREAM_KEYS, PrepareConfig
+
+STREAM_KEYS = {
+    "bodies": ("pixels", "size"),
+    "hands": ("hands", "hand_pixels", "size"),
+    "face": ("face", "face_pixels", "size"),
+    "motion": ("motion", "size"),
+    "flow": ("flow",),
+    "color": ("color",),
+}
+"""Keys of a clip that belong to each stream, besides bodies and stamps."""
+
+POINTS = ("bodies", "hands", "face")
+"""Streams kept by default, which need no images."""
+
+ESTIMATES = ("bodies", "hands", "face", "motion", "flow")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Streams of a store, and how missing ones are estimated."""
+
+    streams: list = setting(
+        [], "required streams to keep: bodies, hands, face, motion, flow, color; "
+        "empty: bodies, and hands and face if available",
+    )  # fmt: skip
+    estimate: list = setting([], "streams to estimate from the camera frames: bodies, hands, face, motion, flow")
+    image_height: int = setting(
+        0, "height to reduce color to, with all pixel coordinates; 0 keeps it", unit="px",
+        range=(0, 4320),
+    )  # fmt: skip
+    image_quality: int = setting(95, "JPEG quality of color", range=(1, 100))
+    flow_limit_m_s: float = setting(
+        4.0, "speed along an axis at which scene flow is clipped; resolution is 1/127 of it", unit="m/s",
+        range=(0.1, 100.0),
+    )  # fmt: skip
+    motion_from: str = setting(
+        "depth", "optical flow at the joints from scene flow, as live, or from color images alone",
+        choices=("depth", "color"),
+    )  # fmt: skip
+    max_bodies: int = setting(2, "largest number of estimated bodies, the longest observed first", range=(1, 16))
+    min_seen: float = setting(0.5, "share of the frames in which a body must be found", range=(0.0, 1.0))
+    flow: dict = setting({}, "settings of actrec.scene_flow.stream.SceneFlowConfig")
+    body: dict = setting({}, "settings of actrec.perception.pipeline.BodyPerceptionConfig")
+    hand: dict = setting({}, "settings of actrec.perception.pipeline.HandPerceptionConfig")
+    face: dict = setting({}, "settings of actrec.perception.pipeline.FacePerceptionConfig")
+
+    def check(self) -> None:
+        """Raise ConfigError if a name or value is unknown, also in the settings of the estimators."""
+        config.validate(self)
+        for kind, values in (
+            (SceneFlowConfig, self.flow),
+            (BodyPerceptionConfig, self.body),
+            (HandPerceptionConfig, self.hand),
+            (FacePerceptionConfig, self.face),
+        ):
+            config.build(kind, values)
+        for option, known in (("streams", tuple(STREAM_KEYS)), ("estimate", ESTIMATES)):
+            unknown = [name for name in getattr(self, option) if name not in known]
+            if unknown:
+                raise ConfigError(f"--{option} has '{unknown[0]}'; known: {', '.join(known)}")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Return the streams to keep if a clip has them."""
+        return tuple(dict.fromkeys([*(self.streams or POINTS), *self.estimate]))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Return the streams that every clip must have."""
+        return tuple(dict.fromkeys([*self.streams, *self.estimate]))
+
+    @property
+    def heavy(self) -> bool:
+        """Return whether a clip takes seconds, not milliseconds."""
+        return bool(self.estimate) or self.uses_images
+
+    @property
+    def uses_images(self) -> bool:
+        """Return whether a kept stream is made from images."""
+        return bool({"motion", "flow", "color"} & set(self.kept))
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Return the kinds of files (`Entry.files`) that are not read."""
+        if self.estimate:
+            return frozenset()
+        return frozenset({"depth"} if self.uses_images else {"depth", "color"})
+
 
 SIDES = ("left", "right")
 
@@ -29,7 +124,7 @@ SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face
 
 @dataclass
 class Seen:
-    """Estimates of one frame."""
+    """Estimates of one frame; motion [V, 2] px/s by body."""
 
     stamp_ns: int
     size: tuple[int, int]
@@ -41,13 +136,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Found:
-    """Estimates of a clip.
-
-    Attributes:
-        clip: The clip of the dataset, or of the estimated bodies.
-        points: Estimated keys of the data contract, which replace the clip's.
-        images: Encoded "flow" and "color", if made.
-    """
+    """A clip of the dataset or of estimated bodies, estimated points that replace the clip's, and encoded images."""
 
     clip: Clip
     points: dict[str, np.ndarray]
@@ -83,19 +172,14 @@ class Estimation:
                 perception.close()
 
     def run(
-        self,
-        name: str,
-        label: int,
-        frames: Iterable[RgbdFrame],
-        known: Clip | None,
-        offset: np.ndarray | None = None,
+        self, name: str, label: int, frames: Iterable[RgbdFrame], known: Clip | None, offset: np.ndarray | None = None
     ) -> Found:
         """Estimate the streams of a clip.
 
         Args:
             name: Name of the clip.
             label: Label of the clip.
-            frames: The camera frames.
+            frames: Camera frames.
             known: The clip with bodies; None to estimate them.
             offset: [3] m, see `Source.camera_offset`; None for zero.
 
@@ -106,21 +190,24 @@ class Estimation:
             if part is not None:
                 part.reset()
         self._since = 0
-        images = {key: ImageEncoder(key, self.settings.image_quality, self.settings.flow_limit_m_s)
-                    for key in ("flow", "color")}  # fmt: skip
-        filmed = "color" in self.settings.kept and (known is None or "color" not in known.streams)
+        quality, limit = self.settings.image_quality, self.settings.flow_limit_m_s
+        images = {key: ImageEncoder(key, quality, limit) for key in ("flow", "color")}
+        with_color = "color" in self.settings.kept and (known is None or "color" not in known.streams)
         seen: list[Seen] = []
         last: RgbdFrame | None = None
         for frame in frames:
             if frame.color is None:
-                raise InputError(f"clip '{name}' has a frame without color, in which nothing can be found")
+                raise InputError(f"clip '{name}' has a frame without color, from which nothing can be estimated")
             bodies = self._body.process(frame) if self._body is not None else _bodies_at(known, frame)
             if bodies is None:
                 continue  # a frame that the clip does not have
             now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies)
-            self._look(frame, now)
+            if self._hand is not None and bodies:  # without bodies it would search the whole image
+                now.hands = self._hand.process(frame, bodies)
+            if self._face is not None and bodies:
+                now.faces = self._face.process(frame, bodies)
             self._move(name, last, frame, seen, images["flow"])
-            if filmed:
+            if with_color:
                 images["color"].add(frame.stamp_ns, shrunk(frame.color, self.settings.image_height))
             seen.append(now)
             last = frame
@@ -138,17 +225,8 @@ class Estimation:
             points |= {key: points[key] - np.asarray(offset, np.float32) for key in ("hands", "face") if key in points}
         return Found(known, points, made)
 
-    # -- a frame -------------------------------------------------------------------------------------------------------
-
-    def _look(self, frame: RgbdFrame, now: Seen) -> None:
-        # Without bodies the estimators would search the whole image.
-        if self._hand is not None and now.bodies:
-            now.hands = self._hand.process(frame, now.bodies)
-        if self._face is not None and now.bodies:
-            now.faces = self._face.process(frame, now.bodies)
-
     def _move(self, name: str, last: RgbdFrame | None, frame: RgbdFrame, seen: list[Seen], flows: ImageEncoder) -> None:
-        """Motion from the frame before to this one, which belongs to the one before."""
+        """Add flow and motion from the last frame to this one; they belong to the last one."""
         flow: Flow | None = None
         if self._pairs is not None:
             if frame.depth is None:
@@ -168,7 +246,7 @@ class Estimation:
             self._move_in_images(last, frame, seen)
 
     def _move_in_images(self, last: RgbdFrame, frame: RgbdFrame, seen: list[Seen]) -> None:
-        """Motion to a new image, the same for all frames that show the one before: a video may be slower."""
+        """Add the motion to a new image to all frames that show the image before: a video may be slower."""
         shown, self._since = seen[self._since :], len(seen)
         seconds = (frame.stamp_ns - shown[0].stamp_ns) / NANOSECONDS
         if seconds <= 0:
@@ -178,8 +256,6 @@ class Estimation:
             moved = motion_between_images(last.color, frame.color, body.pixels, seconds)
             for now in shown:
                 now.motion[body.body_id] = moved
-
-    # -- a clip --------------------------------------------------------------------------------------------------------
 
     def _main(self, name: str, seen: list[Seen]) -> tuple[list[str], list[Seen]]:
         """Return the main bodies, and the frames from the first to the last detection of one."""
@@ -207,8 +283,8 @@ class Estimation:
                     at: tuple[int, ...] = (ids.index(body_id), t, *place)
                     made[key][at] = value
         if "size" in clip.streams and not np.array_equal(clip.streams["size"], size):
-            told = np.asarray(clip.streams["size"]).tolist()
-            raise InputError(f"clip '{clip.name}' counts pixels in {told} px, but its frames are {size.tolist()} px")
+            other = np.asarray(clip.streams["size"]).tolist()
+            raise InputError(f"clip '{clip.name}' counts pixels in {other} px, but its frames are {size.tolist()} px")
         return {**made, "size": size}
 
 
@@ -223,7 +299,7 @@ def _clip_of(name: str, label: int, ids: list[str], seen: list[Seen]) -> Clip:
 
 
 def _parts(now: Seen) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
-    """Key, body, place in that body's frame, and value, of all that was found in a frame."""
+    """Yield key, body id, place in that body's frame and value of all estimates of a frame."""
     for body in now.bodies:
         yield "pixels", body.body_id, (), body.pixels
     for hand in now.hands:
@@ -259,7 +335,7 @@ def _bodies_at(clip: Clip | None, frame: RgbdFrame) -> list[Body] | None:
 
 
 def shrunk(image: np.ndarray, height: int) -> np.ndarray:
-    """Reduce an image [H, W, 3] to a height; return smaller images unchanged, and all if the height is 0."""
+    """Reduce an image [H, W, 3] to a height; smaller images, and all if the height is 0, stay unchanged."""
     if not 0 < height < image.shape[0]:
         return image
     width = max(round(image.shape[1] * height / image.shape[0]), 1)

@@ -1,1 +1,0 @@
-"""The prepared store: clips in a few memory-mapped files."""

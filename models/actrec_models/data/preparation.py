@@ -1,0 +1,424 @@
+"""Preparation of a dataset: read every item once, estimate streams, and write a store that is fast to read."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from actrec import __version__, datasets
+from actrec.datasets.base import Entry, Source
+from actrec.datasets.store import PreparedDataset, map_file, open_store
+from actrec.datasets.store_format import (
+    IDENTITY,
+    INDEX,
+    JOURNAL,
+    PARTS,
+    ROW,
+    SKIPPED,
+    STORE,
+    STORED_KEYS,
+    Head,
+    Index,
+    read_head,
+    store_error,
+    write_head,
+    write_index,
+    write_whole,
+)
+from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Journal, Record
+from actrec.skeleton.conversions import CANONICAL
+from actrec.utils import config
+from actrec.utils.errors import ActrecError, ConfigError, InputError
+from actrec_models.data.estimation import PrepareConfig
+from actrec_models.data.preparation_cluster import Batch, run_here, run_on_cluster
+from actrec_models.data.preparation_worker import Job, signature
+
+BATCH = 32
+"""Items per task if an item takes milliseconds; otherwise one."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Summary of a preparation.
+
+    Attributes:
+        folder: Folder of the store.
+        dataset: Name of the dataset.
+        clips: Number of clips in the store.
+        prepared: Number of clips prepared by this run.
+        skipped: Name and reason of unreadable items.
+        absent: Names of prepared clips that are no longer in the dataset; they stay on the disk.
+        shards: Number of shards.
+        bytes: Size of all shards.
+        seconds: Duration of this run.
+        fingerprint: Fingerprint of the store.
+    """
+
+    folder: str
+    dataset: str
+    clips: int
+    prepared: int
+    skipped: list[dict[str, str]]
+    absent: list[str]
+    shards: int
+    bytes: int
+    seconds: float
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a preparation runs; no option changes the clips.
+
+    Attributes:
+        workers: Number of local processes; 0 for this process.
+        scheduler: Address of a dask.distributed scheduler instead; empty for none.
+        repair: Check every clip and prepare damaged ones again.
+        prune: Delete clips of removed items and old versions of changed items.
+        progress: Show a progress bar.
+        shard_bytes: Size of a shard.
+    """
+
+    workers: int = 0
+    scheduler: str = ""
+    repair: bool = False
+    prune: bool = False
+    progress: bool = False
+    shard_bytes: int = SHARD_BYTES
+
+
+def prepare(
+    dataset: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    options: dict[str, Any] | None = None,
+    settings: PrepareConfig | None = None,
+    run: Run | None = None,
+) -> Summary:
+    """Prepare a dataset into a folder, or resume an earlier run.
+
+    Args:
+        dataset: A name of `actrec.datasets.DATASETS`.
+        root: Folder of its files.
+        out: Folder of the store.
+        options: Options of the dataset.
+        settings: Settings of the preparation.
+        run: Execution options.
+
+    Raises:
+        ConfigError: Unknown dataset, option or setting, or `out` holds something else.
+        DeviceError: The dataset is not there, the disk is full, or the cluster fails; nothing prepared is lost.
+        InputError: A list of the dataset is corrupt, or none of its items can be read.
+    """
+    options, settings = options or {}, settings or PrepareConfig()
+    config.check_names(options, datasets.RESERVED, "--option")
+    settings.check()
+    if "fold" in options:
+        raise ConfigError(f"all folds of {dataset} are prepared at once, one is chosen in training: leave fold out")
+    # Absolute: a worker may have been started in another folder.
+    root, out = Path(root).expanduser().absolute(), Path(out).expanduser().absolute()
+    if dataset == "folder" and root.resolve() in out.resolve().parents:
+        raise ConfigError(
+            f"--out '{out}' lies among the recordings of '{root}' and would be taken for one: choose another folder"
+        )
+    source = datasets.source(dataset, root, **options)
+    protocols = {split: source for split in source.splits if source.has_split(split)}
+    for fold in range(1, source.folds + 1):
+        divided = datasets.source(dataset, source.root, **options, fold=fold)
+        protocols |= {f"{split}#{fold}": divided for split in source.splits}
+    return prepare_source(dataset, source, protocols, out, options, settings, run or Run())
+
+
+def prepare_source(
+    dataset: str,
+    source: Source,
+    protocols: Mapping[str, Source],
+    out: Path,
+    options: dict[str, Any],
+    settings: PrepareConfig,
+    run: Run,
+) -> Summary:
+    """Prepare an open dataset like `prepare`.
+
+    Args:
+        dataset: Name of the dataset.
+        source: The dataset.
+        protocols: For each "split" or "split#fold", the source with its parts.
+        out: Folder of the store.
+        options: Options of the dataset.
+        settings: Settings of the preparation.
+        run: Execution options.
+    """
+    began = time.monotonic()
+    pickled = pickle.dumps(source)  # before it reads files
+    head = Head(
+        dataset, _recorded(source, options), dataclasses.asdict(settings), list(source.classes), source.layout,
+        version=__version__,
+    )  # fmt: skip
+    if settings.estimate and source.layout != CANONICAL:
+        raise ConfigError(f"{dataset} has joints {source.layout}: only {CANONICAL} can be estimated")
+    entries = [*source.entries(), *source.unknown_entries()]
+    if twice := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
+        raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
+    for name, divided in protocols.items():  # before the work: the list of a split may be missing
+        for entry in entries[:1]:
+            divided.part(entry, name.split("#")[0])
+    with _opened(out, head) as journal:
+        _tidy(journal)
+        if run.repair:
+            _forget(journal, head, _damaged(journal, run.progress))
+        _forget(journal, head, _truncated(journal))
+        absent = sorted(journal.records.keys() - {entry.name for entry in entries})
+        if run.prune:
+            _forget(journal, head, absent)
+            _free(journal, head, run.shard_bytes)
+            absent = []
+        # Changed items stay in the journal until they are prepared again.
+        made = {name: record.signature for name, record in journal.records.items()}
+        missing = [entry for entry in entries if made.get(entry.name) != signature(entry, settings)]
+        job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
+        skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else {}
+        held = [entry for entry in entries if entry.name in journal.records]
+        if not any(entry.label >= 0 for entry in held):
+            without = "all that can be read show none of its classes (unknown)" if held else "it has no items"
+            reason = next(iter(skipped.values()), without)
+            raise InputError(
+                f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"
+            )
+        listed = [{"name": name, "reason": reason} for name, reason in skipped.items()]
+        content = json.dumps(listed, indent=1, ensure_ascii=False)
+        write_whole(out / SKIPPED, content.encode("utf-8", "backslashreplace"))
+        _finish(journal, head, protocols, held)
+        store = PreparedDataset(out)
+        prepared, seconds = len(missing) - len(skipped), round(time.monotonic() - began, 2)
+        return Summary(
+            str(out), dataset, len(store), prepared, listed, absent, *store.size, seconds, store.fingerprint()
+        )
+
+
+def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a dataset, including defaults and options from a file, but not the fold."""
+    settings: Any = getattr(source, "config", None)
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)} if settings else {}
+    recorded = {**own, **options}
+    recorded.pop("fold", None)
+    plain: dict[str, Any] = json.loads(json.dumps(recorded))
+    return plain
+
+
+def _run(
+    job: Job, run: Run, journal: Journal, head: Head, source: Source, todo: list[Entry], done: int
+) -> dict[str, str]:
+    """Prepare the entries; return the reasons of the unreadable ones by name, in order."""
+    size = 1 if job.settings.heavy else BATCH
+    pending = deque(Batch(todo[start : start + size]) for start in range(0, len(todo), size))
+    if run.workers == 0 and not run.scheduler:
+        outcomes = run_here(job, pending, source)
+    else:
+        outcomes = run_on_cluster(job, pending, run.workers, run.scheduler)
+    reasons: dict[str, str] = {}
+    error: ActrecError | None = None
+    bar = tqdm(total=done + len(todo), initial=done, unit="clip", disable=not run.progress, smoothing=0.05)
+    with bar, contextlib.closing(outcomes):
+        for outcome in outcomes:
+            reasons |= dict(outcome.skipped)
+            try:
+                if outcome.records:
+                    _mark_incomplete(journal.folder, head)
+                    journal.add(outcome.records)
+            except ActrecError as failed:
+                outcome.error = failed
+            if outcome.error is not None:
+                error = error or outcome.error
+                pending.clear()  # running tasks are still recorded
+            bar.update(len(outcome.records) + len(outcome.skipped))
+            bar.set_postfix_str(f"{len(reasons)} skipped" if reasons else "")
+    if error is not None:
+        raise error
+    for name in reasons.keys() & journal.records.keys():
+        reasons[name] += "; the store keeps its earlier clip"
+    return {entry.name: reasons[entry.name] for entry in todo if entry.name in reasons}
+
+
+# -- the store's folder ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(out: Path, head: Head) -> Iterator[Journal]:
+    """Open the journal of a store with this head; create the store if there is none.
+
+    Raises:
+        ConfigError: The folder has other files, or was prepared with other settings.
+        DeviceError: It cannot be written to, or another run writes to it.
+        InputError: Its head or journal is damaged.
+    """
+    ours = {STORE, INDEX, JOURNAL, SKIPPED, LOCK}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in out.iterdir())
+    except OSError as error:
+        raise store_error(out, error) from error
+    others = [name for name in names if name.removesuffix(".new") not in ours
+              and not (name.startswith("shard_") and name.endswith(".bin"))]  # fmt: skip
+    if others:
+        raise ConfigError(f"'{out}' holds other files ({others[0]}): choose an empty folder with --out")
+    with Journal(out) as journal:
+        before = read_head(out) if (out / STORE).is_file() else None
+        count = len(journal.records)
+        if before is None and count:
+            raise InputError(
+                f"'{out}' has no {STORE} with the settings of the {count} clips in its {JOURNAL}: choose another "
+                f"--out, or delete '{out}'"
+            )
+        if before is None or not (count or before.complete):  # nothing was prepared yet
+            write_head(out, head)
+        else:
+            _check_same(out, before, head)
+            if before.complete and count < before.clips:  # the shards of the others would be deleted
+                raise InputError(
+                    f"'{journal.path}' lists {count} clips, the finished store {before.clips}: it can still be trained "
+                    f"from; to prepare again, choose another --out, or delete '{out}'"
+                )
+        yield journal
+
+
+def _check_same(out: Path, before: Head, head: Head) -> None:
+    """Raise if the store was prepared with other settings."""
+    was, now = _made_by(before), _made_by(head)
+    other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    if other:
+        name = other[0].partition(" ")[2]
+        words = [f"{name}={values.get(other[0])}" for values in (was, now)]
+        words = [word if len(word) < 80 else f"another {name}" for word in words]
+        raise ConfigError(
+            f"'{out}' was prepared with {words[0]}, not {words[1]}: choose another --out, or delete '{out}'"
+        )
+
+
+def _made_by(head: Head) -> dict[str, Any]:
+    """Return everything that determines the clips; options and settings may share names."""
+    settings = {f"setting {key}": value for key, value in head.settings.items()}
+    options = {f"option {key}": value for key, value in head.options.items()}
+    return {**settings, **options, "the dataset": head.dataset, "the classes": head.classes}
+
+
+def _mark_incomplete(out: Path, head: Head) -> None:
+    """Mark the store as incomplete before the journal changes."""
+    if read_head(out).complete:
+        write_head(out, head)
+
+
+def _forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
+    """Drop clips that must be prepared again."""
+    if any(name in journal.records for name in names):
+        _mark_incomplete(journal.folder, head)
+        journal.drop(names)
+
+
+def _free(journal: Journal, head: Head, shard_bytes: int) -> None:
+    """Delete dropped clips from the disk."""
+    if journal.with_holes():
+        _mark_incomplete(journal.folder, head)
+        _forget(journal, head, journal.compact(shard_bytes))
+    _tidy(journal)
+    journal.shorten()
+
+
+def _tidy(journal: Journal) -> None:
+    """Remove leftovers of dead workers: shards without records, and bytes behind the last clip of a shard.
+
+    Bytes of replaced clips stay: another process may have them mapped, and truncation would kill it (SIGBUS).
+    """
+    used = {record.shard for record in journal.records.values()}
+    try:
+        for path in journal.folder.glob("shard_*.bin"):
+            if path.name not in used:
+                path.unlink()
+            elif path.stat().st_size > journal.ends[path.name]:
+                os.truncate(path, journal.ends[path.name])
+    except OSError as error:
+        raise store_error(journal.folder, error) from error
+
+
+def _truncated(journal: Journal) -> list[str]:
+    """Return the names of clips with missing bytes."""
+    paths = {name: journal.folder / name for name in {record.shard for record in journal.records.values()}}
+    sizes = {name: path.stat().st_size if path.is_file() else -1 for name, path in paths.items()}
+    return [record.name for record in journal.records.values() if record.end > sizes[record.shard]]
+
+
+def _damaged(journal: Journal, progress: bool) -> list[str]:
+    """Return the names of clips with a wrong checksum or missing bytes."""
+    maps: dict[str, memoryview] = {}
+
+    def intact(record: Record) -> bool:
+        try:
+            if record.shard not in maps:
+                maps.clear()  # one shard at a time: there may be more of them than files may be open
+                maps[record.shard] = map_file(journal.folder / record.shard, record.end)
+            return all(row.intact(maps[record.shard]) for row in record.rows)
+        except InputError:
+            return False
+
+    records = sorted(journal.records.values(), key=lambda record: (record.shard, record.end))
+    return [r.name for r in tqdm(records, desc="checking", unit="clip", disable=not progress) if not intact(r)]
+
+
+def _finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
+    """Write the index of the entries `held`, then the head of a finished store. Keep an up-to-date store unchanged."""
+    records = [journal.records[entry.name] for entry in held]
+    index = _index(protocols, held, records)
+    with contextlib.suppress(ActrecError):
+        _, there = open_store(journal.folder)
+        names = [field.name for field in dataclasses.fields(Index)]
+        if all(np.array_equal(getattr(there, name), getattr(index, name)) for name in names):
+            return
+    streams = frozenset.intersection(*(frozenset(STORED_KEYS[row.key] for row in record.rows) for record in records))
+    done = dataclasses.replace(
+        head,
+        complete=True,
+        streams=[key for key in STORED_KEYS if key in streams],
+        clips=len(index),
+        index_sha256=write_index(journal.folder, index),
+    )
+    write_head(journal.folder, done)
+    _tidy(journal)
+
+
+def _index(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:
+    shards = sorted({record.shard for record in records})
+    place = {name: number for number, name in enumerate(shards)}
+    sizes = np.zeros(len(shards), np.int64)
+    for record in records:
+        sizes[place[record.shard]] = max(sizes[place[record.shard]], record.end)
+    rows = [(*row[:4], tuple(row.shape), *row[5:]) for record in records for row in record.rows]
+    splits = [(source, name.split("#")[0]) for name, source in protocols.items()]
+    parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for source, split in splits]
+    source = splits[0][0]
+    identities = map(source.identity, entries)
+    metas = [{**e.meta, **({IDENTITY: own} if own else {})} for e, own in zip(entries, identities, strict=True)]
+    return Index(
+        names=np.array([entry.name for entry in entries]),
+        labels=np.array([entry.label for entry in entries], np.int64),
+        lengths=np.array([record.frames for record in records], np.int32),
+        shard=np.array([place[record.shard] for record in records], np.int32),
+        first=np.cumsum([0, *(len(record.rows) for record in records)]).astype(np.int64),
+        rows=np.array(rows, ROW),
+        shards=np.array(shards),
+        sizes=sizes,
+        splits=np.array(list(protocols)),
+        parts=np.array(parts, np.uint8).reshape(len(protocols), len(entries)),
+        metas_json=np.frombuffer(json.dumps(metas).encode(), np.uint8),
+    )

@@ -1,1 +1,0 @@
-"""`actrec prepare`: reads a dataset once into a store."""
