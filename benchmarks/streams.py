@@ -24,9 +24,8 @@ from actrec.features.skeleton import Normalizer, SkeletonPreprocessing, stack
 from actrec.inference import package
 from actrec.inference.onnxruntime_backend import StreamingSession
 from actrec.skeleton import layouts
-from actrec.utils import config
+from actrec.utils import config, usable_cores
 from actrec.utils.errors import InputError
-from actrec.utils.threads import usable_cores
 from actrec_models.data import augmentation
 from actrec_models.export import onnx_graph
 from actrec_models.networks.base import Network

@@ -9,7 +9,7 @@ from actrec.features.clips import CAMERA, example_clip
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.types import NANOSECONDS, STREAMS, Body, Face, Hand
-from actrec.utils.optical_flow import motion_at_joints
+from actrec.utils.geometry import motion_at_joints
 from tests.tiny_model import RAW
 
 RATE_HZ = 15

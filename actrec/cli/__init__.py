@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from actrec import __version__
+from actrec.utils import single_threaded_blas
 from actrec.utils.errors import ActrecError, ConfigError
-from actrec.utils.threads import single_threaded_blas
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),

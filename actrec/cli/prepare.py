@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from actrec.cli.arguments import count
 from actrec.cli.train import add_data_argument, add_root_argument
-from actrec.utils import config
+from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.threads import usable_cores
 
 _SHOWN = 10
 """Number of skipped items printed; the file lists all."""

@@ -16,7 +16,7 @@ from actrec.skeleton import windows
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.optical_flow import motion_between_images
+from actrec.utils.geometry import motion_between_images
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from actrec.recognition.tracks import ModelInputs, StreamBuffers, Track, is_comp
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
 from actrec.utils import config
-from actrec.utils.optical_flow import motion_at_joints
+from actrec.utils.geometry import motion_at_joints
 
 TOLERANCE_S = 1 / 120
 """Messages whose stamps differ by less belong to the same frame."""

@@ -19,11 +19,57 @@ import yaml
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError, InputError
 
+COLOR, DEPTH, MOUNT = "color", "depth", "mount"
+
 DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
 """ROS names of the lens models that `Intrinsics` supports."""
 
 _UNDISTORTED = ("pinhole", "none")
 """Names that some drivers use for a lens without distortion."""
+
+_ASPECT_TOLERANCE = 0.005
+
+_CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
+
+
+@dataclass(frozen=True)
+class DepthGeometry:
+    """Pose and depth correction of a depth camera.
+
+    Attributes:
+        to_color: [4, 4] float64 transform of points, m, from the depth camera's to the color camera's optical frame.
+        scale, bias: True depth in m = scale · reading in m + bias.
+    """
+
+    to_color: np.ndarray
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Pose of a camera on a robot.
+
+    Attributes:
+        parent: Frame of the robot, e.g. base_link.
+        child: Optical frame of the camera.
+        pose: [4, 4] float64 transform of points, m, from the camera to the parent frame.
+    """
+
+    parent: str
+    child: str
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class CameraFiles:
+    """Content of one camera's files; None for a missing file."""
+
+    serial: str
+    color: Intrinsics | None = None
+    depth: Intrinsics | None = None
+    geometry: DepthGeometry | None = None
+    mount: Mount | None = None
 
 
 def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
@@ -110,11 +156,7 @@ def number(path: Path, content: dict[str, Any], key: str) -> float:
 
 
 def check_intrinsics(camera: Intrinsics) -> Intrinsics:
-    """Return the camera itself.
-
-    Raises:
-        ValueError: The values are impossible.
-    """
+    """Return the camera itself; raise ValueError if its values are impossible."""
     if min(camera.width, camera.height) <= 0:
         raise ValueError(f"images of {camera.width}×{camera.height}")
     numbers = camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion
@@ -139,51 +181,18 @@ def distortion(values: Any) -> tuple[float, ...]:
     return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
-COLOR, DEPTH, MOUNT = "color", "depth", "mount"
+def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
+    """Scale a calibration to images of another size.
 
-_ASPECT_TOLERANCE = 0.005
-
-_CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
-
-
-@dataclass(frozen=True)
-class DepthGeometry:
-    """Pose and depth correction of a depth camera.
-
-    Attributes:
-        to_color: [4, 4] float64 transform of points, m, from the depth camera's to the color camera's optical frame.
-        scale, bias: True depth in m = scale · reading in m + bias.
+    Raises:
+        InputError: The aspect ratio differs, so the images were cropped.
     """
-
-    to_color: np.ndarray
-    scale: float = 1.0
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class Mount:
-    """Pose of a camera on a robot.
-
-    Attributes:
-        parent: Frame of the robot, e.g. base_link.
-        child: Optical frame of the camera.
-        pose: [4, 4] float64 transform of points, m, from the camera to the parent frame.
-    """
-
-    parent: str
-    child: str
-    pose: np.ndarray
-
-
-@dataclass(frozen=True)
-class CameraFiles:
-    """Content of one camera's files; None for a missing file."""
-
-    serial: str
-    color: Intrinsics | None = None
-    depth: Intrinsics | None = None
-    geometry: DepthGeometry | None = None
-    mount: Mount | None = None
+    if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
+        raise InputError(
+            f"the calibration is of {camera.width}×{camera.height} images and these are {width}×{height}, of another "
+            "aspect: calibrate at this size, or choose a profile of the calibrated aspect"
+        )
+    return camera.resized(width, height)
 
 
 def folders() -> list[Path]:
@@ -212,7 +221,7 @@ def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
 
 
 def load(serial: str, folder: Path | None = None) -> CameraFiles:
-    """All that is known of a camera.
+    """Return the content of a camera's files.
 
     Raises:
         InputError: A file is damaged; the message has its name.
@@ -222,8 +231,8 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
         serial,
         from_yaml(color) if color.is_file() else None,
         from_yaml(depth) if depth.is_file() else None,
-        _geometry(depth) if depth.is_file() else None,
-        read_mount(mount) if mount.is_file() else None,
+        _read_geometry(depth) if depth.is_file() else None,
+        _read_mount(mount) if mount.is_file() else None,
     )
 
 
@@ -240,7 +249,6 @@ def write_intrinsics(
         note: Comment at the top: how and when the camera was calibrated.
     """
     k, d = camera.matrix, [*camera.distortion] or [0.0] * 5
-    projection = np.hstack([k, np.zeros((3, 1))])
     content: dict[str, Any] = {
         "image_width": camera.width,
         "image_height": camera.height,
@@ -249,7 +257,7 @@ def write_intrinsics(
         "distortion_model": "plumb_bob" if len(d) <= 5 else "rational_polynomial",
         "distortion_coefficients": _matrix(np.array([d])),
         "rectification_matrix": _matrix(np.eye(3)),
-        "projection_matrix": _matrix(projection),
+        "projection_matrix": _matrix(np.hstack([k, np.zeros((3, 1))])),
     }
     if geometry is not None:
         content["depth_to_color"] = _matrix(geometry.to_color)
@@ -259,23 +267,17 @@ def write_intrinsics(
 
 def write_mount(path: Path, mount: Mount, note: str = "") -> None:
     """Write a static transform: frames, translation in metres, rotation as a quaternion x, y, z, w."""
-    x, y, z, w = quaternion(mount.pose[:3, :3])
-    translation = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
+    translation, rotation = mount.pose[:3, 3].tolist(), quaternion(mount.pose[:3, :3])
     content = {
         "parent_frame": mount.parent,
         "child_frame": mount.child,
-        "translation": translation,
-        "rotation": {"x": x, "y": y, "z": z, "w": w},
+        "translation": dict(zip("xyz", translation, strict=True)),
+        "rotation": dict(zip("xyzw", rotation, strict=True)),
     }
     _write(path, content, note)
 
 
-def read_mount(path: Path) -> Mount:
-    """Read a file of `write_mount`.
-
-    Raises:
-        InputError: A key is missing or not a number, or the rotation is invalid.
-    """
+def _read_mount(path: Path) -> Mount:
     content = load_yaml(path)
     try:
         pose = np.eye(4)
@@ -286,78 +288,7 @@ def read_mount(path: Path) -> Mount:
         raise InputError(f"'{path}' is not a camera mount ({error}): run actrec calibrate hand-eye again") from error
 
 
-def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
-    """Scale a calibration to images of another size.
-
-    Raises:
-        InputError: The aspect ratio differs, so the images were cropped.
-    """
-    if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
-        raise InputError(
-            f"the calibration is of {camera.width}×{camera.height} images and these are {width}×{height}, of another "
-            "aspect: calibrate at this size, or choose a profile of the calibrated aspect"
-        )
-    return camera.resized(width, height)
-
-
-def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """Return x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
-    r = np.asarray(rotation, np.float64).reshape(3, 3)
-    # The quaternion is the largest eigenvector of k (Bar-Itzhack 2000), stable at every angle.
-    k = np.array(
-        [
-            [r[0, 0] - r[1, 1] - r[2, 2], 0, 0, 0],
-            [r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], 0, 0],
-            [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1], 0],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)],
-        ]
-    )
-    q = np.linalg.eigh(k)[1][:, -1]  # uses the lower triangle
-    x, y, z, w = (q if q[3] >= 0 else -q).tolist()
-    return x, y, z, w
-
-
-def unit_quaternion(values: Sequence[Any]) -> list[float]:
-    """Return x, y, z, w as floats.
-
-    Raises:
-        TypeError, ValueError: They are not numbers, or the norm is not 1.
-    """
-    numbers = [float(value) for value in values]
-    if not abs(np.linalg.norm(numbers) - 1) < 0.01:
-        raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")
-    return numbers
-
-
-def rigid(pose: np.ndarray) -> np.ndarray:
-    """Return `pose` [4, 4] if it is a rigid transform.
-
-    Raises:
-        ValueError: It is not.
-    """
-    r = pose[:3, :3]
-    if not np.isfinite(pose).all():
-        raise ValueError("not all numbers are finite")
-    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
-        raise ValueError("a matrix whose last row is not 0, 0, 0, 1: give it row by row")
-    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
-        raise ValueError("a matrix whose upper left 3×3 is not a rotation")
-    return pose
-
-
-def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """Return the rotation matrix [3, 3] of a quaternion of any norm except 0."""
-    x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def _geometry(path: Path) -> DepthGeometry | None:
+def _read_geometry(path: Path) -> DepthGeometry | None:
     content = load_yaml(path)
     if "depth_to_color" not in content:
         return None
@@ -389,3 +320,43 @@ def _write(path: Path, content: dict[str, Any], note: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """Return x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
+    from scipy.spatial.transform import Rotation  # takes 0.2 s
+
+    q = Rotation.from_matrix(rotation).as_quat()
+    x, y, z, w = (q if q[3] >= 0 else -q).tolist()
+    return x, y, z, w
+
+
+def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
+    """Return the rotation matrix [3, 3] of a quaternion of any norm except 0."""
+    from scipy.spatial.transform import Rotation
+
+    return np.asarray(Rotation.from_quat([x, y, z, w]).as_matrix())
+
+
+def unit_quaternion(values: Sequence[Any]) -> list[float]:
+    """Return x, y, z, w as floats.
+
+    Raises:
+        TypeError, ValueError: They are not numbers, or the norm is not 1.
+    """
+    numbers = [float(value) for value in values]
+    if not abs(np.linalg.norm(numbers) - 1) < 0.01:
+        raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")
+    return numbers
+
+
+def rigid(pose: np.ndarray) -> np.ndarray:
+    """Return `pose` [4, 4] if it is a rigid transform; raise ValueError if not."""
+    r = pose[:3, :3]
+    if not np.isfinite(pose).all():
+        raise ValueError("not all numbers are finite")
+    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError("a matrix whose last row is not 0, 0, 0, 1: give it row by row")
+    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
+        raise ValueError("a matrix whose upper left 3×3 is not a rotation")
+    return pose

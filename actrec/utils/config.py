@@ -45,7 +45,7 @@ def setting(
     """Return a dataclass field with the metadata that a person and a ROS parameter need.
 
     Args:
-        default: The default value; its type (or the annotation) is the setting's type.
+        default: The default value.
         description: One sentence, shown by `ros2 param describe` and `--help`.
         unit: SI unit, empty for none.
         range: Inclusive lower and upper bound of a number.
@@ -67,8 +67,8 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     hints = _hints(config_class)
     unknown = sorted(str(name) for name in options if name not in hints)
     if unknown:
-        names, allowed = ", ".join(unknown), ", ".join(sorted(hints))
-        raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
+        known = ", ".join(sorted(hints))
+        raise ConfigError(f"unknown option {', '.join(unknown)} of {config_class.__name__}; known: {known}")
     for name, value in options.items():
         if hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
             options[name] = str(value)
@@ -80,15 +80,12 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
 
 
 def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -> None:
-    """Refuse options that cannot be passed on by name.
+    """Raise ConfigError if a name of `options` is not a text, or is reserved.
 
     Args:
         options: To be passed on as keywords.
         reserved: Names that something else gives.
-        what: What the options are called in messages ("dataset_options").
-
-    Raises:
-        ConfigError: A name is not a text, or is reserved.
+        what: Name of the options in messages ("dataset_options").
     """
     for name in options:
         if not isinstance(name, str):
@@ -122,12 +119,8 @@ def parse_pairs(pairs: Iterable[str], what: str) -> dict[str, Any]:
     "run #3" short, read "a: b" as keys and values, 2026-11-22 as a date, 2026_11_22 as a number, and digits after a
     zero, as in a serial number, in base 8.
 
-    Args:
-        pairs: The words.
-        what: What to call one of them in messages ("driver option").
-
     Raises:
-        ConfigError: A word is not KEY=VALUE, or its value is not YAML.
+        ConfigError: A word is not KEY=VALUE, or its value is not YAML; the message calls it `what` ("driver option").
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -170,7 +163,7 @@ def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
         cls: A dataclass; a field without default is required. Fields may be str, int, float, bool, dict, tuples of
             these, optional ones, or dataclasses again.
         mapping: The content of the YAML file.
-        where: What to call it in messages ("model.yaml").
+        where: Name of the mapping in messages ("model.yaml").
 
     Raises:
         PackageError: A key is missing or unknown, or a value has the wrong type; the message has the key.
@@ -182,9 +175,9 @@ def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
     unknown = sorted(str(key) for key in mapping if key not in fields or key in hidden)
     if unknown:
         raise PackageError(f"{where} has the unknown key '{reprlib.repr(unknown[0])[1:-1]}'")
-    missing = [name for name, f in fields.items() if name not in mapping and _is_required(f)]
-    if missing:
-        raise PackageError(f"{where} lacks the key '{missing[0]}'")
+    for name, field in fields.items():
+        if name not in mapping and field.default is field.default_factory is dataclasses.MISSING:
+            raise PackageError(f"{where} lacks the key '{name}'")
     hints = _hints(cls)
     return cls(
         **{name: _convert(hints[name], value, f"{where}: {name}", PackageError) for name, value in mapping.items()}
@@ -214,10 +207,6 @@ def _hints(config_class: Any) -> dict[str, Any]:
     return _cached_hints[config_class]
 
 
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
 def _parse_value(text: str) -> Any:
     if not text or _LEADING_ZERO.fullmatch(text):
         return text
@@ -229,7 +218,6 @@ def _parse_value(text: str) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Return whether `value` is of the type `hint`."""
     try:
         _convert(hint, value, "", ConfigError)
     except ConfigError:
@@ -238,11 +226,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _convert(hint: Any, value: Any, where: str, error: type[ActrecError]) -> Any:
-    """Return `value` as the type `hint`: whole numbers as float, lists as tuples, mappings as dataclasses.
-
-    Raises:
-        error: The value is of another type; the message begins with `where`.
-    """
+    """Return `value` as the type `hint`: whole numbers as float, lists as tuples, mappings as dataclasses."""
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is Any:
         return value

@@ -29,21 +29,45 @@ def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]
         DeviceError: The disk is full or cannot be written; the target stays as it was.
     """
     try:
-        _write(target, files, check)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            staging.chmod(0o755)
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+            check(staging)
+            _move_into_place(staging, target)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
     except OSError as error:
         raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def _move_into_place(staging: Path, target: Path) -> None:
+    """Rename `staging` to `target`; an old folder is moved away first and restored if the rename fails."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, old / target.name)
+    try:
+        os.rename(staging, target)
+    except OSError:
+        os.rename(old / target.name, target)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(old)
+
+
 def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
-    """Check that a folder can be written, before the work that fills it.
+    """Return the absolute path of a folder if it can be written, before the work that fills it.
 
     Args:
         folder: The folder.
         files: Allowed files. A folder without the first or with others is never replaced.
         overwrite: Replace an existing folder.
-
-    Returns:
-        The absolute path.
 
     Raises:
         PackageError: There is a folder that must not be replaced.
@@ -71,47 +95,14 @@ def _check_replaceable(target: Path, files: Sequence[str], overwrite: bool) -> N
     if not (target / files[0]).is_file():
         raise PackageError(f"{target} exists without {files[0]}: only a package is overwritten, choose another name")
     if others := sorted({path.name for path in target.iterdir()} - set(files)):
-        raise PackageError(f"{target} also holds {', '.join(others[:3])}{', …' if others[3:] else ''}, which would be "
-                           "lost: choose another name, or move it away")  # fmt: skip
-
-
-def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        staging.chmod(0o755)
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        check(staging)
-        _move_into_place(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _move_into_place(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; an old folder is moved away first and restored if the rename fails."""
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, old / target.name)
-    try:
-        os.rename(staging, target)
-    except OSError:
-        os.rename(old / target.name, target)
-        raise
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(old)
+        listed = f"{', '.join(others[:3])}{', …' if others[3:] else ''}"
+        raise PackageError(f"{target} also holds {listed}, which would be lost: choose another name, or move it away")
 
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
-    """Return the image in a file, [H, W] or [H, W, channels], BGR; None if it is not an image, or truncated.
+    """Return the image in a file, [H, W] or [H, W, channels] BGR; None if it is not an image, or truncated.
 
-    Args:
-        path: The file.
-        flags: `cv2.IMREAD_…`.
+    `flags` are of `cv2.imread`.
     """
     try:
         content = np.fromfile(path, np.uint8)

@@ -1,8 +1,12 @@
-"""Projection, changes of axes between sensor frames, and rigid fits of shapes to rays and points."""
+"""Projection, changes of axes between sensor frames, rigid fits of shapes, and optical flow at joints."""
 
+import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
+
+MIN_POINTS = 3
 
 KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 """Kinect camera space has y up and x to the sensor's left; optical has y down and x to the right."""
@@ -38,8 +42,6 @@ def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     center, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
     if not any(intrinsics.distortion):
         return (np.asarray(pixels, np.float64) - center) / focal
-    import cv2
-
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
     inside = flat.clip(-1.0, (intrinsics.width, intrinsics.height))
     distortion = np.array(intrinsics.distortion or (0.0,) * 5)
@@ -65,9 +67,6 @@ def rotation(axis: int, radians: float) -> np.ndarray:
     return matrix
 
 
-MIN_POINTS = 3
-
-
 def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Translate a metric shape so that it projects onto rays: weighted linear least squares.
 
@@ -80,8 +79,8 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
         weights: [V] ≥ 0.
 
     Returns:
-        [V, 3] float32, NaN if unknown; all NaN with fewer than three usable points or no solution in front of the
-        camera.
+        [V, 3] float32, NaN if unknown; all NaN with fewer than `MIN_POINTS` usable points or no solution in front of
+        the camera.
     """
     usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)
     if usable.sum() < MIN_POINTS:
@@ -104,39 +103,34 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outlier_m: float) -> np.ndarray:
-    """`source` moved onto `target` by the similarity that fits best, robust against outliers.
+    """Move `source` onto `target` by the similarity that fits best, robust against outliers.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
     Tukey's function of the residuals. Each round's scale stays within 0.7..1.4. With fewer than six usable points it
     only translates.
 
     Args:
-        source: [V, 3] metres, NaN where unknown.
-        target: [V, 3] metres, NaN where unknown.
-        weights: [V] ≥ 0, 0 leaves a point out.
-        outlier_m: Residual from which a point no longer counts.
+        source, target: [V, 3] m, NaN if unknown.
+        weights: [V] ≥ 0; 0 ignores a point.
+        outlier_m: Residual from which a point is ignored.
 
     Returns:
-        [V, 3] float32, `source` moved; `source` itself if no point can be used.
+        [V, 3] float32; `source` itself if no point is usable.
     """
     usable = np.isfinite(source).all(axis=1) & np.isfinite(target).all(axis=1) & (weights > 0)
     if not usable.any():
         return source
-    a, b, base = (array[usable].astype(np.float64) for array in (source, target, weights))
-    everything = source.astype(np.float64)
-    move = np.median(b - a, axis=0)
-    moved, everything = a + move, everything + move
-    if len(a) < 6:
-        return everything.astype(np.float32)
-    for _ in range(3):
-        residual = np.linalg.norm(moved - b, axis=1)
+    moved, b, base = source.astype(np.float64), target[usable].astype(np.float64), weights[usable].astype(np.float64)
+    moved += np.median(b - moved[usable], axis=0)
+    for _ in range(3 if len(b) >= 6 else 0):
+        residual = np.linalg.norm(moved[usable] - b, axis=1)
         reach = max(outlier_m, 2 * float(np.median(residual)))
         weight = base * np.clip(1 - (residual / reach) ** 2, 0, None) ** 2
         if (weight > 0).sum() < 6:
             break
-        turn, scale, shift = _umeyama(moved, b, weight)
-        moved, everything = scale * moved @ turn.T + shift, scale * everything @ turn.T + shift
-    return everything.astype(np.float32)
+        turn, scale, shift = _umeyama(moved[usable], b, weight)
+        moved = scale * moved @ turn.T + shift
+    return moved.astype(np.float32)
 
 
 def _umeyama(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
@@ -149,3 +143,86 @@ def _umeyama(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[np.ndarr
     spread = float((weight * (a**2).sum(axis=1)).sum())
     scale = float(np.clip((singular * sign).sum() / max(spread, 1e-9), 0.7, 1.4))
     return turn, scale, center_b - scale * turn @ center_a
+
+
+def motion_at_joints(
+    flow: np.ndarray, positions: np.ndarray, pixels: np.ndarray, size: tuple[int, int], intrinsics: Intrinsics
+) -> np.ndarray:
+    """Return optical flow at joints from scene flow: u̇ = fx (Vx − x/z Vz) / z, v̇ likewise.
+
+    Args:
+        flow: [h, w, 3] m/s in the optical frame, NaN if unknown, with the color image's field of view.
+        positions: [V, 3] joints, m in the optical frame, NaN if missing.
+        pixels: [V, 2] joints in the color image, px.
+        size: Width and height of the color image, px.
+        intrinsics: Intrinsics of the color image at any size.
+
+    Returns:
+        [V, 2] px/s of the color image; NaN if a joint is missing, outside the image or of unknown velocity.
+
+    Raises:
+        InputError: The shapes disagree.
+    """
+    if positions.shape != (len(pixels), 3):
+        raise InputError(f"positions are {list(positions.shape)}, pixels {list(pixels.shape)}; expected [V, 3], [V, 2]")
+    camera = intrinsics.resized(*size)
+    velocity = velocity_at_joints(flow, pixels, size)
+    seen = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
+    depth = np.where(seen, positions[:, 2], np.nan)[:, None]
+    focal = np.array([camera.fx, camera.fy])
+    moved = focal * (velocity[:, :2] - positions[:, :2] / depth * velocity[:, 2:]) / depth
+    return moved.astype(np.float32)
+
+
+def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the velocity of the surface at joints, [V, 3] m/s; arguments and NaN as in `motion_at_joints`."""
+    if flow.ndim != 3 or flow.shape[2] != 3 or pixels.shape[1:] != (2,):
+        raise InputError(f"flow is {list(flow.shape)}, pixels {list(pixels.shape)}; expected [h, w, 3] and [V, 2]")
+    ratio = np.array([flow.shape[1] / size[0], flow.shape[0] / size[1]])
+    return _sample(flow, (np.asarray(pixels, np.float64) + 0.5) * ratio - 0.5).astype(np.float32)  # (V, 3)
+
+
+def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
+    """Return optical flow at joints from two color images by DIS (Kroeger et al., ECCV 2016).
+
+    Args:
+        before, after: [H, W, 3] uint8 RGB.
+        pixels: [V, 2] joints in `before`, px, NaN for missing.
+        seconds: Time between the images.
+
+    Returns:
+        [V, 2] px/s; NaN if a joint is missing or outside the image.
+
+    Raises:
+        InputError: The images differ in size, or the time is not positive.
+    """
+    if before.shape != after.shape or before.ndim != 3 or pixels.shape[1:] != (2,):
+        raise InputError(
+            f"images are {list(before.shape)} and {list(after.shape)}, pixels {list(pixels.shape)}; "
+            "expected [H, W, 3] twice and [V, 2]"
+        )
+    if not seconds > 0:
+        raise InputError(f"seconds between the images is {seconds}, expected more than 0")
+    gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # A hand is about ten pixels wide: search at half size and smoothing would remove most of its motion.
+    method.setFinestScale(0)
+    method.setVariationalRefinementIterations(0)
+    moved = method.calc(gray0, gray1, None)
+    return (_sample(moved, np.asarray(pixels, np.float64)) / seconds).astype(np.float32)
+
+
+def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the median [V, C] of the known 3×3 pixels around points [V, 2] (u, v); NaN if none is known."""
+    height, width = image.shape[:2]
+    out = np.full((len(points), image.shape[2]), np.nan)
+    for v, point in enumerate(points):
+        if not np.isfinite(point).all():
+            continue
+        column, row = np.round(point).astype(int)
+        if 0 <= column < width and 0 <= row < height:
+            patch = image[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, image.shape[2])
+            known = patch[np.isfinite(patch).all(axis=1)]
+            if len(known):
+                out[v] = np.median(known, axis=0)
+    return out

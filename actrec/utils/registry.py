@@ -21,7 +21,7 @@ class Registry:
         self._install = install or {}
 
     def add(self, name: str, target: str) -> None:
-        """Register `target` ("package.module:attribute") as `name`, also from another package."""
+        """Register a target, also from another package."""
         self._targets[name] = target
 
     def names(self) -> list[str]:
@@ -40,21 +40,15 @@ class Registry:
         module, attribute = self._targets[name].split(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").split(".")[0]
-            if missing.startswith("actrec"):
-                raise
-            remedy = self._install.get(missing, f"pip install {missing}")
-            raise MissingLibraryError(
-                f"{self.kind} '{name}' needs the library '{missing}', which is not installed: {remedy}"
-            ) from error
         except ImportError as error:
-            # Installed, but a linked library is missing.
-            broken = (error.name or "").split(".")[0]
-            if broken not in self._install:
+            library = (error.name or "").split(".")[0]
+            absent = isinstance(error, ModuleNotFoundError)  # else a library that it links to is absent
+            if library.startswith("actrec") or not (absent or library in self._install):
                 raise
+            problem = "which is not installed" if absent else f"which cannot be loaded ({error})"
+            remedy = self._install.get(library, f"pip install {library}")
             raise MissingLibraryError(
-                f"{self.kind} '{name}': '{broken}' cannot be loaded ({error}): {self._install[broken]}"
+                f"{self.kind} '{name}' needs the library '{library}', {problem}: {remedy}"
             ) from error
 
     def create(self, name: str, **options: Any) -> Any:

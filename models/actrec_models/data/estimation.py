@@ -25,8 +25,7 @@ from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import project
-from actrec.utils.optical_flow import motion_at_joints, motion_between_images
+from actrec.utils.geometry import motion_at_joints, motion_between_images, project
 
 STREAM_KEYS = {
     "bodies": ("pixels", "size"),

@@ -30,8 +30,7 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import project
-from actrec.utils.optical_flow import motion_at_joints
+from actrec.utils.geometry import motion_at_joints, project
 
 _BEHIND = 1.5  # meters from the actor's place to the wall
 

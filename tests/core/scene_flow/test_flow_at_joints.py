@@ -5,7 +5,7 @@ import pytest
 
 from actrec import scene_flow
 from actrec.utils.errors import InputError
-from actrec.utils.optical_flow import motion_at_joints, velocity_at_joints
+from actrec.utils.geometry import motion_at_joints, velocity_at_joints
 from benchmarks import scene_flow as scene_flow_benchmark
 from benchmarks.scene_flow import DT, FULL, STATUES
 

@@ -21,7 +21,7 @@ from actrec.skeleton.sequence import stamps_at
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import from_hfov
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.optical_flow import motion_between_images
+from actrec.utils.geometry import motion_between_images
 from actrec_models.data.rendered import RenderedRgbd
 
 SIZE = (128, 96)
