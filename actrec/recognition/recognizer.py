@@ -1,4 +1,4 @@
-"""The action recognizer: a window and stream buffers for each tracked body, labeled by one network."""
+"""The action recognizer, its settings, predictions and counters."""
 
 import math
 import threading
@@ -10,25 +10,111 @@ import numpy as np
 
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
-from actrec.recognition.observations import Joints, faces_by_id, hands_by_id, joints_by_id
-from actrec.recognition.predictions import ActionPrediction, Counts, RecognitionConfig
-from actrec.recognition.tracks import ModelInputs, StreamBuffers, Track, is_complete, is_per_body, make_clips
+from actrec.recognition.tracks import (
+    BodyJoints,
+    BodyTrack,
+    ModelInputs,
+    StreamBuffers,
+    faces_by_id,
+    hands_by_id,
+    is_complete,
+    is_per_body,
+    joints_by_id,
+    make_clips,
+)
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
 from actrec.utils import config
+from actrec.utils.config import setting
 from actrec.utils.geometry import motion_at_joints
 
 TOLERANCE_S = 1 / 120
 """Messages whose stamps differ by less belong to the same frame."""
 
-STREAM_NAMES = {
-    "bodies": "skeletons",
-    "hands": "hands",
-    "face": "faces",
-    "flow": "scene flow",
-    "color": "color images",
-}
+STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
 """Stream to its name in messages to the user."""
+
+
+@dataclass(frozen=True)
+class RecognitionConfig:
+    """Settings of an `ActionRecognizer`."""
+
+    interval_s: float = setting(
+        0.2, "minimum time between two labels of a body; 0 labels every frame", unit="s", range=(0.0, 60.0)
+    )
+    min_seconds: float = setting(
+        0.5, "a body tracked for a shorter time is labeled unknown", unit="s", range=(0.0, 60.0)
+    )
+    lost_after_s: float = setting(
+        0.5, "a track without a detection for this long ends with one unknown label", unit="s", range=(0.0, 60.0)
+    )
+    max_gap_s: float = setting(
+        0.5, "a longer gap between the frames of a body restarts its window", unit="s", range=(0.01, 60.0)
+    )
+    max_bodies: int = setting(
+        6, "maximum number of tracks; if there are more bodies, the farthest new ones are ignored", range=(1, 64)
+    )
+    stream_timeout_s: float = setting(
+        2.0,
+        "a stream without a message for this long, measured against the skeletons, counts as missing",
+        unit="s",
+        range=(0.05, 60.0),
+    )
+    smoothing_s: float = setting(
+        0.0, "time constant of the moving average of a body's probabilities; 0 for none", unit="s", range=(0.0, 60.0)
+    )
+    top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
+
+
+@dataclass(frozen=True)
+class ActionPrediction:
+    """The action of one body at one frame.
+
+    Attributes:
+        body_id: The body's id; empty for a frame without bodies.
+        label: An action, or `unknown` (rejected, track too short, input missing, body lost, no body).
+        class_id: Index of the label; −1 for `unknown`.
+        confidence: Probability of the best class; 0 if the network did not run.
+        top_labels, top_probabilities: Best classes first, even if rejected; empty if the network did not run.
+        window_start_ns: Stamp of the oldest frame used.
+        stamp_ns: Stamp of the newest frame used.
+        model_name: Name of the model package.
+        reason: The missing inputs because of which the network did not run; else empty.
+    """
+
+    body_id: str
+    label: str
+    class_id: int
+    confidence: float
+    top_labels: tuple[str, ...]
+    top_probabilities: tuple[float, ...]
+    window_start_ns: int
+    stamp_ns: int
+    model_name: str
+    reason: str = ""
+
+
+@dataclass
+class Counts:
+    """Counters of a recognizer since its start.
+
+    Attributes:
+        frames: Frames added.
+        labels: Predictions made by the network.
+        skipped: Predictions that were due in a frame for which `predict` was not called.
+        duplicates: Frames ignored because their stamp equals the previous one.
+        restarts: Windows restarted because of a gap or of stamps that jump back.
+        over_limit: Bodies ignored because `max_bodies` are tracked already.
+        missing_input: Predictions replaced by `unknown` because a required stream is missing.
+    """
+
+    frames: int = 0
+    labels: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    restarts: int = 0
+    over_limit: int = 0
+    missing_input: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +127,7 @@ class _Frame:
 
 
 class ActionRecognizer:
-    """Keeps a window for each tracked body and labels it.
+    """Recognizer of the actions of tracked bodies: a window and stream buffers for each, labeled by one network.
 
     A frame without bodies gives one `unknown` with an empty body id. A body without a detection for `lost_after_s` ends
     with one `unknown`; if it returns later, its window restarts. If stamps jump back (a recording that loops), all
@@ -51,11 +137,8 @@ class ActionRecognizer:
     labeled `unknown` with a reason. If an optional stream is missing, its features are zero.
     A hand model labels each hand as a body of its own; its frames come from `add_hands`.
 
-    Thread-safe: messages can be added while another thread is in `predict`.
-
-    Args:
-        session: The model.
-        **settings: Fields of `RecognitionConfig`.
+    Thread-safe: messages can be added while another thread is in `predict`. `settings` are fields of
+    `RecognitionConfig`.
 
     Raises:
         PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
@@ -65,15 +148,12 @@ class ActionRecognizer:
         self.config = config.build(RecognitionConfig, settings)
         self.counts = Counts()
         self._lock = threading.RLock()
-        self._session = session
-        self._inputs = ModelInputs.of(session, self.config.max_gap_s)
-        self._tracks: dict[str, Track] = {}
+        self._session, self._inputs = session, ModelInputs.of(session, self.config.max_gap_s)
+        self._tracks: dict[str, BodyTrack] = {}
         self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False))
         self._newest_ns: int | None = None
         self._empty_since_ns: int | None = None
         self._pending: _Frame | None = None
-
-    # -- the model -----------------------------------------------------------------------------------------------------
 
     @property
     def session(self) -> Session:
@@ -84,7 +164,7 @@ class ActionRecognizer:
         """Replace the model. Tracks are kept, but their windows restart with the new model's length.
 
         Raises:
-            PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
+            PackageError: As for the constructor.
         """
         inputs = ModelInputs.of(session, self.config.max_gap_s)
         buffers = StreamBuffers(inputs.frame_series(per_body=False))
@@ -125,8 +205,6 @@ class ActionRecognizer:
                 found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
         return {stream: message for stream, message in found.items() if message}
 
-    # -- streams -------------------------------------------------------------------------------------------------------
-
     def add_skeletons(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
         """Add one frame's tracked bodies to their windows.
 
@@ -138,8 +216,8 @@ class ActionRecognizer:
             One last `unknown` for each body whose track has ended.
 
         Raises:
-            InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates. The
-                whole frame is ignored then.
+            InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates; the
+                frame is then ignored.
         """
         with self._lock:
             return self._add_frame(stamp_ns, bodies)
@@ -147,11 +225,7 @@ class ActionRecognizer:
     def add_hands(self, stamp_ns: int, hands: Sequence[Hand]) -> list[ActionPrediction]:
         """Add one frame's hands, as a frame of a hand model (see `add_skeletons`) or beside the skeletons.
 
-        Returns:
-            For a hand model, one last `unknown` for each hand whose track has ended; else nothing.
-
-        Raises:
-            InputError: A hand has a wrong shape or infinite coordinates.
+        Raises `InputError` for a wrong shape or infinite coordinates.
         """
         with self._lock:
             if self.tracked_stream == "hands":
@@ -162,11 +236,7 @@ class ActionRecognizer:
         return []
 
     def add_faces(self, stamp_ns: int, faces: Sequence[Face]) -> None:
-        """Add one frame's faces.
-
-        Raises:
-            InputError: A face has a wrong shape or infinite coordinates.
-        """
+        """Add one frame's faces; raise `InputError` for a wrong shape or infinite coordinates."""
         with self._lock:
             self._buffers.newest_ns["face"] = stamp_ns
             self._add_points(stamp_ns, faces_by_id(faces))
@@ -191,8 +261,6 @@ class ActionRecognizer:
         with self._lock:
             self._buffers.image_size = (width, height)
 
-    # -- frames --------------------------------------------------------------------------------------------------------
-
     def _add_frame(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
         if stamp_ns == self._newest_ns:
@@ -214,13 +282,12 @@ class ActionRecognizer:
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._tracks]
 
-    def _update_tracks(self, stamp_ns: int, found: Mapping[str, Joints]) -> None:
+    def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints]) -> None:
         new = [body_id for body_id in found if body_id not in self._tracks]
         new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
         room = max(self.config.max_bodies - len(self._tracks), 0)
         self.counts.over_limit += len(new[room:])
-        for body_id in new[:room]:
-            self._tracks[body_id] = self._inputs.new_track()
+        self._tracks.update((body_id, self._inputs.new_track()) for body_id in new[:room])
         for body_id, track in self._tracks.items():
             if body_id in found:
                 if track.window.add(stamp_ns, found[body_id].positions):
@@ -234,12 +301,11 @@ class ActionRecognizer:
 
     def _add_points(self, stamp_ns: int, found: Mapping[str, Mapping[str, np.ndarray | None]]) -> None:
         """Keep the points of tracked bodies that the model takes."""
-        for body_id, points in found.items():
-            if body_id in self._tracks:
-                kept = self._tracks[body_id].points
-                for key, value in points.items():
-                    if key in kept and value is not None:
-                        kept[key].add(stamp_ns, value)
+        for body_id in found.keys() & self._tracks.keys():
+            kept = self._tracks[body_id].points
+            for key, value in found[body_id].items():
+                if key in kept and value is not None:
+                    kept[key].add(stamp_ns, value)
 
     def _match(self, stamp_ns: int, new_hands: bool = False) -> None:
         """Compute the features of the messages with this stamp; again if its hands are new."""
@@ -270,8 +336,6 @@ class ActionRecognizer:
                 motion = motion_at_joints(flow_message[0], joints.positions, joints.pixels, size, flow_message[1])
                 track.points["motion"].add(stamp_ns, motion)
 
-    # -- predictions ---------------------------------------------------------------------------------------------------
-
     def predict(self) -> list[ActionPrediction]:
         """Label the bodies of the newest frame for which `interval_s` has passed; each frame is labeled once.
 
@@ -283,7 +347,10 @@ class ActionRecognizer:
             if frame is None:
                 return []
             if frame.is_empty:
-                return self._predict_empty(frame.stamp_ns)
+                if not self._is_due(self._empty_since_ns, frame.stamp_ns):
+                    return []
+                self._empty_since_ns = frame.stamp_ns
+                return [self._unknown("", frame.stamp_ns)]
             self._empty_since_ns = None
             session = self._session
             predictions, ready = self._select(frame)
@@ -296,18 +363,11 @@ class ActionRecognizer:
             for body_id, track, start_ns, result in zip(ready, tracks, starts, results, strict=True):
                 result = self._smooth(session, track, result, frame.stamp_ns)
                 top = result.top(self.config.top_k)
+                labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
+                best = result.label, result.class_id, result.confidence
+                stamps = start_ns, frame.stamp_ns
                 predictions.append(
-                    ActionPrediction(
-                        body_id,
-                        result.label,
-                        result.class_id,
-                        result.confidence,
-                        tuple(label for label, _ in top),
-                        tuple(probability for _, probability in top),
-                        start_ns,
-                        frame.stamp_ns,
-                        session.package.name,
-                    )
+                    ActionPrediction(body_id, *best, labels, probabilities, *stamps, session.package.name)
                 )
         return predictions
 
@@ -323,12 +383,6 @@ class ActionRecognizer:
         tracked = (body_id for body_id in frame.body_ids if body_id in self._tracks)
         return [body_id for body_id in tracked if self._is_due(self._tracks[body_id].predicted_ns, frame.stamp_ns)]
 
-    def _predict_empty(self, stamp_ns: int) -> list[ActionPrediction]:
-        if not self._is_due(self._empty_since_ns, stamp_ns):
-            return []
-        self._empty_since_ns = stamp_ns
-        return [self._unknown("", stamp_ns)]
-
     def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> ActionPrediction:
         start = stamp_ns if start_ns is None else start_ns
         return ActionPrediction(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
@@ -339,8 +393,7 @@ class ActionRecognizer:
         for body_id in self._due_bodies(frame):
             track = self._tracks[body_id]
             track.predicted_ns = frame.stamp_ns
-            min_seconds = min(self.config.min_seconds, track.window.seconds)
-            is_new = track.window.duration_s < min_seconds - 1e-6
+            is_new = track.window.duration_s < min(self.config.min_seconds, track.window.seconds) - 1e-6
             reason = "" if is_new else self._missing_inputs(track)
             self.counts.missing_input += bool(reason)
             if is_new or reason:
@@ -350,21 +403,17 @@ class ActionRecognizer:
         self.counts.labels += len(ready)
         return predictions, ready
 
-    def _smooth(self, session: Session, track: Track, result: Prediction, stamp_ns: int) -> Prediction:
+    def _smooth(self, session: Session, track: BodyTrack, result: Prediction, stamp_ns: int) -> Prediction:
         """Average a body's probabilities exponentially over time and apply the rejection to the average."""
         was_replaced = session is not self._session  # by `set_session`, while the network ran
         if self.config.smoothing_s == 0 or was_replaced or np.isnan(result.probabilities).any():
             return result
-        if track.smoothed is None:
-            track.smoothed = result.probabilities
-        else:
-            elapsed = (stamp_ns - track.smoothed_ns) / NANOSECONDS
-            keep = math.exp(-elapsed / self.config.smoothing_s)
-            track.smoothed = keep * track.smoothed + (1 - keep) * result.probabilities
-        track.smoothed_ns = stamp_ns
-        return session.to_prediction(track.smoothed)
-
-    # -- missing inputs ------------------------------------------------------------------------------------------------
+        smoothed = result.probabilities
+        if track.smoothed is not None:
+            keep = math.exp(-(stamp_ns - track.smoothed_ns) / NANOSECONDS / self.config.smoothing_s)
+            smoothed = keep * track.smoothed + (1 - keep) * smoothed
+        track.smoothed, track.smoothed_ns = smoothed, stamp_ns
+        return session.to_prediction(smoothed)
 
     def _missing(self, stream: str) -> str:
         """Return why a stream counts as missing; empty if it is present."""
@@ -376,7 +425,7 @@ class ActionRecognizer:
             return f"no recent {STREAM_NAMES[stream]}"
         return ""
 
-    def _missing_inputs(self, track: Track) -> str:
+    def _missing_inputs(self, track: BodyTrack) -> str:
         """Return why a body cannot be labeled; empty if all inputs are present."""
         inputs, buffers = self._inputs, self._buffers
         reasons = [why for stream, required in inputs.streams.items() if required and (why := self._missing(stream))]

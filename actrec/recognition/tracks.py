@@ -1,4 +1,4 @@
-"""Tracks and stream buffers of a recognizer, and the clips cut from them.
+"""Observations, tracks and stream buffers of a recognizer, and the clips cut from them.
 
 Memory is bounded. An input that is a stack of images keeps at most `FRAMES_PER_SAMPLE` observed frames for each sample
 of the window. Points (hands, face, pixels, motion) are kept for the window's length. Full images and scene flow are
@@ -8,20 +8,19 @@ kept for a second, at most `BUFFERED_IMAGES` of each (30 MB of 640×480 color).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from actrec import features
 from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference.session import Session, body_layout, frame_inputs
-from actrec.recognition.observations import Joints
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.skeleton.layouts import HANDS
 from actrec.skeleton.windows import Series, Window, sample_stamps
-from actrec.types import KEYS, NANOSECONDS, Intrinsics
-from actrec.utils.errors import PackageError
+from actrec.types import KEYS, NANOSECONDS, UNASSIGNED_HAND, Body, Face, Hand, Intrinsics
+from actrec.utils.errors import InputError, PackageError
 
 FRAMES_PER_SAMPLE = 4
 
@@ -31,6 +30,84 @@ BUFFER_S = 1.0
 """How long an image is kept for the skeletons of its frame, and skeletons for their scene flow."""
 
 _POINT_SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2)}
+
+
+class BodyJoints(NamedTuple):
+    """One body's joints in one frame.
+
+    Attributes:
+        positions: [V, 3] m, NaN for missing.
+        pixels: [V, 2] px in the color image, NaN for missing; None if the model does not need them.
+    """
+
+    positions: np.ndarray
+    pixels: np.ndarray | None = None
+
+
+def joints_by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dict[str, BodyJoints]:
+    """Return the joints of a frame's bodies, converted to `layout`, by body id; bodies without any joint are dropped.
+
+    Each hand counts as a body of its own: "body_1_left" if its body is known, else its own id, "hand_1".
+
+    Raises:
+        InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates.
+    """
+    found: dict[str, BodyJoints] = {}
+    for body in bodies:
+        body_id = body.body_id
+        if isinstance(body, Hand) and not body_id.startswith(UNASSIGNED_HAND):
+            body_id = f"{body_id or 'hand'}_{body.side}"
+        if not body_id:
+            raise InputError("a body has no id: track the skeletons first (skeleton_node does)")
+        if body_id in found:
+            raise InputError(f"two bodies of one frame have the id '{body_id}': give each body its own id")
+        positions = _converted(body, body_id, "positions", layout)
+        if not np.isnan(positions).any(axis=-1).all():
+            found[body_id] = BodyJoints(positions, _converted(body, body_id, "pixels", layout) if with_pixels else None)
+    return found
+
+
+def _converted(body: Body, body_id: str, name: str, layout: str) -> np.ndarray:
+    if body.layout not in layouts.LAYOUTS:
+        known = ", ".join(sorted(layouts.LAYOUTS))
+        raise InputError(f"body '{body_id}' has the unknown layout '{body.layout}'; known: {known}")
+    # Checked before the conversion, which would turn an infinite joint into a large finite number.
+    values = _checked(body, name, body.layout, f"body '{body_id}'")
+    return convert(values, np.ones(len(values), dtype=np.float32), body.layout, layout)[0]
+
+
+def _checked(found: Body, name: str, layout: str, owner: str) -> np.ndarray:
+    values: np.ndarray = getattr(found, name)
+    expected = (len(layouts.get(layout)), 3 if name == "positions" else 2)
+    if values.shape != expected:
+        raise InputError(f"{owner} has {name} {list(values.shape)}, expected {list(expected)} of {layout}")
+    if np.isinf(values).any():
+        raise InputError(f"{owner} has infinite coordinates; set a missing joint to NaN")
+    return values
+
+
+def hands_by_id(hands: Sequence[Hand]) -> dict[str, dict[str, np.ndarray]]:
+    """Return `hands` [2, 21, 3] and `hand_pixels` [2, 21, 2] (left, right; NaN for missing) by body id.
+
+    Raises:
+        InputError: A hand has a wrong shape or infinite coordinates.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for hand in hands:
+        empty = {key: np.full(_POINT_SHAPES[key], np.nan, np.float32) for key in ("hands", "hand_pixels")}
+        pair, side = found.setdefault(hand.body_id, empty), ("left", "right").index(hand.side)
+        for key, name in (("hands", "positions"), ("hand_pixels", "pixels")):
+            pair[key][side] = _checked(hand, name, "hand_21", f"hand of '{hand.body_id}'")
+    return found
+
+
+def faces_by_id(faces: Sequence[Face]) -> dict[str, dict[str, np.ndarray]]:
+    """Return `face` [68, 3] and `face_pixels` [68, 2] by body id; raises as `hands_by_id`."""
+    keys = {"face": "positions", "face_pixels": "pixels"}
+    return {
+        face.body_id: {k: _checked(face, name, "face_68", f"face of '{face.body_id}'") for k, name in keys.items()}
+        for face in faces
+    }
 
 
 @dataclass(frozen=True)
@@ -57,11 +134,7 @@ class ModelInputs:
 
     @classmethod
     def of(cls, session: Session, max_gap_s: float) -> "ModelInputs":
-        """Return the inputs of a session's model.
-
-        Raises:
-            PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
-        """
+        """Return the inputs of a session's model; raise `PackageError` for other layouts or full images."""
         package, layout = session.package, body_layout(session.package)
         if layout not in (CANONICAL, *HANDS):
             raise PackageError(
@@ -85,32 +158,28 @@ class ModelInputs:
 
     def frame_series(self, per_body: bool) -> dict[str, Series[np.ndarray]]:
         """Return an empty buffer for each image stack that is computed per body, or for the whole scene."""
-        spacing_s = self.window.seconds / self.window.frames / FRAMES_PER_SAMPLE
+        count = FRAMES_PER_SAMPLE * self.window.frames
         return {
-            spec.name: Series(self._span_s, FRAMES_PER_SAMPLE * self.window.frames + 2, spacing_s)
+            spec.name: Series(self.window.seconds + self.max_gap_s, count + 2, self.window.seconds / count)
             for spec, feature in self.frame_inputs
             if is_per_body(feature) == per_body
         }
 
-    def new_track(self) -> "Track":
+    def new_track(self) -> "BodyTrack":
         """Return an empty track."""
         window = Window(self.window.seconds, self.window.frames, self.max_gap_s)
-        return Track(window, self._point_series(), self.frame_series(per_body=True))
+        track = BodyTrack(window, {}, self.frame_series(per_body=True))
+        track.points |= {key: Series(self.window.seconds + self.max_gap_s) for key in self.keys if KEYS[key][0] == 1}
+        return track
 
-    def restart(self, track: "Track") -> None:
+    def restart(self, track: "BodyTrack") -> None:
         """Empty all buffers of a track whose window has restarted."""
-        track.points, track.frames, track.smoothed = self._point_series(), self.frame_series(per_body=True), None
-
-    @property
-    def _span_s(self) -> float:
-        return self.window.seconds + self.max_gap_s
-
-    def _point_series(self) -> dict[str, Series[np.ndarray]]:
-        return {key: Series(self._span_s) for key in self.keys if KEYS[key][0] == 1}
+        empty = self.new_track()
+        track.points, track.frames, track.smoothed = empty.points, empty.frames, None
 
 
 @dataclass
-class Track:
+class BodyTrack:
     """One tracked body.
 
     Attributes:
@@ -143,7 +212,7 @@ class StreamBuffers:
     """
 
     frames: dict[str, Series[np.ndarray]]
-    skeletons: Series[dict[str, Joints]] = field(default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES))
+    skeletons: Series[dict[str, BodyJoints]] = field(default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES))
     color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     newest_ns: dict[str, int] = field(default_factory=dict)
@@ -188,15 +257,14 @@ def is_per_body(feature: FrameFeature) -> bool:
 
 def is_complete(feature: FrameFeature, color: np.ndarray | None, flow: np.ndarray | None) -> bool:
     """Return whether the images that an input requires are present."""
-    return (color is not None or not feature.streams.get("color")) and (
-        flow is not None or not feature.streams.get("flow")
-    )
+    missing = {name for name, image in (("color", color), ("flow", flow)) if image is None}
+    return not any(feature.streams.get(name) for name in missing)
 
 
 def make_clips(
     body_ids: Sequence[str],
     stamp_ns: int,
-    tracks: Mapping[str, Track],
+    tracks: Mapping[str, BodyTrack],
     buffers: StreamBuffers,
     inputs: ModelInputs,
     present_keys: set[str],
@@ -229,11 +297,10 @@ def make_clips(
         # The first observation of the body is held before its track starts, so all else is sampled from there on too.
         # A body that came later is missing until then.
         stamps = [np.maximum(wanted_ns, min(starts[0], start)) for start in starts]
-        bodies = [
-            _mask_early(joints[b], start, at, inputs.max_gap_s)
-            for b, start, at in zip(chosen, starts, stamps, strict=True)
-        ]
-        clip: dict[str, Any] = {"bodies": np.stack(bodies)}
+        masked = (
+            _mask_early(joints[b], tracks[b].window.start_ns, at, inputs) for b, at in zip(chosen, stamps, strict=True)
+        )
+        clip: dict[str, Any] = {"bodies": np.stack(list(masked))}
         for key in inputs.keys & present_keys:
             if KEYS[key][0] == 1:
                 clip[key] = np.stack(
@@ -249,7 +316,7 @@ def make_clips(
     return clips
 
 
-def _points(track: Track, key: str, stamps_ns: np.ndarray, inputs: ModelInputs) -> np.ndarray:
+def _points(track: BodyTrack, key: str, stamps_ns: np.ndarray, inputs: ModelInputs) -> np.ndarray:
     """Return the points of one key, [T, ..., D], NaN if there is no observation."""
     if len(track.points[key]):
         return track.points[key].interpolated(stamps_ns, inputs.max_gap_s)
@@ -257,9 +324,9 @@ def _points(track: Track, key: str, stamps_ns: np.ndarray, inputs: ModelInputs) 
     return np.full((len(stamps_ns), *shape), np.nan, np.float32)
 
 
-def _mask_early(joints: np.ndarray, start_ns: int, stamps_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
+def _mask_early(joints: np.ndarray, start_ns: int, stamps_ns: np.ndarray, inputs: ModelInputs) -> np.ndarray:
     """Set joints [T, V, 3] to NaN at stamps more than `max_gap_s` before the track's start."""
-    early = start_ns - stamps_ns > max_gap_s * NANOSECONDS
+    early = start_ns - stamps_ns > inputs.max_gap_s * NANOSECONDS
     return np.where(early[:, None, None], np.float32(np.nan), joints) if early.any() else joints
 
 

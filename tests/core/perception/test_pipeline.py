@@ -8,7 +8,7 @@ import pytest
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
-from actrec.recognition.observations import joints_by_id
+from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
 from actrec.types import Body, Intrinsics, RgbdFrame

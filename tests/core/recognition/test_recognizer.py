@@ -48,7 +48,7 @@ def feed(recognizer: ActionRecognizer, frames: range, *bodies: Body) -> list[Act
     return [update(recognizer, stamp(frame), list(bodies)) for frame in frames][-1]
 
 
-def test_label_carries_stamps_of_its_window(session: Session) -> None:
+def test_predict_label_carries_stamps_of_window(session: Session) -> None:
     recognizer = EachFrame(session)
     (label,) = feed(recognizer, range(31), body(1.0))
     assert (label.body_id, label.label, label.class_id, label.model_name) == ("body_1", "right", 1, "tiny")
@@ -58,7 +58,7 @@ def test_label_carries_stamps_of_its_window(session: Session) -> None:
     assert label.top_labels[0] == "right" and len(label.top_labels) == 3
 
 
-def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
+def test_predict_uneven_frames_are_resampled_by_time(session: Session) -> None:
     """A person who moved half way through gets the same label at 30 Hz and at 6 Hz."""
     results = []
     for step in (1 / 3, 5 / 3):
@@ -69,7 +69,7 @@ def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
     assert results[0]["right"] == pytest.approx(results[1]["right"], abs=0.03)
 
 
-def test_two_bodies_have_a_window_each_and_one_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_two_bodies_share_one_network_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(-1.0, "body_1"), body(1.0, "body_2"))
     sizes = []
@@ -85,14 +85,14 @@ def test_two_bodies_have_a_window_each_and_one_run(session: Session, monkeypatch
     assert sizes == [2]
 
 
-def test_rejected_label_is_unknown_with_the_networks_thoughts(session: Session) -> None:
+def test_predict_rejected_label_keeps_top_classes(session: Session) -> None:
     (label,) = feed(EachFrame(session), range(10), body(0.0, z=4.0))
     assert (label.label, label.class_id) == ("unknown", -1)
     assert label.confidence == pytest.approx(1 / 3, abs=1e-3)
     assert set(label.top_labels) == {"left", "right", "far"}
 
 
-def test_new_body_is_unknown_until_min_seconds(session: Session) -> None:
+def test_predict_new_body_is_unknown_until_min_seconds(session: Session) -> None:
     recognizer = EachFrame(session, min_seconds=0.5)
     said = [update(recognizer, stamp(frame), [body(1.0)])[0] for frame in range(7)]
     assert [label.label for label in said] == ["unknown"] * 5 + ["right"] * 2
@@ -100,18 +100,18 @@ def test_new_body_is_unknown_until_min_seconds(session: Session) -> None:
     assert update(EachFrame(session, min_seconds=0.0), stamp(0), [body(1.0)])[0].label == "right"
 
 
-def test_min_seconds_beyond_the_window_waits_for_a_full_window_only(session: Session) -> None:
+def test_predict_min_seconds_is_limited_to_window(session: Session) -> None:
     (label,) = feed(EachFrame(session, min_seconds=30.0), range(31), body(1.0))
     assert label.label == "right"
 
 
-def test_interval_spaces_labels_by_stamp(session: Session) -> None:
+def test_predict_interval_limits_label_rate(session: Session) -> None:
     recognizer = EachFrame(session, interval_s=0.3, min_seconds=0.0)
     said = [frame for frame in range(13) if update(recognizer, stamp(frame), [body(1.0)])]
     assert said == [0, 3, 6, 9, 12]
 
 
-def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None:
+def test_predict_empty_frame_is_unknown(session: Session) -> None:
     recognizer = EachFrame(session)
     for frame in range(3):
         (label,) = update(recognizer, stamp(frame), [])
@@ -119,7 +119,7 @@ def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None
         assert label.stamp_ns == label.window_start_ns == stamp(frame)
 
 
-def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> None:
+def test_add_skeletons_lost_body_ends_with_one_unknown(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     assert feed(recognizer, range(10), body(1.0, "body_1"), body(-1.0, "body_2"))[0].label == "right"
     said = [update(recognizer, stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
@@ -128,7 +128,7 @@ def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> Non
     assert all(label.label == "left" for labels in said for label in labels if label.body_id == "body_2")
 
 
-def test_last_body_that_leaves(session: Session) -> None:
+def test_add_skeletons_last_lost_body_ends_before_empty_frame(session: Session) -> None:
     """An empty scene is reported at once, a lost body after lost_after_s; its label is never repeated."""
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
@@ -138,7 +138,7 @@ def test_last_body_that_leaves(session: Session) -> None:
     assert [label.stamp_ns for label in said if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
 
 
-def test_recognizer_returning_body_restarts(session: Session) -> None:
+def test_add_skeletons_returning_body_restarts_window(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(20), body(1.0))
     feed(recognizer, range(20, 30))
@@ -148,7 +148,7 @@ def test_recognizer_returning_body_restarts(session: Session) -> None:
     assert (label.label, label.window_start_ns) == ("left", stamp(30))
 
 
-def test_short_absence_keeps_the_window(session: Session) -> None:
+def test_add_skeletons_short_absence_keeps_window(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.5)
     feed(recognizer, range(10), body(1.0))
     feed(recognizer, range(10, 12))
@@ -156,14 +156,14 @@ def test_short_absence_keeps_the_window(session: Session) -> None:
     assert (label.label, label.window_start_ns) == ("right", stamp(0))
 
 
-def test_pause_of_the_whole_stream_restarts(session: Session) -> None:
+def test_add_skeletons_long_gap_restarts_window(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
     (label,) = update(recognizer, stamp(60), [body(1.0)])
     assert (label.label, label.window_start_ns) == ("unknown", stamp(60))
 
 
-def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
+def test_add_skeletons_stamps_jump_back_restarts_all_windows(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(50, 70), body(1.0, "body_1"), body(1.0, "body_2"))
     labels = update(recognizer, stamp(0), [body(-1.0, "body_1")])
@@ -176,7 +176,7 @@ def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
     assert recognizer.counts.restarts == 1
 
 
-def test_who_finds_no_room_after_stamps_jumped_back_ends_too(session: Session) -> None:
+def test_add_skeletons_body_over_limit_after_jump_back_ends(session: Session) -> None:
     recognizer = EachFrame(session, max_bodies=1)
     feed(recognizer, range(10), body(1.0, "first", z=4.0))
     both = body(1.0, "first", z=4.0), body(-1.0, "nearer", z=1.5)
@@ -186,14 +186,14 @@ def test_who_finds_no_room_after_stamps_jumped_back_ends_too(session: Session) -
     assert list(recognizer._tracks) == ["nearer"]
 
 
-def test_duplicate_frame_is_ignored(session: Session) -> None:
+def test_add_skeletons_duplicate_frame_is_ignored(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
     assert update(recognizer, stamp(9), [body(-1.0)]) == []
     assert recognizer.counts.duplicates == 1 and recognizer.counts.frames == 10
 
 
-def test_frames_fed_without_predicting_enter_the_window(session: Session) -> None:
+def test_add_skeletons_without_predict_extends_window(session: Session) -> None:
     recognizer, other = EachFrame(session), EachFrame(session)
     for frame in range(20):
         assert update(recognizer, stamp(frame), [body(1.0)], predict=False) == []
@@ -202,21 +202,21 @@ def test_frames_fed_without_predicting_enter_the_window(session: Session) -> Non
     assert recognizer.counts.skipped == 20
 
 
-def test_endings_are_reported_even_without_predicting(session: Session) -> None:
+def test_add_skeletons_without_predict_reports_lost_body(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
     labels = [label for f in range(10, 20) for label in update(recognizer, stamp(f), [], predict=False)]
     assert [(label.body_id, label.label) for label in labels] == [("body_1", "unknown")]
 
 
-def test_missing_joints_do_not_stop_it(session: Session) -> None:
+def test_predict_missing_joints_still_labels(session: Session) -> None:
     partly = body(1.0)
     partly.positions[5:12] = np.nan
     (label,) = feed(EachFrame(session), range(10), partly)
     assert label.label == "right"
 
 
-def test_body_without_any_joint_is_not_there(session: Session) -> None:
+def test_add_skeletons_body_without_joints_is_ignored(session: Session) -> None:
     nobody = body(1.0)
     nobody.positions[:] = np.nan
     recognizer = EachFrame(session, lost_after_s=0.3)
@@ -228,7 +228,7 @@ def test_body_without_any_joint_is_not_there(session: Session) -> None:
     assert [label.stamp_ns for label in said if label.body_id] == [stamp(13)]
 
 
-def test_network_that_gives_nan_is_unknown(tmp_path: Path) -> None:
+def test_predict_nan_output_is_unknown(tmp_path: Path) -> None:
     recognizer = EachFrame(inference.load(write_tiny(tmp_path / "poison", poison=True)), smoothing_s=1.0)
     labels = feed(recognizer, range(10), body(1.0, "body_1", z=0.5), body(1.0, "body_2", z=2.0))
     by_id = {label.body_id: label for label in labels}
@@ -247,7 +247,9 @@ def test_network_that_gives_nan_is_unknown(tmp_path: Path) -> None:
         ({"body_id": "body_2"}, "two bodies"),
     ],
 )
-def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dict[str, object], message: str) -> None:
+def test_add_skeletons_invalid_body_raises_and_changes_nothing(
+    session: Session, change: dict[str, object], message: str
+) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0, "body_2"))
     with pytest.raises(InputError, match=message):
@@ -257,12 +259,12 @@ def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dic
 
 
 @pytest.mark.parametrize("layout", ["kinect_v1_20", "azure_kinect_32", "mediapipe_33"])
-def test_other_skeleton_layouts_are_converted(session: Session, layout: str) -> None:
+def test_add_skeletons_other_layout_is_converted(session: Session, layout: str) -> None:
     (label,) = feed(EachFrame(session), range(10), body(1.0, layout=layout))
     assert label.label == "right"
 
 
-def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
+def test_add_skeletons_over_limit_keeps_tracked_and_nearest(session: Session) -> None:
     recognizer = EachFrame(session, max_bodies=2, min_seconds=0.0)
     update(recognizer, stamp(0), [body(1.0, "far", z=5.0)])
     crowd = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
@@ -270,7 +272,7 @@ def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
     assert recognizer.counts.over_limit == 1
 
 
-def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
+def test_predict_smoothing_averages_probabilities(session: Session) -> None:
     recognizer = EachFrame(session, smoothing_s=1.0)
     feed(recognizer, range(40), body(-0.2))
     raw, smooth = EachFrame(session), recognizer
@@ -282,7 +284,7 @@ def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
     assert sum(after.top_probabilities) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_two_body_model_gets_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
     recognizer = EachFrame(session)
     seen = []
@@ -300,7 +302,7 @@ def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch:
     assert seen[-1][0]["bodies"].shape == (1, 8, 25, 3)
 
 
-def test_others_come_and_go_in_a_window_as_in_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_other_body_enters_and_leaves_as_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
     recognizer, window, predict = EachFrame(session), session.package.window, session.predict_many
     seen: dict[str, np.ndarray] = {}
@@ -325,7 +327,7 @@ def test_others_come_and_go_in_a_window_as_in_a_recording(tmp_path: Path, monkey
             assert np.isnan(seen["bodies"][1, 0]).all() == (frame < 33), "it was not there long before it came"
 
 
-def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> None:
+def test_set_session_keeps_tracks(session: Session, tmp_path: Path) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0, "body_1"), body(1.0, "body_2"))
     recognizer.set_session(inference.load(write_tiny(tmp_path / "longer", frames=16, seconds=4.0)))
@@ -335,7 +337,7 @@ def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> Non
     ]
 
 
-def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) -> None:
+def test_set_session_lost_body_still_ends(session: Session, tmp_path: Path) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0))
     recognizer.set_session(inference.load(write_tiny(tmp_path / "other")))
@@ -343,7 +345,7 @@ def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) ->
     assert [label.label for label in said if label.body_id == "body_1"] == ["unknown"]
 
 
-def test_model_of_another_layout_is_refused(session: Session) -> None:
+def test_recognizer_model_of_other_layout_raises(session: Session) -> None:
     spec: InputSpec = replace(session.package.inputs[0], layout="kinect_v1_20")
     older = Session.__new__(Session)
     older.package, older.backend = replace(session.package, inputs=(spec,)), session.backend
@@ -351,7 +353,7 @@ def test_model_of_another_layout_is_refused(session: Session) -> None:
         EachFrame(older)
 
 
-def test_settings_are_validated(session: Session) -> None:
+def test_recognizer_invalid_setting_raises(session: Session) -> None:
     with pytest.raises(ConfigError, match="unknown option interval"):
         EachFrame(session, interval=1.0)
     with pytest.raises(ConfigError, match="lost_after_s is -1"):

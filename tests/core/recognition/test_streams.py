@@ -66,7 +66,9 @@ def eager(session: Session, **options: Any) -> ActionRecognizer:
     [[HANDS], [FACE], [MOTION], [FLOW], [FLOW, PLACES], [CROP], [CROP, HAND_CROP, BODY], ALL],
     ids=lambda specs: "+".join(spec.modality for spec in specs) if len(specs) < 8 else "all",
 )
-def test_live_is_offline(tmp_path: Path, scene: Scene, specs: list[InputSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_streams_equal_offline(
+    tmp_path: Path, scene: Scene, specs: list[InputSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = load(tmp_path, *specs)
     recognizer = eager(session)
     runs = note_runs(session, monkeypatch)
@@ -84,7 +86,7 @@ def test_live_is_offline(tmp_path: Path, scene: Scene, specs: list[InputSpec], m
         assert np.abs(elsewhere[name] - wanted[name]).max() > 0.005 * scale, "another window looks otherwise"
 
 
-def test_only_the_streams_that_count_are_asked_for(tmp_path: Path) -> None:
+def test_streams_and_image_size_follow_model(tmp_path: Path) -> None:
     session = load(tmp_path, HANDS, FLOW)
     recognizer = eager(session)
     assert recognizer.streams == {"hands": False, "flow": True, "bodies": True}
@@ -107,7 +109,7 @@ def test_recognizer_absent_optional_stream_is_zero(tmp_path: Path, scene: Scene,
 
 
 @pytest.mark.parametrize(("spec", "stream"), [(FLOW, "flow"), (CROP, "color")])
-def test_required_stream_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec, stream: str) -> None:
+def test_predict_required_stream_absent_is_unknown(tmp_path: Path, scene: Scene, spec: InputSpec, stream: str) -> None:
     recognizer = eager(load(tmp_path, spec))
     for t in range(FRAMES):
         scene.add_frame(recognizer, t, without=(stream,))
@@ -118,7 +120,7 @@ def test_required_stream_that_never_came(tmp_path: Path, scene: Scene, spec: Inp
     assert recognizer.counts.missing_input == 1 and recognizer.counts.labels == 0
 
 
-def test_required_stream_that_falls_silent_and_comes_back(tmp_path: Path, scene: Scene) -> None:
+def test_predict_required_stream_timeout_is_unknown_until_it_returns(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, FLOW), stream_timeout_s=0.5)
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)
@@ -155,7 +157,7 @@ def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene)
     assert "no color images match the stamps" in label.reason
 
 
-def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
+def test_predict_message_order_does_not_matter(tmp_path: Path, scene: Scene) -> None:
     """Pictures before, with or after the skeletons, flow three frames late, hands the other way round."""
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
@@ -182,7 +184,7 @@ def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
     np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES, 2 * FRAMES))), atol=2e-4)
 
 
-def test_lost_messages_are_bridged(tmp_path: Path, scene: Scene) -> None:
+def test_predict_lost_messages_are_interpolated(tmp_path: Path, scene: Scene) -> None:
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
     for t in range(2 * FRAMES):
@@ -192,7 +194,7 @@ def test_lost_messages_are_bridged(tmp_path: Path, scene: Scene) -> None:
     assert label.reason == "" and np.abs(by_label(label) - near).max() < 0.3
 
 
-def test_hand_out_of_view_is_missing_not_held(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_hand_out_of_view_is_missing(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, replace(HANDS, preprocessing=PIXELS))
     recognizer = eager(session, max_gap_s=0.3)
     runs = note_runs(session, monkeypatch)
@@ -205,7 +207,7 @@ def test_hand_out_of_view_is_missing_not_held(tmp_path: Path, scene: Scene, monk
     assert seen[:8, 0].all() and not seen[-6:, 0].any(), "held for 0.3 s after it was last seen at frame 3"
 
 
-def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
+def test_buffers_are_bounded(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, *ALL))
     for t in range(20 * FRAMES):  # ten times the camera's rate
         scene.add_frame(recognizer, t % (3 * FRAMES), at=t / 10)
@@ -217,7 +219,7 @@ def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("frames", [8, 22, 37, 1000])
-def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene, frames: int) -> None:
+def test_predict_stamps_jump_back_equals_offline(tmp_path: Path, scene: Scene, frames: int) -> None:
     """By half a second, by one and a half and two and a half (a short recording that loops), by a minute."""
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
@@ -230,7 +232,7 @@ def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene, f
     np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES))), atol=2e-4)
 
 
-def test_models_of_other_streams_are_swapped_in(tmp_path: Path, scene: Scene) -> None:
+def test_set_session_other_streams_equals_offline(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path / "a", BODY))
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)
@@ -244,7 +246,7 @@ def test_models_of_other_streams_are_swapped_in(tmp_path: Path, scene: Scene) ->
         np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES))), atol=2e-4)
 
 
-def test_frame_under_way_is_the_new_models(tmp_path: Path, scene: Scene) -> None:
+def test_set_session_pending_frame_is_labeled_by_new_model(tmp_path: Path, scene: Scene) -> None:
     """A model swapped in between a frame's coming and its judgement does not lose the frame's label."""
     recognizer = eager(load(tmp_path / "a", BODY), min_seconds=0.0)
     scene.add_frame(recognizer, 0)
@@ -256,7 +258,9 @@ def test_frame_under_way_is_the_new_models(tmp_path: Path, scene: Scene) -> None
     assert recognizer.predict() == []
 
 
-def test_others_observe_while_the_network_runs(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_running_network_does_not_block_messages(
+    tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = load(tmp_path, CROP)
     recognizer = eager(session)
     running, go = threading.Event(), threading.Event()
@@ -284,7 +288,7 @@ def test_others_observe_while_the_network_runs(tmp_path: Path, scene: Scene, mon
     assert label.stamp_ns == stamp(2 * FRAMES - 1) and label.reason == ""
 
 
-def test_bad_hands_and_faces_are_refused(tmp_path: Path, scene: Scene) -> None:
+def test_add_hands_and_faces_invalid_points_raise(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, HANDS, FACE))
     scene.add_frame(recognizer, 0)
     hand, face = scene.hands(1)[0], scene.faces(1)[0]
@@ -297,7 +301,7 @@ def test_bad_hands_and_faces_are_refused(tmp_path: Path, scene: Scene) -> None:
     assert recognizer.predict()[0].reason == ""
 
 
-def test_pixels_of_another_layout_are_converted(tmp_path: Path) -> None:
+def test_add_skeletons_pixels_of_other_layout_are_converted(tmp_path: Path) -> None:
     recognizer = eager(load(tmp_path, FACE, PLACES), min_seconds=0.0)
     joints = np.tile(person_at(0.0)[:1], (32, 1))
     recognizer.set_image_size(320, 240)
@@ -311,7 +315,7 @@ def test_pixels_of_another_layout_are_converted(tmp_path: Path) -> None:
         )
 
 
-def test_recognizer_refuses_a_model_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recognizer_model_of_full_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, BODY)
     session.__dict__["keys"] = frozenset({"bodies", "color"})
     with pytest.raises(PackageError, match="full images"):
@@ -319,7 +323,7 @@ def test_recognizer_refuses_a_model_of_whole_images(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("layout", ["hand_21", "hand_22"])
-def test_model_of_hands_labels_each_hand(tmp_path: Path, scene: Scene, layout: str) -> None:
+def test_add_hands_hand_model_labels_each_hand(tmp_path: Path, scene: Scene, layout: str) -> None:
     joints = int(layout[-2:])
     session = load(tmp_path, InputSpec("body", "body", layout, (1, 3, FRAMES, joints), "m", RAW))
     recognizer = eager(session)
@@ -337,7 +341,7 @@ def test_model_of_hands_labels_each_hand(tmp_path: Path, scene: Scene, layout: s
     np.testing.assert_allclose(by_label(by_id["body_1_right"]), expected(session, {"bodies": clip}), atol=1e-4)
 
 
-def test_body_model_after_a_hand_model(tmp_path: Path, scene: Scene) -> None:
+def test_set_session_body_model_after_hand_model(tmp_path: Path, scene: Scene) -> None:
     hands = load(tmp_path / "h", InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW))
     recognizer = eager(hands, lost_after_s=0.2)
     update(recognizer, stamp(0), scene.hands(0), predict=False)
@@ -348,7 +352,7 @@ def test_body_model_after_a_hand_model(tmp_path: Path, scene: Scene) -> None:
     assert any(label.body_id == "body_1" and label.top_labels for label in said)
 
 
-def test_recognizer_swaps_to_a_hand_model_of_another_layout(tmp_path: Path, scene: Scene) -> None:
+def test_set_session_hand_model_of_other_layout(tmp_path: Path, scene: Scene) -> None:
     first, second = (
         load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))
         for layout in ("hand_21", "hand_22")
