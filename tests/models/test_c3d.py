@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from actrec_models.layers.c3d import STAGES, C3d, boosted
+from actrec_models.layers.video import C3D_STAGES, C3d, boosted
 
-CONVOLUTIONS = [name for names in STAGES for name in names]
+CONVOLUTIONS = [name for names in C3D_STAGES for name in names]
 
 
 def small(classes=5, **options):
@@ -60,7 +60,7 @@ def test_the_attention_follows_every_convolution():
     masks = [torch.rand(2, 1, frames, width, width) for frames, width in sizes]
     with torch.no_grad():
         f = clip
-        for stage, names in enumerate(STAGES):
+        for stage, names in enumerate(C3D_STAGES):
             for name in names:
                 weight, bias = network.state_dict()[f"{name}.weight"], network.state_dict()[f"{name}.bias"]
                 y = functional.conv3d(f, weight, bias, padding=1).clamp(min=0)

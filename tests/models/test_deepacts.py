@@ -13,11 +13,31 @@ from actrec.features.clips import example_clip
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.efficientnet import EfficientNetB0
-from actrec_models.layers.graph import adjacency, partition, present
-from actrec_models.layers.hcn import Hcn, motion_matrix
-from actrec_models.layers.resnet import ResNet50
-from actrec_models.networks.deepacts import MODALITIES, TABLE_ROWS, StampBranch
+from actrec_models.layers.image import EfficientNetB0, ResNet50
+from actrec_models.layers.skeleton import Hcn, adjacency, motion_matrix, partition, present
+from actrec_models.networks.deepacts import MODALITIES, StampBranch
+
+BODY, BODY_HANDS_FACE = ("body",), ("body", "hands", "face")
+
+TABLE_ROWS = {
+    "1, HCN, body": ("deepacts_cnn", {"cnn": "hcn", "modalities": BODY}),
+    "1, ResNet50, body": ("deepacts_cnn", {"cnn": "resnet50", "modalities": BODY}),
+    "1, EfficientNet, body": ("deepacts_cnn", {"modalities": BODY}),
+    "1, ST-GCN, body": ("deepacts_graph", {"modalities": BODY}),
+    "1, HCN, DeepActs": ("deepacts_cnn", {"cnn": "hcn"}),
+    "1, ResNet50, DeepActs": ("deepacts_cnn", {"cnn": "resnet50"}),
+    "1, EfficientNet, DeepActs": ("deepacts_cnn", {}),
+    "1, ST-GCN, DeepActs": ("deepacts_graph", {}),
+    "2, A": ("deepacts", {"modalities": BODY}),
+    "2, B": ("deepacts", {"modalities": BODY_HANDS_FACE}),
+    "2, C": ("deepacts", {"modalities": (*BODY_HANDS_FACE, "motion")}),
+    "2, D": ("deepacts", {"modalities": tuple(MODALITIES)}),
+    "2, E": ("deepacts_graph", {}),
+    "2, F": ("deepacts_cnn", {}),
+    "2, G": ("deepacts", {}),
+    "2, H": ("deepacts_multi", {}),
+}
+"""Row of the paper's Tables 1 and 2 to the network and the options that reproduce it."""
 
 SMALL = {"frames": 16, "size": 32, "cnn_width": 0.05, "cnn_depth": 0.1, "width": 4}
 TWO = ("body", "hands")

@@ -9,7 +9,7 @@ import actrec_models.registry
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.graph import GraphConvolution, partition
+from actrec_models.layers.skeleton import GraphConvolution, partition
 from actrec_models.training import checkpoints, recipe
 from actrec_models.training import module as training_module
 

@@ -11,7 +11,7 @@ from actrec import datasets, features
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.i3d import InceptionI3d
+from actrec_models.layers.video import InceptionI3d
 from actrec_models.training import checkpoints, initial_weights, recipe, trainer
 from actrec_models.training.module import RecognitionModule
 

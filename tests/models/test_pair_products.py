@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.layers.points import (
+from actrec_models.layers.sparse import (
     PairProducts,
     Pairs,
     Points,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.layers.resnext3d import BLOCKS, Bottleneck, ResNext3d
+from actrec_models.layers.video import RESNEXT_BLOCKS, ResNext3d, ResNextBottleneck
 
 
 def test_published_size_and_names():
@@ -21,7 +21,7 @@ def test_published_size_and_names():
     assert shapes["layer4.2.conv2.weight"] == (1024, 32, 3, 3, 3)
     assert shapes["fc.weight"] == (400, 2048)
     assert not [k for k in shapes if not k.startswith(("conv1.", "bn1.", "layer", "fc."))]
-    assert len({k.split(".")[1] for k in shapes if k.startswith("layer3.")}) == BLOCKS[2]
+    assert len({k.split(".")[1] for k in shapes if k.startswith("layer3.")}) == RESNEXT_BLOCKS[2]
     assert sum("downsample.0" in k for k in shapes) == 4
 
 
@@ -45,7 +45,7 @@ def test_published_feature_map():
 def test_bottleneck_literally():
     """Grouped convolution, batch norms and the shortcut, one output element at a time."""
     torch.manual_seed(1)
-    block = Bottleneck(8, 64, stride=2).eval()
+    block = ResNextBottleneck(8, 64, stride=2).eval()
     assert isinstance(block.downsample, torch.nn.Sequential)
     for bn in (block.bn1, block.bn2, block.bn3, block.downsample[1]):
         torch.nn.init.uniform_(bn.running_mean, -1, 1)

@@ -7,8 +7,7 @@ import torch
 
 import actrec_models.registry
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.feed_forward import MultiScaleFeedForward
-from actrec_models.networks.sem_net import GrCfsa, SemBlock, SemNetConfig, running_mean
+from actrec_models.networks.sem_net import GrCfsa, MultiScaleFeedForward, SemBlock, SemNetConfig, running_mean
 from benchmarks.networks import complexity
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "heads": 2, "embedding": 4, "frames": 8}

@@ -6,8 +6,7 @@ import actrec_models.registry
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.i3d import InceptionI3d
-from actrec_models.layers.resnext3d import ResNext3d
+from actrec_models.layers.video import InceptionI3d, ResNext3d
 from actrec_models.networks import vpn
 from actrec_models.networks.vpn import (
     Attention,

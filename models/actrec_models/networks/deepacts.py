@@ -23,10 +23,8 @@ from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.common import sizes
-from actrec_models.layers.efficientnet import EfficientNetB0
-from actrec_models.layers.graph import GraphBlock, partition, present, unpadded_frames
-from actrec_models.layers.hcn import POOLED, Hcn
-from actrec_models.layers.resnet import ResNet50
+from actrec_models.layers.image import EfficientNetB0, ResNet50
+from actrec_models.layers.skeleton import POOLED, GraphBlock, Hcn, partition, present, unpadded_frames
 from actrec_models.networks.base import Network
 
 
@@ -213,28 +211,6 @@ def _spec(modality: str, joints: Joints, shape: tuple[int, ...], preprocessing: 
     return InputSpec(modality, modality, joints.layout, shape, unit=joints.unit, preprocessing=chosen)
 
 
-_BODY, _BODY_FACE_HANDS = ("body",), ("body", "hands", "face")
-
-TABLE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "1, HCN, body": ("deepacts_cnn", {"cnn": "hcn", "modalities": _BODY}),
-    "1, ResNet50, body": ("deepacts_cnn", {"cnn": "resnet50", "modalities": _BODY}),
-    "1, EfficientNet, body": ("deepacts_cnn", {"modalities": _BODY}),
-    "1, ST-GCN, body": ("deepacts_graph", {"modalities": _BODY}),
-    "1, HCN, DeepActs": ("deepacts_cnn", {"cnn": "hcn"}),
-    "1, ResNet50, DeepActs": ("deepacts_cnn", {"cnn": "resnet50"}),
-    "1, EfficientNet, DeepActs": ("deepacts_cnn", {}),
-    "1, ST-GCN, DeepActs": ("deepacts_graph", {}),
-    "2, A": ("deepacts", {"modalities": _BODY}),
-    "2, B": ("deepacts", {"modalities": _BODY_FACE_HANDS}),
-    "2, C": ("deepacts", {"modalities": (*_BODY_FACE_HANDS, "motion")}),
-    "2, D": ("deepacts", {"modalities": tuple(MODALITIES)}),
-    "2, E": ("deepacts_graph", {}),
-    "2, F": ("deepacts_cnn", {}),
-    "2, G": ("deepacts", {}),
-    "2, H": ("deepacts_multi", {}),
-}
-"""Row of the paper's Tables 1 and 2 to the network and the options that reproduce it."""
-
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at base width 64."""
 
@@ -340,11 +316,7 @@ class _Branches(Network):
 
 
 class DeepActsGraph(_Branches):
-    """The graph network of Fig. 3.
-
-    Args:
-        options: Fields of `DeepActsGraphConfig`.
-    """
+    """The graph network of Fig. 3."""
 
     config_class = DeepActsGraphConfig
 
@@ -360,11 +332,7 @@ class DeepActsGraph(_Branches):
 
 
 class DeepActsCnn(_Branches):
-    """The convolutional network of Fig. 3: EfficientNet-B0 on stamps; Table 1's ResNet-50 and HCN by option `cnn`.
-
-    Args:
-        options: Fields of `DeepActsCnnConfig`.
-    """
+    """The convolutional network of Fig. 3: EfficientNet-B0 on stamps; Table 1's ResNet-50 and HCN by option `cnn`."""
 
     config_class = DeepActsCnnConfig
 
@@ -437,11 +405,7 @@ class _Ensemble(Network):
 
 
 class DeepActs(_Ensemble):
-    """DeepActsNet, CNN + Graph: one convolutional network and the graph network.
-
-    Args:
-        options: Fields of `DeepActsConfig`.
-    """
+    """DeepActsNet, CNN + Graph: one convolutional network and the graph network."""
 
     config_class = DeepActsConfig
 
@@ -450,11 +414,7 @@ class DeepActs(_Ensemble):
 
 
 class DeepActsMulti(_Ensemble):
-    """DeepActsNet, Multi-CNN + Graph: EfficientNet-B0, ResNet-50 and the graph network.
-
-    Args:
-        options: Fields of `DeepActsMultiConfig`.
-    """
+    """DeepActsNet, Multi-CNN + Graph: EfficientNet-B0, ResNet-50 and the graph network."""
 
     config_class = DeepActsMultiConfig
 

@@ -16,17 +16,12 @@ from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec
+from actrec_models.layers.video import NORM_MOMENTUM, InceptionI3d, chain, image_spec
 from actrec_models.networks.base import OUTLIER, Network
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
 
-AGGREGATED_AFTER = {
-    "sum_0": "Mixed_5c",
-    "sum_1": "Mixed_5b",
-    "sum_2": "MaxPool3d_5a_2x2",
-    "concat_0": "Mixed_5c",
-}
+AGGREGATED_AFTER = {"sum_0": "Mixed_5c", "sum_1": "Mixed_5b", "sum_2": "MaxPool3d_5a_2x2", "concat_0": "Mixed_5c"}
 """sum_r adds the parts' features behind 9 − r of the nine inception blocks (and the pool that follows the seventh)."""
 
 JOINTS = 25
@@ -108,9 +103,6 @@ class Attention(nn.Module):
 
 class PI3d(Network):
     """The network of Fig. 2, its ablations (Tables 1 and 2), its loss (Eq. 5) and the stages of Algorithm 1.
-
-    Args:
-        options: Fields of `PI3dConfig`.
 
     Attributes:
         stages: The stages of its training, in order; see `stage`.

@@ -35,11 +35,7 @@ class SemSpaConfig:
 
 
 class SemSpa(Network):
-    """SEM+SPA. Its logits are the logarithm of the two networks' mean softmax, so that their softmax is that mean.
-
-    Args:
-        options: Fields of `SemSpaConfig`.
-    """
+    """SEM+SPA. Its logits are the logarithm of the two networks' mean softmax, so that their softmax is that mean."""
 
     config_class: ClassVar[type] = SemSpaConfig
 

@@ -19,11 +19,11 @@ from actrec.features.voxels import POSITIONS, VoxelPreprocessing
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.points import Points
 from actrec_models.layers.sparse import (
     Neighborhood,
     PaddedNeighborhood,
     PointNorm,
+    Points,
     SparseConvolution,
     TemporalConvolution,
 )
@@ -119,11 +119,7 @@ class Shortcut(nn.Module):
 
 
 class SpaNet3p1d(Network):
-    """SPA-3+1D of Table 4.
-
-    Args:
-        options: Fields of `SpaNetConfig`.
-    """
+    """SPA-3+1D of Table 4."""
 
     config_class: ClassVar[type] = SpaNetConfig
     block: ClassVar[type[nn.Module]] = Spa3p1dBlock
@@ -268,11 +264,7 @@ class SpaNet3p1d(Network):
 
 
 class SpaNet4d(SpaNet3p1d):
-    """SPA-4D of Table 4.
-
-    Args:
-        options: Fields of `SpaNet4dConfig`.
-    """
+    """SPA-4D of Table 4."""
 
     config_class = SpaNet4dConfig
     block = Spa4dBlock

@@ -20,8 +20,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, image_spec
-from actrec_models.layers.resnext3d import ResNext3d
+from actrec_models.layers.video import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec
 from actrec_models.networks.base import OUTLIER, Network
 
 GCN_CHANNELS = 64
@@ -310,11 +309,7 @@ class VpnResnext101Config(VpnConfig):
 
 
 class Vpn(Network):
-    """Visual backbone, VPN layer, classifier.
-
-    Args:
-        options: Fields of `config_class`.
-    """
+    """Visual backbone, VPN layer, classifier."""
 
     config_class: ClassVar[type] = VpnConfig
 

