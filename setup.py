@@ -48,7 +48,7 @@ PACKAGES = [
     "actrec_nodes.bringup",
     "actrec_nodes.common",
 ]
-NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node", "record_node"]
+NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node"]
 
 CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "scipy", "tqdm"]
 EXTRAS = {
@@ -121,7 +121,8 @@ setup(
     entry_points={
         "console_scripts": [
             "actrec = actrec.cli:main",
-            *(f"{node} = actrec_nodes.{node}:main" for node in NODES),
+            *(f"{node} = actrec_nodes.bringup.processes:main" for node in NODES),  # by the executable's name
+            "record_node = actrec_nodes.record_node:main",
             "graph = actrec_nodes.bringup.run:main",
         ]
     },

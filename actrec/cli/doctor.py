@@ -98,7 +98,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
     if not (_is_installed("rclpy") and _is_installed("actrec_nodes")):
         yield Finding("transport", "images", False, "not measured: needs ROS 2", "repair ROS 2 first", required=True)
         return
-    yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport_check").measure)
+    yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport").measure)
 
 
 # Software
@@ -404,7 +404,7 @@ def check_transport(measure: Callable[..., dict[str, float]], seconds: float = 2
     """Check the socket buffers and measure the image transport with actrec's Fast DDS profile and without.
 
     Args:
-        measure: `actrec_nodes.bringup.transport_check.measure`, a parameter because the core does not import ROS.
+        measure: `actrec_nodes.bringup.transport.measure`, a parameter because the core does not import ROS.
         seconds: Duration of each measurement.
     """
     yield from check_socket_buffers()

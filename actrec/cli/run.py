@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(args: argparse.Namespace) -> Any:
-    """Return the `RunSettings` of the command line."""
-    return importlib.import_module("actrec_nodes.bringup.run").RunSettings(
+def plan(args: argparse.Namespace) -> Any:
+    """Return the `actrec_nodes.bringup.run.Plan` of the command line."""
+    return importlib.import_module("actrec_nodes.bringup.run").plan(
         driver=args.driver,
         driver_options=args.driver_option,
         model=args.model,
@@ -67,7 +67,7 @@ def settings_of(args: argparse.Namespace) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Run the graph; return 0 only if every node worked and labels came."""
     runner = importlib.import_module("actrec_nodes.bringup.run")
-    chosen = runner.plan(settings_of(args))
+    chosen = plan(args)
     if args.model:
         for line in importlib.import_module("actrec_nodes.bringup.graph").left_out(chosen.specs, args.model):
             print(f"actrec: {line}", file=sys.stderr)

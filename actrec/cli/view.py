@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             viewer = Viewer(args.out, args.connect)
             _show_driver(args, viewer, stopped)
         else:
-            node = importlib.import_module("actrec_nodes.view_node")
+            node = importlib.import_module("actrec_nodes.visualization_node")
             viewer = Viewer(args.out, args.connect)
             node.run(viewer, stopped, args.duration, args.ros_args)
     print(f"{viewer.frames} frames {f'in {args.out}' if args.out else 'sent to the viewer'}", file=sys.stderr)

@@ -140,7 +140,7 @@ def open_topic(subscribe: OpenTopic, topic: str) -> Iterator[ReadImage]:
     """Subscribe to a topic of images.
 
     Args:
-        subscribe: `actrec_nodes.common.image_topic.images`; passed in, because this package does not depend on ROS.
+        subscribe: `actrec_nodes.calibration_node.images`; passed in, because this package does not depend on ROS.
         topic: Topic of the images.
 
     Yields:

@@ -1,7 +1,4 @@
-"""Publishes a camera driver's frames: color, depth, camera_info, and joints if the source knows them.
-
-The camera's place on the robot, as `actrec calibrate` found it, for TF.
-"""
+"""The node `camera_node`: a camera, a recording or the simulated actor to RGB-D frames."""
 
 import importlib
 import threading
@@ -9,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from actrec_msgs.msg import SkeletonArray
+from actrec_msgs.msg import ActionLabel, SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import cameras
@@ -18,77 +15,107 @@ from actrec.types import RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, EndOfStream
-from actrec_nodes.bringup import process
 from actrec_nodes.common import conversions, parameters, topics
-from actrec_nodes.common.flow_control import FlowControl
 from actrec_nodes.common.lifecycle import ActrecNode
 
-TOPIC = "/tf_static"
-
-
-class CameraMount:
-    """Publishes the static transform in a camera's `SERIAL_mount.yaml`; nothing if there is no such file.
-
-    Args:
-        node: Publishes.
-    """
-
-    def __init__(self, node: ActrecNode[Any]):
-        self._node = node
-        self._publisher: Any = None
-
-    def publish(self, camera: Camera) -> None:
-        """Publish the mount of an open camera; a fault is logged, and the camera goes on without it."""
-        try:
-            mount = calibration_files.load(camera.serial).mount if camera.serial else None
-        except ActrecError as error:
-            self._node.complain(f"the camera's place on the robot is not published: {error}", "warning")
-            return
-        if mount is None:
-            return
-        images = getattr(camera.config, "frame_id", mount.child)
-        if images != mount.child:
-            self._node.complain(
-                f"the camera's mount is of frame '{mount.child}', but its images are of '{images}': set its frame_id, "
-                "or calibrate with --child",
-                "warning",
-            )
-        self._send(mount)
-
-    def _send(self, mount: calibration_files.Mount) -> None:
-        try:
-            tf = importlib.import_module("tf2_msgs.msg")
-        except ImportError:
-            self._node.complain(
-                f"the camera's place in {mount.parent} is not published: it needs tf2_msgs, which comes with ROS 2",
-                "warning",
-            )
-            return
-        from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
-
-        if self._publisher is None:
-            self._publisher = self._node.create_publisher(tf.TFMessage, TOPIC, topics.LATCHED)
-        x, y, z, w = calibration_files.quaternion(mount.pose[:3, :3])
-        where = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
-        sent = TransformStamped(child_frame_id=mount.child)
-        sent.header.frame_id, sent.header.stamp = mount.parent, self._node.get_clock().now().to_msg()
-        sent.transform = Transform(translation=Vector3(**where), rotation=Quaternion(x=x, y=y, z=z, w=w))
-        self._publisher.publish(tf.TFMessage(transforms=[sent]))
-
-
 HUNG_S = 1.0
-"""A driver that exceeds its own timeout by more than this is not waited for."""
+"""A driver that exceeds its timeout by more than this is abandoned."""
 
-_LISTENER_S = 1.0
-"""How long a recording's first frame waits for a subscriber of images, if the node waited for other nodes."""
+_LISTENER_S = 10.0
+"""Wait of a recording's first frame until the subscribers of images are matched, if the node started after others."""
 
 _NEXT_FRAME_S = 0.3
-"""The frame under way is waited for before a driver is closed while it is read from."""
+"""Wait for the current frame before a driver is closed while a thread reads from it."""
+
+_DISCOVERY_STEP_S = 0.05
+
+
+class FlowControl:
+    """Limits the number of frames of a recording that the graph has not answered yet.
+
+    The answer to an image is a skeletons message of its stamp or a later one. The answer to joints is a label, one
+    every `interval_s` of the recognizer; also to images if no node publishes skeletons. Without either publisher
+    there is no limit. An unanswered frame (a node dropped it, or died) delays the source for `patience_s` only.
+
+    Args:
+        node: Owns the subscriptions.
+        patience_s: Longest wait for one answer.
+        discovery_s: Longest wait, before the first frame, for a publisher of answers.
+    """
+
+    def __init__(self, node: ActrecNode[Any], patience_s: float = 1.0, discovery_s: float = 1.0):
+        self._node, self._patience_s, self._discovery_s = node, patience_s, discovery_s
+        self._answered = threading.Condition()
+        self._newest_ns: dict[str, int] = {}
+        self._sent: list[int] = []
+        self._closed = False
+        self._subscriptions = [
+            node.create_subscription(kind, topic, self._listener(topic), topics.SMALL)
+            for topic, kind in ((topics.ACTION_LABEL, ActionLabel), (topics.SKELETONS, SkeletonArray))
+        ]
+
+    def close(self) -> None:
+        """Unsubscribe and release waiting threads."""
+        with self._answered:
+            self._closed = True
+            self._answered.notify_all()
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def sent(self, stamp_ns: int) -> None:
+        """Add a published frame."""
+        self._sent.append(stamp_ns)
+
+    def wait(self, ahead: int, joints_alone: bool) -> bool:
+        """Block until at most `ahead` frames are unanswered; return False after `patience_s`.
+
+        Args:
+            ahead: Number of frames.
+            joints_alone: The source publishes `skeletons` itself, so that only labels are answers.
+        """
+        topic = self._discover(joints_alone)
+        if topic is None:
+            self._sent.clear()
+            return True
+        with self._answered:
+            done = self._answered.wait_for(lambda: self._closed or self._unanswered(topic) <= ahead, self._patience_s)
+        if not done:
+            self._sent.clear()  # do not wait for the same lost frames again
+        return done
+
+    def _unanswered(self, topic: str) -> int:
+        newest = self._newest_ns.get(topic, -1)
+        self._sent = [stamp for stamp in self._sent if stamp > newest]
+        return len(self._sent)
+
+    def _discover(self, joints_alone: bool) -> str | None:
+        """Return the topic of the answers; the discovery of other processes takes a moment."""
+        topic = self._answering_topic(joints_alone)
+        while topic is None and self._discovery_s > 0 and not self._closed:
+            with self._answered:
+                self._answered.wait(_DISCOVERY_STEP_S)
+            self._discovery_s -= _DISCOVERY_STEP_S
+            topic = self._answering_topic(joints_alone)
+        self._discovery_s = 0.0
+        return topic
+
+    def _answering_topic(self, joints_alone: bool) -> str | None:
+        candidates = [topics.ACTION_LABEL] if joints_alone else [topics.SKELETONS, topics.ACTION_LABEL]
+        return next((topic for topic in candidates if topics.publishers(self._node, topic)), None)
+
+    def _listener(self, topic: str) -> Any:
+        def on_answer(message: ActionLabel | SkeletonArray) -> None:
+            with self._answered:
+                self._newest_ns[topic] = conversions.stamp_to_ns(message.header.stamp)
+                self._answered.notify_all()
+
+        return on_answer
 
 
 @dataclass
 class _Reading:
-    """One thread's own, for a driver that hangs may return when another thread reads already."""
+    """State of one reading thread: a driver that hangs may return when another thread reads already."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     in_driver: bool = False
@@ -96,7 +123,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Which camera, and what to do when it ends or is lost. The driver's own settings are `<driver>.<setting>`."""
+    """Parameters of the camera node. The settings of a driver are `<driver>.<setting>`."""
 
     driver: str = setting("simulated", "Camera driver: a name in actrec.cameras.")
     on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "deactivate", "stay"))
@@ -116,20 +143,20 @@ class CameraConfig:
 
 
 class CameraNode(ActrecNode[CameraConfig]):
-    """Runs a driver in a thread of its own and publishes its frames."""
+    """Publishes the frames of a driver, which a thread reads, and its skeletons if it has them."""
 
     def __init__(self, **node_options: Any):
         super().__init__("camera_node", CameraConfig, **node_options)
         self._camera: Camera | None = None
         self._thread: threading.Thread | None = None
         self._reading = _Reading()
-        self._outputs: dict[str, Any] = {}
+        self._by_topic: dict[str, Any] = {}
         self._skipped = 0
         self._flow: FlowControl | None = None
-        self._mount = CameraMount(self)
+        self._mount_publisher: Any = None
 
     def figures(self) -> dict[str, float | int]:
-        """Return the driver's own."""
+        """Return the driver's figures."""
         try:
             return self._camera.figures() if self._camera is not None else {}
         except DeviceError:  # not open
@@ -148,17 +175,13 @@ class CameraNode(ActrecNode[CameraConfig]):
             (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
         ):
-            self._outputs[name] = self.create_lifecycle_publisher(kind, name, profile)
+            self._by_topic[name] = self.create_output(kind, name, profile)
 
     def activate(self) -> None:
-        """Open the device and start reading.
-
-        Raises:
-            DeviceError: There is no such camera or recording.
-        """
+        """Open the device and start reading."""
         assert self._camera is not None
         self._camera.open()
-        self._mount.publish(self._camera)
+        self._publish_mount(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)
         self._reading = _Reading()
@@ -174,8 +197,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_NEXT_FRAME_S)
             if camera is not None and self._reading.in_driver:
-                # Wakes who waits for a camera that gives nothing, or a recording's long gap. Where the driver hangs,
-                # closing it may hang too.
+                # Closing ends a read that waits for a camera or a recording's long gap. It may hang if the driver does.
                 waking = threading.Thread(target=self._close, args=(camera,), name="closing", daemon=True)
                 waking.start()
             self._thread.join(self.config.read_timeout_s + HUNG_S)
@@ -194,35 +216,66 @@ class CameraNode(ActrecNode[CameraConfig]):
             self.fail(error)
 
     def cleanup(self) -> None:
-        """Forgets the driver."""
-        for publisher in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs = {}
+        """Free the driver."""
+        self._by_topic = {}
         self._camera = None
 
     def publish(self, frame: RgbdFrame) -> None:
-        """Publish one frame; every message bears its stamp."""
+        """Publish one frame; each message has its stamp."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
         if frame.color is None:
             self._publish_joints(topics.SKELETONS, frame, head)
             return
         frame.check()
-        # Color goes last: a subscriber that pairs the two has depth already and starts at once.
+        # Color last, so that a subscriber has depth already and starts at once.
         info = conversions.intrinsics_to_info(frame.intrinsics, head)
-        self._outputs[topics.COLOR_INFO].publish(info)
+        self._by_topic[topics.COLOR_INFO].publish(info)
         if frame.depth is not None:
-            self._outputs[topics.DEPTH_INFO].publish(info)
-            self._outputs[topics.DEPTH].publish(conversions.depth_to_image(frame.depth, head))
-        self._outputs[topics.COLOR].publish(conversions.color_to_image(frame.color, head))
+            self._by_topic[topics.DEPTH_INFO].publish(info)
+            self._by_topic[topics.DEPTH].publish(conversions.depth_to_image(frame.depth, head))
+        self._by_topic[topics.COLOR].publish(conversions.color_to_image(frame.color, head))
         if frame.skeletons:
             self._publish_joints(topics.TRUE_SKELETONS, frame, head)
 
     def _publish_joints(self, topic: str, frame: RgbdFrame, head: Any) -> None:
-        if topic not in self._outputs:
-            # Only a source of joints alone publishes `skeletons`: with images that is the skeleton node's.
-            self._outputs[topic] = self.create_lifecycle_publisher(SkeletonArray, topic, topics.SMALL)
-            self._outputs[topic].on_activate(None)
-        self._outputs[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
+        if topic not in self._by_topic:
+            # Only a source without images publishes `skeletons`; else the skeleton node does.
+            self._by_topic[topic] = self.create_output(SkeletonArray, topic)
+            self._by_topic[topic].on_activate(None)
+        self._by_topic[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
+
+    def _publish_mount(self, camera: Camera) -> None:
+        """Publish the static transform of the camera's `SERIAL_mount.yaml`, if there is one, or warn."""
+        try:
+            mount = calibration_files.load(camera.serial).mount if camera.serial else None
+        except ActrecError as error:
+            self.warn(f"the camera's place on the robot is not published: {error}")
+            return
+        if mount is None:
+            return
+        images = getattr(camera.config, "frame_id", mount.child)
+        if images != mount.child:
+            self.warn(
+                f"the camera's mount is of frame '{mount.child}', but its images are of '{images}': set its frame_id, "
+                "or calibrate with --child"
+            )
+        try:
+            tf = importlib.import_module("tf2_msgs.msg")
+        except ImportError:
+            self.warn(
+                f"the camera's place in {mount.parent} is not published: it needs tf2_msgs, which comes with ROS 2"
+            )
+            return
+        from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+
+        if self._mount_publisher is None:
+            self._mount_publisher = self.create_publisher(tf.TFMessage, "/tf_static", topics.LATCHED)
+        x, y, z, w = calibration_files.quaternion(mount.pose[:3, :3])
+        where = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
+        sent = TransformStamped(child_frame_id=mount.child)
+        sent.header.frame_id, sent.header.stamp = mount.parent, self.get_clock().now().to_msg()
+        sent.transform = Transform(translation=Vector3(**where), rotation=Quaternion(x=x, y=y, z=z, w=w))
+        self._mount_publisher.publish(tf.TFMessage(transforms=[sent]))
 
     def _run(self, reading: _Reading) -> None:
         camera = self._camera
@@ -232,7 +285,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         while not reading.stop.is_set():
             try:
                 frame = self._read(camera, reading)
-            except Exception as error:  # a driver's fault of any kind must not end the thread unseen
+            except Exception as error:  # no exception of a driver may end the thread unreported
                 if reading.stop.is_set():
                     return
                 if isinstance(error, EndOfStream):
@@ -246,7 +299,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                     self._end(1, reading)
                     return
             else:
-                if reading.stop.is_set():  # it comes too late
+                if reading.stop.is_set():  # too late
                     return
                 late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
                 self.statistics.count("received", 1 + late)
@@ -262,9 +315,9 @@ class CameraNode(ActrecNode[CameraConfig]):
             reading.in_driver = False
 
     def _await_listener(self, reading: _Reading) -> None:
-        """Wait until the subscribers have discovered this node's new publishers."""
+        """Wait until the subscribers of images are matched with this node's new publishers."""
         deadline = time.monotonic() + _LISTENER_S
-        while not self._outputs[topics.COLOR].get_subscription_count() and time.monotonic() < deadline:
+        while not self._by_topic[topics.COLOR].get_subscription_count() and time.monotonic() < deadline:
             if reading.stop.wait(0.01):
                 return
 
@@ -273,7 +326,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             return
         ahead = self.config.joints_ahead if joints_alone else self.config.frames_ahead
         if not self._flow.wait(ahead - 1, joints_alone):
-            self.complain("the graph does not answer: is the recognizer active? The recording goes on", "warning")
+            self.warn("the graph does not answer: is the recognizer active? The recording goes on")
 
     def _publish_counted(self, frame: RgbdFrame, reading: _Reading) -> None:
         began = time.monotonic()
@@ -302,7 +355,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                 pause = min(2 * pause, self.config.retry_max_s)
                 self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))
             else:
-                if reading.stop.is_set():  # the node has closed it meanwhile, in vain
+                if reading.stop.is_set():  # the node has closed it before it was opened
                     self._close(camera)
                 else:
                     self.get_logger().info(f"camera '{self.config.driver}' is back")
@@ -312,13 +365,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         if self.config.on_end == "exit":
             self.finish(status)
         elif self.config.on_end == "deactivate" and self.executor is not None:
-            # A recording of a frame or two ends before activation does, and only an active node can be deactivated.
+            # A recording of a frame or two ends before activation, and only an active node can be deactivated.
             while not self.is_active and not reading.stop.wait(0.01):
                 pass
             # Not from here: deactivation joins this thread.
             self.executor.create_task(self.trigger_deactivate)
-
-
-def main() -> int:
-    """Entry point of the executable `camera_node`."""
-    return process.spin(CameraNode)

@@ -1,31 +1,22 @@
-"""Observations of a running graph for `actrec record --label`: its skeletons, and on request its images."""
+"""Observations of a running graph, its skeletons and on request its images, for `actrec record --label`."""
 
 import contextlib
 import queue
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-import rclpy
 from actrec_msgs.msg import SkeletonArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import stamp_ns
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.utils.errors import DeviceError, InputError
-from actrec_nodes.bringup import transport
+from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
 
-IMAGES = {
-    topics.COLOR: Image,
-    topics.COLOR_INFO: CameraInfo,
-    topics.DEPTH: Image,
-    topics.DEPTH_INFO: CameraInfo,
-}
+IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Image, topics.DEPTH_INFO: CameraInfo}
 
 QUEUE_SIZE = 500
 """Queue size in observations; the oldest are dropped beyond it (250 MB of images or more)."""
@@ -35,7 +26,7 @@ class ClipNode(Node):
     """Queue of received skeletons and images.
 
     Args:
-        images: Whether to listen to the camera too.
+        images: Subscribe to the camera too.
         **node_options: Passed to rclpy.
     """
 
@@ -66,7 +57,7 @@ class ClipNode(Node):
         stamp, frame_id = conversions.stamp_to_ns(message.header.stamp), message.header.frame_id
         try:
             bodies = conversions.message_to_bodies(message)
-        except InputError as error:  # one bad message must not end the listening
+        except InputError as error:  # a bad message must not stop the node
             self.get_logger().error(f"skipping skeletons: {error}", throttle_duration_sec=5.0)
             return
         self._put(Observation(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies)))
@@ -94,35 +85,14 @@ class ClipNode(Node):
 
 @contextlib.contextmanager
 def graph_observations(images: bool, arguments: list[str] | None = None) -> Iterator[ReadObservation]:
-    """Join the running graph; the caller handles signals.
+    """Subscribe to the running graph; the caller handles signals.
 
     Args:
-        images: Whether a clip keeps color and depth too.
-        arguments: A command line, of which what follows `--ros-args` counts.
+        images: Keep color and depth too.
+        arguments: A command line, of which the part after `--ros-args` is for ROS.
 
     Yields:
         Function that returns the next observation; see `actrec.recordings.clip_recorder.ReadObservation`.
     """
-    transport.prepare()
-    context = rclpy.Context()
-    rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = ClipNode(images, context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    stop = threading.Event()
-
-    def spin() -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            while not stop.is_set():
-                executor.spin_once(timeout_sec=0.1)
-
-    thread = threading.Thread(target=spin, name="clip", daemon=True)
-    thread.start()
-    try:
+    with spinning(lambda context: ClipNode(images, context=context), arguments) as node:
         yield node.read
-    finally:
-        stop.set()
-        thread.join()
-        executor.shutdown()
-        node.destroy_node()
-        context.try_shutdown()

@@ -1,17 +1,18 @@
-"""The recognizer node: subscribes to `skeletons` and the other streams of its model, publishes `action_label`."""
+"""The node `recognizer_node`: the streams that its model package takes to action labels."""
 
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from actrec_msgs.msg import ActionLabel
+from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
 from actrec_msgs.srv import ListModels, LoadModel
-from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from actrec import inference
@@ -19,19 +20,26 @@ from actrec.inference import zoo
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.recognizer import STREAM_NAMES
+from actrec.types import Intrinsics
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError
-from actrec_nodes.bringup import process
+from actrec.utils.errors import ActrecError, DeviceError, InputError
 from actrec_nodes.common import conversions, parameters, topics
-from actrec_nodes.common.lifecycle import ActrecNode, one_line
-from actrec_nodes.common.worker import Worker
-from actrec_nodes.recognizer_inputs import Frame, RecognizerInputs
+from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
 
 FALLBACK = "onnxruntime"
 """The backend that runs anywhere."""
 
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""
+
+SOURCES: dict[str, tuple[str, str]] = {
+    "bodies": (topics.SKELETONS, "skeleton_node"),
+    "hands": (topics.HANDS, "hand_node"),
+    "face": (topics.FACE, "face_node"),
+    "flow": (topics.SCENE_FLOW, "scene_flow_node"),
+    "color": (topics.COLOR, "camera_node"),
+}
+"""Stream to its topic and the node that publishes it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,146 @@ class RecognizerConfig:
     startup_s: float = setting(
         10.0, "Time allowed for the first message of a stream, while its publisher loads.", unit="s", range=(0.0, 600.0)
     )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that was added to the windows.
+
+    Attributes:
+        stamp_ns, frame_id: From the header of its message.
+        ended: Last predictions of the tracks that ended.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    ended: list[ActionPrediction]
+
+
+class RecognizerInputs:
+    """Subscriptions to the streams that a recognizer takes; messages are added to it in the callback.
+
+    Args:
+        node: Owns the subscriptions; errors are reported to it.
+        recognizer: Receives the messages.
+        worker: Receives each frame that is to be labeled.
+
+    Attributes:
+        newest: The newest frame.
+    """
+
+    def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
+        self._node, self._recognizer, self._worker = node, recognizer, worker
+        self._subscriptions: dict[str, Any] = {}
+        self._opened: dict[str, float] = {}
+        self._received: set[str] = set()
+        self._ever_received: set[str] = set()
+        self._intrinsics: Intrinsics | None = None
+        self.newest: Frame | None = None
+
+    def open(self) -> None:
+        """Subscribe to the streams that the model takes, and unsubscribe from all others."""
+        wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
+        if self._recognizer.needs_image_size:
+            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.IMAGE_SUBSCRIBER)
+        for name in [name for name in self._subscriptions if name not in wanted]:
+            self._node.destroy_subscription(self._subscriptions.pop(name))
+        for name, (kind, callback, profile) in wanted.items():
+            if name not in self._subscriptions:
+                self._opened[name] = time.monotonic()
+                self._ever_received.discard(name)
+                self._subscriptions[name] = self._node.create_subscription(
+                    kind, name, self._guarded(name, callback), profile
+                )
+
+    def close(self) -> None:
+        """Unsubscribe from everything."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
+        """Return the message type, callback and QoS of each topic of a stream."""
+        profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.SMALL
+        if stream == "bodies":
+            return {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)}
+        if stream == "hands":
+            return {topics.HANDS: (HandArray, self._on_hands, profile)}
+        if stream == "face":
+            return {topics.FACE: (FaceArray, self._on_faces, profile)}
+        if stream == "color":
+            return {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)}
+        return {
+            topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
+            topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
+        }
+
+    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            self._received.add(name)
+            self._ever_received.add(name)
+            try:
+                callback(message)
+            except Exception as error:  # one bad message must not stop the node, which reports it
+                self._node.statistics.count("received")
+                self._node.statistics.count("failed")
+                self._node.fail(error)
+
+        return receive
+
+    def _on_skeletons(self, message: SkeletonArray) -> None:
+        bodies = conversions.message_to_bodies(message)
+        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies))
+
+    def _on_hands(self, message: HandArray) -> None:
+        ended = self._recognizer.add_hands(_stamp_ns(message), conversions.message_to_hands(message))
+        if self._recognizer.tracked_stream == "hands":
+            self._put(message, ended)
+
+    def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
+        self.newest = Frame(_stamp_ns(message), message.header.frame_id, ended)
+        self._worker.put(self.newest)
+
+    def _on_faces(self, message: FaceArray) -> None:
+        self._recognizer.add_faces(_stamp_ns(message), conversions.message_to_faces(message))
+
+    def _on_color(self, message: Image) -> None:
+        self._recognizer.add_color(_stamp_ns(message), conversions.image_to_color(message))
+
+    def _on_color_info(self, message: CameraInfo) -> None:
+        self._recognizer.set_image_size(message.width, message.height)
+
+    def _on_flow(self, message: Image) -> None:
+        if self._intrinsics is None:
+            topic = self._topic(topics.SCENE_FLOW_INFO)
+            raise InputError(f"scene flow is ignored: no camera_info on {topic} so far; check its publisher")
+        flow = conversions.image_to_flow(message)
+        self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
+
+    def _on_flow_info(self, message: CameraInfo) -> None:
+        self._intrinsics = conversions.info_to_intrinsics(message)
+
+    def silent(self, startup_s: float) -> dict[str, str]:
+        """Return the streams without a message since the last call, each with a message to the user.
+
+        Args:
+            startup_s: Time allowed for a stream's first message after subscribing.
+        """
+        now, found = time.monotonic(), {}
+        for stream in self._recognizer.streams:
+            topic, publisher = SOURCES[stream]
+            starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
+            if topic not in self._received and not starting:
+                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: is {publisher} active?"
+        self._received.clear()
+        return found
+
+    def _topic(self, topic: str) -> str:
+        return str(self._node.resolve_topic_name(topic))
+
+
+def _stamp_ns(message: Any) -> int:
+    return conversions.stamp_to_ns(message.header.stamp)
 
 
 class RecognizerNode(ActrecNode[RecognizerConfig]):
@@ -86,8 +234,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._fallback = ""
         self._session = self._load_first(self.config.model)
         self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)
-        self._text = self.create_lifecycle_publisher(String, topics.ACTION_LABEL_TEXT, topics.SMALL)
+        self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL)
+        self._text = self.create_output(String, topics.ACTION_LABEL_TEXT)
         self._log_model(self._session)
 
     def activate(self) -> None:
@@ -101,9 +249,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._inputs = RecognizerInputs(self, self._recognizer, self._worker)
         self._inputs.open()
         if self.config.watchdog_s > 0:
-            # A steady clock, because a simulated clock may stand still.
-            steady = Clock(clock_type=ClockType.STEADY_TIME)
-            self._watchdog = self.create_timer(self.config.watchdog_s, self._on_watchdog, clock=steady)
+            self._watchdog = self.create_steady_timer(self.config.watchdog_s, self._on_watchdog)
 
     def deactivate(self) -> None:
         """Unsubscribe and stop the thread."""
@@ -119,10 +265,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def cleanup(self) -> None:
         """Free the model."""
-        for publisher in (self._labels, self._text):
-            if publisher is not None:
-                self.destroy_lifecycle_publisher(publisher)
-        self._labels = self._text = None
         with self._swap:
             self._session = self._recognizer = None
             self._cleaned += 1
@@ -205,7 +347,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.fail(DeviceError(trouble))
         for stream, words in silent.items():
             if not needed[stream]:
-                self.complain(f"working without {words}", "warning")
+                self.warn(f"working without {words}")
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:
         """Return the problem with the stamps received since the last call; empty if there is none."""
@@ -234,7 +376,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                 return self._load(model)
         except ActrecError as error:
             self._fallback = f"{name} cannot be used, {FALLBACK} runs instead: {one_line(error)}"
-            self.complain(self._fallback, "warning")
+            self.warn(self._fallback)
             return self._load(model, FALLBACK)
         self.get_logger().info(f"{name} is building an engine; {FALLBACK} runs until it is ready")
         self._loader.submit(self._load_and_replace, model, None, self._cleaned)
@@ -256,7 +398,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             if now - reported >= 1.0:  # the timer of the node does not run while it is configured
                 reported = now
                 self.report()
-            self.complain(f"building an engine for {model}; this takes minutes, but only once", "warning")
+            self.warn(f"building an engine for {model}; this takes minutes, but only once")
 
         try:
             return inference.load(model, name, progress=building, **options)
@@ -334,8 +476,3 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         session = self._session
         response.loaded = session.package.name if session else ""
         return response
-
-
-def main() -> int:
-    """Run the executable `recognizer_node`."""
-    return process.spin(RecognizerNode)

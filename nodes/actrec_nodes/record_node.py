@@ -1,6 +1,6 @@
-"""Records topics to a rosbag2 mcap: messages go from the wire to the disk as they are, never decoded.
+"""The node `record_node`: topics to a rosbag2 mcap, without decoding the messages.
 
-It is no lifecycle node: it has nothing to configure and stops at a signal or after its duration.
+It is no lifecycle node: it has nothing to configure, and stops at a signal or after its duration.
 """
 
 import importlib
@@ -13,33 +13,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_event import SubscriptionEventCallbacks
-from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
-from actrec_nodes.bringup import transport
+from actrec_nodes.bringup.processes import ros
 from actrec_nodes.common import parameters, topics
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
-except ModuleNotFoundError:  # Humble's name of it
+except ModuleNotFoundError:  # its name in Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 GRAPH_TOPICS = (
     topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
     topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT,
 )  # fmt: skip
-"""The topics recorded by default: all of the graph but scene flow, which is 110 MB/s."""
+"""The topics recorded by default: all but scene flow, which is 110 MB/s."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,12 @@ class RecordConfig:
 
 
 class RecordNode(Node):
-    """Subscribes to topics as they appear and write them on a thread of its own.
+    """Subscribes to topics as they appear and writes their messages in a thread.
 
     Attributes:
         dropped: Messages lost because the disk was too slow.
-        lost: Messages that the middleware reported as lost before they came here.
-        error: What stopped the recording, if anything did.
+        lost: Messages that the middleware reported as lost.
+        error: The error that stopped the recording, if any.
 
     Args:
         node_options: Keyword arguments of `rclpy.node.Node`.
@@ -91,7 +89,7 @@ class RecordNode(Node):
         self._closing = False
         self._thread = threading.Thread(target=self._write, name="record", daemon=True)
         self._thread.start()
-        # A steady clock: topics are looked for while a simulation's stands, or has not begun.
+        # A steady clock, because a simulated clock may stand still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(self.config.discover_s, self.discover, clock=steady)
         self.discover()
@@ -144,7 +142,7 @@ class RecordNode(Node):
         )
 
     def _requested(self, offered: list[QoSProfile]) -> QoSProfile:
-        """Connect to every publisher, and gets what latched ones said before."""
+        """Return a profile that matches every publisher, and receives earlier messages of latched ones."""
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
         return QoSProfile(
@@ -182,7 +180,7 @@ class RecordNode(Node):
             except ActrecError as error:
                 self.error = error
                 return
-            except Exception as error:  # a fault of any kind must end the recording, not this thread alone
+            except Exception as error:  # any error must end the recording, not this thread only
                 self.error = DeviceError(f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}")
                 return
 
@@ -197,30 +195,30 @@ def _message_class(msgtype: str) -> Any:
 
 def _offered(profile: QoSProfile) -> Qos:
     """Return a publisher's QoS as rosbag2 stores it."""
-
-    def duration(value: Any) -> QosTime:
-        return QosTime(*divmod(value.nanoseconds, NANOSECONDS))
-
+    deadline, lifespan, lease = (
+        QosTime(*divmod(value.nanoseconds, NANOSECONDS))
+        for value in (profile.deadline, profile.lifespan, profile.liveliness_lease_duration)
+    )
     return Qos(
         QosHistory(profile.history.value),
         profile.depth,
         QosReliability(profile.reliability.value),
         QosDurability(profile.durability.value),
-        duration(profile.deadline),
-        duration(profile.lifespan),
+        deadline,
+        lifespan,
         QosLiveliness(profile.liveliness.value),
-        duration(profile.liveliness_lease_duration),
+        lease,
         profile.avoid_ros_namespace_conventions,
     )
 
 
 def record(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
-    """Record until `stopped` is set, `duration_s` is over or the disk is full; finishes the bag.
+    """Record until `stopped` is set, `duration_s` is over or the disk is full, and finish the bag.
 
     Args:
-        stopped: Set it, from a signal handler if need be, to end the recording.
+        stopped: Set it, for example in a signal handler, to end the recording.
         progress: Called about once a second with the node and the seconds recorded.
-        options: Fields of `RecordConfig`.
+        options: Fields of `RecordConfig`; also `node_options`.
 
     Returns:
         The node, destroyed, for its counts.
@@ -230,7 +228,7 @@ def record(stopped: threading.Event, progress: Callable[[RecordNode, float], Non
     """
     node = RecordNode(**options)
     duration = node.config.duration_s
-    executor = SingleThreadedExecutor()
+    executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     began, shown = 0.0, time.monotonic()
     try:
@@ -260,27 +258,18 @@ def run(
     arguments: list[str] | None = None,
     **options: Any,
 ) -> RecordNode:
-    """`record` in a process where ROS is not running yet; the caller handles signals.
+    """Call `record` in a process where ROS is not running yet; the caller handles signals.
 
     Args:
-        stopped: As in `record`.
-        progress: As in `record`.
-        arguments: The command line, for ROS to find its own in (`--ros-args`).
-        options: Fields of `RecordConfig`.
+        stopped, progress, options: As in `record`.
+        arguments: A command line, of which the part after `--ros-args` is for ROS; None: of this process.
     """
-    transport.prepare()
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:
-        raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
-    try:
-        return record(stopped, progress, **options)
-    finally:
-        rclpy.try_shutdown()
+    with ros(sys.argv if arguments is None else arguments, handle_signals=False) as context:
+        return record(stopped, progress, node_options={"context": context}, **options)
 
 
 def main() -> int:
-    """Entry point of the executable `record_node`, set by ROS parameters; SIGINT and SIGTERM finish the bag."""
+    """Run the executable `record_node`, whose settings are ROS parameters; SIGINT and SIGTERM finish the bag."""
     stopped = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: stopped.set())

@@ -1,4 +1,4 @@
-"""Publishes scene flow, the 3-D velocity of each pixel, and a preview image if it has subscribers."""
+"""The node `scene_flow_node`: pairs of RGB-D frames to scene flow, the 3-D velocity of each pixel."""
 
 from typing import Any
 
@@ -8,21 +8,23 @@ from actrec import scene_flow
 from actrec.scene_flow.preview import flow_image
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
 from actrec.types import RgbdFrame
-from actrec_nodes.bringup import process
 from actrec_nodes.common import conversions, parameters, topics
-from actrec_nodes.common.frame_nodes import FrameNode
+from actrec_nodes.common.frame_node import FrameNode
 from actrec_nodes.common.tf import TfCameraMotion
 
 
 class SceneFlowNode(FrameNode[SceneFlowConfig]):
-    """Publishes one message per processed pair of frames, with the stamp of the first frame and its pixels."""
+    """Publishes one message per processed pair of frames, with the stamp and pixels of the first frame.
+
+    A preview image is published too if it has subscribers.
+    """
 
     def __init__(self, **node_options: Any):
         super().__init__("scene_flow_node", SceneFlowConfig, **node_options)
         self._pairs: FlowPairs | None = None
-        self._flow_publisher: Any = None
-        self._info_publisher: Any = None
-        self._preview_publisher: Any = None
+        self._flow: Any = None
+        self._info: Any = None
+        self._preview: Any = None
         self._tf: TfCameraMotion | None = None
 
     def configure(self) -> None:
@@ -31,44 +33,32 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         options = parameters.declare(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
         if self.config.camera_motion == "tf":
-            self._tf = TfCameraMotion(self, self.config.fixed_frame, self._warn)
-        self._pairs = FlowPairs(made, self.config, self._tf, self._warn)
-        self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, topics.IMAGE_PUBLISHER)
-        self._info_publisher = self.create_lifecycle_publisher(
-            CameraInfo, topics.SCENE_FLOW_INFO, topics.IMAGE_PUBLISHER
-        )
-        self._preview_publisher = self.create_lifecycle_publisher(
-            Image, topics.SCENE_FLOW_PREVIEW, topics.IMAGE_PUBLISHER
-        )
+            self._tf = TfCameraMotion(self, self.config.fixed_frame, self.warn)
+        self._pairs = FlowPairs(made, self.config, self._tf, self.warn)
+        self._flow = self.create_output(Image, topics.SCENE_FLOW, topics.IMAGE_PUBLISHER)
+        self._info = self.create_output(CameraInfo, topics.SCENE_FLOW_INFO, topics.IMAGE_PUBLISHER)
+        self._preview = self.create_output(Image, topics.SCENE_FLOW_PREVIEW, topics.IMAGE_PUBLISHER)
 
     def activate(self) -> None:
-        """Start without a last frame."""
+        """Drop the last frame, then subscribe."""
         if self._pairs is not None:
             self._pairs.reset()
         super().activate()
 
     def process(self, frame: RgbdFrame) -> None:
-        """Pairs the frame with the last one worked on."""
+        """Compute the flow from the last processed frame to this one, and publish it."""
         assert self._pairs is not None
         flow = self._pairs.add(frame)
         if flow is None:
             return
         head = conversions.header(flow.stamp_ns, flow.frame_id)
-        self._info_publisher.publish(conversions.intrinsics_to_info(flow.intrinsics, head))
-        self._flow_publisher.publish(conversions.flow_to_image(flow.velocity, head))
-        if self._preview_publisher.get_subscription_count():
-            self._preview_publisher.publish(conversions.color_to_image(flow_image(flow.velocity), head))
+        self._info.publish(conversions.intrinsics_to_info(flow.intrinsics, head))
+        self._flow.publish(conversions.flow_to_image(flow.velocity, head))
+        if self._preview.get_subscription_count():
+            self._preview.publish(conversions.color_to_image(flow_image(flow.velocity), head))
 
     def cleanup(self) -> None:
-        """Forgets the method."""
-        for publisher in (self._flow_publisher, self._info_publisher, self._preview_publisher):
-            if publisher is not None:
-                self.destroy_lifecycle_publisher(publisher)
+        """Free the method."""
         if self._tf is not None:
             self._tf.close()
-        self._flow_publisher = self._info_publisher = self._preview_publisher = self._pairs = self._tf = None
-
-
-def main() -> int:
-    """Entry point of the executable `scene_flow_node`."""
-    return process.spin(SceneFlowNode)
+        self._pairs = self._tf = None

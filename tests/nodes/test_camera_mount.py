@@ -11,7 +11,7 @@ from geometry_msgs.msg import TransformStamped
 from std_msgs.msg import String
 
 from actrec.utils import calibration_files
-from actrec_nodes.camera_node import TOPIC, CameraNode
+from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import topics
 
 pytestmark = pytest.mark.ros
@@ -48,7 +48,7 @@ def test_the_place_is_published_for_tf(camera, monkeypatch):
     real = CameraNode.create_publisher
 
     def create(self, kind, topic, profile, **more):
-        if topic != TOPIC:
+        if topic != "/tf_static":
             return real(self, kind, topic, profile, **more)
         return types.SimpleNamespace(publish=lambda message: sent.append((kind.__name__, profile, message)))
 

@@ -10,9 +10,8 @@ from actrec_msgs.msg import ActionLabel, SkeletonArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from actrec_nodes.camera_node import CameraNode
+from actrec_nodes.camera_node import CameraNode, FlowControl
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.flow_control import FlowControl
 
 pytestmark = pytest.mark.ros
 

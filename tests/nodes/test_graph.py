@@ -20,7 +20,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, run, transport
-from actrec_nodes.bringup.monitor import Monitor
+from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import topics
 from tests.example_scene import FLOW, HANDS, WINDOW
 from tests.tiny_model import write_any, write_tiny
@@ -37,7 +37,7 @@ SMALL = ["--driver", "simulated"] + [
 def plan(*arguments: str) -> run.Plan:
     parser = ArgumentParser()
     run_command.add_arguments(parser)
-    return run.plan(run_command.settings_of(parser.parse_args(list(arguments))))
+    return run_command.plan(parser.parse_args(list(arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_graph_node_names_match_their_classes(root: Path) -> None:
     for spec in graph.GRAPH:
-        assert (root / "nodes" / "actrec_nodes" / f"{spec.name}.py").is_file()
-        assert spec.load().__name__ == spec.class_name
+        assert spec.load().__name__ == spec.name.title().replace("_", "")
         assert f'"{spec.name}"' in (root / "setup.py").read_text()
 
 
@@ -171,7 +170,7 @@ def test_frames_become_labels(capfd, model, processes) -> None:
     chosen = plan("--model", model, *nodes, *SMALL, *processes, *often)
     names = {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
 
-    def until_all_have_worked(running: run.Running, monitor: Monitor) -> None:
+    def until_all_have_worked(running: run.Running, monitor: GraphMonitor) -> None:
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             figures = monitor.statistics()
@@ -266,7 +265,7 @@ def test_ctrl_c_twice_ends_cleanly() -> None:
     command = [
         sys.executable,
         "-m",
-        "actrec_nodes.bringup.process",
+        "actrec_nodes.bringup.processes",
         "camera_node",
         "--ros-args",
         "-p",

@@ -17,7 +17,7 @@ from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, InputError
 from actrec_calibration.board import Board
-from actrec_nodes.common.image_topic import images
+from actrec_nodes.calibration_node import images
 from tests.nodes.topic_camera import TOPIC, TopicCamera
 from tests.reference.board_rendering import render, sample_poses
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from actrec.cli import run as run_command
-from actrec_nodes.bringup import graph, run, transport
+from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common import topics
 
 
@@ -211,11 +211,11 @@ def test_launch_arguments_outrank_the_parameter_file(load) -> None:
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
     args = parser.parse_args([*node.kwargs["arguments"], "--ros-args", "-r", "__ns:=/"])
-    assert run.overrides(run_command.settings_of(args)) == {
+    assert run_command.plan(args).overrides == {
         "camera_node": {"driver": "replay", "replay.path": "/my data/run.mcap", "replay.serial": "017"},
         "recognizer_node": {"model": "mine"},
     }
-    assert "face_node" not in [spec.name for spec in run.plan(run_command.settings_of(args)).specs]
+    assert "face_node" not in [spec.name for spec in run_command.plan(args).specs]
 
 
 @pytest.mark.parametrize("composed", ["true", "false"])

@@ -6,13 +6,13 @@ import pytest
 from actrec_msgs.msg import ActionLabel
 
 from actrec_nodes.bringup import monitor
-from actrec_nodes.bringup.monitor import Monitor
+from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import conversions
 
 pytestmark = pytest.mark.ros
 
 
-def hear(listener: Monitor, frame: int, body_id: str, label: str) -> None:
+def hear(listener: GraphMonitor, frame: int, body_id: str, label: str) -> None:
     head = conversions.header(frame * 1_000_000_000, "camera")
     listener._label(ActionLabel(header=head, body_id=body_id, label=label, confidence=0.5))
 
@@ -21,7 +21,7 @@ def test_the_newest_changes_and_bodies_are_kept(context: Any, host: Any, monkeyp
     monkeypatch.setattr(monitor, "KEPT", 20)
     monkeypatch.setattr(monitor, "BODIES", 5)
     told: list[str] = []
-    listener = Monitor([], lambda seconds, body_id, label, confidence: told.append(body_id), context=context)
+    listener = GraphMonitor([], lambda seconds, body_id, label, confidence: told.append(body_id), context=context)
     host.add(listener)
     for frame in range(100):
         hear(listener, frame, "body_0", "wave")  # stays, and is reported once

@@ -15,10 +15,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.types import Body, RgbdFrame
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import lifecycle, topics
-from actrec_nodes.face_node import FaceNode
-from actrec_nodes.hand_node import HandNode
+from actrec_nodes.perception_nodes import FaceNode, HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
-from actrec_nodes.skeleton_node import SkeletonNode
 from tests.nodes.conftest import INTRINSICS, still
 
 pytestmark = pytest.mark.ros

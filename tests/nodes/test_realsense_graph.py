@@ -13,8 +13,8 @@ from actrec.cameras.simulated import SimulatedCamera
 from actrec.types import Intrinsics
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.perception_nodes import SkeletonNode
 from actrec_nodes.recognizer_node import RecognizerNode
-from actrec_nodes.skeleton_node import SkeletonNode
 from tests.core.cameras.software_realsense import SoftwareRealSense
 from tests.core.cameras.two_views import TwoViews
 

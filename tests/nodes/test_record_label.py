@@ -185,7 +185,7 @@ def test_record_teach_and_run_predicts_label(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
     command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated("pick_up", "fps=8")]
-    result = run.run_graph(run.plan(run_command.settings_of(parser.parse_args(command))), watch)
+    result = run.run_graph(run_command.plan(parser.parse_args(command)), watch)
     assert result is not None and result["labels"] > 0
     assert "pick_up" in labels, labels
 

@@ -7,7 +7,7 @@ from rclpy.node import Node
 
 from actrec.types import Intrinsics
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common.synchronizer import Listener, SynchroniserConfig, listen
+from actrec_nodes.common.synchronizer import Listener, SynchronizerConfig, listen
 
 
 def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) -> None:
@@ -17,7 +17,7 @@ def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) ->
     got: list[Any] = []
     complaints: list[str] = []
     stop = listen(
-        Listener(node, got.append, complaints.append, lambda number: None), SynchroniserConfig(use_depth=False)
+        Listener(node, got.append, complaints.append, lambda number: None), SynchronizerConfig(use_depth=False)
     )
     raw = c.intrinsics_to_info(Intrinsics(8, 6, 10, 10, 4, 3, (0.1, -0.2, 0.0, 0.0, 0.05)), c.header(0, "lens"))
     raw.p = [9.0, 0.0, 3.5, 0.0, 0.0, 9.0, 2.5, 0.0, 0.0, 0.0, 1.0, 0.0]

@@ -10,8 +10,8 @@ from actrec_nodes.common.synchronizer import (
     LEAST_BYTES,
     PENDING_BYTES,
     RgbdMessages,
-    SynchroniserConfig,
     Synchronizer,
+    SynchronizerConfig,
     to_frame,
 )
 
@@ -36,7 +36,7 @@ class Bench:
         self.unpaired = 0
         self.now = 0.0
         self.sync = Synchronizer(
-            SynchroniserConfig(**options), self.emit, self.lines.append, self.lost, lambda: self.now
+            SynchronizerConfig(**options), self.emit, self.lines.append, self.lost, lambda: self.now
         )
         if info:
             self.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))

@@ -5,14 +5,14 @@ import os
 import pytest
 
 from actrec.utils.errors import DeviceError
-from actrec_nodes.bringup import transport_check
+from actrec_nodes.bringup import transport
 
 
 @pytest.mark.ros
 def test_images_arrive_with_the_profile() -> None:
     # A busy machine may lose many for a while; without the profile most are always lost, on an idle one too.
     for _ in range(4):
-        figures = transport_check.measure(seconds=1.0)
+        figures = transport.measure(seconds=1.0)
         if figures["share"] > 0.5:
             break
     assert figures["sent"] == 30
@@ -23,5 +23,5 @@ def test_images_arrive_with_the_profile() -> None:
 def test_failure_in_a_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "RMW_IMPLEMENTATION", "rmw_of_nobody")
     with pytest.raises(DeviceError) as caught:
-        transport_check.measure(seconds=0.1)
+        transport.measure(seconds=0.1)
     assert len(str(caught.value).splitlines()) == 1

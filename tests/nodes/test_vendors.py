@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.types import RgbdFrame
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.skeleton_node import SkeletonNode
+from actrec_nodes.perception_nodes import SkeletonNode
 
 pytestmark = pytest.mark.ros
 

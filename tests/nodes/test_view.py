@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import ConfigError, DeviceError
-from actrec_nodes import view_node
+from actrec_nodes import visualization_node
 from actrec_nodes.common import conversions, topics
 from tests.tiny_model import person_at
 
@@ -78,7 +78,7 @@ def graph():
 
 def test_a_graph_is_shown(graph):
     shown, stopped = Shown(), threading.Event()
-    looking = threading.Thread(target=view_node.run, args=(shown, stopped, 0.0))
+    looking = threading.Thread(target=visualization_node.run, args=(shown, stopped, 0.0))
     looking.start()
     until = time.monotonic() + 60
     while not (shown.frames and len(shown.given) > 1 and shown.labels) and time.monotonic() < until:
@@ -93,6 +93,6 @@ def test_a_graph_is_shown(graph):
 
 def test_view_silent_graph_and_wrong_arguments_are_reported():
     with pytest.raises(DeviceError, match="nothing came on /elsewhere nor .* start the graph first"):
-        view_node.run(Shown(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
+        visualization_node.run(Shown(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
     with pytest.raises(ConfigError, match="ROS refuses its arguments"):
-        view_node.run(Shown(), threading.Event(), 0.3, ["-p", "nonsense"])
+        visualization_node.run(Shown(), threading.Event(), 0.3, ["-p", "nonsense"])

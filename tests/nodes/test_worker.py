@@ -7,7 +7,7 @@ import pytest
 
 from actrec_nodes.common import diagnostics as statistics_module
 from actrec_nodes.common.diagnostics import Statistics
-from actrec_nodes.common.worker import Worker
+from actrec_nodes.common.lifecycle import Worker
 
 
 class Slow:

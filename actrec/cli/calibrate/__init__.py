@@ -25,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_topic(topic: str) -> AbstractContextManager[Any]:
     """Subscribe to images; this imports ROS."""
-    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.image_topic").images(topic)
+    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.calibration_node").images(topic)
     return opened
 
 
 def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
     """Listen to TF for a robot's poses; this imports ROS."""
-    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.tf").robot_poses(base, gripper)
+    node = importlib.import_module("actrec_nodes.calibration_node")
+    opened: AbstractContextManager[Any] = node.robot_poses(base, gripper)
     return opened
 
 

@@ -1,11 +1,4 @@
-"""The graph, stated once: which nodes there are, what each is for, and in which order they start.
-
-`actrec run`, the launch files and the tests read this. It imports no ROS, so that a launch file can.
-
-ROS parameter files that would do nothing: ROS passes over nodes that it does not know, without a word.
-
-Imports no ROS, so that a launch file can call it.
-"""
+"""The nodes of the graph: their names, purposes, order of activation, and parameter files. Imports no ROS."""
 
 import difflib
 import logging
@@ -26,27 +19,22 @@ class NodeSpec:
     """One node of the graph.
 
     Attributes:
-        name: ROS name, also of its executable and of its module in `actrec_nodes`.
-        switch: What turns it on or off: a launch argument, and a word for `actrec run --nodes` and `--without`.
-        class_name: Its class.
+        name: ROS name, also of its executable.
+        switch: Its launch argument and name for `actrec run --nodes` and `--without`.
+        target: Its class, as `module:class` in `actrec_nodes`.
         purpose: One line, for help texts.
         stream: The recognizer's stream that only this node publishes; see `actrec.types.STREAMS`.
     """
 
     name: str
     switch: str
-    class_name: str
+    target: str
     purpose: str
     stream: str = ""
 
-    @property
-    def target(self) -> str:
-        """The class as `module:class`."""
-        return f"actrec_nodes.{self.name}:{self.class_name}"
-
     def load(self) -> Any:
-        """Return the class, imported now."""
-        return Registry("node", {self.name: self.target}, _INSTALL).get(self.name)
+        """Import and return the class."""
+        return Registry("node", {self.name: f"actrec_nodes.{self.target}"}, _INSTALL).get(self.name)
 
 
 _INSTALL = {
@@ -55,16 +43,30 @@ _INSTALL = {
 }
 
 GRAPH = (
-    NodeSpec("recognizer_node", "recognizer", "RecognizerNode", "skeletons to action labels, by a model package"),
-    NodeSpec("skeleton_node", "skeleton", "SkeletonNode", "RGB-D frames to people's skeletons"),
-    NodeSpec("hand_node", "hand", "HandNode", "RGB-D frames to the hands of each person", "hands"),
-    NodeSpec("face_node", "face", "FaceNode", "RGB-D frames to the face of each person", "face"),
     NodeSpec(
-        "scene_flow_node", "scene_flow", "SceneFlowNode", "pairs of RGB-D frames to the motion of each pixel", "flow"
+        "recognizer_node",
+        "recognizer",
+        "recognizer_node:RecognizerNode",
+        "skeletons to action labels, by a model package",
     ),
-    NodeSpec("camera_node", "camera", "CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
+    NodeSpec("skeleton_node", "skeleton", "perception_nodes:SkeletonNode", "RGB-D frames to people's skeletons"),
+    NodeSpec("hand_node", "hand", "perception_nodes:HandNode", "RGB-D frames to the hands of each person", "hands"),
+    NodeSpec("face_node", "face", "perception_nodes:FaceNode", "RGB-D frames to the face of each person", "face"),
+    NodeSpec(
+        "scene_flow_node",
+        "scene_flow",
+        "scene_flow_node:SceneFlowNode",
+        "pairs of RGB-D frames to the motion of each pixel",
+        "flow",
+    ),
+    NodeSpec(
+        "camera_node",
+        "camera",
+        "camera_node:CameraNode",
+        "a camera, a recording or the simulated actor to RGB-D frames",
+    ),
 )
-"""In the order of activation: who listens starts before who speaks, so that the first frame finds everyone ready."""
+"""In the order of activation: subscribers before publishers, so that no node misses the first frame."""
 
 
 def switches() -> list[str]:
@@ -73,11 +75,7 @@ def switches() -> list[str]:
 
 
 def find(name: str) -> NodeSpec:
-    """Return the node of this name or switch.
-
-    Raises:
-        ConfigError: There is none; the known ones are listed.
-    """
+    """Return the node of this name or switch; raise ConfigError, which lists the known ones, if there is none."""
     for spec in GRAPH:
         if name in (spec.name, spec.switch):
             return spec
@@ -88,27 +86,27 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
     """Return the nodes to run, in the order of activation.
 
     Args:
-        nodes: Names or switches of the wanted nodes; all if empty.
-        without: Names or switches of nodes to leave out.
+        nodes: Names or switches; all if empty.
+        without: Names or switches of excluded nodes.
 
     Raises:
-        ConfigError: A name is unknown, or nothing is left.
+        ConfigError: A name is unknown, or no node is left.
     """
     wanted = [find(name) for name in nodes] or list(GRAPH)
-    left_out = [find(name) for name in without]
-    chosen = [spec for spec in GRAPH if spec in wanted and spec not in left_out]
+    excluded = [find(name) for name in without]
+    chosen = [spec for spec in GRAPH if spec in wanted and spec not in excluded]
     if not chosen:
         raise ConfigError("no node is left to run")
     return chosen
 
 
 def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] = ()) -> dict[str, str]:
-    """Return the parameter of a node in a process of its own by which the camera's first frame finds the others ready.
+    """Return the parameter `start_after` of a node in its own process: the camera starts after the other nodes.
 
     Args:
         spec: The node.
-        specs: All that run.
-        first: Names of others that every node is to start after.
+        specs: All running nodes.
+        first: Names of other nodes that every node starts after.
     """
     others = [other.name for other in specs if other != spec] if spec.name == "camera_node" else []
     names = [*first, *others]
@@ -116,17 +114,13 @@ def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] 
 
 
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
-    """Return a line for each stream that the model takes and none of these nodes publishes.
-
-    Args:
-        specs: The nodes that are to run.
-        model: The recognizer's package.
+    """Return a line for each stream that the recognizer's model package takes and none of these nodes publishes.
 
     Raises:
         PackageError: There is no such package.
     """
     from actrec import features
-    from actrec.inference import zoo  # a launch file has no need of them
+    from actrec.inference import zoo  # not needed by launch files
     from actrec.inference.session import body_layout
     from actrec.skeleton.layouts import HANDS
 
@@ -146,10 +140,10 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
 
 
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
-    """Return settings of a camera driver, written KEY=VALUE with values as in YAML, as parameters of `camera_node`.
+    """Convert settings of a camera driver, KEY=VALUE with values as in YAML, to parameters of `camera_node`.
 
     Raises:
-        ConfigError: One is not KEY=VALUE, there is no driver that it could be a setting of, or no parameter holds it.
+        ConfigError: One is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
     """
     settings = config.parse_pairs(options, "driver option")
     if settings and not driver:
@@ -168,20 +162,26 @@ logger = logging.getLogger(__name__)
 PARAMETERS = "ros__parameters"
 
 _ALIKE = 0.8
-"""How much of a name of ours another has, from which on it is taken for a mistyped one."""
+"""Similarity of another name to one of ours above which it may be a typing error."""
 
 
 def check(path: str) -> None:
-    """Refuses a parameter file that sets nothing of any node of the graph. An empty one is let through.
+    """Refuse a parameter file without parameters of any node of the graph, because ROS ignores unknown nodes.
 
-    The file may have parameters of other packages' nodes too; a name close to one of our nodes gives a warning.
+    An empty file is accepted. A name close to one of ours causes a warning; it may be another package's node.
 
     Raises:
-        ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it names other nodes alone.
+        ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it names other nodes only.
     """
     if not os.path.isfile(path):
         raise ConfigError(f"there is no parameter file {path}")
-    content = _read(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read parameter file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"parameter file {path} is not YAML: {str(error).splitlines()[0]}") from error
     if content is None:
         return
     named = list(_nodes(content))
@@ -197,18 +197,8 @@ def check(path: str) -> None:
             logger.warning("parameter file %s is for %s too, which is no node here: %s is", path, name, meant[0])
 
 
-def _read(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read parameter file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"parameter file {path} is not YAML: {str(error).splitlines()[0]}") from error
-
-
 def _nodes(content: Any) -> Iterator[str]:
-    """Names of the nodes that have parameters, without their namespaces, which are part of a key or keys above it."""
+    """Yield the names of nodes with parameters, without namespaces, which are part of the key or the keys above."""
     for key, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, dict) and PARAMETERS in value:
             yield str(key).rsplit("/", 1)[-1]

@@ -1,7 +1,4 @@
-"""Listens to a running graph: labels as they change, their latency, every node's figures.
-
-What processes use of the machine.
-"""
+"""Figures of a running graph: labels as they change, their latency, statistics of nodes, use of memory and cores."""
 
 import json
 import threading
@@ -22,23 +19,23 @@ from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 
 KEPT = 100_000
-"""Latencies kept, and changes: most of an hour at 30 Hz. A graph may run for weeks."""
+"""Latencies and changes kept: most of an hour at 30 Hz."""
 
 BODIES = 1000
-"""Bodies whose last label is known."""
+"""Bodies whose last label is kept."""
 
 
-class Monitor(Node):
+class GraphMonitor(Node):
     """Subscribes to `action_label` and to the statistics of nodes.
 
     Args:
-        nodes: Names of the nodes whose `~/statistics` to follow.
+        nodes: Names of nodes.
         on_label: Called with (seconds since the first label, body id, label, confidence) when a body's label changes.
         **node_options: Passed to rclpy.
 
     Attributes:
-        labels: How many labels came.
-        latencies: (stamp of the frame in nanoseconds, seconds from it to its label) of the newest labels.
+        labels: Number of labels.
+        latencies: (stamp of the frame in nanoseconds, seconds to its label) of the newest labels.
     """
 
     NAME = "actrec_monitor"
@@ -53,7 +50,7 @@ class Monitor(Node):
         self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
-        self.create_service(GetState, "~/get_state", self._is_ready)  # nodes can start after it
+        self.create_service(GetState, "~/get_state", self._on_get_state)  # nodes can start after it
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
         for name in nodes:
             self.create_subscription(String, f"{name}/statistics", self._keep(name), topics.LATCHED)
@@ -65,7 +62,7 @@ class Monitor(Node):
             return list(self._changes)
 
     def latency_ms(self) -> dict[str, float | None]:
-        """Frame to label: p50 and p95 in milliseconds; None where stamps are not of this machine's clock."""
+        """Return p50 and p95 from frame to label in milliseconds; None if stamps are not of this machine's clock."""
         with self._lock:
             latency = [seconds for _, seconds in self.latencies]
         if not latency:
@@ -74,12 +71,12 @@ class Monitor(Node):
         return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
 
     def statistics(self) -> dict[str, dict[str, Any]]:
-        """Return the newest figures of each node, as `Snapshot.json` writes them."""
+        """Return the newest statistics of each node, as `NodeStatistics.json` writes them."""
         with self._lock:
             return dict(self._statistics)
 
     @staticmethod
-    def _is_ready(request: GetState.Request, response: GetState.Response) -> GetState.Response:
+    def _on_get_state(request: GetState.Request, response: GetState.Response) -> GetState.Response:
         response.current_state.id = State.PRIMARY_STATE_ACTIVE
         return response
 
@@ -99,26 +96,22 @@ class Monitor(Node):
             self.labels += 1
             if 0 <= latency < PLAUSIBLE_LATENCY_S:
                 self.latencies.append((stamp, latency))
-        if self._has_changed(message.body_id, message.label):
+        before = self._last.pop(message.body_id, None)
+        self._last[message.body_id] = message.label  # the newest come last
+        if len(self._last) > BODIES:  # ids are never used twice
+            del self._last[next(iter(self._last))]
+        if before != message.label:
             change = ((stamp - self._first_ns) / NANOSECONDS, message.body_id, message.label, message.confidence)
             with self._lock:
                 self._changes.append(change)
             self._on_label(*change)
 
-    def _has_changed(self, body_id: str, label: str) -> bool:
-        before = self._last.pop(body_id, None)
-        self._last[body_id] = label  # the newest come last
-        if len(self._last) > BODIES:  # ids are never used twice
-            del self._last[next(iter(self._last))]
-        return before != label
-
 
 def usage(pid: int) -> dict[str, float | None]:
-    """Memory and processor time of a process so far.
+    """Return the memory and processor time of a process; all None after it ended.
 
     Returns:
-        rss and pss, resident and proportional set size in MB (PSS shares out what processes have in common; None where
-        the system has no such figure, Linux's), and cpu_s, seconds on all cores. All None after a process ended.
+        rss and pss, resident and proportional set size in MB (pss on Linux only), and cpu_s, seconds on all cores.
     """
     try:
         process = psutil.Process(pid)

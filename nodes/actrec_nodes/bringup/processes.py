@@ -1,16 +1,18 @@
-"""Runs nodes in this process, each in an executor thread of its own, and end cleanly.
+"""Nodes of this process, each in an executor thread of its own, that start and end cleanly.
 
-Waits until nodes of other processes are active.
+`python -m actrec_nodes.bringup.processes camera_node --ros-args …` runs one node, as its executable does.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from lifecycle_msgs.msg import State
@@ -21,25 +23,34 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from actrec.utils.errors import ConfigError
-from actrec_nodes.bringup import transport
+from actrec.utils.errors import ActrecError, ConfigError
+from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
+N = TypeVar("N", bound=Node)
+
 DRAIN_S = 5.0
-"""How long the last inputs may take when a recording has ended."""
+"""Time to process the last inputs after a recording has ended."""
+
+READY_S = 60.0
+"""Time to wait for the nodes of `start_after`."""
+
+_STEP_S = 0.05
+_ANSWER_S = 1.0
 
 
 @contextlib.contextmanager
-def ros(args: Sequence[str] | None = None) -> Iterator[Context]:
-    """ROS set up for this process, with image transport that works and an end that can be asked for.
+def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Iterator[Context]:
+    """Initialize ROS for this process, with settings that make image transport work.
 
     rclpy's own signal handlers are disabled: they invalidate publishers before a node can publish its last message.
 
     Args:
-        args: Command line, of which what follows `--ros-args` counts.
+        args: Command line, of which the part after `--ros-args` is for ROS.
+        handle_signals: Raise KeyboardInterrupt at the first SIGINT or SIGTERM; else the caller handles signals.
 
     Raises:
-        ConfigError: ROS cannot read the command line or a parameter file that it names.
+        ConfigError: ROS cannot read the command line or a parameter file in it.
     """
     transport.prepare()
     context = Context()
@@ -48,7 +59,7 @@ def ros(args: Sequence[str] | None = None) -> Iterator[Context]:
     except RuntimeError as error:
         raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
     try:
-        with _interruptible():
+        with _interruptible() if handle_signals else contextlib.nullcontext():
             yield context
     finally:
         context.try_shutdown()
@@ -81,12 +92,8 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _nothing() -> None:
-    """Work that makes an executor return from its wait."""
-
-
 class Host:
-    """Owns nodes and the threads they spin in; a context manager that stops and destroys them.
+    """Owns nodes and the threads that spin them; a context manager that stops and destroys them.
 
     Args:
         context: Of all nodes.
@@ -94,9 +101,7 @@ class Host:
 
     def __init__(self, context: Context):
         self._context = context
-        self._nodes: list[Node] = []
-        self._executors: list[SingleThreadedExecutor] = []
-        self._threads: list[threading.Thread] = []
+        self._spun: list[tuple[Node, SingleThreadedExecutor, threading.Thread]] = []
         self._finished = threading.Event()
         self._stopping = threading.Event()
 
@@ -109,28 +114,26 @@ class Host:
     @property
     def nodes(self) -> list[ActrecNode[Any]]:
         """The lifecycle nodes, in the order they were added."""
-        return [node for node in self._nodes if isinstance(node, ActrecNode)]
+        return [node for node, _, _ in self._spun if isinstance(node, ActrecNode)]
 
     def add(self, node: Node) -> None:
-        """Take a node over and spins it."""
+        """Take ownership of a node and spin it."""
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(node)
         if isinstance(node, ActrecNode):
             node.on_finish = self._finished.set
         thread = threading.Thread(target=self._spin, args=(executor, node), name=node.get_name(), daemon=True)
-        self._nodes.append(node)
-        self._executors.append(executor)
-        self._threads.append(thread)
+        self._spun.append((node, executor, thread))
         thread.start()
 
     def start(self, wait: Callable[[], None] = lambda: None) -> str | None:
-        """Configure all nodes in order, then activates them in order: loading is done before the first frame comes.
+        """Configure all nodes in order, then activate them in order: models are loaded before the first frame.
 
         Args:
             wait: Called between the two.
 
         Returns:
-            The name of the first that failed, which has said why; None where all run.
+            The name of the first that failed, which has logged its error; None if all run.
         """
         success = TransitionCallbackReturn.SUCCESS
         for node in self.nodes:
@@ -140,7 +143,7 @@ class Host:
         return next((node.get_name() for node in self.nodes if node.trigger_activate() != success), None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Blocks until a node has nothing more to do (True) or the time is over (False)."""
+        """Block until a node has finished and the others are idle (True), or until the timeout (False)."""
         if not self._finished.wait(timeout_s):
             return False
         # From source to sink; twice, for messages that were between two nodes the first time.
@@ -149,18 +152,18 @@ class Host:
         return True
 
     def stop(self) -> None:
-        """Stop spinning, then deactivates and destroys the nodes, the last added first. Safe to call twice."""
+        """Stop spinning, then deactivate and destroy the nodes, the last added first. Safe to call twice."""
         self._stopping.set()
-        for executor, thread in zip(self._executors, self._threads, strict=True):
-            # A last task, not a shutdown: a callback under way may still need its executor.
-            executor.create_task(_nothing)
+        for _, executor, thread in self._spun:
+            # A task, not a shutdown, ends the executor's wait: a callback may still need its executor.
+            executor.create_task(lambda: None)
             thread.join()
             executor.shutdown()
-        for node in reversed(self._nodes):
+        for node, _, _ in reversed(self._spun):
             if isinstance(node, ActrecNode):
                 node.close()
             node.destroy_node()
-        self._nodes, self._executors, self._threads = [], [], []
+        self._spun = []
 
     def _spin(self, executor: SingleThreadedExecutor, node: Node) -> None:
         while not self._stopping.is_set():
@@ -168,19 +171,26 @@ class Host:
                 executor.spin_once()
             except (ExternalShutdownException, ShutdownException):
                 return
-            except Exception as error:  # a callback's fault must not silence the node
+            except Exception as error:  # an exception in a callback must not stop the node
                 node.get_logger().error(f"in a callback: {one_line(error)}")
 
 
-_STEP_S = 0.05
+@contextlib.contextmanager
+def spinning(make: Callable[[Context], N], arguments: Sequence[str] | None = None) -> Iterator[N]:
+    """Spin the node that `make` returns, for a command that is no node itself; the caller handles signals.
 
-_ANSWER_S = 1.0
+    Args:
+        make: Makes the node in a context.
+        arguments: A command line, of which the part after `--ros-args` is for ROS; None: of this process.
+    """
+    with ros(sys.argv if arguments is None else arguments, handle_signals=False) as context, Host(context) as host:
+        node = make(context)
+        host.add(node)
+        yield node
 
 
 def wait_until_active(asking: Node, names: Iterable[str], timeout_s: float) -> str | None:
-    """Asks nodes for their lifecycle states until all are active.
-
-    Who has answered has been discovered, too: DDS may take seconds for that.
+    """Ask nodes for their lifecycle states until all are active, and so discovered, which takes DDS seconds.
 
     Args:
         asking: A node that is spun in another thread.
@@ -188,7 +198,7 @@ def wait_until_active(asking: Node, names: Iterable[str], timeout_s: float) -> s
         timeout_s: For all of them together.
 
     Returns:
-        The first that was not active in time; None where all are.
+        The first that was not active in time; None if all are.
     """
     deadline = time.monotonic() + timeout_s
     for name in names:
@@ -214,3 +224,44 @@ def _is_active(client: Any) -> bool:
             return False
         time.sleep(0.005)
     return bool(answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE)
+
+
+def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int:
+    """Run a node until it has finished or is interrupted.
+
+    With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
+
+    Args:
+        node_class: Makes the node from `context`.
+        args: Command line.
+
+    Returns:
+        Exit status: 0 at a clean end, 1 if the node could not start.
+    """
+    try:
+        with ros(args) as context, Host(context) as host:
+            node = node_class(context=context)
+            host.add(node)
+
+            def wait_for_others() -> None:
+                if missing := wait_until_active(node, node.start_after, READY_S):
+                    node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
+
+            if node.autostart and host.start(wait_for_others) is not None:
+                return 1
+            host.wait()
+            return node.exit_status or 0
+    except KeyboardInterrupt:
+        return 0
+    except ActrecError as error:
+        print(f"actrec: {error}", file=sys.stderr)
+        return 1
+
+
+def main() -> int:
+    """Run the node with the name of the executable."""
+    return spin(graph.find(Path(sys.argv[0]).name).load(), sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(spin(graph.find(sys.argv[1]).load(), sys.argv[1:]))

@@ -19,45 +19,13 @@ from actrec import cli
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.graph import NodeSpec
-from actrec_nodes.bringup.monitor import Monitor, usage
+from actrec_nodes.bringup.monitor import GraphMonitor, usage
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import topics
 from actrec_nodes.common.lifecycle import ActrecNode
 
 EXIT_S = 15.0
-"""How long a node's process may take to end."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """The choices of `actrec run`.
-
-    Attributes:
-        driver: Camera driver, as the parameter `driver` of camera_node.
-        driver_options: KEY=VALUE settings of that driver.
-        model: Model package: the name of an installed one, or its folder.
-        params: ROS parameter files.
-        vendor: Name in `topics.VENDORS` of the driver node that publishes images instead of camera_node.
-        duration_s: Stop after this long; None runs until interrupted or the recording has ended.
-        nodes, without: Names or switches of nodes to run, all if empty, and of nodes to leave out.
-        processes: Whether each node gets a process of its own.
-        log_level: Of all nodes.
-        ros_args: Further arguments for ROS: remaps, parameters.
-        on_label: Called with (seconds, body id, label, confidence) when a body's label changes.
-    """
-
-    driver: str | None = None
-    driver_options: Sequence[str] = ()
-    model: str | None = None
-    params: Sequence[str] = ()
-    vendor: str | None = None
-    duration_s: float | None = None
-    nodes: Sequence[str] = ()
-    without: Sequence[str] = ()
-    processes: bool = False
-    log_level: str | None = None
-    ros_args: Sequence[str] = ()
-    on_label: Callable[[float, str, str, float], None] | None = None
+"""Time for a node's process to end."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +34,11 @@ class Plan:
 
     Attributes:
         specs: Nodes in the order of activation.
-        ros_args: What follows `--ros-args` on every node's command line.
+        ros_args: Every node's arguments for ROS.
         overrides: Node name to its parameters, which outrank `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
-        processes: Whether each node gets a process of its own.
-        on_label: Called when a body's label changes; None for nothing.
+        processes: Run each node in a process of its own.
+        on_label: Called with (seconds, body id, label, confidence) when a body's label changes; None for nothing.
     """
 
     specs: list[NodeSpec]
@@ -81,65 +49,73 @@ class Plan:
     on_label: Callable[[float, str, str, float], None] | None = None
 
 
-def plan(settings: RunSettings) -> Plan:
-    """Check the settings and choose the nodes.
+def plan(
+    driver: str | None = None,
+    driver_options: Sequence[str] = (),
+    model: str | None = None,
+    params: Sequence[str] = (),
+    vendor: str | None = None,
+    nodes: Sequence[str] = (),
+    without: Sequence[str] = (),
+    log_level: str | None = None,
+    ros_args: Sequence[str] = (),
+    duration_s: float | None = None,
+    **options: Any,
+) -> Plan:
+    """Check the choices of `actrec run` and choose the nodes.
+
+    Args:
+        driver: Camera driver, as the parameter `driver` of camera_node.
+        driver_options: KEY=VALUE settings of that driver.
+        model: Model package: the name of an installed one, or its folder.
+        params: ROS parameter files.
+        vendor: Driver node in `topics.VENDORS` that publishes the images instead of camera_node.
+        nodes, without: As in `graph.select`.
+        log_level: Of all nodes.
+        ros_args: Further arguments for ROS: remaps, parameters.
+        duration_s, options: Fields of `Plan`.
 
     Raises:
-        ConfigError: A node or option is unknown, a file does not exist, or two sources of images are given.
+        ConfigError: A node or option is unknown, a file is missing, or two sources of images are given.
     """
-    if settings.duration_s is not None and not settings.duration_s > 0:
-        raise ConfigError(f"--duration is {settings.duration_s:g} s, expected more than 0")
-    if settings.vendor and settings.driver:
+    if duration_s is not None and not duration_s > 0:
+        raise ConfigError(f"--duration is {duration_s:g} s, expected more than 0")
+    if vendor and driver:
         raise ConfigError(
-            f"--vendor {settings.vendor} takes images from that node, --driver {settings.driver} from camera_node: "
-            "give one"
+            f"--vendor {vendor} takes images from that node, --driver {driver} from camera_node: give one"
         )
-    without = [*settings.without, *(["camera"] if settings.vendor else [])]
-    specs = graph.select(list(settings.nodes), without)
-    return Plan(
-        specs, _ros_args(settings), overrides(settings), settings.duration_s, settings.processes, settings.on_label
-    )
-
-
-def overrides(settings: RunSettings) -> dict[str, dict[str, Any]]:
-    """Return the parameters that the settings set, by node.
-
-    Raises:
-        ConfigError: A driver option is not KEY=VALUE, or has no driver.
-    """
-    camera = {"driver": settings.driver} if settings.driver else {}
-    camera.update(graph.driver_options(settings.driver or "", settings.driver_options))
-    return {"camera_node": camera, "recognizer_node": {"model": settings.model} if settings.model else {}}
-
-
-def _ros_args(settings: RunSettings) -> list[str]:
-    out: list[str] = []
-    for path in settings.params:
+    specs = graph.select(nodes, [*without, "camera"] if vendor else without)
+    arguments: list[str] = []
+    for path in params:
         graph.check(path)
-        out += ["--params-file", path]
-    if settings.log_level:
-        out += ["--log-level", settings.log_level]
-    for ours, theirs in topics.vendor_remaps(settings.vendor) if settings.vendor else ():
-        out += ["-r", f"{ours}:={theirs}"]
-    return out + [argument for argument in settings.ros_args if argument != "--ros-args"]
+        arguments += ["--params-file", path]
+    if log_level:
+        arguments += ["--log-level", log_level]
+    for ours, theirs in topics.vendor_remaps(vendor) if vendor else ():
+        arguments += ["-r", f"{ours}:={theirs}"]
+    arguments += [argument for argument in ros_args if argument != "--ros-args"]
+    camera = {"driver": driver} if driver else {}
+    camera.update(graph.driver_options(driver or "", driver_options))
+    overrides = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
+    return Plan(specs, arguments, overrides, duration_s, **options)
 
 
-def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None = None) -> dict[str, Any] | None:
+def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | None = None) -> dict[str, Any] | None:
     """Run the graph to its end.
 
     Args:
         chosen: The plan.
-        watch: Called instead of waiting for `duration_s`, with the running graph.
+        watch: Called with the running graph instead of waiting for `duration_s`.
 
     Returns:
-        Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None
-        if a node failed, which it has logged.
+        `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None if a node failed,
+        which it has logged.
     """
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
-        monitor = Monitor([spec.name for spec in chosen.specs], chosen.on_label or _ignore, context=context)
+        on_label = chosen.on_label or (lambda *_: None)
+        monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
         host.add(monitor)
         runner = _in_processes if chosen.processes else _in_this_process
-        began = time.monotonic()
         with runner(chosen, context, host) as running:
             if running is None:
                 return None
@@ -163,9 +139,9 @@ def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None =
 
 
 def verdict(result: dict[str, Any]) -> str | None:
-    """Return the first fault of a run; None if every node with input processed it, and labels came."""
+    """Return the first fault of a run; None if every node with input processed it, and labels were published."""
     idle = _without_images(result)
-    for name, figures in reversed(result["nodes"].items()):  # from the source on: the nodes after it wait in vain
+    for name, figures in reversed(result["nodes"].items()):  # the source first: the nodes after it depend on it
         if not figures:
             return f"{name} gave no sign of life"
         if not figures["processed"] and name not in idle:
@@ -176,9 +152,9 @@ def verdict(result: dict[str, Any]) -> str | None:
 
 
 def _without_images(result: dict[str, Any]) -> set[str]:
-    """Return the nodes that work on images, if the camera's recording has joints alone, as clips of an action do.
+    """Return the nodes that work on images if none reached any of them, but labels were published.
 
-    Then labels come although no image reached any of these nodes: `camera_node` publishes skeletons itself.
+    Then the recording has joints alone, and `camera_node` publishes its skeletons.
     """
     nodes = result["nodes"]
     of_images = {name for name in nodes if name not in ("camera_node", "recognizer_node")}
@@ -186,29 +162,27 @@ def _without_images(result: dict[str, Any]) -> set[str]:
     return of_images if result["labels"] and "camera_node" in nodes and not came else set()
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 class Running(Protocol):
-    """A graph that runs."""
+    """A running graph."""
 
     def wait(self, duration_s: float | None) -> bool:
-        """Wait until all work is done or the time is over; return False if a node failed, which it has logged."""
+        """Wait until all work is done or the time is over; return False if a node failed, which it has logged.
+
+        Raises:
+            DeviceError: A process has crashed.
+        """
 
     def usage(self) -> dict[str, dict[str, float | None]]:
         """Return memory and processor time by process."""
 
-    def finish(self, monitor: Monitor) -> dict[str, Any]:
-        """Stop it and return each node's last figures."""
+    def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
+        """Stop the graph and return each node's last statistics."""
 
 
 # -- all nodes in this process -----------------------------------------------------------------------------------------
 
 
 class _Threads:
-    """The nodes of this process."""
-
     def __init__(self, host: Host):
         self._host = host
 
@@ -219,7 +193,7 @@ class _Threads:
     def usage(self) -> dict[str, Any]:
         return {"all": usage(os.getpid())}
 
-    def finish(self, monitor: Monitor) -> dict[str, Any]:
+    def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
         return {
             node.get_name(): json.loads(node.statistics.snapshot().json(node.figures())) for node in self._host.nodes
         }
@@ -232,7 +206,7 @@ def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Th
         parameters = [Parameter(name, value=value) for name, value in given.items()]
         host.add(spec.load()(context=context, parameter_overrides=parameters))
     if unknown := _unknown(host.nodes):
-        host.nodes[0].complain(f"no node here has a parameter {', '.join(unknown)}: ignored", "warning")
+        host.nodes[0].warn(f"no node here has a parameter {', '.join(unknown)}: ignored")
     yield None if host.start() is not None else _Threads(host)
 
 
@@ -252,11 +226,6 @@ class _Processes:
         self.children = children
 
     def wait(self, duration_s: float | None) -> bool:
-        """Wait until a process ends or the time is over; return False if one failed, which it has logged.
-
-        Raises:
-            DeviceError: One has crashed.
-        """
         pidfds = {os.pidfd_open(child.pid): name for name, child in self.children.items()}
         try:
             ended, _, _ = select.select(list(pidfds), [], [], duration_s)
@@ -275,7 +244,7 @@ class _Processes:
     def usage(self) -> dict[str, Any]:
         return {name: usage(child.pid) for name, child in self.children.items()}
 
-    def finish(self, monitor: Monitor) -> dict[str, Any]:
+    def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
         """Interrupt the nodes, sources first; each publishes its last figures as it stops."""
         self.stop()
         return {name: monitor.statistics().get(name, {}) for name in self.children}
@@ -297,14 +266,13 @@ class _Processes:
 def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Processes | None]:
     children = {}
     for spec in chosen.specs:
-        command = [sys.executable, "-m", "actrec_nodes.bringup.process", spec.name, "--ros-args"]
-        command += chosen.ros_args
-        own = {"autostart": True, **graph.start_after(spec, chosen.specs, first=[Monitor.NAME])}
+        command = [sys.executable, "-m", "actrec_nodes.bringup.processes", spec.name, "--ros-args", *chosen.ros_args]
+        own = {"autostart": True, **graph.start_after(spec, chosen.specs, first=[GraphMonitor.NAME])}
         own.update(chosen.overrides.get(spec.name, {}))
         for name, value in own.items():
-            # JSON is YAML: a string stays one whatever it looks like.
+            # JSON is YAML with quoted strings.
             command += ["-p", f"{name}:={json.dumps(value)}"]
-        # A terminal's Ctrl-C goes to the whole group; the nodes get theirs from us, in order.
+        # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the nodes in order.
         children[spec.name] = subprocess.Popen(command, start_new_session=True)
     running = _Processes(children)
     try:

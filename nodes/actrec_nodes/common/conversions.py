@@ -1,4 +1,4 @@
-"""Between ROS messages and the core's arrays, without copies where the encoding allows."""
+"""Conversions between ROS messages and the core's arrays, without copies if the encoding allows."""
 
 import array
 import sys
@@ -31,9 +31,7 @@ _ENCODINGS: dict[str, tuple[str, int]] = {
 }
 
 COLOR_ENCODINGS = tuple(image_decoding.COLOR_ENCODINGS)
-
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
-
 FLOW_ENCODINGS = ("32FC3",)
 
 MILLIMETRES = 1000.0
@@ -47,7 +45,7 @@ def stamp_to_ns(stamp: Time) -> int:
 
 
 def ns_to_stamp(nanoseconds: int) -> Time:
-    """Nanoseconds as a message's stamp."""
+    """Return nanoseconds as a message's stamp."""
     sec, nanosec = divmod(int(nanoseconds), NANOSECONDS)
     return Time(sec=sec, nanosec=nanosec)
 
@@ -82,28 +80,20 @@ def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
         )
     shape = (message.height, message.width) if channels == 1 else (message.height, message.width, channels)
     strides = (message.step, channels * dtype.itemsize, dtype.itemsize)[: len(shape)]
-    # Strides take any step, padded or not even a multiple of the pixel.
+    # The step may be padded, and need not be a multiple of the pixel's size.
     pixels: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(message.data), strides=strides)
     pixels.flags.writeable = False
     return pixels if dtype.isnative or dtype.itemsize == 1 else pixels.astype(dtype.newbyteorder("="))
 
 
 def image_to_color(message: Image) -> np.ndarray:
-    """Return [H, W, 3] uint8 RGB; a view of the message if it is rgb8.
-
-    Raises:
-        InputError: Not a color encoding; names the supported ones.
-    """
+    """Return [H, W, 3] uint8 RGB, a view of the message if it is rgb8; raise InputError for other encodings."""
     pixels = image_to_array(message, COLOR_ENCODINGS)
     return pixels if message.encoding == "rgb8" else image_decoding.color(message.encoding, pixels)
 
 
 def image_to_depth(message: Image) -> np.ndarray:
-    """Return [H, W] float32 metres, NaN for missing measurements (0, negative or infinite).
-
-    Raises:
-        InputError: Not a depth encoding; names the supported ones.
-    """
+    """Return [H, W] float32 metres, NaN for missing values (0, negative or infinite); raise InputError as above."""
     pixels = image_to_array(message, DEPTH_ENCODINGS)
     if pixels.dtype == np.uint16:
         depth = np.divide(pixels, np.float32(MILLIMETRES), dtype=np.float32)
@@ -116,7 +106,7 @@ def image_to_depth(message: Image) -> np.ndarray:
 
 
 def image_to_flow(message: Image) -> np.ndarray:
-    """[H, W, 3] float32 m/s, a view of the message."""
+    """Return [H, W, 3] float32 m/s, a view of the message."""
     return image_to_array(message, FLOW_ENCODINGS)
 
 
@@ -138,21 +128,13 @@ def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
 
 
 def color_to_image(color: np.ndarray, head: Header) -> Image:
-    """[H, W, 3] uint8 RGB as rgb8.
-
-    Raises:
-        InputError: Another shape or type.
-    """
+    """Convert [H, W, 3] uint8 RGB to rgb8; raise InputError for another shape or type."""
     _expect("color", color, np.uint8, 3)
     return _image(color, "rgb8", head)
 
 
 def depth_to_image(depth: np.ndarray, head: Header) -> Image:
-    """[H, W] float32 metres as 16UC1 millimetres; 0 where missing, or beyond the 65.535 m that fit.
-
-    Raises:
-        InputError: Another shape or type.
-    """
+    """Convert [H, W] float32 metres to 16UC1 millimetres, 0 if missing or above the limit of 65.535 m."""
     _expect("depth", depth, np.float32, 1)
     millimetres = depth * np.float32(MILLIMETRES)
     with np.errstate(invalid="ignore"):
@@ -161,11 +143,7 @@ def depth_to_image(depth: np.ndarray, head: Header) -> Image:
 
 
 def flow_to_image(flow: np.ndarray, head: Header) -> Image:
-    """[H, W, 3] float32 m/s as 32FC3.
-
-    Raises:
-        InputError: Another shape or type.
-    """
+    """Convert [H, W, 3] float32 m/s to 32FC3."""
     _expect("scene flow", flow, np.float32, 3)
     return _image(flow, "32FC3", head)
 
@@ -181,11 +159,10 @@ def _expect(what: str, pixels: np.ndarray, dtype: Any, channels: int) -> None:
 
 
 def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
-    """Intrinsics of an image from its camera_info (K and D; it must be of the full image, not binned).
+    """Return the intrinsics of a full, not binned image (K and D).
 
     Raises:
-        InputError: The camera is not calibrated (fx is 0), or its distortion model, the number of its coefficients or
-            its binning is not supported.
+        InputError: The camera is not calibrated (fx is 0), or its distortion, binning or region is not supported.
     """
     fx, fy = float(message.k[0]), float(message.k[4])
     if not (fx > 0 and fy > 0 and message.width and message.height):
@@ -193,7 +170,9 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     if not is_known(message.distortion_model, message.d):
         known = ", ".join(m for m in DISTORTION_MODELS if m)
         raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
-    if max(message.binning_x, message.binning_y) > 1 or _is_cut(message):
+    roi, full = message.roi, (0, 0, message.width, message.height)  # a full region may be stated as zeros
+    is_cut = any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != full
+    if max(message.binning_x, message.binning_y) > 1 or is_cut:
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
     try:
         coefficients = distortion(message.d)
@@ -205,9 +184,9 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
 
 
 def rectified_info(message: CameraInfo) -> CameraInfo:
-    """Return the camera_info of the images that were rectified by this one: its P for K, and no distortion."""
+    """Return the camera_info of the rectified images: P in place of K, and no distortion."""
     p = [float(value) for value in message.p]
-    if not p[0] > 0:  # it has none
+    if not p[0] > 0:  # no P
         p[0:3], p[4:7], p[8:11] = message.k[0:3], message.k[3:6], message.k[6:9]
     return CameraInfo(
         header=message.header,
@@ -224,15 +203,8 @@ def rectified_info(message: CameraInfo) -> CameraInfo:
     )
 
 
-def _is_cut(message: CameraInfo) -> bool:
-    """Whether the region of interest is a part of the image; a whole one may be stated as zeros or by its size."""
-    roi = message.roi
-    whole = (0, 0, message.width, message.height)
-    return any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != whole
-
-
 def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
-    """Return the camera_info of an image that is not rectified further (R is the identity, P repeats K)."""
+    """Return the camera_info of an image; R is the identity, and P repeats K."""
     c = intrinsics
     distortion = list(c.distortion) or [0.0] * 5
     return CameraInfo(
@@ -251,26 +223,22 @@ def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
 
 
 def bodies_to_message(bodies: Sequence[Body], head: Header) -> SkeletonArray:
-    """Bodies as a SkeletonArray."""
+    """Convert bodies to a SkeletonArray."""
     return SkeletonArray(header=head, skeletons=[_fill(SkeletonMsg(), body) for body in bodies])
 
 
 def hands_to_message(hands: Sequence[Hand], head: Header) -> HandArray:
-    """Hands as a HandArray."""
+    """Convert hands to a HandArray."""
     return HandArray(header=head, hands=[_fill(HandMsg(side=hand.side), hand) for hand in hands])
 
 
 def faces_to_message(faces: Sequence[Face], head: Header) -> FaceArray:
-    """Faces as a FaceArray."""
+    """Convert faces to a FaceArray."""
     return FaceArray(header=head, faces=[_fill(FaceMsg(), face) for face in faces])
 
 
 def message_to_bodies(message: SkeletonArray) -> list[Body]:
-    """Return the bodies of a SkeletonArray.
-
-    Raises:
-        InputError: A skeleton's arrays differ in length.
-    """
+    """Return the bodies of a SkeletonArray; raise InputError if a skeleton's arrays differ in length."""
     return [_read(Body, skeleton) for skeleton in message.skeletons]
 
 

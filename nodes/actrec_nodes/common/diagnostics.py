@@ -1,7 +1,4 @@
-"""`/diagnostics`, where diagnostic_msgs is installed (it has no wheel; every ROS 2 distribution has it).
-
-What a node counts of itself: frames received, processed and dropped, latency, the last error.
-"""
+"""Statistics of a node, and their DiagnosticStatus on `/diagnostics` if diagnostic_msgs is installed."""
 
 import importlib
 import json
@@ -18,31 +15,39 @@ import numpy as np
 from rclpy.node import Node
 
 COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped")
-"""What is counted; each is explained in `Snapshot`."""
+"""The counters; see `NodeStatistics`."""
 
 KEPT = 1000
 """Latencies kept for the percentiles: over half a minute at 30 Hz."""
 
 PLAUSIBLE_LATENCY_S = 30.0
-"""A stamp older than this is a recording's, not a clock's that can be compared with ours."""
+"""The stamp of a message older than this is a recording's and is not compared with the clock."""
 
 STALLED_S = 5.0
-"""When the last input is longer ago than this, and than three at the pace so far, nothing comes any more."""
+"""Inputs have stopped if the last one is older than this and than three mean intervals."""
+
+RECENT_S = 10.0
+"""An error this recent makes the node's status an error."""
+
+DROPPING = 0.5
+"""Above this share of dropped inputs the node's status is a warning."""
+
+NO_FIGURES: Mapping[str, float | int | str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A node's figures since it was activated.
+class NodeStatistics:
+    """Statistics of a node since it was activated.
 
     Attributes:
-        received, processed, dropped, failed: Counts of inputs. A dropped one gave way to a newer one.
-        unpaired: Images that found no partner with their stamp.
-        skipped: Labels left out because newer skeletons already waited; the skeletons are in the window all the same.
-        rate_hz: Processed inputs per second over the last ones kept; 0 if inputs stopped.
-        latency_p50_ms, latency_p95_ms: Stamp of the input to its result being published; NaN where the stamps are not
-            of this clock (a recording's).
-        work_p50_ms, work_p95_ms: Time in the node's own work.
-        queue: Inputs waiting now.
+        received, processed, dropped, failed: Counts of inputs. A newer input replaces a dropped one.
+        unpaired: Color images without a depth image of their stamp.
+        skipped: Labels skipped because newer skeletons were in the queue; the skeletons did enter the window.
+        rate_hz: Processed inputs per second over the last `KEPT`; 0 if inputs stopped.
+        latency_p50_ms, latency_p95_ms: Stamp of an input to the publication of its result; NaN if the stamps are not of
+            this clock (a recording's).
+        work_p50_ms, work_p95_ms: Duration of the node's own work.
+        queue: Inputs in the queue now.
         last_error: One line, empty for none.
     """
 
@@ -61,7 +66,7 @@ class Snapshot:
     last_error: str
 
     def line(self) -> str:
-        """Return the figures in one line, for a log."""
+        """Return the statistics as a line for the log."""
         parts = [f"{self.processed} of {self.received} processed at {self.rate_hz:.1f} Hz", f"{self.dropped} dropped"]
         for what in ("failed", "unpaired", "skipped"):
             parts += [f"{getattr(self, what)} {what}"] * bool(getattr(self, what))
@@ -70,15 +75,14 @@ class Snapshot:
             parts.append(f"latency p50 {self.latency_p50_ms:.0f} ms p95 {self.latency_p95_ms:.0f} ms")
         return ", ".join(parts)
 
-    def json(self, more: Mapping[str, float | int | str] = MappingProxyType({})) -> str:
-        """Return the figures, and `more` of the node's own, as a JSON object; a figure that does not exist is null."""
+    def json(self, more: Mapping[str, float | int | str] = NO_FIGURES) -> str:
+        """Return the statistics and `more` as a JSON object; NaN becomes null."""
         figures = {**asdict(self), **more}
-        values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
-        return json.dumps(values)
+        return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()})
 
 
 class Statistics:
-    """Counters that a node's threads share."""
+    """Thread-safe counters of a node."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -101,16 +105,16 @@ class Statistics:
             self._counts[what] += number
 
     def queue(self, length: int) -> None:
-        """Note how many inputs wait."""
+        """Set the length of the queue."""
         with self._lock:
             self._queue = length
 
     def done(self, work_s: float, latency_s: float | None = None) -> None:
-        """Count one processed input: the time its work took, and the age of its stamp if known."""
+        """Count a processed input, with the duration of its work and the age of its stamp, if known."""
         now = time.monotonic()
         with self._lock:
             self._counts["processed"] += 1
-            if _stalled(self._times, now):  # a pause is no part of the pace
+            if _stalled(self._times, now):  # a pause does not count for the rate
                 self._times.clear()
             self._times.append(now)
             self._work.append(work_s)
@@ -118,25 +122,25 @@ class Statistics:
                 self._latency.append(latency_s)
 
     def error(self, line: str) -> None:
-        """Note a failed input."""
+        """Keep the last error and its time."""
         with self._lock:
             self._last_error = line
             self._error_time = time.monotonic()
 
     def seconds_since_error(self) -> float:
-        """Return the seconds since the last input; infinite before the first."""
+        """Return the seconds since the last error; infinite before the first."""
         with self._lock:
             return time.monotonic() - self._error_time
 
-    def snapshot(self) -> Snapshot:
-        """Return the figures now."""
+    def snapshot(self) -> NodeStatistics:
+        """Return the statistics now."""
         with self._lock:
             latency, work, times = list(self._latency), list(self._work), list(self._times)
             counts, queue, last_error = dict(self._counts), self._queue, self._last_error
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         rate = (len(times) - 1) / span if span > 0 and not _stalled(times, time.monotonic()) else 0.0
         (l50, l95), (w50, w95) = _percentiles(latency), _percentiles(work)
-        return Snapshot(
+        return NodeStatistics(
             **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
             queue=queue, last_error=last_error,
         )  # fmt: skip
@@ -156,68 +160,54 @@ def _percentiles(seconds: list[float]) -> tuple[float, float]:
     return float(p50), float(p95)
 
 
-RECENT_S = 10.0
-"""An error this recent makes the node's status an error."""
-
-DROPPING = 0.5
-"""Above this share of dropped inputs the node's status is a warning."""
-
-
 class Publisher:
-    """Publishes a node's figures as a DiagnosticStatus; does nothing where diagnostic_msgs is absent."""
+    """Publishes a node's statistics as a DiagnosticStatus; does nothing if diagnostic_msgs is not installed."""
 
     def __init__(self, node: Node):
         self._node = node
         self._publisher: Any = None
         try:
             self._msg = importlib.import_module("diagnostic_msgs.msg")
-        except ModuleNotFoundError:
+        except ModuleNotFoundError:  # there is no wheel of it
             return
         self._publisher = node.create_publisher(self._msg.DiagnosticArray, "/diagnostics", 10)
 
     def publish(
         self,
-        snapshot: Snapshot,
+        statistics: NodeStatistics,
         active: bool,
         seconds_since_error: float,
         busy: str = "",
-        more: Mapping[str, float | int | str] = MappingProxyType({}),
+        more: Mapping[str, float | int | str] = NO_FIGURES,
     ) -> None:
-        """Publish one status: its level from recent errors and drop, its values from the figures.
+        """Publish one status.
 
         Args:
-            snapshot: The figures.
-            active: Whether the node is.
-            seconds_since_error: Since the last one.
-            busy: What it does before it can do its work; empty for nothing.
-            more: Figures of the node's own.
+            statistics: Its values; recent drops make it a warning.
+            active: If not, the status is a warning.
+            seconds_since_error: A recent error makes the status an error.
+            busy: What the node does before it can work, such as building an engine; makes the status a warning.
+            more: Further values.
         """
         if self._publisher is None:
             return
-        level, message = _judge(snapshot, active, seconds_since_error, busy)
+        level, message = 0, f"{statistics.rate_hz:.1f} Hz"
+        if seconds_since_error < RECENT_S:
+            level, message = 2, statistics.last_error
+        elif busy or not active:
+            level, message = 1, busy or "not active"
+        elif statistics.received and statistics.dropped > DROPPING * statistics.received:
+            level, message = 1, f"dropped {statistics.dropped} of {statistics.received}"
         status = self._msg.DiagnosticStatus(
             level=bytes([level]),
             name=self._node.get_fully_qualified_name(),
             message=message,
             hardware_id="actrec",
-            values=[self._msg.KeyValue(key=k, value=_text(v)) for k, v in {**asdict(snapshot), **more}.items()],
+            values=[self._msg.KeyValue(key=k, value=_text(v)) for k, v in {**asdict(statistics), **more}.items()],
         )
         array = self._msg.DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
-
-
-def _judge(snapshot: Snapshot, active: bool, seconds_since_error: float, busy: str = "") -> tuple[int, str]:
-    """Level (0 ok, 1 warning, 2 error) and message."""
-    if seconds_since_error < RECENT_S:
-        return 2, snapshot.last_error
-    if busy:
-        return 1, busy
-    if not active:
-        return 1, "not active"
-    if snapshot.received and snapshot.dropped > DROPPING * snapshot.received:
-        return 1, f"dropped {snapshot.dropped} of {snapshot.received}"
-    return 0, f"{snapshot.rate_hz:.1f} Hz"
 
 
 def _text(value: Any) -> str:

@@ -1,10 +1,11 @@
-"""The base of every node: lifecycle, parameters, errors of one line, statistics."""
+"""The base of every node: lifecycle, parameters, errors of one line, statistics, and a thread for its work."""
 
 import contextlib
 import re
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -22,20 +23,21 @@ from actrec_nodes.common import diagnostics, parameters, topics
 from actrec_nodes.common.diagnostics import Statistics
 
 ConfigT = TypeVar("ConfigT")
+T = TypeVar("T")
 
 REPEAT_S = 5.0
-"""The same complaint is logged at most this often."""
+"""Shortest interval between two log lines of one kind."""
 
-LAST_WORD_S = 0.5
-"""How long the last figures may take to reach subscribers."""
+LAST_STATISTICS_S = 0.5
+"""Time for the last statistics to reach subscribers."""
 
 COMPLAINTS = 100
-"""Complaints known as said already."""
+"""Kinds of log lines whose repetitions are counted."""
 
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """What every node has."""
+    """Parameters of every node."""
 
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
     start_after: str = setting(
@@ -47,22 +49,22 @@ class CommonConfig:
 
 
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
-    """A lifecycle node made from a settings dataclass.
+    """A lifecycle node whose parameters are the fields of a settings dataclass.
 
-    A subclass overrides the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which
-    may raise. An `ActrecError` becomes one logged line, a diagnostic, and a failed transition.
+    A subclass overrides `configure`, `activate`, `deactivate` and `cleanup`, any of which may raise. An `ActrecError`
+    becomes one logged line, a diagnostic, and a failed transition.
 
     Args:
         name: Node name.
-        config_class: Settings dataclass; its fields are the node's parameters.
+        config_class: Settings dataclass.
         **node_options: Passed to rclpy (`context`, `namespace`, `parameter_overrides`, `cli_args`, …).
 
     Attributes:
         config: The validated settings, from `configure` on.
         statistics: Counters, reset by each activation.
-        exit_status: Set where the node has nothing more to do (a recording has ended, the node was shut down).
-        busy: What it does before it can do its work, for the diagnostics; empty for nothing.
-        on_finish: Called when `exit_status` is set; for the process that runs the node.
+        exit_status: Set when the node has no more work: a recording has ended, or the node was shut down.
+        busy: What the node does before it can work, for the diagnostics; else empty.
+        on_finish: Called when `exit_status` is set.
     """
 
     config: ConfigT
@@ -80,6 +82,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._complaints: dict[str, tuple[float, int]] = {}
         self._complaints_lock = threading.Lock()
         self._timer: Any = None
+        self._outputs: list[Any] = []
         self._reported = 0
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", topics.LATCHED)
@@ -88,74 +91,74 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
-        """Build the core and the publishers from `self.config`; may raise ActrecError."""
+        """Build the core and the publishers from `self.config`."""
 
     def activate(self) -> None:
-        """Subscribe and start threads; may raise ActrecError."""
+        """Subscribe and start threads."""
 
     def deactivate(self) -> None:
-        """Unsubscribes and stop threads; also called where `activate` failed half-way."""
+        """Unsubscribe and stop threads; also called if `activate` failed."""
 
     def cleanup(self) -> None:
-        """Frees what `configure` made; also called where `configure` failed half-way."""
+        """Free the results of `configure`; also called if `configure` failed."""
 
     def figures(self) -> Mapping[str, float | int | str]:
-        """Return the node's own figures, in addition to the common ones."""
+        """Return figures in addition to the common statistics."""
         return {}
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Block until every received input is processed; return False if that took longer than `timeout_s`."""
+        """Block until every received input is processed; return False after `timeout_s`."""
         return True
 
     # -- transitions ---------------------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read the parameters and builds the core."""
-        return self._attempt("configure", self._configure, self.cleanup)
+        """Read the parameters and build the core."""
+        return self._attempt("configure", self._configure, self._cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Enable the publishers, then starts."""
+        """Enable the publishers, then start."""
         self.statistics.reset()
         self._reported = 0
         super().on_activate(state)
         result = self._attempt("activate", self.activate, self.deactivate)
-        if result == TransitionCallbackReturn.SUCCESS:
-            self._start_timer()
-        else:
+        if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
+        elif (period := self._common.read().statistics_period_s) > 0:
+            self._timer = self.create_steady_timer(period, self.report)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop, then disables the publishers."""
+        """Stop, then disable the publishers."""
         self._stop_timer()
         result = self._attempt("deactivate", self.deactivate)
         self.report()
-        # The process may end next, and with it messages in flight. Not every middleware knows which have arrived.
+        # The process may end next, and the messages in flight are lost. Not every middleware counts acknowledgements.
         with contextlib.suppress(RuntimeError):
-            self._statistics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
+            self._statistics_publisher.wait_for_all_acked(Duration(seconds=LAST_STATISTICS_S))
         super().on_deactivate(state)
         return result
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Frees the core."""
-        return self._attempt("clean up", self.cleanup)
+        """Free the core."""
+        return self._attempt("clean up", self._cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and free whatever state the node is in."""
+        """Stop and free in any state."""
         if state.label == "active":
             self.on_deactivate(state)
-        result = self._attempt("shut down", self.cleanup)
+        result = self._attempt("shut down", self._cleanup)
         self.finish(0)
         return result
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After an unexpected error the node is unconfigured again and can be retried."""
+        """Stop and free after an unexpected error; the node is unconfigured and can be configured again."""
         self._stop_timer()
         self._attempt("deactivate", self.deactivate)
-        return self._attempt("clean up", self.cleanup)
+        return self._attempt("clean up", self._cleanup)
 
     def start(self) -> bool:
-        """Configure and activates; False where either failed (already reported)."""
+        """Configure and activate; return False if either failed, which has been logged."""
         return (
             self.trigger_configure() == TransitionCallbackReturn.SUCCESS
             and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
@@ -163,12 +166,12 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     @property
     def autostart(self) -> bool:
-        """Whether the process that runs the node is to start it."""
+        """Whether the process of the node starts it."""
         return bool(self.get_parameter("autostart").value)
 
     @property
     def start_after(self) -> list[str]:
-        """The nodes in other processes that are to be active before this one is started."""
+        """The nodes of other processes that are active before this one is activated."""
         return [name.strip() for name in str(self.get_parameter("start_after").value).split(",") if name.strip()]
 
     @property
@@ -181,15 +184,39 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return str(self._state_machine.current_state[1]) if self._state_machine is not None else "destroyed"
 
     def finish(self, status: int) -> None:
-        """Says that there is nothing more to do; the process or the runner may end with `status`."""
+        """Set the exit status, once, and call `on_finish`."""
         if self.exit_status is None:
             self.exit_status = status
             self.on_finish()
 
+    def close(self) -> None:
+        """Stop and free in any state, before the node is destroyed. Safe to call twice."""
+        if self.is_active:
+            self.trigger_deactivate()
+        if self._lifecycle_state == "inactive":
+            self.trigger_cleanup()
+
+    def destroy_node(self) -> None:
+        """Destroy the node with its lifecycle, which rclpy keeps, and with it the node's entry in the ROS graph.
+
+        Otherwise the node and its DDS participant end when Python collects garbage, in any thread.
+        """
+        super().destroy_node()
+        self._state_machine = None
+
+    def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
+        """Create a publisher that publishes while the node is active, until it is cleaned up."""
+        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
+        return self._outputs[-1]
+
+    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """Create a timer of this machine's time, because a simulated clock may stand still."""
+        return self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
     # -- errors and figures --------------------------------------------------------------------------------------------
 
     def fail(self, error: Exception) -> None:
-        """Report an error as one line: logged (repeats counted), kept for the statistics and diagnostics."""
+        """Report an error as one line: logged (repetitions counted), kept for the statistics and diagnostics."""
         line = one_line(error)
         self.last_error = line
         self.statistics.error(line)
@@ -198,11 +225,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
     def complain(self, line: str, level: str = "error") -> None:
-        """Log a line, but the same one at most every few seconds; says how often it came in between.
+        """Log a line, but once per `REPEAT_S`, with the number of repetitions between.
 
-        Lines that differ in numbers alone are the same: TF's bear stamps, others counts or ids, new ones in each frame.
+        Lines that differ in numbers only, such as stamps, counts or ids, are repetitions.
         """
-        now, kind = time.monotonic(), _NUMBER.sub("0", line)
+        now, kind = time.monotonic(), re.sub(r"\d+", "0", line)
         with self._complaints_lock:
             last, held = self._complaints.pop(kind, (float("-inf"), 0))
             due = now - last >= REPEAT_S
@@ -218,8 +245,12 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         else:
             self.get_logger().error(message)
 
+    def warn(self, line: str) -> None:
+        """Log a warning as `complain` does."""
+        self.complain(line, "warning")
+
     def age(self, stamp_ns: int) -> float:
-        """Seconds from a stamp to now on the node's clock (simulated where `use_sim_time`)."""
+        """Seconds from a stamp to now on the node's clock (simulated with `use_sim_time`)."""
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
     def report(self) -> None:
@@ -231,35 +262,18 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self._reported = snapshot.received
             self.get_logger().info(snapshot.line())
 
-    def close(self) -> None:
-        """Stop and free whatever state the node is in, before it is destroyed. Safe to call twice."""
-        if self.is_active:
-            self.trigger_deactivate()
-        if self._lifecycle_state == "inactive":
-            self.trigger_cleanup()
-
-    def destroy_node(self) -> None:
-        """Destroys the node with its lifecycle, which rclpy forgets and which keeps it known to the others.
-
-        Otherwise the node, and with the last of a process its DDS participant, ends whenever Python collects garbage,
-        in whichever thread that happens.
-        """
-        super().destroy_node()
-        self._state_machine = None
-
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        """Says that a new value waits: parameters are read by transitions, so that they are checked together."""
-        late = [p.name for p in parameters if self._waits(p)] if self.is_active else []
+        """Warn that transitions read the parameters, so that they are checked together."""
+        late = [p.name for p in parameters if self._is_late(p)] if self.is_active else []
         if late:
-            self.complain(
+            self.warn(
                 f"{', '.join(late)}: set, but used only after the node is configured again "
-                f"(ros2 lifecycle set {self.get_fully_qualified_name()} deactivate, then cleanup, configure, activate)",
-                "warning",
+                f"(ros2 lifecycle set {self.get_fully_qualified_name()} deactivate, then cleanup, configure, activate)"
             )
         return SetParametersResult(successful=True)
 
-    def _waits(self, parameter: Parameter) -> bool:
-        """Whether a value differs from that in use; one that is being declared is read at once."""
+    def _is_late(self, parameter: Parameter) -> bool:
+        """Return whether a value differs from that in use; one that is being declared is read at once."""
         name = parameter.name
         if name == "use_sim_time" or not self.has_parameter(name) or self.get_parameter(name).value == parameter.value:
             return False
@@ -269,6 +283,14 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._common.read()
         self.config = self._settings.read()
         self.configure()
+
+    def _cleanup(self) -> None:
+        try:
+            self.cleanup()
+        finally:
+            for publisher in self._outputs:
+                self.destroy_lifecycle_publisher(publisher)
+            self._outputs.clear()
 
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None] | None = None) -> Any:
         try:
@@ -286,22 +308,97 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self._attempt(f"undo {what}", undo)
         return TransitionCallbackReturn.FAILURE
 
-    def _start_timer(self) -> None:
-        period = self._common.read().statistics_period_s
-        if period > 0:
-            # A steady clock: figures are of this machine's time, whatever the simulated clock does.
-            self._timer = self.create_timer(period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
 
 
-_NUMBER = re.compile(r"\d+")
-
-
 def one_line(error: Exception) -> str:
     """Return an error as one line; an unexpected one with its type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ActrecError) else f"{type(error).__name__}: {text}"
+
+
+class Worker(Generic[T]):
+    """A thread that works on the newest inputs, so that callbacks return at once.
+
+    Args:
+        work: Called with each input, in the thread.
+        on_error: Called with an exception of `work`; the thread goes on.
+        statistics: Counts received, processed, dropped and failed inputs.
+        capacity: Length of the queue; a further input replaces the oldest. 1: only the newest frame.
+        age: Returns the age of an input's stamp in seconds when its work is done, or None if it has none.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[T], None],
+        on_error: Callable[[Exception], None],
+        statistics: Statistics,
+        capacity: int = 1,
+        age: Callable[[T], float | None] = lambda item: None,
+    ):
+        self._work, self._on_error, self._statistics, self._age = work, on_error, statistics, age
+        self._waiting: deque[T] = deque()
+        self._capacity = capacity
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._idle = True
+        self._thread: threading.Thread | None = None
+
+    def start(self, name: str = "worker") -> None:
+        """Start the thread."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Clear the queue, finish the current work, and join the thread. Safe to call twice."""
+        with self._condition:
+            self._stopping = True
+            self._waiting.clear()
+            self._condition.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+
+    def put(self, item: T) -> None:
+        """Add an input to the queue; never blocks."""
+        with self._condition:
+            if self._stopping:
+                return
+            dropped = len(self._waiting) >= self._capacity
+            if dropped:
+                self._waiting.popleft()
+            self._waiting.append(item)
+            self._statistics.count("received")
+            self._statistics.count("dropped", int(dropped))
+            self._statistics.queue(len(self._waiting))
+            self._condition.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Block until the queue is empty and no work runs; return False after `timeout_s`."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._idle and not self._waiting, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._stopping)
+                if self._stopping:
+                    return
+                item = self._waiting.popleft()
+                self._statistics.queue(len(self._waiting))
+                self._idle = False
+            began = time.monotonic()
+            try:
+                self._work(item)
+            except Exception as error:  # the thread must outlive a bad input; the node reports it
+                self._statistics.count("failed")
+                self._on_error(error)
+            else:
+                self._statistics.done(time.monotonic() - began, self._age(item))
+            with self._condition:
+                self._idle = True
+                self._condition.notify_all()

@@ -1,4 +1,4 @@
-"""ROS parameters from a settings dataclass: each field's name, default, description, range and unit, stated once."""
+"""ROS parameters from the fields of a settings dataclass: name, default, description, range and unit."""
 
 import dataclasses
 import types
@@ -17,29 +17,27 @@ from actrec.utils.errors import ConfigError
 T = TypeVar("T")
 
 _PROBLEMS: "WeakKeyDictionary[Node, dict[str, tuple[str, Parameter]]]" = WeakKeyDictionary()
-"""Invalid start values of parameters: the fault by parameter, and the value used instead.
+"""By node and parameter: the message for an invalid start value, and the value used instead.
 
-Kept with the node: each `configure` declares a driver's or a backend's settings again.
+Kept over all transitions, because each `configure` declares a driver's or a backend's settings again.
 """
 
 
 class Parameters(Generic[T]):
     """The parameters of one settings dataclass, declared on a node.
 
-    A value of a wrong type in a parameter file does not stop the declaration: `read` reports it, so that the node
-    fails to configure with one line, however often, until it is set right with `ros2 param set`.
+    `read` reports a value of a wrong type in a parameter file, so that the node fails to configure with one line until
+    it is corrected with `ros2 param set`.
 
     Args:
-        node: Where to declare them.
+        node: The node.
         config_class: Frozen dataclass whose fields are made by `setting`. Fields that are dictionaries
             have no ROS type and keep their default; fields that are settings dataclasses are declared as `field.name`.
-        prefix: Goes before each name with a dot.
+        prefix: Prefix of each name, without its dot.
     """
 
     def __init__(self, node: Node, config_class: type[T], prefix: str = ""):
-        self._node = node
-        self._class = config_class
-        self._prefix = prefix
+        self._node, self._class, self._prefix = node, config_class, prefix
         self._hints = typing.get_type_hints(config_class)
         self._problems = _PROBLEMS.setdefault(node, {})
         self._nested: dict[str, Parameters[Any]] = {}
@@ -69,9 +67,8 @@ class Parameters(Generic[T]):
             return config.build(self._class, values)
         except ConfigError as error:
             # The dataclass's name means nothing to the author of the parameter file.
-            raise ConfigError(
-                f"parameter {str(error).replace(self._class.__name__ + '.', self.name(''), 1)}"
-            ) from error
+            line = str(error).replace(self._class.__name__ + ".", self.name(""), 1)
+            raise ConfigError(f"parameter {line}") from error
 
     def _check_names(self) -> None:
         """Refuse undeclared parameters under our own prefix: ROS ignores them, but here they are typing errors."""
@@ -90,7 +87,7 @@ class Parameters(Generic[T]):
         default = _default(field)
         descriptor = _descriptor(field, hint, default)
         override = getattr(self._node, "_parameter_overrides", {}).get(name)
-        # A parameter file says 30 where 30.0 or a serial number is meant; rcl insists on its types, a person does not.
+        # In a parameter file 30 may mean 30.0 or a serial number, which rcl refuses.
         whole = override is not None and type(default) in (float, str) and override.type_ == Parameter.Type.INTEGER
         try:
             value = type(default)(override.value) if override is not None and whole else default
@@ -106,25 +103,22 @@ class Parameters(Generic[T]):
         parameter = self._node.get_parameter(name)
         value = parameter.value
         problem, instead = self._problems.get(name, ("", None))
-        # Setting it makes another one, even with the same value; Humble has no callback after a change.
+        # `ros2 param set` makes another object, even with the same value; Humble has no callback after a change.
         if parameter is instead:
             raise ConfigError(problem)
         if value is None and type(None) in typing.get_args(hint):
             return None
-        if typing.get_origin(hint) is tuple or hint is tuple:
-            return tuple(value or ())
-        if typing.get_origin(hint) is list or hint is list:
-            return list(value or [])
-        return value
+        kind = typing.get_origin(hint) or hint
+        return kind(value or ()) if kind in (tuple, list) else value
 
 
 def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T]:
-    """Declare the fields of `config_class` on `node`; `.read()` gives a validated instance."""
+    """Declare the fields of `config_class` on `node`; `.read()` returns a validated instance."""
     return Parameters(node, config_class, prefix)
 
 
 def as_options(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as the keyword arguments of the component that it belongs to."""
+    """Return the fields of a settings dataclass as keyword arguments, nested dataclasses as they are."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
 
 
@@ -141,7 +135,7 @@ def _descriptor(field: "dataclasses.Field[Any]", hint: Any, default: Any) -> Par
     descriptor = ParameterDescriptor(description=f"{metadata.get('description', '')}{unit}")
     if metadata.get("choices"):
         descriptor.additional_constraints = f"one of: {', '.join(metadata['choices'])}"
-    # ROS has no type for "nothing" nor for an empty list: those stay open and `read` checks them.
+    # ROS has no type for None or an empty list; `read` checks such values.
     descriptor.dynamic_typing = (
         default is None or default == [] or typing.get_origin(hint) in (typing.Union, types.UnionType)
     )

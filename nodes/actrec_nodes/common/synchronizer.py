@@ -1,6 +1,6 @@
-"""Pairs color with depth by stamp, and copes with depth that is absent, late or of another size.
+"""Pairs of color and depth images by stamp, or color alone if depth is absent, late or of another size.
 
-One subscription a process: nodes that run together receive, pair and decode each frame once.
+The nodes of one process share their subscriptions: each frame is received, paired and decoded once.
 """
 
 import statistics
@@ -23,24 +23,24 @@ from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.conversions import rectified_info
 
 PENDING = 8
-"""Images kept at least while their partner is on its way."""
+"""Smallest limit of the images that wait for their partner."""
 
 PENDING_BYTES = 64_000_000
-"""More are kept as long as all together are no larger: two seconds of 640×480 color at 30 Hz."""
+"""More images may wait up to this size together: two seconds of 640×480 color at 30 Hz."""
 
 LEAST_BYTES = 250_000
-"""What an image counts for at least, so that small ones are not kept by the thousand."""
+"""Smallest size that an image counts for, which limits the number of small ones."""
 
 FIRST_TOLERANCE_NS = NANOSECONDS // 60
-"""Half a frame at 30 Hz, until the camera's own interval is known."""
+"""Half a frame at 30 Hz, until the camera's interval is known."""
 
 INTERVALS = 30
-"""A frame's interval is the median of so many recent intervals of color."""
+"""Recent intervals of color that determine the tolerance."""
 
 
 @dataclass(frozen=True)
-class SynchroniserConfig:
-    """How a node takes its images."""
+class SynchronizerConfig:
+    """Settings of a node's subscription to images."""
 
     use_depth: bool = setting(True, "Take depth; without it joints have no metric position but the estimator's own.")
     depth_wait_s: float = setting(
@@ -58,7 +58,7 @@ class SynchroniserConfig:
 
 
 class RgbdMessages:
-    """One received frame: converted on first use, and once for all users.
+    """The messages of one frame, converted on first use, once for all users.
 
     Args:
         color: The color image.
@@ -76,14 +76,7 @@ class RgbdMessages:
         self._lock = threading.Lock()
 
     def frame(self, complain: Callable[[str], None]) -> RgbdFrame:
-        """Return the frame, its arrays read-only since others may hold them too.
-
-        Args:
-            complain: Called with a line if depth is dropped or useless.
-
-        Raises:
-            InputError: Encoding not supported, or camera_info of another size than the image.
-        """
+        """Return the frame as `to_frame` does; its arrays are read-only, because others may hold them too."""
         with self._lock:
             if self._frame is None:
                 self._frame = to_frame(self, complain)
@@ -91,47 +84,44 @@ class RgbdMessages:
 
 
 class Synchronizer:
-    """Feeds on messages, emits frames in the order of their stamps.
+    """Takes messages and emits frames in the order of their stamps.
 
-    A color image waits for the depth image nearest to it in time. Where none comes for `depth_wait_s`, color is
-    emitted alone, at once, until depth comes again that is no later than that. A stamp that jumps back (a recording
-    that starts again) forgets all that waited. Not thread-safe: its callbacks belong in one mutually exclusive group.
+    A color image waits for the depth image nearest to it in time. Without depth for `depth_wait_s`, color is emitted
+    alone, at once, until depth comes again with a shorter delay. A stamp that jumps back, as in a recording that starts
+    again, drops all waiting images. Not thread-safe: its callbacks belong in one mutually exclusive group.
 
     Args:
         config: The settings.
         emit: Called with each frame.
-        complain: Called with a line where the input is degraded; may be called with the same line at every frame.
-        unpaired: Called with the number of color images that were given up.
+        complain: Called with a line about degraded input, perhaps at every frame.
+        unpaired: Called with the number of dropped color images.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        config: SynchroniserConfig,
+        config: SynchronizerConfig,
         emit: Callable[[RgbdMessages], None],
         complain: Callable[[str], None],
         unpaired: Callable[[int], None] = lambda number: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._config = config
-        self._emit = emit
-        self._complain = complain
-        self._unpaired = unpaired
-        self._clock = clock
+        self._config, self._emit, self._complain = config, emit, complain
+        self._unpaired, self._clock = unpaired, clock
         self._repeated = 0
         self._info: CameraInfo | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image, not the camera_info."""
+        """Drop all images, but not the camera_info."""
         self._color: deque[tuple[int, Image]] = deque()
         self._depth: deque[tuple[int, Image]] = deque()
         self._intervals: deque[int] = deque(maxlen=INTERVALS)
         self._depth_intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
-        self._came = 0.0  # when, by the clock
+        self._received_at = 0.0  # of the last color image, by the clock
         self._newest_depth_ns = -1
-        self._gone_ahead: deque[tuple[int, float]] = deque()  # stamps sent without depth, and when
+        self._sent_alone: deque[tuple[int, float]] = deque()  # stamps sent without depth, and when
         self._waiting_since: float | None = None
         self._without_depth = not self._config.use_depth
 
@@ -140,7 +130,7 @@ class Synchronizer:
         self._info = message
 
     def add_color(self, message: Image) -> None:
-        """Take a color image: it goes out with its depth, or waits for it."""
+        """Emit a color image with its depth, or let it wait."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         self._note(stamp)
         if not self._config.use_depth:
@@ -148,18 +138,18 @@ class Synchronizer:
             return
         match = self._partner(stamp)
         if self._waiting_since is None:
-            # The wait of color counts: after a pause of all topics, depth may be right behind.
+            # Counted from a waiting color image: after a pause of all topics, depth may follow at once.
             self._waiting_since = self._clock()
         if match is not None:
             self._pair(stamp, message, *match)
         elif self._without_depth or self._clock() - self._waiting_since > self._config.depth_wait_s:
-            self._give_up_depth(stamp, message)
+            self._send_alone(stamp, message)
         else:
             self._color.append((stamp, message))
             self._unpaired(_limit(self._color))
 
     def add_depth(self, message: Image) -> None:
-        """Take a depth image: it goes out with its color, or waits for it."""
+        """Emit a depth image with its color, or let it wait."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         if self._depth and stamp < self._depth[-1][0]:
             self._depth.clear()
@@ -167,14 +157,14 @@ class Synchronizer:
         if 0 <= before < stamp:
             self._depth_intervals.append(stamp - before)
         tolerance = self._tolerance_ns()
-        if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._gone_ahead):
-            # Its color has gone ahead; later frames wait again.
+        if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._sent_alone):
+            # Its color has been sent; later frames wait again.
             self._without_depth = False
-            self._gone_ahead.clear()
+            self._sent_alone.clear()
             self._waiting_since = None
             return
         self._depth.append((stamp, message))
-        # What the depth image before was later than had its choice then.
+        # Color images before the last depth image were matched when it came.
         since = before if before < stamp else -1
         for waiting in [item for item in self._color if since < item[0] <= stamp + tolerance]:
             match = self._partner(waiting[0])
@@ -187,34 +177,34 @@ class Synchronizer:
         best = _nearest(self._depth, color_ns, self._tolerance_ns())
         if best is None or self._depth[-1][0] >= color_ns or not self._depth_intervals:
             return best
-        # The median, where frames are lost or come in bursts: the next one is nearer than one further away than this.
+        # A later depth image is nearer than half an interval; the median is robust to lost frames and bursts.
         return best if 2 * (color_ns - best[0]) <= statistics.median(self._depth_intervals) else None
 
     def _note(self, stamp: int) -> None:
-        """Watches the stamps' order and interval."""
+        """Check the order and interval of the stamps."""
         self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
         if self._repeated > 1:  # some drivers send an image twice
             self._complain("color images repeat the previous stamp: without new stamps no action is recognized")
         if self._newest_ns is not None and stamp < self._newest_ns:
-            # What belongs to the time before the jump is later than this color image; depth may have jumped first.
+            # Depth from before the jump is later than this color image; depth may have jumped first.
             self._unpaired(len(self._color))
             tolerance = self._tolerance_ns()
             depth = [item for item in self._depth if item[0] <= stamp + tolerance]
-            # The wait goes on: of stamps that jump again and again it would never be over. Not over a pause.
-            paused = self._clock() - self._came > self._config.depth_wait_s
+            # The wait continues, or it would never end if stamps jump repeatedly; after a pause it starts again.
+            paused = self._clock() - self._received_at > self._config.depth_wait_s
             without, waiting = self._without_depth, None if paused else self._waiting_since
             self.reset()
             self._depth.extend(depth)
             self._without_depth, self._waiting_since = without, waiting
         elif self._newest_ns is not None and stamp > self._newest_ns:
             self._intervals.append(stamp - self._newest_ns)
-        self._newest_ns, self._came = stamp, self._clock()
+        self._newest_ns, self._received_at = stamp, self._clock()
 
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # Of the recent intervals a low one: where half of the frames are lost the median is of several frames. Not the
-        # least, which is far too short where stamps tremble.
+        # The lower quartile: the median is of several frames if half of them are lost, and the minimum is far too short
+        # if stamps jitter.
         return sorted(self._intervals)[len(self._intervals) // 4] // 2 if self._intervals else FIRST_TOLERANCE_NS
 
     def _pair(self, color_ns: int, color: Image, depth_ns: int, depth: Image) -> None:
@@ -225,7 +215,7 @@ class Synchronizer:
         self._waiting_since = self._clock() if self._color else None
         self._send(color_ns, color, depth)
 
-    def _give_up_depth(self, stamp: int, color: Image) -> None:
+    def _send_alone(self, stamp: int, color: Image) -> None:
         if not self._depth:
             self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on color alone")
         else:
@@ -239,9 +229,9 @@ class Synchronizer:
         self._unpaired(len(self._color))
         self._color.clear()
         now = self._clock()
-        while self._gone_ahead and now - self._gone_ahead[0][1] > self._config.depth_wait_s:
-            self._gone_ahead.popleft()
-        self._gone_ahead.append((stamp, now))
+        while self._sent_alone and now - self._sent_alone[0][1] > self._config.depth_wait_s:
+            self._sent_alone.popleft()
+        self._sent_alone.append((stamp, now))
         self._send(stamp, color, None)
 
     def _send(self, stamp: int, color: Image, depth: Image | None) -> None:
@@ -253,7 +243,7 @@ class Synchronizer:
 
 
 def _limit(pending: deque[tuple[int, Image]]) -> int:
-    """Drop the oldest of what takes too much memory; how many."""
+    """Drop the oldest images above the limit of memory; return their number."""
     dropped = 0
     while len(pending) > PENDING and sum(max(len(m.data), LEAST_BYTES) for _, m in pending) > PENDING_BYTES:
         pending.popleft()
@@ -301,13 +291,13 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
 
 @dataclass(frozen=True)
 class Listener:
-    """A node that wants frames.
+    """A node that receives frames.
 
     Attributes:
-        node: The node; its remaps say which topics.
-        emit: Called with each frame, in the thread of whichever listener holds the subscriptions; must return at once.
-        complain: Called with a line where the input is degraded.
-        unpaired: Called with the number of color images given up.
+        node: The node; its remaps name the topics.
+        emit: Called with each frame, in the thread of the listener that holds the subscriptions; must return at once.
+        complain: Called with a line about degraded input.
+        unpaired: Called with the number of dropped color images.
     """
 
     node: Node
@@ -321,14 +311,11 @@ _LOCK = threading.Lock()
 _SOURCES: "dict[tuple[object, ...], _Source]" = {}
 
 
-def listen(listener: Listener, config: SynchroniserConfig) -> Callable[[], None]:
-    """Return starts giving frames to a listener.
+def listen(listener: Listener, config: SynchronizerConfig) -> Callable[[], None]:
+    """Start to pass frames to a listener; return a function that stops it.
 
-    Listeners of one process that want the same topics in the same way share their subscriptions: deserializing an image
-    holds Python's lock, and once is enough.
-
-    Returns:
-        What to call to stop.
+    The listeners of one process to the same topics with the same settings share their subscriptions, because
+    deserializing an image holds Python's lock.
     """
     node = listener.node
     key = (node.context, config, *(node.resolve_topic_name(name) for name in topics.CAMERA_TOPICS))
@@ -347,7 +334,7 @@ def listen(listener: Listener, config: SynchroniserConfig) -> Callable[[], None]
 class _Source:
     """The subscriptions behind one or more listeners; the first listener's node holds them."""
 
-    def __init__(self, config: SynchroniserConfig):
+    def __init__(self, config: SynchronizerConfig):
         self._config = config
         self._listeners: tuple[Listener, ...] = ()
         self._subscriptions: list[Any] = []
@@ -358,10 +345,8 @@ class _Source:
             self._subscribe()
 
     def remove(self, listener: Listener) -> bool:
-        """Pass the subscriptions of a leaving listener on; return True if no listener is left."""
-        if listener not in self._listeners:
-            return not self._listeners
-        held = listener is self._listeners[0]
+        """Remove a listener, and move its subscriptions to the next one; return whether none is left."""
+        held = self._listeners[:1] == (listener,)
         self._listeners = tuple(other for other in self._listeners if other is not listener)
         if held:
             for subscription in self._subscriptions:

@@ -1,11 +1,7 @@
-"""Where a frame is in another, as TF tells it.
+"""Poses from TF."""
 
-How the camera moved between two frames, as TF tells it.
-"""
-
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,22 +13,21 @@ from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.types import RgbdFrame
 from actrec.utils.calibration_files import rotation_matrix
 from actrec.utils.errors import DeviceError, MissingLibraryError
-from actrec_nodes.common.spinning import spinning
 
-ROBOT_WAIT_S = 0.3
-"""How long a resting robot's pose is waited for: joint states come at a few Hz and more."""
+WAIT_S = 0.05
+"""Wait for the camera's pose, because odometry often comes a little after its image."""
 
 
 class TfPoses:
-    """Looks poses up in TF, from another thread than the one that spins the node.
+    """Looks up poses in TF, from another thread than the one that spins the node.
 
     Args:
-        node: Listens to /tf and /tf_static.
-        wanted: What needs TF, for messages.
-        remedy: What does without it, for messages.
+        node: Subscribes to /tf and /tf_static.
+        wanted: The purpose of TF, for messages.
+        remedy: The alternative without TF, for messages.
 
     Raises:
-        MissingLibraryError: tf2_ros is not here.
+        MissingLibraryError: tf2_ros is not installed.
     """
 
     def __init__(self, node: Node, wanted: str, remedy: str):
@@ -47,10 +42,10 @@ class TfPoses:
         self._unknown: Any = tf2_ros.TransformException
 
     def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float) -> np.ndarray:
-        """[4, 4] of `frame` in `fixed`, which carries points of the first into the second.
+        """Return [4, 4] `frame` → `fixed`.
 
         Raises:
-            DeviceError: TF does not tell it, or not within `wait_s`; the reason is TF's own, in one line.
+            DeviceError: TF does not have it within `wait_s`; the message is TF's, in one line.
         """
         wait = Duration(seconds=wait_s)
         try:
@@ -59,57 +54,33 @@ class TfPoses:
             raise DeviceError(str(error).splitlines()[0]) from error
         return pose_matrix(found.translation, found.rotation)
 
-    def forget(self) -> None:
-        """Clear the TF buffer after time jumped back: it would reject the new, older transforms."""
+    def clear(self) -> None:
+        """Clear the buffer after time jumped back: it would reject the new, older transforms."""
         self._buffer.clear()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         self._listener.unregister()
 
 
-@contextlib.contextmanager
-def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
-    """Listen to a robot's TF; the caller handles signals.
-
-    Args:
-        base: Frame of the robot's base.
-        gripper: Frame of its hand.
-        arguments: A command line, of which what follows `--ros-args` counts.
-
-    Yields:
-        Gives [4, 4] gripper → base at a stamp in nanoseconds; raises DeviceError where TF does not tell it.
-
-    Raises:
-        MissingLibraryError: tf2_ros is not here.
-    """
-    with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
-        poses = TfPoses(node, "a robot's pose from TF", "give images with --poses FILE")
-        yield lambda stamp_ns: poses.pose(base, gripper, stamp_ns, ROBOT_WAIT_S)
-
-
 def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
-    """[4, 4] of a geometry_msgs translation and unit quaternion."""
+    """Return [4, 4] of a geometry_msgs translation and unit quaternion."""
     out = np.eye(4)
     out[:3, :3] = rotation_matrix(rotation.x, rotation.y, rotation.z, rotation.w)
     out[:3, 3] = translation.x, translation.y, translation.z
     return out
 
 
-WAIT_S = 0.05
-"""How long a pose is waited for: odometry often comes a little after the image of its time."""
-
-
 class TfCameraMotion:
-    """Looks the camera's poses up in TF, from another thread than the one that spins the node.
+    """Looks up the camera's motion in TF, from another thread than the one that spins the node.
 
     Args:
-        node: Listens to /tf and /tf_static.
-        fixed_frame: Does not move: odom, map.
-        warn: Takes a line where TF does not tell the pose of a frame.
+        node: Subscribes to /tf and /tf_static.
+        fixed_frame: A frame that does not move: odom, map.
+        warn: Called with a line if TF does not have the pose of a frame.
 
     Raises:
-        MissingLibraryError: tf2_ros is not here.
+        MissingLibraryError: tf2_ros is not installed.
     """
 
     def __init__(self, node: Node, fixed_frame: str, warn: Callable[[str], None]):
@@ -118,19 +89,17 @@ class TfCameraMotion:
         self._newest_ns = 0
 
     def __call__(self, first: RgbdFrame, second: RgbdFrame) -> CameraMotion | None:
-        """Return the motion between two frames; None where TF does not reach, or not yet."""
+        """Return the motion between two frames; None if TF does not have a pose in time."""
         if second.stamp_ns < self._newest_ns:  # a recording that loops
-            self._poses.forget()
+            self._poses.clear()
         self._newest_ns = second.stamp_ns
         try:
-            return CameraMotion.between(self._pose(first), self._pose(second))
+            poses = [self._poses.pose(self._fixed_frame, f.frame_id, f.stamp_ns, WAIT_S) for f in (first, second)]
         except DeviceError as error:
             self._warn(f"the camera's motion stays in the flow, TF does not tell it: {error}")
             return None
+        return CameraMotion.between(*poses)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         self._poses.close()
-
-    def _pose(self, frame: RgbdFrame) -> np.ndarray:
-        return self._poses.pose(self._fixed_frame, frame.frame_id, frame.stamp_ns, WAIT_S)

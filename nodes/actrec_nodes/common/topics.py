@@ -1,7 +1,4 @@
-"""The graph's topics: relative, so that a namespace moves them, and remappable to any vendor's driver.
-
-Quality of service, stated once (REP-2003).
-"""
+"""Topics of the graph, relative so that namespaces and remaps apply, and their quality of service (REP-2003)."""
 
 from typing import TYPE_CHECKING
 
@@ -13,29 +10,17 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 COLOR = "camera/color/image_raw"
-
 COLOR_INFO = "camera/color/camera_info"
-
 DEPTH = "camera/depth_registered/image_raw"
-
 DEPTH_INFO = "camera/depth_registered/camera_info"
-
 SKELETONS = "skeletons"
-
 TRUE_SKELETONS = "ground_truth/skeletons"
-
 HANDS = "hands"
-
 FACE = "face"
-
 SCENE_FLOW = "scene_flow"
-
 SCENE_FLOW_INFO = "scene_flow/camera_info"
-
 SCENE_FLOW_PREVIEW = "scene_flow/preview"
-
 ACTION_LABEL = "action_label"
-
 ACTION_LABEL_TEXT = "action_label/text"
 
 CAMERA_TOPICS = (COLOR, COLOR_INFO, DEPTH, DEPTH_INFO)
@@ -60,15 +45,15 @@ VENDORS: dict[str, dict[str, str]] = {
         DEPTH_INFO: "/camera/depth/camera_info",
     },
 }
-"""What other camera drivers call the camera's topics, as they start by default with depth registered to color
+"""By driver, its default names of the camera's topics, with depth registered to color
 (realsense2_camera: `align_depth.enable:=true`; orbbec_camera: `depth_registration:=true`)."""
 
 
 def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
-    """Return the remaps that feed the graph from another driver.
+    """Return the remaps (our topic, the driver's topic) of another camera driver.
 
     Raises:
-        ConfigError: The vendor's driver is unknown; the known ones are listed.
+        ConfigError: The driver is unknown; the message lists the known ones.
     """
     if vendor not in VENDORS:
         raise ConfigError(f"unknown camera driver node '{vendor}'; known: {', '.join(sorted(VENDORS))}")
@@ -76,7 +61,7 @@ def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
 
 
 def publishers(node: "Node", topic: str) -> int:
-    """How many publish a topic, whatever `node` has it remapped to; ROS itself counts by the name as it is given."""
+    """Return the number of publishers of a topic, under the name that `node` has it remapped to."""
     return node.count_publishers(node.resolve_topic_name(topic))
 
 
@@ -85,16 +70,16 @@ def _profile(depth: int, reliability: ReliabilityPolicy, durability: DurabilityP
 
 
 IMAGE_PUBLISHER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Images and camera_info as published: reliable, so that a subscriber of either kind connects."""
+"""Of images and camera_info: reliable, so that subscribers of either kind connect."""
 
 IMAGE_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-"""Images and camera_info as subscribed: best effort, so that any driver connects; a lost image is history."""
+"""Of images and camera_info: best effort, so that any driver connects; a lost image is not sent again."""
 
 SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Skeletons, hands, face and labels on both sides: small, and a lost frame damages a window."""
+"""Of skeletons, hands, face and labels, on both sides: small, and a lost frame damages a window."""
 
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
-"""What changes rarely and a late subscriber still wants: lists, statistics."""
+"""Of lists and statistics, which a late subscriber still receives."""
 
 WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Skeletons where every one must enter a window: the queue outlasts a pause of half a minute."""
+"""Of the skeletons that all must enter a window: the queue holds half a minute."""

@@ -1,0 +1,110 @@
+"""Images of one topic and a robot's poses from TF, for `actrec calibrate`."""
+
+import contextlib
+import posixpath
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import rectified
+from actrec.utils.errors import DeviceError, InputError
+from actrec_nodes.bringup.processes import spinning
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.frame_node import why_silent
+from actrec_nodes.common.tf import TfPoses
+
+ROBOT_WAIT_S = 0.3
+"""Wait for a resting robot's pose: joint states come at a few Hz and more."""
+
+
+class ImageTopicNode(Node):
+    """Keeps the newest image until it is read.
+
+    Args:
+        topic: Of `sensor_msgs/Image` in a color or gray encoding.
+        node_options: Passed to rclpy.
+
+    Raises:
+        DeviceError: A topic cannot have this name.
+    """
+
+    def __init__(self, topic: str, **node_options: Any):
+        super().__init__("calibration_images", **node_options)
+        self._newest: Image | None = None
+        self._intrinsics: Intrinsics | None = None
+        self._received = threading.Condition()
+        try:
+            self._subscription = self.create_subscription(Image, topic, self._on_image, topics.IMAGE_SUBSCRIBER)
+        except Exception as error:  # rclpy's error for a name differs between distributions
+            self.destroy_node()
+            raise DeviceError(f"cannot subscribe to '{topic}': {' '.join(str(error).split())}") from error
+        name = self._subscription.topic_name
+        self._rectified = rectified(name)
+        info = posixpath.join(posixpath.dirname(name), "camera_info")
+        self.create_subscription(CameraInfo, info, self._on_info, topics.IMAGE_SUBSCRIBER)
+
+    def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
+        """Return the next image: stamp in nanoseconds, [H, W, 3] uint8 RGB, and intrinsics if its camera_info has them.
+
+        Raises:
+            DeviceError: No image arrives; the message says whether the topic has a publisher.
+            InputError: Its encoding is no color or gray one.
+        """
+        with self._received:
+            if not self._received.wait_for(lambda: self._newest is not None, timeout_s):
+                topic = self._subscription.topic_name
+                raise DeviceError(f"no image came on {topic} within {timeout_s:g} s: {why_silent(self, topic)}")
+            message, self._newest = self._newest, None
+        assert message is not None
+        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_color(message), self._intrinsics
+
+    def _on_image(self, message: Image) -> None:
+        with self._received:
+            self._newest = message
+            self._received.notify()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        try:
+            info = conversions.rectified_info(message) if self._rectified else message
+            self._intrinsics = conversions.info_to_intrinsics(info)
+        except InputError:  # not calibrated, which may be the reason for this command
+            self._intrinsics = None
+
+
+@contextlib.contextmanager
+def images(
+    topic: str, arguments: list[str] | None = None
+) -> Iterator[Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]]:
+    """Subscribe to a topic and yield `ImageTopicNode.read`; the caller handles signals.
+
+    Args:
+        topic: Of the images.
+        arguments: A command line, of which the part after `--ros-args` is for ROS.
+    """
+    with spinning(lambda context: ImageTopicNode(topic, context=context), arguments) as node:
+        yield node.read
+
+
+@contextlib.contextmanager
+def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
+    """Subscribe to a robot's TF; the caller handles signals.
+
+    Args:
+        base: Frame of the robot's base.
+        gripper: Frame of its hand.
+        arguments: A command line, of which the part after `--ros-args` is for ROS.
+
+    Yields:
+        Function that returns [4, 4] gripper → base at a stamp in nanoseconds, or raises DeviceError.
+
+    Raises:
+        MissingLibraryError: tf2_ros is not installed.
+    """
+    with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
+        poses = TfPoses(node, "a robot's pose from TF", "give images with --poses FILE")
+        yield lambda stamp_ns: poses.pose(base, gripper, stamp_ns, ROBOT_WAIT_S)

@@ -1,0 +1,164 @@
+"""The nodes `skeleton_node`, `hand_node` and `face_node`: RGB-D frames to detections."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+
+from actrec.perception import pipeline
+from actrec.types import NANOSECONDS, RgbdFrame
+from actrec.utils.config import setting
+from actrec_nodes.common import conversions, parameters, topics
+from actrec_nodes.common.frame_node import FrameNode
+
+ConfigT = TypeVar("ConfigT")
+
+KEPT = 8
+"""Skeleton messages kept: enough for the frames in the queues."""
+
+
+class PerceptionNode(FrameNode[ConfigT]):
+    """Base of nodes that publish one message per processed frame, an empty one without detections.
+
+    Attributes:
+        node_name: ROS name.
+        perception_class: A class of `actrec.perception.pipeline`; its settings are the node's.
+        message_class: Type of the messages on `topic`.
+        topic: A name of `actrec_nodes.common.topics`.
+        to_message: Converts detections and a header to a message.
+    """
+
+    node_name: ClassVar[str]
+    perception_class: ClassVar[Any]
+    message_class: ClassVar[type]
+    topic: ClassVar[str]
+    to_message: ClassVar[Callable[..., Any]]
+
+    def __init__(self, **node_options: Any):
+        super().__init__(self.node_name, self.perception_class.config_class, **node_options)
+        self._perception: Any = None
+        self._publisher: Any = None
+
+    def configure(self) -> None:
+        """Make the estimator."""
+        self._perception = self.perception_class(**parameters.as_options(self.config))
+        self._publisher = self.create_output(self.message_class, self.topic)
+
+    def activate(self) -> None:
+        """Reset the tracks, then subscribe."""
+        self._perception.reset()
+        super().activate()
+
+    def process(self, frame: RgbdFrame) -> None:
+        """Estimate and publish."""
+        head = conversions.header(frame.stamp_ns, frame.frame_id)
+        self._publisher.publish(type(self).to_message(self.detect(frame), head))
+
+    def detect(self, frame: RgbdFrame) -> list[Any]:
+        """Return the detections in a frame."""
+        return list(self._perception.process(frame))
+
+    def cleanup(self) -> None:
+        """Free the estimator."""
+        if self._perception is not None:
+            self._perception.close()
+            self._perception = None
+
+
+class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
+    """Publishes the skeletons of the people in each frame."""
+
+    node_name = "skeleton_node"
+    perception_class = pipeline.BodyPerception
+    message_class = SkeletonArray
+    topic = topics.SKELETONS
+    to_message = conversions.bodies_to_message
+
+
+@dataclass(frozen=True)
+class BodyPartsConfig:
+    """How skeletons are used."""
+
+    skeleton_max_age_s: float = setting(
+        0.5, "Skeletons older than this against the frame do not say where to look.", unit="s", range=(0.0, 10.0)
+    )
+    skeleton_wait_s: float = setting(
+        0.15,
+        "How long a frame waits for its own skeletons; with older ones a hand is missed more often.",
+        unit="s",
+        range=(0.0, 10.0),
+    )
+
+
+class BodyPartsNode(PerceptionNode[ConfigT]):
+    """Base of nodes that detect parts of the bodies in the skeletons of a frame, or in the nearest ones in time."""
+
+    def __init__(self, **node_options: Any):
+        super().__init__(**node_options)
+        self._parts_settings = parameters.declare(self, BodyPartsConfig)
+        self._skeletons: Any = None
+        self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=KEPT)
+        self._arrived = threading.Condition()
+        self._max_age_ns, self._wait_s = 0, 0.0
+
+    def activate(self) -> None:
+        """Subscribe to skeletons too."""
+        settings = self._parts_settings.read()
+        self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
+        self._recent.clear()
+        self._skeletons = self.create_subscription(SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL)
+        super().activate()
+
+    def deactivate(self) -> None:
+        """Unsubscribe from skeletons too."""
+        super().deactivate()
+        if self._skeletons is not None:
+            self.destroy_subscription(self._skeletons)
+            self._skeletons = None
+
+    def detect(self, frame: RgbdFrame) -> list[Any]:
+        """Return the detections in a frame, near its skeletons if there are any."""
+        message = self._nearest(frame.stamp_ns)
+        bodies = conversions.message_to_bodies(message) if message is not None else []
+        return list(self._perception.process(frame, bodies))
+
+    def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
+        """Wait for the skeletons of a frame, and return them or the nearest that are not too old."""
+        with self._arrived:
+            if topics.publishers(self, topics.SKELETONS):
+                # After skeletons of a later frame, this one's do not come.
+                self._arrived.wait_for(lambda: self._recent and self._recent[-1][0] >= stamp_ns, self._wait_s)
+            ages = [(abs(stamp_ns - stamp), message) for stamp, message in self._recent]
+        age, nearest = min(ages, key=lambda item: item[0], default=(0, None))
+        return nearest if age <= self._max_age_ns else None
+
+    def _keep(self, message: SkeletonArray) -> None:
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        with self._arrived:
+            if self._recent and stamp_ns < self._recent[-1][0]:
+                self._recent.clear()  # the recording started over
+            self._recent.append((stamp_ns, message))
+            self._arrived.notify_all()
+
+
+class HandNode(BodyPartsNode[pipeline.HandPerceptionConfig]):
+    """Publishes the hands of the people in each frame."""
+
+    node_name = "hand_node"
+    perception_class = pipeline.HandPerception
+    message_class = HandArray
+    topic = topics.HANDS
+    to_message = conversions.hands_to_message
+
+
+class FaceNode(BodyPartsNode[pipeline.FacePerceptionConfig]):
+    """Publishes the faces of the people in each frame."""
+
+    node_name = "face_node"
+    perception_class = pipeline.FacePerception
+    message_class = FaceArray
+    topic = topics.FACE
+    to_message = conversions.faces_to_message
