@@ -38,16 +38,11 @@ BOARDS = (Board.of(kind=CHARUCO), Board.of(kind=CHESSBOARD, square=0.025))
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Calibrate rendered boards with a known lens and, if given, OpenCV's photographs of a chessboard.
-
-    Args:
-        arguments: `--seeds N`, `--views N`, `--photographs FOLDER`.
-
-    Returns:
-        Errors of focal length and center, mean and worst over the seeds; for each camera of the photographs the
-        calibrated lens, and the lens of OpenCV's own recipe for the same files.
-    """
-    parser = Parser(prog="actrec bench calibration", description=measure.__doc__)
+    """Calibrate rendered boards with a known lens and, if given, OpenCV's photographs of a chessboard."""
+    parser = Parser(
+        prog="actrec bench calibration",
+        description="Intrinsics of rendered boards and of photographs against the truth.",
+    )
     parser.add_argument("--seeds", type=count, default=10, help="sets of views of each board and camera")
     parser.add_argument("--views", type=count, default=20, help="views of a set")
     parser.add_argument(
@@ -141,16 +136,10 @@ _ARM_CAMERA = Intrinsics(1280, 720, 910.0, 910.0, 641.0, 358.0, (0.1, -0.2, 0.00
 
 
 def measure_robot(arguments: list[str]) -> dict[str, Any]:
-    """Calibrate simulated cameras, one per seed, and compare with the truth.
-
-    Args:
-        arguments: `--seeds N`, `--views N`.
-
-    Returns:
-        A row for each calibration: mean and worst error in mm and degrees, mean estimated standard deviation, and for
-        depth the mean and worst error of the bias in mm.
-    """
-    parser = Parser(prog="actrec bench calibration-robot", description=measure_robot.__doc__)
+    """Calibrate simulated cameras, one per seed, and compare with the truth."""
+    parser = Parser(
+        prog="actrec bench calibration-robot", description="Depth, hand-eye and floor calibrations against the truth."
+    )
     parser.add_argument("--seeds", type=count, default=10, help="calibrations of each kind")
     parser.add_argument("--views", type=count, default=25, help="of each calibration (the floor takes 5)")
     args = parser.parse_args(arguments)

@@ -1,9 +1,4 @@
-"""`actrec bench camera`: frame rate, delay, dropped frames and memory of a camera driver over minutes.
-
-What replaying and recording cost: CPU time a frame, by format.
-
-What reading NTU RGB+D costs on one core, and how well the cameras found from each file explain its pixels.
-"""
+"""`actrec bench camera`, `recordings` and `ntu`: camera drivers over minutes, recordings, and NTU RGB+D's files."""
 
 import sys
 import tempfile
@@ -39,15 +34,11 @@ from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 from actrec.utils.geometry import kinect_to_optical, project
 
 _SETTLED = 0.1
-"""Share of the run after which memory is looked at first: caches are full then."""
+"""Share of the run after which caches are full and memory is measured first."""
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Pace, delay at the beginning and at the end, interval of the stamps, memory and the driver's own figures.
-
-    Raises:
-        ConfigError: The time is not positive.
-    """
+    """Measure rate, delay at the beginning and at the end, stamps, memory and the driver's own figures."""
     parser = Parser(
         prog="actrec bench camera", description="A camera over minutes: does it leak, does its delay grow?",
         epilog="Example: actrec bench camera --driver realsense --driver-option fps=30 --minutes 10",
@@ -105,15 +96,10 @@ INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
 def measure_recordings(arguments: list[str]) -> dict[str, Any]:
-    """Write and read frames of blurred noise, 640×480, as a bag and as a folder.
-
-    Args:
-        arguments: `--frames N`.
-
-    Returns:
-        A row for each: format, operation, CPU milliseconds a frame, megabytes a frame.
-    """
-    parser = Parser(prog="actrec bench recordings", description=measure_recordings.__doc__)
+    """Write and read frames of blurred noise, 640×480, as a bag and as a folder."""
+    parser = Parser(
+        prog="actrec bench recordings", description="Processor time to write and to replay a frame, by format."
+    )
     parser.add_argument("--frames", type=count, default=60, help="frames to write and read")
     frames = _frames(parser.parse_args(arguments).frames)
     rows = []
@@ -164,19 +150,10 @@ SAMPLES = 114_480
 
 
 def measure_ntu(arguments: list[str]) -> dict[str, Any]:
-    """Read `.skeleton` files repeatedly, and compare projected joints with the files' own pixels.
-
-    Args:
-        arguments: `--data FOLDER`, `--files N`, `--repeat N`.
-
-    Returns:
-        Samples a second of CPU time, and a row for each file: distance in px in both images, median, 95th percentile
-        and largest.
-
-    Raises:
-        DeviceError: The folder holds no `.skeleton` file.
-    """
-    parser = Parser(prog="actrec bench ntu", description=measure_ntu.__doc__)
+    """Read `.skeleton` files repeatedly, and compare projected joints with the files' own pixels."""
+    parser = Parser(
+        prog="actrec bench ntu", description="NTU RGB+D's files: reading speed, and the cameras found in them."
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of .skeleton files, e.g. nturgb+d_skeletons")
     parser.add_argument("--files", type=count, default=100, help="how many of them")
     parser.add_argument("--repeat", type=count, default=5, help="times that each is read; the fastest round counts")

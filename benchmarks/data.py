@@ -26,9 +26,6 @@ from actrec_models.data.preparation import Run, prepare_source
 from actrec_models.data.samples import Samples
 from actrec_models.registry import create
 from actrec_models.training.recipe import Recipe
-from benchmarks import pages
-
-PAGE = Path("docs/benchmarks.md")
 
 READERS: tuple[tuple[str, dict[str, Any], str], ...] = (("ntu60", {"incomplete": "keep"}, ""), ("nucla", {}, "raw"))
 """Datasets that are here as published, a file a clip: name, options, folder in its own."""
@@ -40,7 +37,7 @@ Example:
 
 
 class Repeated(Source):
-    """Clips of another dataset over and over under new names, as if it were a large one."""
+    """Clips of another dataset, repeated under new names to simulate a large one."""
 
     splits: ClassVar = ("all",)
 
@@ -58,23 +55,23 @@ class Repeated(Source):
         return [dataclasses.replace(c, streams={k: c.streams[k] for k in c.streams if k in keys}) for c in clips]
 
     def entries(self) -> list[Entry]:
-        """As the base says."""
+        """See the base class."""
         return [Entry(f"clip{n:06d}", self.clips[n % len(self.clips)].label) for n in range(self.count)]
 
     def read(self, entry: Entry) -> Clip:
-        """As the base says."""
+        """See the base class."""
         return dataclasses.replace(self.clips[int(entry.name[4:]) % len(self.clips)], name=entry.name)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """See the base class."""
         return "train"
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Clips a second: readers on one core, the prepared store in order and shuffled, and samples with features.
+    """Measure clips a second: readers on one core, the prepared store in order and shuffled, samples with features.
 
-    The store contains clips of NTU RGB+D (one or two bodies with their pixels) and of N-UCLA (a body), repeated, in
-    a temporary folder. "first" reads check every checksum; "later" ones do not; a copy touches every byte.
+    The store has clips of NTU RGB+D (one or two bodies with pixels) and of N-UCLA (one body), repeated, in a temporary
+    folder. The first read verifies every checksum, later ones do not; a copy reads every byte.
     """
     args = _parser().parse_args(arguments)
     if args.scratch and not os.path.isdir(args.scratch):
@@ -91,16 +88,15 @@ def measure(arguments: list[str]) -> dict[str, Any]:
                 samples = [
                     _samples(store, workers, varied, args.seconds) for varied in (False, True) for workers in (0, 2)
                 ]
-    figures = {"cores": os.cpu_count(), "clips": args.clips, "files": rows, "store": stores, "samples": samples}
-    if args.write is not None:
-        from actrec.cli.bench import markdown
-
-        pages.write(args.write, "data", markdown("data", figures).split("\n\n", 1)[1])
-    return figures
+    return {"cores": os.cpu_count(), "clips": args.clips, "files": rows, "store": stores, "samples": samples}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="actrec bench data", description=measure.__doc__, epilog=EPILOG)
+    parser = Parser(
+        prog="actrec bench data",
+        description="Reading of clips: a dataset's files, a prepared store, and samples of training.",
+        epilog=EPILOG,
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     root = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument("--data", default=root, help="folder of datasets (default: $ACTREC_DATA, %(default)s)")
@@ -109,31 +105,28 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=amount, default=5.0, help="that a rate is measured for (default: %(default)s)"
     )
     parser.add_argument("--scratch", help="folder in which the stores are made for a while (default: the system's)")
-    parser.add_argument(
-        "--write", type=Path, nargs="?", const=PAGE, help=f"put the tables between the marks of this page ({PAGE})"
-    )
     return parser
 
 
 class _Clock:
-    """Time that has passed, and time that this process had a core: others may have had it meanwhile."""
+    """Wall time, and processor time of this process."""
 
     def __init__(self) -> None:
         self._wall, self._core = time.perf_counter(), time.process_time()
 
     @property
     def seconds(self) -> float:
-        """Passed."""
+        """Wall time since the start."""
         return time.perf_counter() - self._wall
 
     def rates(self, count: int) -> dict[str, int]:
-        """Of `count` clips."""
+        """Return the rates of reading `count` clips."""
         core = time.process_time() - self._core
         return {"clips_per_s": round(count / self.seconds), "clips_per_core_s": round(count / core)}
 
 
 def _reader(root: str, reader: tuple[str, dict[str, Any], str], seconds: float) -> dict[str, Any]:
-    """Return a dataset's own reader, one file after the other."""
+    """Measure a dataset's own reader, one file after the other."""
     name, options, within = reader
     source = datasets.source(name, Path(datasets.folder(root, name)) / within, **options)
     entries = source.entries()
@@ -162,7 +155,7 @@ def _prepared(name: str, source: Repeated, out: Path) -> tuple[PreparedDataset, 
 
 
 def _reads(name: str, store: PreparedDataset) -> Iterable[dict[str, Any]]:
-    """Every clip once, in several ways; the files are in the page cache, having just been written."""
+    """Read every clip once, in several ways; the new files are in the page cache."""
     order = np.arange(len(store))
     shuffled = np.random.default_rng(1).permutation(order)
     _, size = store.size
@@ -192,7 +185,7 @@ def _copy(clip: Clip) -> None:
 
 
 def _samples(store: ClipDataset, workers: int, varied: bool, seconds: float) -> dict[str, Any]:
-    """Input of a network, in batches, as training takes them."""
+    """Measure batches of samples as in training."""
     recipe = config.build(Recipe, {})
     network = create(recipe.model, num_classes=len(store.classes), **recipe.network_options())
     augmentation = recipe.check() if varied else None

@@ -25,7 +25,7 @@ Example:
   actrec bench inference --packages deepacts_graph_nucla,~/my_model_int8 --calls 200
 """
 
-NODE = "from actrec_nodes.recognizer_node import main; raise SystemExit(main())"
+NODE = ["-m", "actrec_nodes.bringup.processes", "recognizer_node"]
 
 _SETTLED_S, _STARTING_S = 4.0, 60.0
 
@@ -50,7 +50,11 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="actrec bench inference", description=__doc__, epilog=EPILOG)
+    parser = Parser(
+        prog="actrec bench inference",
+        description="Latency and memory of model packages in ONNX Runtime.",
+        epilog=EPILOG,
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--packages", default="", help="names or folders, with commas between (default: the zoo)")
     parser.add_argument("--calls", type=count, default=1000, help="that are timed (default: %(default)s)")
@@ -108,7 +112,7 @@ def _timed(backend: OnnxRuntimeBackend, inputs: dict[str, np.ndarray], calls: in
 
 def _node(package: ModelPackage) -> dict[str, Any]:
     """Resident memory of a recognizer node in a process of its own, once it is active."""
-    command = [sys.executable, "-c", NODE, "--ros-args", "-p", f"model:={package.path}", "-p", "autostart:=true"]
+    command = [sys.executable, *NODE, "--ros-args", "-p", f"model:={package.path}", "-p", "autostart:=true"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         resident = _once_settled(process)

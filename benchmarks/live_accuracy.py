@@ -1,10 +1,8 @@
-"""`actrec bench nucla-live`: N-UCLA's test sequences through the live recognizer, against offline evaluation.
+"""`actrec bench nucla-live`: N-UCLA's test sequences through the live recognizer, and offline.
 
-Every sequence is published on `skeletons` over DDS to a recognizer_node in a process of its own, with a body id and a
-stretch of time of its own, as fast as it is taken: the next one starts when the label of the last frame is back.
-Offline means the same package on the window that ends with the same frame, through `Session.predict`, without ROS.
-
-For `nucla-live`: a node in a process of its own, and a peer that feeds it and waits for its labels.
+Each sequence is published on `skeletons` over DDS to a recognizer_node in a process of its own, with its own body id
+and time, as fast as it is processed: the next one starts after the label of the last frame. Offline means the same
+package on the window that ends with the same frame, by `Session.predict`, without ROS.
 """
 
 import argparse
@@ -35,145 +33,72 @@ from actrec.datasets.nucla import read_nucla_npz
 from actrec.inference.session import Session
 from actrec.skeleton import windows
 from actrec.skeleton.sequence import SkeletonSequence
-from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
-
-FRAME_ID = "camera_color_optical_frame"
-
-FIRST_STAMP_NS = 1_000_000 * NANOSECONDS
-
-MEETING_S = 60.0
-
-EXIT_S = 15.0
-
-
-@contextlib.contextmanager
-def node_process(name: str, namespace: str, parameters: Mapping[str, Any]) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run one node in its own process; interrupt it at the end, and kill it if it does not stop."""
-    command = [sys.executable, "-m", "actrec_nodes.bringup.process", name, "--ros-args", "-r", f"__ns:=/{namespace}"]
-    for key, value in {"autostart": "true", **parameters}.items():
-        command += ["-p", f"{key}:={value}"]
-    child = subprocess.Popen([*command, "--log-level", "warn"], start_new_session=True)
-    try:
-        yield child
-    finally:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(EXIT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-class Peer(Node):
-    """Publishes skeletons and collects the labels and the figures of a recognizer_node in the same namespace.
-
-    Attributes:
-        last_stamp_ns: Of the last frame published; stamps only ever grow.
-        label_count: Labels received since the meeting.
-    """
-
-    def __init__(self, **node_options: Any):
-        super().__init__("benchmark_peer", **node_options)
-        self.last_stamp_ns = FIRST_STAMP_NS
-        self.label_count = 0
-        self._changed = threading.Condition()
-        self._labels: dict[int, list[ActionLabel]] = {}
-        self._figures: dict[str, Any] = {}
-        self._figures_count = 0
-        self._received_before = 0
-        # As deep as the recognizer's queue: messages published at once must not overwrite each other.
-        self._publisher = self.create_publisher(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
-        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
-        self.create_subscription(String, "recognizer_node/statistics", self._on_statistics, topics.LATCHED)
-
-    def meet(self, check_alive: Callable[[], None]) -> None:
-        """Publish empty scenes until labels and figures come back; messages sent until then are not counted.
-
-        Args:
-            check_alive: Called now and then; raises where the node has ended.
-
-        Raises:
-            DeviceError: Nothing came back in a minute.
-        """
-        for _ in range(int(MEETING_S / 0.1)):
-            check_alive()
-            self.last_stamp_ns += NANOSECONDS
-            self._publish(self.last_stamp_ns, [])
-            if self._wait(lambda: self.last_stamp_ns in self._labels and self._figures_count > 0, 0.1):
-                break
-        else:
-            raise DeviceError(f"no label from recognizer_node in {MEETING_S:g} s: is it active?")
-        # The second set of figures from here on was surely taken after the last empty scene.
-        count = self._figures_count
-        self._wait(lambda: self._figures_count >= count + 2, MEETING_S)
-        self._received_before = int(self._figures["received"])
-        self.label_count = 0
-
-    def received_since_meeting(self, expected: int, timeout_s: float = 5.0) -> int:
-        """How many messages the node says it has received; waits until these are as many as `expected`."""
-        self._wait(lambda: self._figures["received"] - self._received_before >= expected, timeout_s)
-        return int(self._figures["received"]) - self._received_before
-
-    def play(
-        self, sequence: SkeletonSequence, stamps_ns: np.ndarray, body_id: str, timeout_s: float
-    ) -> ActionLabel | None:
-        """Publish a sequence of one person at once.
-
-        Args:
-            sequence: The joints.
-            stamps_ns: [T] stamps to publish them with.
-            body_id: Whose they are.
-            timeout_s: How long to wait.
-
-        Returns:
-            The label that bears the last frame's stamp; None if no label came in time.
-        """
-        for index, stamp_ns in enumerate(stamps_ns):
-            bodies = sequence.bodies_at(index)[:1]
-            for body in bodies:
-                body.body_id = body_id
-            self._publish(int(stamp_ns), bodies)
-        self.last_stamp_ns = int(stamps_ns[-1])
-        owner = body_id if bodies else ""
-
-        def found() -> list[ActionLabel]:
-            return [label for label in self._labels.get(self.last_stamp_ns, []) if label.body_id == owner]
-
-        self._wait(lambda: bool(found()), timeout_s)
-        label = next(iter(found()), None)
-        self._labels.clear()
-        return label
-
-    def _publish(self, stamp_ns: int, bodies: list[Any]) -> None:
-        self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, FRAME_ID)))
-
-    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(condition, timeout_s)
-
-    def _on_label(self, message: ActionLabel) -> None:
-        with self._changed:
-            self.label_count += 1
-            self._labels.setdefault(conversions.stamp_to_ns(message.header.stamp), []).append(message)
-            self._changed.notify_all()
-
-    def _on_statistics(self, message: String) -> None:
-        with self._changed:
-            self._figures = json.loads(message.data)
-            self._figures_count += 1
-            self._changed.notify_all()
-
 
 T = TypeVar("T")
 
 FILE = "nucla/nucla_skeletons.npz"
 """Under the folder of recorded data."""
 
+FIRST_STAMP_NS = 1_000_000 * NANOSECONDS
+
 PAUSE_NS = 2 * NANOSECONDS
-"""Between two sequences: long enough for the first one's body to be forgotten."""
+"""Between two sequences: longer than the timeout of a track."""
+
+DISCOVERY_S = 60.0
+EXIT_S = 15.0
+
+
+def nucla_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of the benchmarks on N-UCLA's sequences."""
+    parser = Parser(f"actrec bench {name}", description=description)
+    parser.add_argument("--model", default="deepacts_graph_nucla", help="model package, of N-UCLA's ten classes")
+    default = os.environ.get("ACTREC_DATA", "data")
+    parser.add_argument(
+        "--data", type=Path, default=Path(default), help="folder that holds nucla/ (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write the outcome of every sequence")
+    return parser
+
+
+def test_sequences(data: Path) -> list[SkeletonSequence]:
+    """Return N-UCLA's test part: view 3, 464 sequences."""
+    return [sequence for sequence in read_nucla_npz(data / FILE) if not sequence.meta["is_train"]]
+
+
+def check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
+    """Raise InputError if the model does not know the sequences' classes."""
+    foreign = {sequence.meta["label_name"] for sequence in sequences} - set(session.package.labels)
+    if foreign:
+        raise InputError(
+            f"model {session.package.name} does not know {', '.join(sorted(foreign))}: "
+            "give one with N-UCLA's classes (--model)"
+        )
+
+
+def predict_offline(sequence: SkeletonSequence, session: Session) -> inference.Prediction:
+    """Return the prediction of the window that ends with the sequence, as offline evaluation does."""
+    window = session.package.window
+    wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
+    bodies = [windows.resample(sequence.stamps_ns, body, wanted) for body in sequence.bodies]
+    return session.predict({"bodies": np.stack(bodies)})
+
+
+def share(outcomes: Sequence[T], holds: Callable[[T], bool]) -> float:
+    """Return the share of the outcomes for which a condition holds; NaN without outcomes."""
+    return sum(map(holds, outcomes)) / len(outcomes) if outcomes else float("nan")
+
+
+def write_outcomes(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a CSV row for each sequence."""
+    if path is not None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 @dataclass(frozen=True)
@@ -198,8 +123,11 @@ class Outcome:
 
 
 def live(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the benchmark `nucla-live`; see the module."""
-    args = _parser().parse_args(list(arguments))
+    """Run the benchmark `nucla-live`."""
+    parser = nucla_parser("nucla-live", "N-UCLA's test sequences through the live recognizer, and offline.")
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N sequences")
+    parser.add_argument("--timeout", type=amount, default=30.0, help="seconds after which a label counts as lost")
+    args = parser.parse_args(list(arguments))
     sequences = test_sequences(args.data)[: args.limit]
     session = inference.load(args.model)
     check_classes(session, sequences)
@@ -213,102 +141,21 @@ def live(arguments: Sequence[str]) -> dict[str, Any]:
     ):
         peer = Peer(context=context)
         host.add(peer)
-        peer.meet(lambda: _check_alive(child))
-        outcomes, sent = _play_all(peer, sequences, session, args.timeout)
-        received = peer.received_since_meeting(sent)
-    figures = _figures(outcomes, sent, received, peer.label_count)
-    if args.out is not None:
-        _write(args.out, outcomes)
-    return {"package": session.package.name, **figures, "seconds": round(time.monotonic() - began, 1)}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser("actrec bench nucla-live", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", default="deepacts_graph_nucla", help="model package, of N-UCLA's ten classes")
-    add_data(parser)
-    parser.add_argument("--limit", type=count, metavar="N", help="only the first N sequences")
-    parser.add_argument("--timeout", type=amount, default=30.0, help="seconds after which a label counts as lost")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="write the outcome of every sequence")
-    return parser
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Declare `--data`, the folder of recorded data."""
-    default = os.environ.get("ACTREC_DATA", "data")
-    parser.add_argument(
-        "--data", type=Path, default=Path(default), help="folder that holds nucla/ (default: %(default)s)"
-    )
-
-
-def test_sequences(data: Path) -> list[SkeletonSequence]:
-    """N-UCLA's test part: view 3, 464 sequences.
-
-    Raises:
-        DeviceError: The data are not there.
-    """
-    sequences = read_nucla_npz(data / FILE)
-    return [sequence for sequence in sequences if not sequence.meta["is_train"]]
-
-
-def check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
-    """Raise InputError where the model does not know the sequences' classes."""
-    foreign = {sequence.meta["label_name"] for sequence in sequences} - set(session.package.labels)
-    if foreign:
-        raise InputError(
-            f"model {session.package.name} does not know {', '.join(sorted(foreign))}: "
-            "give one with N-UCLA's classes (--model)"
-        )
-
-
-def _check_alive(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is not None:
-        raise DeviceError(f"recognizer_node ended with status {child.returncode}; it says why above")
-
-
-def _play_all(
-    peer: Peer, sequences: Sequence[SkeletonSequence], session: Session, timeout_s: float
-) -> tuple[list[Outcome], int]:
-    """Every sequence's outcome, and how many messages were sent."""
-    outcomes, sent, start_ns = [], 0, peer.last_stamp_ns + PAUSE_NS
-    for index, sequence in enumerate(tqdm(sequences, desc="sequences", file=sys.stderr)):
-        stamps = start_ns + (sequence.stamps_ns - sequence.stamps_ns[0])
-        label = peer.play(sequence, stamps, f"nucla_{index:04d}", timeout_s)
-        sent += len(sequence)
-        start_ns = int(stamps[-1]) + PAUSE_NS
-        offline = session.predict(offline_clip(sequence, session))
-        live_values = ("", "", float("nan"))
-        if label is not None:
-            live_values = ((label.top_labels or [UNKNOWN])[0], label.label, float(label.confidence))
-        outcomes.append(
-            Outcome(
-                sequence.name,
-                sequence.meta["label_name"],
-                *live_values,
-                offline.top(1)[0][0],
-                offline.label,
-                offline.confidence,
-            )
-        )
-    return outcomes, sent
-
-
-def offline_clip(sequence: SkeletonSequence, session: Session) -> dict[str, np.ndarray]:
-    """Return the window that ends with the sequence, as offline evaluation takes it."""
-    window = session.package.window
-    wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
-    return {"bodies": np.stack([windows.resample(sequence.stamps_ns, body, wanted) for body in sequence.bodies])}
-
-
-def _figures(outcomes: Sequence[Outcome], sent: int, received: int, labels: int) -> dict[str, Any]:
+        peer.connect(child)
+        outcomes = _play_all(peer, sequences, session, args.timeout)
+        sent = sum(map(len, sequences))
+        received = peer.wait_received(sent)
+    write_outcomes(args.out, [asdict(outcome) for outcome in outcomes])
     arrived = [outcome for outcome in outcomes if outcome.live_label]
     differing = [o for o in arrived if (o.live_top, o.live_label) != (o.offline_top, o.offline_label)]
     apart = [abs(o.live_confidence - o.offline_confidence) for o in arrived]
     figures: dict[str, Any] = {
+        "package": session.package.name,
         "sequences": len(outcomes),
         "messages sent": sent,
         "messages received": received,
         "messages lost": sent - received,
-        "labels published": labels,
+        "labels published": peer.label_count,
         "sequences without a label": len(outcomes) - len(arrived),
         "top-1 live": share(outcomes, lambda o: o.live_top == o.truth),
         "top-1 offline": share(outcomes, lambda o: o.offline_top == o.truth),
@@ -321,16 +168,126 @@ def _figures(outcomes: Sequence[Outcome], sent: int, received: int, labels: int)
     }
     if differing:
         figures["sequences that differ"] = [asdict(outcome) for outcome in differing]
-    return figures
+    return {**figures, "seconds": round(time.monotonic() - began, 1)}
 
 
-def share(outcomes: Sequence[T], holds: Callable[[T], bool]) -> float:
-    """Share of the outcomes for which something holds; NaN of none."""
-    return sum(map(holds, outcomes)) / len(outcomes) if outcomes else float("nan")
+@contextlib.contextmanager
+def node_process(name: str, namespace: str, parameters: Mapping[str, Any]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run one node in its own process; interrupt it at the end, and kill it if it does not stop."""
+    command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name, "--ros-args", "-r", f"__ns:=/{namespace}"]
+    for key, value in {"autostart": "true", **parameters}.items():
+        command += ["-p", f"{key}:={value}"]
+    child = subprocess.Popen([*command, "--log-level", "warn"], start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
-def _write(path: Path, outcomes: Sequence[Outcome]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Outcome.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in outcomes)
+class Peer(Node):
+    """Publishes skeletons and collects the labels and statistics of a recognizer_node in the same namespace.
+
+    Attributes:
+        last_stamp_ns: Of the last published frame; stamps only increase.
+        label_count: Labels received since `connect`.
+    """
+
+    def __init__(self, **node_options: Any):
+        super().__init__("benchmark_peer", **node_options)
+        self.last_stamp_ns = FIRST_STAMP_NS
+        self.label_count = 0
+        self._changed = threading.Condition()
+        self._labels: dict[int, list[ActionLabel]] = {}
+        self._statistics: dict[str, Any] = {}
+        self._statistics_count = 0
+        self._received_before = 0
+        # As deep as the recognizer's queue: messages published at once must not overwrite each other.
+        self._publisher = self.create_publisher(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
+        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
+        self.create_subscription(String, "recognizer_node/statistics", self._on_statistics, topics.LATCHED)
+
+    def connect(self, child: "subprocess.Popen[bytes]") -> None:
+        """Publish empty frames until labels and statistics arrive; messages until then are not counted.
+
+        Raises:
+            DeviceError: The process has ended, or nothing arrives in a minute.
+        """
+        for _ in range(int(DISCOVERY_S / 0.1)):
+            if child.poll() is not None:
+                raise DeviceError(f"recognizer_node ended with status {child.returncode}; see its error above")
+            self.last_stamp_ns += NANOSECONDS
+            self._publish(self.last_stamp_ns, [])
+            if self._wait(lambda: self.last_stamp_ns in self._labels and self._statistics_count > 0, 0.1):
+                break
+        else:
+            raise DeviceError(f"no label from recognizer_node in {DISCOVERY_S:g} s: is it active?")
+        # The second statistics from here on were taken after the last empty frame.
+        count = self._statistics_count
+        self._wait(lambda: self._statistics_count >= count + 2, DISCOVERY_S)
+        self._received_before = int(self._statistics["received"])
+        self.label_count = 0
+
+    def wait_received(self, expected: int, timeout_s: float = 5.0) -> int:
+        """Wait until the node has received as many messages as expected; return their number since `connect`."""
+        self._wait(lambda: self._statistics["received"] - self._received_before >= expected, timeout_s)
+        return int(self._statistics["received"]) - self._received_before
+
+    def play(
+        self, sequence: SkeletonSequence, stamps_ns: np.ndarray, body_id: str, timeout_s: float
+    ) -> ActionLabel | None:
+        """Publish a sequence of one person at once; return the label of the last frame, or None after the timeout."""
+        for index, stamp_ns in enumerate(stamps_ns):
+            bodies = sequence.bodies_at(index)[:1]
+            for body in bodies:
+                body.body_id = body_id
+            self._publish(int(stamp_ns), bodies)
+        self.last_stamp_ns = int(stamps_ns[-1])
+        owner = body_id if bodies else ""
+
+        def found() -> list[ActionLabel]:
+            return [label for label in self._labels.get(self.last_stamp_ns, []) if label.body_id == owner]
+
+        self._wait(lambda: bool(found()), timeout_s)
+        label = next(iter(found()), None)
+        self._labels.clear()
+        return label
+
+    def _publish(self, stamp_ns: int, bodies: list[Body]) -> None:
+        head = conversions.header(stamp_ns, "camera_color_optical_frame")
+        self._publisher.publish(conversions.bodies_to_message(bodies, head))
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
+
+    def _on_label(self, message: ActionLabel) -> None:
+        with self._changed:
+            self.label_count += 1
+            self._labels.setdefault(conversions.stamp_to_ns(message.header.stamp), []).append(message)
+            self._changed.notify_all()
+
+    def _on_statistics(self, message: String) -> None:
+        with self._changed:
+            self._statistics = json.loads(message.data)
+            self._statistics_count += 1
+            self._changed.notify_all()
+
+
+def _play_all(peer: Peer, sequences: Sequence[SkeletonSequence], session: Session, timeout_s: float) -> list[Outcome]:
+    outcomes, start_ns = [], peer.last_stamp_ns + PAUSE_NS
+    for index, sequence in enumerate(tqdm(sequences, desc="sequences", file=sys.stderr)):
+        stamps = start_ns + (sequence.stamps_ns - sequence.stamps_ns[0])
+        label = peer.play(sequence, stamps, f"nucla_{index:04d}", timeout_s)
+        start_ns = int(stamps[-1]) + PAUSE_NS
+        found = ("", "", float("nan"))
+        if label is not None:
+            found = ((label.top_labels or [UNKNOWN])[0], label.label, float(label.confidence))
+        offline = predict_offline(sequence, session)
+        expected = offline.top(1)[0][0], offline.label, offline.confidence
+        outcomes.append(Outcome(sequence.name, sequence.meta["label_name"], *found, *expected))
+    return outcomes

@@ -1,22 +1,21 @@
-"""Benchmarks of the estimators: MediaPipe against the Kinect on NTU RGB+D, and the time and yield of each estimator.
-
-`actrec bench renderer` and `actrec bench actor`: how fast the simulated camera is, how well its actor is seen.
-"""
+"""Benchmarks of the estimators: speed and yield, MediaPipe against the Kinect, the simulated camera and its actor."""
 
 import argparse
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from actrec import cameras, perception
+from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
+from actrec.datasets.base import ClipDataset
 from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
 from actrec.perception.base import Detection
 from actrec.perception.lifting import lift
@@ -25,8 +24,10 @@ from actrec.simulation.actions import CYCLE
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import RgbdFrame
-from actrec.utils.errors import EndOfStream
+from actrec.utils.errors import ConfigError, EndOfStream, InputError
 from actrec.utils.geometry import kinect_to_optical
+from actrec_models import evaluation
+from actrec_models.data import rendered_skeletons as recordings
 
 NTU_NAME = "S001C001P001R001A001"
 
@@ -53,10 +54,10 @@ def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
 
 
 def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
-    """MediaPipe's joints against the Kinect's on the NTU RGB+D video in the recorded data.
+    """Compare MediaPipe's joints with the Kinect's on the NTU RGB+D video in the recorded data.
 
-    The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to
-    show what forgetting it costs, the images as they are. Joints that the Kinect only inferred are ignored.
+    The dataset's images are mirrored. The replay driver flips them back; the images as they are show the effect of the
+    mirroring. Joints that the Kinect inferred are ignored.
     """
     args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
     kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
@@ -92,7 +93,7 @@ def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
 def _against(
     video: str, mirror: str, pixels: np.ndarray, positions: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
-    """Distances in pixels [T, 25], in metres from the spine base [T, 25], and whether a person was detected."""
+    """Return distances in px [T, 25], in m from the spine base [T, 25], and whether a person was detected."""
     body = perception.create("body", num_poses=1)
     apart, shape = np.full((2, len(pixels), len(KINECT_V2_25)), np.nan)
     found = []
@@ -130,7 +131,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 def _measured(name: str, count: int, driver: str, **options: Any) -> dict[str, Any]:
     parts = (BodyPerception(), HandPerception(), FacePerception())
     spent, found = [], []
-    # All frames first: a camera that decodes or renders on a thread of its own would be counted in.
+    # All frames first, because the camera decodes or renders in another thread, whose time would count.
     for frame in list(_play(driver, count, **options)):
         marks = [time.process_time()]
         bodies = parts[0].process(frame)
@@ -163,7 +164,7 @@ _CASES = ((1, False), (1, True), (2, False), (2, True))
 
 
 def measure_renderer(arguments: list[str]) -> dict[str, Any]:
-    """Frames a second of processor time (one thread) for one and two actors, without and with sensor noise."""
+    """Measure frames per second of processor time for one and two actors, without and with sensor noise."""
     parser = Parser(
         prog="actrec bench renderer", description="Speed of the simulated camera on one core.",
         epilog="Example: actrec bench renderer --frames 300 --json",
@@ -197,7 +198,7 @@ def _case(args: argparse.Namespace, actors: int, noise: bool) -> dict[str, Any]:
 
 
 def recognize(arguments: list[str]) -> dict[str, Any]:
-    """How well the perception sees the actor, action by action: bodies, hands and faces against the exact truth."""
+    """Compare detected bodies, hands and faces of the simulated actor with the exact truth, by action."""
     parser = Parser(
         prog="actrec bench actor", description="Perception of the simulated actor against the exact truth.",
         epilog="Example: actrec bench actor --seconds 5 --actions wave throw",
@@ -254,3 +255,66 @@ def _share(values: list[float]) -> float:
 def _at(values: list[float], percentile: float) -> float:
     known = [value for value in values if np.isfinite(value)]
     return round(float(np.percentile(known, percentile)), 1) if known else float("nan")
+
+
+PACKAGES = {
+    "nucla": "deepacts_graph_nucla,deepacts_graph_motion_nucla",
+    "utd_mhad": "sem_net_utd_mhad,deepacts_graph_utd_mhad",
+}
+
+
+def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
+    """Score packages on test recordings as the perception finds them in rendered images.
+
+    Every n-th recording of N-UCLA's or UTD-MHAD's test part moves the simulated actor, rendered with sensor noise. The
+    packages predict once, at its end, offline and without lost frames; `simulated-nucla` runs the live graph.
+    """
+    parser = Parser("actrec bench rendered-skeletons", description="Packages on rendered test recordings.")
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
+    parser.add_argument("--dataset", choices=tuple(PACKAGES), default="utd_mhad", help="(default: %(default)s)")
+    parser.add_argument("--packages", help="names or folders with commas between (default: the dataset's shipped ones)")
+    parser.add_argument("--every", type=count, default=6, help="take every n-th clip (default: %(default)s)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
+    parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
+    parser.add_argument(
+        "--clips", type=Path, metavar="NPZ", help="save the rendered clips here, or use the ones saved here"
+    )
+    args = parser.parse_args(list(arguments))
+    classes = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test").classes
+    names = (args.packages or PACKAGES[args.dataset]).split(",")
+    sessions = [_session(name, classes) for name in names]
+    clips, left_out = _clips(args)
+    if not clips:
+        raise InputError("no person is detected in any of the clips")
+    found = ClipDataset(clips, classes)
+    rows = [{"package": session.package.name, **scores(session, found)} for session in sessions]
+    return {"dataset": args.dataset, "clips": len(found), "left out": len(left_out), "packages": rows}
+
+
+def _session(name: str, classes: Sequence[str]) -> inference.Session:
+    """Load a package, which must have these classes."""
+    session = inference.load(name)
+    if session.package.labels != tuple(classes):
+        raise ConfigError(f"{name} does not have the dataset's {len(classes)} classes")
+    return session
+
+
+def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
+    """Return the clips with a detected person, and a line for each of the others."""
+    if args.clips is not None and args.clips.is_file():
+        return recordings.read(args.clips), []
+    test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
+    clips, left_out = recordings.estimate_all(test, args.every, args.fps, args.workers)
+    print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
+    if args.clips is not None:
+        recordings.write(args.clips, clips)
+    return clips, left_out
+
+
+def scores(session: inference.Session, clips: ClipDataset) -> dict[str, int]:
+    """Count the clips that a package recognizes in the window at their end."""
+    probabilities = session.softmax(evaluation.score(session, clips, "live").logits)
+    right = probabilities.argmax(axis=1) == clips.labels
+    accepted = probabilities.max(axis=1) >= session.package.rejection.threshold
+    counted = {"right": right, "right and accepted": right & accepted, "wrong and accepted": ~right & accepted}
+    return {name: int(np.count_nonzero(which)) for name, which in counted.items()}

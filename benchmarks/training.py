@@ -1,93 +1,487 @@
-"""`actrec bench training`: clips a second that each network learns from, with and without the reading of clips."""
+"""`actrec bench training`, `rendered` and `teach`: speed of training, and short trainings from clips to package.
+
+`training` measures the clips a second that each network is trained on, with and without the reading of clips.
+`rendered` trains every RGB and flow network, small, on clips of the simulated camera: a test of rendering, preparation,
+training, export and evaluation, whose accuracies say nothing about people. `teach` runs `actrec teach` on UTD-MHAD.
+"""
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
+from actrec import datasets, inference
 from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
-from actrec.utils.errors import PackageError
-from actrec_models import registry
-from actrec_models.training import provenance
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.features.clips import example_clip
+from actrec.inference import package
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, write_labels
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec.types import NANOSECONDS, UNKNOWN, Body
+from actrec.utils import config
+from actrec.utils.errors import ActrecError, ConfigError
+from actrec_models import evaluation, registry
+from actrec_models.data.rendered import RenderedRgbd
+from actrec_models.data.samplers import EpochBatchSampler, Sampling
+from actrec_models.data.samples import Samples
+from actrec_models.finetune import fine_tuning, results
+from actrec_models.finetune.fine_tuning import TeachConfig
+from actrec_models.training import provenance, recipe
+from actrec_models.training.module import RecognitionModule
+from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from benchmarks import pages
-from benchmarks.training_steps import recipe_of
 
-PAGE = Path("docs/benchmarks.md")
+CLASSES = 60
+
+LIKE = {"deepacts_cnn": "deepacts", "deepacts_graph": "deepacts", "deepacts_multi": "deepacts",
+        "spa_net_3p1d": "spa_net_4d", "vpn_resnext101": "vpn_i3d"}  # fmt: skip
+"""Networks that are trained by the recipe of another one."""
+
+_DIFFERENT = 8
+"""Number of different clips; the learned weights do not matter here."""
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Step as `actrec train` makes them, of each network at its paper's size, in processes of their own."""
-    args = _parser().parse_args(arguments)
-    wanted = args.networks.split(",") if args.networks else registry.list_models()
-    for entry in wanted:
-        recipe_of(entry)  # report a wrong name before minutes of work
-    if args.write is not None:
-        pages.around(args.write, "training")
-    device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
-    rows = []
-    for number, entry in enumerate(wanted, start=1):
-        print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
-        rows.append(_child(entry, device, args))
-    figures = {"device": provenance.device_name(device) if device.type == "cuda" else f"cpu ({args.threads} threads)",
-               "cores": os.cpu_count(), "torch": torch.__version__, "networks": rows}  # fmt: skip
-    if args.write is not None:
-        pages.write(args.write, "training", table(figures))
-    return figures
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="actrec bench training", description=measure.__doc__)
+    """Measure training steps of each network at its paper's size, in processes of their own."""
+    parser = Parser(
+        prog="actrec bench training",
+        description="Training steps as `actrec train` makes them, of each network at its paper's size.",
+        epilog="Example:\n  actrec bench training --networks sem_net,spa_net_4d --seconds 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--networks", help="names separated by commas, with options as name:key=value;key=value")
     parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="(default: a GPU if present)")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU (default: 2)")
     parser.add_argument("--workers", type=int, help="processes that read clips (default: as `actrec train`)")
     parser.add_argument(
-        "--batch", type=count, help="clips a step (default: the recipe's, on a CPU what --seconds allow)"
+        "--batch", type=count, help="clips a step (default: the recipe's, on a CPU as many as --seconds allow)"
     )
     parser.add_argument("--seconds", type=amount, default=8.0, help="of each of two measurements (default: 8)")
-    parser.add_argument(
-        "--write", type=Path, nargs="?", const=PAGE, help=f"put the table between the marks of this page ({PAGE})"
-    )
-    parser.epilog = "Example:\n  actrec bench training --networks sem_net,spa_net_4d --seconds 5"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    return parser
+    args = parser.parse_args(arguments)
+    wanted = args.networks.split(",") if args.networks else registry.list_models()
+    for entry in wanted:
+        recipe_of(entry)  # report a wrong name before minutes of work
+    device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
+    rows = []
+    for number, entry in enumerate(wanted, start=1):
+        print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
+        rows.append(_child(entry, device, args))
+    name = provenance.device_name(device) if device.type == "cuda" else f"cpu ({args.threads} threads)"
+    return {"device": name, "cores": os.cpu_count(), "torch": torch.__version__, "networks": rows}
 
 
 def _child(entry: str, device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
-    """One network in a process of its own, so that its memory is its own."""
+    """Measure one network in a process of its own, so that its memory is its own."""
     asked = {"threads": args.threads, "workers": args.workers, "batch": args.batch, "seconds": args.seconds}
+    return json.loads(_python("benchmarks.training", entry, device.type, json.dumps(asked)).splitlines()[-1])
+
+
+def _python(module: str, *arguments: object) -> str:
+    """Run a module in a process of its own and return its output.
+
+    Raises:
+        ActrecError: It failed, and has printed its error.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "benchmarks.training_steps", entry, device.type, json.dumps(asked)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if done.returncode:
-        raise PackageError(f"measuring {entry} failed (exit status {done.returncode}); see above")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
+        raise ActrecError(f"{module} {arguments[0]} failed (exit status {done.returncode}); see above")
+    return done.stdout
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+def recipe_of(entry: str) -> Recipe:
+    """Return the paper's recipe of a network, written as `name` or `name:key=value;key=value`; of stages the last.
+
+    Raises:
+        ConfigError: There is no such network, option or recipe.
+    """
+    name, _, options = entry.partition(":")
+    registry.NETWORKS.get(name)
+    found = _recipes().get(LIKE.get(name, name))
+    if found is None:
+        raise ConfigError(f"no recipe of {name} among the papers'")
+    changed = config.parse_pairs(filter(None, options.split(";")), "network option")
+    last = found.plan()[-1]
+    return dataclasses.replace(found.for_stage(last), model=name, options={**found.options, **changed}, stages=[])
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Format the figures as a markdown table; missing figures are empty."""
-    head = ["network", "precision", "batch (recipe's)", "clips/s", "clips/s with reading", "workers",
-            "clips/s read by a core"]  # fmt: skip
-    gpu = any("gpu_memory_gb" in r for r in figures["networks"])
-    head += ["GPU memory", "GPU used", "GPU used with reading"] if gpu else []
-    lines = [head, ["---"] * len(head)]
-    for r in figures["networks"]:
-        line = [f"`{r['network']}`", r["precision"], f"{r['batch']} ({r['recipe_batch']})", f"{r['clips_per_s']:.3g}",
-                f"{r['clips_per_s_with_reading']:.3g}", r["workers"], f"{r['read_by_a_core']:.3g}"]  # fmt: skip
-        if gpu:
-            shares = [r["gpu_used_percent"], r["gpu_used_percent_with_reading"]]
-            line += [f"{r['gpu_memory_gb']:.1f} GB", *("" if s is None else f"{s:.0f} %" for s in shares)]
-        lines.append(line)
-    text = "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
-    return f"{figures['device']}, PyTorch {figures['torch']}\n\n{text}"
+@cache
+def _recipes() -> dict[str, Recipe]:
+    """Return the papers' recipes by network, NTU RGB+D 60 first."""
+    paths = sorted(
+        recipe.folder("papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
+    )
+    found: dict[str, Recipe] = {}
+    for path in paths:
+        read = recipe.read(path)
+        found.setdefault(read.model, read)
+    return found
+
+
+def row(
+    entry: str, device: torch.device, *, threads: int, workers: int | None, batch: int | None, seconds: float
+) -> dict[str, Any]:
+    """Return the figures of one network.
+
+    Args:
+        entry: As for `recipe_of`.
+        device: Trains the network.
+        threads: On a CPU.
+        workers: Processes that read clips; None as `actrec train`.
+        batch: Clips a step; None for the recipe's, on a CPU as many as a third of `seconds` allows.
+        seconds: Shortest duration of each measurement.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    chosen = recipe_of(entry)
+    learner = _Learner(chosen, device)
+    size = batch or (chosen.batch if device.type == "cuda" else learner.affordable(chosen.batch, seconds / 3))
+    stopped = _Utilization(device)
+    fixed = learner.batch(size)
+    warm = device.type == "cpu" and size == 2  # `affordable` has just made two such steps
+    alone = size * _paced(lambda: learner.step(fixed), seconds, device, warm)
+    used = stopped.mean()
+    loader, reading = learner.loader(size, workers)
+    batches = _endless(loader)
+    stopped = _Utilization(device)
+    together = size * _paced(lambda: learner.step(next(batches)), seconds, device, warm)
+    used_reading = stopped.mean()
+    found = {"network": entry, "batch": size, "recipe_batch": chosen.batch, "precision": chosen.precision,
+             "clips_per_s": alone, "clips_per_s_with_reading": together, "workers": reading,
+             "read_by_a_core": learner.reading(size, seconds)}  # fmt: skip
+    if device.type == "cuda":
+        found |= {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9, "gpu_used_percent": used,
+                  "gpu_used_percent_with_reading": used_reading}  # fmt: skip
+    return found
+
+
+class _Learner:
+    """Training steps of a network on example clips."""
+
+    def __init__(self, chosen: Recipe, device: torch.device):
+        self.recipe, self.device = chosen, device
+        self.module = RecognitionModule(chosen.as_dict(), [f"class {n}" for n in range(CLASSES)])
+        network = self.module.network
+        stages = getattr(network, "stages", ())
+        if stages:
+            network.stage(stages[-1])
+        self.module.to(device).train()
+        optimizer, *_ = chosen.components()
+        self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "16-mixed")
+        self.samples = self._samples()
+
+    def _samples(self) -> Samples:
+        network = self.module.network
+        window = self.recipe.window(network)
+        layouts = {spec.layout for spec in network.input_specs}
+        clips = []
+        for number in range(_DIFFERENT):
+            made = example_clip(network.input_specs, window.frames, getattr(network.config, "bodies", 1), number)
+            stamps = (np.arange(window.frames) * window.seconds / window.frames * NANOSECONDS).astype(np.int64)
+            clips.append(Clip(f"example {number}", number % CLASSES, stamps, made.pop("bodies"), made))
+        layout = "hand_22" if "hand_22" in layouts else "kinect_v2_25"
+        data = ClipDataset(clips * 512, [f"class {n}" for n in range(CLASSES)], layout)
+        augmentation = self.recipe.check() if self.recipe.augment else None
+        return Samples(data, network.input_specs, window, self.recipe, augmentation, any_clip=True)
+
+    def batch(self, size: int) -> dict[str, torch.Tensor]:
+        """Return a batch on the device."""
+        drawn = [self.samples[number % _DIFFERENT] for number in range(size)]
+        return self._on_device(torch.utils.data.default_collate(drawn))
+
+    def step(self, batch: dict[str, torch.Tensor]) -> None:
+        """Run loss, gradients and optimizer as Lightning does."""
+        batch = self._on_device(batch)
+        half = torch.float16 if self.recipe.precision == "16-mixed" else torch.bfloat16
+        with torch.autocast(self.device.type, half, enabled=self.recipe.precision != "32-true"):
+            loss = self.module.network.losses(batch)["loss"]
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def affordable(self, most: int, seconds: float) -> int:
+        """Estimate the batch whose step takes this long from a batch of two clips, the minimum of batch norm."""
+        pair = self.batch(2)
+        self.step(pair)
+        begun = time.perf_counter()
+        self.step(pair)
+        return int(min(max(2, 2 * seconds / (time.perf_counter() - begun)), most))
+
+    def loader(self, size: int, workers: int | None) -> tuple[DataLoader, int]:
+        """Return the loader of `actrec train` and its number of workers."""
+        gpu = self.device.type == "cuda"
+        options = Machine(workers=workers).loader_options(1, gpu, 1)
+        draws = EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)
+        return DataLoader(self.samples, batch_sampler=draws, **options), options["num_workers"]
+
+    def reading(self, size: int, seconds: float) -> float:
+        """Return the clips a second that one process converts to inputs."""
+        draws = iter(_endless(EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)))
+
+        def read() -> None:
+            torch.utils.data.default_collate([self.samples[draw] for draw in next(draws)])
+
+        return size * _paced(read, min(seconds, 3.0), torch.device("cpu"))
+
+    def _on_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+
+def _gpu_utilization(device: torch.device) -> float | None:
+    """Return the GPU's utilization in percent; None on a CPU or without NVIDIA's management library."""
+    return float(torch.cuda.utilization(device)) if device.type == "cuda" and _has_nvml() else None
+
+
+@cache
+def _has_nvml() -> bool:
+    try:
+        torch.cuda.utilization()
+    except (ImportError, RuntimeError):  # nvidia-ml-py is not installed, or the driver has no such library
+        return False
+    return True
+
+
+class _Utilization:
+    """Utilization of a GPU, sampled five times a second."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.found, self.done = device, list[float](), threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+        self.thread.start()
+
+    def _sample(self) -> None:
+        while not self.done.wait(0.2):
+            used = _gpu_utilization(self.device)
+            if used is None:
+                return
+            self.found.append(used)
+
+    def mean(self) -> float | None:
+        """Stop sampling; return None without samples."""
+        self.done.set()
+        self.thread.join()
+        return sum(self.found) / len(self.found) if self.found else None
+
+
+def _paced(step: Callable[[], None], seconds: float, device: torch.device, warm: bool = False) -> float:
+    """Return the steps a second, after one that is not measured unless `warm`."""
+    if not warm:
+        step()
+        _synchronize(device)
+    begun, steps = time.perf_counter(), 0
+    while steps == 0 or time.perf_counter() - begun < seconds:
+        step()
+        steps += 1
+        if steps % 10 == 0:
+            _synchronize(device)  # GPU steps are asynchronous
+    _synchronize(device)
+    return steps / (time.perf_counter() - begun)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _endless(batches: Any) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+# -- rendered ----------------------------------------------------------------------------------------------------------
+
+
+def rendered(arguments: list[str]) -> dict[str, Any]:
+    """Render the clips, then train, export and score each network."""
+    parser = Parser(
+        prog="actrec bench rendered",
+        description=f"{RenderedRgbd.caveat} Trains every RGB and flow network, small, and scores its package.",
+        epilog="Example: actrec bench rendered --networks c3d_flow_at1,p_i3d --threads 2",
+    )
+    parser.add_argument("--networks", default="", help="names with commas between (default: every recipe there is)")
+    parser.add_argument("--out", type=Path, default=Path("runs/rendered"), help="clips and runs (default: %(default)s)")
+    parser.add_argument("--recipes", type=Path, help="folder of the recipes (default: the recipes of actrec)")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset; repeatable")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that render; 0: one (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    recipes = args.recipes or recipe.folder("rendered")
+    names = _names(recipes, args.networks)
+    data = args.out / "data"
+    options = [word for entry in args.option for word in ("--option", entry)]
+    streams = ["--streams", "bodies,hands,motion,flow,color"]
+    _actrec("prepare", "rendered", "--out", data / "rendered", *streams, "--workers", args.workers, *options)
+    rows = []
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] {name}", file=sys.stderr, flush=True)
+        rows.append(_row(recipes / f"{name}.yaml", data, args.out / name, args.threads))
+    return {"caveat": RenderedRgbd.caveat, "options": config.parse_pairs(args.option, "--option"), "networks": rows}
+
+
+def _names(folder: Path, wanted: str) -> list[str]:
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = wanted.split(",") if wanted else known
+    unknown = [name for name in names if name not in known]
+    if unknown or not known:
+        raise ConfigError(f"no recipe {', '.join(unknown)} in '{folder}'; there are: {', '.join(known) or 'none'}")
+    return names
+
+
+def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
+    """Train a network, or resume its training, export and score it."""
+    read = recipe.read(path)
+    _actrec("train", path, "--data", data, "--out", out, "--threads", threads, "--quiet")
+    _actrec("export", out / "last.ckpt", "--data", data, "--out", out / path.stem, "--overwrite")
+    scored = json.loads(_actrec("eval", out / path.stem, "--data", data, "--json", "--quiet"))
+    made = package.load(out / path.stem)
+    return {
+        "network": path.stem,
+        "inputs": ", ".join(spec.modality for spec in made.inputs),
+        "parameters": made.provenance.figures["parameters"],
+        "epochs": sum(stage.epochs for stage in read.plan()),
+        "chance": 1 / len(made.labels),
+        "held_out_actors": scored["accuracy"],
+        "test_clips": scored["clips"],
+        "minutes": round(60 * made.provenance.hours, 2),
+    }
+
+
+def _actrec(command: str, *arguments: object) -> str:
+    return _python("actrec", command, *arguments)
+
+
+# -- teach -------------------------------------------------------------------------------------------------------------
+
+SETS = {
+    "easy": ("wave", "clap", "boxing", "sit to stand", "squat"),
+    "hard": ("swipe left", "swipe right", "draw x", "draw circle clockwise", "draw triangle"),
+}
+"""Actions that clearly differ, and strokes of one hand that differ only by its path."""
+
+CLIPS = 12
+
+
+def teach(arguments: Sequence[str]) -> dict[str, Any]:
+    """Fine-tune packages as `actrec teach` on twelve clips each of five actions; score them on new people.
+
+    Clips of UTD-MHAD's odd subjects are written as a user's folder. The package is scored on all clips of the even
+    subjects: the five actions, and as `unknown` the other 22. With `--unknown N`, N clips each of every second of the
+    other actions are labeled `unknown`; clips of the rest are new to the package.
+    """
+    parser = Parser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
+    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
+    parser.add_argument(
+        "--unknown", type=int, default=0, metavar="N", help="clips labeled unknown of each of 11 others"
+    )
+    for name, kind in (("steps", int), ("rehearsals", int), ("minutes", amount), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind, help="as of actrec teach")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    args = parser.parse_args(list(arguments))
+    root = datasets.folder(args.data, "utd_mhad")
+    train, test = (datasets.create("utd_mhad", root, part=part) for part in datasets.PARTS)
+    given = {name: getattr(args, name) for name in ("steps", "rehearsals", "minutes", "seed")}
+    settings = config.build(TeachConfig, {k: v for k, v in given.items() if v is not None})
+    rows = []
+    for name in args.sets.split(","):
+        shown = [c for c in train.classes if c not in SETS[name]][::2] if args.unknown else []
+        actions = {**dict.fromkeys(SETS[name], CLIPS), **dict.fromkeys(shown, args.unknown)}
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / name
+            write_folder(folder, train, actions, shown)
+            lesson = fine_tuning.teach(folder, settings, threads=args.threads)
+            written = results.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
+            rows.append({"set": name, **scores(inference.load(written.path), test, shown), **_lesson(lesson)})
+    given = {name: getattr(settings, name) for name in ("steps", "rehearsals", "seed")}
+    return {"unknown": args.unknown, **given, "sets": rows}
+
+
+def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], unknown: Sequence[str] = ()) -> None:
+    """Write clips of UTD-MHAD as a user's recordings, from all subjects in turn.
+
+    Args:
+        folder: Is made.
+        clips: Of UTD-MHAD.
+        actions: Name to number of clips.
+        unknown: Actions labeled `unknown`.
+    """
+    folder.mkdir(parents=True)
+    lines = []
+    for action, number in actions.items():
+        mine = list(np.flatnonzero(clips.labels == clips.classes.index(action)))
+        mine.sort(key=lambda i: (clips.metas[i]["trial"], clips.metas[i]["subject"]))
+        for i in mine[:number]:
+            clip = clips[int(i)]
+            write_bag(folder / clip.name, clip)
+            label = UNKNOWN if action in unknown else action
+            lines.append(LabeledClip(clip.name, label, person=f"subject {clips.metas[i]['subject']}"))
+    write_labels(folder / LABELS_FILE, lines)
+
+
+def write_bag(path: Path, clip: Clip) -> None:
+    """Write a clip's first body as `actrec record` does."""
+    pixels = np.full((25, 2), np.nan, np.float32)
+    with BagWriter(path) as bag:
+        for stamp, positions in zip(clip.stamps_ns, clip.bodies[0], strict=True):
+            known = np.isfinite(positions).all(axis=-1).astype(np.float32)
+            body = Body("body_1", "kinect_v2_25", positions, pixels, known)
+            bag.write_bodies(SKELETONS_TOPIC, int(stamp) + 1_000_000_000, "camera", [body])
+
+
+def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] = ()) -> dict[str, Any]:
+    """Score a package on new people, and on other actions, of which `shown` were labeled unknown."""
+    names = np.array([test.classes[label] for label in test.labels])
+    known = np.flatnonzero(np.isin(names, session.package.labels))
+    others = np.flatnonzero(~np.isin(names, session.package.labels))
+    ours, theirs = (_probabilities(session, test, chosen) for chosen in (known, others))
+    right = np.array(session.package.labels)[ours.argmax(axis=1)] == names[known]
+    threshold = session.package.rejection.threshold
+    accepted = ours.max(axis=1) >= threshold
+    refused, new = theirs.max(axis=1) < threshold, ~np.isin(names[others], shown)
+    figures = {}
+    if shown:
+        figures = {"others shown as unknown": int((~new).sum()), "of these rejected": float(refused[~new].mean())}
+    return {
+        **figures,
+        "test_clips": len(known),
+        "accuracy": float(right.mean()),
+        "right_and_accepted": float((right & accepted).mean()),
+        "rejected": float((~accepted).mean()),
+        "wrong_and_accepted": float((~right & accepted).mean()),
+        "other_clips": int(new.sum()),
+        "others_rejected": float(refused[new].mean()),
+    }
+
+
+def _probabilities(session: inference.Session, test: ClipDataset, chosen: np.ndarray) -> np.ndarray:
+    clips = ClipDataset([test[int(i)] for i in chosen], test.classes, test.layout)
+    return session.softmax(evaluation.score(session, clips).logits)
+
+
+def _lesson(lesson: fine_tuning.FineTuned) -> dict[str, Any]:
+    figures = results.report(lesson)
+    names = ("rehearsed", "rehearsed_clips", "threshold", "steps", "minutes", "processor_minutes")
+    own = {"judged_by": figures["judged_by"], "own accuracy": figures["accuracy"]}
+    return own | {name: figures[name] for name in names}
+
+
+if __name__ == "__main__":
+    print(json.dumps(row(sys.argv[1], torch.device(sys.argv[2]), **json.loads(sys.argv[3]))))

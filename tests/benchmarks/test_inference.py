@@ -13,7 +13,9 @@ from benchmarks import inference
 from tests.tiny_model import write_tiny
 
 
-def test_a_row_for_each_precision_and_number_of_threads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inference_has_a_row_for_each_precision_and_number_of_threads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny = write_tiny(tmp_path / "tiny")
     content = tiny.read_onnx()
     package.write(tmp_path / "both", replace(tiny, float16=LowerPrecision(0.1)), content, lower={"float16": content})
@@ -29,8 +31,8 @@ def test_a_row_for_each_precision_and_number_of_threads(tmp_path: Path, capsys: 
 
 
 @pytest.mark.ros
-def test_the_recognizer_takes_less_than_300_mb_and_no_torch(tmp_path: Path) -> None:
-    """The aim for a robot. Memory is no time: it does not depend on the load."""
+def test_inference_recognizer_has_less_than_300_mb_and_no_torch(tmp_path: Path) -> None:
+    """The aim for a robot. Memory does not depend on the machine's load."""
     row = inference._node(write_tiny(tmp_path / "tiny"))
     assert row["torch"] is False
     assert 50 < row["resident_mb"] < 300

@@ -1,52 +1,121 @@
-import json
+"""`actrec bench training`, `rendered` and `teach`."""
 
+import json
+import warnings
+
+import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
+
+from actrec import datasets, inference
 from actrec.cli import main
-from actrec.utils.errors import ConfigError
+from actrec.inference import zoo
+from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import registry
-from benchmarks import training, training_steps
-from benchmarks.pages import marks
+from actrec_models.data.rendered import RenderedRgbd
+from actrec_models.registry import create
+from actrec_models.training import recipe
+from benchmarks import training
 
 SMALL_ATTENTION = "c3d_flow_at1:width=4;size=32;fc=32"
 
 
-def test_a_small_network_is_measured_and_written(tmp_path, capsys):
-    page = tmp_path / "page.md"
-    begin, end = marks("training")
-    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+FAMILIES = {
+    "res_tcn_bjcn", "c3d_flow", "c3d_flow_at1", "c3d_flow_at2", "flow_skeleton", "p_i3d", "vpn_i3d", "vpn_resnext101",
+    "deepacts_cnn", "deepacts", "deepacts_multi",
+}  # fmt: skip
+ROW = {
+    "network": "p_i3d", "inputs": "body_crop, pose", "parameters": 12345, "epochs": 9, "chance": 0.125,
+    "held_out_actors": 0.75, "test_clips": 144, "minutes": 2.5,
+}  # fmt: skip
+CLIPS = 4
+
+
+def test_training_small_network_is_measured(capsys):
     command = ["bench", "training", "--networks", SMALL_ATTENTION, "--device", "cpu", "--seconds", "0.2"]
-    assert main([*command, "--threads", "1", "--batch", "2", "--write", str(page), "--json"]) == 0
+    assert main([*command, "--threads", "1", "--batch", "2", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["networks"]
     assert (row["network"], row["batch"], row["recipe_batch"], row["workers"]) == (SMALL_ATTENTION, 2, 60, 0)
     assert row["clips_per_s"] > 0 < row["clips_per_s_with_reading"] < row["read_by_a_core"] * 10
-    text = page.read_text()
-    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert f"| `{SMALL_ATTENTION}` | bf16-mixed | 2 (60) |" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--networks", "sem_nett"], "unknown network 'sem_nett'"),
-        (["--networks", "sem_net", "--write", "nowhere.md"], r"cannot read nowhere.md"),
         (["--networks", "sem_net:frames"], "expected KEY=VALUE"),
     ],
 )
-def test_training_wrong_use_is_refused_at_once(arguments, message, monkeypatch):
+def test_training_wrong_network_raises_config_error_before_it_measures(arguments, message, monkeypatch):
     monkeypatch.setattr(training, "_child", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=message):
         training.measure(arguments)
 
 
-def test_every_network_has_a_recipe_and_a_gpus_figures_are_shown():
+def test_recipe_of_every_network_is_its_papers():
     for name in registry.list_models():
-        chosen = training_steps.recipe_of(name)
+        chosen = training.recipe_of(name)
         assert chosen.model == name
         assert not chosen.stages
         assert chosen.options.get("bodies") == (2 if name.startswith("deepacts") else None)  # NTU's mutual actions
-    row = {"network": "p_i3d", "precision": "bf16-mixed", "batch": 16, "recipe_batch": 16, "clips_per_s": 12.34,
-           "clips_per_s_with_reading": 11.1, "workers": 8, "read_by_a_core": 20.0, "gpu_memory_gb": 40.0,
-           "gpu_used_percent": 97.0, "gpu_used_percent_with_reading": None}  # fmt: skip
-    text = training.table({"device": "NVIDIA H200", "torch": "2.13", "networks": [row]})
-    assert "| 12.3 | 11.1 | 8 | 20 | 40.0 GB | 97 % |  |" in text
+
+
+def test_rendered_recipes_cover_every_image_and_flow_network():
+    paths = sorted(recipe.folder("rendered").glob("*.yaml"))
+    assert {path.stem for path in paths} == FAMILIES
+    for path in paths:
+        read = recipe.read(path)
+        assert (read.model, read.dataset, read.split) == (path.stem, "rendered", "cross_actor")
+        network = create(read.model, num_classes=8, **read.network_options())
+        for stage in read.plan():
+            assert not stage.name or stage.name in network.stages
+        assert "nothing about people" in path.read_text()
+
+
+def test_rendered_prepares_once_and_trains_each_network(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(training, "_actrec", lambda *words: commands.append(words))
+    monkeypatch.setattr(training, "_row", lambda path, *rest: {**ROW, "network": path.stem})
+    (tmp_path / "recipes").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"recipes/{name}.yaml").write_text("model: p_i3d")
+    paths = ["--recipes", str(tmp_path / "recipes"), "--out", str(tmp_path / "out")]
+    figures = training.rendered([*paths, "--option", "takes=1"])
+    assert [row["network"] for row in figures["networks"]] == ["a", "b"]
+    assert figures["caveat"] == RenderedRgbd.caveat
+    assert [words[:2] for words in commands] == [("prepare", "rendered")]
+    assert commands[0][-2:] == ("--option", "takes=1")
+
+
+def test_rendered_wrong_networks_raise_config_error_before_rendering(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_actrec", lambda *words: pytest.fail("ran"))
+    with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
+        training.rendered(["--recipes", str(recipe.folder("rendered")), "--networks", "p_i3d,lstm"])
+    with pytest.raises(ConfigError, match="there are: none"):
+        training.rendered(["--recipes", str(tmp_path)])
+
+
+def test_actrec_failed_command_raises_actrec_error():
+    with pytest.raises(ActrecError, match="actrec prepare failed"):
+        training._actrec("prepare", "no_such_dataset", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def clips(data_root):
+    """Clips of three of N-UCLA's actions, the last two under names that no package has."""
+    held = datasets.create("nucla", str(data_root / "nucla"), part="test")
+    new = dict(zip(held.classes[1:3], ("bowling", "boxing"), strict=True))
+    chosen = [int(i) for label in range(3) for i in np.flatnonzero(held.labels == label)[:CLIPS]]
+    return datasets.ClipDataset([held[i] for i in chosen], [new.get(name, name) for name in held.classes], held.layout)
+
+
+def test_scores_unknown_shown_actions_are_reported_separately(clips):
+    session = inference.load(zoo.find("deepacts_graph_nucla").path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of the mean of nothing
+        none, bowling = (training.scores(session, clips, shown) for shown in ((), ["bowling"]))
+    assert none["accuracy"] > 0.5 and none["test_clips"] == CLIPS
+    assert "of these rejected" not in none and 0 <= bowling["of these rejected"] <= 1
+    assert bowling["others shown as unknown"] == bowling["other_clips"] == CLIPS
+    assert none["other_clips"] == 2 * CLIPS

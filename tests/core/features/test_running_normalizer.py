@@ -6,7 +6,7 @@ import pytest
 from actrec.features import skeleton
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.utils.errors import InputError
-from benchmarks.streams import RunningNormalizer
+from benchmarks.networks import RunningNormalizer
 
 
 def walk(frames=20, bodies=1):

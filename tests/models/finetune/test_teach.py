@@ -26,7 +26,7 @@ from actrec_models.finetune.transfer import TuningConfig
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
 from actrec_models.training import checkpoints
-from benchmarks import finetuning
+from benchmarks import training as benchmark
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
 ACTIONS = ("clap", "sit to stand", "squat")
@@ -52,11 +52,11 @@ def base():
 def mine(tmp_path_factory, utd):
     """Write four clips each of three actions by four people, two unknown ones, and a damaged recording."""
     folder = tmp_path_factory.mktemp("teach") / "mine"
-    finetuning.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
+    benchmark.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
     others = [i for i in range(len(utd)) if utd.classes[utd.labels[i]] == "bowling"][:2]
     with (folder / "labels.csv").open("a") as file:
         for i in others:
-            finetuning.write_bag(folder / utd.names[i], utd[i])
+            benchmark.write_bag(folder / utd.names[i], utd[i])
             file.write(f"{utd.names[i]},unknown,,,subject 9,,\n")
         cut = folder / "cut.mcap"
         cut.write_bytes((folder / utd.names[others[0]] / f"{utd.names[others[0]]}.mcap").read_bytes()[:2000])
@@ -128,7 +128,7 @@ def _check_eval_of_other_recordings(package, mine, tmp_path, utd, capsys):
     held = datasets.create("utd_mhad", utd.source.root, part="test")
     fresh = tmp_path / "fresh"
     for i in [k for k in range(len(held)) if held.classes[held.labels[k]] == "squat"][:3]:
-        finetuning.write_bag(fresh / "squat" / held.names[i], held[i])
+        benchmark.write_bag(fresh / "squat" / held.names[i], held[i])
     command = ["eval", str(package), "--quiet", "--json", "--threads", "1", "--root"]
     assert main([*command, str(fresh)]) == 0
     output = json.loads(capsys.readouterr().out)
@@ -230,7 +230,7 @@ def test_make_folds_recordings_of_several_classes_are_split():
 
 def test_read_recordings_similar_labels_warned(tmp_path, utd, caplog):
     for number in range(6):
-        finetuning.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
+        benchmark.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
     assert read_recordings(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
     assert [record.getMessage() for record in caplog.records] == [
         "'Wave' and 'wave' count as two actions: spell them alike if they are one"
@@ -240,7 +240,7 @@ def test_read_recordings_similar_labels_warned(tmp_path, utd, caplog):
 def test_read_recordings_similar_people_warned(tmp_path, utd, caplog):
     lines = ["recording,label,person"]
     for number in range(6):
-        finetuning.write_bag(tmp_path / f"r{number}", utd[number])
+        benchmark.write_bag(tmp_path / f"r{number}", utd[number])
         lines.append(f"r{number},{'ab'[number // 3]},{('Ben', 'ben', 'anna')[number % 3]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     assert len(read_recordings(Folder(tmp_path), progress=False).clips) == 6
@@ -251,7 +251,7 @@ def test_read_recordings_similar_people_warned(tmp_path, utd, caplog):
 
 def test_read_recordings_duplicate_skipped(tmp_path, utd, caplog):
     for number in range(6):
-        finetuning.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
+        benchmark.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
     shutil.copytree(tmp_path / "a/r0", tmp_path / "a/again")
     recordings = read_recordings(Folder(tmp_path), progress=False)
     assert recordings.counts == {"a": 3, "b": 3} and len(set(recordings.identities)) == 6
@@ -362,7 +362,7 @@ def test_held_out_classes_rotate(utd):
 def test_teach_too_few_recordings_refused(tmp_path, utd, labels, message):
     rows = []
     for number, label in enumerate(labels):
-        finetuning.write_bag(tmp_path / f"r{number}", utd[number])
+        benchmark.write_bag(tmp_path / f"r{number}", utd[number])
         rows.append(f"r{number},{label}\n")
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
@@ -370,7 +370,7 @@ def test_teach_too_few_recordings_refused(tmp_path, utd, labels, message):
 
 
 def test_read_recordings_class_folders_remedy_names_other_folder(tmp_path, utd):
-    finetuning.write_bag(tmp_path / "clap/first", utd[0])
+    benchmark.write_bag(tmp_path / "clap/first", utd[0])
     with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* their label's folder$"):
         read_recordings(Folder(tmp_path), progress=False)
 

@@ -1,4 +1,4 @@
-"""`actrec bench rendered-skeletons`: which packages it takes, and how it counts."""
+"""`actrec bench rendered-skeletons`: packages and counts."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from actrec import datasets
 from actrec.utils.errors import ConfigError
 from actrec_models.data import rendered_skeletons
-from benchmarks import rendered as benchmark
+from benchmarks import perception
 
 
-def test_kept_clips_are_scored_as_the_recognizer_sees_them(data_root, tmp_path):
+def test_rendered_skeletons_scores_saved_clips(data_root, tmp_path):
     test = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
     rendered_skeletons.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
     words = ["--data", str(data_root), "--clips", str(tmp_path / "kept.npz")]
-    found = benchmark.measure([*words, "--packages", "deepacts_graph_utd_mhad"])
+    found = perception.rendered_skeletons([*words, "--packages", "deepacts_graph_utd_mhad"])
     assert found["clips"] == 22 and found["left out"] == 0
     told = found["packages"][0]
     assert told["package"] == "deepacts_graph_utd_mhad" and told["right"] >= 20
@@ -22,10 +22,10 @@ def test_kept_clips_are_scored_as_the_recognizer_sees_them(data_root, tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_test_recordings_are_rendered_and_kept(data_root, tmp_path):
+def test_rendered_skeletons_saves_rendered_test_recordings(data_root, tmp_path):
     kept = tmp_path / "kept.npz"
     words = ["--data", str(data_root), "--every", "400", "--fps", "8", "--packages", "deepacts_graph_utd_mhad"]
-    found = benchmark.measure([*words, "--workers", "1", "--clips", str(kept)])
+    found = perception.rendered_skeletons([*words, "--workers", "1", "--clips", str(kept)])
     assert found["clips"] + found["left out"] == 2
     official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
     for clip in rendered_skeletons.read(kept):
@@ -33,7 +33,7 @@ def test_test_recordings_are_rendered_and_kept(data_root, tmp_path):
         assert np.diff(clip.stamps_ns).min() >= 1e9 / 8 - 1
 
 
-def test_a_package_of_other_classes_is_refused(data_root):
+def test_rendered_skeletons_package_of_other_classes_raises_config_error(data_root):
     words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla"]
     with pytest.raises(ConfigError, match="deepacts_graph_nucla does not have the dataset's 27 classes"):
-        benchmark.measure(words)
+        perception.rendered_skeletons(words)
