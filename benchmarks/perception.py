@@ -21,8 +21,7 @@ from actrec.perception.base import Detection
 from actrec.perception.lifting import lift
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
 from actrec.simulation.actions import CYCLE
-from actrec.skeleton.conversions import convert
-from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.layouts import KINECT_V2_25, convert
 from actrec.types import RgbdFrame
 from actrec.utils.errors import ConfigError, EndOfStream, InputError
 from actrec.utils.geometry import kinect_to_optical

@@ -28,7 +28,7 @@ from scipy.optimize import linear_sum_assignment
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config

@@ -18,7 +18,7 @@ from actrec.datasets.base import Clip, Entry, Source, no_folder
 from actrec.datasets.matlab import read_mat, read_mats
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config

@@ -13,7 +13,7 @@ from actrec.features.clips import each_clip, example_clip, spans_window
 from actrec.features.specs import FrameFeature, InputSpec
 from actrec.inference.package import DESCRIPTION, NETWORK, ModelPackage
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.types import KEYS, UNKNOWN, Clip, Prediction
 from actrec.utils.errors import ActrecError, InputError, PackageError
 

@@ -15,7 +15,7 @@ from actrec.perception.base import (
 )
 from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
-from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
 from actrec.utils.config import build, setting
 

@@ -26,7 +26,7 @@ from actrec.recordings.rosbag.bag_reader import (
     typestore_of,
 )
 from actrec.recordings.skeleton_files import open_sequence
-from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
 from actrec.utils.errors import ConfigError, InputError

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from actrec.skeleton.filters import OneEuro
+from actrec.skeleton.windows import OneEuro
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.config import build, setting
 from actrec.utils.errors import InputError

@@ -16,8 +16,7 @@ from actrec import features
 from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference.session import Session, body_layout, frame_inputs
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import CANONICAL, convert
-from actrec.skeleton.layouts import HANDS
+from actrec.skeleton.layouts import CANONICAL, HANDS, convert
 from actrec.skeleton.windows import Series, Window, sample_stamps
 from actrec.types import KEYS, NANOSECONDS, UNASSIGNED_HAND, Body, Face, Hand, Intrinsics
 from actrec.utils.errors import InputError, PackageError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import convert
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical
@@ -67,7 +67,7 @@ def from_kinect(
     label: int | None = None,
     meta: dict[str, Any] | None = None,
 ) -> SkeletonSequence:
-    """Create a sequence from joints of a Kinect.
+    """Create a sequence from joints of a Kinect; other arguments as in `SkeletonSequence`.
 
     Args:
         name: Name of the sequence.
@@ -78,8 +78,6 @@ def from_kinect(
         scores: [M, T, V] in 0..1; None for 1 at every known joint.
         pixels: [M, T, 25, 2] in `kinect_v2_25`; None if unknown.
         body_ids: M names; None for "body_1", "body_2", …
-        label: Number of the action.
-        meta: Other data.
 
     Raises:
         InputError: A joint is farther away than `FARTHEST_M`.
@@ -114,31 +112,22 @@ def stamps_at(fps: float, frames: int) -> np.ndarray:
     return np.round(np.arange(frames) * (NANOSECONDS / fps)).astype(np.int64)
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a recording.
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a recording; raise DeviceError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
 
-    Raises:
-        DeviceError: There is no such file, or it cannot be read.
-        InputError: It is not text.
-    """
+
+def read_text(path: Path) -> str:
+    """Return the text of a recording; raise as `read_bytes`, and InputError if it is not text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}' is not UTF-8 text: it is corrupt or has another format or encoding") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a recording.
-
-    Raises:
-        DeviceError: There is no such file, or it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
 
 
 def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -165,16 +154,12 @@ def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
 def split_frames(
     path: Path, arrays: Mapping[str, np.ndarray], joints: int, ranges: Mapping[str, tuple[int, int]]
 ) -> list[np.ndarray]:
-    """Split `xyz` [frames, V, 3] into N sequences of `length` [N] frames.
+    """Split `xyz` [frames, V, 3] of `arrays` into N sequences of `length` [N] frames.
 
-    Args:
-        path: Path for errors.
-        arrays: `xyz`, `length` and the arrays of `ranges`.
-        joints: V.
-        ranges: Minimum and maximum of other arrays of integers [N], one per sequence.
+    `ranges` has the minimum and maximum of other arrays of integers [N], one per sequence.
 
     Raises:
-        InputError: An array has the wrong shape, type or range, or the lengths do not add up.
+        InputError: An array has the wrong shape, type or range, or the lengths do not add up; the message has `path`.
     """
     xyz, length = arrays["xyz"], arrays["length"]
     if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3) or xyz.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""Sliding windows and series of stamped values, resampled by time to the frames of a network.
+"""Joints over time: windows resampled to the frames of a network, series of stamped values, the One-Euro filter.
 
 A window spans a fixed time and ends at the newest observation, so that speeds do not depend on the frame rate. Before
 the first observation, the first pose is held. Training and the live recognizer both use this module.
@@ -12,6 +12,17 @@ import numpy as np
 
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
+
+T = TypeVar("T")
+
+JUMP_S = 1.0
+"""A stamp that is older than the newest by more means a jump back in time (a loop), not a late message."""
+
+SPEED_CUTOFF_HZ = 5.0
+"""Cutoff of the One-Euro filter's speed estimate; the paper's 1 Hz lags behind fast strokes."""
+
+MAX_FILTER_GAP_S = 0.5
+"""The One-Euro filter restarts after a longer gap."""
 
 
 def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
@@ -43,6 +54,34 @@ def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray
     if seen.all():
         return _interpolate(times, positions, wanted)
     return _interpolate_each(times, positions, seen, wanted, max_gap_s)
+
+
+def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+    """Interpolate points linearly in time; a point missing for longer than `max_gap_s` is NaN, also at both ends.
+
+    Args:
+        stamps_ns: [L] increasing stamps.
+        values: [L, ..., V, D] points, NaN if missing.
+        wanted_ns: [T] stamps to sample at.
+        max_gap_s: Longest gap.
+
+    Returns:
+        [T, ..., V, D] float32.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
+    # An empty observation before all others limits holding before the first observation to `max_gap_s`.
+    before = min(int(stamps_ns[0]), int(wanted_ns[0])) - 1
+    stamps = np.array([before, *stamps_ns], dtype=np.int64)
+    points = np.concatenate([np.full_like(points[:1], np.nan), points])
+    return resample(stamps, points, wanted_ns, max_gap_s).reshape(len(wanted_ns), *values.shape[1:])
+
+
+def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the indices [T] of the increasing `stamps` [L] nearest to `wanted` [T]; the earlier one of a tie."""
+    right = np.clip(np.searchsorted(stamps, wanted), 0, len(stamps) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(np.abs(stamps[right] - wanted) < np.abs(wanted - stamps[left]), right, left)
 
 
 def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -78,16 +117,10 @@ def _interpolate_each(
         early = (wanted < kept[0]) & (wanted >= times[0])
         gap[early] = (kept[0] - wanted)[early]
         gap[wanted < times[0]] = kept[0] - times[0]
-        values[(gap > max_gap_s) & ~_observed(kept, wanted)] = np.nan
+        observed = np.abs(kept[nearest(kept, wanted)] - wanted) <= 1e-3
+        values[(gap > max_gap_s) & ~observed] = np.nan
         out[:, joints] = values
     return out
-
-
-def _observed(kept: np.ndarray, wanted: np.ndarray, tolerance_s: float = 1e-3) -> np.ndarray:
-    """Return whether each of `wanted` [T] coincides with one of `kept` [K], both increasing."""
-    right = np.clip(np.searchsorted(kept, wanted), 0, len(kept) - 1)
-    left = np.maximum(right - 1, 0)
-    return np.minimum(np.abs(kept[right] - wanted), np.abs(wanted - kept[left])) <= tolerance_s
 
 
 class Window:
@@ -120,27 +153,25 @@ class Window:
             )
         restart = bool(self._stamps) and not 0 < stamp_ns - self._stamps[-1] <= self.max_gap_s * NANOSECONDS
         if restart:
-            self.clear()
+            self._stamps.clear()
+            self._positions.clear()
+            self._dropped = None
         self._stamps.append(stamp_ns)
         self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the caller may reuse the array
         self._drop_older(stamp_ns - int((self.seconds + self.max_gap_s) * NANOSECONDS))
         return restart
 
     def _drop_older(self, oldest_ns: int) -> None:
-        # Keep `max_gap_s` before the window, to interpolate joints that are missing at its start as in a recording, and
-        # the last known position of each joint before that.
+        """Keep `max_gap_s` before the window, to interpolate joints that are missing at its start as in a recording.
+
+        Of the time before that, keep the last known position of each joint.
+        """
         while len(self._stamps) > 1 and self._stamps[1] <= oldest_ns:
             self._stamps.popleft()
             last = self._positions.popleft()
             if self._dropped is not None:
                 last = np.where(np.isnan(last).any(axis=-1, keepdims=True), self._dropped, last)
             self._dropped = last
-
-    def clear(self) -> None:
-        """Remove all observations."""
-        self._stamps.clear()
-        self._positions.clear()
-        self._dropped = None
 
     @property
     def newest(self) -> np.ndarray:
@@ -165,42 +196,13 @@ class Window:
     def positions(self, end_ns: int | None = None) -> np.ndarray:
         """Return [T, V, 3] float32 m, NaN for missing joints.
 
-        Args:
-            end_ns: End of the window; None for the newest observation. A later end holds the last observation.
+        The window ends at the newest observation, or at `end_ns`; a later end holds the last observation.
         """
         wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
         stamps, positions = list(self._stamps), list(self._positions)
         if self._dropped is not None:
             stamps, positions = [stamps[0] - 1, *stamps], [self._dropped, *positions]
         return resample(np.array(stamps), np.stack(positions), wanted, self.max_gap_s)
-
-
-T = TypeVar("T")
-
-JUMP_S = 1.0
-"""A stamp that is older than the newest by more means a jump back in time (a loop), not a late message."""
-
-
-def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
-    """Sample points of a whole recording at a window's stamps, as the live recognizer does.
-
-    Args:
-        stamps_ns: [L] increasing stamps.
-        values: [L, ..., D] points, NaN if missing.
-        wanted_ns: [T] stamps to sample at, none before the first observation of the body.
-        max_gap_s: See `Series.interpolated`.
-    """
-    series: Series[np.ndarray] = Series(1e9, len(values) + 1)
-    series._stamps, series._values = [int(stamp) for stamp in stamps_ns], list(values)
-    return series.interpolated(wanted_ns, max_gap_s)
-
-
-def nearest(stamps_ns: np.ndarray, wanted_ns: np.ndarray) -> np.ndarray:
-    """Return the indices [T] of the increasing `stamps_ns` [L] nearest to `wanted_ns` [T]; the earlier one of a tie."""
-    right = np.clip(np.searchsorted(stamps_ns, wanted_ns), 1, max(len(stamps_ns) - 1, 1))
-    right = np.minimum(right, len(stamps_ns) - 1)
-    left = np.maximum(right - 1, 0)
-    return np.where(np.abs(stamps_ns[right] - wanted_ns) < np.abs(wanted_ns - stamps_ns[left]), right, left)
 
 
 class Series(Generic[T]):
@@ -250,7 +252,7 @@ class Series(Generic[T]):
         del self._stamps[:surplus], self._values[:surplus]
 
     def clear(self) -> None:
-        """Remove all observations."""
+        """Remove all values."""
         self._stamps.clear()
         self._values.clear()
 
@@ -263,26 +265,49 @@ class Series(Generic[T]):
         """Return the value nearest to a stamp; None if it is not within the tolerance."""
         if not self._stamps:
             return None
-        index = int(self._nearest(np.array([stamp_ns]))[0])
+        index = int(nearest(np.array(self._stamps), np.array([stamp_ns]))[0])
         return self._values[index] if abs(self._stamps[index] - stamp_ns) <= tolerance_s * NANOSECONDS else None
 
     def nearest(self, wanted_ns: np.ndarray) -> list[T]:
         """Return the values nearest in time to the stamps [T]; the series must not be empty."""
-        return [self._values[index] for index in self._nearest(wanted_ns)]
+        return [self._values[index] for index in nearest(np.array(self._stamps), wanted_ns)]
 
     def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
-        """Interpolate points of arrays [..., V, D] in time at the stamps [T]: [T, ..., V, D] float32.
+        """Interpolate arrays [..., V, D] in time at the stamps [T]; see `sampled`."""
+        return sampled(np.array(self._stamps), np.stack(self._values), wanted_ns, max_gap_s)  # type: ignore[arg-type]
 
-        A point missing for longer than `max_gap_s` is NaN, also before its first and after its last observation.
-        """
-        values = np.stack([np.asarray(value, dtype=np.float32) for value in self._values])
-        points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
-        # An empty observation before all others limits holding before the first observation to `max_gap_s`.
-        before = min(self._stamps[0], int(wanted_ns[0])) - 1
-        stamps = np.array([before, *self._stamps], dtype=np.int64)
-        points = np.concatenate([np.full_like(points[:1], np.nan), points])
-        found = resample(stamps, points, wanted_ns, max_gap_s)
-        return found.reshape(len(wanted_ns), *values.shape[1:])
 
-    def _nearest(self, wanted_ns: np.ndarray) -> np.ndarray:
-        return nearest(np.array(self._stamps, dtype=np.int64), wanted_ns)
+class OneEuro:
+    """One-Euro filter of joints (Casiez et al., CHI 2012), with one cutoff per joint from its speed in space.
+
+    Args:
+        min_cutoff_hz: Cutoff at rest.
+        beta: Increase of the cutoff per m/s.
+    """
+
+    def __init__(self, min_cutoff_hz: float, beta: float):
+        self._min_cutoff_hz, self._beta = min_cutoff_hz, beta
+        self._stamp = 0.0
+        self._positions: np.ndarray | None = None
+        self._raw = np.zeros(0, np.float32)
+        self._velocity = np.zeros(0, np.float32)
+
+    def update(self, stamp: float, positions: np.ndarray) -> np.ndarray:
+        """Filter [V, 3] at `stamp` seconds; NaN stays NaN, and a joint is unfiltered after NaN."""
+        last, self._stamp, dt = self._positions, stamp, stamp - self._stamp
+        if last is None or not 0 < dt <= MAX_FILTER_GAP_S or last.shape != positions.shape:
+            self._positions, self._raw, self._velocity = positions.copy(), positions.copy(), np.zeros_like(positions)
+            return positions
+        speed = np.nan_to_num((positions - self._raw) / np.float32(dt))
+        self._velocity += _alpha(SPEED_CUTOFF_HZ, dt) * (speed - self._velocity)
+        cutoff = self._min_cutoff_hz + self._beta * np.linalg.norm(self._velocity, axis=1, keepdims=True)
+        smooth = last + _alpha(cutoff, dt) * (positions - last)
+        self._positions = np.where(np.isfinite(last), smooth, positions).astype(np.float32)
+        self._raw = positions.copy()
+        return self._positions.copy()
+
+
+def _alpha(cutoff_hz: np.ndarray | float, dt: float) -> np.ndarray:
+    """Return the weight of a new sample in a first-order low-pass filter."""
+    turn = 2 * np.pi * np.asarray(cutoff_hz) * dt
+    return (turn / (turn + 1)).astype(np.float32)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from actrec.cameras.azure_kinect.sdk import Capture
-from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import DeviceError
 

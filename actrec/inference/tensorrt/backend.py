@@ -22,8 +22,7 @@ from actrec.inference.tensorrt.cache import EngineCache
 from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
 from actrec.perception.recorded_joints import read_bodies, read_hands
 from actrec.skeleton import windows
-from actrec.skeleton.conversions import CANONICAL
-from actrec.skeleton.layouts import HANDS
+from actrec.skeleton.layouts import CANONICAL, HANDS
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError, PackageError

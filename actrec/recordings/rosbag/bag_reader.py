@@ -25,7 +25,7 @@ from actrec.recordings.rosbag.bag_writer import (
     typestore_with,
 )
 from actrec.recordings.skeleton_files import KINECT_V1
-from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 

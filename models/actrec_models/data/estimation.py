@@ -19,7 +19,7 @@ from actrec.perception.pipeline import (
     HandPerceptionConfig,
 )
 from actrec.scene_flow.stream import Flow, FlowPairs, SceneFlowConfig
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.windows import nearest
 from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
 from actrec.utils import config

@@ -37,7 +37,7 @@ from actrec.datasets.store_format import (
     write_whole,
 )
 from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Journal, Record
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 from actrec_models.data.estimation import PrepareConfig

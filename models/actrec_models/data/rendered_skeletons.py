@@ -15,7 +15,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.noise import SensorNoise, structured_light
 from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ActrecError, ConfigError, InputError

@@ -11,8 +11,7 @@ from actrec.datasets.base import ClipDataset
 from actrec.features.specs import InputSpec
 from actrec.inference import package
 from actrec.inference.session import Session, body_layout
-from actrec.skeleton.conversions import CANONICAL
-from actrec.skeleton.layouts import LAYOUTS
+from actrec.skeleton.layouts import CANONICAL, LAYOUTS
 from actrec.types import STREAMS
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import evaluation

@@ -25,7 +25,7 @@ from actrec import features
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import OTHER, Folder
 from actrec.inference.package import ModelPackage, Rejection
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError

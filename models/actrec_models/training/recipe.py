@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 from actrec import datasets
 from actrec.features.specs import WindowSpec
 from actrec.inference import zoo
-from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError

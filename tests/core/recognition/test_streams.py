@@ -15,7 +15,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.recognition.tracks import BUFFERED_IMAGES, FRAMES_PER_SAMPLE
-from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import convert
 from actrec.types import Body
 from actrec.utils.errors import InputError, PackageError
 from tests.example_scene import (

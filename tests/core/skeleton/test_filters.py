@@ -3,7 +3,7 @@
 import numpy as np
 
 from actrec.perception.tracking import TrackerConfig
-from actrec.skeleton.filters import OneEuro
+from actrec.skeleton.windows import OneEuro
 
 DEFAULTS = TrackerConfig()
 

@@ -4,7 +4,7 @@ import pytest
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.datasets.nucla import read_nucla_npz
 from actrec.skeleton import layouts
-from actrec.skeleton.conversions import EXTRAPOLATED_SCORE, TABLES, convert, matrix
+from actrec.skeleton.layouts import EXTRAPOLATED_SCORE, TABLES, convert, matrix
 from actrec.utils.errors import ConfigError, InputError
 
 SIZES = {

@@ -15,8 +15,7 @@ from actrec.datasets.smarthome import (
     parse_name,
     read_smarthome,
 )
-from actrec.skeleton.conversions import convert
-from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13
+from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13, convert
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.geometry import project, rotation
 
