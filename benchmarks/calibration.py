@@ -14,16 +14,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from actrec.cli import Parser
-from actrec.cli.arguments import count
+from actrec.cli import Parser, count
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError
 from actrec_calibration import depth, floor, hand_eye
 from actrec_calibration.board import CHARUCO, CHESSBOARD, Board
-from actrec_calibration.detection import Detection, View
+from actrec_calibration.detection import BoardCorners, BoardView
 from actrec_calibration.intrinsics import PLUMB_BOB, calibrate, fit
 from actrec_calibration.poses import pose_difference
-from actrec_calibration.sources import ColorImage, list_images, read_image, view_of
+from actrec_calibration.views import ColorImage, list_images, read_image, view_of
 from tests.reference import calibration_views as simulated
 from tests.reference.board_rendering import render, sample_poses
 
@@ -79,7 +78,7 @@ def _rendered(board: Board, camera: Intrinsics, args: argparse.Namespace) -> dic
     }
 
 
-def rendered_views(board: Board, camera: Intrinsics, count: int, seed: int) -> list[View]:
+def rendered_views(board: Board, camera: Intrinsics, count: int, seed: int) -> list[BoardView]:
     """Render and detect views of a board, with blur and noise."""
     found = []
     for number, pose in enumerate(sample_poses(board, camera, count, seed)):
@@ -113,7 +112,8 @@ def _by_opencv(board: Board, folder: Path, names: list[str]) -> tuple[Intrinsics
         found, corners = cv2.findChessboardCorners(gray, board.corners)
         if found:
             corners = cv2.cornerSubPix(gray, corners, (11, 11), (-1, -1), stop).reshape(-1, 2)
-            seen.append(View(name, gray.shape[::-1], Detection(np.arange(len(corners)), corners.astype(np.float64))))
+            detection = BoardCorners(np.arange(len(corners)), corners.astype(np.float64))
+            seen.append(BoardView(name, gray.shape[::-1], detection))
     done = fit(board, seen, seen[0].size, PLUMB_BOB)
     return done.camera, done.rms, len(seen)
 

@@ -13,8 +13,7 @@ import psutil
 
 from actrec import cameras
 from actrec.cameras.base import Camera
-from actrec.cli import Parser
-from actrec.cli.arguments import count
+from actrec.cli import Parser, count
 from actrec.datasets.ntu.cameras import fit_cameras
 from actrec.datasets.ntu.skeletons import (
     COLOR_SIZE,

@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from actrec import datasets
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.datasets.base import Clip, ClipDataset, Entry, Source
 from actrec.datasets.store import PreparedDataset
 from actrec.utils import config

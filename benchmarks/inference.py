@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import Parser
-from actrec.cli.arguments import count
+from actrec.cli import Parser, count
 from actrec.inference import zoo
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.inference.package import ModelPackage

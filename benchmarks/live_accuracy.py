@@ -27,8 +27,7 @@ from std_msgs.msg import String
 from tqdm import tqdm
 
 from actrec import inference
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.datasets.nucla import read_nucla_npz
 from actrec.inference.session import Session
 from actrec.skeleton import windows

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from actrec import datasets
-from actrec.cli import Parser
-from actrec.cli.arguments import count
+from actrec.cli import Parser, count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import inputs as features
 from actrec.features.skeleton import Normalizer, SkeletonPreprocessing, stack

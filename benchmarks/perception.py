@@ -13,8 +13,7 @@ import numpy as np
 
 from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
 from actrec.perception.base import Detection

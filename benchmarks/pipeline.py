@@ -23,8 +23,7 @@ from rclpy.parameter import Parameter
 from tqdm import tqdm
 
 from actrec import inference
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.datasets.nucla import CLASSES
 from actrec.inference.session import Session
 from actrec.skeleton.layouts import KINECT_V2_25

@@ -12,8 +12,7 @@ import numpy as np
 
 from actrec import scene_flow
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.scene_flow import camera_motion
 from actrec.scene_flow.base import SceneFlow, resize
 from actrec.scene_flow.primal_dual import gpu

@@ -24,8 +24,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from actrec import datasets, inference
-from actrec.cli import Parser
-from actrec.cli.arguments import amount, count
+from actrec.cli import Parser, amount, count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import example_clip
 from actrec.inference import package

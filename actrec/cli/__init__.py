@@ -5,17 +5,22 @@ A command module has `add_arguments(parser)` and `run(args) -> int`. Exit status
 """
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
+import math
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from actrec import __version__
-from actrec.utils import single_threaded_blas
+from actrec.utils import config, single_threaded_blas
 from actrec.utils.errors import ActrecError, ConfigError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -149,3 +154,80 @@ def _fail(message: object, status: int) -> int:
     line = " ".join(str(message).split())
     print(f"actrec: {line}", file=sys.stderr)
     return status
+
+
+# -- arguments of several commands -------------------------------------------------------------------------------------
+
+
+def count(text: str) -> int:
+    """Parse an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """Parse a number above 0."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return number
+
+
+def finite(text: str) -> float:
+    """Parse a finite number."""
+    number = _number(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number")
+    return number
+
+
+def duration(text: str) -> float:
+    """Parse seconds, 0 or more."""
+    seconds = _number(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds of at least 0")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def names(text: str) -> list[str]:
+    """Parse names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def add_driver(parser: argparse._ActionsContainer, help_line: str) -> None:
+    """Add `--driver` and `--driver-option`."""
+    parser.add_argument("--driver", help=help_line)
+    parser.add_argument(
+        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="setting of that driver; repeatable"
+    )
+
+
+def driver_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the driver's settings.
+
+    Raises:
+        ConfigError: One is not KEY=VALUE, or there is no driver.
+    """
+    if args.driver_option and not args.driver:
+        raise ConfigError("--driver-option: needs --driver")
+    return config.parse_pairs(args.driver_option, "driver option")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Let SIGINT and SIGTERM set the event instead of ending the process, so that results so far are kept."""
+    stopped = threading.Event()
+    previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)

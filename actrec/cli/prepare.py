@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec.cli.arguments import count
+from actrec.cli import count
 from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError

@@ -6,182 +6,133 @@ import dataclasses
 import importlib
 import json
 import shutil
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actrec.cli.arguments import duration
-from actrec.recordings.clip_recorder import CLOCK, ClipRecorderConfig, RecordedClips, record
+from actrec.cli import add_driver, driver_options, duration, interruptible
+from actrec.recordings.clip_recorder import CLOCK, ClipRecorderConfig, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
-HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(ClipRecorderConfig)}
-
-CLIP_OPTIONS = ("person", "countdown", "seconds", "repeat")
-"""Options that need --label."""
-
 READ_TIMEOUT_S = 5.0
 
+EPILOG = """\
+Examples:
+  actrec record --out kitchen                              the running graph, until Ctrl-C
+  actrec record --out labels --topics /action_label --duration 60
+  actrec record --out actor --driver simulated --duration 10
+  actrec record --recover kitchen --out kitchen_saved      after a crash
+  actrec record --label wave --repeat 12 --driver simulated --driver-option actions=[wave]
 
-def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of labeled clips."""
-    clips = parser.add_argument_group("labeled clips (next: actrec teach DIR)")
-    clips.add_argument(
-        "--label", metavar="NAME", help=f"record clips of this action after a countdown: {HELP['label']}"
-    )
-    defaults = ClipRecorderConfig()
-    for name, kind, metavar in (
-        ("person", str, "NAME"),
-        ("countdown", float, "S"),
-        ("seconds", float, "S"),
-        ("repeat", int, "N"),
-    ):
-        shown = f" (default: {getattr(defaults, name)})" if getattr(defaults, name) != "" else ""
-        clips.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
-    clips.add_argument("--images", action="store_true", help="also record color and depth, 40 MB/s")
-    clips.add_argument("--beep", action="store_true", help="ring the terminal's bell at start and end")
+Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with
+  actrec run --driver replay --driver-option path=BAG
+"""
 
-
-def refuse_without_label(args: argparse.Namespace) -> None:
-    """Raise ConfigError if an option of labeled clips is given without --label."""
-    given = [f"--{name}" for name in CLIP_OPTIONS if getattr(args, name) is not None]
-    given += [f"--{name}" for name in ("images", "beep") if getattr(args, name)]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: only for labeled clips; add --label NAME")
-
-
-def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
-    """Record labeled clips from a camera or from the running graph."""
-    if args.topics or args.duration:
-        raise ConfigError("--topics, --duration: not used with --label; use --images and --seconds")
-    given = {name: getattr(args, name) for name in ("label", "out", *CLIP_OPTIONS) if getattr(args, name) is not None}
-    settings = config.build(ClipRecorderConfig, given)
-    settings.check()
-    console = _Console(args.beep)
-    with contextlib.ExitStack() as stack:
-        if args.driver:
-            from actrec.perception.camera_bodies import camera_observations
-
-            options = config.parse_pairs(args.driver_option, "driver option")
-            read = stack.enter_context(camera_observations(args.driver, options, args.images))
-        else:
-            if args.driver_option:
-                raise ConfigError("--driver-option: needs --driver")
-            read = stack.enter_context(
-                importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images)
-            )
-        try:
-            done = record(read, settings, stopped, console.show)
-        finally:
-            console.end()
-    return _report_clips(args, settings, done)
-
-
-class _Console:
-    """Status on stderr: a line that is overwritten, and lines that stay."""
-
-    def __init__(self, beep: bool):
-        self._beep, self._terminal = beep, sys.stderr.isatty()
-
-    def show(self, text: str, stays: bool) -> None:
-        """Show a line; the time left is shown only on a terminal."""
-        bell = "\a" if self._beep and ("GO!" in text or stays) else ""
-        if self._terminal:
-            print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
-        elif stays or CLOCK not in text:
-            print(text, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """End the current line."""
-        if self._terminal:
-            print(file=sys.stderr)
-
-
-def _report_clips(args: argparse.Namespace, settings: ClipRecorderConfig, done: RecordedClips) -> int:
-    out = Path(settings.out).expanduser()
-    if args.json:
-        kept = [clip.recording for clip in done.kept]
-        print(
-            json.dumps({"folder": str(out.resolve()), "label": settings.label, "kept": kept, "refused": done.refused})
-        )
-    else:
-        rejected = f"; {len(done.refused)} rejected" if done.refused else ""
-        print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{rejected}")
-    return 0 if done.kept else 1
+CLIP_OPTIONS = {"person": (str, "NAME"), "countdown": (float, "S"), "seconds": (float, "S"), "repeat": (int, "N")}
+"""Type and unit of the settings of `ClipRecorderConfig` that need --label."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--out",
-        metavar="BAG",
-        help="folder of the new bag; with --label, of the clips (default: my_actions)",
-    )
+    parser.epilog = EPILOG
+    out = "folder of the new bag; with --label, of the clips (default: my_actions)"
+    parser.add_argument("--out", metavar="BAG", help=out)
     parser.add_argument(
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: all topics of the graph)"
     )
-    parser.add_argument(
-        "--duration",
-        type=duration,
-        default=0.0,
-        metavar="S",
-        help="seconds to record, from the first message (default: until Ctrl-C)",
-    )
-    parser.add_argument("--driver", help="record this camera driver directly, without a ROS graph")
-    parser.add_argument(
-        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="setting of that driver; repeatable"
-    )
-    parser.add_argument(
-        "--depth-encoding",
-        default="16UC1",
-        metavar="ENCODING",
-        help="depth of --driver: 16UC1 (mm) or 32FC1 (m, exact)",
-    )
+    seconds = "seconds to record, from the first message (default: until Ctrl-C)"
+    parser.add_argument("--duration", type=duration, default=0.0, metavar="S", help=seconds)
+    add_driver(parser, "record this camera driver directly, without a ROS graph")
+    encoding = "depth of --driver: 16UC1 (mm) or 32FC1 (m, exact)"
+    parser.add_argument("--depth-encoding", default="16UC1", metavar="ENCODING", help=encoding)
     parser.add_argument(
         "--recover", metavar="BAG", help="copy the complete messages of this interrupted recording to --out"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_clip_arguments(parser)
-    parser.epilog = (
-        "Examples:\n"
-        "  actrec record --out kitchen                              the running graph, until Ctrl-C\n"
-        "  actrec record --out labels --topics /action_label --duration 60\n"
-        "  actrec record --out actor --driver simulated --duration 10\n"
-        "  actrec record --recover kitchen --out kitchen_saved      after a crash\n"
-        "  actrec record --label wave --repeat 12 --driver simulated --driver-option actions=[wave]\n\n"
-        "Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with\n"
-        "  actrec run --driver replay --driver-option path=BAG"
-    )
+    clips = parser.add_argument_group("labeled clips (next: actrec teach DIR)")
+    fields = {field.name: field for field in dataclasses.fields(ClipRecorderConfig)}
+    label = fields["label"].metadata["description"]
+    clips.add_argument("--label", metavar="NAME", help=f"record clips of this action after a countdown: {label}")
+    for name, (kind, metavar) in CLIP_OPTIONS.items():
+        default = f" (default: {fields[name].default})" if fields[name].default != "" else ""
+        about = fields[name].metadata["description"] + default
+        clips.add_argument(f"--{name}", type=kind, metavar=metavar, help=about)
+    clips.add_argument("--images", action="store_true", help="also record color and depth, 40 MB/s")
+    clips.add_argument("--beep", action="store_true", help="ring the terminal's bell at start and end")
 
 
 def run(args: argparse.Namespace) -> int:
     """Record or recover, and print the contents of the bag."""
-    if args.label is not None and not args.recover:
-        stopped = threading.Event()
-        with stop_on_signals(stopped):
-            return record_clips(args, stopped)
     if args.label is not None:
-        raise ConfigError("--label: not used with --recover; write the label into a labels.csv beside the bag")
-    refuse_without_label(args)
+        if args.recover:
+            raise ConfigError("--label: not used with --recover; write the label into a labels.csv beside the bag")
+        return _record_clips(args)
+    given = [f"--{name}" for name in CLIP_OPTIONS if getattr(args, name) is not None]
+    given += [f"--{name}" for name in ("images", "beep") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: only for labeled clips; add --label NAME")
     if args.out is None:
         raise ConfigError("--out or --label is missing: name the new bag with --out, or an action with --label")
     if args.recover:
         from actrec.recordings.rosbag.bag_writer import recover
 
         return _report(args, recover(args.recover, args.out), {})
-    if args.driver_option and not args.driver:
-        raise ConfigError("--driver-option: needs --driver")
     if args.driver and args.topics:
         raise ConfigError("--topics: not used with --driver; drop one of them")
-    stopped = threading.Event()
-    with stop_on_signals(stopped):
-        counts, more = (_record_driver if args.driver else _record_graph)(args, stopped)
-    _end_line()
+    options = driver_options(args)
+    with interruptible() as stopped:
+        counts, more = _record_driver(args, options, stopped) if args.driver else _record_graph(args, stopped)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     return _report(args, counts, more)
+
+
+# -- labeled clips -----------------------------------------------------------------------------------------------------
+
+
+def _record_clips(args: argparse.Namespace) -> int:
+    """Record labeled clips from a camera or from the running graph."""
+    if args.topics or args.duration:
+        raise ConfigError("--topics, --duration: not used with --label; use --images and --seconds")
+    given = {name: getattr(args, name) for name in ("label", "out", *CLIP_OPTIONS) if getattr(args, name) is not None}
+    settings = config.build(ClipRecorderConfig, given)
+    settings.check()
+    options = driver_options(args)
+    with interruptible() as stopped, contextlib.ExitStack() as stack:
+        if args.driver:
+            from actrec.perception.camera_bodies import camera_observations
+
+            source = camera_observations(args.driver, options, args.images)
+        else:
+            source = importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images)
+        read = stack.enter_context(source)
+        if sys.stderr.isatty():
+            stack.callback(print, file=sys.stderr)
+        done = record(read, settings, stopped, lambda text, stays: _show_status(text, stays, args.beep))
+    out = Path(settings.out).expanduser()
+    if args.json:
+        kept = [clip.recording for clip in done.kept]
+        figures = {"folder": str(out.resolve()), "label": settings.label, "kept": kept, "refused": done.refused}
+        print(json.dumps(figures))
+    else:
+        rejected = f"; {len(done.refused)} rejected" if done.refused else ""
+        print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{rejected}")
+    return 0 if done.kept else 1
+
+
+def _show_status(text: str, stays: bool, beep: bool) -> None:
+    """Show a line, which the next one overwrites unless it stays; the time left is shown only on a terminal."""
+    if sys.stderr.isatty():
+        bell = "\a" if beep and ("GO!" in text or stays) else ""
+        print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
+    elif stays or CLOCK not in text:
+        print(text, file=sys.stderr, flush=True)
+
+
+# -- bags --------------------------------------------------------------------------------------------------------------
 
 
 def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
@@ -193,53 +144,38 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
 
 
-def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
-    from actrec import cameras
-    from actrec.recordings.rosbag.bag_writer import BagWriter
-
-    with cameras.create(args.driver, **config.parse_pairs(args.driver_option, "driver option")) as camera:
-        with BagWriter(args.out, args.depth_encoding) as bag:
-            first, shown = None, time.monotonic()
-            while not stopped.is_set():
-                try:
-                    frame = camera.read(READ_TIMEOUT_S)
-                except EndOfStream:
-                    break
-                first = frame.stamp_ns if first is None else first
-                seconds = (frame.stamp_ns - first) / 1e9
-                if args.duration and seconds >= args.duration:
-                    break
-                bag.write_frame(frame)
-                if time.monotonic() - shown >= 1.0:
-                    shown = time.monotonic()
-                    _show(seconds, bag.counts, bag.bytes_written, "")
-    return bag.counts, {}
-
-
-@contextlib.contextmanager
-def stop_on_signals(stopped: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set `stopped` instead of ending the process, so that the bag is completed."""
-    previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
-
-
 def _show_node(node: Any, seconds: float) -> None:
     waiting = f", waiting for {len(node.missing)} topics" if node.missing else ""
     _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{waiting}")
 
 
+def _record_driver(
+    args: argparse.Namespace, options: dict[str, Any], stopped: threading.Event
+) -> tuple[dict[str, int], dict[str, Any]]:
+    from actrec import cameras
+    from actrec.recordings.rosbag.bag_writer import BagWriter
+
+    with cameras.create(args.driver, **options) as camera, BagWriter(args.out, args.depth_encoding) as bag:
+        first, shown = None, time.monotonic()
+        while not stopped.is_set():
+            try:
+                frame = camera.read(READ_TIMEOUT_S)
+            except EndOfStream:
+                break
+            first = frame.stamp_ns if first is None else first
+            seconds = (frame.stamp_ns - first) / 1e9
+            if args.duration and seconds >= args.duration:
+                break
+            bag.write_frame(frame)
+            if time.monotonic() - shown >= 1.0:
+                shown = time.monotonic()
+                _show(seconds, bag.counts, bag.bytes_written, "")
+    return bag.counts, {}
+
+
 def _show(seconds: float, counts: dict[str, int], size: int, more: str) -> None:
     line = f"{seconds:6.1f} s  {sum(counts.values())} messages on {len(counts)} topics, {size / 1e6:.1f} MB{more}"
     print(f"\r{line:<100}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-
-
-def _end_line() -> None:
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
 
 
 def _report(args: argparse.Namespace, counts: dict[str, int], more: dict[str, Any]) -> int:

@@ -6,15 +6,15 @@ import importlib
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from actrec.cli.arguments import duration
-from actrec.cli.record import READ_TIMEOUT_S, stop_on_signals
-from actrec.utils import config
+from actrec.cli import add_driver, driver_options, duration, interruptible
 from actrec.utils.errors import ConfigError, EndOfStream
 
 if TYPE_CHECKING:
     from actrec.visualization.rerun_view import Viewer
+
+READ_TIMEOUT_S = 5.0
 
 EPILOG = """\
 Examples:
@@ -31,10 +31,7 @@ Needs Rerun: make venv EXTRAS='live view'. Stops at Ctrl-C, the end of a recordi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("--driver", help="show this camera driver directly, without a ROS graph")
-    parser.add_argument(
-        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="setting of that driver; repeatable"
-    )
+    add_driver(parser, "show this camera driver directly, without a ROS graph")
     parser.add_argument("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
     parser.add_argument("--connect", metavar="URL", default="", help="show in a running viewer")
     parser.add_argument(
@@ -49,15 +46,13 @@ def run(args: argparse.Namespace) -> int:
     """Show the source until it ends or the user interrupts."""
     from actrec.visualization.rerun_view import Viewer
 
-    if args.driver_option and not args.driver:
-        raise ConfigError("--driver-option: needs --driver")
+    options = driver_options(args)
     if args.driver and args.ros_args:
         raise ConfigError("--ros-args: not used with --driver; drop one of them")
-    stopped = threading.Event()
-    with stop_on_signals(stopped):
+    with interruptible() as stopped:
         if args.driver:
             viewer = Viewer(args.out, args.connect)
-            _show_driver(args, viewer, stopped)
+            _show_driver(args, options, viewer, stopped)
         else:
             node = importlib.import_module("actrec_nodes.visualization_node")
             viewer = Viewer(args.out, args.connect)
@@ -66,11 +61,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.Event) -> None:
+def _show_driver(args: argparse.Namespace, options: dict[str, Any], viewer: "Viewer", stopped: threading.Event) -> None:
     from actrec import cameras
     from actrec.perception.camera_bodies import body_annotator
 
-    options = config.parse_pairs(args.driver_option, "driver option")
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(args.driver, **options))
         perceive = body_annotator(stack)

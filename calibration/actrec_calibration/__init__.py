@@ -9,7 +9,7 @@ from actrec_calibration.depth import calibrate as calibrate_depth
 from actrec_calibration.floor import calibrate as calibrate_floor
 from actrec_calibration.hand_eye import calibrate as calibrate_hand_eye
 from actrec_calibration.intrinsics import calibrate as calibrate_intrinsics
-from actrec_calibration.points import calibrate as calibrate_from_points
+from actrec_calibration.poses import calibrate_from_points
 
 __all__ = [
     "Board",

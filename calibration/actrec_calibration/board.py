@@ -5,8 +5,7 @@ corners, where lenses distort most; and a mirrored image is detected.
 """
 
 import importlib
-import struct
-import zlib
+import io
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -74,11 +73,7 @@ class Board(BoardConfig):
 
     @classmethod
     def of(cls, **options: Any) -> "Board":
-        """Create a board from options.
-
-        Raises:
-            ConfigError: An option is unknown, mistyped or out of range.
-        """
+        """Create a board from options that may be unknown or mistyped."""
         return build(cls, options)
 
     @property
@@ -120,10 +115,7 @@ class Board(BoardConfig):
 
     @property
     def detects_mirroring(self) -> bool:
-        """Whether a mirrored image can be detected.
-
-        A chessboard with an even number of corners along a side is its own mirror image.
-        """
+        """Whether a mirrored image can be detected: some chessboards are their own mirror image."""
         across, down = self.corners
         return self.kind == CHARUCO or (across % 2 == 1 and down % 2 == 1 and across != down)
 
@@ -145,21 +137,19 @@ class Board(BoardConfig):
         return np.concatenate(cells)
 
     def draw(self, pixels_per_m: float, margin: float = 0.0) -> np.ndarray:
-        """Draw the board, [H, W] uint8, with the exact share of black in each pixel.
+        """Draw the board with a white margin in m, [H, W] uint8, with the exact share of black in each pixel.
 
         The outer corner of the top left square is `margin · pixels_per_m` from the image's corner (not from the center
         of its first pixel).
-
-        Args:
-            pixels_per_m: Resolution.
-            margin: Width of the white border, m.
         """
         width, height = (round((side + 2 * margin) * pixels_per_m) for side in self.size)
         black = np.zeros((height, width), np.float32)
         for left, top, right, bottom in (self.rectangles + margin) * pixels_per_m:
-            x0, x1, y0, y1 = int(left), int(np.ceil(right)), int(top), int(np.ceil(bottom))
-            share = np.outer(_pixel_shares(top, bottom, y0, y1), _pixel_shares(left, right, x0, x1))
-            black[y0:y1, x0:x1] += share[: height - y0, : width - x0]
+            x0, y0 = int(left), int(top)
+            across = np.diff(np.clip(np.arange(x0, np.ceil(right) + 1), left, right))
+            down = np.diff(np.clip(np.arange(y0, np.ceil(bottom) + 1), top, bottom))
+            part = black[y0 : y0 + len(down), x0 : x0 + len(across)]
+            part += np.outer(down, across)[: part.shape[0], : part.shape[1]]
         return np.round(255 * (1 - np.clip(black, 0, 1))).astype(np.uint8)
 
     def describe(self) -> str:
@@ -184,11 +174,6 @@ def aruco_dictionary(name: str) -> Any:
     return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{name.upper()}"))
 
 
-def _pixel_shares(start: float, end: float, first: int, last: int) -> np.ndarray:
-    """Return the share of each pixel from `first` up to `last` that lies between `start` and `end`."""
-    return np.diff(np.clip(np.arange(first, last + 1), start, end))
-
-
 def write(board: Board, path: Path, paper: str | None = None) -> str:
     """Write a board to print, at its true size: PDF with exact edges, or PNG with its resolution in the file.
 
@@ -208,8 +193,12 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
     suffix = path.suffix.lower()
     if suffix not in (".pdf", ".png"):
         raise ConfigError(f"'{path}' is neither .pdf nor .png: choose one of these suffixes")
+    try:
+        fpdf, pillow = importlib.import_module("fpdf"), importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise MissingLibraryError("printing a board needs fpdf2, which brings Pillow: pip install fpdf2") from error
     paper = _fit_paper(board, paper) if suffix == ".pdf" else ""
-    content = _pdf(board, PAPERS[paper]) if suffix == ".pdf" else _png(board)
+    content = _pdf(board, fpdf, PAPERS[paper]) if paper else _png(board, pillow)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -218,12 +207,8 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
     return paper
 
 
-def _pdf(board: Board, paper: tuple[float, float]) -> bytes:
+def _pdf(board: Board, fpdf: Any, paper: tuple[float, float]) -> bytes:
     """Return one page with the board in its center, a description, and a ruler of 100 mm to check the print."""
-    try:
-        fpdf = importlib.import_module("fpdf")
-    except ImportError as error:
-        raise MissingLibraryError("a PDF needs fpdf2: pip install fpdf2, or write a .png") from error
     width, height = (1000 * side for side in paper)
     across, down = (1000 * side for side in board.size)
     left, top = (width - across) / 2, (height - down) / 2
@@ -238,8 +223,9 @@ def _pdf(board: Board, paper: tuple[float, float]) -> bytes:
         page.set_font("Helvetica", size=6)
         page.set_text_color(115)
         page.set_draw_color(115)
-        text = f"actrec: {board.describe()}. Print at 100 %, glue it flat, measure: this bar is 100 mm"
-        page.text(left, caption, text)
+        page.text(
+            left, caption, f"actrec: {board.describe()}. Print at 100 %, glue it flat, measure: this bar is 100 mm"
+        )
         if board.size[0] >= RULER:
             end, y = left + 1000 * RULER, caption + 1.8
             page.set_line_width(0.18)
@@ -249,19 +235,17 @@ def _pdf(board: Board, paper: tuple[float, float]) -> bytes:
     return bytes(page.output())
 
 
-def _png(board: Board) -> bytes:
+def _png(board: Board, pillow: Any) -> bytes:
     if max(board.size) > MAX_PNG_SIDE:
         across, down = (f"{side * 1000:.0f}" for side in board.size)
         raise ConfigError(
             f"a board of {across}×{down} mm is too large for a PNG of {PNG_DPI} dpi: choose a smaller --square, or "
             "fewer --columns and --rows"
         )
-    per_m = PNG_DPI / 0.0254
-    data = bytes(cv2.imencode(".png", board.draw(per_m, board.square / 2))[1])
-    body = b"pHYs" + struct.pack(">IIB", round(per_m), round(per_m), 1)
-    chunk = struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body))
-    head = 8 + 25  # signature and IHDR, which the resolution must follow
-    return data[:head] + chunk + data[head:]
+    content = io.BytesIO()
+    image = pillow.fromarray(board.draw(PNG_DPI / 0.0254, margin=board.square / 2))
+    image.save(content, "png", dpi=(PNG_DPI, PNG_DPI))
+    return content.getvalue()
 
 
 def _fit_paper(board: Board, paper: str | None) -> str:

@@ -16,7 +16,7 @@ from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
 from actrec_calibration.board import Board
-from actrec_calibration.detection import Detection
+from actrec_calibration.detection import BoardCorners, RgbdView
 from actrec_calibration.poses import (
     estimate_board_pose,
     image_rays,
@@ -71,23 +71,6 @@ class DepthReadings:
     depth: np.ndarray
     sigma: float
     count: int
-
-
-@dataclass(frozen=True)
-class RgbdView:
-    """One view by both cameras at the same time.
-
-    Attributes:
-        name: Name of the view.
-        color: Corners of the board in the color image.
-        depth: [H, W] readings, m, NaN if missing; None for no depth.
-        infrared: Corners in the infrared image of the depth camera, if there is one.
-    """
-
-    name: str
-    color: Detection
-    depth: np.ndarray | None
-    infrared: Detection | None = None
 
 
 @dataclass(frozen=True)
@@ -301,7 +284,7 @@ class _Problem:
             except InputError as error:
                 self.rejected[view.name] = str(error)
                 continue
-            corners = Detection(view.color.ids[found.inliers], view.color.pixels[found.inliers])
+            corners = BoardCorners(view.color.ids[found.inliers], view.color.pixels[found.inliers])
             self.views.append(RgbdView(view.name, corners, view.depth, view.infrared))
             self.boards.append(found.pose)
             errors.append(found.rms)
@@ -383,7 +366,7 @@ class _Problem:
         self.boards = [b @ pose_from_vector(own) for b, own in zip(initial_boards, solution.own, strict=True)]
         return solution
 
-    def _corner_errors(self, corners: Detection, pose: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    def _corner_errors(self, corners: BoardCorners, pose: np.ndarray, camera: Intrinsics) -> np.ndarray:
         return project(transform(pose, self.board.points[corners.ids]), camera) - corners.pixels
 
     def result(self, solution: solver.Solution, readings: list[DepthReadings | None]) -> DepthCalibration:

@@ -1,4 +1,4 @@
-"""Detection of a board's corners in an image, with subpixel accuracy and the corners' identities.
+"""Detection of a board's corners in an image, with subpixel accuracy and the corners' identities, and views of a board.
 
 As in `cv2.cornerSubPix`, a corner is the point that minimizes the distances to the lines through the pixels around it,
 at right angles to their gradients (Förstner 1987). The window is a cross along the two edges that meet there instead of
@@ -7,6 +7,7 @@ corrects the half pixel by which OpenCV 4.11 reports ChArUco corners too far rig
 boards: 0.49 px; chessboards are unaffected).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
 from actrec_calibration.board import CHARUCO, Board, aruco_dictionary
+from actrec_calibration.poses import distortion_coefficients
 
 MIN_CHARUCO_CORNERS = 6
 """Four corners fix a pose; the others verify it."""
@@ -40,9 +43,15 @@ MARKER_GUARD_PX = 2.5
 
 MAX_ITERATIONS = 20
 
+MIN_DISTANCE = 0.06
+"""Distance from every other view at which a view adds information: about 6 % of the image, or 4° of tilt."""
+
+FULL_TILT_DEG = 60.0  # a tilt that counts as much as a move across the whole image
+DEFAULT_FOCAL = 0.9  # in image widths: sufficient to estimate a placement before the lens is known
+
 
 @dataclass(frozen=True)
-class Detection:
+class BoardCorners:
     """Corners of a board in an image.
 
     Attributes:
@@ -58,7 +67,7 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class View:
+class BoardView:
     """Detection in one image.
 
     Attributes:
@@ -69,10 +78,27 @@ class View:
 
     name: str
     size: tuple[int, int]
-    detection: Detection
+    detection: BoardCorners
 
 
-def detect(board: Board, image: np.ndarray) -> Detection | None:
+@dataclass(frozen=True)
+class RgbdView:
+    """One view by a color and a depth camera at the same time.
+
+    Attributes:
+        name: Name of the view.
+        color: Corners of the board in the color image.
+        depth: [H, W] readings, m, NaN if missing; None for no depth.
+        infrared: Corners in the infrared image of the depth camera, if there is one.
+    """
+
+    name: str
+    color: BoardCorners
+    depth: np.ndarray | None
+    infrared: BoardCorners | None = None
+
+
+def detect(board: Board, image: np.ndarray) -> BoardCorners | None:
     """Detect a board.
 
     Args:
@@ -80,7 +106,7 @@ def detect(board: Board, image: np.ndarray) -> Detection | None:
         image: [H, W, 3] RGB or [H, W] gray, uint8.
 
     Returns:
-        The corners; None if the board is not in the image (a chessboard must be complete).
+        None if the board is not in the image (a chessboard must be complete).
 
     Raises:
         InputError: The image is mirrored (see `Board.detects_mirroring`), or no uint8 image.
@@ -88,23 +114,21 @@ def detect(board: Board, image: np.ndarray) -> Detection | None:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise InputError(f"image is {image.dtype}{list(image.shape)}, expected uint8 [H, W, 3] RGB or [H, W]")
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return _detect_charuco(board, gray) if board.kind == CHARUCO else _detect_chessboard(board, gray)
-
-
-def _detect_charuco(board: Board, gray: np.ndarray) -> Detection | None:
-    detection = _charuco_corners(board, gray)
-    if detection is None and _charuco_corners(board, gray[:, ::-1].copy()) is not None:
+    if board.kind != CHARUCO:
+        return _detect_chessboard(board, gray)
+    detection = _detect_charuco(board, gray)
+    if detection is None and _detect_charuco(board, gray[:, ::-1].copy()) is not None:
         raise InputError("the image of the board is mirrored: turn mirroring (flip) off in the camera or its driver")
     return detection
 
 
-def _charuco_corners(board: Board, gray: np.ndarray) -> Detection | None:
+def _detect_charuco(board: Board, gray: np.ndarray) -> BoardCorners | None:
     corners, ids, _, _ = _charuco_detector(board).detectBoard(gray)
     if ids is None or len(ids) < MIN_CHARUCO_CORNERS:
         return None
     numbers, pixels = ids.ravel().astype(int), corners.reshape(-1, 2).astype(np.float64)
     order = np.argsort(numbers)
-    refined = _refine(board, gray, Detection(numbers[order], pixels[order]))
+    refined = _refine(board, gray, BoardCorners(numbers[order], pixels[order]))
     on_one_line = any(len(set(part.tolist())) < 2 for part in np.divmod(refined.ids, board.corners[0]))
     return None if len(refined) < MIN_CHARUCO_CORNERS or on_one_line else refined
 
@@ -119,7 +143,7 @@ def _charuco_detector(board: Board) -> Any:
     return cv2.aruco.CharucoDetector(pattern, cv2.aruco.CharucoParameters(), parameters)
 
 
-def _detect_chessboard(board: Board, gray: np.ndarray) -> Detection | None:
+def _detect_chessboard(board: Board, gray: np.ndarray) -> BoardCorners | None:
     across, down = board.corners
     # In a small copy: the search takes seconds in a large image without a board, and corners are refined anyway.
     factor = min(1.0, CHESSBOARD_SEARCH_SIDE / max(gray.shape))
@@ -133,7 +157,7 @@ def _detect_chessboard(board: Board, gray: np.ndarray) -> Detection | None:
     scale = np.array(gray.shape[::-1]) / small.shape[::-1]
     corners = (corners.astype(np.float64) + 0.5) * scale - 0.5  # pixel centers at integers
     grid = _order_chessboard(board, gray, corners.reshape(down, across, 2))
-    refined = _refine(board, gray, Detection(np.arange(across * down), grid.reshape(-1, 2)))
+    refined = _refine(board, gray, BoardCorners(np.arange(across * down), grid.reshape(-1, 2)))
     return refined if len(refined) >= MIN_CHESSBOARD_SHARE * across * down else None
 
 
@@ -168,12 +192,12 @@ def _first_is_black(gray: np.ndarray, grid: np.ndarray) -> bool:
     return bool(values[even].mean() < values[~even].mean())
 
 
-def _refine(board: Board, gray: np.ndarray, coarse: Detection) -> Detection:
+def _refine(board: Board, gray: np.ndarray, coarse: BoardCorners) -> BoardCorners:
     """Refine corners to a fraction of a pixel; drop corners at the image's border and unclear ones."""
     axes = _square_axes(board, coarse)
     keep = np.isfinite(axes).all(axis=(1, 2))
     if not keep.any():
-        return Detection(coarse.ids[keep], coarse.pixels[keep])
+        return BoardCorners(coarse.ids[keep], coarse.pixels[keep])
     half = int(np.clip(np.ceil(ARM * np.linalg.norm(axes[keep], axis=1).max()), 3, MAX_HALF_WINDOW_PX))
     # A window that crosses the border contains a part of the corner only, and biases it.
     reach = np.minimum(np.ceil(ARM * np.abs(np.where(keep[:, None, None], axes, 0)).sum(2).max(1)), half) + 1
@@ -182,16 +206,16 @@ def _refine(board: Board, gray: np.ndarray, coarse: Detection) -> Detection:
     )
     ids, pixels, axes = coarse.ids[keep], coarse.pixels[keep], axes[keep]
     if not len(ids):
-        return Detection(ids, pixels)
+        return BoardCorners(ids, pixels)
     spacing = np.linalg.norm(axes, axis=1).min(axis=1)
     free = (board.square - board.marker) / 2 / board.square if board.kind == CHARUCO else 1.0
     half_width = np.clip(free * spacing - MARKER_GUARD_PX, MIN_HALF_WIDTH_PX, MAX_HALF_WIDTH_PX) / spacing
     refined = _iterate(gray, pixels, np.linalg.inv(axes), half_width, spacing, half)
     near = np.hypot(*(refined - pixels).T) < np.maximum(1.5, 0.15 * spacing)  # NaN is not near
-    return Detection(ids[near], refined[near])
+    return BoardCorners(ids[near], refined[near])
 
 
-def _square_axes(board: Board, detection: Detection) -> np.ndarray:
+def _square_axes(board: Board, detection: BoardCorners) -> np.ndarray:
     """Return [n, 2, 2]: the columns are one square to the right and one square down, px, at each corner."""
     across, down = board.corners
     grid = np.full((across * down, 2), np.nan)
@@ -205,11 +229,7 @@ def _square_axes(board: Board, detection: Detection) -> np.ndarray:
         after = np.pad(step, [pad[::-1] for pad in ends], constant_values=np.nan)
         sides.append(np.where(np.isfinite(before), np.where(np.isfinite(after), (before + after) / 2, before), after))
     axes = np.stack(sides, axis=-1).reshape(-1, 2, 2)[detection.ids]
-    return _complete_axes(board, detection, axes)
-
-
-def _complete_axes(board: Board, detection: Detection, axes: np.ndarray) -> np.ndarray:
-    """Take the axes of corners without a neighbor from the plane's homography."""
+    # Take the axes of corners without a neighbor from the plane's homography.
     lone = ~np.isfinite(axes).all(axis=(1, 2))
     if not lone.any() or len(detection) < 4:
         return axes
@@ -224,12 +244,7 @@ def _complete_axes(board: Board, detection: Detection, axes: np.ndarray) -> np.n
 
 
 def _iterate(
-    gray: np.ndarray,
-    pixels: np.ndarray,
-    to_squares: np.ndarray,
-    half_width: np.ndarray,
-    spacing: np.ndarray,
-    half: int,
+    gray: np.ndarray, pixels: np.ndarray, to_squares: np.ndarray, half_width: np.ndarray, spacing: np.ndarray, half: int
 ) -> np.ndarray:
     """Return [n, 2] corners, each solved repeatedly with the window around the last solution; NaN if unclear."""
     image = gray.astype(np.float32)
@@ -238,7 +253,11 @@ def _iterate(
     window = np.round(pixels).astype(int)[:, None] + offsets  # [n, P, 2]
     height, width = gray.shape
     u, v = np.clip(window[..., 0], 0, width - 1), np.clip(window[..., 1], 0, height - 1)
-    terms = _gradient_terms(gx[v, u].astype(np.float64), gy[v, u].astype(np.float64), window)
+    gx, gy = gx[v, u].astype(np.float64), gy[v, u].astype(np.float64)
+    xx, xy, yy = gx * gx, gx * gy, gy * gy
+    x, y = window[..., 0], window[..., 1]
+    # [n, 5, P]: contribution of each pixel p with gradient g to g gᵀ (three numbers) and to g gᵀ p (two)
+    terms = np.stack([xx, xy, yy, xx * x + xy * y, xy * x + yy * y], axis=1)
     corners = pixels.copy()
     for _ in range(MAX_ITERATIONS):
         weights = _cross_weights((window - corners[:, None]) @ to_squares.transpose(0, 2, 1), half_width, spacing)
@@ -255,22 +274,69 @@ def _iterate(
     return corners
 
 
-def _gradient_terms(gx: np.ndarray, gy: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Return [n, 5, P]: contribution of each pixel p with gradient g to g gᵀ (three numbers) and to g gᵀ p (two)."""
-    xx, xy, yy = gx * gx, gx * gy, gy * gy
-    x, y = window[..., 0], window[..., 1]
-    return np.stack([xx, xy, yy, xx * x + xy * y, xy * x + yy * y], axis=1)
-
-
 def _cross_weights(squares: np.ndarray, half_width: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Return [n, P] weights in 0..1 of a cross around the corner, with soft borders so that the solution is smooth.
 
     Args:
         squares: [n, P, 2] pixels in the corner's own axes, in squares.
         half_width: [n] half the width of the arms, in squares.
-        spacing: [n] pixels a square.
+        spacing: [n] pixels per square.
     """
     a, b = np.abs(squares[..., 0]), np.abs(squares[..., 1])
     soft = 0.5 / spacing[:, None]
     narrow = np.clip((half_width[:, None] - np.minimum(a, b)) / soft + 0.5, 0, 1)
     return narrow * np.clip((ARM - np.maximum(a, b)) / soft + 0.5, 0, 1)
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BoardPlacement:
+    """Approximate placement of a board in a view.
+
+    Attributes:
+        position: [2] mean of the corners, in 0..1 of the image's width and height.
+        scale: Width of the whole board if it faced the camera, in image widths.
+        tilt_deg: [2] rotation of its right and its lower edge away from the camera; negative towards it.
+    """
+
+    position: np.ndarray
+    scale: float
+    tilt_deg: np.ndarray
+
+    @property
+    def vector(self) -> np.ndarray:
+        """[5] position, size and tilt on one scale, for distances between views."""
+        return np.concatenate([self.position, [np.log2(max(self.scale, 1e-3)) / 2], self.tilt_deg / FULL_TILT_DEG])
+
+
+def placement(board: Board, view: BoardView, camera: Intrinsics | None = None) -> BoardPlacement:
+    """Estimate how the board is held in a view; without a camera, for a typical lens."""
+    if camera is None:
+        width, height = view.size
+        focal = DEFAULT_FOCAL * width
+        camera = Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+    points, pixels = board.points[view.detection.ids], view.detection.pixels
+    distortion = distortion_coefficients(camera)
+    _, vector, translation = cv2.solvePnP(points, pixels, camera.matrix, distortion, flags=cv2.SOLVEPNP_IPPE)
+    rotation = cv2.Rodrigues(vector)[0]
+    # Use the normal: a rotation in the image plane is no tilt.
+    normal = rotation[:, 2] if rotation[2, 2] > 0 else -rotation[:, 2]
+    tilt = -np.degrees(np.arcsin(np.clip(normal[:2], -1, 1)))
+    distance = float(rotation[2] @ [board.size[0] / 2, board.size[1] / 2, 0] + translation[2, 0])
+    scale = camera.fx * max(board.size) / max(distance, 1e-6) / camera.width
+    return BoardPlacement(pixels.mean(axis=0) / view.size, float(scale), tilt)
+
+
+def select_views(board: Board, views: Sequence[BoardView], max_views: int) -> list[BoardView]:
+    """Return the views that differ most from one another, in their order, without unmoved ones."""
+    if not views:
+        return []
+    vectors = np.array([placement(board, view).vector for view in views])
+    selected = [int(np.argmax([len(view.detection) for view in views]))]
+    distances = np.linalg.norm(vectors - vectors[selected[0]], axis=1)
+    while len(selected) < max_views and distances.max() > MIN_DISTANCE:
+        selected.append(int(np.argmax(distances)))
+        distances = np.minimum(distances, np.linalg.norm(vectors - vectors[selected[-1]], axis=1))
+    return [views[number] for number in sorted(selected)]

@@ -13,7 +13,7 @@ from actrec.utils.errors import InputError
 from actrec_calibration import solver
 from actrec_calibration.board import Board
 from actrec_calibration.depth import MAX_SIGMA_DEG, MAX_SIGMA_M, plane_depth
-from actrec_calibration.detection import Detection
+from actrec_calibration.detection import BoardCorners
 from actrec_calibration.poses import (
     estimate_board_pose,
     invert,
@@ -256,7 +256,7 @@ def _check_floor(readings: _Readings, normal: np.ndarray, height: float) -> None
 
 def calibrate(
     board: Board,
-    views: list[tuple[Detection, Floor]],
+    views: list[tuple[BoardCorners, Floor]],
     placed: FloorBoard,
     color: Intrinsics,
     to_color: np.ndarray,
@@ -287,7 +287,7 @@ def calibrate(
     floor[2, 3] = -base_height
     sigma = max(float(np.median([pose.rms for pose in poses])) / np.sqrt(2), 0.03)
 
-    def corner_errors(camera: np.ndarray, corners: Detection) -> np.ndarray:
+    def corner_errors(camera: np.ndarray, corners: BoardCorners) -> np.ndarray:
         return project(transform(invert(camera) @ to_base, board.points[corners.ids]), color) - corners.pixels
 
     # Each band of the floor counts as a view, so that errors common to neighboring readings increase the covariance.

@@ -14,27 +14,39 @@ pose on the other side: board → camera = X⁻¹ A B (Shah 2013 writes A B = X 
 then all corners of all images are fitted together, each image with a small error of the robot's pose.
 """
 
+import csv
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from actrec.types import Intrinsics
-from actrec.utils.errors import InputError
-from actrec_calibration import solver
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils.calibration_files import quaternion, rigid, rotation_matrix, unit_quaternion
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration import solver, views
+from actrec_calibration.board import Board
+from actrec_calibration.detection import detect
 from actrec_calibration.poses import (
     BoardPose,
     estimate_board_pose,
     invert,
-    mean_pose,
+    pose_difference,
     pose_from_vector,
     pose_to_vector,
     project,
     rms,
-    rotation_jacobian,
+    rotation_sigma_deg,
     rotation_vector,
     transform,
 )
+from actrec_calibration.quality import save_image
+from actrec_calibration.views import Log
 
 MOUNTS = ("hand", "base")
 MIN_VIEWS = 5
@@ -48,14 +60,7 @@ RANSAC_TRIALS, RANSAC_VIEWS = 60, 4
 
 @dataclass(frozen=True)
 class HandEyeView:
-    """One image of the board.
-
-    Attributes:
-        name: Name of the image.
-        points: [N, 3] corners on the board, m.
-        pixels: [N, 2] their detections.
-        gripper: [4, 4] gripper → base at the time of the image.
-    """
+    """Image of the board: corners [N, 3], m, with their pixels [N, 2], and gripper → base [4, 4] at that time."""
 
     name: str
     points: np.ndarray
@@ -65,12 +70,7 @@ class HandEyeView:
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Expected standard deviations.
-
-    Attributes:
-        pixels: Of a corner, px.
-        meters, degrees: Of the robot's pose: its repeatability and the error of its kinematics.
-    """
+    """Expected standard deviations of a corner, px, and of the robot's pose (repeatability and kinematics)."""
 
     pixels: float = 0.2
     meters: float = 1e-4
@@ -82,7 +82,6 @@ class HandEye:
     """Result of `calibrate`.
 
     Attributes:
-        mount: "hand" or "base".
         camera: [4, 4] camera → gripper (hand) or camera → base (base).
         board: [4, 4] board → base (hand) or board → gripper (base).
         sigma_m, sigma_deg: [3] standard deviations of the camera's pose along and about its own axes.
@@ -91,7 +90,6 @@ class HandEye:
         rejected: Reprojection error in px by name of the rejected view.
     """
 
-    mount: str
     camera: np.ndarray
     board: np.ndarray
     sigma_m: np.ndarray
@@ -131,11 +129,11 @@ def check_motion(poses: list[np.ndarray]) -> None:
         )
 
 
-def calibrate(views: list[HandEyeView], camera: Intrinsics, mount: str, noise: NoiseModel | None = None) -> HandEye:
+def calibrate(images: list[HandEyeView], camera: Intrinsics, mount: str, noise: NoiseModel | None = None) -> HandEye:
     """Calibrate the camera's pose.
 
     Args:
-        views: Images of one board, with the robot's poses in m.
+        images: Views of one board, with the robot's poses in m.
         camera: Intrinsics of the images.
         mount: One of `MOUNTS`.
         noise: Expected errors of the corners and the robot.
@@ -146,20 +144,20 @@ def calibrate(views: list[HandEyeView], camera: Intrinsics, mount: str, noise: N
     """
     if mount not in MOUNTS:
         raise InputError(f"mount is '{mount}', expected {' or '.join(MOUNTS)}")
-    if len(views) < MIN_VIEWS:
+    if len(images) < MIN_VIEWS:
         raise InputError(
-            f"{len(views)} views of the board are too few for hand-eye: take at least {MIN_VIEWS}, 15 for an accurate "
+            f"{len(images)} views of the board are too few for hand-eye: take at least {MIN_VIEWS}, 15 for an accurate "
             "result"
         )
-    boards = [estimate_board_pose(view.points, view.pixels, camera) for view in views]
-    check_motion([view.gripper for view in views])
-    problem = _Problem(views, boards, camera, mount, noise or NoiseModel())
-    arms = [invert(view.gripper) if mount == "hand" else view.gripper for view in views]
+    boards = [estimate_board_pose(view.points, view.pixels, camera) for view in images]
+    check_motion([view.gripper for view in images])
+    problem = _Problem(images, boards, camera, mount, noise or NoiseModel())
+    arms = [invert(view.gripper) if mount == "hand" else view.gripper for view in images]
     estimate = problem.solve(arms)
     problem.check_not_inverted(estimate, arms)
-    if estimate.inliers.sum() < max(MIN_VIEWS, 0.6 * len(views)):
+    if estimate.inliers.sum() < max(MIN_VIEWS, 0.6 * len(images)):
         raise InputError(
-            f"only {estimate.inliers.sum()} of {len(views)} views agree on one pose of the camera "
+            f"only {estimate.inliers.sum()} of {len(images)} views agree on one pose of the camera "
             f"(rms {estimate.median:.1f} px): check that each pose belongs to its image, that the board did not slip, "
             "the order of quaternions (x, y, z, w), and the accuracy stated for the robot (--robot-mm)"
         )
@@ -177,21 +175,21 @@ class _Estimate:
 
     @property
     def median(self) -> float:
-        return float(np.median(self.errors))
+        return float(np.median(np.minimum(self.errors, 1e9)))  # finite, so that it can be compared
 
     @property
     def score(self) -> tuple[int, float]:
         """Larger is better: number of inliers, then the negative median error."""
-        return int(self.inliers.sum()), -float(np.median(np.where(np.isfinite(self.errors), self.errors, 1e9)))
+        return int(self.inliers.sum()), -self.median
 
 
 class _Problem:
     """Views of one calibration."""
 
     def __init__(
-        self, views: list[HandEyeView], boards: list[BoardPose], camera: Intrinsics, mount: str, noise: NoiseModel
+        self, images: list[HandEyeView], boards: list[BoardPose], camera: Intrinsics, mount: str, noise: NoiseModel
     ):
-        self.views, self.boards, self.camera, self.mount, self.noise = views, boards, camera, mount, noise
+        self.views, self.boards, self.camera, self.mount, self.noise = images, boards, camera, mount, noise
         distance = float(np.median([board.pose[2, 3] for board in boards]))
         # Expected error of a correct view, px: of the corners, and of the robot at that distance.
         robot = camera.fx * (noise.meters / distance + np.radians(noise.degrees) * 2)
@@ -239,13 +237,11 @@ class _Problem:
         vector, covariance = solution.shared[:6], solution.covariance
         final = self._evaluate(pose_from_vector(vector), pose_from_vector(solution.shared[6:]), arms)
         to_camera = final.x[:3, :3].T
-        rotation = to_camera @ rotation_jacobian(vector)
         return HandEye(
-            mount=self.mount,
             camera=final.x,
             board=final.b,
             sigma_m=np.sqrt(np.diag(to_camera @ covariance[3:6, 3:6] @ to_camera.T)),
-            sigma_deg=np.degrees(np.sqrt(np.diag(rotation @ covariance[:3, :3] @ rotation.T))),
+            sigma_deg=rotation_sigma_deg(vector, covariance[:3, :3], to_camera),
             rms=float(np.sqrt((final.errors[used] ** 2).mean())),
             used=tuple(self.views[number].name for number in used),
             rejected={self.views[n].name: float(final.errors[n]) for n in np.flatnonzero(~estimate.inliers)},
@@ -253,10 +249,10 @@ class _Problem:
 
     def _closed_form(self, arms: list[np.ndarray], sample: list[int]) -> _Estimate:
         """Return the best of OpenCV's closed forms over some of the views, evaluated on all views."""
-        grippers, boards = [invert(arms[i]) for i in sample], [self.boards[i].pose for i in sample]
-        gripper_r, gripper_t = [p[:3, :3] for p in grippers], [p[:3, 3] for p in grippers]
-        board_r, board_t = [p[:3, :3] for p in boards], [p[:3, 3] for p in boards]
-        estimates = []
+        grippers, boards = np.array([invert(arms[i]) for i in sample]), np.array([self.boards[i].pose for i in sample])
+        gripper_r, gripper_t = list(grippers[:, :3, :3]), list(grippers[:, :3, 3])
+        board_r, board_t = list(boards[:, :3, :3]), list(boards[:, :3, 3])
+        best = _Estimate(np.eye(4), np.eye(4), np.full(len(arms), np.inf), np.zeros(len(arms), bool))
         for method in CLOSED_FORMS:
             try:
                 r, t = cv2.calibrateHandEye(gripper_r, gripper_t, board_r, board_t, method=method)
@@ -265,11 +261,11 @@ class _Problem:
             x = np.eye(4)
             x[:3, :3], x[:3, 3] = r, t.ravel()
             if np.isfinite(x).all() and abs(np.linalg.det(r) - 1) <= 0.1:
-                b = mean_pose([gripper @ x @ board for gripper, board in zip(grippers, boards, strict=True)])
-                estimates.append(self._evaluate(x, b, arms))
-        if not estimates:
-            return _Estimate(np.eye(4), np.eye(4), np.full(len(arms), np.inf), np.zeros(len(arms), bool))
-        return max(estimates, key=lambda estimate: estimate.score)
+                in_base = grippers @ x @ boards
+                b = in_base.mean(axis=0)
+                b[:3, :3] = Rotation.from_matrix(in_base[:, :3, :3]).mean().as_matrix()
+                best = max(best, self._evaluate(x, b, arms), key=lambda estimate: estimate.score)
+        return best
 
     def _evaluate(self, x: np.ndarray, b: np.ndarray, arms: list[np.ndarray]) -> _Estimate:
         errors = []
@@ -295,3 +291,206 @@ class _Problem:
 
         initial = np.concatenate([pose_to_vector(estimate.x), pose_to_vector(estimate.b)])
         return solver.solve(residuals, initial, np.zeros((len(used), 6 if robot_errors else 0)))
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+UNITS = {"m": 1.0, "mm": 0.001}
+
+
+def read_folder(
+    folder: str | Path, poses: dict[str, np.ndarray], board: Board, camera: Intrinsics
+) -> tuple[list[HandEyeView], list[str]]:
+    """Read the images of a folder that show the board and have one of the robot's poses.
+
+    Returns:
+        The views, and the names of images without a pose.
+
+    Raises:
+        DeviceError: There is no such folder.
+        InputError: An image is damaged or of another size, or no pose belongs to an image.
+    """
+    found: list[HandEyeView] = []
+    without_pose: list[str] = []
+    for file in views.list_images(folder):
+        pose = poses.get(file.name, poses.get(file.stem))
+        if pose is None:
+            without_pose.append(file.name)
+            continue
+        corners = detect(board, views.check_size(f"'{file}'", views.read_image(file).color, camera))
+        if corners is not None:
+            found.append(HandEyeView(file.name, board.points[corners.ids], corners.pixels, pose))
+    if not found and without_pose:
+        raise InputError(
+            f"no pose of the file belongs to an image in '{folder}' (e.g. {without_pose[0]}): use the same names"
+        )
+    return found, without_pose
+
+
+def read_robot_poses(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str, np.ndarray]:
+    """Read robot poses, [4, 4] gripper → base by the image's name.
+
+    Args:
+        path: CSV with a header: `image,x,y,z,qx,qy,qz,qw`, or `image,x,y,z,rx,ry,rz` with a rotation vector in radians
+            (as a UR prints it).
+        unit: Unit of the translations, one of `UNITS`.
+        inverted: Whether the file contains base → gripper.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: A row is no pose, or an image has two.
+    """
+    poses: dict[str, np.ndarray] = {}
+    for number, row in enumerate(views.read_csv(Path(path)), 1):
+        try:
+            name, pose = str(row["image"]).strip(), _parse_pose(row)
+        except (KeyError, TypeError, ValueError) as error:
+            cause = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"'{path}' pose {number}: {cause}; expected image, x, y, z and qx, qy, qz, qw") from error
+        if name in poses:
+            raise InputError(f"'{path}' pose {number}: '{name}' has a pose already; give one pose per image")
+        pose[:3, 3] *= UNITS[unit]
+        poses[name] = invert(pose) if inverted else pose
+    if not poses:
+        raise InputError(f"'{path}' contains no poses; expected a header image,x,y,z,qx,qy,qz,qw and a row per image")
+    return poses
+
+
+def _parse_pose(row: dict[str, Any]) -> np.ndarray:
+    translation = [float(row[axis]) for axis in "xyz"]
+    if "qw" in row:
+        pose = np.eye(4)
+        pose[:3, :3] = rotation_matrix(*unit_quaternion([row[f"q{axis}"] for axis in "xyzw"]))
+        pose[:3, 3] = translation
+        return rigid(pose)
+    rotation = [float(row[f"r{axis}"]) for axis in "xyz"]
+    if not np.linalg.norm(rotation) < 2 * np.pi + 0.01:
+        raise ValueError("a rotation vector longer than a full turn: give radians")
+    return rigid(pose_from_vector(np.array([*rotation, *translation])))
+
+
+# -- live --------------------------------------------------------------------------------------------------------------
+
+POSES_FILE = "poses.csv"
+MAX_POSE_SILENCE_S = 10.0
+MAX_REST_M, MAX_REST_DEG = 1e-3, 0.1  # motion of the hand that still counts as resting
+
+PoseAt = Callable[[int], np.ndarray]
+"""Returns [4, 4] gripper → base at a stamp in ns; raises DeviceError if it is unknown."""
+
+
+@dataclass(frozen=True)
+class HandConfig:
+    """Conditions for a view of a moving robot."""
+
+    views: int = setting(20, "Number of views.", range=(MIN_VIEWS, 500))
+    turned: float = setting(6.0, "A pose is new if the hand has rotated by this,", unit="deg", range=(0.1, 90.0))
+    shifted: float = setting(0.04, "or moved by this, from every earlier view.", unit="m", range=(0.001, 1.0))
+
+
+class HandEyeCollector:
+    """Collects views of a robot in new poses, and saves their images and `POSES_FILE` in a folder.
+
+    Attributes:
+        views: Collected views.
+        todo: Next instruction for the user; empty if the views suffice.
+    """
+
+    def __init__(self, board: Board, pose_at: PoseAt, config: HandConfig, folder: Path):
+        self.views: list[HandEyeView] = []
+        self._board, self._pose_at, self._config, self._folder = board, pose_at, config, folder
+        live = views.LiveConfig()
+        self._rest, self._rest_ns = views.RestDetector(board, live), round(live.still_s * NANOSECONDS)
+        self._unknown_since: int | None = None
+        self.todo = self._next_instruction()
+
+    def update(self, image: views.ColorImage) -> bool:
+        """Process an image; return whether it became a view.
+
+        Raises:
+            DeviceError: The robot's pose has been unknown for a while, or the image cannot be saved.
+            InputError: The image is mirrored.
+        """
+        if not self._rest.update(image) or (pose := self._resting_pose(image.stamp_ns)) is None:
+            return False
+        differences = [pose_difference(pose, view.gripper) for view in self.views]
+        is_new = all(m > self._config.shifted or degrees > self._config.turned for m, degrees in differences)
+        if is_new:
+            corners = self._rest.detection
+            assert corners is not None
+            name = f"view_{len(self.views) + 1:03d}.png"
+            self.views.append(HandEyeView(name, self._board.points[corners.ids], corners.pixels, pose))
+            save_image(self._folder / name, image.color)
+            self._write_poses()
+        self.todo = self._next_instruction()
+        return is_new
+
+    def _resting_pose(self, stamp_ns: int) -> np.ndarray | None:
+        """Return the pose; None if it is unknown, or the hand moves: the image's stamp is then too late."""
+        try:
+            pose, before = self._pose_at(stamp_ns), self._pose_at(stamp_ns - self._rest_ns)
+        except DeviceError as error:
+            reason = str(error).rstrip(".")
+            self._unknown_since = min(stamp_ns, self._unknown_since or stamp_ns)
+            if stamp_ns - self._unknown_since > MAX_POSE_SILENCE_S * NANOSECONDS:
+                raise DeviceError(
+                    f"TF has had no pose of the robot for {MAX_POSE_SILENCE_S:g} s: {reason}; is its driver running, "
+                    "and are the frames' names correct?"
+                ) from error
+            self.todo = f"TF has no pose of the robot: {reason}"
+            return None
+        self._unknown_since = None
+        meters, degrees = pose_difference(pose, before)
+        return pose if meters < MAX_REST_M and degrees < MAX_REST_DEG else None
+
+    def _next_instruction(self) -> str:
+        remaining = self._config.views - len(self.views)
+        if len(self.views) >= MIN_VIEWS:
+            try:
+                check_motion([view.gripper for view in self.views])
+            except InputError as error:
+                return str(error)
+        return f"{remaining} more: turn the hand, let it rest with the board in view" if remaining > 0 else ""
+
+    def _write_poses(self) -> None:
+        path = self._folder / POSES_FILE
+        rows = [(v.name, *map(float, v.gripper[:3, 3]), *quaternion(v.gripper[:3, :3])) for v in self.views]
+        try:
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([["image", "x", "y", "z", "qx", "qy", "qz", "qw"], *rows])
+        except OSError as error:
+            raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+
+
+def collect(
+    read: views.ReadImage, collector: HandEyeCollector, stopped: threading.Event, known: Intrinsics | None, log: Log
+) -> tuple[list[HandEyeView], Intrinsics | None]:
+    """Collect views until they suffice, the stream ends, or `stopped` is set, and log each new instruction.
+
+    Returns:
+        The views, and the known intrinsics or the camera's own.
+
+    Raises:
+        DeviceError: No image or no pose arrives.
+        InputError: The images are mirrored or not of the intrinsics' size, or the intrinsics are unknown.
+    """
+    last_line, camera, first_ns = "", known, None
+    for image in views.images_until(read, stopped):
+        first_ns = image.stamp_ns if first_ns is None else first_ns
+        camera = known or image.intrinsics or camera
+        if camera is None:
+            if image.stamp_ns - first_ns > views.READ_TIMEOUT_S * NANOSECONDS:
+                raise InputError(
+                    "the camera's intrinsics are unknown, and the images have no camera_info: run actrec calibrate "
+                    "intrinsics first, or name a file with --intrinsics"
+                )
+            continue
+        views.check_size("the image", image.color, camera)
+        collector.update(image)
+        line = f"{len(collector.views)} views; {collector.todo or 'enough'}"
+        if line != last_line:
+            log(line)
+        last_line = line
+        if not collector.todo:
+            break
+    return collector.views, camera

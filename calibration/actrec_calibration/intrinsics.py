@@ -14,8 +14,7 @@ from actrec.types import Intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
-from actrec_calibration.coverage import select_views
-from actrec_calibration.detection import Detection, View
+from actrec_calibration.detection import BoardCorners, BoardView, select_views
 from actrec_calibration.poses import distortion_coefficients, pixel_rays, rms
 
 PLUMB_BOB, RATIONAL = "plumb_bob", "rational_polynomial"
@@ -36,9 +35,10 @@ _REMEDY = (
 )
 _CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
 _SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
-_FIXED = cv2.CALIB_FIX_TANGENT_DIST
-for _name in ("K2", "K3", "K4", "K5", "K6"):
-    _FIXED |= getattr(cv2, f"CALIB_FIX_{_name}")
+_FIXED = (
+    cv2.CALIB_FIX_TANGENT_DIST | cv2.CALIB_FIX_K2 | cv2.CALIB_FIX_K3 | cv2.CALIB_FIX_K4 | cv2.CALIB_FIX_K5
+    | cv2.CALIB_FIX_K6
+)  # fmt: skip
 
 Pose = tuple[np.ndarray, np.ndarray]
 """Rotation vector [3] and translation [3] in m, board → camera."""
@@ -104,7 +104,7 @@ class Calibration:
     camera: Intrinsics
     deviations: np.ndarray
     covariance: np.ndarray
-    views: list[View]
+    views: list[BoardView]
     poses: list[Pose]
     rms: float
     held_out_rms: float
@@ -129,15 +129,15 @@ class Fit:
 
 def calibrate(
     board: Board,
-    views: Sequence[View],
+    views: Sequence[BoardView],
     config: IntrinsicsConfig | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
-    """Calibrate a camera.
+    """Calibrate a camera from any number of views of one image size.
 
     Args:
         board: Board in the views.
-        views: Any number of views, of one image size.
+        views: Views.
         config: Settings.
         progress: Called with a description of each step.
 
@@ -175,7 +175,7 @@ def calibrate(
     )
 
 
-def image_size(views: Sequence[View]) -> tuple[int, int]:
+def image_size(views: Sequence[BoardView]) -> tuple[int, int]:
     """Return width and height of all images.
 
     Raises:
@@ -191,19 +191,12 @@ def image_size(views: Sequence[View]) -> tuple[int, int]:
 
 
 def fit(
-    board: Board, views: Sequence[View], size: tuple[int, int], model: str, initial: Intrinsics | None = None
+    board: Board, views: Sequence[BoardView], size: tuple[int, int], model: str, initial: Intrinsics | None = None
 ) -> Fit:
     """Fit the lens and the pose of each view by least squares.
 
     With an initial lens only its `REFITTED` coefficients are fitted, which shocks and warmth change; a few views do not
     determine the others.
-
-    Args:
-        board: Board in the views.
-        views: Views of images of that size.
-        size: Width and height, px.
-        model: Distortion model.
-        initial: Initial lens.
 
     Raises:
         InputError: The views do not determine a lens.
@@ -228,7 +221,7 @@ def fit(
     return Fit(camera, [(r.ravel(), t.ravel()) for r, t in zip(rotations, translations, strict=True)], float(error_px))
 
 
-def reprojection_rms(board: Board, view: View, camera: Intrinsics) -> float:
+def reprojection_rms(board: Board, view: BoardView, camera: Intrinsics) -> float:
     """Return the reprojection error in px of a view's best pose for a known lens."""
     points, pixels = board.points[view.detection.ids], view.detection.pixels
     k, d = camera.matrix, distortion_coefficients(camera)
@@ -242,14 +235,16 @@ def coefficients(camera: Intrinsics) -> np.ndarray:
     return np.array([camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion])
 
 
-def corner_sigma(result: Fit, views: Sequence[View]) -> float:
+def corner_sigma(result: Fit, views: Sequence[BoardView]) -> float:
     """Return the standard deviation in px of a corner's coordinate, from the residuals of a fit."""
     corners = sum(len(view.detection) for view in views)
     degrees_of_freedom = 2 * corners - 6 * len(views) - len(coefficients(result.camera))
     return float(np.sqrt(result.rms**2 * corners / max(degrees_of_freedom, 1)))
 
 
-def covariance(board: Board, views: Sequence[View], result: Fit, sigma: float, count: int | None = None) -> np.ndarray:
+def covariance(
+    board: Board, views: Sequence[BoardView], result: Fit, sigma: float, count: int | None = None
+) -> np.ndarray:
     """Return the [n, n] covariance of the coefficients, with the uncertainty of the poses.
 
     Args:
@@ -273,11 +268,10 @@ def covariance(board: Board, views: Sequence[View], result: Fit, sigma: float, c
 
 
 def displacement(first: Intrinsics, second: Intrinsics, covariance: np.ndarray) -> Displacement:
-    """Compare two lenses of one camera.
+    """Project the rays of the first lens's pixels by the second lens.
 
     Args:
-        first: Defines the ray of each pixel.
-        second: Projects the rays.
+        first, second: Lenses of one camera.
         covariance: [n, n] of the second lens's n leading coefficients.
     """
     u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
@@ -297,7 +291,7 @@ def _project(
     return pixels.reshape(-1, 2), jacobian
 
 
-def _residual(board: Board, view: View, pose: Pose, camera: Intrinsics) -> np.ndarray:
+def _residual(board: Board, view: BoardView, pose: Pose, camera: Intrinsics) -> np.ndarray:
     return view.detection.pixels - _project(board.points[view.detection.ids], *pose, camera)[0]
 
 
@@ -325,8 +319,8 @@ def _check_count(used: int, detected: int, config: IntrinsicsConfig) -> None:
 
 
 def _reject_views(
-    board: Board, views: list[View], size: tuple[int, int], config: IntrinsicsConfig
-) -> tuple[list[View], dict[str, str]]:
+    board: Board, views: list[BoardView], size: tuple[int, int], config: IntrinsicsConfig
+) -> tuple[list[BoardView], dict[str, str]]:
     """Reject the worst view, fit again, and repeat: one wrong view degrades the fit of all others."""
     rejected: dict[str, str] = {}
     total = len(views)
@@ -347,29 +341,31 @@ def _reject_views(
 
 
 def _reject_corners(
-    board: Board, views: list[View], result: Fit, config: IntrinsicsConfig
-) -> tuple[list[View], dict[str, str]]:
+    board: Board, views: list[BoardView], result: Fit, config: IntrinsicsConfig
+) -> tuple[list[BoardView], dict[str, str]]:
     errors = _errors(board, views, result)
     # The median of distances (Rayleigh) is 1.18 standard deviations of a coordinate.
     limit = max(config.outlying * 1.5 * float(np.median(np.concatenate(errors))) / 1.18, config.negligible)
-    kept: list[View] = []
+    kept: list[BoardView] = []
     rejected: dict[str, str] = {}
     for view, distances in zip(views, errors, strict=True):
         good = distances <= limit
         if good.sum() >= max(MIN_CORNERS, MIN_CORNER_SHARE * len(good)):
-            kept.append(View(view.name, view.size, Detection(view.detection.ids[good], view.detection.pixels[good])))
+            kept.append(
+                BoardView(view.name, view.size, BoardCorners(view.detection.ids[good], view.detection.pixels[good]))
+            )
         else:
             rejected[view.name] = f"{(~good).sum()} of its {len(good)} corners are more than {limit:.2f} px off"
     return kept, rejected
 
 
-def _errors(board: Board, views: Sequence[View], result: Fit) -> list[np.ndarray]:
+def _errors(board: Board, views: Sequence[BoardView], result: Fit) -> list[np.ndarray]:
     """Return the [n] reprojection errors of each view, px."""
     pairs = zip(views, result.poses, strict=True)
     return [np.hypot(*_residual(board, view, pose, result.camera).T) for view, pose in pairs]
 
 
-def _cross_validate(board: Board, views: list[View], size: tuple[int, int], model: str) -> float:
+def _cross_validate(board: Board, views: list[BoardView], size: tuple[int, int], model: str) -> float:
     """Return the reprojection error of all views, each with a lens fitted to the other four fifths."""
     squares, corners = 0.0, 0
     for fold in range(5):

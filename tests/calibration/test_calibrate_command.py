@@ -15,12 +15,11 @@ from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry
 from actrec.utils.errors import DeviceError, EndOfStream
-from actrec_calibration import live
+from actrec_calibration import views
 from actrec_calibration.board import Board
-from actrec_calibration.coverage import CoverageConfig
-from actrec_calibration.detection import Detection, detect
-from actrec_calibration.live import LiveConfig, RestDetector, ViewCollector, collect_views, draw_preview
-from actrec_calibration.sources import ColorImage, read_image
+from actrec_calibration.detection import BoardCorners, detect
+from actrec_calibration.quality import CoverageConfig, draw_preview
+from actrec_calibration.views import ColorImage, LiveConfig, RestDetector, ViewCollector, collect_views, read_image
 from tests.reference.board_rendering import render, sample_poses
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
@@ -189,14 +188,14 @@ def test_live_views_are_taken_when_the_board_is_still_and_new():
     assert collector.coverage.views == 4 and not collector.done
     later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
     assert not any(collector.update(picture) for picture in later)  # as before: nothing new
-    drawn = draw_preview(stream[-1], collector)
+    drawn = draw_preview(stream[-1].color, collector.detection, collector.views, collector.coverage)
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 
 def test_a_board_that_rests_is_still_though_time_jumps_back(monkeypatch):
     picture = np.zeros((48, 64, 3), np.uint8)
-    resting = Detection(np.arange(8), np.arange(16.0).reshape(8, 2))
-    monkeypatch.setattr(live, "detect", lambda board, image: resting)
+    resting = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
+    monkeypatch.setattr(views, "detect", lambda board, image: resting)
     still = RestDetector(BOARD, LiveConfig(still_s=0.2))
     seen = [still.update(ColorImage("", round(s * NANOSECONDS), picture)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
     assert seen == [False, False, True, False, False, True, True]

@@ -5,8 +5,8 @@ import pytest
 
 from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
-from actrec_calibration.depth import CameraPair, RgbdView, calibrate
-from actrec_calibration.detection import Detection, detect
+from actrec_calibration.depth import CameraPair, calibrate
+from actrec_calibration.detection import BoardCorners, RgbdView, detect
 from actrec_calibration.poses import invert, pose_difference, pose_from_vector
 from tests.reference import calibration_views as simulated
 from tests.reference.board_rendering import render
@@ -139,9 +139,9 @@ def test_bad_input():
     views = [
         RgbdView(
             p.name,
-            Detection(np.arange(48), p.color.pixels[:48]),
+            BoardCorners(np.arange(48), p.color.pixels[:48]),
             p.depth,
-            Detection(np.arange(48), p.infrared.pixels[:48]),
+            BoardCorners(np.arange(48), p.infrared.pixels[:48]),
         )
         for p in pairs
     ]

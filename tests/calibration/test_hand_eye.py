@@ -6,10 +6,9 @@ import pytest
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import quaternion
 from actrec.utils.errors import DeviceError, InputError
-from actrec_calibration import sources
 from actrec_calibration.board import Board
 from actrec_calibration.detection import detect
-from actrec_calibration.hand_eye import HandEyeView, calibrate
+from actrec_calibration.hand_eye import HandEyeView, calibrate, read_robot_poses
 from actrec_calibration.poses import estimate_board_pose, invert, pose_difference, pose_from_vector, project, transform
 from tests.reference import calibration_views as simulated
 from tests.reference.board_rendering import render
@@ -125,18 +124,15 @@ def test_pose_files_say_the_same(tmp_path):
     files = {
         "a.csv": f"image,x,y,z,qx,qy,qz,qw\n1.png,0.4,0.1,0.7,{x},{y},{z},{w}\n",
         "b.csv": "image, x, y, z, rx, ry, rz\n1.png, 0.4, 0.1, 0.7, 0.3, -0.2, 1.0\n",
-        "c.yaml": f"- {{image: 1.png, pose: {pose.ravel().tolist()}}}\n",
-        "d.yaml": "- {image: 1.png, translation: {x: 0.4, y: 0.1, z: 0.7}, rotation: "
-        f"{{x: {x}, y: {y}, z: {z}, w: {w}}}}}\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        np.testing.assert_allclose(sources.read_robot_poses(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(read_robot_poses(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
     (tmp_path / "excel.csv").write_text(files["a.csv"], encoding="utf-8-sig")
-    np.testing.assert_allclose(sources.read_robot_poses(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
-    back = sources.read_robot_poses(tmp_path / "a.csv", inverted=True)["1.png"]
+    np.testing.assert_allclose(read_robot_poses(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
+    back = read_robot_poses(tmp_path / "a.csv", inverted=True)["1.png"]
     np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
-    assert sources.read_robot_poses(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
+    assert read_robot_poses(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +144,7 @@ def test_pose_files_say_the_same(tmp_path):
         ("image,x,y,z,rx,ry,rz\n1,0,0,a,0,0,0\n", "could not convert"),
         ("image,x,y,z,rx,ry,rz\n1,0,0,0,0,0,0\n1,0,0,0,0,0,0\n", "has a pose already"),
         ("image,x,y,z,rx,ry,rz\n", "contains no poses"),
+        ("image,x,y,z,rx,ry,rz\n1,nan,0,0,0,0,0\n", "not all numbers are finite"),
         ("image,x,y,z,rx,ry,rz\n1,0,4,0,1,0,7,0,0,0,0,0,0\n", "write decimals with a point"),
         ('image,x,y,z,rx,ry,rz\n"1,0,0,0,0,0,0\n', "no CSV: unexpected end of data; is a quotation mark left open"),
     ],
@@ -155,20 +152,9 @@ def test_pose_files_say_the_same(tmp_path):
 def test_pose_files_in_error(tmp_path, text, message):
     (tmp_path / "poses.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        sources.read_robot_poses(tmp_path / "poses.csv")
+        read_robot_poses(tmp_path / "poses.csv")
     with pytest.raises(DeviceError, match="check the path"):
-        sources.read_robot_poses(tmp_path / "none.csv")
-
-
-@pytest.mark.parametrize(("place", "message"), [((3, 0), "give it row by row"), ((0, 3), "not all numbers are finite")])
-def test_a_matrix_column_by_column_or_with_gaps_is_refused(tmp_path, place, message):
-    """The hand stood at 0, 0, 0 in all images."""
-    pose = np.eye(4)
-    pose[place] = 0.4 if place == (3, 0) else np.nan
-    values = ", ".join(map(str, pose.ravel())).replace("nan", ".nan")
-    (tmp_path / "poses.yaml").write_text(f"- {{image: 1.png, pose: [{values}]}}\n")
-    with pytest.raises(InputError, match=message):
-        sources.read_robot_poses(tmp_path / "poses.yaml")
+        read_robot_poses(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize("tilt", [(0.4, 0.0), (-0.3, 0.2)])

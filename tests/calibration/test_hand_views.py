@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from actrec.cli import calibrate, main
-from actrec.cli.calibrate import options
+from actrec.cli.calibrate import lens
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
-from actrec_calibration import hand_eye, live, sources
+from actrec_calibration import hand_eye
 from actrec_calibration.board import Board
-from actrec_calibration.live import HandConfig, HandEyeCollector
+from actrec_calibration.hand_eye import POSES_FILE, HandConfig, HandEyeCollector, read_folder, read_robot_poses
 from actrec_calibration.poses import pose_difference
-from actrec_calibration.sources import ColorImage
+from actrec_calibration.views import ColorImage
 from tests.reference import calibration_views as simulated
 from tests.reference.board_rendering import render
 
@@ -55,7 +55,7 @@ class Robot:
 
 def collect(robot, folder, known=LENS, **config):
     collector = HandEyeCollector(BOARD, robot.pose_at, HandConfig(**config), folder)
-    return collector, *live.collect_hand_eye(robot.read, collector, threading.Event(), known, options.log)
+    return collector, *hand_eye.collect(robot.read, collector, threading.Event(), known, lens.log)
 
 
 def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
@@ -69,7 +69,7 @@ def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
     found = hand_eye.calibrate(views, camera, "hand")
     meters, degrees = pose_difference(found.camera, robot.arm.camera)
     assert meters < 0.002 and degrees < 0.1
-    kept, _ = sources.read_hand_eye_folder(tmp_path, tmp_path / live.POSES_FILE, BOARD, LENS)
+    kept, _ = read_folder(tmp_path, read_robot_poses(tmp_path / POSES_FILE), BOARD, LENS)
     assert pose_difference(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx(
         (0, 0), abs=1e-6
     )
@@ -77,10 +77,10 @@ def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
 
 def test_read_hand_eye_folder_lists_images_without_pose(tmp_path, capsys):
     collect(Robot(3), tmp_path, views=3)
-    poses = (tmp_path / live.POSES_FILE).read_text().splitlines()
+    poses = (tmp_path / POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
     capsys.readouterr()
-    kept, without_pose = sources.read_hand_eye_folder(tmp_path, tmp_path / "some.csv", BOARD, LENS)
+    kept, without_pose = read_folder(tmp_path, read_robot_poses(tmp_path / "some.csv"), BOARD, LENS)
     assert [view.name for view in kept] == ["view_001.png", "view_002.png"]
     assert without_pose == ["view_003.png"]
 

@@ -9,12 +9,10 @@ import pytest
 
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError, InputError
-from actrec_calibration import report
 from actrec_calibration.board import Board
-from actrec_calibration.check import CheckConfig, check
-from actrec_calibration.coverage import coverage, placement, select_views
-from actrec_calibration.detection import Detection, View, detect
+from actrec_calibration.detection import BoardCorners, BoardView, detect, placement, select_views
 from actrec_calibration.intrinsics import RATIONAL, IntrinsicsConfig, calibrate, coefficients, displacement
+from actrec_calibration.quality import CheckConfig, check, coverage, write_report
 from benchmarks import calibration
 from benchmarks.calibration import rendered_views
 from tests.reference.board_rendering import project_corners, render, sample_poses
@@ -27,7 +25,7 @@ CHESSBOARD = Board.of(kind="chessboard", square=0.025)
 
 def exact_views(
     camera: Intrinsics, count: int, seed: int = 0, noise: float = 0.05, board: Board = CHARUCO
-) -> list[View]:
+) -> list[BoardView]:
     """Views whose corners are project instead of seen: quick, with noise of so many pixels."""
     draw = np.random.default_rng(seed)
     found = []
@@ -35,7 +33,9 @@ def exact_views(
         pixels = project_corners(CHARUCO.points, camera, pose)
         inside = np.all((pixels > 8) & (pixels < np.array([camera.width, camera.height]) - 9), axis=1)
         pixels = pixels[inside] + draw.normal(0, noise, (inside.sum(), 2))
-        found.append(View(f"view_{number}", (camera.width, camera.height), Detection(np.flatnonzero(inside), pixels)))
+        found.append(
+            BoardView(f"view_{number}", (camera.width, camera.height), BoardCorners(np.flatnonzero(inside), pixels))
+        )
     return found
 
 
@@ -66,7 +66,7 @@ def test_strong_blur_and_noise():
         image, _ = render(CHARUCO, VGA, pose, blur=1.6, noise=8, seed=number)
         found = detect(CHARUCO, image)
         if found is not None:
-            seen.append(View(str(number), (640, 480), found))
+            seen.append(BoardView(str(number), (640, 480), found))
     assert len(seen) >= 10
     assert_right(calibrate(CHARUCO, seen).camera, VGA)
 
@@ -77,10 +77,10 @@ def test_deviations_match_repeated_calibrations():
         # The same poses each time, other noise.
         draw = np.random.default_rng(100 + seed)
         noisy = [
-            View(
+            BoardView(
                 v.name,
                 v.size,
-                Detection(v.detection.ids, v.detection.pixels + draw.normal(0, 0.1, (len(v.detection), 2))),
+                BoardCorners(v.detection.ids, v.detection.pixels + draw.normal(0, 0.1, (len(v.detection), 2))),
             )
             for v in exact_views(camera, 12, seed=3, noise=0.0)
         ]
@@ -111,20 +111,20 @@ def test_rational_model():
     assert np.median(np.hypot(*moved.shift.T)) < 0.2
 
 
-def bent(view: View) -> View:
+def bent(view: BoardView) -> BoardView:
     """A board that is no plane: its middle stands out, as far as it moves corners by 3 px."""
     points = CHARUCO.points[view.detection.ids] / [*CHARUCO.size, 1]
     out = 3.0 * np.sin(np.pi * points[:, :1]) * np.array([[1.0, -0.6]])
-    return dataclasses.replace(view, detection=Detection(view.detection.ids, view.detection.pixels + out))
+    return dataclasses.replace(view, detection=BoardCorners(view.detection.ids, view.detection.pixels + out))
 
 
-def misnamed(view: View) -> View:
+def misnamed(view: BoardView) -> BoardView:
     """A row of corners taken for the next."""
     ids = view.detection.ids
     wrong = ids < 24
     shifted = np.where(wrong, ids + 8, ids)
     keep = ~np.isin(shifted, shifted[~wrong]) | ~wrong
-    return dataclasses.replace(view, detection=Detection(shifted[keep], view.detection.pixels[keep]))
+    return dataclasses.replace(view, detection=BoardCorners(shifted[keep], view.detection.pixels[keep]))
 
 
 @pytest.mark.parametrize("spoil", [bent, misnamed])
@@ -189,7 +189,7 @@ def test_how_a_board_is_held():
         turn = cv2.Rodrigues(np.array([lower, -right, 0.0]))[0]
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = turn, np.array([0.0, 0.0, 0.5]) - turn @ np.array([*CHARUCO.size, 0]) / 2
-        view = View("", (640, 480), Detection(np.arange(40), project_corners(CHARUCO.points, VGA, pose)))
+        view = BoardView("", (640, 480), BoardCorners(np.arange(40), project_corners(CHARUCO.points, VGA, pose)))
         held = placement(CHARUCO, view, VGA)
         np.testing.assert_allclose(held.tilt_deg, tilt, atol=0.1)
         assert held.scale == pytest.approx(525 * 0.27 / 0.5 / 640, rel=1e-3)
@@ -258,7 +258,7 @@ def test_report(tmp_path):
     seen[4] = bent(seen[4])
     found = calibrate(CHARUCO, seen)
     gray = np.full((480, 640, 3), 128, np.uint8)
-    report.write(tmp_path / "report", CHARUCO, found, coverage(CHARUCO, found.views), lambda name: gray)
+    write_report(tmp_path / "report", CHARUCO, found, coverage(CHARUCO, found.views), lambda name: gray)
     said = json.loads((tmp_path / "report/report.json").read_text())
     assert said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
     assert said["standard_deviations"]["fx"] > 0 and set(said["rejected"]) == {"view_4"}

@@ -7,9 +7,8 @@ from actrec.datasets.ntu.cameras import fit_cameras
 from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_calibration import sources
-from actrec_calibration.points import calibrate
-from actrec_calibration.poses import pose_difference, pose_from_vector, project, transform
+from actrec_calibration.poses import calibrate_from_points, pose_difference, pose_from_vector, project, transform
+from actrec_calibration.views import read_points
 
 POSE = pose_from_vector(np.array([0.2, -0.3, 0.1, 0.3, -0.1, 0.4]))
 CAMERA = Intrinsics(640, 480, 520, 515, 322, 236)
@@ -33,8 +32,7 @@ def _numbers(camera):
 
 def test_ntu_depth_camera(setup_one):
     """f 366, center 256, 208 of the file's own (mirrored) pixels, from its 22 150 joints: the joints' own camera."""
-    given = sources.read_points(setup_one, "depth")
-    found = calibrate(given.points, given.pixels, given.size, "fixed")
+    found = calibrate_from_points(*read_points(setup_one, "depth"), "fixed")
     fx, fy, cx, cy = _numbers(found.camera)
     assert len(setup_one) == 10 and found.used == found.given == 22150
     assert abs(fx - 366.2) < 0.2 and abs(fy - 366.4) < 0.2
@@ -44,8 +42,7 @@ def test_ntu_depth_camera(setup_one):
 
 def test_ntu_color_camera(setup_one):
     """f 1056, center 956, 568 of the file's own (mirrored) pixels where the camera is taken to look the same way."""
-    given = sources.read_points(setup_one, "color")
-    found = calibrate(given.points, given.pixels, given.size, "shift")
+    found = calibrate_from_points(*read_points(setup_one, "color"), "shift")
     fx, fy, cx, cy = _numbers(found.camera)
     assert abs(fx - 1057) < 2 and abs(fy - 1056) < 1
     assert abs(1919 - cx - 955.5) < 1 and abs(cy - 567.5) < 1
@@ -54,8 +51,7 @@ def test_ntu_color_camera(setup_one):
 
 def test_ntu_color_camera_turned(setup_one):
     """Let turn as well, by 0.2°, it explains them ten times better, 53 mm from the depth camera (Kinect v2: 52)."""
-    given = sources.read_points(setup_one, "color")
-    found = calibrate(given.points, given.pixels, given.size, "free")
+    found = calibrate_from_points(*read_points(setup_one, "color"), "free")
     meters, degrees = pose_difference(found.pose, np.eye(4))
     assert found.rms < 0.03 and 0.050 < meters < 0.056 and 0.1 < degrees < 0.4
     assert np.abs(_numbers(found.camera)[:2] - 1056.4).max() < 1
@@ -73,7 +69,7 @@ def test_each_ntu_file_alone(data_root):
 
 def test_exact_points_give_the_exact_camera():
     points, pixels = _cloud()
-    found = calibrate(points, pixels, (640, 480))
+    found = calibrate_from_points(points, pixels, (640, 480))
     np.testing.assert_allclose(_numbers(found.camera), _numbers(CAMERA), atol=1e-4)
     assert max(pose_difference(found.pose, POSE)) < 1e-5
 
@@ -82,7 +78,7 @@ def test_noise_and_wrong_pixels():
     points, pixels = _cloud(noise=0.5)
     pixels[::40] += 30
     pixels[1] = np.nan
-    found = calibrate(points, pixels, (640, 480))
+    found = calibrate_from_points(points, pixels, (640, 480))
     assert found.given == 399 and found.used <= 389
     assert (np.abs(_numbers(found.camera) - _numbers(CAMERA)) < 4 * found.sigma).all() and found.sigma.max() < 3
 
@@ -90,12 +86,12 @@ def test_noise_and_wrong_pixels():
 def test_degenerate_points_are_refused():
     points, pixels = _cloud()
     with pytest.raises(InputError, match="11 points with pixels are too few"):
-        calibrate(points[:11], pixels[:11], (640, 480))
+        calibrate_from_points(points[:11], pixels[:11], (640, 480))
     points[:, 2] = 2 + 0.3 * points[:, 0]
     with pytest.raises(InputError, match="lie on a plane, which leaves the focal length"):
-        calibrate(points, project(transform(POSE, points), CAMERA), (640, 480))
+        calibrate_from_points(points, project(transform(POSE, points), CAMERA), (640, 480))
     with pytest.raises(InputError, match="pose is 'none'"):
-        calibrate(points, pixels, (640, 480), "none")
+        calibrate_from_points(points, pixels, (640, 480), "none")
 
 
 @pytest.mark.parametrize("pose", ["free", "shift"])
@@ -103,7 +99,7 @@ def test_mirrored_pixels_are_recognized(pose):
     points, pixels = _cloud(pose=np.eye(4))
     pixels[:, 0] = 639 - pixels[:, 0]
     with pytest.raises(InputError, match="mirrored image"):
-        calibrate(points, pixels, (640, 480), pose)
+        calibrate_from_points(points, pixels, (640, 480), pose)
 
 
 def test_point_files(tmp_path):
@@ -111,22 +107,22 @@ def test_point_files(tmp_path):
     rows = [",".join(map(str, row)) for row in np.hstack([points, pixels])]
     file = tmp_path / "points.csv"
     file.write_text("\n".join(["x,y,z,u,v", *rows]))
-    given = sources.read_points([file], "color", (640, 480))
-    np.testing.assert_allclose(given.points, points)
-    assert given.size == (640, 480)
+    read, _, size = read_points([file], "color", (640, 480))
+    np.testing.assert_allclose(read, points)
+    assert size == (640, 480)
     with pytest.raises(ConfigError, match="--size W,H"):
-        sources.read_points([file], "color")
+        read_points([file], "color")
     file.write_text("\ufeffx,y,z,u,v\n1,2,3,4,5\n", encoding="utf-8")  # as Excel saves it
-    np.testing.assert_array_equal(sources.read_points([file], "color", (640, 480)).points, [[1, 2, 3]])
+    np.testing.assert_array_equal(read_points([file], "color", (640, 480))[0], [[1, 2, 3]])
     file.write_text("x,y,z,u,v\n1,5,2,0,3,5,100,2,200,1\n")
     with pytest.raises(InputError, match="write decimals with a point"):
-        sources.read_points([file], "color", (640, 480))
+        read_points([file], "color", (640, 480))
     file.write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="no table of points"):
-        sources.read_points([file], "color", (640, 480))
+        read_points([file], "color", (640, 480))
     for more in (1, 20_000):  # the latter are more than the longest field that Python's reader takes
         file.write_text('x,y,z,u,v\n1,"2,3,4,5\n' + "1,2,3,4,5\n" * more)
         with pytest.raises(InputError, match="is no CSV: .* is a quotation mark left open"):
-            sources.read_points([file], "color", (640, 480))
+            read_points([file], "color", (640, 480))
     with pytest.raises(DeviceError, match="check the path"):
-        sources.read_points([tmp_path / "none.csv"], "color", (640, 480))
+        read_points([tmp_path / "none.csv"], "color", (640, 480))

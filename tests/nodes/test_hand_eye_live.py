@@ -17,7 +17,7 @@ from geometry_msgs.msg import Quaternion, Vector3
 from actrec.cli import main
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec_calibration import live
+from actrec_calibration import hand_eye, views
 from actrec_calibration.board import Board
 from actrec_calibration.poses import pose_difference
 from tests.nodes.topic_camera import TOPIC, TopicCamera
@@ -103,7 +103,7 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
 
 
 def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(live, "MAX_POSE_SILENCE_S", 0.5)
+    monkeypatch.setattr(hand_eye, "MAX_POSE_SILENCE_S", 0.5)
     robot.connected = False
     camera = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0])
     camera.lens = LENS
@@ -117,13 +117,13 @@ def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monk
 
 
 def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(live, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(views, "READ_TIMEOUT_S", 2.0)
     camera, kept = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
     camera.lens = LENS
 
     def unplug() -> None:
         ends = time.monotonic() + 60
-        while not (kept / live.POSES_FILE).exists() and time.monotonic() < ends:
+        while not (kept / hand_eye.POSES_FILE).exists() and time.monotonic() < ends:
             time.sleep(0.02)
         camera.stop()
 
@@ -132,7 +132,7 @@ def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, mon
     assert main([*COMMAND, "--base", "base_link", "--keep", str(kept)]) == 1
     hand.join()
     assert f"the views so far are in '{kept}': calibrate from that folder" in capsys.readouterr().err
-    assert len((kept / live.POSES_FILE).read_text().splitlines()) == 2
+    assert len((kept / hand_eye.POSES_FILE).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

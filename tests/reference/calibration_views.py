@@ -11,8 +11,8 @@ import numpy as np
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.types import Intrinsics
 from actrec_calibration.board import Board
-from actrec_calibration.depth import RgbdView, plane_depth
-from actrec_calibration.detection import Detection
+from actrec_calibration.depth import plane_depth
+from actrec_calibration.detection import BoardCorners, RgbdView
 from actrec_calibration.floor import FloorBoard
 from actrec_calibration.hand_eye import HandEyeView
 from actrec_calibration.poses import image_rays, invert, pixel_rays, pose_from_vector, project, transform
@@ -71,12 +71,12 @@ def sample_pose(
 
 def simulate_corners(
     board: Board, camera: Intrinsics, pose: np.ndarray, sigma: float, random: np.random.Generator
-) -> Detection:
+) -> BoardCorners:
     """Project the board's corners, with noise of `sigma` px in u and v."""
     points = transform(pose, board.points)
     pixels = project(points, camera) + random.normal(0, sigma, (len(points), 2))
     inside = (points[:, 2] > 0) & ((pixels > 3) & (pixels < [camera.width - 4, camera.height - 4])).all(1)
-    return Detection(np.flatnonzero(inside), pixels[inside])
+    return BoardCorners(np.flatnonzero(inside), pixels[inside])
 
 
 def simulate_board_depth(board: Board, rig: Rig, pose: np.ndarray, noise: SensorNoise, number: int) -> np.ndarray:

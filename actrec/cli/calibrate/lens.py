@@ -1,23 +1,26 @@
-"""`actrec calibrate board`, `intrinsics`, `check` and `points`: the lens of one camera."""
+"""`actrec calibrate board`, `intrinsics`, `check` and `points`: the lens of one camera; what all calibrations share."""
 
 import argparse
+import contextlib
 import dataclasses
+import datetime
+import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from actrec.cli.calibrate import options
-from actrec.cli.calibrate.options import load, log
+from actrec import cameras
+from actrec.cli import add_driver, driver_options, interruptible
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.types import Intrinsics
-from actrec.utils import calibration_files
+from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, from_yaml, path_of
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -60,50 +63,48 @@ Example:
 
 def add_commands(commands: Any) -> None:
     """Add the parsers."""
-    parser = options.add_command(commands, "board", "write a board to print at its true size", run_board, _BOARD)
+    parser = add_command(commands, "board", "write a board to print at its true size", run_board, _BOARD)
     parser.add_argument("--out", required=True, metavar="FILE", help="board.pdf (exact edges) or board.png")
     papers = tuple(load("board").PAPERS)
     parser.add_argument("--paper", choices=papers, help="paper of a PDF (default: the smallest that fits)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options.add_board(parser)
+    add_board(parser)
 
-    parser = options.add_command(
-        commands, "intrinsics", "calibrate a camera's lens with a board", run_intrinsics, _INTRINSICS
-    )
+    parser = add_command(commands, "intrinsics", "calibrate a camera's lens with a board", run_intrinsics, _INTRINSICS)
     _add_source(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing calibration")
-    options.add_settings(parser.add_argument_group("the calibration"), load("intrinsics").IntrinsicsConfig)
+    add_settings(parser.add_argument_group("the calibration"), load("intrinsics").IntrinsicsConfig)
 
-    parser = options.add_command(commands, "check", "check whether a camera's calibration holds", run_check, _CHECK)
+    parser = add_command(commands, "check", "check whether a camera's calibration holds", run_check, _CHECK)
     _add_source(parser)
     parser.add_argument("--against", metavar="FILE", help="camera_info YAML to check (default: of --serial)")
-    options.add_settings(parser.add_argument_group("the check"), load("check").CheckConfig)
+    add_settings(parser.add_argument_group("the check"), load("quality").CheckConfig)
 
-    parser = options.add_command(
-        commands, "points", "estimate intrinsics from points in space and their pixels", run_points, _POINTS
-    )
+    help_line = "estimate intrinsics from points in space and their pixels"
+    parser = add_command(commands, "points", help_line, run_points, _POINTS)
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .skeleton, see below")
     parser.add_argument("--part", choices=(COLOR, DEPTH), default=COLOR, help="camera of the pixels and of the result")
     parser.add_argument("--size", metavar="W,H", help="of the image in pixels (known for .skeleton)")
-    parser.add_argument("--pose", choices=tuple(load("points").POSES), default="free", help="estimated camera pose")
-    options.add_output(parser)
+    poses = tuple(load("poses").ESTIMATED_POSES)
+    parser.add_argument("--pose", choices=poses, default="free", help="estimated camera pose")
+    add_output(parser)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="images of the board, 20 or more")
     parser.add_argument("--serial", help="serial number of the camera (default: of --driver-option serial=…)")
     parser.add_argument("--part", choices=(COLOR, DEPTH), default=COLOR, help="lens of the camera (default: color)")
-    options.add_cameras(parser)
+    add_cameras(parser)
     parser.add_argument("--report", metavar="DIR", help="folder of the report (default: ./calibration_SERIAL_PART)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    options.add_live(parser)
+    add_live(parser)
     parser.add_argument("--preview", metavar="FILE", help="keep writing the live image with instructions here (.jpg)")
-    options.add_board(parser)
+    add_board(parser)
 
 
 def run_board(args: argparse.Namespace) -> int:
     """Write the board."""
-    board, out = options.board_of(args), Path(args.out).expanduser()
+    board, out = board_of(args), Path(args.out).expanduser()
     paper = load("board").write(board, out, args.paper)
     width, height = (round(side * 1000, 1) for side in board.size)
     if args.json:
@@ -120,35 +121,29 @@ def run_board(args: argparse.Namespace) -> int:
 
 def run_intrinsics(args: argparse.Namespace) -> int:
     """Collect views, calibrate, write the report and the camera's file."""
-    intrinsics, report = load("intrinsics"), load("report")
-    board, config = options.board_of(args), options.settings(args, intrinsics.IntrinsicsConfig)
+    intrinsics, quality = load("intrinsics"), load("quality")
+    board, limits = board_of(args), settings(args, intrinsics.IntrinsicsConfig)
     serial = _serial(args)
     path = path_of(serial, args.part, args.cameras)
-    options.refuse_existing(path, args.overwrite)
+    refuse_existing(path, args.overwrite)
     folder = _report_folder(args, serial)
-    _check_camera(args)
-    views = _collect(args, board, folder / "images", load("coverage").CoverageConfig())
-    result = intrinsics.calibrate(board, views.views, config, log)
-    covered = load("coverage").coverage(board, result.views, camera=result.camera)
-    report.write(folder, board, result, covered, views.load_image)
-    _store(path, serial, args.part, board.describe(), result)
-    figures = {"file": str(path), "report": str(folder), **report.intrinsics_figures(board, result, covered)}
-    print(json.dumps(figures) if args.json else _summary(figures))
-    return 0
-
-
-def _store(path: Path, serial: str, part: str, board: str, result: Any) -> None:
-    geometry = calibration_files.load(serial, path.parent).geometry if part == DEPTH and path.is_file() else None
-    deviations = ", ".join(
-        f"{name} {value:.2f}" for name, value in zip(("fx", "fy", "cx", "cy"), result.deviations, strict=False)
-    )
+    views, load_image = _collect(args, board, folder / "images", quality.CoverageConfig())
+    result = intrinsics.calibrate(board, views, limits, log)
+    covered = quality.coverage(board, result.views, camera=result.camera)
+    quality.write_report(folder, board, result, covered, load_image)
+    figures = {"file": str(path), "report": str(folder), **quality.intrinsics_figures(board, result, covered)}
+    geometry = calibration_files.load(serial, path.parent).geometry if args.part == DEPTH and path.is_file() else None
+    sigma = ", ".join(f"{name} {figures['standard_deviations'][name]:.2f}" for name in ("fx", "fy", "cx", "cy"))
     note = (
-        f"actrec calibrate intrinsics, {date.today().isoformat()}: {len(result.views)} views of a {board}\n"
-        f"RMS {result.rms:.3f} px, held out {result.held_out_rms:.3f} px; standard deviations: {deviations} px"
+        f"actrec calibrate intrinsics, {datetime.date.today().isoformat()}: {len(result.views)} views of a "
+        f"{board.describe()}\n"
+        f"RMS {result.rms:.3f} px, held out {result.held_out_rms:.3f} px; standard deviations: {sigma} px"
     )
-    calibration_files.write_intrinsics(path, result.camera, f"{serial}_{part}", geometry, note)
+    calibration_files.write_intrinsics(path, result.camera, f"{serial}_{args.part}", geometry, note)
     if geometry is not None:
         log("the depth camera's extrinsics were calibrated with its previous lens: run actrec calibrate depth again")
+    print(json.dumps(figures) if args.json else _summary(figures))
+    return 0
 
 
 def _summary(figures: dict[str, Any]) -> str:
@@ -170,72 +165,69 @@ def _summary(figures: dict[str, Any]) -> str:
 
 def run_check(args: argparse.Namespace) -> int:
     """Collect a few views and compare them with the stored calibration."""
-    check = load("check")
-    board, config = options.board_of(args), options.settings(args, check.CheckConfig)
+    quality = load("quality")
+    board, limits = board_of(args), settings(args, quality.CheckConfig)
     path = Path(args.against).expanduser() if args.against else path_of(_serial(args), args.part, args.cameras)
     if not args.against and not path.is_file():
         raise InputError(f"there is no calibration '{path}' to check: run actrec calibrate intrinsics first")
     stored = from_yaml(path)
     folder = _report_folder(args, path.stem if args.against else _serial(args))
-    _check_camera(args)
-    required = load("coverage").CoverageConfig(views=10, filled=0.3, tilted=1, near=0.4, zoom=1.2)
-    views = _collect(args, board, folder / "images", required)
-    result = check.check(board, views.views, stored, config)
-    figures = {
-        "file": str(path),
-        "holds": result.holds,
-        "moved_px": result.moved_px,
-        "moved_deviation_px": result.deviation_px,
-        "tolerance_px": result.tolerance_px,
-        "stored_rms_px": result.stored_rms,
-        "refitted_rms_px": result.refitted_rms,
-        "stored": _pinhole(result.stored),
-        "refitted": _pinhole(result.refitted),
-        "views": result.view_rms,
-        "rejected": result.rejected,
-    }
-    print(json.dumps(figures) if args.json else _verdict(figures))
+    required = quality.CoverageConfig(views=10, filled=0.3, tilted=1, near=0.4, zoom=1.2)
+    views, _ = _collect(args, board, folder / "images", required)
+    result = quality.check(board, views, stored, limits)
+    before, after = _pinhole(result.stored), _pinhole(result.refitted)
+    if args.json:
+        figures = {
+            "file": str(path),
+            "holds": result.holds,
+            "moved_px": result.moved_px,
+            "moved_deviation_px": result.deviation_px,
+            "tolerance_px": result.tolerance_px,
+            "stored_rms_px": result.stored_rms,
+            "refitted_rms_px": result.refitted_rms,
+            "stored": before,
+            "refitted": after,
+            "views": result.view_rms,
+            "rejected": result.rejected,
+        }
+        print(json.dumps(figures))
+    else:
+        change = ", ".join(f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before)
+        print(f"{path} {'holds' if result.holds else 'does not hold'}")
+        print(
+            f"a point moves by {result.moved_px:.2f} ± {result.deviation_px:.2f} px at most; the tolerance is "
+            f"{result.tolerance_px:.2f} px"
+        )
+        print(
+            f"residuals of {len(result.view_rms)} views: {result.stored_rms:.3f} px with the stored lens, "
+            f"{result.refitted_rms:.3f} px with a refitted lens ({change})"
+        )
+        if not result.holds:
+            print("calibrate again: actrec calibrate intrinsics … --overwrite")
     return 0 if result.holds else 1
 
 
 def _pinhole(camera: Intrinsics) -> dict[str, float]:
-    values = dataclasses.asdict(camera)
-    return {name: values[name] for name in ("fx", "fy", "cx", "cy")}
-
-
-def _verdict(figures: dict[str, Any]) -> str:
-    stored, refitted = figures["stored"], figures["refitted"]
-    change = ", ".join(f"{name} {stored[name]:.2f} → {refitted[name]:.2f}" for name in stored)
-    lines = [
-        f"{figures['file']} {'holds' if figures['holds'] else 'does not hold'}",
-        f"a point moves by {figures['moved_px']:.2f} ± {figures['moved_deviation_px']:.2f} px at most; the tolerance "
-        f"is {figures['tolerance_px']:.2f} px",
-        f"residuals of {len(figures['views'])} views: {figures['stored_rms_px']:.3f} px with the stored lens, "
-        f"{figures['refitted_rms_px']:.3f} px with a refitted lens ({change})",
-    ]
-    return "\n".join(
-        [*lines, *([] if figures["holds"] else ["calibrate again: actrec calibrate intrinsics … --overwrite"])]
-    )
+    return {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy")}
 
 
 def run_points(args: argparse.Namespace) -> int:
     """Estimate the intrinsics and write them."""
-    report = load("report")
-    path = options.target(args, args.part)
+    path = target(args, args.part)
     size = None if args.size is None else _parse_size(args.size)
-    given = load("sources").read_points([Path(file) for file in args.files], args.part, size)
-    result = load("points").calibrate(given.points, given.pixels, given.size, args.pose)
+    points, pixels, size = load("views").read_points([Path(file) for file in args.files], args.part, size)
+    result = load("poses").calibrate_from_points(points, pixels, size, args.pose)
     figures = {
         "file": str(path),
         **{name: round(value, 3) for name, value in _pinhole(result.camera).items()},
         "sigma_px": [round(float(value), 3) for value in result.sigma],
         "rms_px": round(result.rms, 3),
         "points": f"{result.used} of {result.given}",
-        "points_to_camera": report.pose_figures(result.pose),
+        "points_to_camera": pose_figures(result.pose),
     }
     name = f"{args.serial}_{args.part}"
-    calibration_files.write_intrinsics(path, result.camera, name, note=report.note("points", figures))
-    options.print_figures(args, figures)
+    calibration_files.write_intrinsics(path, result.camera, name, note=note_of("points", figures))
+    print_figures(args, figures)
     return 0
 
 
@@ -250,20 +242,10 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def _serial(args: argparse.Namespace) -> str:
-    serial = args.serial or str(options.driver_options(args).get("serial", ""))
+    serial = args.serial or str(driver_options(args).get("serial", ""))
     if not serial:
         raise ConfigError("name the camera with --serial: its files are found by its serial number")
     return serial
-
-
-def _check_camera(args: argparse.Namespace) -> None:
-    """Select the camera by its serial number; its images must be of the requested lens."""
-    if args.driver and args.part == DEPTH and options.driver_accepts(args.driver, "register"):
-        raise ConfigError(
-            f"driver {args.driver} has images of the color camera only: for --part depth use infrared images of the "
-            "depth camera, from a FOLDER or a --topic"
-        )
-    options.select_camera(args)
 
 
 def _report_folder(args: argparse.Namespace, serial: str) -> Path:
@@ -273,62 +255,46 @@ def _report_folder(args: argparse.Namespace, serial: str) -> Path:
 # -- views -------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Views:
-    """Views, and a function that loads the image of a view by its name."""
+def _collect(
+    args: argparse.Namespace, board: Any, folder: Path, required: Any
+) -> tuple[list[Any], Callable[[str], np.ndarray]]:
+    """Collect views from the source of the options; live, until `required` is met, with their images in a folder.
 
-    views: list[Any]
-    load_image: Callable[[str], np.ndarray]
-
-
-def _collect(args: argparse.Namespace, board: Any, folder: Path, required: Any) -> _Views:
-    """Collect views from the source of the options.
-
-    Args:
-        args: Options.
-        board: Board.
-        folder: Folder for the images of live views.
-        required: Coverage of live views that suffices.
+    Returns:
+        The views, and a function that loads the image of a view by its name.
 
     Raises:
-        ConfigError: No source, or several, or an impossible preview.
+        ConfigError: No source, or several, or an impossible preview, or a driver without images of this lens.
         DeviceError: The source is missing.
         InputError: An image is mirrored or damaged.
     """
-    options.require_one_source(args)
-    options.driver_options(args)
+    if args.driver and args.part == DEPTH and driver_accepts(args.driver, "register"):
+        raise ConfigError(
+            f"driver {args.driver} has images of the color camera only: for --part depth use infrared images of the "
+            "depth camera, from a FOLDER or a --topic"
+        )
+    select_source(args)
     if args.preview and args.folder:
         raise ConfigError("--preview shows live images: omit it with a FOLDER of images")
     if args.preview and Path(args.preview).suffix.lower() not in IMAGE_SUFFIXES:
         raise ConfigError(f"--preview is '{args.preview}', expected an image: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return _from_folder(board, args.folder) if args.folder else _from_live(args, board, folder, required)
-
-
-def _from_folder(board: Any, folder: str) -> _Views:
-    sources = load("sources")
-    paths = {path.name: path for path in sources.list_images(folder)}
-    images = tqdm(paths.values(), desc="detecting the board", unit="image", disable=None, leave=False)
-    views = [view for path in images if (view := sources.view_of(board, sources.read_image(path))) is not None]
-    log(f"the board is in {len(views)} of {len(paths)} images")
-    return _Views(views, lambda name: sources.read_image(paths[name]).color)
-
-
-def _from_live(args: argparse.Namespace, board: Any, folder: Path, required: Any) -> _Views:
-    sources, live = load("sources"), load("live")
-    collector = live.ViewCollector(board, live.LiveConfig(), required)
+    views = load("views")
+    if args.folder:
+        paths = {path.name: path for path in views.list_images(args.folder)}
+        images = tqdm(paths.values(), desc="detecting the board", unit="image", disable=None, leave=False)
+        found = [view for path in images if (view := views.view_of(board, views.read_image(path))) is not None]
+        log(f"the board is in {len(found)} of {len(paths)} images")
+        return found, lambda name: views.read_image(paths[name]).color
+    collector = views.ViewCollector(board, views.LiveConfig(), required)
     guide = _Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None)
-    with options.interruptible() as stopped, options.open_live(args) as read:
+    with interruptible() as stopped, open_live(args) as read:
         log("Hold the board still for a moment at each requested place; Ctrl-C ends it.")
-        try:
-            views = live.collect_views(read, collector, stopped, guide.on_image)
-        except DeviceError as error:
-            if not collector.views:
-                raise
-            raise DeviceError(f"{error}; the views so far are in '{folder}': calibrate from that folder") from error
-        finally:
-            guide.end()
-    log(f"the board is in {len(views)} of {guide.images} images")
-    return _Views(views, lambda name: sources.read_image(folder / f"{name}.png").color)
+        with name_saved_views(collector.views, folder):
+            views.collect_views(read, collector, stopped, guide.on_image)
+    if sys.stderr.isatty():
+        log("")
+    log(f"the board is in {len(collector.views)} of {guide.images} images")
+    return collector.views, lambda name: views.read_image(folder / f"{name}.png").color
 
 
 class _Guide:
@@ -337,32 +303,198 @@ class _Guide:
     def __init__(self, collector: Any, folder: Path, preview: Path | None):
         self.images = 0
         self._collector, self._folder, self._preview = collector, folder, preview
-        self._previewed = 0.0
-        self._last_line = ""
+        self._previewed, self._last_line = 0.0, ""
 
     def on_image(self, image: Any, is_view: bool) -> None:
-        live = load("live")
+        quality, now = load("quality"), time.monotonic()
+        views, detection, covered = self._collector.views, self._collector.detection, self._collector.coverage
         self.images += 1
         if is_view:
-            live.save_image(self._folder / f"{image.name}.png", image.color)
-        now = time.monotonic()
+            quality.save_image(self._folder / f"{image.name}.png", image.color)
         if self._preview and (is_view or now - self._previewed > PREVIEW_PERIOD_S):
             self._previewed = now
-            live.save_image(self._preview, live.draw_preview(image, self._collector))
-        self._show_instruction()
-
-    def end(self) -> None:
-        if sys.stderr.isatty():
-            log("")
-
-    def _show_instruction(self) -> None:
-        """Update one line on a terminal; elsewhere print a line for each view."""
-        covered = self._collector.coverage
+            quality.save_image(self._preview, quality.draw_preview(image.color, detection, views, covered))
         todo = covered.missing[0] if covered.missing else "enough"
         line = f"{covered.views} views, {100 * covered.complete:3.0f} %: {todo}"
-        if sys.stderr.isatty():
-            unseen = "" if self._collector.detection else " (no board in view)"
+        if sys.stderr.isatty():  # update one line; elsewhere print a line for each view
+            unseen = "" if detection else " (no board in view)"
             print(f"\r{line + unseen:<150}", end="", file=sys.stderr, flush=True)
         elif line != self._last_line:
             log(line)
         self._last_line = line
+
+
+# -- options and output of several calibrations ------------------------------------------------------------------------
+
+
+def load(module: str) -> Any:
+    """Import a module of `actrec_calibration`."""
+    return importlib.import_module(f"actrec_calibration.{module}")
+
+
+def add_command(
+    commands: Any, name: str, help_line: str, run: Callable[[argparse.Namespace], int], epilog: str
+) -> argparse.ArgumentParser:
+    """Add the parser of one calibration."""
+    about, layout = f"{help_line[0].upper()}{help_line[1:]}.", argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_line, description=about, epilog=epilog, formatter_class=layout
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_settings(parser: Any, config_class: type) -> None:
+    """Add an option for each field of a settings dataclass; the class provides the defaults."""
+    for field in dataclasses.fields(config_class):
+        about, default = field.metadata, field.default
+        unit = f" {about['unit']}" if about["unit"] else ""
+        text = f"{about['description'].rstrip('.,')} (default: {default}{unit})".replace("%", "%%")
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+            continue
+        choices = about["choices"] or None
+        short = choices and len(choices) <= 6
+        metavar = None if short else (field.name if choices else about["unit"] or field.name).upper()
+        parser.add_argument(flag, type=type(default), choices=choices, metavar=metavar, default=None, help=text)
+
+
+def settings(args: argparse.Namespace, config_class: Any) -> Any:
+    """Create the settings from the given options; raise ConfigError if a value is out of range."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    return config.build(config_class, given)
+
+
+def add_board(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the board."""
+    add_settings(parser.add_argument_group("the board (actrec calibrate board prints one)"), load("board").BoardConfig)
+
+
+def board_of(args: argparse.Namespace) -> Any:
+    """Create the `Board` of the options; raise ConfigError if it is impossible."""
+    return settings(args, load("board").Board)
+
+
+def add_live(parser: argparse.ArgumentParser) -> None:
+    """Add the live sources."""
+    group = parser.add_argument_group("live images instead of a folder")
+    group.add_argument("--topic", help="topic of images, e.g. camera/color/image_raw")
+    add_driver(group, "camera driver of actrec, without a ROS graph")
+
+
+def open_live(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Open the live source of the options."""
+    views = load("views")
+    if args.driver:
+        return views.open_driver(args.driver, driver_options(args))
+    return views.open_topic(args.open_topic(args.topic))
+
+
+def driver_accepts(driver: str, setting: str) -> bool:
+    """Return whether a driver has a setting; raise ConfigError if there is no such driver."""
+    return setting in {field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)}
+
+
+def select_source(args: argparse.Namespace) -> None:
+    """Check that one source is given; add `--serial` to the driver's settings, if it selects cameras by serial number.
+
+    Raises:
+        ConfigError: None or several of a folder, a topic and a driver are given.
+    """
+    options = driver_options(args)
+    given = [name for name in ("folder", "topic", "driver") if getattr(args, name)]
+    if len(given) != 1:
+        problem = "give one" if not given else f"{' and '.join(given)} are given, give one"
+        raise ConfigError(f"{problem} of: a FOLDER of images, --topic, --driver")
+    if args.driver and args.serial and "serial" not in options and driver_accepts(args.driver, "serial"):
+        args.driver_option = [*args.driver_option, f"serial={args.serial}"]
+
+
+@contextlib.contextmanager
+def name_saved_views(views: list[Any], folder: Path) -> Iterator[None]:
+    """Name the folder of the views so far in the error of a camera that stops."""
+    try:
+        yield
+    except DeviceError as error:
+        if not views:
+            raise
+        raise DeviceError(f"{error}; the views so far are in '{folder}': calibrate from that folder") from error
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options of results."""
+    parser.add_argument("--serial", required=True, help="serial number of the camera; part of its files' names")
+    add_cameras(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing result")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_cameras(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of the cameras' files."""
+    where = "folder of the cameras' files (default: calibration/cameras or the user's)"
+    parser.add_argument("--cameras", type=Path, metavar="DIR", help=where)
+
+
+def target(args: argparse.Namespace, part: str) -> Path:
+    """Return the file of a part of the camera; raise ConfigError if it exists and `--overwrite` is missing."""
+    path = path_of(args.serial, part, args.cameras)
+    refuse_existing(path, args.overwrite)
+    return path
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise ConfigError if `path` exists, unless it may be overwritten."""
+    if path.exists() and not overwrite:
+        raise ConfigError(f"'{path}' exists already: add --overwrite to replace it")
+
+
+def log(text: str) -> None:
+    """Print a line of progress to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def pose_figures(
+    pose: np.ndarray, sigma_m: np.ndarray | None = None, sigma_deg: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return the figures of a transform: mm, degrees about fixed axes, standard deviations, and the 4×4."""
+    figures: dict[str, Any] = {
+        "translation_mm": np.round(1e3 * pose[:3, 3], 2).tolist(),
+        # About fixed axes, as ROS's static transforms take them.
+        "roll_pitch_yaw_deg": np.round(Rotation.from_matrix(pose[:3, :3]).as_euler("xyz", degrees=True), 3).tolist(),
+    }
+    if sigma_m is not None and sigma_deg is not None:
+        figures |= {"sigma_mm": np.round(1e3 * sigma_m, 2).tolist(), "sigma_deg": np.round(sigma_deg, 3).tolist()}
+    return figures | {"matrix": pose.tolist()}
+
+
+def note_of(command: str, figures: dict[str, Any]) -> str:
+    """Return the comment at the top of a result file: command, time, and its single figures."""
+    now = datetime.datetime.now().astimezone().isoformat(timespec="minutes")
+    single = {key: value for key, value in figures.items() if key != "file" and not isinstance(value, dict)}
+    lines = [f"{key}: {value}" for key, value in single.items() if not _is_table(value)]
+    return "\n".join([f"actrec calibrate {command}, {now}", *lines])
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def print_figures(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Print the result as JSON or as text."""
+    if args.json:
+        print(json.dumps(figures, indent=2))
+        return
+    for key, value in figures.items():
+        if _is_table(value):
+            print(f"{key}:")
+            for row in (value[0], *(row.values() for row in value)):
+                print("  " + "".join(f"{cell!s:>14}" for cell in row))
+        elif isinstance(value, dict):
+            print(f"{key}:")
+            for name, inner in value.items():
+                if name != "matrix":
+                    print(f"  {name}: {inner}")
+        else:
+            print(f"{key}: {value}")

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import arguments
-from actrec.cli.calibrate import options
-from actrec.cli.calibrate.options import load, log
+from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible
+from actrec.cli.calibrate import lens
+from actrec.cli.calibrate.lens import load, log
 from actrec.types import Intrinsics
-from actrec.utils import calibration_files, config
+from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount, rectified
-from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.errors import ConfigError, InputError
+
+OPTICAL_FRAME = "camera_color_optical_frame"
 
 _DEPTH = """\
 FOLDER contains color/, depth/ (16-bit PNG, mm, 0 if missing) and, if the depth camera has them, ir/; images that belong
@@ -34,7 +36,7 @@ Live, the robot's poses come from TF (--base with --mount hand, --gripper with -
 the parent). Move the hand: a view is taken whenever it rests in a new pose; Ctrl-C ends it early. Images and poses are
 saved, in a folder that can be used as FOLDER.
 
-POSES (CSV or YAML) has one pose per image, gripper → base: the gripper's pose in the base frame, as robots show it and
+POSES (CSV) has one pose per image, gripper → base: the gripper's pose in the base frame, as robots show it and
 as `ros2 run tf2_ros tf2_echo BASE GRIPPER` prints it. CSV: image,x,y,z,qx,qy,qz,qw or image,x,y,z,rx,ry,rz.
 
 Example:
@@ -57,29 +59,23 @@ Example:
 
 def add_commands(commands: Any) -> None:
     """Add the parsers."""
-    _add_depth(
-        options.add_command(commands, "depth", "calibrate the depth camera's pose and readings", run_depth, _DEPTH)
-    )
+    help_line = "calibrate the depth camera's pose and readings"
+    _add_depth(lens.add_command(commands, "depth", help_line, run_depth, _DEPTH))
     help_line = "calibrate the camera's pose on an arm, or beside it"
-    _add_hand_eye(options.add_command(commands, "hand-eye", help_line, run_hand_eye, _HAND_EYE))
+    _add_hand_eye(lens.add_command(commands, "hand-eye", help_line, run_hand_eye, _HAND_EYE))
     help_line = "calibrate the camera's pose on a mobile robot, by floor and board"
-    _add_floor(options.add_command(commands, "floor", help_line, run_floor, _FLOOR))
+    _add_floor(lens.add_command(commands, "floor", help_line, run_floor, _FLOOR))
 
 
-def _add_driver(parser: argparse.ArgumentParser, counted: str, count: int) -> None:
+def _add_rgbd(parser: argparse.ArgumentParser, counted: str, number: int) -> None:
+    """Add the source of color and depth images."""
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
-    parser.add_argument("--driver", help=f"take the {counted} from this running camera")
-    parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="setting of it")
-    parser.add_argument(
-        f"--{counted}",
-        type=arguments.count,
-        default=count,
-        help=f"{counted} from the driver (default: {count})",
-    )
-    parser.add_argument(
-        "--unit", type=arguments.amount, default=0.001, metavar="M", help="m per step of the depth images"
-    )
+    add_driver(parser, f"take the {counted} from this running camera")
+    number_help = f"{counted} from the driver (default: {number})"
+    parser.add_argument(f"--{counted}", type=count, default=number, help=number_help)
+    parser.add_argument("--unit", type=amount, default=0.001, metavar="M", help="m per step of the depth images")
     parser.add_argument("--color-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
+    parser.add_argument("--registered", action="store_true", help="depth is registered to color")
 
 
 def _check_one_source(args: argparse.Namespace) -> None:
@@ -92,40 +88,50 @@ def _check_serial(camera: CameraFiles, serial: str) -> None:
         raise ConfigError(f"the camera's serial number is {camera.serial}, not {serial}: give it with --serial")
 
 
+def _intrinsics(args: argparse.Namespace, given: Path | None, part: str, option: str) -> Intrinsics:
+    """Read the given intrinsics file, or the camera's own.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = given or calibration_files.path_of(args.serial, part, args.cameras)
+    if given is None and not path.is_file():
+        raise InputError(f"no intrinsics '{path}': run actrec calibrate intrinsics first, or name a file with {option}")
+    return calibration_files.from_yaml(path)
+
+
 # -- depth -------------------------------------------------------------------------------------------------------------
 
 
 def _add_depth(parser: argparse.ArgumentParser) -> None:
-    _add_driver(parser, "views", 20)
-    parser.add_argument(
-        "--registered", action="store_true", help="depth is registered to color: calibrate scale and bias only"
-    )
+    _add_rgbd(parser, "views", 20)
     models = load("depth").MODELS
     parser.add_argument("--model", choices=models, default="scale", help="correction: scale and bias, bias, or none")
     parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
-    options.add_board(parser)
-    options.add_output(parser)
+    lens.add_board(parser)
+    lens.add_output(parser)
 
 
 def run_depth(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_depth.yaml."""
-    depth, report = load("depth"), load("report")
     _check_one_source(args)
-    driver_options = _raw_depth_options(args) if args.driver else {}
-    board, path = options.board_of(args), calibration_files.path_of(args.serial, DEPTH, args.cameras)
+    options = driver_options(args)
+    if args.driver and not args.registered:
+        if not lens.driver_accepts(args.driver, "register"):
+            raise ConfigError(f"driver {args.driver} has registered depth only: add --registered")
+        options["register"] = False
+    board, path = lens.board_of(args), calibration_files.path_of(args.serial, DEPTH, args.cameras)
     known = calibration_files.load(args.serial, args.cameras)
     if known.geometry is not None or args.depth_intrinsics or args.driver:
-        options.refuse_existing(path, args.overwrite)
+        lens.refuse_existing(path, args.overwrite)
     if args.registered and known.geometry is not None and (known.geometry.scale, known.geometry.bias) != (1.0, 0.0):
         raise InputError(
             f"registered depth is corrected already, by the depth_scale and depth_bias of '{path}': set them to 1 and "
             "0, and take the views again"
         )
-    if args.driver:
-        known, cameras, views = _depth_from_driver(args, driver_options, board, known)
-    else:
-        known, cameras, views = _depth_from_folder(args, board, known)
-    result = depth.calibrate(board, views, cameras, args.model)
+    read = _depth_from_driver if args.driver else _depth_from_folder
+    known, pair, views = read(args, options, board, known)
+    result = load("depth").calibrate(board, views, pair, args.model)
     geometry = result.geometry
     if args.registered:
         assert known.geometry is not None
@@ -133,7 +139,7 @@ def run_depth(args: argparse.Namespace) -> int:
     figures: dict[str, Any] = {
         "file": str(path),
         "views": result.views,
-        "depth_to_color": report.pose_figures(result.geometry.to_color, result.sigma_m, result.sigma_deg),
+        "depth_to_color": lens.pose_figures(result.geometry.to_color, result.sigma_m, result.sigma_deg),
         "scale": round(geometry.scale, 6),
         "sigma_scale": round(result.sigma_scale, 6),
         "bias_mm": round(1e3 * geometry.bias, 3),
@@ -144,28 +150,18 @@ def run_depth(args: argparse.Namespace) -> int:
         figures["rms_infrared_px"] = round(result.rms_infrared, 3)
     figures |= {"residuals": result.rows, "left_out": result.rejected}
     assert known.depth is not None
-    note = report.note("depth", figures)
+    note = lens.note_of("depth", figures)
     calibration_files.write_intrinsics(path, known.depth, f"{args.serial}_depth", geometry, note)
-    options.print_figures(args, figures)
+    lens.print_figures(args, figures)
     return 0
 
 
-def _raw_depth_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the driver's settings; without --registered its depth must not be registered."""
-    given = config.parse_pairs(args.driver_option, "driver option")
-    if args.registered:
-        return given
-    if not options.driver_accepts(args.driver, "register"):
-        raise ConfigError(f"driver {args.driver} has registered depth only: add --registered")
-    return {**given, "register": False}
-
-
 def _depth_from_driver(
-    args: argparse.Namespace, driver_options: dict[str, Any], board: Any, known: CameraFiles
+    args: argparse.Namespace, options: dict[str, Any], board: Any, known: CameraFiles
 ) -> tuple[CameraFiles, Any, list[Any]]:
     """Collect views of a running camera; its own calibration replaces missing files."""
-    with options.interruptible() as stopped:
-        camera, views = load("live").collect_rgbd(args.driver, driver_options, board, args.views, stopped, log)
+    with interruptible() as stopped:
+        camera, views = load("views").collect_rgbd(args.driver, options, board, args.views, stopped, log)
     _check_serial(camera, args.serial)
     if known.geometry is None or known.depth is None:
         known = camera
@@ -178,10 +174,12 @@ def _depth_from_driver(
     return replace(known, depth=camera.depth), cameras, views
 
 
-def _depth_from_folder(args: argparse.Namespace, board: Any, known: CameraFiles) -> tuple[CameraFiles, Any, list[Any]]:
-    depth = options.intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
-    color = options.intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
-    known, pair, read = replace(known, depth=depth), load("depth").CameraPair, load("sources").read_rgbd_folder
+def _depth_from_folder(
+    args: argparse.Namespace, _: dict[str, Any], board: Any, known: CameraFiles
+) -> tuple[CameraFiles, Any, list[Any]]:
+    depth = _intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
+    color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
+    known, pair, read = replace(known, depth=depth), load("depth").CameraPair, load("views").read_rgbd_folder
     if args.registered:
         _check_extrinsics_known(known)
         return known, pair(color, color, np.eye(4)), read(args.images, board, (color, color), args.unit)
@@ -205,35 +203,32 @@ def _add_hand_eye(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="images of the board")
     parser.add_argument("--mount", required=True, choices=hand_eye.MOUNTS, help="place of the camera")
     parser.add_argument("--parent", required=True, help="frame of the gripper (hand) or of the base (base), e.g. tool0")
-    parser.add_argument("--child", default=options.OPTICAL_FRAME, help="the camera's optical frame")
-    parser.add_argument(
-        "--intrinsics", type=Path, metavar="YAML", help="of the images (default: SERIAL_color.yaml, camera_info)"
-    )
-    noise, amount = hand_eye.NoiseModel(), arguments.amount
-    position = "error (1σ) of the robot's position, mm"
+    parser.add_argument("--child", default=OPTICAL_FRAME, help="the camera's optical frame")
+    default = "of the images (default: SERIAL_color.yaml, camera_info)"
+    parser.add_argument("--intrinsics", type=Path, metavar="YAML", help=default)
+    noise = hand_eye.NoiseModel()
+    position, orientation = "error (1σ) of the robot's position, mm", "error (1σ) of its orientation, degrees"
     parser.add_argument("--robot-mm", type=amount, default=1e3 * noise.meters, help=position)
-    parser.add_argument(
-        "--robot-deg", type=amount, default=noise.degrees, help="error (1σ) of its orientation, degrees"
-    )
+    parser.add_argument("--robot-deg", type=amount, default=noise.degrees, help=orientation)
     files = parser.add_argument_group("poses of a folder")
     files.add_argument("--poses", metavar="FILE", help="the robot's pose at each image, see below")
-    files.add_argument("--unit", choices=tuple(load("sources").UNITS), default="m", help="of the poses' translations")
+    files.add_argument("--unit", choices=tuple(hand_eye.UNITS), default="m", help="of the poses' translations")
     files.add_argument("--inverted", action="store_true", help="the file contains base → gripper")
-    options.add_live(parser)
+    lens.add_live(parser)
     frames = parser.add_argument_group("live poses, from TF")
     frames.add_argument("--base", metavar="FRAME", help="of the robot's base, with --mount hand, e.g. base_link")
     frames.add_argument("--gripper", metavar="FRAME", help="of its hand, with --mount base, e.g. tool0")
     frames.add_argument("--keep", type=Path, metavar="DIR", help="for images and poses (default: hand_eye_SERIAL)")
-    options.add_settings(frames, load("live").HandConfig)
-    options.add_board(parser)
-    options.add_output(parser)
+    lens.add_settings(frames, hand_eye.HandConfig)
+    lens.add_board(parser)
+    lens.add_output(parser)
 
 
 def run_hand_eye(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_mount.yaml."""
-    hand_eye, report = load("hand_eye"), load("report")
-    options.require_one_source(args)
-    board, path = options.board_of(args), options.target(args, MOUNT)
+    hand_eye = load("hand_eye")
+    lens.select_source(args)
+    board, path = lens.board_of(args), lens.target(args, MOUNT)
     if board.ambiguous:
         raise InputError("this chessboard looks the same after half a turn: use a ChArUco board for hand-eye")
     views, camera = _hand_eye_from_folder(args, board) if args.folder else _hand_eye_live(args, board)
@@ -243,47 +238,43 @@ def run_hand_eye(args: argparse.Namespace) -> int:
     figures = {
         "file": str(path),
         "views": len(result.used),
-        f"camera_to_{parent}": report.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
+        f"camera_to_{parent}": lens.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
         "rms_px": round(result.rms, 3),
         "left_out": {name: f"{error:.1f} px" for name, error in result.rejected.items()},
     }
     mount = Mount(args.parent, args.child, result.camera)
-    calibration_files.write_mount(path, mount, report.note("hand-eye", figures))
-    options.print_figures(args, figures)
+    calibration_files.write_mount(path, mount, lens.note_of("hand-eye", figures))
+    lens.print_figures(args, figures)
     return 0
 
 
 def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[Any], Intrinsics]:
+    hand_eye = load("hand_eye")
     if not args.poses:
         raise ConfigError("a folder of images needs the robot's poses: name their file with --poses")
-    camera = options.intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
-    read = load("sources").read_hand_eye_folder
-    views, without_pose = read(args.folder, args.poses, board, camera, args.unit, args.inverted)
+    camera = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
+    poses = hand_eye.read_robot_poses(args.poses, args.unit, args.inverted)
+    views, without_pose = hand_eye.read_folder(args.folder, poses, board, camera)
     if without_pose:
         log(f"images without a pose in '{args.poses}': {', '.join(without_pose)}")
     return views, camera
 
 
 def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Intrinsics]:
-    live = load("live")
+    hand_eye = load("hand_eye")
     base, gripper = _frames(args)
-    options.select_camera(args)
-    hand_config = options.settings(args, live.HandConfig)
+    hand_config = lens.settings(args, hand_eye.HandConfig)
     # A driver loads the camera's file itself. The file is of raw images: for rectified ones only camera_info is right.
     known = None
     raw_topic = args.topic and not rectified(args.topic)
     if args.intrinsics or (raw_topic and calibration_files.path_of(args.serial, COLOR, args.cameras).is_file()):
-        known = options.intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
+        known = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
     folder = args.keep or Path(f"hand_eye_{args.serial}")
-    with options.interruptible() as stopped, args.open_poses(base, gripper) as pose_at, options.open_live(args) as read:
-        collector = live.HandEyeCollector(board, pose_at, hand_config, folder)
-        try:
-            views, camera = live.collect_hand_eye(read, collector, stopped, known, log)
-        except DeviceError as error:
-            if not collector.views:
-                raise
-            raise DeviceError(f"{error}; the views so far are in '{folder}': calibrate from that folder") from error
-    log(f"{len(views)} views, saved in '{folder}' with {live.POSES_FILE}")
+    with interruptible() as stopped, args.open_poses(base, gripper) as pose_at, lens.open_live(args) as read:
+        collector = hand_eye.HandEyeCollector(board, pose_at, hand_config, folder)
+        with lens.name_saved_views(collector.views, folder):
+            views, camera = hand_eye.collect(read, collector, stopped, known, log)
+    log(f"{len(views)} views, saved in '{folder}' with {hand_eye.POSES_FILE}")
     if camera is None:
         raise InputError("no image arrived: the camera is unknown")
     return views, camera
@@ -305,28 +296,25 @@ def _frames(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _add_floor(parser: argparse.ArgumentParser) -> None:
-    _add_driver(parser, "frames", 10)
-    finite = arguments.finite
+    _add_rgbd(parser, "frames", 10)
+    height = "of the base frame above the floor"
     parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="pose of the board, see below")
     parser.add_argument("--thickness", type=finite, default=0.0, metavar="M", help="of the board")
-    parser.add_argument(
-        "--base-height", type=finite, default=0.0, metavar="M", help="of the base frame above the floor"
-    )
+    parser.add_argument("--base-height", type=finite, default=0.0, metavar="M", help=height)
     parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="approximate up direction in the optical frame")
-    parser.add_argument("--registered", action="store_true", help="depth is registered to color")
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
-    parser.add_argument("--child", default=options.OPTICAL_FRAME, help="the camera's optical frame")
-    options.add_board(parser)
-    options.add_output(parser)
+    parser.add_argument("--child", default=OPTICAL_FRAME, help="the camera's optical frame")
+    lens.add_board(parser)
+    lens.add_output(parser)
 
 
 def run_floor(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_mount.yaml."""
-    floor, report = load("floor"), load("report")
-    board, path = options.board_of(args), options.target(args, MOUNT)
+    floor = load("floor")
+    board, path = lens.board_of(args), lens.target(args, MOUNT)
     _check_one_source(args)
-    placed = floor.FloorBoard(*options.three_numbers(args.board_pose, "--board-pose"), thickness=args.thickness)
-    up = options.three_numbers(args.up, "--up")
+    placed = floor.FloorBoard(*_three_numbers(args.board_pose, "--board-pose"), thickness=args.thickness)
+    up = _three_numbers(args.up, "--up")
     if not any(up):
         raise ConfigError("--up is 0,0,0, which is no direction: use 0,-1,0 for an upright camera")
     color, depth, geometry, frames = _floor_from_driver(args, board) if args.driver else _floor_from_folder(args, board)
@@ -341,29 +329,39 @@ def run_floor(args: argparse.Namespace) -> int:
         "height_m": round(first.height, 4),
         "pitch_down_deg": round(first.pitch, 3),
         "roll_deg": round(first.roll, 3),
-        "camera_to_base": report.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
+        "camera_to_base": lens.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
         "rms_px": round(result.rms, 3),
         "board_over_floor_mm": round(1e3 * result.board_offset_m, 2),
         "board_to_floor_deg": round(result.board_angle_deg, 3),
     }
     mount = Mount(args.parent, args.child, result.camera)
-    calibration_files.write_mount(path, mount, report.note("floor", figures))
-    options.print_figures(args, figures)
+    calibration_files.write_mount(path, mount, lens.note_of("floor", figures))
+    lens.print_figures(args, figures)
     return 0
 
 
+def _three_numbers(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        a, b, c = (float(word) for word in text.split(","))
+        if not np.isfinite([a, b, c]).all():
+            raise ValueError("not finite")
+    except ValueError as error:
+        raise ConfigError(f"{option} is '{text}', expected three numbers with commas, e.g. 0.9,0.25,-90") from error
+    return a, b, c
+
+
 def _floor_from_driver(args: argparse.Namespace, board: Any) -> tuple[Intrinsics, Intrinsics, DepthGeometry, list[Any]]:
-    given = config.parse_pairs(args.driver_option, "driver option")
-    if given.get("register") is False:
+    options = driver_options(args)
+    if options.get("register") is False:
         raise ConfigError("the floor is detected in registered depth: omit the driver option 'register'")
-    camera, frames = load("live").capture_static_scene(args.driver, given, board, args.frames)
+    camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames)
     _check_serial(camera, args.serial)
     assert camera.color is not None
     return camera.color, camera.color, DepthGeometry(np.eye(4)), frames
 
 
 def _floor_from_folder(args: argparse.Namespace, board: Any) -> tuple[Intrinsics, Intrinsics, DepthGeometry, list[Any]]:
-    color = options.intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
+    color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
     depth, geometry = color, DepthGeometry(np.eye(4))
     if not args.registered:
         known = calibration_files.load(args.serial, args.cameras)
@@ -373,4 +371,4 @@ def _floor_from_folder(args: argparse.Namespace, board: Any) -> tuple[Intrinsics
                 "add --registered for registered depth"
             )
         depth, geometry = known.depth, known.geometry
-    return color, depth, geometry, load("sources").read_rgbd_folder(args.images, board, (color, depth), args.unit)
+    return color, depth, geometry, load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)

@@ -51,9 +51,7 @@ def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("library", ["lib/python3.10/site-packages", "lib64/python3.12/dist-packages"])
-def test_installed_finds_other_pip_prefixes(
-    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_finds_other_pip_prefixes(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pip install --user` and --prefix, and pip as root on Debian."""
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/inference/zoo.py"))
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()

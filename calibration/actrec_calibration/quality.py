@@ -1,0 +1,387 @@
+"""Quality of a lens calibration: coverage of the image by the views, check of a stored calibration, and report."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import fitted
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration.board import Board
+from actrec_calibration.detection import BoardCorners, BoardView, placement
+from actrec_calibration.intrinsics import (
+    GRID,
+    PLUMB_BOB,
+    RATIONAL,
+    REFITTED,
+    Calibration,
+    Displacement,
+    IntrinsicsConfig,
+    calibrate,
+    corner_sigma,
+    covariance,
+    displacement,
+    fit,
+    image_size,
+    reprojection_rms,
+)
+from actrec_calibration.poses import rms
+
+CELLS = 9
+"""Cells across and down that divide the image; three by three of them are a named region."""
+
+REGIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+TILTS = ("right edge away from", "right edge towards", "lower edge away from", "lower edge towards")
+
+# -- coverage ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CoverageConfig:
+    """Requirements for sufficient views."""
+
+    views: int = setting(20, "Number of views.", range=(3, 1000))
+    filled: float = setting(0.6, "Share of a region's cells with a corner.", range=(0.0, 1.0))
+    tilt_deg: float = setting(15.0, "Tilt in each of four directions.", unit="deg", range=(0.0, 60.0))
+    tilted: int = setting(2, "Number of views for each tilt direction.", range=(0, 100))
+    near: float = setting(0.6, "Width of the board in the largest view, in image widths.", range=(0.0, 2.0))
+    zoom: float = setting(1.5, "Ratio of the board's width in the largest and the smallest view.", range=(1.0, 20.0))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Coverage of the image by views.
+
+    Attributes:
+        regions: Share of the cells with a corner, by the region's name.
+        tilts: Number of sufficiently tilted views, by direction.
+        largest, smallest: Width of the board in image widths.
+        views: Number of views.
+        config: Requirements.
+    """
+
+    regions: dict[str, float]
+    tilts: dict[str, int]
+    largest: float
+    smallest: float
+    views: int
+    config: CoverageConfig
+
+    @property
+    def missing(self) -> list[str]:
+        """Instructions for the next views, most important first; empty if the views suffice."""
+        config = self.config
+        empty = [name for name, share in self.regions.items() if share < config.filled]
+        todo = [f"show the board in the image's {_join(empty)}"] if empty else []
+        flat = [direction for direction, count in self.tilts.items() if count < config.tilted]
+        if flat:
+            todo.append(f"tilt it by {config.tilt_deg:.0f} to 45°: {_join(flat)} the camera")
+        if self.largest < config.near:
+            todo.append(f"bring it nearer (the board {100 * config.near:.0f} % of the image's width or more)")
+        elif self.largest < config.zoom * self.smallest:
+            todo.append(f"hold it farther away, {config.zoom:g} times")
+        if self.views < config.views and not todo:
+            todo.append(f"show {config.views - self.views} more views")
+        return todo
+
+    @property
+    def complete(self) -> float:
+        """Share of the requirements that is met, in 0..1."""
+        config = self.config
+        pairs = [(share, config.filled) for share in self.regions.values()]
+        pairs += [(count, config.tilted) for count in self.tilts.values()]
+        pairs += [(self.largest, config.near), (self.views, config.views), (self.largest, self.smallest * config.zoom)]
+        return float(np.mean([min(value / max(required, 1e-9), 1) for value, required in pairs]))
+
+
+def coverage(
+    board: Board, views: Sequence[BoardView], config: CoverageConfig | None = None, camera: Intrinsics | None = None
+) -> Coverage:
+    """Compute the coverage of views, of which there may be none, with the intrinsics if they are known."""
+    config = config or CoverageConfig()
+    cells = np.zeros((CELLS, CELLS), bool)
+    for view in views:
+        columns, rows = np.clip(np.floor(CELLS * (view.detection.pixels + 0.5) / view.size), 0, CELLS - 1).T.astype(int)
+        cells[rows, columns] = True
+    placements = [placement(board, view, camera) for view in views]
+    right, lower = np.array([one.tilt_deg for one in placements]).reshape(-1, 2).T
+    side = CELLS // 3
+    shares = cells.reshape(3, side, 3, side).mean(axis=(1, 3)).ravel()
+    angles = zip(TILTS, (right, -right, lower, -lower), strict=True)
+    scales = [one.scale for one in placements] or [0.0]
+    return Coverage(
+        regions=dict(zip(REGIONS, map(float, shares), strict=True)),
+        tilts={direction: int((angle >= config.tilt_deg).sum()) for direction, angle in angles},
+        largest=max(scales),
+        smallest=min(scales),
+        views=len(views),
+        config=config,
+    )
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+SIGNIFICANT = 3.0
+"""Standard deviations beyond which a displacement is significant."""
+
+RESOLVED = 2.0
+"""Standard deviations that must lie within the tolerance to conclude that nothing has moved."""
+
+COVERED = 0.04
+"""Distance from a detected corner within which the views determine the lens, in image widths."""
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Requirements on a stored calibration."""
+
+    tolerance: float = setting(
+        0.003, "Maximum displacement of a point, in image widths (0.003 of 640 px is 1.9 px).", range=(1e-5, 0.2)
+    )
+    fewest_views: int = setting(4, "Minimum number of views.", range=(3, 1000))
+    most_views: int = setting(40, "Maximum number of views, chosen to differ most.", range=(3, 1000))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of `check`.
+
+    Attributes:
+        holds: Whether the stored calibration still holds.
+        stored: Stored lens, scaled to the images' size.
+        refitted: Lens fitted to the new views.
+        tolerance_px: Maximum displacement of a point.
+        displacement: From the stored to the refitted lens, all over the image.
+        covered: [n] bool, the points of the displacement near corners of the new views.
+        stored_rms, refitted_rms: Reprojection error of the new views, px, each with its best poses.
+        view_rms: Reprojection error of each view with the stored lens, px.
+        rejected: Reason by name of the rejected view.
+    """
+
+    holds: bool
+    stored: Intrinsics
+    refitted: Intrinsics
+    tolerance_px: float
+    displacement: Displacement
+    covered: np.ndarray
+    stored_rms: float
+    refitted_rms: float
+    view_rms: dict[str, float]
+    rejected: dict[str, str]
+
+    @property
+    def moved_px(self) -> float:
+        """Largest displacement of a covered point, px."""
+        return float(self.displacement.length[self.covered].max())
+
+    @property
+    def deviation_px(self) -> float:
+        """Standard deviation of the displacement at that point, px."""
+        return float(self.displacement.sigma[np.argmax(np.where(self.covered, self.displacement.length, -1))])
+
+
+def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: CheckConfig | None = None) -> Check:
+    """Compare the stored lens with a lens fitted to new views, of images of its size or aspect.
+
+    Residuals alone are no criterion: poses compensate for a wrong focal length or center, and among a thousand corners
+    a hundredth of a pixel is statistically significant but irrelevant. So focal length, center and the first distortion
+    coefficient are fitted to the new views, and the displacement of points between the two lenses is compared with its
+    uncertainty.
+
+    Raises:
+        InputError: Images of another aspect, or too few or too similar views to decide.
+    """
+    config = config or CheckConfig()
+    size = image_size(views)
+    stored = fitted(stored, *size)
+    model = RATIONAL if len(stored.distortion) > 5 else PLUMB_BOB
+    limits = IntrinsicsConfig(model=model, fewest_views=config.fewest_views, most_views=config.most_views)
+    found = calibrate(board, views, limits)
+    refit = fit(board, found.views, size, model, stored)
+    known = covariance(board, found.views, refit, corner_sigma(refit, found.views), REFITTED)
+    moved = displacement(stored, refit.camera, known)
+    # Points near a detected corner; elsewhere the refitted lens is extrapolated.
+    corners = np.concatenate([view.detection.pixels for view in found.views])
+    nearest = np.array([np.hypot(*(corners - point).T).min() for point in moved.pixels])
+    covered = nearest <= COVERED * size[0]
+    view_rms = {view.name: reprojection_rms(board, view, stored) for view in found.views}
+    tolerance = config.tolerance * stored.width
+    length = np.where(covered, moved.length, 0)
+    wrong = (length > tolerance) & (length > SIGNIFICANT * moved.sigma)
+    unclear = covered & ((RESOLVED * moved.sigma > tolerance) | (length > tolerance))
+    if not wrong.any() and unclear.any():
+        raise InputError(
+            f"these {len(found.views)} views cannot decide: they determine the lens to "
+            f"±{moved.sigma[covered].max():.1f} px, and {tolerance / RESOLVED:.1f} px are needed; show more views, "
+            "tilted by up to 45°"
+        )
+    counts = [len(view.detection) for view in found.views]
+    return Check(
+        holds=not bool(wrong.any()),
+        stored=stored,
+        refitted=refit.camera,
+        tolerance_px=tolerance,
+        displacement=moved,
+        covered=covered,
+        stored_rms=float(np.sqrt(np.average(np.square(list(view_rms.values())), weights=counts))),
+        refitted_rms=refit.rms,
+        view_rms=view_rms,
+        rejected=found.rejected,
+    )
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+COEFFICIENTS = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+TYPICAL_ARROW = 0.04  # length of the arrow of a typical residual, in image widths
+_GREEN, _RED, _YELLOW, _WHITE = (60, 220, 60), (230, 60, 60), (240, 220, 60), (255, 255, 255)
+
+
+def intrinsics_figures(board: Board, result: Calibration, covered: Coverage) -> dict[str, Any]:
+    """Return the figures of an intrinsics calibration."""
+    camera = result.camera
+    values = (camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion)
+    names = COEFFICIENTS[: len(values)]
+    view_rms = {view.name: rms(part) for view, part in zip(result.views, result.residuals(board), strict=True)}
+    return {
+        "width": camera.width,
+        "height": camera.height,
+        "intrinsics": dict(zip(names, map(float, values), strict=True)),
+        "standard_deviations": dict(zip(names, map(float, result.deviations), strict=True)),
+        "rms_px": result.rms,
+        "held_out_rms_px": result.held_out_rms,
+        "uncertainty_px": {
+            "middle": float(result.uncertainty[len(result.uncertainty) // 2, 2]),
+            "worst": float(result.uncertainty[:, 2].max()),
+        },
+        "board": board.describe(),
+        "views": view_rms,
+        "rejected": result.rejected,
+        "corners": sum(len(view.detection) for view in result.views),
+        "corners_rejected": result.corners_rejected,
+        "unmoved": result.unmoved,
+        "missing": covered.missing,
+    }
+
+
+def write_report(
+    folder: Path, board: Board, result: Calibration, covered: Coverage, load_image: Callable[[str], np.ndarray]
+) -> None:
+    """Write report.md, report.json, coverage.png and the views' residuals to a folder.
+
+    Args:
+        folder: Created if missing.
+        board: Board in the views.
+        result: Calibration.
+        covered: Coverage of its views.
+        load_image: Returns the [H, W, 3] RGB image of a view by its name.
+
+    Raises:
+        DeviceError: The folder cannot be written.
+    """
+    figures = intrinsics_figures(board, result, covered)
+    residuals = result.residuals(board)
+    # The same gain in all views, for comparison.
+    typical = float(np.median(np.concatenate([np.hypot(*part.T) for part in residuals])))
+    gain = float(2 ** np.floor(np.log2(TYPICAL_ARROW * result.camera.width / max(typical, 1e-3))))
+    try:
+        (folder / "views").mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+        (folder / "report.md").write_text(_page(figures))
+        save_image(folder / "coverage.png", _draw_coverage(result))
+        for view, residual in zip(result.views, residuals, strict=True):
+            drawn = _draw_residuals(load_image(view.name), view.detection.pixels, residual, gain)
+            save_image(folder / "views" / f"{Path(view.name).stem}.jpg", drawn)
+    except OSError as error:
+        raise DeviceError(f"cannot write the report '{folder}': {error.strerror}; choose another --report") from error
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write [H, W, 3] RGB atomically: a viewer may be reading the file.
+
+    Raises:
+        DeviceError: It cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+
+
+def draw_preview(
+    image: np.ndarray, corners: BoardCorners | None, views: Sequence[BoardView], covered: Coverage
+) -> np.ndarray:
+    """Draw the corners (green), the corners of all views (blue) and the next instructions, [H, W, 3] RGB."""
+    drawn = image.copy()
+    for view in views:
+        for corner in np.rint(view.detection.pixels).astype(int).tolist():
+            cv2.circle(drawn, corner, 2, (80, 120, 255), -1)
+    for corner in np.rint(corners.pixels).astype(int).tolist() if corners else ():
+        cv2.circle(drawn, corner, 3, _GREEN, 1, cv2.LINE_AA)
+    for number, line in enumerate([f"{len(views)} views, {100 * covered.complete:.0f} %", *covered.missing]):
+        # OpenCV's font has no degree sign.
+        origin, text = (8, 20 + 20 * number), line.replace("°", " deg")
+        cv2.putText(drawn, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(drawn, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _WHITE, 1, cv2.LINE_AA)
+    return drawn
+
+
+def _draw_residuals(image: np.ndarray, corners: np.ndarray, residuals: np.ndarray, gain: float) -> np.ndarray:
+    drawn = (image * 0.6).astype(np.uint8)
+    outliers = np.hypot(*residuals.T) > 2 * max(rms(residuals), 1e-6)
+    ends = np.rint(np.stack([corners, corners + gain * residuals], axis=1)).astype(int).tolist()
+    for (start, end), outlier in zip(ends, outliers, strict=True):
+        cv2.arrowedLine(drawn, start, end, _RED if outlier else _GREEN, 1, cv2.LINE_AA, tipLength=0.25)
+        cv2.circle(drawn, start, 2, _YELLOW, -1, cv2.LINE_AA)
+    scale = f"arrows x{gain:g}, rms {rms(residuals):.3f} px"
+    cv2.putText(drawn, scale, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _WHITE, 1, cv2.LINE_AA)
+    return drawn
+
+
+def _draw_coverage(result: Calibration) -> np.ndarray:
+    """Draw the corners of all views over the lens's uncertainty: dark is certain, 1 px is white."""
+    uncertainty = np.clip(result.uncertainty[:, 2].reshape(GRID[::-1]), 0, 1).astype(np.float32)
+    background = cv2.resize(uncertainty, (result.camera.width, result.camera.height))
+    drawn = cv2.applyColorMap((255 * background).astype(np.uint8), cv2.COLORMAP_MAGMA)[..., ::-1].copy()
+    corners = np.concatenate([view.detection.pixels for view in result.views])
+    for corner in np.rint(corners).astype(int).tolist():
+        cv2.circle(drawn, corner, 2, _GREEN, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _page(figures: dict[str, Any]) -> str:
+    deviations, uncertainty = figures["standard_deviations"], figures["uncertainty_px"]
+    rows = [f"| {name} | {value:.6g} | {deviations[name]:.2g} |" for name, value in figures["intrinsics"].items()]
+    views = [f"| {name} | {value:.3f} |" for name, value in sorted(figures["views"].items(), key=lambda i: -i[1])]
+    rejected = [f"- {name}: {reason}" for name, reason in figures["rejected"].items()] or ["None."]
+    parts = [
+        f"# Intrinsics of {figures['width']}×{figures['height']} images",
+        f"Board: {figures['board']}. {len(figures['views'])} views, {figures['corners']} corners "
+        f"({figures['corners_rejected']} rejected).",
+        f"RMS {figures['rms_px']:.3f} px; of held-out views {figures['held_out_rms_px']:.3f} px. The projection of a "
+        f"point is certain to ±{uncertainty['middle']:.2f} px in the image's middle and to "
+        f"±{uncertainty['worst']:.2f} px in the worst place (standard deviation).",
+        "| | value | standard deviation |\n| --- | --- | --- |\n" + "\n".join(rows),
+        "![coverage of the image by the views](coverage.png)",
+        "## Still missing",
+        "\n".join(f"- {todo}" for todo in figures["missing"]) or "Nothing.",
+        "## Rejected views",
+        "\n".join(rejected),
+        "## Views, the worst first",
+        "| view | RMS, px |\n| --- | --- |\n" + "\n".join(views),
+    ]
+    return "\n\n".join(parts) + "\n"
