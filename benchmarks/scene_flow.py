@@ -13,11 +13,10 @@ import numpy as np
 from actrec import scene_flow
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count
-from actrec.scene_flow import camera_motion
-from actrec.scene_flow.base import SceneFlow, resize
+from actrec.scene_flow import SceneFlow, camera_motion
 from actrec.scene_flow.primal_dual import gpu
-from actrec.scene_flow.primal_dual.cpu import CpuSolver
-from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
+from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
+from actrec.scene_flow.stream import resize
 from actrec.simulation import room, stage
 from actrec.simulation.actions import Performance
 from actrec.simulation.actor import ActorPose, Appearance
@@ -263,8 +262,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 class _Zero(SceneFlow):
     """Baseline without motion."""
 
-    def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
-        return np.where(np.isfinite(depth0)[..., None], np.float32(0), np.float32(np.nan)) * np.ones(3, np.float32)
+    def _estimate(self, first, second, intrinsics, dt):  # type: ignore[no-untyped-def]
+        return np.where(np.isfinite(first[1])[..., None], np.float32(0), np.float32(np.nan)) * np.ones(3, np.float32)
 
 
 def _methods(threads: int) -> dict[str, SceneFlow]:
@@ -456,7 +455,8 @@ def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
 class _Farneback(SceneFlow):
     """OpenCV's Farnebäck flow, lifted by the depth at both ends."""
 
-    def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
+    def _estimate(self, first, second, intrinsics, dt):  # type: ignore[no-untyped-def]
+        (color0, depth0), (color1, depth1) = first, second
         gray0, gray1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY) for c in (color0, color1))
         flow = cv2.calcOpticalFlowFarneback(gray0, gray1, None, 0.5, 3, 15, 3, 5, 1.2, 0)
         pixels = np.stack(np.meshgrid(np.arange(gray0.shape[1]), np.arange(gray0.shape[0])), axis=-1).astype(np.float32)

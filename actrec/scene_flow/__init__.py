@@ -1,17 +1,77 @@
 """Scene flow: the 3D velocity of the surface at each pixel, by methods registered by name."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
-from actrec.scene_flow.base import SceneFlow
+import numpy as np
+
+from actrec.types import MAX_DEPTH_M, Intrinsics
+from actrec.utils.errors import InputError
 from actrec.utils.registry import Registry
 
 __all__ = ["METHODS", "SceneFlow", "create"]
 
 METHODS = Registry(
     "scene flow method",
-    {"dis": "actrec.scene_flow.dis:DisFlow", "pd_flow": "actrec.scene_flow.pd_flow:PdFlow"},
+    {"dis": "actrec.scene_flow.dis:DisFlow", "pd_flow": "actrec.scene_flow.primal_dual:PdFlow"},
     install={"numba": "pip install numba", "cv2": "pip install opencv-contrib-python"},
 )
+
+ColorDepth = tuple[np.ndarray, np.ndarray]
+"""Color [H, W, 3] uint8 RGB and depth [H, W] float32 m, NaN for missing."""
+
+
+class SceneFlow(ABC):
+    """Estimator of scene flow between two registered RGB-D images.
+
+    Attributes:
+        config_class: The settings dataclass that the constructor builds from its options.
+    """
+
+    config_class: ClassVar[type]
+
+    def estimate(
+        self,
+        color0: np.ndarray,
+        depth0: np.ndarray,
+        color1: np.ndarray,
+        depth1: np.ndarray,
+        intrinsics: Intrinsics,
+        dt: float,
+    ) -> np.ndarray:
+        """Estimate the velocity of the surface at each pixel of the first image.
+
+        Args:
+            color0, color1: [H, W, 3] uint8 RGB.
+            depth0, depth1: [H, W] float32 m, NaN for missing.
+            intrinsics: Of all four images.
+            dt: Seconds from the first to the second.
+
+        Returns:
+            [H, W, 3] float32 m/s in the optical frame; NaN if either depth is missing or the surface is occluded in
+            the second image.
+
+        Raises:
+            InputError: Sizes or types differ, depth is not in meters, or dt is not positive.
+        """
+        size = (intrinsics.height, intrinsics.width)
+        for name, color, depth in (("first", color0, depth0), ("second", color1, depth1)):
+            if color.shape != (*size, 3) or color.dtype != np.uint8:
+                raise InputError(f"{name} color is {color.dtype}{list(color.shape)}, expected uint8{[*size, 3]}")
+            if depth.shape != size or depth.dtype != np.float32:
+                found = f"{depth.dtype}{list(depth.shape)}"
+                raise InputError(f"{name} depth is {found}, expected float32{list(size)} in meters")
+            sample = depth[::4, ::4]
+            valid = sample[np.isfinite(sample) & (sample > 0)]
+            if valid.size and (median := float(np.median(valid))) > MAX_DEPTH_M:
+                raise InputError(f"{name} depth has a median of {median:.0f} m: convert millimeters to meters")
+        if not (np.isfinite(dt) and dt > 0):
+            raise InputError(f"the second image is {dt} s after the first, expected more than 0")
+        return self._estimate((color0, _with_nan(depth0)), (color1, _with_nan(depth1)), intrinsics, dt)
+
+    @abstractmethod
+    def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:
+        """Estimate from validated inputs: depth is positive or NaN."""
 
 
 def create(name: str, **options: Any) -> SceneFlow:
@@ -22,3 +82,9 @@ def create(name: str, **options: Any) -> SceneFlow:
         MissingLibraryError: A required library is not installed.
     """
     return METHODS.create(name, **options)
+
+
+def _with_nan(depth: np.ndarray) -> np.ndarray:
+    """Replace zero, negative and infinite depth with NaN."""
+    missing = ~((depth > 0) & (depth < np.inf))
+    return np.where(missing, np.float32(np.nan), depth) if missing.any() else depth

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from actrec.scene_flow.base import SceneFlow
+from actrec.scene_flow import SceneFlow
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import image_points
@@ -23,6 +23,9 @@ MAX_ROTATION_DEG = 30.0
 """Larger rotations leave too little overlap between the two images."""
 
 _SAMPLE, _TRIALS, _MIN_POINTS = 1500, 64, 50
+
+_CLOSE_M = 0.02
+"""Maximum residual of an inlier."""
 
 _CORNERS, _MIN_CORNERS, _MIN_SHARE = 300, 20, 1 / 3
 
@@ -76,53 +79,45 @@ def subtract_camera_motion(
         dt: Seconds between the images.
         camera: The camera's motion.
     """
-    points = image_points(depth, intrinsics)
+    points, step = image_points(depth, intrinsics), np.float32(dt)
+    rotation, translation = camera.rotation.astype(np.float32), camera.translation.astype(np.float32)
     # In the first camera's frame a static point does not move.
-    moved = (points + flow * np.float32(dt) - camera.translation.astype(np.float32)) @ camera.rotation.astype(
-        np.float32
-    )
-    return ((moved - points) / np.float32(dt)).astype(np.float32)
+    moved = (points + flow * step - translation) @ rotation
+    return ((moved - points) / step).astype(np.float32)
 
 
 def estimate_camera_motion(
-    flow: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, dt: float, *, close_m: float = 0.02, seed: int = 0
+    flow: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, dt: float
 ) -> CameraMotion | None:
-    """Estimate the motion of a camera in a mostly static scene.
+    """Estimate the motion of a camera in a mostly static scene; None if fewer than a third of the points agree.
 
-    RANSAC over triples of points, then three rounds of least squares on the inliers.
-
-    Args:
-        flow, depth, intrinsics, dt: As for `subtract_camera_motion`.
-        close_m: Maximum residual of an inlier.
-        seed: Of the samples.
-
-    Returns:
-        The motion; None if fewer than a third of the points agree.
+    RANSAC over triples of points, then three rounds of least squares on the inliers. The arguments are as for
+    `subtract_camera_motion`.
     """
     known = np.isfinite(flow).all(axis=-1) & np.isfinite(depth)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     pixels = np.flatnonzero(known)
     if len(pixels) < _MIN_POINTS:
         return None
     chosen = rng.choice(pixels, min(_SAMPLE, len(pixels)), replace=False)
     before = image_points(depth, intrinsics).reshape(-1, 3)[chosen].astype(np.float64)
     after = before + flow.reshape(-1, 3)[chosen].astype(np.float64) * dt
-    best = _largest_consensus(before, after, close_m, rng)
+    best = _largest_consensus(before, after, rng)
     for _ in range(3):
         if best.sum() < max(_MIN_POINTS, len(chosen) / 3):
             return None
         rotation, translation = rigid(before[best], after[best])
-        best = np.linalg.norm(before @ rotation.T + translation - after, axis=1) < close_m
+        best = np.linalg.norm(before @ rotation.T + translation - after, axis=1) < _CLOSE_M
     return CameraMotion(rotation, translation)
 
 
-def _largest_consensus(before: np.ndarray, after: np.ndarray, close_m: float, rng: np.random.Generator) -> np.ndarray:
+def _largest_consensus(before: np.ndarray, after: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the inliers of the triple with the most inliers, or of no motion if that has as many."""
-    still = np.linalg.norm(after - before, axis=1) < close_m
+    still = np.linalg.norm(after - before, axis=1) < _CLOSE_M
     triples = rng.integers(0, len(before), (_TRIALS, 3))
     rotations, translations = rigid(before[triples], after[triples])
     moved = before @ rotations.swapaxes(1, 2) + translations[:, None]
-    agree = np.square(moved - after).sum(axis=-1) < close_m**2
+    agree = np.square(moved - after).sum(axis=-1) < _CLOSE_M**2
     best = agree[agree.sum(axis=1).argmax()]
     return best if best.sum() > still.sum() else still
 
@@ -158,9 +153,8 @@ def estimate_rotation(first: RgbdFrame, second: RgbdFrame) -> np.ndarray | None:
         return None
     before, after = (_rays(points[tracked, 0], first.intrinsics) for points in (corners, forward))
     rotation = _fit_rotation(before, after)
-    inliers, still = (
-        np.linalg.norm(rays - after, axis=1) < 2 * _END_SCALE_RAD for rays in (before @ rotation.T, before)
-    )
+    close = 2 * _END_SCALE_RAD
+    inliers, still = (np.linalg.norm(rays - after, axis=1) < close for rays in (before @ rotation.T, before))
     return rotation if inliers.mean() >= _MIN_SHARE and inliers.sum() > still.sum() else None
 
 
@@ -204,9 +198,6 @@ def flow_with_rotation(
 
     Returns:
         [H, W, 3] float32 m/s; NaN also outside the second image's field of view.
-
-    Raises:
-        InputError: As `SceneFlow.estimate`.
     """
     assert first.color is not None and first.depth is not None
     assert second.color is not None and second.depth is not None

@@ -11,7 +11,7 @@ import cv2
 import numba
 import numpy as np
 
-from actrec.scene_flow.base import SceneFlow
+from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.types import Intrinsics
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -46,13 +46,10 @@ class DisConfig:
 
 
 class DisFlow(SceneFlow):
-    """DIS optical flow lifted by depth.
+    """DIS optical flow lifted by depth; `options` are fields of `DisConfig`.
 
     A pixel (u, v) that moves by (du, dv) gives X1(u + du, v + dv) − X0(u, v) over dt. A speed above `max_speed_m_s`
     means that the surface is occluded in the second image; the result is NaN.
-
-    Args:
-        **options: Fields of `DisConfig`.
     """
 
     config_class = DisConfig
@@ -64,36 +61,24 @@ class DisFlow(SceneFlow):
         self._flow.setGradientDescentIterations(self.config.iterations)
         self._flow.setVariationalRefinementIterations(self.config.refinement)
 
-    def _estimate(
-        self,
-        color0: np.ndarray,
-        depth0: np.ndarray,
-        color1: np.ndarray,
-        depth1: np.ndarray,
-        intrinsics: Intrinsics,
-        dt: float,
-    ) -> np.ndarray:
-        if min(depth0.shape) < MIN_SIDE_PX:
-            height, width = depth0.shape
+    def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:
+        (color0, depth0), (color1, depth1) = first, second
+        height, width = depth0.shape
+        if min(height, width) < MIN_SIDE_PX:
             raise InputError(
                 f"image is {width}×{height} px, dis needs at least {MIN_SIDE_PX} px a side: use larger ones or pd_flow"
             )
         # OpenCV limits the level by the width only, and crashes if the height is too small for it.
-        self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))
+        patch, long, short = self._flow.getPatchSize(), max(height, width), min(height, width)
+        coarsest = min(int(math.log2(long / (4 * patch)) + 0.5), int(math.log2(short // patch)))
+        self._flow.setFinestScale(min(self.config.finest_scale, coarsest))
         gray0, gray1 = (cv2.cvtColor(color, cv2.COLOR_RGB2GRAY) for color in (color0, color1))
         pixels = self._flow.calc(gray0, gray1, None)
-        smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
-        c = intrinsics
-        out = np.empty((*depth0.shape, 3), np.float32)
+        depths = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
+        c, out = intrinsics, np.empty((height, width, 3), np.float32)
         limits = self.config.surface_step, self.config.max_speed_m_s
-        _lift(pixels, smooth0, smooth1, c.fx, c.fy, c.cx, c.cy, dt, *limits, out)
+        _lift(pixels, *depths, c.fx, c.fy, c.cx, c.cy, dt, *limits, out)
         return out
-
-    def _levels(self, height: int, width: int) -> int:
-        """Return the coarsest level of OpenCV's pyramid."""
-        patch = self._flow.getPatchSize()
-        long, short = max(height, width), min(height, width)
-        return min(int(math.log2(long / (4 * patch)) + 0.5), int(math.log2(short // patch)))
 
     def _smooth(self, depth: np.ndarray) -> np.ndarray:
         """Average depth within one surface: over 33 ms, depth noise becomes a speed of some 0.1 m/s."""
@@ -153,19 +138,7 @@ def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _lift(
-    pixels: np.ndarray,
-    depth0: np.ndarray,
-    depth1: np.ndarray,
-    fx: float,
-    fy: float,
-    cx: float,
-    cy: float,
-    dt: float,
-    step: float,
-    max_speed: float,
-    out: np.ndarray,
-) -> None:
+def _lift(pixels, depth0, depth1, fx, fy, cx, cy, dt, step, max_speed, out):  # type: ignore[no-untyped-def]
     """Write to out [H, W, 3] the velocity from optical flow pixels [H, W, 2] and two depth images."""
     height, width = depth0.shape
     for v in range(height):

@@ -5,8 +5,7 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import scene_flow
-from actrec.scene_flow.preview import flow_image
-from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, flow_image
 from actrec.types import RgbdFrame
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode

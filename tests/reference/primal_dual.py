@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from actrec.scene_flow.primal_dual.settings import DEPTH_STEP, Level, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.cpu import DEPTH_STEP, Level, PdFlowConfig, coarse_start
 
 MASK = np.array([1, 4, 6, 4, 1], np.float32) / 16
 

@@ -1,4 +1,4 @@
-"""Primal-dual scene flow on the CPU (numba), strips of rows shared among threads.
+"""Settings of the primal-dual scene flow, and its solver on the CPU (numba), strips of rows shared among threads.
 
 The functions run once a level: pyramid, terms of the energy, weighted median, upsampling. Those that take `low` and
 `high` write these rows of their output only, so that threads can share an image. The iterations are in `sweeps`.
@@ -8,22 +8,105 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.settings import (
-    DEPTH_STEP,
-    KEPT,
-    Camera,
-    Level,
-    PdFlowConfig,
-    coarse_start,
-    half_camera,
-)
 from actrec.scene_flow.primal_dual.sweeps import TERMS
+from actrec.utils.config import setting
+
+
+@dataclass(frozen=True)
+class PdFlowConfig:
+    """Settings of `PdFlow`, the defaults of the authors' program."""
+
+    device: str = setting("auto", "auto uses CUDA if CuPy finds a GPU, else the CPU", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
+    warm_start: bool = setting(True, "Start from the previous pair's flow if frames are given in order.")
+    max_speed_m_s: float = setting(
+        8.0, "Discard faster motion: a surface that was occluded before.", unit="m/s", range=(0.1, 100.0)
+    )
+    smooth_image: float = setting(
+        0.04, "λ_I, weight of the total variation of the motion in the image.", range=(0.0, 10.0)
+    )
+    smooth_depth: float = setting(
+        0.35, "λ_D, weight of the total variation of the change of depth.", range=(0.0, 100.0)
+    )
+    depth_weight: float = setting(75.0, "μ, weight of depth against intensity (0 to 255).", range=(0.0, 10_000.0))
+    depth_edges: float = setting(
+        1000.0, "How much a change of depth, in space or time, lowers the weight of depth.", range=(0.0, 1e6)
+    )
+    median_depth: float = setting(
+        5.0, "How much a difference of depth lowers a neighbor's weight in the median.", range=(0.0, 1e4)
+    )
+    median_change: float = setting(
+        10.0, "How much a change of depth over time lowers a neighbor's weight in the median.", range=(0.0, 1e4)
+    )
+    coarsest: int = setting(15, "Minimum rows or columns of the coarsest level.", unit="px", range=(4, 1024))
+    iterations: int = setting(100, "Iterations at the finest level.", range=(1, 10_000))
+    fewer: int = setting(15, "Fewer iterations at each coarser level.", range=(0, 1000))
+
+    def plan(self, shape: tuple[int, ...]) -> list[int]:
+        """Return the iterations of each pyramid level of an image [H, W], finest first."""
+        levels, smallest = 1, min(shape[:2])
+        while (smallest + 1) // 2 >= self.coarsest:
+            levels, smallest = levels + 1, (smallest + 1) // 2
+        return [max(self.iterations - self.fewer * level, 1) for level in range(levels)]
+
+
+DEPTH_STEP = 0.1
+"""Depths farther apart than this (m) are different surfaces and are not averaged in the pyramid."""
+
+Camera = tuple[float, ...]
+"""fx, fy, cx, cy; half of each at the next coarser level."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """An image at one size.
+
+    Attributes:
+        gray: [H, W] float32, 0 to 255.
+        depth: [H, W] float32 m, 0 for missing.
+        camera: fx, fy, cx, cy.
+    """
+
+    gray: np.ndarray
+    depth: np.ndarray
+    camera: Camera
+
+    def motion(self, flow: np.ndarray) -> np.ndarray:
+        """Convert a flow [3, H, W] (pixels, pixels, m) from this image to a motion [H, W, 3] m; NaN without depth."""
+        u, v, w = flow
+        fx, fy, cx, cy = self.camera
+        height, width = self.depth.shape
+        z = np.where(self.depth > 0, self.depth, math.nan)
+        x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+        far = z + w
+        dx = ((x + u - cx) * far - (x - cx) * z) / fx
+        dy = ((y + v - cy) * far - (y - cy) * z) / fy
+        return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
+
+
+KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
+"""Planes passed on to the next finer level: the flow and its duals."""
+
+
+def coarse_start(flow: np.ndarray | None, levels: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the initial planes [10, h, w] (see `KEPT`) of the coarsest of `levels` levels, h×w.
+
+    `flow` is u, v (pixels), w (m) at full size, [3, H, W]; None for no motion.
+    """
+    start = np.zeros((len(KEPT), *shape), np.float32)
+    if flow is not None:
+        factor = 1 << (levels - 1)
+        start[:3] = flow[:, ::factor, ::factor]
+        start[:2] /= factor
+    return start
+
 
 _F = np.float32
 
@@ -215,23 +298,15 @@ _FAR = _F(1e30)
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  # type: ignore[no-untyped-def]
-    """Write the rows low to high of the 3×3 weighted median of values [K, H, W]; pixels without depth keep theirs.
+    """Write the rows low to high of the 3×3 weighted median of planes [K, H, W]; pixels without depth keep theirs.
 
-    Args:
-        values: Planes to filter, all with the same weights.
-        depth: [H, W] m, 0 for missing.
-        change: [H, W], change of depth over time.
-        weigh_depth, weigh_change: Factors on the squared differences that lower a neighbor's weight.
-        out: [K, H, W].
-        low, high: Rows.
+    Squared differences of depth [H, W] (m, 0 for missing) and its change over time, times `weigh_depth` and
+    `weigh_change`, lower a neighbor's weight.
     """
     rows, columns = depth.shape
     weights, sorted_weights = np.zeros((9, columns), np.float32), np.empty((9, columns), np.float32)
-    near, total, found = (
-        np.empty((9, columns), np.float32),
-        np.empty(columns, np.float32),
-        np.empty(columns, np.float32),
-    )
+    near, total = np.empty((9, columns), np.float32), np.empty(columns, np.float32)
+    found = np.empty(columns, np.float32)
     for y in range(low, high):
         total[:] = 0
         for n in range(9):
@@ -241,7 +316,7 @@ def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  #
                 first, last = max(-i, 0), columns - max(i, 0)
                 _weigh(weights[n, first:last], depth[j, first + i : last + i], depth[y, first:last],
                        change[j, first + i : last + i], weigh_depth, weigh_change)  # fmt: skip
-            _insert(total, weights[n])
+            _add(total, weights[n], _F(1))
         for k in range(values.shape[0]):
             for n in range(9):
                 j, i = y + n // 3 - 1, n % 3 - 1
@@ -269,12 +344,6 @@ def _set(to, values):  # type: ignore[no-untyped-def]
     """Copy values; `to[:] = values` takes three seconds longer to compile, for its message about unequal shapes."""
     for x in range(to.size):
         to[x] = values[x]
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def _insert(total, row):  # type: ignore[no-untyped-def]
-    for x in range(total.size):
-        total[x] += row[x]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
@@ -307,17 +376,8 @@ def _known(out, found, value, depth):  # type: ignore[no-untyped-def]
         out[x] = found[x] if depth[x] > 0 else value[x]
 
 
-_ROWS = 30
-"""Minimum rows per thread: fewer take less time than waking the thread."""
-
-
 class CpuSolver:
-    """Solver on a number of threads.
-
-    Args:
-        config: Settings.
-        threads: 1 for the calling thread only.
-    """
+    """Solver on a number of threads, 1 for the calling thread only."""
 
     def __init__(self, config: PdFlowConfig, threads: int):
         self.config, self.threads = config, threads
@@ -331,30 +391,24 @@ class CpuSolver:
             shape = ((fine.gray.shape[0] + 1) // 2, (fine.gray.shape[1] + 1) // 2)
             gray, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
             self._share(shape[0], half, fine.gray, fine.depth, gray, depth)
-            out.append(Level(gray, depth, half_camera(fine.camera)))
+            out.append(Level(gray, depth, tuple(value / 2 for value in fine.camera)))
         return out
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
-        """Return the flow u, v (pixels) and w (m) as [3, H, W], solved from the coarsest level to the finest.
+        """Return the flow u, v (pixels) and w (m) as [3, H, W] between two pyramids, solved from coarse to fine.
 
-        Args:
-            first, second: Pyramids.
-            start: Initial flow at full size; None for no motion.
+        `start` is the initial flow at full size, None for no motion.
         """
         plan = self.config.plan(first[0].gray.shape)
         state = coarse_start(start, len(plan), first[-1].gray.shape)
         for level in range(len(plan) - 1, -1, -1):
             shape = first[level].gray.shape
             if state.shape[1:] != shape:
-                state = self._doubled(state, shape)
+                coarse, state = state, np.empty((len(KEPT), *shape), np.float32)
+                for k in range(len(KEPT)):
+                    doubled(coarse[k], np.float32(2 if k < 2 else 1), state[k])
             state = self._level(first[level], second[level], state, plan[level])
         return state[:3]
-
-    def _doubled(self, state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        out = np.empty((len(KEPT), *shape), np.float32)
-        for k in range(len(KEPT)):
-            doubled(state[k], np.float32(2 if k < 2 else 1), out[k])
-        return out
 
     def _level(self, first: Level, second: Level, start: np.ndarray, iterations: int) -> np.ndarray:
         terms, change = self._terms(first, second, start)
@@ -389,7 +443,7 @@ class CpuSolver:
 
     def _share(self, rows: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Share the rows of an output among the threads."""
-        strips = max(min(self.threads, rows // _ROWS), 1)
+        strips = max(min(self.threads, rows // sweeps.MIN_ROWS), 1)
         if self._pool is None or strips == 1:
             work(*arguments, 0, rows)
             return

@@ -4,12 +4,12 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.settings import DEPTH_STEP, KEPT, Camera, PdFlowConfig, coarse_start, half_camera
+from actrec.scene_flow.primal_dual.cpu import DEPTH_STEP, KEPT, Camera, PdFlowConfig, coarse_start
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
 KERNELS = Path(__file__).with_name("kernels.cu")
@@ -23,25 +23,6 @@ STATE, TERMS = len(sweeps.STATE), len(sweeps.TERMS)
 _RX = sweeps.TERMS.index("rx")
 
 
-class Device(Protocol):
-    """Interface that runs the kernels; its arrays are float32 and are sliced like numpy arrays."""
-
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        """Return an uninitialized array."""
-
-    def upload(self, values: np.ndarray, out: Any) -> None:
-        """Copy values to a device array of the same shape."""
-
-    def download(self, values: Any) -> np.ndarray:
-        """Wait for all launched kernels and return a copy of an array."""
-
-    def launch(self, name: str, arguments: tuple[Any, ...], shape: tuple[int, int]) -> None:
-        """Launch a kernel over an image [H, W] with arrays, int and float, then rows and columns."""
-
-    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Run `work` once; return a call that launches the same kernels at less cost."""
-
-
 def available() -> bool:
     """Return whether CuPy is installed and finds a GPU."""
     try:
@@ -51,7 +32,7 @@ def available() -> bool:
 
 
 class CupyDevice:
-    """The first CUDA GPU, through CuPy.
+    """The first CUDA GPU, through CuPy; runs the kernels on float32 arrays that are sliced like numpy arrays.
 
     Raises:
         MissingLibraryError: CuPy is not installed.
@@ -75,7 +56,8 @@ class CupyDevice:
             module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++17",))
             module.compile()
         except cupy.cuda.compiler.CompileException as error:
-            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {_first_line(error)}") from error
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {first_line}") from error
         self._module, self._kernels = module, dict[str, Any]()
 
     def empty(self, shape: tuple[int, ...]) -> Any:
@@ -84,18 +66,18 @@ class CupyDevice:
             return self._cupy.empty(shape, self._cupy.float32)
 
     def upload(self, values: np.ndarray, out: Any) -> None:
-        """Copy values to a device array."""
+        """Copy values to a device array of the same shape."""
         out.set(np.ascontiguousarray(values, dtype=np.float32), stream=self._stream)
 
     def download(self, values: Any) -> np.ndarray:
-        """Copy an array to the host."""
+        """Wait for all launched kernels and return a copy of an array."""
         with self._stream:
             host: np.ndarray = self._cupy.asnumpy(values, stream=self._stream)
         self._stream.synchronize()
         return host
 
     def launch(self, name: str, arguments: tuple[Any, ...], shape: tuple[int, int]) -> None:
-        """Launch a kernel."""
+        """Launch a kernel over an image [H, W] with arrays, int and float, then rows and columns."""
         if name not in self._kernels:
             self._kernels[name] = self._module.get_function(name)
         rows, columns = shape
@@ -104,7 +86,7 @@ class CupyDevice:
             self._kernels[name](grid, BLOCK, tuple(map(_typed, (*arguments, rows, columns))))
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture the launches of `work` as a CUDA graph."""
+        """Run `work` once; return a call that launches the same kernels at less cost, as a CUDA graph."""
         work()  # loads the kernels, which must not happen during a capture
         self._stream.synchronize()
         with self._stream:
@@ -123,10 +105,6 @@ def _typed(argument: Any) -> Any:
     return np.float32(argument) if isinstance(argument, float) else argument
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 @dataclass(frozen=True)
 class DeviceLevel:
     """An image at one size: gray and depth [2, H, W] on the device, and its intrinsics."""
@@ -142,21 +120,13 @@ class DeviceLevel:
 
 @dataclass
 class _Workspace:
-    """Arrays of a level, reused for each pair.
+    """Arrays of a level, reused for each pair; `iterate` launches all its iterations, None before the first run."""
 
-    Attributes:
-        start, done: Initial and final planes of the level, [10, H, W].
-        state, other: States that the iterations alternate between, [13, H, W].
-        terms: [18, H, W].
-        limited, change, closeness, slopes: Intermediate planes.
-        iterate: Launches all iterations of the level; None before the first run.
-    """
-
-    start: Any
+    start: Any  # [10, H, W], as `KEPT`
     done: Any
-    state: Any
+    state: Any  # [13, H, W], alternates with `other`
     other: Any
-    terms: Any
+    terms: Any  # [18, H, W]
     limited: Any
     change: Any
     closeness: Any
@@ -165,14 +135,9 @@ class _Workspace:
 
 
 class GpuSolver:
-    """Solver on a device with the interface of `CpuSolver`; pyramids stay on the device.
+    """Solver on a device with the interface of `CpuSolver`; pyramids stay on the device."""
 
-    Args:
-        config: Settings.
-        device: Runs the kernels.
-    """
-
-    def __init__(self, config: PdFlowConfig, device: Device):
+    def __init__(self, config: PdFlowConfig, device: CupyDevice):
         self.config, self._device = config, device
         self._spaces: dict[tuple[tuple[int, int], int], _Workspace] = {}
 
@@ -186,16 +151,11 @@ class GpuSolver:
             half = self._device.empty((2, (rows + 1) // 2, (columns + 1) // 2))
             images = fine.planes[0], fine.planes[1], rows, columns, DEPTH_STEP, half[0], half[1]
             self._device.launch("half_size", images, half.shape[1:])
-            out.append(DeviceLevel(half, half_camera(fine.camera)))
+            out.append(DeviceLevel(half, tuple(value / 2 for value in fine.camera)))
         return out
 
     def solve(self, first: list[DeviceLevel], second: list[DeviceLevel], start: np.ndarray | None = None) -> np.ndarray:
-        """Return the flow u, v (pixels) and w (m) as [3, H, W], solved from the coarsest level to the finest.
-
-        Args:
-            first, second: Pyramids.
-            start: Initial flow at full size; None for no motion.
-        """
+        """Return the flow as `CpuSolver.solve`."""
         plan = self.config.plan(first[0].shape)
         spaces = [self._space(level.shape, count) for level, count in zip(first, plan, strict=True)]
         self._device.upload(coarse_start(start, len(plan), first[-1].shape), spaces[-1].start)

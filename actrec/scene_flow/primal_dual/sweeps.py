@@ -38,21 +38,17 @@ _IT, _IX, _IY, _ZT, _ZX, _ZY, _SIGMA, _RX, _RY, _MZX, _MZY, _M, _TAU_U, _TAU_V, 
 TOGETHER = 10
 """Iterations of a strip between two exchanges with its neighbors."""
 
-_SMALL = 30
+MIN_ROWS = 30
 """Minimum rows per thread: fewer take less time than waking the thread."""
 
 
 def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Executor | None, strips: int) -> np.ndarray:
-    """Return the state [13, H, W] after `iterations`; the arguments are not modified.
+    """Return the state [13, H, W] after `iterations` with the terms [18, H, W]; the arguments are not modified.
 
-    Args:
-        state, terms: Planes named by `STATE` [13, H, W] and `TERMS` [18, H, W], float32.
-        iterations: Number of iterations.
-        threads: Pool that works on the strips; None for the calling thread.
-        strips: Number of strips that the image is divided into.
+    The image is divided into `strips`, on which a pool of threads works, if there is one.
     """
     height = state.shape[1]
-    strips = max(min(strips, height // _SMALL), 1) if threads is not None else 1
+    strips = max(min(strips, height // MIN_ROWS), 1) if threads is not None else 1
     edges = [height * k // strips for k in range(strips + 1)]
     if strips == 1:
         state = state.copy()

@@ -19,7 +19,7 @@ import yaml
 
 from actrec import __version__, scene_flow
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
-from actrec.scene_flow.base import SceneFlow
+from actrec.scene_flow import SceneFlow
 from actrec.simulation import room, stage
 from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
 from actrec.simulation.actor import hand_joints

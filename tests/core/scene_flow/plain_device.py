@@ -20,7 +20,7 @@ static const Index blockIdx = {0, 0}, threadIdx = {0, 0}, blockDim = {1, 1}, gri
 
 
 class PlainDevice:
-    """A `Device` with numpy arrays that records its calls.
+    """A device for `GpuSolver` with numpy arrays that records its calls.
 
     Attributes:
         launched: Names of kernels, in order.

@@ -8,9 +8,8 @@ import pytest
 
 from actrec import scene_flow
 from actrec.scene_flow import camera_motion
-from actrec.scene_flow.base import resize
 from actrec.scene_flow.camera_motion import CameraMotion
-from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, resize
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import InputError
 from benchmarks import scene_flow as scene_flow_benchmark

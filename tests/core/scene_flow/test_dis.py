@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from actrec import scene_flow
-from actrec.scene_flow.base import resize
+from actrec.scene_flow.stream import resize
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
 

@@ -5,7 +5,7 @@ import pytest
 
 from actrec import scene_flow
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.scene_flow.base import resize
+from actrec.scene_flow.stream import resize
 
 DT = 1 / 30
 

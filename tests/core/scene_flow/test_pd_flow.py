@@ -11,8 +11,7 @@ import pytest
 
 from actrec import scene_flow
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.cpu import CpuSolver
-from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
+from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError
 from benchmarks import scene_flow as scene_flow_benchmark

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from actrec import scene_flow
-from actrec.scene_flow.pd_flow import PdFlow
-from actrec.scene_flow.primal_dual import gpu, sweeps
-from actrec.scene_flow.primal_dual.cpu import CpuSolver
+from actrec.scene_flow.primal_dual import PdFlow, gpu, sweeps
+from actrec.scene_flow.primal_dual.cpu import KEPT, CpuSolver, Level, PdFlowConfig
 from actrec.scene_flow.primal_dual.gpu import GpuSolver
-from actrec.scene_flow.primal_dual.settings import KEPT, Level, PdFlowConfig
 from actrec.utils.errors import DeviceError, MissingLibraryError
 from tests.core.scene_flow.plain_device import PlainDevice
 from tests.core.scene_flow.test_pd_flow import DT, SMALL, image, scene

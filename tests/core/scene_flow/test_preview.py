@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from actrec.scene_flow.preview import flow_image
+from actrec.scene_flow.stream import flow_image
 
 
 @pytest.mark.parametrize(
