@@ -48,7 +48,7 @@ def write(path: Path, bodies: dict[int, np.ndarray], frames: int) -> Path:
 
 
 def person(frames: int, seed: int = 0, x: float = 0.0, move: float = 0.05, flat: bool = False) -> np.ndarray:
-    """[T, 25, 3] joints of somebody upright at `x` 3 m away who moves by `move` metres; wider than high if `flat`."""
+    """[T, 25, 3] joints of an upright person at `x`, 3 m away, moving by `move` metres; wider than high if `flat`."""
     random = np.random.default_rng(seed)
     size = [1.2, 0.4, 0.3] if flat else [0.4, 1.6, 0.3]
     still = random.uniform(-0.5, 0.5, (25, 3)) * size

@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
 
 
 class Subjects(ClipDataset):
-    """Clips of which each is somebody's: subjects 0 to 4 in turn."""
+    """Clips of subjects 0 to 4 in turn."""
 
     @property
     def metas(self):

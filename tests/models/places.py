@@ -38,7 +38,7 @@ def still(name: str, label: int, positions: Sequence[tuple[float, float]], fps: 
 
 
 class Places(Source):
-    """Option `broken` names those that cannot be read; `read_names` notes what was."""
+    """Option `broken` names unreadable clips; `read_names` lists the clips that were read."""
 
     classes: tuple[str, ...] = LABELS
     splits: ClassVar = ("all", "none")

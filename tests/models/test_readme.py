@@ -6,7 +6,7 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def test_its_python_runs(data_root, capsys):
+def test_readme_python_runs(data_root, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     names = {}
     exec(code.replace("/data/nucla", str(data_root / "nucla")), names)

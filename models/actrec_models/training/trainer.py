@@ -320,7 +320,7 @@ class TrainingRun:
             EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=self.world)
 
     def fit_stages(self, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
-        """Train the stages in order, each from the weights of those before; return the last one's checkpoint.
+        """Train the stages in order, each from the weights of the stages before; return the last checkpoint.
 
         Raises:
             ConfigError: A stage's folder holds another run, or `--fresh` would delete initial weights.

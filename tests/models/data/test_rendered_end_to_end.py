@@ -17,7 +17,7 @@ from actrec.datasets import create
 from actrec.inference import package
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.training import checkpoints
-from tests.models import children
+from tests.models.training import children
 
 ACTIONS = ["sit_down", "wave", "walk"]
 OPTIONS = {"actions": ACTIONS, "actors": 3, "held_out": 1, "takes": 1, "width": 80, "height": 60, "fps": 5.0}

@@ -28,9 +28,9 @@ from actrec_models.training.checkpoints import load_checkpoint
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from tests.models import children
 from tests.models.made_up import CLASSES, TINY, skeletons
 from tests.models.places import PLACES, TARGETS
+from tests.models.training import children
 from tests.tiny_model import FRAMES, RAW, averaging_onnx, person_at, projecting_onnx, tiny_description, tiny_onnx
 
 SETTINGS = {"dataset": "places_train", "split": "all", "unknown_dataset": "", "augment": False}

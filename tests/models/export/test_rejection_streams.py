@@ -14,7 +14,7 @@ from actrec_models.training import checkpoints
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import skeletons
 from tests.models.small import SMALL
-from tests.models.test_training_streams import made_up, write
+from tests.models.training.test_training_streams import made_up, write
 
 NAME = "c3d_flow"
 HELD = {"share": 0.25}

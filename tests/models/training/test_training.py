@@ -30,20 +30,20 @@ def nucla(data_root):
     return {part: datasets.create("nucla", str(data_root / "nucla"), part=part) for part in ("train", "test")}
 
 
-def test_nucla_is_the_official_split(nucla):
+def test_nucla_has_official_split(nucla):
     assert (len(nucla["train"]), len(nucla["test"])) == (1020, 464)
     assert len(nucla["train"].classes) == 10
     assert {nucla["test"][i].label for i in range(464)} == set(range(10))
     assert all(nucla["test"][i].name.endswith("v03") for i in range(464))
 
 
-def test_utd_mhad_is_the_official_split(data_root):
+def test_utd_mhad_has_official_split(data_root):
     parts = [datasets.create("utd_mhad", str(data_root / "utd_mhad"), part=p) for p in ("train", "test")]
     assert [len(p) for p in parts] == [431, 430]
     assert len(parts[0].classes) == 27
 
 
-def test_unknown_dataset_split_and_missing_files(tmp_path):
+def test_datasets_create_unknown_name_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown dataset 'kth'; known: .*nucla"):
         datasets.create("kth", str(tmp_path))
     with pytest.raises(ConfigError, match="nucla has split view; got 'subject'"):
@@ -52,7 +52,7 @@ def test_unknown_dataset_split_and_missing_files(tmp_path):
         datasets.create("nucla", str(tmp_path))
 
 
-def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
+def test_augmentation_same_seed_gives_same_window(nucla):
     clip, options = nucla["train"][0], augmentation.Augmentation(missing=1.0)
     draws = []
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
     assert 0 < np.isnan(draws[0]).mean() < 0.7
 
 
-def test_augmentation_of_nothing_is_the_live_window(nucla):
+def test_augmentation_disabled_gives_live_window(nucla):
     clip = nucla["train"][3]
     nothing = {field.name: 0.0 for field in dataclasses.fields(augmentation.Augmentation)}
     off = config.build(augmentation.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
@@ -74,7 +74,7 @@ def test_augmentation_of_nothing_is_the_live_window(nucla):
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
 
 
-def test_a_stretched_window_holds_a_clip_of_any_length():
+def test_stretched_window_contains_whole_clip():
     """A step at the middle stays there, whatever the clip's length: no speed is left."""
     off = augmentation.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
     for frames in (10, 40, 400):
@@ -85,7 +85,7 @@ def test_a_stretched_window_holds_a_clip_of_any_length():
         assert (window[0, :9] == 0).all() and (window[0, 11:] == 1).all()
 
 
-def test_the_pace_of_a_stretched_clip_varies_between_fixed_ends():
+def test_stretched_window_pace_keeps_ends():
     options = augmentation.Augmentation(1.0, 2.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
     ramp = np.linspace(0, 1, 50, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
     clip, rng = Clip("ramp", 0, np.arange(50) * 33_000_000, ramp), np.random.default_rng(1)
@@ -95,7 +95,7 @@ def test_the_pace_of_a_stretched_clip_varies_between_fixed_ends():
     assert 0.2 < min(middles) < 0.35 and 0.65 < max(middles) < 0.8  # 0.5 to the power of 1/2 and of 2
 
 
-def test_mirror_exchanges_sides_and_undoes_itself(nucla):
+def test_mirror_twice_gives_original(nucla):
     bodies = nucla["train"][0].bodies
     mirrored = augmentation.mirror(bodies)
     left, right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
@@ -103,7 +103,7 @@ def test_mirror_exchanges_sides_and_undoes_itself(nucla):
     np.testing.assert_array_equal(augmentation.mirror(mirrored), bodies)
 
 
-def test_a_clip_follows_another_without_a_jump(nucla):
+def test_follow_joins_clips_without_jump(nucla):
     before, clip = nucla["train"][0], nucla["train"][40]
     joined = augmentation.follow(before, clip, np.random.default_rng(1))
     assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(before.stamps_ns) + len(clip.stamps_ns)
@@ -114,7 +114,7 @@ def test_a_clip_follows_another_without_a_jump(nucla):
     assert joined.label == clip.label
 
 
-def test_a_clip_follows_one_of_another_number_of_people(nucla):
+def test_follow_different_body_counts_are_joined(nucla):
     one, other = nucla["train"][0], nucla["train"][40]
     two = dataclasses.replace(other, bodies=np.concatenate([other.bodies, other.bodies + np.float32(0.5)]))
     after_two = augmentation.follow(two, one, np.random.default_rng(1))
@@ -126,7 +126,7 @@ def test_a_clip_follows_one_of_another_number_of_people(nucla):
 
 
 @pytest.mark.parametrize("joint", ["spine_base", "spine_mid", "elbow_left"])
-def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
+def test_augment_bodies_missing_joint_keeps_others(nucla, joint):
     """Somebody behind a table has no hips; arms and head are all that there is to learn from."""
     lost, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
     bodies = nucla["train"][0].window(5.0, 60)
@@ -135,7 +135,7 @@ def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
     varied = augmentation.augment_bodies(bodies, options, rng)
     assert np.isnan(varied[:, :, lost]).all()
     kept = np.delete(varied - bodies, lost, axis=2)
-    assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees about somebody 2 m tall, bones 10 % longer
+    assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees of a person 2 m tall, bones 10 % longer
     still = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
     bodies[:] = bodies[:, :1]
     np.testing.assert_array_equal(
@@ -143,7 +143,7 @@ def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
     )
 
 
-def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
+def test_synthetic_action_uses_visible_pose(nucla):
     clip = nucla["train"][0]
     bodies = clip.bodies.copy()
     bodies[:, : len(clip.stamps_ns) // 2] = np.nan
@@ -153,7 +153,7 @@ def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
         assert np.isfinite(unknown_clips.synthetic_body_action(late, 5.0, 60, np.random.default_rng(seed))).all()
 
 
-def test_exchanged_sides_come_back(nucla):
+def test_exchange_sides_is_temporary(nucla):
     bodies = nucla["train"][0].window(5.0, 60)
     changed = bodies.copy()
     augmentation._exchange_sides(changed, np.random.default_rng(3))
@@ -163,7 +163,7 @@ def test_exchanged_sides_come_back(nucla):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
+def test_synthetic_action_keeps_bones_and_is_smooth(nucla, seed):
     window = unknown_clips.synthetic_body_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
     assert window.shape == (1, 60, 25, 3)
     bones = np.linalg.norm(window[0] - window[0][:, list(KINECT_V2_25.parents)], axis=-1)
@@ -171,7 +171,7 @@ def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
     assert np.abs(np.diff(window[0], axis=0)).max() < 1.5  # an arm's length a twelfth of a second at the most
 
 
-def test_rendered_clips_are_near_the_recording_and_round_trip(nucla, tmp_path):
+def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
     recording = next(clip for clip in nucla["train"] if 15 <= len(clip.stamps_ns) <= 20)
     clip = rendered_skeletons.estimate(recording, seed=1)
     assert clip is not None
@@ -187,7 +187,7 @@ def test_rendered_clips_are_near_the_recording_and_round_trip(nucla, tmp_path):
         rendered_skeletons.read(tmp_path / "foreign.npz")
 
 
-def test_proportions_scale_bones_alike_on_both_sides(nucla):
+def test_vary_proportions_scales_both_sides_equally(nucla):
     body = nucla["train"][0].bodies
     varied = augmentation._vary_proportions(body, 0.3, np.random.default_rng(2))
     index = KINECT_V2_25.index
@@ -202,7 +202,7 @@ def test_proportions_scale_bones_alike_on_both_sides(nucla):
     assert abs(left[0] - 1) > 0.01
 
 
-def test_a_clip_of_one_frame_can_be_augmented():
+def test_sample_window_one_frame_is_repeated():
     clip = Clip("short", 0, np.array([0]), np.ones((1, 1, 25, 3), np.float32))
     window = augmentation.sample_window(clip, 5.0, 60, augmentation.Augmentation(), np.random.default_rng(1))
     assert window.shape == (1, 60, 25, 3)
@@ -210,7 +210,7 @@ def test_a_clip_of_one_frame_can_be_augmented():
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_windows_of_few_frames_can_lose_limbs(frames):
+def test_augment_bodies_few_frames_may_lose_limbs(frames):
     options = augmentation.Augmentation(missing=1.0, exchange=1.0)
     for seed in range(5):
         varied = augmentation.augment_bodies(
@@ -230,13 +230,13 @@ def test_windows_of_few_frames_can_lose_limbs(frames):
         ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )
-def test_bad_recipes_are_refused_in_one_line(tmp_path, content, message):
+def test_read_recipe_invalid_refused(tmp_path, content, message):
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(ConfigError, match=message):
         recipe.read(tmp_path / "recipe.yaml")
 
 
-def test_shipped_recipes_are_valid(root):
+def test_read_recipe_shipped_are_valid(root):
     for path in (root / "models/recipes").rglob("*.yaml"):
         recipe.read(path)
 
@@ -254,7 +254,7 @@ def every_eighth(monkeypatch):
     return thinned
 
 
-def test_training_learns_resumes_exports_and_evaluates(every_eighth, data_root, tmp_path, monkeypatch, capsys):
+def test_commands_train_resume_export_and_eval_work_together(every_eighth, data_root, tmp_path, monkeypatch, capsys):
     """The commands a user runs, on a small network and few clips."""
     settings = tmp_path / "recipe.yaml"
     out, folder = tmp_path / "run", tmp_path / "package"
@@ -300,7 +300,7 @@ def test_training_learns_resumes_exports_and_evaluates(every_eighth, data_root, 
 
 
 @pytest.mark.usefixtures("every_eighth")
-def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path, capsys):
+def test_package_of_stretched_clips_states_live_accuracy(data_root, tmp_path, capsys):
     settings, run, folder = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "package"
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "clips": "stretched", "unknown_dataset": ""}))
     common = ["--data", str(data_root)]
@@ -315,7 +315,7 @@ def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path
         assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(expected)
 
 
-def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
+def test_train_unsuited_initial_weights_refused(data_root, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMALL))
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     other = training_module.RecognitionModule({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
@@ -335,7 +335,7 @@ def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
         assert "Traceback" not in "".join(error)
 
 
-def test_loss_falls_over_a_few_steps(nucla):
+def test_training_few_steps_lower_loss(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)
     module = training_module.RecognitionModule(settings.as_dict(), list(nucla["train"].classes))
@@ -354,7 +354,7 @@ def test_loss_falls_over_a_few_steps(nucla):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_clip_window_ends_with_the_clip():
+def test_window_ends_with_clip():
     stamps = (np.arange(24) / 12 * NANOSECONDS).astype(np.int64)
     bodies = np.arange(24, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
     window = Clip("c", 0, stamps, bodies).window(5.0, 60)
@@ -362,7 +362,7 @@ def test_clip_window_ends_with_the_clip():
     assert (window[0, :36] == 0).all()
 
 
-def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path, monkeypatch, caplog):
+def test_bfloat16_emulated_is_warned_and_not_used_by_teach(data_root, tmp_path, monkeypatch, caplog):
     for fast in (True, False):
         caplog.clear()
         monkeypatch.setattr(trainer, "fast_bfloat16", lambda device, fast=fast: fast)
@@ -376,7 +376,7 @@ def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path
                 assert torch.is_autocast_enabled("cpu") is expected
 
 
-def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch):
+def test_fast_bfloat16_follows_cpu_capabilities(monkeypatch):
     cpu = torch.device("cpu")
     for held, expected in (
         ({"avx512_bf16": False, "amx_bf16": True, "cpu_name": "bf16"}, True),

@@ -5,7 +5,7 @@ import torch
 from actrec_models.layers.video import RESNEXT_BLOCKS, ResNext3d, ResNextBottleneck
 
 
-def test_published_size_and_names():
+def test_resnext3d_has_published_size_and_names():
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in ResNext3d(400).state_dict().items()}
     parameters = {k: np.prod(s) for k, s in shapes.items() if not k.endswith(("mean", "var", "num_batches_tracked"))}
@@ -25,24 +25,24 @@ def test_published_size_and_names():
     assert sum("downsample.0" in k for k in shapes) == 4
 
 
-def test_without_classes_it_has_no_classifier():
+def test_resnext3d_without_classes_has_no_classifier():
     assert not [k for k in ResNext3d(0, width=0.0625).state_dict() if k.startswith("fc.")]
 
 
 @pytest.mark.parametrize("frames, size", [(64, 112), (17, 50), (16, 33)])
-def test_feature_map(frames, size):
+def test_resnext3d_feature_map_has_stated_shape(frames, size):
     net = ResNext3d(0, width=0.0625)
     with torch.no_grad():
         f = net.forward_features(torch.zeros(1, 3, frames, size, size))
     assert tuple(f.shape[1:]) == net.feature_shape(frames, size)
 
 
-def test_published_feature_map():
+def test_resnext3d_feature_map_has_published_shape():
     with torch.device("meta"):
         assert ResNext3d(0).feature_shape(64, 112) == (2048, 4, 4, 4)
 
 
-def test_bottleneck_literally():
+def test_bottleneck_equals_reference():
     """Grouped convolution, batch norms and the shortcut, one output element at a time."""
     torch.manual_seed(1)
     block = ResNextBottleneck(8, 64, stride=2).eval()
@@ -75,7 +75,7 @@ def test_bottleneck_literally():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_pictures_are_brought_to_the_ports_scale():
+def test_resnext3d_input_is_scaled_as_in_port():
     net = ResNext3d(0, width=0.0625).eval()
     gray = torch.full((1, 3, 16, 32, 32), 2 * 100 / 255 - 1)  # level 100 of 0..255 in each channel
     seen = []

@@ -11,7 +11,7 @@ from actrec.features import voxels
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.sparse import PointNorm, SparseConvolution, TemporalConvolution
-from tests.models.neighborhoods import distinct_cells, near
+from tests.models.layers.neighborhoods import distinct_cells, near
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
 
@@ -50,7 +50,7 @@ def literal_convolution(cells, f, weight, kernel, temporal):
 
 
 @pytest.mark.parametrize(("kernel", "temporal"), [(3, 1), (5, 1), (6, 1), (3, 3), (2, 2)])
-def test_sparse_convolution_is_equation_9(kernel, temporal):
+def test_sparse_convolution_equals_equation_9(kernel, temporal):
     torch.manual_seed(0)
     cells = distinct_cells(6, 3, 7)
     layer = SparseConvolution(4, 5, kernel, temporal)
@@ -61,7 +61,7 @@ def test_sparse_convolution_is_equation_9(kernel, temporal):
 
 
 @pytest.mark.parametrize("kernel", [3, 4, 5, 6])
-def test_sparse_3d_convolution_is_the_dense_one_where_there_are_points(kernel):
+def test_sparse_convolution_3d_equals_dense_at_points(kernel):
     torch.manual_seed(0)
     cells, size = distinct_cells(7, 2, 9), 7
     layer = SparseConvolution(4, 5, kernel)
@@ -82,7 +82,7 @@ def test_sparse_3d_convolution_is_the_dense_one_where_there_are_points(kernel):
             torch.testing.assert_close(found[t, v], dense[t, :, x, y, z], atol=1e-5, rtol=1e-4)
 
 
-def test_sparse_4d_convolution_is_the_dense_one_where_there_are_points():
+def test_sparse_convolution_4d_equals_dense_at_points():
     torch.manual_seed(0)
     cells = distinct_cells(4, 4, 6)
     layer = SparseConvolution(2, 3, 3, 3)
@@ -105,7 +105,7 @@ def test_sparse_4d_convolution_is_the_dense_one_where_there_are_points():
         np.testing.assert_allclose(found[t, v], expected, atol=1e-5)
 
 
-def test_gradients_of_the_sparse_convolution_are_those_of_equation_9():
+def test_sparse_convolution_gradients_equal_equation_9():
     torch.manual_seed(0)
     layer = SparseConvolution(2, 2, 3).double()
     around = near(distinct_cells(4, 2, 5))
@@ -114,7 +114,7 @@ def test_gradients_of_the_sparse_convolution_are_those_of_equation_9():
                                     (f, layer.weight))  # fmt: skip
 
 
-def test_sparse_max_pool_is_equation_10():
+def test_sparse_pool_equals_equation_10():
     cells = distinct_cells(8, 2, 20, seed=3)
     f = torch.randn(1, 40, 3) - 5  # below zero: an empty place must not win
     found = near(cells, level=1).pool(f, 3)[0]
@@ -125,7 +125,7 @@ def test_sparse_max_pool_is_equation_10():
         torch.testing.assert_close(found[i], f[0, inside].amax(dim=0))
 
 
-def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
+def test_temporal_convolution_uses_same_voxel():
     torch.manual_seed(0)
     cells = np.random.default_rng(0).integers(0, 2, (1, 8, 3, 3)).astype(np.int32)
     dilations = (1, 3)
@@ -145,7 +145,7 @@ def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
             np.testing.assert_allclose(found[n, part], expected, atol=1e-5)
 
 
-def test_normalization_by_running_statistics_is_the_same_padded_or_not():
+def test_point_norm_padded_equals_unpadded():
     norm, f = PointNorm(3), torch.randn(2, 10, 3) * 4 + 2
     present = torch.rand(2, 10) > 0.4
     norm(f[present])
@@ -155,7 +155,7 @@ def test_normalization_by_running_statistics_is_the_same_padded_or_not():
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
-def test_points_without_padding_give_the_scores_and_gradients_of_the_tables(name):
+def test_points_give_scores_and_gradients_of_tables(name):
     torch.manual_seed(0)
     model = network(name, kernel=3, bodies=2).eval()
     clips = [people(bodies=2), people(bodies=2)[::-1].copy()]
@@ -176,7 +176,7 @@ def test_points_without_padding_give_the_scores_and_gradients_of_the_tables(name
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
-def test_an_absent_second_body_changes_nothing(name):
+def test_spa_net_absent_body_changes_nothing(name):
     one, two = network(name, kernel=3), network(name, kernel=3, bodies=2)
     clip = people()
     absent = np.concatenate([clip, np.full_like(clip, np.nan)])
@@ -184,13 +184,13 @@ def test_an_absent_second_body_changes_nothing(name):
     torch.testing.assert_close(logits(one, clip), logits(two, absent))
 
 
-def test_bodies_may_come_in_any_order():
+def test_spa_net_body_order_changes_nothing():
     model = network(kernel=3, bodies=2, layout="hand_22")  # a hand is not turned by the first body's shoulders
     clip = people(bodies=2, joints=22) * 0.1
     torch.testing.assert_close(logits(model, clip), logits(model, clip[::-1].copy()), atol=1e-5, rtol=1e-4)
 
 
-def test_missing_joints_and_nobody_at_all_give_finite_scores():
+def test_spa_net_missing_joints_give_finite_scores():
     model, clip = network(), people()
     lost = clip.copy()
     lost[0, 2:4, 5:9] = np.nan
@@ -200,13 +200,13 @@ def test_missing_joints_and_nobody_at_all_give_finite_scores():
     torch.testing.assert_close(scores[2], model.fc.bias)
 
 
-def test_clips_of_a_batch_do_not_mix():
+def test_spa_net_clips_of_batch_are_independent():
     model = network(kernel=3)
     a, b = people(seed=1), people(seed=2)
     torch.testing.assert_close(logits(model, a, b), torch.cat([logits(model, a), logits(model, b)]))
 
 
-def test_table_5_kernel_and_space_sizes():
+def test_spa_net_has_sizes_of_table_5():
     clip = people()
     scores = {}
     for space, kernel in ((32, 5), (64, 5), (128, 5), (64, 3), (64, 6)):
@@ -217,7 +217,7 @@ def test_table_5_kernel_and_space_sizes():
     assert len(set(scores.values())) == 5
 
 
-def test_table_4_a_4d_kernel_spans_as_many_frames_as_voxels_and_has_more_parameters():
+def test_spa_net_4d_kernel_has_more_parameters():
     model = network("spa_net_4d")
     assert [len(level[0].spatiotemporal.weight) for level in model.levels] == [625, 625]
     assert len(network("spa_net_4d", temporal=3).levels[0][0].spatiotemporal.weight) == 375
@@ -225,7 +225,7 @@ def test_table_4_a_4d_kernel_spans_as_many_frames_as_voxels_and_has_more_paramet
     assert count["spa_net_4d"] > 4 * count["spa_net_3p1d"]
 
 
-def test_full_size_parameters_and_inputs():
+def test_spa_net_full_size_has_expected_parameters():
     count = {}
     for name in ("spa_net_3p1d", "spa_net_4d"):
         model: Any = actrec_models.registry.create(name, num_classes=60)
@@ -235,7 +235,7 @@ def test_full_size_parameters_and_inputs():
     assert count == {"spa_net_3p1d": 2_321_084, "spa_net_4d": 11_387_708}
 
 
-def test_options_that_do_not_fit_are_refused():
+def test_spa_net_bad_options_refused():
     with pytest.raises(ConfigError, match=r"space is 48, allowed: 32, 64, 128"):
         network(space=48)
     with pytest.raises(ConfigError, match=r"width 6 .*dilations"):
@@ -251,7 +251,7 @@ def test_options_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(("name", "bodies"), [("spa_net_3p1d", 1), ("spa_net_3p1d", 2), ("spa_net_4d", 1)])
-def test_people_in_motion_find_room_for_all_their_neighbors(name, bodies):
+def test_spa_net_capacity_suffices_for_moving_people(name, bodies):
     model = actrec_models.registry.create(name, num_classes=10, bodies=bodies)
     clip = example_clip(model.input_specs, 64, bodies)
     made = model.preprocessing
@@ -262,7 +262,7 @@ def test_people_in_motion_find_room_for_all_their_neighbors(name, bodies):
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
-def test_positions_tell_apart_what_falls_into_the_same_voxels(name):
+def test_spa_net_positions_distinguish_points_in_voxel(name):
     clip = people()
     moved = clip.copy()
     moved[:, :, 5] += 1e-5  # an elbow: neither the box nor the way that the body faces depends on it

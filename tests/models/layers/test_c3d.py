@@ -16,13 +16,13 @@ def size_of(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_published_sizes():
+def test_c3d_has_published_sizes():
     with torch.device("meta"):
         assert size_of(C3d(101)) == 78_409_573  # the 78.4 M that its ports state are for UCF-101
         assert size_of(C3d(487)) == 79_991_015  # Sports-1M
 
 
-def test_layer_table():
+def test_c3d_has_published_layers():
     """Feature sizes of Tran et al., Fig. 3, from 3×16×112×112 to fc6's 8192 inputs."""
     seen = {}
     with torch.device("meta"):
@@ -40,19 +40,19 @@ def test_layer_table():
     }  # fmt: skip
 
 
-def test_names_are_those_of_the_ports():
+def test_c3d_has_names_of_ports():
     layers = [*CONVOLUTIONS, "fc6", "fc7", "fc8"]
     assert set(small().state_dict()) == {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     assert CONVOLUTIONS == ["conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b"]
 
 
-def test_without_classes_it_ends_at_fc7():
+def test_c3d_without_classes_returns_fc7():
     network = small(classes=0)
     assert network(torch.zeros(1, 3, 16, 32, 32)).shape == (1, 16)
     assert not any(name.startswith("fc8") for name in network.state_dict())
 
 
-def test_the_attention_follows_every_convolution():
+def test_c3d_masks_follow_every_convolution():
     """The whole network once more, function by function, with Eq. 4 after each convolution."""
     network = small()
     clip = torch.randn(2, 3, 16, 32, 32)
@@ -75,7 +75,7 @@ def test_the_attention_follows_every_convolution():
         assert not torch.allclose(network(clip), expected, atol=1e-3)
 
 
-def test_equation_4_literally():
+def test_boosted_equals_equation_4():
     y, m = torch.randn(2, 3, 4, 5, 5), torch.rand(2, 1, 4, 5, 5)
     expected = np.zeros(y.shape, np.float32)
     for n, c, frame, i, j in np.ndindex(*y.shape):
@@ -83,7 +83,7 @@ def test_equation_4_literally():
     np.testing.assert_allclose(boosted(y, m), expected, rtol=1e-6)
 
 
-def test_equation_6_the_mask_scales_the_gradient():
+def test_boosted_mask_scales_gradient():
     """∂F/∂θ = (1 + M) ∂Y/∂θ for every weight θ of a convolution and every element of F."""
     x, mask = torch.randn(1, 1, 2, 3, 3), torch.rand(1, 1, 2, 3, 3)
 

@@ -94,7 +94,7 @@ def logits_by_hand(model, batch, alpha):
 
 
 @pytest.mark.parametrize("frames", [8, 24])
-def test_equations_1_to_4_literally(frames):
+def test_p_i3d_equals_equations_1_to_4(frames):
     model = unequal(network(frames=frames)).eval()
     batch = batch_for(model, 2)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_equations_1_to_4_literally(frames):
     np.testing.assert_allclose(logits, logits_by_hand(model, batch, expected), atol=1e-5)
 
 
-def test_equation_5_literally():
+def test_p_i3d_loss_equals_equation_5():
     model = unequal(network(lambda_1=0.3, lambda_2=0.02)).eval()
     batch = {**batch_for(model), "label": torch.tensor([2, 0, -1, 3])}  # the third shows no class
     found = {name: value.detach().double().numpy() for name, value in model.losses(batch).items()}
@@ -126,7 +126,7 @@ def test_equation_5_literally():
     assert found["loss"] == pytest.approx(entropy + 0.3 * uneven + 0.02 * np.sqrt(squares), abs=1e-4)
 
 
-def test_attention_begins_exactly_equal():
+def test_p_i3d_initial_attention_is_equal():
     model = network(hidden=16).train()
     alpha = model.attend(batch_for(model)["pose"])
     assert torch.equal(alpha, torch.full((4, K), 1 / 3))
@@ -145,7 +145,7 @@ TRAINED = {
 
 @pytest.mark.parametrize("stage", TRAINED)
 @pytest.mark.parametrize("aggregation", ["sum_0", "sum_2"])
-def test_a_stage_trains_what_it_says_and_nothing_else(stage, aggregation):
+def test_p_i3d_stage_trains_own_parameters_only(stage, aggregation):
     model = network(aggregation=aggregation)
     if stage:
         model.stage(stage)
@@ -153,7 +153,7 @@ def test_a_stage_trains_what_it_says_and_nothing_else(stage, aggregation):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=0.01)
-    for _ in range(2):  # at first W_s is zero and lets nothing through to what lies before it
+    for _ in range(2):  # at first W_s is zero: no gradient reaches the layers before it
         optimizer.zero_grad()
         model.losses(batch_for(model))["loss"].backward()
         assert all(p.grad is not None for p in trained)
@@ -170,7 +170,7 @@ def test_a_stage_trains_what_it_says_and_nothing_else(stage, aggregation):
         assert any(name.startswith(prefix) for name in changed)
 
 
-def test_what_a_stage_fixes_is_in_evaluation_mode():
+def test_p_i3d_frozen_parts_are_in_evaluation_mode():
     model = network()
     expected = {
         "parts": {"parts"},
@@ -186,7 +186,7 @@ def test_what_a_stage_fixes_is_in_evaluation_mode():
         assert not any(module.training for module in model.modules())
 
 
-def test_a_stage_without_a_name_trains_what_a_new_network_trains():
+def test_p_i3d_stage_without_name_trains_as_new_network():
     stages = [{"name": "parts"}, {"name": "pose"}, {}]
     chosen = recipe.Recipe(model="p_i3d", options=SMALL, stages=stages)
     module = RecognitionModule(chosen.as_dict(), list("abcd"))
@@ -201,7 +201,7 @@ def test_a_stage_without_a_name_trains_what_a_new_network_trains():
         assert (state() == new) == (not stage.name)
 
 
-def test_losses_of_the_pre_training():
+def test_p_i3d_pretraining_losses_are_cross_entropy():
     model = network().eval()
     batch, label = batch_for(model), torch.arange(4)
     model.stage("parts")
@@ -216,7 +216,7 @@ def test_losses_of_the_pre_training():
     torch.testing.assert_close(found["loss"], -scores.log_softmax(1)[label, label].mean())
 
 
-def test_algorithm_1_lowers_every_stage_s_loss():
+def test_p_i3d_every_stage_lowers_loss():
     model = network(width=0.1, dropout=0.0)
     batch = batch_for(model)
     for stage in model.stages:
@@ -232,8 +232,8 @@ def test_algorithm_1_lowers_every_stage_s_loss():
         assert losses[-1] < losses[0], stage
 
 
-def test_algorithm_1_runs_as_one_recipe(root, tmp_path, monkeypatch):
-    """The shipped recipe on a few short clips: each stage goes on from what the one before it learnt."""
+def test_p_i3d_recipe_runs_all_stages(root, tmp_path, monkeypatch):
+    """The shipped recipe on a few short clips: each stage starts from the weights of the one before."""
     shipped = recipe.read(root / "models/recipes/papers/p_i3d_ntu60.yaml")
     assert [stage.name for stage in shipped.plan()] == list(network().stages)
     assert [stage.epochs for stage in shipped.plan()[2:]] == [10, 25]  # N1, N2
@@ -263,7 +263,7 @@ def recorded(count):
     return datasets.ClipDataset(clips, ["one", "other"])
 
 
-def test_stages_are_those_of_the_configuration():
+def test_p_i3d_stages_depend_on_options():
     assert network().stages == ("parts", "pose", "attention", "joint")
     plain = network(attention=False)
     assert plain.stages == ("parts", "joint")
@@ -283,7 +283,7 @@ ABLATIONS = [
 
 
 @pytest.mark.parametrize("options", ABLATIONS)
-def test_ablations_build_and_differ(options):
+def test_p_i3d_ablations_differ(options):
     model, full = network(**options).eval(), network().eval()
     batch = batch_for(model)
     parts = options.get("parts", full.config.parts)
@@ -298,7 +298,7 @@ def shapes(model):
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
-def test_without_attention_the_parts_are_added_as_they_are():
+def test_p_i3d_without_attention_adds_parts():
     model = network(attention=False).eval()
     batch = batch_for(model)
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_without_attention_the_parts_are_added_as_they_are():
     np.testing.assert_allclose(found, logits_by_hand(model, batch, np.ones((4, K))), atol=1e-5)
 
 
-def test_sum_2_goes_on_behind_seven_blocks():
+def test_p_i3d_sum_2_aggregates_after_seven_blocks():
     model = network(attention=False, aggregation="sum_2").eval()
     batch = batch_for(model)
     with torch.no_grad():
@@ -315,7 +315,7 @@ def test_sum_2_goes_on_behind_seven_blocks():
         torch.testing.assert_close(model(**inputs_of(batch)), expected)
 
 
-def test_concatenated_parts_keep_their_own_channels():
+def test_p_i3d_concatenation_keeps_channels():
     model = network(attention=False, aggregation="concat_0").eval()
     batch = batch_for(model)
     weight = model.second.logits.conv3d.weight.detach()[:, :, 0, 0, 0]
@@ -326,7 +326,7 @@ def test_concatenated_parts_keep_their_own_channels():
 
 
 @pytest.mark.parametrize("aggregation", ["sum_0", "sum_1"])
-def test_kinetics_weights_fill_every_part(tmp_path, aggregation):
+def test_p_i3d_kinetics_weights_fill_every_part(tmp_path, aggregation):
     torch.manual_seed(5)
     kinetics = InceptionI3d(400, SMALL["width"]).state_dict()
     torch.save(kinetics, tmp_path / "rgb_imagenet.pt")
@@ -338,7 +338,7 @@ def test_kinetics_weights_fill_every_part(tmp_path, aggregation):
         assert found and all(torch.equal(kinetics[k], v) for k, v in found.items())
 
 
-def test_published_configuration():
+def test_p_i3d_defaults_are_published():
     model: Any = actrec_models.registry.create("p_i3d", num_classes=60)
     assert model.config.parts == ("left_hand_crop", "right_hand_crop", "body_crop")
     i3d = 12_287_264 + 60 * 1024 + 60
@@ -367,12 +367,12 @@ def test_published_configuration():
         ({"aggregation": "concat_1"}, "allowed: sum_0, sum_1, sum_2, concat_0"),
     ],
 )
-def test_options_that_contradict_one_another_are_refused(options, message):
+def test_p_i3d_contradicting_options_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         network(**options)
 
 
-def test_from_a_clip_to_logits():
+def test_p_i3d_clip_gives_logits():
     model = network().eval()
     clip = example_clip(model.input_specs, 8)
     made = features.inputs(clip, model.input_specs)
@@ -386,7 +386,7 @@ def test_from_a_clip_to_logits():
 
 
 @pytest.mark.parametrize("options", [{"aggregation": "sum_2"}, {"attention": False, "aggregation": "concat_0"}])
-def test_ablations_export(options):
+def test_p_i3d_ablations_are_exported(options):
     graph = onnx.load_from_string(onnx_graph.to_onnx(network(**options))).graph  # parity is checked inside
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("LSTM") == (3 if options.get("attention", True) else 0)

@@ -1,4 +1,4 @@
-"""A run that is killed and goes on ends where one ends that was left alone, to the bit."""
+"""A resumed run ends with the same weights, to the bit, and one run at a time writes to a folder."""
 
 import dataclasses
 import errno
@@ -6,6 +6,8 @@ import functools
 import logging
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,12 @@ from actrec.cli import main
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
 from actrec_models.training import checkpoints, initial_weights, provenance, trainer
+from actrec_models.training.checkpoints import LOCK, locked
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from tests.models import children
 from tests.models.made_up import TINY, Subjects, skeletons, write
+from tests.models.training import children
 
 EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 
@@ -84,7 +87,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_killed_run_goes_on_to_the_same_weights(variant, tmp_path, monkeypatch):
+def test_resume_killed_run_gives_same_weights(variant, tmp_path, monkeypatch):
     changes, workers, step = VARIANTS[variant]
     machine = dataclasses.replace(EACH_STEP, workers=workers)
     whole = run(tmp_path / "whole", machine, **changes)
@@ -105,7 +108,7 @@ PLATEAUS = [
 ]
 
 
-def test_the_schedule_of_one_stage_does_not_reach_into_the_next(tmp_path):
+def test_resume_plateau_schedule_stays_within_stage(tmp_path):
     whole = run(tmp_path / "whole", stages=PLATEAUS)
     children.killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
     assert not (tmp_path / "killed/last.ckpt").exists()
@@ -114,7 +117,7 @@ def test_the_schedule_of_one_stage_does_not_reach_into_the_next(tmp_path):
     assert (kept["patience"], kept["factor"]) == (1, 0.1)
 
 
-def test_what_was_begun_anew_goes_on_from_nothing_older(tmp_path, monkeypatch):
+def test_resume_fresh_run_ignores_older_checkpoints(tmp_path, monkeypatch):
     out, settings = tmp_path / "run", config.build(Recipe, {**TINY, "stages": [{"epochs": 1}, {"epochs": 1}]})
     train = functools.partial(trainer.train, settings, "", out, progress=False, threads=1, machine=EACH_STEP)
     train()
@@ -129,7 +132,7 @@ def test_what_was_begun_anew_goes_on_from_nothing_older(tmp_path, monkeypatch):
     assert checkpoints.read(out / "last.ckpt")["actrec"]["seconds"] != first
 
 
-def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, capsys):
+def test_train_signal_saves_step_and_exits(tmp_path, monkeypatch, capsys):
     path, out = write(tmp_path / "recipe.yaml"), tmp_path / "run"
     command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
     before = signal.getsignal(signal.SIGTERM)
@@ -146,7 +149,7 @@ def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("validation", [{}, {"share": 0.2, "by": "subject"}])
-def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(validation, tmp_path, monkeypatch):
+def test_train_signal_in_last_step_of_stage_stops_before_next(validation, tmp_path, monkeypatch):
     changes = {"stages": [{"epochs": 1}, {"epochs": 1, "learning_rate": 0.02}], "validation": validation}
     run(tmp_path / "whole", **changes)
     hook = "on_validation_epoch_end" if validation else "on_train_epoch_end"
@@ -165,7 +168,7 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(valid
     same(tmp_path / "whole/last.ckpt", tmp_path / "run/last.ckpt")
 
 
-def test_a_damaged_checkpoint_costs_no_more_than_its_step(tmp_path, monkeypatch, caplog):
+def test_resume_damaged_checkpoint_uses_previous(tmp_path, monkeypatch, caplog):
     whole, out = run(tmp_path / "whole"), tmp_path / "run"
     with monkeypatch.context() as patched:
         at_step(patched, 8, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
@@ -184,7 +187,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_its_step(tmp_path, monkeypatch,
         run(out)
 
 
-def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
+def test_save_checkpoint_full_disk_keeps_previous(tmp_path, monkeypatch):
     whole, out, left = run(tmp_path / "whole"), tmp_path / "run", iter(range(3))
     write_whole = torch.save
 
@@ -206,7 +209,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
     same(whole, out / "last.ckpt")
 
 
-def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
+def test_write_error_full_disk_is_found_in_cause(tmp_path):
     try:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -217,7 +220,7 @@ def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
     assert "the disk is full; make room" in told and "there is no earlier one" in told
 
 
-def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
+def test_resume_other_recipe_or_data_refused(tmp_path, monkeypatch):
     run(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run with another optimizer, gradient_clip: choose another --out"):
         run(tmp_path, optimizer={"name": "sgd"}, gradient_clip=0.5)
@@ -227,7 +230,7 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("named_again", [False, True])
-def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch):
+def test_resume_initial_weights_must_be_equal(named_again, tmp_path, monkeypatch):
     first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
     name = initial_weights.identity(first)
     assert name.startswith("last.ckpt sha256:")
@@ -250,7 +253,7 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
         run(tmp_path / "first", epochs=1, init=[other])
 
 
-def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypatch):
+def test_provenance_contains_recordings_of_initial_weights(tmp_path, monkeypatch):
     """`actrec eval` must not score a network on them as on others."""
 
     def of(name):
@@ -270,8 +273,8 @@ def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypa
     assert learnt(first) == ["theirs"]
 
 
-def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, monkeypatch):
-    """The first stage trains another network; that of the recipe, which takes them, comes after it."""
+def test_resume_unsaved_initial_weights_must_be_given_again(tmp_path, monkeypatch):
+    """The first stage trains another network; the recipe's network, which they are for, comes after it."""
     first, out = run(tmp_path / "first", epochs=1), tmp_path / "run"
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
     with monkeypatch.context() as stopped:
@@ -281,10 +284,10 @@ def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, 
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
         run(out, stages=stages)
     same(run(out, init=[first], stages=stages), run(tmp_path / "whole", init=[first], stages=stages))
-    assert run(out, stages=stages) == out / "last.ckpt", "now it may be left out"
+    assert run(out, stages=stages) == out / "last.ckpt", "--init is optional now"
 
 
-def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has_just_run(tmp_path, monkeypatch):
+def test_resume_between_stages_gives_same_initial_weights(tmp_path, monkeypatch):
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}] * 2 + [{"epochs": 1}]
     run(tmp_path / "whole", stages=stages)
     with monkeypatch.context() as stopped:
@@ -296,7 +299,7 @@ def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has
         same(tmp_path / "whole" / name, tmp_path / "run" / name)
 
 
-def test_where_nothing_can_be_written_is_said_first(tmp_path):
+def test_train_unwritable_folder_refused(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
         with pytest.raises(DeviceError, match=r"cannot write the run to .*choose another --out"):
@@ -317,7 +320,7 @@ class Torn(Subjects):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_clip_that_cannot_be_read_is_named_in_one_line(workers, tmp_path, monkeypatch):
+def test_train_unreadable_clip_refused_by_name(workers, tmp_path, monkeypatch):
     whole = skeletons()
     torn = Torn(whole._clips, whole.classes)
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: torn)
@@ -329,7 +332,7 @@ def test_a_clip_that_cannot_be_read_is_named_in_one_line(workers, tmp_path, monk
             run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
 
 
-def test_full_memory_and_disks_are_said_in_one_line(tmp_path):
+def test_translate_errors_full_memory_and_disk_name_remedy(tmp_path):
     for raised, message in (
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "GPU's memory is full.*--set accumulate=4"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write to .*No space left.*make room"),
@@ -342,7 +345,7 @@ def test_full_memory_and_disks_are_said_in_one_line(tmp_path):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
+def test_train_loss_not_finite_stops(tmp_path, monkeypatch):
     step = RecognitionModule.training_step
     monkeypatch.setattr(RecognitionModule, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
     with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
@@ -353,7 +356,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "short/last.ckpt").exists()
 
 
-def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):
+def test_resume_finished_run_is_unchanged(tmp_path, monkeypatch):
     kept = run(tmp_path)
     written = kept.stat().st_mtime_ns
     at_step(monkeypatch, 10, lambda: pytest.fail("trained on"))
@@ -361,7 +364,7 @@ def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):
     assert kept.stat().st_mtime_ns == written
 
 
-def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
+def test_resume_checkpoint_without_position_gives_same_weights(tmp_path, monkeypatch):
     """Its checkpoints are of whole epochs, and say nothing of fields that recipes have got since."""
     whole, out = run(tmp_path / "whole"), tmp_path / "run"
     with monkeypatch.context() as patched:
@@ -379,7 +382,7 @@ def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
     same(whole, out / "last.ckpt")
 
 
-def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
+def test_early_stopping_held_out_subjects_stops_training(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
     monkeypatch.setattr(RecognitionModule, "training_step", lambda self, batch, index: None)  # nothing is ever better
     kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, ema_decay=0.0)
@@ -389,3 +392,44 @@ def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
     assert kept.name == "best.ckpt"
     assert content["actrec"]["provenance"]["held_out"] == 5, "one subject: two would be too many"
     assert yaml.safe_load(yaml.safe_dump(content["actrec"]))["provenance"]["data_sha256"] == skeletons().fingerprint()
+
+
+HOLDER = """
+import os, signal, sys
+from pathlib import Path
+from actrec_models.training.checkpoints import locked
+with locked(Path(sys.argv[1])):
+    reader = os.fork()  # as a process that reads clips is
+    if reader:
+        print(reader, flush=True)
+    signal.pause()
+"""
+
+
+def test_train_locked_folder_refused_until_owner_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    reader = int(holder.stdout.readline())
+    try:
+        with pytest.raises(DeviceError, match=f"another actrec train is writing to '{tmp_path}'"):
+            children.run(tmp_path, Machine(), epochs=1)
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+        holder.kill()
+        holder.wait()
+        assert children.run(tmp_path, Machine(), epochs=1).is_file()
+        assert children.run(tmp_path, Machine(), epochs=1).is_file(), "the run before let go of its folder"
+    finally:
+        holder.kill()
+        subprocess.run(["kill", f"-{signal.SIGKILL.value}", str(reader)], check=False)
+
+
+def test_locked_first_process_only(tmp_path, monkeypatch):
+    for name, value in (("NODE_RANK", "1"), ("NODE_RANK", "0")):
+        monkeypatch.setenv(name, value)
+        with locked(tmp_path):
+            assert (tmp_path / LOCK).exists() is (value == "0")
+
+
+def test_locked_missing_folder_is_not_created(tmp_path):
+    with locked(tmp_path / "absent"):
+        assert not (tmp_path / "absent").exists()

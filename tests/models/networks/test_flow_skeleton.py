@@ -65,7 +65,7 @@ def activated(x, norm):
 
 
 @pytest.mark.parametrize("kernel", [8, 1])
-def test_equation_1_literally(kernel):
+def test_res_tcn_equals_equation_1(kernel):
     """X^(N) = X^(1) + Σ W^i * max(0, X^(i−1)), X^(1) = W_1 X^(0)."""
     torch.manual_seed(3)
     branch = lively(Branch(6, 4, kernel, dropout=0.5))
@@ -81,7 +81,7 @@ def test_equation_1_literally(kernel):
 
 
 @pytest.mark.parametrize("kernel", [8, 1])
-def test_where_the_filters_are_doubled_a_convolution_of_size_1_takes_the_residual_along(kernel):
+def test_res_tcn_doubled_filters_adapt_residual(kernel):
     torch.manual_seed(3)
     unit = lively(Unit(4, 8, kernel, stride=2, dropout=0.5))
     x = torch.randn(1, 4, 20)
@@ -90,7 +90,7 @@ def test_where_the_filters_are_doubled_a_convolution_of_size_1_takes_the_residua
     np.testing.assert_allclose(unit(x)[0].detach(), expected, atol=1e-5)
 
 
-def test_shapes_of_both_branches():
+def test_two_branches_have_expected_shapes():
     """Fig. 1 at full size: 150 joint coordinates over 300 frames."""
     model, x0 = TwoBranches(150, 300), torch.zeros(2, 150, 300)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def branch_size(channels, width, kernel):
     return total + 2 * before
 
 
-def test_parameters():
+def test_two_branches_have_expected_parameters():
     def parameters(**options):
         return sum(
             p.numel() for p in actrec_models.registry.create("res_tcn_bjcn", num_classes=60, **options).parameters()
@@ -124,7 +124,7 @@ def test_parameters():
     assert parameters() == tcn + branch_size(60, 128, 1) + 2 + fully_connected
 
 
-def test_res_bjcn_shares_its_filters_across_joints_and_sees_every_fifth_frame():
+def test_res_bjcn_shares_filters_across_joints():
     torch.manual_seed(3)
     model = lively(TwoBranches(150, 40, width=4))
     x0 = torch.randn(1, 150, 40)
@@ -135,7 +135,7 @@ def test_res_bjcn_shares_its_filters_across_joints_and_sees_every_fifth_frame():
     np.testing.assert_allclose(model.joints(x0)[0][0].detach(), first, atol=1e-5)
 
 
-def test_fc_512_ends_in_a_softmax():
+def test_two_branches_fc_512_ends_in_softmax():
     model = lively(TwoBranches(150, 40, width=4))
     found, _ = model(torch.randn(3, 150, 40))
     assert found.shape == (3, 16 + 32)
@@ -147,7 +147,7 @@ def test_fc_512_ends_in_a_softmax():
 
 
 @pytest.mark.parametrize("layer", ["1", "2", "3", "4", "sum"])
-def test_equation_2_literally(layer):
+def test_informativeness_equals_equation_2(layer):
     layers = [torch.randn(2, 8, 150, generator=torch.Generator().manual_seed(n)) for n in range(4)]
     found = informativeness(layers, layer).numpy()
     for n in range(2):
@@ -163,7 +163,7 @@ def test_equation_2_literally(layer):
     assert found.max() == pytest.approx(1, abs=1e-4)
 
 
-def test_nobody_to_tell_apart_scores_nothing():
+def test_informativeness_equal_joints_gives_zero():
     assert (informativeness([torch.ones(1, 4, 75)] * 4, "sum") == 0).all()
 
 
@@ -171,12 +171,12 @@ def test_nobody_to_tell_apart_scores_nothing():
 
 
 def on_grid(joint, size, width):
-    """The pixel of a feature, `width` wide, on which a joint of the picture falls: its center is at its integer."""
+    """Return the pixel of a feature, `width` wide, that contains a joint of the image; pixel centers are integers."""
     return [int(np.floor((float(c) + 0.5) * width / size)) for c in joint]
 
 
 @pytest.mark.parametrize("width", [28, 14, 7])
-def test_equations_3_and_5_literally(width):
+def test_masks_equal_equations_3_and_5(width):
     size, radius = 112, 0.05 * width
     joints = torch.rand(2, 3, 6, 2, generator=torch.Generator().manual_seed(4)) * size
     joints[0, 0, 1] = joints[0, 0, 0] + 1.0  # two that overlap
@@ -198,7 +198,7 @@ def test_equations_3_and_5_literally(width):
     assert (once.sum() > 6 * 3 * 2) == (radius >= 1)  # below, an area is the joint's own pixel
 
 
-def test_masks_fit_every_stage_and_joints_are_halved_in_time_before_they_are_scaled():
+def test_joint_masks_fit_every_stage():
     joints = torch.rand(2, 16, 50, 2, generator=torch.Generator().manual_seed(6)) * 112
     masks = JointMasks(16, 112, 0.05)(joints)
     shapes = [(16, 112), (16, 56), (8, 28), (4, 14), (2, 7)]
@@ -211,7 +211,7 @@ def test_masks_fit_every_stage_and_joints_are_halved_in_time_before_they_are_sca
         torch.testing.assert_close(mask[:, 0], expected)
 
 
-def test_absent_joints_draw_no_attention_and_do_not_drag_others():
+def test_joint_masks_absent_joints_are_ignored():
     joints = torch.full((1, 16, 50, 2), -56.0)
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints))
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints, torch.ones(1, 50)))
@@ -221,7 +221,7 @@ def test_absent_joints_draw_no_attention_and_do_not_drag_others():
     assert between(found, flow_skeleton.LOST * 112).tolist() == [[[[35.0, 35.0]]]]
 
 
-def test_the_feature_and_the_network_agree_on_what_is_absent():
+def test_joint_masks_and_feature_agree_on_absence():
     model = network("c3d_flow_at1")
     specs = model.input_specs
     clip = example_clip(specs, 16, 1)
@@ -234,7 +234,7 @@ def test_the_feature_and_the_network_agree_on_what_is_absent():
 # -- the rows of Tables 1 to 3 -----------------------------------------------------------------------------------------
 
 
-def test_each_level_of_attention_changes_the_logits():
+def test_c3d_flow_attention_changes_logits():
     plain, first = network("c3d_flow"), network("c3d_flow_at1")
     second = network("c3d_flow_at2")
     for model in (first, second):
@@ -249,7 +249,7 @@ def test_each_level_of_attention_changes_the_logits():
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_table_2_each_layer_gives_another_score(name):
+def test_c3d_flow_at2_layers_give_different_scores(name):
     rows = [network(name, layer=layer) for layer in ("1", "2", "3", "4", "sum")]
     for model in rows[1:]:
         model.load_state_dict(rows[0].state_dict())
@@ -260,7 +260,7 @@ def test_table_2_each_layer_gives_another_score(name):
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_table_3_a_frozen_skeleton_model_keeps_its_weights(name):
+def test_flow_skeleton_frozen_skeleton_keeps_weights(name):
     model = network(name, skeleton="frozen").train()
     before = {k: v.clone() for k, v in model.skeleton.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
@@ -274,7 +274,7 @@ def test_table_3_a_frozen_skeleton_model_keeps_its_weights(name):
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_table_3_a_joint_one_learns_through_the_mask(name):
+def test_flow_skeleton_joint_skeleton_learns_through_mask(name):
     """Eq. 6's φ: with nothing of the skeleton model in the features, its bottom layers learn by the mask alone."""
     model = network(name, skeleton="joint", l1=0.0).train()
     if name == "flow_skeleton":
@@ -289,7 +289,7 @@ def test_table_3_a_joint_one_learns_through_the_mask(name):
     assert bottom.grad is None or (bottom.grad == 0).all()
 
 
-def test_late_fusion_concatenates_fc_4096_and_fc_768():
+def test_flow_skeleton_fusion_concatenates_features():
     with torch.device("meta"):
         full = actrec_models.registry.create("flow_skeleton", num_classes=60)
     assert full.fc_fused.in_features == 4096 + 768
@@ -310,13 +310,13 @@ def test_late_fusion_concatenates_fc_4096_and_fc_768():
         ("c3d_flow_at2", "c3d_flow", set()),
     ],
 )
-def test_checkpoints_of_the_parts_fit_the_whole(name, part, unfit):
+def test_flow_skeleton_accepts_checkpoints_of_parts(name, part, unfit):
     whole = network(name).state_dict()
     state = network(part, **({"frames": 144} if part == "res_tcn_bjcn" else {})).state_dict()
     assert {k.rsplit(".", 1)[0] for k, v in state.items() if k not in whole or v.shape != whole[k].shape} == unfit
 
 
-def test_at_2_takes_its_score_from_a_trained_skeleton_model():
+def test_c3d_flow_at2_accepts_trained_skeleton():
     skeleton, model = network("res_tcn_bjcn", frames=144), network("c3d_flow_at2")
     wanted = set(model.skeleton.state_dict())
     assert wanted <= set(skeleton.skeleton.state_dict())
@@ -328,7 +328,7 @@ def test_at_2_takes_its_score_from_a_trained_skeleton_model():
 
 
 @pytest.mark.parametrize("name", ["res_tcn_bjcn", "flow_skeleton"])
-def test_the_loss_holds_the_l1_norm_of_the_convolutions(name):
+def test_flow_skeleton_loss_includes_l1_norm(name):
     model = network(name)
     found = model.losses(batch_for(model))
     weights = [m.weight for m in model.skeleton.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.Conv2d)]
@@ -340,7 +340,7 @@ def test_the_loss_holds_the_l1_norm_of_the_convolutions(name):
     torch.testing.assert_close(found["loss"], found["cross_entropy"] + found["l1"])
 
 
-def test_windows_are_the_papers():
+def test_flow_skeleton_windows_are_papers():
     for name in ("c3d_flow", *FUSED):
         window = actrec_models.registry.create(name, num_classes=5, width=4, fc=16).window
         assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
@@ -351,7 +351,7 @@ def test_windows_are_the_papers():
     assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
 
 
-def test_input_shapes_are_the_papers():
+def test_flow_skeleton_input_shapes_are_papers():
     with torch.device("meta"):
         specs = actrec_models.registry.create("flow_skeleton", num_classes=60).input_specs
     assert {s.name: s.shape for s in specs} == {
@@ -376,20 +376,20 @@ def test_input_shapes_are_the_papers():
         ("flow_skeleton", {"skeleton": "half"}, "skeleton is 'half', allowed: joint, frozen"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(name, options, message):
+def test_flow_skeleton_bad_options_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         network(name, **options)
 
 
 @pytest.mark.parametrize("name", ["c3d_flow", "c3d_flow_at1", *FUSED])
-def test_a_clip_without_scene_flow_is_refused(name):
+def test_flow_skeleton_clip_without_scene_flow_refused(name):
     specs = network(name).input_specs
     clip = {k: v for k, v in example_clip(specs, 16, 2).items() if k != "flow"}
     with pytest.raises(InputError, match=r"'flow_rgb' .*needs 'flow'"):
         features.inputs(clip, specs)
 
 
-def test_a_second_body_may_be_absent():
+def test_flow_skeleton_second_body_may_be_absent():
     model = network("flow_skeleton").eval()
     clip = example_clip(model.input_specs, 16, 2)
     alone = {k: v[:1] if k in ("bodies", "pixels") else v for k, v in clip.items()}

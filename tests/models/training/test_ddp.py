@@ -1,4 +1,4 @@
-"""Two processes under torchrun learn what one does, to rounding, and go on from what they kept."""
+"""Two processes under torchrun give the weights of one, except for rounding, and resume from a checkpoint."""
 
 import os
 import subprocess
@@ -18,8 +18,8 @@ from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.training import checkpoints, trainer
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from tests.models import ddp_run
 from tests.models.small import SMALL
+from tests.models.training import ddp_run
 
 SCRIPT = Path(ddp_run.__file__)
 
@@ -36,7 +36,7 @@ def torchrun(folder, out, *options):
     )
 
 
-def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
+def test_ddp_two_processes_give_weights_of_one(tmp_path, monkeypatch):
     out = tmp_path / "two"
     done = torchrun(tmp_path, out, "--threads", "1")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,7 +62,7 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     assert not list(out.rglob("*.part"))
 
 
-def test_processes_share_every_batch_and_every_held_out_clip():
+def test_ddp_processes_split_batches_and_validation_clips():
     labels = torch.arange(23).numpy() % 3
     options = {"sampling": Sampling(repeats=2), "seed": 3, "batch": 8}
     one = EpochBatchSampler(labels, **options)
@@ -90,14 +90,14 @@ def test_processes_share_every_batch_and_every_held_out_clip():
         *[("c3d_flow_at2", {"skeleton": "joint", "layer": layer}) for layer in ("1", "3", "4", "sum")],
     ],
 )
-def test_the_loss_reaches_whatever_is_to_be_trained(name, options):
+def test_ddp_loss_reaches_all_trained_parameters(name, options):
     """Several processes wait for every gradient: PyTorch refuses to train what gets none."""
     network = actrec_models.registry.create(name, num_classes=2, **{**SMALL[name], **options}).train()
     network.losses({**example_inputs(network, 2), "label": torch.arange(2)})["loss"].backward()
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_machines_that_cannot_be_are_refused(monkeypatch):
+def test_machine_impossible_settings_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="PyTorch finds none"):
         Machine(accelerator="gpu").trainer_options()

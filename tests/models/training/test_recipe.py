@@ -1,6 +1,7 @@
-"""Every shipped recipe can be followed: its network, stages, optimizer, schedule, dataset and split exist."""
+"""Recipes: files and names, every shipped one, optimizers and schedules."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,72 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import actrec_models.registry
 from actrec import features
 from actrec.datasets import DATASETS
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import example_clip
+from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.samplers import ClipSubset, Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, recipe
-from actrec_models.training.recipe import Recipe, unused
+from actrec_models.training.recipe import Optimizer, Recipe, Schedule, unused
 from tests.models.made_up import skeletons
 
-FOLDER = Path(__file__).parents[2] / "models/recipes"
+FOLDER = Path(__file__).parents[3] / "models/recipes"
+
+
+@pytest.mark.parametrize("asked", ["papers/vpn_ntu60", "papers/vpn_ntu60.yaml", "models/recipes/papers/vpn_ntu60.yaml"])
+def test_find_recipe_by_name_in_any_folder(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe.find(asked) == FOLDER / "papers/vpn_ntu60.yaml"
+    assert recipe.read(asked).model == "vpn_i3d"
+
+
+def test_find_recipe_file_before_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sem_net_nucla").write_text("model: sem_net")
+    assert recipe.find("sem_net_nucla") == Path("sem_net_nucla")
+    Path("sem_net_shrec17").mkdir()
+    assert recipe.find("sem_net_shrec17") == FOLDER / "sem_net_shrec17.yaml"
+
+
+def test_recipe_names_lists_every_file():
+    paths = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")}
+    assert set(recipe.names()) == paths
+    assert {recipe.find(name) for name in paths} == set(FOLDER.rglob("*.yaml"))
+
+
+def test_find_recipe_in_installation(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER, tmp_path / "share/actrec/models/recipes")
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "site-packages/actrec/zoo.py"))
+    monkeypatch.setattr(zoo.sys, "prefix", str(tmp_path))
+    assert recipe.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
+    assert recipe.folder("papers") == tmp_path / "share/actrec/models/recipes/papers"
+    shutil.rmtree(tmp_path / "share")
+    with pytest.raises(ConfigError, match="folder models/recipes/papers not found"):
+        recipe.folder("papers")
+    with pytest.raises(ConfigError, match="known: none"):
+        recipe.find("sem_net_nucla")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("vpn_ntu60", "did you mean papers/vpn_ntu60"), ("x", "known: deepacts_cnn_nucla, "), (".", "recipe '.'")],
+)
+def test_find_recipe_unknown_name_lists_known(asked, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        recipe.read(asked)
+
+
 SHIPPED = sorted(FOLDER.rglob("*.yaml"))
-OTHERS: list[tuple[str, dict[str, Any]]] = [  # what the papers' recipes say that --set makes of them
+OTHERS: list[tuple[str, dict[str, Any]]] = [  # variants by --set that the papers' recipes state
     *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
       for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
     ("deepacts_ntu60", {"split": "cross_view", "options": {"bodies": 2, "modalities": ["body"]}}),
@@ -71,12 +120,12 @@ def follow(chosen):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_every_recipe_can_be_followed(path):
+def test_recipe_every_shipped_one_can_be_trained(path):
     follow(recipe.read(path))
 
 
 @pytest.mark.parametrize(("name", "changes"), OTHERS)
-def test_so_can_what_its_comments_make_of_it(name, changes):
+def test_recipe_variants_can_be_trained(name, changes):
     follow(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
 
 
@@ -90,8 +139,8 @@ NTU = [
 
 
 @pytest.mark.parametrize(("name", "changes"), NTU)
-def test_ntus_mutual_actions_become_inputs(name, changes):
-    """Clips of NTU RGB+D show up to two people; of pictures, all networks look at the first one's."""
+def test_recipe_ntu_mutual_actions_give_inputs(name, changes):
+    """Clips of NTU RGB+D show up to two people; image inputs are of the first one."""
     chosen = recipe.read(FOLDER / f"papers/{name}.yaml", changes)
     for stage in chosen.plan():
         own = chosen.for_stage(stage)
@@ -114,13 +163,13 @@ def mutual(network):
     return [ClipDataset([Clip("mutual", 0, stamps, both, streams)], ["a", "b"]) for both in (bodies, moved)]
 
 
-def test_the_papers_gestures_are_stretched_as_they_were_cut_out():
+def test_recipe_gestures_are_stretched():
     chosen = recipe.read(FOLDER / "papers/sem_spa_shrec17.yaml")
     for stage in map(chosen.for_stage, chosen.plan()):
         assert (stage.clips, stage.check().stretched) == ("stretched", 1.0)
 
 
-def test_every_paper_has_a_recipe_for_its_datasets():
+def test_recipe_exists_for_every_paper_and_dataset():
     found = {(r.model, r.dataset) for r in map(recipe.read, (FOLDER / "papers").glob("*.yaml"))}
     families = {
         "deepacts": ("ntu60", "ntu120", "sysu"), "res_tcn_bjcn": ("ntu60",), "c3d_flow": ("ntu60",),
@@ -174,7 +223,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"stages": [{True: 2}]}, "unknown option True of Stage"),
     ],
 )
-def test_recipes_that_cannot_be_followed_are_refused_in_one_line(content, message, tmp_path):
+def test_read_recipe_contradicting_fields_refused(content, message, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=message) as raised:
         recipe.read(tmp_path / "recipe.yaml")
@@ -182,19 +231,19 @@ def test_recipes_that_cannot_be_followed_are_refused_in_one_line(content, messag
     assert "\n" not in str(raised.value)
 
 
-def test_a_date_that_is_none_is_refused(tmp_path):
+def test_read_recipe_impossible_date_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("command: 2024-13-45")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         recipe.read(tmp_path / "recipe.yaml")
 
 
-def test_a_recipe_that_is_no_text_is_refused(tmp_path):
+def test_read_recipe_binary_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00batch")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         recipe.read(tmp_path / "recipe.yaml")
 
 
-def test_validation_holds_whole_subjects_of_the_training_part_out():
+def test_validation_holds_out_whole_subjects():
     clips = skeletons(50)
     kept, held = Validation(share=0.2, by="subject").split(clips, seed=1)
     subjects = [{meta["subject"] for meta in part.metas} for part in (kept, held)]
@@ -217,7 +266,7 @@ def test_validation_holds_whole_subjects_of_the_training_part_out():
         Validation(share=0.2, by="subject").split(one, seed=1)
 
 
-def test_validation_holds_named_subjects_out():
+def test_validation_holds_out_named_subjects():
     clips = skeletons(50)
     kept, held = Validation(by="subject", only=(3, 1)).split(clips, seed=1)
     assert {meta["subject"] for meta in held.metas} == {1, 3}
@@ -229,7 +278,7 @@ def test_validation_holds_named_subjects_out():
         Validation(by="subject", only=tuple(range(5))).split(clips, seed=1)
 
 
-def test_stages_take_the_recipe_where_they_say_nothing():
+def test_for_stage_unset_fields_come_from_recipe():
     chosen = config.build(
         Recipe, {"model": "flow_skeleton", "window_s": 3.0, "batch": 60, "stages": [
             {"model": "res_tcn_bjcn", "batch": 128, "epochs": 3}, {"weight_decay": 0.5, "learning_rate": 0.1}]},
@@ -241,7 +290,7 @@ def test_stages_take_the_recipe_where_they_say_nothing():
 
 
 @pytest.mark.parametrize("name", ["c3d_flow_at2", "flow_skeleton_frozen", "flow_skeleton_joint"])
-def test_the_skeleton_model_of_a_fused_one_is_trained_as_its_own_recipe_says(name):
+def test_recipe_flow_skeleton_stage_equals_skeleton_recipe(name):
     alone = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
     fused = recipe.read(FOLDER / "papers" / f"{name}_ntu60.yaml")
     first = fused.for_stage(fused.plan()[0])
@@ -252,16 +301,153 @@ def test_the_skeleton_model_of_a_fused_one_is_trained_as_its_own_recipe_says(nam
     assert (second.augment, second.precision) == (True, "bf16-mixed")
 
 
-def test_numbers_are_read_as_people_write_them(tmp_path):
+def test_read_recipe_number_formats_accepted(tmp_path):
     (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-3\nstages:\n  - {learning_rate: 2E-4}\nwindow_s: 1e+0\n")
     read = recipe.read(tmp_path / "recipe.yaml", {"weight_decay": "5e-4"})
     assert (read.learning_rate, read.window_s, read.weight_decay) == (1e-3, 1.0, 5e-4)
     assert read.plan()[0].learning_rate == 2e-4
 
 
-def test_checkpoint_with_fields_of_an_earlier_version_is_refused_with_a_remedy(tmp_path):
+def test_read_checkpoint_unknown_recipe_field_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     parameters = {"recipe": {"model": "sem_net", "average_decay": 0.99}, "classes": ["a", "b"]}
     torch.save({"hyper_parameters": parameters, "state_dict": {}}, path)
     with pytest.raises(PackageError, match="average_decay.*--fresh"):
         checkpoints.read(path)
+
+
+RATE, STEPS_AN_EPOCH = 0.01, 5
+
+
+def rates(epochs, **options):
+    """The learning rate at the start of each step."""
+    schedule = config.build(Schedule, options)
+    schedule.check()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    steps = epochs * STEPS_AN_EPOCH
+    by_step = schedule.make(optimizer, RATE, steps, epochs)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if by_step is not None:
+            by_step.step()
+    return np.array(found)
+
+
+def test_schedule_steps_gives_papers_rates():
+    vpn = rates(30, name="steps", factor=0.1, every=10)
+    np.testing.assert_allclose(vpn, np.repeat([1e-2, 1e-3, 1e-4], 50))
+    c3d = rates(12, name="steps", factor=0.2, every=4)
+    np.testing.assert_allclose(c3d, np.repeat([1e-2, 2e-3, 4e-4], 20))
+    uneven = rates(10, name="steps", milestones=[2, 7])
+    np.testing.assert_allclose(uneven, np.repeat([1e-2, 1e-3, 1e-4], [10, 25, 15]))
+
+
+def test_schedule_exponential_decays_by_factor():
+    found = rates(30, name="exponential", factor=0.1, every=15)
+    np.testing.assert_allclose(found[[0, 75]], [1e-2, 1e-3])
+    np.testing.assert_allclose(found[1:] / found[:-1], 0.1 ** (1 / 75))
+
+
+def test_schedule_cosine_rises_and_falls():
+    found = rates(20, name="cosine", warm_up=0.1, final=0.2)
+    assert found[0] < 0.2 * RATE
+    assert (np.diff(found[:10]) > 0).all()
+    assert (np.diff(found[11:]) < 0).all()
+    assert found.max() == pytest.approx(RATE)
+    assert found[-1] == pytest.approx(0.2 * RATE, rel=0.02)
+    whole = rates(20, name="cosine", warm_up=0.0)
+    np.testing.assert_allclose(whole, RATE * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2, atol=1e-9)
+
+
+def test_schedule_constant_and_one_cycle_give_expected_rates():
+    assert (rates(3, name="constant") == RATE).all()
+    cycle = rates(20, name="one_cycle")
+    assert cycle.argmax() == pytest.approx(0.15 * 100, abs=1)
+    assert cycle.max() == pytest.approx(RATE)
+    assert cycle[-1] < 1e-4 * RATE
+
+
+@pytest.mark.parametrize(("warm_up", "steps"), [(0.1, 10), (0.25, 4), (0.5, 2), (0.05, 20)])
+def test_schedule_one_cycle_single_warm_up_step_works(warm_up, steps):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    schedule, seen = Schedule(warm_up=warm_up).make(optimizer, RATE, steps, 1), []
+    for _ in range(steps - 1):
+        optimizer.step()
+        schedule.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert np.isfinite(seen).all()
+    assert max(seen) <= RATE * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "low", "high"),
+    [("adamw", 0.9, 0.85, 0.95), ("adam", 0.6, 0.55, 0.65), ("sgd", 0.5, 0.45, 0.55), ("sgd", 0.0, 0.0, 0.0)],
+)
+def test_schedule_one_cycle_varies_momentum(name, momentum, low, high):
+    optimizer = Optimizer(name=name, momentum=momentum).make([nn.Parameter(torch.zeros(2))], RATE, 0.0)
+    schedule, seen = Schedule(warm_up=0.5).make(optimizer, RATE, 11, 1), []
+    for _ in range(10):
+        group = optimizer.param_groups[0]
+        seen.append(group["momentum"] if name == "sgd" else group["betas"][0])
+        optimizer.step()
+        schedule.step()
+    assert (seen[0], min(seen), seen[-1]) == pytest.approx((high, low, high), abs=0.02)
+    assert max(seen) == high
+
+
+def test_schedule_plateau_waits_for_patience():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimizer)
+    seen = []
+    for loss in (1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8):
+        plateau.step(loss)
+        seen.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(seen, [RATE] * 5 + [RATE / 10] * 2)
+    assert Schedule().plateau(optimizer) is None
+    assert Schedule(name="plateau").make(optimizer, RATE, 10, 1) is None
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
+def test_optimizer_decays_matrices_only(name, kind):
+    layer = nn.Linear(3, 2)
+    made = Optimizer(name=name, momentum=0.8, nesterov=name == "sgd").make(layer.parameters(), RATE, 0.1)
+    assert type(made).__name__ == kind
+    assert [(len(g["params"][0].shape), g["weight_decay"], g["lr"]) for g in made.param_groups] == [
+        (2, 0.1, RATE), (1, 0.0, RATE)]  # fmt: skip
+    group = made.param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.8, True) if name == "sgd" else group["betas"] == (0.8, 0.999)
+    whole = Optimizer(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
+    assert [(len(g["params"]), g["weight_decay"]) for g in whole.param_groups] == [(2, 0.1)]
+
+
+def test_optimizer_without_trained_parameters_refused():
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    assert [p.shape for g in Optimizer().make(layer.parameters(), RATE, 0.1).param_groups for p in g["params"]] == [
+        (2, 3)
+    ]
+    layer.requires_grad_(False)
+    with pytest.raises(ConfigError, match="nothing of the network is to be trained"):
+        Optimizer().make(layer.parameters(), RATE, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "idle"),
+    [
+        (
+            Schedule,
+            {"name": "cosine", "warm_up": 0.1, "final": 0.1, "every": 5.0, "patience": 3},
+            ["every", "patience"],
+        ),
+        (Schedule, {"name": "one_cycle", "factor": 0.5, "warm_up": 0.15}, ["factor"]),
+        (Schedule, {"name": "steps", "milestones": [5], "factor": 0.2, "final": 0.1}, ["final"]),
+        (Schedule, {"name": "constant", "warm_up": 0.1}, ["warm_up"]),
+        (Schedule, {"name": "plateau", "factor": 0.5, "patience": 3}, []),
+        (Optimizer, {"name": "sgd", "nesterov": True, "beta_2": 0.99}, ["beta_2"]),
+        (Optimizer, {"name": "adam", "momentum": 0.8, "beta_2": 0.99, "decay_all": True}, []),
+    ],
+)
+def test_unused_lists_settings_without_effect(kind, options, idle):
+    assert unused(config.build(kind, options)) == idle

@@ -35,18 +35,18 @@ def published(**options):
 
 
 @pytest.mark.parametrize("attention", TABLE_1)
-def test_gflops_of_table_1(attention):
+def test_sem_net_has_gflops_of_table_1(attention):
     found = complexity(published(attention=attention, global_regularization=False))
     assert found.multiply_adds / 1e9 == pytest.approx(TABLE_1[attention], rel=0.10)
 
 
-def test_attention_of_each_kind_has_the_same_parameters_as_table_1_says():
+def test_sem_net_attention_kinds_have_equal_parameters():
     sizes = {complexity(published(attention=a, global_regularization=False)).parameters for a in TABLE_1}
     assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("form", TABLE_2)
-def test_gflops_and_parameters_of_table_2(form):
+def test_sem_net_has_gflops_and_parameters_of_table_2(form):
     gflops, million = TABLE_2[form]
     found = complexity(published(kernels=form[0], dilations=form[1]))
     assert found.multiply_adds / 1e9 == pytest.approx(gflops, rel=0.10)
@@ -77,7 +77,7 @@ def softmax(values):
     return raised / raised.sum()
 
 
-def test_equations_2_and_3_unified():
+def test_attention_unified_equals_equations_2_and_3():
     layer, x = attention_layer("unified", regularized=False), np.random.default_rng(1).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
     expected = np.zeros((2, 3, 4, 5))
@@ -92,7 +92,7 @@ def test_equations_2_and_3_unified():
     np.testing.assert_allclose(heads(layer, x), expected, atol=1e-5)
 
 
-def test_equations_4_and_5_single_frame():
+def test_attention_single_frame_equals_equations_4_and_5():
     layer, x = attention_layer("single_frame", regularized=False), np.random.default_rng(2).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
     expected = np.zeros((2, 3, 4, 5))
@@ -105,7 +105,7 @@ def test_equations_4_and_5_single_frame():
 
 
 @pytest.mark.parametrize("regularized", [False, True], ids=["Eq. 6", "Eq. 7"])
-def test_equations_6_and_7_cross_frame(regularized):
+def test_attention_cross_frame_equals_equations_6_and_7(regularized):
     """α from the correlations of every two frames; features still come from the same frame (Eq. 4)."""
     layer, x = attention_layer("cross_frame", regularized), np.random.default_rng(3).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
@@ -130,7 +130,7 @@ def heads(layer, x):
         return layer(torch.from_numpy(x[None]).float()).numpy().reshape(2, *x.shape)
 
 
-def test_running_mean_is_the_mean_so_far_and_fades_after_its_memory():
+def test_running_mean_fades_after_memory():
     x = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 2, 7, 3))).float()
     found = running_mean(x, memory=5).numpy()
     for t in range(5):
@@ -141,7 +141,7 @@ def test_running_mean_is_the_mean_so_far_and_fades_after_its_memory():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("causal", [False, True])
-def test_ms_tff_literally(stride, causal):
+def test_multi_scale_feed_forward_equals_reference(stride, causal):
     """Fig. 4: split by 1×1, one temporal window a branch, concatenated, added to the input."""
     torch.manual_seed(3)
     layer = MultiScaleFeedForward(4, stride, (3, 5), (1, 3), causal).eval()
@@ -167,7 +167,7 @@ def test_ms_tff_literally(stride, causal):
             np.testing.assert_allclose(found[2 * b : 2 * b + 2, i], np.maximum(value, 0), atol=1e-5)
 
 
-def test_sem_block_literally():
+def test_sem_block_equals_reference():
     """Fig. 5: heads concatenated, linear, residual; MS-TFF, residual."""
     torch.manual_seed(4)
     options = SemNetConfig(heads=3, embedding=4, kernels=(3, 3), dilations=(1, 2))
@@ -186,7 +186,7 @@ def test_sem_block_literally():
     assert isinstance(SemBlock(8, 8, 1, 5, 7, options).shortcut, torch.nn.Identity)
 
 
-def test_streams_of_table_3():
+def test_sem_net_has_streams_of_table_3():
     assert [s.name for s in network(streams="joint").input_specs] == ["body"]
     assert [s.name for s in network(streams="bone").input_specs] == ["bones"]
     assert [s.name for s in network(streams="motion").input_specs] == ["body_motion", "bones_motion"]
@@ -196,7 +196,7 @@ def test_streams_of_table_3():
     ("streams", "names"),
     [("fuse", ["body", "bones"]), ("four", ["body", "bones", "body_motion", "bones_motion"])],
 )
-def test_streams_meet_in_their_softmaxes(streams, names):
+def test_sem_net_softmax_is_sum_of_streams(streams, names):
     fused = network(streams=streams)
     assert [s.name for s in fused.input_specs] == names
     clip = {s.name: torch.randn(3, *s.shape) for s in fused.input_specs}
@@ -223,7 +223,7 @@ def test_streams_meet_in_their_softmaxes(streams, names):
     ],
     ids=str,
 )
-def test_every_option_changes_the_network(options):
+def test_sem_net_every_option_changes_output(options):
     clip = {"body": torch.randn(2, 2, 3, 8, 25)}
     with torch.no_grad():
         plain, varied = network()(**clip), network(**options)(**clip)
@@ -231,7 +231,7 @@ def test_every_option_changes_the_network(options):
     assert not torch.allclose(plain, varied)
 
 
-def test_hands_of_shrec17():
+def test_sem_net_hand_layout_works():
     model = network(layout="hand_22", bodies=1)
     (spec,) = model.input_specs
     assert (spec.layout, spec.shape) == ("hand_22", (1, 3, 8, 22))
@@ -239,7 +239,7 @@ def test_hands_of_shrec17():
     assert model(body=torch.randn(2, *spec.shape)).shape == (2, 5)
 
 
-def test_causal_blocks_do_not_look_ahead():
+def test_sem_net_causal_ignores_future_frames():
     blocks = network(causal=True, channels=(8, 16), strides=(1, 1)).streams["body"].blocks
     x = torch.randn(1, 3, 12, 25)
     changed = x.clone()
@@ -264,18 +264,18 @@ def test_causal_blocks_do_not_look_ahead():
         ({"streams": "four", "causal": True}, "streams 'four' needs two frames.*choose fuse"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, message):
+def test_sem_net_bad_options_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         network(**options)
 
 
-def test_defaults_are_the_published_ones():
+def test_sem_net_defaults_are_published():
     found = dataclasses.asdict(SemNetConfig())
     assert (found["bodies"], found["kernels"], found["dilations"]) == (2, (3, 3, 3, 3), (1, 3, 5, 7))
     assert (found["attention"], found["global_regularization"]) == ("cross_frame", True)
 
 
-def test_label_smoothing_is_of_each_stream():
+def test_sem_net_label_smoothing_applies_to_each_stream():
     torch.manual_seed(0)
     plain, smoothed = network(streams="fuse").eval(), network(streams="fuse", label_smoothing=0.1).eval()
     smoothed.load_state_dict(plain.state_dict())

@@ -65,7 +65,7 @@ def inputs_of(model, size=3):
 
 
 @pytest.mark.parametrize("layout", ["kinect_v2_25", "hand_21", "face_68"])
-def test_equation_2_literally(layout):
+def test_adjacency_equals_equation_2(layout):
     a, skeleton = adjacency(layout), layouts.get(layout)
     edges = {frozenset((v, p)) for v, p in enumerate(skeleton.parents) if v != p}
     for i in range(len(skeleton)):
@@ -74,7 +74,7 @@ def test_equation_2_literally(layout):
     assert len(edges) == len(skeleton) - 1  # a tree: every joint is connected
 
 
-def test_two_hands_are_two_unconnected_graphs():
+def test_partition_two_hands_are_unconnected():
     both, one = partition("hand_21", 2), partition("hand_21")
     assert both.shape == (3, 42, 42)
     torch.testing.assert_close(both[:, :21, :21], one)
@@ -82,7 +82,7 @@ def test_two_hands_are_two_unconnected_graphs():
     assert not both[:, :21, 21:].any() and not both[:, 21:, :21].any()
 
 
-def test_nodes_are_the_papers():
+def test_modalities_have_papers_nodes():
     assert {name: len(joints) for name, joints in MODALITIES.items()} == {
         "body": 25, "bones": 25, "hands": 42, "face": 68, "motion": 25,
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_nodes_are_the_papers():
         (ResNet50, 25_557_032, 320, "614cd53ddf84966979ca9f6b3cf723cba0ad398675e7d0db3550943789819c17"),
     ],
 )
-def test_names_and_shapes_are_torchvisions(network_class, parameters, entries, digest):
+def test_image_networks_have_torchvision_names(network_class, parameters, entries, digest):
     """The digest is of torchvision 0.29's own state_dict, "name [shape]" a line."""
     with torch.device("meta"):
         model = network_class(1000)
@@ -111,21 +111,21 @@ def test_names_and_shapes_are_torchvisions(network_class, parameters, entries, d
     assert hashlib.sha256(lines.encode()).hexdigest() == digest
 
 
-def test_hcn_is_as_published():
+def test_hcn_has_published_layers():
     # conv1 to conv4 twice, conv5, conv6, fc7, fc8 with T = 32, V = 25: 64, 32, 32, 64, 128, 256, 256 channels.
     stream = (3 * 64 + 64) + (64 * 32 * 3 + 32) + (25 * 32 * 9 + 32) + (32 * 64 * 9 + 64)
     expected = 2 * stream + (128 * 128 * 9 + 128) + (128 * 256 * 9 + 256) + (256 * 2 * 2 * 256 + 256) + (256 * 60 + 60)
     assert sum(p.numel() for p in Hcn(60, 32, 25).parameters()) == expected
 
 
-def test_hcns_motion_is_the_stretched_difference_of_frames():
+def test_motion_matrix_gives_stretched_differences():
     joints = torch.randn(4, 3, 20, 25)
     difference = joints[:, :, 1:] - joints[:, :, :-1]
     expected = torch.nn.functional.interpolate(difference, size=(20, 25), mode="bilinear", align_corners=False)
     torch.testing.assert_close(torch.matmul(motion_matrix(20), joints), expected)
 
 
-def test_hcn_takes_the_strongest_of_all_bodies():
+def test_hcn_takes_maximum_over_bodies():
     torch.manual_seed(1)
     net = Hcn(5, 16, 25).eval()
     joints = torch.randn(2, 3, 3, 16, 25)
@@ -133,7 +133,7 @@ def test_hcn_takes_the_strongest_of_all_bodies():
     torch.testing.assert_close(net(joints[:, [0, 0, 0]]), net(joints[:, :1]))
 
 
-def test_stamps_enter_as_imagenet_pictures_and_bodies_are_averaged():
+def test_stamp_branch_normalizes_and_averages_bodies():
     torch.manual_seed(1)
     seen = []
 
@@ -157,7 +157,7 @@ def test_stamps_enter_as_imagenet_pictures_and_bodies_are_averaged():
 
 
 @pytest.mark.parametrize("name", ["deepacts", "deepacts_multi"])
-def test_scores_of_all_branches_are_summed(name):
+def test_deepacts_sums_scores_of_branches(name):
     model = network(name)
     inputs = inputs_of(model)
     with torch.no_grad():
@@ -171,8 +171,8 @@ def test_scores_of_all_branches_are_summed(name):
 @pytest.mark.parametrize(
     ("name", "options"), [("deepacts", {}), ("deepacts_cnn", {"cnn": "hcn"}), ("deepacts_graph", {})]
 )
-def test_a_missing_modality_adds_nothing(name, options):
-    """In a batch, a sample without hands is judged by its body alone, the others as before."""
+def test_deepacts_missing_modality_adds_nothing(name, options):
+    """In a batch, a sample without hands has the logits of its body alone; the others are unchanged."""
     model, alone = network(name, **options), network(name, modalities=("body",), **options)
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if k in alone.state_dict()})
     inputs = inputs_of(model)
@@ -189,13 +189,13 @@ def test_a_missing_modality_adds_nothing(name, options):
         assert not model(**{k: torch.zeros_like(v) for k, v in inputs.items()}).any()
 
 
-def test_presence_is_a_samples_own():
+def test_present_is_per_sample():
     value = torch.zeros(4, 2, 3)
     value[1, 1, 2], value[2, 0, 0] = 1e-3, -5
     torch.testing.assert_close(present(value), torch.tensor([[0.0], [1.0], [1.0], [0.0]]))
 
 
-def test_a_missing_modality_adds_nothing_in_onnx_either():
+def test_deepacts_onnx_missing_modality_adds_nothing():
     model = network("deepacts", bodies=2)
     session = onnxruntime.InferenceSession(onnx_graph.to_onnx(model), providers=["CPUExecutionProvider"])
     inputs = inputs_of(model)
@@ -210,7 +210,7 @@ def test_a_missing_modality_adds_nothing_in_onnx_either():
 
 
 @pytest.mark.parametrize("row", TABLE_ROWS)
-def test_rows_of_tables_1_and_2_build(row):
+def test_deepacts_rows_of_tables_build(row):
     name, options = TABLE_ROWS[row]
     model = network(name, **{"modalities": tuple(MODALITIES), **options})
     inputs = inputs_of(model, 1)
@@ -221,7 +221,7 @@ def test_rows_of_tables_1_and_2_build(row):
     assert len(branches) == len(model.config.modalities) * (graphs + cnns)
 
 
-def test_published_sizes():
+def test_deepacts_has_published_sizes():
     """One ImageNet network and one ST-GCN a modality."""
     with torch.device("meta"):
         sizes = {
@@ -236,7 +236,7 @@ def test_published_sizes():
     assert sizes["deepacts_graph"] == pytest.approx(5 * 3.1e6, rel=0.02)
 
 
-def test_defaults_are_the_papers():
+def test_deepacts_defaults_are_papers():
     with torch.device("meta"):
         model = actrec_models.registry.create("deepacts", num_classes=60)
     shapes = {spec.name: spec.shape for spec in model.input_specs}
@@ -248,7 +248,7 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize("name", ["deepacts_multi", "deepacts_cnn"])
-def test_inputs_come_from_a_clip(name):
+def test_deepacts_inputs_are_made_from_clip(name):
     model = network(name, modalities=tuple(MODALITIES), bodies=2)
     clip = example_clip(model.input_specs, 16, bodies=2)
     made = features.inputs(clip, model.input_specs)
@@ -260,7 +260,7 @@ def test_inputs_come_from_a_clip(name):
 @pytest.mark.parametrize(
     ("name", "options"), [("deepacts_graph", {}), ("deepacts", {}), ("deepacts_cnn", {"cnn": "hcn"})]
 )
-def test_a_hand_has_joints_and_bones_and_is_placed_by_its_palm(name, options):
+def test_deepacts_hand_layout_is_placed_by_palm(name, options):
     model = network(name, layout="hand_22", modalities=("body", "bones"), **options)
     assert {spec.layout for spec in model.input_specs} == {"hand_22"}
     assert {spec.preprocessing["center"] for spec in model.input_specs} == {"palm"}
@@ -274,7 +274,7 @@ def test_a_hand_has_joints_and_bones_and_is_placed_by_its_palm(name, options):
 
 @pytest.mark.parametrize(("name", "options"), [("deepacts_graph", {}), ("deepacts_cnn", {"cnn": "hcn"})])
 @pytest.mark.parametrize("layout", ["kinect_v2_25", "hand_22"])
-def test_joints_and_bones_are_followed_by_what_they_move(name, options, layout):
+def test_deepacts_motion_modalities_follow_joints_and_bones(name, options, layout):
     model = network(name, layout=layout, modalities=("body", "bones", "body_motion", "bones_motion"), **options)
     clip = example_clip(model.input_specs, 16)
     made = features.inputs(clip, model.input_specs)
@@ -285,7 +285,7 @@ def test_joints_and_bones_are_followed_by_what_they_move(name, options, layout):
     assert scores.shape == (1, model.config.num_classes) and torch.isfinite(scores).all()
 
 
-def test_stored_extrema_reach_the_inputs():
+def test_deepacts_extrema_reach_inputs():
     extrema = {"hands": [-2.5, 3.0]}
     specs = {s.name: s.preprocessing for s in network("deepacts", extrema=extrema).input_specs}
     assert (specs["hands_stamp"]["minimum"], specs["hands_stamp"]["maximum"]) == (-2.5, 3.0)
@@ -294,7 +294,7 @@ def test_stored_extrema_reach_the_inputs():
     assert "minimum" not in specs["hands"]
 
 
-def test_imagenet_weights_have_a_place_in_every_branch():
+def test_deepacts_imagenet_weights_fill_every_branch():
     model = network("deepacts_multi")
     assert model.weight_targets == {
         **{name: tuple(f"cnns.{name}.branches.{m}.net" for m in TWO) for name in ("efficientnet_b0", "resnet50")},
@@ -337,12 +337,12 @@ def test_imagenet_weights_have_a_place_in_every_branch():
         ("deepacts_cnn", {"size": 16}, "size is 16, allowed: 32 to 1024"),
     ],
 )
-def test_bad_options_are_refused(name, options, message):
+def test_deepacts_bad_options_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         network(name, **options)
 
 
-def test_dropout_is_each_networks_own_unless_stated():
+def test_deepacts_dropout_defaults_to_networks_own():
     def rates(**options):
         return {m.p for m in network("deepacts_cnn", **options).modules() if isinstance(m, torch.nn.Dropout)}
 
@@ -350,7 +350,7 @@ def test_dropout_is_each_networks_own_unless_stated():
     assert rates(cnn_dropout=0.3) == {0.3}
 
 
-def test_stochastic_depth_leaves_blocks_out_in_training_only():
+def test_stochastic_depth_applies_in_training_only():
     torch.manual_seed(1)
     net, picture = EfficientNetB0(5, 0.1, dropout=0.0), torch.randn(4, 3, 64, 64)
     assert [round(vars(m)["drop"], 4) for m in net.modules() if "drop" in vars(m)] == [

@@ -1,4 +1,4 @@
-"""Training of networks that look at more than bodies, on clips of simulated people with made-up pictures and flow."""
+"""Training of networks with more inputs than bodies, on clips of simulated people with synthetic images and flow."""
 
 import csv
 
@@ -29,7 +29,7 @@ STAMPS = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
 
 
 def made_up(name, count):
-    """Clips with every stream that a network can use; of the second class, pictures and flow are brighter."""
+    """Clips with every stream that a network can use; images and flow of the second class are brighter."""
     network = actrec_models.registry.create(name, num_classes=2, **SMALL[name])
     clips = []
     for n in range(count):
@@ -71,7 +71,7 @@ def metrics(folder):
         return list(csv.DictReader(file))
 
 
-def test_clips_are_sampled_as_the_live_recognizer_does():
+def test_samples_equal_live_windows():
     clip = made_up("p_i3d", 1)[0]
     window = clip.sample(1.0, 15)
     assert set(window) == {"bodies", "pixels", "hands", "hand_pixels", "color", "size"} & (set(window) | {"bodies"})
@@ -85,14 +85,14 @@ def test_clips_are_sampled_as_the_live_recognizer_does():
     assert np.isfinite(longer["pixels"]).all(), "before the recording its first frame is held"
 
 
-def test_streams_of_a_dataset_are_those_that_every_clip_has():
+def test_dataset_streams_are_common_to_all_clips():
     whole = made_up("p_i3d", 2)
     assert {"bodies", "color"} <= whole.streams
     bare = Clip("bare", 0, STAMPS, whole[0].bodies)
     assert ClipDataset([whole[0], bare], CLASSES).streams == {"bodies"}
 
 
-def test_other_streams_keep_to_the_stamps_that_are_drawn():
+def test_samples_streams_share_drawn_stamps():
     clip, options = made_up("c3d_flow", 1)[0], augmentation.Augmentation()
     network = actrec_models.registry.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
     settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
@@ -106,7 +106,7 @@ def test_other_streams_keep_to_the_stamps_that_are_drawn():
     assert any((first[spec.name] != other[spec.name]).any() for spec in network.input_specs)
 
 
-def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
+def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
     dataset(made_up("p_i3d", 4))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
     stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
@@ -120,7 +120,7 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
     assert all(float(row["loss"]) > 0 for folder in folders for row in metrics(folder) if row["loss"])
     states = [content["state_dict"] for content in contents]
-    frozen = {  # what a stage must leave as the stage before left it: pose and attention the parts, joint the LSTM
+    frozen = {  # parameters that a stage must not change: of the parts in pose and attention, of the LSTM in joint
         stage: [name for name in states[0] if name.startswith(f"network.{prefix}")]
         for stage, prefix in ((1, "parts."), (2, "parts."), (3, "pose."))
     }
@@ -139,7 +139,7 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     assert set(again) == set(states[3])
 
 
-def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
+def test_samples_contain_inputs_of_stage_only():
     network = actrec_models.registry.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
     settings = config.build(Recipe, {"model": "p_i3d", "unknown_dataset": ""})
     every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augmentation.Augmentation())
@@ -156,7 +156,7 @@ def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
         )
 
 
-def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
+def test_losses_of_several_parts_are_logged(dataset, tmp_path):
     dataset(made_up("vpn_i3d", 8))
     settings = write(tmp_path / "recipe.yaml", "vpn_i3d", epochs=4, learning_rate=3e-3, batch=8)
     trainer.train(recipe.read(settings), str(tmp_path), tmp_path / "run", progress=False)
@@ -166,7 +166,7 @@ def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_metrics_have_a_row_an_epoch_with_what_is_held_out(dataset, tmp_path):
+def test_csv_logger_writes_row_per_epoch(dataset, tmp_path):
     dataset(skeletons())
     settings = config.build(Recipe, {**TINY, "validation": {"share": 0.2}, "epochs": 3})
     trainer.train(settings, "", tmp_path / "run", progress=False, threads=1)
@@ -180,7 +180,7 @@ def test_metrics_have_a_row_an_epoch_with_what_is_held_out(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
-def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, capsys):
+def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path, capsys):
     """Windows of several clips, and stamps whose extrema come from the training part."""
     dataset(made_up(name, 8))
     path, out, folder = write(tmp_path / "recipe.yaml", name), tmp_path / "run", tmp_path / "package"
@@ -213,14 +213,14 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
         ("sem_net", {"outliers": 0.3, "augment": False}, "outliers are made where clips are varied: set augment"),
     ],
 )
-def test_recipes_that_the_network_cannot_follow_are_refused(name, settings, message, dataset, tmp_path):
+def test_train_recipe_unsuited_to_network_refused(name, settings, message, dataset, tmp_path):
     dataset(made_up(name, 4))
     with pytest.raises(ConfigError, match=message):
         chosen = recipe.read(write(tmp_path / "recipe.yaml", name, **settings))
         trainer.train(chosen, str(tmp_path), tmp_path / "run", progress=False)
 
 
-def test_a_dataset_without_the_streams_is_refused_before_training(dataset, tmp_path):
+def test_train_dataset_without_streams_refused(dataset, tmp_path):
     whole = made_up("p_i3d", 4)
     dataset(
         ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(whole.__getitem__, range(4))], CLASSES)

@@ -26,7 +26,7 @@ def batch_for(model, size=4):
     return {**inputs, "label": torch.arange(size) % 10}
 
 
-def test_registry_lists_and_refuses():
+def test_create_unknown_network_refused():
     assert "deepacts_graph" in actrec_models.registry.list_models()
     with pytest.raises(ConfigError, match=r"unknown network 'lstm'; known: .*deepacts_graph"):
         actrec_models.registry.create("lstm", num_classes=3)
@@ -34,13 +34,13 @@ def test_registry_lists_and_refuses():
         network(depth=3)
 
 
-def test_published_size():
+def test_deepacts_graph_has_published_size():
     # ST-GCN has 3.1 M parameters; two branches, without the classes of Kinetics.
     model = actrec_models.registry.create("deepacts_graph", num_classes=60, modalities=("body", "bones"))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(2 * 3.1e6, rel=0.02)
 
 
-def test_equation_3_literally():
+def test_graph_convolution_equals_equation_3():
     """f_out = Σ_k W_k (f_in A_k) ∘ M_k, one output element at a time."""
     torch.manual_seed(3)
     adjacency = partition("kinect_v2_25")
@@ -61,7 +61,7 @@ def test_equation_3_literally():
 
 
 @pytest.mark.parametrize("layout", ["kinect_v2_25", "hand_21", "face_68"])
-def test_partition_covers_each_edge_once(layout):
+def test_partition_contains_each_edge_once(layout):
     parts = partition(layout).numpy()
     linked = np.eye(len(layouts.get(layout)), dtype=bool)
     for a, b in layouts.get(layout).edges:
@@ -71,7 +71,7 @@ def test_partition_covers_each_edge_once(layout):
     np.testing.assert_array_equal(parts[1] != 0, (parts[2] != 0).T)
 
 
-def test_one_step_lowers_the_loss_and_a_seed_repeats():
+def test_deepacts_graph_same_seed_gives_same_step():
     losses = []
     for _ in range(2):
         model = network()
@@ -86,7 +86,7 @@ def test_one_step_lowers_the_loss_and_a_seed_repeats():
     assert losses[0][1] < losses[0][0]
 
 
-def test_branch_scores_are_summed():
+def test_deepacts_graph_sums_branch_scores():
     model = network().eval()
     batch = batch_for(model)
     inputs = {n: batch[n] for n in ("body", "bones")}
@@ -96,7 +96,7 @@ def test_branch_scores_are_summed():
 
 
 @pytest.mark.parametrize("options", [{}, {"bodies": 2}, {"modalities": ("bones",)}])
-def test_exported_graph_agrees_and_is_static_but_for_the_batch(options):
+def test_deepacts_graph_export_has_static_shapes(options):
     model = network(**options)
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean.uniform_(-0.2, 0.2)
@@ -106,14 +106,14 @@ def test_exported_graph_agrees_and_is_static_but_for_the_batch(options):
         assert sizes == ["batch", *spec.shape]
 
 
-def test_a_disagreement_refuses_the_export(monkeypatch):
+def test_export_disagreement_refused(monkeypatch):
     model = network()
     monkeypatch.setattr(onnx_graph, "PARITY", 0.0)
     with pytest.raises(PackageError, match="not written"):
         onnx_graph.to_onnx(model)
 
 
-def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
+def test_load_checkpoint_foreign_file_refused(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "boom"), "w"))
@@ -127,7 +127,7 @@ def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
     assert not (tmp_path / "boom").exists()
 
 
-def test_a_checkpoint_from_before_five_modalities_still_loads(tmp_path):
+def test_load_checkpoint_without_modalities_works(tmp_path):
     stated = {**recipe.Recipe().as_dict(), "options": {"width": 4, "modalities": ["body", "bones"]}}
     module = training_module.RecognitionModule(stated, ["a", "b"])
     silent = {**stated, "options": {"width": 4}}

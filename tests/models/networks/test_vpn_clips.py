@@ -28,7 +28,7 @@ def clip_of(frames=16, joints=25, bodies=1):
 @pytest.mark.parametrize(
     "lost", [np.s_[:, 3:7], np.s_[:, :, [7, 11, 20]], np.s_[:, :, [0, 4, 8, 12, 16, 20]], np.s_[:]]
 )
-def test_missing_joints_and_absent_bodies(lost):
+def test_vpn_missing_joints_and_bodies_give_finite_inputs(lost):
     net = network().eval()
     clip = clip_of()
     clip["bodies"][lost] = np.nan
@@ -40,7 +40,7 @@ def test_missing_joints_and_absent_bodies(lost):
     assert all(bool(torch.isfinite(x).all()) for x in net.losses({**inputs, **label}).values())
 
 
-def test_further_bodies_are_not_looked_at():
+def test_vpn_further_bodies_are_ignored():
     specs = network().input_specs
     clip = clip_of(bodies=3)
     alone = {**clip, "bodies": clip["bodies"][:1], "pixels": clip["pixels"][:1]}
@@ -57,12 +57,12 @@ def test_further_bodies_are_not_looked_at():
         ({k: v for k, v in clip_of().items() if k != "bodies"}, "needs 'bodies'"),
     ],
 )
-def test_refused_clips(clip, message):
+def test_vpn_unsuited_clips_refused(clip, message):
     with pytest.raises(InputError, match=message):
         features.inputs(clip, network().input_specs)
 
 
-def test_window_is_the_maximum_over_clips_of_64_frames():
+def test_vpn_window_gives_maximum_over_clips():
     window = network(frames=64, poses=20).window
     assert (window.clip_frames, window.combine) == (64, "max")
     assert window.starts == (0, 32, 64)

@@ -39,18 +39,18 @@ def small(**options):
     return InceptionI3d(5, 0.125, **options).eval()
 
 
-def test_parameters_are_named_and_shaped_as_in_the_published_checkpoint():
+def test_i3d_has_published_parameter_names_and_shapes():
     found = {k: tuple(v.shape) for k, v in InceptionI3d().state_dict().items() if not k.endswith("num_batches_tracked")}
     assert found == published()
 
 
-def test_published_size():
+def test_i3d_has_published_size():
     # 12.3 M without, 12.7 M with Kinetics' 400 classes.
     assert sum(p.numel() for p in InceptionI3d(0).parameters()) == 12_287_264
     assert sum(p.numel() for p in InceptionI3d().parameters()) == 12_697_264
 
 
-def test_feature_maps_have_the_published_shapes():
+def test_i3d_feature_maps_have_published_shapes():
     with torch.device("meta"):
         network = InceptionI3d(0)
         x = torch.empty(2, 3, 64, 224, 224)
@@ -60,7 +60,7 @@ def test_feature_maps_have_the_published_shapes():
 
 
 def same_by_hand(x, kernel, stride):
-    """TensorFlow: ⌈n / s⌉ outputs, what they reach over the ends is zeros, one more behind where it is odd."""
+    """TensorFlow: ⌈n / s⌉ outputs; zeros beyond both ends, one more at the end if their number is odd."""
     pads = []
     for n, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         over = max((-(-n // s) - 1) * s + k - n, 0)
@@ -70,7 +70,7 @@ def same_by_hand(x, kernel, stride):
 
 @pytest.mark.parametrize("shape", [(8, 10, 12), (7, 9, 11), (4, 5, 6), (1, 1, 2)])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (1, 1)])
-def test_convolutions_pad_as_tensorflow_does(shape, kernel, stride):
+def test_unit_3d_pads_as_tensorflow(shape, kernel, stride):
     torch.manual_seed(2)
     unit = Unit3d(2, 3, kernel, stride, logits=True)
     x = torch.randn(2, 2, *shape)
@@ -85,14 +85,14 @@ def test_convolutions_pad_as_tensorflow_does(shape, kernel, stride):
     ("kernel", "stride"),
     [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))],
 )
-def test_pools_pad_as_tensorflow_does(shape, kernel, stride):
+def test_max_pool_pads_as_tensorflow(shape, kernel, stride):
     torch.manual_seed(3)
     x = torch.randn(2, 2, *shape).relu()
     expected = functional.max_pool3d(same_by_hand(x, kernel, stride), kernel, stride)
     torch.testing.assert_close(MaxPool3dSame(kernel, stride)(x), expected)
 
 
-def test_a_unit_literally():
+def test_unit_3d_equals_reference():
     """Convolution, batch norm with ε = 0.001, ReLU, one output element at a time."""
     torch.manual_seed(4)
     unit = Unit3d(2, 3, 3).eval()
@@ -109,13 +109,13 @@ def test_a_unit_literally():
         assert found[c, t, h, w] == pytest.approx(max(normed * bn["weight"][c] + bn["bias"][c], 0), abs=1e-5)
 
 
-def test_the_last_pool_spans_the_picture_and_two_steps():
+def test_average_pool_spans_image_and_two_steps():
     x = torch.randn(2, 4, 8, 7, 7)
     torch.testing.assert_close(average_pool(x), functional.avg_pool3d(x, (2, 7, 7), stride=1))
     assert average_pool(x[:, :, :1]).shape == (2, 4, 1, 1, 1)
 
 
-def test_logits_are_averaged_over_time():
+def test_i3d_logits_are_averaged_over_time():
     network, x = small(), torch.randn(2, 3, 32, 32, 32)
     with torch.no_grad():
         pooled = functional.avg_pool3d(network.forward_features(x), (2, 1, 1), stride=1)
@@ -125,7 +125,7 @@ def test_logits_are_averaged_over_time():
 
 
 @pytest.mark.parametrize("at", ["Conv3d_2c_3x3", "Mixed_4c", "MaxPool3d_5a_2x2", "Mixed_5c"])
-def test_the_chain_can_be_cut_anywhere(at):
+def test_forward_features_in_two_parts_gives_same_output(at):
     network, x = small(), torch.randn(1, 3, 8, 32, 32)
     rest = InceptionI3d(5, 0.125, network.channels[at], after=at).eval()
     rest.load_state_dict({k: v for k, v in network.state_dict().items() if k in rest.state_dict()})
@@ -139,12 +139,12 @@ def test_the_chain_can_be_cut_anywhere(at):
     )
 
 
-def test_unknown_endpoints_are_refused():
+def test_forward_features_unknown_endpoint_refused():
     with pytest.raises(ConfigError, match="no endpoint 'Mixed_6a'; known: Conv3d_1a_7x7, "):
         small().forward_features(torch.zeros(1, 3, 8, 32, 32), until="Mixed_6a")
 
 
-def test_other_inputs_and_widths():
+def test_i3d_other_inputs_and_widths_work():
     flow = InceptionI3d(5, 0.125, in_channels=2).eval()
     assert flow(torch.zeros(1, 2, 8, 33, 47)).shape == (1, 5)
     assert flow.channels["Mixed_5c"] == 128

@@ -1,4 +1,4 @@
-"""Processes of their own in which trainings are killed.
+"""Child processes in which trainings are killed.
 
 They are forked from a server that does nothing else: pytest's own process holds threads by then (dask's, compiled
 kernels'), and a fork of it may crash before it is killed.
@@ -33,10 +33,9 @@ def killed(target: Callable[..., Any], *arguments: Any) -> None:
 
 @functools.cache
 def _server() -> Any:
-    """A server that has loaded what trainings need; one that evaluation has started before has not, and each child
-    would load it for six seconds."""
-    gc.collect()  # workers of a loader that nobody needs any more would be waited for
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # does nothing where none runs
+    """Start a server with the modules of a training loaded, which takes six seconds."""
+    gc.collect()  # end the workers of unused loaders, which it would wait for
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # does nothing if none runs
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

@@ -21,8 +21,8 @@ from tests.models.small import SMALL
 
 CLASSES = 5
 HALF_PRECISION = 0.1
-"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones: what lies on the edge of
-a mask of joints falls to either side of it."""
+"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones: at the
+edge of a mask of joints, rounding decides."""
 STEP = 0.01
 """Share of the loss by which a step is to lower it, if the loss were linear."""
 LEFT_OUT = {"p_i3d": r"parts\.\w+\.logits\.|pose\.classifier\."}
@@ -38,7 +38,7 @@ def small(name: str, seed: int = 1) -> Network:
 
 @pytest.fixture(scope="module")
 def batches() -> dict[str, dict[str, torch.Tensor]]:
-    """Inputs by network, made once: those of pictures take longest."""
+    """Inputs by network, made once: image inputs take longest."""
     return {}
 
 
@@ -69,7 +69,7 @@ def settled(name: str, batch: dict[str, torch.Tensor]) -> Network:
     return network.eval()
 
 
-def test_forward_gives_one_finite_row_of_logits_a_clip(name, batch):
+def test_forward_gives_finite_logits_per_clip(name, batch):
     with torch.no_grad():
         logits = settled(name, batch)(**inputs_of(batch))
     assert logits.shape == (4, CLASSES)
@@ -77,7 +77,7 @@ def test_forward_gives_one_finite_row_of_logits_a_clip(name, batch):
     assert (logits[0] != logits[1]).any(), "two different clips give the same logits"
 
 
-def test_inputs_are_what_the_features_make(name):
+def test_input_specs_match_features(name):
     network = small(name)
     specs, window = network.input_specs, network.window
     assert len({spec.name for spec in specs}) == len(specs)
@@ -93,7 +93,7 @@ def test_inputs_are_what_the_features_make(name):
             assert np.isfinite(inputs[spec.name]).all(), spec.name
 
 
-def test_inputs_stay_finite_where_joints_are_missing(name):
+def test_features_missing_joints_give_finite_inputs(name):
     network = small(name)
     specs, window = network.input_specs, network.window
     clip = example_clip(specs, window.frames, getattr(network.config, "bodies", 1), seed=4)
@@ -105,7 +105,7 @@ def test_inputs_stay_finite_where_joints_are_missing(name):
         assert all(np.isfinite(value).all() for value in inputs.values())
 
 
-def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch):
+def test_losses_reach_every_parameter(name, batch):
     network = small(name).train()
     left_out = re.compile(LEFT_OUT.get(name, "$^"))
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad and not left_out.match(n)}
@@ -127,7 +127,7 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch)
     assert [n for n, p in network.named_parameters() if left_out.match(n) and p.grad is not None] == []
 
 
-def test_what_is_no_class_takes_no_part_in_the_loss(name, batch):
+def test_losses_ignore_outliers(name, batch):
     network = small(name).eval()
     with torch.no_grad():
         alone = network.losses({key: value[:2] for key, value in batch.items()})["loss"]
@@ -139,7 +139,7 @@ def test_what_is_no_class_takes_no_part_in_the_loss(name, batch):
         torch.testing.assert_close(alone, beside["loss"])
 
 
-def test_a_seed_repeats_training_bit_for_bit(name, batch):
+def test_training_same_seed_gives_same_weights(name, batch):
     weights = []
     for _ in range(2):
         network = small(name, seed=5).train()
@@ -151,7 +151,7 @@ def test_a_seed_repeats_training_bit_for_bit(name, batch):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batch):
+def test_evaluation_is_deterministic(name, batch):
     network = small(name).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batc
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-def test_weights_survive_safetensors(name, batch, tmp_path):
+def test_weights_round_trip_through_safetensors(name, batch, tmp_path):
     network = settled(name, batch)
     (tmp_path / "model.safetensors").write_bytes(exporter.weights_bytes(network))
     other = small(name, seed=9).eval()
@@ -172,7 +172,7 @@ def test_weights_survive_safetensors(name, batch, tmp_path):
         assert torch.equal(network(**inputs_of(batch)), other(**inputs_of(batch)))
 
 
-def test_onnx_graph(name, batch):
+def test_export_onnx_graph_agrees(name, batch):
     """Parity to 1e-4, dynamic batch, static rest, operators that TensorRT parses, sanity in half precision."""
     network = settled(name, batch)
     content = onnx_graph.to_onnx(network)  # refuses what differs by more than 1e-4 at batch 1 and 3
@@ -197,7 +197,7 @@ def test_onnx_graph(name, batch):
 
 
 def converts(content: bytes, inputs: dict[str, np.ndarray]) -> None:
-    """The graph in float16 agrees, takes and gives what it did, and holds its weights in float16."""
+    """The float16 graph agrees, has the same inputs and outputs, and holds its weights in float16."""
     made, difference = precision.to_float16(content, inputs)  # refuses what differs by more than its limit
     assert difference <= precision.MAX_FLOAT16_DIFFERENCE
     before, after = onnx.load_model_from_string(content), onnx.load_model_from_string(made)
@@ -218,11 +218,11 @@ def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     return session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
 
 
-def test_unknown_options_list_the_known_ones(name):
+def test_create_unknown_option_refused(name):
     with pytest.raises(ConfigError, match=r"unknown option color_of_hair of \w+; known: .*num_classes"):
         actrec_models.registry.create(name, num_classes=CLASSES, color_of_hair="red")
 
 
-def test_options_are_described(name):
+def test_options_have_descriptions(name):
     for field in dataclasses.fields(small(name).config):
         assert field.metadata.get("description"), field.name

@@ -16,7 +16,7 @@ from actrec_models.layers.sparse import (
     sorted_pairs,
     sums,
 )
-from tests.models.neighborhoods import distinct_cells, near
+from tests.models.layers.neighborhoods import distinct_cells, near
 
 POSITIONS = 27
 
@@ -45,7 +45,7 @@ def rows(pairs: Pairs):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_pairs_are_the_same_for_any_number_of_threads(threads, count):
+def test_sorted_pairs_equal_for_any_thread_count(threads, count):
     threads(count)
     around = level()
     number = Points(around, POSITIONS, None)._number
@@ -58,7 +58,7 @@ def test_pairs_are_the_same_for_any_number_of_threads(threads, count):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_shares_of_the_pairs_have_no_point_in_common(threads, count):
+def test_sorted_pairs_shares_are_disjoint(threads, count):
     threads(count)
     around = level()
     pairs = Points(around, POSITIONS, None)._pairs
@@ -71,7 +71,7 @@ def test_shares_of_the_pairs_have_no_point_in_common(threads, count):
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("c", "c_out"), [(22, 16), (16, 16), (16, 32), (3, 5), (1, 1), (160, 200)])
-def test_blocks_give_the_sums_and_gradients_of_whole_operations(threads, count, c, c_out):
+def test_pair_products_blocks_equal_whole_operations(threads, count, c, c_out):
     threads(count)
     torch.manual_seed(0)
     made = Points(level(), POSITIONS, None)
@@ -87,7 +87,7 @@ def test_blocks_give_the_sums_and_gradients_of_whole_operations(threads, count, 
 
 
 @pytest.mark.parametrize("way", [gradients, _gradients_of_blocks])
-def test_features_that_need_no_gradient_get_none(way):
+def test_pair_products_input_without_gradient_gets_none(way):
     made = Points(level(clips=2), POSITIONS, None)
     f, weight, grad = torch.randn(made.count, 4), torch.randn(POSITIONS, 4, 6), torch.randn(made.count, 6)
     of_f, of_weight = way(f, weight, made._pairs, grad, False)
@@ -98,7 +98,7 @@ def test_features_that_need_no_gradient_get_none(way):
     torch.testing.assert_close(weight.grad, of_weight, atol=1e-3, rtol=1e-4)
 
 
-def test_half_precision_in_gives_its_gradients_in_half_precision():
+def test_pair_products_half_precision_gives_half_gradients():
     made = Points(level(clips=1), POSITIONS, None)
     f = torch.randn(made.count, 4).bfloat16().requires_grad_()
     weight = torch.randn(POSITIONS, 4, 6, requires_grad=True)
@@ -110,7 +110,7 @@ def test_half_precision_in_gives_its_gradients_in_half_precision():
     assert weight.grad.dtype == torch.float32
 
 
-def test_points_by_themselves_have_no_pairs(threads):
+def test_pair_products_single_points_give_zeros(threads):
     threads(2)
     cells = np.full((1, 2, 1, 3), 20, np.int32)
     cells[0, 1] = 40  # each joint alone in its frame

@@ -1,18 +1,67 @@
-"""Batch norms' statistics are those of the weights that are kept."""
+"""EMA of the weights and batch norm recalibration."""
 
 import copy
+from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from actrec import datasets
 from actrec_models.training import callbacks, checkpoints
+from actrec_models.training.callbacks import Averaging
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from tests.models import children
 from tests.models.made_up import CLASSES, skeletons
+from tests.models.training import children
+
+
+@pytest.mark.parametrize(
+    ("decay", "warm_up", "steps", "told"),
+    [
+        (0.99, False, 40, "68 % weights of the first of 40 steps: set ema_warm_up to true, ema_decay to 0.875"),
+        (0.99, False, 1000, ""), (0.8, False, 40, ""), (0.99, True, 40, ""),
+    ],
+)  # fmt: skip
+def test_averaging_few_steps_warned(decay, warm_up, steps, told, caplog):
+    Averaging(decay, warm_up).on_train_start(SimpleNamespace(estimated_stepping_batches=steps), None)
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.records)
+
+
+class Counting(lightning.LightningModule):
+    """A weight that is the number of steps so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, index):
+        return -self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.parametrize(("warm_up", "kept"), [(True, 36.0), (False, 7.9)])
+def test_averaging_short_training_keeps_last_steps(warm_up, kept):
+    counting, averaging = Counting(), Averaging(0.99, warm_up)
+    lightning.Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[averaging], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    ).fit(counting, DataLoader(torch.zeros(40, 1)))  # fmt: skip
+    assert counting.weight.item() == pytest.approx(kept, abs=0.01)
+
+
+def test_averaging_warm_up_decay_grows_to_setting():
+    averaging = Averaging(0.99)
+    assert [averaging.decay_after(steps) for steps in (1, 10, 889, 892)] == [2 / 11, 11 / 20, 890 / 899, 0.99]
+    assert Averaging(0.99, warm_up=False).decay_after(1) == 0.99
+    assert Averaging(0.1).decay_after(1) == 0.1
+
 
 ON_CPU = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 RENEWED = {"recalibration_batches": 3, "ema_decay": 0.9}
@@ -61,7 +110,7 @@ class Small(nn.Module):
         return self.last(self.bare(self.dropout(self.frozen(3 * self.first(x)))))
 
 
-def test_statistics_are_the_mean_over_batches_with_nothing_dropped_out():
+def test_estimate_norms_gives_mean_over_batches_without_dropout():
     torch.manual_seed(0)
     network = Small().train()
     network.frozen.eval()
@@ -86,7 +135,7 @@ def test_statistics_are_the_mean_over_batches_with_nothing_dropped_out():
     assert (network.first.momentum, network.last.momentum) == (0.1, 0.01)
 
 
-def test_a_failure_leaves_modes_and_momenta():
+def test_estimate_norms_error_restores_modes_and_momenta():
     network = Small().train()
 
     def look(batch):
@@ -102,7 +151,7 @@ def test_a_failure_leaves_modes_and_momenta():
     ("changes", "estimates"),
     [({}, 1), ({"ema_decay": 0.0}, 1), ({"accumulate": 2}, 1), ({"validation": {"share": 0.2}}, 2)],
 )
-def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, looked_at, tmp_path):
+def test_recalibration_saved_weights_have_own_statistics(changes, estimates, looked_at, tmp_path):
     kept = run(tmp_path, **changes)
     assert len(looked_at) == estimates
     assert {len(batches) for batches in looked_at} == {3 * changes.get("accumulate", 1)}
@@ -126,17 +175,17 @@ def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, look
         ({}, []),
     ],
 )
-def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(changes, batches, looked_at, tmp_path):
+def test_recalibration_default_depends_on_validation_and_average(changes, batches, looked_at, tmp_path):
     run(tmp_path, **{"recalibration_batches": None, **changes})
     assert [len(seen) for seen in looked_at] == batches
 
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
-def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
+def test_default_recalibration_batches_is_quarter_of_epoch(clips, batches):
     assert callbacks.default_recalibration_batches(Recipe(batch=32), clips, held=10) == batches
 
 
-def test_nothing_but_statistics_is_changed(tmp_path):
+def test_recalibration_changes_statistics_only(tmp_path):
     one = checkpoints.read(run(tmp_path / "one"))["state_dict"]
     other = checkpoints.read(run(tmp_path / "other", recalibration_batches=0))["state_dict"]
     changed = {name for name, value in one.items() if not torch.equal(value, other[name])}
@@ -144,13 +193,13 @@ def test_nothing_but_statistics_is_changed(tmp_path):
     assert changed <= set(statistics(one))
 
 
-def test_more_batches_than_an_epoch_has_go_on_with_the_next(looked_at, tmp_path):
+def test_recalibration_continues_into_next_epoch(looked_at, tmp_path):
     run(tmp_path, recalibration_batches=7, epochs=1)  # of five steps
     assert len(looked_at[0]) == 7
 
 
 @pytest.mark.parametrize("changes", [{}, {"validation": {"share": 0.2}}])
-def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
+def test_recalibration_killed_run_gives_same_weights(changes, tmp_path):
     whole = run(tmp_path / "whole", **changes)
     number = 2 if changes else 1
     children.killed(children.run_to_estimate, number, tmp_path / "killed", ON_CPU, {**RENEWED, **changes})
@@ -160,7 +209,7 @@ def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_a_run_from_before_the_option_goes_on(tmp_path):
+def test_resume_checkpoint_without_recalibration_option_works(tmp_path):
     last = run(tmp_path, recalibration_batches=None)
     content = torch.load(last, weights_only=True)
     del content["hyper_parameters"]["recipe"]["recalibration_batches"]

@@ -14,7 +14,7 @@ from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
 
-RECIPES = Path(__file__).parents[2] / "models/recipes"
+RECIPES = Path(__file__).parents[3] / "models/recipes"
 FUSED = [
     *(f"papers/{name}_ntu60" for name in ("c3d_flow_at2", "flow_skeleton_frozen", "flow_skeleton_joint")),
     *(f"rendered/{name}" for name in ("c3d_flow_at2", "flow_skeleton")),
@@ -43,7 +43,7 @@ def columns(joint_map):
 
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 4.7])
-def test_every_stage_sees_the_same_map(name, seconds):
+def test_joint_map_every_stage_gets_same_map(name, seconds):
     fused, clip = recipe.read(RECIPES / f"{name}.yaml"), walk(int(seconds * 30) + 1)
     maps = [samples(fused.for_stage(stage), clip)[0]["joint_map"] for stage in fused.plan()]
     for found in maps[1:]:
@@ -53,7 +53,7 @@ def test_every_stage_sees_the_same_map(name, seconds):
 
 
 @pytest.mark.parametrize("frames", [31, 91, 241, 300])
-def test_the_papers_skeleton_model_sees_the_whole_sequence_and_zeros(frames):
+def test_joint_map_short_sequence_ends_in_zeros(frames):
     chosen = recipe.read(RECIPES / "papers/res_tcn_bjcn_ntu60.yaml")
     clip = walk(frames)
     found = samples(chosen, clip)[0]["joint_map"]
@@ -61,7 +61,7 @@ def test_the_papers_skeleton_model_sees_the_whole_sequence_and_zeros(frames):
     np.testing.assert_allclose(found[0, :frames], clip.bodies[0, :, 0, 0] / 2.5, atol=1e-4)
 
 
-def test_of_a_recording_longer_than_the_map_another_part_is_seen_each_time():
+def test_joint_map_long_recording_gives_random_part():
     fused = recipe.read(RECIPES / "papers/flow_skeleton_joint_ntu60.yaml")
     for stage in fused.plan():
         drawn = samples(fused.for_stage(stage), walk(900))
@@ -70,7 +70,7 @@ def test_of_a_recording_longer_than_the_map_another_part_is_seen_each_time():
         assert len({found.tobytes() for found in maps}) == 5, "half a window on and on"
 
 
-def test_a_map_of_varied_joints_begins_with_the_recording_too():
+def test_joint_map_augmented_starts_with_recording():
     chosen = recipe.read(RECIPES / "rendered/res_tcn_bjcn.yaml")
     options = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False, "noise_m": 0.05}
     drawn = samples(chosen, walk(31), Augmentation(**options))

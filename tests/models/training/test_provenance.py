@@ -1,4 +1,4 @@
-"""What a run says it was made by: the source's own commit, all parts of a run that went on, the data's content."""
+"""Provenance of a run: commit of the source, all parts of a resumed run, content of the data."""
 
 import shutil
 import subprocess
@@ -11,9 +11,9 @@ from actrec.datasets.base import Entry
 from actrec.utils.errors import DeviceError
 from actrec_models.training import checkpoints, provenance
 from actrec_models.training.trainer import Machine
-from tests.models import children
 from tests.models.made_up import skeletons
 from tests.models.places import Places
+from tests.models.training import children
 
 CPU = Machine(accelerator="cpu", workers=0)
 
@@ -29,7 +29,7 @@ def git(folder, *words):
     return subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True).stdout
 
 
-def test_the_commit_is_that_of_the_source_itself(tmp_path, monkeypatch):
+def test_commit_is_of_own_checkout(tmp_path, monkeypatch):
     source = tmp_path / "venv/provenance.py"
     source.parent.mkdir()
     shutil.copy(provenance.__file__, source)
@@ -48,9 +48,9 @@ def test_the_commit_is_that_of_the_source_itself(tmp_path, monkeypatch):
     assert provenance.commit() == f"{head}+"
 
 
-def test_nobody_needs_git(tmp_path, monkeypatch):
+def test_commit_without_git_is_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.commit() == "", "a robot has no git, and what was taught on it must not be lost"
+    assert provenance.commit() == "", "a robot without git must not lose a fine-tuned network"
 
 
 def made_by(monkeypatch, commit, version):
@@ -59,12 +59,12 @@ def made_by(monkeypatch, commit, version):
     monkeypatch.setattr(provenance, "packages", lambda: {"actrec": version, "numpy": "2.0"})
 
 
-def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monkeypatch):
+def test_provenance_resumed_with_other_code_lists_both(clips, tmp_path, monkeypatch):
     stages = [{"epochs": 1}, {"epochs": 1}]
     made_by(monkeypatch, "aaaa", "1.0")
     children.run(tmp_path, CPU, stages=stages)
     for commit, version in (("bbbb+", "1.1"), ("bbbb+", "1.1"), ("", "1.1")):
-        (tmp_path / "last.ckpt").unlink()  # the last stage is trained again, from what the first one left
+        (tmp_path / "last.ckpt").unlink()  # the last stage is trained again, from the weights of the first
         made_by(monkeypatch, commit, version)
         kept = children.run(tmp_path, CPU, stages=stages)
         content = checkpoints.read(kept)["actrec"]["provenance"]
@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monke
     assert provenance.package_provenance(recipe, run).commit == "aaaa, then unknown"
 
 
-def test_parts_of_a_run_are_told_in_turn():
+def test_merge_lists_parts_in_order():
     def going_on(before, **changed):
         now = {"commit": "b", "host": "here", "device": "cpu", "packages": {"numpy": "2.1"}, **changed}
         return provenance.merge(before, now)
@@ -88,7 +88,7 @@ def test_parts_of_a_run_are_told_in_turn():
     assert going_on(gone)["commit"] == "b, then c, then b"
 
 
-def test_other_content_of_the_same_length_is_other_data(tmp_path):
+def test_fingerprint_differs_for_other_content(tmp_path):
     short, long, folder = (tmp_path / name for name in ("short", "long", "folder"))
     short.write_bytes(b"1" * 100_000)
     long.write_bytes(b"1" * 300_000)
@@ -116,8 +116,8 @@ def test_other_content_of_the_same_length_is_other_data(tmp_path):
         source.fingerprint([entry])
 
 
-def test_own_recordings_are_known_by_their_content(tmp_path):
-    """Of the same size and name, as a bag that is recorded anew may be."""
+def test_fingerprint_of_folder_depends_on_content(tmp_path):
+    """Of the same size and name, as a bag that is recorded again may be."""
     bag = tmp_path / "clap/clap_001"
     for path in (tmp_path / "wave/a.skeleton", bag / "metadata.yaml", bag / "clap_001_0.mcap"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def batch(model, joints=25, frames=12, count=3):
 
 @pytest.mark.parametrize("spa", ["4d", "3p1d"])
 @pytest.mark.parametrize("streams", ["fuse", "joint"])
-def test_softmax_of_the_logits_is_the_mean_of_both_networks_softmaxes(streams, spa):
+def test_sem_spa_softmax_is_mean_of_both_networks(streams, spa):
     model = network(streams=streams, spa=spa).eval()
     data = batch(model)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_softmax_of_the_logits_is_the_mean_of_both_networks_softmaxes(streams, s
     assert not torch.allclose(*both)
 
 
-def test_each_network_is_trained_on_its_own_loss():
+def test_sem_spa_losses_are_separate():
     model = network()
     data = batch(model)
     parts = model.losses(data)
@@ -55,12 +55,12 @@ def test_each_network_is_trained_on_its_own_loss():
     assert all(p.grad is None or not p.grad.any() for n, p in model.named_parameters() if n.startswith("sem."))
 
 
-def test_extreme_scores_stay_finite():
+def test_sem_spa_extreme_scores_stay_finite():
     a, b = torch.tensor([[900.0, 0.0]]), torch.tensor([[0.0, 900.0]])
     torch.testing.assert_close(torch.softmax(mean(a, b), dim=1), torch.tensor([[0.5, 0.5]]))
 
 
-def test_table_6_and_table_9_are_options():
+def test_sem_spa_options_cover_tables_6_and_9():
     names = {streams: [s.name for s in network(streams=streams).input_specs] for streams in ("fuse", "joint")}
     assert names["fuse"][:2] == ["body", "bones"]
     assert names["joint"][0] == "body"
@@ -70,13 +70,13 @@ def test_table_6_and_table_9_are_options():
     assert hand(**{k: v for k, v in batch(hand, joints=22).items() if k != "label"}).shape == (3, 5)
 
 
-def test_the_tables_of_voxels_count_as_one_stream():
+def test_sem_spa_voxel_tables_are_one_stream():
     network = actrec_models.registry.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
     assert len(network.input_specs) > 3
     assert features.modalities(network.input_specs) == ["body", "bones", "voxels"]
 
 
-def test_bad_input_is_refused():
+def test_sem_spa_bad_input_refused():
     model = network()
     with pytest.raises(InputError, match=r"\[1, 12, 20, 3\]"):
         batch(model, joints=20)

@@ -58,7 +58,7 @@ def softmax(z):
 # --- attention network ---
 
 
-def test_adjacency_and_equation_1_literally():
+def test_pose_graphs_equal_equation_1():
     """Eq. 1, one joint and one pose at a time."""
     alpha, beta = 5.0, 2.0
     parents = layouts.get(LAYOUT).parents
@@ -80,7 +80,7 @@ def test_adjacency_and_equation_1_literally():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_equation_2_literally():
+def test_attention_network_equals_equation_2():
     net = layer()
     _, P = feature_map_and_poses()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_equation_2_literally():
     assert A_S.shape == (2, 2 * 4) and A_T.shape == (2, 3)
 
 
-def test_coupler_literally():
+def test_vpn_layer_coupled_equals_reference():
     """f′ = f + A_ST·f, A_ST = inflate(A_S) ∘ inflate(A_T), one element at a time."""
     net = layer()
     f, P = feature_map_and_poses()
@@ -110,7 +110,7 @@ def test_coupler_literally():
     np.testing.assert_allclose(modulated, expected, atol=1e-5)
 
 
-def test_dissociated_and_spatial_attention():
+def test_vpn_layer_dissociated_and_spatial_equal_reference():
     f, P = feature_map_and_poses()
     with torch.no_grad():
         both, attention = layer(attention="dissociated")(f, P)
@@ -123,7 +123,7 @@ def test_dissociated_and_spatial_attention():
     np.testing.assert_allclose(spatial, f * (1 + only.A_S.reshape(2, 1, 1, 2, 4)), atol=1e-6)
 
 
-def test_gcn_backbone_literally():
+def test_gcn_backbone_equals_reference():
     """[f⁺] + residual, then three convolutions (64, 64, 128) with batch norm and ReLU, pooled after the last two."""
     backbone = layer().attention.backbone
     P = feature_map_and_poses()[1]
@@ -148,7 +148,7 @@ def test_gcn_backbone_literally():
     np.testing.assert_allclose(found, x.reshape(2, -1), atol=1e-4)
 
 
-def test_lstm_backbone_keeps_the_states_of_all_poses():
+def test_lstm_backbone_returns_states_of_all_poses():
     net = layer(pose_backbone="lstm")
     lstm = net.attention.backbone.lstm
     assert (lstm.input_size, lstm.hidden_size, lstm.num_layers) == (75, 512, 3)
@@ -174,7 +174,7 @@ def literal_embedding(embedding, f, z_1):
     return f_s @ T_v.T, z_1.double().numpy() @ T_p.T
 
 
-def test_equations_3_and_4_literally():
+def test_spatial_embedding_equals_equations_3_and_4():
     embedding = layer().embedding
     f, z_1 = feature_map_and_poses()[0], torch.randn(2, 8)
     f_e, P_e = literal_embedding(embedding, f, z_1)
@@ -189,7 +189,7 @@ def test_equations_3_and_4_literally():
     assert 0 <= float(loss) <= 4
 
 
-def test_kl_alternatives_literally():
+def test_spatial_embedding_kl_equals_reference():
     """Table 3: D_KL(p‖q) = Σ p log (p / q) of the softmax distributions."""
     f, z_1 = feature_map_and_poses()[0], torch.randn(2, 8)
     found = {}
@@ -205,7 +205,7 @@ def test_kl_alternatives_literally():
 
 
 @pytest.mark.parametrize("shape", [(5, 48), (48, 5), (7, 7)])
-def test_unit_norm(shape):
+def test_unit_norm_divides_by_largest_singular_value(shape):
     T = torch.randn(shape, generator=torch.Generator().manual_seed(5), requires_grad=True)
     unit = vpn.unit_norm(T)
     assert float(torch.linalg.matrix_norm(unit.detach(), 2)) == pytest.approx(1.0, abs=1e-5)
@@ -224,7 +224,7 @@ def test_unit_norm(shape):
         ("kl_bidirectional", True, True),
     ],
 )
-def test_whom_the_embedding_teaches(kind, visual, pose):
+def test_spatial_embedding_gradients_follow_kind(kind, visual, pose):
     net = network(embedding=kind)
     net.losses(batch_for(net))["embedding"].backward()
 
@@ -239,7 +239,7 @@ def test_whom_the_embedding_teaches(kind, visual, pose):
 # --- losses ---
 
 
-def test_equation_6_literally():
+def test_attention_regularizer_equals_equation_6():
     rng = np.random.default_rng(1)
     A_S, A_T = rng.uniform(0, 1, (2, 6)), softmax(rng.normal(size=(2, 3)))
     expected = np.mean([sum(abs(a) for a in A_S[n]) + sum((1 - a) ** 2 for a in A_T[n]) for n in range(2)])
@@ -250,7 +250,7 @@ def test_equation_6_literally():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equation_5_literally(name):
+def test_vpn_loss_equals_equation_5(name):
     net = network(name, lambda_1=0.7, lambda_2=0.01).eval()
     batch = batch_for(net)
     with torch.no_grad():
@@ -263,7 +263,7 @@ def test_equation_5_literally(name):
     np.testing.assert_allclose(net(**{s.name: batch[s.name] for s in net.input_specs}).detach(), logits, atol=1e-5)
 
 
-def test_losses_of_the_ablations():
+def test_vpn_losses_of_ablations_are_consistent():
     """Without embedding the loss is L_C + λ2·L_a, of the visual backbone alone L_C."""
     for attention, parts in (("coupled", 2), ("none", 1)):
         net = network(attention=attention, embedding="none", lambda_2=0.5).eval()
@@ -275,7 +275,7 @@ def test_losses_of_the_ablations():
         assert (found["attention"] > 0) is (parts == 2)
 
 
-def test_outliers_take_no_part_in_the_classification():
+def test_vpn_outliers_are_ignored_in_classification():
     net = network().eval()
     batch = batch_for(net)
     batch["label"][0] = -1
@@ -289,7 +289,7 @@ def test_outliers_take_no_part_in_the_classification():
 # --- the networks ---
 
 
-def test_published_shapes_and_sizes():
+def test_vpn_has_published_shapes_and_sizes():
     with torch.device("meta"):
         sizes = {name: actrec_models.registry.create(name, num_classes=60) for name in NAMES}
         large = actrec_models.registry.create("vpn_i3d", num_classes=60, poses=30)
@@ -325,12 +325,12 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("frames, size, poses", [(27, 70, 5), (40, 48, 30)])
-def test_other_sizes(name, frames, size, poses):
+def test_vpn_other_sizes_work(name, frames, size, poses):
     net = network(name, frames=frames, size=size, poses=poses)
     assert net.losses(batch_for(net, 2))["logits"].shape == (2, 5)
 
 
-def test_ablations_differ_and_learn():
+def test_vpn_ablations_differ_and_learn():
     counts, losses = {}, {}
     for row, options in ABLATIONS.items():
         net = network(**options)
@@ -348,12 +348,12 @@ def test_ablations_differ_and_learn():
     "name, options",
     [("vpn_i3d", ABLATIONS["l4"]), ("vpn_i3d", ABLATIONS["table 4, LSTM"]), ("vpn_resnext101", ABLATIONS["l1"])],
 )
-def test_ablations_export(name, options):
+def test_vpn_ablations_are_exported(name, options):
     onnx_graph.to_onnx(network(name, **options))
 
 
 @pytest.mark.parametrize("name, port", [("vpn_i3d", InceptionI3d), ("vpn_resnext101", ResNext3d)])
-def test_kinetics_checkpoints_load_key_for_key(tmp_path, name, port):
+def test_vpn_loads_kinetics_checkpoints(tmp_path, name, port):
     torch.manual_seed(7)
     kinetics = port(400, width=SMALL["width"]).state_dict()
     torch.save({"state_dict": {f"module.{key}": value for key, value in kinetics.items()}}, tmp_path / "kinetics.pth")
@@ -367,7 +367,7 @@ def test_kinetics_checkpoints_load_key_for_key(tmp_path, name, port):
         torch.testing.assert_close(value, kinetics[key])
 
 
-def test_embedding_is_not_part_of_the_graph():
+def test_vpn_exported_graph_has_no_embedding():
     net = network()
     assert b"vpn.embedding" not in onnx_graph.to_onnx(net)
     before = net.eval()(**(inputs := onnx_graph.example_inputs(net, 1)))
@@ -386,12 +386,12 @@ def test_embedding_is_not_part_of_the_graph():
         ({"coupler": False}, "unknown option coupler"),
     ],
 )
-def test_refused_options(options, message):
+def test_vpn_bad_options_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         network(**options)
 
 
-def test_layer_takes_any_joint_layout():
+def test_vpn_layer_accepts_any_layout():
     options = VpnLayerConfig(poses=8)
     for layout, joints in (("kinect_v1_20", 20), ("mediapipe_33", 33)):
         f, _ = feature_map_and_poses()

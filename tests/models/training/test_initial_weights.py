@@ -16,8 +16,8 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import exporter
 from actrec_models.export.onnx_graph import example_arrays
 from actrec_models.training import initial_weights
-from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
+from tests.models.training import public_checkpoints as public
 from tests.tiny_model import tiny_description, tiny_onnx
 
 SIZES = {
@@ -60,7 +60,7 @@ def small(name, classes=5, **options):
 
 
 @pytest.mark.parametrize("kind", list(public.PUBLIC))
-def test_lists_of_names_are_the_published_ones(kind):
+def test_public_checkpoints_have_published_names(kind):
     shapes = public.PUBLIC[kind]()
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
     assert (parameters, len(shapes)) == SIZES[kind]
@@ -68,7 +68,7 @@ def test_lists_of_names_are_the_published_ones(kind):
 
 
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
-def test_public_checkpoints_fill_the_published_networks(name, kind, options, copies, files):
+def test_load_public_checkpoints_fill_networks(name, kind, options, copies, files):
     with torch.device("meta"):  # names and shapes alone: the largest has 150 M parameters
         network = actrec_models.registry.create(name, num_classes=5, **options)
     assert len(network.weight_targets[kind]) == copies
@@ -85,7 +85,7 @@ def test_public_checkpoints_fill_the_published_networks(name, kind, options, cop
 
 
 @pytest.mark.parametrize(("name", "kind", "options"), [(n, k, o) for n, k, o, _ in USES if n[:3] in ("vpn", "dee")])
-def test_each_value_comes_to_its_place(name, kind, options, files):
+def test_load_public_checkpoints_values_are_in_place(name, kind, options, files):
     network = actrec_models.registry.create(name, num_classes=5, **options)
     initial_weights.load(network, name, files[kind])
     state = network.state_dict()
@@ -95,7 +95,7 @@ def test_each_value_comes_to_its_place(name, kind, options, files):
                 assert (state[f"{target}.{entry}"] == place).all(), entry
 
 
-def test_other_names_of_the_same_layers(files, tmp_path):
+def test_detect_format_other_names_recognized(files, tmp_path):
     known = public.tensors(public.c3d())
     caffe = {"conv1": "conv1a", "conv2": "conv2a", "fc6": "fc6-1", "fc7": "fc7-1", "fc8": "fc8-1"}
     renamed = {".".join([caffe.get(n.split(".")[0], n.split(".")[0]), n.split(".")[1]]): v for n, v in known.items()}
@@ -113,7 +113,7 @@ def test_other_names_of_the_same_layers(files, tmp_path):
         assert {n: tuple(v.shape) for n, v in tensors.items()} == public.c3d()
 
 
-def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
+def test_load_classifier_of_other_classes_is_kept(files):
     network: Any = actrec_models.registry.create("deepacts_cnn", num_classes=1000, modalities=("body",))
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert report.kept == ()
@@ -126,7 +126,7 @@ def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
     assert "2 classifier kept" in str(report)
 
 
-def test_fitting_keeps_the_response():
+def test_reshape_weight_keeps_response():
     rgb = torch.randn(8, 3, 7, 7)
     for channels in (1, 2, 6):
         made = initial_weights.reshape_weight(rgb, (8, channels, 7, 7))
@@ -140,7 +140,7 @@ def test_fitting_keeps_the_response():
     assert initial_weights.reshape_weight(torch.ones(8, 16, 3, 3), (8, 4, 3, 3)) is None, "not the first convolution"
 
 
-def test_what_fits_in_part_only_is_refused_with_the_lists_and_changes_nothing(files):
+def test_load_partly_fitting_file_refused(files):
     network = small("vpn_i3d")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ConfigError, match=r"i3d.pt .*of another shape \(visual\..* → .*\): it does not fit vpn_i3d"):
@@ -149,7 +149,7 @@ def test_what_fits_in_part_only_is_refused_with_the_lists_and_changes_nothing(fi
     assert len(str(initial_weights.Report("f", "k", missing=tuple("abcdefghij"))).splitlines()) == 1
 
 
-def test_a_network_says_what_it_takes(files, tmp_path):
+def test_load_foreign_format_lists_accepted(files, tmp_path):
     with pytest.raises(ConfigError, match=r"c3d.pt holds C3D .*; p_i3d takes: Inception I3D"):
         initial_weights.load(small("p_i3d"), "p_i3d", files["c3d"])
     with pytest.raises(ConfigError, match=r"res_tcn_bjcn takes: its own alone"):
@@ -167,14 +167,14 @@ class Bomb:
         return (open, (str(self.path), "w"))
 
 
-def test_files_that_would_run_code_are_refused_with_the_remedy(tmp_path):
+def test_read_file_with_code_refused(tmp_path):
     torch.save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pt")
     with pytest.raises(PackageError, match=r"bomb.pt is refused: .*safetensors"):
         initial_weights.read(tmp_path / "bomb.pt")
     assert not (tmp_path / "boom").exists()
 
 
-def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
+def test_read_damaged_file_refused(tmp_path, files):
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "cut.pt").write_bytes(files["c3d"].read_bytes()[:2000])
     (tmp_path / "text.safetensors").write_text("no weights")
@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
 
 
 @pytest.mark.parametrize("fused", [[], [{"name": "joints"}, {"name": "bones"}]])
-def test_a_package_without_weights_says_what_to_take(tmp_path, fused):
+def test_read_package_without_weights_names_remedy(tmp_path, fused):
     described = tiny_description()
     made = dataclasses.replace(described.provenance, figures={"fused": fused} if fused else {})
     package.write(tmp_path / "bare", dataclasses.replace(described, provenance=made), tiny_onnx())
@@ -214,7 +214,7 @@ def test_a_package_without_weights_says_what_to_take(tmp_path, fused):
             read(tmp_path / "bare")
 
 
-def test_our_own_weights_of_the_same_network(tmp_path):
+def test_load_own_weights_fill_network(tmp_path):
     source, target = small("res_tcn_bjcn"), small("res_tcn_bjcn")
     with torch.no_grad():
         for parameter in source.parameters():
@@ -239,7 +239,7 @@ def checkpoint(path, name, network):
     return path
 
 
-def test_networks_trained_apart_start_the_one_that_joins_them(tmp_path):
+def test_load_parts_fill_joint_network(tmp_path):
     whole = small("sem_spa")
     options, shared = SMALL["sem_spa"], {"num_classes": 5, "bodies": 2}
     parts = {
@@ -259,7 +259,7 @@ def test_networks_trained_apart_start_the_one_that_joins_them(tmp_path):
         initial_weights.load(whole, "sem_spa", file)
 
 
-def test_a_trained_part_starts_the_whole(tmp_path):
+def test_load_trained_part_fills_whole(tmp_path):
     part, whole = small("c3d_flow"), small("flow_skeleton")
     checkpoint(tmp_path / "c3d_flow.ckpt", "c3d_flow", part)
     report = initial_weights.load(whole, "flow_skeleton", tmp_path / "c3d_flow.ckpt")
@@ -268,7 +268,7 @@ def test_a_trained_part_starts_the_whole(tmp_path):
     assert any(name.startswith("skeleton.") for name in report.missing)
 
 
-def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
+def test_export_untrained_network_works(tmp_path, capsys, caplog):
     weights = tmp_path / "start.safetensors"
     weights.write_bytes(exporter.weights_bytes(small("res_tcn_bjcn", classes=2)))
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
@@ -284,7 +284,7 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         assert main(["models", str(tmp_path / name)]) == 0
         assert "its labels mean nothing" in capsys.readouterr().out
     assert (tmp_path / "begun/model.safetensors").exists() and not (tmp_path / "random/model.safetensors").exists()
-    # By what it says it is made again, it is, random weights and all.
+    # The command in its provenance makes the same package, with the same random weights.
     again = shlex.split(package.load(tmp_path / "random").provenance.recipe)
     assert again[:4] == ["actrec", *command[:3]] and again[again.index("--seed") + 1] == "7"
     assert main([*again[1:-1], str(tmp_path / "once_more")]) == 0
@@ -317,13 +317,13 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         (["run.ckpt", "--option", "a=b", "--init", "x"], "--option belongs to --network"),
     ],
 )
-def test_wrong_use_of_export_is_said_in_one_line(arguments, message, tmp_path, capsys):
+def test_export_wrong_use_refused(arguments, message, tmp_path, capsys):
     assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
 
 
-def test_a_variant_starts_the_published_network_and_what_it_lacks_is_said(tmp_path, caplog):
+def test_load_variant_lists_missing_values(tmp_path, caplog):
     """VPN, Sect. 3.3: the visual backbone is trained alone first."""
     backbone, whole = small("vpn_i3d", attention="none", embedding="none"), small("vpn_i3d")
     checkpoint(tmp_path / "l1.ckpt", "vpn_i3d", backbone)
@@ -336,7 +336,7 @@ def test_a_variant_starts_the_published_network_and_what_it_lacks_is_said(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d", "sem_spa"])
-def test_inputs_that_the_file_does_not_know_begin_at_zero(name, tmp_path):
+def test_load_new_input_channels_start_at_zero(name, tmp_path):
     known = small(name)
     further: dict[str, object] = {"positions": True}
     if name == "sem_spa":
