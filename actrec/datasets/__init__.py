@@ -1,13 +1,17 @@
 """Datasets, found by name and read from their published files or from a prepared store."""
 
+import contextlib
 import inspect
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actrec.datasets.base import Clip, ClipDataset, Entry, Source, SourceDataset
 from actrec.datasets.store import PreparedDataset, is_store
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "SourceDataset",
     "create",
     "create_unknown",
+    "find_duplicates",
     "folder",
     "is_store",
     "source",
@@ -30,8 +35,8 @@ DATASETS = Registry(
     "dataset",
     {
         "folder": "actrec.datasets.user_folder:Folder",
-        "ntu120": "actrec.datasets.ntu.dataset:Ntu120",
-        "ntu60": "actrec.datasets.ntu.dataset:Ntu60",
+        "ntu120": "actrec.datasets.ntu:Ntu120",
+        "ntu60": "actrec.datasets.ntu:Ntu60",
         "nucla": "actrec.datasets.nucla:Nucla",
         "shrec17_14": "actrec.datasets.shrec17:Shrec17",
         "shrec17_28": "actrec.datasets.shrec17:Shrec17Fine",
@@ -40,6 +45,9 @@ DATASETS = Registry(
         "utd_mhad": "actrec.datasets.utd_mhad:UtdMhad",
     },
 )
+
+READ_AT_MOST = 5000
+"""Largest part that is read to find duplicates; a larger one is searched only in a prepared store."""
 
 FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17"}
 """Name of the shared folder of datasets that use the same files."""
@@ -136,3 +144,47 @@ def folder(data_root: str | Path, name: str) -> str:
     """Return the folder of the dataset `name` below `data_root`: its own name, or the shared name in `FAMILIES`."""
     own = Path(data_root) / name
     return str(own if name not in FAMILIES or own.is_dir() else Path(data_root) / FAMILIES[name])
+
+
+def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:
+    """Find the clips whose joints equal the joints of a training clip, bit for bit: published collections have some.
+
+    Clips without joints and unreadable clips are ignored.
+
+    Args:
+        clips: The test part.
+        training: Opens the training part. A missing part, or one larger than `READ_AT_MOST` and not prepared, has no
+            duplicates.
+
+    Returns:
+        The name of the first equal training clip, by the name of the test clip.
+    """
+    try:
+        known_clips = training()
+    except (InputError, DeviceError):  # a folder with a test part only
+        return {}
+    if len(known_clips) > READ_AT_MOST and not isinstance(known_clips, PreparedDataset):
+        return {}
+    known: dict[bytes, int] = {}
+    for index, digest in _digests(known_clips):
+        known.setdefault(digest, index)
+    names, others = clips.names, known_clips.names
+    return {
+        names[index]: others[known[digest]]
+        for index, digest in _digests(clips)
+        if digest in known and _same(clips, index, known_clips, known[digest])
+    }
+
+
+def _digests(clips: ClipDataset) -> Iterator[tuple[int, bytes]]:
+    for index in range(len(clips)):
+        with contextlib.suppress(InputError, DeviceError):
+            yield index, clips.joints_digest(index)
+
+
+def _same(clips: ClipDataset, index: int, others: ClipDataset, other: int) -> bool:
+    try:
+        a, b = clips[index].bodies, others[other].bodies
+    except (InputError, DeviceError):  # a damaged store: its checksums can be read
+        return False
+    return bool(np.isfinite(a).any()) and np.array_equal(a, b, equal_nan=True)

@@ -1,16 +1,17 @@
-"""Base of datasets that come as one small archive or as published, one file per item."""
+"""Datasets that come as one small archive or as published files, and arrays of MATLAB files."""
 
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
-from actrec.utils.errors import DeviceError, InputError
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 
 
 class ArchiveSource(Source):
@@ -35,19 +36,15 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def read_all(self) -> list[tuple[Entry, Clip]]:
-        """Return every item of the archive with its clip.
-
-        Raises:
-            InputError: It is corrupt.
-        """
+        """Return every item of the archive with its clip; raises InputError if it is corrupt."""
 
     @abstractmethod
     def published(self) -> list[Entry]:
         """Return every item of the published files.
 
         Raises:
-            DeviceError: They are not there.
-            InputError: A list is corrupt, or an item is there twice.
+            DeviceError: They are missing.
+            InputError: A list is corrupt, or there are two files of an item.
         """
 
     @abstractmethod
@@ -67,7 +64,7 @@ class ArchiveSource(Source):
         return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over names and joints; of published files over names, labels, sizes and ends."""
+        """Return the SHA-256 of names and joints; of published files the digest of the base class."""
         if not self.packed:
             return super().fingerprint(entries)
         digest = hashlib.sha256("\n".join(self.classes).encode())
@@ -88,6 +85,16 @@ class ArchiveSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_read": None}  # another process reads its own
+
+
+def archived(path: Path, sequences: Iterable[SkeletonSequence], keys: Sequence[str]) -> list[tuple[Entry, Clip]]:
+    """Return item and clip of each sequence of an archive; labels count from 1, `keys` of the metadata are kept."""
+    items = []
+    for sequence in sequences:
+        label = (sequence.label or 0) - 1
+        entry = Entry(sequence.name, label, {key: sequence.meta[key] for key in keys}, {"skeleton": path})
+        items.append((entry, Clip(sequence.name, label, sequence.stamps_ns, sequence.bodies)))
+    return items
 
 
 def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
@@ -119,3 +126,36 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
     if not found:
         raise DeviceError(f"'{root}' holds neither {archive} nor the files as published ({pattern})")
     return dict(sorted(found.items()))
+
+
+def read_mats(path: Path) -> dict[str, Any]:
+    """Read every array of a MATLAB file (up to version 7), by name.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated or corrupt.
+        MissingLibraryError: scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("a .mat needs scipy, which is not installed: pip install scipy") from error
+    if not path.is_file():
+        raise DeviceError(f"there is no file '{path}'; check the path")
+    try:
+        return {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
+    except PermissionError as error:
+        raise DeviceError(f"cannot read '{path}': {error.strerror}") from error
+    except Exception as error:  # scipy raises a dozen types for a damaged file
+        raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
+
+
+def read_mat(path: Path, key: str) -> np.ndarray:
+    """Read one array of numbers of a MATLAB file; raises like `read_mats`, and InputError if there is none."""
+    arrays = read_mats(path)
+    if key not in arrays:
+        raise InputError(f"'{path}' holds no '{key}' but {', '.join(arrays) or 'nothing'}: it is another kind of file")
+    value = np.asarray(arrays[key])
+    if value.dtype.kind not in "uif":
+        raise InputError(f"'{path}': '{key}' is {value.dtype}, expected numbers: it is another kind of file")
+    return value

@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 
 from actrec.skeleton import windows
-from actrec.skeleton.sequence import SkeletonSequence
 from actrec.skeleton.windows import nearest, sampled
 from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -22,8 +21,8 @@ class LazyStreams(Mapping[str, np.ndarray]):
     """Streams of a clip that are decoded at every access and not cached.
 
     Args:
-        decode: Function that returns the array of each key of `actrec.types.KEYS`.
-        frames: Function that returns the frames at given indices [N] of each key that can be decoded in part.
+        decode: For each key of `actrec.types.KEYS`, the function that returns the array.
+        frames: For each key that can be decoded in part, the function that returns the frames at indices [N].
     """
 
     def __init__(
@@ -78,8 +77,7 @@ class Clip:
 
     def window(self, seconds: float, frames: int) -> np.ndarray:
         """Return the bodies [M, frames, V, 3] of the live recognizer's window at the end of the clip."""
-        wanted = windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames)
-        return np.stack([windows.resample(self.stamps_ns, body, wanted) for body in self.bodies])
+        return self._bodies(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
 
     def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
         """Return the stamps [frames] of the live window at the clip's end; stretched: of the whole clip."""
@@ -99,10 +97,9 @@ class Clip:
             wanted_ns: Stamps in the clip's own time.
             speed: Playback speed; velocities are multiplied by it.
         """
-        make = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.streams}
-        images = [key for key in self.streams if key in KEYS and KEYS[key][0] == 0]
+        make = {key: partial(self._at, key, wanted_ns, speed) for key in self.streams}
         spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-            key: partial(self._span, key, wanted_ns, speed) for key in images
+            key: partial(self._span, key, wanted_ns, speed) for key in self.streams if key in KEYS and KEYS[key][0] == 0
         }
         shown = None
         if "color" in self.streams:
@@ -113,58 +110,45 @@ class Clip:
         return LazyClip({"bodies": partial(self._bodies, wanted_ns), **make}, spans, shown)
 
     def _shown(self, color: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
-        """Return the observed frames of body 0 nearest to the stamps, images and joints, as in the live recognizer.
-
-        Args:
-            color: The images at the stamps.
-            wanted_ns: [frames] stamps.
-        """
+        """Return the frames of body 0 nearest to the stamps, as in the live recognizer; `color` has images there."""
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         seen = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
         every = nearest(self.stamps_ns, held_ns)
         frames = seen[nearest(self.stamps_ns[seen], held_ns)] if len(seen) else every
         others = {key: partial(self._frames, key, frames) for key in self.streams if key in KEYS and key != "flow"}
-        span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "color", frames)
+        spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
+            "color": lambda start, count: self._frames("color", frames[start : start + count])
+        }
         if np.array_equal(frames, every):  # then no image is decoded twice
-            others["color"], span = partial(color.__getitem__, "color"), partial(color.part, "color")
-        return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"color": span})
+            others["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
+        return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, spans)
+
+    def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
+        return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
+
+    def _at(self, key: str, wanted_ns: np.ndarray, speed: float) -> np.ndarray:
+        """Return a stream at stamps [frames]; before the recording starts, the first frame is held."""
+        if key not in KEYS:
+            raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
+        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
+        if KEYS[key][0] == 1:
+            found = np.stack([sampled(self.stamps_ns, body, held_ns) for body in self._whole(key)])
+        else:
+            found = self._frames(key, nearest(self.stamps_ns, held_ns))
+        return found * np.float32(speed) if key in VELOCITIES and speed != 1.0 else found
+
+    def _span(self, key: str, wanted_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
+        if not 0 <= start <= start + frames <= len(wanted_ns):
+            raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(wanted_ns)}")
+        return self._at(key, wanted_ns[start : start + frames], speed)
 
     def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
+        """Return the frames with these indices of a stream; the whole value if it has no frames."""
         axis = KEYS[key][0]
         if axis == 0 and isinstance(self.streams, LazyStreams):
             return self.streams.at(key, frames)
         value = self._whole(key)
         return value if axis is None else np.take(value, frames, axis)
-
-    def _frames_of_span(self, key: str, frames: np.ndarray, start: int, count: int) -> np.ndarray:
-        return self._frames(key, frames[start : start + count])
-
-    def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
-        return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
-
-    def _span(self, key: str, wanted_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
-        if not 0 <= start <= start + frames <= len(wanted_ns):
-            raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(wanted_ns)}")
-        return self._sampled(key, wanted_ns[start : start + frames], speed)
-
-    def _sampled(self, key: str, wanted_ns: np.ndarray, speed: float) -> np.ndarray:
-        found = self._at(key, wanted_ns)
-        return found * np.float32(speed) if key in VELOCITIES and speed != 1.0 else found
-
-    def _at(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
-        if key not in KEYS:
-            raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
-        axis = KEYS[key][0]
-        # Before the recording starts, the first frame is held.
-        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
-        if axis == 0 and isinstance(self.streams, LazyStreams):
-            return self.streams.at(key, nearest(self.stamps_ns, held_ns))
-        value = self._whole(key)
-        if axis is None:
-            return value
-        if axis == 0:
-            return value[nearest(self.stamps_ns, held_ns)]
-        return np.stack([sampled(self.stamps_ns, body, held_ns) for body in value])
 
     def _whole(self, key: str) -> np.ndarray:
         """Return a whole stream, checked to have one frame per stamp."""
@@ -239,12 +223,7 @@ class ClipDataset:
 
 
 class SourceDataset(ClipDataset):
-    """A part of a dataset; clips are read on access.
-
-    Args:
-        source: The dataset as published.
-        entries: The items of the part.
-    """
+    """Some items of a published dataset; clips are read on access."""
 
     def __init__(self, source: "Source", entries: Sequence["Entry"]):
         self.source, self.entries = source, list(entries)
@@ -289,11 +268,6 @@ class SourceDataset(ClipDataset):
     def fingerprint(self) -> str:
         """Return a digest of the data."""
         return self.source.fingerprint(self.entries)
-
-
-def clip_of(sequence: SkeletonSequence, label: int) -> Clip:
-    """Convert a skeleton sequence to a clip."""
-    return Clip(sequence.name, label, sequence.stamps_ns, sequence.bodies)
 
 
 _END = 1 << 16
@@ -427,11 +401,7 @@ class Source(ABC):
         return digest.hexdigest()
 
     def check(self, split: str) -> None:
-        """Raise if the dataset has no such split.
-
-        Raises:
-            ConfigError: The split is unknown; lists the known ones.
-        """
+        """Raise ConfigError if the dataset has no such split."""
         if split not in self.splits:
             name = type(self).__module__.split(".")[2]
             raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
@@ -484,9 +454,9 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 def _refuse(error: OSError) -> None:
     name = Path(error.filename).name
     if not name.startswith(".") and name != "lost+found":
-        raise closed(error) from error
+        raise unreadable_folder(error) from error
 
 
-def closed(error: OSError) -> DeviceError:
+def unreadable_folder(error: OSError) -> DeviceError:
     """Return the error for an unreadable folder."""
     return DeviceError(f"cannot read the folder '{error.filename}': {error.strerror}; make it readable or move it")

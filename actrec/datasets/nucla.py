@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.archive import ArchiveSource, files_by_name
-from actrec.datasets.base import Clip, Entry, clip_of
+from actrec.datasets.archive import ArchiveSource, archived, files_by_name
+from actrec.datasets.base import Clip, Entry
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, read_text, split_frames, stamps_at
 from actrec.utils.errors import InputError
 
@@ -97,11 +97,8 @@ class Nucla(ArchiveSource):
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
         """Return every item of the archive with its clip."""
-        path, read = self.root / self.archive, []
-        for s in read_nucla_npz(path):
-            clip = clip_of(s, (s.label or 0) - 1)
-            read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
-        return read
+        path = self.root / self.archive
+        return archived(path, read_nucla_npz(path), KEYS)
 
     def published(self) -> list[Entry]:
         """Return every item of the published files."""
@@ -123,7 +120,7 @@ class Nucla(ArchiveSource):
                 f"'{path}' says that it is {sequence.name} of class {sequence.label}, but its name that it is "
                 f"{entry.name} of class {entry.label + 1}; copy it again"
             )
-        return clip_of(sequence, entry.label)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from actrec.datasets.archive import read_mat, read_mats
 from actrec.datasets.base import Clip, Entry, Source, no_folder
-from actrec.datasets.matlab import read_mat, read_mats
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.archive import ArchiveSource, files_by_name
-from actrec.datasets.base import Clip, Entry, clip_of
-from actrec.datasets.matlab import read_mat
+from actrec.datasets.archive import ArchiveSource, archived, files_by_name, read_mat
+from actrec.datasets.base import Clip, Entry
 from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.skeleton import layouts
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
@@ -136,11 +135,8 @@ class UtdMhad(ArchiveSource):
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
         """Return every item of the archive with its clip."""
-        path, read = self.root / self.archive, []
-        for s in read_utd_mhad_npz(path):
-            clip = clip_of(s, (s.label or 0) - 1)
-            read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
-        return read
+        path = self.root / self.archive
+        return archived(path, read_utd_mhad_npz(path), KEYS)
 
     def published(self) -> list[Entry]:
         """Return every item of the published files."""
@@ -166,7 +162,8 @@ class UtdMhad(ArchiveSource):
 
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
-        return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
+        sequence = read_utd_mhad_mat(entry.files["skeleton"])
+        return Clip(sequence.name, entry.label, sequence.stamps_ns, sequence.bodies)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield the depth maps without color, since the calibration between the cameras is not published.

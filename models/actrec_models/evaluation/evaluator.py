@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actrec.datasets import find_duplicates
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.duplicates import find_duplicates
 from actrec.features import feature
 from actrec.features.specs import InputSpec
 from actrec.utils import config

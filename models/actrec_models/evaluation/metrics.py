@@ -152,7 +152,7 @@ class EvaluationResult:
         unreadable: Name of an unreadable clip to the cause. It counts as wrong and as rejected.
         package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to. None for
             `confidence`.
-        duplicates: Names of the clips that the training part contains too (`actrec.datasets.duplicates`).
+        duplicates: Names of the clips that the training part contains too (`actrec.datasets.find_duplicates`).
         recordings: [N] name of each answer's recording, if several models answered; empty for one clip each.
 
     Raises:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from actrec import datasets, features, inference, types
-from actrec.datasets.duplicates import find_duplicates
+from actrec.datasets import find_duplicates
 from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Rejection
 from actrec.utils import config, files

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from actrec import datasets
+from actrec import datasets as module
 from actrec.cli import main
-from actrec.datasets import duplicates as module
+from actrec.datasets import find_duplicates
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.datasets.duplicates import find_duplicates
 from actrec.datasets.store import PreparedDataset
 from actrec.inference import zoo
 from actrec.utils.errors import DeviceError, InputError

@@ -317,7 +317,7 @@ def test_sysu_color_aligned_with_joints(tmp_path, mirrored):
         assert sampled["color"][t, v, u, 0] > 150 > sampled["color"][t, v, u, 2]
     assert len(list(source.frames(source.entries()[0]))) == FRAMES
     (tmp_path / "BoTong/video2/rgb/3.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
+    with pytest.raises(InputError, match=r"3\.jpg' .*truncated"):
         clip.streams["color"]
     (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
     with pytest.raises(InputError, match=r"rgb' lacks images between '2\.jpg' and '4\.jpg'"):

@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, closed, no_folder, walk
-from actrec.datasets.ntu.actions import ACTIONS
-from actrec.datasets.ntu.cameras import DEPTH, cameras_of, ntu_frames
-from actrec.datasets.ntu.skeletons import COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
+from actrec.datasets.base import Clip, Entry, Source, no_folder, unreadable_folder, walk
+from actrec.datasets.ntu_cameras import DEPTH, cameras_of, ntu_frames
+from actrec.datasets.ntu_skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.types import RgbdFrame
@@ -280,7 +279,7 @@ def _holds_depth(folder: Path) -> bool:
             first = [item.name for item in islice(inside, 8)]
         return not first or any(DEPTH.fullmatch(name) for name in first)
     except OSError as error:
-        raise closed(error) from error
+        raise unreadable_folder(error) from error
 
 
 def sample_meta(path: Path) -> dict[str, int]:

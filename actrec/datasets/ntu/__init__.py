@@ -1,1 +1,0 @@
-"""NTU RGB+D and NTU RGB+D 120."""
