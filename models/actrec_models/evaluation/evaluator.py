@@ -134,8 +134,8 @@ def evaluate_models(
             f"{models[0].package.provenance.dataset}, then give them with --weights"
         )
     scores = [
-        score(model.session, *rest, draws=count)
-        for model, *rest, count in zip(models, clips, modes, draws, strict=True)
+        score(model.session, part, mode, draws=count)
+        for model, part, mode, count in zip(models, clips, modes, draws, strict=True)
     ]
     # The user's own recordings are compared by identity instead (`check_not_trained_on`).
     compare = not folds and target.part == "test" and target.dataset != USER_FOLDER

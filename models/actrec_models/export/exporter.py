@@ -1,6 +1,7 @@
-"""Export of a network, trained or not, to a model package: ONNX, parity check, rejection threshold, accuracy, card."""
+"""Export of a network, trained or not, to a model package: ONNX, rejection threshold, accuracy, model card."""
 
 import dataclasses
+import html
 import json
 import shlex
 import tempfile
@@ -15,19 +16,20 @@ import torch
 from actrec import datasets, features, inference, types
 from actrec.datasets import find_duplicates
 from actrec.inference import package
-from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Rejection
+from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance, Rejection
 from actrec.utils import config, files
 from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, registry
 from actrec_models.evaluation import metrics
 from actrec_models.export import precision, rejection
-from actrec_models.export.card import card
 from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.networks.base import Network
 from actrec_models.training import initial_weights, provenance
 from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.provenance import dataset_attribute, describe_package, now, parameter_count
 from actrec_models.training.recipe import Recipe
+
+_COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximized"}
 
 
 def export(
@@ -190,35 +192,26 @@ def with_evaluation(
 def with_lower_accuracies(
     draft: ModelPackage, recipe: Recipe, written: ModelPackage, test: datasets.ClipDataset
 ) -> ModelPackage:
-    """Return the description with the accuracies of the networks in lower precision on the test part.
-
-    Args:
-        draft: Its description.
-        recipe: Recipe of the training.
-        written: The package that contains the networks.
-        test: The test part; if empty, nothing changes.
-    """
+    """Return the description with the test accuracies of the lower precisions in `written`, if there is a test part."""
     for name in PRECISIONS[1:]:
         lower = draft.lower(name)
         if lower is not None and len(test):
             session = inference.load(written, "onnxruntime", precision=name)
             logits = evaluation.score(session, test, recipe.clips).logits
-            draft = replace_lower(draft, name, float((logits.argmax(axis=1) == test.labels).mean()))
+            accuracy = float((logits.argmax(axis=1) == test.labels).mean())
+            draft = with_lower(draft, name, dataclasses.replace(lower, accuracy=accuracy))
     return draft
 
 
-def replace_lower(draft: ModelPackage, name: str, accuracy: float | None) -> ModelPackage:
-    """Return the description with the accuracy of its network in the precision `name`."""
-    lower = draft.lower(name)
-    assert lower is not None
-    changed: dict[str, LowerPrecision] = {name: dataclasses.replace(lower, accuracy=accuracy)}
-    return dataclasses.replace(draft, **changed)  # type: ignore[arg-type]
+def with_lower(draft: ModelPackage, name: str, lower: LowerPrecision | None) -> ModelPackage:
+    """Return the description with another network in the precision `name`."""
+    return dataclasses.replace(draft, **{name: lower})  # type: ignore[arg-type]
 
 
 def with_float16(draft: ModelPackage, content: bytes) -> tuple[ModelPackage, dict[str, bytes]]:
     """Return the description with a float16 network, and that network as `package.write` takes it."""
     half, description = precision.package_float16(draft, content)
-    return dataclasses.replace(draft, float16=description), {"float16": half}
+    return with_lower(draft, "float16", description), {"float16": half}
 
 
 def _evaluate(
@@ -284,3 +277,102 @@ def weights_bytes(network: Network) -> bytes:
         tensors[name] = value.clone().contiguous() if memory in copied else value.contiguous()
         copied.add(memory)
     return bytes(safetensors.torch.save(tensors))
+
+
+# -- model card --------------------------------------------------------------------------------------------------------
+
+
+def card(model: ModelPackage, name: str) -> str:
+    """Return the README.md of the package called `name`, from its description."""
+    trained, figures, window = model.provenance, model.provenance.figures, model.window
+    people = "1 body" if model.bodies == 1 else f"up to {model.bodies} bodies"
+    clips, modalities = len(window.starts), features.modalities(model.inputs)
+    within = "" if clips == 1 else f", {clips} clips of {window.clip_frames}, {_COMBINED[window.combine]}"
+    rows = [
+        ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
+        ("Streams", f"{len(modalities)}: {', '.join(modalities)}"),
+        ("Window", f"{window.seconds:g} s resampled to {window.frames} frames{within}, {people}"),
+        ("Labels", escape_markdown(", ".join(model.labels))),
+    ]
+    lower = [(f"In {name}", _lower_text(lower)) for name in PRECISIONS[1:] if (lower := model.lower(name))]
+    if trained.untrained:
+        note = (
+            f"**This model is not trained** ({trained.split}). It shows whether a network fits a robot's time and "
+            "memory budget. Its labels mean nothing, and it never publishes `unknown`.\n\n"
+        )
+        rows += [*lower, ("Made again by", f"`{trained.recipe}`")]
+    else:
+        note = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
+        rows += [*_accuracy_rows(trained), *lower, *_rejection_rows(model), *_training_rows(trained)]
+    commit = f"commit {trained.commit}" if trained.commit else "no commit (not run from a checkout)"
+    rows += [("Source", f"{commit}, {trained.created}"), ("Licence", trained.licence)]
+    bar = "\\|"  # an unescaped one would start another cell
+    lines = "".join(f"| {key} | {value.replace('|', bar)} |\n" for key, value in rows)
+    return f"# {name}\n\n{note}| | |\n| --- | --- |\n{lines}"
+
+
+def _lower_text(lower: LowerPrecision) -> str:
+    accuracy = "" if lower.accuracy is None else f"{lower.accuracy:.1%} of the same clips; "
+    text = f"{accuracy}logits within {lower.difference:.2%} of their spread of the float32 network's"
+    text += f"; ranges of {lower.calibrated_on}" if lower.calibrated_on else ""
+    return text + (f"; in float32: {', '.join(lower.kept)}" if lower.kept else "")
+
+
+def _accuracy_rows(trained: Provenance) -> list[tuple[str, str]]:
+    figures = trained.figures
+    accuracy = f"{trained.accuracy:.1%} of {figures.get('test_clips', '?')} test clips (top-1, before rejection)"
+    if figures.get("test_clips") == 0:
+        accuracy = "not measured: the split has no test part"
+    if "copies" in figures:
+        left = figures["test_clips"] - figures["copies"]
+        share = figures["accuracy_without_copies"]
+        accuracy += f"; {share:.1%} of the {left} that are not in the training part as well"
+    if "judged_by" in figures:
+        accuracy += f", by {figures['judged_by']}, of the head on the frozen backbone"
+    seeds = [part["seed"] for part in figures.get("fused", [])] or [trained.seed]
+    seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    rows = [("Trained on", f"{trained.dataset}, split {trained.split}, {trained.epochs} epochs, {seed}")]
+    rows.append(("Accuracy", accuracy))
+    return [*rows, ("Live", trained.live_note)] if trained.live_note else rows
+
+
+def _rejection_rows(model: ModelPackage) -> list[tuple[str, str]]:
+    figures, rows = model.provenance.figures, []
+    if "test_ece" in figures:
+        ece = f"expected calibration error {figures['test_ece']:.3f}"
+        rows.append(("Confidence", f"test part: {figures['test_confidence']:.2f} on average, {ece}"))
+    rows.append(("Rejection", model.rejection.note))
+    if "test_rejected" in figures:
+        kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
+        others = "no clip of another action was held out"
+        if "unknown_rejected" in figures:
+            clips = f"{figures['unknown_clips']} held-out clips of other actions"
+            others = f"{figures['unknown_rejected']:.1%} of {clips} are rejected"
+        rows.append(("With rejection", f"test part: {kept}; {others}"))
+    return [*rows, ("Chosen on", escape_markdown(model.rejection.calibrated_on))]
+
+
+def _training_rows(trained: Provenance) -> list[tuple[str, str]]:
+    parts = trained.figures.get("fused", [])
+    commands = [("Last command", trained.command)] if "fused" not in trained.figures else []
+    commands += [(f"Last command of {part['name']}", part.get("command", "")) for part in parts]
+    rows = [("Trained again by", f"`{trained.recipe or trained.command or '?'}`")]
+    # They differ from the recipe's if recipe fields were overridden.
+    rows += [(name, f"`{command}`") for name, command in commands if command and command != trained.recipe]
+    packages = ", ".join(f"{name} {version}" for name, version in trained.packages.items())
+    facts = [
+        ("Trained in", trained.trained_on and f"{trained.hours:.2f} h on {trained.trained_on}"),
+        ("Trained with", packages),
+        ("Training data", trained.data_sha256 and f"fingerprint {trained.data_sha256[:16]}…"),
+        ("Began from", ", ".join(trained.init)),
+    ]
+    rows += [(name, value) for name, value in facts if value]
+    for part in parts:
+        run = f"seed {part['seed']}, {part['epochs']} epochs, commit {part['commit'] or 'unknown'}"
+        rows.append((f"Of it {part['share']:.3g}", f"{part['name']}: {part['network']}, {run}"))
+    return rows
+
+
+def escape_markdown(text: str) -> str:
+    """Escape text for Markdown: a user's labels may contain any character."""
+    return html.escape(text, quote=False).replace("`", "\\`")

@@ -1,17 +1,16 @@
-"""Fusion of separately trained networks into one package, as `actrec eval --fuse` fuses their scores."""
+"""Fusion of separately trained networks into one package, which scores as `actrec eval --fuse`."""
 
 import dataclasses
 import logging
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package, zoo
@@ -64,21 +63,25 @@ def join_graphs(
             f"networks of ONNX operator sets {versions} cannot be joined: export them with the same version of actrec"
         )
     for k, (part, known) in enumerate(zip(parts, names, strict=True)):
-        _rename_inputs(part, {f"stream_{k}/{name}": shared for name, shared in known.items()})
+        renamed = {f"stream_{k}/{name}": shared for name, shared in known.items()}
+        for value in part.graph.input:
+            value.name = renamed[value.name]
+        for node in part.graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
     inputs = {value.name: value for part in parts for value in part.graph.input}
     logits = [part.graph.output[0].name for part in parts]
     classes = int(parts[0].graph.output[0].type.tensor_type.shape.dim[1].dim_value)
-    join = _softmax_fusion if method == "softmax" else _weighted_sum
-    nodes, constants = join(logits, shares, _LOGITS)
+    fused = _Nodes()
+    if method == "softmax":
+        fused.sum_softmaxes(logits, shares, _LOGITS)
+    else:
+        fused.weighted_sum(logits, shares, _LOGITS)
     graph = helper.make_graph(
-        [*(node for part in parts for node in part.graph.node), *nodes],
+        [*(node for part in parts for node in part.graph.node), *fused.nodes],
         "fused",
         list(inputs.values()),
         [helper.make_tensor_value_info(_LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])],
-        [
-            *(tensor for part in parts for tensor in part.graph.initializer),
-            *(numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()),
-        ],
+        [*(tensor for part in parts for tensor in part.graph.initializer), *fused.constants],
     )
     model = helper.make_model(graph, opset_imports=parts[0].opset_import, producer_name="actrec")
     model.ir_version = max(part.ir_version for part in parts)
@@ -86,71 +89,62 @@ def join_graphs(
     return bytes(model.SerializeToString())
 
 
-def _rename_inputs(model: ModelProto, names: Mapping[str, str]) -> None:
-    for value in model.graph.input:
-        value.name = names[value.name]
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = names.get(name, name)
+class _Nodes:
+    """ONNX nodes and constants that fuse logits; a node is called as its output."""
 
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
 
-def _softmax_fusion(logits: Sequence[str], shares: Sequence[float], output: str) -> tuple[list[Any], dict[str, float]]:
-    """Return nodes for log Σ exp(log wₛ + log softmax(zₛ)) + Σ wₛ log Σ exp(zₛ), the largest term factored out."""
-    nodes, constants, logs, levels = [], {}, [], []
-    for k, (name, share) in enumerate(zip(logits, shares, strict=True)):
-        own = f"fused/{k}"
-        constants[f"{own}/log_share"] = math.log(share)
-        nodes += [
-            helper.make_node("LogSoftmax", [name], [f"{own}/log"], f"{own}/LogSoftmax", axis=1),
-            helper.make_node("Add", [f"{own}/log", f"{own}/log_share"], [f"{own}/weighted"], f"{own}/Add"),
+    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Append a node and return its output."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def constant(self, name: str, value: float) -> str:
+        """Append a float32 scalar and return its name."""
+        self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
+    def sum(self, values: Sequence[str], output: str) -> str:
+        """Append Σ vₛ, by Add, which computes in any precision."""
+        total = values[0]
+        for k, value in enumerate(values[1:], start=1):
+            total = self.add("Add", [total, value], output if k == len(values) - 1 else f"{output}/to_{k}")
+        return total
+
+    def weighted_sum(self, values: Sequence[str], shares: Sequence[float], output: str) -> str:
+        """Append Σ wₛ vₛ."""
+        weighted = [
+            self.add("Mul", [value, self.constant(f"{output}/{k}/share", share)], f"{output}/{k}/weighted")
+            for k, (value, share) in enumerate(zip(values, shares, strict=True))
+        ]
+        return self.sum(weighted, output)
+
+    def sum_softmaxes(self, logits: Sequence[str], shares: Sequence[float], output: str) -> str:
+        """Append log Σ exp(log wₛ + log softmax(zₛ)) + Σ wₛ log Σ exp(zₛ), the largest term factored out."""
+        logs, levels = [], []
+        for k, (name, share) in enumerate(zip(logits, shares, strict=True)):
+            own = f"fused/{k}"
+            log = self.add("LogSoftmax", [name], f"{own}/log", axis=1)
+            logs.append(self.add("Add", [log, self.constant(f"{own}/log_share", math.log(share))], f"{own}/weighted"))
             # z − log softmax(z) is log Σ exp(z) for every class; it is most exact for the largest.
-            helper.make_node("ReduceMax", [name], [f"{own}/best"], f"{own}/Best", axes=[1], keepdims=1),
-            helper.make_node("ReduceMax", [f"{own}/log"], [f"{own}/best_log"], f"{own}/BestLog", axes=[1], keepdims=1),
-            helper.make_node("Sub", [f"{own}/best", f"{own}/best_log"], [f"{own}/level"], f"{own}/Level"),
-        ]
-        logs.append(f"{own}/weighted")
-        levels.append(f"{own}/level")
-    nodes.append(helper.make_node("Max", logs, ["fused/max"], "fused/Max"))
-    for k, name in enumerate(logs):
-        nodes += [
-            helper.make_node("Sub", [name, "fused/max"], [f"fused/{k}/shifted"], f"fused/{k}/Sub"),
-            helper.make_node("Exp", [f"fused/{k}/shifted"], [f"fused/{k}/exp"], f"fused/{k}/Exp"),
-        ]
-    nodes += _sum([f"fused/{k}/exp" for k in range(len(logs))], "fused/sum")
-    nodes += [
-        helper.make_node("Log", ["fused/sum"], ["fused/log"], "fused/Log"),
-        helper.make_node("Add", ["fused/log", "fused/max"], ["fused/scores"], "fused/Scores"),
-    ]
-    more, shared = _weighted_sum(levels, shares, "fused/level")
-    nodes += [*more, helper.make_node("Add", ["fused/scores", "fused/level"], [output], "fused/Logits")]
-    return nodes, constants | shared
-
-
-def _weighted_sum(values: Sequence[str], shares: Sequence[float], output: str) -> tuple[list[Any], dict[str, float]]:
-    """Return nodes for Σ wₛ vₛ."""
-    constants = {f"{output}/{k}/share": share for k, share in enumerate(shares)}
-    weighted = [f"{output}/{k}/weighted" for k in range(len(values))]
-    nodes = [
-        helper.make_node("Mul", [value, share], [result], result)
-        for value, share, result in zip(values, constants, weighted, strict=True)
-    ]
-    return nodes + _sum(weighted, output), constants
-
-
-def _sum(values: Sequence[str], output: str) -> list[Any]:
-    """Return nodes for the sum, by Add, which computes in any precision."""
-    sums = [f"{output}/to_{k}" for k in range(1, len(values) - 1)] + [output]
-    return [
-        helper.make_node("Add", [before, value], [result], result)
-        for before, value, result in zip([values[0], *sums], values[1:], sums, strict=False)
-    ]
+            best = self.add("ReduceMax", [name], f"{own}/best", axes=[1], keepdims=1)
+            best_log = self.add("ReduceMax", [log], f"{own}/best_log", axes=[1], keepdims=1)
+            levels.append(self.add("Sub", [best, best_log], f"{own}/level"))
+        largest, exponentials = self.add("Max", logs, "fused/max"), []
+        for k, log in enumerate(logs):
+            shifted = self.add("Sub", [log, largest], f"fused/{k}/shifted")
+            exponentials.append(self.add("Exp", [shifted], f"fused/{k}/exp"))
+        log = self.add("Log", [self.sum(exponentials, "fused/sum")], "fused/log")
+        scores = self.add("Add", [log, largest], "fused/scores")
+        return self.add("Add", [scores, self.weighted_sum(levels, shares, "fused/level")], output)
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """One of the fused networks.
 
     Attributes:
@@ -199,12 +193,7 @@ def fuse(
         ConfigError: Too few networks, or weights that do not fit.
         PackageError: An invalid source, networks that do not fit together, or no known recipe.
     """
-    if len(sources) < 2:
-        raise ConfigError(f"--fuse needs two networks or more, got {sources[0] if sources else 'none'} alone")
-    fusion.check_method(method)
-    shares = fusion.normalized_weights(weights, len(sources))
-    if (shares == 0).any():
-        raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: remove it")
+    shares = _shares(sources, method, weights)
     target = files.check_place(folder, package.FILES, overwrite)
     streams = [_open(source) for source in sources]
     for other in streams[1:]:
@@ -235,6 +224,17 @@ def fuse(
     return write_package(draft, content, target, recipe, (data_root, root), overwrite=overwrite, float16=float16)
 
 
+def _shares(sources: Sequence[str | Path], method: str, weights: Sequence[float]) -> np.ndarray:
+    """Return weights [streams] with sum 1, after checking method and weights."""
+    if len(sources) < 2:
+        raise ConfigError(f"--fuse needs two networks or more, got {sources[0] if sources else 'none'} alone")
+    fusion.check_method(method)
+    shares = fusion.normalized_weights(weights, len(sources))
+    if (shares == 0).any():
+        raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: remove it")
+    return shares
+
+
 def _open(source: str | Path) -> Stream:
     """Open a checkpoint, a package's folder or the name of one in the zoo."""
     path = Path(source).expanduser()
@@ -253,35 +253,30 @@ def _open(source: str | Path) -> Stream:
 
 
 def _check_compatible(first: Stream, other: Stream) -> None:
-    """Check that two networks are streams of the same task.
-
-    Raises:
-        PackageError: Contains the difference.
-    """
+    """Check that two networks are streams of the same task; a PackageError contains the difference."""
     ours, theirs = first.description, other.description
-    for field in ("labels", "window", "bodies"):
-        if getattr(ours, field) != getattr(theirs, field):
-            values = "" if field == "labels" else f" ({_field_text(ours, field)} and {_field_text(theirs, field)})"
-            raise PackageError(f"{first.name} and {other.name} differ by their {field}{values}: they cannot be fused")
+    trained = ours.provenance, theirs.provenance
+    differing = [field for field in ("labels", "window", "bodies") if getattr(ours, field) != getattr(theirs, field)]
+    if differing:
+        values = {
+            "window": (_window_text(ours.window), _window_text(theirs.window)),
+            "bodies": (ours.bodies, theirs.bodies),
+        }
+        text = " ({} and {})".format(*values[differing[0]]) if differing[0] in values else ""
+        raise PackageError(f"{first.name} and {other.name} differ by their {differing[0]}{text}: they cannot be fused")
     for field in ("dataset", "split"):
-        trained = [getattr(each.provenance, field) for each in (ours, theirs)]
-        if trained[0] != trained[1]:
-            raise PackageError(f"{first.name} was trained on {field} {trained[0]}, {other.name} on {trained[1]}")
-    options = [each.provenance.settings.get("dataset_options", {}) for each in (ours, theirs)]
-    if options[0] != options[1] and ours.provenance.settings and theirs.provenance.settings:
-        raise PackageError(
-            f"{first.name} was trained with dataset_options {options[0]}, {other.name} with {options[1]}"
-        )
-    modes = [each.provenance.settings.get("clips", "live") for each in (ours, theirs)]
-    if modes[0] != modes[1]:
-        raise PackageError(f"{first.name} takes {modes[0]} clips of a recording, {other.name} {modes[1]} ones")
+        one, another = (getattr(each, field) for each in trained)
+        if one != another:
+            raise PackageError(f"{first.name} was trained on {field} {one}, {other.name} on {another}")
+    one, another = (each.settings.get("dataset_options", {}) for each in trained)
+    if one != another and all(each.settings for each in trained):
+        raise PackageError(f"{first.name} was trained with dataset_options {one}, {other.name} with {another}")
+    one, another = (each.settings.get("clips", "live") for each in trained)
+    if one != another:
+        raise PackageError(f"{first.name} takes {one} clips of a recording, {other.name} {another} ones")
 
 
-def _field_text(description: ModelPackage, field: str) -> str:
-    """Return a package's window, or number of bodies, as text."""
-    if field == "bodies":
-        return str(description.bodies)
-    window: WindowSpec = description.window
+def _window_text(window: WindowSpec) -> str:
     clips = f", clips of {window.clip} by {window.stride}, {window.combine}" if window.clip else ""
     return f"{window.seconds:g} s, {window.frames} frames{clips}"
 
@@ -303,7 +298,7 @@ def _merge_inputs(streams: Sequence[ModelPackage]) -> tuple[tuple[InputSpec, ...
     for stream in streams:
         own = {}
         for spec in stream.inputs:
-            same = next((each for each in merged if _same_input(each, spec)), None)
+            same = next((each for each in merged if _comparable(each) == _comparable(spec)), None)
             if same is None:
                 used = {each.name for each in merged}
                 candidates = [spec.name, *(f"{spec.name}_{k}" for k in range(2, len(merged) + 3))]
@@ -314,47 +309,37 @@ def _merge_inputs(streams: Sequence[ModelPackage]) -> tuple[tuple[InputSpec, ...
     return tuple(merged), names
 
 
-def _same_input(one: InputSpec, other: InputSpec) -> bool:
-    return bool(comparable_inputs([one]) == comparable_inputs([dataclasses.replace(other, name=one.name)]))
+def _comparable(spec: InputSpec) -> Any:
+    """Return the input without its name, and with all feature options filled in."""
+    return comparable_inputs([dataclasses.replace(spec, name="")])
 
 
 def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, options: str) -> Provenance:
     parts = [stream.description.provenance for stream in streams]
     command = f"{shlex.join(['actrec', 'export', *(stream.source for stream in streams)])} {options}"
-    recordings = _recordings(parts)
+    # The user's recordings that any network was trained on, if this is known for all of them.
+    known = [part.figures.get("recordings", None if part.dataset == "folder" else ()) for part in parts]
+    recordings = list(dict.fromkeys(one for part in known for one in part or ())) if None not in known else []
     figures: dict[str, Any] = {
         "parameters": sum(part.figures.get("parameters", 0) for part in parts),
         "fused": [_stream_figures(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
         **({"recordings": recordings} if recordings else {}),
         **provenance.as_figures(one for part in parts for one in part.figures.get(provenance.INITIAL_TRAININGS, ())),
     }
+    # The recipe of a network made for fusion may end with the export of the fused package; it then replaces `command`.
+    whole = [part.recipe for part in parts if "--fuse" in part.recipe and "fused" not in part.figures]
+    steps = [part.recipe for part in parts if part.recipe and part.recipe not in whole]
     return dataclasses.replace(
         provenance.package_provenance(
             recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}
         ),
-        recipe=_recipe_commands(parts, command),
+        recipe=" && ".join(dict.fromkeys([*steps, *(whole or [command])])),
         command=command,
         data_sha256=parts[0].data_sha256 if len({part.data_sha256 for part in parts}) == 1 else "",
         hours=round(sum(part.hours for part in parts), 4),
         packages=provenance.packages(),
         figures=figures,
     )
-
-
-def _recipe_commands(parts: Sequence[Provenance], command: str) -> str:
-    """Return the commands that train the networks, each once, and then write the package.
-
-    The recipe of a network made for fusion may end with the export of the fused package; it then replaces `command`.
-    """
-    whole = [part.recipe for part in parts if "--fuse" in part.recipe and "fused" not in part.figures]
-    steps = [part.recipe for part in parts if part.recipe and part.recipe not in whole]
-    return " && ".join(dict.fromkeys([*steps, *(whole or [command])]))
-
-
-def _recordings(parts: Sequence[Provenance]) -> list[str]:
-    """Return the user's recordings that any network was trained on; empty if this is unknown for one of them."""
-    known = [part.figures.get("recordings", None if part.dataset == "folder" else ()) for part in parts]
-    return list(dict.fromkeys(one for part in known for one in part or ())) if None not in known else []
 
 
 def _stream_figures(stream: Stream, share: float) -> dict[str, Any]:
@@ -376,18 +361,10 @@ def _stream_figures(stream: Stream, share: float) -> dict[str, Any]:
 
 
 def _check_parity(
-    draft: ModelPackage,
-    content: bytes,
-    streams: Sequence[Stream],
-    names: Sequence[dict[str, str]],
-    method: str,
+    draft: ModelPackage, content: bytes, streams: Sequence[Stream], names: Sequence[dict[str, str]], method: str,
     shares: np.ndarray,
-) -> None:
-    """Compare the graph's probabilities with its streams', on clips of simulated people.
-
-    Raises:
-        PackageError: They differ.
-    """
+) -> None:  # fmt: skip
+    """Compare the graph's probabilities with its streams', on clips of simulated people."""
     inputs = example_arrays(draft.inputs, draft.window, draft.bodies, _PARITY_CLIPS)
     logits = [
         run_onnx(stream.content, {own: inputs[shared] for own, shared in known.items()})

@@ -27,15 +27,96 @@ from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
 
+OPSET = 17
+
+PARITY = 1e-4
+"""Largest allowed float32 difference of logits between PyTorch and ONNX Runtime: absolute, or relative to the largest
+logit if that is above 1."""
+
+CHECKED_BATCHES = (1, 3)
+
+_MESSAGE_BYTES = 2**31 - 1
+
+_TINY = np.float32(1e-20)
+
+_TINY_NAME = "softmax/tiny"
+
+_OPERATORS = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
+    Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Dropout Einsum Elu Equal Erf Exp Expand
+    EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
+    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
+    LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+    ReverseSequence Round ScatterElements Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where
+    Xor QuantizeLinear DequantizeLinear
+"""
+
+SUPPORTED = frozenset(_OPERATORS.split())
+"""Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), without control flow,
+random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on the data), and `ScatterND`."""
+
+_POOLS = ("AveragePool", "MaxPool", "LpPool")
+
+_CONSTANT_INPUTS = {
+    "CumSum": 1, "OneHot": 1, "TopK": 1, "Squeeze": 1, "Unsqueeze": 1,
+    "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1, "ReduceMax": 1, "ReduceMean": 1,
+    "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "ReduceSumSquare": 1,
+}  # fmt: skip
+"""Operator to the input that must be constant when the engine is built (axes, depth, k)."""
+
+# -- running graphs ----------------------------------------------------------------------------------------------------
+
+
+def open_graph(content: bytes, optimized: bool = True) -> onnxruntime.InferenceSession:
+    """Open a graph in ONNX Runtime on the CPU; without optimization each node is computed as it is in the graph."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised, in one line
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(content: bytes, inputs: Mapping[str, np.ndarray], optimized: bool = True) -> np.ndarray:
+    """Return the logits [N, classes] of a graph for inputs [N, …] by name."""
+    logits: np.ndarray = open_graph(content, optimized).run(None, dict(inputs))[0]
+    return logits
+
+
+def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return inputs (count, *shape) by name: the first clips of windows with simulated people."""
+    bodies = getattr(network.config, "bodies", 1)
+    arrays = example_arrays(network.input_specs, network.window, bodies, count, seed)
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+
+def example_arrays(
+    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return arrays as `example_inputs`, from the description of a network."""
+    samples = []
+    for n in range(count):
+        clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
+        samples += window_inputs(clip, specs, window, starts=window.starts[:1])
+    return {spec.name: np.stack([sample[spec.name] for sample in samples]) for spec in specs}
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference: absolute, or relative to the largest expected value if that is above 1."""
+    return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+
+
+# -- simplification ----------------------------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
 def scratch_folder(needed: int) -> Iterator[Path]:
-    """Create a temporary folder for ONNX Runtime's files.
+    """Create a temporary folder for ONNX Runtime's files, with `needed` bytes of space.
 
     On a full disk, ONNX Runtime only reports "Protobuf serialization failed"; a robot's /tmp is often small.
-
-    Args:
-        needed: Bytes.
 
     Raises:
         DeviceError: The folder cannot be created, or its disk has less space.
@@ -52,11 +133,6 @@ def scratch_folder(needed: int) -> Iterator[Path]:
                 "or set TMPDIR to another folder"
             )
         yield Path(name)
-
-
-_TINY = np.float32(1e-20)
-
-_TINY_NAME = "softmax/tiny"
 
 
 def simplify(content: bytes) -> bytes:
@@ -99,9 +175,7 @@ def _avoid_subnormals(graph: Any) -> None:
     guards = [node for node in graph.node if node.op_type == "Max" and node.input[-1].endswith(_TINY_NAME)]
     guarded = {node.input[0] for node in guards}
     found = [n for n in graph.node if n.op_type == "Softmax" and not {n.output[0]} & (final | guarded)]
-    if not found:
-        return
-    if _TINY_NAME not in {tensor.name for tensor in graph.initializer}:
+    if found and _TINY_NAME not in {tensor.name for tensor in graph.initializer}:
         graph.initializer.append(numpy_helper.from_array(np.array(_TINY), _TINY_NAME))
     for node in found:
         at = list(graph.node).index(node)
@@ -111,44 +185,14 @@ def _avoid_subnormals(graph: Any) -> None:
         graph.node.insert(at + 1, guard)
 
 
-_NAMES = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
-    Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Dropout Einsum Elu Equal Erf Exp Expand
-    EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
-    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
-    LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean
-    MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2
-    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-    ReverseSequence Round ScatterElements Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
-    SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where
-    Xor QuantizeLinear DequantizeLinear
-"""
-
-SUPPORTED = frozenset(_NAMES.split())
-"""Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), without control flow,
-random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on the data), and `ScatterND`."""
-
-_POOLS = ("AveragePool", "MaxPool", "LpPool")
-
-_CONSTANT_INPUTS = {
-    "CumSum": 1, "OneHot": 1, "TopK": 1, "Squeeze": 1, "Unsqueeze": 1,
-    "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1, "ReduceMax": 1, "ReduceMean": 1,
-    "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "ReduceSumSquare": 1,
-}  # fmt: skip
-"""Operator to the input that must be constant when the engine is built (axes, depth, k)."""
-
-_FLOAT = 1
+# -- TensorRT's parser -------------------------------------------------------------------------------------------------
 
 
 def tensorrt_problems(model: Any) -> list[str]:
-    """List why TensorRT's parser would refuse an ONNX graph.
+    """List why TensorRT's parser would refuse an `onnx.ModelProto`, one line per problem.
 
-    Args:
-        model: An `onnx.ModelProto`.
-
-    Returns:
-        One line per problem: unsupported operators, with the node, whose name contains the layer's; pooling over other
-        than two or three axes; inputs that are not float32; dynamic axes other than the batch.
+    Problems are unsupported operators, with the node, whose name contains the layer's; pooling over other than two or
+    three axes; inputs that are not float32; dynamic axes other than the batch.
     """
     graph = model.graph
     constant = {tensor.name for tensor in graph.initializer}
@@ -188,77 +232,13 @@ def _node_problems(node: Any, constant: set[str]) -> Iterator[str]:
 
 def _value_problems(value: Any) -> Iterator[str]:
     tensor = value.type.tensor_type
-    if tensor.elem_type != _FLOAT:
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
         yield f"'{value.name}' has ONNX type {tensor.elem_type}, expected float32 (1)"
     sizes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
     if not sizes or not isinstance(sizes[0], str):
         yield f"'{value.name}' has the shape {sizes}: the batch is not dynamic"
     if any(not isinstance(size, int) or size < 1 for size in sizes[1:]):
         yield f"'{value.name}' has the shape {sizes}: an axis beside the batch is not fixed"
-
-
-OPSET = 17
-
-PARITY = 1e-4
-"""Largest allowed float32 difference of logits between PyTorch and ONNX Runtime: absolute, or relative to the largest
-logit if that is above 1."""
-
-CHECKED_BATCHES = (1, 3)
-
-_MESSAGE_BYTES = 2**31 - 1
-
-
-def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return inputs (count, *shape) by name: the first clips of windows with simulated people."""
-    bodies = getattr(network.config, "bodies", 1)
-    arrays = example_arrays(network.input_specs, network.window, bodies, count, seed)
-    return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def example_arrays(
-    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Return arrays as `example_inputs`, from the description of a network."""
-    samples = []
-    for n in range(count):
-        clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
-        samples += window_inputs(clip, specs, window, starts=window.starts[:1])
-    return {spec.name: np.stack([sample[spec.name] for sample in samples]) for spec in specs}
-
-
-def run_onnx(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the logits [N, classes] of a graph for inputs [N, …] by name, computed by ONNX Runtime."""
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    logits: np.ndarray = session.run(None, dict(inputs))[0]
-    return logits
-
-
-class _Positional(nn.Module):
-    """Network with positional inputs in the order of its specs, as the ONNX exporter needs."""
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.network = network
-        self.names = [spec.name for spec in network.input_specs]
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
-
-
-def to_onnx(network: Network) -> bytes:
-    """Export a network as ONNX with static M, T, V and a dynamic batch, simplified and checked against PyTorch.
-
-    Raises:
-        PackageError: As `check_operators`, or ONNX Runtime's logits differ by more than `PARITY`.
-    """
-    content = simplify(trace(network))
-    check_operators(network, content)
-    for batch, difference in zip(CHECKED_BATCHES, parity_errors(network, content, CHECKED_BATCHES), strict=True):
-        if not difference <= PARITY:  # also refuses NaN
-            raise PackageError(
-                f"ONNX and PyTorch differ by {difference:.2g} (batch {batch}), allowed: {PARITY:g}: not written"
-            )
-    return content
 
 
 def check_operators(network: Network, content: bytes) -> None:
@@ -276,14 +256,32 @@ def check_operators(network: Network, content: bytes) -> None:
         raise PackageError(f"the ONNX graph cannot become a TensorRT engine: {found[0]}{more}: not written")
 
 
-def trace(network: Network) -> bytes:
-    """Export a network as ONNX without checks; it is in evaluation mode afterwards.
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+class _Positional(nn.Module):
+    """Network, or its step, with positional inputs and outputs, as the ONNX exporter needs."""
+
+    def __init__(self, module: Network | Step, names: Sequence[str]):
+        super().__init__()
+        self.network, self.names = module, names
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.network(**dict(zip(self.names, inputs, strict=True)))
+        if isinstance(self.network, Step):
+            logits, new = outputs
+            return (logits, *(new[state.name] for state in self.network.states))
+        return outputs
+
+
+def _trace(
+    module: Network | Step, inputs: Mapping[str, Tensor], outputs: Sequence[str], rows: Mapping[str, str]
+) -> bytes:
+    """Export a network or step without checks; the first axis of each tensor is dynamic, named "batch" or as in `rows`.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
     """
-    wrapped = _Positional(network).eval()
-    examples = example_inputs(network, 2)
     buffer: Any = io.BytesIO()  # torch annotates only paths
     with torch.no_grad(), warnings.catch_warnings():
         # TensorRT parses the graphs of the TorchScript exporter, which torch deprecates. Its warning that a recurrent
@@ -292,12 +290,12 @@ def trace(network: Network) -> bytes:
         warnings.simplefilter("ignore", UserWarning)
         try:
             torch.onnx.export(
-                wrapped,
-                tuple(examples.values()),
+                _Positional(module, list(inputs)).eval(),
+                tuple(inputs.values()),
                 buffer,
-                input_names=list(examples),
-                output_names=["logits"],
-                dynamic_axes={name: {0: "batch"} for name in [*examples, "logits"]},
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes={name: {0: rows.get(name, "batch")} for name in (*inputs, *outputs)},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -305,41 +303,50 @@ def trace(network: Network) -> bytes:
             raise PackageError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
     if buffer.tell() > _MESSAGE_BYTES:
         raise PackageError(f"the network takes {buffer.tell() / 1e9:.1f} GB, the limit of an ONNX file is 2.1 GB")
-    return buffer.getvalue()
+    content: bytes = buffer.getvalue()
+    return content
+
+
+def trace(network: Network) -> bytes:
+    """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `to_onnx`."""
+    return _trace(network, example_inputs(network, 2), ["logits"], {})
+
+
+def to_onnx(network: Network) -> bytes:
+    """Export a network as ONNX with static M, T, V and a dynamic batch, simplified and checked against PyTorch.
+
+    Raises:
+        PackageError: ONNX or TensorRT does not support an operator, the network is too large for one file, or ONNX
+            Runtime's logits differ by more than `PARITY`.
+    """
+    content = simplify(trace(network))
+    check_operators(network, content)
+    for batch, difference in zip(CHECKED_BATCHES, parity_errors(network, content, CHECKED_BATCHES), strict=True):
+        if not difference <= PARITY:  # also refuses NaN
+            raise PackageError(
+                f"ONNX and PyTorch differ by {difference:.2g} (batch {batch}), allowed: {PARITY:g}: not written"
+            )
+    return content
 
 
 def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed: int = 1) -> list[float]:
-    """Return the largest difference of logits between ONNX Runtime and PyTorch for each batch size (see `PARITY`).
+    """Return the largest difference of logits between ONNX Runtime and PyTorch (see `PARITY`).
 
     Args:
         network: In evaluation mode.
         content: Its ONNX graph.
-        batches: Numbers of example clips.
+        batches: Numbers of example clips, one per returned difference.
         seed: Seed of the clips.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_graph(content)
     errors = []
     for batch in batches:
         inputs = example_inputs(network, batch, seed)
         with torch.no_grad():
             expected = network(**inputs).numpy()
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
-        errors.append(float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max()))))
+        errors.append(relative_error(found, expected))
     return errors
-
-
-class _PositionalStep(nn.Module):
-    """Step with positional inputs; returns the logits and the new values in the order of the states."""
-
-    def __init__(self, step: Step):
-        super().__init__()
-        self.step = step
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        logits, new = self.step(**dict(zip(self.step.example_inputs, inputs, strict=True)))
-        return (logits, *(new[state.name] for state in self.step.states))
 
 
 def step_to_onnx(network: Network) -> bytes:
@@ -354,31 +361,16 @@ def step_to_onnx(network: Network) -> bytes:
     """
     step = Step(network).eval()
     content = simplify(_trace_step(step))
-    found = tensorrt_problems(onnx.load_model_from_string(content))
-    if found:
+    if found := tensorrt_problems(onnx.load_model_from_string(content)):
         raise PackageError(f"the step's ONNX graph cannot become a TensorRT engine: {found[0]}: not written")
     _check_step_parity(step, content)
     return content
 
 
 def _trace_step(step: Step) -> bytes:
-    inputs = step.example_inputs
-    outputs = ["logits", *(f"new_{state.name}" for state in step.states)]
+    inputs, outputs = step.example_inputs, ["logits", *(f"new_{state.name}" for state in step.states)]
     rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
-    buffer: Any = io.BytesIO()  # torch annotates only paths
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            _PositionalStep(step).eval(),
-            tuple(inputs.values()),
-            buffer,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_axes={name: {0: rows.get(name, "batch")} for name in (*inputs, *outputs)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load_model_from_string(buffer.getvalue())
+    model = onnx.load_model_from_string(_trace(step, inputs, outputs, rows))
     shapes = [(step.network.config.num_classes,), *((state.shape[0], 1, state.shape[1]) for state in step.states)]
     for value, shape in zip(model.graph.output, shapes, strict=True):  # not always inferred by the exporter
         for axis, size in enumerate(shape, start=1):
@@ -390,7 +382,7 @@ def _trace_step(step: Step) -> bytes:
 
 def _check_step_parity(step: Step, content: bytes, steps: int = 3, batch: int = 2) -> None:
     """Compare some steps with PyTorch, each after a past of repeated frames."""
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = open_graph(content)
     generator = torch.Generator().manual_seed(1)
     past = {f"past_{state.name}": torch.zeros(step.past_shape(state, batch)) for state in step.states}
     for _ in range(steps):
@@ -399,10 +391,8 @@ def _check_step_parity(step: Step, content: bytes, steps: int = 3, batch: int = 
             logits, new = step(**frames, **past)
         expected = [logits, *(new[state.name] for state in step.states)]
         found = session.run(None, {name: value.numpy() for name, value in (*frames.items(), *past.items())})
-        for value, wanted in zip(found, expected, strict=True):
-            difference = float(np.abs(value - wanted.numpy()).max() / max(1.0, float(wanted.abs().max())))
-            if not difference <= PARITY:
-                raise PackageError(
-                    f"step: ONNX and PyTorch differ by {difference:.2g}, allowed: {PARITY:g}: not written"
-                )
+        errors = [relative_error(value, wanted.numpy()) for value, wanted in zip(found, expected, strict=True)]
+        difference = float(np.max(errors))  # NaN if one is NaN
+        if not difference <= PARITY:
+            raise PackageError(f"step: ONNX and PyTorch differ by {difference:.2g}, allowed: {PARITY:g}: not written")
         past = {f"past_{s.name}": new[s.name].repeat(1, 1, s.count, 1) for s in step.states}

@@ -4,13 +4,11 @@ import contextlib
 import graphlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType, create_calibrator
 from onnxruntime.quantization.calibrate import HistogramCollector
@@ -22,7 +20,7 @@ from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.inference.session import RUN_BYTES
 from actrec.inference.tensorrt.builder import group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError
-from actrec_models.export.onnx_graph import example_arrays, scratch_folder, tensorrt_problems
+from actrec_models.export.onnx_graph import example_arrays, open_graph, run_onnx, scratch_folder, tensorrt_problems
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +29,12 @@ Inputs = dict[str, np.ndarray]
 MAX_FLOAT16_DIFFERENCE = 0.02
 """Largest allowed difference of float16 logits, relative to the spread of a clip's logits."""
 
-_NAMES = """
+_OPERATORS = """
     Div Exp InstanceNormalization LayerNormalization Log LogSoftmax LpNormalization Pow ReduceL1 ReduceL2 ReduceLogSum
     ReduceLogSumExp ReduceSum ReduceSumSquare Reciprocal Softmax Softplus Sqrt Sum
 """
 
-FLOAT32_OPERATORS = frozenset([*_NAMES.split(), *float16.DEFAULT_OP_BLOCK_LIST])
+FLOAT32_OPERATORS = frozenset([*_OPERATORS.split(), *float16.DEFAULT_OP_BLOCK_LIST])
 """Operators that stay in float32: sums that may exceed float16's range, divisions by what may round to zero,
 exponentials, and the converter's own exceptions. None of these has weights."""
 
@@ -65,10 +63,7 @@ _QDQ_OPTIONS = {
 
 
 def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference of logits [N, classes], relative to the largest spread of a clip's logits.
-
-    NaN in `logits` gives NaN.
-    """
+    """Return the largest difference of logits [N, classes], relative to the largest spread of a clip's; NaN for NaN."""
     spread = max(float(np.ptp(expected, axis=1).max()), _SMALLEST_SPREAD)
     return float(np.abs(logits.astype(np.float64) - expected).max() / spread)
 
@@ -77,11 +72,7 @@ def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
 
 
 def package_float16(package: ModelPackage, content: bytes) -> tuple[bytes, LowerPrecision]:
-    """Return a package's network in float16 and its description.
-
-    Args:
-        package: Its description.
-        content: Its network in float32.
+    """Return a package's network in float16 and its description, from its network in float32.
 
     Raises:
         PackageError: As `to_float16`; contains the family.
@@ -99,13 +90,13 @@ def package_float16(package: ModelPackage, content: bytes) -> tuple[bytes, Lower
 def to_float16(
     content: bytes, inputs: Mapping[str, np.ndarray], *, kept_operators: frozenset[str] = FLOAT32_OPERATORS
 ) -> tuple[bytes, float]:
-    """Convert weights and arithmetic of a graph to float16; inputs and logits stay in float32.
+    """Convert weights and arithmetic of a float32 graph to float16; inputs and logits stay in float32.
 
     Everything between an input and a comparison or a cast to an index stays in float32, so that decisions do not
     change. So do nodes with a constant outside float16's range, and `kept_operators`.
 
     Args:
-        content: The ONNX graph in float32.
+        content: The ONNX graph.
         inputs: Example inputs [N, …] by name, for the comparison.
         kept_operators: Operators that stay in float32.
 
@@ -117,7 +108,11 @@ def to_float16(
             more than `MAX_FLOAT16_DIFFERENCE`.
     """
     model = onnx.load_model_from_string(content)
-    _name_nodes(model)
+    names: set[str] = set()
+    for number, node in enumerate(model.graph.node):  # the converter excludes nodes by name
+        if not node.name or node.name in names:
+            node.name = f"{node.op_type}/{number}"
+        names.add(node.name)
     kept = _float32_nodes(model, kept_operators)
     half = _convert(model, kept)
     problems = tensorrt_problems(half)
@@ -139,11 +134,9 @@ def to_float16(
 
 
 def round_to_float16(model: ModelProto, kept: frozenset[str] = frozenset()) -> ModelProto:
-    """Return a float32 graph that rounds each weight and each node's result to float16, as an accelerator does.
+    """Return a copy of a float32 graph that rounds weights and results to float16, as an accelerator does.
 
-    Args:
-        model: The graph in float32; not changed.
-        kept: Names of nodes that are not rounded, nor are their weights.
+    The nodes named in `kept`, and their weights, are not rounded.
     """
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
@@ -173,59 +166,38 @@ def round_to_float16(model: ModelProto, kept: frozenset[str] = frozenset()) -> M
 
 def _float32_nodes(model: ModelProto, operators: frozenset[str]) -> frozenset[str]:
     """Return the names of the nodes that stay in float32."""
-    constants = _constants(model)
-    wide = {name for name, value in constants.items() if not _fits_float16(value)}
-    kept = {n.name for n in model.graph.node if n.op_type in operators or wide.intersection([*n.input, *n.output])}
-    return frozenset(kept | _nodes_before_decisions(model))
-
-
-def _constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """Return the float32 constants by name."""
-    graph = model.graph
-    tensors = [(t.name, t) for t in graph.initializer]
-    tensors += [
-        (n.output[0], a.t) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
-    ]
-    return {name: numpy_helper.to_array(t) for name, t in tensors if t.data_type == TensorProto.FLOAT}
-
-
-def _fits_float16(values: np.ndarray) -> bool:
-    """Return whether all values are in range; a scalar, which may be a divisor or limit, must not be subnormal."""
-    size = np.abs(values[np.isfinite(values)])
-    if not size.size:
-        return True
-    return float(size.max()) <= _FLOAT16_MAX and not (values.size == 1 and 0 < float(size.max()) < _FLOAT16_NORMAL)
-
-
-def _nodes_before_decisions(model: ModelProto) -> set[str]:
-    """Return the names of all nodes whose float32 results lead to an index or a truth value through float32 values."""
-    types = _types(model)
-    producers = {output: node for node in model.graph.node for output in node.output}
-    queue = [node for node in model.graph.node if _decides(node, types)]
-    found: set[str] = set()
+    nodes, types = model.graph.node, _types(model)
+    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    tensors += [(n.output[0], a.t) for n in nodes if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    floats = {name: numpy_helper.to_array(t) for name, t in tensors if t.data_type == TensorProto.FLOAT}
+    wide = {name for name, values in floats.items() if not _fits_float16(values)}
+    kept = {node.name for node in nodes if node.op_type in operators or wide & {*node.input, *node.output}}
+    # A float32 value on the way to an index or a truth value.
+    producers = {output: node for node in nodes for output in node.output}
+    queue = [node for node in nodes if node.op_type != "Shape" and _decides(node, types)]
+    decisive: set[str] = set()
     while queue:
         node = queue.pop()
-        if node.name not in found:
-            found.add(node.name)
-            queue += [
-                producers[name] for name in node.input if name in producers and types.get(name) == TensorProto.FLOAT
-            ]
-    return found
+        if node.name not in decisive:
+            decisive.add(node.name)
+            queue += [producers[n] for n in node.input if n in producers and types.get(n) == TensorProto.FLOAT]
+    return frozenset(kept | decisive)
 
 
 def _decides(node: Any, types: dict[str, int]) -> bool:
-    if node.op_type == "Shape":
-        return False
+    """Return whether a node turns float32 values into an index or a truth value."""
     takes_float = any(types.get(name) == TensorProto.FLOAT for name in node.input)
     return takes_float and any(types[name] != TensorProto.FLOAT for name in node.output if name)
 
 
-def _types(model: ModelProto) -> dict[str, int]:
-    """Return the element type of each value.
+def _fits_float16(values: np.ndarray) -> bool:
+    """Return whether all values are in range; a scalar, which may be a divisor or limit, must not be subnormal."""
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    return largest <= _FLOAT16_MAX and not (values.size == 1 and 0 < largest < _FLOAT16_NORMAL)
 
-    Raises:
-        PackageError: ONNX cannot infer one.
-    """
+
+def _types(model: ModelProto) -> dict[str, int]:
+    """Return the element type of each value; a PackageError if ONNX cannot infer one."""
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
@@ -236,21 +208,8 @@ def _types(model: ModelProto) -> dict[str, int]:
     return types
 
 
-def _name_nodes(model: ModelProto) -> None:
-    """Give each node a unique name, by which the converter can exclude it."""
-    names: set[str] = set()
-    for number, node in enumerate(model.graph.node):
-        if not node.name or node.name in names:
-            node.name = f"{node.op_type}/{number}"
-        names.add(node.name)
-
-
 def _convert(model: ModelProto, kept: frozenset[str]) -> ModelProto:
-    """Return the graph in float16 except the nodes `kept`.
-
-    Raises:
-        PackageError: The converter, or ONNX's checker of its result, refuses.
-    """
+    """Return the graph in float16 except the nodes `kept`; a PackageError if the converter refuses."""
     copy = ModelProto()
     copy.CopyFrom(model)
     try:
@@ -268,10 +227,7 @@ def _convert(model: ModelProto, kept: frozenset[str]) -> ModelProto:
 
 
 def _remove_detours(model: ModelProto) -> None:
-    """Remove the casts to float16 and back that the converter inserts between float32 nodes.
-
-    They would change an index above 2048.
-    """
+    """Remove the converter's casts to float16 and back between float32 nodes, which change an index above 2048."""
     graph = model.graph
     del graph.value_info[:]
     types = _types(model)
@@ -301,10 +257,7 @@ def _casts_to(node: Any, kind: int) -> bool:
 
 
 def _sort_nodes(graph: Any) -> None:
-    """Sort the nodes topologically and remove duplicate casts.
-
-    The converter appends its casts, and one per float32 reader of a value, always under the same name.
-    """
+    """Sort the nodes topologically and remove the duplicates of the casts that the converter appends."""
     nodes = list({(node.op_type, *node.output): node for node in graph.node}.values())
     producers = {output: number for number, node in enumerate(nodes) for output in node.output if output}
     order = graphlib.TopologicalSorter(
@@ -317,16 +270,10 @@ def _sort_nodes(graph: Any) -> None:
 
 def _run_unoptimized(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the logits [N, classes], each node computed as it stands in the graph."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # errors are raised, in one line
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        logits: np.ndarray = session.run(None, dict(inputs))[0]
+        return run_onnx(content, inputs, optimized=False)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise PackageError(f"ONNX Runtime cannot run it in float16: {_first_line(error)}") from error
-    return logits
 
 
 def _first_line(error: Exception) -> str:
@@ -336,8 +283,7 @@ def _first_line(error: Exception) -> str:
 # -- int8 --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Int8Network:
+class Int8Network(NamedTuple):
     """A network in int8, with Q/DQ nodes as TensorRT reads them.
 
     Attributes:
@@ -351,10 +297,6 @@ class Int8Network:
     difference: float
     agreement: float
     kept: tuple[str, ...]
-
-    def for_package(self, calibrated_on: str) -> LowerPrecision:
-        """Return the description that the package stores."""
-        return LowerPrecision(self.difference, calibrated_on=calibrated_on, kept=self.kept)
 
 
 def to_int8(
@@ -399,15 +341,7 @@ def to_int8(
 
 
 def check_layer_groups(content: bytes, keep: Sequence[str]) -> None:
-    """Check that a network has the named layer groups.
-
-    Args:
-        content: The ONNX graph.
-        keep: The names.
-
-    Raises:
-        ConfigError: Unknown group; the message lists the groups.
-    """
+    """Raise a ConfigError that lists the layer groups of an ONNX graph if it does not have all of `keep`."""
     groups = _groups(_quantizable_nodes(onnx.load_model_from_string(content)))
     if groups and (unknown := sorted(set(keep) - set(groups))):
         raise ConfigError(f"no layer group '{unknown[0]}'; known: {', '.join(groups)}")
@@ -417,12 +351,11 @@ def _growing_groups(
     quantizer: "_Quantizer", expected: np.ndarray, held_out: Sequence[Inputs], keep: Sequence[str]
 ) -> Iterator[list[str]]:
     """Yield `keep` plus the most sensitive group, then the two most sensitive, up to half of all groups."""
-    others = [group for group in quantizer.groups if group not in keep]
     sensitivity = {}
-    for group in others:
+    for group in [group for group in quantizer.groups if group not in keep]:
         alone = quantizer.quantize([name for name in quantizer.groups if name != group])
         sensitivity[group] = float(np.abs(_int8_logits(alone, held_out) - expected).mean())
-    ranked = sorted(others, key=lambda group: -sensitivity[group])
+    ranked = sorted(sensitivity, key=lambda group: -sensitivity[group])
     for count in range(1, max(len(ranked) // 2, 1) + 1):
         yield [*keep, *ranked[:count]]
 
@@ -465,21 +398,15 @@ class _Quantizer:
         return bytes(quantized.SerializeToString())
 
 
-def _quantizable_nodes(model: Any) -> list[str]:
-    return [node.name for node in model.graph.node if _quantizable(node, model.graph)]
+def _quantizable_nodes(model: ModelProto) -> list[str]:
+    """Return the nodes that ONNX Runtime can quantize: it quantizes matrices by column, but no stacks of matrices."""
+    dims = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type in INT8_OPERATORS and node.name]
+    return [n.name for n in nodes if n.op_type == "Conv" or all(dims.get(name, 0) <= 2 for name in n.input)]
 
 
 def _groups(nodes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(group_of(name) for name in nodes))
-
-
-def _quantizable(node: Any, graph: Any) -> bool:
-    """Return whether ONNX Runtime can quantize a node: it quantizes matrices by column, but no stacks of matrices."""
-    if node.op_type not in INT8_OPERATORS or not node.name:
-        return False
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    stacked = [name for name in node.input if name in constants and len(constants[name].dims) > 2]
-    return node.op_type == "Conv" or not stacked
 
 
 def _histograms(calibrator: Any, clips: Sequence[Inputs]) -> HistogramCollector:
@@ -520,15 +447,13 @@ def _calibration_tensors(calibrator: Any, clips: Sequence[Inputs]) -> Iterator[t
 
 def _int8_logits(content: bytes, clips: Sequence[Inputs]) -> np.ndarray:
     """Return the logits [N, classes] of N clips, in batches whose inputs fit into memory."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, in one line
     batch_size = max(1, min(_BATCH, RUN_BYTES // sum(value.nbytes for value in clips[0].values())))
     session, rows = None, []
     for start in range(0, len(clips), batch_size):
         batch = list(clips[start : start + batch_size])
         inputs = {name: np.stack([clip[name] for clip in batch]) for name in batch[0]}
         try:
-            session = session or onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            session = session or open_graph(content)
             rows.append(session.run(None, inputs)[0])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise PackageError(f"ONNX Runtime cannot run it in int8: {_first_line(error)}") from error

@@ -1,7 +1,7 @@
-"""Rejection: the choice of the confidence below which a label is published as `unknown`."""
+"""Choice of the confidence below which a label is published as `unknown`."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,9 +79,9 @@ class _ScaledLogits:
         return np.exp(self._best - np.logaddexp(self._total, background / self.temperature))
 
     def loss(self, labels: np.ndarray, background: float) -> float:
-        """Return the mean negative log likelihood of the labels, with Platt's (1999) target in place of 1.
+        """Return the mean negative log likelihood of the labels.
 
-        The target keeps a few correct clips from driving all confidences to 1.
+        Platt's (1999) target in place of 1 keeps a few correct clips from driving all confidences to 1.
         """
         target = (len(labels) + 1) / (len(labels) + 2)
         logged = self.logits[np.arange(len(labels)), labels] - np.logaddexp(self._total, background / self.temperature)
@@ -140,26 +140,15 @@ def calibration_obstacle(recipe: Recipe, specs: Iterable[InputSpec], data_root: 
         return obstacle
     also = f"the network also takes {', '.join(others)}"
     chosen = own if len(own) else unknown_clips.load(recipe, known.classes, data_root, "train").clips[0][0]
-    if _lacks_streams(chosen, known, features.streams(specs)):
+    used = features.streams(specs)
+    required = {stream for stream, needed in used.items() if needed}
+    # Clips without a stream would be rejected for its zeros instead of their action.
+    if not (required <= chosen.streams and _filled_streams(known) & set(used) <= _filled_streams(chosen)):
         source = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {source} not contain"
     if not recipe.components().validation.holds:
         return f"{also}, but augmentation changes only joints: train with held-out clips (validation: {{share: 0.1}})"
     return ""
-
-
-def _lacks_streams(others: ClipDataset, known: ClipDataset, used: Mapping[str, bool]) -> bool:
-    """Return whether clips of other actions lack a required stream, or one that the known clips have.
-
-    Such clips would be rejected for their zeros instead of their action.
-
-    Args:
-        others: Clips of other actions.
-        known: The training part.
-        used: The network's streams, and whether each is required.
-    """
-    required = {stream for stream, needed in used.items() if needed}
-    return not (required <= others.streams and _filled_streams(known) & set(used) <= _filled_streams(others))
 
 
 def _filled_streams(clips: ClipDataset) -> set[str]:
@@ -172,11 +161,10 @@ def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: S
     """Return why the clips of the unknown dataset cannot be used; empty if they can."""
     if not recipe.unknown_dataset:
         return "the recipe has no unknown_dataset"
-    bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
-    foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
     if missing := unknown_clips.missing_dataset(recipe, data_root):
         return missing
-    if foreign:
+    bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
+    if foreign := sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"}):
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} contains {CANONICAL}"
     try:
         unknown_clips.load(recipe, classes, data_root, "train")
@@ -202,19 +190,21 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
         known, which = _augmented_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
     own = len(recipe.unknown_clips(data_root, "train", root))
-    share = f"({chosen.unknown_rejected:.1%} rejected)"
-    against = (
-        f"{own} of its recordings labeled unknown {share}" if own else _unknown_text(recipe, clips, data_root, share)
+    against = f"{own} of its recordings labeled unknown"
+    excluded: Sequence[str] = ()
+    if not own:
+        against = f"{recipe.unknown_dataset} train part"
+        against += ", its right hands with poses of the gestures" if clips.layout == "hand_22" else ""
+        excluded = unknown_clips.load(recipe, clips.classes, data_root, "train").excluded
+    without = f"; without: {', '.join(excluded)}" if excluded else ""
+    return chosen, (
+        f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against} "
+        f"({chosen.unknown_rejected:.1%} rejected){without}"
     )
-    return chosen, f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against}"
 
 
 def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) -> None:
-    """Check that a recipe holds out the same clips as the training, if the rejection is chosen on these.
-
-    Raises:
-        ConfigError: It holds out other clips.
-    """
+    """Raise a ConfigError if the rejection is chosen on held-out clips and the recipe holds out other ones."""
     if _streams_beside_bodies(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
         raise ConfigError("the recipe holds out other clips than the training: use the training's validation and seed")
 
@@ -237,14 +227,6 @@ def _mode(recipe: Recipe) -> str:
     return "stretched" if recipe.clips == "stretched" else "live"
 
 
-def _unknown_text(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
-    """Describe the clips of the unknown dataset and their rejected share."""
-    hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
-    without = unknown_clips.load(recipe, known.classes, data_root, "train").excluded
-    left_out = f"; without: {', '.join(without)}" if without else ""
-    return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
-
-
 def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
     """Return the logits [K, classes] of other actions: the dataset's recordings labeled unknown, or another dataset.
 
@@ -254,22 +236,17 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
-    own = len(recipe.unknown_clips(data_root, "train", root))
-    chosen = (
-        recipe.unknown_clips(data_root, part, root) if own else _unknown_clips(recipe, session, data_root, part, root)
-    )
-    if not len(chosen):
+    clips: ClipDataset
+    if len(recipe.unknown_clips(data_root, "train", root)):
+        clips = recipe.unknown_clips(data_root, part, root)
+    else:
+        clips = unknown_clips.load(recipe, session.package.labels, data_root, part).read()
+        if body_layout(session.package) == "hand_22":
+            clips = hands_from_bodies(clips, dataset_part(recipe, data_root, part, root))
+    if not len(clips):
         return np.zeros((0, len(session.package.labels)), np.float32)
-    logits: np.ndarray = evaluation.score(session, chosen, _mode(recipe)).logits
+    logits: np.ndarray = evaluation.score(session, clips, _mode(recipe)).logits
     return logits
-
-
-def _unknown_clips(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
-    """Return the unknown dataset's clips."""
-    others = unknown_clips.load(recipe, session.package.labels, data_root, part)
-    if body_layout(session.package) != "hand_22":
-        return others.read()
-    return hands_from_bodies(others.read(), dataset_part(recipe, data_root, part, root))
 
 
 def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:

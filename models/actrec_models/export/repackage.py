@@ -13,14 +13,13 @@ import numpy as np
 from actrec import datasets, inference
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package, zoo
-from actrec.inference.package import ModelPackage
+from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.utils import config, files
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
 from actrec_models import registry
 from actrec_models.evaluation import evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
-from actrec_models.export.card import card
-from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, simplify, to_onnx
+from actrec_models.export.onnx_graph import PARITY, example_arrays, relative_error, run_onnx, simplify, to_onnx
 from actrec_models.training.checkpoints import open_package
 from actrec_models.training.recipe import Recipe
 
@@ -48,9 +47,7 @@ def rewrite(
     weights: bool = True,
     root: str = "",
 ) -> ModelPackage:
-    """Copy a package with other files of its network.
-
-    A new network is scored on the test part if the training's dataset is available.
+    """Copy a package with other files of its network, scored on the test part if the training's dataset is available.
 
     Args:
         source: A package's folder, or the name of one in the zoo.
@@ -90,16 +87,9 @@ def recalibrate(
     root: str = "",
     weights: bool = True,
 ) -> ModelPackage:
-    """Copy a package with a newly chosen rejection and the figures that depend on it.
+    """Copy a package with a newly chosen rejection and the figures that depend on it; arguments as for `rewrite`.
 
-    Args:
-        source: A package's folder, or the name of one in the zoo.
-        folder: Output folder; with `overwrite` it may be the source.
-        recipe: Recipe of the same dataset and split with actions to reject; None for the package's own.
-        data_root: Folder that contains a folder per dataset.
-        overwrite: Replace an existing package.
-        root: Folder of the recipe's dataset; empty for its folder in `data_root`.
-        weights: Keep PyTorch's weights, if it has some.
+    `recipe` is of the same dataset and split, with actions to reject; None for the package's own.
 
     Raises:
         PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
@@ -187,21 +177,19 @@ def quantize(
     logger.info("int8 agrees with float32 on %.1f %% of %d other clips", 100 * network.agreement, len(held_out))
     lower = {name: base.read_onnx(name) for name in base.precisions[1:]}
     lower["int8"] = network.content
-    draft = dataclasses.replace(base, int8=network.for_package(f"{len(calibration)} clips of {name}'s training part"))
+    described = LowerPrecision(
+        network.difference, calibrated_on=f"{len(calibration)} clips of {name}'s training part", kept=network.kept
+    )
+    draft = dataclasses.replace(base, int8=described)
     # `root` is not the folder of the training's dataset, whose test part gives the accuracy, if another was chosen.
     draft = _with_accuracy(draft, content, lower, "int8", data_root, root if own else "")
     return _write_copy(base, draft, content, lower, folder, overwrite)
 
 
 class SampledInputs(Sequence[Inputs]):
-    """A network's inputs of randomly chosen clips, one window's clip each, as in the evaluation.
+    """A network's inputs of `count` randomly chosen clips, one window's clip each, as in the evaluation.
 
     They are prepared on every access: the images of 300 clips of P-I3D take 35 GB.
-
-    Args:
-        base: The package.
-        clips: The clips to choose from.
-        count: Number of clips, or all if there are fewer.
     """
 
     def __init__(self, base: ModelPackage, clips: ClipDataset, count: int):
@@ -227,21 +215,16 @@ class SampledInputs(Sequence[Inputs]):
 
 
 def _write_copy(
-    base: ModelPackage,
-    draft: ModelPackage,
-    content: bytes,
-    lower: dict[str, bytes],
-    folder: Path,
-    overwrite: bool,
+    base: ModelPackage, draft: ModelPackage, content: bytes, lower: dict[str, bytes], folder: Path, overwrite: bool,
     weights: bool = True,
-) -> ModelPackage:
+) -> ModelPackage:  # fmt: skip
     """Write `draft` with the weights of `base`, and a new card that keeps the sections after the table."""
     weights_file, card_file = base.path / package.WEIGHTS, base.path / package.CARD
     text = ""
     if card_file.is_file():
         old = card_file.read_text(encoding="utf-8")
         sections = old.find("\n## ")
-        text = card(draft, folder.name) + (old[sections:] if sections >= 0 else "")
+        text = exporter.card(draft, folder.name) + (old[sections:] if sections >= 0 else "")
     tensors = weights_file.read_bytes() if weights and weights_file.is_file() else None
     return package.write(folder, draft, content, tensors, text, overwrite, lower)
 
@@ -250,14 +233,18 @@ def _with_accuracy(
     draft: ModelPackage, content: bytes, lower: dict[str, bytes], name: str, data_root: str, root: str
 ) -> ModelPackage:
     """Return the description with the accuracy in the precision `name`, if the dataset is available."""
+    described = draft.lower(name)
+    assert described is not None
     with tempfile.TemporaryDirectory() as scratch:
         written = package.write(Path(scratch) / (draft.name or "draft"), draft, content, lower=lower)
+        accuracy = None
         if obstacle := _scoring_obstacle(written, data_root, root):
             logger.info("%s: %s is not scored: %s", written.name, name, obstacle)
-            return exporter.replace_lower(draft, name, None)
-        model = protocol.open_model(written.path, precision=name)
-        result = evaluator.evaluate_models([model], data_root, protocol.EvalOptions(root=root)).main_results[0]
-        return exporter.replace_lower(draft, name, float(result.accuracy))
+        else:
+            model = protocol.open_model(written.path, precision=name)
+            options = protocol.EvalOptions(root=root)
+            accuracy = float(evaluator.evaluate_models([model], data_root, options).main_results[0].accuracy)
+    return exporter.with_lower(draft, name, dataclasses.replace(described, accuracy=accuracy))
 
 
 def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:
@@ -279,11 +266,7 @@ def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:
 
 
 def _simplified_network(base: ModelPackage) -> bytes:
-    """Export the float32 network again.
-
-    Raises:
-        PackageError: It disagrees with the package's own.
-    """
+    """Export the float32 network again; a PackageError if it disagrees with the package's own."""
     original = base.read_onnx()
     if (base.path / package.WEIGHTS).is_file():
         _, options, tensors = open_package(base.path)
@@ -294,7 +277,7 @@ def _simplified_network(base: ModelPackage) -> bytes:
         content = simplify(original)
     inputs = example_arrays(base.inputs, base.window, base.bodies, 4)
     expected, found = (run_onnx(each, inputs) for each in (original, content))
-    difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    difference = relative_error(found, expected)
     if not difference <= PARITY:
         raise PackageError(f"{base.name}: simplified, its logits differ by {difference:.2g}: not written")
     return content

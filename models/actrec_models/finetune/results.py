@@ -10,8 +10,7 @@ from actrec import features
 from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance
 from actrec_models.evaluation.metrics import confusion_matrix
-from actrec_models.export.card import card, plain
-from actrec_models.export.exporter import weights_bytes
+from actrec_models.export.exporter import card, escape_markdown, weights_bytes
 from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.finetune.fine_tuning import FineTuned
 from actrec_models.training import provenance
@@ -80,7 +79,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         float16=None,
         int8=None,
     )
-    section = "\n".join(f"- {plain(line)}" for line in summary(result))
+    section = "\n".join(f"- {escape_markdown(line)}" for line in summary(result))
     text = f"{card(description, folder.name)}\n## How it was taught\n\n{section}\n"
     return package.write(folder, description, content, weights_bytes(result.network), text, overwrite)
 

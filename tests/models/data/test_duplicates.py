@@ -16,7 +16,7 @@ from actrec.inference import zoo
 from actrec.utils.errors import DeviceError, InputError
 from actrec_models.data.preparation import prepare
 from actrec_models.export import exporter
-from actrec_models.export.card import card
+from actrec_models.export.exporter import card
 from actrec_models.training.recipe import Recipe
 from tests.models.evaluation.test_eval import write
 from tests.models.places import PlacesTrainToo

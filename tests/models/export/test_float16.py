@@ -232,7 +232,7 @@ def test_rewrite_float16_is_scored_on_available_dataset(both, data_root, tmp_pat
         return SimpleNamespace(main_results=[SimpleNamespace(accuracy=0.5)])
 
     monkeypatch.setattr(repackage, "_scoring_obstacle", lambda *_: "")
-    monkeypatch.setattr(repackage.study, "run", score)
+    monkeypatch.setattr(repackage.evaluator, "evaluate_models", score)
     made = repackage.rewrite(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
     assert asked == [(("float32", "float16"), str(data_root), "mine")]
     assert made.float16.accuracy == 0.5
