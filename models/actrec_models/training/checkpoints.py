@@ -229,8 +229,8 @@ def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[s
         PackageError: The package or its weights are missing, or the weights do not fit the network.
     """
     found = zoo.find(name)
-    options = network_options(found)
     tensors = initial_weights.read(initial_weights.package_weights(found)).tensors
+    options = network_options(found)
     network: Network = create(found.family, num_classes=len(found.labels), **options)
     stated, built = (
         [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in specs]
