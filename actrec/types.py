@@ -13,7 +13,7 @@ from actrec.utils.errors import InputError
 NANOSECONDS = 1_000_000_000
 
 MAX_DEPTH_M = 100.0
-"""No camera here looks farther; depth in millimetres does."""
+"""Limit of plausible depth; larger values are in millimeters."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class RgbdFrame:
 
     Attributes:
         stamp_ns: Capture time in nanoseconds of the camera's clock.
-        color: [H, W, 3] uint8 RGB; None where the source has joints alone (a skeleton recording).
-        depth: [H, W] float32 metres, NaN where missing; None where the source has no depth.
-        intrinsics: Of both images.
+        color: [H, W, 3] uint8 RGB; None if the source has joints only (a skeleton recording).
+        depth: [H, W] float32 m, NaN if missing; None if the source has no depth.
+        intrinsics: Intrinsics of both images.
         frame_id: Name of the optical frame.
-        skeletons: Known joints where the source has them (simulated camera, recordings), else empty.
+        skeletons: Joints that the source knows (simulated camera, recordings), else empty.
     """
 
     stamp_ns: int
@@ -73,14 +73,14 @@ class RgbdFrame:
         return self.stamp_ns / NANOSECONDS
 
     def check(self) -> None:
-        """Raise InputError where shapes, types or sizes contradict the contract."""
+        """Raise InputError if shapes, types or sizes contradict the contract."""
         if self.color is None:
             return
         height, width = self.intrinsics.height, self.intrinsics.width
         if self.color.shape != (height, width, 3) or self.color.dtype != np.uint8:
             raise InputError(
-                f"color is {self.color.dtype}{list(self.color.shape)}, expected uint8[{height}, {width}, 3] "
-                "as its intrinsics say"
+                f"color is {self.color.dtype}{list(self.color.shape)}, expected uint8[{height}, {width}, 3] by its "
+                "intrinsics"
             )
         if self.depth is None:
             return
@@ -93,11 +93,7 @@ class RgbdFrame:
 
 
 def refuse_integers(depth: np.ndarray) -> None:
-    """Refuses depth as sensors count it.
-
-    Raises:
-        InputError: It is of an integer type, which is no metres.
-    """
+    """Raise InputError if depth is of an integer type, in the units of a sensor instead of metres."""
     if depth.dtype.kind != "f":
         raise InputError(f"depth is {depth.dtype}, expected float32 metres: multiply it by the metres of one step")
 
@@ -109,8 +105,8 @@ class Body:
     Attributes:
         body_id: Starts with a letter (REP-155); empty before tracking.
         layout: Name of a layout in `actrec.skeleton.layouts`.
-        positions: [V, 3] float32 metres in the optical frame, NaN where missing.
-        pixels: [V, 2] float32 (u, v), NaN where missing.
+        positions: [V, 3] float32 m in the optical frame, NaN if missing.
+        pixels: [V, 2] float32 (u, v), NaN if missing.
         scores: [V] float32 in 0..1.
     """
 
@@ -181,9 +177,9 @@ KEYS: dict[str, tuple[int | None, str, str]] = {
     "color": (0, "[T, H, W, 3]", "uint8 RGB"),
     "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the color image's field of view at any size"),
 }
-"""Key of a clip to (its time axis, its shape, its meaning). Body 0 is the subject of the clip. A clip may also
-hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
-instead of "color" or "flow": the live recognizer keeps crops, not images."""
+"""Key of a clip to (time axis, shape, meaning). Body 0 is the subject of the clip. Instead of "color" or "flow", a clip
+may hold, under the name of an input with a `FrameFeature`, that input's `observe`d frames [T, …] of body 0: the live
+recognizer keeps crops, not images."""
 
 STREAMS = {
     "bodies": ("bodies", "pixels"),
@@ -192,20 +188,20 @@ STREAMS = {
     "flow": ("flow", "motion"),
     "color": ("color",),
 }
-"""What the live recognizer subscribes to, and the keys of a clip that come from it."""
+"""Stream of the live recognizer to the keys of a clip that come from it."""
 
 
 class LazyClip(Mapping[str, np.ndarray]):
     """A clip whose values are made on first access, and kept: unused images cost nothing.
 
-    Args:
-        make: Key to what returns its array.
-        span: Key of images to a function that returns some of them, given the first index and their number.
+    Attributes:
         shown: The clip with body 0's joints at the stamp of each image, if the clip itself has joints between images
             too; None if there is no difference.
 
-    Attributes:
-        shown: As given.
+    Args:
+        make: Key to a function that returns its array.
+        span: Key of images to a function that returns some of them, given the first index and their number.
+        shown: See above.
     """
 
     def __init__(

@@ -24,12 +24,12 @@ RADII_M = {"skeletons": 0.012, "hands": 0.004, "face": 0.003}
 class Viewer:
     """Rerun log of frames, skeletons and labels, by the camera's time.
 
+    Attributes:
+        frames: Number of shown frames.
+
     Args:
         out: `.rrd` file to write instead of opening a viewer.
         connect: Address of a running viewer, as it prints it (`rerun+http://…/proxy`).
-
-    Attributes:
-        frames: Number of shown frames.
 
     Raises:
         ConfigError: Both are given, or the file's name does not end with `.rrd`.
@@ -73,12 +73,7 @@ class Viewer:
             rr.log(f"{CAMERA}/depth", rr.DepthImage(np.nan_to_num(frame.depth), meter=1.0))
 
     def bodies(self, topic: str, stamp_ns: int, bodies: Sequence[Body]) -> None:
-        """Show the bodies, hands or faces of one instant and remove the previous ones.
-
-        Args:
-            topic: "skeletons", "hands" or "face".
-            stamp_ns: Stamp.
-            bodies: The bodies; may be empty.
+        """Show the bodies, hands or faces of one instant and remove the previous ones; `topic` is a key of `RADII_M`.
 
         Raises:
             ConfigError: The layout is unknown.
