@@ -3,10 +3,12 @@
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import CameraFiles
+from actrec.utils.config import setting
 
 _Self = TypeVar("_Self", bound="Camera")
 
@@ -64,7 +66,10 @@ class Camera(ABC):
         """Start the stream.
 
         Raises:
-            DeviceError: There is no such camera or recording.
+            DeviceError: There is no such camera or recording, or it does not start.
+            ConfigError: The camera or recording does not support an option, or there are several cameras.
+            InputError: The recording or a calibration file is damaged, or does not fit.
+            MissingLibraryError: A library of the vendor is not installed.
         """
 
     @abstractmethod
@@ -77,7 +82,8 @@ class Camera(ABC):
 
         Raises:
             EndOfStream: The recording has ended.
-            DeviceError: No frame within `timeout_s`.
+            DeviceError: No frame within `timeout_s`, or another thread closed the camera.
+            InputError: The recording is damaged from here on.
         """
 
     def calibration(self) -> CameraFiles:
@@ -156,16 +162,49 @@ class StampStatistics:
             self.delay_ms += _ALPHA * (delay - self.delay_ms)
         self._last = stamp_ns
 
-    def figures(self, clock: DeviceClock, skipped: int, incomplete: int, unpaired: int) -> dict[str, float | int]:
-        """Return the diagnostics of a driver: delays, clock offset and its counts of dropped frames."""
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Settings of a `DeviceCamera`."""
+
+    serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
+    calibration: str = setting(
+        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
+    )
+    register: bool = setting(
+        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
+    )
+    recording: str = setting("", "Recording by the vendor's tool to play instead of a camera.")
+    frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
+
+
+class DeviceCamera(Camera):
+    """Base of the drivers of depth cameras and their recordings.
+
+    Attributes:
+        incomplete: Pairs dropped because color or depth was missing.
+        unpaired: Pairs dropped because color and depth are more than half a frame period apart.
+    """
+
+    @property
+    def live(self) -> bool:  # type: ignore[override]
+        """False for a recording."""
+        return not self.config.recording
+
+    def figures(self) -> dict[str, float | int]:
+        """Return delay and jitter of the stamps, the clocks' offset, and the dropped frames by cause."""
         return {
-            "stamp_delay_ms": self.delay_ms,
-            "stamp_jitter_ms": self.jitter_ms,
-            "clock_offset_ms": clock.offset_ns / 1e6,
-            "skipped": skipped,
-            "without_color_or_depth": incomplete,
-            "color_and_depth_apart": unpaired,
+            "stamp_delay_ms": self._stamps.delay_ms,
+            "stamp_jitter_ms": self._stamps.jitter_ms,
+            "clock_offset_ms": self._clock.offset_ns / 1e6,
+            "skipped": self.skipped,
+            "without_color_or_depth": self.incomplete,
+            "color_and_depth_apart": self.unpaired,
         }
+
+    def _reset(self) -> None:
+        self.skipped = self.incomplete = self.unpaired = 0
+        self._clock, self._stamps = DeviceClock(), StampStatistics()
 
 
 class Pace:

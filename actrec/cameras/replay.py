@@ -43,13 +43,7 @@ class Decoder:
         self._thread.start()
 
     def next(self, timeout_s: float) -> RgbdFrame:
-        """Return the next frame.
-
-        Raises:
-            EndOfStream: The recording has ended; every further call raises it too.
-            DeviceError: None was decoded within `timeout_s`, or the decoder was stopped.
-            InputError: The recording is corrupt from here on.
-        """
+        """Return the next frame, or raise as `Camera.read`; after the end, every further call raises EndOfStream."""
         deadline = time.monotonic() + timeout_s
         while self._error is None:
             try:
@@ -160,13 +154,7 @@ class ReplayCamera(Camera):
         return self._opened()[0].intrinsics
 
     def open(self) -> None:
-        """Open the recording and start decoding.
-
-        Raises:
-            DeviceError: There is no such recording.
-            InputError: It is corrupt or lacks data.
-            ConfigError: An option does not fit it, or it is shorter than `start_s`.
-        """
+        """Open the recording and start decoding."""
         if self._playing is not None:
             return
         c = self.config
@@ -188,13 +176,7 @@ class ReplayCamera(Camera):
             recording.close()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the next frame when it is due; this waits through gaps of up to an hour.
-
-        Raises:
-            EndOfStream: The recording has ended and `loop` is off.
-            DeviceError: No frame was decoded within `timeout_s`, or another thread closed the camera.
-            InputError: The recording is corrupt from here on.
-        """
+        """Return the next frame when it is due; this waits through gaps of up to an hour."""
         _, decoder = self._opened()
         frame = decoder.next(timeout_s)
         if decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.passes) - time.monotonic())):

@@ -104,12 +104,7 @@ class SimulatedCamera(Camera):
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
-        """Build the scene and start the clock.
-
-        Raises:
-            DeviceError: The script is missing.
-            InputError: The script is not a skeleton recording, or lacks joints that an actor needs.
-        """
+        """Build the scene and start the clock."""
         c, lens = self.config, self._intrinsics
         if c.script:
             self.scene = scripted_scene(lens, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
@@ -137,12 +132,7 @@ class SimulatedCamera(Camera):
         self.scene = self.snapshot = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the next frame; with `realtime`, wait until it is due and skip late ones.
-
-        Raises:
-            EndOfStream: The duration is over, or the script has ended.
-            DeviceError: The camera is not open, or no frame is due within `timeout_s`.
-        """
+        """Return the next frame; with `realtime`, wait until it is due and skip late ones."""
         scene, c = self._opened(), self.config
         number = self._next
         if c.realtime:  # the newest frame that is due, or else the coming one

@@ -20,7 +20,7 @@ from actrec.cameras.azure_kinect.sdk import (
     load,
     load_record,
 )
-from actrec.cameras.base import Camera, DeviceClock, Pace, StampStatistics
+from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles, DepthGeometry, fitted
@@ -39,10 +39,9 @@ _MAX_QUEUED_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
-class AzureKinectConfig:
-    """Settings of `AzureKinectCamera`."""
+class AzureKinectConfig(DeviceConfig):
+    """Settings of `AzureKinectCamera`; recordings are .mkv files of k4arecorder."""
 
-    serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
     color_mode: str = setting("720p", "Color resolution; 1536p and 3072p are 4:3.", choices=COLOR_MODES)
     depth_mode: str = setting("nfov_unbinned", "Field of view and binning of depth.", choices=DEPTH_MODES)
     fps: int = setting(30, "Frames per second: 5, 15 or 30.", unit="Hz", range=(5, 30))
@@ -51,13 +50,6 @@ class AzureKinectConfig:
     )
     width: int = setting(0, "Width of the registered images; 0 for the color camera's.", unit="px", range=(0, 4096))
     rectify: bool = setting(False, "Remove lens distortion.")
-    register: bool = setting(
-        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
-    )
-    calibration: str = setting(
-        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
-    )
-    recording: str = setting("", "Recording of k4arecorder (.mkv) to play instead of a camera.")
     rate: float = setting(
         1.0, "Speed of a recording: 1 as recorded, 2 twice as fast, 0 as fast as frames are read.", range=(0, 1000)
     )
@@ -69,7 +61,6 @@ class AzureKinectConfig:
         "", "File of libk4a, e.g. of Orbbec's K4A wrapper, with libk4arecord beside it; empty for the system's."
     )
     body_library: str = setting("", "File of libk4abt; empty for the system's.")
-    frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class View:
@@ -134,11 +125,7 @@ class View:
         return cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR)
 
     def depth(self, image: Image) -> np.ndarray:
-        """Return depth in the color camera's image: [H, W] float32 m, NaN if missing.
-
-        Raises:
-            DeviceError: The SDK cannot register it.
-        """
+        """Return depth in the color camera's image: [H, W] float32 m, NaN if missing."""
         if not self._register:
             return image.depth()
         if self._registration is not None:
@@ -199,16 +186,13 @@ def _factory_geometry(calibration: Any) -> DepthGeometry:
     return DepthGeometry(pose)
 
 
-class AzureKinectCamera(Camera):
+class AzureKinectCamera(DeviceCamera):
     """Azure Kinect with depth registered to color. The IMU stays off.
 
     Stamps are the middle of the color exposure, mapped to system time by `DeviceClock`; they include the smallest
     transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
 
     Attributes:
-        skipped: Frames dropped since opening for a newer one.
-        incomplete: Captures without color or without depth.
-        unpaired: Captures with color and depth more than half a frame period apart.
         damaged: Captures with a corrupt color image.
         without_bodies: Frames with late bodies.
 
@@ -237,11 +221,6 @@ class AzureKinectCamera(Camera):
         self._reset()
 
     @property
-    def live(self) -> bool:  # type: ignore[override]
-        """False for a recording."""
-        return not self.config.recording
-
-    @property
     def paced(self) -> bool:  # type: ignore[override]
         """False for a recording with rate 0."""
         return self.live or self.config.rate > 0
@@ -252,14 +231,7 @@ class AzureKinectCamera(Camera):
         return self._opened()[1].intrinsics
 
     def open(self) -> None:
-        """Open the camera or the recording.
-
-        Raises:
-            DeviceError: There is no such camera or recording, or it does not start.
-            MissingLibraryError: A library of the SDK is not installed.
-            InputError: A calibration file has another aspect ratio.
-            ConfigError: `width` exceeds the width of the images.
-        """
+        """Open the camera or the recording."""
         if self._source is not None:
             return
         self._closing.clear()
@@ -282,12 +254,7 @@ class AzureKinectCamera(Camera):
             self._tracker = self._view = self._source = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the newest frame of a camera, or the next frame of a recording when it is due.
-
-        Raises:
-            EndOfStream: The recording has ended.
-            DeviceError: No frame within `timeout_s`, the camera was unplugged, or another thread closed it.
-        """
+        """Return the newest frame of a camera, or the next frame of a recording when it is due."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             source, view = self._opened()
@@ -307,13 +274,12 @@ class AzureKinectCamera(Camera):
         return CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
 
     def figures(self) -> dict[str, float | int]:
-        """Return delay and jitter of the stamps, the clocks' offset, and the frames dropped since opening, by cause."""
-        common = self._stamps.figures(self._clock, self.skipped, self.incomplete, self.unpaired)
-        return common | {"damaged_color": self.damaged, "without_bodies": self.without_bodies}
+        """Return the figures of `DeviceCamera` with the frames without color or bodies."""
+        return super().figures() | {"damaged_color": self.damaged, "without_bodies": self.without_bodies}
 
     def _reset(self) -> None:
-        self.skipped = self.incomplete = self.unpaired = self.damaged = self.without_bodies = 0
-        self._clock, self._stamps = DeviceClock(), StampStatistics()
+        super()._reset()
+        self.damaged = self.without_bodies = 0
         self._fps, self.serial = self.config.fps, ""
         self._pace.restart()
 

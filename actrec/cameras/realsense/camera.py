@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pyrealsense2 as rs
 
-from actrec.cameras.base import Camera, DeviceClock, Pace, StampStatistics
+from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.cameras.realsense import device as realsense_device
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
@@ -43,10 +43,12 @@ _TO_RGB = {
 
 
 @dataclass(frozen=True)
-class RealSenseConfig:
-    """Settings of `RealSenseCamera`. The filters of depth are off by default: each costs time or blurs edges."""
+class RealSenseConfig(DeviceConfig):
+    """Settings of `RealSenseCamera`; recordings are .db3 and .bag files of librealsense.
 
-    serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
+    The filters of depth are off by default: each costs time or blurs edges.
+    """
+
     width: int = setting(640, "Width of the color images and the registered depth.", unit="px", range=(1, 8192))
     height: int = setting(480, "Height of the color images.", unit="px", range=(1, 8192))
     depth_width: int = setting(0, "Width of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
@@ -62,32 +64,19 @@ class RealSenseConfig:
     options: str = setting(
         "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
-    calibration: str = setting(
-        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
-    )
-    register: bool = setting(
-        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
-    )
     reset: str = setting(
         "stall",
         "When to reset the camera on opening: after a stall, always, or never.",
         choices=("stall", "always", "never"),
     )
-    recording: str = setting("", "Librealsense recording (.db3, .bag) to play instead of a camera.")
     realtime: bool = setting(True, "Play a recording at its own pace; false plays every frame, as fast as it is read.")
-    frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
-class RealSenseCamera(Camera):
+class RealSenseCamera(DeviceCamera):
     """RealSense camera that returns the newest frame, with depth registered to color.
 
     Stamps are capture times: librealsense's global time, or the device's clock mapped to the system's. Stamps of a
     recording start now and keep the recorded intervals.
-
-    Attributes:
-        skipped: Frames dropped since opening, by their frame numbers.
-        incomplete: Framesets dropped because color or depth was missing.
-        unpaired: Framesets dropped because color and depth are more than half a frame period apart.
 
     Args:
         options: Fields of `RealSenseConfig`.
@@ -100,16 +89,11 @@ class RealSenseCamera(Camera):
 
     def __init__(self, **options: Any):
         self.config: RealSenseConfig = build(RealSenseConfig, options)
-        self._reset_figures()
+        self._reset()
         self._pipeline: Any = None
         self._context: Any = None
         self.serial = self.config.serial
         self._stalled = False
-
-    @property
-    def live(self) -> bool:  # type: ignore[override]
-        """False for a recording."""
-        return not self.config.recording
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
@@ -123,17 +107,11 @@ class RealSenseCamera(Camera):
         return self._depth.color
 
     def open(self) -> None:
-        """Start the streams.
-
-        Raises:
-            ConfigError: There are several cameras and no serial number, or the camera lacks the profile or option.
-            DeviceError: There is no such camera or recording, or it does not open or start.
-            InputError: A calibration file is damaged or has another aspect ratio.
-        """
+        """Start the streams."""
         if self._pipeline is not None:
             return
         self._context = self._context or realsense_device.open_context()
-        self._reset_figures()
+        self._reset()
         device = self._find() if self.live else None
         self._pipeline = rs.pipeline(self._context)
         try:
@@ -155,12 +133,7 @@ class RealSenseCamera(Camera):
                 pipeline.stop()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the newest frame that was not read before; wait for one.
-
-        Raises:
-            EndOfStream: The recording has ended.
-            DeviceError: No frame with color and depth within `timeout_s`: unplugged, or stalled.
-        """
+        """Return the newest frame that was not read before; wait for one."""
         deadline = time.monotonic() + timeout_s
         while (frames := self._next(deadline)) is not None:
             arrival = time.time_ns()
@@ -182,14 +155,9 @@ class RealSenseCamera(Camera):
         self._opened()
         return self._depth.calibration
 
-    def figures(self) -> dict[str, float | int]:
-        """Return delay and jitter of the stamps, the clock offset, and the dropped framesets by cause."""
-        self._opened()
-        return self._stamps.figures(self._clock, self.skipped, self.incomplete, self.unpaired)
-
-    def _reset_figures(self) -> None:
-        self.skipped = self.incomplete = self.unpaired = 0
-        self._clock, self._stamps, self._pace = DeviceClock(), StampStatistics(), Pace(1.0)
+    def _reset(self) -> None:
+        super()._reset()
+        self._pace = Pace(1.0)
         self._number: int | None = None
         self._warned = False
 
