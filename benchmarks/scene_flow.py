@@ -17,10 +17,11 @@ from actrec.scene_flow import SceneFlow, camera_motion
 from actrec.scene_flow.primal_dual import gpu
 from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
 from actrec.scene_flow.stream import resize
-from actrec.simulation import room, stage
 from actrec.simulation.actions import Performance
-from actrec.simulation.actor import ActorPose, Appearance
-from actrec.simulation.noise import SensorNoise, structured_light
+from actrec.simulation.actor import ActorPose
+from actrec.simulation.appearance import Appearance, cast_member
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.renderer import furnished_room
 from actrec.simulation.scene import PlacedCamera, ProceduralActor, Scene
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError
@@ -130,7 +131,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
         shots = before.at(0.0), after.at(0.0)
         exact = sampled(before.flow_to(shots[0], after, shots[1], DT), step)
         size = intrinsics.width // step, intrinsics.height // step
-        sensor = SensorNoise(structured_light(), intrinsics, number) if noise else None
+        sensor = SensorNoise(SENSORS["structured_light"], intrinsics, number) if noise else None
         images = []
         for k, shot in enumerate(shots):
             color, depth = shot.rendering.color, shot.rendering.depth
@@ -142,7 +143,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
 
 def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:
     """Return the scene before and after the motion."""
-    camera, who = PlacedCamera(), stage.cast_member(seed + 1)
+    camera, who = PlacedCamera(), cast_member(seed + 1)
     performance = Performance(("wave",), seed, physique=who.physique)
     actor = ProceduralActor(performance, who.appearance, camera, (0.0, distance), 0.3)
     pose = actor.pose(1.5)
@@ -152,7 +153,7 @@ def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) 
     seen = moved.transformed(back, -back @ np.array(motion.camera_shift))
     where = camera.position + camera.rotation @ np.array(motion.camera_shift)
     elsewhere = PlacedCamera(axes=camera.rotation @ motion.camera_turn, center=where)
-    scenery = room.furnished(back=distance + 1.5, seed=seed)
+    scenery = furnished_room(back=distance + 1.5, seed=seed)
     first, second = (
         Scene([_Statue(who.appearance, actor.rest, p)], intrinsics, c, scenery)
         for p, c in ((pose, camera), (seen, elsewhere))

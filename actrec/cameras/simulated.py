@@ -11,8 +11,7 @@ import numpy as np
 from actrec.cameras.base import Camera
 from actrec.simulation.actions import Performance
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.scene import CameraPose, Scene, Snapshot
-from actrec.simulation.stage import performed_scene, scripted_scene
+from actrec.simulation.scene import CameraPose, Scene, SceneFrame, performed_scene, scripted_scene
 from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
@@ -83,7 +82,7 @@ class SimulatedCamera(Camera):
             Performance(tuple(c.actions))  # raises for an unknown action, before opening
         self._intrinsics = from_hfov(c.width, c.height, c.hfov)
         self.scene: Scene | None = None
-        self.snapshot: Snapshot | None = None
+        self.snapshot: SceneFrame | None = None
         self._noise: SensorNoise | None = None
         self._closed = threading.Event()
         self._start_ns, self._began, self._next = 0, 0.0, 0
@@ -175,9 +174,9 @@ class SimulatedCamera(Camera):
 
     def _set_noise(self) -> None:
         c = self.config
-        self._noise = SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
+        self._noise = SensorNoise(SENSORS[c.sensor], self._intrinsics, c.seed) if c.noise else None
 
-    def _last(self) -> Snapshot:
+    def _last(self) -> SceneFrame:
         if self.snapshot is None:
             raise DeviceError("the simulated camera has no frame yet: call read() first")
         return self.snapshot
@@ -187,7 +186,7 @@ class SimulatedCamera(Camera):
             raise DeviceError("the simulated camera is not open: call open() or use a with statement")
         return self.scene
 
-    def _render(self, scene: Scene, number: int) -> tuple[RgbdFrame, Snapshot]:
+    def _render(self, scene: Scene, number: int) -> tuple[RgbdFrame, SceneFrame]:
         elapsed = number / self.config.fps
         snapshot = scene.at(elapsed)
         color, depth = snapshot.rendering.color, snapshot.rendering.depth

@@ -6,7 +6,7 @@ so that no foot slides.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,8 +95,8 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
     phase = np.pi * (elapsed / _PERIOD - 0.5)
     sway, stride = -0.022 * np.sin(phase) * going, np.cos(phase) * going
     arms = {f"arm_z_{side}": 0.08 - 0.30 * sign * stride for side, sign in _SIGN.items()}
-    return body.posture(
-        x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride,
+    return body.with_channels(
+        body.REST, x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride,
         bend=0.02 + 0.03 * going,
         drop=0.012 + (0.022 + 0.008 * np.cos(2 * phase)) * going, roll=0.03 * np.sin(phase) * going,
         reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going,
@@ -112,22 +112,32 @@ SEAT_HEIGHT = 0.45
 SEAT_BEHIND = 0.43
 """Distance of the stool behind the actor's place, m."""
 
-_Posture = np.ndarray
+_Keys = tuple[Sequence[float], Sequence[np.ndarray]]
+"""Times and postures between which an action moves."""
 
 
-def _both(**channels: float) -> dict[str, float]:
-    return {f"{name}_{side}": value for name, value in channels.items() for side in ("left", "right")}
+def _limb(side: str = "right", **channels: float | tuple[float, float, float]) -> dict[str, float]:
+    """Return the channels of an arm or leg; `arm`, `elbow` and `palm` have x, y and z."""
+    named: dict[str, float] = {}
+    for name, value in channels.items():
+        if isinstance(value, tuple):
+            named |= {f"{name}_{axis}_{side}": number for axis, number in zip("xyz", value, strict=True)}
+        else:
+            named[f"{name}_{side}"] = value
+    return named
 
 
-def _hands_on_lap(vector: _Posture) -> _Posture:
-    vector = body.with_channels(
-        vector, **_both(palm_x=-0.25, palm_y=-1.0, palm_z=0.0, elbow_x=0.8, elbow_y=-0.3, elbow_z=-1.0, flex=0.0)
-    )
+def _seated() -> np.ndarray:
+    """Return the posture on the stool, hands on the lap."""
+    vector = body.with_channels(body.REST, drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10)
+    for side in _SIGN:
+        hand = _limb(side, palm=(-0.25, -1.0, 0.0), elbow=(0.8, -0.3, -1.0), flex=0.0, knee_x=0.35)
+        vector = body.with_channels(vector, **hand)
     vector = body.reach_to(vector, "left", (0.13, 0.665, -0.17))
     return body.reach_to(vector, "right", (-0.13, 0.665, -0.17))
 
 
-SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35)))
+SEATED = _seated()
 
 
 @dataclass(frozen=True)
@@ -145,9 +155,9 @@ class Action:
     seconds: float
     start: str
     end: str
-    posture: Callable[[float, Style], _Posture]
+    posture: Callable[[float, Style], np.ndarray]
 
-    def at(self, elapsed: float, style: Style) -> _Posture:
+    def at(self, elapsed: float, style: Style) -> np.ndarray:
         """Return the posture `elapsed` seconds after the start."""
         vector = self.posture(float(np.clip(elapsed * style.speed, 0.0, self.seconds)), style)
         return body.mirrored(vector) if style.side == "left" else vector
@@ -157,10 +167,8 @@ class Action:
         return self.seconds / style.speed
 
 
-def _keyed(
-    make: Callable[[float, float], tuple[tuple[float, ...], tuple[_Posture, ...]]],
-) -> Callable[[float, Style], _Posture]:
-    """Return an action through key postures; `make(size, turn)` returns their times and the postures."""
+def _keyed(make: Callable[[float, float], _Keys]) -> Callable[[float, Style], np.ndarray]:
+    """Return an action through key postures; `make(size, turn)` returns them."""
 
     @lru_cache(maxsize=64)
     def curve(size: float, turn: float) -> Curve:
@@ -169,37 +177,26 @@ def _keyed(
     return lambda elapsed, style: curve(style.size, style.turn)(elapsed)
 
 
-def _idle(elapsed: float, style: Style) -> _Posture:
-    return STANDING
-
-
-def _idle_seated(elapsed: float, style: Style) -> _Posture:
-    return SEATED
-
-
-def _wave(elapsed: float, style: Style) -> _Posture:
+def _wave(elapsed: float, style: Style) -> np.ndarray:
     raised = body.with_channels(
-        STANDING, arm_x_right=0.62, arm_y_right=0.62, arm_z_right=0.42, reach_right=0.76, elbow_x_right=0.8,
-        elbow_y_right=-1.0,
-        elbow_z_right=0.1, palm_x_right=0.0, palm_y_right=0.0, palm_z_right=1.0, flex_right=-0.05, curl_right=0.06,
-        index_right=0.04,
-        thumb_right=0.05, lean=-0.02,
+        STANDING, lean=-0.02, **_limb(arm=(0.62, 0.62, 0.42), reach=0.76, elbow=(0.8, -1.0, 0.1), palm=(0.0, 0.0, 1.0),
+                                      flex=-0.05, curl=0.06, index=0.04, thumb=0.05),
     )  # fmt: skip
     share = float(ease(elapsed / 0.8) * ease((3.6 - elapsed) / 0.8))
     vector = STANDING + share * (raised - STANDING)
     swing = np.sin(2 * np.pi * 1.5 * (elapsed - 0.6)) * float(ease((elapsed - 0.5) / 0.5) * ease((3.1 - elapsed) / 0.5))
-    vector[body.channel_index("arm_x_right")] += 0.30 * style.size * swing
-    vector[body.channel_index("arm_y_right")] -= 0.08 * style.size * swing
+    vector[body.CHANNEL["arm_x_right"]] += 0.30 * style.size * swing
+    vector[body.CHANNEL["arm_y_right"]] -= 0.08 * style.size * swing
     return vector
 
 
-def _between(share: float, lean: float) -> _Posture:
+def _between(share: float, lean: float) -> np.ndarray:
     """Return a posture between standing (0) and seated (1), the trunk `lean` radians forward, hands on the knees."""
     vector = STANDING + share * (SEATED - STANDING)
     vector = body.with_channels(
         vector, tilt=0.6 * lean - 0.08 * share, bend=0.4 * lean + 0.10 * share, head_pitch=-0.4 * lean
     )
-    joints = body.pose(vector, body.Physique()).joints
+    joints = pose(vector, Physique()).joints
     grasp = float(ease(share / 0.4))
     for side in ("left", "right"):
         hanging, knee, hip = (joints[KINECT_V2_25.index[f"{joint}_{side}"]] for joint in ("wrist", "knee", "hip"))
@@ -208,14 +205,14 @@ def _between(share: float, lean: float) -> _Posture:
     return vector
 
 
-def _sit_down(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+def _sit_down(size: float, turn: float) -> _Keys:
     times = np.linspace(0.0, 1.9, 11)
     shares = ease(times / 1.9)
     keys = [_between(float(s), 0.85 * float(np.sin(np.pi * s))) for s in shares[1:-1]]
     return tuple(times), (STANDING, *keys, SEATED)
 
 
-def _stand_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+def _stand_up(size: float, turn: float) -> _Keys:
     # The trunk leans forward before the hips rise.
     times = np.linspace(0.0, 2.0, 11)
     shares = 1 - ease((times - 0.35) / 1.6)
@@ -224,107 +221,68 @@ def _stand_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Postu
     return tuple(times), (SEATED, *keys, STANDING)
 
 
-def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+def _pick_up(size: float, turn: float) -> _Keys:
     low = body.with_channels(
-        STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45, heel_right=0.30,
-        knee_x_left=0.35,
-        knee_x_right=0.45, elbow_x_right=0.6, elbow_y_right=0.0, elbow_z_right=-1.0, palm_x_right=-0.6,
-        palm_y_right=0.0, palm_z_right=-0.8,
-        arm_x_left=0.30, arm_y_left=-0.70, arm_z_left=0.55, reach_left=0.86,
+        STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45,
+        **_limb(heel=0.30, knee_x=0.45, elbow=(0.6, 0.0, -1.0), palm=(-0.6, 0.0, -0.8)),
+        **_limb("left", knee_x=0.35, arm=(0.30, -0.70, 0.55), reach=0.86),
     )  # fmt: skip
+    grasp = _limb(curl=0.62, index=0.58, thumb=0.65)
     reach = body.reach_to(low, "right", (-0.20 - 0.2 * np.sin(turn), 0.20, 0.36))
-    open_hand = body.with_channels(reach, curl_right=0.12, index_right=0.10, thumb_right=0.05)
-    grip = body.with_channels(reach, curl_right=0.62, index_right=0.58, thumb_right=0.65)
+    open_hand = body.with_channels(reach, **_limb(curl=0.12, index=0.10, thumb=0.05))
+    grip = body.with_channels(reach, **grasp)
     halfway = body.with_channels(STANDING + 0.45 * (open_hand - STANDING), tilt=0.32, bend=0.36)
     rising = body.with_channels(STANDING + 0.45 * (grip - STANDING), tilt=0.34, bend=0.40)
-    hold = body.with_channels(
-        STANDING, arm_x_right=0.05, arm_y_right=-0.62, arm_z_right=0.75, reach_right=0.70, elbow_x_right=0.5,
-        elbow_y_right=-0.8,
-        elbow_z_right=-0.6, palm_x_right=-0.9, palm_y_right=0.3, palm_z_right=0.0, curl_right=0.62, index_right=0.58,
-        thumb_right=0.65,
-        head_pitch=0.22,
-    )  # fmt: skip
-    return (0.0, 0.55, 1.25, 1.55, 2.15, 2.7, 3.1, 3.8), (
-        STANDING,
-        halfway,
-        open_hand,
-        grip,
-        rising,
-        hold,
-        hold,
-        STANDING,
-    )
+    arm = _limb(arm=(0.05, -0.62, 0.75), reach=0.70, elbow=(0.5, -0.8, -0.6), palm=(-0.9, 0.3, 0.0))
+    hold = body.with_channels(STANDING, head_pitch=0.22, **arm, **grasp)
+    keys = (STANDING, halfway, open_hand, grip, rising, hold, hold, STANDING)
+    return (0.0, 0.55, 1.25, 1.55, 2.15, 2.7, 3.1, 3.8), keys
 
 
-def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
-    fist = {"curl_right": 0.60, "index_right": 0.55, "thumb_right": 0.6}
-    step = {"foot_z_left": 0.26, "foot_x_left": 0.14}
+def _throw(size: float, turn: float) -> _Keys:
+    fist, step = _limb(curl=0.60, index=0.55, thumb=0.6), _limb("left", foot_z=0.26, foot_x=0.14)
     wind = body.with_channels(
-        STANDING, arm_x_right=0.75, arm_y_right=0.05, arm_z_right=0.10, reach_right=0.66, elbow_x_right=0.9,
-        elbow_y_right=-0.2,
-        elbow_z_right=-0.6, palm_x_right=0.1, palm_y_right=-0.6, palm_z_right=0.6, twist=-0.35, x=-0.03, z=-0.02,
-        foot_y_left=0.05, foot_z_left=0.10, **fist,
+        STANDING, twist=-0.35, x=-0.03, z=-0.02, **_limb("left", foot_y=0.05, foot_z=0.10), **fist,
+        **_limb(arm=(0.75, 0.05, 0.10), reach=0.66, elbow=(0.9, -0.2, -0.6), palm=(0.1, -0.6, 0.6)),
     )  # fmt: skip
     cocked = body.with_channels(
-        STANDING, arm_x_right=0.72, arm_y_right=0.66, arm_z_right=-0.18, reach_right=0.62, elbow_x_right=1.0,
-        elbow_y_right=-0.55,
-        elbow_z_right=-0.1, palm_x_right=-0.1, palm_y_right=0.4, palm_z_right=0.9, twist=-0.50 * size, bend=-0.08,
-        x=-0.02, z=0.03,
-        drop=0.04, arm_x_left=0.25, arm_y_left=-0.25, arm_z_left=0.85, reach_left=0.85, **step, **fist,
+        STANDING, twist=-0.50 * size, bend=-0.08, x=-0.02, z=0.03, drop=0.04, **step, **fist,
+        **_limb(arm=(0.72, 0.66, -0.18), reach=0.62, elbow=(1.0, -0.55, -0.1), palm=(-0.1, 0.4, 0.9)),
+        **_limb("left", arm=(0.25, -0.25, 0.85), reach=0.85),
     )  # fmt: skip
     release = body.with_channels(
-        STANDING, arm_x_right=0.22, arm_y_right=0.52, arm_z_right=0.85, reach_right=0.93, elbow_x_right=0.9,
-        elbow_y_right=-0.5,
-        elbow_z_right=-0.1, palm_x_right=0.0, palm_y_right=-0.8, palm_z_right=0.5, twist=0.25 * size, bend=0.18,
-        z=0.10, drop=0.045,
-        arm_x_left=0.3, arm_y_left=-0.7, arm_z_left=0.2, reach_left=0.8, heel_right=0.3, curl_right=0.12,
-        index_right=0.08, thumb_right=0.1,
-        **step,
+        STANDING, twist=0.25 * size, bend=0.18, z=0.10, drop=0.045, **step,
+        **_limb(arm=(0.22, 0.52, 0.85), reach=0.93, elbow=(0.9, -0.5, -0.1), palm=(0.0, -0.8, 0.5)),
+        **_limb(heel=0.3, curl=0.12, index=0.08, thumb=0.1), **_limb("left", arm=(0.3, -0.7, 0.2), reach=0.8),
     )  # fmt: skip
     through = body.with_channels(
-        STANDING, arm_x_right=-0.35, arm_y_right=-0.45, arm_z_right=0.80, reach_right=0.88, elbow_x_right=0.9,
-        elbow_y_right=-0.4,
-        elbow_z_right=-0.3, palm_x_right=-0.6, palm_y_right=-0.6, palm_z_right=-0.2, twist=0.42 * size, bend=0.32,
-        z=0.12, drop=0.05,
-        heel_right=0.45, curl_right=0.2, head_pitch=-0.15, **step,
+        STANDING, twist=0.42 * size, bend=0.32, z=0.12, drop=0.05, head_pitch=-0.15, **step,
+        **_limb(arm=(-0.35, -0.45, 0.80), reach=0.88, elbow=(0.9, -0.4, -0.3), palm=(-0.6, -0.6, -0.2)),
+        **_limb(heel=0.45, curl=0.2),
     )  # fmt: skip
     back = body.with_channels(
-        STANDING + 0.35 * (through - STANDING), foot_y_left=0.05, foot_z_left=0.12, heel_right=0.0
+        STANDING + 0.35 * (through - STANDING), **_limb("left", foot_y=0.05, foot_z=0.12), heel_right=0.0
     )
     return (0.0, 0.65, 1.05, 1.30, 1.55, 2.15, 2.7), (STANDING, wind, cocked, release, through, back, STANDING)
 
 
-def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
-    grip = {"curl_right": 0.55, "index_right": 0.50, "thumb_right": 0.45}
-    hold = {
-        "palm_x_right": -1.0,
-        "palm_y_right": 0.0,
-        "palm_z_right": 0.15,
-        "elbow_x_right": 0.75,
-        "elbow_y_right": -1.0,
-        "elbow_z_right": 0.0,
-    }
-    chest = body.reach_to(body.with_channels(STANDING, **grip, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
-    mouth = body.reach_to(
-        body.with_channels(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17)
-    )
-    tilted = body.reach_to(
-        body.with_channels(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05),
-        "right",
-        (-0.125, 1.53, 0.15),
-    )
+def _drink(size: float, turn: float) -> _Keys:
+    hold = _limb(curl=0.55, index=0.50, thumb=0.45, palm=(-1.0, 0.0, 0.15), elbow=(0.75, -1.0, 0.0))
+    chest = body.reach_to(body.with_channels(STANDING, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
+    mouth = body.with_channels(STANDING, **hold, flex_right=0.0, head_pitch=0.02)
+    mouth = body.reach_to(mouth, "right", (-0.115, 1.48, 0.17))
+    tilted = body.with_channels(STANDING, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05)
+    tilted = body.reach_to(tilted, "right", (-0.125, 1.53, 0.15))
     times = (0.0, 0.8, 1.35, 1.75, 2.35, 2.75, 3.4, 4.1)
     return times, (STANDING, chest, mouth, tilted, tilted, mouth, chest, STANDING)
 
 
-def _point(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+def _point(size: float, turn: float) -> _Keys:
     x, z = np.sin(0.45 + turn), np.cos(0.45 + turn)
     aim = body.with_channels(
-        STANDING, arm_x_right=x, arm_y_right=0.08, arm_z_right=z, reach_right=0.985, elbow_x_right=0.7,
-        elbow_y_right=-1.0, elbow_z_right=0.0,
-        palm_x_right=-0.6, palm_y_right=-0.8, palm_z_right=0.0, flex_right=0.0, index_right=0.0, curl_right=0.95,
-        thumb_right=0.75,
-        twist=-0.10, head_yaw=-0.25 * x,
+        STANDING, twist=-0.10, head_yaw=-0.25 * x,
+        **_limb(arm=(x, 0.08, z), reach=0.985, elbow=(0.7, -1.0, 0.0), palm=(-0.6, -0.8, 0.0)),
+        **_limb(flex=0.0, index=0.0, curl=0.95, thumb=0.75),
     )  # fmt: skip
     halfway = body.with_channels(STANDING + 0.5 * (aim - STANDING), reach_right=0.82)
     again = body.with_channels(aim, arm_y_right=0.14, reach_right=0.96)
@@ -334,8 +292,8 @@ def _point(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
 ACTIONS: dict[str, Action] = {
     action.name: action
     for action in (
-        Action("idle", 2.0, "standing", "standing", _idle),
-        Action("idle_seated", 2.0, "seated", "seated", _idle_seated),
+        Action("idle", 2.0, "standing", "standing", lambda elapsed, style: STANDING),
+        Action("idle_seated", 2.0, "seated", "seated", lambda elapsed, style: SEATED),
         Action("wave", 3.6, "standing", "standing", _wave),
         Action("sit_down", 1.9, "standing", "seated", _keyed(_sit_down)),
         Action("stand_up", 2.0, "seated", "standing", _keyed(_stand_up)),
@@ -385,7 +343,7 @@ class Performance:
     Args:
         names: The actions; "all" stands for `CYCLE`. Sitting down and standing up are inserted as needed,
             with their own labels.
-        seed: Of sides, speeds, pauses and idle motion.
+        seed: Seed of sides, speeds, pauses and idle motion.
         side: The acting side, "left", "right", or "" for a random one.
         room: Factor on the size of the walked path.
         physique: The actor's bone lengths; by default at the reference stature.
@@ -430,6 +388,7 @@ class Performance:
         return pose(self._idle_motion.add(vector, time), self.physique)
 
     def _append_next(self) -> None:
+        """Append the next action, or the one that leads to its start posture, and a pause."""
         action = self._cycle[self._next % len(self._cycle)]
         if action.start != self._state:
             action = ACTIONS["stand_up" if self._state == "seated" else "sit_down"]
@@ -441,12 +400,8 @@ class Performance:
     def _append(self, action: Action) -> None:
         random, idle = self._random, action.name.startswith("idle")
         size = self._room if action.name == "walk" else float(random.choice(_SIZES))
-        style = Style(
-            self._side or str(random.choice(["left", "right"])),
-            float(random.uniform(*_SPEEDS)) * self._tempo,
-            size,
-            float(random.choice(_TURNS)),
-        )
+        side = self._side or str(random.choice(["left", "right"]))
+        style = Style(side, float(random.uniform(*_SPEEDS)) * self._tempo, size, float(random.choice(_TURNS)))
         start = self._ends[-1] if self._ends else 0.0
         seconds = float(random.uniform(*_PAUSE)) if idle else action.duration(style)
         self._ends.append(start + seconds)

@@ -6,15 +6,11 @@ import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
-from actrec.utils.config import build, setting
 from actrec.utils.jit import Real, kernel
-from actrec.utils.registry import Registry
 
-_ZERO = np.float32(0)
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
-_ONE = np.float32(1)
-
-_HALF = np.float32(0.5)
+_TILE = 1024
 
 _SILHOUETTE = np.float32(0.05)
 """Neighbors that differ by more than this share of their depth are on two surfaces."""
@@ -121,9 +117,6 @@ def degrade_color(color: np.ndarray, sigma: np.ndarray, white: np.ndarray, offse
                 color[v, u, channel] = np.uint8(min(max(noisy + _HALF, _ZERO), top))
 
 
-_TILE = 1024
-
-
 @dataclass(frozen=True)
 class DepthSensor:
     """Error model of a depth sensor.
@@ -131,28 +124,22 @@ class DepthSensor:
     The axial standard deviation is s0 + s1·(z − z0)² + tilt·z^tilt_power·θ²/(π/2 − θ)² with θ the angle of incidence.
     """
 
-    s0: float = setting(0.0012, "Axial noise at depth z0.", unit="m", range=(0, 1))
-    s1: float = setting(0.0019, "Growth of the axial noise with the squared depth beyond z0.", unit="1/m", range=(0, 1))
-    z0: float = setting(0.4, "Depth of the smallest axial noise.", unit="m", range=(0, 10))
-    tilt: float = setting(0.0001, "Growth of the axial noise with the angle of incidence.", unit="m", range=(0, 1))
-    tilt_power: float = setting(-0.5, "Power of the depth in the angle term.", range=(-4, 4))
-    tilt_from: float = setting(1.047, "Minimum angle of incidence of the angle term.", unit="rad", range=(0, 1.57))
-    lateral: float = setting(0.8, "Standard deviation of the measured pixel's position.", unit="px", range=(0, 5))
-    disparity_step: float = setting(
-        2.85e-3, "Depth quantum at 1 m; grows with the squared depth.", unit="1/m", range=(0, 0.1)
-    )
-    baseline: float = setting(
-        0.075, "From camera to projector (or second camera), to the right; causes shadows.", unit="m", range=(-1, 1)
-    )
-    correlation: float = setting(1.0, "Correlation length of the error.", unit="px", range=(0, 20))
-    grazing: float = setting(
-        0.15, "Cosine of the angle of incidence below which there is no measurement.", range=(0, 1)
-    )
-    flying: float = setting(0.0, "Share of silhouette pixels measured between both surfaces.", range=(0, 1))
-    silhouette_loss: float = setting(0.25, "Share of silhouette pixels without a measurement.", range=(0, 1))
-    dropout: float = setting(0.002, "Share of all pixels without a measurement.", range=(0, 1))
-    near: float = setting(0.5, "Minimum depth.", unit="m", range=(0, 100))
-    far: float = setting(5.0, "Maximum depth.", unit="m", range=(0, 100))
+    s0: float = 0.0012  # axial noise at depth z0, m
+    s1: float = 0.0019  # growth of the axial noise with the squared depth beyond z0, 1/m
+    z0: float = 0.4  # depth of the smallest axial noise, m
+    tilt: float = 0.0001  # growth of the axial noise with the angle of incidence, m
+    tilt_power: float = -0.5  # power of the depth in the angle term
+    tilt_from: float = 1.047  # minimum angle of incidence of the angle term, rad
+    lateral: float = 0.8  # standard deviation of the measured pixel's position, px
+    disparity_step: float = 2.85e-3  # depth quantum at 1 m; grows with the squared depth, 1/m
+    baseline: float = 0.075  # from camera to projector (or second camera), to the right; causes shadows, m
+    correlation: float = 1.0  # correlation length of the error, px
+    grazing: float = 0.15  # cosine of the angle of incidence below which there is no measurement
+    flying: float = 0.0  # share of silhouette pixels measured between both surfaces
+    silhouette_loss: float = 0.25  # share of silhouette pixels without a measurement
+    dropout: float = 0.002  # share of all pixels without a measurement
+    near: float = 0.5  # minimum depth, m
+    far: float = 5.0  # maximum depth, m
 
     def axial(self, depth: np.ndarray) -> np.ndarray:
         """Return the standard deviation (m) on a surface that faces the camera at `depth` m."""
@@ -172,57 +159,27 @@ class DepthSensor:
         return self.axial(depth) + self.tilted(depth) * self.steep(cosine)
 
 
-def structured_light(**options: float) -> DepthSensor:
-    """Return the model of structured-light sensors: Kinect v1, Xtion.
-
-    Axial and lateral noise of Nguyen, Izadi and Lovell (2012); quanta of Khoshelham and Elberink (2012).
-    """
-    return build(DepthSensor, options)
-
-
-def time_of_flight(**options: float) -> DepthSensor:
-    """Return the model of time-of-flight sensors: Kinect v2, Azure Kinect; flying pixels, no shadows.
-
-    Axial noise of Fankhauser et al. (2015): 1.5 − 0.5z + 0.3z² mm, and 0.1 mm·z^1.5 in the angle.
-    """
-    # 1.5 − 0.5 z + 0.3 z² = 1.2917 + 0.3·(z − 0.8333)²
-    model = {
-        "s0": 0.0012917, "s1": 0.0003, "z0": 0.8333, "tilt": 0.0001, "tilt_power": 1.5, "tilt_from": 0.0,
-        "lateral": 0.3,
-        "disparity_step": 0.0, "baseline": 0.0, "correlation": 0.0, "grazing": 0.10, "flying": 0.35,
-        "silhouette_loss": 0.25,
-        "dropout": 0.001, "far": 6.0,
-    }  # fmt: skip
-    return build(DepthSensor, {**model, **options})
-
-
-def stereo(**options: float) -> DepthSensor:
-    """Return the model of stereo sensors: RealSense D400; correlated errors, quanta of 1/32 px.
-
-    Error z²·0.08 px/(f·B) from Intel's tuning guide, with f 420 px and B 50 mm.
-    """
-    model = {
-        "s0": 0.0005, "s1": 0.08 / (420 * 0.05), "z0": 0.0, "tilt": 0.0, "lateral": 0.8,
-        "disparity_step": 1 / 32 / (420 * 0.05),
-        "baseline": 0.05, "correlation": 3.0, "grazing": 0.12, "dropout": 0.004, "near": 0.3, "far": 8.0,
-    }  # fmt: skip
-    return build(DepthSensor, {**model, **options})
-
-
-SENSORS = Registry(
-    "depth sensor model",
-    {name: f"actrec.simulation.noise:{name}" for name in ("structured_light", "time_of_flight", "stereo")},
-)
+SENSORS = {
+    # Kinect v1, Xtion. Noise: Nguyen, Izadi and Lovell (2012); quanta: Khoshelham and Elberink (2012).
+    "structured_light": DepthSensor(),
+    # Kinect v2, Azure Kinect; flying pixels, no shadows. Noise: Fankhauser et al. (2015), 0.1 mm·z^1.5 in the angle and
+    # 1.5 − 0.5 z + 0.3 z² = 1.2917 + 0.3·(z − 0.8333)² mm.
+    "time_of_flight": DepthSensor(
+        s0=0.0012917, s1=0.0003, z0=0.8333, tilt=0.0001, tilt_power=1.5, tilt_from=0.0, lateral=0.3, disparity_step=0.0,
+        baseline=0.0, correlation=0.0, grazing=0.10, flying=0.35, dropout=0.001, far=6.0,
+    ),
+    # RealSense D400: correlated errors z²·0.08 px/(f·B), quanta of 1/32 px, from Intel's tuning guide with f 420 px and
+    # B 50 mm.
+    "stereo": DepthSensor(
+        s0=0.0005, s1=0.08 / (420 * 0.05), z0=0.0, tilt=0.0, disparity_step=1 / 32 / (420 * 0.05), baseline=0.05,
+        correlation=3.0, grazing=0.12, dropout=0.004, near=0.3, far=8.0,
+    ),
+}  # fmt: skip
+"""Models of depth sensors by name."""
 
 
 class SensorNoise:
-    """Noise generator for RGB-D frames.
-
-    Args:
-        sensor: The depth sensor's model.
-        intrinsics: Of the images.
-        seed: Of the noise.
-    """
+    """Noise of one camera's RGB-D frames."""
 
     def __init__(self, sensor: DepthSensor, intrinsics: Intrinsics, seed: int = 0):
         self.sensor = sensor
@@ -231,27 +188,16 @@ class SensorNoise:
         self._white = _tile(random, 0.0)
         self._patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else self._white
         self._chance = random.random((_TILE, _TILE), dtype=np.float32)
-        self._jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(
-            np.int8
-        )
+        jitter = np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2)))
+        self._jitter = np.clip(jitter, -9, 9).astype(np.int8)
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the square root of the intensity, read noise is constant.
         self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
         depths = np.linspace(0.0, sensor.far, 4096)
         self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
         self._steep = sensor.steep(np.linspace(0.0, 1.0, 1024)).astype(np.float32)
-        self._model = np.array(
-            [
-                sensor.disparity_step,
-                sensor.grazing,
-                sensor.flying,
-                sensor.silhouette_loss,
-                sensor.dropout,
-                sensor.near,
-                sensor.far,
-            ],
-            np.float32,
-        )
+        shares = sensor.flying, sensor.silhouette_loss, sensor.dropout
+        self._model = np.array([sensor.disparity_step, sensor.grazing, *shares, sensor.near, sensor.far], np.float32)
 
     def depth(self, exact: np.ndarray, facing: np.ndarray, number: int) -> np.ndarray:
         """Return depth as the sensor measures it.

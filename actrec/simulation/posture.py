@@ -7,7 +7,6 @@ the actor's place, with columns left, up, forward; m.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -20,9 +19,8 @@ _SIDE = {"left": 1.0, "right": -1.0}
 
 # Bone lengths at the reference stature, m (proportions of Drillis and Contini 1966; spine joints as of a Kinect v2).
 _LENGTHS = {
-    "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162, "elbow": 0.288,
-    "wrist": 0.250,
-    "hip": 0.085, "knee": 0.428, "ankle": 0.412,
+    "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162,
+    "elbow": 0.288, "wrist": 0.250, "hip": 0.085, "knee": 0.428, "ankle": 0.412,
 }  # fmt: skip
 
 _LIMBS = ("elbow", "wrist", "knee", "ankle")
@@ -50,7 +48,15 @@ CHANNELS: dict[str, float] = {
 }
 """Name to value at rest. Lateral values (…_x) of limbs are positive outward on both sides."""
 
-_INDEX = {name: i for i, name in enumerate(CHANNELS)}
+CHANNEL = {name: index for index, name in enumerate(CHANNELS)}
+"""Index of each channel in a posture vector."""
+
+_FIRST, _COUNT = len(_TRUNK), len(_ARM) + len(_LEG)
+
+_MIRROR = [*range(_FIRST), *range(_FIRST + _COUNT, _FIRST + 2 * _COUNT), *range(_FIRST, _FIRST + _COUNT)]
+"""Channels with left and right exchanged."""
+
+_LATERAL = [CHANNEL[name] for name in ("x", "yaw", "roll", "lean", "twist", "head_yaw", "head_roll")]
 
 REST = np.array(list(CHANNELS.values()))
 
@@ -87,45 +93,22 @@ class Physique:
         return self.length("knee") + self.length("ankle") + ANKLE_HEIGHT * self.scale
 
 
-def posture(**channels: float) -> np.ndarray:
-    """Return the posture at rest with the given channels changed.
-
-    Raises:
-        KeyError: A channel is unknown.
-    """
-    return with_channels(REST, **channels)
-
-
-def channel_index(name: str) -> int:
-    """Return the index of a channel in a posture vector."""
-    return _INDEX[name]
-
-
 def with_channels(vector: np.ndarray, **channels: float) -> np.ndarray:
-    """Return a copy of `vector` with the given channels changed.
+    """Return a copy of the posture `vector` with the given channels changed.
 
     Raises:
         KeyError: A channel is unknown.
     """
     vector = vector.copy()
     for name, value in channels.items():
-        vector[_INDEX[name]] = value
+        vector[CHANNEL[name]] = value
     return vector
-
-
-@lru_cache(maxsize=1)
-def mirror_index() -> np.ndarray:
-    """Return the source channel of each channel of the mirrored posture, [channels]."""
-    swap = {"_left": "_right", "_right": "_left"}
-    other = [next((n[: -len(s)] + swap[s] for s in swap if n.endswith(s)), n) for n in CHANNELS]
-    return np.array([_INDEX[name] for name in other])
 
 
 def mirrored(vector: np.ndarray) -> np.ndarray:
     """Return the posture with left and right exchanged."""
-    result = vector[..., mirror_index()]
-    for name in ("x", "yaw", "roll", "lean", "twist", "head_yaw", "head_roll"):
-        result[..., _INDEX[name]] *= -1
+    result = vector[..., _MIRROR]
+    result[..., _LATERAL] *= -1
     return result
 
 
@@ -178,33 +161,24 @@ def two_bones(
 
 
 def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
-    """Compute the pose of a posture.
-
-    Args:
-        vector: [channels].
-        physique: The bone lengths.
-
-    Returns:
-        The pose in the body's place frame (left, up, forward), feet on the floor at up = 0.
-    """
+    """Compute the pose of a posture [channels] in the place frame (left, up, forward), feet on the floor at up = 0."""
     value = dict(zip(CHANNELS, vector.tolist(), strict=True))
-    s = physique.scale
+    limbs = {side: {name: value[f"{name}_{side}"] for name in (*_ARM, *_LEG)} for side in _SIDE}
     joints = np.zeros((25, 3))
     pelvis = _turn(value["yaw"], value["tilt"], value["roll"])
-    base = np.array([value["x"] * s, physique.hip_height - value["drop"] * s, value["z"] * s])
-    base = _within_reach_of_feet(base, pelvis, value, physique)
-    joints[_J["spine_base"]] = base
-    chest = _spine(joints, base, pelvis, value, physique)
+    chest = _spine(joints, pelvis, value, limbs, physique)
     head = chest @ _turn(value["head_yaw"], value["head_pitch"], value["head_roll"])
     joints[_J["head"]] = joints[_J["neck"]] + _unit(0.45 * chest[:, 1] + 0.55 * head[:, 1]) * physique.length("head")
+    curl = np.clip([[limb["thumb"], limb["index"], *[limb["curl"]] * 3] for limb in limbs.values()], 0, 1)
+    fingers, _ = finger_frames(curl, physique.hand_length)
     hands = np.zeros((2, 3, 3))
-    curl = np.zeros((2, 5))
     for i, (side, sign) in enumerate(_SIDE.items()):
-        curl[i] = [value[f"thumb_{side}"], value[f"index_{side}"], *[value[f"curl_{side}"]] * 3]
-        hands[i] = _arm(joints, chest, side, sign, value, physique)
-        _leg(joints, pelvis, side, sign, value, physique)
-    curl = np.clip(curl, 0, 1)
-    _hand_joints(joints, hands, curl, physique)
+        hands[i] = _arm(joints, chest, side, sign, limbs[side], physique)
+        _leg(joints, pelvis, side, sign, limbs[side], physique)
+        wrist = joints[_J[f"wrist_{side}"]]
+        joints[_J[f"hand_{side}"]] = wrist + hands[i] @ np.array([0.0, _PALM * physique.scale, 0.0])
+        joints[_J[f"hand_tip_{side}"]] = wrist + hands[i] @ fingers[i, 2, 3]
+        joints[_J[f"thumb_{side}"]] = wrist + hands[i] @ fingers[i, 0, 3]
     return ActorPose(joints, head, hands, curl)
 
 
@@ -214,7 +188,7 @@ def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
     Args:
         vector: The posture without the arm.
         side: "left" or "right".
-        target: In the place frame (left, up, forward), m; the arm points at a target out of reach.
+        target: Place of the wrist (left, up, forward), m; the arm points at a target out of reach.
     """
     physique, sign = Physique(), _SIDE[side]
     for _ in range(3):  # the shoulder itself follows the arm a little
@@ -233,55 +207,67 @@ def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
     return vector
 
 
-def _within_reach_of_feet(
-    base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
+def _spine(
+    joints: np.ndarray,
+    pelvis: np.ndarray,
+    value: dict[str, float],
+    limbs: dict[str, dict[str, float]],
+    physique: Physique,
 ) -> np.ndarray:
-    """Lower the pelvis until both legs reach their feet."""
+    """Set the joints of the spine; return the chest's axes."""
+    s = physique.scale
+    base = np.array([value["x"] * s, physique.hip_height - value["drop"] * s, value["z"] * s])
+    # The pelvis is lowered until both legs reach their feet.
     reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
     height = base[1]
     for side, sign in _SIDE.items():
         hip = pelvis[:, 0] * sign * physique.length("hip")
-        ankle = _ankle(side, sign, value, physique)
+        ankle, _ = _foot(sign, limbs[side], s)
         level = math.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
         height = min(height, ankle[1] - hip[1] + math.sqrt(max(reach**2 - level**2, 0.01)))
-    return np.array([base[0], height, base[2]])
-
-
-def _ankle(side: str, sign: float, value: dict[str, float], physique: Physique) -> np.ndarray:
-    s, heel = physique.scale, value[f"heel_{side}"]
-    # The heel rotates about the ball of the foot.
-    rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
-    up, back = rise * math.cos(heel) + run * math.sin(heel), run * math.cos(heel) - rise * math.sin(heel)
-    x, y, z = sign * value[f"foot_x_{side}"] * s, value[f"foot_y_{side}"] * s, value[f"foot_z_{side}"] * s
-    return np.array([x, y + up + TOE_HEIGHT * s, z]) + _foot_direction(side, sign, value) * (run - back)
-
-
-def _foot_direction(side: str, sign: float, value: dict[str, float]) -> np.ndarray:
-    yaw = sign * value[f"foot_yaw_{side}"]
-    return np.array([math.sin(yaw), 0.0, math.cos(yaw)])
-
-
-def _spine(
-    joints: np.ndarray, base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
-) -> np.ndarray:
-    """Set the joints of the spine; return the chest's axes."""
-    part = _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
-    belly = pelvis @ part
+    base[1] = height
+    belly = pelvis @ _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
     chest = belly @ _turn(value["twist"] * 0.6, value["bend"] * 0.55, value["lean"] * 0.55)
     mid = base + belly[:, 1] * physique.length("spine_mid")
     top = mid + chest[:, 1] * physique.length("spine_shoulder")
-    joints[_J["spine_mid"]], joints[_J["spine_shoulder"]] = mid, top
+    joints[_J["spine_base"]], joints[_J["spine_mid"]], joints[_J["spine_shoulder"]] = base, mid, top
     joints[_J["neck"]] = top + chest[:, 1] * physique.length("neck")
     return chest
 
 
+def _foot(sign: float, limb: dict[str, float], s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ankle's place and the foot's direction; the heel rotates about the ball of the foot."""
+    c, sine = math.cos(limb["heel"]), math.sin(limb["heel"])
+    rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
+    up, back = rise * c + run * sine, run * c - rise * sine
+    yaw = sign * limb["foot_yaw"]
+    toes = np.array([math.sin(yaw), 0.0, math.cos(yaw)])
+    x, y, z = sign * limb["foot_x"] * s, limb["foot_y"] * s, limb["foot_z"] * s
+    return np.array([x, y + up + TOE_HEIGHT * s, z]) + toes * (run - back), toes
+
+
+def _leg(
+    joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, limb: dict[str, float], physique: Physique
+) -> None:
+    """Set hip, knee, ankle and foot."""
+    hip = joints[_J["spine_base"]] + pelvis[:, 0] * sign * physique.length("hip")
+    ankle, toes = _foot(sign, limb, physique.scale)
+    hint = toes + pelvis[:, 2] + pelvis[:, 0] * sign * limb["knee_x"]
+    knee, end = two_bones(hip, ankle, physique.length("knee"), physique.length("ankle"), hint)
+    run, rise = _FOOT_FORWARD * physique.scale, (ANKLE_HEIGHT - TOE_HEIGHT) * physique.scale
+    c, s = math.cos(limb["heel"]), math.sin(limb["heel"])
+    foot = end + toes * (run * c - rise * s) - np.array([0.0, rise * c + run * s, 0.0])
+    for name, joint in (("hip", hip), ("knee", knee), ("ankle", end), ("foot", foot)):
+        joints[_J[f"{name}_{side}"]] = joint
+
+
 def _arm(
-    joints: np.ndarray, chest: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique
+    joints: np.ndarray, chest: np.ndarray, side: str, sign: float, limb: dict[str, float], physique: Physique
 ) -> np.ndarray:
     """Set shoulder, elbow and wrist; return the hand's axes."""
 
     def outward(name: str) -> np.ndarray:
-        return np.array([sign * value[f"{name}_x_{side}"], value[f"{name}_y_{side}"], value[f"{name}_z_{side}"]])
+        return np.array([sign * limb[f"{name}_x"], limb[f"{name}_y"], limb[f"{name}_z"]])
 
     direction = _unit(outward("arm"))
     # The shoulder girdle follows a raised arm a little.
@@ -289,43 +275,15 @@ def _arm(
     socket = _unit(chest @ np.array([sign * math.cos(lift), math.sin(lift) - 0.10, 0.0])) * physique.length("shoulder")
     shoulder = joints[_J["spine_shoulder"]] + socket
     upper, fore = physique.length("elbow"), physique.length("wrist")
-    target = shoulder + chest @ direction * (upper + fore) * value[f"reach_{side}"]
+    target = shoulder + chest @ direction * (upper + fore) * limb["reach"]
     elbow, wrist = two_bones(shoulder, target, upper, fore, chest @ outward("elbow"))
     joints[_J[f"shoulder_{side}"]], joints[_J[f"elbow_{side}"]], joints[_J[f"wrist_{side}"]] = shoulder, elbow, wrist
     along = _unit(wrist - elbow)
     palm = chest @ outward("palm")
     palm = _unit(palm - along * float(palm @ along))
-    flex = value[f"flex_{side}"]
-    c, s = math.cos(flex), math.sin(flex)
+    c, s = math.cos(limb["flex"]), math.sin(limb["flex"])
     fingers, palm = along * c + palm * s, palm * c - along * s
     return np.array([_cross(fingers, palm) * -sign, fingers, palm]).T
-
-
-def _leg(
-    joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique
-) -> None:
-    hip = joints[_J["spine_base"]] + pelvis[:, 0] * sign * physique.length("hip")
-    ankle = _ankle(side, sign, value, physique)
-    toes = _foot_direction(side, sign, value)
-    hint = toes + pelvis[:, 2] + pelvis[:, 0] * sign * value[f"knee_x_{side}"]
-    knee, end = two_bones(hip, ankle, physique.length("knee"), physique.length("ankle"), hint)
-    heel = value[f"heel_{side}"]
-    s = physique.scale
-    run, rise = _FOOT_FORWARD * s, (ANKLE_HEIGHT - TOE_HEIGHT) * s
-    c, sine = math.cos(heel), math.sin(heel)
-    foot = end + toes * (run * c - rise * sine) - np.array([0.0, rise * c + run * sine, 0.0])
-    joints[_J[f"hip_{side}"]], joints[_J[f"knee_{side}"]] = hip, knee
-    joints[_J[f"ankle_{side}"]], joints[_J[f"foot_{side}"]] = end, foot
-
-
-def _hand_joints(joints: np.ndarray, hands: np.ndarray, curl: np.ndarray, physique: Physique) -> None:
-    """Set the Kinect's hand joints: palm, finger tip and thumb."""
-    points, _ = finger_frames(curl, physique.hand_length)
-    for i, side in enumerate(_SIDE):
-        wrist = joints[_J[f"wrist_{side}"]]
-        joints[_J[f"hand_{side}"]] = wrist + hands[i] @ np.array([0.0, _PALM * physique.scale, 0.0])
-        joints[_J[f"hand_tip_{side}"]] = wrist + hands[i] @ points[i, 2, 3]
-        joints[_J[f"thumb_{side}"]] = wrist + hands[i] @ points[i, 0, 3]
 
 
 @dataclass(frozen=True)
@@ -392,23 +350,17 @@ class Curve:
 
 _IDLE_AMPLITUDES = {
     "bend": 0.010, "lean": 0.010, "twist": 0.012, "x": 0.006, "z": 0.004, "head_yaw": 0.06, "head_pitch": 0.025,
-    "head_roll": 0.02,
-    "arm_z_left": 0.012, "arm_z_right": 0.012, "arm_x_left": 0.008, "arm_x_right": 0.008, "curl_left": 0.03,
-    "curl_right": 0.03,
+    "head_roll": 0.02, "arm_z_left": 0.012, "arm_z_right": 0.012, "arm_x_left": 0.008, "arm_x_right": 0.008,
+    "curl_left": 0.03, "curl_right": 0.03,
 }  # fmt: skip
 
 
 class IdleMotion:
-    """Continuous small motion: breathing, sway and head movement as sums of slow sines.
-
-    Args:
-        seed: Of their phases and frequencies.
-    """
+    """Continuous small motion: breathing, sway and head movement as sums of slow sines, random by `seed`."""
 
     def __init__(self, seed: int):
         random = np.random.default_rng([seed, 11])
-        names = list(CHANNELS)
-        self._index = np.array([names.index(name) for name in _IDLE_AMPLITUDES])
+        self._index = np.array([CHANNEL[name] for name in _IDLE_AMPLITUDES])
         self._size = np.array(list(_IDLE_AMPLITUDES.values()))
         self._rate = random.uniform(0.08, 0.35, (3, len(self._index))) * np.array([1.0, 1.9, 2.7])[:, None]
         self._phase = random.uniform(0, 2 * np.pi, (3, len(self._index)))
@@ -418,6 +370,5 @@ class IdleMotion:
         waves = np.sin(2 * np.pi * self._rate * time + self._phase) * np.array([0.6, 0.3, 0.15])[:, None]
         vector = vector.copy()
         vector[self._index] += self._size * waves.sum(0)
-        breath = 0.008 * np.sin(2 * np.pi * 0.27 * time)
-        vector[channel_index("bend")] -= breath
+        vector[CHANNEL["bend"]] -= 0.008 * np.sin(2 * np.pi * 0.27 * time)
         return vector

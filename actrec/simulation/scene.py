@@ -1,18 +1,19 @@
-"""Scene of actors in a room in front of a camera: images and exact ground truth at any time."""
+"""Scenes of procedural or scripted actors in a room: images and exact ground truth at any time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from actrec.simulation import posture, renderer
-from actrec.simulation import room as rooms
-from actrec.simulation.actions import Performance
-from actrec.simulation.actor import SIDES, ActorPose, Appearance, body_frames, body_shapes, bone_lengths, hand_joints
-from actrec.simulation.renderer import Placed, Renderer, Rendering
-from actrec.simulation.script import Script
-from actrec.simulation.textures import atlas
+from actrec.recordings.skeleton_files import open_sequence
+from actrec.simulation import actions, posture, renderer
+from actrec.simulation.actions import CYCLE, Performance
+from actrec.simulation.actor import REFERENCE_STATURE, SIDES, ActorPose, body_frames, bone_lengths, hand_joints
+from actrec.simulation.appearance import WARDROBE, Appearance, Person, atlas, body_shapes, cast_member
+from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, Room, furnished_room, render_room
+from actrec.simulation.script import Script, estimate_ground, recording_label, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body, Hand, Intrinsics
 from actrec.utils.errors import InputError
@@ -21,63 +22,21 @@ from actrec.utils.geometry import project
 OCCLUDED_SCORE = 0.5
 """Score of an occluded joint or one outside the image, like a Kinect's inferred joint."""
 
-# Maximum depth of each joint under the skin, m (kinect_v2_25 order).
+# Maximum depth of each joint under the skin, m.
 _DEPTHS = {
     "spine_base": 0.16, "spine_mid": 0.15, "spine_shoulder": 0.13, "neck": 0.11, "head": 0.13, "shoulder": 0.09,
-    "elbow": 0.07,
-    "wrist": 0.06, "hand": 0.05, "hand_tip": 0.04, "thumb": 0.04, "hip": 0.14, "knee": 0.09, "ankle": 0.08,
-    "foot": 0.07,
+    "elbow": 0.07, "wrist": 0.06, "hand": 0.05, "hand_tip": 0.04, "thumb": 0.04, "hip": 0.14, "knee": 0.09,
+    "ankle": 0.08, "foot": 0.07,
 }  # fmt: skip
 
 _UNDER_SKIN = np.array([_DEPTHS[j.replace("_left", "").replace("_right", "")] for j in KINECT_V2_25.joints])
 
-_UNDER_SKIN_HAND = 0.04
+_UNDER_SKIN_HAND = np.full(21, 0.04)
 
+_PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
+"""Places relative to `distance`: of a single actor, and of the first and second of two."""
 
-def body_truth(index: int, pose: ActorPose, rendering: Rendering, intrinsics: Intrinsics) -> Body:
-    """Return the exact joints of actor `index` as body "actor_<index + 1>"."""
-    positions = pose.joints.astype(np.float32)
-    pixels = project(positions, intrinsics)
-    visible = visibility(index, positions, pixels, _UNDER_SKIN, rendering)
-    scores = np.where(visible, 1.0, OCCLUDED_SCORE).astype(np.float32)
-    return Body(f"actor_{index + 1}", KINECT_V2_25.name, positions, pixels, scores)
-
-
-def hand_truth(
-    index: int, pose: ActorPose, appearance: Appearance, rendering: Rendering, intrinsics: Intrinsics
-) -> list[Hand]:
-    """Return the exact joints of both hands, left first."""
-    hands = []
-    for side, joints in zip(SIDES, hand_joints(pose, appearance.hand_length), strict=True):
-        positions = joints.astype(np.float32)
-        pixels = project(positions, intrinsics)
-        visible = visibility(index, positions, pixels, np.full(21, _UNDER_SKIN_HAND), rendering)
-        scores = np.where(visible, 1.0, OCCLUDED_SCORE).astype(np.float32)
-        hands.append(Hand(f"actor_{index + 1}", "hand_21", positions, pixels, scores, side=side))
-    return hands
-
-
-def visibility(
-    index: int, positions: np.ndarray, pixels: np.ndarray, under_skin: np.ndarray, rendering: Rendering
-) -> np.ndarray:
-    """Return whether each joint's own body part is visible at its pixel.
-
-    Args:
-        index: Index of the actor.
-        positions: [V, 3] m.
-        pixels: [V, 2], NaN behind the camera.
-        under_skin: [V] maximum distance from the skin to the joint, m.
-        rendering: The rendered frame.
-
-    Returns:
-        [V] bool.
-    """
-    height, width = rendering.depth.shape
-    u, v = np.nan_to_num(np.round(pixels), nan=-1, posinf=-1, neginf=-1).T
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    u, v = np.where(inside, u, 0).astype(int), np.where(inside, v, 0).astype(int)
-    own = rendering.owner_at(v, u) == index
-    return inside & own & (positions[:, 2] - rendering.depth[v, u] < under_skin)
+_BEHIND = 1.5  # m from the farthest actor to the wall
 
 
 @dataclass(frozen=True)
@@ -85,7 +44,7 @@ class CameraPose:
     """Pose of a camera in the room (x right, y down, z forward; the floor is y = 0).
 
     Attributes:
-        height: Of its center above the floor, m.
+        height: Height of its center above the floor, m.
         pitch: Downward tilt, radians.
     """
 
@@ -127,7 +86,13 @@ class PlacedCamera(CameraPose):
 
 
 class Actor(Protocol):
-    """Actor in a scene. Times are seconds since the start of the scene."""
+    """Actor in a scene. Times are seconds since the start of the scene.
+
+    Attributes:
+        appearance: Its appearance.
+        rest: [bones] lengths from `bone_lengths`, m.
+        duration: Seconds until it leaves, possibly infinite.
+    """
 
     appearance: Appearance
     rest: np.ndarray
@@ -167,8 +132,7 @@ class ProceduralActor:
         turned = np.diag([1.0, -1.0, -1.0]) @ np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
         self._rotation = camera.rotation.T @ turned
         self._shift = camera.to_camera(np.array([place[0], 0.0, place[1]]))
-        standing = posture.pose(posture.REST, performance.physique)
-        self.rest = bone_lengths(standing.joints)
+        self.rest = bone_lengths(posture.pose(posture.REST, performance.physique).joints)
 
     def pose(self, time: float) -> ActorPose:
         """Return the pose in the camera's optical frame."""
@@ -180,26 +144,17 @@ class ProceduralActor:
 
 
 class ScriptedActor:
-    """Actor that follows a recorded skeleton, in the recording camera's frame.
-
-    Args:
-        script: The recorded motion.
-        appearance: Its appearance, with the recorded stature.
-        label: Action of the recording.
-        loop: Repeat at the end.
-    """
+    """Actor that follows a recorded skeleton, in the recording camera's frame, with the recorded stature."""
 
     def __init__(self, script: Script, appearance: Appearance, label: str, loop: bool = False):
-        self.appearance = appearance
-        self._script, self._label, self._loop = script, label, loop
+        self.appearance = replace(appearance, stature=script.stature)
+        self._script, self._label = script, label
         self.duration = float("inf") if loop else script.duration
         self.rest = bone_lengths(script.joints)
 
     def pose(self, time: float) -> ActorPose | None:
         """Return the pose in the camera's optical frame; None while the body is absent and after the end."""
-        if time >= self.duration:
-            return None
-        return self._script.pose(time % self._script.duration)
+        return None if time >= self.duration else self._script.pose(time % self._script.duration)
 
     def label(self, time: float) -> str:
         """Return the action of the recording."""
@@ -207,7 +162,7 @@ class ScriptedActor:
 
 
 @dataclass
-class Snapshot:
+class SceneFrame:
     """Scene at one time, without noise.
 
     Attributes:
@@ -231,7 +186,7 @@ class Scene:
 
     Args:
         actors: The actors.
-        intrinsics: Of the camera.
+        intrinsics: Intrinsics of the camera.
         camera: Pose of the camera.
         room: The room; None for the default one.
         stools: x and z of stools in the room, m.
@@ -242,7 +197,7 @@ class Scene:
         actors: Sequence[Actor],
         intrinsics: Intrinsics,
         camera: CameraPose,
-        room: rooms.Room | None = None,
+        room: Room | None = None,
         stools: Sequence[tuple[float, float]] = (),
     ):
         self.actors, self.intrinsics, self.camera = list(actors), intrinsics, camera
@@ -250,20 +205,15 @@ class Scene:
         up = camera.rotation.T @ np.array([0.0, -1.0, 0.0])
         self._renderer = Renderer(intrinsics, atlas(faces), up)
         self._shapes = [body_shapes(a.appearance, a.rest, i, len(faces)) for i, a in enumerate(actors)]
-        self._background = rooms.render(room or rooms.furnished(), intrinsics, camera.rotation, camera.position)
-        if stools:
-            self._add_stools(stools)
-
-    def _add_stools(self, places: Sequence[tuple[float, float]]) -> None:
-        """Draw stools into the static background."""
-        shapes = rooms.stool_shapes()
-        axes = np.broadcast_to(self.camera.rotation.T, (1, 3, 3))
-        parts = [renderer.place(shapes, self.camera.to_camera(np.array([[x, 0.0, z]])), axes, -1) for x, z in places]
-        shadows = np.concatenate([self.camera.to_camera(np.array([[x, 0.0, z]])) for x, z in places])
-        contacts = np.concatenate([shadows, np.full((len(shadows), 1), 0.2)], axis=1)
-        drawn = self._renderer.render(renderer.join(parts), self._background, contacts)
-        floor = self._background.floor & (drawn.ids < 0)
-        self._background = rooms.Background(drawn.color, drawn.depth, drawn.facing, floor)
+        self._background = render_room(room or furnished_room(), intrinsics, camera.rotation, camera.position)
+        if stools:  # static, so part of the background
+            shapes, axes = renderer.stool_shapes(), np.broadcast_to(camera.rotation.T, (1, 3, 3))
+            feet = [camera.to_camera(np.array([[x, 0.0, z]])) for x, z in stools]
+            placed = renderer.join([renderer.place(shapes, foot, axes, -1) for foot in feet])
+            contacts = np.concatenate([np.concatenate(feet), np.full((len(feet), 1), 0.2)], axis=1)
+            drawn = self._renderer.render(placed, self._background, contacts)
+            floor = self._background.floor & (drawn.ids < 0)
+            self._background = Background(drawn.color, drawn.depth, drawn.facing, floor)
 
     @property
     def duration(self) -> float:
@@ -272,15 +222,14 @@ class Scene:
 
     def place(self, poses: Sequence[ActorPose | None]) -> Placed | None:
         """Place the primitives of all present actors; None if there are none."""
-        parts = [self._place(i, pose) for i, pose in enumerate(poses) if pose is not None]
+        parts = []
+        for index, (actor, pose) in enumerate(zip(self.actors, poses, strict=True)):
+            if pose is not None:
+                frames = body_frames(pose, actor.rest, actor.appearance.hand_length)
+                parts.append(renderer.place(self._shapes[index], *frames, index))
         return renderer.join(parts) if parts else None
 
-    def _place(self, index: int, pose: ActorPose) -> Placed:
-        actor = self.actors[index]
-        origins, axes = body_frames(pose, actor.rest, actor.appearance.hand_length)
-        return renderer.place(self._shapes[index], origins, axes, index)
-
-    def at(self, time: float) -> Snapshot:
+    def at(self, time: float) -> SceneFrame:
         """Render the scene `time` seconds after the start."""
         poses = [actor.pose(time) for actor in self.actors]
         placed = self.place(poses)
@@ -288,9 +237,41 @@ class Scene:
             rendering = Rendering.empty(self._background)
         else:
             rendering = self._renderer.render(placed, self._background, self._contacts(poses))
-        labels = {f"actor_{i + 1}": actor.label(time) for i, actor in enumerate(self.actors) if poses[i] is not None}
-        bodies = [body_truth(i, pose, rendering, self.intrinsics) for i, pose in enumerate(poses) if pose is not None]
-        return Snapshot(time, rendering, poses, bodies, labels)
+        bodies, labels = [], {}
+        for index, (actor, pose) in enumerate(zip(self.actors, poses, strict=True)):
+            if pose is not None:
+                body_id = f"actor_{index + 1}"
+                joints = self._visible_joints(index, pose.joints, _UNDER_SKIN, rendering)
+                bodies.append(Body(body_id, KINECT_V2_25.name, *joints))
+                labels[body_id] = actor.label(time)
+        return SceneFrame(time, rendering, poses, bodies, labels)
+
+    def hands(self, frame: SceneFrame) -> list[Hand]:
+        """Return the exact hand joints of all present actors, left hand then right, layout `hand_21`."""
+        hands = []
+        for index, (actor, pose) in enumerate(zip(self.actors, frame.poses, strict=True)):
+            if pose is not None:
+                for side, positions in zip(SIDES, hand_joints(pose, actor.appearance.hand_length), strict=True):
+                    joints = self._visible_joints(index, positions, _UNDER_SKIN_HAND, frame.rendering)
+                    hands.append(Hand(f"actor_{index + 1}", "hand_21", *joints, side=side))
+        return hands
+
+    def _visible_joints(
+        self, index: int, joints: np.ndarray, under_skin: np.ndarray, rendering: Rendering
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return joints [V, 3] of actor `index` as float32, their pixels [V, 2], and their scores [V].
+
+        A joint is visible if its pixel shows the actor at most `under_skin` [V] m in front of it.
+        """
+        positions = joints.astype(np.float32)
+        pixels = project(positions, self.intrinsics)
+        height, width = rendering.depth.shape
+        u, v = np.nan_to_num(np.round(pixels), nan=-1, posinf=-1, neginf=-1).T
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        u, v = np.where(inside, u, 0).astype(int), np.where(inside, v, 0).astype(int)
+        own = rendering.owner_at(v, u) == index
+        visible = inside & own & (positions[:, 2] - rendering.depth[v, u] < under_skin)
+        return positions, pixels, np.where(visible, 1.0, OCCLUDED_SCORE).astype(np.float32)
 
     def _contacts(self, poses: Sequence[ActorPose | None]) -> np.ndarray:
         """Return the floor points under feet and hips and the radius of each one's shadow, [K, 4]."""
@@ -300,7 +281,7 @@ class Scene:
         points[:, 1] = 0.0
         return np.concatenate([self.camera.to_camera(points), radius[:, None]], axis=1)
 
-    def scene_flow(self, snapshot: Snapshot, dt: float) -> np.ndarray:
+    def scene_flow(self, frame: SceneFrame, dt: float) -> np.ndarray:
         """Return the exact velocity of every visible surface point over the next `dt` seconds.
 
         Returns:
@@ -311,27 +292,24 @@ class Scene:
         """
         if not dt > 0:
             raise InputError(f"scene flow over {dt} s: the second frame must be later than the first")
-        poses = [
-            later if now is not None and (later := actor.pose(snapshot.time + dt)) is not None else now
-            for actor, now in zip(self.actors, snapshot.poses, strict=True)
-        ]
-        following = self.place(poses)
+        steps = [(now, actor.pose(frame.time + dt)) for actor, now in zip(self.actors, frame.poses, strict=True)]
+        following = self.place([now if now is None or then is None else then for now, then in steps])
         if following is None:
-            return np.zeros((*snapshot.rendering.depth.shape, 3), np.float32)
-        flow = self._renderer.scene_flow(snapshot.rendering, following, dt)
-        for i, (performer, now) in enumerate(zip(self.actors, snapshot.poses, strict=True)):
-            if now is not None and performer.pose(snapshot.time + dt) is None:
-                flow[snapshot.rendering.people == i] = np.nan
+            return np.zeros((*frame.rendering.depth.shape, 3), np.float32)
+        flow = self._renderer.scene_flow(frame.rendering, following, dt)
+        for index, (now, then) in enumerate(steps):
+            if now is not None and then is None:
+                flow[frame.rendering.people == index] = np.nan
         return flow
 
-    def flow_to(self, snapshot: Snapshot, other: "Scene", later: Snapshot, dt: float) -> np.ndarray:
-        """Return the exact velocity to a later snapshot that is seen from another camera pose.
+    def flow_to(self, frame: SceneFrame, other: "Scene", later: SceneFrame, dt: float) -> np.ndarray:
+        """Return the exact velocity to a later frame that is seen from another camera pose.
 
         Args:
-            snapshot: Of this scene.
+            frame: Frame of this scene.
             other: Scene of the same actors and room with another camera pose.
-            later: Snapshot of `other`, with the same actors present.
-            dt: Seconds between the snapshots.
+            later: Frame of `other`, with the same actors present.
+            dt: Seconds between the frames.
 
         Returns:
             [H, W, 3] float32 m/s, from this camera's frame to the other's.
@@ -341,19 +319,107 @@ class Scene:
         """
         following = other.place(later.poses)
         if following is None:
-            raise InputError("no actor in the second snapshot: use a time at which the actors are present")
+            raise InputError("no actor in the second frame: use a time at which the actors are present")
         move = np.eye(4)
         for camera, step in ((self.camera, np.asarray), (other.camera, np.linalg.inv)):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position
             move = step(pose) @ move
-        return self._renderer.scene_flow(snapshot.rendering, following, dt, move[:3])
+        return self._renderer.scene_flow(frame.rendering, following, dt, move[:3])
 
-    def hands(self, snapshot: Snapshot) -> list[Hand]:
-        """Return the exact hand joints of all present actors, left hand then right, layout `hand_21`."""
-        return [
-            hand
-            for i, pose in enumerate(snapshot.poses)
-            if pose is not None
-            for hand in hand_truth(i, pose, self.actors[i].appearance, snapshot.rendering, self.intrinsics)
-        ]
+
+def performed_scene(
+    intrinsics: Intrinsics,
+    names: Sequence[str] = ("all",),
+    actors: int = 1,
+    *,
+    seed: int = 0,
+    side: str = "any",
+    camera: CameraPose | None = None,
+    distance: float = 2.9,
+    person: int = 0,
+    facing: float = 0.0,
+) -> Scene:
+    """Create a room in which actors perform.
+
+    Args:
+        intrinsics: Intrinsics of the camera.
+        names: Actions in order, "all" for all of them.
+        actors: Number of actors, 0 to 2. The second performs the same actions in another order and tempo.
+        seed: Seed of performances and room.
+        side: Acting arm: "left", "right", or "any" for a random one.
+        camera: Pose of the camera.
+        distance: Distance from the camera to the first actor's place, m.
+        person: Number of the first actor (see `cast_member`); 0 for the `WARDROBE`.
+        facing: Heading, radians to the actor's left from facing the camera.
+
+    Raises:
+        ConfigError: An action is unknown.
+    """
+    camera = camera or CameraPose()
+    order = [name for entry in names for name in (CYCLE if entry == "all" else (entry,))]
+    sitting = any(actions.get(name).end == "seated" for name in order)
+    players: list[Actor] = []
+    stools = []
+    for i in range(actors):
+        x, z = _PLACES[i if actors == 1 else i + 1]
+        place = (x, distance + z)
+        who = cast_member(person + i) if person else Person(WARDROBE[i])
+        performance = Performance(
+            tuple(order),
+            seed + 1000 * i,
+            "" if side == "any" else side,
+            room=1.0 if actors == 1 else 0.65,
+            physique=who.physique,
+            tempo=who.tempo,
+        )
+        players.append(ProceduralActor(performance, who.appearance, camera, place, facing))
+        if sitting:
+            stools.append(stool_place(place, facing, who.appearance.stature))
+        order = order[len(order) // 2 :] + order[: len(order) // 2]  # two actors seldom do the same
+    room = furnished_room(back=distance + _BEHIND, seed=seed, camera_height=camera.height)
+    return Scene(players, intrinsics, camera, room, stools)
+
+
+def stool_place(place: tuple[float, float], facing: float, stature: float) -> tuple[float, float]:
+    """Return x and z in the room (m) of the stool of an actor at `place`."""
+    behind = actions.SEAT_BEHIND * stature / REFERENCE_STATURE
+    return place[0] - behind * float(np.sin(facing)), place[1] + behind * float(np.cos(facing))
+
+
+def scripted_scene(
+    intrinsics: Intrinsics, path: str | Path, sequence: str = "", *, actors: int = 1, loop: bool = False, seed: int = 0
+) -> Scene:
+    """Create a room in which actors follow a recorded skeleton, from the recording camera's view.
+
+    Args:
+        intrinsics: Intrinsics of the rendering camera.
+        path: A skeleton recording.
+        sequence: Name or index of the sequence in a file with several.
+        actors: Number of bodies; bodies with more frames come first.
+        loop: Repeat at the end.
+        seed: Seed of the room.
+
+    Raises:
+        DeviceError: The file does not exist.
+        ConfigError: The sequence does not exist.
+        InputError: The file is no skeleton recording, or has no usable body.
+    """
+    recording = open_sequence(path, sequence or None)
+    scripts = scripts_from_recording(recording, actors)
+    return scene_from_scripts(intrinsics, scripts, recording_label(recording), loop=loop, seed=seed)
+
+
+def scene_from_scripts(
+    intrinsics: Intrinsics, scripts: Sequence[Script], label: str, *, loop: bool = False, seed: int = 0
+) -> Scene:
+    """Create a room around scripts: floor under the lowest foot, walls behind and beside."""
+    if not scripts:
+        return Scene([], intrinsics, CameraPose(), furnished_room(seed=seed))
+    actors = [ScriptedActor(script, WARDROBE[i % len(WARDROBE)], label, loop) for i, script in enumerate(scripts)]
+    joints = np.concatenate([s.joints[s.present] for s in scripts])
+    camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts)))
+    points = joints.reshape(-1, 3) @ camera.rotation.T + camera.position
+    width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
+    back = max(float(points[:, 2].max()), 2.5) + _BEHIND
+    return Scene(actors, intrinsics, camera, furnished_room(back, width, seed, camera.height))

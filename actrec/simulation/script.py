@@ -3,20 +3,33 @@
 The smoothed skeleton is rendered and is the ground truth; the recording's noise is removed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose
 from actrec.simulation.posture import Physique
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
 
 _J = KINECT_V2_25.index
-_FEET = [_J["foot_left"], _J["foot_right"]]
 
-_ANKLES = [_J["ankle_left"], _J["ankle_right"]]
+_FEET, _ANKLES = ([_J[f"{joint}_left"], _J[f"{joint}_right"]] for joint in ("foot", "ankle"))
+
+_PARENTS = np.array(KINECT_V2_25.parents)
+
+_ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
+"""Joints from the root outward."""
+
+_NEEDED = (
+    "spine_base", "spine_shoulder", "head", "shoulder_left", "shoulder_right", "hip_left", "hip_right",
+)  # fmt: skip
+
+_RELAXED_CURL = np.full((2, 5), 0.3)
 
 _PRIOR_SPREAD = 0.45
 """Spread of the feet in depth (m, standard deviation) at which their slope weighs as much as the upright body."""
@@ -27,22 +40,11 @@ _TOLERANCE = 0.03
 _LIMIT = np.radians(35.0)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """Floor relative to the recording camera.
-
-    Attributes:
-        height: Of the camera above the floor, m.
-        pitch: Downward tilt of the camera, radians.
-    """
+class Ground(NamedTuple):
+    """Floor relative to the recording camera: the camera's height above it, m, and downward tilt, radians."""
 
     height: float
     pitch: float
-
-    @property
-    def up(self) -> np.ndarray:
-        """Return the up direction [3] in the optical frame."""
-        return np.array([0.0, -np.cos(self.pitch), -np.sin(self.pitch)])
 
 
 def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
@@ -89,21 +91,6 @@ def _upright(joints: np.ndarray) -> float:
     return float(np.clip(np.median(angles), -_LIMIT, _LIMIT))
 
 
-_PARENTS = np.array(KINECT_V2_25.parents)
-
-_ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
-"""Joints from the root outward."""
-
-_NEEDED = (
-    "spine_base",
-    "spine_shoulder",
-    "head",
-    *(f"{j}_{s}" for j in ("shoulder", "hip") for s in ("left", "right")),
-)
-
-_RELAXED_CURL = np.full((2, 5), 0.3)
-
-
 @dataclass(frozen=True)
 class Script:
     """Recorded motion of one body.
@@ -130,11 +117,6 @@ class Script:
     step: float
     name: str = "script"
 
-    @cached_property
-    def ground(self) -> Ground:
-        """Return the floor under the feet."""
-        return estimate_ground(self.joints[self.present], self.stature)
-
     @property
     def duration(self) -> float:
         """Return the duration in seconds, including the last frame."""
@@ -148,7 +130,13 @@ class Script:
     @property
     def stature(self) -> float:
         """Return the stature in m, estimated from legs and trunk."""
-        return _stature(self.lengths)
+        reference = Physique()
+        legs = self.lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
+        trunk = self.lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
+        expected_legs = reference.length("knee") + reference.length("ankle")
+        expected_trunk = reference.length("spine_mid") + reference.length("spine_shoulder")
+        ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
+        return float(np.clip(ratio * reference.stature, 1.0, 2.2))
 
     def pose(self, time: float) -> ActorPose | None:
         """Return the pose at `time` seconds, interpolated between frames; None while the body is absent."""
@@ -196,27 +184,44 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
     never = [joint for joint in _NEEDED if not valid[:, _J[joint]].any()]
     if never:
         raise InputError(f"script '{name}': {', '.join(never)} missing in every frame; record these joints too")
-    filled = _complete(positions, valid, times)
-    filled = _smooth(filled, smoothing)
-    lengths = _lengths(filled[present])
+    filled = _smooth(_complete(positions, valid, times), smoothing)
+    # The median bone lengths, equal for both sides.
+    lengths = np.median(np.linalg.norm((filled - filled[:, _PARENTS])[present], axis=-1), axis=0)
+    lengths = 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
     fitted = _relax(filled, lengths)
-    directions = _directions(fitted - fitted[:, _PARENTS])
-    joints = _forward_kinematics(fitted[:, 0], directions, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
-    heads = _smooth_axes(_heads(joints, estimate_ground(joints[present], _stature(lengths)).up), smoothing, 1, 0)
-    hands = _smooth_axes(_hands(joints, filled, heads), 2 * smoothing, 1, 2)
-    return Script(times - times[0], present, fitted[:, 0], directions, lengths, heads, hands, step, name)
+    script = Script(
+        times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step, name
+    )
+    pitch = estimate_ground(script.joints[present], script.stature).pitch
+    heads = _heads(script.joints, np.array([0.0, -np.cos(pitch), -np.sin(pitch)]))
+    heads = _orthonormal(_smooth(heads, smoothing), 1, 0)
+    hands = _orthonormal(_smooth(_hands(script.joints, filled, heads), 2 * smoothing), 1, 2)
+    return replace(script, heads=heads, hands=hands)
 
 
-def _stature(lengths: np.ndarray) -> float:
-    """Return the stature in m, estimated from the bones of legs and trunk."""
-    reference = Physique()
-    legs = lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
-    trunk = lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
-    expected_legs = reference.length("knee") + reference.length("ankle")
-    expected_trunk = reference.length("spine_mid") + reference.length("spine_shoulder")
-    ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
-    return float(np.clip(ratio * reference.stature, 1.0, 2.2))
+def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
+    """Return scripts of the bodies of a recording that have most frames.
+
+    Raises:
+        InputError: The recording has no joints, or too few to pose an actor.
+    """
+    present = np.isfinite(recording.bodies).all(-1).any(-1).sum(axis=1)
+    chosen = [m for m in np.argsort(-present, kind="stable")[:actors] if present[m]]
+    if not chosen and actors:
+        raise InputError(f"skeleton recording '{recording.name}' has no joint in any frame")
+    times = (recording.stamps_ns - recording.stamps_ns[:1]) / NANOSECONDS
+    return [
+        from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}") for m in sorted(chosen)
+    ]
+
+
+def recording_label(recording: SkeletonSequence) -> str:
+    """Return the recording's label name, else its label number, else its own name."""
+    name = recording.meta.get("label_name")
+    if name:
+        return str(name)
+    return recording.name if recording.label is None else str(recording.label)
 
 
 def _complete(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -245,12 +250,6 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     return np.sum([w * padded[i : i + len(values)] for i, w in enumerate(weights)], axis=0)
 
 
-def _lengths(joints: np.ndarray) -> np.ndarray:
-    """Return the median bone lengths [25], equal for both sides."""
-    lengths = np.median(np.linalg.norm(joints - joints[:, _PARENTS], axis=-1), axis=0)
-    return 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
-
-
 def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:
     """Move joints [T, 25, 3] until bones nearly have the given lengths; both ends of a bone move equally."""
     relaxed = joints.copy()
@@ -264,8 +263,9 @@ def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndar
     return relaxed
 
 
-def _directions(bones: np.ndarray) -> np.ndarray:
-    """Return unit vectors [T, 25, 3]; a bone without length gets its parent's direction."""
+def _directions(joints: np.ndarray) -> np.ndarray:
+    """Return the unit vector of each bone [T, 25, 3]; a bone without length gets its parent's direction."""
+    bones = joints - joints[:, _PARENTS]
     length = np.linalg.norm(bones, axis=-1)
     directions = bones / np.maximum(length, 1e-9)[..., None]
     for v in _ORDER[1:]:
@@ -316,16 +316,11 @@ def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.nd
     return np.stack(sides, axis=1)
 
 
-def _smooth_axes(axes: np.ndarray, sigma: float, first: int, second: int) -> np.ndarray:
-    return _orthonormal(_smooth(axes, sigma), first, second)
-
-
 def _orthonormal(axes: np.ndarray, first: int, second: int) -> np.ndarray:
     """Orthonormalize the columns: `first` keeps its direction, `second` its side, the third its handedness."""
     third = 3 - first - second
     a = _unit(axes[..., first])
-    b = axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True)
-    b = _unit(b)
+    b = _unit(axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True))
     c = np.cross(a, b)
     c = c * np.where(np.sum(c * axes[..., third], -1, keepdims=True) < 0, -1.0, 1.0)
     result = np.empty_like(axes)

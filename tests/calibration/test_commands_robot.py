@@ -35,7 +35,7 @@ def cameras(tmp_path, monkeypatch):
 def views(tmp_path_factory):
     """color/, depth/ and ir/ of a board, rendered."""
     folder, random = tmp_path_factory.mktemp("views"), np.random.default_rng(1)
-    noise = SensorNoise(SENSORS.create(RIG.sensor), RIG.depth, 1)
+    noise = SensorNoise(SENSORS[RIG.sensor], RIG.depth, 1)
     for name in ("color", "depth", "ir"):
         (folder / name).mkdir()
     for number in range(VIEWS):

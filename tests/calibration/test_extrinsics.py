@@ -43,7 +43,7 @@ def test_calibrate_rendered_images_is_accurate():
     from actrec.simulation.noise import SENSORS, SensorNoise
 
     rig, random = _rig(), np.random.default_rng(1)
-    noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 1), []
+    noise, pairs = SensorNoise(SENSORS[rig.sensor], rig.depth, 1), []
     for number in range(14):
         pose = simulated.sample_pose(BOARD, rig.color, random, 0.7, 1.5, 40)
         in_depth = invert(rig.to_color) @ pose
@@ -63,7 +63,7 @@ def test_bias_alone_at_one_distance():
     rig, random = simulated.kinect(bias=0.009), np.random.default_rng(0)
     from actrec.simulation.noise import SENSORS, SensorNoise
 
-    noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 0), []
+    noise, pairs = SensorNoise(SENSORS[rig.sensor], rig.depth, 0), []
     for number in range(8):
         pose = simulated.sample_pose(BOARD, rig.color, random, 0.95, 1.05, 30)
         in_depth = invert(rig.to_color) @ pose

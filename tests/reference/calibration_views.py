@@ -94,7 +94,7 @@ def simulate_rgbd_views(
 ) -> list[RgbdView]:
     """Simulate views of a board held at 0.55 to 1.6 m."""
     random = np.random.default_rng(seed)
-    noise = SensorNoise(SENSORS.create(rig.sensor), rig.depth, seed)
+    noise = SensorNoise(SENSORS[rig.sensor], rig.depth, seed)
     views: list[RgbdView] = []
     while len(views) < count:
         pose = sample_pose(board, rig.color, random, 0.55, 1.6, tilt)
@@ -196,7 +196,7 @@ class Room:
         z = np.where(z > 0, z, np.inf)
         normals = np.stack([plane[:3, 2] for plane in planes])[z.argmin(0)]
         facing = np.abs((rays * normals).sum(1)) / np.linalg.norm(rays, axis=1)
-        noise = SensorNoise(SENSORS.create(rig.sensor), rig.depth, seed)
+        noise = SensorNoise(SENSORS[rig.sensor], rig.depth, seed)
         return _add_noise(np.minimum(z.min(0), 50.0), facing, rig, noise, number)
 
 

@@ -20,12 +20,12 @@ import yaml
 from actrec import __version__, scene_flow
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
 from actrec.scene_flow import SceneFlow
-from actrec.simulation import room, stage
 from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
 from actrec.simulation.actor import hand_joints
+from actrec.simulation.appearance import cast_member
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, Snapshot
-from actrec.simulation.stage import stool_place
+from actrec.simulation.renderer import furnished_room
+from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, SceneFrame, stool_place
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -66,14 +66,14 @@ class RenderedConfig:
     height: int = setting(120, "height of the images", unit="px", range=(48, 1080))
     hfov: float = setting(62.7, "horizontal field of view", unit="deg", range=(20, 120))
     fps: float = setting(15.0, "frames a second", unit="Hz", range=(2, 120))
-    actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.stage", range=(2, 1000))
+    actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.appearance", range=(2, 1000))
     held_out: int = setting(3, "of these, the last so many are split cross_actor's test part", range=(1, 999))
     actions: list = setting(["all"], f"classes: all, or some of {', '.join(CYCLE)}")
     takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
     flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
     flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
     noise: bool = setting(True, "degrade color and depth as a real sensor does")
-    sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS.names()))
+    sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS))
     seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
 
     @property
@@ -111,7 +111,7 @@ class RenderedItem:
             self._view, name = VIEWS[view - 1], options.classes[entry.label]
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(f"'{entry.name}' is no item of the rendered dataset: {dict(entry.meta)}") from error
-        self.options, self._who = options, stage.cast_member(subject)
+        self.options, self._who = options, cast_member(subject)
         states = np.random.SeedSequence([options.seed, CYCLE.index(name), subject, view, take]).generate_state(4)
         self._seed, self._room_seed, self._noise_seed, chance = (int(state) for state in states)
         self.intrinsics = _camera(options)
@@ -137,7 +137,7 @@ class RenderedItem:
     @cached_property
     def scene(self) -> Scene:
         """Return the actor in its room."""
-        look = room.furnished(back=self._view.distance + _BEHIND, seed=self._room_seed)
+        look = furnished_room(back=self._view.distance + _BEHIND, seed=self._room_seed)
         stools = [stool_place(self._place, self._facing, self._who.appearance.stature)] if self._sits else []
         return Scene([self._actor], self.intrinsics, self._pose, look, stools)
 
@@ -201,7 +201,7 @@ class RenderedItem:
             color, depth, shown = self._seen(number)
             yield RgbdFrame(int(stamp), color, depth, self.intrinsics, skeletons=shown.bodies)
 
-    def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, Snapshot]:
+    def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, SceneFrame]:
         """Return color, depth and the exact snapshot of one frame, also of the frame after the last."""
         shown = self.scene.at(float(self._times[0] + number / self.options.fps))
         color, depth = shown.rendering.color, shown.rendering.depth
@@ -227,7 +227,7 @@ class RenderedItem:
 
     @cached_property
     def _noise(self) -> SensorNoise:
-        return SensorNoise(SENSORS.create(self.options.sensor), self.intrinsics, self._noise_seed)
+        return SensorNoise(SENSORS[self.options.sensor], self.intrinsics, self._noise_seed)
 
 
 def _camera(options: RenderedConfig) -> Intrinsics:

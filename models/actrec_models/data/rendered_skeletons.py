@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.pipeline import BodyPerception
-from actrec.simulation.noise import SensorNoise, structured_light
-from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.scene import scene_from_scripts
+from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
@@ -35,7 +36,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
     ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, known, pixels, ids)
     scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed)
-    noise = SensorNoise(structured_light(), INTRINSICS, seed)
+    noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
     stamps = [round(number / fps * NANOSECONDS) for number in range(max(1, int(scene.duration * fps)))]
     found: dict[int, np.ndarray] = {}
     perception = BodyPerception()

@@ -5,8 +5,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from actrec.simulation.scene import CameraPose, PlacedCamera, Scene
-from actrec.simulation.stage import performed_scene
+from actrec.simulation.scene import CameraPose, PlacedCamera, Scene, performed_scene
 from actrec.types import Intrinsics
 from actrec.utils.geometry import rotation
 

@@ -5,7 +5,7 @@ import pytest
 
 from actrec.simulation import actions, actor, posture
 from actrec.simulation.actions import CYCLE, Performance
-from actrec.simulation.actor import Appearance, body_shapes
+from actrec.simulation.appearance import Appearance, body_shapes
 from actrec.simulation.posture import Curve, IdleMotion, Physique, Style
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError

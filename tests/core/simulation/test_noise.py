@@ -1,12 +1,14 @@
 """Sensor noise against the published models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from actrec.simulation.noise import SENSORS, SensorNoise, stereo, structured_light, time_of_flight
+from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.types import Intrinsics
-from actrec.utils.errors import ConfigError
 
+STRUCTURED_LIGHT, TIME_OF_FLIGHT, STEREO = (SENSORS[name] for name in ("structured_light", "time_of_flight", "stereo"))
 INTRINSICS = Intrinsics(320, 240, 525.0, 525.0, 159.5, 119.5)
 
 
@@ -14,10 +16,10 @@ def wall(depth: float, cosine: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     return np.full((240, 320), depth, np.float32), np.full((240, 320), cosine, np.float32)
 
 
-@pytest.mark.parametrize("model", [structured_light, time_of_flight, stereo])
+@pytest.mark.parametrize("name", SENSORS)
 @pytest.mark.parametrize("depth", [0.9, 2.0, 3.7])
-def test_depth_of_wall_has_model_spread_without_bias(model, depth) -> None:
-    sensor = model()
+def test_depth_of_wall_has_model_spread_without_bias(name, depth) -> None:
+    sensor = SENSORS[name]
     noise = SensorNoise(sensor, INTRINSICS, seed=1)
     samples = np.stack([noise.depth(*wall(depth), number) for number in range(6)])
     quantum = sensor.disparity_step * depth**2
@@ -29,22 +31,22 @@ def test_depth_of_wall_has_model_spread_without_bias(model, depth) -> None:
 def test_sigma_matches_published_figures() -> None:
     one = np.array(1.0)
     # Nguyen 2012: 0.0012 + 0.0019·(2 − 0.4)² at 2 m, face on.
-    assert structured_light().sigma(np.array(2.0), one) == pytest.approx(0.006064)
+    assert STRUCTURED_LIGHT.sigma(np.array(2.0), one) == pytest.approx(0.006064)
     # Fankhauser 2015: 1.5 − 0.5·2 + 0.3·4 mm.
-    assert time_of_flight().sigma(np.array(2.0), one) == pytest.approx(0.0017, rel=1e-3)
+    assert TIME_OF_FLIGHT.sigma(np.array(2.0), one) == pytest.approx(0.0017, rel=1e-3)
     # Intel: 0.08 px at 2 m with f 420 px and B 50 mm.
-    assert stereo().sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
+    assert STEREO.sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
 
 
 def test_depth_noise_grows_with_angle() -> None:
-    noise = SensorNoise(structured_light(), INTRINSICS)
+    noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     spread = [np.nanstd(noise.depth(*wall(2.0, cosine), 0)) for cosine in (1.0, 0.45, 0.25)]
     assert spread[1] == pytest.approx(spread[0], rel=0.1) and spread[2] > 1.03 * spread[1]
     assert np.isnan(noise.depth(*wall(2.0, 0.05), 0)).all()
 
 
 def test_depth_is_quantized() -> None:
-    noise = SensorNoise(structured_light(), INTRINSICS)
+    noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     values = np.unique(noise.depth(*wall(3.5), 0)[100:140, 100:140])
     values = values[np.isfinite(values)]
     # Khoshelham 2012: 2.85 mm · 3.5² = 35 mm between levels.
@@ -52,13 +54,13 @@ def test_depth_is_quantized() -> None:
 
 
 def test_depth_out_of_range_is_nan() -> None:
-    noise = SensorNoise(structured_light(), INTRINSICS)
+    noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     for depth in (0.3, 6.5):
         assert np.isnan(noise.depth(*wall(depth), 0)).all()
 
 
 def test_depth_left_of_object_is_in_shadow() -> None:
-    sensor = structured_light(dropout=0.0, lateral=0.0, silhouette_loss=0.0)
+    sensor = replace(STRUCTURED_LIGHT, dropout=0.0, lateral=0.0, silhouette_loss=0.0)
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
     measured = SensorNoise(sensor, INTRINSICS).depth(depth, facing, 0)
@@ -71,7 +73,7 @@ def test_depth_left_of_object_is_in_shadow() -> None:
 def test_time_of_flight_has_flying_pixels_without_shadow() -> None:
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
-    measured = SensorNoise(time_of_flight(), INTRINSICS).depth(depth, facing, 0)
+    measured = SensorNoise(TIME_OF_FLIGHT, INTRINSICS).depth(depth, facing, 0)
     between = (measured > 2.1) & (measured < 3.9)
     assert between[:, 149:151].mean() > 0.2
     assert between[:, :147].sum() == 0
@@ -80,14 +82,14 @@ def test_time_of_flight_has_flying_pixels_without_shadow() -> None:
 
 def test_stereo_errors_are_correlated() -> None:
     correlations = []
-    for sensor in (stereo(dropout=0.0, lateral=0.0), time_of_flight(dropout=0.0, lateral=0.0)):
+    for sensor in (replace(STEREO, dropout=0.0, lateral=0.0), replace(TIME_OF_FLIGHT, dropout=0.0, lateral=0.0)):
         error = SensorNoise(sensor, INTRINSICS).depth(*wall(2.0), 0)[10:-10, 60:-10] - 2.0
         correlations.append(np.corrcoef(error[:, :-2].ravel(), error[:, 2:].ravel())[0, 1])
     assert correlations[0] > 0.7 and abs(correlations[1]) < 0.05
 
 
 def test_color_noise_matches_shot_and_read_noise() -> None:
-    noise = SensorNoise(structured_light(), INTRINSICS)
+    noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     for value in (40, 200):
         flat = np.full((240, 320, 3), value, np.uint8)
         noisy = noise.color(flat, 0).astype(np.float64)
@@ -97,17 +99,8 @@ def test_color_noise_matches_shot_and_read_noise() -> None:
 
 
 def test_depth_same_seed_and_number_repeats() -> None:
-    first, again, other = (SensorNoise(structured_light(), INTRINSICS, seed) for seed in (1, 1, 2))
+    first, again, other = (SensorNoise(STRUCTURED_LIGHT, INTRINSICS, seed) for seed in (1, 1, 2))
     depth, facing = wall(2.0)
     np.testing.assert_array_equal(first.depth(depth, facing, 5), again.depth(depth, facing, 5))
     assert not np.array_equal(first.depth(depth, facing, 5), first.depth(depth, facing, 6), equal_nan=True)
     assert not np.array_equal(first.depth(depth, facing, 5), other.depth(depth, facing, 5), equal_nan=True)
-
-
-def test_create_unknown_sensor_or_option_raises() -> None:
-    with pytest.raises(ConfigError, match="'lidar'.*structured_light"):
-        SENSORS.create("lidar")
-    with pytest.raises(ConfigError, match="color"):
-        structured_light(color=1.0)
-    with pytest.raises(ConfigError, match=r"dropout.*2.0"):
-        stereo(dropout=2.0)

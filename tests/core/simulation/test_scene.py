@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 
-from actrec.simulation.actor import WARDROBE
-from actrec.simulation.renderer import Renderer
-from actrec.simulation.room import furnished, render
-from actrec.simulation.scene import CameraPose, Scene
-from actrec.simulation.stage import performed_scene
-from actrec.simulation.textures import atlas
+from actrec.simulation.appearance import WARDROBE, atlas
+from actrec.simulation.renderer import Renderer, furnished_room, render_room
+from actrec.simulation.scene import CameraPose, Scene, performed_scene
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
@@ -49,8 +46,8 @@ def test_snapshot_depth_at_joints_is_skin(intrinsics) -> None:
 
 
 def test_room_depth_matches_geometry(intrinsics) -> None:
-    room, camera = furnished(back=4.0), CameraPose(1.2, np.radians(12.0))
-    background = render(room, intrinsics, camera.rotation, camera.position, oversample=1)
+    room, camera = furnished_room(back=4.0), CameraPose(1.2, np.radians(12.0))
+    background = render_room(room, intrinsics, camera.rotation, camera.position)
     v, u = np.mgrid[: intrinsics.height, : intrinsics.width]
     rays = np.stack([(u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy, np.ones(u.shape)], -1)
     points = (rays * background.depth[..., None]) @ camera.rotation.T + camera.position

@@ -5,8 +5,8 @@ import pytest
 
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.simulation import posture
-from actrec.simulation.script import estimate_ground, from_recording
-from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
+from actrec.simulation.scene import scene_from_scripts
+from actrec.simulation.script import estimate_ground, from_recording, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils.errors import InputError

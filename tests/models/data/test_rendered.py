@@ -9,8 +9,8 @@ pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
 
 from actrec import datasets
 from actrec.datasets.base import Entry
-from actrec.simulation import stage
 from actrec.simulation.actions import CYCLE
+from actrec.simulation.appearance import cast_member
 from actrec.types import KEYS
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import project
@@ -147,8 +147,8 @@ def test_rendered_foreign_entry_raises(source, meta):
 
 
 def test_cast_members_differ_and_are_reproducible():
-    people = [stage.cast_member(number) for number in range(1, 9)]
-    assert people == [stage.cast_member(number) for number in range(1, 9)]
+    people = [cast_member(number) for number in range(1, 9)]
+    assert people == [cast_member(number) for number in range(1, 9)]
     assert len({p.appearance.shirt for p in people}) == len({p.limbs for p in people}) == 8
     statures = sorted(p.appearance.stature for p in people)
     assert 1.52 <= statures[0] < 1.60

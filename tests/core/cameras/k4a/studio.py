@@ -6,8 +6,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from actrec.simulation.scene import CameraPose, Snapshot
-from actrec.simulation.stage import performed_scene
+from actrec.simulation.scene import CameraPose, SceneFrame, performed_scene
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
 from actrec.types import Intrinsics
 from tests.core.cameras.k4a.simulated_sdk import Shot, Staged
@@ -46,7 +45,7 @@ TO_COLOR = np.linalg.inv(pose(COLOR_PLACE)) @ pose(DEPTH_PLACE)
 
 
 @cache
-def filmed(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[Snapshot, Snapshot]:
+def filmed(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[SceneFrame, SceneFrame]:
     """The instant as the color and as the depth camera see it."""
     views = ((color, COLOR_PLACE), (DEPTH, DEPTH_PLACE))
     scenes = [performed_scene(camera, ["wave"], camera=place) for camera, place in views]
