@@ -36,9 +36,6 @@ FILE_NAME = "skeletons_world.txt"
 
 _JOINTS = 22
 
-_LARGEST = 2**31
-"""Upper bound of the numbers in a list."""
-
 
 @dataclass(frozen=True)
 class GestureSequence:
@@ -48,9 +45,9 @@ class GestureSequence:
         name: Folder in the dataset, e.g. `gesture_1/finger_1/subject_2/essai_1`.
         stamps_ns: [T] int64 nanoseconds from 0.
         hands: [1, T, 22, 3] float32 meters in the optical frame, moved by a constant (see the module).
-        gesture: 1 to 14, as the dataset counts.
+        gesture: 1 to 14.
         finger: 1 for one finger, 2 for the whole hand.
-        subject, essai: Who, and which repetition.
+        subject, essai: Person and repetition.
         train: Whether the official split trains on it; None if unknown.
     """
 
@@ -81,21 +78,15 @@ def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence
 
 
 def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: float = FPS) -> GestureSequence:
-    """Read one sequence as published.
-
-    Args:
-        root: Folder of the dataset, which holds `gesture_1` and so on.
-        entry: One row of `read_list`.
-        train: Which list it is from.
-        fps: Frames a second.
+    """Read the published sequence of one row of `read_list`, of the training or test list.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, corrupt or of another form, or has not as many frames as the list says.
+        InputError: It is truncated, corrupt or of another form, or its number of frames differs from the list.
     """
     gesture, finger, subject, essai, _, _, frames = entry
     path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
-    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
+    xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
     if len(xyz) != frames:
         raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
     return _sequence(xyz, fps, gesture, finger, subject, essai, train)
@@ -109,7 +100,7 @@ def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
         InputError: It is truncated, corrupt or of another form.
     """
     path = Path(path).resolve()
-    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
+    xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
     named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
     gesture, finger, subject, essai = map(int, named.groups()) if named else (0, 0, 0, 0)
     return _sequence(xyz, fps, gesture, finger, subject, essai, None)
@@ -123,7 +114,12 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
         InputError: The list is corrupt or has a duplicate.
     """
     path = Path(path)
-    rows = [tuple(row) for row in _table(path, len(COLUMNS), np.int64).tolist()]
+    values = _table(path, len(COLUMNS))
+    if not (np.abs(values) < 2**31).all():
+        raise InputError(f"'{path}' is corrupt: a number is too large, or none")
+    if (values % 1).any():
+        raise InputError(f"'{path}' is corrupt: line {1 + int((values % 1).any(axis=1).argmax())} has a fraction")
+    rows = [tuple(row) for row in values.astype(np.int64).tolist()]
     seen: set[tuple[int, ...]] = set()
     for number, row in enumerate(rows, start=1):
         gesture, finger, subject, essai = row[:4]
@@ -141,23 +137,17 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
     return rows
 
 
-def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
-    lines = read_text(path).split("\n")
-    rows = [line.split() for line in lines if line.strip()]
+def _table(path: Path, columns: int) -> np.ndarray:
+    rows = [line.split() for line in read_text(path).split("\n") if line.strip()]
     if not rows:
         raise InputError(f"'{path}' is empty; copy it again")
     wrong = next((i for i, row in enumerate(rows) if len(row) != columns), None)
     if wrong is not None:
         raise InputError(f"'{path}' line {wrong + 1} has {len(rows[wrong])} columns, expected {columns}")
     try:
-        values = np.array(rows, dtype=np.float64)
+        return np.array(rows, dtype=np.float64)
     except ValueError as error:
         raise InputError(f"'{path}' is corrupt: {error}") from error
-    if np.issubdtype(dtype, np.integer) and not (np.abs(values) < _LARGEST).all():
-        raise InputError(f"'{path}' is corrupt: a number is too large, or none")
-    if np.issubdtype(dtype, np.integer) and (values % 1).any():
-        raise InputError(f"'{path}' is corrupt: line {1 + int((values % 1).any(axis=1).argmax())} has a fraction")
-    return values.astype(dtype)
 
 
 def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:

@@ -20,9 +20,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
@@ -42,6 +43,8 @@ JOINTS = 13
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 """Nominal, of the color camera of the Kinect v1 that the dataset was recorded with."""
+
+IMAGE_SIZE = (640, 480)
 
 CLASSES = (
     "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
@@ -81,12 +84,22 @@ _STEADY = 9
 
 
 @dataclass(frozen=True)
-class SmarthomeConfig:
-    """How Toyota Smarthome's skeletons are read."""
+class SmarthomeConfig(VideoConfig):
+    """Options of Toyota Smarthome."""
 
     fps: float = setting(20.0, "frames a second of the trimmed videos", unit="Hz", range=(1.0, 240.0))
     bodies: int = setting(2, "largest number of people, the longest observed first", range=(1, 8))
     least_score: float = setting(0.0, "lowest confidence of a person", range=(0.0, 100.0))
+    activities: str = setting(
+        "all",
+        "all 31 activities, or the 19 of the cross-view splits as the only classes",
+        choices=("all", "cross_view"),
+    )
+    release: str = setting(
+        "refined",
+        "preferred skeletons if both releases exist: refined (…_pose3d.json, 1.2) or first (1.1)",
+        choices=("refined", "first"),
+    )
 
 
 def parse_name(name: str) -> dict[str, Any]:
@@ -106,20 +119,26 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
         InputError: It is truncated, corrupt, of another form, without 3D poses, or has no body.
     """
     path, options = Path(path), options or config.build(SmarthomeConfig)
-    people = _people(path, options.least_score)
+    try:
+        frames = json.loads(read_text(path))["frames"]
+    except json.JSONDecodeError as error:
+        raise InputError(f"'{path}' is truncated or no JSON; copy it again ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
+    if not isinstance(frames, list) or not frames:
+        raise InputError(f"'{path}' holds no frames; copy it again")
+    people = [_people(f"'{path}': frame {t}", frame, options.least_score) for t, frame in enumerate(frames, start=1)]
     if not any(len(found.scores) for found in people):
         raise InputError(f"'{path}' has no body in {len(people)} frames; leave it out")
     axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
     tracks = _tracks([_placed(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
     if not tracks:
         raise InputError(f"'{path}': no pose lies before the camera over its pixels; leave it out")
-    meta = {"format": "smarthome", "fps": options.fps, "image_size": (INTRINSICS.width, INTRINSICS.height)}
-    return _sequence(_bare(path), tracks, len(people), options.fps, {**meta, **parse_name(path.stem)})
+    return _sequence(path, tracks, len(people), options.fps)
 
 
-@dataclass(frozen=True)
-class _People:
-    """The people in one frame: [N, 13, 3] m, [N, 13, 2] px, NaN for missing, [N]."""
+class _People(NamedTuple):
+    """The people in one frame: poses [N, 13, 3] m, pixels [N, 13, 2], NaN for missing, scores [N]."""
 
     poses: np.ndarray
     pixels: np.ndarray
@@ -130,80 +149,51 @@ Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
 """Track of a person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN for missing, and score."""
 
 
-def _bare(path: Path) -> str:
-    match = _NAME.match(path.stem)
-    return match[0] if match else path.stem
-
-
-def _people(path: Path, least_score: float) -> list[_People]:
-    try:
-        frames = json.loads(read_text(path))["frames"]
-    except json.JSONDecodeError as error:
-        raise InputError(f"'{path}' is truncated or no JSON; copy it again ({error})") from error
-    except (KeyError, TypeError) as error:
-        raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
-    if not isinstance(frames, list) or not frames:
-        raise InputError(f"'{path}' holds no frames; copy it again")
-    return [_frame(path, t, frame, least_score) for t, frame in enumerate(frames)]
-
-
-def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
+def _people(place: str, frame: Any, least_score: float) -> _People:
+    """Convert the persons of a frame; `place` is named in errors."""
     if not isinstance(frame, list):
-        raise InputError(f"'{path}': frame {t + 1} is no list of persons")
+        raise InputError(f"{place} is no list of persons")
     poses, pixels, scores = [], [], []
     for person in frame:
-        score = _score(path, t, person, least_score)
+        score = person.get("cumscore") if isinstance(person, dict) else None
+        if not isinstance(score, (int, float)):
+            if least_score > 0:
+                raise InputError(
+                    f"{place} has a person without a number 'cumscore', as in the refined skeletons: take least_score=0"
+                )
+            score = 1.0  # the refined skeletons have none
         if score < least_score:
             continue
-        seen, pose = _values(path, t, person, "pose2d", 2), _values(path, t, person, "pose3d", 3)
+        seen, pose = _values(place, person, "pose2d", 2), _values(place, person, "pose3d", 3)
         seen[(seen == seen[:, :1]).all(axis=1) & np.isin(seen[:, 0], _MISSING)] = np.nan
         known = seen[np.isfinite(seen).all(axis=1)]
         if len(known) < MIN_POINTS or not np.ptp(known, axis=0).any():  # too few joints for a position
             continue
         pixels.append(seen)
         poses.append(pose)
-        scores.append(score)
+        scores.append(float(score))
     return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
 
 
-def _score(path: Path, t: int, person: Any, least_score: float) -> float:
-    """Return the confidence of a person; 1 in the refined skeletons, which have none."""
-    score = person.get("cumscore") if isinstance(person, dict) else None
-    if isinstance(score, (int, float)):
-        return float(score)
-    if least_score > 0:
-        raise InputError(
-            f"'{path}': frame {t + 1} has a person without a number 'cumscore', as in the refined skeletons: take "
-            "least_score=0"
-        )
-    return 1.0
-
-
-def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.ndarray:
+def _values(place: str, person: Any, key: str, dimensions: int) -> np.ndarray:
     """Return the numbers [13, D] of one person, stored coordinate by coordinate."""
     if not isinstance(person, dict) or key not in person:
         remedy = ": take the skeletons with 3D poses" if key == "pose3d" else ""
-        raise InputError(f"'{path}': frame {t + 1} has a person without '{key}'{remedy}")
+        raise InputError(f"{place} has a person without '{key}'{remedy}")
     try:
         values = np.array(person[key], np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"'{path}': frame {t + 1}, '{key}' is not numbers ({error})") from error
+        raise InputError(f"{place}, '{key}' is not numbers ({error})") from error
     if values.shape != (dimensions * JOINTS,) or not (np.abs(values) < _LARGEST[key]).all():
         raise InputError(
-            f"'{path}': frame {t + 1}, '{key}' has shape {list(values.shape)} or is not finite, or too large, expected "
+            f"{place}, '{key}' has shape {list(values.shape)} or is not finite, or too large, expected "
             f"{dimensions} × {JOINTS} numbers below {_LARGEST[key]:g}"
         )
     return values.reshape(dimensions, JOINTS).T
 
 
 def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Return the rotation [3, 3] from `pose3d` to the optical frame (see the module), after checking the unit.
-
-    Args:
-        path: File, for errors.
-        poses: [N, 13, 3].
-        pixels: [N, 13, 2], NaN where missing.
-    """
+    """Return the rotation [3, 3] from `pose3d` [N, 13, 3] to the optical frame (see the module); check the unit."""
     index = layouts.get(LAYOUT).index
     hips, shoulders = (
         poses[:, [index[f"{joint}_left"], index[f"{joint}_right"]]].mean(axis=1) for joint in ("hip", "shoulder")
@@ -215,7 +205,9 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             "meters"
         )
     known = np.isfinite(pixels).all(axis=-1, keepdims=True)
-    poses, pixels = (_centered(points, known) for points in (poses, pixels))
+    counts = known.sum(axis=1, keepdims=True)
+    means = (np.where(known, points, 0).sum(axis=1, keepdims=True) / counts for points in (poses, pixels))
+    poses, pixels = (np.where(known, points - mean, 0) for points, mean in zip((poses, pixels), means, strict=True))
     flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
     left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
     if left > _LOOSE:
@@ -228,12 +220,6 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             "different persons or of another form"
         )
     return turn
-
-
-def _centered(points: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Subtract from points [N, 13, D] the mean of the `known` [N, 13, 1] ones; set the others to 0."""
-    mean = np.where(known, points, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
-    return np.where(known, points - mean, 0)
 
 
 def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -266,11 +252,8 @@ def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.nda
 
 def _placed(found: _People, axes: np.ndarray) -> _People:
     """Return the people whose position in the camera's frame can be determined, at that position."""
-    k = INTRINSICS
-    rays = np.concatenate(
-        [(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones((*found.pixels.shape[:2], 1))], axis=-1
-    )
-    weights = np.ones(JOINTS)
+    k, weights = INTRINSICS, np.ones(JOINTS)
+    rays = np.dstack([(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones(found.pixels.shape[:2])])
     put = [place(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
     kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
     return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
@@ -300,13 +283,10 @@ def _steady(track: Track) -> np.ndarray:
     """Return the poses [N, 13, 3] of a track at median-filtered positions."""
     poses = np.stack([joints for joints, _, _ in track.values()])
     places = poses.mean(axis=1, keepdims=True)
-    half = _STEADY // 2
-    padded = np.pad(places, ((half, half), (0, 0), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _STEADY, axis=0)
-    return poses - places + np.median(windows, axis=-1)
+    return poses - places + median_filter(places, (_STEADY, 1, 1), mode="nearest")
 
 
-def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dict[str, Any]) -> SkeletonSequence:
+def _sequence(path: Path, tracks: list[Track], frames: int, fps: float) -> SkeletonSequence:
     joints = np.full((len(tracks), frames, JOINTS, 3), np.nan, np.float32)
     pixels = np.full((len(tracks), frames, JOINTS, 2), np.nan, np.float32)
     for m, track in enumerate(tracks):
@@ -316,10 +296,12 @@ def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dic
     joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
     known = np.isfinite(joints).all(axis=-1).astype(np.float32)
     bodies, scores = convert(joints, known, LAYOUT)
-    ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))
-    activity = str(meta.get("activity", ""))
-    label = CLASSES.index(activity) + 1 if activity in CLASSES else None
     placed, _ = convert(pixels, known, LAYOUT)
+    ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))
+    meta = {"format": "smarthome", "fps": fps, "image_size": IMAGE_SIZE, **parse_name(path.stem)}
+    activity, match = meta.get("activity"), _NAME.match(path.stem)
+    label = CLASSES.index(activity) + 1 if activity in CLASSES else None
+    name = match[0] if match else path.stem
     return SkeletonSequence(name, stamps_at(fps, frames), bodies, scores, placed, ids, label, meta)
 
 
@@ -347,22 +329,6 @@ REFINED = "_pose3d"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
-    """How Toyota Smarthome is read."""
-
-    activities: str = setting(
-        "all",
-        "all 31 activities, or the 19 of the cross-view splits as the only classes",
-        choices=("all", "cross_view"),
-    )
-    release: str = setting(
-        "refined",
-        "preferred skeletons if both releases exist: refined (…_pose3d.json, 1.2) or first (1.1)",
-        choices=("refined", "first"),
-    )
-
-
 class Smarthome(Source):
     """Splits "cross_subject", "cross_view_1" and "cross_view_2".
 
@@ -373,7 +339,7 @@ class Smarthome(Source):
 
     Args:
         root: Folder of the files.
-        options: Fields of `SmarthomeSourceConfig`.
+        options: Fields of `SmarthomeConfig`.
 
     Raises:
         ConfigError: Unknown option.
@@ -384,7 +350,7 @@ class Smarthome(Source):
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
-        self.config = config.build(SmarthomeSourceConfig, options)
+        self.config = config.build(SmarthomeConfig, options)
         self.classes = CLASSES if self.config.activities == "all" else CLASSES_CROSS_VIEW
 
     def entries(self) -> list[Entry]:
@@ -398,12 +364,17 @@ class Smarthome(Source):
         skeletons = self._skeletons(found)
         if not skeletons:
             raise DeviceError(f"'{self.root}' holds no skeletons named Activity_pPP_rRR_vVV_cCC.json; check the path")
+        metas = {name: parse_name(name) for name in skeletons}
         # The published lists name a few clips of an activity that is none of the 31.
-        foreign = [name for name in skeletons if parse_name(name)["activity"] not in CLASSES]
-        if foreign:
+        if foreign := [name for name, meta in metas.items() if meta["activity"] not in CLASSES]:
             logger.warning("%d clips are of no activity of Smarthome, first %s: left out", len(foreign), foreign[0])
-        wanted = [name for name in skeletons if parse_name(name)["activity"] in self.classes]
-        return [self._entry(name, skeletons[name], found[name]) for name in wanted]
+        entries = []
+        for name, meta in metas.items():
+            if meta["activity"] in self.classes:
+                color = {"color": found[name]["color"]} if "color" in found[name] else {}
+                label = self.classes.index(meta["activity"])
+                entries.append(Entry(name, label, meta, {"skeleton": skeletons[name], **color}))
+        return entries
 
     def read(self, entry: Entry) -> Clip:
         """Read the tracked bodies; color, pixels and motion if there is a video.
@@ -413,10 +384,9 @@ class Smarthome(Source):
             InputError: A file is truncated or corrupt, or has no body.
         """
         sequence = read_smarthome(entry.files["skeleton"], self.config)
-        size = (INTRINSICS.width, INTRINSICS.height)
-        others: Any = {"pixels": sequence.pixels, "size": np.array(size, np.float32)}
+        others: Any = {"pixels": sequence.pixels, "size": np.array(IMAGE_SIZE, np.float32)}
         if "color" in entry.files:
-            others = self._video(entry, sequence).streams(sequence.pixels, size)
+            others = self._video(entry, sequence).streams(sequence.pixels, IMAGE_SIZE)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
@@ -480,8 +450,3 @@ class Smarthome(Source):
         if lacking:
             logger.warning("%d clips have skeletons of the other release than '%s' alone: left out", lacking, release)
         return chosen
-
-    def _entry(self, name: str, skeleton: Path, files: dict[str, Path]) -> Entry:
-        meta = parse_name(name)
-        own = {"skeleton": skeleton, **{kind: path for kind, path in files.items() if kind == "color"}}
-        return Entry(name, self.classes.index(meta["activity"]), meta, own)

@@ -19,7 +19,7 @@ from actrec.datasets.base import Clip, Entry, Source, no_folder
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
-from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, stamps_at
+from actrec.skeleton.sequence import SkeletonSequence, from_kinect, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -40,51 +40,37 @@ _TRUNK_M = (0.2, 1.0)
 """m, range of the median trunk length (hips to shoulders); other values are not in meters."""
 
 
-@dataclass(frozen=True)
-class SysuSequence:
-    """Joints of a clip, and whether its images are mirrored.
+def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> tuple[SkeletonSequence, bool]:
+    """Read the joints of the clip `name`.
 
-    Attributes:
-        sequence: In the data contract; pixels refer to the mirrored-back image.
-        mirrored: Whether the images must be mirrored back.
-    """
-
-    sequence: SkeletonSequence
-    mirrored: bool
-
-
-def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
-    """Read the joints of one clip.
-
-    Args:
-        folder: That of the clip.
-        name: Of the clip.
-        fps: Frames a second.
+    Returns:
+        The sequence, with pixels of the mirrored-back image, and whether the images must be mirrored back.
 
     Raises:
         DeviceError: There is no `sklWorld.mat`.
         InputError: A file is truncated or corrupt, not in meters, or has no body.
         MissingLibraryError: scipy is not installed.
     """
-    path = Path(folder) / "sklWorld.mat"
-    world = _joints(path, read_mat(path, "SW"), 3)
+    path, image = Path(folder) / "sklWorld.mat", Path(folder) / "sklImage.mat"
+    world = _joints(path, "SW", 3)
     _check(path, world)
-    image = Path(folder) / "sklImage.mat"
     pixels, mirrored = None, False
     if image.is_file():
-        seen = _joints(image, read_mat(image, "S"), 2)
+        seen = _joints(image, "S", 2).astype(np.float32)
         if len(seen) != len(world):
             raise InputError(f"'{image}' has {len(seen)} frames but '{path.name}' {len(world)}: copy both again")
-        mirrored = _mirrored(world, seen)
-        pixels = _placed(world, seen, mirrored)
+        if mirrored := _mirrored(world, seen):
+            seen[..., 0] = COLOR_SIZE[0] - 1 - seen[..., 0]
+        known = _known(world) & np.isfinite(seen).all(axis=-1)
+        seen[~known] = np.nan
+        pixels, _ = convert(seen[None], known[None].astype(np.float32), LAYOUT)
     meta: dict[str, Any] = {"format": "sysu", "fps": fps, "image_size": COLOR_SIZE}
-    sequence = from_kinect(name, world[None], LAYOUT, stamps_at(fps, len(world)), pixels=pixels, meta=meta)
-    return SysuSequence(sequence, mirrored)
+    return from_kinect(name, world[None], LAYOUT, stamps_at(fps, len(world)), pixels=pixels, meta=meta), mirrored
 
 
-def _joints(path: Path, value: np.ndarray, dimensions: int) -> np.ndarray:
-    """Convert published joints [20, D, T] to [T, 20, D]."""
-    joints = value.astype(np.float64)
+def _joints(path: Path, key: str, dimensions: int) -> np.ndarray:
+    """Read joints as [T, 20, D]."""
+    joints = read_mat(path, key).astype(np.float64)
     if joints.ndim == 2:
         joints = joints[..., None]  # MATLAB drops a last axis of one: a clip of a single frame
     if joints.ndim != 3 or joints.shape[:2] != (20, dimensions) or not joints.shape[2]:
@@ -115,20 +101,10 @@ def _check(path: Path, world: np.ndarray) -> None:
 def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
     """Return whether the image is mirrored: u grows with x, which points to the sensor's left."""
     both = _known(world) & _known(seen)
-    x, u = world[..., 0], seen[..., 0]
-    count = np.maximum(both.sum(axis=1, keepdims=True), 1)
-    x, u = (v - np.where(both, v, 0).sum(axis=1, keepdims=True) / count for v in (x, u))
-    return bool((x * u)[both].sum() > 0)
-
-
-def _placed(world: np.ndarray, seen: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Return pixels [1, T, 25, 2] in the mirrored-back image, NaN for missing joints."""
-    seen = seen.astype(np.float32)
-    if mirrored:
-        seen[..., 0] = COLOR_SIZE[0] - 1 - seen[..., 0]
-    known = _known(world) & np.isfinite(seen).all(axis=-1)
-    seen[~known] = np.nan
-    return convert(seen[None], known[None].astype(np.float32), LAYOUT)[0]
+    x, u = (np.where(both, values, np.nan) for values in (world[..., 0], seen[..., 0]))
+    frames = both.any(axis=1)
+    x, u = (values[frames] - np.nanmean(values[frames], axis=1, keepdims=True) for values in (x, u))
+    return bool(np.nansum(x * u) > 0)
 
 
 COUNT = 30
@@ -139,22 +115,8 @@ CLIPS = SUBJECTS * len(CLASSES)
 
 PARTS = ("train", "test")
 
-
-@dataclass(frozen=True)
-class Folds:
-    """The folds of one split.
-
-    Attributes:
-        path: The list.
-        parts: For each fold, the clip numbers (`clip_number`, from 1) of train and test.
-    """
-
-    path: Path
-    parts: tuple[dict[str, frozenset[int]], ...]
-
-    def part(self, fold: int, clip: int) -> str:
-        """Return the part of a clip in a fold (1 to 30)."""
-        return next(part for part in PARTS if clip in self.parts[fold - 1][part])
+Fold = dict[str, frozenset[int]]
+"""Clip numbers (`clip_number`) of "train" and "test"."""
 
 
 def clip_number(subject: int, action: int) -> int:
@@ -162,53 +124,38 @@ def clip_number(subject: int, action: int) -> int:
     return (subject - 1) * len(CLASSES) + action
 
 
-def read_folds(path: Path, split: str) -> Folds:
-    """Read a list of folds: `train` and `test`, each 30 rows (or a MATLAB cell of 30) of numbers from 1.
+def read_folds(path: Path, split: str) -> list[Fold]:
+    """Read a .mat of folds: `train` and `test`, each 30 rows (or a MATLAB cell of 30) of numbers from 1.
 
     The numbers are clips (1 to 480), or subjects if none is above 40 in "cross_subject". Names of the arrays contain
     "train" or "test"; if the file has only one of them, the other part is the rest.
-
-    Args:
-        path: A .mat, or an .npz with the same arrays.
-        split: "cross_subject" or "same_subject".
 
     Raises:
         DeviceError: There is no such file.
         InputError: It is corrupt, does not have 30 folds, has a duplicate, unknown or missing clip or a clip in both
             parts, or belongs to the other split.
     """
-    if not path.is_file():
-        raise DeviceError(f"there is no file '{path}'; check the path")
-    arrays = load_npz(path, _keys(path)) if path.suffix == ".npz" else read_mats(path)
-    lists = {part: _rows(path, part, arrays) for part in PARTS}
-    given = [part for part in PARTS if lists[part] is not None]
-    if not given:
+    arrays = read_mats(path)
+    lists = {part: rows for part in PARTS if (rows := _rows(path, part, arrays))}
+    if not lists:
         raise InputError(f"'{path}' has no array named train or test; it has: {', '.join(arrays) or 'none'}")
-    numbers = [row for part in given for row in lists[part] or []]
-    people = split == "cross_subject" and max(int(row.max()) for row in numbers) <= SUBJECTS
+    largest = max(int(row.max()) for rows in lists.values() for row in rows)
+    people = split == "cross_subject" and largest <= SUBJECTS
     folds = []
     for k in range(COUNT):
-        sets = {part: _clips(path, k + 1, rows[k], people) for part, rows in lists.items() if rows is not None}
+        fold = {part: _clips(path, k + 1, rows[k], people) for part, rows in lists.items()}
         for part, other in (PARTS, PARTS[::-1]):
-            sets.setdefault(part, frozenset(range(1, CLIPS + 1)) - sets.get(other, frozenset()))
-        _check_folds(path, k + 1, sets, split)
-        folds.append(sets)
-    return Folds(path, tuple(folds))
+            fold.setdefault(part, frozenset(range(1, CLIPS + 1)) - fold.get(other, frozenset()))
+        _check_fold(path, k + 1, fold, split)
+        folds.append(fold)
+    return folds
 
 
-def _keys(path: Path) -> tuple[str, ...]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return tuple(archive.files)
-    except Exception as error:  # zipfile and numpy each raise their own for a damaged file
-        raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
-
-
-def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray] | None:
-    """Return the 30 rows of a part; None if the file has no such array."""
+def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray]:
+    """Return the 30 rows of a part; none if the file has no such array."""
     named = [key for key in arrays if part in key.lower()]
     if not named:
-        return None
+        return []
     if len(named) > 1:
         raise InputError(f"'{path}' has several arrays named {part}: {', '.join(named)}; keep one")
     value = np.asarray(arrays[named[0]])
@@ -238,24 +185,26 @@ def _clips(path: Path, fold: int, row: np.ndarray, people: bool) -> frozenset[in
     return frozenset(clip_number(n, a) for n in numbers for a in actions) if people else frozenset(numbers)
 
 
-def _check_folds(path: Path, fold: int, sets: dict[str, frozenset[int]], split: str) -> None:
-    shared = sets["train"] & sets["test"]
+def _check_fold(path: Path, number: int, fold: Fold, split: str) -> None:
+    shared = fold["train"] & fold["test"]
     if shared:
-        raise InputError(f"'{path}': fold {fold} trains and tests on clip {min(shared)}; copy the list again")
-    left_out = frozenset(range(1, CLIPS + 1)) - sets["train"] - sets["test"]
-    if left_out:
+        raise InputError(f"'{path}': fold {number} trains and tests on clip {min(shared)}; copy the list again")
+    missing = frozenset(range(1, CLIPS + 1)) - fold["train"] - fold["test"]
+    if missing:
         raise InputError(
-            f"'{path}': fold {fold} neither trains nor tests on {len(left_out)} of the {CLIPS} clips, first "
-            f"{min(left_out)}: it is cut; copy the list again"
+            f"'{path}': fold {number} neither trains nor tests on {len(missing)} of the {CLIPS} clips, first "
+            f"{min(missing)}: it is truncated; copy the list again"
         )
-    subjects = [{(n - 1) // len(CLASSES) + 1 for n in sets[part]} for part in PARTS]
-    both = subjects[0] & subjects[1]
-    if split == "cross_subject" and both:
+    train, test = ({(n - 1) // len(CLASSES) + 1 for n in fold[part]} for part in PARTS)
+    if split == "cross_subject" and train & test:
         raise InputError(
-            f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is not a list of split cross_subject"
+            f"'{path}': fold {number} trains and tests on subject {min(train & test)}: it is not a list of split "
+            "cross_subject"
         )
-    if split == "same_subject" and not both:
-        raise InputError(f"'{path}': fold {fold} has no subject in both parts: it is not a list of split same_subject")
+    if split == "same_subject" and not train & test:
+        raise InputError(
+            f"'{path}': fold {number} has no subject in both parts: it is not a list of split same_subject"
+        )
 
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -273,7 +222,7 @@ class SysuConfig(VideoConfig):
 
     fold: int = setting(1, "published fold, 1 to 30", range=(1, COUNT))
     cross_subject_folds: str = setting(
-        "cross_subject_folds.mat", "the authors' list of folds of cross_subject (.mat or .npz), relative to the root"
+        "cross_subject_folds.mat", "the authors' list of folds of cross_subject, relative to the root"
     )
     same_subject_folds: str = setting("same_subject_folds.mat", "the authors' list of folds of same_subject")
 
@@ -300,9 +249,9 @@ class Sysu(Source):
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
         self.config = config.build(SysuConfig, options)
-        self._lists: dict[str, Folds] = {}
+        self._lists: dict[str, list[Fold]] = {}
         listed = tuple(split for split in type(self).splits if self._path(split).is_file())
-        self.splits = listed or type(self).splits  # type: ignore[misc, assignment]  # those told here
+        self.splits = listed or type(self).splits  # type: ignore[misc, assignment]
 
     def entries(self) -> list[Entry]:
         """Return every clip by subject and action; subjects are numbered in the order of their folders' names.
@@ -325,22 +274,19 @@ class Sysu(Source):
             DeviceError: A file is missing.
             InputError: A file is truncated or corrupt, or has no body.
         """
-        read = self._sequence(entry)
-        sequence = read.sequence
+        sequence, mirrored = self._sequence(entry)
         others: Any = {}
         if np.isfinite(sequence.pixels).any():
             others = {"pixels": sequence.pixels, "size": np.array(COLOR_SIZE, np.float32)}
             if "color" in entry.files:
-                others = self._video(entry, read).streams(sequence.pixels, COLOR_SIZE)
+                others = self._video(entry, sequence, mirrored).streams(sequence.pixels, COLOR_SIZE)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield the color images; the unit of the depth images is not published."""
         if "color" not in entry.files:
-            place = f"{entry.meta['person']}/video{entry.meta['action']}/rgb"
-            raise self.missing_images(entry, f"folder {place}")
-        read = self._sequence(entry)
-        return self._video(entry, read).frames(INTRINSICS)
+            raise self.missing_images(entry, f"folder {entry.meta['person']}/video{entry.meta['action']}/rgb")
+        return self._video(entry, *self._sequence(entry)).frames(INTRINSICS)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in the fold of option `fold`.
@@ -353,9 +299,8 @@ class Sysu(Source):
             if not self._path(split).is_file():
                 raise self._unlisted(split)
             self._lists[split] = self._list(split, int(entry.meta["subjects"]))
-        return self._lists[split].part(
-            self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
-        )
+        number = clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
+        return "train" if number in self._lists[split][self.config.fold - 1]["train"] else "test"
 
     def check(self, split: str) -> None:
         """Raise ConfigError for an unknown split, DeviceError for a split without its list of folds."""
@@ -374,20 +319,20 @@ class Sysu(Source):
         options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
         return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
 
-    def _sequence(self, entry: Entry) -> SysuSequence:
+    def _sequence(self, entry: Entry) -> tuple[SkeletonSequence, bool]:
         if "skeleton" not in entry.files:
             place = f"{entry.meta['person']}/video{entry.meta['action']}/sklWorld.mat"
             raise DeviceError(f"there is no '{place}' in '{self.root}', but the lists of folds count it: copy it there")
         return read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
 
-    def _video(self, entry: Entry, read: SysuSequence) -> ColorVideo:
-        return ColorVideo(entry.files["color"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
+    def _video(self, entry: Entry, sequence: SkeletonSequence, mirrored: bool) -> ColorVideo:
+        return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config, mirror=mirrored)
 
     def _path(self, split: str) -> Path:
         """Return the path of a split's list of folds."""
         return self.root / str(getattr(self.config, f"{split}_folds"))
 
-    def _list(self, split: str, subjects: int) -> Folds:
+    def _list(self, split: str, subjects: int) -> list[Fold]:
         path = self._path(split)
         if subjects != SUBJECTS:
             raise InputError(

@@ -82,9 +82,8 @@ def others(rows):
 
 
 def test_sysu_joints_in_optical_frame(tmp_path):
-    read = read_sysu(write(tmp_path / "video1"), "a")
-    sequence = read.sequence
-    assert sequence.bodies.shape == (1, FRAMES, 25, 3) and not read.mirrored
+    sequence, mirrored = read_sysu(write(tmp_path / "video1"), "a")
+    assert sequence.bodies.shape == (1, FRAMES, 25, 3) and not mirrored
     hand = KINECT_V2_25.index["hand_right"]
     expected = world(3)[KINECT_V1_20.index["hand_right"]] * [-1, -1, 1]
     np.testing.assert_allclose(sequence.bodies[0, 3, hand], expected, atol=1e-6)
@@ -95,10 +94,10 @@ def test_sysu_joints_in_optical_frame(tmp_path):
 
 
 def test_sysu_mirrored_image_flipped_back(tmp_path):
-    plain = read_sysu(write(tmp_path / "plain"), "a")
-    turned = read_sysu(write(tmp_path / "mirrored", mirrored=True), "a")
-    assert turned.mirrored
-    np.testing.assert_allclose(turned.sequence.pixels, plain.sequence.pixels, atol=1e-3)
+    plain, _ = read_sysu(write(tmp_path / "plain"), "a")
+    turned, mirrored = read_sysu(write(tmp_path / "mirrored", mirrored=True), "a")
+    assert mirrored
+    np.testing.assert_allclose(turned.pixels, plain.pixels, atol=1e-3)
 
 
 def test_sysu_missing_joints_and_single_frame_read(tmp_path):
@@ -106,11 +105,11 @@ def test_sysu_missing_joints_and_single_frame_read(tmp_path):
     joints = np.stack([world(t) for t in range(FRAMES)], axis=-1)
     joints[KINECT_V1_20.index["foot_left"], :, 2] = 0
     savemat(folder / "sklWorld.mat", {"SW": joints})
-    sequence = read_sysu(folder, "a").sequence
+    sequence, _ = read_sysu(folder, "a")
     foot = KINECT_V2_25.index["foot_left"]
     assert np.isnan(sequence.bodies[0, 2, foot]).all() and np.isnan(sequence.pixels[0, 2, foot]).all()
     assert np.isfinite(sequence.bodies[0, 1, foot]).all()
-    assert len(read_sysu(write(tmp_path / "short", frames=1), "a").sequence) == 1
+    assert len(read_sysu(write(tmp_path / "short", frames=1), "a")[0]) == 1
 
 
 @pytest.mark.parametrize(("file", "value", "message"), [
@@ -172,20 +171,19 @@ def test_sysu_entries_and_folds_read(whole):
     assert source.fingerprint(entries[:3]) == Sysu(whole, fold=9).fingerprint(entries[:3])
 
 
-def test_sysu_folds_of_subjects_and_npz_read(whole, tmp_path):
+def test_sysu_folds_of_subjects_read(whole, tmp_path):
     rng = np.random.default_rng(2)
     people = np.array([sorted(rng.permutation(40)[:20] + 1) for _ in range(30)])
     savemat(tmp_path / "a.mat", {"tr_train_subjects": people.T})  # a column a fold
     folds = read_folds(tmp_path / "a.mat", "cross_subject")
-    for n in (1, 240, 480):
-        expected = "train" if (n - 1) // 12 + 1 in people[4] else "test"
-        assert folds.part(5, n) == expected
-    np.savez(tmp_path / "b.npz", train=people, test=[sorted(set(range(1, 41)) - set(row)) for row in people])
-    assert read_folds(tmp_path / "b.npz", "cross_subject").parts == folds.parts
+    expected = ["train" if (n - 1) // 12 + 1 in people[4] else "test" for n in (1, 240, 480)]
+    assert [next(part for part in folds[4] if n in folds[4][part]) for n in (1, 240, 480)] == expected
+    savemat(tmp_path / "b.mat", {"train": people, "test": [sorted(set(range(1, 41)) - set(row)) for row in people]})
+    assert read_folds(tmp_path / "b.mat", "cross_subject") == folds
     listed = [entry for entry in Sysu(whole).entries() if entry.name in ("P00_video1", "p39_video12")]
-    named = Sysu(whole, cross_subject_folds=str(tmp_path / "b.npz"), fold=5)  # which has not listed its items
-    assert [named.part(e, "cross_subject") for e in listed] == [folds.part(5, 1), folds.part(5, 480)]
-    source = Sysu(whole, cross_subject_folds=str(tmp_path / "b.npz"))
+    named = Sysu(whole, cross_subject_folds=str(tmp_path / "b.mat"), fold=5)  # which has not listed its items
+    assert [named.part(e, "cross_subject") for e in listed] == [expected[0], expected[2]]
+    source = Sysu(whole, cross_subject_folds=str(tmp_path / "b.mat"))
     assert source.part(source.entries()[0], "cross_subject") in ("train", "test")
 
 
@@ -221,9 +219,6 @@ def test_sysu_list_of_other_split_raises(tmp_path):
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=False)})
     with pytest.raises(InputError, match="has no subject in both parts: it is not a list of split same_subject"):
         read_folds(tmp_path / "folds.mat", "same_subject")
-    (tmp_path / "folds.npz").write_bytes(b"zip")
-    with pytest.raises(InputError, match=r"folds\.npz' is corrupt"):
-        read_folds(tmp_path / "folds.npz", "same_subject")
 
 
 def test_sysu_folds_halved_by_action_accepted(tmp_path):
@@ -231,7 +226,7 @@ def test_sysu_folds_halved_by_action_accepted(tmp_path):
     rng = np.random.default_rng(5)
     rows = [[clip_number(s, a) for a in range(1, 13) for s in rng.permutation(40)[:20] + 1] for _ in range(30)]
     savemat(tmp_path / "folds.mat", {"train": np.array(rows)})
-    assert len(read_folds(tmp_path / "folds.mat", "same_subject").parts) == 30
+    assert len(read_folds(tmp_path / "folds.mat", "same_subject")) == 30
 
 
 def test_sysu_incomplete_root_raises(tmp_path):
