@@ -87,7 +87,6 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several models")
     group.add_argument("--fuse", choices=("softmax", "logits"), help="fuse streams: sum their softmaxes or logits")
     group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")
-    group.add_argument("--fit-weights", action="store_true", help="choose the weights on the training part")
     group.add_argument(
         "--seeds",
         action="store_true",
@@ -116,7 +115,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `actrec_models.evaluation.protocol.EvalOptions` given on the command line."""
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}
+    flags = {name: True for name in ("seeds", "skip_unreadable") if getattr(args, name)}
     folds = {"folds": _folds(args.folds)} if args.folds else {}
     return {**given, **flags, **folds, "dataset_options": config.parse_pairs(args.option, "dataset option")}
 

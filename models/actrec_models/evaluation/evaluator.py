@@ -126,13 +126,6 @@ def evaluate_models(
         scoring.check_layout(model.package, part)
         if count:
             AugmentedInputs(model.package, part, count, mode)
-    if options.fit_weights and target.part == "train":
-        raise ConfigError("--fit-weights chooses on the training part: evaluate the test part, or give --weights")
-    if options.fit_weights and class_map(models[0], target, clips[0]) is not None:
-        raise ConfigError(
-            "weights are fitted on the models' own classes: fit them with --dataset "
-            f"{models[0].package.provenance.dataset}, then give them with --weights"
-        )
     scores = [
         score(model.session, part, mode, draws=count)
         for model, part, mode, count in zip(models, clips, modes, draws, strict=True)
@@ -152,7 +145,7 @@ def evaluate_models(
     evaluation = Evaluation(kind, target, modes, models, results, draws=draws, folds=tuple(folds),
                             notes=notes, duplicates=duplicates, unknown=unknown)  # fmt: skip
     if groups:
-        evaluation = _fuse(evaluation, groups, clips[0], scores, options, score)
+        evaluation = _fuse(evaluation, groups, clips[0], scores, options)
     if evaluation.repetitions:
         return dataclasses.replace(evaluation, combined=_pool(evaluation))
     return dataclasses.replace(evaluation, combined=evaluation.fused[0]) if groups else evaluation
@@ -189,44 +182,21 @@ def _score_unknown(
 
 
 def _fuse(
-    evaluation: Evaluation,
-    groups: Sequence[Sequence[int]],
-    clips: ClipDataset,
-    scores: Sequence[Scores],
+    evaluation: Evaluation, groups: Sequence[Sequence[int]], clips: ClipDataset, scores: Sequence[Scores],
     options: EvalOptions,
-    score: Callable[..., Scores],
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Return the evaluation with the streams of each group fused."""
-    weights, notes = fusion.normalized_weights(options.weights, len(groups[0])), evaluation.notes
-    if options.fit_weights:
-        weights, note = _fit_weights(evaluation, groups, options.fuse, score)
-        notes = (*notes, note)
+    weights = fusion.normalized_weights(options.weights, len(groups[0])).tolist()
     mapped = class_map(evaluation.models[0], evaluation.target, clips)
     fused = []
     for group in groups:
         streams = [scores[index] for index in group]
-        probabilities = fusion.fuse([stream.logits for stream in streams], options.fuse, weights.tolist())
+        probabilities = fusion.fuse([stream.logits for stream in streams], options.fuse, weights)
         unreadable = {index: why for stream in streams for index, why in stream.unreadable.items()}
         name = " + ".join(evaluation.models[index].name for index in group)
         duplicates = frozenset(evaluation.duplicates)
         fused.append(scoring.make_result(name, clips, probabilities, unreadable, mapped, duplicates=duplicates))
-    shares = tuple(map(float, weights))
-    return dataclasses.replace(evaluation, fused=tuple(fused), weights=shares, fuse_method=options.fuse, notes=notes)
-
-
-def _fit_weights(
-    evaluation: Evaluation, groups: Sequence[Sequence[int]], method: str, score: Callable[..., Scores]
-) -> tuple[np.ndarray, str]:
-    """Return weights fitted on the training part, the same for every seed, and a note on them."""
-    clips = evaluation.target.open("train")
-    streams = zip(evaluation.models, evaluation.clips, evaluation.draws, strict=True)
-    each = [score(model.session, clips, mode, draws=draws) for model, mode, draws in streams]
-    kept = [index for index in range(len(clips)) if not any(index in scores.unreadable for scores in each)]
-    logits = [np.concatenate([each[index].logits[kept] for index in stream]) for stream in zip(*groups, strict=True)]
-    return fusion.fit_weights(logits, np.tile(clips.labels[kept], len(groups)), method), (
-        f"Weights were fitted on the {len(kept)} clips of the training part, which the streams were trained on: "
-        "the stream that overfits most gets the largest weight."
-    )
+    return dataclasses.replace(evaluation, fused=tuple(fused), weights=tuple(weights), fuse_method=options.fuse)
 
 
 def _pool(evaluation: Evaluation) -> EvaluationResult:
@@ -294,10 +264,8 @@ def _kind(models: Sequence[Model], options: EvalOptions) -> str:
     requested = [name for name in ("fuse", "seeds", "folds") if getattr(options, name)]
     if "folds" in requested and len(requested) > 1:
         raise ConfigError(f"--{requested[0]} and --folds cannot be combined: the models are one per fold")
-    if (options.weights or options.fit_weights) and not options.fuse:
+    if options.weights and not options.fuse:
         raise ConfigError("weights belong to fused streams: add --fuse softmax or --fuse logits")
-    if options.weights and options.fit_weights:
-        raise ConfigError("weights are either given (--weights) or fitted (--fit-weights)")
     if options.fuse:
         fusion.check_method(options.fuse)
     if options.folds:

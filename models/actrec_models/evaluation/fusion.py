@@ -8,8 +8,6 @@ from actrec.utils.errors import ConfigError, InputError
 
 METHODS = ("softmax", "logits")
 
-FIT_STEPS = 500
-
 
 def fuse(logits: Sequence[np.ndarray], method: str = "softmax", weights: Sequence[float] = ()) -> np.ndarray:
     """Return the probabilities [N, classes] of streams with the given logits [N, classes] on the same clips.
@@ -49,45 +47,6 @@ def normalized_weights(weights: Sequence[float], streams: int) -> np.ndarray:
     if not np.isfinite(given).all() or (given < 0).any() or given.sum() <= 0:
         raise ConfigError(f"weights {', '.join(f'{w:g}' for w in given)}: each must be 0 or more, one of them above 0")
     return np.asarray(given / given.sum())
-
-
-def fit_weights(logits: Sequence[np.ndarray], labels: np.ndarray, method: str = "softmax") -> np.ndarray:
-    """Return [streams] weights that sum to 1 and maximize the likelihood of the labels, which is concave in them.
-
-    Expectation–maximization finds the weights of mixed probabilities, exponentiated gradient with a backtracking step
-    finds the weights of mixed logits.
-
-    Raises:
-        InputError: A stream contains NaN.
-    """
-    stacked = np.stack(logits).astype(np.float64)  # (S, N, C)
-    if not np.isfinite(stacked).all():
-        raise InputError("weights cannot be fitted: a stream gave NaN; train it with a lower rate or export it again")
-    weights = np.full(len(stacked), 1 / len(stacked))
-    rows = np.arange(len(labels))
-    if method == "softmax":
-        true = softmax(stacked)[:, rows, labels]  # (S, N)
-        for _ in range(FIT_STEPS):
-            weights = weights * (true / np.maximum(weights @ true, 1e-300)).mean(axis=1)
-        return np.asarray(weights / weights.sum())
-
-    def loss_and_gradient(w: np.ndarray) -> tuple[float, np.ndarray]:
-        p = softmax(np.tensordot(w, stacked, axes=1))
-        expected = (stacked * p).sum(axis=2)  # (S, N)
-        gradient = (expected - stacked[:, rows, labels]).mean(axis=1)
-        return float(-np.log(np.maximum(p[rows, labels], 1e-300)).mean()), gradient
-
-    step = 1.0
-    lowest, gradient = loss_and_gradient(weights)
-    for _ in range(FIT_STEPS):
-        moved = weights * np.exp(-step * (gradient - gradient.min()))
-        moved /= moved.sum()
-        loss, slope = loss_and_gradient(moved)
-        if loss < lowest:
-            weights, lowest, gradient, step = moved, loss, slope, step * 1.5
-        else:
-            step /= 2
-    return weights
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -144,15 +144,13 @@ class EvaluationResult:
 
     Attributes:
         name: Name of the package, checkpoint or fusion.
-        classes: Class names.
         clips: [N] names.
         labels: [N] true class of each clip.
         probabilities: [N, classes]; a row's difference to 1 is the probability of "none of these". Zero if unreadable.
         threshold: Confidence below which the package publishes `unknown`; None without rejection.
         unreadable: Name of an unreadable clip to the cause. It counts as wrong and as rejected.
-        package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to. None for
-            `confidence`.
-        duplicates: Names of the clips that the training part contains too (`actrec.datasets.find_duplicates`).
+        package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to.
+        duplicates: Names of the clips that the training part contains too (`actrec.datasets.duplicates`).
         recordings: [N] name of each answer's recording, if several models answered; empty for one clip each.
 
     Raises:

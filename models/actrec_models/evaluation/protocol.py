@@ -132,7 +132,6 @@ class EvalOptions:
     draws: list = setting([], "augmented versions of each clip to score as well: one number, or one per model")
     fuse: str = setting("", "softmax or logits: fuse the models as streams; default: do not fuse")
     weights: list = setting([], "weights of the fused streams; default: equal")
-    fit_weights: bool = setting(False, "choose the weights on the training part")
     seeds: bool = setting(False, "the models are repetitions that differ by seed")
     folds: list = setting([], "the models are repetitions, one per fold: these folds; [0] for all")
     skip_unreadable: bool = setting(False, "count an unreadable clip as wrong instead of refusing")
@@ -284,18 +283,20 @@ def _trained_options(model: Model, dataset: str) -> dict[str, Any]:
 
 
 def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -> None:
-    """Check that no model is tested on a fold that it was trained on.
-
-    Args:
-        models: The models.
-        target: The part to score.
-        folds: One per model; empty to score all on the target's own fold.
+    """Check that no model is tested on a fold that it was trained on; `folds` has one per model, or is empty.
 
     Raises:
         ConfigError: A model, or its initial weights, were trained on another split or fold.
     """
     for index, model in enumerate(models):
-        trained = _trained_fold(model, target)
+        known = model.package.provenance
+        trained = None  # another dataset, one without folds, or unknown
+        if (
+            target.source.folds
+            and "dataset_options" in known.settings
+            and same_recordings(known.dataset, target.dataset)
+        ):
+            trained = int(_trained_options(model, target.dataset).get("fold", FIRST_FOLD))
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
         initial = model.package.provenance.figures.get(provenance.INITIAL_TRAININGS, ())
         options = {**target.options, "fold": scored}
@@ -307,22 +308,11 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
             )
 
 
-def _trained_fold(model: Model, target: Target) -> int | None:
-    """Return the fold that a model was trained on; None for another dataset, without folds, or if unknown."""
-    trained = model.package.provenance
-    known = "dataset_options" in trained.settings and same_recordings(trained.dataset, target.dataset)
-    if not (known and target.source.folds):
-        return None
-    return int(_trained_options(model, target.dataset).get("fold", FIRST_FOLD))
-
-
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 
 def class_map(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...] | None:
-    """Return the dataset's class of each of the model's classes; None if they are the same.
-
-    A model with finer classes fits if its training dataset defines the merge (`Source.merges`).
+    """Return the dataset's class of each of the model's finer classes (`Source.merges`); None if they are the same.
 
     Raises:
         InputError: The classes do not match.

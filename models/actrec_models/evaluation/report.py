@@ -269,8 +269,7 @@ def result_tables(result: EvaluationResult) -> list[Table]:
 def _metrics_table(result: EvaluationResult) -> Table:
     s = result.summary()
     rows = [("clips", f"{s['clips']}, {s['right']} right")]
-    if s["unreadable"]:
-        rows.append(("unreadable clips", f"{s['unreadable']}, counted as wrong"))
+    rows += [("unreadable clips", f"{s['unreadable']}, counted as wrong")] if s["unreadable"] else []
     rows.append(("95 % interval of top-1 (bootstrap)", _interval(s)))
     for metric, name in METRIC_NAMES.items():
         rows.append((name, percent(s[metric]) if metric in PERCENTAGES else decimals(s[metric])))
@@ -349,7 +348,7 @@ DPI = 130
 POINTS_PER_INCH = 72
 LONGEST_NAME = 34
 SMALLEST_TEXT = 4.5
-"""Font size in points below which text in a cell or at an axis is omitted."""
+"""Font size in points; smaller text is omitted."""
 
 INK, ACCENT, WARNING, FAINT = "#1f2933", "#2563a8", "#c2410c", "#9aa5b1"
 
@@ -373,36 +372,25 @@ def plot_confusion(result: EvaluationResult) -> bytes:
     cell = side / classes * POINTS_PER_INCH
     figure, (axes,) = _figure(side, side)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    _label_classes(axes, result.classes, min(0.72 * cell, 10.0))
+    if (size := min(0.72 * cell, 10.0)) >= SMALLEST_TEXT:
+        names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in result.classes]
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    else:
+        axes.set_xticks(range(0, classes, 10))
+        axes.set_yticks(range(0, classes, 10))
+    axes.tick_params(length=2)
     axes.set(xlabel="recognized as", ylabel="true action")
     axes.set_title(f"{result.name}: {result.accuracy:.1%} of {len(result.labels)} clips", fontsize=11, color=INK)
-    _write_cells(axes, shares, counts, min(0.36 * cell, 9.0))
+    if (size := min(0.36 * cell, 9.0)) >= SMALLEST_TEXT:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            share = shares[row, column]
+            text, color = f"{100 * share:.0f}" if share >= 0.005 else "<1", "white" if share > 0.4 else INK
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
     bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
     bar.set_label("share of the true action's clips", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     return _png(figure)
-
-
-def _label_classes(axes: Axes, classes: tuple[str, ...], size: float) -> None:
-    if size >= SMALLEST_TEXT:
-        names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes]
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(len(names)), names, fontsize=size)
-    else:
-        numbers = range(0, len(classes), 10)
-        axes.set_xticks(numbers)
-        axes.set_yticks(numbers)
-    axes.tick_params(length=2)
-
-
-def _write_cells(axes: Axes, shares: np.ndarray, counts: np.ndarray, size: float) -> None:
-    if size < SMALLEST_TEXT:
-        return
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        share = shares[row, column]
-        text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
-        color = "white" if share > 0.4 else INK
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
 
 
 def plot_reliability(result: EvaluationResult) -> bytes:

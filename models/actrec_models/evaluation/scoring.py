@@ -58,8 +58,7 @@ class AugmentedInputs:
         """Yield the inputs of each augmented version of the clip with this index."""
         for number in range(1, self._count + 1):
             sample = self._samples[number, index, 0]
-            del sample["label"]
-            yield sample
+            yield {name: value for name, value in sample.items() if name != "label"}
 
 
 def _augmentation_recipe(package: ModelPackage) -> Recipe:

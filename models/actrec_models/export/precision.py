@@ -119,9 +119,12 @@ def to_float16(
     if problems:
         raise PackageError(f"in float16, {problems[0]}")
     converted = bytes(half.SerializeToString())
-    expected, direct = _run_unoptimized(content, inputs), _run_unoptimized(converted, inputs)
     # ONNX Runtime's CPU has few float16 kernels and computes in float32 in between; an accelerator rounds each result.
-    simulated = _run_unoptimized(bytes(round_to_float16(model, kept).SerializeToString()), inputs)
+    rounded = bytes(round_to_float16(model, kept).SerializeToString())
+    try:
+        expected, direct, simulated = (run_onnx(c, inputs, optimized=False) for c in (content, converted, rounded))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise PackageError(f"ONNX Runtime cannot run it in float16: {_first_line(error)}") from error
     differences = [relative_difference(logits, expected) for logits in (direct, simulated)]
     largest = float(np.max(differences))  # NaN if one is NaN
     if not np.isfinite(largest):
@@ -268,14 +271,6 @@ def _sort_nodes(graph: Any) -> None:
     graph.node.extend(ordered)
 
 
-def _run_unoptimized(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the logits [N, classes], each node computed as it stands in the graph."""
-    try:
-        return run_onnx(content, inputs, optimized=False)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise PackageError(f"ONNX Runtime cannot run it in float16: {_first_line(error)}") from error
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -284,14 +279,7 @@ def _first_line(error: Exception) -> str:
 
 
 class Int8Network(NamedTuple):
-    """A network in int8, with Q/DQ nodes as TensorRT reads them.
-
-    Attributes:
-        content: The ONNX graph.
-        difference: As in `LowerPrecision`.
-        agreement: Share of the held-out clips with the same label as in float32.
-        kept: Layer groups in float32.
-    """
+    """A network in int8 with Q/DQ nodes as TensorRT reads them, `agreement` on held-out labels, groups in float32."""
 
     content: bytes
     difference: float

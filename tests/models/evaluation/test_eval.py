@@ -193,28 +193,12 @@ def predictions(path):
         return np.array([[float(row[label]) for label in LABELS] for row in csv.DictReader(file)])
 
 
-def test_eval_fit_weights_uses_training_part_alone(tmp_path, capsys):
-    streams = [write(tmp_path / name, "places_train", variant=name) for name in ("joint", "bone")]
-    figures = evaluate(capsys, *streams, "--fuse", "logits", "--fit-weights")
-    assert sum(figures["weights"]) == pytest.approx(1)
-    assert "fitted on the 8 clips of the training part" in figures["notes"][-1]
-    assert Places.read_names.count("train_left_1") == 4  # once per stream, twice as the duplicate of a test clip
-    Places.read_names.clear()
-    error = refused(capsys, *streams, "--fuse", "logits", "--fit-weights", "--part", "train")
-    assert "evaluate the test part" in error
-    finer = [write(tmp_path / f"finer_{name}", variant=name) for name in ("joint", "bone")]
-    error = refused(capsys, *finer, "--dataset", "places_coarse", "--fuse", "logits", "--fit-weights")
-    assert "--dataset places" in error and "--weights" in error
-    assert Places.read_names == [], "refused before any scoring"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--weights", "1", "1"], "add --fuse softmax"),
         (["--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
         (["--fuse", "softmax", "--weights", "1", "-1"], "each must be 0 or more"),
-        (["--fuse", "softmax", "--weights", "1", "1", "--fit-weights"], "either given"),
         (["--fuse", "softmax", "--folds", "all"], "--fuse and --folds cannot be combined"),
         (["--fuse", "softmax", "--seeds"], "2 of seed 1: give the same streams of each of several seeds"),
         (["--folds", "some"], "expected 'all' or numbers"),

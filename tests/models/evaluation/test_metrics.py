@@ -155,23 +155,6 @@ def test_fuse_wrong_weights_and_streams_refused():
         fusion.fuse([streams[0], np.zeros((2, 4))])
 
 
-@pytest.mark.parametrize("how", fusion.METHODS)
-def test_fit_weights_beats_fine_grid(how):
-    rng = np.random.default_rng(3)
-    labels = rng.integers(5, size=300)
-    truth = 3 * np.eye(5)[labels]
-    streams = [truth + rng.normal(0, noise, (300, 5)) for noise in (2.0, 3.0, 8.0)]
-
-    def likelihood(weights):
-        return -metrics.negative_log_likelihood(fusion.fuse(streams, how, weights), labels)
-
-    found = fusion.fit_weights(streams, labels, how)
-    assert found.sum() == pytest.approx(1)
-    grid = [(i / 40, j / 40, (40 - i - j) / 40) for i in range(41) for j in range(41 - i)]
-    assert likelihood(found.tolist()) >= max(map(likelihood, grid)) - 1e-4
-    assert found[0] > found[2]
-
-
 def test_merge_classes_sums_probabilities():
     merged = fusion.merge_classes(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
     np.testing.assert_allclose(merged, [[0.3, 0.7]])

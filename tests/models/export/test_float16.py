@@ -16,7 +16,7 @@ from actrec.inference import package
 from actrec.inference.package import LowerPrecision
 from actrec.utils.errors import PackageError
 from actrec_models.export import precision, repackage
-from actrec_models.export.onnx_graph import simplify
+from actrec_models.export.onnx_graph import run_onnx, simplify
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
@@ -57,9 +57,7 @@ def test_to_float16_large_index_is_exact():
     places = np.array([2047, 4095, 70_001, MANY - 2], np.float32)
     made, difference = precision.to_float16(content, {"x": places})
     assert difference < 1e-3
-    np.testing.assert_allclose(
-        precision._run_unoptimized(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2
-    )
+    np.testing.assert_allclose(run_onnx(made, {"x": places}, optimized=False), table[places.astype(int) + 1], atol=1e-2)
     assert len(made) < 0.51 * len(content)
 
 
@@ -81,9 +79,7 @@ def test_to_float16_comparison_is_unchanged():
     )
     made, difference = precision.to_float16(content, {"x": np.array([[1.0001], [0.9999], [1.0]], np.float32)})
     assert difference == 0.0
-    assert precision._run_unoptimized(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [
-        [1.0, -2.0, 3.0, 0.5]
-    ]
+    assert run_onnx(made, {"x": np.array([[1.00001]], np.float32)}, optimized=False).tolist() == [[1.0, -2.0, 3.0, 0.5]]
 
 
 @pytest.mark.parametrize("scale", [3e5, 1e-12])
@@ -118,7 +114,7 @@ def test_to_float16_overflow_refused():
     made, _ = precision.to_float16(
         overflowing(), inputs, kept_operators=precision.FLOAT32_OPERATORS | {"MatMul", "Mul"}
     )
-    assert np.isfinite(precision._run_unoptimized(made, inputs)).all()
+    assert np.isfinite(run_onnx(made, inputs, optimized=False)).all()
 
 
 def test_to_float16_unsupported_operator_refused():
