@@ -466,7 +466,7 @@ def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] =
         "rejected": float((~accepted).mean()),
         "wrong_and_accepted": float((~right & accepted).mean()),
         "other_clips": int(new.sum()),
-        "others_rejected": float(refused[new].mean()),
+        "unknown_rejected": float(refused[new].mean()),
     }
 
 
@@ -477,8 +477,8 @@ def _probabilities(session: inference.Session, test: ClipDataset, chosen: np.nda
 
 def _lesson(lesson: fine_tuning.FineTuned) -> dict[str, Any]:
     figures = results.report(lesson)
-    names = ("rehearsed", "rehearsed_clips", "threshold", "steps", "minutes", "processor_minutes")
-    own = {"judged_by": figures["judged_by"], "own accuracy": figures["accuracy"]}
+    names = ("validation_accuracy", "validation_clips", "threshold", "steps", "minutes", "processor_minutes")
+    own = {"evaluated_by": figures["evaluated_by"], "own accuracy": figures["accuracy"]}
     return own | {name: figures[name] for name in names}
 
 

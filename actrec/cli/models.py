@@ -136,7 +136,7 @@ def _description(figures: dict[str, Any]) -> str:
         f"  rejection  {Rejection(**rejection).note} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
-        f"  licence    {provenance['licence']}",
+        f"  license    {provenance['license']}",
         f"  computes   in {_precisions(figures)}",
         f"  runs on    {figures['runs_on']}",
     ]
@@ -149,5 +149,5 @@ def _training(provenance: dict[str, Any]) -> str:
     figures, data = provenance["figures"], f"{provenance['dataset']} ({provenance['split']})"
     if not figures.get("test_clips", 1):
         return f"{data}, not measured: the split has no test part"
-    how = f"by {figures['judged_by']}" if "judged_by" in figures else "on its test"
+    how = f"by {figures['evaluated_by']}" if "evaluated_by" in figures else "on its test"
     return f"{data}, {provenance['accuracy']:.1%} top-1 {how}"

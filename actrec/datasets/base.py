@@ -306,7 +306,7 @@ class Source(ABC):
         merges: For each coarser dataset of the same items, the class there of each class here.
         has_files: Whether the dataset is read from files.
         caveat: Note for every card and report about the dataset.
-        licence: License of models trained on it.
+        license: License of models trained on it.
         root: Folder of the dataset's files.
     """
 
@@ -315,7 +315,7 @@ class Source(ABC):
     splits: ClassVar[tuple[str, ...]]
     measure: ClassVar[str] = "accuracy"
     caveat: ClassVar[str] = ""
-    licence: ClassVar[str] = "research use: the dataset carries no clear licence to redistribute or to use commercially"
+    license: ClassVar[str] = "research use: the dataset carries no clear license to redistribute or to use commercially"
     folds: ClassVar[int] = 0
     has_files: ClassVar[bool] = True
     merges: ClassVar[Mapping[str, tuple[int, ...]]] = {}

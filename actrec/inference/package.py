@@ -50,7 +50,7 @@ class Provenance:
         dataset, split: Training data and their division.
         epochs: Whole epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
-        licence: Allowed use by the data's licence ("research use").
+        license: Allowed use by the data's license ("research use").
         recipe: The command that trains it again.
         commit: Source that trained it.
         created: ISO 8601 date and time.
@@ -70,7 +70,7 @@ class Provenance:
     seed: int
     epochs: int
     accuracy: float
-    licence: str
+    license: str
     recipe: str
     commit: str
     created: str

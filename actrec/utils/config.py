@@ -5,6 +5,7 @@ mapping of a YAML file into nested dataclasses. One function, `_convert`, checks
 """
 
 import dataclasses
+import difflib
 import math
 import re
 import reprlib
@@ -174,7 +175,9 @@ def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
     hidden = {name for name, f in fields.items() if f.metadata.get("hidden")}
     unknown = sorted(str(key) for key in mapping if key not in fields or key in hidden)
     if unknown:
-        raise PackageError(f"{where} has the unknown key '{reprlib.repr(unknown[0])[1:-1]}'")
+        similar = difflib.get_close_matches(unknown[0], set(fields) - hidden, n=1)
+        hint = f"; did you mean '{similar[0]}'?" if similar else ""
+        raise PackageError(f"{where} has the unknown key '{reprlib.repr(unknown[0])[1:-1]}'{hint}")
     for name, field in fields.items():
         if name not in mapping and field.default is field.default_factory is dataclasses.MISSING:
             raise PackageError(f"{where} lacks the key '{name}'")

@@ -257,7 +257,7 @@ class RenderedRgbd(Source):
         "A test of the machinery on clips that the simulated camera rendered: it says nothing about people."
     )
     has_files: ClassVar = False
-    licence: ClassVar = "none needed: the clips are rendered by this program"
+    license: ClassVar = "none needed: the clips are rendered by this program"
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)

@@ -29,7 +29,7 @@ from actrec_models.evaluation.protocol import (
 )
 from actrec_models.evaluation.scoring import AugmentedInputs, Scores
 
-SEED_FIELDS = ("seed", "command")
+SEED_FIELDS = ("seed", "commands")
 """Recipe fields in which repetitions may differ."""
 
 MAX_DRAWS = 1000

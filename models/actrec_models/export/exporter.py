@@ -108,7 +108,7 @@ def export_network(
         seed=seed,
         epochs=0,
         accuracy=0.0,
-        licence="the license of the initial weights" if init else "none needed: random weights",
+        license="the license of the initial weights" if init else "none needed: random weights",
         recipe=_command(name, options, init, classes, folder, seed),
         commit=provenance.commit(),
         created=now(),
@@ -305,7 +305,7 @@ def card(model: ModelPackage, name: str) -> str:
         note = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
         rows += [*_accuracy_rows(trained), *lower, *_rejection_rows(model), *_training_rows(trained)]
     commit = f"commit {trained.commit}" if trained.commit else "no commit (not run from a checkout)"
-    rows += [("Source", f"{commit}, {trained.created}"), ("Licence", trained.licence)]
+    rows += [("Source", f"{commit}, {trained.created}"), ("License", trained.license)]
     bar = "\\|"  # an unescaped one would start another cell
     lines = "".join(f"| {key} | {value.replace('|', bar)} |\n" for key, value in rows)
     return f"# {name}\n\n{note}| | |\n| --- | --- |\n{lines}"
@@ -327,8 +327,8 @@ def _accuracy_rows(trained: Provenance) -> list[tuple[str, str]]:
         left = figures["test_clips"] - figures["copies"]
         share = figures["accuracy_without_copies"]
         accuracy += f"; {share:.1%} of the {left} that are not in the training part as well"
-    if "judged_by" in figures:
-        accuracy += f", by {figures['judged_by']}, of the head on the frozen backbone"
+    if "evaluated_by" in figures:
+        accuracy += f", by {figures['evaluated_by']}, of the head on the frozen backbone"
     seeds = [part["seed"] for part in figures.get("fused", [])] or [trained.seed]
     seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     rows = [("Trained on", f"{trained.dataset}, split {trained.split}, {trained.epochs} epochs, {seed}")]

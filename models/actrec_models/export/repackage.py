@@ -98,7 +98,7 @@ def recalibrate(
     folder = files.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
     trained = base.provenance
-    if "judged_by" in trained.figures:
+    if "evaluated_by" in trained.figures:
         raise PackageError(f"{base.name} was taught: its rejection was chosen on held-out clips; teach it again")
     if recipe is None and not trained.settings:
         raise PackageError(f"{base.name} does not store its training's recipe: pass one, --calibrate RECIPE")
@@ -255,7 +255,7 @@ def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:
         return f"its dataset, {trained.dataset}, is not in {root or data_root}"
     if not trained.figures.get("test_clips", 1):
         return f"split {trained.split} of {trained.dataset} has no test part"
-    if "judged_by" in trained.figures:
+    if "evaluated_by" in trained.figures:
         return "it was taught all of its recordings"
     options = trained.settings.get("dataset_options", {})
     try:

@@ -48,7 +48,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         seed=seed,
         epochs=result.epochs,
         accuracy=figures["accuracy"],
-        licence=_LICENSE + base.provenance.licence.removeprefix(_LICENSE),
+        license=_LICENSE + base.provenance.license.removeprefix(_LICENSE),
         recipe=command,
         commit=provenance.commit(),
         data_sha256=result.recordings.fingerprint,
@@ -59,12 +59,12 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
             "test_clips": figures["clips"],
             "taught_from": base.name,
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,
-            "judged_by": result.folds.description,
+            "evaluated_by": result.folds.description,
             **_training_recordings(result),
             "clips_per_class": figures["clips_per_class"],
-            "rehearsed_accuracy": figures["rehearsed"],
-            "rehearsed_known_kept": result.known_kept,
-            "rehearsed_others_rejected": figures["others_rejected"],
+            "validation_accuracy": figures["validation_accuracy"],
+            "validation_known_kept": result.known_kept,
+            "validation_unknown_rejected": figures["unknown_rejected"],
             "steps": result.steps,
             "minutes": figures["minutes"],
             "mirrored": result.mirror,
@@ -106,16 +106,16 @@ def report(result: FineTuned) -> dict[str, Any]:
         "unknown_clips": int((recordings.labels < 0).sum()),
         "skipped": list(recordings.skipped),
         "known_to_base": sum(identity in base_recordings for identity in recordings.identities),
-        "judged_by": folds.description,
+        "evaluated_by": folds.description,
         "left_out": list(folds.names),
         "clips": int(counts.sum()),
         "accuracy": float(counts.diagonal().sum() / counts.sum()),
         "per_class": {name: float(share) for name, share in zip(recordings.classes, per_class, strict=True)},
         "confusion": counts.tolist(),
-        "rehearsed": result.validation_accuracy,
-        "rehearsed_clips": result.validation_clips,
+        "validation_accuracy": result.validation_accuracy,
+        "validation_clips": result.validation_clips,
         "known_kept": result.known_kept,
-        "others_rejected": None if np.isnan(result.unknown_rejected) else result.unknown_rejected,
+        "unknown_rejected": None if np.isnan(result.unknown_rejected) else result.unknown_rejected,
         "threshold": rejection.threshold,
         "background": rejection.background,
         "calibrated_on": rejection.calibrated_on,
@@ -131,8 +131,8 @@ def summary(result: FineTuned) -> list[str]:
     figures = report(result)
     fewer = " (with one class less)" if len(figures["classes"]) > 2 else ""
     return [
-        f"{figures['judged_by']}, head on the frozen backbone: {figures['accuracy']:.1%} of {figures['clips']} clips "
-        "right",
+        f"{figures['evaluated_by']}, head on the frozen backbone: {figures['accuracy']:.1%} of {figures['clips']} "
+        "clips right",
         f"validation runs: {result.validation_accuracy:.1%} of {result.validation_clips} held-out clips right{fewer}",
         f"rejection below {result.rejection.threshold:g}, chosen on {result.rejection.calibrated_on}",
         *(
@@ -174,7 +174,7 @@ def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
             f"{result.base.name} was trained on {figures['known_to_base']} of these clips before, which makes all "
             "figures too high: choose another --from"
         )
-    rejected = figures["others_rejected"]
+    rejected = figures["unknown_rejected"]
     if not result.rejection.threshold:
         lines.append("no threshold separates these actions from others: the package never publishes unknown")
     if not figures["unknown_clips"]:

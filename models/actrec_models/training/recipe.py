@@ -245,7 +245,7 @@ class Components(NamedTuple):
 class Recipe:
     """Network, data and hyperparameters of a training."""
 
-    command: str = setting("", "command that reproduces this model, for its card")
+    commands: list = setting([], "commands that reproduce this model, in order, for its card")
     model: str = setting("deepacts_graph", "network, a name of actrec_models.list_models()")
     options: dict = setting({}, "options of the network")
     dataset: str = setting("nucla", "dataset, a name of actrec.datasets.DATASETS")
@@ -413,6 +413,8 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
         raise ConfigError(f"recipe '{path}' is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' is empty or not a mapping; see models/recipes for examples")
+    if "command" in content:
+        raise ConfigError(f"recipe '{path}': command is now commands, a list with one command per entry")
     try:
         recipe = config.build(Recipe, config.merged(content, changes or {}))
         recipe.check()

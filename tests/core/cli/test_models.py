@@ -72,7 +72,7 @@ def test_models_cut_out_recordings_warn(capsys: pytest.CaptureFixture[str], tmp_
     [
         ({"test_clips": 0}, "made up (none), not measured: the split has no test part"),
         (
-            {"test_clips": 12, "judged_by": "leave one person out"},
+            {"test_clips": 12, "evaluated_by": "leave one person out"},
             "made up (none), 90.0% top-1 by leave one person out",
         ),
         ({"test_clips": 12}, "made up (none), 90.0% top-1 on its test"),

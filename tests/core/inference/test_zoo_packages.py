@@ -36,7 +36,7 @@ def test_shipped_package_opens_predicts_and_has_card(folder: Path) -> None:
     total = prediction.probabilities.sum()  # without the background's share
     assert 0 < total < 1 if described.rejection.background is not None else total == pytest.approx(1.0, abs=1e-4)
     card = (folder / "README.md").read_text()
-    assert "research use" in card.lower() and "research use" in described.provenance.licence
+    assert "research use" in card.lower() and "research use" in described.provenance.license
     assert described.rejection.threshold > 0 and described.rejection.calibrated_on
     assert not list(folder.glob("*.pkl")) + list(folder.glob("*.pt*")), "no pickles ship"
 

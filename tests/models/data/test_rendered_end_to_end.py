@@ -71,7 +71,7 @@ def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
     data, made = str(folder / "data"), folder / "flow_of_the_simulated_camera"
     assert main(["export", str(folder / "run/last.ckpt"), "--data", data, "--out", str(made)]) == 0
     assert RenderedRgbd.caveat in (made / "README.md").read_text()
-    assert "rendered by this program" in package.load(made).provenance.licence
+    assert "rendered by this program" in package.load(made).provenance.license
     capsys.readouterr()
     assert main(["eval", str(made), "--data", data, "--json", "--quiet"]) == 0
     figures = json.loads(capsys.readouterr().out)

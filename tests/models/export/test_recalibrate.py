@@ -133,7 +133,7 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
     described["provenance"] |= {"settings": {}}
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
     refused("pass one, --calibrate RECIPE", "--calibrate", *common)
-    described["provenance"]["figures"]["judged_by"] = "leave one person out"
+    described["provenance"]["figures"]["evaluated_by"] = "leave one person out"
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
     refused("was taught", "--calibrate", *common)
     assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "x"), "--calibrate", *common]) == 2

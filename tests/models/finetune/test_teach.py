@@ -72,15 +72,15 @@ def tuned(mine):
 def test_report_is_cross_validated_by_person(tuned):
     figures = results.report(tuned)
     assert figures["classes"] == list(ACTIONS) and figures["clips"] == 12 and figures["unknown_clips"] == 2
-    assert figures["judged_by"] == "leave one person out"
+    assert figures["evaluated_by"] == "leave one person out"
     assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
     assert figures["accuracy"] >= 0.75  # chance is a third
-    assert figures["rehearsed_clips"] == 2  # of one person, without one class
+    assert figures["validation_clips"] == 2  # of one person, without one class
     assert len(figures["skipped"]) == 1 and "cut.mcap' cannot be used" in figures["skipped"][0]
     assert np.sum(figures["confusion"]) == 12
     assert tuned.rejection.background is not None and "a held-out class" in tuned.rejection.calibrated_on
     assert tuned.mirror and tuned.steps == 1
-    assert figures["known_kept"] >= 0.9 and 0 <= figures["others_rejected"] <= 1
+    assert figures["known_kept"] >= 0.9 and 0 <= figures["unknown_rejected"] <= 1
 
 
 def test_teach_same_seed_gives_same_network(mine, tuned):
@@ -203,14 +203,14 @@ def test_card_escapes_labels(tuned, tmp_path):
 def test_recordings_of_base_are_included(tuned, tmp_path):
     known = [tuned.recordings.identities[0], "of another training"]
     of = dataclasses.replace(
-        tuned.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENSE}none"
+        tuned.base.provenance, dataset="folder", figures={"recordings": known}, license=f"{results._LICENSE}none"
     )
     again = dataclasses.replace(tuned, base=dataclasses.replace(tuned.base, provenance=of))
     assert any("was trained on 1 of these clips before" in line for line in results.summary(again))
     assert not any("before, which" in line for line in results.summary(tuned))
     made = results.write(again, tmp_path / "again", "actrec teach", 1).provenance
     assert set(made.figures["recordings"]) == {*known, *tuned.recordings.identities}
-    assert made.licence == f"{results._LICENSE}none"
+    assert made.license == f"{results._LICENSE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
     assert results._training_recordings(dataclasses.replace(again, base=silent)) == {}, (
         "recordings of the base are unknown"

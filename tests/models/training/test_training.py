@@ -225,6 +225,7 @@ def test_augment_bodies_few_frames_may_lose_limbs(frames):
         ("epochs: 0", "epochs is 0, allowed: 1 to"),
         ("optimizer: sgd", "Recipe.optimizer is .sgd., expected keys and values"),
         ("augmentation: {spin: 1}", "unknown option spin"),
+        ("command: actrec train x", "command is now commands, a list"),
         ("- a list", "not a mapping"),
         ("epochs: [", "is not valid YAML"),
         ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
