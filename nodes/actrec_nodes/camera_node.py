@@ -21,8 +21,9 @@ from actrec_nodes.common.lifecycle import ActrecNode
 HUNG_S = 1.0
 """A driver that exceeds its timeout by more than this is abandoned."""
 
-_LISTENER_S = 10.0
-"""Wait of a recording's first frame until the subscribers of images are matched, if the node started after others."""
+_DISCOVERY_S, _MATCH_S = 1.0, 10.0
+"""Waits of a recording's first frame, if the node started after others: to discover a subscriber of images, and to be
+matched with all discovered ones."""
 
 _NEXT_FRAME_S = 0.3
 """Wait for the current frame before a driver is closed while a thread reads from it."""
@@ -281,7 +282,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         camera = self._camera
         assert camera is not None
         if self.start_after and not camera.live:
-            self._await_listener(reading)
+            self._await_subscribers(reading)
         while not reading.stop.is_set():
             try:
                 frame = self._read(camera, reading)
@@ -314,11 +315,14 @@ class CameraNode(ActrecNode[CameraConfig]):
         finally:
             reading.in_driver = False
 
-    def _await_listener(self, reading: _Reading) -> None:
+    def _await_subscribers(self, reading: _Reading) -> None:
         """Wait until the subscribers of images are matched with this node's new publishers."""
-        deadline = time.monotonic() + _LISTENER_S
-        while not self._by_topic[topics.COLOR].get_subscription_count() and time.monotonic() < deadline:
-            if reading.stop.wait(0.01):
+        began = time.monotonic()
+        while not reading.stop.wait(0.01):
+            passed = time.monotonic() - began
+            known = [self.count_subscribers(self.resolve_topic_name(name)) for name in topics.CAMERA_TOPICS]
+            matched = [self._by_topic[name].get_subscription_count() for name in topics.CAMERA_TOPICS]
+            if passed > (_MATCH_S if any(known) else _DISCOVERY_S) or (any(known) and matched >= known):
                 return
 
     def _await_graph(self, joints_alone: bool) -> None:

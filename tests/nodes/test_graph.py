@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from sensor_msgs.msg import CameraInfo
 
+from actrec import cameras
 from actrec.cli import main
 from actrec.cli import run as run_command
 from actrec.features.specs import InputSpec
@@ -21,7 +23,7 @@ from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, run, transport
 from actrec_nodes.bringup.monitor import GraphMonitor
-from actrec_nodes.common import topics
+from actrec_nodes.common import conversions, topics
 from tests.example_scene import FLOW, HANDS, WINDOW
 from tests.tiny_model import write_any, write_tiny
 
@@ -190,15 +192,27 @@ def test_frames_become_labels(capfd, model, processes) -> None:
     assert "Traceback" not in err
 
 
-def test_a_recording_is_seen_by_other_processes_from_its_first_frame_on(capfd, data_root: Path) -> None:
-    """Though DDS takes seconds to find who joins late."""
-    options = (f"path={data_root / 'rgbd/person_turning'}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001")
-    given = [item for option in (*options, "duration_s=1") for item in ("--driver-option", option)]
-    arguments = ["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given, "--processes", "--json"]
-    assert main(arguments) == 0
-    nodes = json.loads(capfd.readouterr().out.strip().splitlines()[-1])["nodes"]
-    sent = nodes["camera_node"]["processed"]
-    assert sent - 5 <= nodes["scene_flow_node"]["received"] <= sent
+def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path) -> None:
+    """DDS takes seconds to discover nodes, and the camera waits for them. The slow rate leaves time for each frame."""
+    options = {"path": str(data_root / "rgbd/person_turning"), "intrinsics": "525,525,319.5,239.5"}
+    with cameras.create("replay", rate=0.0, depth_scale=0.001, restamp=False, **options) as camera:
+        first_ns = camera.read(10.0).stamp_ns
+    settings = {**options, "depth_scale": 0.001, "rate": 0.1, "duration_s": 0.3, "restamp": False}
+    given = [item for name, value in settings.items() for item in ("--driver-option", f"{name}={value}")]
+    stamps: list[int] = []
+
+    def until_the_recording_ends(running: run.Running, monitor: GraphMonitor) -> None:
+        def keep(message: CameraInfo) -> None:
+            stamps.append(conversions.stamp_to_ns(message.header.stamp))
+
+        monitor.create_subscription(CameraInfo, topics.SCENE_FLOW_INFO, keep, topics.SMALL)
+        assert running.wait(200)
+
+    chosen = plan("--nodes", "camera,scene_flow", "--driver", "replay", *given, "--processes")
+    result = run.run_graph(chosen, until_the_recording_ends)
+    assert result is not None and set(result["nodes"]) == {"camera_node", "scene_flow_node"}
+    assert all(figures["processed"] for figures in result["nodes"].values())
+    assert stamps[0] == first_ns
 
 
 def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognized(capfd, data_root: Path) -> None:

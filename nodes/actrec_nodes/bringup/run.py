@@ -27,6 +27,9 @@ from actrec_nodes.common.lifecycle import ActrecNode
 EXIT_S = 15.0
 """Time for a node's process to end."""
 
+LAST_STATISTICS_S = 2.0
+"""Time for the last statistics of ended processes to arrive."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -245,8 +248,15 @@ class _Processes:
         return {name: usage(child.pid) for name, child in self.children.items()}
 
     def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
-        """Interrupt the nodes, sources first; each publishes its last figures as it stops."""
+        """Interrupt the nodes, sources first, and wait for the last statistics that each publishes as it stops."""
+        running = {name for name, child in self.children.items() if child.poll() is None}
+        before = {name: monitor.statistics().get(name) if name in running else None for name in self.children}
         self.stop()
+        deadline = time.monotonic() + LAST_STATISTICS_S
+        while time.monotonic() < deadline:
+            if all(monitor.statistics().get(name) is not old for name, old in before.items()):
+                break
+            time.sleep(0.01)
         return {name: monitor.statistics().get(name, {}) for name in self.children}
 
     def stop(self) -> None:
