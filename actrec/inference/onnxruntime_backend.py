@@ -50,7 +50,6 @@ class OnnxRuntimeBackend:
     """Runs a package's `model.onnx`, or its float16 or int8 one; see `actrec.inference.session.Backend`.
 
     Args:
-        package: The package.
         **options: Fields of `OnnxRuntimeConfig`.
 
     Raises:
@@ -176,7 +175,6 @@ class StreamingSession:
     Args:
         onnx: The file's content, or its path.
         batch: N streams that are stepped together.
-        threads: CPU threads for one step.
 
     Raises:
         PackageError: The file is missing, corrupt or no step network.

@@ -231,7 +231,6 @@ def load(path: str | Path, verify: bool = True) -> ModelPackage:
     """Read and validate a package folder.
 
     Args:
-        path: The folder.
         verify: Also read `model.onnx` and check its hash; a lower precision's hash is checked on use.
 
     Raises:
@@ -266,10 +265,7 @@ def write(
     Args:
         folder: Output folder; its last part becomes the package's name.
         package: Its description; path and hashes are filled in here.
-        onnx: The exported network.
         weights: Content of `model.safetensors`, if any.
-        card: Content of `README.md`, the model's card.
-        overwrite: Replace an existing package.
         lower: The network in "float16" and "int8", which the description's fields of these names describe; without
             it the package has none, whatever the description says.
 

@@ -201,7 +201,6 @@ class Session:
     """A model package ready to predict.
 
     Args:
-        package: The package.
         backend: Holds its network.
         warm_up_runs: Runs on an example clip before the first real one, so that this is not slower than the rest.
 

@@ -61,7 +61,6 @@ class TensorRtBackend:
     """Runs a package's engine, built where the cache has none; see `actrec.inference.session.Backend`.
 
     Args:
-        package: The package.
         progress: Called at each step of a build.
         **options: Fields of `TensorRtConfig`.
 
@@ -164,9 +163,6 @@ class Engine:
     """An engine with its buffers. Calls are made within the context of the GPU.
 
     Args:
-        trt: The module `tensorrt`.
-        cuda: The GPU and its stream.
-        content: The engine.
         most: Windows of one run.
         graph: Record each number of windows as a CUDA graph.
         probes: It has outputs beside its logits, of any shape (`first_wrong_group`).

@@ -170,11 +170,6 @@ def engine_of(
     """Return the engine of a package: from the cache, or built, checked and stored.
 
     Args:
-        trt: The module `tensorrt`.
-        package: The package.
-        config: Options of the build.
-        gpu: The GPU that runs it.
-        cache: The stored engines.
         check: Raises if an engine disagrees with ONNX Runtime; else returns details to store with it.
         progress: Called at each step.
 
@@ -211,9 +206,6 @@ def build(
     """Return the engine and its timing cache.
 
     Args:
-        trt: The module `tensorrt`.
-        package: The package.
-        config: Options of the build.
         timings: Timing cache of earlier builds; may be empty.
         progress: Called at each step.
         onnx: Parsed in place of the package's own network: the same with more outputs.
@@ -248,10 +240,7 @@ def build(
     for name, shapes in config.shapes(package).items():
         profile.set_shape(name, *shapes)
     settings.add_optimization_profile(profile)
-    steps = _Steps(progress)
-    if hasattr(trt, "IProgressMonitor"):
-        settings.progress_monitor = _monitor(trt, steps)
-    made = steps.run(lambda: builder.build_serialized_network(network, settings))
+    made = _build_in_thread(trt, builder, network, settings, progress)
     if made is None:
         why = _first_line(errors)
         if "memory" in why.lower():
@@ -315,44 +304,39 @@ def _log(trt: Any, errors: list[str]) -> Any:
     return Logger()
 
 
-class _Steps:
-    """Progress of a build, which can end it.
+def _build_in_thread(trt: Any, builder: Any, network: Any, settings: Any, progress: Progress | None) -> Any:
+    """Return the built engine, or None; raise the exception of a progress callback or of the waiting thread.
 
-    TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has its own thread, which gets no signal;
-    exceptions of the callbacks or of the waiting thread are kept until the build ends.
+    TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has its own thread, which gets no signal, and
+    exceptions are kept until it ends.
     """
+    stop, raised = threading.Event(), []
 
-    def __init__(self, progress: Progress | None):
-        self._progress = progress
-        self._stop = threading.Event()
-        self._raised: Exception | None = None
-
-    def run(self, work: Callable[[], Any]) -> Any:
-        """Return the result of `work`, run in a thread; raise the exception that ended it."""
-        with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
-            made = thread.submit(work)
-            try:
-                result = made.result()
-            except BaseException:
-                self._stop.set()
-                raise
-        if self._raised is not None:
-            raise self._raised
-        return result
-
-    def report(self, phase: str, step: int, steps: int) -> bool:
-        """Report a step; return whether the build continues."""
+    def report(phase: str, step: int, steps: int) -> bool:
         try:
-            if self._progress is not None and not self._stop.is_set():
-                self._progress(phase, step, steps)
+            if progress is not None and not stop.is_set():
+                progress(phase, step, steps)
         except Exception as error:
-            self._raised = error
-            self._stop.set()
-        return not self._stop.is_set()
+            raised.append(error)
+            stop.set()
+        return not stop.is_set()
+
+    if hasattr(trt, "IProgressMonitor"):
+        settings.progress_monitor = _monitor(trt, report)
+    with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
+        future = thread.submit(builder.build_serialized_network, network, settings)
+        try:
+            made = future.result()
+        except BaseException:
+            stop.set()
+            raise
+    if raised:
+        raise raised[0]
+    return made
 
 
-def _monitor(trt: Any, progress: _Steps) -> Any:
-    """Return TensorRT's progress monitor, which reports to `progress`."""
+def _monitor(trt: Any, report: Callable[[str, int, int], bool]) -> Any:
+    """Return TensorRT's progress monitor; `report` returns whether the build continues."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -361,14 +345,14 @@ def _monitor(trt: Any, progress: _Steps) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            progress.report(phase_name, 0, num_steps)
+            report(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return progress.report(phase_name, step + 1, self._steps.get(phase_name, 0))
+            return report(phase_name, step + 1, self._steps.get(phase_name, 0))
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self._steps.pop(phase_name, 0)
-            progress.report(phase_name, steps, steps)
+            report(phase_name, steps, steps)
 
     return Monitor()
 

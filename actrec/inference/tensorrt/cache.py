@@ -59,17 +59,13 @@ class EngineKey:
 
 
 def default_folder() -> Path:
-    """`ACTREC_ENGINES`, or `~/.cache/actrec/engines`.
-
-    Raises:
-        DeviceError: It is one of a user who has no home.
-    """
+    """Return `ACTREC_ENGINES`, or `~/.cache/actrec/engines`; a DeviceError if there is no such home."""
     if os.environ.get(VARIABLE):
-        return _at_home(os.environ[VARIABLE])
-    return _at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "actrec/engines"
+        return _expanded(os.environ[VARIABLE])
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "actrec/engines"
 
 
-def _at_home(path: str) -> Path:
+def _expanded(path: str) -> Path:
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise DeviceError(f"engines cannot be kept in '{path}': there is no such home; name a folder in {VARIABLE}")
@@ -77,34 +73,23 @@ def _at_home(path: str) -> Path:
 
 
 class EngineCache:
-    """Engines in a folder, each `NAME.engine` with `NAME.json` beside it, which is written last.
-
-    Args:
-        folder: Made when the first engine is written. "": `default_folder`.
-
-    Raises:
-        DeviceError: The folder is one of a user who has no home.
-    """
+    """Engines in a folder (`default_folder` if empty), each `NAME.engine` with `NAME.json`, which is written last."""
 
     def __init__(self, folder: str | Path = ""):
-        self.folder = _at_home(str(folder)) if folder else default_folder()
+        self.folder = _expanded(str(folder)) if folder else default_folder()
 
     def find(self, key: EngineKey) -> bytes | None:
         """Return the engine of that key; None if there is none, or only a damaged one (which is logged)."""
         engine, note = self._files(key)
         try:
-            said = json.loads(note.read_text())
-            content = engine.read_bytes()
+            details, content = json.loads(note.read_text()), engine.read_bytes()
+            intact = details["key"] == key.plain() and details["sha256"] == hashlib.sha256(content).hexdigest()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            logger.warning("%s cannot be read and is built again: %s", note, error)
-            return None
-        if not isinstance(said, dict) or said.get("key") != key.plain():
-            logger.warning("%s is another engine; it is built again", note)
-            return None
-        if said.get("sha256") != hashlib.sha256(content).hexdigest():
-            logger.warning("%s is damaged; it is built again", engine)
+        except (OSError, ValueError, TypeError, KeyError):
+            intact = False
+        if not intact:
+            logger.warning("%s is damaged or another engine; it is built again", engine)
             return None
         return content
 
@@ -113,7 +98,6 @@ class EngineCache:
         """Hold the lock of an engine; yield it if another process built it meanwhile, else None: the caller builds it.
 
         Args:
-            key: The engine's.
             waiting_s: Interval of log lines while another process builds it.
 
         Raises:
@@ -139,9 +123,9 @@ class EngineCache:
             DeviceError: The folder cannot be written to, or the disk is full.
         """
         engine, note = self._files(key)
-        said = {"key": key.plain(), "sha256": hashlib.sha256(content).hexdigest(), **details}
+        description = {"key": key.plain(), "sha256": hashlib.sha256(content).hexdigest(), **details}
         self._write(engine, content)
-        self._write(note, json.dumps(said, indent=2).encode())
+        self._write(note, json.dumps(description, indent=2).encode())
         return engine
 
     def timings(self, key: EngineKey) -> bytes:

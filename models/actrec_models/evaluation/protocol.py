@@ -88,7 +88,6 @@ def open_model(
 
     Args:
         path: The package or checkpoint.
-        backend: Backend of a package.
         threads: CPU threads; 0 for all.
         precision: Precision of a package, one of `actrec.inference.package.PRECISIONS`.
 

@@ -94,7 +94,6 @@ def score(
     """Compute the logits of every clip.
 
     Args:
-        session: The model.
         clips: The dataset; one clip is in memory at a time.
         mode: "live": the recognizer's window when the recording ends. "whole": clips all over the recording
             (`samples.parts`), combined as the package combines the clips of a window. "stretched": one window from the
@@ -102,7 +101,6 @@ def score(
         draws: Augmented versions of each clip to score as well; all scores are combined.
         skip_unreadable: Record an unreadable clip instead of raising.
         workers: Processes that read and prepare; 0 for this one.
-        progress: Show a progress bar.
 
     Raises:
         ConfigError: Unknown mode, or `AugmentedInputs` refuses the model.
@@ -146,10 +144,6 @@ def evaluate(
     """Evaluate a session on a dataset with the package's temperature, background and threshold.
 
     Args:
-        session: The model.
-        clips: The dataset.
-        mode: As in `score`.
-        name: Name in the result; empty for the package's.
         class_map: The dataset's class of each of the model's finer classes, whose probabilities are summed.
         scores: Result of `score`, if known.
         duplicates: As in `EvaluationResult`.

@@ -47,8 +47,6 @@ def export(
         source: Checkpoint of `actrec train`.
         folder: Output folder; its name becomes the package's.
         data_root: Folder that contains a folder per dataset.
-        overwrite: Replace an existing package.
-        float16: Also write the network in half precision.
         weights: Also write PyTorch's weights, needed for further training or fine-tuning.
         root: Folder of the recipe's dataset; empty for its folder in `data_root`.
 
@@ -81,11 +79,7 @@ def export_network(
         name: A name of `actrec_models.list_models()`.
         options: Fields of its configuration.
         classes: Labels, in the order of the logits.
-        folder: Output folder.
         init: Files of initial weights (`initial_weights.load`).
-        seed: Seed of the random weights.
-        overwrite: Replace an existing package.
-        float16: Also write the network in half precision.
 
     Raises:
         ConfigError: Unknown network or option, initial weights that do not fit, or invalid classes.
@@ -147,13 +141,9 @@ def write_package(
 
     Args:
         draft: Its description without these.
-        content: The ONNX graph.
         folder: Output folder; its name becomes the package's.
-        recipe: Recipe of the training.
         roots: Folder that contains a folder per dataset, and the folder of the recipe's dataset, or empty.
         weights: PyTorch's weights, as in `package.write`.
-        overwrite: Replace an existing package.
-        float16: Also write the network in half precision.
 
     Raises:
         PackageError: The network is unsuited to float16.
@@ -174,9 +164,6 @@ def with_evaluation(
 
     Args:
         draft: Its description; its other figures are kept.
-        recipe: Recipe of the training.
-        session: The network.
-        test: The test part.
         roots: As in `write_package`.
     """
     chosen, figures = _evaluate(recipe, session, test, roots)
@@ -254,8 +241,6 @@ def duplicate_figures(
     """Return the card's figures on test clips that are in the training part too; empty if there are none.
 
     Args:
-        recipe: Recipe of the training.
-        test: The test part.
         correct: [N] whether each of its clips was recognized.
         roots: As in `write_package`.
     """

@@ -150,7 +150,6 @@ class Stream(NamedTuple):
     Attributes:
         name: Name of the package, or run and file of the checkpoint.
         description: Description of its package; for a checkpoint, the one it would be exported with.
-        content: Its ONNX graph.
         recipe: Recipe of its training; None for a package that does not store it.
         identity: Name and hash of the checkpoint, or of the package's network.
         source: Source as given.
@@ -185,8 +184,6 @@ def fuse(
         data_root: Folder that contains a folder per dataset.
         method: "softmax" or "logits" (`evaluation.fusion.fuse`).
         weights: One per network, above 0; empty for equal weights.
-        overwrite: Replace an existing package.
-        float16: Also write the network in half precision.
         root: Folder of their dataset; empty for its folder in `data_root`.
 
     Raises:

@@ -334,9 +334,7 @@ def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed
 
     Args:
         network: In evaluation mode.
-        content: Its ONNX graph.
         batches: Numbers of example clips, one per returned difference.
-        seed: Seed of the clips.
     """
     session = open_graph(content)
     errors = []

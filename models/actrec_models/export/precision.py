@@ -96,7 +96,6 @@ def to_float16(
     change. So do nodes with a constant outside float16's range, and `kept_operators`.
 
     Args:
-        content: The ONNX graph.
         inputs: Example inputs [N, …] by name, for the comparison.
         kept_operators: Operators that stay in float32.
 

@@ -53,10 +53,8 @@ def rewrite(
         source: A package's folder, or the name of one in the zoo.
         folder: Output folder; with `overwrite` it may be the source.
         data_root: Folder that contains a folder per dataset.
-        overwrite: Replace an existing package.
         float16: Write the network in float16 too; implied if `simplified` changes the network of an existing one.
         simplified: Export the float32 network again from its weights, or simplify its graph if it has none.
-        weights: Keep PyTorch's weights, if it has some.
         root: Folder of the dataset; empty for its folder in `data_root`.
 
     Raises:
@@ -142,8 +140,6 @@ def quantize(
         dataset: Dataset whose training part gives the ranges; empty for the training's.
         root: Folder of that dataset; empty for its folder in `data_root`.
         clips: Clips for the ranges; up to 100 others are compared on.
-        keep: Layer groups that stay in float32.
-        overwrite: Replace an existing package.
 
     Raises:
         PackageError: The package is missing or corrupt, or int8 disagrees with float32.
