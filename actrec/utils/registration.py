@@ -9,10 +9,7 @@ from actrec.utils.geometry import rays
 from actrec.utils.jit import kernel
 
 _BEYOND = 1.2
-
-_RADII = np.linspace(0.0, 12.0, 6001)
-"""Tangents of angles off the axis, up to 85°."""
-
+_RADII = np.linspace(0.0, 12.0, 6001)  # tangents of angles off the axis, up to 85°
 _STEP = 1e-4
 
 _OVERLAP_PX = 0.1
@@ -26,8 +23,7 @@ class Registration:
     patch first, so that depth of lower resolution leaves no holes. Depth is measured along the color camera's axis.
 
     Args:
-        depth: Intrinsics of the depth images, with distortion.
-        color: Intrinsics of the color images, with distortion.
+        depth, color: Intrinsics of the images, with distortion.
         geometry: Pose, scale and bias of the depth camera.
     """
 
@@ -46,11 +42,7 @@ class Registration:
         self._widest = _widest(color, self._distortion)
 
     def register(self, depth: np.ndarray) -> np.ndarray:
-        """Convert depth [h, w] float32 m, NaN if missing, to the color camera's image [H, W].
-
-        Raises:
-            InputError: The size differs from the intrinsics.
-        """
+        """Convert depth [h, w] float32 m, NaN if missing, to the color camera's image [H, W]."""
         if depth.shape != self._size:
             raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
         c = self._color
@@ -67,7 +59,7 @@ def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
     It is slightly beyond the image corners, but below the angle at which the distortion polynomial folds back. In some
     wide lenses, that angle is inside the image; the corners then stay empty.
     """
-    across, down = (max(c, side - 1 - c) for c, side in ((camera.cx, camera.width), (camera.cy, camera.height)))
+    across, down = max(camera.cx, camera.width - 1 - camera.cx), max(camera.cy, camera.height - 1 - camera.cy)
     corner = np.hypot(across / camera.fx, down / camera.fy)
     bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
     folds = np.diff(bent) <= 0

@@ -63,7 +63,7 @@ class AzureKinectConfig(DeviceConfig):
     body_library: str = setting("", "File of libk4abt; empty for the system's.")
 
 
-class View:
+class RegisteredImages:
     """Conversion of captures to registered images.
 
     Depth is registered by `Registration` if calibration files describe the depth camera, else by the SDK with the color
@@ -213,7 +213,7 @@ class AzureKinectCamera(DeviceCamera):
             if self.config.fps == 30 and getattr(self.config, name) == mode and self.live:
                 raise ConfigError(f"AzureKinectConfig.{name} {mode} supports 5 and 15 Hz, not 30: set fps=15")
         self._source: Device | Playback | None = None
-        self._view: View | None = None
+        self._images: RegisteredImages | None = None
         self._tracker: BodyTracker | None = None
         self._lock = threading.Lock()  # held while the SDK is used; close waits for it
         self._closing = threading.Event()
@@ -248,30 +248,30 @@ class AzureKinectCamera(DeviceCamera):
         if (tracker := self._tracker) is not None:
             tracker.stop()
         with self._lock:
-            for part in (self._tracker, self._view, self._source):
+            for part in (self._tracker, self._images, self._source):
                 if part is not None:
                     part.close()
-            self._tracker = self._view = self._source = None
+            self._tracker = self._images = self._source = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
         """Return the newest frame of a camera, or the next frame of a recording when it is due."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            source, view = self._opened()
+            source, images = self._opened()
             while True:
                 if isinstance(source, Device):
                     capture = self._next(source, deadline)
                 else:
                     capture = self._next_recorded(source)
                 with capture:
-                    frame = self._frame(capture, view)
+                    frame = self._frame(capture, images)
                 if frame is not None:
                     return frame
 
     def calibration(self) -> CameraFiles:
         """Return the factory's calibration, or the camera's calibration files."""
-        _, view = self._opened()
-        return CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
+        _, images = self._opened()
+        return CameraFiles(self.serial, images.intrinsics, images.depth_lens, images.geometry)
 
     def figures(self) -> dict[str, float | int]:
         """Return the figures of `DeviceCamera` with the frames without color or bodies."""
@@ -296,15 +296,15 @@ class AzureKinectCamera(DeviceCamera):
         self.serial = self._source.serial
         files = calibration_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
-        self._view = view = View(k4a, calibration, files, c)
+        self._images = images = RegisteredImages(k4a, calibration, files, c)
         if k4abt is not None:
-            pose = view.geometry.to_color
-            self._tracker = BodyTracker(k4abt, calibration, pose, view.intrinsics, c.body_processing, c.body_model)
+            pose = images.geometry.to_color
+            self._tracker = BodyTracker(k4abt, calibration, pose, images.intrinsics, c.body_processing, c.body_model)
 
-    def _opened(self) -> tuple[Device | Playback, View]:
-        if self._source is None or self._view is None:
+    def _opened(self) -> tuple[Device | Playback, RegisteredImages]:
+        if self._source is None or self._images is None:
             raise DeviceError("the Azure Kinect is not open: call open() or use a with statement")
-        return self._source, self._view
+        return self._source, self._images
 
     def _next(self, source: Device, deadline: float) -> Capture:
         """Return the next usable capture of the camera."""
@@ -358,15 +358,15 @@ class AzureKinectCamera(DeviceCamera):
         capture.release()
         return False
 
-    def _frame(self, capture: Capture, view: View) -> RgbdFrame | None:
+    def _frame(self, capture: Capture, images: RegisteredImages) -> RgbdFrame | None:
         """Return the frame of a capture; None if its color is damaged."""
         assert capture.color is not None and capture.depth is not None
         queued = self._tracker is not None and self._tracker.offer(capture)
-        color = view.color(capture.color)
+        color = images.color(capture.color)
         if color is None:
             self.damaged += 1
             return None
-        frame = RgbdFrame(0, color, view.depth(capture.depth), view.intrinsics, self.config.frame_id)
+        frame = RgbdFrame(0, color, images.depth(capture.depth), images.intrinsics, self.config.frame_id)
         if self._tracker is not None:
             tolerance, wait_s = round(500_000 / self._fps), self.config.body_wait_s
             bodies = self._tracker.collect(capture.depth.device_us, tolerance, wait_s) if queued else None

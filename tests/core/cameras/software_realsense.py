@@ -18,20 +18,13 @@ from actrec.types import Intrinsics
 from tests.core.cameras.two_views import COLOR, TwoViews
 
 UNITS = 0.00025
-"""Metres a depth unit: not the usual millimetre, so that a driver that takes that for granted is found out."""
+"""Metres per depth unit; not a millimeter, to detect a driver that assumes it."""
 
 VIEWS = TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3))
 
 
 class SoftwareRealSense:
-    """A camera that can be plugged in and out, and gives the frames that a test hands to it.
-
-    Args:
-        serial: Its number.
-        views: What it sees.
-        usb: As it reports it.
-        fps: Of its one profile.
-    """
+    """A camera that a test plugs in, unplugs and gives frames; `fps` is the rate of its only profile."""
 
     def __init__(self, serial: str = "843112070001", views: TwoViews | None = None, usb: str = "3.2", fps: int = 30):
         self.serial, self.fps = serial, fps
@@ -41,7 +34,7 @@ class SoftwareRealSense:
         self._number = 0
 
     def plug_into(self, context: Any) -> None:
-        """Connect it; again, if it was unplugged."""
+        """Connect the camera, or connect it again."""
         self.device = rs.software_device()
         for what, text in (
             (rs.camera_info.serial_number, self.serial),
@@ -68,7 +61,7 @@ class SoftwareRealSense:
             time.sleep(0.005)
 
     def unplug(self) -> None:
-        """Leaves the context's list."""
+        """Remove the camera from the context's list."""
         self._seen.clear()
 
     def give(
@@ -79,7 +72,7 @@ class SoftwareRealSense:
         depth_stamp_ms: float | None = None,
         domain: Any = rs.timestamp_domain.global_time,
     ) -> None:
-        """One pair: color [H, W, 3] uint8, depth [h, w] metres; None for an image that gets lost."""
+        """Send color [H, W, 3] uint8 and depth [h, w] m; None for a lost image."""
         stamp = time.time() * 1e3 if stamp_ms is None else stamp_ms
         if depth is not None:
             raw = np.round(np.nan_to_num(depth) / UNITS).astype(np.uint16)
@@ -110,13 +103,13 @@ class SoftwareRealSense:
 
 
 def blank(value: int = 90) -> np.ndarray:
-    """A gray color image."""
+    """Return a gray color image."""
     return np.full((COLOR.height, COLOR.width, 3), value, np.uint8)
 
 
 @contextmanager
 def streaming(device: SoftwareRealSense) -> Iterator[None]:
-    """Gives frames at the device's pace, from a thread of its own, the actor in them moving."""
+    """Send frames of a moving actor at the device's rate, from a thread."""
     kept = [device.views.at(k / 4) for k in range(8)]
     stopped = threading.Event()
 
@@ -138,7 +131,7 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
 
 
 def main() -> None:
-    """Runs the benchmark with the arguments that it takes."""
+    """Run the benchmark with the arguments of the command line."""
     from actrec.cameras.realsense import device as realsense_device
     from benchmarks import cameras
 

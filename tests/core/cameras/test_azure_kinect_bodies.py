@@ -1,4 +1,4 @@
-"""Body tracking of the Azure Kinect driver against the simulated libk4abt, whose joints are known exactly."""
+"""Body tracking of the Azure Kinect driver with the simulated libk4abt, whose joints are exact."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ OTHERS = [v for v in range(25) if v != SPINE]
 
 
 def exact_joints() -> np.ndarray:
-    """[25, 3] in the color camera's frame."""
+    """Return [25, 3] in the color camera's frame."""
     return studio.filmed()[0].bodies[0].positions
 
 
@@ -27,7 +27,7 @@ def with_people(*people: tuple[int, np.ndarray, np.ndarray]):
 
 @pytest.fixture
 def person() -> tuple[int, np.ndarray, np.ndarray]:
-    """The actor as the tracker gives it: in the depth camera's frame, all joints seen."""
+    """Return the actor as a result of the tracker: in the depth camera's frame, all joints visible."""
     to_depth = np.linalg.inv(studio.TO_COLOR)
     joints = studio.azure_joints(exact_joints()) @ to_depth[:3, :3].T + to_depth[:3, 3]
     return 7, joints, np.full(32, 2)
@@ -107,7 +107,7 @@ def test_bodies_slow_tracker_drops_bodies_not_frames(sdk, tracked, person):
             sdk.push(i, 1_000_000 + i * PERIOD_US)
             assert camera.read().skeletons == []
         assert camera.without_bodies == 8
-        # Only two captures are under way: with more, all that follow would come late.
+        # More than two queued captures would delay all later ones.
         assert sdk.live()["capture"] == 2
     sdk.bodies.fake_bodies_hold(0)
     assert sdk.live() == {}

@@ -1,4 +1,4 @@
-"""Finding, losing and refusing Azure Kinects, and libraries that are not there."""
+"""Discovery, unplugging and errors of Azure Kinects, and missing libraries."""
 
 import subprocess
 import sys

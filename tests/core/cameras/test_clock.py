@@ -1,4 +1,4 @@
-"""A device's clock mapped to the system's, and the figures of stamps."""
+"""Mapping from a device's clock to the system's, and statistics of stamps."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ SECOND = 1_000_000_000
 
 
 def frames(count, *, drift=0.0, offset=5 * SECOND, least=0, seed=0):
-    """Device stamps, the true system times and the arrivals of 30 frames a second with delays of up to 20 ms."""
+    """Return device stamps, true system times and arrivals at 30 Hz with delays of up to 20 ms."""
     rng = np.random.default_rng(seed)
     device = np.arange(count) * 33_333_333
     true = offset + (device * (1 + drift)).astype(np.int64)

@@ -224,20 +224,20 @@ def test_wait_for_camera_after_reset_returns_or_raises(context, device, monkeypa
 def test_close_wakes_reader(device):
     camera = RealSenseCamera()
     camera.open()
-    told: list[Exception] = []
+    errors: list[Exception] = []
 
     def read():
         try:
             camera.read(20.0)
         except DeviceError as error:
-            told.append(error)
+            errors.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
     time.sleep(0.2)
     camera.close()
     reader.join(30)
-    assert told and not reader.is_alive()
+    assert errors and not reader.is_alive()
     with pytest.raises(DeviceError, match="is not open"):
         camera.read()
 
@@ -267,12 +267,12 @@ def test_open_unknown_profile_lists_profiles(context, device):
 
 
 def test_explain_start_error_names_remedy(device):
-    def told(text):
+    def message(text):
         return str(realsense_device.explain_start_error(RuntimeError(text), device.device, "color"))
 
-    assert "99-realsense-libusb.rules" in told("xioctl(VIDIOC_S_FMT) failed, errno=13 Last Error: Permission denied")
-    assert "in use by another program" in told("xioctl(VIDIOC_S_FMT) failed Last Error: Device or resource busy")
-    assert "set reset: always" in told("get_device_time_ms failed")
+    assert "99-realsense-libusb.rules" in message("xioctl(VIDIOC_S_FMT) failed, errno=13 Last Error: Permission denied")
+    assert "in use by another program" in message("xioctl(VIDIOC_S_FMT) failed Last Error: Device or resource busy")
+    assert "set reset: always" in message("get_device_time_ms failed")
 
 
 def test_find_without_permission_names_udev_rules(context, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Depth registered by calibration, against exact images of the same scene and against single rays."""
+"""Registration of depth by calibration, compared with exact images of the scene and with single rays."""
 
 import cv2
 import numpy as np
@@ -33,12 +33,12 @@ def test_register_coarse_depth_leaves_no_holes(views):
     _, exact, depth = coarse.at(1.0)
     found = Registration(DEPTH, COLOR, DepthGeometry(coarse.to_color)).register(depth)
     assert np.isfinite(found).mean() > 0.99
-    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "one of its pixels covers three of the color's"
+    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "a pixel of depth covers three pixels of color"
 
 
 @pytest.mark.parametrize("distortion", [BENT, RATIONAL])
 def test_register_with_distortion(distortion):
-    """A tilted plane, whose depth along every ray of the color camera is known."""
+    """The scene is a tilted plane with known depth along every ray of the color camera."""
     color = Intrinsics(640, 480, 600.0, 602.0, 316.0, 243.0, distortion)
     depth = Intrinsics(512, 424, 366.0, 366.0, 256.0, 208.0, BENT)
     to_color = np.eye(4)
@@ -57,9 +57,9 @@ def test_register_with_distortion(distortion):
 
 @pytest.mark.parametrize("distortion", [(-0.25, 0.06, 0, 0, -0.006), (-0.3, 0, 0, 0, 0)])
 def test_register_lens_that_folds_back_before_corners(distortion):
-    """Nothing tells where the corners look; all that the lens reaches has its depth, and nothing from beyond."""
+    """The corners have no ray; pixels that the lens reaches have their depth, and no point from beyond appears."""
     color = Intrinsics(640, 480, 320.0, 320.0, 320.0, 240.0, distortion)
-    depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # sees wider than the color camera
+    depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # wider than the color camera
     out = np.linspace(0, 3, 30_001)
     bent = out * (1 + distortion[0] * out**2 + distortion[1] * out**4 + distortion[4] * out**6)
     fold = bent.argmax()
@@ -75,7 +75,7 @@ def test_register_lens_that_folds_back_before_corners(distortion):
 @pytest.mark.parametrize("distortion", [(-0.1, 0.02, 0.012, -0.012, 0), (0.1, -0.2, 0.02, -0.02, 0.05)])
 def test_register_decentered_lens_fills_corners(distortion):
     color = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
-    depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # sees wider than the color camera
+    depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # wider than the color camera
     found = Registration(depth, color, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
     assert (found == 2).all()
 

@@ -1,4 +1,4 @@
-"""One simulated scene seen by two cameras side by side, as an RGB-D camera's color and depth cameras see it."""
+"""One simulated scene, rendered for the color camera and the depth camera of an RGB-D camera."""
 
 from functools import cached_property
 
@@ -14,11 +14,7 @@ DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)
 
 
 class TwoViews:
-    """An actor who waves, rendered exactly from the color and from the depth camera.
-
-    Attributes:
-        to_color: [4, 4] from the depth camera's frame to the color camera's.
-    """
+    """Exact images of an actor from both cameras; `to_color` [4, 4] transforms points from depth to color camera."""
 
     def __init__(
         self,
@@ -36,7 +32,7 @@ class TwoViews:
 
     @cached_property
     def _scenes(self) -> tuple[Scene, Scene]:
-        """Rendered when first looked at; the color camera's axes are the room's."""
+        """The scenes of the color and the depth camera; the color camera's axes are the room's."""
         center = CameraPose().position
         seen = PlacedCamera(axes=np.eye(3), center=center)
         beside = PlacedCamera(axes=self.to_color[:3, :3], center=center + self.to_color[:3, 3])
@@ -46,7 +42,7 @@ class TwoViews:
         )
 
     def at(self, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Color [H, W, 3] with its exact depth [H, W] metres, and the depth camera's image [h, w] metres."""
+        """Return color [H, W, 3] with its exact depth [H, W] m, and the depth camera's image [h, w] m."""
         seen = self._scenes[0].at(seconds).rendering
         return seen.color, seen.depth, self._scenes[1].at(seconds).rendering.depth
 

@@ -1,4 +1,4 @@
-"""Files of cameras' calibrations: as ROS writes and reads them, scaled, refused, found by serial number."""
+"""Calibration files of cameras: format of ROS, scaling, errors, search by serial number."""
 
 from pathlib import Path
 
@@ -118,23 +118,22 @@ def test_load_damaged_file_raises_with_its_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"rotation": dict.fromkeys("xyzw", 0.0)}, "quaternion of length 0"),
         ({"translation": {"x": 0.1, "y": float("nan"), "z": 0.0}}, "not all numbers are finite"),
     ],
 )
-def test_read_mount_invalid_pose_raises(folder: Path, change: dict[str, dict[str, float]], said: str) -> None:
-    """It went out on /tf_static as NaN."""
+def test_read_mount_invalid_pose_raises(folder: Path, change: dict[str, dict[str, float]], message: str) -> None:
     path = calibration_files.path_of("E", MOUNT)
     calibration_files.write_mount(path, Mount("base", "camera", np.eye(4)))
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
-    with pytest.raises(InputError, match=f"E_mount.yaml.*{said}"):
+    with pytest.raises(InputError, match=f"E_mount.yaml.*{message}"):
         calibration_files.load("E")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"depth_to_color": {"data": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.05, 0, 0, 1]}}, "row by row"),
         ({"depth_to_color": {"data": [2, 0, 0, 0.05, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}}, "not a rotation"),
@@ -142,11 +141,11 @@ def test_read_mount_invalid_pose_raises(folder: Path, change: dict[str, dict[str
         ({"depth_bias": float("inf")}, "depth_bias inf"),
     ],
 )
-def test_load_invalid_depth_geometry_raises(folder: Path, change: dict[str, object], said: str) -> None:
+def test_load_invalid_depth_geometry_raises(folder: Path, change: dict[str, object], message: str) -> None:
     path = calibration_files.path_of("E", DEPTH)
     calibration_files.write_intrinsics(path, LENS, "E", DepthGeometry(np.eye(4)))
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
-    with pytest.raises(InputError, match=f"E_depth.yaml.*{said}"):
+    with pytest.raises(InputError, match=f"E_depth.yaml.*{message}"):
         calibration_files.load("E")
 
 
@@ -168,7 +167,6 @@ def test_write_intrinsics_unwritable_folder_raises(tmp_path: Path) -> None:
 def test_from_yaml_reads_opencv_distortions(
     tmp_path: Path, written: tuple[float, ...], read: tuple[float, ...] | None
 ) -> None:
-    """Its rational model has fourteen coefficients, the last six of them 0."""
     path = tmp_path / "lens.yaml"
     path.write_text(f"width: 64\nheight: 48\nfx: 50\nfy: 50\ncx: 32\ncy: 24\ndistortion: {list(written)}\n")
     if read is None:

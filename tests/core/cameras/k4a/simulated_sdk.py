@@ -1,4 +1,4 @@
-"""Compiles the simulated Azure Kinect libraries, and stages devices and recordings for them."""
+"""Simulated Azure Kinect libraries, compiled from C, with devices and recordings for them."""
 
 import ctypes
 import os
@@ -41,7 +41,7 @@ class Shot:
 
 @dataclass
 class Staged:
-    """A simulated camera and the scene before it."""
+    """A simulated camera and its scene."""
 
     color: Intrinsics
     depth: Intrinsics
@@ -56,7 +56,7 @@ class Staged:
     model: int = BROWN_CONRADY
 
     def write(self, path: Path) -> Path:
-        """A file that the simulated libraries read."""
+        """Write a file that the simulated libraries read."""
         serial = self.serial.encode().ljust(32, b"\0")
         header = np.array([FORMATS[self.color_format], self.rate, self.tracks, len(self.shots)], "<i4")
         frames = [self._frame(shot) for shot in self.shots]
@@ -102,7 +102,7 @@ class Staged:
 
 
 class SimulatedSdk:
-    """The simulated libraries, with the faults that tests switch on."""
+    """The simulated libraries, with faults that tests switch on."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -136,27 +136,27 @@ class SimulatedSdk:
     def push(
         self, shot: int, device_us: int, depth_us: int | None = None, parts: int = BOTH, late_ns: int = 0, slot: int = 0
     ) -> None:
-        """A capture arrives `late_ns` ago."""
+        """Add a capture that arrived `late_ns` ago."""
         received = time.monotonic_ns() - late_ns
         depth_us = device_us if depth_us is None else depth_us
         assert self._k4a.fake_push(slot, shot, device_us, depth_us, parts, received), "no room, or not started"
 
     def configured(self, slot: int = 0) -> dict[str, int]:
-        """What the cameras were started with."""
+        """Return the configuration of the last start."""
         names = ("format", "resolution", "depth_mode", "rate", "synchronized")
         values = {name: self._k4a.fake_configured(slot, i) for i, name in enumerate(names)}
         values["synchronized"] &= 0xFF  # a bool
         return values | {"imu_starts": self._k4a.fake_imu_starts(slot)}
 
     def live(self) -> dict[str, int]:
-        """Handles not given back, by kind."""
+        """Return the number of unreleased handles by kind."""
         return {kind: self._k4a.fake_live(i) for i, kind in enumerate(KINDS) if self._k4a.fake_live(i)}
 
     def made(self, kind: str) -> int:
         return self._k4a.fake_made(KINDS.index(kind))
 
     def faults(self) -> int:
-        """Uses of handles that are none, or not any more."""
+        """Return the number of uses of invalid handles."""
         return self._k4a.fake_faults()
 
 
@@ -169,7 +169,7 @@ def built_sdk(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSdk:
         if os.environ.get("CI") == "true":
             pytest.fail("no C compiler: install gcc")
         pytest.skip("no C compiler: install gcc")
-    # Once a process, whichever folders' tests ask for it: a second libk4a is refused.
+    # Once per process: the driver refuses a second libk4a.
     if not _BUILT:
         _BUILT.append(SimulatedSdk(tmp_path_factory.mktemp("libk4a")))
     return _BUILT[0]
@@ -177,7 +177,7 @@ def built_sdk(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSdk:
 
 @pytest.fixture
 def sdk(built_sdk: SimulatedSdk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedSdk]:
-    """The libraries with nothing plugged in; afterwards nothing may be left open or have been misused."""
+    """Return the libraries without a camera; afterwards, check that all handles were released and valid."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     faults = built_sdk.faults()
     yield built_sdk

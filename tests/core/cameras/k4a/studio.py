@@ -1,4 +1,4 @@
-"""The simulated actor before two cameras, placed as an Azure Kinect's depth and color cameras."""
+"""The simulated actor in front of an Azure Kinect's depth and color cameras."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +15,12 @@ DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)
 COLOR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
 LENS = (0.52, -2.71, 0.0006, -0.0001, 1.57, 0.40, -2.53, 1.49)  # as the color cameras' are
 _PIXELS_FROM_EDGES = 3
-_EDGE = 0.05  # metres from one pixel to the next but one
+_EDGE = 0.05  # m between the two neighbors of a pixel
 
 
 @dataclass(frozen=True)
 class Place(CameraPose):
-    """A camera also aside of and ahead of the room's origin."""
+    """Pose of a camera that is not above the room's origin."""
 
     aside: float = 0.0
     ahead: float = 0.0
@@ -35,7 +35,7 @@ DEPTH_PLACE = Place(1.002, float(np.radians(6.0)), aside=0.032, ahead=-0.004)
 
 
 def pose(place: Place) -> np.ndarray:
-    """[4, 4] camera to room."""
+    """Return the [4, 4] transform from camera to room."""
     out = np.eye(4)
     out[:3, :3], out[:3, 3] = place.rotation, place.position
     return out
@@ -46,7 +46,7 @@ TO_COLOR = np.linalg.inv(pose(COLOR_PLACE)) @ pose(DEPTH_PLACE)
 
 @cache
 def filmed(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[SceneFrame, SceneFrame]:
-    """The instant as the color and as the depth camera see it."""
+    """Return the scene at a time for the color and the depth camera."""
     views = ((color, COLOR_PLACE), (DEPTH, DEPTH_PLACE))
     scenes = [performed_scene(camera, ["wave"], camera=place) for camera, place in views]
     seen = [scene.at(seconds) for scene in scenes]
@@ -60,14 +60,14 @@ def shot(seconds: float = 2.0, color: Intrinsics = COLOR) -> Shot:
 
 
 def staged(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> Staged:
-    """An Azure Kinect before the actor."""
+    """Return an Azure Kinect in front of the actor."""
     c = COLOR
     color = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
     return Staged(color, DEPTH, TO_COLOR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
 
 
 def azure_joints(joints: np.ndarray) -> np.ndarray:
-    """[32, 3] joints that a body tracker would find, of exact ones [25, 3] in `kinect_v2_25`."""
+    """Convert joints [25, 3] of `kinect_v2_25` to the [32, 3] joints of a body tracker."""
     source, target = KINECT_V2_25.index, AZURE_KINECT_32.index
     out = np.full((32, 3), np.nan)
     for name in target:
@@ -75,12 +75,12 @@ def azure_joints(joints: np.ndarray) -> np.ndarray:
             out[target[name]] = joints[source[name]]
     out[target["pelvis"]] = joints[source["spine_base"]]
     out[target["spine_chest"]] = 4 * joints[source["spine_shoulder"]] - 3 * joints[source["neck"]]
-    # What the canonical layout has no use for must still be somewhere.
+    # Joints that the canonical layout lacks.
     return np.where(np.isnan(out), joints[source["head"]], out)
 
 
 def agreement(depth: np.ndarray, exact: np.ndarray, pixels: int = 1) -> np.ndarray:
-    """Per known pixel of `depth`, metres by which it is outside what `exact` has within `pixels` of it."""
+    """Return, per known pixel of `depth`, its distance in m from the range of `exact` within `pixels` of it."""
     around = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
     low, high = cv2.erode(exact, around), cv2.dilate(exact, around)
     known = np.isfinite(depth)
@@ -88,7 +88,7 @@ def agreement(depth: np.ndarray, exact: np.ndarray, pixels: int = 1) -> np.ndarr
 
 
 def inside(exact: np.ndarray) -> np.ndarray:
-    """[H, W] bool: pixels away from edges."""
+    """Return [H, W] bool: pixels away from edges."""
     around = np.ones((3, 3), np.uint8)
     edges = (cv2.dilate(exact, around) - cv2.erode(exact, around) > _EDGE).astype(np.uint8)
     return cv2.dilate(edges, around, iterations=_PIXELS_FROM_EDGES) == 0

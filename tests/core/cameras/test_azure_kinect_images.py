@@ -1,4 +1,4 @@
-"""Sizes, lenses and calibrations of our own in the Azure Kinect driver."""
+"""Sizes, lenses and calibration files of the Azure Kinect driver."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ SERIAL = "000123456789"
 
 @pytest.fixture
 def take(sdk, tmp_path):
-    """One frame of a camera with these settings, and the simulated camera."""
+    """Return a function that reads one frame of a camera with some settings."""
 
     def read(lens=(), **options):
         sdk.plug(studio.staged(lens=lens).write(tmp_path / "scene"))
@@ -31,31 +31,31 @@ def take(sdk, tmp_path):
     return read
 
 
-def share_right(depth: np.ndarray) -> float:
+def share_correct(depth: np.ndarray) -> float:
     return float((studio.agreement(depth, studio.filmed()[0].rendering.depth) < 0.002).mean())
 
 
-def test_intrinsics_of_has_opencv_coefficient_order(take):
+def test_registered_images_lens_has_opencv_coefficient_order(take):
     frame = take(lens=studio.LENS)
     assert frame.intrinsics.distortion == pytest.approx(studio.LENS, abs=1e-6)
-    # Straightened by them the image is the one that a camera without distortion has.
+    # Without the distortion, the depth is as of a camera without distortion.
     c = studio.COLOR
     size, straight = (c.width, c.height), c.matrix
     maps = cv2.initUndistortRectifyMap(
         frame.intrinsics.matrix, np.array(frame.intrinsics.distortion), None, straight, size, cv2.CV_32FC1
     )
     depth = cv2.remap(frame.depth, *maps, cv2.INTER_NEAREST, borderValue=np.nan)
-    assert share_right(depth) > 0.999 and share_right(frame.depth) < 0.95
+    assert share_correct(depth) > 0.999 and share_correct(frame.depth) < 0.95
 
 
-def test_view_rectified_images_have_no_distortion(take):
+def test_registered_images_rectified_images_have_no_distortion(take):
     frame = take(lens=studio.LENS, rectify=True)
     assert frame.intrinsics.distortion == ()
     exact = studio.filmed()[0].rendering.depth
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
-def test_view_registers_at_configured_width(take):
+def test_registered_images_registers_at_configured_width(take):
     frame = take(width=640)
     assert frame.depth.shape == (360, 640)
     c = studio.COLOR.resized(640, 360)
@@ -65,20 +65,20 @@ def test_view_registers_at_configured_width(take):
     assert np.abs(frame.color.astype(int) - exact.color).mean() < 6
 
 
-def test_view_width_not_a_binary_fraction_is_resized(take):
+def test_registered_images_width_not_a_binary_fraction_is_resized(take):
     frame = take(width=500)
     assert frame.depth.shape == (281, 500)
     smaller = cv2.resize(studio.shot().color, (500, 281), interpolation=cv2.INTER_AREA)
     assert np.abs(frame.color.astype(int) - smaller).mean() < 3
 
 
-def test_view_width_above_images_raises(take):
+def test_registered_images_width_above_images_raises(take):
     with pytest.raises(ConfigError, match="1280 wide"):
         take(width=1920)
 
 
-def measured(color: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
-    """Writes the camera's own calibration, as `actrec calibrate` does."""
+def write_calibration(color: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
+    """Write calibration files, as `actrec calibrate` does."""
     if color is not None:
         calibration_files.write_intrinsics(calibration_files.path_of(SERIAL, calibration_files.COLOR), color, SERIAL)
     if geometry is not None:
@@ -88,7 +88,7 @@ def measured(color: Intrinsics | None = None, geometry: DepthGeometry | None = N
 
 @pytest.fixture
 def wrong_factory(monkeypatch):
-    """A camera whose factory calibration is off, as after a fall."""
+    """Make the factory calibration wrong, as after a fall; return the true pose of the depth camera."""
     turned = np.eye(4)
     turned[:3, :3] = cv2.Rodrigues(np.array([0.01, -0.015, 0.0]))[0]
     turned[:3, 3] = 0.004, -0.003, 0.006
@@ -96,28 +96,28 @@ def wrong_factory(monkeypatch):
     return np.linalg.inv(turned) @ studio.TO_COLOR
 
 
-def test_view_calibration_files_replace_factory_calibration(take, wrong_factory):
-    assert share_right(take().depth) < 0.8
-    measured(studio.COLOR, DepthGeometry(wrong_factory))
+def test_registered_images_calibration_files_replace_factory_calibration(take, wrong_factory):
+    assert share_correct(take().depth) < 0.8
+    write_calibration(studio.COLOR, DepthGeometry(wrong_factory))
     frame = take()
     assert frame.intrinsics == studio.COLOR
-    assert share_right(frame.depth) > 0.99
-    assert share_right(take(calibration="factory").depth) < 0.8
+    assert share_correct(frame.depth) > 0.99
+    assert share_correct(take(calibration="factory").depth) < 0.8
 
 
-def test_view_applies_depth_scale_and_bias(take, sdk, tmp_path):
+def test_registered_images_applies_depth_scale_and_bias(take, sdk, tmp_path):
     good = studio.shot()
     off = dataclasses.replace(good, depth=(good.depth - 0.012) / 1.01)
-    measured(studio.COLOR, DepthGeometry(studio.TO_COLOR, 1.01, 0.012))
+    write_calibration(studio.COLOR, DepthGeometry(studio.TO_COLOR, 1.01, 0.012))
     sdk.plug(studio.staged(off).write(tmp_path / "off"))
     with AzureKinectCamera(library=sdk.library) as camera:
         sdk.push(0, 1_000_000)
-        assert share_right(camera.read().depth) > 0.99
+        assert share_correct(camera.read().depth) > 0.99
 
 
-def test_view_color_file_alone_goes_into_sdk_registration(take):
+def test_registered_images_color_file_alone_is_used_by_sdk_registration(take):
     c = studio.COLOR
-    measured(Intrinsics(640, 360, c.fx / 2 * 1.05, c.fy / 2 * 1.05, c.cx / 2, c.cy / 2))
+    write_calibration(Intrinsics(640, 360, c.fx / 2 * 1.05, c.fy / 2 * 1.05, c.cx / 2, c.cy / 2))
     frame = take()
     assert (frame.intrinsics.width, frame.intrinsics.fx) == (1280, pytest.approx(c.fx * 1.05))
     zoomed = dataclasses.replace(frame.intrinsics)
@@ -125,24 +125,24 @@ def test_view_color_file_alone_goes_into_sdk_registration(take):
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
-def test_view_calibration_with_other_aspect_raises(take, sdk):
-    measured(Intrinsics(640, 480, 500, 500, 319.5, 239.5))
+def test_registered_images_calibration_with_other_aspect_raises(take, sdk):
+    write_calibration(Intrinsics(640, 480, 500, 500, 319.5, 239.5))
     with pytest.raises(InputError, match="another aspect"):
         take()
     assert sdk.live() == {}
     assert take(calibration="factory").depth is not None
 
 
-def test_view_without_registration_keeps_depth_image(sdk, tmp_path):
+def test_registered_images_without_registration_keeps_depth_image(sdk, tmp_path):
     sdk.plug(studio.staged().write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, register=False) as camera:
         sdk.push(0, 1_000_000)
-        frame, told = camera.read(), camera.calibration()
+        frame, calibration = camera.read(), camera.calibration()
     exact = studio.filmed()[1].rendering.depth
     assert frame.depth.shape == exact.shape
     np.testing.assert_allclose(frame.depth, exact, atol=0.0006)
-    assert (told.serial, told.color) == (SERIAL, frame.intrinsics)
-    np.testing.assert_allclose(told.depth.matrix, studio.DEPTH.matrix, atol=1e-3)
-    np.testing.assert_allclose(told.geometry.to_color, studio.TO_COLOR, atol=1e-6)
+    assert (calibration.serial, calibration.color) == (SERIAL, frame.intrinsics)
+    np.testing.assert_allclose(calibration.depth.matrix, studio.DEPTH.matrix, atol=1e-3)
+    np.testing.assert_allclose(calibration.geometry.to_color, studio.TO_COLOR, atol=1e-6)
     with pytest.raises(InputError, match="register depth to color first"):
         frame.check()  # no node publishes it
