@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -62,15 +61,10 @@ class RecordingConfig:
 
 
 class Recording(ABC):
-    """Frames on disk, in recorded order; a context manager.
-
-    Attributes:
-        path: The file or folder.
-        config: The settings.
-        intrinsics: Intrinsics of the images; nominal ones for a recording of joints alone.
-    """
+    """Frames on disk, in recorded order; a context manager."""
 
     intrinsics: Intrinsics
+    """Intrinsics of the images; nominal ones for a recording of joints alone."""
 
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
@@ -79,9 +73,7 @@ class Recording(ABC):
     def __enter__(self) -> "Recording":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property

@@ -70,30 +70,19 @@ class ClipRecorderConfig:
 
 @dataclass(frozen=True)
 class Observation:
-    """Bodies or an image message of one instant.
-
-    Attributes:
-        stamp_ns: Stamp.
-        bodies: Detected bodies; None for a message without bodies, such as an image.
-        write: Function that writes the observation into a bag.
-    """
+    """Bodies or an image message of one instant."""
 
     stamp_ns: int
-    bodies: Sequence[Body] | None
-    write: Callable[[BagWriter], None]
+    bodies: Sequence[Body] | None  # None for a message without bodies, such as an image
+    write: Callable[[BagWriter], None]  # write it into a bag
 
 
 @dataclass
 class RecordedClips:
-    """Result of a recording session.
+    """Result of a recording session."""
 
-    Attributes:
-        kept: Labels of the clips, in the order of recording.
-        refused: Reasons of the rejected clips.
-    """
-
-    kept: list[LabeledClip] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    kept: list[LabeledClip] = field(default_factory=list)  # in the order of recording
+    refused: list[str] = field(default_factory=list)  # reason of each rejection
 
 
 ReadObservation = Callable[[float], Observation]
@@ -130,10 +119,16 @@ def record(
     config.check()
     clips, failed = RecordedClips(), 0
     folder = _prepare_folder(Path(config.out).expanduser(), config)
+
+    def read_next() -> Observation:
+        if stopped.is_set():
+            raise _StoppedError
+        return read(READ_TIMEOUT_S)
+
     while len(clips.kept) < config.repeat:
         title = f"'{config.label}', clip {len(clips.kept) + 1} of {config.repeat}"
         try:
-            clip = _Recorder(read, config, folder, stopped, show, title).record_clip()
+            clip = _record_clip(read_next, config, folder, lambda text, title=title: show(f"{title}: {text}", False))
         except EndOfStream as error:
             raise DeviceError(f"the recording has ended after {len(clips.kept)} of {config.repeat} clips") from error
         except _StoppedError:
@@ -178,120 +173,98 @@ def _prepare_folder(folder: Path, config: ClipRecorderConfig) -> Path:
     return folder
 
 
-class _Recorder:
-    """Recorder of one clip."""
-
-    def __init__(
-        self,
-        read: ReadObservation,
-        config: ClipRecorderConfig,
-        folder: Path,
-        stopped: threading.Event,
-        show: ShowStatus,
-        title: str,
-    ):
-        self._read, self._config, self._folder, self._stopped = read, config, folder, stopped
-        self._show = lambda text: show(f"{title}: {text}", False)
-
-    def record_clip(self) -> LabeledClip:
-        """Count down, record one clip and add it to the labels file."""
-        self._count_down()
-        name = _free_name(self._folder, self._config.label)
-        path = self._folder / UNFINISHED / name
+def _record_clip(
+    read: Callable[[], Observation], config: ClipRecorderConfig, folder: Path, show: Callable[[str], None]
+) -> LabeledClip:
+    """Count down, record one clip and add it to the labels file."""
+    _count_down(read, config.countdown, show)
+    name = _free_name(folder, config.label)
+    path = folder / UNFINISHED / name
+    try:
+        body = _main_body(_record_bag(read, config.seconds, path, show), config.least_seen)
+        clip = LabeledClip(name, config.label, 0.0, math.inf, config.person, body)
+        path.rename(folder / name)
         try:
-            presence = self._record_bag(path)
-            body = presence.main_body(self._config.least_seen)
-            clip = LabeledClip(name, self._config.label, 0.0, math.inf, self._config.person, body)
-            path.rename(self._folder / name)
-            try:
-                add_label(self._folder / LABELS_FILE, clip)
-            except (DeviceError, OSError) as error:
-                shutil.rmtree(self._folder / name, ignore_errors=True)
-                raise DeviceError(f"clip '{name}' is dropped: {error}; earlier clips are kept") from error
-            return clip
-        except OSError as error:
-            raise DeviceError(f"clip '{name}' is dropped: {error.strerror}; earlier clips are kept") from error
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _next(self) -> Observation:
-        if self._stopped.is_set():
-            raise _StoppedError
-        return self._read(READ_TIMEOUT_S)
-
-    def _count_down(self) -> None:
-        began, shown = None, -1
-        while True:
-            observation = self._next()
-            if began is None or observation.stamp_ns < began:
-                began = observation.stamp_ns
-            left = self._config.countdown - (observation.stamp_ns - began) / NANOSECONDS
-            if left <= 0:
-                return
-            if observation.bodies is not None and math.ceil(left) != shown:
-                shown, count = math.ceil(left), len(observation.bodies)
-                people = {0: "no person", 1: "1 person"}.get(count, f"{count} people")
-                self._show(f"get ready … {shown} ({people} in view)")
-
-    def _record_bag(self, path: Path) -> "_Presence":
-        """Write `seconds` of observations into a bag."""
-        seconds = self._config.seconds
-        presence, began, last, repeats = _Presence(), None, 0, 0
-        self._show(f"GO! {seconds:g} s")
-        try:
-            with BagWriter(path) as bag:
-                while True:
-                    observation = self._next()
-                    if observation.bodies is not None:
-                        repeats = repeats + 1 if began is not None and observation.stamp_ns == last else 0
-                        if repeats == 1:  # some drivers send an image twice
-                            continue
-                        if began is not None and observation.stamp_ns <= last:
-                            raise _RejectedError("the camera's stamps did not increase")
-                        began = observation.stamp_ns if began is None else began
-                        last = observation.stamp_ns
-                        if last - began >= seconds * NANOSECONDS:
-                            return presence
-                        presence.add(observation.bodies)
-                        left = seconds - (last - began) / NANOSECONDS
-                        self._show(f"{'●' if observation.bodies else '○'} {left:4.1f}{CLOCK}")
-                    observation.write(bag)
-        except DeviceError as error:
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from error  # the bag is removed, so the bag's remedy (recover it) does not hold
-            raise
+            add_label(folder / LABELS_FILE, clip)
+        except (DeviceError, OSError) as error:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            raise DeviceError(f"clip '{name}' is dropped: {error}; earlier clips are kept") from error
+        return clip
+    except OSError as error:
+        raise DeviceError(f"clip '{name}' is dropped: {error.strerror}; earlier clips are kept") from error
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-class _Presence:
-    """Presence and distance of each body over the frames of a clip."""
+def _count_down(read: Callable[[], Observation], seconds: float, show: Callable[[str], None]) -> None:
+    began, shown = None, -1
+    while True:
+        observation = read()
+        if began is None or observation.stamp_ns < began:
+            began = observation.stamp_ns
+        left = seconds - (observation.stamp_ns - began) / NANOSECONDS
+        if left <= 0:
+            return
+        if observation.bodies is not None and math.ceil(left) != shown:
+            shown, count = math.ceil(left), len(observation.bodies)
+            people = {0: "no person", 1: "1 person"}.get(count, f"{count} people")
+            show(f"get ready … {shown} ({people} in view)")
 
-    def __init__(self) -> None:
-        self.frames = 0
-        self._distances: dict[str, list[float]] = defaultdict(list)
 
-    def add(self, bodies: Sequence[Body]) -> None:
-        """Add one frame; a meter to the side counts as a meter of distance."""
-        self.frames += 1
-        for body in bodies:
-            joints = body.positions[np.isfinite(body.positions).all(axis=-1)]
-            if len(joints):
-                x, _, z = joints.mean(axis=0)
-                self._distances[body.body_id].append(abs(float(x)) + float(z))
+def _record_bag(
+    read: Callable[[], Observation], seconds: float, path: Path, show: Callable[[str], None]
+) -> list[Sequence[Body]]:
+    """Write `seconds` of observations into a bag; return the bodies of each frame."""
+    frames: list[Sequence[Body]] = []
+    began, last, repeats = None, 0, 0
+    show(f"GO! {seconds:g} s")
+    try:
+        with BagWriter(path) as bag:
+            while True:
+                observation = read()
+                if observation.bodies is not None:
+                    repeats = repeats + 1 if began is not None and observation.stamp_ns == last else 0
+                    if repeats == 1:  # some drivers send an image twice
+                        continue
+                    if began is not None and observation.stamp_ns <= last:
+                        raise _RejectedError("the camera's stamps did not increase")
+                    began = observation.stamp_ns if began is None else began
+                    last = observation.stamp_ns
+                    if last - began >= seconds * NANOSECONDS:
+                        return frames
+                    frames.append(observation.bodies)
+                    left = seconds - (last - began) / NANOSECONDS
+                    show(f"{'●' if observation.bodies else '○'} {left:4.1f}{CLOCK}")
+                observation.write(bag)
+    except DeviceError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error  # the bag is removed, so the bag's remedy (recover it) does not hold
+        raise
 
-    def main_body(self, least_seen: float) -> str:
-        """Return the id of the nearest body present in at least a share `least_seen` of the frames."""
-        if not self.frames:
-            raise _RejectedError("no frame arrived")
-        shares = {body_id: len(distances) / self.frames for body_id, distances in self._distances.items()}
-        present = [body_id for body_id, share in shares.items() if share >= least_seen]
-        if present:
-            return min(present, key=lambda body_id: float(np.median(self._distances[body_id])))
-        if not shares:
-            raise _RejectedError("no person was detected: stand 2 to 4 m before the camera, whole body in view")
+
+def _main_body(frames: list[Sequence[Body]], least_seen: float) -> str:
+    """Return the id of the nearest body in at least a share `least_seen` of the frames.
+
+    A meter to the side counts as a meter of distance.
+    """
+    if not frames:
+        raise _RejectedError("no frame arrived")
+    distances: dict[str, list[float]] = defaultdict(list)
+    for body in (body for bodies in frames for body in bodies):
+        joints = body.positions[np.isfinite(body.positions).all(axis=-1)]
+        if len(joints):
+            x, _, z = joints.mean(axis=0)
+            distances[body.body_id].append(abs(float(x)) + float(z))
+    if not distances:
+        raise _RejectedError("no person was detected: stand 2 to 4 m before the camera, whole body in view")
+    present = [body_id for body_id, away in distances.items() if len(away) / len(frames) >= least_seen]
+    if not present:
+        share = max(map(len, distances.values())) / len(frames)
         raise _RejectedError(
-            f"one person was detected in {max(shares.values()):.0%} of the frames at most, {least_seen:.0%} are "
+            f"one person was detected in {share:.0%} of the frames at most, {least_seen:.0%} are "
             "required: stay in view, with light on you"
         )
+    return min(present, key=lambda body_id: float(np.median(distances[body_id])))
 
 
 def _free_name(folder: Path, label: str) -> str:

@@ -184,17 +184,11 @@ def _read_color(file: Path) -> np.ndarray:
 
 
 class VideoInfo(NamedTuple):
-    """Length, frame rate and size of a video or a folder of images.
-
-    Attributes:
-        frames: Number of frames.
-        fps: Frame rate in Hz; 0 if unknown.
-        size: Width and height as displayed, px.
-    """
+    """Length, frame rate and size of a video or a folder of images."""
 
     frames: int
-    fps: float
-    size: tuple[int, int]
+    fps: float  # in Hz; 0 if unknown
+    size: tuple[int, int]  # width and height as displayed, px
 
 
 def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:

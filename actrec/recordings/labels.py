@@ -44,24 +44,15 @@ _REMOVABLE_BLANK = re.compile(r"(?<!\d) | (?!\d)")
 
 @dataclass(frozen=True)
 class LabeledClip:
-    """One labeled clip, a line of the labels file.
+    """One labeled clip, a line of the labels file."""
 
-    Attributes:
-        recording: Path of the recording, relative to the labels file's folder.
-        label: Action class.
-        start_s, end_s: Span in seconds from the recording's first frame; by default all of it.
-        person: Name of the person; empty if unknown.
-        body: Id of the labeled body; empty for the body that is in view most.
-        part: "train" or "test", for the split "part"; empty for neither.
-    """
-
-    recording: str
+    recording: str  # path relative to the labels file's folder
     label: str
-    start_s: float = 0.0
+    start_s: float = 0.0  # from the recording's first frame
     end_s: float = math.inf
-    person: str = ""
-    body: str = ""
-    part: str = ""
+    person: str = ""  # name of the person; empty if unknown
+    body: str = ""  # id of the labeled body; empty for the body that is in view most
+    part: str = ""  # "train" or "test", for the split "part"; empty for neither
 
     @property
     def whole(self) -> bool:

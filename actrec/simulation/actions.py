@@ -142,20 +142,13 @@ SEATED = _seated()
 
 @dataclass(frozen=True)
 class Action:
-    """Action of the procedural actor.
+    """Action of the procedural actor."""
 
-    Attributes:
-        name: Its label.
-        seconds: Duration at speed 1.
-        start, end: "standing" or "seated".
-        posture: Maps time (at speed 1) and a style to a posture of the right side.
-    """
-
-    name: str
-    seconds: float
-    start: str
+    name: str  # its label
+    seconds: float  # duration at speed 1
+    start: str  # "standing" or "seated"
     end: str
-    posture: Callable[[float, Style], np.ndarray]
+    posture: Callable[[float, Style], np.ndarray]  # of the right side, by time (at speed 1) and style
 
     def at(self, elapsed: float, style: Style) -> np.ndarray:
         """Return the posture `elapsed` seconds after the start."""

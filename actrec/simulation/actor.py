@@ -81,19 +81,12 @@ _THUMB_SHUT = np.array([[0.42, 0.72, 0.55], [-0.15, 0.80, 0.58], [-0.55, 0.70, 0
 
 @dataclass
 class ActorPose:
-    """Pose of a body at one time.
+    """Pose of a body at one time."""
 
-    Attributes:
-        joints: [25, 3] `kinect_v2_25`, m.
-        head: [3, 3], columns left, up, forward.
-        hands: [2, 3, 3] left and right hand, columns toward the thumb, along the fingers, out of the palm.
-        curl: [2, 5] flexion of each finger, thumb first: 0 straight, 1 a fist.
-    """
-
-    joints: np.ndarray
-    head: np.ndarray
-    hands: np.ndarray
-    curl: np.ndarray
+    joints: np.ndarray  # [25, 3] `kinect_v2_25`, m
+    head: np.ndarray  # [3, 3], columns left, up, forward
+    hands: np.ndarray  # [2, 3, 3] left and right hand, columns toward the thumb, along the fingers, out of the palm
+    curl: np.ndarray  # [2, 5] flexion of each finger, thumb first: 0 straight, 1 a fist
 
     def transformed(self, rotation: np.ndarray, shift: np.ndarray) -> "ActorPose":
         """Transform the pose to another frame: p ↦ rotation·p + shift."""

@@ -58,15 +58,10 @@ class FaceColors:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Appearance of an actor.
+    """Appearance of an actor."""
 
-    Attributes:
-        stature: Height in m; scales girth, head and hands (bone lengths come from the skeleton).
-        girth: Factor on the thickness of trunk and limbs.
-    """
-
-    stature: float = 1.75
-    girth: float = 1.0
+    stature: float = 1.75  # height in m; scales girth, head and hands (bone lengths come from the skeleton)
+    girth: float = 1.0  # factor on the thickness of trunk and limbs
     face: FaceColors = field(default_factory=FaceColors)
     shirt: Color = (0.20, 0.42, 0.62)
     sleeves: Color = (0.16, 0.33, 0.50)
@@ -96,17 +91,11 @@ WARDROBE = (
 
 @dataclass(frozen=True)
 class Person:
-    """Person of the cast.
-
-    Attributes:
-        appearance: Colors, stature and girth.
-        limbs: Factor on the length of arms and legs.
-        tempo: Factor on the speed of all movements.
-    """
+    """Person of the cast."""
 
     appearance: Appearance
-    limbs: float = 1.0
-    tempo: float = 1.0
+    limbs: float = 1.0  # factor on the length of arms and legs
+    tempo: float = 1.0  # factor on the speed of all movements
 
     @property
     def physique(self) -> Physique:

@@ -63,15 +63,10 @@ REST = np.array(list(CHANNELS.values()))
 
 @dataclass(frozen=True)
 class Physique:
-    """Bone lengths of a procedural actor.
+    """Bone lengths of a procedural actor."""
 
-    Attributes:
-        stature: In m.
-        limbs: Factor on the length of arms and legs.
-    """
-
-    stature: float = 1.75
-    limbs: float = 1.0
+    stature: float = 1.75  # m
+    limbs: float = 1.0  # factor on the length of arms and legs
 
     @property
     def scale(self) -> float:
@@ -288,19 +283,12 @@ def _arm(
 
 @dataclass(frozen=True)
 class Style:
-    """Variation of an action.
+    """Variation of an action."""
 
-    Attributes:
-        side: The acting arm or leg, the person's own "left" or "right".
-        speed: Factor on the speed.
-        size: Factor on the amplitude.
-        turn: Direction of the action, radians outward on the acting side.
-    """
-
-    side: str = "right"
-    speed: float = 1.0
-    size: float = 1.0
-    turn: float = 0.0
+    side: str = "right"  # the acting arm or leg, the person's own "left" or "right"
+    speed: float = 1.0  # factor on the speed
+    size: float = 1.0  # factor on the amplitude
+    turn: float = 0.0  # direction of the action, radians outward on the acting side
 
 
 def ease(x: float | np.ndarray) -> np.ndarray:
@@ -311,17 +299,11 @@ def ease(x: float | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Curve:
-    """Monotone piecewise cubic through keyframes (Fritsch and Butland, 1984); it does not overshoot.
+    """Monotone piecewise cubic through keyframes (Fritsch and Butland, 1984); it does not overshoot."""
 
-    Attributes:
-        times: [K] seconds, increasing.
-        keys: [K, C] values.
-        slopes: [K, C] per second.
-    """
-
-    times: np.ndarray
-    keys: np.ndarray
-    slopes: np.ndarray
+    times: np.ndarray  # [K] seconds, increasing
+    keys: np.ndarray  # [K, C] values
+    slopes: np.ndarray  # [K, C] per second
 
     @classmethod
     def through(cls, times: Sequence[float], keys: Sequence[np.ndarray]) -> "Curve":

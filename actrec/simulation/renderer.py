@@ -32,42 +32,25 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Atlas:
-    """All textures at all levels of detail.
+    """All textures at all levels of detail; twice a texel is the factor on the albedo."""
 
-    Attributes:
-        texels: [K, sum of sizes², 3] uint8, levels one after another; twice a texel is the factor on the albedo.
-        levels: [L, 2] int64, first texel and side length of each level.
-    """
-
-    texels: np.ndarray
-    levels: np.ndarray
+    texels: np.ndarray  # [K, sum of sizes², 3] uint8, levels one after another
+    levels: np.ndarray  # [L, 2] int64, first texel and side length of each level
 
 
 @dataclass
 class Shapes:
-    """N primitives, each attached to a frame of the body; constant over time.
+    """N primitives, each attached to a frame of the body; constant over time."""
 
-    Attributes:
-        frame: [N] int32, the frame that the primitive is attached to.
-        offset: [N, 3] float32, its origin in that frame, m.
-        axes: [N, 3, 3] float32, columns are its axes in that frame, scaled.
-        profile: [N, 3] float32 length, r0, r1.
-        color: [N, 3] float32 albedo in 0..1, as displayed.
-        texture: [N] int32 index into the texture atlas, `NO_TEXTURE` for none.
-        mapping: [N, 3, 4] float32, from primitive to texture coordinates.
-        density: [N] float32 texture units per m.
-        gloss: [N] float32 strength of the highlight.
-    """
-
-    frame: np.ndarray
-    offset: np.ndarray
-    axes: np.ndarray
-    profile: np.ndarray
-    color: np.ndarray
-    texture: np.ndarray
-    mapping: np.ndarray
-    density: np.ndarray
-    gloss: np.ndarray
+    frame: np.ndarray  # [N] int32, the frame that the primitive is attached to
+    offset: np.ndarray  # [N, 3] float32, its origin in that frame, m
+    axes: np.ndarray  # [N, 3, 3] float32, columns are its axes in that frame, scaled
+    profile: np.ndarray  # [N, 3] float32 length, r0, r1
+    color: np.ndarray  # [N, 3] float32 albedo in 0..1, as displayed
+    texture: np.ndarray  # [N] int32 index into the texture atlas, `NO_TEXTURE` for none
+    mapping: np.ndarray  # [N, 3, 4] float32, from primitive to texture coordinates
+    density: np.ndarray  # [N] float32 texture units per m
+    gloss: np.ndarray  # [N] float32 strength of the highlight
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -75,21 +58,13 @@ class Shapes:
 
 @dataclass
 class Placed:
-    """Primitives at one time, in the camera's optical frame.
-
-    Attributes:
-        shapes: The primitives.
-        origin: [N, 3] float32 m.
-        to_camera: [N, 3, 3] float32, primitive axes as columns.
-        to_local: [N, 3, 3] float32, its inverse.
-        owner: [N] int16, index of the actor.
-    """
+    """Primitives at one time, in the camera's optical frame."""
 
     shapes: Shapes
-    origin: np.ndarray
-    to_camera: np.ndarray
-    to_local: np.ndarray
-    owner: np.ndarray
+    origin: np.ndarray  # [N, 3] float32 m
+    to_camera: np.ndarray  # [N, 3, 3] float32, primitive axes as columns
+    to_local: np.ndarray  # [N, 3, 3] float32, its inverse
+    owner: np.ndarray  # [N] int16, index of the actor
 
 
 @dataclass
@@ -117,7 +92,7 @@ class ShapeBuilder:
             frame: Index of the body frame.
             start, end: Centers of its two ends in that frame, m.
             radii: Radius at start and end, m.
-            color: Albedo as displayed, 0..1.
+            color: Albedo.
             stretch: Factors along the frame's x, y and z about `start` (turn a sphere into an ellipsoid).
             texture: Index into the atlas.
             texture_scale: Texture units per m. The texture lies in the frame's coordinates and continues across its
@@ -149,13 +124,9 @@ def _axes_with_y(y: np.ndarray) -> np.ndarray:
 
 
 def place(shapes: Shapes, origins: np.ndarray, axes: np.ndarray, owner: int) -> Placed:
-    """Place shapes at their frames.
+    """Place the shapes of actor `owner` at their frames.
 
-    Args:
-        shapes: N shapes.
-        origins: [F, 3] m, camera's optical frame.
-        axes: [F, 3, 3], each frame's axes as columns (may be stretched or mirrored).
-        owner: Index of the actor.
+    Frames have origins [F, 3] m and axes [F, 3, 3] as columns (may be stretched or mirrored), in the optical frame.
     """
     carrier = axes[shapes.frame]
     to_camera = np.matmul(carrier, shapes.axes)
@@ -180,38 +151,23 @@ def join(parts: list[Placed]) -> Placed:
 
 @dataclass(frozen=True)
 class Background:
-    """Image of the empty room from one camera.
+    """Image of the empty room from one camera."""
 
-    Attributes:
-        color: [H, W, 3] uint8.
-        depth: [H, W] float32 m.
-        facing: [H, W] float32 cosine between the surface's normal and the ray to the camera.
-        floor: [H, W] bool, whether the pixel shows the floor.
-    """
-
-    color: np.ndarray
-    depth: np.ndarray
-    facing: np.ndarray
-    floor: np.ndarray
+    color: np.ndarray  # [H, W, 3] uint8
+    depth: np.ndarray  # [H, W] float32 m
+    facing: np.ndarray  # [H, W] float32 cosine between the surface's normal and the ray to the camera
+    floor: np.ndarray  # [H, W] bool, whether the pixel shows the floor
 
 
 @dataclass
 class Rendering:
-    """One noise-free frame.
+    """One noise-free frame."""
 
-    Attributes:
-        color: [H, W, 3] uint8 RGB.
-        depth: [H, W] float32 exact depth along the optical axis, m.
-        ids: [H, W] int16 index of the visible primitive, −1 for the room.
-        facing: [H, W] float32 cosine between surface normal and the ray to the camera.
-        placed: The primitives; None if there are none.
-    """
-
-    color: np.ndarray
-    depth: np.ndarray
-    ids: np.ndarray
-    facing: np.ndarray
-    placed: Placed | None
+    color: np.ndarray  # [H, W, 3] uint8 RGB
+    depth: np.ndarray  # [H, W] float32 exact depth along the optical axis, m
+    ids: np.ndarray  # [H, W] int16 index of the visible primitive, −1 for the room
+    facing: np.ndarray  # [H, W] float32 cosine between surface normal and the ray to the camera
+    placed: Placed | None  # None without primitives
 
     @classmethod
     def empty(cls, background: Background) -> "Rendering":
@@ -231,12 +187,7 @@ class Rendering:
 
 
 class Renderer:
-    """Renderer for one camera.
-
-    Args:
-        intrinsics: Of the camera, without distortion.
-        atlas: Textures of the primitives.
-        up: [3] unit vector, "up" in the camera's frame.
+    """Renderer for one camera; `up` [3] is the unit vector "up" in the camera's frame.
 
     Raises:
         InputError: The intrinsics have distortion coefficients.
@@ -255,10 +206,7 @@ class Renderer:
     def render(self, placed: Placed, background: Background, contacts: np.ndarray | None = None) -> Rendering:
         """Draw `placed` in front of `background`.
 
-        Args:
-            placed: The moving primitives.
-            background: The static image.
-            contacts: [K, 4] float32 points on the floor (camera frame) and the radius of each one's soft shadow, m.
+        Contacts [K, 4] are points on the floor (camera frame) and the radius of each one's soft shadow, m.
         """
         shapes = placed.shapes
         color, depth, facing = background.color.copy(), background.depth.copy(), background.facing.copy()
@@ -312,13 +260,7 @@ class Renderer:
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned box in room coordinates (x right, y down, z away from the camera; the floor is y = 0).
-
-    Attributes:
-        low, high: Opposite corners, m.
-        color: Albedo as displayed, 0..1.
-        kind: Kind of texture.
-    """
+    """An axis-aligned box in room coordinates (x right, y down, z away from the camera; the floor is y = 0)."""
 
     low: Triple
     high: Triple
@@ -328,13 +270,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Room:
-    """A furnished room.
-
-    Attributes:
-        low, high: Inner corners, m; the floor is y = 0, up is −y.
-        boxes: Furniture and wall decoration.
-        seed: Of its textures.
-    """
+    """A furnished room in room coordinates: its inner corners, furniture and wall decoration, and seed of textures."""
 
     low: Triple
     high: Triple
@@ -378,11 +314,7 @@ def stool_shapes(height: float = 0.45) -> Shapes:
 def render_room(room: Room, intrinsics: Intrinsics, rotation: np.ndarray, position: np.ndarray) -> Background:
     """Ray-cast the empty room.
 
-    Args:
-        room: The room.
-        intrinsics: Intrinsics of the camera.
-        rotation: [3, 3] camera axes as columns in room coordinates.
-        position: [3] camera center in room coordinates, m.
+    The camera's axes are the columns of `rotation` [3, 3], and its center is `position` [3] m, in room coordinates.
     """
     depth, normal, _, kind = _cast(room, intrinsics, rotation, position)
     rays = _rays(intrinsics)

@@ -41,15 +41,10 @@ _BEHIND = 1.5  # m from the farthest actor to the wall
 
 @dataclass(frozen=True)
 class CameraPose:
-    """Pose of a camera in the room (x right, y down, z forward; the floor is y = 0).
+    """Pose of a camera in the room (x right, y down, z forward; the floor is y = 0)."""
 
-    Attributes:
-        height: Height of its center above the floor, m.
-        pitch: Downward tilt, radians.
-    """
-
-    height: float = 1.0
-    pitch: float = 0.0
+    height: float = 1.0  # height of its center above the floor, m
+    pitch: float = 0.0  # downward tilt, radians
 
     @property
     def rotation(self) -> np.ndarray:
@@ -86,17 +81,11 @@ class PlacedCamera(CameraPose):
 
 
 class Actor(Protocol):
-    """Actor in a scene. Times are seconds since the start of the scene.
-
-    Attributes:
-        appearance: Its appearance.
-        rest: [bones] lengths from `bone_lengths`, m.
-        duration: Seconds until it leaves, possibly infinite.
-    """
+    """Actor in a scene. Times are seconds since the start of the scene."""
 
     appearance: Appearance
-    rest: np.ndarray
-    duration: float
+    rest: np.ndarray  # [bones] lengths from `bone_lengths`, m
+    duration: float  # until it leaves, possibly infinite
 
     def pose(self, time: float) -> ActorPose | None:
         """Return the pose in the camera's optical frame; None while absent."""
@@ -165,32 +154,18 @@ class ScriptedActor:
 class SceneFrame:
     """Scene at one time, without noise.
 
-    Attributes:
-        time: Seconds since the start of the scene.
-        rendering: Exact color, depth, ids.
-        poses: Each actor's pose in the camera's frame, None while absent.
-        bodies: Exact joints of all present actors, `kinect_v2_25`, ids "actor_1", … Visible joints have score 1, others
-            (occluded or outside the image) 0.5.
-        labels: Action of each actor, by id.
+    Visible joints have score 1, others (occluded or outside the image) 0.5.
     """
 
-    time: float
-    rendering: Rendering
-    poses: list[ActorPose | None]
-    bodies: list[Body]
-    labels: dict[str, str]
+    time: float  # seconds since the start of the scene
+    rendering: Rendering  # exact color, depth, ids
+    poses: list[ActorPose | None]  # in the camera's frame, None while absent
+    bodies: list[Body]  # exact joints of all present actors, `kinect_v2_25`, ids "actor_1", …
+    labels: dict[str, str]  # action of each present actor, by id
 
 
 class Scene:
-    """Renderable scene of actors in a room.
-
-    Args:
-        actors: The actors.
-        intrinsics: Intrinsics of the camera.
-        camera: Pose of the camera.
-        room: The room; None for the default one.
-        stools: x and z of stools in the room, m.
-    """
+    """Renderable scene of actors in a room, by default the furnished one; `stools` are x and z in the room, m."""
 
     def __init__(
         self,

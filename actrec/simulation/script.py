@@ -93,29 +93,17 @@ def _upright(joints: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Script:
-    """Recorded motion of one body.
+    """Recorded motion of one body."""
 
-    Attributes:
-        times: [T] seconds from the start of the recording, increasing.
-        present: [T] bool, whether the body was tracked.
-        root: [T, 3] spine base, m, optical frame.
-        directions: [T, 25, 3] unit vector of each bone, from its parent.
-        lengths: [25] constant bone lengths, m.
-        heads: [T, 3, 3] columns left, up, forward.
-        hands: [T, 2, 3, 3] columns toward the thumb, along the fingers, out of the palm.
-        step: Seconds between frames (median).
-        name: Of the recording.
-    """
-
-    times: np.ndarray
-    present: np.ndarray
-    root: np.ndarray
-    directions: np.ndarray
-    lengths: np.ndarray
-    heads: np.ndarray
-    hands: np.ndarray
-    step: float
-    name: str = "script"
+    times: np.ndarray  # [T] seconds from the start of the recording, increasing
+    present: np.ndarray  # [T] bool, whether the body was tracked
+    root: np.ndarray  # [T, 3] spine base, m, optical frame
+    directions: np.ndarray  # [T, 25, 3] unit vector of each bone, from its parent
+    lengths: np.ndarray  # [25] constant bone lengths, m
+    heads: np.ndarray  # [T, 3, 3] columns left, up, forward
+    hands: np.ndarray  # [T, 2, 3, 3] columns toward the thumb, along the fingers, out of the palm
+    step: float  # seconds between frames (median)
+    name: str = "script"  # of the recording
 
     @property
     def duration(self) -> float:

@@ -206,19 +206,12 @@ def _body(skeleton: Any) -> Body:
 
 @dataclass(frozen=True)
 class Topics:
-    """Image topics to play; None for a topic that the bag does not hold or that is not needed.
-
-    Attributes:
-        color: Topic of the color images.
-        depth: Topic of the depth images.
-        info: CameraInfo topic of the color images.
-        depth_info: CameraInfo topic of the depth images, if they are not registered to color.
-    """
+    """Image topics to play; None for a topic that the bag does not hold or that is not needed."""
 
     color: str
     depth: str | None
-    info: str | None
-    depth_info: str | None
+    info: str | None  # CameraInfo of the color images
+    depth_info: str | None  # CameraInfo of the depth images, if they are not registered to color
 
 
 def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
@@ -118,9 +117,7 @@ class BagWriter:
     def __enter__(self) -> "BagWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def add_topic(self, topic: str, msgtype: str, offered: Sequence[Qos] = ()) -> None:
