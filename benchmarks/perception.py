@@ -16,9 +16,8 @@ from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.ntu_skeletons import read_ntu_file, unmirror
-from actrec.perception.base import Detection
 from actrec.perception.lifting import lift
-from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception
 from actrec.simulation.actions import CYCLE
 from actrec.skeleton.layouts import KINECT_V2_25, convert
 from actrec.types import RgbdFrame

@@ -103,7 +103,7 @@ def _record_clips(args: argparse.Namespace) -> int:
     options = driver_options(args)
     with interruptible() as stopped, contextlib.ExitStack() as stack:
         if args.driver:
-            from actrec.perception.camera_bodies import camera_observations
+            from actrec.perception.recorded_joints import camera_observations
 
             source = camera_observations(args.driver, options, args.images)
         else:

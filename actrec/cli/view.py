@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_driver(args: argparse.Namespace, options: dict[str, Any], viewer: "Viewer", stopped: threading.Event) -> None:
     from actrec import cameras
-    from actrec.perception.camera_bodies import body_annotator
+    from actrec.perception.recorded_joints import body_annotator
 
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(args.driver, **options))

@@ -1,7 +1,14 @@
 """Detection of bodies, hands and faces in RGB-D frames, lifted to meters and tracked."""
 
-from actrec.perception.base import ESTIMATORS, Detection, create
-from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, Pipeline
+from actrec.perception.pipeline import (
+    ESTIMATORS,
+    BodyPerception,
+    Detection,
+    FacePerception,
+    HandPerception,
+    Pipeline,
+    create,
+)
 
 __all__ = [
     "ESTIMATORS",

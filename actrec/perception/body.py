@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from mediapipe.python import packet_getter
 
-from actrec.perception import mediapipe_graph as mp
-from actrec.perception.base import BodyEstimatorConfig, Detection, Region, StampGuard, region_from_circle, require_color
+from actrec.perception.mediapipe_graph import Estimator, ImagePacket, Region, angle_towards, read_world_landmarks
+from actrec.perception.pipeline import BodyEstimatorConfig, Detection
 from actrec.types import RgbdFrame
 from actrec.utils.config import build
 
@@ -25,11 +25,8 @@ Pose = tuple[Detection, Region]
 """A pose and its region in the next frame."""
 
 
-class MediaPipeBody:
-    """Detector and tracker of people in color images.
-
-    Args:
-        options: Fields of `BodyEstimatorConfig`.
+class MediaPipeBody(Estimator):
+    """Detector and tracker of people in color images; `options` are fields of `BodyEstimatorConfig`.
 
     Raises:
         ConfigError: An option is unknown or out of range.
@@ -40,17 +37,15 @@ class MediaPipeBody:
 
     def __init__(self, **options: Any):
         self.config = build(BodyEstimatorConfig, options)
-        self._detector = mp.Graph(
-            "PoseDetectionCpu", {"IMAGE": "image"}, {"DETECTIONS": "found"}, ("pose_detection/pose_detection.tflite",)
-        )
-        self._landmarker = mp.Graph(
+        super().__init__(self.config.max_gap_s)
+        self._detector = self._graph("PoseDetectionCpu", "pose_detection/pose_detection.tflite")
+        self._landmarker = self._graph(
             "PoseLandmarkByRoiCpu",
-            {"IMAGE": "image", "ROI": "region"},
-            {"LANDMARKS": "landmarks", "AUXILIARY_LANDMARKS": "circle", "WORLD_LANDMARKS": "world"},
-            ("pose_landmark/pose_landmark_full.tflite",),
+            "pose_landmark/pose_landmark_full.tflite",
+            ("LANDMARKS", "AUXILIARY_LANDMARKS", "WORLD_LANDMARKS"),
+            region=True,
             complexity=1,
         )
-        self._guard = StampGuard(self.config.max_gap_s)
         self._regions: list[Region] = []
         self._until_search = self._view = 0
 
@@ -60,16 +55,12 @@ class MediaPipeBody:
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        color = require_color(frame)
-        if self._guard.is_discontinuous(frame.stamp_ns):
-            self.reset()
-        size = (color.shape[1], color.shape[0])
-        image = mp.image_packet(color)
-        poses = _distinct([p for p in (self._pose(image, region, size) for region in self._regions) if p])
+        image = self._image(frame)
+        poses = _distinct([pose for region in self._regions if (pose := self._pose(image, region))])
         self._until_search -= 1
         lost = len(poses) < len(self._regions) or not poses
         if len(poses) < self.config.num_poses and (lost or self._until_search <= 0):
-            poses = self._search(color, image, poses)
+            poses = self._search(image, poses)
             self._until_search = self.config.detect_every
         self._regions = [region for _, region in poses]
         return [detection for detection, _ in poses]
@@ -78,40 +69,35 @@ class MediaPipeBody:
         """Forget the tracked people."""
         self._regions, self._until_search, self._view = [], 0, 0
 
-    def close(self) -> None:
-        """Free the models."""
-        self._detector.close()
-        self._landmarker.close()
-
-    def _search(self, color: np.ndarray, image: Any, poses: list[Pose]) -> list[Pose]:
+    def _search(self, image: ImagePacket, poses: list[Pose]) -> list[Pose]:
         """Add the people that the detector finds in the next view."""
-        size = (color.shape[1], color.shape[0])
-        views = _views(*size)
-        left, top, right, bottom = views[self._view % len(views)]
+        views = _views(image.width, image.height)
+        view = views[self._view % len(views)]
         self._view += 1
-        crop = np.ascontiguousarray(color[top:bottom, left:right])
-        found = self._detector.run(image=mp.image_packet(crop)).get("found")
-        for score, box, points in mp.read_detections(found, right - left, bottom - top) if found is not None else []:
+        for score, head, _, points in self._detector.detect(image, view):
             if len(poses) >= self.config.num_poses or score < self.config.min_detection_score:
                 break
-            points = points + np.array([left, top])
-            head = box[:2] + box[2:] / 2 + np.array([left, top])
             if not any(_is_same_person(detection, head, points) for detection, _ in poses):
-                pose = self._pose(image, region_from_circle(points[0], points[1], SCALE), size)
+                pose = self._pose(image, _region_from_circle(points[0], points[1]))
                 poses = _distinct([*poses, pose]) if pose else poses
         return poses
 
-    def _pose(self, image: Any, region: Region, size: tuple[int, int]) -> Pose | None:
+    def _pose(self, image: ImagePacket, region: Region) -> Pose | None:
         """Return the pose in a region and its next region, or None without a person."""
-        result = self._landmarker.run(image=image, region=mp.region_packet(region, *size))
-        if not {"landmarks", "circle", "world"} <= set(result):
+        result = self._landmarker.run(image, region)
+        if not {"landmarks", "auxiliary_landmarks", "world_landmarks"} <= set(result):
             return None
-        points = mp.read_landmarks(result["landmarks"], *size)
+        points, circle = image.landmarks(result["landmarks"]), image.landmarks(result["auxiliary_landmarks"])
         presence = [p.presence for p in packet_getter.get_proto(result["landmarks"]).landmark]
-        circle = mp.read_landmarks(result["circle"], *size)[:, :2]
         scores = np.minimum(points[:, 3], np.array(presence, dtype=np.float32))
-        detection = Detection("mediapipe_33", points[:, :2], mp.read_world_landmarks(result["world"]), scores)
-        return detection, region_from_circle(circle[0], circle[1], SCALE)
+        world = read_world_landmarks(result["world_landmarks"])
+        return Detection("mediapipe_33", points[:, :2], world, scores), _region_from_circle(*circle[:2, :2])
+
+
+def _region_from_circle(center: np.ndarray, rim: np.ndarray) -> Region:
+    """Return BlazePose's region of a person: the enlarged circle about `center` through `rim` (above the head)."""
+    size = 2.0 * float(np.linalg.norm(rim - center)) * SCALE
+    return Region(float(center[0]), float(center[1]), size, angle_towards(center, rim))
 
 
 def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
@@ -135,12 +121,8 @@ def _distinct(poses: list[Pose]) -> list[Pose]:
     """Drop poses that coincide with an earlier one, after two regions drifted onto one person."""
     kept: list[Pose] = []
     for pose in poses:
-        if not any(_coincide(pose[0], other[0]) for other in kept):
+        pixels = pose[0].pixels
+        apart = [np.linalg.norm(pixels - other.pixels, axis=1).mean() for other, _ in kept]
+        if not apart or min(apart) >= 0.12 * np.linalg.norm(np.ptp(pixels, axis=0)):
             kept.append(pose)
     return kept
-
-
-def _coincide(a: Detection, b: Detection) -> bool:
-    distance = np.linalg.norm(a.pixels - b.pixels, axis=1).mean()
-    extent = np.linalg.norm(np.ptp(a.pixels, axis=0))
-    return bool(distance < 0.12 * extent)

@@ -35,10 +35,8 @@ BODY_RADII = {
 """Distance in m from the skin to the joint's center, by the stem of the joint's name; other joints lie on the skin."""
 
 TORSO = (
-    ("shoulder_left", "shoulder_right"),
-    ("hip_left", "hip_right"),
-    ("shoulder_left", "hip_right"),
-    ("shoulder_right", "hip_left"),
+    *(("shoulder_left", "shoulder_right"), ("hip_left", "hip_right")),
+    *(("shoulder_left", "hip_right"), ("shoulder_right", "hip_left")),
 )
 """Links of the trunk in addition to the layout's bones."""
 
@@ -76,26 +74,20 @@ def limb_links(layout: str) -> np.ndarray:
     return np.array([*known.edges, *trunk])
 
 
-def find_occluded(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """Return which joints are occluded by another limb.
+def _without_occluded(
+    surface: np.ndarray, rays: np.ndarray, fitted: np.ndarray, links: np.ndarray | None
+) -> np.ndarray:
+    """Return the surface [V] at each joint (m), NaN where another limb occludes the joint.
 
     Depth alone does not separate a hand nearer than estimated from a shoulder behind the other one; in the second case
-    another limb is expected at the surface.
-
-    Args:
-        rays: [V, 3] directions to the joints, z = 1.
-        surface: [V] depth of the surface at each joint, m, NaN if none.
-        fitted: [V, 3] expected joint positions, from the estimator's landmarks, m.
-        links: [L, 2] from `limb_links`.
-
-    Returns:
-        [V] bool.
+    another limb of `links` [L, 2] is expected at the surface, by the fitted joints [V, 3].
     """
-    result = np.zeros(len(rays), dtype=bool)
+    if links is None or not np.isfinite(fitted).all():
+        return surface
     with np.errstate(invalid="ignore"):
         candidates = np.flatnonzero(fitted[:, 2] - surface > BEHIND_M)
     if not len(candidates):
-        return result
+        return surface
     start, end = fitted[links[:, 0]], fitted[links[:, 1]]
     points = start[:, None] + LIMB_SAMPLES[:, None] * (end - start)[:, None]
     surface_points = (rays * surface[:, None])[candidates]
@@ -103,20 +95,15 @@ def find_occluded(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, lin
     # The limb itself must lie before the joint, else it is the joint's own neighborhood.
     before = fitted[candidates, 2][:, None, None] - points[None, :, :, 2] > BEHIND_M
     own = (links[None] == candidates[:, None, None]).any(axis=2)
-    result[candidates] = (beside & before & ~own[:, :, None]).any(axis=(1, 2))
+    result = surface.copy()
+    result[candidates[(beside & before & ~own[:, :, None]).any(axis=(1, 2))]] = np.nan
     return result
 
 
-def sample_depth(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Return the valid depth in a square window around each pixel.
+def _sample_depth(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Return the valid depth in a square window around each pixel, [V, GRID²] sorted, NaN last.
 
-    Args:
-        depth: [H, W] meters, NaN or 0 if missing.
-        pixels: [V, 2] (u, v), NaN if unknown; may lie outside the image.
-        half: [V] half of the window's edge, px.
-
-    Returns:
-        [V, GRID²] sorted, NaN last.
+    Pixels [V, 2] may be NaN or outside the image; `half` [V] is half of the window's edge, px.
     """
     height, width = depth.shape
     steps = np.linspace(-1, 1, GRID)
@@ -130,16 +117,10 @@ def sample_depth(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.
     return np.sort(values.reshape(len(pixels), -1), axis=1)
 
 
-def split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.ndarray:
-    """Split each row of sorted depth into surfaces at gaps.
+def _split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.ndarray:
+    """Return the median depth of each sample's surface [V, K], in increasing order; NaN below the minimum share.
 
-    Args:
-        samples: [V, K] from `sample_depth`.
-        gap_m: Minimum gap between surfaces; beyond 2 m it grows with z², as the noise of a depth camera.
-        min_share: Minimum share of a row's valid samples for a surface.
-
-    Returns:
-        [V, K] the median depth of each sample's surface, in increasing order, NaN if ignored.
+    Each row of sorted depth is split at gaps; beyond 2 m the minimum gap grows with z², as the noise of a depth camera.
     """
     count = samples.shape[1]
     index = np.arange(count)
@@ -153,19 +134,11 @@ def split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.nd
     return np.where(enough, np.take_along_axis(samples, (first + last) // 2, axis=1), np.nan)
 
 
-def estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, expected: float) -> float:
-    """Return an object's distance: the mode of the joints' surface depths minus their relative depth.
+def _estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, expected: float) -> float:
+    """Return an object's distance: the mode of the joints' surfaces [V, K] minus their relative depth [V].
 
-    Not the median, because around thin limbs more samples may show the wall than the person.
-
-    Args:
-        surfaces: [V, K] from `split_surfaces`.
-        relative: [V] depth of each joint relative to the object, m.
-        weights: [V] weight of each joint's votes.
-        expected: Expected distance in m, NaN if unknown; votes within 40 % of it count, else all of them.
-
-    Returns:
-        Distance in m; NaN without any surface.
+    Not the median, because around thin limbs more samples may show the wall than the person. Only votes within 40 % of
+    the expected distance count, if there are any. NaN without any surface.
     """
     votes = surfaces - relative[:, None]
     with np.errstate(invalid="ignore"):
@@ -182,20 +155,11 @@ def estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.nd
     return float(values[(start + stop[start]) // 2])
 
 
-def pick_surface(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther: np.ndarray) -> np.ndarray:
-    """Return the nearest surface of each joint between `nearer` before and `farther` behind `expected`.
+def _pick_surface(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther: np.ndarray) -> np.ndarray:
+    """Return the nearest surface [V] of each joint between `nearer` before and `farther` behind `expected`, or NaN.
 
     A visible joint lies before everything else at its pixel: at the edge of an arm the arm is chosen, not the torso or
     the wall behind it.
-
-    Args:
-        surfaces: [V, K] from `split_surfaces`, m.
-        expected: [V] expected depth, m; NaN for none.
-        nearer: [V] tolerance towards the camera, m.
-        farther: [V] tolerance away from the camera, m.
-
-    Returns:
-        [V] depth in m, NaN if none fits.
     """
     offset = surfaces - expected[:, None]
     with np.errstate(invalid="ignore"):
@@ -217,10 +181,7 @@ class LiftingConfig:
         0.35, "Maximum distance of a surface behind the joint's expected depth", unit="m", range=(0.01, 2.0)
     )
     hidden_m: float = setting(
-        0.3,
-        "Maximum distance of a surface before the joint's depth, else it occludes it",
-        unit="m",
-        range=(0.01, 2.0),
+        0.3, "Maximum distance of a surface before the joint's depth, else it occludes it", unit="m", range=(0.01, 2.0)
     )
     min_joint_score: float = setting(
         0.5, "Joints below this score get a third of the depth tolerances", range=(0.0, 1.0)
@@ -250,8 +211,7 @@ def lift(
         intrinsics: Intrinsics of the image.
         radii: [V] or one number: meters from the visible surface to the joint's center (`joint_radii`).
         links: [L, 2] joints of limbs that may occlude other joints (`limb_links`).
-        config: Settings.
-        options: Fields of `LiftingConfig`, instead of `config`.
+        config, options: Settings, or fields of `LiftingConfig`.
 
     Returns:
         Positions [V, 3] float32 meters in the optical frame, NaN if unknown, and scores [V] float32: unchanged for
@@ -295,28 +255,26 @@ def _find_surfaces(
     has_shape = np.isfinite(placed).all()
     middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
     relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
-    half = 0.5 * config.window_m * focal / (placed[:, 2] if has_shape else _rough_distance(pixels, depth))
+    distance: Any = placed[:, 2]
+    if not has_shape:
+        values = _sample_depth(depth, pixels, np.zeros(len(pixels)))
+        distance = float(np.nanmedian(values)) if np.isfinite(values).any() else 1.0
+    half = 0.5 * config.window_m * focal / distance
     # At least 5×5 pixels: joints are not located better, and single pixels are noisy.
     half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
-    samples = sample_depth(depth, pixels, half)
-    layers = split_surfaces(samples, config.surface_gap_m, config.min_share)
+    samples = _sample_depth(depth, pixels, half)
+    layers = _split_surfaces(samples, config.surface_gap_m, config.min_share)
     trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
     wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
-    expected = estimate_distance(layers, relative, scores, middle) + relative
-    surface = pick_surface(layers, expected, narrow, wide)
+    expected = _estimate_distance(layers, relative, scores, middle) + relative
+    surface = _pick_surface(layers, expected, narrow, wide)
     if not has_shape or not np.isfinite(surface).any():
         return surface, placed
     # Occluders must not bend the fit; the fit then detects occlusions better.
-    surface = _visible(surface, rays, _on_rays(rays, expected + radii), links)
+    surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), links)
     fitted = similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
-    surface = pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
-    return _visible(surface, rays, fitted, links), fitted
-
-
-def _visible(surface: np.ndarray, rays: np.ndarray, expected: np.ndarray, links: np.ndarray | None) -> np.ndarray:
-    if links is None or not np.isfinite(expected).all():
-        return surface
-    return np.where(find_occluded(rays, surface, expected, links), np.nan, surface)
+    surface = _pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
+    return _without_occluded(surface, rays, fitted, links), fitted
 
 
 def _checked(
@@ -349,12 +307,6 @@ def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     if any(intrinsics.distortion) and known.any():
         rays[known, :2] = geometry.rays(pixels[known], intrinsics)
     return rays
-
-
-def _rough_distance(pixels: np.ndarray, depth: np.ndarray) -> float:
-    """Estimate the distance without world landmarks: the median depth at the joints."""
-    values = sample_depth(depth, pixels, np.zeros(len(pixels)))
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else 1.0
 
 
 def _on_rays(rays: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -1,25 +1,113 @@
-"""From an RGB-D frame to tracked bodies, hands and faces."""
+"""From an RGB-D frame to tracked bodies, hands and faces: settings, estimators by name, lifting and tracking.
+
+No MediaPipe is loaded here.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from actrec.perception.base import (
-    BodyEstimatorConfig,
-    Detection,
-    FaceEstimatorConfig,
-    HandEstimatorConfig,
-    create,
-)
 from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
 from actrec.utils.config import build, setting
+from actrec.utils.registry import Registry
 
-T = TypeVar("T")
+ESTIMATORS = Registry(
+    "estimator",
+    {
+        "body": "actrec.perception.body:MediaPipeBody",
+        "hand": "actrec.perception.hand_face:MediaPipeHand",
+        "face": "actrec.perception.hand_face:MediaPipeFace",
+    },
+    install={"mediapipe": "pip install mediapipe==0.10.21 (0.10.18 on arm64)"},
+)
+
+
+def create(kind: str, **options: Any) -> Any:
+    """Create the estimator of `kind` ("body", "hand" or "face"); `options` are fields of its settings dataclass.
+
+    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies)`.
+
+    Raises:
+        ConfigError: The kind or an option is unknown; the message lists the known ones.
+        MissingLibraryError: MediaPipe or its models are not installed; the message has the command to install it.
+    """
+    return ESTIMATORS.create(kind, **options)
+
+
+@dataclass
+class Detection:
+    """One body, hand or face in one color image.
+
+    Attributes:
+        layout: Name of a layout in `actrec.skeleton.layouts`.
+        pixels: [V, 2] float32 (u, v), pixel centers at integers; may lie outside the image.
+        world: [V, 3] float32 meters about the object's own center, axes of the optical frame (x right, y down, z away
+            from the camera); NaN if the estimator has no metric shape.
+        scores: [V] float32 in 0..1.
+        side: The person's own "left" or "right" for a hand, else empty.
+        body_id: Id of its body; empty if unknown.
+    """
+
+    layout: str
+    pixels: np.ndarray
+    world: np.ndarray
+    scores: np.ndarray
+    side: str = ""
+    body_id: str = ""
+
+
+@dataclass(frozen=True)
+class BodyEstimatorConfig:
+    """Settings of the body estimator."""
+
+    num_poses: int = setting(
+        2, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 10)
+    )
+    detect_every: int = setting(
+        5,
+        "Frames between searches for new people while a person is tracked; without one, every frame is searched",
+        range=(1, 300),
+    )
+    min_detection_score: float = setting(0.5, "Minimum score of the person detector", range=(0.0, 1.0))
+    max_gap_s: float = setting(
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
+    )
+
+
+@dataclass(frozen=True)
+class HandEstimatorConfig:
+    """Settings of the hand estimator."""
+
+    hand_model: str = setting(
+        "lite", "Landmark network: full finds 1 % more hands and takes twice as long", choices=("lite", "full")
+    )
+    hand_window_m: float = setting(0.26, "Edge of the search window around a body's hand", unit="m", range=(0.1, 1.0))
+    num_hands: int = setting(2, "Maximum number of hands if no bodies are known", range=(1, 8))
+    hand_max_gap_s: float = setting(
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
+    )
+
+
+@dataclass(frozen=True)
+class FaceEstimatorConfig:
+    """Settings of the face estimator."""
+
+    num_faces: int = setting(2, "Maximum number of faces if no bodies are known", range=(1, 10))
+    head_window_m: float = setting(0.5, "Edge of the search window around a body's head", unit="m", range=(0.1, 2.0))
+    face_attention: bool = setting(False, "Use the slower mesh that is more exact at lips and eyes")
+    face_retry_every: int = setting(
+        3, "Frames between searches for a face that was not found at a body's head", range=(1, 100)
+    )
+    face_max_gap_s: float = setting(
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
+    )
+
 
 FINGER_RADIUS_M = 0.008
 """Distance from a finger's skin to the centers of its joints."""
@@ -65,7 +153,13 @@ class PipelineConfig(BodyPerceptionConfig, HandPerceptionConfig, FacePerceptionC
 class _Perception:
     """Common part of the perception of bodies, hands and faces."""
 
-    _estimator: Any
+    config_class: ClassVar[type]
+    kind: ClassVar[str]
+    estimator_config: ClassVar[type]
+
+    def __init__(self, **options: Any):
+        self.config: Any = build(self.config_class, options)
+        self._estimator = create(self.kind, **_options(self.config, self.estimator_config))
 
     def reset(self) -> None:
         """Forget all tracked objects."""
@@ -74,6 +168,15 @@ class _Perception:
     def close(self) -> None:
         """Free the models."""
         self._estimator.close()
+
+    def _lifted(
+        self, frame: RgbdFrame, bodies: list[Body], window_m: float, depth_m: float, radius_m: float
+    ) -> Iterator[tuple[Detection, np.ndarray, np.ndarray]]:
+        """Yield hands or faces, whose landmarks have no visibility, with their positions and scores."""
+        config = LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
+        for found in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
+            image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
+            yield found, *lift(*image, radius_m, config=config)
 
 
 class BodyPerception(_Perception):
@@ -88,12 +191,12 @@ class BodyPerception(_Perception):
     """
 
     config_class = BodyPerceptionConfig
+    kind, estimator_config = "body", BodyEstimatorConfig
 
     def __init__(self, **options: Any):
-        self.config = build(BodyPerceptionConfig, options)
-        self._estimator = create("body", **dataclasses.asdict(_subset(self.config, BodyEstimatorConfig)))
-        self._lifting = _subset(self.config, LiftingConfig)
-        self._tracker = Tracker(**dataclasses.asdict(_subset(self.config, TrackerConfig)))
+        super().__init__(**options)
+        self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
+        self._tracker = Tracker(**_options(self.config, TrackerConfig))
 
     def process(self, frame: RgbdFrame) -> list[Body]:
         """Return the bodies in `frame`, `kinect_v2_25`, tracked, with ids "body_1", "body_2" and so on.
@@ -108,11 +211,11 @@ class BodyPerception(_Perception):
         super().reset()
         self._tracker.reset()
 
-    def _body(self, detection: Detection, frame: RgbdFrame) -> Body:
-        radii, links = joint_radii(detection.layout), limb_links(detection.layout)
-        positions, scores = _lift(self._lifting, detection, frame, radii, links)
-        positions, scores = convert(positions, scores, detection.layout, CANONICAL)
-        pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)
+    def _body(self, found: Detection, frame: RgbdFrame) -> Body:
+        radii, links = joint_radii(found.layout), limb_links(found.layout)
+        image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
+        positions, scores = convert(*lift(*image, radii, links, self._lifting), found.layout, CANONICAL)
+        pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
 
 
@@ -124,11 +227,7 @@ class HandPerception(_Perception):
     """
 
     config_class = HandPerceptionConfig
-
-    def __init__(self, **options: Any):
-        self.config = build(HandPerceptionConfig, options)
-        self._estimator = create("hand", **dataclasses.asdict(_subset(self.config, HandEstimatorConfig)))
-        self._lifting = _fine_lifting(self.config.hand_joint_window_m, self.config.hand_depth_m)
+    kind, estimator_config = "hand", HandEstimatorConfig
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
         """Return the hands of `bodies` in `frame`, `hand_21`; without bodies, any hands.
@@ -137,13 +236,9 @@ class HandPerception(_Perception):
             InputError: The frame has no color image or contradicts its intrinsics, or a body does not convert to
                 `kinect_v2_25` or has a wrong number of joints.
         """
-        hands = []
-        for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            positions, scores = _lift(self._lifting, detection, frame, FINGER_RADIUS_M)
-            hands.append(
-                Hand(detection.body_id, detection.layout, positions, detection.pixels, scores, side=detection.side)
-            )
-        return hands
+        config = self.config
+        lifted = self._lifted(frame, bodies, config.hand_joint_window_m, config.hand_depth_m, FINGER_RADIUS_M)
+        return [Hand(f.body_id, f.layout, xyz, f.pixels, scores, side=f.side) for f, xyz, scores in lifted]
 
 
 class FacePerception(_Perception):
@@ -154,33 +249,16 @@ class FacePerception(_Perception):
     """
 
     config_class = FacePerceptionConfig
-
-    def __init__(self, **options: Any):
-        self.config = build(FacePerceptionConfig, options)
-        self._estimator = create("face", **dataclasses.asdict(_subset(self.config, FaceEstimatorConfig)))
-        self._lifting = _fine_lifting(self.config.face_point_window_m, self.config.face_depth_m)
+    kind, estimator_config = "face", FaceEstimatorConfig
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
-        """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces.
-
-        Raises:
-            InputError: As `HandPerception.process`.
-        """
-        faces = []
-        for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            positions, scores = _lift(self._lifting, detection, frame, 0.0)
-            faces.append(Face(detection.body_id, detection.layout, positions, detection.pixels, scores))
-        return faces
+        """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces. Raises as for hands."""
+        lifted = self._lifted(frame, bodies, self.config.face_point_window_m, self.config.face_depth_m, 0.0)
+        return [Face(f.body_id, f.layout, xyz, f.pixels, scores) for f, xyz, scores in lifted]
 
 
 class People(NamedTuple):
-    """The people in one frame.
-
-    Attributes:
-        bodies: Tracked bodies in `kinect_v2_25`.
-        hands: Hands in `hand_21`, each with the id of its body.
-        faces: Faces in `face_68`, each with the id of its body.
-    """
+    """The people in one frame: bodies in `kinect_v2_25`, and hands and faces with the ids of their bodies."""
 
     bodies: list[Body]
     hands: list[Hand]
@@ -201,14 +279,11 @@ class Pipeline:
     config_class = PipelineConfig
 
     def __init__(self, **options: Any):
-        self.config = build(PipelineConfig, options)
-
-        def options_of(kind: type) -> dict[str, Any]:
-            return dataclasses.asdict(_subset(self.config, kind))
-
-        self._bodies = BodyPerception(**options_of(BodyPerceptionConfig))
-        self._hands = HandPerception(**options_of(HandPerceptionConfig)) if self.config.hands else None
-        self._faces = FacePerception(**options_of(FacePerceptionConfig)) if self.config.faces else None
+        c = self.config = build(PipelineConfig, options)
+        self._bodies = BodyPerception(**_options(c, BodyPerceptionConfig))
+        self._hands = HandPerception(**_options(c, HandPerceptionConfig)) if c.hands else None
+        self._faces = FacePerception(**_options(c, FacePerceptionConfig)) if c.faces else None
+        self._parts = [part for part in (self._bodies, self._hands, self._faces) if part is not None]
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -231,21 +306,18 @@ class Pipeline:
 
     def reset(self) -> None:
         """Forget all tracked people; ids continue to count up."""
-        for part in self._parts():
+        for part in self._parts:
             part.reset()
 
     def close(self) -> None:
         """Free the models."""
-        for part in self._parts():
+        for part in self._parts:
             part.close()
 
-    def _parts(self) -> list[_Perception]:
-        return [part for part in (self._bodies, self._hands, self._faces) if part is not None]
 
-
-def _subset(config: Any, kind: type[T]) -> T:
+def _options(config: Any, kind: type) -> dict[str, Any]:
     """Return the fields of `config` that belong to its base class `kind`."""
-    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
 
 
 def _canonical(body: Body) -> Body:
@@ -254,19 +326,3 @@ def _canonical(body: Body) -> Body:
     # Scores of the pixels: a joint without a position still has a search region.
     pixels, scores = convert(body.pixels, body.scores, body.layout, CANONICAL)
     return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
-
-
-def _fine_lifting(window_m: float, depth_m: float) -> LiftingConfig:
-    """Return lifting settings for small objects whose landmarks have no visibility."""
-    return LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
-
-
-def _lift(
-    config: LiftingConfig,
-    detection: Detection,
-    frame: RgbdFrame,
-    radii: np.ndarray | float,
-    links: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    d = detection
-    return lift(d.pixels, d.world, d.scores, frame.depth, frame.intrinsics, radii, links, config)

@@ -1,19 +1,21 @@
-"""Bodies and hands of recordings as joint sequences: recorded, or estimated from images and cached."""
+"""Bodies and hands of recordings as joint sequences: recorded, or estimated and cached; bodies of camera frames."""
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actrec import cameras
 from actrec.datasets.shrec17 import read_gesture
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import RecordingConfig, existing, log, open_recording, sniff
+from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import (
     SKELETONS,
     SkeletonBagRecording,
@@ -25,6 +27,7 @@ from actrec.recordings.rosbag.bag_reader import (
     stamp_ns,
     typestore_of,
 )
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
@@ -70,11 +73,9 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
 
 
 def stack_bodies(name: str, frames: Iterable[tuple[int, list[Body]]]) -> SkeletonSequence:
-    """Stack the bodies of successive frames into a sequence with one track for each id.
+    """Stack the bodies (`kinect_v2_25`) of successive frames into a sequence with one track for each id.
 
-    Args:
-        name: Name of the sequence.
-        frames: (stamp in ns, bodies in `kinect_v2_25`); frames whose stamp does not increase are skipped.
+    Frames whose stamp does not increase are skipped.
     """
     kept: list[tuple[int, list[Body]]] = []
     for stamp, bodies in frames:
@@ -140,16 +141,10 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
         recording = open_recording(path, config)
     except ConfigError as error:
         raise ConfigError(f"'{path}': {error}") from error
-    with recording:
-        sequence = stack_bodies(path.stem, _estimate_bodies(recording.frames()))
+    with recording, contextlib.closing(BodyPerception()) as perception:
+        sequence = stack_bodies(path.stem, ((f.stamp_ns, perception.process(f)) for f in recording.frames()))
     _write_cache(file, sequence)
     return sequence
-
-
-def _estimate_bodies(frames: Iterator[RgbdFrame]) -> Iterator[tuple[int, list[Body]]]:
-    with contextlib.closing(BodyPerception()) as perception:
-        for frame in frames:
-            yield frame.stamp_ns, perception.process(frame)
 
 
 def _cache_key(path: Path, config: RecordingConfig) -> str:
@@ -201,3 +196,52 @@ def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
 def _hand_joints(hand: Any, layout: str) -> np.ndarray:
     positions = np.array([(p.x, p.y, p.z) for p in hand.positions], np.float32).reshape(-1, 3)
     return convert(positions, np.array(hand.confidences, np.float32), hand.layout, layout)[0]
+
+
+@contextlib.contextmanager
+def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
+    """Open a camera as a source of observations for `actrec.recordings.clip_recorder`.
+
+    Args:
+        driver: A name in `actrec.cameras.DRIVERS`.
+        options: Its settings.
+        images: Whether observations also write color and depth.
+
+    Raises:
+        ConfigError: The driver or an option is unknown.
+        DeviceError: The camera is not connected.
+        MissingLibraryError: The estimator's library is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        camera = stack.enter_context(cameras.create(driver, **options))
+        add_bodies = body_annotator(stack)
+
+        def read(timeout_s: float) -> Observation:
+            frame = add_bodies(camera.read(timeout_s))
+            bodies = frame.skeletons
+
+            def write(bag: BagWriter) -> None:
+                bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
+                if images and frame.color is not None:
+                    bag.write_frame(replace(frame, skeletons=[]))
+
+            return Observation(frame.stamp_ns, bodies, write)
+
+        yield read
+
+
+def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
+    """Return a function that adds the detected bodies to a frame; frames without color are returned unchanged.
+
+    The models are loaded at the first color image and freed by `stack`.
+    """
+    perceptions: list[BodyPerception] = []
+
+    def annotate(frame: RgbdFrame) -> RgbdFrame:
+        if frame.color is None:
+            return frame
+        if not perceptions:
+            perceptions.append(stack.enter_context(contextlib.closing(BodyPerception())))
+        return replace(frame, skeletons=perceptions[0].process(frame))
+
+    return annotate

@@ -45,13 +45,9 @@ class Track:
     """State of one tracked body.
 
     Attributes:
-        body_id: Id.
-        body: Last detection.
-        stamp_ns: Stamp of the last detection.
+        body, stamp_ns: Last detection and its stamp.
         hits: Number of detections.
-        velocity: [3] m/s.
-        pixel_velocity: [2] px/s.
-        filter: Filter of the joints, or None.
+        velocity, pixel_velocity: [3] m/s and [2] px/s.
         duplicate_of: Id of the track beside which this one started, which may be the same person; empty once both were
             detected apart.
     """
@@ -84,9 +80,7 @@ class Tracker:
 
     The cost is the mean joint distance from a constant-velocity prediction, in meters, or in pixels scaled by the
     person's extent if positions are unknown; the assignment is optimal. Ids are "body_1", "body_2", …, never reused.
-
-    Args:
-        options: Fields of `TrackerConfig`.
+    `options` are fields of `TrackerConfig`.
     """
 
     config_class = TrackerConfig
@@ -145,17 +139,12 @@ class Tracker:
             self._count += 1
             detected.add(f"body_{self._count}")
             joint_filter = OneEuro(self.config.min_cutoff_hz, self.config.beta) if self.config.smooth else None
-            near = self._nearest_track(stamp_ns, bodies[column])
-            self._tracks.append(
-                Track(f"body_{self._count}", bodies[column], stamp_ns, filter=joint_filter, duplicate_of=near)
-            )
+            distances = [(_offset(t.predict(stamp_ns)[0], bodies[column]), t.body_id) for t in self._tracks]
+            least, nearest = min(distances, default=(FAR, ""))
+            track = Track(f"body_{self._count}", bodies[column], stamp_ns, filter=joint_filter)
+            track.duplicate_of = nearest if least < self.config.gate_m else ""
+            self._tracks.append(track)
         return detected
-
-    def _nearest_track(self, stamp_ns: int, body: Body) -> str:
-        """Return the id of the track nearest to a body within the gate, else an empty string."""
-        distances = [(_offset(track.predict(stamp_ns)[0], body), track.body_id) for track in self._tracks]
-        least, body_id = min(distances, default=(FAR, ""))
-        return body_id if least < self.config.gate_m else ""
 
     def _merge(self, stamp_ns: int, detected: set[str]) -> set[str]:
         """Merge duplicate tracks of one person into the older one; return the ids detected now.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from actrec import perception
-from actrec.perception import base, face
-from actrec.perception.base import StampGuard
+from actrec.perception import hand_face
+from actrec.perception.hand_face import MediaPipeHand
+from actrec.perception.mediapipe_graph import region_around
 from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import ConfigError, MissingLibraryError
@@ -49,49 +50,46 @@ def test_create_mediapipe_models_missing_raises_with_install(monkeypatch, tmp_pa
 
 
 def test_hand_region_from_body_points_along_forearm():
-    region = base.hand_region_from_body(body(), "left", CAMERA, hand_m=0.36)
+    region = hand_face.hand_region_from_body(body(), "left", CAMERA, hand_m=0.36)
     assert region is not None
     assert (region.u, region.v) == (475, 250)
     assert region.size == pytest.approx(0.36 * 500 / 2)
     assert region.angle == pytest.approx(np.pi / 2)  # up in the region is right in the image
-    without = base.hand_region_from_body(body(z=np.nan), "left", CAMERA, 0.36)
+    without = hand_face.hand_region_from_body(body(z=np.nan), "left", CAMERA, 0.36)
     assert without is not None and without.size == pytest.approx(1.2 * 60)
     unsure = body()
     unsure.scores[J["wrist_left"]] = 0.1
-    assert base.hand_region_from_body(unsure, "left", CAMERA, 0.36) is None
+    assert hand_face.hand_region_from_body(unsure, "left", CAMERA, 0.36) is None
 
 
 def test_head_region_from_body_has_size_of_head():
     for z, size in ((2.0, 125), (np.nan, 120)):
-        region = base.head_region_from_body(body(z), CAMERA, 0.5)
+        region = hand_face.head_region_from_body(body(z), CAMERA, 0.5)
         assert region is not None and region.size == pytest.approx(size)
     lost = body()
     lost.pixels[J["head"]] = np.nan
-    assert base.head_region_from_body(lost, CAMERA, 0.5) is None
+    assert hand_face.head_region_from_body(lost, CAMERA, 0.5) is None
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])
 def test_region_around_rotated_points_rotates(angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
-    region = base.region_around(points @ turn.T + [50, 60], angle, 2.0)
+    region = region_around(points @ turn.T + [50, 60], angle, 2.0)
     assert (region.u, region.v, region.size) == pytest.approx((50, 60, 8))
-    moved = base.region_around(points @ turn.T, angle, 1.0, shift_down=-0.5)
+    moved = region_around(points @ turn.T, angle, 1.0, shift_down=-0.5)
     assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
 
 
-def test_stamp_guard_jump_detected():
-    guard = StampGuard(max_gap_s=1.0)
-    assert not guard.is_discontinuous(10_000_000_000)
-    assert not guard.is_discontinuous(10_000_000_000)
-    assert not guard.is_discontinuous(10_900_000_000)
-    assert guard.is_discontinuous(10_800_000_000)
-    assert not guard.is_discontinuous(10_850_000_000)
-    assert guard.is_discontinuous(12_000_000_000)
+def test_estimator_stamp_jump_is_discontinuous():
+    estimator = MediaPipeHand(hand_max_gap_s=1.0)
+    stamps = (10_000_000_000, 10_000_000_000, 10_900_000_000, 10_800_000_000, 10_850_000_000, 12_000_000_000)
+    assert [estimator.is_discontinuous(stamp) for stamp in stamps] == [False, False, False, True, False, True]
+    estimator.close()
 
 
 def test_face_68_mesh_points_are_symmetric():
-    points = face.FACE_68
+    points = hand_face.FACE_68
     assert len(points) == len(set(points)) == 68 and max(points) < 468
     counterpart = dict(zip(points, (points[v] for v in FACE_68.mirror), strict=True))
     # Pairs of the mesh that are the same on either side, from the canonical model.
