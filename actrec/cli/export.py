@@ -16,7 +16,7 @@ Example:
   actrec export runs/nucla/last.ckpt --out models/zoo/deepacts_graph_nucla
   actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
   actrec export runs/joints/last.ckpt runs/bones/last.ckpt --fuse softmax --out ~/two_streams
-  actrec export my_package --simplify --float16 --out ~/my_package_again
+  actrec export my_package --float16 --out ~/my_package_again
   actrec export deepacts_graph_nucla --calibrate models/recipes/deepacts_graph_nucla_reject.yaml --out ~/nucla
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="checkpoint",
-        help="checkpoint of `actrec train`; with --float16, --simplify, --calibrate or --fuse also a package, or the "
+        help="checkpoint of `actrec train`; with --float16, --calibrate or --fuse also a package, or the "
         "name of one in the zoo",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
@@ -45,11 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-weights",
         action="store_true",
         help="omit PyTorch's weights: smaller, but unsuited to further training and fine-tuning",
-    )
-    parser.add_argument(
-        "--simplify",
-        action="store_true",
-        help="of a package: export its networks again with this version, simpler and faster, with the same logits",
     )
     parser.add_argument(
         "--calibrate",
@@ -92,9 +87,8 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
         _refuse_streams(args)
-        if args.simplify or args.calibrate is not None:
-            option = "--simplify" if args.simplify else "--calibrate"
-            raise ConfigError(f"{option} needs a package, not an untrained --network")
+        if args.calibrate is not None:
+            raise ConfigError("--calibrate needs a package, not an untrained --network")
         return _export_untrained(args)
     _refuse_network_options(args)
     if args.fuse:
@@ -102,10 +96,9 @@ def run(args: argparse.Namespace) -> int:
     _refuse_streams(args)
     source = args.sources[0]
     if _is_package(source):
-        return _recalibrate(args, source) if args.calibrate is not None else _rewrite(args, source)
-    if args.simplify or args.calibrate is not None:
-        done = "simplified" if args.simplify else "calibrated"
-        raise ConfigError(f"{source} is no package; a checkpoint's export is {done} anyway")
+        return _recalibrate(args, source) if args.calibrate is not None else _add_float16(args, source)
+    if args.calibrate is not None:
+        raise ConfigError(f"{source} is no package; a checkpoint's export is calibrated anyway")
     export = importlib.import_module("actrec_models.export.exporter").export
     written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
     _print_package(written)
@@ -114,9 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _fuse(args: argparse.Namespace) -> int:
     """Write one package of several networks."""
-    if args.simplify or args.calibrate is not None:
-        option, done = ("--simplify", "simplified") if args.simplify else ("--calibrate", "calibrated")
-        raise ConfigError(f"{option} needs a single package; a fused one is {done} anyway")
+    if args.calibrate is not None:
+        raise ConfigError("--calibrate needs a single package; a fused one is calibrated anyway")
     fuse = importlib.import_module("actrec_models.export.fuse").fuse
     written = fuse(
         args.sources,
@@ -165,16 +157,15 @@ def _is_package(source: str) -> bool:
     return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
 
 
-def _rewrite(args: argparse.Namespace, source: str) -> int:
-    """Write a copy of a package with other files of its network."""
-    if not (args.float16 or args.simplify):
+def _add_float16(args: argparse.Namespace, source: str) -> int:
+    """Write a copy of a package with its network also in float16."""
+    if not args.float16:
         raise ConfigError(
-            f"{source} is a package already: add --float16 to write its network in float16 too, --simplify to export "
-            "its networks again, or --calibrate to choose its rejection again"
+            f"{source} is a package already: add --float16 to write its network in float16 too, or --calibrate to "
+            "choose its rejection again"
         )
-    rewrite = importlib.import_module("actrec_models.export.repackage").rewrite
-    changes = {"float16": args.float16, "simplified": args.simplify, "weights": not args.no_weights}
-    written = rewrite(source, args.out, args.data, args.overwrite, root=args.root, **changes)
+    add_float16 = importlib.import_module("actrec_models.export.repackage").add_float16
+    written = add_float16(source, args.out, args.data, args.overwrite, weights=not args.no_weights, root=args.root)
     print(f"{written.path}: {', '.join(written.precisions)}")
     _print_float16(written)
     return 0
@@ -182,8 +173,8 @@ def _rewrite(args: argparse.Namespace, source: str) -> int:
 
 def _recalibrate(args: argparse.Namespace, source: str) -> int:
     """Write a copy of a package with a newly chosen rejection."""
-    if args.float16 or args.simplify:
-        raise ConfigError("--calibrate keeps the networks: use it without --float16 and --simplify")
+    if args.float16:
+        raise ConfigError("--calibrate keeps the networks: use it without --float16")
     repackage = importlib.import_module("actrec_models.export.repackage")
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
     weights = not args.no_weights

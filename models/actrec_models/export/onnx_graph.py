@@ -203,11 +203,6 @@ def tensorrt_problems(model: Any) -> list[str]:
     return found + [line for value in (*graph.input, *graph.output) for line in _value_problems(value)]
 
 
-def operators(model: Any) -> set[str]:
-    """Return the operators of an ONNX graph; foreign ones with their domain."""
-    return {_operator(node) for node in model.graph.node}
-
-
 def _operator(node: Any) -> str:
     return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
 

@@ -16,11 +16,8 @@ from actrec.inference import package, zoo
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.utils import config, files
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
-from actrec_models import registry
 from actrec_models.evaluation import evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
-from actrec_models.export.onnx_graph import PARITY, example_arrays, relative_error, run_onnx, simplify, to_onnx
-from actrec_models.training.checkpoints import open_package
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -36,43 +33,27 @@ INT8_LEAST_CLIPS = 20
 Inputs = dict[str, np.ndarray]
 
 
-def rewrite(
-    source: str | Path,
-    folder: Path,
-    data_root: str,
-    overwrite: bool = False,
-    *,
-    float16: bool = False,
-    simplified: bool = False,
-    weights: bool = True,
-    root: str = "",
+def add_float16(
+    source: str | Path, folder: Path, data_root: str, overwrite: bool = False, *, weights: bool = True, root: str = ""
 ) -> ModelPackage:
-    """Copy a package with other files of its network, scored on the test part if the training's dataset is available.
+    """Copy a package with its network also in float16, scored on the test part if the training's dataset is available.
 
     Args:
         source: A package's folder, or the name of one in the zoo.
         folder: Output folder; with `overwrite` it may be the source.
         data_root: Folder that contains a folder per dataset.
-        float16: Write the network in float16 too; implied if `simplified` changes the network of an existing one.
-        simplified: Export the float32 network again from its weights, or simplify its graph if it has none.
+        weights: Keep PyTorch's weights, if it has some.
         root: Folder of the dataset; empty for its folder in `data_root`.
 
     Raises:
-        PackageError: The package is missing or corrupt, its network is unsuited to float16, or the simplified network
-            disagrees with the original.
+        PackageError: The package is missing or corrupt, or its network is unsuited to float16.
     """
     folder = files.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
-    content = _simplified_network(base) if simplified else base.read_onnx()
-    lower = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplified}
-    draft = base
-    if simplified and base.int8 is not None:
-        logger.warning("%s: its int8 network is removed: write it again with `actrec quantize`", base.name)
-        draft = dataclasses.replace(base, int8=None)
-    if float16 or (simplified and base.float16 is not None):
-        lower["float16"], described = precision.package_float16(base, content)
-        draft = dataclasses.replace(draft, float16=described)
-        draft = _with_accuracy(draft, content, lower, "float16", data_root, root)
+    content, lower = base.read_onnx(), {name: base.read_onnx(name) for name in base.precisions[1:]}
+    lower["float16"], described = precision.package_float16(base, content)
+    draft = dataclasses.replace(base, float16=described)
+    draft = _with_accuracy(draft, content, lower, "float16", data_root, root)
     return _write_copy(base, draft, content, lower, folder, overwrite, weights)
 
 
@@ -85,7 +66,7 @@ def recalibrate(
     root: str = "",
     weights: bool = True,
 ) -> ModelPackage:
-    """Copy a package with a newly chosen rejection and the figures that depend on it; arguments as for `rewrite`.
+    """Copy a package with a newly chosen rejection and the figures that depend on it; arguments as for `add_float16`.
 
     `recipe` is of the same dataset and split, with actions to reject; None for the package's own.
 
@@ -259,21 +240,3 @@ def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:
     except ActrecError as error:
         return str(error)
     return ""
-
-
-def _simplified_network(base: ModelPackage) -> bytes:
-    """Export the float32 network again; a PackageError if it disagrees with the package's own."""
-    original = base.read_onnx()
-    if (base.path / package.WEIGHTS).is_file():
-        _, options, tensors = open_package(base.path)
-        network = registry.create(base.family, num_classes=len(base.labels), **options)
-        network.load_state_dict(tensors)
-        content = to_onnx(network.eval())
-    else:
-        content = simplify(original)
-    inputs = example_arrays(base.inputs, base.window, base.bodies, 4)
-    expected, found = (run_onnx(each, inputs) for each in (original, content))
-    difference = relative_error(found, expected)
-    if not difference <= PARITY:
-        raise PackageError(f"{base.name}: simplified, its logits differ by {difference:.2g}: not written")
-    return content

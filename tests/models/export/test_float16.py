@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from actrec import inference
 from actrec.cli import main
 from actrec.inference import package
-from actrec.inference.package import LowerPrecision
 from actrec.utils.errors import PackageError
 from actrec_models.export import precision, repackage
-from actrec_models.export.onnx_graph import run_onnx, simplify
+from actrec_models.export.onnx_graph import run_onnx
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
@@ -163,10 +162,10 @@ def both(tmp_path):
     write_tiny(tmp_path / "plain")
     (tmp_path / "plain/README.md").write_text("# plain\n\nold table\n\n## How it was taught\n\n- well\n")
     (tmp_path / "plain/model.safetensors").write_bytes(b"tensors")
-    return repackage.rewrite(tmp_path / "plain", tmp_path / "both", str(tmp_path), float16=True).path
+    return repackage.add_float16(tmp_path / "plain", tmp_path / "both", str(tmp_path)).path
 
 
-def test_rewrite_float16_needs_no_checkpoint(both, caplog):
+def test_add_float16_needs_no_checkpoint(both, caplog):
     made, plain = package.load(both), package.load(both.parent / "plain")
     assert made.read_onnx() == plain.read_onnx() and made.read_onnx("float16") != made.read_onnx()
     assert dataclasses.replace(made, float16=None, path=plain.path) == plain
@@ -191,36 +190,16 @@ def test_export_without_weights_into_current_folder(both, tmp_path, monkeypatch)
     assert (tmp_path / "small/README.md").read_text().startswith("# small\n")
 
 
-def test_rewrite_overwrites_source_package(both):
+def test_add_float16_overwrites_source_package(both):
     plain = both.parent / "plain"
     with pytest.raises(PackageError, match="exists"):
-        repackage.rewrite(plain, plain, str(both), float16=True)
+        repackage.add_float16(plain, plain, str(both))
     assert package.load(plain).float16 is None
-    repackage.rewrite(plain, plain, str(both), overwrite=True, float16=True)
+    repackage.add_float16(plain, plain, str(both), overwrite=True)
     assert package.load(plain).float16 == package.load(both).float16
 
 
-def test_export_simplify_rewrites_all_but_int8(both, tmp_path, capsys, caplog):
-    before = package.load(both)
-    with_int8 = package.write(
-        tmp_path / "three",
-        dataclasses.replace(before, int8=LowerPrecision(0.1)),
-        before.read_onnx(),
-        lower={"float16": before.read_onnx("float16"), "int8": before.read_onnx()},
-    )
-    assert main(["export", str(with_int8.path), "--simplify", "--out", str(tmp_path / "simple")]) == 0
-    made = package.load(tmp_path / "simple")
-    assert made.precisions == ("float32", "float16")
-    assert "its int8 network is removed: write it again with `actrec quantize`" in caplog.text
-    assert made.read_onnx() == simplify(before.read_onnx())
-    clip = {"bodies": np.full((1, FRAMES, 25, 3), 0.3, np.float32)}
-    for name in made.precisions:
-        assert inference.load(made, "onnxruntime", precision=name).predict(clip).label == "right"
-    assert main(["export", str(tmp_path / "run.ckpt"), "--simplify", "--out", str(tmp_path / "out")]) == 2
-    assert "is no package; a checkpoint's export is simplified anyway" in capsys.readouterr().err
-
-
-def test_rewrite_float16_is_scored_on_available_dataset(both, data_root, tmp_path, monkeypatch):
+def test_add_float16_is_scored_on_available_dataset(both, data_root, tmp_path, monkeypatch):
     asked = []
 
     def score(models, data_root, options):
@@ -229,7 +208,7 @@ def test_rewrite_float16_is_scored_on_available_dataset(both, data_root, tmp_pat
 
     monkeypatch.setattr(repackage, "_scoring_obstacle", lambda *_: "")
     monkeypatch.setattr(repackage.evaluator, "evaluate_models", score)
-    made = repackage.rewrite(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
+    made = repackage.add_float16(both.parent / "plain", tmp_path / "scored", str(data_root), root="mine")
     assert asked == [(("float32", "float16"), str(data_root), "mine")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()

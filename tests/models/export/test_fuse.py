@@ -279,7 +279,7 @@ def test_fuse_incompatible_streams_refused(tmp_path, capsys, changes, message):
         (["one", "--weights", "1"], "--weights needs several trained networks"),
         (["one", "other", "--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
         (["one", "other", "--fuse", "softmax", "--weights", "1", "0"], "other has weight 0"),
-        (["one", "other", "--fuse", "softmax", "--simplify"], "--simplify needs a single package"),
+        (["one", "other", "--fuse", "softmax", "--calibrate"], "--calibrate needs a single package"),
         (["one", "other", "--fuse", "softmax", "--classes", "a,b"], "--classes belongs to --network"),
         (["--network", "sem_net", "--fuse", "softmax"], "--fuse needs several trained networks"),
     ],

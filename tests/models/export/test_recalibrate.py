@@ -129,7 +129,7 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
     lines = [f"{label},{label},train" for label in ("nod", "wave", "unknown")]
     (tmp_path / "takes/labels.csv").write_text("\n".join(["recording,label,part", *lines]))
     refused("knows clap, wave; folder has nod, wave", "--calibrate", "--root", str(tmp_path / "takes"))
-    refused("use it without --float16 and --simplify", "--calibrate", "--float16", *common)
+    refused("use it without --float16", "--calibrate", "--float16", *common)
     described["provenance"] |= {"settings": {}}
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
     refused("pass one, --calibrate RECIPE", "--calibrate", *common)
