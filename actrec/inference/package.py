@@ -239,8 +239,8 @@ def load(path: str | Path, verify: bool = True) -> ModelPackage:
     folder = Path(os.path.realpath(os.path.expanduser(path)))
     file = folder / DESCRIPTION
     mapping = _read_yaml(folder, file)
+    _check_version(file, mapping)
     try:
-        _check_version(mapping)
         package = config.read_mapping(ModelPackage, mapping, DESCRIPTION)
         _check(package)
     except PackageError as error:
@@ -318,12 +318,12 @@ def _read_yaml(folder: Path, file: Path) -> Any:
         raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
 
 
-def _check_version(mapping: Any) -> None:
+def _check_version(file: Path, mapping: Any) -> None:
     version = mapping.get("schema_version") if isinstance(mapping, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         remedy = "export it again from its checkpoint (actrec export), or teach it again (actrec teach)"
         remedy = "update actrec" if version > SCHEMA_VERSION else remedy
-        raise PackageError(f"schema_version is {version}, this actrec reads {SCHEMA_VERSION}: {remedy}")
+        raise PackageError(f"{file}: schema_version is {version}, this actrec reads {SCHEMA_VERSION}: {remedy}")
 
 
 def _check(package: ModelPackage) -> None:

@@ -44,6 +44,10 @@ Checkpoint = tuple[Path, dict[str, Any]]
 """A checkpoint's path and its content."""
 
 
+class EarlierVersionError(PackageError):
+    """A checkpoint has a format that this version no longer reads."""
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint of `actrec train`, without unpickling.
 
@@ -63,9 +67,9 @@ def read(path: Path) -> dict[str, Any]:
     if not known:
         raise PackageError(f"{path} is refused: {_FOREIGN}")
     if unknown := sorted(set(recipe) - {field.name for field in dataclasses.fields(Recipe)}):
-        raise PackageError(
+        raise EarlierVersionError(
             f"{path} was written by an earlier version (recipe fields {', '.join(map(str, unknown))}): "
-            "train again with --fresh"
+            "train it again (actrec train --fresh)"
         )
     options = recipe.get("options")
     if recipe.get("model") == "deepacts_graph" and isinstance(options, dict) and "modalities" not in options:
@@ -87,6 +91,8 @@ def newest(folder: Path) -> Checkpoint | None:
     for number, path in enumerate(found):
         try:
             content = read(path)
+        except EarlierVersionError:
+            raise
         except PackageError as error:
             if number + 1 == len(found):
                 raise PackageError(f"{error}; restart with --fresh, or choose another --out") from error

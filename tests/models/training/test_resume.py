@@ -433,3 +433,17 @@ def test_locked_first_process_only(tmp_path, monkeypatch):
 def test_locked_missing_folder_is_not_created(tmp_path):
     with locked(tmp_path / "absent"):
         assert not (tmp_path / "absent").exists()
+
+
+def test_resume_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, caplog):
+    out = tmp_path / "run"
+    run(out)
+    for name in (checkpoints.LAST, checkpoints.PREVIOUS):
+        content = torch.load(out / name, weights_only=True)
+        content["hyper_parameters"]["recipe"]["optimiser"] = "adamw"
+        torch.save(content, out / name)
+    with pytest.raises(
+        PackageError, match=r"last.ckpt was written by an earlier version \(recipe fields optimiser\).*--fresh"
+    ):
+        run(out)
+    assert "damaged" not in caplog.text
