@@ -131,12 +131,7 @@ def read_text(path: Path) -> str:
 
 
 def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Load arrays of an .npz, without pickles.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is corrupt, or lacks one of `keys`.
-    """
+    """Load arrays of an .npz without pickles; raise InputError if it is corrupt or lacks one of `keys`."""
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
     try:

@@ -92,12 +92,7 @@ def is_known(model: str, coefficients: Any) -> bool:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is not a mapping in YAML.
-    """
+    """Return the mapping in a YAML file; raise DeviceError without the file, InputError if it is not a mapping."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -141,11 +136,7 @@ def from_yaml(path: Path) -> Intrinsics:
 
 
 def number(path: Path, content: dict[str, Any], key: str) -> float:
-    """Return a length or rate in the content of a YAML file; 0 if the key is absent.
-
-    Raises:
-        InputError: It is not a positive number.
-    """
+    """Return a positive number in the content of a YAML file, or 0 if the key is absent; else raise InputError."""
     try:
         value = float(content.get(key, 0.0))
     except (TypeError, ValueError):
@@ -166,11 +157,7 @@ def check_intrinsics(camera: Intrinsics) -> Intrinsics:
 
 
 def distortion(values: Any) -> tuple[float, ...]:
-    """Convert OpenCV's coefficients to five, eight, or none if all are 0.
-
-    Raises:
-        TypeError, ValueError: They are not numbers, or belong to another lens model.
-    """
+    """Convert OpenCV's coefficients to five, eight, or none if all are 0; raise TypeError or ValueError for others."""
     coefficients = tuple(float(value) for value in values)
     if not any(coefficients):
         return ()
@@ -239,14 +226,9 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
 def write_intrinsics(
     path: Path, camera: Intrinsics, name: str, geometry: DepthGeometry | None = None, note: str = ""
 ) -> None:
-    """Write a camera_info YAML of ROS atomically.
+    """Write a camera_info YAML of ROS atomically, with the geometry of a depth camera.
 
-    Args:
-        path: The file; its folder is created.
-        camera: Intrinsics with 0, 5 (plumb_bob) or 8 (rational_polynomial) distortion coefficients.
-        name: `camera_name`.
-        geometry: Geometry of a depth camera.
-        note: Comment at the top: how and when the camera was calibrated.
+    `name` becomes the `camera_name`, `note` a comment at the top: how and when the camera was calibrated.
     """
     k, d = camera.matrix, [*camera.distortion] or [0.0] * 5
     content: dict[str, Any] = {
@@ -339,11 +321,7 @@ def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
 
 
 def unit_quaternion(values: Sequence[Any]) -> list[float]:
-    """Return x, y, z, w as floats.
-
-    Raises:
-        TypeError, ValueError: They are not numbers, or the norm is not 1.
-    """
+    """Return x, y, z, w as floats; raise TypeError or ValueError if they are not numbers of norm 1."""
     numbers = [float(value) for value in values]
     if not abs(np.linalg.norm(numbers) - 1) < 0.01:
         raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")

@@ -1,8 +1,4 @@
-"""Typed settings: a frozen dataclass per component is the only place where a default lives.
-
-`build` makes settings from options, `parse_pairs` reads KEY=VALUE words of a command line, and `read_mapping` reads a
-mapping of a YAML file into nested dataclasses. One function, `_convert`, checks every value against its field's type.
-"""
+"""Typed settings: a frozen dataclass per component is the only place where a default lives."""
 
 import dataclasses
 import difflib
@@ -43,14 +39,14 @@ def setting(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """Return a dataclass field with the metadata that a person and a ROS parameter need.
+    """Return a dataclass field with the metadata of a ROS parameter and of `--help`.
 
     Args:
         default: The default value.
-        description: One sentence, shown by `ros2 param describe` and `--help`.
+        description: One sentence.
         unit: SI unit, empty for none.
         range: Inclusive lower and upper bound of a number.
-        choices: The strings allowed.
+        choices: The allowed texts.
     """
     metadata = {"description": description, "unit": unit, "range": range, "choices": choices}
     if isinstance(default, (list, dict, set)):
@@ -66,8 +62,7 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     """
     options = dict(options or {})
     hints = _hints(config_class)
-    unknown = sorted(str(name) for name in options if name not in hints)
-    if unknown:
+    if unknown := sorted(str(name) for name in options if name not in hints):
         known = ", ".join(sorted(hints))
         raise ConfigError(f"unknown option {', '.join(unknown)} of {config_class.__name__}; known: {known}")
     for name, value in options.items():
@@ -83,10 +78,7 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
 def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -> None:
     """Raise ConfigError if a name of `options` is not a text, or is reserved.
 
-    Args:
-        options: To be passed on as keywords.
-        reserved: Names that something else gives.
-        what: Name of the options in messages ("dataset_options").
+    Messages call the options `what` ("dataset_options").
     """
     for name in options:
         if not isinstance(name, str):
@@ -96,11 +88,7 @@ def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -
 
 
 def validate(config: Any) -> None:
-    """Check each field of a settings dataclass against its type, range and choices.
-
-    Raises:
-        ConfigError: The message has the field, its value and the allowed values.
-    """
+    """Raise ConfigError if a field of a settings dataclass does not fit its type, range or choices."""
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), _hints(type(config))[field.name]
         where = f"{type(config).__name__}.{field.name}"
@@ -160,14 +148,11 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """Make `cls` from a mapping, checking keys and types of nested dataclasses too.
 
-    Args:
-        cls: A dataclass; a field without default is required. Fields may be str, int, float, bool, dict, tuples of
-            these, optional ones, or dataclasses again.
-        mapping: The content of the YAML file.
-        where: Name of the mapping in messages ("model.yaml").
+    Fields may be str, int, float, bool, dict, tuples of these, optional ones, or dataclasses again.
 
     Raises:
-        PackageError: A key is missing or unknown, or a value has the wrong type; the message has the key.
+        PackageError: A key is missing or unknown, or a value has the wrong type. The message has the key, and `where`
+            ("model.yaml").
     """
     if not isinstance(mapping, dict):
         raise PackageError(f"{where} is {_describe(mapping)}, expected keys and values")

@@ -18,15 +18,10 @@ from actrec.utils.errors import DeviceError, InputError, PackageError
 
 
 def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
-    """Write files to a temporary folder beside the target, then rename it to the target, replacing an old one.
+    """Write files, content by name, to a temporary folder, then rename it to the target, replacing an old one.
 
-    Args:
-        target: The folder.
-        files: Content by name.
-        check: Called with the temporary folder; if it raises, the target stays as it was.
-
-    Raises:
-        DeviceError: The disk is full or cannot be written; the target stays as it was.
+    If `check`, called with the temporary folder, raises, or the disk cannot be written, which raises DeviceError, the
+    target stays as it was.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +59,7 @@ def _move_into_place(staging: Path, target: Path) -> None:
 def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
     """Return the absolute path of a folder if it can be written, before the work that fills it.
 
-    Args:
-        folder: The folder.
-        files: Allowed files. A folder without the first or with others is never replaced.
-        overwrite: Replace an existing folder.
+    An existing folder is replaced only to `overwrite` it, and never without the first of `files`, or with others.
 
     Raises:
         PackageError: There is a folder that must not be replaced.
@@ -100,10 +92,7 @@ def _check_replaceable(target: Path, files: Sequence[str], overwrite: bool) -> N
 
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
-    """Return the image in a file, [H, W] or [H, W, channels] BGR; None if it is not an image, or truncated.
-
-    `flags` are of `cv2.imread`.
-    """
+    """Return an image, as `cv2.imread`; None if the file is not an image, or truncated."""
     try:
         content = np.fromfile(path, np.uint8)
     except OSError:
@@ -112,12 +101,7 @@ def read_image(path: Path, flags: int) -> np.ndarray | None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image [H, W] or [H, W, channels], BGR, in the format of its suffix.
-
-    Raises:
-        OSError: The file cannot be written.
-        InputError: There is no such format.
-    """
+    """Write an image, as `cv2.imwrite`; raise OSError, or InputError for an unknown suffix."""
     if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
         raise InputError(f"'{path}' has no suffix of a writable image format: use .png")
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

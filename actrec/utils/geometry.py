@@ -68,19 +68,14 @@ def rotation(axis: int, radians: float) -> np.ndarray:
 
 
 def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Translate a metric shape so that it projects onto rays: weighted linear least squares.
+    """Translate a shape [V, 3] m so that it projects onto rays [V, 3] with z = 1, by linear least squares.
 
     x/z of each moved point equals x/z of its ray: tx − rx·tz = rx·Z − X, linear in the translation. A second iteration
-    divides the errors by z, which turns them into reprojection errors.
-
-    Args:
-        shape: [V, 3] m, NaN if unknown.
-        rays: [V, 3] with z = 1, NaN if unknown.
-        weights: [V] ≥ 0.
+    divides the errors by z, which turns them into reprojection errors. Unknown points and rays are NaN; `weights` [V]
+    are ≥ 0.
 
     Returns:
-        [V, 3] float32, NaN if unknown; all NaN with fewer than `MIN_POINTS` usable points or no solution in front of
-        the camera.
+        [V, 3] float32; all NaN with fewer than `MIN_POINTS` usable points or no solution in front of the camera.
     """
     usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)
     if usable.sum() < MIN_POINTS:
@@ -106,16 +101,13 @@ def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outl
     """Move `source` onto `target` by the similarity that fits best, robust against outliers.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
-    Tukey's function of the residuals. Each round's scale stays within 0.7..1.4. With fewer than six usable points it
-    only translates.
+    Tukey's function of the residuals, which ignores points farther than `outlier_m`. Each round's scale stays within
+    0.7..1.4. With fewer than six usable points it only translates, with none it returns `source`.
 
     Args:
         source, target: [V, 3] m, NaN if unknown.
-        weights: [V] ≥ 0; 0 ignores a point.
-        outlier_m: Residual from which a point is ignored.
-
-    Returns:
-        [V, 3] float32; `source` itself if no point is usable.
+        weights: [V] ≥ 0.
+        outlier_m: Smallest residual of an outlier.
     """
     usable = np.isfinite(source).all(axis=1) & np.isfinite(target).all(axis=1) & (weights > 0)
     if not usable.any():
@@ -148,7 +140,9 @@ def _umeyama(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[np.ndarr
 def motion_at_joints(
     flow: np.ndarray, positions: np.ndarray, pixels: np.ndarray, size: tuple[int, int], intrinsics: Intrinsics
 ) -> np.ndarray:
-    """Return optical flow at joints from scene flow: u̇ = fx (Vx − x/z Vz) / z, v̇ likewise.
+    """Return optical flow at joints from scene flow, [V, 2] px/s: u̇ = fx (Vx − x/z Vz) / z, v̇ likewise.
+
+    A joint that is missing, outside the image or of unknown velocity is NaN.
 
     Args:
         flow: [h, w, 3] m/s in the optical frame, NaN if unknown, with the color image's field of view.
@@ -156,9 +150,6 @@ def motion_at_joints(
         pixels: [V, 2] joints in the color image, px.
         size: Width and height of the color image, px.
         intrinsics: Intrinsics of the color image at any size.
-
-    Returns:
-        [V, 2] px/s of the color image; NaN if a joint is missing, outside the image or of unknown velocity.
 
     Raises:
         InputError: The shapes disagree.
@@ -183,15 +174,14 @@ def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, in
 
 
 def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
-    """Return optical flow at joints from two color images by DIS (Kroeger et al., ECCV 2016).
+    """Return optical flow at joints from two color images by DIS (Kroeger et al., ECCV 2016), [V, 2] px/s.
+
+    A joint that is missing or outside the image is NaN.
 
     Args:
         before, after: [H, W, 3] uint8 RGB.
-        pixels: [V, 2] joints in `before`, px, NaN for missing.
+        pixels: [V, 2] joints in `before`, px.
         seconds: Time between the images.
-
-    Returns:
-        [V, 2] px/s; NaN if a joint is missing or outside the image.
 
     Raises:
         InputError: The images differ in size, or the time is not positive.

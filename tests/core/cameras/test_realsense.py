@@ -388,3 +388,27 @@ def test_create_without_librealsense_names_remedy(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(MissingLibraryError, match=r"libusb-1.0.so.0: cannot open .*apt-get install libusb-1.0-0"):
         cameras.create("realsense")
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("every", [3, 4, 7])
+def test_read_decimated_depth_keeps_geometry(device, every, own):
+    depth = np.full((480, 640), 2.0, np.float32)
+    depth[:336, :336] = 1.0  # whole squares of 3, 4 and 7 pixels
+    if own:
+        geometry = calibration_files.DepthGeometry(device.views.to_color)
+        path = calibration_files.path_of(device.serial, "depth")
+        calibration_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
+    corners = []
+    for decimation in (1, every):
+        with RealSenseCamera(decimation=decimation) as camera:
+            device.give(blank(), depth)
+            corners.append(np.argwhere(camera.read().depth < 1.5).max(axis=0))
+    assert np.abs(corners[1] - corners[0]).max() <= 1
+
+
+def test_read_without_filters_has_reported_intrinsics(device):
+    with RealSenseCamera(decimation=2, register=False) as camera:
+        device.give(blank(), np.full((480, 640), 2.0, np.float32))
+        lens = camera.calibration().depth
+        assert camera.read().depth.shape == (lens.height, lens.width) == (480, 640)
