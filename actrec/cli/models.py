@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _entry(entry: zoo.Entry) -> dict[str, Any]:
+def _entry(entry: zoo.InstalledPackage) -> dict[str, Any]:
     if entry.package is None:
         return {"name": entry.name, "path": str(entry.path), "problem": entry.problem}
     return {"name": entry.name, "path": str(entry.path), **_figures(entry.package)}

@@ -13,7 +13,7 @@ VARIABLE = "ACTREC_MODELS"
 
 
 @dataclass(frozen=True)
-class Entry:
+class InstalledPackage:
     """A package found in one of the folders; `package` is None if it is broken, for the reason in `problem`."""
 
     name: str
@@ -63,16 +63,16 @@ def find(name_or_path: str | Path) -> ModelPackage:
     )
 
 
-def list_packages() -> list[Entry]:
+def list_packages() -> list[InstalledPackage]:
     """Return the packages in the readable `folders()` by name; of equal names the first, as in `find`."""
-    found: dict[str, Entry] = {}
+    found: dict[str, InstalledPackage] = {}
     for folder in folders():
         for path in sorted(folder.iterdir()) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []:
             if path.name not in found and not path.name.startswith(".") and os.path.isfile(path / DESCRIPTION):
                 try:
-                    found[path.name] = Entry(path.name, path, package.load(path))
+                    found[path.name] = InstalledPackage(path.name, path, package.load(path))
                 except PackageError as error:
-                    found[path.name] = Entry(path.name, path, None, str(error))
+                    found[path.name] = InstalledPackage(path.name, path, None, str(error))
     return [found[name] for name in sorted(found)]
 
 

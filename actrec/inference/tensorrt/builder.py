@@ -118,7 +118,7 @@ def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> En
     )  # fmt: skip
 
 
-class Source(NamedTuple):
+class SourceNetwork(NamedTuple):
     """The file that is parsed: which of the package's networks, its hash, and whether its own types hold."""
 
     network: str
@@ -126,7 +126,7 @@ class Source(NamedTuple):
     typed: bool
 
 
-def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
+def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> SourceNetwork:
     """Return the network to parse.
 
     TensorRT 10 takes the types of a float16 network as they are. A flag allows float16 in 8.6, in any version that
@@ -145,12 +145,12 @@ def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
     if config.precision == "int8":
         package.onnx_path("int8")
         assert package.int8 is not None
-        return Source("int8", package.int8.sha256, not flagged)
+        return SourceNetwork("int8", package.int8.sha256, not flagged)
     if new and config.precision == "fp16" and package.float16 is not None and not config.kept:
-        return Source("float16", package.float16.sha256, True)
+        return SourceNetwork("float16", package.float16.sha256, True)
     if config.precision == "fp16" and not flagged:
         package.onnx_path("float16")  # there is none, and this says how to write one
-    return Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+    return SourceNetwork("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
 
 
 def takes_flags(trt: Any) -> bool:
@@ -253,7 +253,7 @@ def build(
 
 
 def _set_precision(
-    trt: Any, settings: Any, network: Any, package: ModelPackage, config: BuildConfig, source: Source
+    trt: Any, settings: Any, network: Any, package: ModelPackage, config: BuildConfig, source: SourceNetwork
 ) -> None:
     """Set the builder's flags, and the precision of the layer groups that stay in float32.
 

@@ -36,7 +36,7 @@ _BACKGROUNDS = 41
 
 
 @dataclass(frozen=True)
-class Rejection:
+class CalibratedRejection:
     """A threshold, and the parameters of the confidence that it applies to.
 
     Attributes:
@@ -89,7 +89,9 @@ class _ScaledLogits:
         return float(-(target * logged + (1 - target) * wrong).mean())
 
 
-def choose(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT) -> Rejection:
+def choose(
+    known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT
+) -> CalibratedRejection:
     """Choose the rejection that separates known from other actions with a calibrated confidence.
 
     Candidates are the backgrounds, temperatures and thresholds that accept at least `least_kept` of the known clips and
@@ -113,7 +115,9 @@ def choose(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kep
     return min(near, key=lambda each: each[1])[0]
 
 
-def _best_threshold(known: _ScaledLogits, unknown: _ScaledLogits, background: float, least_kept: float) -> Rejection:
+def _best_threshold(
+    known: _ScaledLogits, unknown: _ScaledLogits, background: float, least_kept: float
+) -> CalibratedRejection:
     """Return the threshold that separates best for a background and accepts enough known clips."""
     ours, others = np.sort(known.confidence(background)), np.sort(unknown.confidence(background))
     # Rounded down for a readable model.yaml.
@@ -124,7 +128,7 @@ def _best_threshold(known: _ScaledLogits, unknown: _ScaledLogits, background: fl
     # Between two of few values, a quantile rejects too many.
     allowed = kept >= least_kept
     best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))
-    return Rejection(
+    return CalibratedRejection(
         float(candidates[best]), background, float(known.temperature), float(kept[best]), float(rejected[best])
     )
 
@@ -173,7 +177,7 @@ def _unknown_dataset_obstacle(recipe: Recipe, specs: list[InputSpec], classes: S
     return ""
 
 
-def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
+def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[CalibratedRejection, str]:
     """Choose the rejection on clips of the training part and of other actions; also return a description of the clips.
 
     For a network of bodies, the training part's clips are newly augmented, which approximates unseen clips without the

@@ -51,7 +51,7 @@ def test_rejection_confidence_equals_session(tmp_path):
     np.testing.assert_allclose(plain.softmax(logits).sum(axis=1), 1, atol=1e-6)
     package = dataclasses.replace(plain.package, rejection=Rejection(0.5, 0.7, background=1.5))
     session = inference.Session(package, plain.backend)
-    chosen = rejection.Rejection(0.5, 1.5, 0.7, 1.0, 1.0)
+    chosen = rejection.CalibratedRejection(0.5, 1.5, 0.7, 1.0, 1.0)
     assert chosen.for_package("tests") == dataclasses.replace(package.rejection, calibrated_on="tests")
     np.testing.assert_allclose(session.softmax(logits).max(axis=1), chosen.confidence(logits), rtol=1e-5)
     assert (session.softmax(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
