@@ -309,7 +309,7 @@ def open_driver(driver: str, options: dict[str, Any]) -> Iterator[ReadImage]:
 
 @contextlib.contextmanager
 def open_topic(subscription: contextlib.AbstractContextManager[ReadNewest]) -> Iterator[ReadImage]:
-    """Open a subscription, `actrec_nodes.common.image_topic.images`; yield a function that returns the newest image."""
+    """Open a subscription, `actrec_nodes.calibration_node.images`; yield a function that returns the newest image."""
     numbers = itertools.count(1)
     with subscription as newest:
         yield lambda timeout_s: ColorImage(f"image_{next(numbers):06d}", *newest(timeout_s))

@@ -150,7 +150,7 @@ class EvaluationResult:
         threshold: Confidence below which the package publishes `unknown`; None without rejection.
         unreadable: Name of an unreadable clip to the cause. It counts as wrong and as rejected.
         package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to.
-        duplicates: Names of the clips that the training part contains too (`actrec.datasets.duplicates`).
+        duplicates: Names of the clips that the training part contains too (`actrec.datasets.find_duplicates`).
         recordings: [N] name of each answer's recording, if several models answered; empty for one clip each.
 
     Raises:

@@ -1,0 +1,68 @@
+"""Names of modules and paths of files that documents and docstrings mention exist."""
+
+import importlib
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = re.compile(r"\bactrec(?:_models|_nodes|_calibration)?(?:\.[A-Za-z_]\w*)+")
+PATH = re.compile(
+    r"(?<![\w/.-])((?:actrec|models|nodes|calibration|benchmarks|tests|docs|config|launch|deploy|scripts)"
+    r"/[\w./-]+\.(?:py|md|yaml|csv|sh))"
+)
+OTHER = {
+    "actrec.env": "environment file of the Jetson service",
+    "actrec.service": "systemd unit",
+    "actrec.example": "domain of a mail address",
+    "actrec.streaming": "key of ONNX metadata",
+    "docs/operators.md": "a page of onnx-tensorrt",
+    "config/VENDOR.yaml": "placeholder",
+    "scripts/wheels_setup.sh": "template with the suffix .in",
+}
+"""What the patterns find but is no module or file here."""
+
+
+def _texts() -> dict[str, str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    kinds = {".md", ".py", ".yaml", ".toml", ".cfg", ".xml", ".sh", ".service"}
+    names = [name for name in listed if Path(name).suffix in kinds and name != "CHANGELOG.md"]
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in names if (ROOT / name).is_file()}
+
+
+@cache
+def _exists(name: str) -> bool:
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[count:]:
+            if not hasattr(found, attribute):
+                return attribute in getattr(found, "__annotations__", {})
+            found = getattr(found, attribute)
+        return True
+    return False
+
+
+def test_dotted_names_exist() -> None:
+    missing = {
+        f"{file}: {match}"
+        for file, text in _texts().items()
+        for match in NAME.findall(text)
+        if match not in OTHER and "NAME" not in match and not _exists(match)
+    }
+    assert missing == set()
+
+
+def test_paths_of_files_exist() -> None:
+    missing = {
+        f"{file}: {match}"
+        for file, text in _texts().items()
+        for match in PATH.findall(text)
+        if match not in OTHER and "NAME" not in match
+        if not (ROOT / match).exists() and not (ROOT / file).parent.joinpath(match).exists()
+    }
+    assert missing == set()
