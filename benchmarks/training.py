@@ -37,7 +37,7 @@ from actrec_models import evaluation, registry
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
-from actrec_models.finetune import fine_tuning, results
+from actrec_models.finetune import fine_tuning
 from actrec_models.finetune.fine_tuning import TeachConfig
 from actrec_models.training import provenance, recipe
 from actrec_models.training.module import RecognitionModule
@@ -407,7 +407,7 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
             folder = Path(scratch) / name
             write_folder(folder, train, actions, shown)
             lesson = fine_tuning.teach(folder, settings, threads=args.threads)
-            written = results.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
+            written = fine_tuning.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
             rows.append({"set": name, **scores(inference.load(written.path), test, shown), **_lesson(lesson)})
     given = {name: getattr(settings, name) for name in ("steps", "rehearsals", "seed")}
     return {"unknown": args.unknown, **given, "sets": rows}
@@ -476,7 +476,7 @@ def _probabilities(session: inference.Session, test: ClipDataset, chosen: np.nda
 
 
 def _lesson(lesson: fine_tuning.FineTuned) -> dict[str, Any]:
-    figures = results.report(lesson)
+    figures = fine_tuning.report(lesson)
     names = ("validation_accuracy", "validation_clips", "threshold", "steps", "minutes", "processor_minutes")
     own = {"evaluated_by": figures["evaluated_by"], "own accuracy": figures["accuracy"]}
     return own | {name: figures[name] for name in names}

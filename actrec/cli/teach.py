@@ -66,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     out = _output_folder(args.folder.expanduser(), args.out)
     files.check_place(out, FILES, args.overwrite)
     fine_tuning = importlib.import_module("actrec_models.finetune.fine_tuning")
-    results = importlib.import_module("actrec_models.finetune.results")
     given: dict[str, Any] = {
         name: getattr(args, name) for name in ("base", *OPTIONS) if getattr(args, name) is not None
     }
@@ -74,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
     recording = config.parse_pairs(args.recording, "--recording")
     result = fine_tuning.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
     command = _command(args.folder, args.recording, settings, given, out)
-    written = results.write(result, out, command, settings.seed, args.overwrite)
+    written = fine_tuning.write(result, out, command, settings.seed, args.overwrite)
     if args.json:
-        print(json.dumps({"package": str(written.path), **results.report(result)}, indent=2))
+        print(json.dumps({"package": str(written.path), **fine_tuning.report(result)}, indent=2))
     else:
-        print("\n".join([f"{written.path}: {', '.join(written.labels)}", *("  " + w for w in results.summary(result))]))
+        print("\n  ".join([f"{written.path}: {', '.join(written.labels)}", *fine_tuning.summary(result)]))
         print(f"  {result.seconds / 60:.1f} minutes; try it: actrec run --model {shlex.quote(str(written.path))}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a package's network on the user's own actions, from few recordings.
+"""Fine-tuning of a package's network on the user's own actions, from few recordings: `actrec teach`.
 
 1. The new head is trained on features of the frozen backbone, computed once for augmented versions of every clip.
 2. The whole network is trained at a small learning rate.
@@ -12,76 +12,40 @@ are the unknown ones.
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from actrec import features
-from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import OTHER, Folder
-from actrec.inference.package import ModelPackage, Rejection
+from actrec.inference import package
+from actrec.inference.package import ModelPackage, Provenance, Rejection
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
-from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.data.augmentation import Augmentation, names_side
-from actrec_models.data.samples import Samples
+from actrec_models.evaluation.metrics import confusion_matrix
 from actrec_models.export import rejection
+from actrec_models.export.exporter import card, escape_markdown, weights_bytes
+from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
-from actrec_models.finetune.transfer import (
-    PretrainedModel,
-    TuningConfig,
-    autocast,
-    fine_tune,
-    fit_head,
-    open_pretrained,
-    set_head,
-    stack_inputs,
-)
+from actrec_models.finetune.transfer import PretrainedModel, TeachConfig, Trainer, open_pretrained
 from actrec_models.networks.base import Network
-from actrec_models.training.recipe import Recipe
+from actrec_models.training import provenance
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 32
+_REPORTED_CONFUSION = 0.1
+"""Share of a class's clips with another label from which a confusion is reported."""
 
-_FEATURES_SHARE = 0.2
-"""Share of the time limit for each of the two passes over all clips' features."""
+_WEAK = 0.8
+"""Share of correct or rejected clips below which more recordings are advised."""
 
-_VALIDATION_FEATURES_SHARE = 0.5
-"""Share of a validation run's time limit for the features of its clips."""
-
-_HELD_OUT_EPOCH = 1_000_000
-"""First epoch whose augmentations no training uses."""
-
-
-@dataclass(frozen=True)
-class TeachConfig(TuningConfig):
-    """Settings of `actrec teach`."""
-
-    base: str = setting("deepacts_graph_nucla", "pretrained package: its name or folder")
-    least: int = setting(10, "clips of a class below which a warning is logged", range=(1, 10_000))
-    draws: int = setting(8, "augmented versions of each clip for the frozen backbone", range=(1, 1000))
-    folds: int = setting(5, "folds of the cross-validation with fewer than two people", range=(2, 100))
-    rehearsals: int = setting(2, "validation runs that choose the rejection threshold", range=(1, 100))
-    outliers: float = setting(0.2, "share of synthetic outliers among the augmented clips", range=(0.0, 0.9))
-    mirror: str = setting(
-        "auto", "also train on mirrored clips; auto: unless a label has a side", choices=("auto", "yes", "no")
-    )
-    augmentation: dict = setting({}, "fields of actrec_models.data.augmentation.Augmentation")
-    minutes: float = setting(10.0, "time limit; a short one reduces augmented versions and steps", range=(0.1, 1e5))
-    seed: int = setting(1, "random seed", range=(0, 2**31 - 1))
-
-    def augmentation_for(self, labels: Sequence[str]) -> Augmentation:
-        """Return the augmentation for these labels."""
-        sided = any(names_side(label) for label in labels)
-        mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
-        return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
+_FEW_CLIPS = 10
+_LISTED_RECORDINGS = 10
+_LICENSE = "the license of your recordings, and of the base: "
 
 
 @dataclass(frozen=True)
@@ -100,10 +64,8 @@ class FineTuned:
         known_kept: Share of these, and of augmented versions of them, that the threshold accepts.
         unknown_rejected: Rejected share of the held-out classes and recordings labeled unknown; NaN if there are none.
         mirror: Whether mirrored clips were used.
-        steps: Steps of the final training.
-        epochs: Epochs of the final training.
-        seconds: Duration.
-        processor_seconds: Processor time of all cores.
+        steps, epochs: Steps and epochs of the final training.
+        seconds, processor_seconds: Duration, and processor time of all cores.
     """
 
     base: ModelPackage
@@ -169,8 +131,7 @@ def fine_tune_package(
     for name, count in recordings.counts.items():
         if count < settings.least:
             logger.warning("'%s' has %d clips: record at least %d for a reliable label", name, count, settings.least)
-    trainer = Trainer(base, recordings, settings, progress)
-    labels = recordings.labels
+    trainer, labels = Trainer(base, recordings, settings, progress), recordings.labels
     folds = make_folds(labels, recordings.people, settings.folds, settings.seed, recordings.identities)
     logits = trainer.cross_validate(folds)
     rounds = list(enumerate(_held_out_classes(recordings, folds)))[: settings.rehearsals]
@@ -186,9 +147,11 @@ def fine_tune_package(
     correct, known_labels = (np.concatenate([getattr(run, kind) for run in runs]) for kind in ("correct", "labels"))
     chosen = rejection.choose(known, known_labels, _balance(unknown, outliers))
     rejected = float((chosen.confidence(unknown) < chosen.threshold).mean()) if len(unknown) else float("nan")
+    kinds = ["recordings labeled unknown"] if (labels == OTHER).any() else []
+    kinds += [f"a held-out class of each of {len(rounds)} validation runs"] if len(recordings.classes) > 2 else []
     calibrated_on = (
         f"clips of {len(rounds)} held-out folds ({chosen.known_kept:.1%} kept), against "
-        f"{trainer.unknown_text(len(rounds))} ({chosen.unknown_rejected:.1%} rejected)"
+        f"{', '.join([*kinds, 'synthetic outliers'])} ({chosen.unknown_rejected:.1%} rejected)"
     )
     seconds = time.monotonic() - start
     if seconds > 60 * settings.minutes:
@@ -227,185 +190,157 @@ def _held_out_classes(recordings: Recordings, folds: Folds) -> list[int | None]:
     return chosen
 
 
-@dataclass(frozen=True)
-class BackboneFeatures:
-    """The frozen backbone's features of augmented clips.
+# -- package and report ------------------------------------------------------------------------------------------------
 
-    Attributes:
-        features: [draws, N, D].
-        labels: [draws, N], −1 for synthetic outliers too.
+
+def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: bool = False) -> ModelPackage:
+    """Export a fine-tuned network, checked against PyTorch.
+
+    Args:
+        result: The fine-tuned network.
+        folder: Output folder; its name becomes the package's.
+        command: Command that repeats the fine-tuning.
+        seed: Its random seed.
+        overwrite: Replace an existing package.
+
+    Raises:
+        PackageError: The folder exists, or the graph disagrees with PyTorch.
     """
+    base, figures = result.base, report(result)
+    content = to_onnx(result.network)
+    trained = Provenance(
+        dataset="folder",
+        split="all",
+        seed=seed,
+        epochs=result.epochs,
+        accuracy=figures["accuracy"],
+        license=_LICENSE + base.provenance.license.removeprefix(_LICENSE),
+        recipe=command,
+        commit=provenance.commit(),
+        data_sha256=result.recordings.fingerprint,
+        created=provenance.now(),
+        figures={
+            "parameters": provenance.parameter_count(result.network),
+            "streams": len(features.modalities(base.inputs)),
+            "test_clips": figures["clips"],
+            "taught_from": base.name,
+            "taught_from_onnx_sha256": base.provenance.onnx_sha256,
+            "evaluated_by": result.folds.description,
+            **_training_recordings(result),
+            "clips_per_class": figures["clips_per_class"],
+            "validation_accuracy": result.validation_accuracy,
+            "validation_known_kept": result.known_kept,
+            "validation_unknown_rejected": figures["unknown_rejected"],
+            "steps": result.steps,
+            "minutes": figures["minutes"],
+            "mirrored": result.mirror,
+        },
+    )
+    description = dataclasses.replace(
+        base, labels=result.recordings.classes, rejection=result.rejection, provenance=trained, path=Path(),
+        float16=None, int8=None,
+    )  # fmt: skip
+    section = "\n".join(f"- {escape_markdown(line)}" for line in summary(result))
+    text = f"{card(description, folder.name)}\n## How it was taught\n\n{section}\n"
+    return package.write(folder, description, content, weights_bytes(result.network), text, overwrite)
 
-    features: Tensor
-    labels: Tensor
+
+def _training_recordings(result: FineTuned) -> dict[str, list[str]]:
+    """Return the recordings that backbone and head were trained on, for `actrec eval`; empty if not all are known."""
+    known = result.base.provenance.figures.get("recordings")
+    if known is None and result.base.provenance.dataset == "folder":
+        return {}
+    return {"recordings": list(dict.fromkeys([*(known or ()), *result.recordings.identities]))}
 
 
-@dataclass(frozen=True)
-class ValidationRun:
-    """A network's logits of clips that it was not trained on.
+def report(result: FineTuned) -> dict[str, Any]:
+    """Return the figures, for `--json`."""
+    recordings, folds = result.recordings, result.folds
+    known = recordings.labels[recordings.labels >= 0]
+    counts = confusion_matrix(known, result.logits.argmax(axis=1), len(recordings.classes))
+    per_class = counts.diagonal() / np.maximum(counts.sum(axis=1), 1)
+    base_recordings = set(result.base.provenance.figures.get("recordings", ()))
+    return {
+        "base": result.base.name,
+        "classes": list(recordings.classes),
+        "clips_per_class": recordings.counts,
+        "unknown_clips": int((recordings.labels < 0).sum()),
+        "skipped": list(recordings.skipped),
+        "known_to_base": sum(identity in base_recordings for identity in recordings.identities),
+        "evaluated_by": folds.description,
+        "left_out": list(folds.names),
+        "clips": int(counts.sum()),
+        "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "per_class": {name: float(share) for name, share in zip(recordings.classes, per_class, strict=True)},
+        "confusion": counts.tolist(),
+        "validation_accuracy": result.validation_accuracy,
+        "validation_clips": result.validation_clips,
+        "known_kept": result.known_kept,
+        "unknown_rejected": None if np.isnan(result.unknown_rejected) else result.unknown_rejected,
+        "threshold": result.rejection.threshold,
+        "background": result.rejection.background,
+        "calibrated_on": result.rejection.calibrated_on,
+        "mirrored": result.mirror,
+        "steps": result.steps,
+        "minutes": round(result.seconds / 60, 2),
+        "processor_minutes": round(result.processor_seconds / 60, 2),
+    }
 
-    Attributes:
-        known: [2 N, classes] logits of known clips as recorded, then of an augmented version of each.
-        labels: [2 N] their labels.
-        unknown: [K, classes] of clips of other actions, likewise.
-        outliers: [L, classes] of synthetic outliers.
-    """
 
-    known: np.ndarray
-    labels: np.ndarray
-    unknown: np.ndarray
-    outliers: np.ndarray
-
-    @property
-    def correct(self) -> np.ndarray:
-        """[N] whether each known clip, as recorded, is recognized."""
-        count = len(self.labels) // 2
-        correct: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
-        return correct
+def summary(result: FineTuned) -> list[str]:
+    """Return the report as sentences: accuracy, confusions, and advice on more recordings."""
+    figures = report(result)
+    fewer = " (with one class less)" if len(figures["classes"]) > 2 else ""
+    return [
+        f"{figures['evaluated_by']}, head on the frozen backbone: {figures['accuracy']:.1%} of {figures['clips']} "
+        "clips right",
+        f"validation runs: {result.validation_accuracy:.1%} of {result.validation_clips} held-out clips right{fewer}",
+        f"rejection below {result.rejection.threshold:g}, chosen on {result.rejection.calibrated_on}",
+        *(
+            f"'{name}': {share:.1%} of {figures['clips_per_class'][name]} clips"
+            for name, share in figures["per_class"].items()
+        ),
+        *_advice(result, figures),
+    ]
 
 
-class Trainer:
-    """Trainings on shared clips: heads on the frozen backbone, validation runs, and the final network."""
-
-    def __init__(self, base: PretrainedModel, recordings: Recordings, settings: TeachConfig, progress: bool):
-        self.base, self.recordings, self.settings, self.progress = base, recordings, settings, progress
-        self.window, self.specs = base.package.window, list(base.package.inputs)
-        self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
-        self.augmentation = settings.augmentation_for(recordings.classes)
-        self.labels = recordings.labels
-        with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
-            everything, self.backbone = np.arange(len(self.labels)), base.network(2)
-            self.augmented = self._augmented_features([everything], bar, self._pass_seconds)
-            plain = self._samples(everything, None)
-            self.plain = self._features([plain[int(i)] for i in everything])[0]
-            bar.update()
-
-    def cross_validate(self, folds: Folds) -> np.ndarray:
-        """Return logits [known clips, classes] of the head on the frozen backbone, by a head without the clip's fold.
-
-        The augmentation may prepend another clip. For these heads that clip is of the same fold, since it could
-        otherwise be a test clip of the head.
-        """
-        classes, known = len(self.recordings.classes), self.labels != OTHER
-        logits = np.zeros((len(self.labels), classes), np.float32)
-        parts = [np.flatnonzero(folds.fold_of_clip == fold) for fold in range(folds.count)]
-        with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
-            augmented = self._augmented_features(parts, bar, self._pass_seconds)
-        for fold in range(folds.count):
-            held_out = folds.fold_of_clip == fold
-            weight, bias = self._fit_head(augmented, ~held_out, classes)
-            logits[held_out] = (self.plain[torch.from_numpy(held_out)] @ weight.T + bias).numpy()
-        return logits[known]
-
-    def train(self, indices: np.ndarray, held_out: int | None, seconds: float, title: str) -> tuple[Network, int]:
-        """Return the network trained on some clips, without the class `held_out`, and the number of steps."""
-        end = time.monotonic() + seconds
-        augmented = self.augmented
-        if len(indices) < len(self.labels):
-            # Features of these clips alone: in `self.augmented`, other clips may be prepended.
-            name, limit = f"features of {title}", _VALIDATION_FEATURES_SHARE * seconds
-            with tqdm(total=self.settings.draws, desc=name, unit="pass", disable=not self.progress) as bar:
-                augmented = self._augmented_features([indices], bar, limit, held_out)
-        classes = len(self.recordings.classes) - (held_out is not None)
-        network = self.base.network(classes)
-        set_head(self.base.head_layers(network), *self._fit_head(augmented, np.ones(len(indices), bool), classes))
-        samples, seconds = self._samples(indices, self.augmentation, held_out), max(end - time.monotonic(), 0.0)
-        with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
-            steps = fine_tune(network, samples, samples.clips.labels, self.settings, seconds, bar.update)
-        if steps < self.settings.steps:
-            logger.warning("%s: %d of %d steps within the time limit", title, steps, self.settings.steps)
-        return network, steps
-
-    def validate(self, folds: Folds, fold: int, held_out: int | None, seconds: float, title: str) -> ValidationRun:
-        """Train without a fold and a class, and return the logits of these."""
-        in_fold, labels = folds.fold_of_clip == fold, self.labels
-        excluded = labels == held_out if held_out is not None else np.zeros(len(labels), bool)
-        trained = np.flatnonzero(~in_fold & ~excluded)
-        network, _ = self.train(trained, held_out, seconds, title)
-        known = np.flatnonzero(in_fold & (labels != OTHER) & ~excluded)
-        unknown = np.flatnonzero((in_fold & (labels == OTHER)) | excluded)
-        known_logits, unknown_logits = (
-            np.concatenate([self._logits(network, clips, augmented) for augmented in (False, True)])
-            for clips in (known, unknown)
+def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
+    """Return advice on improving the package, most important first."""
+    names, counts, lines = figures["classes"], np.array(figures["confusion"]), []
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    pairs = zip(*np.nonzero(shares >= _REPORTED_CONFUSION), strict=True)
+    for true, predicted in sorted(pairs, key=lambda pair: -shares[pair]):
+        clips = f"{counts[true, predicted]} of {counts[true].sum()} clips"
+        lines.append(f"'{names[true]}' is recognized as '{names[predicted]}' in {clips}")
+    if weak := [name for name, share in figures["per_class"].items() if share < _WEAK]:
+        lines.append(f"record more of {', '.join(f'{name!r}' for name in weak)}: other people, places and speeds")
+    if few := [f"{name!r} ({count})" for name, count in figures["clips_per_class"].items() if count < _FEW_CLIPS]:
+        lines.append(f"fewer than {_FEW_CLIPS} clips of {', '.join(few)}: record more before relying on these figures")
+    if result.folds.by == "clip":
+        lines.append(
+            "all clips of an action are cut from one recording, which makes the accuracy too high: record more"
         )
-        known_labels = np.tile(_renumber(labels[known], held_out), 2)
-        return ValidationRun(known_logits, known_labels, unknown_logits, self._outlier_logits(network, trained))
-
-    def unknown_text(self, runs: int) -> str:
-        """Describe the unknown actions that the threshold was chosen against."""
-        kinds = ["recordings labeled unknown"] if (self.labels == OTHER).any() else []
-        if len(self.recordings.classes) > 2:
-            kinds.append(f"a held-out class of each of {runs} validation runs")
-        return ", ".join([*kinds, "synthetic outliers"])
-
-    def _fit_head(self, augmented: BackboneFeatures, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
-        keep = torch.from_numpy(chosen)
-        backbone_features = augmented.features[:, keep].flatten(0, 1)
-        return fit_head(backbone_features, augmented.labels[:, keep].reshape(-1), classes, self.settings)
-
-    @property
-    def _pass_seconds(self) -> float:
-        return _FEATURES_SHARE * 60 * self.settings.minutes
-
-    def _augmented_features(
-        self, parts: Sequence[np.ndarray], bar: tqdm, seconds: float, held_out: int | None = None
-    ) -> BackboneFeatures:
-        """Return features of parts that are augmented separately, as many as the time allows, at least one pass."""
-        drawn: list[Tensor] = []
-        labels: list[Tensor] = []
-        end = time.monotonic() + seconds
-        for draw in range(self.settings.draws):
-            if drawn and time.monotonic() > end:
-                logger.warning("features: %d of %d passes within the time limit", draw, self.settings.draws)
-                break
-            items: dict[int, dict] = {}
-            for number, part in enumerate(parts):
-                samples, epoch = self._samples(part, self.augmentation, held_out), draw * len(parts) + number
-                items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
-            part_features, part_labels = self._features([items[index] for index in sorted(items)])
-            drawn.append(part_features)
-            labels.append(part_labels)
-            bar.update()
-        return BackboneFeatures(torch.stack(drawn), torch.stack(labels))
-
-    def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, held_out: int | None = None) -> Samples:
-        clips = [self.recordings.clips[int(i)] for i in indices]
-        labels = _renumber(np.array([clip.label for clip in clips], np.int64), held_out)
-        relabeled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, labels, strict=True)]
-        dataset = ClipDataset(relabeled, self.recordings.classes)
-        return Samples(dataset, self.specs, self.window, self.recipe, augmentation)
-
-    def _features(self, items: list[dict]) -> tuple[Tensor, Tensor]:
-        batches = (stack_inputs(items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
-        rows = [
-            torch.cat(self.base.features(self.backbone, batch, self.settings.precision), dim=1) for batch in batches
-        ]
-        return torch.cat(rows), torch.tensor([item["label"] for item in items])
-
-    def _logits(self, network: Network, indices: np.ndarray, augmented: bool) -> np.ndarray:
-        """Return logits of clips as recorded, or of augmented versions that no training uses."""
-        if not augmented:
-            plain = self._samples(indices, None)
-            return self._run(network, [plain[i] for i in range(len(indices))])
-        samples = self._samples(indices, self.augmentation)
-        samples.recipe = dataclasses.replace(self.recipe, outliers=0.0)
-        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 0)] for i in range(len(indices))])
-
-    def _outlier_logits(self, network: Network, indices: np.ndarray) -> np.ndarray:
-        """Return logits of one synthetic outlier per clip, which no training uses."""
-        samples = self._samples(indices, self.augmentation)
-        samples.recipe = dataclasses.replace(self.recipe, outliers=1.0)
-        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 1)] for i in range(len(indices))])
-
-    @torch.no_grad()
-    def _run(self, network: Network, items: list[dict]) -> np.ndarray:
-        rows = [np.zeros((0, network.config.num_classes), np.float32)]
-        for start in range(0, len(items), _BATCH):
-            with autocast(torch.device("cpu"), self.settings.precision):
-                rows.append(network(**stack_inputs(items[start : start + _BATCH])).float().numpy())
-        return np.concatenate(rows)
-
-
-def _renumber(labels: np.ndarray, held_out: int | None) -> np.ndarray:
-    """Return the labels as numbered without the class `held_out`."""
-    return labels if held_out is None else labels - (labels > held_out)
+    if result.folds.by != "person":
+        lines.append(
+            "the figures include people of the training, because no person is given or one person did an action alone: "
+            "record two or more with --person"
+        )
+    if figures["known_to_base"]:
+        lines.append(
+            f"{result.base.name} was trained on {figures['known_to_base']} of these clips before, which makes all "
+            "figures too high: choose another --from"
+        )
+    rejected = figures["unknown_rejected"]
+    if not result.rejection.threshold:
+        lines.append("no threshold separates these actions from others: the package never publishes unknown")
+    if not figures["unknown_clips"]:
+        lines.append("no recording is labeled unknown: record other actions of the place with --label unknown")
+    elif rejected is not None and rejected < _WEAK:
+        lines.append(f"only {rejected:.0%} of other actions are rejected: record more with --label unknown")
+    if reasons := figures["skipped"]:
+        more = len(reasons) - _LISTED_RECORDINGS
+        count = "1 recording" if len(reasons) == 1 else f"{len(reasons)} recordings"
+        listed = "; ".join(reasons[:_LISTED_RECORDINGS])
+        lines.append(f"{count} could not be used: {listed}{f'; and {more} more' if more > 0 else ''}")
+    return lines

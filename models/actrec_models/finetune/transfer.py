@@ -4,6 +4,8 @@ The head consists of all parameters whose shape depends on the number of classes
 logits their sum, as in the graph networks (one per branch). The features of the frozen backbone are then computed once.
 """
 
+import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,30 +17,51 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from actrec.datasets.base import ClipDataset
+from actrec.datasets.user_folder import OTHER
 from actrec.inference.package import ModelPackage
+from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
+from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
+from actrec_models.finetune.recordings import Folds, Recordings
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.registry import create
 from actrec_models.training.checkpoints import open_package
+from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import fast_bfloat16
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
-HEAD_LEARNING_RATE = 1e-2
+_HEAD_LEARNING_RATE = 1e-2
 """Learning rate of the head on standardized features, a convex problem."""
 
-WARM_UP = 0.15
+_WARM_UP = 0.15
 """Share of the training in which the learning rate rises."""
+
+_BATCH = 32
+
+_FEATURES_SHARE = 0.2
+"""Share of the time limit for each of the two passes over all clips' features."""
+
+_VALIDATION_FEATURES_SHARE = 0.5
+"""Share of a validation run's time limit for the features of its clips."""
+
+_HELD_OUT_EPOCH = 1_000_000
+"""First epoch whose augmentations no training uses."""
 
 
 @dataclass(frozen=True)
-class TuningConfig:
-    """Settings of the training on the new classes."""
+class TeachConfig:
+    """Settings of `actrec teach`."""
 
+    base: str = setting("deepacts_graph_nucla", "pretrained package: its name or folder")
     head_steps: int = setting(300, "training steps of the head on the frozen backbone's features", range=(1, 100_000))
     steps: int = setting(100, "training steps of the whole network after its head; 0: none", range=(0, 100_000))
     batch: int = setting(16, "clips per step", range=(2, 4096))
@@ -51,6 +74,23 @@ class TuningConfig:
         "precision of the backbone; auto: bf16-mixed if the CPU is fast at it",
         choices=("auto", "bf16-mixed", "32-true"),
     )
+    least: int = setting(10, "clips of a class below which a warning is logged", range=(1, 10_000))
+    draws: int = setting(8, "augmented versions of each clip for the frozen backbone", range=(1, 1000))
+    folds: int = setting(5, "folds of the cross-validation with fewer than two people", range=(2, 100))
+    rehearsals: int = setting(2, "validation runs that choose the rejection threshold", range=(1, 100))
+    outliers: float = setting(0.2, "share of synthetic outliers among the augmented clips", range=(0.0, 0.9))
+    mirror: str = setting(
+        "auto", "also train on mirrored clips; auto: unless a label has a side", choices=("auto", "yes", "no")
+    )
+    augmentation: dict = setting({}, "fields of actrec_models.data.augmentation.Augmentation")
+    minutes: float = setting(10.0, "time limit; a short one reduces augmented versions and steps", range=(0.1, 1e5))
+    seed: int = setting(1, "random seed", range=(0, 2**31 - 1))
+
+    def augmentation_for(self, labels: Sequence[str]) -> Augmentation:
+        """Return the augmentation for these labels."""
+        sided = any(names_side(label) for label in labels)
+        mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
+        return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
 
 
 @dataclass(frozen=True)
@@ -153,7 +193,7 @@ def open_pretrained(name: str | Path) -> PretrainedModel:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """Return the context that computes in a precision of `TuningConfig`."""
+    """Return the context that computes in a precision of `TeachConfig`."""
     enabled = fast_bfloat16(device) if precision == "auto" else precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
@@ -164,27 +204,27 @@ def stack_inputs(items: Sequence[dict[str, Any]], device: torch.device | None = 
     return {name: torch.from_numpy(np.stack([item[name] for item in items])).to(device) for name in names}
 
 
-def tuning_loss(logits: Tensor, labels: Tensor, config: TuningConfig) -> Tensor:
+def tuning_loss(logits: Tensor, labels: Tensor, settings: TeachConfig) -> Tensor:
     """Return the smoothed cross-entropy [N]; the target of clips without a class is the uniform distribution."""
     known = nn.functional.cross_entropy(
-        logits, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=config.label_smoothing
+        logits, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=settings.label_smoothing
     )
     outlier = -torch.log_softmax(logits, dim=1).mean(dim=1)
-    return torch.where(labels != OUTLIER, known, config.outlier_weight * outlier)
+    return torch.where(labels != OUTLIER, known, settings.outlier_weight * outlier)
 
 
-def fit_head(features: Tensor, labels: Tensor, classes: int, config: TuningConfig) -> tuple[Tensor, Tensor]:
+def fit_head(features: Tensor, labels: Tensor, classes: int, settings: TeachConfig) -> tuple[Tensor, Tensor]:
     """Return the weights [classes, D] and bias [classes] of a class-balanced linear head on features [N, D]."""
     mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-3
     standard = (features - mean) / scale
     counts = torch.bincount(labels - OUTLIER, minlength=classes + 1).clamp(min=1)
     share = (1 / counts.float())[labels - OUTLIER]
     weight, bias = torch.zeros(classes, features.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
-    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias]}]
-    optimizer = torch.optim.AdamW(groups, HEAD_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, HEAD_LEARNING_RATE, config.head_steps)
-    for _ in range(config.head_steps):
-        loss = (tuning_loss(standard @ weight.T + bias, labels, config) * share).sum() / share.sum()
+    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": settings.weight_decay}, {"params": [bias]}]
+    optimizer = torch.optim.AdamW(groups, _HEAD_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _HEAD_LEARNING_RATE, settings.head_steps)
+    for _ in range(settings.head_steps):
+        loss = (tuning_loss(standard @ weight.T + bias, labels, settings) * share).sum() / share.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -207,7 +247,7 @@ def fine_tune(
     network: Network,
     samples: Samples,
     labels: np.ndarray,
-    config: TuningConfig,
+    settings: TeachConfig,
     seconds: float,
     on_step: Callable[[], object],
 ) -> int:
@@ -217,7 +257,7 @@ def fine_tune(
         network: Changed in place; in evaluation mode afterwards, on the CPU.
         samples: The clips.
         labels: Their classes.
-        config: Settings.
+        settings: Settings.
         seconds: Time limit; the schedule is shortened to end with it.
         on_step: Called after each step.
 
@@ -231,21 +271,21 @@ def fine_tune(
     network.to(device).train()
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, config.learning_rate)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, settings.learning_rate)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    while step < config.steps and time.monotonic() - start < seconds:
+    while step < settings.steps and time.monotonic() - start < seconds:
         # Progress by steps gives reproducible networks; the clock counts only if it is ahead of the steps.
-        progress, elapsed = step / config.steps, (time.monotonic() - start) / seconds
-        progress = elapsed if elapsed > (step + 1) / config.steps else progress
+        progress, elapsed = step / settings.steps, (time.monotonic() - start) / seconds
+        progress = elapsed if elapsed > (step + 1) / settings.steps else progress
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * one_cycle(progress)
-        chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(config.batch)]
+            group["lr"] = settings.learning_rate * one_cycle(progress)
+        chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(settings.batch)]
         items = [samples[(step + 1, index, number)] for number, index in enumerate(chosen)]
-        with autocast(device, config.precision):
+        with autocast(device, settings.precision):
             logits = network(**stack_inputs(items, device))
         targets = torch.tensor([item["label"] for item in items], device=device)
-        loss = tuning_loss(logits.float(), targets, config).mean()
+        loss = tuning_loss(logits.float(), targets, settings).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -258,6 +298,171 @@ def fine_tune(
 
 def one_cycle(progress: float) -> float:
     """Return the share of the peak learning rate at 0..1 of the training: a cosine up, then a cosine down to zero."""
-    if progress < WARM_UP:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
-    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+# -- runs on shared clips ----------------------------------------------------------------------------------------------
+
+Augmented = tuple[Tensor, Tensor]
+"""Features [draws, N, D] of the frozen backbone for augmented clips, and labels [draws, N], −1 for outliers too."""
+
+
+@dataclass(frozen=True)
+class ValidationRun:
+    """A network's logits of clips that it was not trained on.
+
+    Attributes:
+        known: [2 N, classes] logits of known clips as recorded, then of an augmented version of each.
+        labels: [2 N] their labels.
+        unknown: [K, classes] of clips of other actions, likewise.
+        outliers: [L, classes] of synthetic outliers.
+    """
+
+    known: np.ndarray
+    labels: np.ndarray
+    unknown: np.ndarray
+    outliers: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """[N] whether each known clip, as recorded, is recognized."""
+        count = len(self.labels) // 2
+        correct: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
+        return correct
+
+
+class Trainer:
+    """Trainings on shared clips: heads on the frozen backbone, validation runs, and the final network."""
+
+    def __init__(self, base: PretrainedModel, recordings: Recordings, settings: TeachConfig, progress: bool):
+        self.base, self.recordings, self.settings, self.progress = base, recordings, settings, progress
+        self.window, self.specs = base.package.window, list(base.package.inputs)
+        self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
+        self.augmentation = settings.augmentation_for(recordings.classes)
+        self.labels = recordings.labels
+        with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
+            everything, self.backbone = np.arange(len(self.labels)), base.network(2)
+            self.augmented = self._augmented_features([everything], bar, _FEATURES_SHARE * 60 * self.settings.minutes)
+            plain = self._samples(everything, None)
+            self.plain = self._features([plain[int(i)] for i in everything])[0]
+            bar.update()
+
+    def cross_validate(self, folds: Folds) -> np.ndarray:
+        """Return logits [known clips, classes] of the head on the frozen backbone, by a head without the clip's fold.
+
+        The augmentation may prepend another clip. For these heads that clip is of the same fold, since it could
+        otherwise be a test clip of the head.
+        """
+        classes, known = len(self.recordings.classes), self.labels != OTHER
+        logits = np.zeros((len(self.labels), classes), np.float32)
+        parts = [np.flatnonzero(folds.fold_of_clip == fold) for fold in range(folds.count)]
+        with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
+            augmented = self._augmented_features(parts, bar, _FEATURES_SHARE * 60 * self.settings.minutes)
+        for fold in range(folds.count):
+            held_out = folds.fold_of_clip == fold
+            weight, bias = self._fit_head(augmented, ~held_out, classes)
+            logits[held_out] = (self.plain[torch.from_numpy(held_out)] @ weight.T + bias).numpy()
+        return logits[known]
+
+    def train(self, indices: np.ndarray, held_out: int | None, seconds: float, title: str) -> tuple[Network, int]:
+        """Return the network trained on some clips, without the class `held_out`, and the number of steps."""
+        end = time.monotonic() + seconds
+        augmented = self.augmented
+        if len(indices) < len(self.labels):
+            # Features of these clips alone: in `self.augmented`, other clips may be prepended.
+            name, limit = f"features of {title}", _VALIDATION_FEATURES_SHARE * seconds
+            with tqdm(total=self.settings.draws, desc=name, unit="pass", disable=not self.progress) as bar:
+                augmented = self._augmented_features([indices], bar, limit, held_out)
+        classes = len(self.recordings.classes) - (held_out is not None)
+        network = self.base.network(classes)
+        set_head(self.base.head_layers(network), *self._fit_head(augmented, np.ones(len(indices), bool), classes))
+        samples, seconds = self._samples(indices, self.augmentation, held_out), max(end - time.monotonic(), 0.0)
+        with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
+            steps = fine_tune(network, samples, samples.clips.labels, self.settings, seconds, bar.update)
+        if steps < self.settings.steps:
+            logger.warning("%s: %d of %d steps within the time limit", title, steps, self.settings.steps)
+        return network, steps
+
+    def validate(self, folds: Folds, fold: int, held_out: int | None, seconds: float, title: str) -> ValidationRun:
+        """Train without a fold and a class, and return the logits of these."""
+        in_fold, labels = folds.fold_of_clip == fold, self.labels
+        excluded = labels == held_out if held_out is not None else np.zeros(len(labels), bool)
+        trained = np.flatnonzero(~in_fold & ~excluded)
+        network, _ = self.train(trained, held_out, seconds, title)
+        known = np.flatnonzero(in_fold & (labels != OTHER) & ~excluded)
+        unknown = np.flatnonzero((in_fold & (labels == OTHER)) | excluded)
+        known_logits, unknown_logits = (
+            np.concatenate([self._logits(network, clips, augmented) for augmented in (False, True)])
+            for clips in (known, unknown)
+        )
+        known_labels = np.tile(_renumber(labels[known], held_out), 2)
+        return ValidationRun(known_logits, known_labels, unknown_logits, self._outlier_logits(network, trained))
+
+    def _fit_head(self, augmented: Augmented, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
+        (backbone_features, labels), keep = augmented, torch.from_numpy(chosen)
+        return fit_head(backbone_features[:, keep].flatten(0, 1), labels[:, keep].reshape(-1), classes, self.settings)
+
+    def _augmented_features(
+        self, parts: Sequence[np.ndarray], bar: tqdm, seconds: float, held_out: int | None = None
+    ) -> Augmented:
+        """Return features of parts that are augmented separately, as many as the time allows, at least one pass."""
+        drawn: list[Tensor] = []
+        labels: list[Tensor] = []
+        end = time.monotonic() + seconds
+        for draw in range(self.settings.draws):
+            if drawn and time.monotonic() > end:
+                logger.warning("features: %d of %d passes within the time limit", draw, self.settings.draws)
+                break
+            items: dict[int, dict] = {}
+            for number, part in enumerate(parts):
+                samples, epoch = self._samples(part, self.augmentation, held_out), draw * len(parts) + number
+                items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
+            part_features, part_labels = self._features([items[index] for index in sorted(items)])
+            drawn.append(part_features)
+            labels.append(part_labels)
+            bar.update()
+        return torch.stack(drawn), torch.stack(labels)
+
+    def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, held_out: int | None = None) -> Samples:
+        clips = [self.recordings.clips[int(i)] for i in indices]
+        labels = _renumber(np.array([clip.label for clip in clips], np.int64), held_out)
+        relabeled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, labels, strict=True)]
+        dataset = ClipDataset(relabeled, self.recordings.classes)
+        return Samples(dataset, self.specs, self.window, self.recipe, augmentation)
+
+    def _features(self, items: list[dict]) -> tuple[Tensor, Tensor]:
+        batches = (stack_inputs(items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
+        rows = [
+            torch.cat(self.base.features(self.backbone, batch, self.settings.precision), dim=1) for batch in batches
+        ]
+        return torch.cat(rows), torch.tensor([item["label"] for item in items])
+
+    def _logits(self, network: Network, indices: np.ndarray, augmented: bool) -> np.ndarray:
+        """Return logits of clips as recorded, or of augmented versions that no training uses."""
+        if not augmented:
+            plain = self._samples(indices, None)
+            return self._run(network, [plain[i] for i in range(len(indices))])
+        samples = self._samples(indices, self.augmentation)
+        samples.recipe = dataclasses.replace(self.recipe, outliers=0.0)
+        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 0)] for i in range(len(indices))])
+
+    def _outlier_logits(self, network: Network, indices: np.ndarray) -> np.ndarray:
+        """Return logits of one synthetic outlier per clip, which no training uses."""
+        samples = self._samples(indices, self.augmentation)
+        samples.recipe = dataclasses.replace(self.recipe, outliers=1.0)
+        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 1)] for i in range(len(indices))])
+
+    @torch.no_grad()
+    def _run(self, network: Network, items: list[dict]) -> np.ndarray:
+        rows = [np.zeros((0, network.config.num_classes), np.float32)]
+        for start in range(0, len(items), _BATCH):
+            with autocast(torch.device("cpu"), self.settings.precision):
+                rows.append(network(**stack_inputs(items[start : start + _BATCH])).float().numpy())
+        return np.concatenate(rows)
+
+
+def _renumber(labels: np.ndarray, held_out: int | None) -> np.ndarray:
+    """Return the labels as numbered without the class `held_out`."""
+    return labels if held_out is None else labels - (labels > held_out)

@@ -9,8 +9,8 @@ import torch
 from actrec import datasets
 from actrec.utils import config
 from actrec_models.finetune import transfer
-from actrec_models.finetune.fine_tuning import TeachConfig, Trainer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds
+from actrec_models.finetune.transfer import TeachConfig, Trainer
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
 

@@ -19,10 +19,9 @@ from actrec.inference import package
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.export import onnx_graph, rejection
-from actrec_models.finetune import fine_tuning, results, transfer
-from actrec_models.finetune.fine_tuning import TeachConfig, Trainer
+from actrec_models.finetune import fine_tuning, transfer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
-from actrec_models.finetune.transfer import TuningConfig
+from actrec_models.finetune.transfer import TeachConfig, Trainer
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
 from actrec_models.training import checkpoints
@@ -70,7 +69,7 @@ def tuned(mine):
 
 
 def test_report_is_cross_validated_by_person(tuned):
-    figures = results.report(tuned)
+    figures = fine_tuning.report(tuned)
     assert figures["classes"] == list(ACTIONS) and figures["clips"] == 12 and figures["unknown_clips"] == 2
     assert figures["evaluated_by"] == "leave one person out"
     assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
@@ -169,30 +168,31 @@ def test_summary_lists_confusions(tuned):
     stand, squat = 1, 2
     truth = tuned.recordings.labels[tuned.recordings.labels >= 0]
     logits = np.eye(3, dtype=np.float32)[np.where(truth == squat, stand, truth)]
-    advice = results.summary(dataclasses.replace(tuned, logits=logits))
+    advice = fine_tuning.summary(dataclasses.replace(tuned, logits=logits))
     assert "'squat' is recognized as 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
     assert any(line.startswith("1 recording could not be used: ") for line in advice)
     sure = dataclasses.replace(tuned, rejection=package.Rejection())
-    assert "no threshold separates these actions from others: the package never publishes unknown" in results.summary(
-        sure
+    assert (
+        "no threshold separates these actions from others: the package never publishes unknown"
+        in fine_tuning.summary(sure)
     )
     alone = dataclasses.replace(tuned, folds=make_folds(tuned.recordings.labels, [""] * 14, 5, 1))
     assert alone.folds.description == "4-fold cross-validation"
-    assert any("record two or more with --person" in line for line in results.summary(alone))
+    assert any("record two or more with --person" in line for line in fine_tuning.summary(alone))
 
 
 def test_summary_lists_at_most_ten_skipped_recordings(tuned):
     reasons = tuple(f"r{number}.mcap is empty" for number in range(12))
     recordings = dataclasses.replace(tuned.recordings, skipped=reasons)
-    last = results.summary(dataclasses.replace(tuned, recordings=recordings))[-1]
+    last = fine_tuning.summary(dataclasses.replace(tuned, recordings=recordings))[-1]
     assert last == f"12 recordings could not be used: {'; '.join(reasons[:10])}; and 2 more"
 
 
 def test_card_escapes_labels(tuned, tmp_path):
     labels = ("push|pull", "<b>wave</b>", "a `tick`")
     recordings = dataclasses.replace(tuned.recordings, classes=labels)
-    results.write(dataclasses.replace(tuned, recordings=recordings), tmp_path / "taught", "actrec teach 'a|b'", 1)
+    fine_tuning.write(dataclasses.replace(tuned, recordings=recordings), tmp_path / "taught", "actrec teach 'a|b'", 1)
     card = (tmp_path / "taught/README.md").read_text()
     assert "| Labels | push\\|pull, &lt;b&gt;wave&lt;/b&gt;, a \\`tick\\` |" in card
     assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
@@ -203,16 +203,16 @@ def test_card_escapes_labels(tuned, tmp_path):
 def test_recordings_of_base_are_included(tuned, tmp_path):
     known = [tuned.recordings.identities[0], "of another training"]
     of = dataclasses.replace(
-        tuned.base.provenance, dataset="folder", figures={"recordings": known}, license=f"{results._LICENSE}none"
+        tuned.base.provenance, dataset="folder", figures={"recordings": known}, license=f"{fine_tuning._LICENSE}none"
     )
     again = dataclasses.replace(tuned, base=dataclasses.replace(tuned.base, provenance=of))
-    assert any("was trained on 1 of these clips before" in line for line in results.summary(again))
-    assert not any("before, which" in line for line in results.summary(tuned))
-    made = results.write(again, tmp_path / "again", "actrec teach", 1).provenance
+    assert any("was trained on 1 of these clips before" in line for line in fine_tuning.summary(again))
+    assert not any("before, which" in line for line in fine_tuning.summary(tuned))
+    made = fine_tuning.write(again, tmp_path / "again", "actrec teach", 1).provenance
     assert set(made.figures["recordings"]) == {*known, *tuned.recordings.identities}
-    assert made.license == f"{results._LICENSE}none"
+    assert made.license == f"{fine_tuning._LICENSE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
-    assert results._training_recordings(dataclasses.replace(again, base=silent)) == {}, (
+    assert fine_tuning._training_recordings(dataclasses.replace(again, base=silent)) == {}, (
         "recordings of the base are unknown"
     )
 
@@ -267,7 +267,7 @@ def test_fit_head_is_class_balanced_and_unsure_of_outliers():
     counts = (50, 5, 20)
     features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centers, counts, strict=True)])
     labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), torch.tensor(counts))
-    weight, bias = transfer.fit_head(features, labels, 2, TuningConfig())
+    weight, bias = transfer.fit_head(features, labels, 2, TeachConfig())
     shares = torch.softmax(features @ weight.T + bias, dim=1)
     known = labels != OUTLIER
     assert (shares.argmax(1)[known] == labels[known]).all()

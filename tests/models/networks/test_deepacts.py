@@ -1,6 +1,7 @@
 """DeepActsNet's convolutional and fused networks; the graph network's own tests are in test_deepacts_graph.py."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from actrec_models.networks.deepacts import MODALITIES, StampBranch
 
 BODY, BODY_HANDS_FACE = ("body",), ("body", "hands", "face")
 
-TABLE_ROWS = {
+TABLE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "1, HCN, body": ("deepacts_cnn", {"cnn": "hcn", "modalities": BODY}),
     "1, ResNet50, body": ("deepacts_cnn", {"cnn": "resnet50", "modalities": BODY}),
     "1, EfficientNet, body": ("deepacts_cnn", {"modalities": BODY}),
