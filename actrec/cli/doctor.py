@@ -14,15 +14,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from actrec.inference import zoo
 from actrec.utils import calibration_files
 from actrec.utils.errors import ActrecError
 
+EPILOG = """\
+Exit status 0 if the graph can run, 1 if not.
 
-@dataclass(frozen=True)
+Example:
+  actrec doctor
+  actrec doctor --no-transport --json | jq '.findings[] | select(.state != "ok")'
+"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """Result of one check.
 
@@ -52,12 +59,9 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.epilog = EPILOG
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--no-transport", action="store_true", help="skip the measurement of the image transport (8 s)")
-    parser.epilog = (
-        "Exit status 0 if the graph can run, 1 if not.\n\n"
-        "Example:\n  actrec doctor\n  actrec doctor --no-transport --json | jq '.findings[] | select(.state != \"ok\")'"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
     found: list[Finding] = []
     for finding in findings(with_transport=not args.no_transport):
         if not args.json:
-            _print_finding(finding, new_area=not found or found[-1].area != finding.area)
+            if not found or found[-1].area != finding.area:
+                print(finding.area)
+            mark = "FAULT" if finding.state == "fault" else finding.state
+            remedy = "" if finding.ok else f"\n{'':34}→ {finding.remedy}"
+            print(f"  {mark:<5}  {finding.name:<24} {finding.value}{remedy}", flush=True)
         found.append(finding)
     faults = [finding.name for finding in found if finding.state == "fault"]
     gaps = sum(finding.state == "gap" for finding in found)
@@ -79,29 +87,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _print_finding(finding: Finding, new_area: bool) -> None:
-    if new_area:
-        print(finding.area)
-    mark = "FAULT" if finding.state == "fault" else finding.state
-    remedy = "" if finding.ok else f"\n{'':34}→ {finding.remedy}"
-    print(f"  {mark:<5}  {finding.name:<24} {finding.value}{remedy}", flush=True)
-
-
 def findings(with_transport: bool) -> Iterator[Finding]:
     """Run every check, in the order in which a user would repair things."""
     yield from check_software()
     yield from check_models()
     yield from check_cameras()
     yield from check_accelerators()
-    if not with_transport:
-        return
-    if not (_is_installed("rclpy") and _is_installed("actrec_nodes")):
+    if with_transport and _is_installed("rclpy") and _is_installed("actrec_nodes"):
+        yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport").measure)
+    elif with_transport:
         yield Finding("transport", "images", False, "not measured: needs ROS 2", "repair ROS 2 first", required=True)
-        return
-    yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport").measure)
 
 
-# Software
+# -- software ----------------------------------------------------------------------------------------------------------
 
 LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
@@ -119,16 +117,11 @@ NVIDIA = {
 }
 """Modules that use an NVIDIA GPU; checked only if there is one."""
 
-OPENCV_WHEELS = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
+OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
 """Distributions of the modules whose distribution has another name."""
 CUDA_BINDINGS = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
-"""Modules to distributions; the TensorRT backend needs one of them (`actrec.inference.tensorrt.cuda`)."""
+"""Modules to distributions; the TensorRT backend needs one of them."""
 
 LOAD_TYPE_SUPPORT = """
 import rclpy
@@ -141,7 +134,8 @@ LoadModel.__class__.__import_type_support__()
 
 def check_software() -> Iterator[Finding]:
     """Check Python, ROS 2, the messages and the libraries."""
-    yield check_python()
+    python = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
+    yield _software("python", sys.version_info >= (3, 10), python, "actrec needs Python 3.10 or newer")
     yield check_ros()
     yield check_messages()
     yield check_opencv_wheels()
@@ -154,12 +148,6 @@ def check_software() -> Iterator[Finding]:
         yield check_cuda_bindings()
     if "onnxruntime" in loading:
         yield check_onnxruntime()
-
-
-def check_python() -> Finding:
-    """Check the interpreter's version."""
-    value = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
-    return _software("python", sys.version_info >= (3, 10), value, "actrec needs Python 3.10 or newer")
 
 
 def check_ros() -> Finding:
@@ -255,7 +243,7 @@ def _version(distribution: str) -> str:
         return ""
 
 
-# Model packages
+# -- model packages ----------------------------------------------------------------------------------------------------
 
 
 def check_models() -> Iterator[Finding]:
@@ -271,63 +259,48 @@ def check_models() -> Iterator[Finding]:
         yield Finding("models", "model package", False, "no usable one found", remedy, required=True)
 
 
-# Hardware
+# -- hardware ----------------------------------------------------------------------------------------------------------
 
 USB = Path("/sys/bus/usb/devices")
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 
-
-@dataclass(frozen=True)
-class CameraMaker:
-    """USB identification and driver library of a camera maker.
-
-    Attributes:
-        name: Camera family.
-        products: Words that mark a camera in the product name; empty if every device of the vendor is a camera.
-        library: Python module of the driver.
-        remedy: How to install the driver.
-    """
-
-    name: str
-    products: tuple[str, ...]
-    library: str
-    remedy: str
-
-
 _AZURE = "install the Azure Kinect SDK (libk4a) or Orbbec's K4A wrapper, then: pip install --no-deps pykinect-azure"
-REALSENSE = CameraMaker("Intel RealSense", ("RealSense",), "pyrealsense2", "pip install pyrealsense2")
+_ORBBEC = f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"
 MAKERS = {
-    "8086": REALSENSE,
-    "045e": CameraMaker("Azure Kinect", ("Kinect",), "pykinect_azure", _AZURE),
-    "2bc5": CameraMaker(
-        "Orbbec", (), "pykinect_azure", f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"
-    ),
+    "8086": ("Intel RealSense", "RealSense", "pyrealsense2", "pip install pyrealsense2"),
+    "045e": ("Azure Kinect", "Kinect", "pykinect_azure", _AZURE),
+    "2bc5": ("Orbbec", "", "pykinect_azure", _ORBBEC),
 }
-"""USB vendor id to maker."""
+"""USB vendor id to camera family, word in the names of its products, driver module and its remedy."""
 
 
 def check_cameras(usb: Path = USB) -> Iterator[Finding]:
     """Check each RGB-D camera on the USB bus: its link and its driver library."""
-    makers = set()
+    libraries = set()
     for device in sorted(usb.glob("*")):
         maker, product = MAKERS.get(_read(device / "idVendor")), _read(device / "product")
-        if maker is None or (maker.products and not any(word in product for word in maker.products)):
+        if maker is None or maker[1] not in product:
             continue
-        makers.add(maker)
+        name, _, library, remedy = maker
+        libraries.add(library)
         mbps = float(_read(device / "speed") or 0)
-        installed = _is_installed(maker.library)
+        installed = _is_installed(library)
         value = f"{product or 'unnamed device'} on USB at {mbps:g} Mbit/s"
-        value += "" if installed else f", driver library {maker.library} is not installed"
-        yield Finding("cameras", maker.name, installed, value, maker.remedy)
+        value += "" if installed else f", driver library {library} is not installed"
+        yield Finding("cameras", name, installed, value, remedy)
         if 0 < mbps < 5000:
             remedy = "use a USB 3 port and cable: color with depth exceeds the bandwidth of USB 2"
-            yield Finding("cameras", f"{maker.name} link", False, f"{mbps:g} Mbit/s", remedy)
-    if REALSENSE in makers and _is_installed(REALSENSE.library):
+            yield Finding("cameras", f"{name} link", False, f"{mbps:g} Mbit/s", remedy)
+    if "pyrealsense2" in libraries and _is_installed("pyrealsense2"):
         yield _check_realsense()
-    if any(maker.library == "pykinect_azure" for maker in makers):
-        yield _check_azure_kinect()
-    if not makers:
+    if "pykinect_azure" in libraries:
+        try:
+            importlib.import_module("actrec.cameras.azure_kinect.sdk").load("k4a")
+            yield Finding("cameras", "libk4a", True, "loads")
+        except ActrecError as error:
+            yield Finding("cameras", "libk4a", False, str(error), _AZURE)
+    if not libraries:
         remedy = "connect one, or run: actrec run --driver simulated"
         yield Finding("cameras", "RGB-D camera", False, "none on USB", remedy)
 
@@ -340,25 +313,16 @@ def _check_realsense() -> Finding:
     except (ImportError, RuntimeError) as error:
         remedy = f"apt-get install libusb-1.0-0, {remedy}"
         return Finding("cameras", "pyrealsense2", False, f"cannot list devices: {error}", remedy)
-    value = "; ".join(f"serial {serial}, {_describe_calibration(serial)}" for serial in devices)
-    return Finding("cameras", "pyrealsense2", bool(devices), value or "finds no device", remedy)
-
-
-def _check_azure_kinect() -> Finding:
-    try:
-        importlib.import_module("actrec.cameras.azure_kinect.sdk").load("k4a")
-    except ActrecError as error:
-        return Finding("cameras", "libk4a", False, str(error), _AZURE)
-    return Finding("cameras", "libk4a", True, "loads")
-
-
-def _describe_calibration(serial: str) -> str:
-    try:
-        files = calibration_files.load(serial)
-    except ActrecError as error:
-        return str(error)
-    parts = [name for name in ("color", "depth", "mount") if getattr(files, name) is not None]
-    return f"own calibration of {', '.join(parts)}" if parts else "factory calibration"
+    described = []
+    for serial in devices:
+        try:
+            files = calibration_files.load(serial)
+            parts = ", ".join(name for name in ("color", "depth", "mount") if getattr(files, name) is not None)
+            calibration = f"own calibration of {parts}" if parts else "factory calibration"
+        except ActrecError as error:
+            calibration = str(error)
+        described.append(f"serial {serial}, {calibration}")
+    return Finding("cameras", "pyrealsense2", bool(devices), "; ".join(described) or "finds no device", remedy)
 
 
 def check_accelerators() -> Iterator[Finding]:
@@ -390,7 +354,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-# Image transport
+# -- image transport ---------------------------------------------------------------------------------------------------
 
 ENOUGH, TOO_FEW = 0.9, 0.5
 """Share of images below which the transport is a gap, and below which it is a fault."""
