@@ -16,53 +16,29 @@ import actrec
 from actrec.utils.errors import ActrecError, ConfigError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
-    "calibration": (
-        "benchmarks.calibration:measure",
-        "intrinsics against the truth of rendered boards, and from photographs of OpenCV's chessboard",
-    ),
+    "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
+    "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
+    "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),
     "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
-    "calibration-robot": (
-        "benchmarks.calibration:measure_robot",
-        "depth extrinsics and bias, hand-eye, floor: errors against known truth",
-    ),
     "data": ("benchmarks.data:measure", "clips a second from datasets' files and from a prepared store"),
-    "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
+    "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
     "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
-    "ntu": (
-        "benchmarks.cameras:measure_ntu",
-        "NTU RGB+D's files: clips a second, cameras found against pixels",
-    ),
+    "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
+    "ntu": ("benchmarks.cameras:measure_ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),
     "nucla-live": ("benchmarks.live_accuracy:live", "N-UCLA's test part through the live recognizer and offline"),
-    "simulated-nucla": ("benchmarks.pipeline:simulated", "from pixels to label, with the truth known"),
-    "pipeline": (
-        "benchmarks.pipeline:pipeline",
-        "the whole graph: pace, latency, memory, growth of queues",
-    ),
-    "inference": (
-        "benchmarks.inference:measure",
-        "model packages in ONNX Runtime: latency by precision, first call, memory of the recognizer",
-    ),
+    "pipeline": ("benchmarks.pipeline:pipeline", "the whole graph: pace, latency, memory, growth of queues"),
     "recordings": ("benchmarks.cameras:measure_recordings", "CPU time to write and to replay a frame, by format"),
-    "scene-flow": (
-        "benchmarks.scene_flow:measure",
-        "scene flow: exact motion, its authors, warping, frames a second",
-    ),
+    "rendered": ("benchmarks.training:rendered", "every RGB and flow network trained, small, on simulated clips"),
+    "rendered-skeletons": ("benchmarks.perception:rendered_skeletons", "packages on rendered test recordings"),
+    "renderer": ("benchmarks.perception:measure_renderer", "frames a second of the simulated camera on one core"),
+    "scene-flow": ("benchmarks.scene_flow:measure", "scene flow: exact motion, its authors, warping, frames a second"),
+    "simulated-nucla": ("benchmarks.pipeline:simulated", "from pixels to label, with the truth known"),
     "streaming": ("benchmarks.networks:streaming", "networks frame by frame against their window forms"),
-    "streaming-accuracy": ("benchmarks.networks:streaming_accuracy", "what running frame by frame costs"),
+    "streaming-accuracy": ("benchmarks.networks:streaming_accuracy", "accuracy of networks that run frame by frame"),
     "teach": ("benchmarks.training:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
     "transport": ("benchmarks.pipeline:transport", "images from one process to another: share and latency"),
-    "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
-    "rendered": (
-        "benchmarks.training:rendered",
-        "every RGB and flow network trained, small, on simulated clips: a test of the machinery",
-    ),
-    "rendered-skeletons": (
-        "benchmarks.perception:rendered_skeletons",
-        "packages on test recordings as the perception finds them in rendered images",
-    ),
-    "renderer": ("benchmarks.perception:measure_renderer", "frames a second of the simulated camera on one core"),
 }
 """`module:function` and a one-line description by name."""
 
@@ -78,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one benchmark and print its figures."""
     if args.name is None:
-        print(_listing())
+        print("Benchmarks (actrec bench NAME --help explains one):")
+        for name, (_, what) in BENCHMARKS.items():
+            print(f"  {name:<{max(map(len, BENCHMARKS))}}  {what}")
         return 0
     if args.name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark '{args.name}'; known: {', '.join(sorted(BENCHMARKS))}")
@@ -130,9 +108,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _listing() -> str:
-    width = max((len(name) for name in BENCHMARKS), default=0)
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in sorted(BENCHMARKS.items())]
-    return "\n".join(["Benchmarks (actrec bench NAME --help explains one):", *lines])

@@ -22,21 +22,17 @@ Use it with:  actrec run --ros-args -p backend:=tensorrt
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("package", help="name of a zoo package, or its folder")
-    parser.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), help="numeric type of the engine (default: fp16)"
-    )
-    parser.add_argument("--keep", metavar="GROUP,…", help="layer groups that stay in float32")
-    parser.add_argument(
-        "--recordings",
-        metavar="PATH,…",
-        help="bags or skeleton files of people, to compare the engine on (default: simulated people)",
-    )
-    parser.add_argument("--most", type=int, metavar="N", help="number of people at once (default: 4)")
-    parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="memory for kernels (default: 1024)")
-    parser.add_argument("--optimization-level", type=int, metavar="0-5", help="builder effort (default: 3)")
-    parser.add_argument("--cache", help="folder for engines (default: $ACTREC_ENGINES, or ~/.cache/actrec/engines)")
-    parser.add_argument("--memory", choices=("auto", "pycuda", "cuda-python"), help="library that allocates GPU memory")
+    add = parser.add_argument
+    add("package", help="name of a zoo package, or its folder")
+    add("--precision", choices=("fp32", "fp16", "int8"), help="numeric type of the engine (default: fp16)")
+    add("--keep", metavar="GROUP,…", help="layer groups that stay in float32")
+    people = "bags or skeleton files of people, to compare the engine on (default: simulated people)"
+    add("--recordings", metavar="PATH,…", help=people)
+    add("--most", type=int, metavar="N", help="number of people at once (default: 4)")
+    add("--workspace-mb", type=int, metavar="MIB", help="memory for kernels (default: 1024)")
+    add("--optimization-level", type=int, metavar="0-5", help="builder effort (default: 3)")
+    add("--cache", help="folder for engines (default: $ACTREC_ENGINES, or ~/.cache/actrec/engines)")
+    add("--memory", choices=("auto", "pycuda", "cuda-python"), help="library that allocates GPU memory")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,33 +44,20 @@ def run(args: argparse.Namespace) -> int:
     known = {field.name for field in fields(module.TensorRtConfig)}
     options = {name: value for name, value in vars(args).items() if name in known and value is not None}
     began = time.monotonic()
-    with Phases() as phases:
-        backend = module.TensorRtBackend(package, progress=phases, **options)
+    bars: dict[str, tqdm] = {}  # of the builder's outer phases; the hundreds of inner ones are not shown
+
+    def show_progress(phase: str, step: int, steps: int) -> None:
+        if not bars:
+            bars[phase] = tqdm(total=steps, desc=phase, unit="step", disable=None)
+        if phase in bars:
+            bars[phase].update(step - bars[phase].n)
+            if step >= steps:
+                bars.pop(phase).close()
+
+    try:
+        backend = module.TensorRtBackend(package, progress=show_progress, **options)
+    finally:
+        for bar in bars.values():
+            bar.close()
     print(f"{package.name}: {backend.device}, ready in {time.monotonic() - began:.1f} s")
     return 0
-
-
-class Phases:
-    """Progress bars of the builder's outer phases; the hundreds of inner ones are not shown."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._name = ""
-
-    def __enter__(self) -> "Phases":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, name: str, step: int, steps: int) -> None:
-        """Update the progress of a phase."""
-        if self._bar is None:
-            self._bar, self._name = tqdm(total=steps, desc=name, unit="step", disable=None), name
-        if name != self._name:
-            return
-        self._bar.update(step - self._bar.n)
-        if step >= steps:
-            self._bar.close()
-            self._bar = None

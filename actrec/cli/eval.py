@@ -31,68 +31,39 @@ spread as well. Unreadable clips are refused by name; --skip-unreadable counts t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec eval`."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL",
-        help="model package (a folder, or the name of one in the zoo) or checkpoint of a training (.ckpt)",
-    )
-    _add_target(parser)
-    parser.add_argument(
-        "--clips",
-        choices=("live", "whole", "stretched"),
-        help="live: the recognizer's window when the recording ends; whole: windows over all of the recording, their "
-        "scores combined as the package defines; stretched: one window into which all of it is stretched, as for "
-        "gestures that were cut out (default: the mode of the model's recipe, else live)",
-    )
-    parser.add_argument(
-        "--draws",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="also score N versions of each recording, augmented as in the model's training, and combine all scores: "
-        "one number for all models, or one per model (default: 0, as live)",
-    )
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="count unreadable clips as wrong instead of refusing"
-    )
-    _add_several(parser)
-    parser.add_argument("--backend", default="onnxruntime", help="backend of packages (default: %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="precision of packages; float16 if they were exported with it (default: %(default)s)",
-    )
+    add = parser.add_argument
+    package = "model package (a folder, or the name of one in the zoo) or checkpoint of a training (.ckpt)"
+    add("models", nargs="+", metavar="MODEL", help=package)
+    add("--clips", choices=("live", "whole", "stretched"), help="live: the recognizer's window when the recording "
+        "ends; whole: windows over all of the recording, their scores combined as the package defines; stretched: one "
+        "window into which all of it is stretched, as for gestures that were cut out (default: the mode of the model's "
+        "recipe, else live)")  # fmt: skip
+    add("--draws", type=int, nargs="+", metavar="N", help="also score N versions of each recording, augmented as in "
+        "the model's training, and combine all scores: one number for all models, or one per model (default: 0, as "
+        "live)")  # fmt: skip
+    add("--skip-unreadable", action="store_true", help="count unreadable clips as wrong instead of refusing")
+    add("--backend", default="onnxruntime", help="backend of packages (default: %(default)s)")
+    precision = "precision of packages; float16 if they were exported with it (default: %(default)s)"
+    add("--precision", choices=PRECISIONS, default="float32", help=precision)
     add_threads_argument(parser)
-    parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md with plots, figures.json, CSVs")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("dataset")
-    group.add_argument("--dataset", help="default: the training's; a coarser one of the same clips fits too")
-    group.add_argument("--split", help="default: the training's")
-    group.add_argument("--part", help="train or test (default: test)")
+    add("--workers", type=int, help="processes that read and prepare clips (default: this one)")
+    add("--report", type=Path, metavar="DIR", help="write report.md with plots, figures.json, CSVs")
+    add("--json", action="store_true", help="print the figures as JSON")
+    add("--quiet", action="store_true", help="no progress bar")
     add_data_argument(parser)
+    group = parser.add_argument_group("dataset")
     add_root_argument(group)
-    group.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable"
-    )
-
-
-def _add_several(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("several models")
-    group.add_argument("--fuse", choices=("softmax", "logits"), help="fuse streams: sum their softmaxes or logits")
-    group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")
-    group.add_argument(
-        "--seeds",
-        action="store_true",
-        help="repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)",
-    )
-    group.add_argument("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
+    add = group.add_argument
+    add("--dataset", help="default: the training's; a coarser one of the same clips fits too")
+    add("--split", help="default: the training's")
+    add("--part", help="train or test (default: test)")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable")
+    add = parser.add_argument_group("several models").add_argument
+    add("--fuse", choices=("softmax", "logits"), help="fuse streams: sum their softmaxes or logits")
+    add("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")
+    seeds = "repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)"
+    add("--seeds", action="store_true", help=seeds)
+    add("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
 
 
 def run(args: argparse.Namespace) -> int:

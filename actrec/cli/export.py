@@ -5,6 +5,7 @@ import importlib
 import logging
 from pathlib import Path
 
+from actrec.cli import names
 from actrec.cli.train import add_data_argument, add_init_argument, add_root_argument
 from actrec.inference import zoo
 from actrec.inference.package import DESCRIPTION, ModelPackage
@@ -25,49 +26,30 @@ Example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec export`."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "sources",
-        nargs="*",
-        metavar="checkpoint",
-        help="checkpoint of `actrec train`; with --float16, --calibrate or --fuse also a package, or the "
-        "name of one in the zoo",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="checkpoint", help="checkpoint of `actrec train`; with --float16, "
+        "--calibrate or --fuse also a package, or the name of one in the zoo")  # fmt: skip
+    add("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
     add_root_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing package")
-    parser.add_argument(
-        "--float16",
-        action="store_true",
-        help="also write the network in half precision, checked against float32: half the size, for GPUs",
-    )
-    parser.add_argument(
-        "--no-weights",
-        action="store_true",
-        help="omit PyTorch's weights: smaller, but unsuited to further training and fine-tuning",
-    )
-    parser.add_argument(
-        "--calibrate",
-        nargs="?",
-        const="",
-        metavar="RECIPE",
-        help="of a package: choose threshold and confidence again, on training clips and other actions of its own "
-        "recipe or of this one",
-    )
-    streams = parser.add_argument_group("several networks, trained separately on the same classes and window")
-    streams.add_argument(
-        "--fuse",
-        choices=("softmax", "logits"),
-        help="one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights",
-    )
-    streams.add_argument("--weights", type=float, nargs="+", metavar="W", help="one per network (default: equal)")
-    untrained = parser.add_argument_group("without a checkpoint", "an untrained package, to try a network or its speed")
-    untrained.add_argument("--network", help="name of the network; `actrec models` lists them")
-    untrained.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the network; repeatable"
-    )
-    untrained.add_argument("--classes", default="", help="labels, separated by commas")
-    untrained.add_argument("--seed", type=_seed, help="seed of the random weights (default: 1)")
+    add("--overwrite", action="store_true", help="replace an existing package")
+    half = "also write the network in half precision, checked against float32: half the size, for GPUs"
+    add("--float16", action="store_true", help=half)
+    without = "omit PyTorch's weights: smaller, but unsuited to further training and fine-tuning"
+    add("--no-weights", action="store_true", help=without)
+    add("--calibrate", nargs="?", const="", metavar="RECIPE", help="of a package: choose threshold and confidence "
+        "again, on training clips and other actions of its own recipe or of this one")  # fmt: skip
+    add = parser.add_argument_group("several networks, trained separately on the same classes and window").add_argument
+    one = "one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights"
+    add("--fuse", choices=("softmax", "logits"), help=one)
+    add("--weights", type=float, nargs="+", metavar="W", help="one per network (default: equal)")
+    about = "an untrained package, to try a network or its speed"
+    untrained = parser.add_argument_group("without a checkpoint", about)
+    add = untrained.add_argument
+    add("--network", help="name of the network; `actrec models` lists them")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the network; repeatable")
+    add("--classes", default="", help="labels, separated by commas")
+    add("--seed", type=_seed, help="seed of the random weights (default: 1)")
     add_init_argument(untrained)
 
 
@@ -79,76 +61,58 @@ def _seed(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Export, check against PyTorch, choose the rejection threshold and measure the accuracy."""
+    _check_options(args)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("actrec_models").setLevel(logging.INFO)
+    if args.network is not None:
+        written = _export_untrained(args)
+        print(f"{written.path}: {written.provenance.split}; its labels mean nothing")
+    elif args.fuse:
+        fuse = importlib.import_module("actrec_models.export.fuse").fuse
+        options = {"overwrite": args.overwrite, "float16": args.float16, "root": args.root}
+        written = fuse(args.sources, args.out, args.data, args.fuse, args.weights or (), **options)
+        _print_accuracy(written)
+    elif not _is_package(args.sources[0]):
+        if args.calibrate is not None:
+            raise ConfigError(f"{args.sources[0]} is no package; a checkpoint's export is calibrated anyway")
+        export, source = importlib.import_module("actrec_models.export.exporter").export, Path(args.sources[0])
+        written = export(source, args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
+        _print_accuracy(written)
+    elif args.calibrate is not None:
+        written = _recalibrate(args, args.sources[0])
+        _print_accuracy(written)
+    else:
+        written = _add_float16(args, args.sources[0])
+        print(f"{written.path}: {', '.join(written.precisions)}")
+    if half := written.float16:
+        accuracy = "not measured on a dataset" if half.accuracy is None else f"{half.accuracy:.1%} on the test part"
+        spread = f"logits within {half.difference:.2%} of their spread of float32's"
+        print(f"{written.onnx_path('float16')}: {accuracy}, {spread}")
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not belong together."""
     if (not args.sources) == (args.network is None):
         if args.calibrate and not args.sources:
             raise ConfigError(f"--calibrate took {args.calibrate} as its recipe: put the package before it")
         raise ConfigError("give either a checkpoint or a --network")
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("actrec_models").setLevel(logging.INFO)
-    if args.network is not None:
-        _refuse_streams(args)
-        if args.calibrate is not None:
-            raise ConfigError("--calibrate needs a package, not an untrained --network")
-        return _export_untrained(args)
-    _refuse_network_options(args)
-    if args.fuse:
-        return _fuse(args)
-    _refuse_streams(args)
-    source = args.sources[0]
-    if _is_package(source):
-        return _recalibrate(args, source) if args.calibrate is not None else _add_float16(args, source)
-    if args.calibrate is not None:
-        raise ConfigError(f"{source} is no package; a checkpoint's export is calibrated anyway")
-    export = importlib.import_module("actrec_models.export.exporter").export
-    written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
-    _print_package(written)
-    return 0
-
-
-def _fuse(args: argparse.Namespace) -> int:
-    """Write one package of several networks."""
-    if args.calibrate is not None:
-        raise ConfigError("--calibrate needs a single package; a fused one is calibrated anyway")
-    fuse = importlib.import_module("actrec_models.export.fuse").fuse
-    written = fuse(
-        args.sources,
-        args.out,
-        args.data,
-        args.fuse,
-        args.weights or (),
-        overwrite=args.overwrite,
-        float16=args.float16,
-        root=args.root,
-    )
-    _print_package(written)
-    return 0
-
-
-def _print_package(written: ModelPackage) -> None:
-    """Print a package's accuracy and rejection."""
-    trained = written.provenance
-    accuracy = "not measured: no test part"
-    if trained.figures["test_clips"]:
-        accuracy = f"{trained.accuracy:.1%} on the test part"
-    print(f"{written.path}: {accuracy}; {written.rejection.note}")
-    _print_float16(written)
-
-
-def _refuse_streams(args: argparse.Namespace) -> None:
-    """Refuse several networks without --fuse, and options of several networks for one."""
+    if args.network is None:
+        of_network = {"--option": args.option, "--classes": args.classes, "--init": args.init}
+        given = [name for name, value in of_network.items() if value] + ["--seed"] * (args.seed is not None)
+        if given:
+            raise ConfigError(f"{given[0]} belongs to --network; {args.sources[0]} has its own")
+        if args.fuse and args.calibrate is not None:
+            raise ConfigError("--calibrate needs a single package; a fused one is calibrated anyway")
+        if args.fuse:
+            return
     if len(args.sources) > 1:
         raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
     if args.fuse or args.weights:
-        raise ConfigError(
-            f"--{'fuse' if args.fuse else 'weights'} needs several trained networks: give their checkpoints"
-        )
-
-
-def _refuse_network_options(args: argparse.Namespace) -> None:
-    """Refuse options of a new network for an existing one."""
-    given = {"--option": args.option, "--classes": args.classes, "--seed": args.seed is not None, "--init": args.init}
-    if named := [name for name, value in given.items() if value]:
-        raise ConfigError(f"{named[0]} belongs to --network; {args.sources[0]} has its own")
+        option = "--fuse" if args.fuse else "--weights"
+        raise ConfigError(f"{option} needs several trained networks: give their checkpoints")
+    if args.network is not None and args.calibrate is not None:
+        raise ConfigError("--calibrate needs a package, not an untrained --network")
 
 
 def _is_package(source: str) -> bool:
@@ -157,7 +121,7 @@ def _is_package(source: str) -> bool:
     return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
 
 
-def _add_float16(args: argparse.Namespace, source: str) -> int:
+def _add_float16(args: argparse.Namespace, source: str) -> ModelPackage:
     """Write a copy of a package with its network also in float16."""
     if not args.float16:
         raise ConfigError(
@@ -165,49 +129,35 @@ def _add_float16(args: argparse.Namespace, source: str) -> int:
             "choose its rejection again"
         )
     add_float16 = importlib.import_module("actrec_models.export.repackage").add_float16
-    written = add_float16(source, args.out, args.data, args.overwrite, weights=not args.no_weights, root=args.root)
-    print(f"{written.path}: {', '.join(written.precisions)}")
-    _print_float16(written)
-    return 0
+    options = {"weights": not args.no_weights, "root": args.root}
+    written: ModelPackage = add_float16(source, args.out, args.data, args.overwrite, **options)
+    return written
 
 
-def _recalibrate(args: argparse.Namespace, source: str) -> int:
+def _recalibrate(args: argparse.Namespace, source: str) -> ModelPackage:
     """Write a copy of a package with a newly chosen rejection."""
     if args.float16:
         raise ConfigError("--calibrate keeps the networks: use it without --float16")
-    repackage = importlib.import_module("actrec_models.export.repackage")
+    recalibrate = importlib.import_module("actrec_models.export.repackage").recalibrate
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
     weights = not args.no_weights
-    _print_package(repackage.recalibrate(source, args.out, recipe, args.data, args.overwrite, args.root, weights))
-    return 0
+    written: ModelPackage = recalibrate(source, args.out, recipe, args.data, args.overwrite, args.root, weights)
+    return written
 
 
-def _print_float16(written: ModelPackage) -> None:
-    half = written.float16
-    if half is None:
-        return
-    accuracy = "not measured on a dataset" if half.accuracy is None else f"{half.accuracy:.1%} on the test part"
-    print(
-        f"{written.onnx_path('float16')}: {accuracy}, logits within {half.difference:.2%} of their spread of float32's"
-    )
-
-
-def _export_untrained(args: argparse.Namespace) -> int:
-    classes = [label.strip() for label in args.classes.split(",") if label.strip()]
+def _export_untrained(args: argparse.Namespace) -> ModelPackage:
+    classes = names(args.classes)
     if len(classes) < 2:
         raise ConfigError("--network needs --classes with at least two labels, e.g. --classes wave,point")
     export = importlib.import_module("actrec_models.export.exporter").export_network
-    options = config.parse_pairs(args.option, "network option")
-    written = export(
-        args.network,
-        options,
-        classes,
-        args.out,
-        init=args.init,
-        seed=1 if args.seed is None else args.seed,
-        overwrite=args.overwrite,
-        float16=args.float16,
-    )
-    print(f"{written.path}: {written.provenance.split}; its labels mean nothing")
-    _print_float16(written)
-    return 0
+    seed, options = 1 if args.seed is None else args.seed, config.parse_pairs(args.option, "network option")
+    more = {"init": args.init, "seed": seed, "overwrite": args.overwrite, "float16": args.float16}
+    written: ModelPackage = export(args.network, options, classes, args.out, **more)
+    return written
+
+
+def _print_accuracy(written: ModelPackage) -> None:
+    trained = written.provenance
+    tested = trained.figures["test_clips"]
+    accuracy = f"{trained.accuracy:.1%} on the test part" if tested else "not measured: no test part"
+    print(f"{written.path}: {accuracy}; {written.rejection.note}")

@@ -3,12 +3,11 @@
 import argparse
 import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 from actrec import inference
 from actrec.inference import zoo
-from actrec.inference.package import PRECISIONS, ModelPackage, Provenance, Rejection
+from actrec.inference.package import PRECISIONS, Provenance, Rejection
 from actrec.utils import config
 
 EPILOG = """\
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     packages = [_entry(entry) for entry in zoo.list_packages()]
     networks = _networks()
-    recipes = [] if networks is None else _recipes()
+    recipes = [] if networks is None else importlib.import_module("actrec_models.training.recipe").names()
     if args.json:
         print(json.dumps({"packages": packages, "networks": networks, "recipes": recipes}, indent=2))
     else:
@@ -42,14 +41,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _networks() -> list[str] | None:
+    """Return the names of the networks; None without PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    names: list[str] = importlib.import_module("actrec_models").list_models()
+    return names
+
+
+# -- list --------------------------------------------------------------------------------------------------------------
+
+
 def _entry(entry: zoo.InstalledPackage) -> dict[str, Any]:
-    if entry.package is None:
-        return {"name": entry.name, "path": str(entry.path), "problem": entry.problem}
-    return {"name": entry.name, "path": str(entry.path), **_figures(entry.package)}
-
-
-def _figures(package: ModelPackage) -> dict[str, Any]:
+    package, place = entry.package, {"name": entry.name, "path": str(entry.path)}
+    if package is None:
+        return {**place, "problem": entry.problem}
     return {
+        **place,
         "family": package.family,
         "dataset": package.provenance.dataset,
         "labels": list(package.labels),
@@ -61,17 +69,32 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
     }
 
 
-def _networks() -> list[str] | None:
-    """Return the names of the networks; None without PyTorch."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    names: list[str] = importlib.import_module("actrec_models").list_models()
-    return names
+def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes: list[str]) -> str:
+    lines = ["Model packages:"]
+    width = max((len(package["name"]) for package in packages), default=0)
+    lines += [f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}" for package in packages]
+    if not packages:
+        lines.append(f"  none; searched in {', '.join(str(folder) for folder in zoo.folders())}")
+    lines += ["", "Networks:"]
+    if networks is None:
+        lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
+    else:
+        lines += [*(f"  {name}" for name in networks), "", "Recipes (actrec train):", *(f"  {r}" for r in recipes)]
+    return "\n".join(lines)
 
 
-def _recipes() -> list[str]:
-    names: list[str] = importlib.import_module("actrec_models.training.recipe").names()
-    return names
+def _summary(package: dict[str, Any]) -> str:
+    top_1 = "not measured" if package["accuracy"] is None else f"{package['accuracy']:.1%} top-1"
+    actions = f"{len(package['labels'])} actions of {package['dataset']}, {top_1}"
+    if not package["trained"]:
+        actions = f"{len(package['labels'])} labels, not trained"
+    size = f"{package['bytes'] / 1e6:.1f} MB"
+    if lower := [name for name in package["precisions"] if name != "float32"]:
+        size += f", also {' and '.join(lower)}"
+    return f"{package['family']}, {actions}, {package['window_s']:g} s window, {size}"
+
+
+# -- one package -------------------------------------------------------------------------------------------------------
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -82,62 +105,25 @@ def _describe(name: str) -> dict[str, Any]:
     return {"name": package.name, "path": str(package.path), **more, **described}
 
 
-def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes: list[str]) -> str:
-    lines = ["Model packages:"]
-    width = max((len(package["name"]) for package in packages), default=0)
-    for package in packages:
-        lines.append(f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}")
-    if not packages:
-        lines.append(f"  none; searched in {', '.join(str(folder) for folder in zoo.folders())}")
-    lines += ["", "Networks:"]
-    if networks is None:
-        lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
-    else:
-        lines += [f"  {name}" for name in networks]
-        lines += ["", "Recipes (actrec train):", *(f"  {name}" for name in recipes)]
-    return "\n".join(lines)
-
-
-def _summary(package: dict[str, Any]) -> str:
-    top_1 = "not measured" if package["accuracy"] is None else f"{package['accuracy']:.1%} top-1"
-    actions = f"{len(package['labels'])} actions of {package['dataset']}, {top_1}"
-    if not package["trained"]:
-        actions = f"{len(package['labels'])} labels, not trained"
-    return f"{package['family']}, {actions}, {package['window_s']:g} s window, {_megabytes(package)}"
-
-
-def _megabytes(package: dict[str, Any]) -> str:
-    lower = [name for name in package["precisions"] if name != "float32"]
-    return f"{package['bytes'] / 1e6:.1f} MB{', also ' + ' and '.join(lower) if lower else ''}"
-
-
-def _precisions(figures: dict[str, Any]) -> str:
-    lower = [(name, figures[name]) for name in PRECISIONS[1:] if figures[name] is not None]
-    return " and ".join(["float32", *(f"{name} ({_lower_text(values)})" for name, values in lower)])
-
-
-def _lower_text(lower: dict[str, Any]) -> str:
-    accuracy = "" if lower["accuracy"] is None else f", {lower['accuracy']:.1%} top-1"
-    return f"logits within {lower['difference']:.2%} of their spread{accuracy}"
-
-
 def _description(figures: dict[str, Any]) -> str:
-    window, rejection, provenance = figures["window"], figures["rejection"], figures["provenance"]
+    window, rejection = figures["window"], figures["rejection"]
     clips = f", clips of {window['clip']} ({window['combine']})" if window["clip"] else ""
+    precisions = ["float32"]
+    for name in PRECISIONS[1:]:
+        if (lower := figures[name]) is not None:
+            accuracy = "" if lower["accuracy"] is None else f", {lower['accuracy']:.1%} top-1"
+            precisions.append(f"{name} (logits within {lower['difference']:.2%} of their spread{accuracy})")
     lines = [
-        f"{figures['name']}: {figures['family']} ({figures['variant']}), {Path(figures['path'])}",
+        f"{figures['name']}: {figures['family']} ({figures['variant']}), {figures['path']}",
         f"  actions    {', '.join(figures['labels'])}",
         f"  window     {window['seconds']:g} s as {window['frames']} frames{clips}, {figures['bodies']} body/bodies "
         "together",
-    ]
-    for spec in figures["inputs"]:
-        lines.append(f"  input      {spec['name']} {spec['shape']}: {spec['modality']} of {spec['layout']}")
-    lines += [
+        *(f"  input      {s['name']} {s['shape']}: {s['modality']} of {s['layout']}" for s in figures["inputs"]),
         f"  rejection  {Rejection(**rejection).note} ({rejection['calibrated_on'] or 'not calibrated'})",
-        f"  trained on {_training(provenance)}",
+        f"  trained on {_training(figures['provenance'])}",
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
-        f"  license    {provenance['license']}",
-        f"  computes   in {_precisions(figures)}",
+        f"  license    {figures['provenance']['license']}",
+        f"  computes   in {' and '.join(precisions)}",
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`actrec prepare`: reads a dataset once and writes a store from which training reads fast."""
+"""`actrec prepare`: read a dataset once and write a store from which training reads fast."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec.cli import count
+from actrec.cli import count, names
 from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
@@ -39,61 +39,41 @@ Examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec prepare`."""
     parser.epilog = EPILOG
-    parser.add_argument("dataset", help="name of a dataset; 'actrec prepare list' lists them")
+    add = parser.add_argument
+    add("dataset", help="name of a dataset; 'actrec prepare list' lists them")
     add_data_argument(parser)
     add_root_argument(parser)
-    parser.add_argument("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
-    parser.add_argument(
-        "--streams", default="", metavar="NAMES",
-        help="required streams to keep, separated by commas: bodies, hands, face, motion, flow, color "
-        "(default: bodies, and hands and face if available)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--estimate", default="", metavar="NAMES",
-        help="streams to estimate from color and depth, as the live nodes do: bodies, hands, face, motion, flow",
-    )  # fmt: skip
-    parser.add_argument(
-        "--picture-size", type=int, default=0, metavar="PX",
-        help="height to reduce color to, with all pixel coordinates (default: unchanged)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="another setting of the preparation, e.g. image_quality=90 or flow.width=160",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, default=usable_cores(), metavar="N",
-        help="processes of this machine; 0 for this one alone (default: one a core that it may use, %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--scheduler", default="", metavar="ADDRESS",
-        help="dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out",
-    )  # fmt: skip
-    parser.add_argument(
-        "--render-every", type=count, metavar="N",
-        help="write no store: render every N-th training clip with the simulated camera, estimate its bodies again and "
-        "write them to --out FILE.npz (a recipe's `rendered`)",
-    )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
-    parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
-    parser.add_argument(
-        "--prune", action="store_true", help="delete the clips of removed items and old versions of changed items"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="fail if an item is skipped or a prepared item was removed"
-    )
-    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
+    add("--streams", default="", metavar="NAMES", help="required streams to keep, separated by commas: bodies, hands, "
+        "face, motion, flow, color (default: bodies, and hands and face if available)")  # fmt: skip
+    add("--estimate", default="", metavar="NAMES", help="streams to estimate from color and depth, as the live nodes "
+        "do: bodies, hands, face, motion, flow")  # fmt: skip
+    height = "height to reduce color to, with all pixel coordinates (default: unchanged)"
+    add("--picture-size", type=int, default=0, metavar="PX", help=height)
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable")
+    other = "another setting of the preparation, e.g. image_quality=90 or flow.width=160"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=other)
+    processes = "processes of this machine; 0 for this one alone (default: one per available core, %(default)s)"
+    add("--workers", type=int, default=usable_cores(), metavar="N", help=processes)
+    cluster = "dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out"
+    add("--scheduler", default="", metavar="ADDRESS", help=cluster)
+    add("--render-every", type=count, metavar="N", help="write no store: render every N-th training clip with the "
+        "simulated camera, estimate its bodies again and write them to --out FILE.npz (`rendered` of a "
+        "recipe)")  # fmt: skip
+    add("--check", action="store_true", help="only verify every checksum of the store")
+    add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
+    add("--prune", action="store_true", help="delete the clips of removed items and old versions of changed items")
+    add("--strict", action="store_true", help="fail if an item is skipped or a prepared item was removed")
+    add("--json", action="store_true", help="print a summary as JSON")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare or check a store and print a summary."""
     data = importlib.import_module("actrec_models.data")
     if args.dataset == "list":
-        names = data.DATASETS.names()
-        print(json.dumps(names) if args.json else "\n".join(names))
+        known = data.DATASETS.names()
+        print(json.dumps(known) if args.json else "\n".join(known))
         return 0
     data.DATASETS.get(args.dataset)
     if args.workers < 0:
@@ -109,15 +89,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
     prepare = importlib.import_module("actrec_models.data.preparation")
+    settings = importlib.import_module("actrec_models.data.estimation").PrepareConfig
+    named = {"streams": names(args.streams), "estimate": names(args.estimate), "image_height": args.picture_size}
     summary = prepare.prepare(
         args.dataset,
         args.root or data.folder(args.data, args.dataset),
         out,
         options=config.parse_pairs(args.option, "option"),
-        settings=_settings(args),
+        settings=config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting"))),
         run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
-    print(json.dumps(dataclasses.asdict(summary)) if args.json else _text(summary))
+    size = f"{summary.bytes / 1e9:.2f} GB in {summary.shards} file{'s' if summary.shards > 1 else ''}"
+    text = (
+        f"{summary.folder}: {summary.clips} clips of {summary.dataset}, {size}; {summary.prepared} prepared now in "
+        f"{summary.seconds:.0f} s, {len(summary.skipped)} skipped"
+    )
+    print(json.dumps(dataclasses.asdict(summary)) if args.json else text)
     word = "actrec" if args.strict else "actrec: warning"
     if summary.absent:
         print(
@@ -125,13 +112,12 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
             f"'{summary.absent[0]}': ignored, but kept on the disk; --prune deletes them",
             file=sys.stderr,
         )
-    count = len(summary.skipped)
-    if count:
+    if skipped := len(summary.skipped):
         for item in summary.skipped[:_SHOWN]:
             print(f"{item['name']}: {item['reason']}", file=sys.stderr)
-        items = f"{count} item{'s' if count > 1 else ''}"
+        items = f"{skipped} item{'s' if skipped > 1 else ''}"
         print(f"{word}: {items} skipped; all of them, and why: {out / 'skipped.json'}", file=sys.stderr)
-    return 1 if (count or summary.absent) and args.strict else 0
+    return 1 if (skipped or summary.absent) and args.strict else 0
 
 
 def _render(args: argparse.Namespace, data: Any) -> int:
@@ -154,16 +140,6 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Any:
-    settings = importlib.import_module("actrec_models.data.estimation").PrepareConfig
-    named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "image_height": args.picture_size}
-    return config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting")))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _check(args: argparse.Namespace, out: Path) -> int:
     store = importlib.import_module("actrec.datasets.store").PreparedDataset(out)
     if store.head.dataset != args.dataset:
@@ -173,15 +149,5 @@ def _check(args: argparse.Namespace, out: Path) -> int:
     if args.json:
         print(json.dumps({"folder": str(out), "clips": len(store), "damaged": damaged}))
     else:
-        print(
-            "\n".join([*(item["reason"] for item in damaged), f"{out}: {len(damaged)} of {len(store)} clips damaged"])
-        )
+        print(*(item["reason"] for item in damaged), f"{out}: {len(damaged)} of {len(store)} clips damaged", sep="\n")
     return 1 if damaged else 0
-
-
-def _text(summary: Any) -> str:
-    size = f"{summary.bytes / 1e9:.2f} GB in {summary.shards} file{'s' if summary.shards > 1 else ''}"
-    return (
-        f"{summary.folder}: {summary.clips} clips of {summary.dataset}, {size}; {summary.prepared} prepared now in "
-        f"{summary.seconds:.0f} s, {len(summary.skipped)} skipped"
-    )

@@ -5,6 +5,7 @@ import importlib
 import logging
 from pathlib import Path
 
+from actrec.cli import names
 from actrec.cli.train import add_data_argument
 from actrec.utils.errors import ConfigError
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--clips is {args.clips}, expected 1 or more")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
-    keep = tuple(name.strip() for name in args.keep.split(",") if name.strip())
+    keep = tuple(names(args.keep))
     quantize = importlib.import_module("actrec_models.export.repackage").quantize
     options = {} if args.clips is None else {"clips": args.clips}
     written = quantize(

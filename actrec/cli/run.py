@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from actrec.cli import add_driver, names
 from actrec.utils.errors import DeviceError
 
 EPILOG = """\
@@ -24,26 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vendors = importlib.import_module("actrec_nodes.common.topics").VENDORS
     switches = ", ".join(importlib.import_module("actrec_nodes.bringup.graph").switches())
     parser.epilog = EPILOG
-    parser.add_argument("--driver", help="camera driver, as the parameter driver of camera_node")
-    parser.add_argument(
-        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
-    )
-    parser.add_argument("--model", help="model package: the name of an installed one, or its folder")
-    parser.add_argument("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
-    parser.add_argument(
-        "--vendor", choices=sorted(vendors), help="take images from this driver's node instead of camera_node"
-    )
-    parser.add_argument(
-        "--duration", metavar="SECONDS", type=float, help="stop after this long (--processes: since they began)"
-    )
-    parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
-    parser.add_argument("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
-    parser.add_argument("--processes", action="store_true", help="a process for each node, as a launch file makes them")
-    parser.add_argument("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
-    parser.add_argument("--json", action="store_true", help="print the final figures as JSON, and nothing else")
-    parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters"
-    )
+    add_driver(parser, "camera driver, as the parameter driver of camera_node")
+    add = parser.add_argument
+    add("--model", help="model package: the name of an installed one, or its folder")
+    add("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
+    add("--vendor", choices=sorted(vendors), help="take images from this driver's node instead of camera_node")
+    add("--duration", metavar="SECONDS", type=float, help="stop after this time (--processes: since they started)")
+    add("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
+    add("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
+    add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
+    add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
+    add("--json", action="store_true", help="print the final figures as JSON, and nothing else")
+    add("--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters")
 
 
 def plan(args: argparse.Namespace) -> Any:
@@ -55,8 +48,8 @@ def plan(args: argparse.Namespace) -> Any:
         params=args.params,
         vendor=args.vendor,
         duration_s=args.duration,
-        nodes=_names(args.nodes),
-        without=_names(args.without),
+        nodes=names(args.nodes),
+        without=names(args.without),
         processes=args.processes,
         log_level=args.log_level,
         ros_args=args.ros_args,
@@ -110,7 +103,3 @@ def table(result: dict[str, Any]) -> str:
 def _pair(figures: dict[str, Any], kind: str) -> str:
     p50, p95 = figures[f"{kind}_p50_ms"], figures[f"{kind}_p95_ms"]
     return "–" if p50 is None else f"{p50:.0f} / {p95:.0f}"
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,6 +1,7 @@
 """`actrec simulate`: render simulated actors to an image folder or a video."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import typing
@@ -12,37 +13,33 @@ import numpy as np
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, EndOfStream
 
+EPILOG = """\
+Examples:
+  actrec simulate --action wave --seconds 5 --out wave
+  actrec simulate --actors 2 --seconds 20 --preview two.mp4
+  actrec simulate --script nucla_skeletons.npz --sequence a01_s01_e00_v03 --out pick_up
+
+Play the folder with: actrec run --driver replay (option path)
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="write N.png, N_depth.png (16 bit, mm), joints.npz, intrinsics.yaml here"
-    )
-    parser.add_argument("--preview", metavar="FILE.mp4", help="write a video of color beside depth")
-    parser.add_argument(
-        "--seconds", type=float, default=None, metavar="S", help="duration (default: 5, or the script's)"
-    )
-    parser.add_argument(
-        "--action", nargs="+", metavar="NAME", help="actions in order, 'all' for all of them (default: all)"
-    )
-    parser.add_argument("--actors", type=int, metavar="N", help="people in the scene, 0 to 2")
-    parser.add_argument("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
-    parser.add_argument("--sequence", metavar="NAME", help="sequence in a script with several")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of performances and noise")
-    parser.add_argument("--no-noise", action="store_true", help="exact color and depth")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="other options of the camera, such as fps=15"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
-    parser.add_argument("--list", action="store_true", help="list the actions and the camera's options")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.epilog = (
-        "Examples:\n"
-        "  actrec simulate --action wave --seconds 5 --out wave\n"
-        "  actrec simulate --actors 2 --seconds 20 --preview two.mp4\n"
-        "  actrec simulate --script nucla_skeletons.npz --sequence a01_s01_e00_v03 --out pick_up\n\n"
-        "Play the folder with: actrec run --driver replay (option path)"
-    )
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("--out", metavar="FOLDER", help="write N.png, N_depth.png (16 bit, mm), joints.npz, intrinsics.yaml here")
+    add("--preview", metavar="FILE.mp4", help="write a video of color beside depth")
+    add("--seconds", type=float, metavar="S", help="duration (default: 5, or the script's)")
+    add("--action", nargs="+", metavar="NAME", help="actions in order, 'all' for all of them (default: all)")
+    add("--actors", type=int, metavar="N", help="people in the scene, 0 to 2")
+    add("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
+    add("--sequence", metavar="NAME", help="sequence in a script with several")
+    add("--seed", type=int, metavar="N", help="seed of performances and noise")
+    add("--no-noise", action="store_true", help="exact color and depth")
+    add("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="other options of the camera, such as fps=15")
+    add("--overwrite", action="store_true", help="write into a folder that is not empty")
+    add("--list", action="store_true", help="list the actions and the camera's options")
+    add("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,21 +67,18 @@ def run(args: argparse.Namespace) -> int:
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:
-            try:
+            with contextlib.suppress(EndOfStream):
                 while True:
                     frame = camera.read()
                     for writer in writers:
                         writer.add(frame, camera.actions_at(frame.stamp_ns))
                     frames += 1
                     bar.update()
-            except EndOfStream:
-                pass
     for writer in writers:
         writer.close()
     written = [str(path) for path in (args.out, args.preview) if path]
-    print(
-        json.dumps({"frames": frames, "written": written}) if args.json else f"{frames} frames in {', '.join(written)}"
-    )
+    figures = {"frames": frames, "written": written}
+    print(json.dumps(figures) if args.json else f"{frames} frames in {', '.join(written)}")
     return 0
 
 
@@ -96,16 +90,9 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.script and args.action:
         raise ConfigError("--action and --script exclude each other: use one of them")
-    options = config.parse_pairs(args.set, "--set")
-    options.update(realtime=False)
-    given = {
-        "actions": args.action,
-        "actors": args.actors,
-        "script": args.script,
-        "sequence": args.sequence,
-        "seed": args.seed,
-    }
-    options.update({name: value for name, value in given.items() if value is not None})
+    options = config.parse_pairs(args.set, "--set") | {"realtime": False}
+    given = {"actions": args.action, **{name: getattr(args, name) for name in ("actors", "script", "sequence", "seed")}}
+    options |= {name: value for name, value in given.items() if value is not None}
     if args.no_noise:
         options["noise"] = False
     if args.seconds is not None and not args.seconds > 0:
@@ -120,12 +107,8 @@ def _listing() -> str:
     from actrec.simulation.actions import ACTIONS, CYCLE
 
     hints = typing.get_type_hints(SimulatedConfig)
-    lines = [
-        f"Actions: {', '.join(sorted(ACTIONS))}",
-        f"'all' stands for: {', '.join(CYCLE)}",
-        "",
-        "Options of the camera (--set):",
-    ]
+    lines = [f"Actions: {', '.join(sorted(ACTIONS))}", f"'all' stands for: {', '.join(CYCLE)}", ""]
+    lines.append("Options of the camera (--set):")
     defaults = SimulatedConfig()
     for field in dataclasses.fields(SimulatedConfig):
         default = getattr(defaults, field.name)

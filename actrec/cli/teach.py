@@ -30,34 +30,24 @@ OPTIONS = ("minutes", "seed", "mirror", "steps", "rehearsals", "folds")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec teach`."""
     parser.epilog = EPILOG
-    parser.add_argument("folder", type=Path, metavar="DIR", help="recordings: a folder per class, or with a labels.csv")
-    parser.add_argument(
-        "--from", dest="base", metavar="PACKAGE", help="pretrained package to fine-tune (default: a shipped one)"
-    )
-    parser.add_argument("--out", type=Path, metavar="PKG", help="package to write (default: DIR_model)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing package")
-    parser.add_argument(
-        "--minutes", type=float, help="time limit; a short one reduces augmented versions and training steps"
-    )
-    parser.add_argument(
-        "--mirror",
-        choices=("auto", "yes", "no"),
-        help="also train on mirrored clips; auto: unless a label contains left, right or clockwise",
-    )
-    parser.add_argument("--steps", type=int, help="training steps of the whole network; 0: train the head alone")
-    parser.add_argument("--rehearsals", type=int, help="validation runs that choose the rejection threshold")
-    parser.add_argument("--folds", type=int, help="folds of the cross-validation with fewer than two people")
-    parser.add_argument(
-        "--recording",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="property that recordings do not store, as hfov_deg=69 of a video; repeatable",
-    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="recordings: a folder per class, or with a labels.csv")
+    pretrained = "pretrained package to fine-tune (default: a shipped one)"
+    add("--from", dest="base", metavar="PACKAGE", help=pretrained)
+    add("--out", type=Path, metavar="PKG", help="package to write (default: DIR_model)")
+    add("--overwrite", action="store_true", help="replace an existing package")
+    add("--minutes", type=float, help="time limit; a short one reduces augmented versions and training steps")
+    mirror = "also train on mirrored clips; auto: unless a label contains left, right or clockwise"
+    add("--mirror", choices=("auto", "yes", "no"), help=mirror)
+    add("--steps", type=int, help="training steps of the whole network; 0: train the head alone")
+    add("--rehearsals", type=int, help="validation runs that choose the rejection threshold")
+    add("--folds", type=int, help="folds of the cross-validation with fewer than two people")
+    recording = "property that recordings do not store, as hfov_deg=69 of a video; repeatable"
+    add("--recording", action="append", default=[], metavar="KEY=VALUE", help=recording)
     add_threads_argument(parser)
-    parser.add_argument("--seed", type=int, help="random seed")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add("--seed", type=int, help="random seed")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`actrec train`: trains a network by a recipe."""
+"""`actrec train`: train a network by a recipe."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from actrec.utils import config
 
-_MOST_THREADS = 4096
+MAX_THREADS = 4096
 
 EPILOG = """\
 Example:
@@ -28,73 +28,58 @@ The same command resumes a run that was stopped or killed. For its curves: tenso
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="another value of a field of the recipe, or of a field of one, e.g. schedule.warm_up=0.1; repeat",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60")
+    another = "another value of a field of the recipe, or of a field of one, e.g. schedule.warm_up=0.1; repeatable"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=another)
     add_data_argument(parser)
     add_root_argument(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
+    add("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
-    parser.add_argument("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
+    add("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
     add_threads_argument(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--json", action="store_true", help="print the checkpoint's path and how it came about as JSON")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu if there is one)")
-    machine.add_argument("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
-    machine.add_argument(
-        "--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT"
-    )
-    machine.add_argument(
-        "--workers", type=int, help="processes that read clips, for each device (default: by its cores)"
-    )
-    machine.add_argument("--checkpoint-minutes", type=float, metavar="N", help="keep the run so often within an epoch")
-    machine.add_argument("--checkpoint-steps", type=int, metavar="N", help="keep the run every so many steps")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--json", action="store_true", help="print the checkpoint's path and provenance as JSON")
+    add = parser.add_argument_group("machine").add_argument
+    add("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu if there is one)")
+    add("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
+    add("--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT")
+    add("--workers", type=int, help="processes that read clips, for each device (default: by its cores)")
+    add("--checkpoint-minutes", type=float, metavar="N", help="save a checkpoint every N minutes within an epoch")
+    add("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--data`, which train, eval and export share."""
-    root = os.environ.get("ACTREC_DATA", "data")
-    parser.add_argument(
-        "--data", default=root, help="folder that holds a folder a dataset (default: $ACTREC_DATA, %(default)s)"
-    )
+    where = "folder that holds a folder for each dataset (default: $ACTREC_DATA, %(default)s)"
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help=where)
 
 
 def add_root_argument(parser: argparse._ActionsContainer) -> None:
-    """`--root`, which prepare, train, eval and export share."""
+    """Declare `--root`, which prepare, train, eval and export share."""
     parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
 
 
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
-    """`--threads`, which train, eval and teach share."""
-    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="CPU threads (default: all)")
+    """Declare `--threads`, which train, eval and teach share."""
+    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="CPU threads (default: all)")
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) <= _MOST_THREADS):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {_MOST_THREADS}")
+def _threads(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= MAX_THREADS):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {MAX_THREADS}")
     return int(text)
 
 
 def add_init_argument(parser: argparse._ActionsContainer) -> None:
-    """`--init`, which train and export share."""
-    parser.add_argument(
-        "--init",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="weights to start from: a checkpoint or package of ours, or a public .safetensors/.pt file (Kinetics I3D "
-        "or 3D ResNeXt-101, Sports-1M C3D, ImageNet EfficientNet-B0 or ResNet-50); may be given several times",
-    )
+    """Declare `--init`, which train and export share."""
+    parser.add_argument("--init", type=Path, action="append", default=[], metavar="FILE", help="initial weights: a "
+        "checkpoint or package of ours, or a public .safetensors/.pt file (Kinetics I3D or 3D ResNeXt-101, Sports-1M "
+        "C3D, ImageNet EfficientNet-B0 or ResNet-50); repeatable")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains; prints the checkpoint's path."""
+    """Train, and print the checkpoint's path."""
     logging.basicConfig(format="%(message)s")
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)

@@ -32,14 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
     add_driver(parser, "show this camera driver directly, without a ROS graph")
-    parser.add_argument("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
-    parser.add_argument("--connect", metavar="URL", default="", help="show in a running viewer")
-    parser.add_argument(
-        "--duration", type=duration, default=0.0, metavar="S", help="seconds to show (default: until Ctrl-C)"
-    )
-    parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for ROS, such as remappings"
-    )
+    add = parser.add_argument
+    add("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
+    add("--connect", metavar="URL", default="", help="show in a running viewer")
+    add("--duration", type=duration, default=0.0, metavar="S", help="seconds to show (default: until Ctrl-C)")
+    add("--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for ROS, such as remappings")
 
 
 def run(args: argparse.Namespace) -> int:

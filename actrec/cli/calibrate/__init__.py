@@ -8,19 +8,21 @@ from typing import Any
 from actrec.cli.calibrate import lens, rig
 from actrec.utils.errors import ConfigError
 
+EPILOG = """\
+Example:
+  actrec calibrate board --out board.pdf
+  actrec calibrate intrinsics --driver realsense --driver-option serial=923322071108
+  actrec calibrate check --driver realsense --driver-option serial=923322071108
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the parsers of all calibrations."""
+    parser.epilog = EPILOG
     commands = parser.add_subparsers(title="calibrations", metavar="NAME")
     lens.add_commands(commands)
     rig.add_commands(commands)
     parser.set_defaults(run=None, open_topic=open_topic, open_poses=open_poses)
-    parser.epilog = (
-        "Example:\n"
-        "  actrec calibrate board --out board.pdf\n"
-        "  actrec calibrate intrinsics --driver realsense --driver-option serial=923322071108\n"
-        "  actrec calibrate check --driver realsense --driver-option serial=923322071108"
-    )
 
 
 def open_topic(topic: str) -> AbstractContextManager[Any]:

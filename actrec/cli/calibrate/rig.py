@@ -78,9 +78,11 @@ def _add_rgbd(parser: argparse.ArgumentParser, counted: str, number: int) -> Non
     parser.add_argument("--registered", action="store_true", help="depth is registered to color")
 
 
-def _check_one_source(args: argparse.Namespace) -> None:
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the driver's settings; raise ConfigError unless one source is given."""
     if bool(args.images) == bool(args.driver):
         raise ConfigError("name a folder of views or a camera with --driver: one of them")
+    return driver_options(args)
 
 
 def _check_serial(camera: CameraFiles, serial: str) -> None:
@@ -114,8 +116,7 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
 
 def run_depth(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_depth.yaml."""
-    _check_one_source(args)
-    options = driver_options(args)
+    options = _options(args)
     if args.driver and not args.registered:
         if not lens.driver_accepts(args.driver, "register"):
             raise ConfigError(f"driver {args.driver} has registered depth only: add --registered")
@@ -312,17 +313,24 @@ def run_floor(args: argparse.Namespace) -> int:
     """Calibrate and write SERIAL_mount.yaml."""
     floor = load("floor")
     board, path = lens.board_of(args), lens.target(args, MOUNT)
-    _check_one_source(args)
+    options = _options(args)
+    if options.get("register") is False:
+        raise ConfigError("the floor is detected in registered depth: omit the driver option 'register'")
     placed = floor.FloorBoard(*_three_numbers(args.board_pose, "--board-pose"), thickness=args.thickness)
     up = _three_numbers(args.up, "--up")
     if not any(up):
         raise ConfigError("--up is 0,0,0, which is no direction: use 0,-1,0 for an upright camera")
-    color, depth, geometry, frames = _floor_from_driver(args, board) if args.driver else _floor_from_folder(args, board)
-    views = [
-        (frame.color, floor.find_floor(geometry.scale * frame.depth + geometry.bias, depth, up)) for frame in frames
-    ]
+    if args.driver:
+        camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames)
+        _check_serial(camera, args.serial)
+        color, depth, geometry = camera.color, camera.color, DepthGeometry(np.eye(4))
+    else:
+        color, depth, geometry = _floor_cameras(args)
+        frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
+    planes = [floor.find_floor(geometry.scale * frame.depth + geometry.bias, depth, up) for frame in frames]
+    views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
     result = floor.calibrate(board, views, placed, color, geometry.to_color, args.base_height)
-    first = views[0][1]
+    first = planes[0]
     figures = {
         "file": str(path),
         "views": len(views),
@@ -350,25 +358,15 @@ def _three_numbers(text: str, option: str) -> tuple[float, float, float]:
     return a, b, c
 
 
-def _floor_from_driver(args: argparse.Namespace, board: Any) -> tuple[Intrinsics, Intrinsics, DepthGeometry, list[Any]]:
-    options = driver_options(args)
-    if options.get("register") is False:
-        raise ConfigError("the floor is detected in registered depth: omit the driver option 'register'")
-    camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames)
-    _check_serial(camera, args.serial)
-    assert camera.color is not None
-    return camera.color, camera.color, DepthGeometry(np.eye(4)), frames
-
-
-def _floor_from_folder(args: argparse.Namespace, board: Any) -> tuple[Intrinsics, Intrinsics, DepthGeometry, list[Any]]:
+def _floor_cameras(args: argparse.Namespace) -> tuple[Intrinsics, Intrinsics, DepthGeometry]:
+    """Return the intrinsics of a folder's color and depth images, and their geometry."""
     color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
-    depth, geometry = color, DepthGeometry(np.eye(4))
-    if not args.registered:
-        known = calibration_files.load(args.serial, args.cameras)
-        if known.depth is None or known.geometry is None:
-            raise InputError(
-                f"the extrinsics of the depth camera {args.serial} are unknown: run actrec calibrate depth first, or "
-                "add --registered for registered depth"
-            )
-        depth, geometry = known.depth, known.geometry
-    return color, depth, geometry, load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
+    if args.registered:
+        return color, color, DepthGeometry(np.eye(4))
+    known = calibration_files.load(args.serial, args.cameras)
+    if known.depth is None or known.geometry is None:
+        raise InputError(
+            f"the extrinsics of the depth camera {args.serial} are unknown: run actrec calibrate depth first, or add "
+            "--registered for registered depth"
+        )
+    return color, known.depth, known.geometry

@@ -8,7 +8,7 @@ import pytest
 
 from actrec import cli
 from actrec.cli import models
-from actrec.inference import package
+from actrec.inference import package, zoo
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 
@@ -96,7 +96,7 @@ def test_models_unfinished_first_epoch_counts_as_trained(capsys: pytest.CaptureF
         folder = package.write(tmp_path / "begun", replace(described, provenance=of), tiny_onnx(), overwrite=True).path
         assert cli.main(["models", str(folder)]) == 0
         assert ("its labels mean nothing" in capsys.readouterr().out) != trained
-        assert models._figures(package.load(folder))["trained"] == trained
+        assert models._entry(zoo.InstalledPackage("tiny", folder, package.load(folder)))["trained"] == trained
 
 
 @pytest.mark.parametrize("name", ["absent", "broken"])
