@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,11 +88,11 @@ class Ntu60(Source):
             DeviceError: The root has no `.skeleton` file, or no list although `incomplete` is "listed".
             InputError: A sample exists twice, a `.skeleton` file has another name, or the list is corrupt.
         """
-        found = NtuFiles.under(self.root)
+        found = find_samples(self.root)
         skipped = self._incomplete()
-        metas = {name: sample_meta(path) for name, path in sorted(found.skeletons.items()) if name not in skipped}
+        metas = {name: _sample_meta(files["skeleton"]) for name, files in found.items() if name not in skipped}
         return [
-            Entry(name, meta["action"] - 1, meta, found.of(name))
+            Entry(name, meta["action"] - 1, meta, found[name])
             for name, meta in metas.items()
             if meta["action"] <= len(self.classes)
         ]
@@ -184,8 +184,6 @@ class Ntu120(Ntu60):
 def read_list(path: Path) -> frozenset[str]:
     """Read a published list of samples with missing skeletons: a count, then one name a line.
 
-    Names without a file are fine.
-
     Raises:
         DeviceError: The file is missing.
         InputError: A line is not a sample name or a duplicate, or the count does not match.
@@ -209,67 +207,42 @@ def read_list(path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-@dataclass
-class NtuFiles:
-    """Files under a root by sample: skeleton, video and folder of depth maps."""
+def find_samples(root: Path) -> dict[str, dict[str, Path]]:
+    """Return the files of each sample below `root` by kind: skeleton, color, and the folder of depth maps.
 
-    root: Path
-    skeletons: dict[str, Path] = field(default_factory=dict)
-    videos: dict[str, Path] = field(default_factory=dict)
-    depths: dict[str, Path] = field(default_factory=dict)
-    masked: dict[str, Path] = field(default_factory=dict)
+    Full depth maps are preferred to masked ones. Folders of depth maps are not listed: they hold millions of files.
 
-    @classmethod
-    def under(cls, root: Path) -> "NtuFiles":
-        """Find all files in a folder and its subfolders.
+    Raises:
+        DeviceError: There is no such folder, or no `.skeleton` file in it.
+        InputError: A `.skeleton` file has another name, or a sample exists twice.
+    """
+    if not root.is_dir():
+        raise no_folder(root)
+    found: dict[str, dict[str, Path]] = {"skeleton": {}, "color": {}, "depth": {}, "masked": {}}
 
-        Raises:
-            DeviceError: There is no such folder, or no `.skeleton` file in it.
-            InputError: A `.skeleton` file has another name, or a sample exists twice.
-        """
-        if not root.is_dir():
-            raise no_folder(root)
-        files = cls(root)
-        for folder, names in _walk(root, files):
-            for name in names:
-                files.add(folder, name)
-        if not files.skeletons:
-            raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that contains nturgb+d_skeletons")
-        return files
+    def add(kind: str, sample: str, path: Path) -> None:
+        other = found[kind].setdefault(sample, path)
+        if other != path:
+            raise InputError(f"'{path}' and '{other}' belong to the same sample; remove one of them")
 
-    def add(self, folder: Path, name: str) -> None:
-        """Add a file. Hidden ones (`._*` of macOS) are ignored."""
-        if name.startswith("."):
-            return
-        if name.endswith(".skeleton"):
-            sample = name.removesuffix(".skeleton")
-            if not _NAME.fullmatch(sample):
-                raise InputError(f"'{folder / name}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
-            self.add_once(self.skeletons, sample, folder / name)
-        elif match := _VIDEO.fullmatch(name):
-            self.add_once(self.videos, match[1].upper(), folder / name)
-
-    def add_once(self, found: dict[str, Path], sample: str, path: Path) -> None:
-        """Add a file of a sample, or raise InputError if it has one."""
-        if sample in found:
-            raise InputError(f"'{path}' and '{found[sample]}' belong to the same sample; remove one of them")
-        found[sample] = path
-
-    def of(self, sample: str) -> dict[str, Path]:
-        """Return the files of a sample by kind."""
-        depths = self.depths if sample in self.depths else self.masked  # full maps are preferred
-        kinds = {"skeleton": self.skeletons, "color": self.videos, "depth": depths}
-        return {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
-
-
-def _walk(root: Path, files: NtuFiles) -> Iterator[tuple[Path, list[str]]]:
-    """Yield every folder and its files. Folders of depth maps are added but not listed: they hold millions."""
     for folder, folders, names in walk(root):
         for name in [name for name in folders if _NAME.fullmatch(name) and _holds_depth(Path(folder, name))]:
-            masked = "masked" in Path(folder).name.lower()
-            files.add_once(files.masked if masked else files.depths, name, Path(folder, name))
+            add("masked" if "masked" in Path(folder).name.lower() else "depth", name, Path(folder, name))
             folders.remove(name)
-        yield Path(folder), names
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):  # "._*" are of macOS
+            if path.suffix == ".skeleton":
+                if not _NAME.fullmatch(path.stem):
+                    raise InputError(f"'{path}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
+                add("skeleton", path.stem, path)
+            elif match := _VIDEO.fullmatch(path.name):
+                add("color", match[1].upper(), path)
+    if not found["skeleton"]:
+        raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that contains nturgb+d_skeletons")
+    kinds = {"skeleton": found["skeleton"], "color": found["color"], "depth": found["masked"] | found["depth"]}
+    return {
+        sample: {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
+        for sample in sorted(found["skeleton"])
+    }
 
 
 def _holds_depth(folder: Path) -> bool:
@@ -282,12 +255,8 @@ def _holds_depth(folder: Path) -> bool:
         raise unreadable_folder(error) from error
 
 
-def sample_meta(path: Path) -> dict[str, int]:
-    """Return setup, camera, subject, replication and action from a file name.
-
-    Raises:
-        InputError: A number is out of the range of NTU RGB+D 120.
-    """
+def _sample_meta(path: Path) -> dict[str, int]:
+    """Return setup, camera, subject, replication and action from a file name, checked against NTU RGB+D 120."""
     meta = parse_name(path.stem)
     for key, value in meta.items():
         if not 1 <= value <= _LARGEST[key]:

@@ -6,8 +6,7 @@
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
 A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images. Joints are
-read from it if it has any, and estimated as in the live graph otherwise
-(`actrec.perception.recorded_joints`).
+read from it if it has any, and estimated as in the live graph otherwise (`actrec.perception.recorded_joints`).
 """
 
 import hashlib
@@ -34,7 +33,6 @@ from actrec.utils.registry import Registry
 PEOPLE = Registry("reader of people", {"any": "actrec.perception.recorded_joints:read_bodies"})
 """A name, not an import: perception depends on datasets."""
 
-
 logger = logging.getLogger(__name__)
 
 OTHER = -1
@@ -59,14 +57,6 @@ def _texts(name: str, value: Any) -> list[str]:
     if any(type(one) not in (str, int) for one in several):
         raise ConfigError(f"{name} is {value!r}, expected a name or a list of names")
     return [str(one) for one in several]
-
-
-def _found_anywhere(recording: RecordingConfig) -> RecordingConfig:
-    """Make the path of the intrinsics absolute: a worker may have another working directory."""
-    given = recording.intrinsics
-    if not given or given.count(",") == 3:
-        return recording
-    return replace(recording, intrinsics=str(Path(given).expanduser().absolute()))
 
 
 class Folder(Source):
@@ -100,11 +90,14 @@ class Folder(Source):
     ):
         super().__init__(Path(root).expanduser())
         people, classes = _texts("held_out", held_out), _texts("classes", classes)
-        given = {"held_out": people, "bodies": bodies, "recording": {} if recording is None else recording}
-        options = config.build(FolderConfig, given)
+        values = {"held_out": people, "bodies": bodies, "recording": {} if recording is None else recording}
+        options = config.build(FolderConfig, values)
         config.check_names(options.recording, (), "recording")
         self.held_out, self.bodies = tuple(people), options.bodies
-        self.recording = _found_anywhere(config.build(RecordingConfig, options.recording))
+        self.recording = config.build(RecordingConfig, options.recording)
+        given = self.recording.intrinsics
+        if given and given.count(",") != 3:  # a file: absolute, since a worker may have another working directory
+            self.recording = replace(self.recording, intrinsics=str(Path(given).expanduser().absolute()))
         self._clips = self._labeled()
         labels = {clip.label for clip in self._clips} - {UNKNOWN}
         self.classes = tuple(classes) or tuple(sorted(labels))
@@ -116,7 +109,7 @@ class Folder(Source):
         if absent := sorted(set(self.held_out) - present):
             known = ", ".join(sorted(present)) or "none"
             raise ConfigError(f"'{self.root}' has no person {', '.join(absent)}; its people: {known}")
-        self._last: tuple[str, SkeletonSequence] | None = None
+        self._last: tuple[Path, SkeletonSequence] | None = None
         self._identities: dict[Path, str] = {}
 
     def entries(self) -> list[Entry]:
@@ -155,8 +148,9 @@ class Folder(Source):
         """
         path = self._path(entry)
         try:
-            sequence = self._sequence(str(path))
-            return _clip(entry, sequence, self.bodies)
+            if self._last is None or self._last[0] != path:  # several clips may share the last recording
+                self._last = path, PEOPLE.create("any", path=str(path), config=self.recording)
+            return _clip(entry, self._last[1], self.bodies)
         except DeviceError:
             raise
         except ActrecError as error:
@@ -190,15 +184,20 @@ class Folder(Source):
         """Return the SHA-256 of names, labels, spans, and sizes and ends of the recordings' files."""
         digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
-            told = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}"
-            digest.update(told.encode("utf-8", "surrogateescape"))  # as names of files may be
+            line = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}"
+            digest.update(line.encode("utf-8", "surrogateescape"))  # as names of files may be
         return digest.hexdigest()
 
     def identity(self, entry: Entry) -> str:
         """Return a digest of the ends of the recording's files, independent of label, span and person."""
         path = self._path(entry)
         if path not in self._identities:  # many clips may share one recording
-            self._identities[path] = _identity(path)
+            digest = hashlib.sha256()
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    for part in content(file):
+                        digest.update(part)
+            self._identities[path] = digest.hexdigest()[:16]
         return self._identities[path]
 
     def _labeled(self) -> list[LabeledClip]:
@@ -209,20 +208,22 @@ class Folder(Source):
                 "record: actrec record --label NAME"
             )
         file = self.root / LABELS_FILE
-        clips = read_labels(file) if file.exists() else clips_by_folder(self.root)
+        if not file.exists():
+            if not (clips := clips_by_folder(self.root)):
+                raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
+            return clips
+        clips = read_labels(file)
         absent = [clip.recording for clip in clips if not (self.root / clip.recording).exists()]
         if absent:
             raise InputError(
                 f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
             )
-        if file.exists() and (left := unlabeled_recordings(self.root, clips)):
+        if left := unlabeled_recordings(self.root, clips):
             logger.warning(
                 "%d recordings are ignored because '%s' does not list them, first '%s'", len(left), file, left[0]
             )
-        if not clips and file.exists():
-            raise InputError(f"'{file}' names no recording: write a line for each, or remove it")
         if not clips:
-            raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
+            raise InputError(f"'{file}' names no recording: write a line for each, or remove it")
         return clips
 
     def _entries(self) -> list[Entry]:
@@ -233,23 +234,8 @@ class Folder(Source):
     def _path(self, entry: Entry) -> Path:
         return self.root / str(entry.meta["recording"])
 
-    def _sequence(self, path: str) -> SkeletonSequence:
-        """Read a recording; the last one is cached, since several clips may share it."""
-        if self._last is None or self._last[0] != path:
-            self._last = path, PEOPLE.create("any", path=path, config=self.recording)
-        return self._last[1]
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None, "_identities": {}}  # another process reads its own
-
-
-def _identity(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            for part in content(file):
-                digest.update(part)
-    return digest.hexdigest()[:16]
 
 
 def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:

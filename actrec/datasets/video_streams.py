@@ -6,6 +6,7 @@ A video is a file or a folder of images.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,21 +70,21 @@ class ColorVideo:
         return aligned(self.path, self._head, self.stamps_ns, self.config.tolerance)
 
     def size(self) -> np.ndarray:
-        """[2] width and height of the images given, px."""
+        """Return width and height [2] of the decoded images, px."""
         width, height = self._head.size
         scale = min(1.0, self.config.max_side / max(width, height)) if self.config.max_side else 1.0
         return np.array([max(round(width * scale), 1), max(round(height * scale), 1)], np.float32)
 
     def color(self) -> np.ndarray:
-        """[T, H, W, 3] uint8 RGB."""
+        """Return all images [T, H, W, 3] uint8 RGB."""
         return self.at(np.arange(len(self.stamps_ns)))
 
     def at(self, indices: np.ndarray) -> np.ndarray:
-        """[N, H, W, 3] uint8 RGB of the stamps with these indices [N], in any order; no other image is converted.
+        """Return the images [N, H, W, 3] uint8 RGB of the stamps with these indices [N], in any order.
 
         Raises:
             DeviceError: There is no such file.
-            InputError: It is corrupt, or its length is not the skeleton's; names it.
+            InputError: It is corrupt, or its length differs from the skeleton's.
         """
         indices = np.asarray(indices, np.int64)
         width, height = self.size().astype(int)
@@ -93,23 +94,15 @@ class ColorVideo:
         return images
 
     def shown(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(index of the stamp, [H, W, 3] uint8 RGB) in turn; an image of several stamps comes once, at the first.
-
-        Raises:
-            DeviceError, InputError: As `at`.
-        """
+        """Yield (index of the stamp, image [H, W, 3]), each image at its first stamp; raises like `at`."""
         first = {int(number): t for t, number in reversed(list(enumerate(self._source)))}
         for number, image in self._images(np.array(sorted(first))):
             yield first[number], image
 
     def motion(self, pixels: np.ndarray) -> np.ndarray:
-        """Optical flow at joints, from each image to the next; of the last as of the one before.
+        """Return the optical flow [M, T, V, 2] px/s at joints, pixels of the decoded images, to the next image.
 
-        Args:
-            pixels: [M, T, V, 2] px of the images given.
-
-        Returns:
-            [M, T, V, 2] px/s; NaN where a joint is missing or outside of the image.
+        The last image repeats the flow before it; NaN if a joint is missing or outside of the image.
         """
         moved = np.full(pixels.shape, np.nan, np.float32)
         before, seconds = None, (self.stamps_ns - self.stamps_ns[0]) / NANOSECONDS
@@ -124,26 +117,18 @@ class ColorVideo:
         return moved
 
     def frames(self, intrinsics: Intrinsics) -> Iterator[RgbdFrame]:
-        """Yield one frame without depth per stamp, as `Source.frames`.
-
-        Args:
-            intrinsics: Of the images at any size.
-        """
+        """Yield one frame without depth per stamp, as `Source.frames`; `intrinsics` of the images at any size."""
         width, height = (int(side) for side in self.size())
         resized = intrinsics.resized(width, height)
-        last = None
-        for first, image in self.shown():
-            if last is not None:  # the image before is shown until this one is
-                yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] : first])
-            last = first, image
-        if last is not None:
-            yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
+        shown = chain(self.shown(), [(len(self.stamps_ns), None)])
+        for (first, image), (end, _) in pairwise(shown):  # an image is shown until the next one
+            yield from (RgbdFrame(int(stamp), image, None, resized) for stamp in self.stamps_ns[first:end])
 
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
         """Return the streams of the video: color and size, with joints also pixels and motion.
 
         Args:
-            pixels: [M, T, V, 2] joints, NaN for missing, in the image as it is given: turned back where mirrored.
+            pixels: [M, T, V, 2] joints in the mirrored-back image, NaN for missing.
             pixels_size: Width and height that they refer to; None for the video's own.
         """
         decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
@@ -177,17 +162,16 @@ class ColorVideo:
                     left.pop(0)
                     if not left:
                         return
-        # All that can be decoded has been. Some containers hold a packet or two without an image; where more are lost,
-        # wherever, those after them would be taken for others.
+        # Some containers hold a packet or two without an image; if more are missing, the stamps would be wrong.
         if last is None or self._head.frames - 1 - number > SLACK:
-            told = f"{number + 1} of {self._head.frames} frames decoded"
-            raise InputError(f"'{self.path}' is corrupt or truncated: {told}; copy it again")
+            count = f"{number + 1} of {self._head.frames} frames decoded"
+            raise InputError(f"'{self.path}' is corrupt or truncated: {count}; copy it again")
         held = video.to_rgb(last, self.mirror, size)
         yield from ((int(number), held) for number in left)
 
 
 def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
-    """Optical flow [M, V, 2] px/s at joints [M, V, 2], looked for in their surroundings alone."""
+    """Return the optical flow [M, V, 2] px/s at joints [M, V, 2], computed near them only."""
     found = np.full(pixels.shape, np.nan, np.float32)
     for m, joints in enumerate(pixels):
         seen = joints[np.isfinite(joints).all(axis=-1)]
@@ -204,10 +188,10 @@ def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: f
 
 
 def aligned(path: Path, head: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
-    """[T] the image that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
+    """Return the image index of each stamp [T]: frame for frame, or the nearest in time if the rates differ.
 
     Raises:
-        InputError: The video is of another length; names both counts. Or a folder of images lacks one within.
+        InputError: The video has another length, or an image of a folder is missing.
     """
     count = len(stamps_ns)
     if head.frames != count and path.is_dir():
