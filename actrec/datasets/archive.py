@@ -15,12 +15,9 @@ from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 
 
 class ArchiveSource(Source):
-    """A dataset in an archive, read as a whole at the first access.
+    """A dataset in the `archive` of its root, read as a whole at the first access.
 
     Without the archive the root holds the published files, each read on access.
-
-    Attributes:
-        archive: Name of the archive in the root.
     """
 
     archive: ClassVar[str]
@@ -40,12 +37,7 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def published(self) -> list[Entry]:
-        """Return every item of the published files.
-
-        Raises:
-            DeviceError: They are missing.
-            InputError: A list is corrupt, or there are two files of an item.
-        """
+        """Return every item of the published files; raises DeviceError or InputError like `entries`."""
 
     @abstractmethod
     def read_published(self, entry: Entry) -> Clip:
@@ -98,14 +90,9 @@ def archived(path: Path, sequences: Iterable[SkeletonSequence], keys: Sequence[s
 
 
 def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
-    """Find files below `root` by the first group of `pattern` in their names, in lower case, sorted.
+    """Find files below `root` by the first group of `pattern`, in lower case and sorted.
 
-    Other files are ignored.
-
-    Args:
-        root: Folder of the dataset.
-        archive: Name of the archive, for the error message.
-        pattern: Regular expression of the whole file name, not case-sensitive.
+    The pattern is of the whole file name, in any case. Other files are ignored.
 
     Raises:
         DeviceError: There is no such folder, or no such file in it.

@@ -93,9 +93,7 @@ class Clip:
     def sampled(self, wanted_ns: np.ndarray, speed: float = 1.0) -> LazyClip:
         """Return the clip, lazily, at the stamps [frames]: points interpolated, images and flow of the nearest frame.
 
-        Args:
-            wanted_ns: Stamps in the clip's own time.
-            speed: Playback speed; velocities are multiplied by it.
+        Stamps are in the clip's own time; velocities are multiplied by the playback speed.
         """
         make = {key: partial(self._at, key, wanted_ns, speed) for key in self.streams}
         spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
@@ -206,11 +204,7 @@ class ClipDataset:
         return tuple(dict.fromkeys(filter(None, self.recordings)))
 
     def joints_digest(self, index: int) -> bytes:
-        """Return a digest of a clip's joints.
-
-        Raises:
-            DeviceError, InputError: The clip cannot be read.
-        """
+        """Return a digest of a clip's joints."""
         return hashlib.sha256(self[index].bodies.tobytes()).digest()
 
     def fingerprint(self) -> str:
@@ -325,12 +319,7 @@ class Source(ABC):
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Return every item, always in the same order.
-
-        Raises:
-            DeviceError: The dataset is missing.
-            InputError: A list is corrupt or has a duplicate.
-        """
+        """Return every item, in a fixed order; raises DeviceError if missing, InputError if a list is corrupt."""
 
     def unknown_entries(self) -> list[Entry]:
         """Return the items that show none of the classes (the user's recordings labeled `unknown`), with label −1."""
@@ -357,11 +346,7 @@ class Source(ABC):
         """Yield the camera frames, from which `actrec prepare` estimates hands, faces and flow.
 
         Stamps have the same zero as the clip of `read`, with one frame per stamp unless the recording dropped it.
-        Depth, registered to color, is None if the dataset has none.
-
-        Raises:
-            DeviceError: A file is missing.
-            InputError: A file is corrupt, or the dataset has no images.
+        Depth, registered to color, is None if the dataset has none. Raises like `read`, and InputError without images.
         """
         kind = type(self).__module__.split(".")[2]
         remedy = "omit --estimate, and color in --streams"
@@ -387,9 +372,6 @@ class Source(ABC):
 
         A change in the middle of a long file of the same size is not detected. A folder (SYSU's images, NTU's depth
         maps) contributes its file names.
-
-        Raises:
-            DeviceError: A file cannot be read.
         """
         digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
@@ -408,11 +390,7 @@ class Source(ABC):
 
 
 def content(path: Path) -> Iterator[bytes]:
-    """Yield the size and the ends of a file, or the names in a folder, for a fingerprint.
-
-    Raises:
-        DeviceError: The file cannot be read.
-    """
+    """Yield the size and the ends of a file, or the names in a folder, for a fingerprint; raises DeviceError."""
     try:
         if path.is_dir():
             yield "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
@@ -436,11 +414,7 @@ def no_folder(root: Path) -> DeviceError:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk a folder like `os.walk`, following links, but visiting each folder once.
-
-    Raises:
-        DeviceError: A folder is unreadable; hidden folders and `lost+found` are ignored.
-    """
+    """Walk a folder like `os.walk`, following links, each folder once; raises DeviceError if one is unreadable."""
     known: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         status = os.stat(folder)

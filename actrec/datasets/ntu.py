@@ -59,13 +59,7 @@ class Ntu60(Source):
     The root holds, in any folders, `SsssCcccPpppRrrrAaaa.skeleton`; color videos (`…_rgb.avi`, .mp4) and folders of
     depth maps (named as the sample), if available. Samples of NTU RGB+D 120 are ignored.
     Splits: "cross_subject" (40,091 train, 16,487 test) and "cross_view" (cameras 2 and 3: 37,646 train, 18,932 test).
-
-    Args:
-        root: Folder of the files.
-        options: Fields of `NtuConfig`.
-
-    Raises:
-        ConfigError: Unknown option.
+    Options are the fields of `NtuConfig`.
     """
 
     splits: ClassVar = ("cross_subject", "cross_view")
@@ -98,12 +92,7 @@ class Ntu60(Source):
         ]
 
     def read(self, entry: Entry) -> Clip:
-        """Return the cleaned bodies, their pixels in the mirrored-back image, and color if there is a video.
-
-        Raises:
-            DeviceError: A file is missing.
-            InputError: The file is empty, truncated or corrupt, or has no body.
-        """
+        """Return the cleaned bodies, their pixels in the mirrored-back image, and color if there is a video."""
         sequence = self._sequence(entry)
         video = self._video(entry, sequence)
         if video is None:

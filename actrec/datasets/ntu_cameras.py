@@ -54,12 +54,7 @@ class NtuCameras:
         return points[..., :2] / points[..., 2:] * focal + [self.color.cx, self.color.cy]
 
     def register(self, depth: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Register a depth map to the color camera.
-
-        Args:
-            depth: [424, 512] m, NaN for missing, mirrored back.
-            width: Width of the color images, at any scale.
-            height: Height of the color images.
+        """Register a depth map [424, 512] m, mirrored back, to the color camera.
 
         Returns:
             [height, width] float32 m, NaN for missing; the nearest surface of each pixel.
@@ -171,12 +166,7 @@ def ntu_frames(skeleton: Path, video: ColorVideo, depth: Path | None) -> Iterato
 
 
 def cameras_of(skeleton: Path) -> NtuCameras:
-    """Fit the cameras to a `.skeleton` file.
-
-    Raises:
-        DeviceError: The file is missing.
-        InputError: The file is corrupt or empty, or has too few joints.
-    """
+    """Fit the cameras to a `.skeleton` file; raises like `read_ntu_file`, and InputError if it has too few joints."""
     try:
         return fit_cameras(read_ntu_file(skeleton))
     except InputError as error:

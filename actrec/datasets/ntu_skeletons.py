@@ -204,13 +204,9 @@ def unmirror(pixels: np.ndarray, width: int) -> np.ndarray:
 
 
 def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
-    """Read a `.skeleton` file to the data contract, every body of it.
+    """Read every body of a `.skeleton` file to the data contract; raises like `read_ntu_file`.
 
     `pixels` refer to the mirrored-back color image (1919 − the file's u); `read_ntu_file` keeps the file's own.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated or corrupt.
     """
     path = Path(path)
     recording = read_ntu_file(path)

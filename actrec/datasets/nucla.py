@@ -47,12 +47,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
 
 def read_nucla_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:
-    """Read all sequences of `nucla_skeletons.npz` (xyz, length, name, label; `is_train` goes to `meta`).
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is corrupt, or its arrays contradict each other.
-    """
+    """Read all sequences of `nucla_skeletons.npz` (xyz, length, name, label; `is_train` goes to `meta`)."""
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "name", "label", "is_train"))
     parts = split_frames(path, arrays, 20, {"label": (1, len(CLASSES)), "is_train": (0, 1)})

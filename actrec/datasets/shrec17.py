@@ -62,12 +62,7 @@ class GestureSequence:
 
 
 def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence]:
-    """Read all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train).
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is corrupt, or its arrays contradict each other.
-    """
+    """Read all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train)."""
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
     ranges = {"gesture": (1, len(CLASSES)), "finger": (1, len(FINGERS)), "subject": (1, 28), "essai": (1, 99)}
@@ -93,12 +88,7 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
 
 
 def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
-    """Read a single `skeletons_world.txt`; the names of its folders identify it.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated, corrupt or of another form.
-    """
+    """Read a single `skeletons_world.txt`; the names of its folders identify it. Raises like `read_shrec17`."""
     path = Path(path).resolve()
     xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
     named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
@@ -107,12 +97,7 @@ def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
 
 
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
-    """Read the rows of an official list (`train_gestures.txt`, `test_gestures.txt`), columns as `COLUMNS`.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: The list is corrupt or has a duplicate.
-    """
+    """Read the rows of an official list, columns as `COLUMNS`; raises InputError if it is corrupt."""
     path = Path(path)
     values = _table(path, len(COLUMNS))
     if not (np.abs(values) < 2**31).all():

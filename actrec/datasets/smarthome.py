@@ -335,14 +335,7 @@ class Smarthome(Source):
     The root holds, in any folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, second release with `_pose3d`)
     and, if available, videos of the same names (.mp4); depth videos are ignored. The cross-view splits have 19
     activities: clips of the other 12 are in neither part. With `activities="cross_view"` these 19 are the only classes,
-    as in the papers; with "all" a network has 12 unused outputs.
-
-    Args:
-        root: Folder of the files.
-        options: Fields of `SmarthomeConfig`.
-
-    Raises:
-        ConfigError: Unknown option.
+    as in the papers; with "all" a network has 12 unused outputs. Options are the fields of `SmarthomeConfig`.
     """
 
     splits: ClassVar = ("cross_subject", "cross_view_1", "cross_view_2")
@@ -377,12 +370,7 @@ class Smarthome(Source):
         return entries
 
     def read(self, entry: Entry) -> Clip:
-        """Read the tracked bodies; color, pixels and motion if there is a video.
-
-        Raises:
-            DeviceError: A file is missing.
-            InputError: A file is truncated or corrupt, or has no body.
-        """
+        """Read the tracked bodies; color, pixels and motion if there is a video."""
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         others: Any = {"pixels": sequence.pixels, "size": np.array(IMAGE_SIZE, np.float32)}
         if "color" in entry.files:

@@ -38,17 +38,14 @@ REPAIR = "run the same actrec prepare with --repair"
 class PreparedDataset(ClipDataset):
     """Clips of a prepared store. Arrays are read-only views of the files without a copy.
 
-    Each process opens the files at its first read, so workers of a DataLoader have their own. Each process checks the
-    checksum of an array at the first access.
+    Each process opens the files at its first read, so workers of a DataLoader have their own, and checks the checksum
+    of
+    an array at its first access.
 
     Args:
         folder: Folder of the store.
         chosen: [N] indices of the clips; None for all.
-        loaded: Head and index, if already read.
-
-    Attributes:
-        folder: Folder of the store.
-        head: Content of `store.json`.
+        loaded: Head (content of `store.json`) and index, if already read.
 
     Raises:
         DeviceError: There is no store.
@@ -236,12 +233,7 @@ class PreparedDataset(ClipDataset):
 
 
 def map_file(path: Path, size: int) -> memoryview:
-    """Map a file read-only.
-
-    Raises:
-        InputError: The file is missing or shorter than `size`.
-        DeviceError: Too many files are open.
-    """
+    """Map a file read-only; raises InputError if it is missing or shorter than `size`."""
     try:
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
@@ -260,12 +252,7 @@ def is_store(folder: str | Path) -> bool:
 
 
 def open_store(folder: Path) -> tuple[Head, Index]:
-    """Return head and index of a finished store after checking the size of every shard.
-
-    Raises:
-        DeviceError: There is no store.
-        InputError: It is not finished, damaged, truncated or of another schema.
-    """
+    """Return head and index of a finished store after checking the size of every shard; raises like PreparedDataset."""
     head = read_head(folder)
     if not head.complete:
         raise InputError(f"the preparation in '{folder}' is not finished: run the same actrec prepare again")

@@ -173,11 +173,7 @@ def store_error(folder: Path, error: OSError) -> StoreError:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: after a kill it has the old or the new content.
-
-    Raises:
-        StoreError: The disk is full or the folder not writable.
-    """
+    """Write a file atomically: after a kill it has the old or the new content. Raises StoreError."""
     scratch = path.with_name(path.name + ".new")
     try:
         with open(scratch, "wb") as file:
@@ -191,12 +187,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def read_head(folder: Path) -> Head:
-    """Read `store.json`.
-
-    Raises:
-        DeviceError: There is no store.
-        InputError: It is damaged or has another schema.
-    """
+    """Read `store.json`; raises DeviceError if there is none, InputError if it is damaged or has another schema."""
     path = folder / STORE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -223,11 +214,7 @@ def write_head(folder: Path, head: Head) -> None:
 
 
 def read_index(folder: Path, head: Head) -> Index:
-    """Read `index.npz` and check it against `store.json`.
-
-    Raises:
-        InputError: It is missing or damaged.
-    """
+    """Read `index.npz`; raises InputError if it is missing, damaged or does not belong to `store.json`."""
     path = folder / INDEX
     remedy = "run the same actrec prepare again to rewrite it"
     try:
@@ -253,15 +240,7 @@ def write_index(folder: Path, index: Index) -> str:
 
 @dataclass(frozen=True)
 class EncodedArray:
-    """An encoded array.
-
-    Attributes:
-        key: One of `STORED_KEYS`.
-        codec: One of `CODECS`.
-        dtype: One of `DTYPES`, of the decoded array.
-        shape: Shape of the decoded array.
-        parts: The bytes in order.
-    """
+    """An encoded array: one of `STORED_KEYS`, of `CODECS`, of `DTYPES`; decoded shape; the bytes in parts, in order."""
 
     key: str
     codec: str
@@ -283,8 +262,8 @@ class ImageEncoder:
 
     Args:
         key: "color" (uint8 RGB) or "flow" (m/s, NaN for unknown).
-        quality: Of JPEG, for color.
-        limit_m_s: Of speeds, for flow.
+        quality: JPEG quality of color.
+        limit_m_s: Largest speed of flow.
     """
 
     def __init__(self, key: str, quality: int, limit_m_s: float):
@@ -297,11 +276,7 @@ class ImageEncoder:
         return len(self._coded)
 
     def add(self, stamp_ns: int, image: np.ndarray) -> None:
-        """Add the next image.
-
-        Raises:
-            InputError: It is not an image, its size changed, or its stamp does not increase.
-        """
+        """Add the next image; raises InputError if it is no image, its size changed, or its stamp does not increase."""
         if image.ndim != 3 or image.shape[2] != 3 or image.shape != (self.shape or image.shape):
             raise InputError(
                 f"{self.key} has an image {list(image.shape)} after {list(self.shape) or 'none'}; expected [H, W, 3]"
@@ -326,11 +301,7 @@ class ImageEncoder:
         return cv2.imencode(".jpg", image[..., ::-1].copy(), options)
 
     def encoded(self, stamps_ns: np.ndarray) -> EncodedArray:
-        """Return the encoded images nearest to the stamps [T].
-
-        Raises:
-            InputError: There are no images.
-        """
+        """Return the encoded images nearest to the stamps [T]; raises InputError if there are no images."""
         if not self._coded:
             raise InputError(f"{self.key} has no images")
         shown = nearest(np.array(self._stamps, np.int64), stamps_ns)
@@ -343,11 +314,7 @@ class ImageEncoder:
 def decode_frames(
     content: memoryview, codec: str, shape: tuple[int, ...], indices: Iterable[int], limit_m_s: float
 ) -> np.ndarray:
-    """Decode the images `indices` of an encoded array of `shape` [T, H, W, 3].
-
-    Raises:
-        InputError: An image cannot be decoded.
-    """
+    """Decode the images `indices` of an encoded array of `shape` [T, H, W, 3]; raises InputError if one is damaged."""
     table = np.frombuffer(content, "<u8", 2 * shape[0]).reshape(2, -1)
     frames = content[table.nbytes :]
     wanted = list(indices)

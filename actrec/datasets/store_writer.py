@@ -35,13 +35,9 @@ LOCK = ".lock"
 
 
 class ShardWriter:
-    """Writer that appends clips to shards and starts a new shard if one is full. Not thread-safe.
+    """Writer that appends clips to shards, and starts a new one when `limit` bytes are reached. Not thread-safe.
 
     Bytes of a killed writer behind the last recorded clip are never read.
-
-    Args:
-        folder: Existing folder of the store.
-        limit: Largest size of a shard in bytes, unless a single clip is larger.
     """
 
     def __init__(self, folder: Path, limit: int = SHARD_BYTES):
@@ -52,11 +48,7 @@ class ShardWriter:
         self.name = ""
 
     def add(self, arrays: Sequence[EncodedArray]) -> list[Row]:
-        """Append a clip to the shard `name`; return its rows.
-
-        Raises:
-            StoreError: The disk is full or the folder not writable; the clip is removed.
-        """
+        """Append a clip to the shard `name`; return its rows. After StoreError, the incomplete clip is removed."""
         size = sum(sum(len(part) for part in array.parts) + ALIGNMENT for array in arrays)
         try:
             if self._file is None or (self._end and self._end + size > self._limit):
@@ -87,11 +79,7 @@ class ShardWriter:
         return rows
 
     def sync(self) -> None:
-        """Flush all added clips to the disk.
-
-        Raises:
-            StoreError: They could not be written.
-        """
+        """Flush all added clips to the disk, or raise StoreError."""
         try:
             if self._lost is None and self._file is not None:
                 os.fsync(self._file.fileno())
@@ -122,15 +110,7 @@ class ShardWriter:
 
 
 class Record(NamedTuple):
-    """A prepared clip.
-
-    Attributes:
-        name: Of the clip.
-        signature: Signature of the source entry; a clip with another signature is prepared again.
-        frames: T.
-        shard: File name.
-        rows: Its arrays.
-    """
+    """A prepared clip of `frames` in a shard; it is prepared again if its entry has another signature."""
 
     name: str
     signature: int
@@ -140,7 +120,7 @@ class Record(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Return the offset of its end in the shard."""
+        """Return the offset of the clip's end in the shard."""
         return max(row.offset + row.size for row in self.rows)
 
 
@@ -150,9 +130,6 @@ class Journal:
     Attributes:
         records: Records by clip name.
         ends: For each shard, the end of the last clip ever recorded in it, also of dropped clips.
-
-    Args:
-        folder: Existing folder of the store.
 
     Raises:
         DeviceError: Another process writes to this folder, or the file system cannot lock files.
@@ -196,22 +173,14 @@ class Journal:
         self._lock.close()
 
     def add(self, records: Iterable[Record]) -> None:
-        """Record clips that are on the disk.
-
-        Raises:
-            StoreError: The disk is full; the journal is as it was before.
-        """
+        """Record clips that are on the disk. After StoreError, the journal is as it was before."""
         records = list(records)
         self._append({"clips": records})
         for record in records:
             self._note(record)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Drop clips, which must be prepared again.
-
-        Raises:
-            StoreError: The disk is full.
-        """
+        """Drop clips, which must be prepared again."""
         names = [name for name in names if name in self.records]
         if names:
             self._append({"drop": names})
@@ -219,11 +188,7 @@ class Journal:
             del self.records[name]
 
     def shorten(self) -> None:
-        """Rewrite the journal without dropped clips. Requires that every shard ends with a valid clip.
-
-        Raises:
-            StoreError: The disk is full; the journal is as it was before.
-        """
+        """Rewrite the journal without dropped clips. Requires that every shard ends with a valid clip."""
         write_whole(self.path, _line({"clips": list(self.records.values())}))
         self._file.close()
         self._file = open(self.path, "ab")  # noqa: SIM115
@@ -234,14 +199,9 @@ class Journal:
     def compact(self, shard_bytes: int) -> list[str]:
         """Copy the clips of shards with unused bytes into new shards of `shard_bytes`, and record them.
 
-        The old shards stay complete until they are deleted, so that open readers keep their mapped files.
-
-        Returns:
-            Names of damaged clips, which are not moved and must be prepared again.
-
-        Raises:
-            StoreError: The disk is full; nothing is lost.
-            InputError: A shard is truncated.
+        The old shards stay complete until they are deleted, so that open readers keep their mapped files. Returns the
+        names
+        of damaged clips, which are not moved and must be prepared again. After StoreError, nothing is lost.
         """
         damaged: list[str] = []
         writer = ShardWriter(self.folder, shard_bytes)

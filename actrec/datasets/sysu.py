@@ -41,10 +41,7 @@ _TRUNK_M = (0.2, 1.0)
 
 
 def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> tuple[SkeletonSequence, bool]:
-    """Read the joints of the clip `name`.
-
-    Returns:
-        The sequence, with pixels of the mirrored-back image, and whether the images must be mirrored back.
+    """Read the joints of the clip `name`, and whether its images must be mirrored back (pixels already are).
 
     Raises:
         DeviceError: There is no `sklWorld.mat`.
@@ -232,14 +229,8 @@ class Sysu(Source):
 
     The root holds `3DvideoNorm/<person>/video<1 to 12>` (or `SYSU3DAction` with it, or the subjects' folders), each
     with `sklWorld.mat`, `sklImage.mat` and the images in `rgb`, and the authors' lists of folds. The papers report the
-    mean over the 30 folds (option `fold`). If the root has only one list, the dataset has only that split.
-
-    Args:
-        root: Folder of the files.
-        options: Fields of `SysuConfig`.
-
-    Raises:
-        ConfigError: Unknown option, or no such fold.
+    mean over the 30 folds (option `fold`). If the root has only one list, the dataset has only that split. Options are
+    the fields of `SysuConfig`.
     """
 
     classes = CLASSES
@@ -268,12 +259,7 @@ class Sysu(Source):
         return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
 
     def read(self, entry: Entry) -> Clip:
-        """Read the body; color, pixels and motion if there are images.
-
-        Raises:
-            DeviceError: A file is missing.
-            InputError: A file is truncated or corrupt, or has no body.
-        """
+        """Read the body; color, pixels and motion if there are images."""
         sequence, mirrored = self._sequence(entry)
         others: Any = {}
         if np.isfinite(sequence.pixels).any():
@@ -289,11 +275,7 @@ class Sysu(Source):
         return self._video(entry, *self._sequence(entry)).frames(INTRINSICS)
 
     def part(self, entry: Entry, split: str) -> str:
-        """Return the part of an item in the fold of option `fold`.
-
-        Raises:
-            DeviceError: The root has no list of the split's folds.
-        """
+        """Return the part of an item in the fold of option `fold`; raises DeviceError without the list of folds."""
         self.check(split)
         if split not in self._lists:
             if not self._path(split).is_file():

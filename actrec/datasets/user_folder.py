@@ -125,11 +125,7 @@ class Folder(Source):
         return split != "person" or bool(self.held_out)
 
     def part(self, entry: Entry, split: str) -> str:
-        """Return the part of an item in a split.
-
-        Raises:
-            ConfigError: Split "person" without `held_out`.
-        """
+        """Return the part of an item in a split; raises ConfigError for split "person" without `held_out`."""
         self.check(split)
         if split == "all":
             return "train"
@@ -159,12 +155,7 @@ class Folder(Source):
             raise InputError(f"recording '{path}'{span} cannot be used: {error}") from error
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """Yield the camera frames of a clip.
-
-        Raises:
-            DeviceError: The recording is missing.
-            InputError: It is corrupt, or has no images.
-        """
+        """Yield the camera frames of a clip; raises DeviceError if missing, InputError if corrupt or without images."""
         path = self._path(entry)
         begin, end = int(entry.meta["start_ms"]) / 1e3, int(entry.meta["end_ms"]) / 1e3
         with open_recording(path, self.recording) as recording:

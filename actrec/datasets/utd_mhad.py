@@ -46,13 +46,7 @@ _NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
 
 
 def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
-    """Read `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] meters.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated, corrupt, or holds no `d_skel`.
-        MissingLibraryError: scipy is not installed.
-    """
+    """Read `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] meters; raises like `read_mat`."""
     path = Path(path)
     skeleton = read_mat(path, "d_skel").astype(np.float64)
     if skeleton.ndim == 2:  # MATLAB stores an array of one frame without its last axis
@@ -102,10 +96,7 @@ INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
 def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
     """Read `aA_sS_tT_depth.mat` as [T, 240, 320] float32 m, mirrored back, NaN for missing.
 
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated, corrupt, or holds no `d_depth` [240, 320, T] of millimeters.
-        MissingLibraryError: scipy is not installed.
+    Raises like `read_mat`, and InputError if it holds no `d_depth` [240, 320, T] of millimeters.
     """
     path = Path(path)
     value = read_mat(path, "d_depth")
