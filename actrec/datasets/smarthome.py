@@ -150,7 +150,7 @@ Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
 
 
 def _people(place: str, frame: Any, least_score: float) -> _People:
-    """Convert the persons of a frame; `place` is named in errors."""
+    """Convert the persons of a frame; errors start with `place`."""
     if not isinstance(frame, list):
         raise InputError(f"{place} is no list of persons")
     poses, pixels, scores = [], [], []
