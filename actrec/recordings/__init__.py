@@ -15,7 +15,6 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
 __all__ = ["FORMATS", "Recording", "RecordingConfig", "open_recording", "sniff"]
-
 log = logging.getLogger("actrec.recordings")
 
 FORMATS = Registry(
@@ -30,9 +29,7 @@ FORMATS = Registry(
 )
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
-
 _SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
-
 INTRINSICS_FILE = "intrinsics.yaml"
 
 INTRINSICS_REMEDY = (
@@ -95,12 +92,7 @@ class Recording(ABC):
 
 
 def open_recording(path: str | Path, config: RecordingConfig | None = None, format: str = "auto") -> Recording:
-    """Open a recording of any known format; a context manager.
-
-    Args:
-        path: The file or folder.
-        config: Settings that complete or override the recording.
-        format: A name in `FORMATS`, or "auto".
+    """Open a recording of any known format (a name in `FORMATS`, or "auto"); a context manager.
 
     Raises:
         DeviceError: The path does not exist.

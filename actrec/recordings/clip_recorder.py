@@ -127,8 +127,12 @@ def record(
 
     while len(clips.kept) < config.repeat:
         title = f"'{config.label}', clip {len(clips.kept) + 1} of {config.repeat}"
+
+        def show_status(text: str, title: str = title) -> None:
+            show(f"{title}: {text}", False)
+
         try:
-            clip = _record_clip(read_next, config, folder, lambda text, title=title: show(f"{title}: {text}", False))
+            clip = _record_clip(read_next, config, folder, show_status)
         except EndOfStream as error:
             raise DeviceError(f"the recording has ended after {len(clips.kept)} of {config.repeat} clips") from error
         except _StoppedError:

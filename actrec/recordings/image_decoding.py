@@ -33,7 +33,6 @@ _TO_RGB = {
 }
 
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
-
 _RVL_HEADER = struct.Struct("<II")
 
 _MAX_PIXELS = 1 << 26

@@ -34,11 +34,8 @@ FPS = 30.0
 """Frame rate of a folder with numbered files and no `fps` in its intrinsics.yaml."""
 
 NPZ_NAME = "depth_mm.npz"
-
 SUFFIXES = (".png", ".jpg", ".jpeg")
-
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, ".bmp"})
-
 COLOR_FOLDERS = ("rgb", "color", "colour")
 
 _File = tuple[float, Path]
@@ -49,9 +46,7 @@ _COLOR_NAME = re.compile(
 )
 
 _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d+)?)(?:[_-]depth)?$", re.IGNORECASE)
-
 _NUMBER = re.compile(r"(\d+)")
-
 _OWN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 
 
@@ -230,13 +225,13 @@ def check_numbering(folder: Path) -> None:
 def read_folder_images(
     folder: Path, wanted: np.ndarray, head: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, [H, W, 3] uint8 RGB) of some images of a folder.
+    """Yield (index, [H, W, 3] uint8 RGB) of the images with indices `wanted` of a folder.
 
     Args:
         folder: The folder.
-        wanted: Indices from 0; no other image is read.
+        wanted: Indices from 0.
         head: Info of the folder.
-        mirror: Whether to flip them horizontally.
+        mirror: Flip them horizontally.
         size: Width and height to scale them to; None keeps their size.
 
     Raises:
@@ -259,11 +254,7 @@ class FolderWriter:
     stamps_ns [T], positions [M, T, 25, 3] m in the optical frame, pixels [M, T, 25, 2], scores [M, T, 25], body_ids [M]
     and actions [M, T]; an absent body has NaN and "".
 
-    Args:
-        folder: Output folder; created if it does not exist.
-        intrinsics: Intrinsics of the images.
-        fps: Frames per second.
-        overwrite: Write to a folder that is not empty; delete frames and joints of an earlier recording.
+    `overwrite` allows a folder that is not empty, and deletes frames and joints of an earlier recording.
 
     Raises:
         DeviceError: The folder is not empty, or cannot be created or written.

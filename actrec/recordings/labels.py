@@ -33,9 +33,7 @@ LOCK = ".labels.lock"
 """Lock file on file systems that cannot lock a folder."""
 
 PARTS = ("train", "test", "")
-
 REQUIRED = ("recording", "label")
-
 _SPACING = re.compile(r"[ _-]+")
 
 _REMOVABLE_BLANK = re.compile(r"(?<!\d) | (?!\d)")

@@ -65,11 +65,7 @@ class SkeletonRecording(Recording):
 
 
 def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]:
-    """Return every sequence in a skeleton file.
-
-    Args:
-        path: The file.
-        fps: Frame rate for a format without stamps; 0 uses the dataset's own.
+    """Return every sequence in a skeleton file; `fps` replaces the dataset's own rate in a format without stamps.
 
     Raises:
         DeviceError: The file does not exist.
@@ -93,7 +89,7 @@ def open_sequence(path: str | Path, name: str | int | None = None, fps: float = 
         path: The file.
         name: Name of the sequence ("a01_s01_e00_v01"), or its index from 0 (also as a string). None is allowed for a
             file with a single sequence.
-        fps: Frame rate for a format without stamps; 0 uses the dataset's own.
+        fps: As for `open_sequences`.
 
     Raises:
         ConfigError: No such sequence, or the file has several and `name` is None.

@@ -29,7 +29,6 @@ _TRUNCATED_S = 1.0
 """A file whose frames end earlier than its header states by more is truncated; sound may last a little longer."""
 
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
-
 _PREVIEW_RANGE = 6.0  # m, from red to blue
 
 
@@ -93,13 +92,7 @@ def decode_frames(path: Path, container: Any) -> Iterator[Any]:
 
 
 def to_rgb(frame: Any, mirror: bool = False, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Convert a decoded frame to [H, W, 3] uint8 RGB, upright.
-
-    Args:
-        frame: A frame from `decode_frames`.
-        mirror: Whether to flip it horizontally.
-        size: Width and height to scale it to; None keeps its size.
-    """
+    """Convert a decoded frame to [H, W, 3] uint8 RGB, upright, mirrored or scaled to `size` (width, height)."""
     turns = _quarter_turns(frame)  # phones store upright video rotated
     if size is None:
         image = frame.to_ndarray(format="rgb24")
@@ -238,10 +231,6 @@ def _stated_duration(container: Any) -> float:
 
 class PreviewWriter:
     """Writer of a video of color with joints, beside depth.
-
-    Args:
-        file: The mp4 file.
-        fps: Frames per second.
 
     Raises:
         DeviceError: The file cannot be written; `add` and `close` raise it too.

@@ -19,15 +19,10 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 
 WALK_SECONDS = 6.6
-
 _STEPS = 13
-
 _PERIOD = WALK_SECONDS / (_STEPS + 1)
-
 _TURN_SECONDS = 1.0
-
 _HALF_WIDTH, _HALF_DEPTH = 0.70, 0.38  # of the ellipse, m
-
 _SIGN = {"left": 1.0, "right": -1.0}
 
 
@@ -105,9 +100,6 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
 
 
 STANDING = body.REST
-
-SEAT_HEIGHT = 0.45
-"""Height of the stool, m at the reference stature."""
 
 SEAT_BEHIND = 0.43
 """Distance of the stool behind the actor's place, m."""
@@ -315,7 +307,6 @@ CYCLE = ("wave", "point", "sit_down", "stand_up", "pick_up", "throw", "walk", "d
 """Actions that "all" stands for."""
 
 _PAUSE = (0.5, 1.0)  # seconds of idling between actions
-
 _SIZES, _TURNS, _SPEEDS = (0.85, 1.0, 1.1), (-0.3, 0.0, 0.3), (0.9, 1.15)
 
 

@@ -21,7 +21,6 @@ TOE_HEIGHT = 0.030
 """Height of the foot joint (ball of the foot) above the sole, m at the reference stature."""
 
 SIDES = ("left", "right")
-
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
 # Bone frames: name, joint at the origin, joint along y.
@@ -46,7 +45,6 @@ _BONES = (
 )
 
 BONE_START = np.array([_J[start] for _, start, _ in _BONES])
-
 BONE_END = np.array([_J[end] for _, _, end in _BONES])
 
 FRAME_NAMES = (
@@ -57,7 +55,6 @@ FRAME_NAMES = (
 )
 
 FRAME = {name: i for i, name in enumerate(FRAME_NAMES)}
-
 _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 
 # A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the
@@ -71,11 +68,8 @@ PHALANX = np.array(
 )
 
 _SPREAD = np.radians([0.0, 8.0, 1.0, -6.0, -14.0])
-
 _BEND = np.radians([0.0, 84.0, 100.0, 66.0])[1:]  # of the three joints of a closed finger
-
 _THUMB_OPEN = np.array([[0.62, 0.72, 0.30], [0.60, 0.78, 0.18], [0.52, 0.84, 0.12]])
-
 _THUMB_SHUT = np.array([[0.42, 0.72, 0.55], [-0.15, 0.80, 0.58], [-0.55, 0.70, 0.45]])
 
 
@@ -115,7 +109,7 @@ def body_frames(pose: ActorPose, rest: np.ndarray, hand_length: float) -> tuple[
     length = np.maximum(np.linalg.norm(along, axis=-1), 1e-6)
     y = along / length[:, None]
     z = _forward_hints(joints, y, pose.head)
-    x = _unit(_cross(y, z))
+    x = unit(_cross(y, z))
     axes = np.stack([x, y * (length / rest)[:, None], _cross(x, y)], axis=-1)
     wrists = joints[[_J["wrist_left"], _J["wrist_right"]]]
     points, finger_axes = finger_frames(pose.curl, hand_length)
@@ -140,11 +134,11 @@ def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.
     along = np.empty((2, 5, 3, 3))
     along[:, 1:] = np.stack([np.cos(bend) * np.sin(spread), np.cos(bend) * np.cos(spread), np.sin(bend)], axis=-1)
     share = curl[:, 0, None, None]
-    along[:, 0] = _unit((1 - share) * _THUMB_OPEN + share * _THUMB_SHUT)
+    along[:, 0] = unit((1 - share) * _THUMB_OPEN + share * _THUMB_SHUT)
     steps = along * (PHALANX * hand_length)[None, :, :, None]
     points = np.concatenate([np.zeros((2, 5, 1, 3)), np.cumsum(steps, axis=2)], axis=2)
     points += (_KNUCKLE * hand_length)[None, :, None]
-    x = _unit(np.array([1.0, 0.0, 0.0]) - along * along[..., :1])
+    x = unit(np.array([1.0, 0.0, 0.0]) - along * along[..., :1])
     return points, np.stack([x, along, _cross(x, along)], axis=-1)
 
 
@@ -163,9 +157,9 @@ def hand_joints(pose: ActorPose, hand_length: float) -> np.ndarray:
 
 def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.ndarray:
     """Return each frame's z direction [bones, 3], propagated from bone to bone so that it never flips."""
-    hips = _unit(joints[_J["hip_left"]] - joints[_J["hip_right"]])
-    shoulders = _unit(joints[_J["shoulder_left"]] - joints[_J["shoulder_right"]])
-    left = np.stack([hips, _unit(hips + 0.5 * shoulders), _unit(hips + 2 * shoulders), head[:, 0]])
+    hips = unit(joints[_J["hip_left"]] - joints[_J["hip_right"]])
+    shoulders = unit(joints[_J["shoulder_left"]] - joints[_J["shoulder_right"]])
+    left = np.stack([hips, unit(hips + 0.5 * shoulders), unit(hips + 2 * shoulders), head[:, 0]])
     hints = np.empty_like(y)
     hints[:_TRUNK] = np.cross(left, y[:_TRUNK])
     pelvis, chest = _frame(hips, y[0]), _frame(left[2], y[2])
@@ -187,18 +181,19 @@ def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.nd
 
 def _frame(left: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return a frame [3, 3] with columns left, up, forward; `up` is exact."""
-    forward = _unit(np.cross(left, up))
+    forward = unit(np.cross(left, up))
     return np.stack([np.cross(up, forward), up, forward], axis=-1)
 
 
 def _carry(source: np.ndarray, target: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Rotate `vector` by the shortest rotation from `source` to `target` (rows of unit vectors)."""
-    source = _unit(source)
+    source = unit(source)
     axis = np.cross(source, target)
     cosine = np.sum(source * target, axis=-1, keepdims=True)
     dot = np.sum(axis * vector, axis=-1, keepdims=True)
     return vector * cosine + np.cross(axis, vector) + axis * dot / np.maximum(1 + cosine, 1e-3)
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
+def unit(vector: np.ndarray) -> np.ndarray:
+    """Return vectors [..., 3] with length 1."""
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)

@@ -25,7 +25,6 @@ from actrec.simulation.posture import Physique
 from actrec.simulation.renderer import Atlas, ShapeBuilder, Shapes
 
 FACE, CLOTH, DENIM, SKIN, HAIR = range(5)
-
 SIZE = 256
 
 HEAD_DENSITY = 3.6
@@ -40,9 +39,7 @@ Color = tuple[float, float, float]
 """Albedo as displayed, 0..1."""
 
 _Point = tuple[float, float, float]
-
 _SKINS = ((0.87, 0.68, 0.57), (0.80, 0.60, 0.48), (0.71, 0.51, 0.39), (0.58, 0.40, 0.30), (0.43, 0.29, 0.21))
-
 _HAIRS = ((0.08, 0.06, 0.05), (0.16, 0.11, 0.08), (0.32, 0.21, 0.12), (0.55, 0.42, 0.24), (0.45, 0.44, 0.43))
 
 

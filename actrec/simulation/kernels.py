@@ -10,24 +10,14 @@ import numpy as np
 from actrec.utils.jit import Real, kernel
 
 _ZERO = np.float32(0)
-
 _HALF = np.float32(0.5)
-
 _ONE = np.float32(1)
-
 _FAR = np.float32(1e30)
 
 
 @kernel
 def sphere_bounds(
-    center: np.ndarray,
-    axes: np.ndarray,
-    radius: Real,
-    row: int,
-    focal: Real,
-    principal: Real,
-    size: int,
-    near: Real,
+    center: np.ndarray, axes: np.ndarray, radius: Real, row: int, focal: Real, principal: Real, size: int, near: Real
 ) -> tuple[int, int]:
     """Return the first and last pixel along image axis `row` (0 u, 1 v) of an ellipsoid's exact outline.
 
@@ -95,15 +85,9 @@ def ray_round_cone(
 
 @kernel
 def rasterize(
-    origin: np.ndarray,
-    to_camera: np.ndarray,
-    to_local: np.ndarray,
-    profile: np.ndarray,
-    camera: np.ndarray,
-    near: Real,
-    depth: np.ndarray,
-    ids: np.ndarray,
-) -> tuple[int, int, int, int]:
+    origin: np.ndarray, to_camera: np.ndarray, to_local: np.ndarray, profile: np.ndarray, camera: np.ndarray,
+    near: Real, depth: np.ndarray, ids: np.ndarray,
+) -> tuple[int, int, int, int]:  # fmt: skip
     """Cast rays at every primitive within its image bounds, with a depth test.
 
     Args:
@@ -218,24 +202,11 @@ def sample(
 
 @kernel
 def shade(
-    window: tuple[int, int, int, int],
-    depth: np.ndarray,
-    ids: np.ndarray,
-    origin: np.ndarray,
-    to_local: np.ndarray,
-    profile: np.ndarray,
-    albedo: np.ndarray,
-    texture: np.ndarray,
-    mapping: np.ndarray,
-    density: np.ndarray,
-    gloss: np.ndarray,
-    atlas: np.ndarray,
-    levels: np.ndarray,
-    camera: np.ndarray,
-    light: np.ndarray,
-    color: np.ndarray,
+    window: tuple[int, int, int, int], depth: np.ndarray, ids: np.ndarray, origin: np.ndarray, to_local: np.ndarray,
+    profile: np.ndarray, albedo: np.ndarray, texture: np.ndarray, mapping: np.ndarray, density: np.ndarray,
+    gloss: np.ndarray, atlas: np.ndarray, levels: np.ndarray, camera: np.ndarray, light: np.ndarray, color: np.ndarray,
     facing: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """Shade the pixels that show a primitive.
 
     Args:
@@ -284,17 +255,9 @@ def shade(
 
 @kernel
 def scene_flow(
-    depth: np.ndarray,
-    ids: np.ndarray,
-    origin0: np.ndarray,
-    to_local0: np.ndarray,
-    origin1: np.ndarray,
-    to_camera1: np.ndarray,
-    camera: np.ndarray,
-    move: np.ndarray,
-    per_second: Real,
-    flow: np.ndarray,
-) -> None:
+    depth: np.ndarray, ids: np.ndarray, origin0: np.ndarray, to_local0: np.ndarray, origin1: np.ndarray,
+    to_camera1: np.ndarray, camera: np.ndarray, move: np.ndarray, per_second: Real, flow: np.ndarray,
+) -> None:  # fmt: skip
     """Write the velocity of each visible surface point up to the next frame.
 
     Args:
@@ -328,15 +291,9 @@ def scene_flow(
 
 @kernel
 def cast_boxes(
-    lows: np.ndarray,
-    highs: np.ndarray,
-    rotation: np.ndarray,
-    position: np.ndarray,
-    camera: np.ndarray,
-    depth: np.ndarray,
-    face: np.ndarray,
-    box: np.ndarray,
-) -> None:
+    lows: np.ndarray, highs: np.ndarray, rotation: np.ndarray, position: np.ndarray, camera: np.ndarray,
+    depth: np.ndarray, face: np.ndarray, box: np.ndarray,
+) -> None:  # fmt: skip
     """Cast rays from inside box 0 (the room) at axis-aligned boxes.
 
     Args:
@@ -398,15 +355,9 @@ def value_noise(lattice: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarr
 
 @kernel
 def ground_shadow(
-    points: np.ndarray,
-    radii: np.ndarray,
-    strength: Real,
-    floor: np.ndarray,
-    camera: np.ndarray,
-    depth: np.ndarray,
-    ids: np.ndarray,
-    color: np.ndarray,
-) -> None:
+    points: np.ndarray, radii: np.ndarray, strength: Real, floor: np.ndarray, camera: np.ndarray, depth: np.ndarray,
+    ids: np.ndarray, color: np.ndarray,
+) -> None:  # fmt: skip
     """Darken the floor softly around contact points.
 
     Args:

@@ -9,7 +9,6 @@ from actrec.types import Intrinsics
 from actrec.utils.jit import Real, kernel
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
-
 _TILE = 1024
 
 _SILHOUETTE = np.float32(0.05)
@@ -18,20 +17,10 @@ _SILHOUETTE = np.float32(0.05)
 
 @kernel
 def degrade_depth(
-    exact: np.ndarray,
-    facing: np.ndarray,
-    axial: np.ndarray,
-    tilted: np.ndarray,
-    steep: np.ndarray,
-    model: np.ndarray,
-    shift: Real,
-    patches: np.ndarray,
-    white: np.ndarray,
-    jitter: np.ndarray,
-    chance: np.ndarray,
-    offsets: np.ndarray,
+    exact: np.ndarray, facing: np.ndarray, axial: np.ndarray, tilted: np.ndarray, steep: np.ndarray, model: np.ndarray,
+    shift: Real, patches: np.ndarray, white: np.ndarray, jitter: np.ndarray, chance: np.ndarray, offsets: np.ndarray,
     measured: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """Degrade depth, see `SensorNoise.depth`.
 
     A row is processed against the direction of the baseline: a point is in shadow if an earlier point has a column

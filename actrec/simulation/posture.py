@@ -14,7 +14,6 @@ from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT,
 from actrec.skeleton.layouts import KINECT_V2_25
 
 _J = KINECT_V2_25.index
-
 _SIDE = {"left": 1.0, "right": -1.0}
 
 # Bone lengths at the reference stature, m (proportions of Drillis and Contini 1966; spine joints as of a Kinect v2).
@@ -24,9 +23,7 @@ _LENGTHS = {
 }  # fmt: skip
 
 _LIMBS = ("elbow", "wrist", "knee", "ankle")
-
 _FOOT_FORWARD = 0.125
-
 _PALM = 0.085  # wrist to the Kinect's hand joint
 
 # Channels of a posture with their values at rest; angles in radians, lengths in m at the reference stature.
@@ -57,7 +54,6 @@ _MIRROR = [*range(_FIRST), *range(_FIRST + _COUNT, _FIRST + 2 * _COUNT), *range(
 """Channels with left and right exchanged."""
 
 _LATERAL = [CHANNEL[name] for name in ("x", "yaw", "roll", "lean", "twist", "head_yaw", "head_roll")]
-
 REST = np.array(list(CHANNELS.values()))
 
 

@@ -19,11 +19,8 @@ NEAR = 0.05
 """Near clipping plane, m."""
 
 _AMBIENT, _LAMP = 0.58, 0.52
-
 _SHADOW = 0.38
-
 NO_TEXTURE = -1
-
 FLOOR, CEILING, WALL, BOX, POSTER = range(5)
 
 Triple = tuple[float, float, float]

@@ -30,7 +30,6 @@ _DEPTHS = {
 }  # fmt: skip
 
 _UNDER_SKIN = np.array([_DEPTHS[j.replace("_left", "").replace("_right", "")] for j in KINECT_V2_25.joints])
-
 _UNDER_SKIN_HAND = np.full(21, 0.04)
 
 _PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
@@ -278,7 +277,7 @@ class Scene:
         return flow
 
     def flow_to(self, frame: SceneFrame, other: "Scene", later: SceneFrame, dt: float) -> np.ndarray:
-        """Return the exact velocity to a later frame that is seen from another camera pose.
+        """Return the exact velocity to a frame of another camera pose, `dt` seconds later.
 
         Args:
             frame: Frame of this scene.

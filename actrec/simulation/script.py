@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose
+from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, unit
 from actrec.simulation.posture import Physique
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
@@ -17,9 +17,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
 
 _J = KINECT_V2_25.index
-
 _FEET, _ANKLES = ([_J[f"{joint}_left"], _J[f"{joint}_right"]] for joint in ("foot", "ankle"))
-
 _PARENTS = np.array(KINECT_V2_25.parents)
 
 _ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
@@ -62,7 +60,11 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
         [joints[:, _FEET] + [0, TOE_HEIGHT * scale, 0], joints[:, _ANKLES] + [0, ANKLE_HEIGHT * scale, 0]], axis=1
     )
     lowest = feet[np.arange(len(feet)), feet[..., 1].argmax(axis=1)]
-    prior = _upright(joints)
+    # The pitch at which the body is upright, from the frames in which it is longest.
+    trunk = joints[:, _ANKLES].mean(axis=1) - joints[:, _J["head"]]
+    length = np.linalg.norm(trunk, axis=1)
+    tall = trunk[length >= np.percentile(length, 70)]
+    prior = float(np.clip(np.median(np.arctan2(tall[:, 2], tall[:, 1])), -_LIMIT, _LIMIT))
     z = lowest[:, 2] - lowest[:, 2].mean()
     y = lowest[:, 1] - lowest[:, 1].mean()
     # y = −tan(pitch)·z by least squares with a prior, reweighted for lifted and misplaced feet.
@@ -80,17 +82,6 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
     return Ground(float(np.clip(height, 0.3, 3.0)), pitch)
 
 
-def _upright(joints: np.ndarray) -> float:
-    """Return the pitch (radians) at which the body is upright, from the frames in which it is longest."""
-    top = joints[:, _J["head"]]
-    base = joints[:, _ANKLES].mean(axis=1)
-    along = base - top
-    length = np.linalg.norm(along, axis=1)
-    tall = along[length >= np.percentile(length, 70)]
-    angles = np.arctan2(tall[:, 2], tall[:, 1])
-    return float(np.clip(np.median(angles), -_LIMIT, _LIMIT))
-
-
 @dataclass(frozen=True)
 class Script:
     """Recorded motion of one body."""
@@ -103,7 +94,6 @@ class Script:
     heads: np.ndarray  # [T, 3, 3] columns left, up, forward
     hands: np.ndarray  # [T, 2, 3, 3] columns toward the thumb, along the fingers, out of the palm
     step: float  # seconds between frames (median)
-    name: str = "script"  # of the recording
 
     @property
     def duration(self) -> float:
@@ -139,7 +129,7 @@ class Script:
         def between(values: np.ndarray) -> np.ndarray:
             return values[k] + share * (values[n] - values[k])
 
-        joints = _forward_kinematics(between(self.root)[None], _unit(between(self.directions))[None], self.lengths)[0]
+        joints = _forward_kinematics(between(self.root)[None], unit(between(self.directions))[None], self.lengths)[0]
         return ActorPose(
             joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL
         )
@@ -179,7 +169,7 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
     fitted = _relax(filled, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
     script = Script(
-        times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step, name
+        times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step
     )
     pitch = estimate_ground(script.joints[present], script.stature).pitch
     heads = _heads(script.joints, np.array([0.0, -np.cos(pitch), -np.sin(pitch)]))
@@ -223,7 +213,7 @@ def _complete(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np
         else:
             # Continue along the parent's bone.
             parent, grand = _PARENTS[v], _PARENTS[_PARENTS[v]]
-            filled[:, v] = filled[:, parent] + 0.1 * _unit(filled[:, parent] - filled[:, grand])
+            filled[:, v] = filled[:, parent] + 0.1 * unit(filled[:, parent] - filled[:, grand])
     return filled
 
 
@@ -273,11 +263,11 @@ def _forward_kinematics(root: np.ndarray, directions: np.ndarray, lengths: np.nd
 
 def _heads(joints: np.ndarray, upright: np.ndarray) -> np.ndarray:
     """Return head axes [T, 3, 3]: facing as the shoulders, tilted half as far as neck and chest."""
-    left = _unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
-    chest = _unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
-    neck = _unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
-    up = _unit(0.45 * chest + 0.35 * neck + 0.8 * upright)
-    forward = _unit(np.cross(left, up))
+    left = unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
+    chest = unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
+    neck = unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
+    up = unit(0.45 * chest + 0.35 * neck + 0.8 * upright)
+    forward = unit(np.cross(left, up))
     return np.stack([np.cross(up, forward), up, forward], axis=-1)
 
 
@@ -291,15 +281,15 @@ def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.nd
     forward = heads[:, :, 2]
     for side, sign in (("left", 1.0), ("right", -1.0)):
         shoulder, elbow, wrist = (joints[:, _J[f"{j}_{side}"]] for j in ("shoulder", "elbow", "wrist"))
-        fore = _unit(wrist - elbow)
-        fingers = _unit(0.6 * fore + 0.4 * _unit(measured[:, _J[f"hand_{side}"]] - measured[:, _J[f"wrist_{side}"]]))
+        fore = unit(wrist - elbow)
+        fingers = unit(0.6 * fore + 0.4 * unit(measured[:, _J[f"hand_{side}"]] - measured[:, _J[f"wrist_{side}"]]))
         thumb = measured[:, _J[f"thumb_{side}"]] - measured[:, _J[f"wrist_{side}"]]
         aside = thumb - fingers * np.sum(thumb * fingers, -1, keepdims=True)
         trust = np.clip(np.linalg.norm(aside, axis=-1, keepdims=True) / 0.03, 0, 1)
-        bent = np.cross(_unit(elbow - shoulder), fore)
-        inside = _unit(shoulder - elbow) * np.linalg.norm(bent, axis=-1, keepdims=True) + 0.4 * forward
-        radial = trust * _unit(aside) + (1 - trust) * _unit(inside)
-        radial = _unit(radial - fingers * np.sum(radial * fingers, -1, keepdims=True))
+        bent = np.cross(unit(elbow - shoulder), fore)
+        inside = unit(shoulder - elbow) * np.linalg.norm(bent, axis=-1, keepdims=True) + 0.4 * forward
+        radial = trust * unit(aside) + (1 - trust) * unit(inside)
+        radial = unit(radial - fingers * np.sum(radial * fingers, -1, keepdims=True))
         sides.append(np.stack([radial, fingers, np.cross(radial, fingers) * -sign], axis=-1))
     return np.stack(sides, axis=1)
 
@@ -307,14 +297,10 @@ def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.nd
 def _orthonormal(axes: np.ndarray, first: int, second: int) -> np.ndarray:
     """Orthonormalize the columns: `first` keeps its direction, `second` its side, the third its handedness."""
     third = 3 - first - second
-    a = _unit(axes[..., first])
-    b = _unit(axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True))
+    a = unit(axes[..., first])
+    b = unit(axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True))
     c = np.cross(a, b)
     c = c * np.where(np.sum(c * axes[..., third], -1, keepdims=True) < 0, -1.0, 1.0)
     result = np.empty_like(axes)
     result[..., first], result[..., second], result[..., third] = a, b, c
     return result
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)

@@ -30,11 +30,8 @@ from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 IMAGE = "sensor_msgs/msg/Image"
-
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
-
 IMAGE_TYPES = {IMAGE, COMPRESSED}
-
 INFO = "sensor_msgs/msg/CameraInfo"
 
 _REGISTERED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")

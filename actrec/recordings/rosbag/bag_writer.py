@@ -28,35 +28,20 @@ from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 METADATA_VERSION: Final = 8
-
 FLUSH_S = 1.0
-
 COLOR_TOPIC = "/camera/color/image_raw"
-
 COLOR_INFO_TOPIC = "/camera/color/camera_info"
-
 DEPTH_TOPIC = "/camera/depth_registered/image_raw"
-
 DEPTH_INFO_TOPIC = "/camera/depth_registered/camera_info"
-
 SKELETONS_TOPIC = "/skeletons"
-
 TRUE_SKELETONS_TOPIC = "/ground_truth/skeletons"
-
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
-
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
-
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
-
 _SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
-
 _FOREVER = QosTime(9223372036, 854775807)
-
 _MILLIMETERS = np.float32(1000.0)
-
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
-
 _PADDING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
