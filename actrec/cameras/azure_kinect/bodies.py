@@ -31,12 +31,9 @@ class BodyTracker:
         k4abt: Bindings of libk4abt.
         calibration: The SDK's calibration of the captures.
         to_color: [4, 4] transform of points, m, from the depth camera to the color camera.
-        intrinsics: Intrinsics of the images of the bodies' pixels.
+        intrinsics: Intrinsics of the color images.
         processing: A key of `PROCESSING`.
         model: Network file of the tracker; empty for the SDK's.
-
-    Raises:
-        DeviceError: The tracker does not start.
     """
 
     def __init__(
@@ -60,11 +57,7 @@ class BodyTracker:
         self._thread.start()
 
     def offer(self, capture: Capture) -> bool:
-        """Queue a capture; return False if the queue is full.
-
-        Raises:
-            DeviceError: The tracker has failed.
-        """
+        """Queue a capture; return False if the queue is full. Raise DeviceError if the tracker has failed."""
         with self._changed:
             self._check()
             if self._queued >= _MAX_QUEUED:
@@ -76,11 +69,7 @@ class BodyTracker:
             return bool(result == 0)
 
     def collect(self, device_us: int, tolerance_us: int, wait_s: float) -> list[Body] | None:
-        """Return the bodies of the depth image with this stamp; None after `wait_s`.
-
-        Raises:
-            DeviceError: The tracker has failed.
-        """
+        """Return the bodies of the depth image with this stamp; None after `wait_s`."""
         deadline = time.monotonic() + wait_s
         with self._changed:
             while True:

@@ -58,9 +58,6 @@ class RealSenseConfig(DeviceConfig):
     spatial: bool = setting(False, "Smooth depth across the image, preserving edges.")
     temporal: bool = setting(False, "Smooth depth over time; fast motion leaves trails.")
     hole_filling: str = setting("none", "Neighbor that fills missing depth.", choices=_HOLE_FILLING)
-    farthest: float = setting(
-        0.0, "Maximum depth; farther depth is missing. 0 for no limit.", unit="m", range=(0.0, 65.0)
-    )
     options: str = setting(
         "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
@@ -346,8 +343,6 @@ def _make_filters(config: RealSenseConfig) -> list[Any]:
     filters: list[Any] = []
     if config.decimation > 1:
         filters.append(rs.decimation_filter(config.decimation))
-    if config.farthest:
-        filters.append(rs.threshold_filter(0.0, config.farthest))
     if config.spatial or config.temporal:
         filters.append(rs.disparity_transform(True))
         filters += [rs.spatial_filter()] if config.spatial else []

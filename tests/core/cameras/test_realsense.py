@@ -56,7 +56,7 @@ def test_read_with_distortion_and_filters_keeps_geometry(context):
     device = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)))
     device.plug_into(context)
     color, exact, depth = device.views.at(1.0)
-    options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest", "farthest": 6.0}
+    options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest"}
     with RealSenseCamera(**options) as camera:
         for _ in range(3):
             device.give(color, depth)
