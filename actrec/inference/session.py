@@ -101,16 +101,11 @@ def combined(logits: np.ndarray, how: str) -> np.ndarray:
     if how == "logits":
         return scores.mean(axis=1).astype(np.float32)
     with np.errstate(invalid="ignore"):
-        level = _log_sum_exp(scores, axis=2)
+        level = np.logaddexp.reduce(scores, axis=2, keepdims=True)
         logs = scores - level
-        joint = _log_sum_exp(logs, axis=1)[:, 0] if how == "mean" else logs.max(axis=1)
-        joint -= _log_sum_exp(joint, axis=1)
+        joint = np.logaddexp.reduce(logs, axis=1) if how == "mean" else logs.max(axis=1)
+        joint -= np.logaddexp.reduce(joint, axis=1, keepdims=True)
     return (joint + level.mean(axis=1)).astype(np.float32)
-
-
-def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
-    highest = values.max(axis=axis, keepdims=True)
-    return highest + np.log(np.exp(values - highest).sum(axis=axis, keepdims=True))
 
 
 # -- the inputs of a package -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from actrec_models.evaluation.protocol import (
     resolve_target,
     training_recordings,
 )
-from actrec_models.evaluation.scoring import AugmentedInputs, Scores
+from actrec_models.evaluation.scoring import Scores
 
 SEED_FIELDS = ("seed", "commands")
 """Recipe fields in which repetitions may differ."""
@@ -125,7 +125,7 @@ def evaluate_models(
         class_map(model, target, part)
         scoring.check_layout(model.package, part)
         if count:
-            AugmentedInputs(model.package, part, count, mode)
+            scoring.augmented_samples(model.package, part, mode)
     scores = [
         score(model.session, part, mode, draws=count)
         for model, part, mode, count in zip(models, clips, modes, draws, strict=True)

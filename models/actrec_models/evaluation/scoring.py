@@ -32,36 +32,16 @@ BATCH = 64
 Inputs = dict[str, np.ndarray]
 
 
-class AugmentedInputs:
-    """Network inputs of `count` augmented versions of each clip, as in the model's training; deterministic.
+def augmented_samples(package: ModelPackage, clips: ClipDataset, mode: str = "live") -> Samples:
+    """Return samples that are augmented as in the model's training, in a mode of `score`; deterministic.
 
-    Clips before the recording and clips without a class are disabled, as they show another recording. The mode is as in
-    `score`: "stretched" stretches every version; "whole" takes each from one of the recording's places.
+    Clips before the recording and clips without a class are disabled, as they show another recording. "stretched"
+    stretches every version; "whole" takes each from one of the recording's places.
 
     Raises:
         ConfigError: The package does not store how clips were augmented, or they were not, or "stretched" with a
             network that takes more than bodies.
     """
-
-    def __init__(self, package: ModelPackage, clips: ClipDataset, count: int, mode: str = "live"):
-        recipe, stretched = _augmentation_recipe(package), mode == "stretched"
-        if stretched and set(features.streams(package.inputs)) != {"bodies"}:
-            raise ConfigError(
-                f"--draws augments only bodies in stretched clips, but {package.name} takes more: omit --draws"
-            )
-        augmentation = dataclasses.replace(recipe.check(), before=0.0, stretched=float(stretched))
-        recipe = dataclasses.replace(recipe, outliers=0.0, clips=mode)
-        self._samples = Samples(clips, list(package.inputs), package.window, recipe, augmentation)
-        self._count = count
-
-    def of_clip(self, index: int) -> Iterator[Inputs]:
-        """Yield the inputs of each augmented version of the clip with this index."""
-        for number in range(1, self._count + 1):
-            sample = self._samples[number, index, 0]
-            yield {name: value for name, value in sample.items() if name != "label"}
-
-
-def _augmentation_recipe(package: ModelPackage) -> Recipe:
     known = {field.name for field in dataclasses.fields(Recipe)}
     settings = {name: value for name, value in package.provenance.settings.items() if name in known}
     if "augmentation" not in settings:
@@ -70,7 +50,13 @@ def _augmentation_recipe(package: ModelPackage) -> Recipe:
     recipe = whole.for_stage(whole.plan()[-1])  # the last of several stages
     if not recipe.augment:
         raise ConfigError(f"clips were not augmented in the training of {package.name}: omit --draws")
-    return recipe
+    if mode == "stretched" and set(features.streams(package.inputs)) != {"bodies"}:
+        raise ConfigError(
+            f"--draws augments only bodies in stretched clips, but {package.name} takes more: omit --draws"
+        )
+    augmentation = dataclasses.replace(recipe.check(), before=0.0, stretched=float(mode == "stretched"))
+    recipe = dataclasses.replace(recipe, outliers=0.0, clips=mode)
+    return Samples(clips, list(package.inputs), package.window, recipe, augmentation)
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ def score(
         workers: Processes that read and prepare; 0 for this one.
 
     Raises:
-        ConfigError: Unknown mode, or `AugmentedInputs` refuses the model.
+        ConfigError: Unknown mode, or `augmented_samples` refuses the model.
         InputError: No clip, a model that does not fit the dataset, or an unreadable clip.
     """
     if mode not in CLIP_MODES:
@@ -111,9 +97,9 @@ def score(
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_layout(session.package, clips)
-    augmented = AugmentedInputs(session.package, clips, draws, mode) if draws else None
+    augmented = augmented_samples(session.package, clips, mode) if draws else None
     loader = DataLoader(
-        _PreparedInputs(clips, session.package, mode, augmented), batch_size=None, num_workers=workers,
+        _PreparedInputs(clips, session.package, mode, augmented, draws), batch_size=None, num_workers=workers,
         collate_fn=_identity, multiprocessing_context=_worker_context() if workers else None,
     )  # fmt: skip
     rows: list[list[np.ndarray]] = [[] for _ in range(len(clips))]
@@ -235,8 +221,10 @@ def _worker_context() -> Any:
 class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
     """Pairs (index of a clip, inputs of one of its clips of T frames, or the cause why it cannot be read)."""
 
-    def __init__(self, clips: ClipDataset, package: ModelPackage, mode: str, augmented: AugmentedInputs | None = None):
-        self.clips, self.package, self.mode, self.augmented = clips, package, mode, augmented
+    def __init__(
+        self, clips: ClipDataset, package: ModelPackage, mode: str, augmented: Samples | None = None, draws: int = 0
+    ):
+        self.clips, self.package, self.mode, self.augmented, self.draws = clips, package, mode, augmented, draws
 
     def __iter__(self) -> Iterator[tuple[int, Inputs | str]]:
         worker = get_worker_info()
@@ -246,8 +234,10 @@ class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
             try:
                 for inputs in clip_inputs(self.clips[index], self.package, self.mode):
                     yield index, inputs
-                if self.augmented is not None:
-                    yield from ((index, inputs) for inputs in self.augmented.of_clip(index))
+                for number in range(1, self.draws + 1):
+                    assert self.augmented is not None
+                    sample = self.augmented[number, index, 0]
+                    yield index, {name: value for name, value in sample.items() if name != "label"}
             except (InputError, DeviceError) as error:
                 # Not raised: from another process the error would contain that process's traceback.
                 yield index, str(error) if names[index] in str(error) else f"clip '{names[index]}': {error}"

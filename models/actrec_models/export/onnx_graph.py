@@ -141,7 +141,14 @@ def simplify(content: bytes) -> bytes:
     Raises:
         DeviceError: The disk of temporary files is full.
     """
-    model = onnx.load_model_from_string(_fold_constants(content))
+    options = onnxruntime.SessionOptions()
+    # Portable optimizations: constant folding, batch norms into convolutions, no identities.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with scratch_folder(2 * len(content)) as folder:
+        options.optimized_model_filepath = str(folder / "model.onnx")
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(folder / "model.onnx")
     # With inferred shapes, ONNX Runtime converts more tensors between its layouts and is slower.
     del model.graph.value_info[:]
     domains = {node.domain for node in model.graph.node}
@@ -150,18 +157,6 @@ def simplify(content: bytes) -> bytes:
     _avoid_subnormals(model.graph)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
-
-
-def _fold_constants(content: bytes) -> bytes:
-    """Apply ONNX Runtime's portable optimizations: constant folding, batch norms into convolutions, no identities."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4
-    with scratch_folder(2 * len(content)) as folder:
-        written = folder / "model.onnx"
-        options.optimized_model_filepath = str(written)
-        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return written.read_bytes()
 
 
 def _avoid_subnormals(graph: Any) -> None:

@@ -14,7 +14,6 @@ from actrec_models import evaluation
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import draws_per_model
-from actrec_models.evaluation.scoring import AugmentedInputs
 from tests.models.places import PLACES, TARGETS, Places, still
 from tests.tiny_model import LABELS, RAW, write_any, write_tiny
 
@@ -69,7 +68,8 @@ def test_score_with_draws_combines_augmented_clips(tiny):
     found, again = (scoring.score(varied, clips(), draws=3, workers=workers) for workers in (0, 2))
     np.testing.assert_array_equal(found.logits, again.logits)
     assert np.abs(found.logits - plain.logits).max() > 0.01
-    versions = list(AugmentedInputs(varied.package, clips(), 3).of_clip(1))
+    samples = scoring.augmented_samples(varied.package, clips())
+    versions = [{"body": samples[number, 1, 0]["body"]} for number in (1, 2, 3)]
     each = [
         varied.run([inputs])[0] for inputs in (next(scoring.clip_inputs(clips()[1], varied.package, "live")), *versions)
     ]
