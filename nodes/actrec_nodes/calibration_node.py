@@ -80,30 +80,16 @@ class ImageTopicNode(Node):
 def images(
     topic: str, arguments: list[str] | None = None
 ) -> Iterator[Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]]:
-    """Subscribe to a topic and yield `ImageTopicNode.read`; the caller handles signals.
-
-    Args:
-        topic: Of the images.
-        arguments: A command line, of which the part after `--ros-args` is for ROS.
-    """
+    """Subscribe to a topic and yield `ImageTopicNode.read`; the caller handles signals."""
     with spinning(lambda context: ImageTopicNode(topic, context=context), arguments) as node:
         yield node.read
 
 
 @contextlib.contextmanager
 def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
-    """Subscribe to a robot's TF; the caller handles signals.
+    """Subscribe to TF and yield a function from a stamp in nanoseconds to [4, 4] gripper → base.
 
-    Args:
-        base: Frame of the robot's base.
-        gripper: Frame of its hand.
-        arguments: A command line, of which the part after `--ros-args` is for ROS.
-
-    Yields:
-        Function that returns [4, 4] gripper → base at a stamp in nanoseconds, or raises DeviceError.
-
-    Raises:
-        MissingLibraryError: tf2_ros is not installed.
+    The caller handles signals. The function raises DeviceError if TF does not have the pose.
     """
     with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
         poses = TfPoses(node, "a robot's pose from TF", "give images with --poses FILE")

@@ -3,6 +3,7 @@
 import importlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +72,7 @@ class FlowControl:
     def wait(self, ahead: int, joints_alone: bool) -> bool:
         """Block until at most `ahead` frames are unanswered; return False after `patience_s`.
 
-        Args:
-            ahead: Number of frames.
-            joints_alone: The source publishes `skeletons` itself, so that only labels are answers.
+        If the source has `joints_alone`, it publishes `skeletons` itself, and only labels are answers.
         """
         topic = self._discover(joints_alone)
         if topic is None:
@@ -105,7 +104,7 @@ class FlowControl:
         candidates = [topics.ACTION_LABEL] if joints_alone else [topics.SKELETONS, topics.ACTION_LABEL]
         return next((topic for topic in candidates if topics.publishers(self._node, topic)), None)
 
-    def _listener(self, topic: str) -> Any:
+    def _listener(self, topic: str) -> Callable[[Any], None]:
         def on_answer(message: ActionLabel | SkeletonArray) -> None:
             with self._answered:
                 self._newest_ns[topic] = conversions.stamp_to_ns(message.header.stamp)
@@ -127,7 +126,7 @@ class CameraConfig:
     """Parameters of the camera node. The settings of a driver are `<driver>.<setting>`."""
 
     driver: str = setting("simulated", "Camera driver: a name in actrec.cameras.")
-    on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "deactivate", "stay"))
+    on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "stay"))
     read_timeout_s: float = setting(
         2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
     )
@@ -291,22 +290,26 @@ class CameraNode(ActrecNode[CameraConfig]):
                     return
                 if isinstance(error, EndOfStream):
                     self.get_logger().info(f"{error} (on_end: {self.config.on_end})")
-                    self._end(0, reading)
+                    self._end(0)
                     return
                 self.fail(error)
                 if camera.live:
                     self._reopen(camera, reading)
                 elif not isinstance(error, DeviceError):
-                    self._end(1, reading)
+                    self._end(1)
                     return
             else:
                 if reading.stop.is_set():  # too late
                     return
-                late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
-                self.statistics.count("received", 1 + late)
-                self.statistics.count("dropped", late)
+                skipped, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
+                self.statistics.count("received", 1 + skipped)
+                self.statistics.count("dropped", skipped)
                 self._await_graph(joints_alone=frame.color is None)
                 self._publish_counted(frame, reading)
+
+    def _end(self, status: int) -> None:
+        if self.config.on_end == "exit":
+            self.finish(status)
 
     def _read(self, camera: Camera, reading: _Reading) -> RgbdFrame:
         reading.in_driver = True
@@ -320,9 +323,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         began = time.monotonic()
         while not reading.stop.wait(0.01):
             passed = time.monotonic() - began
-            known = [self.count_subscribers(self.resolve_topic_name(name)) for name in topics.CAMERA_TOPICS]
-            matched = [self._by_topic[name].get_subscription_count() for name in topics.CAMERA_TOPICS]
-            if passed > (_MATCH_S if any(known) else _DISCOVERY_S) or (any(known) and matched >= known):
+            known = sum(self.count_subscribers(self.resolve_topic_name(name)) for name in topics.CAMERA_TOPICS)
+            matched = sum(self._by_topic[name].get_subscription_count() for name in topics.CAMERA_TOPICS)
+            if 0 < known <= matched or passed > (_MATCH_S if known else _DISCOVERY_S):
                 return
 
     def _await_graph(self, joints_alone: bool) -> None:
@@ -330,7 +333,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             return
         ahead = self.config.joints_ahead if joints_alone else self.config.frames_ahead
         if not self._flow.wait(ahead - 1, joints_alone):
-            self.warn("the graph does not answer: is the recognizer active? The recording goes on")
+            self.warn("the graph does not answer: is the recognizer active? The recording continues")
 
     def _publish_counted(self, frame: RgbdFrame, reading: _Reading) -> None:
         began = time.monotonic()
@@ -364,13 +367,3 @@ class CameraNode(ActrecNode[CameraConfig]):
                 else:
                     self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
-
-    def _end(self, status: int, reading: _Reading) -> None:
-        if self.config.on_end == "exit":
-            self.finish(status)
-        elif self.config.on_end == "deactivate" and self.executor is not None:
-            # A recording of a frame or two ends before activation, and only an active node can be deactivated.
-            while not self.is_active and not reading.stop.wait(0.01):
-                pass
-            # Not from here: deactivation joins this thread.
-            self.executor.create_task(self.trigger_deactivate)

@@ -85,14 +85,6 @@ class ClipNode(Node):
 
 @contextlib.contextmanager
 def graph_observations(images: bool, arguments: list[str] | None = None) -> Iterator[ReadObservation]:
-    """Subscribe to the running graph; the caller handles signals.
-
-    Args:
-        images: Keep color and depth too.
-        arguments: A command line, of which the part after `--ros-args` is for ROS.
-
-    Yields:
-        Function that returns the next observation; see `actrec.recordings.clip_recorder.ReadObservation`.
-    """
+    """Subscribe to the running graph and yield `ClipNode.read`; the caller handles signals."""
     with spinning(lambda context: ClipNode(images, context=context), arguments) as node:
         yield node.read

@@ -64,12 +64,7 @@ class RecognizerConfig:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame that was added to the windows.
-
-    Attributes:
-        stamp_ns, frame_id: From the header of its message.
-        ended: Last predictions of the tracks that ended.
-    """
+    """A frame that was added to the windows, with the last predictions of the tracks that ended."""
 
     stamp_ns: int
     frame_id: str
@@ -77,11 +72,11 @@ class Frame:
 
 
 class RecognizerInputs:
-    """Subscriptions to the streams that a recognizer takes; messages are added to it in the callback.
+    """Subscriptions to the streams that a recognizer takes.
 
     Args:
-        node: Owns the subscriptions; errors are reported to it.
-        recognizer: Receives the messages.
+        node: Owns the subscriptions and reports errors.
+        recognizer: Receives the messages, in the callbacks.
         worker: Receives each frame that is to be labeled.
 
     Attributes:
@@ -180,11 +175,7 @@ class RecognizerInputs:
         self._intrinsics = conversions.info_to_intrinsics(message)
 
     def silent(self, startup_s: float) -> dict[str, str]:
-        """Return the streams without a message since the last call, each with a message to the user.
-
-        Args:
-            startup_s: Time allowed for a stream's first message after subscribing.
-        """
+        """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
         now, found = time.monotonic(), {}
         for stream in self._recognizer.streams:
             topic, publisher = SOURCES[stream]
@@ -366,7 +357,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _load_first(self, model: str) -> Session:
-        """Load the model; with `allow_fallback`, in ONNX Runtime first if the backend must build an engine."""
+        """Load the model; with `allow_fallback`, in ONNX Runtime until the backend has built its engine."""
         name = self._backend(model)
         kind = inference.BACKENDS.get(name)
         if not self.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
@@ -413,7 +404,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return dataclasses.asdict(settings)
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
-        """Load in another thread, so that frames are still processed; the executor returns here at the end."""
+        """Load in another thread, so that frames are still processed."""
         if self._session is None:
             response.message = "the recognizer has no model: set its parameter `model`, then configure it"
             return response
@@ -429,10 +420,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return response
 
     def _load_and_replace(self, model: str, loaded: Future | None, cleaned: int) -> None:
-        """Load `model` and replace the current one; set `loaded` to an empty string or the error.
-
-        The model is discarded if the node has been cleaned up since, i.e. more than `cleaned` times.
-        """
+        """Replace the model unless the node was cleaned up since; set `loaded` to an empty string or the error."""
         problem = ""
         try:
             session = self._load(model)

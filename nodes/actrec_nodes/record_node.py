@@ -57,14 +57,14 @@ class RecordConfig:
 class RecordNode(Node):
     """Subscribes to topics as they appear and writes their messages in a thread.
 
+    Args:
+        node_options: Keyword arguments of `rclpy.node.Node`.
+        options: Fields of `RecordConfig`, in place of the node's parameters of these names.
+
     Attributes:
         dropped: Messages lost because the disk was too slow.
         lost: Messages that the middleware reported as lost.
         error: The error that stopped the recording, if any.
-
-    Args:
-        node_options: Keyword arguments of `rclpy.node.Node`.
-        options: Fields of `RecordConfig`, in place of the node's parameters of these names.
 
     Raises:
         ConfigError: No `out`, or an option is unknown.
@@ -96,12 +96,12 @@ class RecordNode(Node):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Messages written so far, by topic."""
+        """Number of written messages by topic."""
         return dict(self._writer.counts)
 
     @property
     def bytes_written(self) -> int:
-        """Payload written so far."""
+        """Size of the written messages."""
         return self._writer.bytes_written
 
     @property
@@ -116,11 +116,7 @@ class RecordNode(Node):
                 self._subscribe(topic, types[0])
 
     def finish(self) -> None:
-        """Write the waiting messages, then the index and metadata.yaml; safe to call twice.
-
-        Raises:
-            DeviceError: The disk was or is full.
-        """
+        """Write the waiting messages, the index and metadata.yaml, or raise the error; safe to call twice."""
         with self._ready:
             self._closing = True
             self._ready.notify()
@@ -177,11 +173,9 @@ class RecordNode(Node):
                 self._waiting_bytes -= size
             try:
                 call(*arguments)
-            except ActrecError as error:
-                self.error = error
-                return
             except Exception as error:  # any error must end the recording, not this thread only
-                self.error = DeviceError(f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}")
+                line = f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}"
+                self.error = error if isinstance(error, ActrecError) else DeviceError(line)
                 return
 
 
@@ -218,13 +212,10 @@ def record(stopped: threading.Event, progress: Callable[[RecordNode, float], Non
     Args:
         stopped: Set it, for example in a signal handler, to end the recording.
         progress: Called about once a second with the node and the seconds recorded.
-        options: Fields of `RecordConfig`; also `node_options`.
+        options: As for `RecordNode`, which raises the same errors.
 
     Returns:
         The node, destroyed, for its counts.
-
-    Raises:
-        ConfigError, DeviceError: As `RecordNode`.
     """
     node = RecordNode(**options)
     duration = node.config.duration_s
@@ -252,19 +243,9 @@ def record(stopped: threading.Event, progress: Callable[[RecordNode, float], Non
     return node
 
 
-def run(
-    stopped: threading.Event,
-    progress: Callable[[RecordNode, float], None],
-    arguments: list[str] | None = None,
-    **options: Any,
-) -> RecordNode:
-    """Call `record` in a process where ROS is not running yet; the caller handles signals.
-
-    Args:
-        stopped, progress, options: As in `record`.
-        arguments: A command line, of which the part after `--ros-args` is for ROS; None: of this process.
-    """
-    with ros(sys.argv if arguments is None else arguments, handle_signals=False) as context:
+def run(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
+    """Call `record` in a process where ROS is not running yet; the caller handles signals."""
+    with ros(sys.argv, handle_signals=False) as context:
         return record(stopped, progress, node_options={"context": context}, **options)
 
 
@@ -274,7 +255,7 @@ def main() -> int:
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: stopped.set())
     try:
-        node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"), sys.argv)
+        node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"))
     except ActrecError as error:
         print(f"record_node: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

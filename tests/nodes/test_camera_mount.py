@@ -37,7 +37,7 @@ class Message:
         self.transforms = transforms
 
 
-def test_the_place_is_published_for_tf(camera, monkeypatch):
+def test_camera_mount_is_published_on_tf_static(camera, monkeypatch):
     sent: list[tuple[str, Any, Any]] = []
     tf = types.ModuleType("tf2_msgs.msg")
     monkeypatch.setattr(tf, "TFMessage", Message, raising=False)
@@ -90,7 +90,7 @@ def test_camera_mount_of_another_frame_is_logged(camera, monkeypatch, child):
     assert any(line in said for said in told) == (child == "left_optical_frame")
 
 
-def test_a_damaged_file_does_not_stop_the_camera(camera, monkeypatch, tmp_path):
+def test_camera_mount_damaged_file_is_logged_and_frames_continue(camera, monkeypatch, tmp_path):
     (tmp_path / "S1_mount.yaml").write_text("parent_frame: base\n")
     told: list[str] = []
     monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
@@ -98,7 +98,7 @@ def test_a_damaged_file_does_not_stop_the_camera(camera, monkeypatch, tmp_path):
     assert any("S1_mount.yaml" in line for line in told)
 
 
-def test_the_drivers_figures_are_among_the_nodes(camera, ears):
+def test_camera_node_figures_include_the_drivers(camera, ears):
     ears.listen(String, "camera_node/statistics", topics.LATCHED)
     node = camera()
     assert node.start()

@@ -127,7 +127,7 @@ def stamps(messages: list[Any]) -> list[int]:
     return [c.stamp_to_ns(message.header.stamp) // STEP_NS for message in messages]
 
 
-def test_every_message_bears_its_frames_stamp(stage, host, add, listening) -> None:
+def test_camera_node_messages_have_the_stamp_of_their_frame(stage, host, add, listening) -> None:
     stage(rgbd, rgbd, rgbd)
     add(CameraNode, driver="stage", stage__start=7)
     assert host.start() is None
@@ -142,7 +142,7 @@ def test_every_message_bears_its_frames_stamp(stage, host, add, listening) -> No
     assert listening.heard[topics.SKELETONS] == []
 
 
-def test_a_source_without_depth_publishes_color_alone(stage, host, add, listening) -> None:
+def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, listening) -> None:
     stage(color_only, color_only)
     add(CameraNode, driver="stage")
     assert host.start() is None
@@ -150,7 +150,7 @@ def test_a_source_without_depth_publishes_color_alone(stage, host, add, listenin
     assert listening.heard[topics.DEPTH] == []
 
 
-def test_a_source_of_joints_alone_publishes_skeletons(stage, host, add, listening) -> None:
+def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, listening) -> None:
     stage(joints_alone, joints_alone)
     add(CameraNode, driver="stage")
     assert host.start() is None
@@ -160,7 +160,7 @@ def test_a_source_of_joints_alone_publishes_skeletons(stage, host, add, listenin
     assert listening.heard[topics.TRUE_SKELETONS] == []
 
 
-def test_a_source_that_knows_the_truth_says_it_apart(stage, host, add, listening) -> None:
+def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, listening) -> None:
     stage(with_truth)
     add(CameraNode, driver="stage")
     assert host.start() is None
@@ -176,10 +176,10 @@ def test_a_source_that_knows_the_truth_says_it_apart(stage, host, add, listening
         ({"driver": "stage", "stage__stat": 1}, r"unknown parameter stage\.stat; known: stage\.start"),
         ({"driver": "replay", "replay__path": "/nowhere.mcap"}, "/nowhere.mcap"),
         ({"driver": "replay"}, "needs a recording: set its option path"),
-        ({"on_end": "burn"}, "parameter on_end is 'burn', allowed: exit, deactivate, stay"),
+        ({"on_end": "burn"}, "parameter on_end is 'burn', allowed: exit, stay"),
     ],
 )
-def test_wrong_settings_fail_in_one_line(stage, host, add, capfd, parameters, line) -> None:
+def test_camera_node_wrong_settings_fail_to_configure_with_one_line(stage, host, add, capfd, parameters, line) -> None:
     stage(rgbd)
     node = add(CameraNode, **parameters)
     assert host.start() == "camera_node"
@@ -189,7 +189,7 @@ def test_wrong_settings_fail_in_one_line(stage, host, add, capfd, parameters, li
     assert re.search(line, node.last_error)
 
 
-def test_what_takes_long_is_done_before_anybody_waits_for_images(stage, host, add, monkeypatch) -> None:
+def test_camera_node_configure_prepares_and_activate_opens_the_driver(stage, host, add, monkeypatch) -> None:
     done = []
     monkeypatch.setattr(StageCamera, "prepare", lambda self: done.append("prepared"))
     monkeypatch.setattr(StageCamera, "open", lambda self: done.append("opened"))
@@ -199,14 +199,14 @@ def test_what_takes_long_is_done_before_anybody_waits_for_images(stage, host, ad
     assert done == ["prepared", "all wait", "opened"]
 
 
-def test_no_camera_fails_activation(stage, host, add) -> None:
+def test_camera_node_absent_camera_fails_to_activate(stage, host, add) -> None:
     stage(absent=-1)
     node = add(CameraNode, driver="stage")
     assert host.start() == "camera_node"
     assert node.last_error == "cannot activate: no stage camera is connected: check its cable"
 
 
-def test_the_end_of_a_recording_ends_the_node(stage, host, add, listening) -> None:
+def test_camera_node_end_of_recording_finishes_the_node(stage, host, add, listening) -> None:
     stage(rgbd, EndOfStream("the recording has ended"), live=False)
     node = add(CameraNode, driver="stage")
     assert host.start() is None
@@ -215,23 +215,7 @@ def test_the_end_of_a_recording_ends_the_node(stage, host, add, listening) -> No
     assert len(listening.wait_for(topics.COLOR, 1)) == 1
 
 
-def test_the_end_of_a_recording_may_deactivate(stage, host, add) -> None:
-    stage(EndOfStream("the recording has ended"), live=False)
-    node = add(CameraNode, driver="stage", on_end="deactivate")
-    inactive = threading.Event()
-    original = node.deactivate
-
-    def deactivate() -> None:
-        original()
-        inactive.set()
-
-    node.deactivate = deactivate
-    assert host.start() is None
-    assert inactive.wait(60)
-    assert node.exit_status is None
-
-
-def test_a_lost_camera_is_opened_again_until_it_answers(stage, host, add, listening, capfd) -> None:
+def test_camera_node_lost_camera_is_reopened_until_it_answers(stage, host, add, listening, capfd) -> None:
     stage(rgbd, DeviceError("the camera has stopped answering"), rgbd, rgbd, absent=2)
     add(CameraNode, driver="stage", retry_s=0.01)
     assert host.start() is None
@@ -243,7 +227,7 @@ def test_a_lost_camera_is_opened_again_until_it_answers(stage, host, add, listen
     assert "Traceback" not in written
 
 
-def test_a_recording_that_stalls_is_read_on_and_not_opened_again(stage, host, add, listening) -> None:
+def test_camera_node_stalled_recording_is_not_reopened(stage, host, add, listening) -> None:
     stage(rgbd, DeviceError("no frame within 2 s; read again"), rgbd, live=False)
     add(CameraNode, driver="stage")
     assert host.start() is None
@@ -251,7 +235,7 @@ def test_a_recording_that_stalls_is_read_on_and_not_opened_again(stage, host, ad
     assert sys.modules["stage_driver"].Driver.opened == 1
 
 
-def test_a_corrupt_recording_ends_the_node_with_a_failure(stage, host, add) -> None:
+def test_camera_node_corrupt_recording_finishes_with_status_1(stage, host, add) -> None:
     stage(rgbd, InputError("the recording is cut off"), live=False)
     node = add(CameraNode, driver="stage")
     assert host.start() is None
@@ -259,7 +243,7 @@ def test_a_corrupt_recording_ends_the_node_with_a_failure(stage, host, add) -> N
     assert (node.exit_status, node.last_error) == (1, "the recording is cut off")
 
 
-def test_a_driver_that_hangs_does_not_hold_up_the_end(stage, host, add, capfd) -> None:
+def test_camera_node_hanging_driver_does_not_block_deactivation(stage, host, add, capfd) -> None:
     release, entered = threading.Event(), threading.Event()
 
     def hang(k: int) -> RgbdFrame:
@@ -276,7 +260,7 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(stage, host, add, capfd) -
     assert "does not return from reading" in capfd.readouterr().err
 
 
-def test_a_camera_that_gives_nothing_is_closed_at_once(stage, host, add, monkeypatch, capfd) -> None:
+def test_camera_node_silent_camera_is_closed_at_once(stage, host, add, monkeypatch, capfd) -> None:
     """Its read is given a minute; who stops the node does not wait for it."""
     closed, entered, woken = threading.Event(), threading.Event(), []
     monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
@@ -296,7 +280,7 @@ def test_a_camera_that_gives_nothing_is_closed_at_once(stage, host, add, monkeyp
     assert sys.modules["stage_driver"].Driver.opened == 1
 
 
-def test_a_camera_that_comes_back_too_late_is_closed_again(stage, host, add, monkeypatch) -> None:
+def test_camera_node_camera_reopened_after_deactivation_is_closed(stage, host, add, monkeypatch) -> None:
     done: list[str] = []
     opening, go_on = threading.Event(), threading.Event()
 
@@ -319,7 +303,7 @@ def test_a_camera_that_comes_back_too_late_is_closed_again(stage, host, add, mon
     assert done == ["open", "close", "open", "close", "close"]
 
 
-def test_an_end_while_the_node_stops_is_none(stage, host, add, monkeypatch, capfd) -> None:
+def test_camera_node_end_of_recording_during_deactivation_is_ignored(stage, host, add, monkeypatch, capfd) -> None:
     closed, entered = threading.Event(), threading.Event()
     monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
 
@@ -349,7 +333,7 @@ def test_camera_node_inconsistent_frame_is_dropped(stage, host, add, listening) 
     assert node.statistics.snapshot().failed == 1
 
 
-def test_a_real_recording_is_published_as_it_was_recorded(host, add, listening, data_root: Path) -> None:
+def test_camera_node_publishes_a_real_recording_unchanged(host, add, listening, data_root: Path) -> None:
     add(
         CameraNode,
         driver="replay",
@@ -369,7 +353,7 @@ def test_a_real_recording_is_published_as_it_was_recorded(host, add, listening, 
     assert 0.5 < np.nanmedian(metres) < 6.0
 
 
-def test_the_simulated_camera_is_the_default(host, add, listening) -> None:
+def test_camera_node_default_driver_is_the_simulated_camera(host, add, listening) -> None:
     add(CameraNode, simulated__width=160, simulated__height=120, simulated__duration=0.5, simulated__realtime=False)
     assert host.start() is None
     assert host.wait(60)

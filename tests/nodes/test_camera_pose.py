@@ -46,7 +46,7 @@ def frame(seconds: float) -> RgbdFrame:
     return RgbdFrame(round(seconds * 1e9), None, None, C, "camera")
 
 
-def test_the_motion_between_two_frames(moved) -> None:
+def test_tf_camera_motion_is_the_motion_between_two_frames(moved) -> None:
     found = moved[0](frame(0.0), frame(0.1))
     # A point that rests comes nearer, and turns the other way.
     np.testing.assert_allclose(found.rotation, rotation(1, -0.01), atol=1e-6)
@@ -62,7 +62,7 @@ def test_camera_pose_without_tf_is_logged(moved) -> None:
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_poses_as_matrices(axis: int) -> None:
+def test_pose_matrix_of_a_transform_is_homogeneous(axis: int) -> None:
     parts = [0.0, 0.0, 0.0]
     parts[axis] = float(np.sin(0.2))
     turn = Quaternion(x=parts[0], y=parts[1], z=parts[2], w=float(np.cos(0.2)))
@@ -71,7 +71,7 @@ def test_poses_as_matrices(axis: int) -> None:
     np.testing.assert_allclose(found[:3, 3], [1, 2, 3])
 
 
-def test_tf_is_forgotten_where_time_jumps_back(moved, monkeypatch) -> None:
+def test_tf_camera_motion_clears_tf_if_stamps_jump_back(moved, monkeypatch) -> None:
     cleared: list[bool] = []
     monkeypatch.setattr(Buffer, "clear", lambda self: cleared.append(True), raising=False)
     for seconds in (0.0, 0.1, 0.2):

@@ -28,7 +28,7 @@ def image(pixels: np.ndarray, encoding: str, pad: int = 0, bigendian: bool = Fal
     return Image(height=height, width=width, encoding=encoding, step=rows.shape[1], is_bigendian=bigendian, data=data)
 
 
-def test_stamps_survive_to_the_nanosecond() -> None:
+def test_stamp_round_trip_is_exact() -> None:
     for stamp in (0, 1, 999_999_999, 1_700_000_000_123_456_789):
         assert c.stamp_to_ns(c.ns_to_stamp(stamp)) == stamp
 
@@ -44,7 +44,7 @@ def test_color_round_trip_is_exact_and_a_view(color: np.ndarray) -> None:
 
 @pytest.mark.parametrize("pad", [0, 3])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
-def test_every_color_encoding(color: np.ndarray, encoding: str, pad: int) -> None:
+def test_image_to_color_converts_every_encoding(color: np.ndarray, encoding: str, pad: int) -> None:
     alpha = np.full((6, 8, 1), 200, np.uint8)
     gray = color[..., 0]
     pixels = {
@@ -59,14 +59,14 @@ def test_every_color_encoding(color: np.ndarray, encoding: str, pad: int) -> Non
 
 
 @pytest.mark.parametrize(("encoding", "red"), [("yuv422_yuy2", (81, 90, 81, 240)), ("uyvy", (90, 81, 240, 81))])
-def test_color_of_half_the_width(encoding: str, red: tuple[int, ...]) -> None:
+def test_image_to_color_converts_subsampled_encodings(encoding: str, red: tuple[int, ...]) -> None:
     pixels = np.tile(np.array(red, np.uint8).reshape(2, 2), (6, 4, 1))
     np.testing.assert_allclose(c.image_to_color(image(pixels, encoding)), np.full((6, 8, 3), (255, 0, 0)), atol=3)
 
 
 @pytest.mark.parametrize("bigendian", [False, True])
 @pytest.mark.parametrize("pad", [0, 1, 6])
-def test_depth_in_millimetres_and_in_metres(bigendian: bool, pad: int) -> None:
+def test_image_to_depth_returns_metres(bigendian: bool, pad: int) -> None:
     metres = np.array([[0.5, 1.234, 65.535], [np.nan, 2.0, 8.0]], np.float32)
     millimetres = np.array([[500, 1234, 65535], [0, 2000, 8000]], np.uint16)
     from_mm = c.image_to_depth(image(millimetres, "16UC1", pad, bigendian))
@@ -74,19 +74,19 @@ def test_depth_in_millimetres_and_in_metres(bigendian: bool, pad: int) -> None:
     np.testing.assert_array_equal(c.image_to_depth(image(metres, "32FC1", pad, bigendian)), metres)
 
 
-def test_depth_without_measurement_becomes_nan() -> None:
+def test_image_to_depth_missing_values_are_nan() -> None:
     bad = np.array([[0.0, -1.0, np.inf, -np.inf, np.nan, 1.0]], np.float32)
     np.testing.assert_array_equal(c.image_to_depth(image(bad, "32FC1")), [[np.nan] * 5 + [1.0]])
 
 
-def test_depth_is_written_in_millimetres_and_missing_as_zero() -> None:
+def test_depth_to_image_is_millimetres_with_zero_for_missing() -> None:
     depth = np.array([[1.2344, 1.2346, np.nan, np.inf, -1.0, 70.0]], np.float32)
     message = c.depth_to_image(depth, HEAD)
     assert message.encoding == "16UC1"
     np.testing.assert_array_equal(c.image_to_array(message, ("16UC1",)), [[1234, 1235, 0, 0, 0, 0]])
 
 
-def test_scene_flow_round_trip_keeps_nan() -> None:
+def test_flow_round_trip_keeps_nan() -> None:
     flow = np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32)
     flow[1, 2] = np.nan
     message = c.flow_to_image(flow, HEAD)
@@ -102,20 +102,22 @@ def test_scene_flow_round_trip_keeps_nan() -> None:
         (c.image_to_flow, "8UC3", "32FC3"),
     ],
 )
-def test_unknown_encoding_error_lists_the_supported_ones(convert, encoding: str, supported: str) -> None:
+def test_image_unknown_encoding_raises_input_error_with_the_supported_ones(
+    convert, encoding: str, supported: str
+) -> None:
     message = Image(height=2, width=2, encoding=encoding, step=6, data=array.array("B", bytes(12)))
     with pytest.raises(InputError, match=f"'{encoding}' is not supported here; supported: .*{supported}"):
         convert(message)
 
 
 @pytest.mark.parametrize(("step", "size"), [(8, 48), (24, 100)])
-def test_an_image_with_too_few_bytes_is_refused(step: int, size: int) -> None:
+def test_image_with_too_few_bytes_raises_input_error(step: int, size: int) -> None:
     message = Image(height=6, width=8, encoding="rgb8", step=step, data=array.array("B", bytes(size)))
     with pytest.raises(InputError, match=f"step is {step} and it has {size} bytes"):
         c.image_to_color(message)
 
 
-def test_an_empty_image_is_refused() -> None:
+def test_image_without_pixels_raises_input_error() -> None:
     with pytest.raises(InputError, match="no pixels"):
         c.image_to_color(Image(encoding="rgb8"))
 
@@ -129,7 +131,7 @@ def test_an_empty_image_is_refused() -> None:
         (c.flow_to_image, np.zeros((4, 5, 2), np.float32)),
     ],
 )
-def test_arrays_outside_the_contract_are_refused(write, array_: np.ndarray) -> None:
+def test_array_of_wrong_shape_or_type_raises_input_error(write, array_: np.ndarray) -> None:
     with pytest.raises(InputError, match="expected"):
         write(array_, HEAD)
 
@@ -142,12 +144,12 @@ def test_intrinsics_round_trip(distortion: tuple[float, ...]) -> None:
     assert c.info_to_intrinsics(c.intrinsics_to_info(intrinsics, HEAD)) == intrinsics
 
 
-def test_a_camera_that_is_not_calibrated_is_refused() -> None:
+def test_camera_info_without_calibration_raises_input_error() -> None:
     with pytest.raises(InputError, match="not calibrated"):
         c.info_to_intrinsics(CameraInfo(width=640, height=480))
 
 
-def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
+def test_camera_info_unsupported_distortion_or_binning_raises_input_error() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
     info.distortion_model = "equidistant"
     with pytest.raises(InputError, match="'equidistant' is not supported; supported: plumb_bob"):
@@ -157,7 +159,7 @@ def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
         c.info_to_intrinsics(info)
 
 
-def test_lens_of_four_or_fourteen_coefficients_becomes_five_or_eight() -> None:
+def test_camera_info_distortion_is_padded_or_cut_to_five_or_eight() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
     eight = [0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3]
     for given, meant in ((eight[:4], [*eight[:4], 0.0]), ([*eight, *[0.0] * 6], eight), ([0.0] * 12, [])):
@@ -168,7 +170,7 @@ def test_lens_of_four_or_fourteen_coefficients_becomes_five_or_eight() -> None:
         c.info_to_intrinsics(info)
 
 
-def test_rectified_images_have_the_projection_and_no_distortion() -> None:
+def test_rectified_info_has_the_projection_and_no_distortion() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 526, 320, 240, (0.1, -0.2, 0.0, 0.0, 0.05)), HEAD)
     assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 525, 526, 320, 240)
     info.p = [500.0, 0.0, 310.0, 0.0, 0.0, 501.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -209,14 +211,14 @@ def test_joints_round_trip_with_nan(items, write, read) -> None:
             assert getattr(other, name).dtype == np.float32
 
 
-def test_a_skeleton_whose_arrays_disagree_is_refused() -> None:
+def test_skeleton_with_arrays_of_different_length_raises_input_error() -> None:
     message = c.bodies_to_message([some(Body, 25)], HEAD)
     message.skeletons[0].pixels = message.skeletons[0].pixels[:-2]
     with pytest.raises(InputError, match="'body_1' has 25 positions, 48 pixel coordinates"):
         c.message_to_bodies(message)
 
 
-def test_a_hand_without_a_side_is_refused() -> None:
+def test_hand_without_a_side_raises_input_error() -> None:
     message = c.hands_to_message([some(Hand, 21, side="left")], HEAD)
     message.hands[0].side = "both"
     with pytest.raises(InputError, match="side of hand 'body_1' is 'both', expected left or right"):
@@ -227,7 +229,7 @@ def test_a_hand_without_a_side_is_refused() -> None:
     ("roi", "whole"),
     [((0, 0, 640, 480), True), ((0, 0, 0, 0), True), ((0, 0, 320, 240), False), ((8, 0, 640, 480), False)],
 )
-def test_a_region_of_interest_may_be_the_whole_image(roi: tuple[int, ...], whole: bool) -> None:
+def test_camera_info_region_of_interest_must_be_the_full_image(roi: tuple[int, ...], whole: bool) -> None:
     intrinsics = Intrinsics(640, 480, 525, 525, 320, 240)
     info = c.intrinsics_to_info(intrinsics, HEAD)
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = roi

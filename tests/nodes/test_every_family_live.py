@@ -99,7 +99,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.M
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list_models())
-def test_family_labels_the_simulated_actor(
+def test_model_family_labels_the_simulated_actor_live(
     live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
 ) -> None:
     made = packages[name]

@@ -54,7 +54,7 @@ def play(add, host, recording, **more):
     return node
 
 
-def test_every_frame_arrives_and_few_are_ahead(add, host, ears, recording, monkeypatch):
+def test_flow_control_delivers_every_frame_with_few_ahead(add, host, ears, recording, monkeypatch):
     # Patience that no load of the machine can exhaust.
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
     recognizer = SlowRecognizer(ears)
@@ -66,7 +66,7 @@ def test_every_frame_arrives_and_few_are_ahead(add, host, ears, recording, monke
     assert recognizer.ahead <= 9
 
 
-def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host, ears, recording, monkeypatch):
+def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, ears, recording, monkeypatch):
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
     recognizer = SlowRecognizer(ears)  # never answers
     ears.listen(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
@@ -76,7 +76,7 @@ def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host,
     assert node.is_active
 
 
-def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, monkeypatch):
+def test_flow_control_skeletons_answer_images(add, host, ears, tmp_path, monkeypatch):
     """Labels come only now and then; a video must not wait for them."""
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
     for k in range(20):
@@ -101,7 +101,7 @@ def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, mo
     assert node.statistics.snapshot().failed == 0
 
 
-def test_who_answers_on_a_remapped_topic_is_found(ears):
+def test_flow_control_discovers_a_publisher_on_a_remapped_topic(ears):
     remapped = Node("camera", context=ears.context, cli_args=["--ros-args", "-r", "skeletons:=people"])
     try:
         flow = FlowControl(remapped, discovery_s=0.0)  # type: ignore[arg-type]

@@ -55,13 +55,13 @@ def test_graph_node_names_match_their_classes(root: Path) -> None:
         assert f'"{spec.name}"' in (root / "setup.py").read_text()
 
 
-def test_who_listens_starts_before_who_speaks() -> None:
+def test_graph_order_starts_subscribers_before_publishers() -> None:
     order = [spec.switch for spec in graph.GRAPH]
     assert order[-1] == "camera"
     assert order.index("recognizer") < order.index("skeleton")
 
 
-def test_nodes_are_chosen_by_switch_or_name_in_the_order_of_activation() -> None:
+def test_select_by_switch_or_name_keeps_the_order_of_activation() -> None:
     assert [s.switch for s in graph.select(["camera", "skeleton_node"])] == ["skeleton", "camera"]
     assert [s.switch for s in graph.select(without=["hand", "face", "scene_flow"])] == [
         "recognizer",
@@ -74,23 +74,23 @@ def test_nodes_are_chosen_by_switch_or_name_in_the_order_of_activation() -> None
     ("nodes", "without", "line"),
     [(["nose"], [], "unknown node 'nose'; known: recognizer"), (["hand"], ["hand"], "no node is left to run")],
 )
-def test_a_choice_that_makes_no_sense_is_refused(nodes, without, line) -> None:
+def test_select_unknown_node_or_no_node_raises_config_error(nodes, without, line) -> None:
     with pytest.raises(ConfigError, match=line):
         graph.select(nodes, without)
 
 
-def test_the_command_line_becomes_parameters_of_the_right_nodes() -> None:
+def test_plan_command_line_sets_parameters_of_its_nodes() -> None:
     made = plan("--driver", "replay", "--driver-option", "path=/x=y", "--driver-option", "loop=true", "--model", "m")
     assert made.overrides["camera_node"] == {"driver": "replay", "replay.path": "/x=y", "replay.loop": True}
     assert made.overrides["recognizer_node"] == {"model": "m"}
 
 
-def test_two_sources_of_images_are_refused() -> None:
+def test_plan_two_sources_of_images_raise_config_error() -> None:
     with pytest.raises(ConfigError, match=r"--vendor orbbec_camera takes .*, --driver simulated .*: give one"):
         plan("--vendor", "orbbec_camera", "--driver", "simulated")
 
 
-def test_a_vendors_driver_replaces_the_camera_node() -> None:
+def test_plan_vendor_replaces_the_camera_node() -> None:
     made = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
     assert "camera_node" not in [spec.name for spec in made.specs]
     assert f"{topics.COLOR}:=/camera/camera/color/image_raw" in made.ros_args
@@ -108,7 +108,7 @@ def test_a_vendors_driver_replaces_the_camera_node() -> None:
         (["--duration", "0"], "--duration is 0 s"),
     ],
 )
-def test_wrong_use_is_one_line_and_status_2(arguments, line, capsys) -> None:
+def test_run_wrong_arguments_exit_with_status_2_and_one_line(arguments, line, capsys) -> None:
     assert main(["run", *arguments]) == 2
     written = capsys.readouterr().err
     assert line in written
@@ -127,7 +127,7 @@ def test_graph_without_nodes_of_the_model_warns(tmp_path: Path, model: str) -> N
     assert graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), model) == []
 
 
-def test_a_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
+def test_left_out_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
     raw = {"center": "none", "align": "none", "scale": "none"}
     spec = InputSpec("hand", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", raw)
     model = str(write_any(tmp_path / "gestures", [spec], WINDOW).path)
@@ -138,14 +138,14 @@ def test_a_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
-def test_a_node_that_cannot_configure_ends_the_run(capfd, processes) -> None:
+def test_run_node_that_fails_to_configure_ends_the_run(capfd, processes) -> None:
     assert main(["run", "--nodes", "camera", "--driver", "kinect_v9", *processes]) == 1
     written = capfd.readouterr().err
     assert written.count("unknown camera driver 'kinect_v9'; known:") == 1
     assert "Traceback" not in written
 
 
-def test_arguments_that_ros_refuses_are_one_line(capfd) -> None:
+def test_run_invalid_ros_arguments_are_one_line(capfd) -> None:
     assert main(["run", "--nodes", "camera", "--ros-args", "-p", "nonsense"]) == 2
     assert "ROS refuses its arguments" in capfd.readouterr().err
 
@@ -157,7 +157,7 @@ def test_graph_unknown_parameters_are_reported(capfd) -> None:
     assert "no node here has a parameter modle: ignored" in written
 
 
-def test_a_missing_model_ends_the_run(capfd) -> None:
+def test_run_missing_model_ends_the_run(capfd) -> None:
     assert main(["run", "--model", "/nowhere/model", *SMALL]) == 1
     written = capfd.readouterr().err
     assert written.count("/nowhere/model") == 1
@@ -166,7 +166,7 @@ def test_a_missing_model_ends_the_run(capfd) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
-def test_frames_become_labels(capfd, model, processes) -> None:
+def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> None:
     nodes = ["--nodes", "camera,skeleton,scene_flow,recognizer"]
     often = ["--ros-args", "-p", "statistics_period_s:=0.5"]
     chosen = plan("--model", model, *nodes, *SMALL, *processes, *often)
@@ -215,7 +215,7 @@ def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path)
     assert stamps[0] == first_ns
 
 
-def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognized(capfd, data_root: Path) -> None:
+def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")
     given = [item for option in options for item in ("--driver-option", option)]
@@ -230,7 +230,7 @@ def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognized(capfd,
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
-def test_a_recording_that_breaks_off_is_a_failure(capfd, tmp_path: Path, processes: list[str]) -> None:
+def test_run_truncated_recording_exits_with_status_1(capfd, tmp_path: Path, processes: list[str]) -> None:
     for k in range(8):
         cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))
     torn = tmp_path / "0006.png"
@@ -243,14 +243,14 @@ def test_a_recording_that_breaks_off_is_a_failure(capfd, tmp_path: Path, process
     assert "Traceback" not in written
 
 
-def test_a_node_that_said_nothing_has_a_row_too() -> None:
+def test_run_node_without_statistics_has_an_empty_row() -> None:
     latency = {"p50": None, "p95": None}
     result = {"nodes": {"skeleton_node": {}}, "labels": 0, "duration_s": 1.0, "latency_ms": latency, "usage": {}}
     assert "| skeleton_node | – | – | – | – | – | – |" in run_command.table(result)
     assert run.verdict(result) == "skeleton_node gave no sign of life"
 
 
-def test_the_verdict_names_who_fell_silent_first() -> None:
+def test_verdict_names_the_first_idle_node_from_the_source() -> None:
     waits = {"processed": 0, "last_error": "waiting for skeletons on /skeletons: is skeleton_node active?"}
     blind = {"processed": 0, "last_error": "no image on /camera/color/image_raw: it has no publisher"}
     result = {"nodes": {"recognizer_node": waits, "skeleton_node": blind}, "labels": 0}
@@ -259,7 +259,7 @@ def test_the_verdict_names_who_fell_silent_first() -> None:
     )
 
 
-def test_a_recording_of_joints_alone_leaves_the_nodes_for_images_idle() -> None:
+def test_verdict_ignores_idle_image_nodes_for_recordings_of_joints() -> None:
     worked, idle = ({"received": n, "processed": n, "last_error": ""} for n in (37, 0))
     nodes = {"recognizer_node": worked, "skeleton_node": idle, "hand_node": idle, "camera_node": worked}
     assert run.verdict({"nodes": nodes, "labels": 11}) is None
@@ -270,12 +270,12 @@ def test_a_recording_of_joints_alone_leaves_the_nodes_for_images_idle() -> None:
     assert run.verdict({"nodes": silent, "labels": 11}) == "hand_node gave no sign of life"
 
 
-def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:
+def test_run_without_images_exits_with_status_1(capfd) -> None:
     assert main(["run", "--nodes", "skeleton", "--duration", "1"]) == 1
     assert "skeleton_node processed nothing: no input reached it" in capfd.readouterr().err
 
 
-def test_ctrl_c_twice_ends_cleanly() -> None:
+def test_process_second_ctrl_c_is_ignored_during_clean_up() -> None:
     command = [
         sys.executable,
         "-m",
@@ -296,7 +296,7 @@ def test_ctrl_c_twice_ends_cleanly() -> None:
     assert "Traceback" not in rest
 
 
-def test_parameter_files_reach_nodes_in_any_namespace(root: Path, tmp_path: Path) -> None:
+def test_parameter_file_applies_in_any_namespace(root: Path, tmp_path: Path) -> None:
     from actrec_nodes.bringup.processes import ros
     from actrec_nodes.camera_node import CameraNode
 
@@ -311,7 +311,7 @@ def test_parameter_files_reach_nodes_in_any_namespace(root: Path, tmp_path: Path
             node.destroy_node()
 
 
-def test_shipped_parameter_files_hold_only_what_nodes_know(root: Path) -> None:
+def test_shipped_parameter_files_set_only_known_parameters(root: Path) -> None:
     from actrec_nodes.bringup.processes import ros
 
     for path in sorted((root / "config").glob("*.yaml")):
@@ -327,11 +327,11 @@ def test_shipped_parameter_files_hold_only_what_nodes_know(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*transport.OWN_CHOICE])
-def test_a_transport_that_the_user_chose_is_kept(name: str) -> None:
+def test_transport_chosen_by_the_user_is_kept(name: str) -> None:
     assert transport.profile_environment({name: "mine"}) == {}
 
 
-def test_the_profile_is_for_fast_dds_alone() -> None:
+def test_transport_profile_is_set_for_fast_dds_only() -> None:
     assert transport.profile_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}
     for rmw in ({}, {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}):
         environment = dict(rmw)
@@ -340,7 +340,7 @@ def test_the_profile_is_for_fast_dds_alone() -> None:
         assert not transport.prepare(environment)
 
 
-def test_the_profile_of_a_wheel_lies_beside_its_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transport_profile_of_a_wheel_is_in_the_python_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed by pip there is neither a source tree nor a ROS prefix that holds it."""
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)

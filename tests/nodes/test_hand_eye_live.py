@@ -72,7 +72,7 @@ def robot(monkeypatch, tmp_path):
     return robot
 
 
-def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
+def test_hand_eye_simulated_arm_is_calibrated(robot, tmp_path, capsys):
     shown = [render(BOARD, LENS, pose, noise=2, seed=number)[0] for number, pose in enumerate(robot.poses)]
     kept = tmp_path / "kept"
     camera = TopicCamera(image=shown[0])
@@ -150,7 +150,7 @@ def test_hand_eye_wrong_arguments_are_refused(robot, words, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_without_ros(robot, monkeypatch, capsys):
+def test_hand_eye_without_ros_is_reported(robot, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     assert main([*COMMAND, "--base", "base_link"]) == 1
     assert "a robot's pose from TF needs tf2_ros, which comes with ROS 2: source its setup.bash, or give images" in (

@@ -74,7 +74,7 @@ class AzureKinect:
 
 
 @pytest.mark.parametrize("kind", [RealSense, AzureKinect])
-def test_it_comes_back_by_itself(kind, request, add, monkeypatch):
+def test_realsense_camera_reconnects_after_hot_plug(kind, request, add, monkeypatch):
     camera = kind(request)
     told: list[str] = []
     monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))

@@ -110,7 +110,7 @@ def own(node: Any) -> dict[str, Any]:
     return {name: read(value) for name, value in node.kwargs["parameters"][-1].items()}
 
 
-def test_each_node_of_the_graph_in_a_process_that_starts_itself(load) -> None:
+def test_launch_starts_each_node_in_its_own_process(load) -> None:
     started = nodes(load("recognize"))
     assert [node.kwargs["executable"] for node in started] == [spec.name for spec in graph.GRAPH]
     assert [node.kwargs["name"] for node in started] == [spec.name for spec in graph.GRAPH]
@@ -122,7 +122,7 @@ def test_each_node_of_the_graph_in_a_process_that_starts_itself(load) -> None:
     assert {node.kwargs["package"] for node in started} == {"actrec"}
 
 
-def test_image_transport_that_works_is_set(load, monkeypatch) -> None:
+def test_launch_sets_the_transport_profile(load, monkeypatch) -> None:
     description = load("recognize").generate_launch_description()
     names = {action.args[0] for action in kinds(description, "SetEnvironmentVariable")}
     assert names == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
@@ -130,13 +130,13 @@ def test_image_transport_that_works_is_set(load, monkeypatch) -> None:
     assert kinds(load("recognize").generate_launch_description(), "SetEnvironmentVariable") == []
 
 
-def test_every_argument_is_described(load) -> None:
+def test_launch_arguments_have_descriptions(load) -> None:
     for name in ("recognize", "camera"):
         for argument in kinds(load(name).generate_launch_description(), "DeclareLaunchArgument"):
             assert argument.kwargs["description"]
 
 
-def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, caplog) -> None:
+def test_launch_parameter_file_is_checked_once(load, tmp_path, caplog) -> None:
     text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
     started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
@@ -144,7 +144,7 @@ def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, capl
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
+def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
     (tmp_path / "robot.yaml").write_text("")
     started = nodes(
         load("recognize"),
@@ -171,18 +171,18 @@ def test_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
     }
 
 
-def test_switches_leave_nodes_out(load) -> None:
+def test_launch_switches_exclude_nodes(load) -> None:
     started = nodes(load("recognize"), hand="false", face="off", scene_flow="0")
     assert [node.kwargs["name"] for node in started] == ["recognizer_node", "skeleton_node", "camera_node"]
 
 
-def test_a_vendors_driver_replaces_the_camera_node(load) -> None:
+def test_launch_vendor_replaces_the_camera_node(load) -> None:
     started = nodes(load("recognize"), vendor="realsense2_camera")
     assert "camera_node" not in [node.kwargs["name"] for node in started]
     assert (topics.COLOR, "/camera/camera/color/image_raw") in started[0].kwargs["remappings"]
 
 
-def test_composed_is_one_process(load) -> None:
+def test_launch_composed_is_one_process(load) -> None:
     (node,) = nodes(load("recognize"), composed="true", hand="false", vendor="orbbec_camera")
     assert node.kwargs["executable"] == "graph"
     assert node.kwargs["arguments"] == ["--without", "hand,camera"]
@@ -244,7 +244,7 @@ def test_launch_invalid_arguments_are_refused(load, given, line) -> None:
         nodes(load("recognize"), **given)
 
 
-def test_the_camera_alone_is_the_graph_with_the_others_off(load) -> None:
+def test_camera_launch_switches_the_other_nodes_off(load) -> None:
     description = load("camera").generate_launch_description()
     off = {a.args[0]: a.kwargs["default_value"] for a in kinds(description, "DeclareLaunchArgument")}
     assert set(off) == {spec.switch for spec in graph.GRAPH} - {"camera"}

@@ -55,7 +55,7 @@ def state(node: ActrecNode) -> str:
     return node._lifecycle_state
 
 
-def test_a_whole_life(context, host) -> None:
+def test_lifecycle_transitions_call_the_hooks_in_order(context, host) -> None:
     node = Probe(context=context)
     host.add(node)
     assert host.start() is None
@@ -81,7 +81,9 @@ def test_lifecycle_destroyed_node_leaves_the_graph_before_it_is_collected(contex
         ("activate", ["configure", "activate", "deactivate"], "inactive"),
     ],
 )
-def test_a_failed_transition_is_undone_and_said_in_one_line(context, host, capfd, fail_in, calls, ends) -> None:
+def test_lifecycle_failed_transition_is_undone_and_logged_as_one_line(
+    context, host, capfd, fail_in, calls, ends
+) -> None:
     node = Probe(fail_in, context=context)
     host.add(node)
     assert host.start() == "probe"
@@ -100,7 +102,7 @@ def test_lifecycle_unexpected_error_is_one_line_with_its_type(context, host, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_node_that_failed_can_be_set_right_and_started(context, host) -> None:
+def test_lifecycle_failed_node_can_be_corrected_and_started(context, host) -> None:
     node = Probe(context=context, parameter_overrides=[Parameter("level", value=9)])
     host.add(node)
     assert host.start() == "probe"
@@ -110,7 +112,7 @@ def test_a_node_that_failed_can_be_set_right_and_started(context, host) -> None:
     assert node.config.level == 2
 
 
-def test_a_lifecycle_manager_drives_it_and_shutdown_ends_it(context, host, ears) -> None:
+def test_lifecycle_manager_services_change_the_state(context, host, ears) -> None:
     node = Probe(context=context)
     host.add(node)
     client = ears.create_client(ChangeState, "probe/change_state")
@@ -140,7 +142,7 @@ def test_lifecycle_figures_reach_late_subscribers(context, host, ears) -> None:
     assert (figures["received"], figures["processed"], figures["latency_p95_ms"]) == (4, 1, 50.0)
 
 
-def test_the_same_complaint_is_not_repeated_at_every_frame(context, host, capfd, monkeypatch) -> None:
+def test_complain_repeated_line_is_logged_once(context, host, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     node = Probe(context=context)
     host.add(node)
@@ -153,7 +155,7 @@ def test_the_same_complaint_is_not_repeated_at_every_frame(context, host, capfd,
     assert node.statistics.snapshot().last_error == "the cable is loose"
 
 
-def test_complaints_that_differ_in_numbers_alone_are_one(context, host, capfd, monkeypatch) -> None:
+def test_complain_lines_that_differ_in_numbers_are_one(context, host, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     node = Probe(context=context)
     host.add(node)
@@ -223,7 +225,7 @@ def test_lifecycle_diagnostics_rate_the_figures(
     assert {value.key for value in status.values} >= {"received", "dropped", "latency_p95_ms"}
 
 
-def test_without_diagnostic_msgs_nothing_is_published(monkeypatch, context, host) -> None:
+def test_lifecycle_without_diagnostic_msgs_publishes_no_diagnostics(monkeypatch, context, host) -> None:
     from actrec_nodes.common import diagnostics
 
     monkeypatch.setitem(sys.modules, "diagnostic_msgs", None)
@@ -234,6 +236,6 @@ def test_without_diagnostic_msgs_nothing_is_published(monkeypatch, context, host
     assert "/diagnostics" not in [name for name, _ in node.get_topic_names_and_types()]
 
 
-def test_errors_become_one_line() -> None:
+def test_one_line_has_the_type_of_unexpected_errors() -> None:
     assert one_line(DeviceError("two\n  lines")) == "two lines"
     assert one_line(KeyError("x")) == "KeyError: 'x'"

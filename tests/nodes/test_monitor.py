@@ -17,7 +17,7 @@ def hear(listener: GraphMonitor, frame: int, body_id: str, label: str) -> None:
     listener._label(ActionLabel(header=head, body_id=body_id, label=label, confidence=0.5))
 
 
-def test_the_newest_changes_and_bodies_are_kept(context: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "KEPT", 20)
     monkeypatch.setattr(monitor, "BODIES", 5)
     told: list[str] = []

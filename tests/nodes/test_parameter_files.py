@@ -35,9 +35,7 @@ def test_parameter_file_of_a_graph_node_is_accepted(
     assert not caplog.records
 
 
-def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_parameter_file_with_a_similar_node_name_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recognizr_node: {ros__parameters: {model: x}}"
     (tmp_path / "robot.yaml").write_text("\n".join(nodes))
     graph.check(str(tmp_path / "robot.yaml"))

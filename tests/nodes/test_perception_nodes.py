@@ -49,7 +49,7 @@ def stamp(message) -> int:
     return c.stamp_to_ns(message.header.stamp)
 
 
-def test_skeletons_of_a_real_person(host, add, ears, person) -> None:
+def test_skeleton_node_detects_a_real_person(host, add, ears, person) -> None:
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
@@ -70,7 +70,7 @@ def test_skeletons_of_a_real_person(host, add, ears, person) -> None:
     assert node.statistics.snapshot().failed == 0
 
 
-def test_an_empty_scene_gives_empty_messages(host, add, ears) -> None:
+def test_perception_nodes_empty_scene_publishes_empty_messages(host, add, ears) -> None:
     ears.listen(SkeletonArray, topics.SKELETONS)
     add(SkeletonNode)
     assert host.start() is None
@@ -80,7 +80,7 @@ def test_an_empty_scene_gives_empty_messages(host, add, ears) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nan", "zero", "absent", "other size"])
-def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd, monkeypatch) -> None:
+def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, ears, person, kind, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode, depth_wait_s=0.2)
@@ -110,7 +110,7 @@ def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd, mo
     assert node.statistics.snapshot().failed == 0
 
 
-def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capfd, monkeypatch) -> None:
+def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, add, ears, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
@@ -131,7 +131,7 @@ def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capf
     assert node.is_active
 
 
-def test_stamps_that_jump_back_do_not_stop_the_skeletons(host, add, ears, person) -> None:
+def test_skeleton_node_continues_if_stamps_jump_back(host, add, ears, person) -> None:
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
@@ -142,7 +142,7 @@ def test_stamps_that_jump_back_do_not_stop_the_skeletons(host, add, ears, person
     assert node.statistics.snapshot().failed == 0
 
 
-def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
+def test_frame_node_without_images_reports_an_error(host, add, ears) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
     topic = "/camera/color/image_raw"
@@ -152,7 +152,7 @@ def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
     ears.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
 
 
-def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
+def test_frame_node_without_camera_info_reports_an_error(host, add, ears) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
     lost = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
@@ -165,7 +165,7 @@ def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
     ears.show_until(still(start_s=100.0), lambda: node.statistics.snapshot().processed > 0)
 
 
-def test_only_an_active_node_subscribes(host, add, ears) -> None:
+def test_frame_node_subscribes_only_while_active(host, add, ears) -> None:
     node = add(SkeletonNode)
     node.trigger_configure()
     ears.wait_for_subscribers(topics.COLOR, 0)
@@ -175,7 +175,7 @@ def test_only_an_active_node_subscribes(host, add, ears) -> None:
     ears.wait_for_subscribers(topics.COLOR, 0)
 
 
-def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -> None:
+def test_hand_node_assigns_hands_of_a_real_person_to_the_body(host, add, ears, person) -> None:
     ears.listen(HandArray, topics.HANDS)
     ears.listen(SkeletonArray, topics.SKELETONS)
     add(SkeletonNode)
@@ -192,7 +192,7 @@ def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -
     assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= known
 
 
-def test_faces_follow_their_frames(host, add, ears, person) -> None:
+def test_face_node_faces_have_the_stamp_of_their_frame(host, add, ears, person) -> None:
     ears.listen(FaceArray, topics.FACE)
     add(FaceNode)
     assert host.start() is None
@@ -203,7 +203,7 @@ def test_faces_follow_their_frames(host, add, ears, person) -> None:
     assert all(face.layout == "face_68" and face.positions.shape == (68, 3) for face in faces)
 
 
-def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) -> None:
+def test_hand_node_ignores_stale_skeletons(host, add, ears) -> None:
     node = add(FaceNode, skeleton_max_age_s=0.5)
     assert host.start() is None
     seen: list[list[str]] = []
@@ -226,7 +226,7 @@ def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) ->
     ears.show_until(frames, lambda: seen[-1] == [])
 
 
-def test_skeletons_on_a_remapped_topic_are_waited_for(context, host, ears) -> None:
+def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, ears) -> None:
     node = FaceNode(context=context, cli_args=["--ros-args", "-r", "skeletons:=people"])
     host.add(node)
     assert host.start() is None
@@ -241,7 +241,7 @@ def test_skeletons_on_a_remapped_topic_are_waited_for(context, host, ears) -> No
     assert [stamp(message) for message in found] == [START_NS + STEP_NS]
 
 
-def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears, person) -> None:
+def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, ears, person) -> None:
     ears.listen(Image, topics.SCENE_FLOW)
     ears.listen(CameraInfo, topics.SCENE_FLOW_INFO)
     add(SceneFlowNode)
@@ -269,7 +269,7 @@ def test_scene_flow_preview_is_published_to_subscribers(host, add, ears, person)
     assert (shown != 60).any()
 
 
-def test_scene_flow_of_a_still_scene_is_nought_and_a_gap_makes_no_pair(host, add, ears) -> None:
+def test_scene_flow_of_a_still_scene_is_zero_and_gaps_make_no_pair(host, add, ears) -> None:
     ears.listen(Image, topics.SCENE_FLOW)
     node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
     assert host.start() is None
@@ -282,7 +282,7 @@ def test_scene_flow_of_a_still_scene_is_nought_and_a_gap_makes_no_pair(host, add
     assert all(stamp(message) < later_s * 1e9 for message in list(heard))
 
 
-def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
+def test_scene_flow_without_depth_reports_an_error(host, add, ears, capfd) -> None:
     node = add(SceneFlowNode, depth_wait_s=0.0)
     assert host.start() is None
     for frame in still(depth=None):
@@ -301,13 +301,13 @@ def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
         ({"dis__finest": 1}, "cannot configure: unknown parameter dis.finest; known: dis."),
     ],
 )
-def test_wrong_settings_of_scene_flow(host, add, parameters, line) -> None:
+def test_scene_flow_wrong_settings_fail_to_configure(host, add, parameters, line) -> None:
     node = add(SceneFlowNode, **parameters)
     assert host.start() == "scene_flow_node"
     assert node.last_error.startswith(line)
 
 
-def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, add, ears) -> None:
+def test_listen_nodes_of_one_process_share_subscriptions(host, add, ears) -> None:
     first, second = add(SceneFlowNode, width=64, height=48), add(FaceNode)
     frames: dict[str, list[RgbdFrame]] = {"first": [], "second": []}
     first.process = frames["first"].append
@@ -330,7 +330,7 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     ears.wait_for_subscribers(topics.COLOR, 0)
 
 
-def test_nodes_that_want_other_images_do_not_share(host, add, ears) -> None:
+def test_listen_different_topics_are_not_shared(host, add, ears) -> None:
     add(SceneFlowNode)
     add(FaceNode, use_depth=False)
     assert host.start() is None

@@ -86,7 +86,7 @@ def labeled(ears, add):
     return run
 
 
-def test_the_same_labels_as_from_the_simulated_camera(labeled, monkeypatch):
+def test_realsense_labels_equal_the_labels_of_the_simulated_camera(labeled, monkeypatch):
     simulated = SimulatedCamera(width=320, height=240)
     views = TwoViews(
         simulated.intrinsics, Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7), actions=(ACTION,), distance=2.9

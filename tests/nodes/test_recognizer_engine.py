@@ -61,7 +61,7 @@ def device(graph) -> str:
     return graph.node._session.backend.device
 
 
-def test_an_engine_is_built_while_another_backend_labels(make: Make, tiny: str, gate) -> None:
+def test_recognizer_labels_with_fallback_while_an_engine_is_built(make: Make, tiny: str, gate) -> None:
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     assert graph.start()
     assert device(graph).startswith("CPU")
@@ -76,7 +76,7 @@ def test_an_engine_is_built_while_another_backend_labels(make: Make, tiny: str, 
     assert graph.node.busy == ""
 
 
-def test_an_engine_that_is_there_is_taken_at_once(make: Make, tiny: str, gate) -> None:
+def test_recognizer_uses_a_cached_engine_at_once(make: Make, tiny: str, gate) -> None:
     gate.set()
     first = make(model=tiny, backend="tensorrt")
     assert first.start()
@@ -106,7 +106,7 @@ def test_recognizer_building_an_engine_is_reported(make: Make, tiny: str, gate, 
 
 
 @pytest.mark.parametrize("fallback", [False, True])
-def test_without_tensorrt_the_node_stays_inactive_or_falls_back(
+def test_recognizer_without_tensorrt_is_inactive_or_falls_back(
     make: Make, tiny: str, gate, monkeypatch, fallback
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -120,7 +120,7 @@ def test_without_tensorrt_the_node_stays_inactive_or_falls_back(
         assert "part of JetPack" in graph.node.last_error
 
 
-def test_a_build_that_fails_leaves_the_other_backend(make: Make, tiny: str, gate, monkeypatch) -> None:
+def test_recognizer_failed_build_keeps_the_fallback(make: Make, tiny: str, gate, monkeypatch) -> None:
     found = plain_tensorrt.module(fault="build")
     monkeypatch.setitem(sys.modules, "tensorrt", found)
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
@@ -130,7 +130,7 @@ def test_a_build_that_fails_leaves_the_other_backend(make: Make, tiny: str, gate
     assert device(graph).startswith("CPU")
 
 
-def test_a_node_that_ends_does_not_wait_for_an_engine(make: Make, tiny: str, gate, monkeypatch) -> None:
+def test_recognizer_close_stops_the_build_of_an_engine(make: Make, tiny: str, gate, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", plain_tensorrt.module(fault="slow"))  # 3 s
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     assert graph.start()
@@ -140,7 +140,7 @@ def test_a_node_that_ends_does_not_wait_for_an_engine(make: Make, tiny: str, gat
     assert time.monotonic() - began < 1.5
 
 
-def test_an_engine_of_a_model_configured_before_is_not_swapped_in(make: Make, tiny: str, gate, tmp_path) -> None:
+def test_recognizer_engine_of_an_earlier_model_is_discarded(make: Make, tiny: str, gate, tmp_path) -> None:
     other = write_tiny(tmp_path / "other").path
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     assert graph.start()

@@ -25,7 +25,7 @@ def tiny(tmp_path: Path) -> str:
     return str(write_tiny(tmp_path / "tiny").path)
 
 
-def test_labels_carry_the_frames_stamp_and_the_models_name(make: Make, tiny: str) -> None:
+def test_recognizer_labels_have_the_stamp_and_the_model_name(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     for frame in range(31):
@@ -38,7 +38,7 @@ def test_labels_carry_the_frames_stamp_and_the_models_name(make: Make, tiny: str
     graph.wait(lambda: graph.texts[-31:] == ["unknown"] * 5 + ["right"] * 26)
 
 
-def test_every_message_enters_the_window_however_fast(make: Make, tiny: str) -> None:
+def test_recognizer_fast_messages_all_enter_the_window(make: Make, tiny: str) -> None:
     """500 frames in one burst: none is lost, the last one is labeled, others may be skipped."""
     graph = make(model=tiny)
     assert graph.start()
@@ -83,7 +83,7 @@ def test_recognizer_restarts_when_stamps_jump_back(make: Make, tiny: str) -> Non
 
 
 @pytest.mark.parametrize("fault", ["layout", "joints", "lengths", "infinite", "id"])
-def test_bad_skeletons_are_reported_and_the_node_goes_on(make: Make, tiny: str, fault: str) -> None:
+def test_recognizer_bad_skeletons_are_reported_and_the_node_continues(make: Make, tiny: str, fault: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     graph.step(stamp(0), body(1.0))
@@ -116,7 +116,7 @@ def test_bad_skeletons_are_reported_and_the_node_goes_on(make: Make, tiny: str, 
     assert (label.label, conversions.stamp_to_ns(label.window_start)) == ("right", stamp(0))
 
 
-def test_missing_joints_and_missing_bodies(make: Make, tiny: str) -> None:
+def test_recognizer_missing_joints_and_bodies_are_labeled(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     partly, nobody = body(1.0), body(1.0)
@@ -132,7 +132,7 @@ def test_missing_joints_and_missing_bodies(make: Make, tiny: str) -> None:
 @pytest.mark.parametrize(
     ("model", "word"), [("", "no model is given"), ("tony", "no model package 'tony'"), ("/nowhere/at/all", "no such")]
 )
-def test_missing_model_fails_to_configure_with_one_line(make: Make, model: str, word: str) -> None:
+def test_recognizer_missing_model_fails_to_configure_with_one_line(make: Make, model: str, word: str) -> None:
     graph = make(model=model)
     assert not graph.start()
     assert word in graph.node.last_error and "\n" not in graph.node.last_error
@@ -148,7 +148,7 @@ def test_missing_model_fails_to_configure_with_one_line(make: Make, model: str, 
         ({"classes": 4}, "names 3 labels but model.onnx gives [N, 4]"),
     ],
 )
-def test_a_model_that_cannot_be_trusted_leaves_the_node_inactive(
+def test_recognizer_damaged_model_fails_to_configure(
     make: Make, tmp_path: Path, changes: dict[str, Any], word: str
 ) -> None:
     broken = package.write(tmp_path / "broken", tiny_description(), tiny_onnx(**changes))
@@ -157,14 +157,14 @@ def test_a_model_that_cannot_be_trusted_leaves_the_node_inactive(
     assert word in graph.node.last_error and "\n" not in graph.node.last_error
 
 
-def test_a_model_of_another_file_than_described_leaves_the_node_inactive(make: Make, tiny: str) -> None:
+def test_recognizer_model_with_another_file_fails_to_configure(make: Make, tiny: str) -> None:
     Path(tiny, "model.onnx").write_bytes(tiny_onnx(bias_at=1.0))
     graph = make(model=tiny)
     assert not graph.start()
     assert "model.onnx is not the file that model.yaml describes" in graph.node.last_error
 
 
-def test_unknown_backend_and_wrong_backend_settings(make: Make, tiny: str) -> None:
+def test_recognizer_unknown_backend_or_settings_fail_to_configure(make: Make, tiny: str) -> None:
     for parameters, word in (
         ({"backend": "caffe"}, "unknown inference backend 'caffe'; known: onnxruntime"),
         ({"onnxruntime__threads": 0}, "threads"),
@@ -176,7 +176,7 @@ def test_unknown_backend_and_wrong_backend_settings(make: Make, tiny: str) -> No
         assert word in graph.node.last_error
 
 
-def test_model_is_swapped_while_frames_flow(make: Make, tiny: str, tmp_path: Path) -> None:
+def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other", labels=("west", "east", "far"), seconds=1.0)
     graph = make(model=tiny, min_seconds=0.0)
     assert graph.start()
@@ -228,7 +228,7 @@ def test_recognizer_model_without_rejection_warns(make: Make, tiny: str, tmp_pat
 
 
 @pytest.mark.parametrize("fault", ["missing", "corrupt", "foreign"])
-def test_bad_model_leaves_the_loaded_one(make: Make, tiny: str, tmp_path: Path, fault: str) -> None:
+def test_load_model_bad_model_keeps_the_current_one(make: Make, tiny: str, tmp_path: Path, fault: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     for frame in range(10):
@@ -260,7 +260,7 @@ def test_list_models(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert listed["tiny"] == tiny and "broken" not in listed and answer.loaded == "tiny"
 
 
-def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) -> None:
+def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Make, tiny: str) -> None:
     graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
     reported = threading.Event()
     fail = graph.node.fail
@@ -282,7 +282,7 @@ def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) 
     assert graph.labels == []
 
 
-def test_a_clock_that_stands_is_reported(make: Make, tiny: str) -> None:
+def test_recognizer_constant_stamps_are_reported(make: Make, tiny: str) -> None:
     graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
     graph.step(stamp(0), body(1.0))
@@ -295,7 +295,7 @@ def test_a_clock_that_stands_is_reported(make: Make, tiny: str) -> None:
 
 
 @pytest.mark.parametrize("stamps", [range(0, 6000, 6), [frame // 2 + 3 * (frame % 2) for frame in range(1000)]])
-def test_windows_that_never_grow_are_reported(make: Make, tiny: str, stamps: Sequence[int]) -> None:
+def test_recognizer_restarting_windows_are_reported(make: Make, tiny: str, stamps: Sequence[int]) -> None:
     """Frames too far apart; stamps of two publishers in turn."""
     graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
@@ -326,7 +326,7 @@ def test_recognizer_reports_lost_bodies_though_the_network_fails(make: Make, tin
     graph.wait_until(lambda: "out of memory" in graph.node.last_error)
 
 
-def test_figures_name_the_model_and_its_device(make: Make, tiny: str) -> None:
+def test_recognizer_figures_have_the_model_and_its_device(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.node.figures() == {}
     assert graph.start()

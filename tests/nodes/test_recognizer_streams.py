@@ -87,7 +87,7 @@ def judged(graph: Graph, model: str = "", body_id: str = "body_1") -> list[Actio
 
 
 @pytest.mark.parametrize("need", NEEDS)
-def test_it_subscribes_to_what_its_model_needs_and_labels(
+def test_recognizer_subscribes_to_the_streams_of_its_model(
     make: Make, scene: Scene, package: Callable[..., str], need: str
 ) -> None:
     spec, wanted = NEEDS[need]
@@ -99,7 +99,7 @@ def test_it_subscribes_to_what_its_model_needs_and_labels(
     assert graph.node.statistics.snapshot().failed == 0
 
 
-def test_models_of_all_families_are_swapped_in(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_load_model_of_each_family_changes_the_streams(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(BODY))
     assert graph.start()
     feed = Feed(graph, scene)
@@ -161,7 +161,9 @@ def test_recognizer_streams_of_other_stamps_are_reported(make: Make, scene: Scen
     feed.until(missed)
 
 
-def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_recognizer_bad_message_of_any_stream_is_one_line(
+    make: Make, scene: Scene, package: Callable[..., str]
+) -> None:
     graph = make(model=package(*ALL))
     assert graph.start()
     feed = Feed(graph, scene)
@@ -231,7 +233,7 @@ def test_recognizer_slow_network_takes_the_newest_frame(make: Make, scene: Scene
     assert recognizer.counts.skipped >= 9 and graph.node.statistics.snapshot().dropped == 0
 
 
-def test_model_of_hands_needs_no_skeletons(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_recognizer_model_of_hands_needs_no_skeletons(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(InputSpec("gesture", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", RAW)))
     assert graph.node.start()
     graph._thread.start()

@@ -104,7 +104,7 @@ def enough(stopped, count):
     return show
 
 
-def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
+def test_record_writes_the_graphs_topics_unchanged(graph, tmp_path):
     stopped = threading.Event()
     node = record(stopped, enough(stopped, 20), out=str(tmp_path / "b"))
     assert node.dropped == 0 and node.missing and "/skeletons" not in node.missing
@@ -127,7 +127,7 @@ def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
         np.testing.assert_array_equal(frame.depth, DEPTH)
 
 
-def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
+def test_record_replayed_frames_are_equal(graph, tmp_path):
     stopped = threading.Event()
     record(stopped, enough(stopped, 5), out=str(tmp_path / "b"))
     with cameras.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
@@ -136,7 +136,7 @@ def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
     np.testing.assert_array_equal(frame.color, np.roll(COLOR, k, axis=1))
 
 
-def test_topics_are_found_while_a_simulations_clock_stands(ros, tmp_path):
+def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path):
     clocked = {"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}
     node = RecordNode(clocked, out=str(tmp_path / "b"), topics=["late"], discover_s=0.01)
     talker = rclpy.create_node("talker")
@@ -154,12 +154,12 @@ def test_topics_are_found_while_a_simulations_clock_stands(ros, tmp_path):
     assert {m.data for m in messages(tmp_path / "b", "/late")} == {"said"}
 
 
-def test_named_topics_and_a_duration(graph, tmp_path):
+def test_record_named_topics_for_a_duration(graph, tmp_path):
     node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=3.0)
     assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
 
 
-def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
+def test_record_slow_disk_drops_and_counts_messages(ros, graph, tmp_path, monkeypatch):
     """The writer is held up; beyond its buffer messages are dropped, and the bag is whole nevertheless."""
     node = RecordNode(out=str(tmp_path / "b"), topics=[topics.COLOR], buffer_mb=1.0)
     executor = SingleThreadedExecutor()
@@ -179,7 +179,7 @@ def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
     assert about["message_count"] == node.counts["/camera/color/image_raw"] >= 8 - node.dropped
 
 
-def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch):
+def test_record_full_disk_ends_the_recording_with_one_line(graph, tmp_path, monkeypatch):
     from actrec.recordings.rosbag import bag_writer as writer
 
     def full(self):
@@ -194,7 +194,7 @@ def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_use(ros, tmp_path):
+def test_record_wrong_options_raise_config_error(ros, tmp_path):
     with pytest.raises(ConfigError, match="needs a bag to write: set its option out"):
         RecordNode()
     with pytest.raises(ConfigError, match="unknown option speed of RecordConfig; known: buffer_mb"):
@@ -213,7 +213,7 @@ def command(*arguments):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_bag(graph, tmp_path, kind):
+def test_record_signal_finishes_the_bag(graph, tmp_path, kind):
     process = command("--out", str(tmp_path / "b"), "--json", "--topics", "/skeletons")
     deadline = time.monotonic() + 60
     assert process.stderr is not None
@@ -229,7 +229,7 @@ def test_a_signal_finishes_the_bag(graph, tmp_path, kind):
     assert len(messages(tmp_path / "b", "/skeletons")) == said["counts"]["/skeletons"]
 
 
-def test_the_executable_reads_parameters(graph, tmp_path):
+def test_record_executable_reads_parameters(graph, tmp_path):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
     parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=3.0"]
     words = [word for parameter in parameters for word in ("-p", parameter)]
@@ -245,14 +245,14 @@ def test_the_executable_reads_parameters(graph, tmp_path):
     ("arguments", "line"),
     [(["-p", "nonsense"], "record_node: ROS refuses its arguments"), ([], "record_node: the recorder needs a bag")],
 )
-def test_the_executable_refuses_wrong_use_in_one_line(arguments, line):
+def test_record_executable_wrong_parameters_are_one_line(arguments, line):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
     command = [sys.executable, "-c", code, "--ros-args", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
 
 
-def test_nothing_published(tmp_path):
+def test_record_without_publishers_removes_the_bag(tmp_path):
     process = command("--out", str(tmp_path / "b"), "--topics", "/unknown")
     assert process.stderr is not None
     for line in process.stderr:
@@ -267,7 +267,7 @@ def test_nothing_published(tmp_path):
     assert not (tmp_path / "b").exists(), "the same command, once the graph runs, must not find it in its way"
 
 
-def test_a_driver_without_ros(tmp_path, data_root, capsys):
+def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
     folder = data_root / "rgbd/person_turning"
     values = [f"path={folder}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "rate=0.0"]
     options = [word for value in values for word in ("--driver-option", value)]
@@ -299,7 +299,7 @@ def test_a_driver_without_ros(tmp_path, data_root, capsys):
         (["--topics", "/x", "--driver-option", "foo=1"], "--driver-option: needs --driver"),
     ],
 )
-def test_a_wrong_command_leaves_no_bag(arguments, message, tmp_path, capsys):
+def test_record_wrong_arguments_leave_no_bag(arguments, message, tmp_path, capsys):
     try:
         status = main(["record", "--out", str(tmp_path / "bag"), *arguments])
     except SystemExit as ended:  # argparse's way

@@ -148,7 +148,7 @@ def test_record_label_without_a_graph_is_refused(tmp_path, capsys, monkeypatch):
         ([], "--out or --label is missing"),
     ],
 )
-def test_wrong_use(arguments, message, capsys, tmp_path, monkeypatch):
+def test_record_label_wrong_arguments_are_refused(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["record", *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_record_teach_and_run_predicts_label(tmp_path, capsys):
     assert "pick_up" in labels, labels
 
 
-def test_a_bad_message_does_not_end_the_listening():
+def test_clip_node_bad_message_is_skipped():
     context = rclpy.Context()
     rclpy.init(context=context)
     mouth = Node("mouth", context=context)

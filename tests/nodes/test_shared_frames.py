@@ -10,7 +10,7 @@ from actrec_nodes.common import conversions as c
 from actrec_nodes.common.synchronizer import Listener, SynchronizerConfig, listen
 
 
-def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) -> None:
+def test_listen_rectified_images_have_rectified_intrinsics(context, host, ears) -> None:
     remaps = ["--ros-args", "-r", "camera/color/image_raw:=lens/image_rect_color"]
     node = Node("looker", context=context, cli_args=[*remaps, "-r", "camera/color/camera_info:=lens/camera_info"])
     host.add(node)

@@ -50,7 +50,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("depth_first", [False, True])
-def test_pairs_by_stamp_whichever_comes_first(depth_first: bool) -> None:
+def test_synchronizer_pairs_by_stamp_in_any_order(depth_first: bool) -> None:
     bench = Bench()
     for k in range(4):
         steps = [lambda t: bench.sync.add_color(color(t)), lambda t: bench.sync.add_depth(depth(t + 2))]
@@ -60,7 +60,7 @@ def test_pairs_by_stamp_whichever_comes_first(depth_first: bool) -> None:
     assert (bench.unpaired, bench.lines) == (0, [])
 
 
-def test_half_a_frame_is_the_limit() -> None:
+def test_synchronizer_tolerance_is_half_a_frame() -> None:
     bench = Bench()
     for t in (100, 133, 166):
         bench.sync.add_color(color(t))
@@ -72,7 +72,7 @@ def test_half_a_frame_is_the_limit() -> None:
     assert bench.out[-1] == (232, 216)
 
 
-def test_a_tolerance_given_is_kept() -> None:
+def test_synchronizer_explicit_tolerance_is_used() -> None:
     bench = Bench(sync_tolerance_s=0.001)
     bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(102))
@@ -81,7 +81,7 @@ def test_a_tolerance_given_is_kept() -> None:
     assert bench.out == [(100, 100.5)]
 
 
-def test_a_lost_depth_image_costs_one_frame_that_is_counted() -> None:
+def test_synchronizer_lost_depth_image_drops_one_frame() -> None:
     bench = Bench()
     for t in (100, 133, 166, 199):
         bench.sync.add_color(color(t))
@@ -91,7 +91,7 @@ def test_a_lost_depth_image_costs_one_frame_that_is_counted() -> None:
     assert bench.unpaired == 1
 
 
-def test_without_depth_color_goes_alone_after_a_wait_and_depth_may_come_back() -> None:
+def test_synchronizer_without_depth_emits_color_alone_until_depth_returns() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k in range(40):
         bench.now = k / 30
@@ -124,7 +124,7 @@ def test_synchronizer_waits_for_late_depth_up_to_its_limit(rate: int, depth_late
     assert (bench.unpaired, bench.lines) == (0, [])
 
 
-def test_depth_that_comes_back_late_is_waited_for_again() -> None:
+def test_synchronizer_waits_again_for_late_depth_that_returns() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k in range(90):
         bench.now = k / 30
@@ -135,7 +135,7 @@ def test_depth_that_comes_back_late_is_waited_for_again() -> None:
     assert bench.lines[-1].startswith("no depth image for 1 s")
 
 
-def test_depth_that_comes_later_than_is_waited_for_does_not_hold_color_up() -> None:
+def test_synchronizer_depth_later_than_the_limit_does_not_delay_color() -> None:
     bench = Bench(depth_wait_s=0.3)
     for k in range(90):
         bench.now = k / 30
@@ -145,7 +145,7 @@ def test_depth_that_comes_later_than_is_waited_for_does_not_hold_color_up() -> N
     assert "or depth_wait_s where depth comes late" in bench.lines[-1]
 
 
-def test_of_depth_more_frequent_than_color_the_nearest_is_taken() -> None:
+def test_synchronizer_frequent_depth_pairs_the_nearest() -> None:
     bench = Bench()
     for k in range(20):
         bench.sync.add_depth(depth(100 + 33 * k))
@@ -157,7 +157,7 @@ def test_of_depth_more_frequent_than_color_the_nearest_is_taken() -> None:
 @pytest.mark.parametrize("rate", [30, 60, 90])
 @pytest.mark.parametrize("apart_ms", [0, 3, 7])
 @pytest.mark.parametrize("depth_first", [True, False])
-def test_stamps_of_depth_that_tremble_cost_no_frame(rate: int, apart_ms: int, depth_first: bool) -> None:
+def test_synchronizer_jitter_of_depth_drops_no_frame(rate: int, apart_ms: int, depth_first: bool) -> None:
     """Stamps of when images came: two of a few milliseconds apart say nothing of how often depth comes."""
     bench, random = Bench(), np.random.default_rng(0)
     at = 100 + apart_ms + 1000 * np.arange(100 * rate // 30) / rate + random.normal(0, 90 / rate, 100 * rate // 30)
@@ -170,7 +170,7 @@ def test_stamps_of_depth_that_tremble_cost_no_frame(rate: int, apart_ms: int, de
 
 
 @pytest.mark.parametrize("depth_first", [True, False])
-def test_stamps_of_color_that_tremble_cost_few_frames(depth_first: bool) -> None:
+def test_synchronizer_jitter_of_color_drops_few_frames(depth_first: bool) -> None:
     """A quarter of a frame: one of ten lies farther than half a frame from its depth, or nearer to another."""
     bench, random = Bench(), np.random.default_rng(0)
     at = 100 + 1000 * np.arange(300) / 30 + random.normal(0, 8, 300)
@@ -182,7 +182,7 @@ def test_stamps_of_color_that_tremble_cost_few_frames(depth_first: bool) -> None
 
 
 @pytest.mark.parametrize(("lost", "least"), [(0.3, 130), (0.5, 60)])
-def test_where_frames_are_lost_color_gets_no_neighbors_depth(lost: float, least: int) -> None:
+def test_synchronizer_lost_frames_do_not_pair_neighbors(lost: float, least: int) -> None:
     bench, random = Bench(), np.random.default_rng(0)
     for k in range(300):
         kept = random.uniform(size=2) > lost
@@ -193,7 +193,7 @@ def test_where_frames_are_lost_color_gets_no_neighbors_depth(lost: float, least:
     assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= least
 
 
-def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
+def test_synchronizer_repeated_depth_is_paired() -> None:
     bench = Bench()
     for k in range(30):
         bench.sync.add_depth(depth(100 + 33 * k))
@@ -202,7 +202,7 @@ def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
     assert len(bench.out) >= 29 and all(abs(t - d) <= 3 for t, d in bench.out)
 
 
-def test_a_recording_that_is_played_again_after_a_pause_has_its_depth() -> None:
+def test_synchronizer_replayed_recording_after_a_pause_has_depth() -> None:
     bench = Bench(depth_wait_s=1.0)
     for began in (0.0, 60.0):
         for k in range(30):
@@ -221,7 +221,7 @@ def test_synchronizer_waiting_images_are_bounded_by_memory() -> None:
     assert bench.unpaired == PENDING_BYTES // LEAST_BYTES
 
 
-def test_a_pause_of_the_whole_camera_is_no_want_of_depth() -> None:
+def test_synchronizer_pause_of_the_camera_does_not_give_up_depth() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, now in enumerate((0.0, 0.03, 1.5, 1.53)):
         bench.now = now
@@ -242,7 +242,7 @@ def test_synchronizer_depth_of_another_clock_is_reported() -> None:
     assert "depth's stamps are" in bench.lines[0]
 
 
-def test_depth_not_wanted_is_not_waited_for() -> None:
+def test_synchronizer_without_use_depth_does_not_wait() -> None:
     bench = Bench(use_depth=False)
     bench.sync.add_color(color(100))
     assert bench.out == [(100, None)]
@@ -287,7 +287,7 @@ SENT_TWICE = [100 + 33 * (k // 2) for k in range(240)]
     [SENT_TWICE, [0] * 240, [100 + 33 * (k % 15) for k in range(240)]],
     ids=["each image twice", "no stamps", "a recording that starts again each half second"],
 )
-def test_without_depth_color_goes_alone_whatever_its_stamps(stamps: list[int]) -> None:
+def test_synchronizer_without_depth_emits_color_of_any_stamps(stamps: list[int]) -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, stamp in enumerate(stamps):
         bench.now = k / 60
@@ -308,7 +308,7 @@ def test_synchronizer_images_sent_twice_wait_for_late_depth() -> None:
     assert len(bench.out) + bench.unpaired + 12 == 240 and not bench.lines
 
 
-def test_frames_wait_for_camera_info() -> None:
+def test_synchronizer_drops_frames_until_camera_info() -> None:
     bench = Bench(info=False)
     bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(100))
@@ -325,7 +325,7 @@ def messages(depth_image=None, width: int = 8) -> RgbdMessages:
     return RgbdMessages(color(100), depth_image, info)
 
 
-def test_a_frame_keeps_stamp_and_frame_id() -> None:
+def test_to_frame_keeps_stamp_and_frame_id() -> None:
     lines: list[str] = []
     frame = to_frame(messages(depth(100)), lines.append)
     frame.check()
@@ -363,6 +363,6 @@ def test_synchronizer_empty_depth_is_reported() -> None:
     assert "no valid pixel" in lines[0]
 
 
-def test_camera_info_of_another_size_is_an_error() -> None:
+def test_to_frame_camera_info_of_another_size_raises_input_error() -> None:
     with pytest.raises(InputError, match="camera_info is of a 16×6 image, but color is 8×6"):
         to_frame(messages(width=16), lambda line: None)

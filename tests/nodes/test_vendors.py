@@ -82,7 +82,7 @@ def test_vendor_driver_messages_give_skeletons(context, host, ears, frame, vendo
 
 
 @pytest.mark.parametrize("vendor", sorted(topics.VENDORS))
-def test_each_vendor_has_a_file_that_says_how_to_start_it(root: Path, vendor: str):
+def test_vendors_have_a_parameter_file_with_their_command(root: Path, vendor: str):
     text = (root / "config" / f"{vendor}.yaml").read_text()
     assert f"ros2 launch {vendor} " in text and f"vendor:={vendor} params_file:=" in text
     assert list(yaml.safe_load(text)) == ["/**"]

@@ -47,7 +47,7 @@ def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[i
     return work.done, errors
 
 
-def test_the_newest_wins_and_the_dropped_are_counted(statistics: Statistics) -> None:
+def test_worker_keeps_the_newest_and_counts_the_dropped(statistics: Statistics) -> None:
     done, _ = run(1, [1, 2, 3, 4, 5], statistics)
     snapshot = statistics.snapshot()
     assert done == [1, 5]
@@ -60,14 +60,14 @@ def test_worker_full_queue_drops_the_oldest(statistics: Statistics) -> None:
     assert statistics.snapshot().dropped == 1
 
 
-def test_a_failure_is_reported_and_work_goes_on(statistics: Statistics) -> None:
+def test_worker_failure_is_reported_and_work_continues(statistics: Statistics) -> None:
     done, errors = run(9, [1, -2, 3], statistics)
     assert done == [1, 3]
     assert [str(error) for error in errors] == ["bad item -2"]
     assert (statistics.snapshot().processed, statistics.snapshot().failed) == (2, 1)
 
 
-def test_stopping_forgets_what_waits(statistics: Statistics) -> None:
+def test_worker_stop_clears_the_queue(statistics: Statistics) -> None:
     work = Slow()
     worker = Worker(work, lambda error: None, statistics)
     worker.start()
@@ -85,7 +85,7 @@ def test_stopping_forgets_what_waits(statistics: Statistics) -> None:
     assert work.done == [1]
 
 
-def test_latency_is_kept_only_where_stamps_are_of_this_clock(statistics: Statistics) -> None:
+def test_statistics_latency_needs_stamps_of_this_clock(statistics: Statistics) -> None:
     for age in (0.05, -3.0, 1e9, None):
         statistics.done(0.01, age)
     snapshot = statistics.snapshot()
@@ -94,7 +94,7 @@ def test_latency_is_kept_only_where_stamps_are_of_this_clock(statistics: Statist
     assert snapshot.work_p95_ms == pytest.approx(10)
 
 
-def test_figures_that_do_not_exist_are_null_in_json(statistics: Statistics) -> None:
+def test_statistics_missing_figures_are_null_in_json(statistics: Statistics) -> None:
     statistics.error("a camera was lost")
     figures = json.loads(statistics.snapshot().json())
     assert figures["latency_p50_ms"] is None
@@ -102,7 +102,7 @@ def test_figures_that_do_not_exist_are_null_in_json(statistics: Statistics) -> N
     assert "0 of 0" in statistics.snapshot().line()
 
 
-def test_the_rate_is_of_what_still_comes(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_rate_is_of_recent_inputs(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(statistics_module.time, "monotonic", lambda: now)
 
@@ -122,7 +122,7 @@ def test_the_rate_is_of_what_still_comes(statistics: Statistics, monkeypatch: py
     assert statistics.snapshot().rate_hz == pytest.approx(10.0)
 
 
-def test_a_slow_network_has_a_rate(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_slow_inputs_have_a_rate(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(statistics_module.time, "monotonic", lambda: now)
     for _ in range(4):

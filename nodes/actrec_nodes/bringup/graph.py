@@ -20,22 +20,27 @@ class NodeSpec:
 
     Attributes:
         name: ROS name, also of its executable.
-        switch: Its launch argument and name for `actrec run --nodes` and `--without`.
         target: Its class, as `module:class` in `actrec_nodes`.
         purpose: One line, for help texts.
         stream: The recognizer's stream that only this node publishes; see `actrec.types.STREAMS`.
     """
 
     name: str
-    switch: str
     target: str
     purpose: str
     stream: str = ""
+
+    @property
+    def switch(self) -> str:
+        """Its launch argument, and its name for `actrec run --nodes` and `--without`."""
+        return self.name.removesuffix("_node")
 
     def load(self) -> Any:
         """Import and return the class."""
         return Registry("node", {self.name: f"actrec_nodes.{self.target}"}, _INSTALL).get(self.name)
 
+
+logger = logging.getLogger(__name__)
 
 _INSTALL = {
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
@@ -43,28 +48,12 @@ _INSTALL = {
 }
 
 GRAPH = (
-    NodeSpec(
-        "recognizer_node",
-        "recognizer",
-        "recognizer_node:RecognizerNode",
-        "skeletons to action labels, by a model package",
-    ),
-    NodeSpec("skeleton_node", "skeleton", "perception_nodes:SkeletonNode", "RGB-D frames to people's skeletons"),
-    NodeSpec("hand_node", "hand", "perception_nodes:HandNode", "RGB-D frames to the hands of each person", "hands"),
-    NodeSpec("face_node", "face", "perception_nodes:FaceNode", "RGB-D frames to the face of each person", "face"),
-    NodeSpec(
-        "scene_flow_node",
-        "scene_flow",
-        "scene_flow_node:SceneFlowNode",
-        "pairs of RGB-D frames to the motion of each pixel",
-        "flow",
-    ),
-    NodeSpec(
-        "camera_node",
-        "camera",
-        "camera_node:CameraNode",
-        "a camera, a recording or the simulated actor to RGB-D frames",
-    ),
+    NodeSpec("recognizer_node", "recognizer_node:RecognizerNode", "skeletons to action labels, by a model package"),
+    NodeSpec("skeleton_node", "perception_nodes:SkeletonNode", "RGB-D frames to people's skeletons"),
+    NodeSpec("hand_node", "perception_nodes:HandNode", "RGB-D frames to the hands of each person", "hands"),
+    NodeSpec("face_node", "perception_nodes:FaceNode", "RGB-D frames to the face of each person", "face"),
+    NodeSpec("scene_flow_node", "scene_flow_node:SceneFlowNode", "pairs of RGB-D frames to scene flow", "flow"),
+    NodeSpec("camera_node", "camera_node:CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
 """In the order of activation: subscribers before publishers, so that no node misses the first frame."""
 
@@ -83,11 +72,7 @@ def find(name: str) -> NodeSpec:
 
 
 def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeSpec]:
-    """Return the nodes to run, in the order of activation.
-
-    Args:
-        nodes: Names or switches; all if empty.
-        without: Names or switches of excluded nodes.
+    """Return the nodes of these names or switches, all if empty, in the order of activation.
 
     Raises:
         ConfigError: A name is unknown, or no node is left.
@@ -101,13 +86,7 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
 
 
 def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] = ()) -> dict[str, str]:
-    """Return the parameter `start_after` of a node in its own process: the camera starts after the other nodes.
-
-    Args:
-        spec: The node.
-        specs: All running nodes.
-        first: Names of other nodes that every node starts after.
-    """
+    """Return the parameter `start_after` of a node: all nodes start after `first`, the camera after all nodes."""
     others = [other.name for other in specs if other != spec] if spec.name == "camera_node" else []
     names = [*first, *others]
     return {"start_after": ",".join(names)} if names else {}
@@ -156,8 +135,6 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
             )
     return {f"{driver}.{key}": value for key, value in settings.items()}
 
-
-logger = logging.getLogger(__name__)
 
 PARAMETERS = "ros__parameters"
 

@@ -108,11 +108,7 @@ class GraphMonitor(Node):
 
 
 def usage(pid: int) -> dict[str, float | None]:
-    """Return the memory and processor time of a process; all None after it ended.
-
-    Returns:
-        rss and pss, resident and proportional set size in MB (pss on Linux only), and cpu_s, seconds on all cores.
-    """
+    """Return rss and pss in MB (pss on Linux only) and cpu_s, seconds on all cores; None after the process ended."""
     try:
         process = psutil.Process(pid)
         memory: Any = process.memory_full_info()

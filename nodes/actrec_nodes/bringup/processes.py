@@ -93,11 +93,7 @@ def _interruptible() -> Iterator[None]:
 
 
 class Host:
-    """Owns nodes and the threads that spin them; a context manager that stops and destroys them.
-
-    Args:
-        context: Of all nodes.
-    """
+    """Owns nodes and the threads that spin them; a context manager that stops and destroys them."""
 
     def __init__(self, context: Context):
         self._context = context
@@ -127,13 +123,9 @@ class Host:
         thread.start()
 
     def start(self, wait: Callable[[], None] = lambda: None) -> str | None:
-        """Configure all nodes in order, then activate them in order: models are loaded before the first frame.
+        """Configure all nodes, call `wait`, and activate all nodes, so that models are loaded before the first frame.
 
-        Args:
-            wait: Called between the two.
-
-        Returns:
-            The name of the first that failed, which has logged its error; None if all run.
+        Returns the name of the first that failed, which has logged its error; None if all run.
         """
         success = TransitionCallbackReturn.SUCCESS
         for node in self.nodes:
@@ -179,9 +171,7 @@ class Host:
 def spinning(make: Callable[[Context], N], arguments: Sequence[str] | None = None) -> Iterator[N]:
     """Spin the node that `make` returns, for a command that is no node itself; the caller handles signals.
 
-    Args:
-        make: Makes the node in a context.
-        arguments: A command line, of which the part after `--ros-args` is for ROS; None: of this process.
+    The arguments, by default of this process, are passed to `ros`.
     """
     with ros(sys.argv if arguments is None else arguments, handle_signals=False) as context, Host(context) as host:
         node = make(context)
@@ -227,16 +217,9 @@ def _is_active(client: Any) -> bool:
 
 
 def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int:
-    """Run a node until it has finished or is interrupted.
+    """Run a node until it has finished or is interrupted; return 0 at a clean end, 1 if it could not start.
 
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
-
-    Args:
-        node_class: Makes the node from `context`.
-        args: Command line.
-
-    Returns:
-        Exit status: 0 at a clean end, 1 if the node could not start.
     """
     try:
         with ros(args) as context, Host(context) as host:

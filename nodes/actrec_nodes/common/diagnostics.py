@@ -180,14 +180,10 @@ class Publisher:
         busy: str = "",
         more: Mapping[str, float | int | str] = NO_FIGURES,
     ) -> None:
-        """Publish one status.
+        """Publish one status with the statistics and `more` as values.
 
-        Args:
-            statistics: Its values; recent drops make it a warning.
-            active: If not, the status is a warning.
-            seconds_since_error: A recent error makes the status an error.
-            busy: What the node does before it can work, such as building an engine; makes the status a warning.
-            more: Further values.
+        It is an error after a recent error, and a warning if the node is `busy` (with work before it can run), is not
+        active, or drops many inputs.
         """
         if self._publisher is None:
             return

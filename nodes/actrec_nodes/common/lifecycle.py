@@ -51,12 +51,11 @@ class CommonConfig:
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
     """A lifecycle node whose parameters are the fields of a settings dataclass.
 
-    A subclass overrides `configure`, `activate`, `deactivate` and `cleanup`, any of which may raise. An `ActrecError`
+    A subclass overrides `configure`, `activate`, `deactivate` and `cleanup`. An `ActrecError` raised in one of them
     becomes one logged line, a diagnostic, and a failed transition.
 
     Args:
-        name: Node name.
-        config_class: Settings dataclass.
+        name, config_class: Node name, and settings dataclass.
         **node_options: Passed to rclpy (`context`, `namespace`, `parameter_overrides`, `cli_args`, …).
 
     Attributes:

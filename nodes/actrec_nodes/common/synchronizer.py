@@ -58,16 +58,7 @@ class SynchronizerConfig:
 
 
 class RgbdMessages:
-    """The messages of one frame, converted on first use, once for all users.
-
-    Args:
-        color: The color image.
-        depth: The depth image paired with it, or None.
-        info: The color camera's camera_info.
-
-    Attributes:
-        stamp_ns: The color image's stamp.
-    """
+    """The messages of one frame, converted on first use, once for all users; `stamp_ns` is the color image's."""
 
     def __init__(self, color: Image, depth: Image | None, info: CameraInfo):
         self.color, self.depth, self.info = color, depth, info
@@ -291,13 +282,10 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
 
 @dataclass(frozen=True)
 class Listener:
-    """A node that receives frames.
+    """A node that receives frames, of the topics that its remaps name.
 
-    Attributes:
-        node: The node; its remaps name the topics.
-        emit: Called with each frame, in the thread of the listener that holds the subscriptions; must return at once.
-        complain: Called with a line about degraded input.
-        unpaired: Called with the number of dropped color images.
+    `emit` is called in the thread of the listener that holds the subscriptions, and must return at once. For the other
+    callbacks see `Synchronizer`.
     """
 
     node: Node
@@ -340,7 +328,7 @@ class _Source:
         self._subscriptions: list[Any] = []
 
     def add(self, listener: Listener) -> None:
-        self._listeners = (*self._listeners, listener)
+        self._listeners += (listener,)
         if len(self._listeners) == 1:
             self._subscribe()
 

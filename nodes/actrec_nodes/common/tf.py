@@ -21,32 +21,22 @@ WAIT_S = 0.05
 class TfPoses:
     """Looks up poses in TF, from another thread than the one that spins the node.
 
-    Args:
-        node: Subscribes to /tf and /tf_static.
-        wanted: The purpose of TF, for messages.
-        remedy: The alternative without TF, for messages.
-
-    Raises:
-        MissingLibraryError: tf2_ros is not installed.
+    Raises MissingLibraryError if tf2_ros is not installed, with the purpose of TF and the alternative without it.
     """
 
-    def __init__(self, node: Node, wanted: str, remedy: str):
+    def __init__(self, node: Node, purpose: str, remedy: str):
         try:
             tf2_ros = importlib.import_module("tf2_ros")
         except ImportError as error:
             raise MissingLibraryError(
-                f"{wanted} needs tf2_ros, which comes with ROS 2: source its setup.bash, or {remedy}"
+                f"{purpose} needs tf2_ros, which comes with ROS 2: source its setup.bash, or {remedy}"
             ) from error
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
         self._unknown: Any = tf2_ros.TransformException
 
     def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float) -> np.ndarray:
-        """Return [4, 4] `frame` → `fixed`.
-
-        Raises:
-            DeviceError: TF does not have it within `wait_s`; the message is TF's, in one line.
-        """
+        """Return [4, 4] `frame` → `fixed`; raise DeviceError with TF's message if it is not known within `wait_s`."""
         wait = Duration(seconds=wait_s)
         try:
             found = self._buffer.lookup_transform(fixed, frame, Time(nanoseconds=stamp_ns), wait).transform

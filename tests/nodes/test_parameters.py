@@ -42,11 +42,11 @@ def make(context):
         node.destroy_node()
 
 
-def test_defaults_come_from_the_dataclass(make) -> None:
+def test_parameters_defaults_are_the_dataclasss(make) -> None:
     assert parameters.declare(make(), Settings).read() == Settings()
 
 
-def test_values_given_are_read_with_their_types(make) -> None:
+def test_parameters_overrides_are_read_with_their_types(make) -> None:
     given = {
         "rate": 30.0,
         "count": 5,
@@ -60,11 +60,11 @@ def test_values_given_are_read_with_their_types(make) -> None:
     assert read == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
 
 
-def test_a_whole_number_is_taken_for_a_real_one(make) -> None:
+def test_parameters_integer_is_accepted_for_a_float(make) -> None:
     assert parameters.declare(make(rate=30), Settings).read().rate == 30.0
 
 
-def test_descriptors_say_description_range_unit_and_choices(make) -> None:
+def test_parameters_descriptor_has_description_range_unit_and_choices(make) -> None:
     node = make()
     parameters.declare(node, Settings)
     rate, name = node.describe_parameter("rate"), node.describe_parameter("name")
@@ -91,7 +91,7 @@ def test_parameter_bad_value_raises_with_its_name(make, values, line: str) -> No
         parameters.declare(make(**values), Settings).read()
 
 
-def test_a_bad_value_can_be_set_right(make) -> None:
+def test_parameter_bad_value_can_be_corrected(make) -> None:
     node = make(count=99)
     settings = parameters.declare(node, Settings)
     with pytest.raises(ConfigError):
@@ -100,7 +100,7 @@ def test_a_bad_value_can_be_set_right(make) -> None:
     assert settings.read().count == 7
 
 
-def test_a_bad_value_can_be_set_right_to_the_default(make) -> None:
+def test_parameter_bad_value_can_be_corrected_to_the_default(make) -> None:
     node = make(count="three")
     settings = parameters.declare(node, Settings)
     assert not node.set_parameters([Parameter("count", value="four")])[0].successful
@@ -119,7 +119,7 @@ def test_parameter_bad_value_raises_after_each_declaration(make) -> None:
     assert parameters.declare(node, Settings, "driver").read().rate == 30.0
 
 
-def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make) -> None:
+def test_parameter_unknown_name_under_a_prefix_raises_with_the_known_ones(make) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
         parameters.declare(make(driver__rat=3.0), Settings, "driver").read()
     assert (
@@ -130,7 +130,7 @@ def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make
     )
 
 
-def test_declaring_twice_keeps_the_value(make) -> None:
+def test_parameters_declared_twice_keep_their_value(make) -> None:
     node = make(rate=20.0)
     parameters.declare(node, Settings)
     assert parameters.declare(node, Settings).read().rate == 20.0

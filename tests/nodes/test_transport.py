@@ -9,7 +9,7 @@ from actrec_nodes.bringup import transport
 
 
 @pytest.mark.ros
-def test_images_arrive_with_the_profile() -> None:
+def test_transport_measure_images_arrive_with_the_profile() -> None:
     # A busy machine may lose many for a while; without the profile most are always lost, on an idle one too.
     for _ in range(4):
         figures = transport.measure(seconds=1.0)
@@ -20,7 +20,7 @@ def test_images_arrive_with_the_profile() -> None:
     assert figures["median_ms"] > 0
 
 
-def test_failure_in_a_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transport_measure_failed_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "RMW_IMPLEMENTATION", "rmw_of_nobody")
     with pytest.raises(DeviceError) as caught:
         transport.measure(seconds=0.1)

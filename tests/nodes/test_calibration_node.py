@@ -31,7 +31,7 @@ def camera(request):
     camera.stop()
 
 
-def test_the_newest_image_with_its_stamp(camera):
+def test_images_returns_the_newest_image_with_its_stamp(camera):
     with images(TOPIC) as read:
         stamps = []
         for _ in range(4):
@@ -43,7 +43,7 @@ def test_the_newest_image_with_its_stamp(camera):
         assert stamps == sorted(set(stamps))  # none twice
 
 
-def test_the_intrinsics_of_the_camera_info_beside_it(camera):
+def test_images_returns_the_intrinsics_of_the_camera_info(camera):
     lens = Intrinsics(64, 48, 50.0, 51.0, 31.5, 23.5, (0.1, 0.0, 0.0, 0.0, 0.0))
     with images(TOPIC) as read:
         camera.lens, ends = lens, time.monotonic() + 20
@@ -56,7 +56,7 @@ def test_the_intrinsics_of_the_camera_info_beside_it(camera):
         assert told is None
 
 
-def test_rectified_images_have_no_distortion():
+def test_images_rectified_topic_has_no_distortion():
     lens, topic = Intrinsics(64, 48, 50.0, 51.0, 31.5, 23.5, (0.1, 0.0, 0.0, 0.0, 0.0)), "some_camera/image_rect_color"
     camera = TopicCamera(topic=topic)
     try:
@@ -70,12 +70,12 @@ def test_rectified_images_have_no_distortion():
 
 
 @pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
-def test_an_encoding_that_is_none(camera):
+def test_images_unsupported_encoding_raises_input_error(camera):
     with images(TOPIC) as read, pytest.raises(InputError, match="encoding '8UC3' is not supported"):
         read(20.0)
 
 
-def test_silence_names_who_does_publish(camera):
+def test_images_silent_topic_error_lists_other_image_topics(camera):
     with images("wrong/topic") as read:
         with images(TOPIC) as other:
             other(20.0)  # by now the camera is known
@@ -85,12 +85,12 @@ def test_silence_names_who_does_publish(camera):
             read(1.0)
 
 
-def test_a_name_that_no_topic_can_have():
+def test_images_invalid_topic_name_raises_device_error():
     with pytest.raises(DeviceError, match="cannot subscribe to 'no topic!'"), images("no topic!"):
         pass
 
 
-def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatch, capsys):
+def test_calibrate_from_a_topic_until_ctrl_c_writes_intrinsics(tmp_path, monkeypatch, capsys):
     """The board is shown in one pose until a view of it is taken, then in the next; then comes Ctrl-C."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()

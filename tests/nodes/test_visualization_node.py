@@ -76,7 +76,7 @@ def graph():
     rclpy.try_shutdown(context=context)
 
 
-def test_a_graph_is_shown(graph):
+def test_view_shows_the_messages_of_a_graph(graph):
     shown, stopped = Shown(), threading.Event()
     looking = threading.Thread(target=visualization_node.run, args=(shown, stopped, 0.0))
     looking.start()
