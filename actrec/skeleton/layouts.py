@@ -63,47 +63,40 @@ def _other_side(joint: str) -> str:
     return joint
 
 
-def _layout(name: str, table: str) -> Layout:
-    """Parse "joint:parent joint:parent …"; the root is its own parent."""
-    pairs = [entry.split(":") for entry in table.split()]
+def _layout(name: str, *tables: str) -> Layout:
+    """Parse "joint:parent joint:parent …"; a table with {s} is of the left side, then of the right."""
+    sides = [
+        table.replace("{s}", side) for table in tables for side in (("left", "right") if "{s}" in table else ("",))
+    ]
+    pairs = [entry.split(":") for entry in " ".join(sides).split()]
     joints = tuple(joint for joint, _ in pairs)
     return Layout(name, joints, tuple(joints.index(parent) for _, parent in pairs))
 
 
-def _both(table: str) -> str:
-    """Expand a table with {s} to the left side, then the right."""
-    return table.replace("{s}", "left") + " " + table.replace("{s}", "right")
-
-
 KINECT_V2_25 = _layout(
     "kinect_v2_25",
-    "spine_base:spine_base spine_mid:spine_base neck:spine_shoulder head:neck "
-    + _both("shoulder_{s}:spine_shoulder elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
-    + " "
-    + _both("hip_{s}:spine_base knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}")
-    + " spine_shoulder:spine_mid "
-    + _both("hand_tip_{s}:hand_{s} thumb_{s}:hand_{s}"),
+    "spine_base:spine_base spine_mid:spine_base neck:spine_shoulder head:neck",
+    "shoulder_{s}:spine_shoulder elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}",
+    "hip_{s}:spine_base knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}",
+    "spine_shoulder:spine_mid",
+    "hand_tip_{s}:hand_{s} thumb_{s}:hand_{s}",
 )
 
 KINECT_V1_20 = _layout(
     "kinect_v1_20",
-    "hip_center:hip_center spine:hip_center shoulder_center:spine head:shoulder_center "
-    + _both("shoulder_{s}:shoulder_center elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
-    + " "
-    + _both("hip_{s}:hip_center knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}"),
+    "hip_center:hip_center spine:hip_center shoulder_center:spine head:shoulder_center",
+    "shoulder_{s}:shoulder_center elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}",
+    "hip_{s}:hip_center knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}",
 )
 
 AZURE_KINECT_32 = _layout(
     "azure_kinect_32",
-    "pelvis:pelvis spine_navel:pelvis spine_chest:spine_navel neck:spine_chest "
-    + _both(
-        "clavicle_{s}:spine_chest shoulder_{s}:clavicle_{s} elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} "
-        "hand_{s}:wrist_{s} hand_tip_{s}:hand_{s} thumb_{s}:wrist_{s}"
-    )
-    + " "
-    + _both("hip_{s}:pelvis knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}")
-    + " head:neck nose:head "
-    + _both("eye_{s}:head ear_{s}:head"),
+    "pelvis:pelvis spine_navel:pelvis spine_chest:spine_navel neck:spine_chest",
+    "clavicle_{s}:spine_chest shoulder_{s}:clavicle_{s} elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} "
+    "hand_{s}:wrist_{s} hand_tip_{s}:hand_{s} thumb_{s}:wrist_{s}",
+    "hip_{s}:pelvis knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}",
+    "head:neck nose:head",
+    "eye_{s}:head ear_{s}:head",
 )
 
 MEDIAPIPE_33 = _layout(
@@ -127,17 +120,16 @@ LCRNET_13 = _layout(
 )
 
 
-def _fingers(tips: tuple[str, ...], root: str) -> str:
-    entries = []
-    for finger in ("thumb", "index", "middle", "ring", "pinky"):
-        parts = [f"{finger}_{tip}" for tip in tips]
-        entries += [f"{part}:{parent}" for part, parent in zip(parts, [root, *parts[:-1]], strict=True)]
-    return " ".join(entries)
+def _hand(name: str, palm: str, root: str) -> Layout:
+    fingers = [
+        f"{finger}_base:{root} {finger}_first:{finger}_base {finger}_second:{finger}_first {finger}_tip:{finger}_second"
+        for finger in ("thumb", "index", "middle", "ring", "pinky")
+    ]
+    return _layout(name, palm, *fingers)
 
 
-HAND_21 = _layout("hand_21", "wrist:wrist " + _fingers(("base", "first", "second", "tip"), "wrist"))
-
-HAND_22 = _layout("hand_22", "wrist:wrist palm:wrist " + _fingers(("base", "first", "second", "tip"), "palm"))
+HAND_21 = _hand("hand_21", "wrist:wrist", "wrist")
+HAND_22 = _hand("hand_22", "wrist:wrist palm:wrist", "palm")
 
 _FACE_68_COUNTERPARTS = (
     *range(16, -1, -1),  # jaw
@@ -183,15 +175,6 @@ def get(name: str) -> Layout:
 Weights = dict[str, float]
 
 
-def _sides(table: dict[str, Weights]) -> dict[str, Weights]:
-    """Expand rows with {s} to the left and the right side."""
-    rows: dict[str, Weights] = {}
-    for target, weights in table.items():
-        for side in ("left", "right") if "{s}" in target else ("",):
-            rows[target.replace("{s}", side)] = {k.replace("{s}", side): w for k, w in weights.items()}
-    return rows
-
-
 def _same(*joints: str) -> dict[str, Weights]:
     """Return rows of joints that both layouts have."""
     return {joint: {joint: 1.0} for joint in joints}
@@ -200,65 +183,57 @@ def _same(*joints: str) -> dict[str, Weights]:
 _LIMBS = _same("shoulder_{s}", "elbow_{s}", "wrist_{s}", "hip_{s}", "knee_{s}", "ankle_{s}")
 
 TABLES: dict[str, dict[str, Weights]] = {
-    "kinect_v1_20": _sides(
-        {
-            **_LIMBS,
-            **_same("hand_{s}", "foot_{s}", "head"),
-            "spine_base": {"hip_center": 1.0},
-            # The "spine" of Kinect v1 is just above the hips, that joint of v2 halfway up.
-            "spine_mid": {"hip_center": 0.5, "shoulder_center": 0.5},
-            "spine_shoulder": {"shoulder_center": 1.0},
-            "neck": {"shoulder_center": 0.7, "head": 0.3},
-            "hand_tip_{s}": {"hand_{s}": 2.0, "wrist_{s}": -1.0},
-            "thumb_{s}": {"hand_{s}": 1.0},
-        }
-    ),
-    "azure_kinect_32": _sides(
-        {
-            **_LIMBS,
-            **_same("hand_{s}", "foot_{s}", "head", "neck", "hand_tip_{s}", "thumb_{s}"),
-            "spine_base": {"pelvis": 1.0},
-            "spine_mid": {"pelvis": 0.5, "spine_chest": 0.25, "neck": 0.25},
-            "spine_shoulder": {"spine_chest": 0.25, "neck": 0.75},
-        }
-    ),
-    "mediapipe_33": _sides(
-        {
-            **_LIMBS,
-            "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            # Fitted to recordings of a Kinect v2: spine_mid at 57 % of the way from spine_base to the shoulders, the
-            # neck at 114 %, hips closer together, feet short of the toes, a longer thumb.
-            "hip_left": {"hip_left": 0.93, "hip_right": 0.07},
-            "hip_right": {"hip_right": 0.93, "hip_left": 0.07},
-            "spine_mid": {"hip_left": 0.215, "hip_right": 0.215, "shoulder_left": 0.285, "shoulder_right": 0.285},
-            "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
-            "neck": {"shoulder_left": 0.325, "shoulder_right": 0.325, "ear_left": 0.175, "ear_right": 0.175},
-            "head": {"ear_left": 0.5, "ear_right": 0.5},
-            "hand_{s}": {"index_{s}": 0.5, "pinky_{s}": 0.5},
-            "hand_tip_{s}": {"index_{s}": 0.95, "pinky_{s}": 0.95, "wrist_{s}": -0.9},
-            "thumb_{s}": {"thumb_{s}": 1.6, "wrist_{s}": -0.6},
-            "foot_{s}": {"foot_index_{s}": 0.75, "ankle_{s}": 0.25},
-        }
-    ),
-    "lcrnet_13": _sides(
-        {
-            **_LIMBS,
-            **_same("head"),
-            "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            # Medians over NTU RGB+D: spine_mid at 60 % of the way from the hips to the shoulders, the neck at 44 % of
-            # the way from there to the head, the hand 30 % of the forearm beyond the wrist.
-            "spine_mid": {"hip_left": 0.2, "hip_right": 0.2, "shoulder_left": 0.3, "shoulder_right": 0.3},
-            "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
-            "neck": {"shoulder_left": 0.28, "shoulder_right": 0.28, "head": 0.44},
-            "hand_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
-            "hand_tip_{s}": {"wrist_{s}": 1.5, "elbow_{s}": -0.5},
-            "thumb_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
-            "foot_{s}": {"ankle_{s}": 1.1, "knee_{s}": -0.1},
-        }
-    ),
+    "kinect_v1_20": {
+        **_LIMBS,
+        **_same("hand_{s}", "foot_{s}", "head"),
+        "spine_base": {"hip_center": 1.0},
+        # The "spine" of Kinect v1 is just above the hips, that joint of v2 halfway up.
+        "spine_mid": {"hip_center": 0.5, "shoulder_center": 0.5},
+        "spine_shoulder": {"shoulder_center": 1.0},
+        "neck": {"shoulder_center": 0.7, "head": 0.3},
+        "hand_tip_{s}": {"hand_{s}": 2.0, "wrist_{s}": -1.0},
+        "thumb_{s}": {"hand_{s}": 1.0},
+    },
+    "azure_kinect_32": {
+        **_LIMBS,
+        **_same("hand_{s}", "foot_{s}", "head", "neck", "hand_tip_{s}", "thumb_{s}"),
+        "spine_base": {"pelvis": 1.0},
+        "spine_mid": {"pelvis": 0.5, "spine_chest": 0.25, "neck": 0.25},
+        "spine_shoulder": {"spine_chest": 0.25, "neck": 0.75},
+    },
+    "mediapipe_33": {
+        **_LIMBS,
+        "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+        # Fitted to recordings of a Kinect v2: spine_mid at 57 % of the way from spine_base to the shoulders, the
+        # neck at 114 %, hips closer together, feet short of the toes, a longer thumb.
+        "hip_left": {"hip_left": 0.93, "hip_right": 0.07},
+        "hip_right": {"hip_right": 0.93, "hip_left": 0.07},
+        "spine_mid": {"hip_left": 0.215, "hip_right": 0.215, "shoulder_left": 0.285, "shoulder_right": 0.285},
+        "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
+        "neck": {"shoulder_left": 0.325, "shoulder_right": 0.325, "ear_left": 0.175, "ear_right": 0.175},
+        "head": {"ear_left": 0.5, "ear_right": 0.5},
+        "hand_{s}": {"index_{s}": 0.5, "pinky_{s}": 0.5},
+        "hand_tip_{s}": {"index_{s}": 0.95, "pinky_{s}": 0.95, "wrist_{s}": -0.9},
+        "thumb_{s}": {"thumb_{s}": 1.6, "wrist_{s}": -0.6},
+        "foot_{s}": {"foot_index_{s}": 0.75, "ankle_{s}": 0.25},
+    },
+    "lcrnet_13": {
+        **_LIMBS,
+        **_same("head"),
+        "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+        # Medians over NTU RGB+D: spine_mid at 60 % of the way from the hips to the shoulders, the neck at 44 % of
+        # the way from there to the head, the hand 30 % of the forearm beyond the wrist.
+        "spine_mid": {"hip_left": 0.2, "hip_right": 0.2, "shoulder_left": 0.3, "shoulder_right": 0.3},
+        "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
+        "neck": {"shoulder_left": 0.28, "shoulder_right": 0.28, "head": 0.44},
+        "hand_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
+        "hand_tip_{s}": {"wrist_{s}": 1.5, "elbow_{s}": -0.5},
+        "thumb_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
+        "foot_{s}": {"ankle_{s}": 1.1, "knee_{s}": -0.1},
+    },
     CANONICAL: _same(*KINECT_V2_25.joints),
 }
-"""Source layout to the joints of `kinect_v2_25` with the weights of their source joints."""
+"""Source layout to the joints of `kinect_v2_25` with the weights of their source joints; {s} is left and right."""
 
 _HAND_TABLES: dict[str, dict[str, Weights]] = {
     # The palm of SHREC'17 is in the middle of the metacarpals.
@@ -281,8 +256,9 @@ def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
     origin, goal = get(source), get(target)
     weights = np.zeros((len(goal), len(origin)), dtype=np.float32)
     for joint, row in tables[source].items():
-        for name, weight in row.items():
-            weights[goal.index[joint], origin.index[name]] = weight
+        for side in ("left", "right") if "{s}" in joint else ("",):
+            for name, weight in row.items():
+                weights[goal.index[joint.replace("{s}", side)], origin.index[name.replace("{s}", side)]] = weight
     return weights
 
 
