@@ -18,7 +18,7 @@ def wall(depth: float, cosine: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", SENSORS)
 @pytest.mark.parametrize("depth", [0.9, 2.0, 3.7])
-def test_depth_of_wall_has_model_spread_without_bias(name, depth) -> None:
+def test_noise_depth_of_wall_has_model_spread_without_bias(name, depth) -> None:
     sensor = SENSORS[name]
     noise = SensorNoise(sensor, INTRINSICS, seed=1)
     samples = np.stack([noise.depth(*wall(depth), number) for number in range(6)])
@@ -38,14 +38,14 @@ def test_sigma_matches_published_figures() -> None:
     assert STEREO.sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
 
 
-def test_depth_noise_grows_with_angle() -> None:
+def test_noise_depth_grows_with_angle() -> None:
     noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     spread = [np.nanstd(noise.depth(*wall(2.0, cosine), 0)) for cosine in (1.0, 0.45, 0.25)]
     assert spread[1] == pytest.approx(spread[0], rel=0.1) and spread[2] > 1.03 * spread[1]
     assert np.isnan(noise.depth(*wall(2.0, 0.05), 0)).all()
 
 
-def test_depth_is_quantized() -> None:
+def test_noise_depth_of_wall_is_quantized() -> None:
     noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     values = np.unique(noise.depth(*wall(3.5), 0)[100:140, 100:140])
     values = values[np.isfinite(values)]
@@ -53,13 +53,13 @@ def test_depth_is_quantized() -> None:
     assert np.median(np.diff(values)) == pytest.approx(2.85e-3 * 3.5**2, rel=0.1)
 
 
-def test_depth_out_of_range_is_nan() -> None:
+def test_noise_depth_out_of_range_is_nan() -> None:
     noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     for depth in (0.3, 6.5):
         assert np.isnan(noise.depth(*wall(depth), 0)).all()
 
 
-def test_depth_left_of_object_is_in_shadow() -> None:
+def test_noise_depth_left_of_object_is_in_shadow() -> None:
     sensor = replace(STRUCTURED_LIGHT, dropout=0.0, lateral=0.0, silhouette_loss=0.0)
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
@@ -70,7 +70,7 @@ def test_depth_left_of_object_is_in_shadow() -> None:
     assert missing[150 - int(width) + 1 : 150].all() and not missing[150:].any()
 
 
-def test_time_of_flight_has_flying_pixels_without_shadow() -> None:
+def test_noise_time_of_flight_has_flying_pixels_without_shadow() -> None:
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
     measured = SensorNoise(TIME_OF_FLIGHT, INTRINSICS).depth(depth, facing, 0)
@@ -80,7 +80,7 @@ def test_time_of_flight_has_flying_pixels_without_shadow() -> None:
     assert np.isnan(measured[:, 120:147]).mean() < 0.01
 
 
-def test_stereo_errors_are_correlated() -> None:
+def test_noise_stereo_errors_are_correlated() -> None:
     correlations = []
     for sensor in (replace(STEREO, dropout=0.0, lateral=0.0), replace(TIME_OF_FLIGHT, dropout=0.0, lateral=0.0)):
         error = SensorNoise(sensor, INTRINSICS).depth(*wall(2.0), 0)[10:-10, 60:-10] - 2.0
@@ -88,7 +88,7 @@ def test_stereo_errors_are_correlated() -> None:
     assert correlations[0] > 0.7 and abs(correlations[1]) < 0.05
 
 
-def test_color_noise_matches_shot_and_read_noise() -> None:
+def test_noise_color_matches_shot_and_read_noise() -> None:
     noise = SensorNoise(STRUCTURED_LIGHT, INTRINSICS)
     for value in (40, 200):
         flat = np.full((240, 320, 3), value, np.uint8)
@@ -98,7 +98,7 @@ def test_color_noise_matches_shot_and_read_noise() -> None:
         assert (flat == value).all()
 
 
-def test_depth_same_seed_and_number_repeats() -> None:
+def test_noise_depth_same_seed_and_number_repeats() -> None:
     first, again, other = (SensorNoise(STRUCTURED_LIGHT, INTRINSICS, seed) for seed in (1, 1, 2))
     depth, facing = wall(2.0)
     np.testing.assert_array_equal(first.depth(depth, facing, 5), again.depth(depth, facing, 5))

@@ -1,4 +1,4 @@
-"""Frames and bags to read back."""
+"""Frames and bags to read back, for tests of recordings and cameras."""
 
 from collections.abc import Sequence
 from pathlib import Path
