@@ -56,9 +56,7 @@ def feature(modality: str) -> Feature:
 def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
     """Compute all inputs of a network, input name to float32 of the spec's shape, without the batch axis.
 
-    Args:
-        clip: See `actrec.types.KEYS`; NaN for missing values.
-        specs: The network's inputs.
+    The clip has keys of `actrec.types.KEYS`, NaN for missing values.
 
     Raises:
         InputError: A key is missing from the clip, or shapes disagree.

@@ -21,11 +21,8 @@ CAMERA = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
 """Camera of example clips."""
 
 _CAMERA_HEIGHT, _DISTANCE, _APART = 1.0, 2.6, 0.9
-
 _HAND_LENGTH, _FACE_RADIUS = 0.19, 0.09
-
 _FLOW_SIZE = (120, 160)
-
 _CANONICAL = "kinect_v2_25"
 
 
@@ -51,8 +48,7 @@ def each_clip(
     Args:
         clip: The whole window, T = `window.frames`.
         specs: The network's inputs.
-        window: Length and starts of the clips.
-        starts: First frames of the clips; None for `window.starts`.
+        window, starts: Length of the clips, and their first frames; None for `window.starts`.
 
     Raises:
         InputError: The window is shorter than one clip, or as for `features.inputs`.

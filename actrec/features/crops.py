@@ -138,17 +138,10 @@ def body_box(pixels: np.ndarray, margin: float) -> Box | None:
 def hand_box(
     pixels: np.ndarray, hand: np.ndarray | None, side: str, side_m: float, layout: str = "kinect_v2_25"
 ) -> Box | None:
-    """Return the square around a hand: around its 21 points if detected, else around wrist, hand and tip joints.
+    """Return the square of `side_m` around the "left" or "right" hand of a body [V, 2]; it includes a held object.
 
-    Args:
-        pixels: [V, 2] px of the body.
-        hand: [21, 2] px, or None.
-        side: "left" or "right".
-        side_m: Side of the square at the body's distance; it includes a held object.
-        layout: Of V.
-
-    Returns:
-        None if neither is visible or the body's size is unknown.
+    Its center is that of the 21 hand points if detected, else of the wrist, hand and tip joints; None if neither is
+    visible or the body's size is unknown.
     """
     index = layouts.get(layout).index
     joints = pixels[[index[f"{joint}_{side}"] for joint in ("wrist", "hand", "hand_tip")]]

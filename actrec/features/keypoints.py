@@ -48,16 +48,11 @@ class KeypointPreprocessing:
 
 
 class KeypointsFeature(Feature):
-    """2D points of the bodies as (x, y, x + y), (M, 3, T, V); zero for an absent stream or body.
-
-    Attributes:
-        key: Key of the clip.
-        sets: Number of sets of the layout's joints a body has, concatenated along V.
-    """
+    """2D points of the bodies as (x, y, x + y), (M, 3, T, V); zero for an absent stream or body."""
 
     config_class: ClassVar[type] = KeypointPreprocessing
-    key: ClassVar[str]
-    sets: ClassVar[int] = 1
+    key: ClassVar[str]  # key of the clip
+    sets: ClassVar[int] = 1  # number of sets of the layout's joints a body has, concatenated along V
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input, once per clip."""

@@ -47,17 +47,11 @@ HAND_PREPROCESSING = {"center": "palm", "align": "none", "scale": "hand", "root_
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Position, orientation and size of a person.
+    """Position, orientation and size of a person."""
 
-    Attributes:
-        origin: [3] m.
-        turn: Rotation [3, 3] of the right-to-left axis to +x.
-        unit: Unit of length, m.
-    """
-
-    origin: np.ndarray
-    turn: np.ndarray
-    unit: float
+    origin: np.ndarray  # [3] m
+    turn: np.ndarray  # rotation [3, 3] of the right-to-left axis to +x
+    unit: float  # unit of length, m
 
     @classmethod
     def fit(cls, body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> "Normalizer":
@@ -80,15 +74,9 @@ class Normalizer:
 
 
 def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
-    """Normalize a clip by its first body, and move missing joints to their parents.
+    """Normalize a clip [M, T, V, 3] (m, NaN for missing) by its first body, and move missing joints to their parents.
 
-    Args:
-        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
-        options: Normalization steps.
-        layout: Layout of V, with the Kinect's joint names.
-
-    Returns:
-        [M, T, V, 3] float32 without NaN; an absent body is all zero.
+    The result is float32 without NaN; an absent body is all zero. The layout has the Kinect's joint names.
     """
     clip = np.asarray(bodies, dtype=np.float32)
     if options.placing == "window":
@@ -215,15 +203,9 @@ class PoseFeature(Feature):
 
 
 def normalized(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-    """Return the joints [M, T, V, 3] of a clip, normalized by the spec's `preprocessing`; computed once per clip.
+    """Return the joints [M, T, V, 3] of a clip's "bodies", normalized by the spec's `preprocessing`, once per clip.
 
-    Args:
-        clip: Has "bodies" [M, T, V, 3] m; fewer than M are padded as absent.
-        spec: Shape (M, 3, T, V).
-        memo: As for `Feature.make`.
-
-    Raises:
-        InputError: Shapes disagree.
+    Fewer bodies than the spec's M are padded as absent. Raises `InputError` if shapes disagree.
     """
     key = ("normalized", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
     if key not in memo:

@@ -16,21 +16,13 @@ COMBINE = ("mean", "logits", "max")
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Time window of a prediction: `seconds` long, resampled to `frames`.
-
-    Attributes:
-        seconds, frames: Length, and number of samples.
-        clip: T, frames per network input; 0 for all of them.
-        stride: Frames from the start of one clip to the next; 0 for a single clip.
-        combine: Combination of the clips' scores: "mean" of the probabilities, mean of the "logits", or "max" of the
-            probabilities (renormalized).
-    """
+    """Time window of a prediction: `seconds` long, resampled to `frames`."""
 
     seconds: float
     frames: int
-    clip: int = 0
-    stride: int = 0
-    combine: str = "mean"
+    clip: int = 0  # T, frames per network input; 0 for all of them
+    stride: int = 0  # frames from the start of one clip to the next; 0 for a single clip
+    combine: str = "mean"  # clips' scores: "mean" or (renormalized) "max" of probabilities, mean of "logits"
 
     @property
     def clip_frames(self) -> int:
@@ -46,58 +38,34 @@ class WindowSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input tensor of a network.
+    """One input tensor of a network."""
 
-    Attributes:
-        name: Name of the ONNX graph's input.
-        modality: Name of a feature in `actrec.features`: "body", "bones", …
-        layout: Joint layout, or the axes of an image, e.g. "kinect_v2_25".
-        shape: Without the batch axis.
-        unit: SI unit of the values before normalization, "" for none.
-        preprocessing: Options of the feature.
-    """
-
-    name: str
-    modality: str
-    layout: str
-    shape: tuple[int, ...]
-    unit: str = ""
-    preprocessing: dict[str, Any] = field(default_factory=dict)
+    name: str  # name of the ONNX graph's input
+    modality: str  # name of a feature in `actrec.features`: "body", "bones", …
+    layout: str  # joint layout, e.g. "kinect_v2_25", or the axes of an image
+    shape: tuple[int, ...]  # without the batch axis
+    unit: str = ""  # SI unit of the values before normalization, "" for none
+    preprocessing: dict[str, Any] = field(default_factory=dict)  # options of the feature
 
 
 @dataclass(frozen=True)
 class BodyView:
-    """One frame of one body; None for an absent stream, NaN for missing points.
+    """One frame of one body; None for an absent stream, NaN for missing points."""
 
-    Attributes:
-        positions: [V, 3] m.
-        pixels: [V, 2] px in the color image.
-        hand_pixels: [2, 21, 2] px.
-        size: Width and height of the color image, px.
-        color: [H, W, 3] uint8 RGB.
-        flow: [h, w, 3] m/s, with the same field of view.
-    """
-
-    positions: np.ndarray | None = None
-    pixels: np.ndarray | None = None
-    hand_pixels: np.ndarray | None = None
-    size: tuple[int, int] | None = None
-    color: np.ndarray | None = None
-    flow: np.ndarray | None = None
+    positions: np.ndarray | None = None  # [V, 3] m
+    pixels: np.ndarray | None = None  # [V, 2] px in the color image
+    hand_pixels: np.ndarray | None = None  # [2, 21, 2] px
+    size: tuple[int, int] | None = None  # width and height of the color image, px
+    color: np.ndarray | None = None  # [H, W, 3] uint8 RGB
+    flow: np.ndarray | None = None  # [h, w, 3] m/s, with the same field of view
 
 
 class Feature(ABC):
-    """Stateless computation of one network input, configured by its spec.
+    """Stateless computation of one network input, configured by its spec."""
 
-    Attributes:
-        config_class: Dataclass of the spec's `preprocessing`.
-        streams: Name in `STREAMS` to whether it is required; an absent optional stream gives zeros.
-        part_of: Name of the group of inputs that it belongs to; empty for a single input.
-    """
-
-    config_class: ClassVar[type]
-    streams: ClassVar[dict[str, bool]]
-    part_of: ClassVar[str] = ""
+    config_class: ClassVar[type]  # dataclass of the spec's `preprocessing`
+    streams: ClassVar[dict[str, bool]]  # to whether it is required; an absent optional stream gives zeros
+    part_of: ClassVar[str] = ""  # name of the group of inputs that it belongs to; empty for a single input
 
     @abstractmethod
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:

@@ -77,15 +77,10 @@ def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.n
 
 
 class Stamp(Feature):
-    """Stamps of M bodies, (M, 3, size, size) in 0…255; zero for an absent stream or body.
+    """Stamps of M bodies, (M, 3, size, size) in 0…255; zero for an absent stream or body."""
 
-    Attributes:
-        source: Feature of the coordinates.
-        source_config: Preprocessing of the source.
-    """
-
-    source: ClassVar[type[Feature]]
-    source_config: ClassVar[type]
+    source: ClassVar[type[Feature]]  # feature of the coordinates
+    source_config: ClassVar[type]  # preprocessing of the source
 
     def __init_subclass__(cls) -> None:
         cls.streams = cls.source.streams

@@ -25,23 +25,14 @@ from actrec.utils.jit import kernel as compiled
 
 
 class Tables(NamedTuple):
-    """Neighborhoods of one level, P = M·T·V slots.
+    """Neighborhoods of one level, P = M·T·V slots."""
 
-    Attributes:
-        tiles: [Q, 1 + B]: index of the relative position in the kernel, then the rows of F_in to multiply.
-        sums: [P, J]: products to sum for each point, counted from 1 over the tiles' Q·B; 0 for none.
-        times: [P, 2·D]: rows in the same voxel d frames earlier and later, for each dilation d; 0 for none.
-        cells: [P, 8]: rows of the finer level in the point's voxel, padded by repetition; all 0 for no point.
-        pairs: Number of neighboring pairs.
-        dropped: Number of pairs beyond the capacity; the farthest are dropped.
-    """
-
-    tiles: np.ndarray
-    sums: np.ndarray
-    times: np.ndarray
-    cells: np.ndarray
-    pairs: int
-    dropped: int
+    tiles: np.ndarray  # [Q, 1 + B]: index of the relative position in the kernel, then the rows of F_in to multiply
+    sums: np.ndarray  # [P, J]: products to sum for each point, counted from 1 over the tiles' Q·B; 0 for none
+    times: np.ndarray  # [P, 2·D]: rows in the same voxel d frames earlier and later, for each dilation d; 0 for none
+    cells: np.ndarray  # [P, 8]: rows of the finer level in the point's voxel, padded by repetition; all 0 for no point
+    pairs: int  # number of neighboring pairs
+    dropped: int  # number of pairs beyond the capacity; the farthest are dropped
 
 
 @lru_cache(maxsize=16)

@@ -26,12 +26,7 @@ Pose = tuple[Detection, Region]
 
 
 class MediaPipeBody(Estimator):
-    """Detector and tracker of people in color images; `options` are fields of `BodyEstimatorConfig`.
-
-    Raises:
-        ConfigError: An option is unknown or out of range.
-        MissingLibraryError: MediaPipe lacks its models.
-    """
+    """Detector and tracker of people in color images; `options` are fields of `BodyEstimatorConfig`."""
 
     config_class = BodyEstimatorConfig
 
@@ -50,11 +45,7 @@ class MediaPipeBody(Estimator):
         self._until_search = self._view = 0
 
     def estimate(self, frame: RgbdFrame) -> list[Detection]:
-        """Return the people in `frame`, at most `num_poses`, the longest tracked first.
-
-        Raises:
-            InputError: The frame has no color image or contradicts its intrinsics.
-        """
+        """Return the people in `frame`, at most `num_poses`, the longest tracked first."""
         image = self._image(frame)
         poses = _distinct([pose for region in self._regions if (pose := self._pose(image, region))])
         self._until_search -= 1

@@ -53,10 +53,7 @@ class _UnassignedHand:
 
 
 class MediaPipeHand(Estimator):
-    """Detector and tracker of the hands of bodies, or of any hands without bodies.
-
-    `options` are fields of `HandEstimatorConfig`; raises as `MediaPipeBody`.
-    """
+    """Detector and tracker of hands; `options` are fields of `HandEstimatorConfig`."""
 
     config_class = HandEstimatorConfig
 
@@ -76,18 +73,10 @@ class MediaPipeHand(Estimator):
         self._count = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
-        """Return the hands in `frame`.
+        """Return the hands in `frame` of `kinect_v2_25` bodies of this or a recent frame, or without bodies any hands.
 
-        Args:
-            frame: Frame with color.
-            bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
-
-        Returns:
-            At most a left and a right hand per body, with its id; without bodies up to `num_hands` hands with ids
-            "hand_1", "hand_2", … while they are tracked, and the side of most frames so far.
-
-        Raises:
-            InputError: The frame has no color image or contradicts its intrinsics.
+        At most a left and a right hand per body, with its id; without bodies up to `num_hands` hands with ids "hand_1",
+        "hand_2", … while they are tracked, and the side of most frames so far.
         """
         image = self._image(frame)
         if not bodies:
@@ -252,10 +241,7 @@ UNASSIGNED_FACE = "face_"
 
 
 class MediaPipeFace(Estimator):
-    """Detector and tracker of the faces of bodies, or of any faces without bodies.
-
-    `options` are fields of `FaceEstimatorConfig`; raises as `MediaPipeBody`.
-    """
+    """Detector and tracker of faces; `options` are fields of `FaceEstimatorConfig`."""
 
     config_class = FaceEstimatorConfig
 
@@ -277,7 +263,7 @@ class MediaPipeFace(Estimator):
         self._count = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
-        """Return the faces in `frame`, with arguments and errors as `MediaPipeHand.estimate`.
+        """Return the faces in `frame` of `kinect_v2_25` bodies of this or a recent frame, or without bodies any faces.
 
         At most one face per body, with its id; without bodies up to `num_faces` faces with ids "face_1", "face_2", …
         while they are tracked.

@@ -26,18 +26,12 @@ os.environ.setdefault("GLOG_minloglevel", "2")  # avoids a log line per model; r
 
 @dataclass(frozen=True)
 class Region:
-    """A rotated square in pixels.
+    """A rotated square in pixels."""
 
-    Attributes:
-        u, v: Center.
-        size: Edge length.
-        angle: Clockwise rotation in the image, rad; at 0 its up is the image's up.
-    """
-
-    u: float
+    u: float  # of the center
     v: float
-    size: float
-    angle: float = 0.0
+    size: float  # edge length
+    angle: float = 0.0  # clockwise rotation in the image, rad; at 0 its up is the image's up
 
     def shifted(self, right: float, down: float) -> "Region":
         """Return the region moved along its own axes by multiples of its size."""
@@ -193,11 +187,7 @@ def read_world_landmarks(packet: Any) -> np.ndarray:
 
 
 class Estimator(ABC):
-    """Base of the estimators: tracking is reset after a gap of stamps; graphs are loaded once.
-
-    Args:
-        max_gap_s: Longest gap over which objects are tracked.
-    """
+    """Base of the estimators: tracking is reset after a gap longer than `max_gap_s`; graphs are loaded once."""
 
     def __init__(self, max_gap_s: float):
         self._max_gap_ns = int(max_gap_s * 1e9)

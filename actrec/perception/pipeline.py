@@ -42,24 +42,14 @@ def create(kind: str, **options: Any) -> Any:
 
 @dataclass
 class Detection:
-    """One body, hand or face in one color image.
+    """One body, hand or face in one color image."""
 
-    Attributes:
-        layout: Name of a layout in `actrec.skeleton.layouts`.
-        pixels: [V, 2] float32 (u, v), pixel centers at integers; may lie outside the image.
-        world: [V, 3] float32 meters about the object's own center, axes of the optical frame (x right, y down, z away
-            from the camera); NaN if the estimator has no metric shape.
-        scores: [V] float32 in 0..1.
-        side: The person's own "left" or "right" for a hand, else empty.
-        body_id: Id of its body; empty if unknown.
-    """
-
-    layout: str
-    pixels: np.ndarray
-    world: np.ndarray
-    scores: np.ndarray
-    side: str = ""
-    body_id: str = ""
+    layout: str  # name of a layout in `actrec.skeleton.layouts`
+    pixels: np.ndarray  # [V, 2] float32 (u, v), pixel centers at integers; may lie outside the image
+    world: np.ndarray  # [V, 3] float32 meters about its own center, axes of the optical frame; NaN if unknown
+    scores: np.ndarray  # [V] float32 in 0..1
+    side: str = ""  # the person's own "left" or "right" for a hand, else empty
+    body_id: str = ""  # id of its body; empty if unknown
 
 
 @dataclass(frozen=True)
@@ -220,11 +210,7 @@ class BodyPerception(_Perception):
 
 
 class HandPerception(_Perception):
-    """Estimation of hands, at the wrists of known bodies, lifted by depth.
-
-    Args:
-        options: Fields of `HandPerceptionConfig`.
-    """
+    """Estimation of hands, at the wrists of known bodies, lifted by depth; `options` as `HandPerceptionConfig`."""
 
     config_class = HandPerceptionConfig
     kind, estimator_config = "hand", HandEstimatorConfig
@@ -242,11 +228,7 @@ class HandPerception(_Perception):
 
 
 class FacePerception(_Perception):
-    """Estimation of faces, at the heads of known bodies, lifted by depth.
-
-    Args:
-        options: Fields of `FacePerceptionConfig`.
-    """
+    """Estimation of faces, at the heads of known bodies, lifted by depth; `options` as `FacePerceptionConfig`."""
 
     config_class = FacePerceptionConfig
     kind, estimator_config = "face", FaceEstimatorConfig
@@ -268,12 +250,7 @@ class People(NamedTuple):
 class Pipeline:
     """Perception of bodies, hands and faces in RGB-D frames; a context manager.
 
-    Args:
-        options: Fields of `PipelineConfig`.
-
-    Raises:
-        ConfigError: An option is unknown or out of range.
-        MissingLibraryError: The estimators' library is not installed.
+    `options` are fields of `PipelineConfig`. Raises as `BodyPerception`.
     """
 
     config_class = PipelineConfig
@@ -295,9 +272,6 @@ class Pipeline:
         """Return the tracked bodies in `frame` with their hands and faces.
 
         Without a tracked body there are no hands and faces. A body is reported from its second frame on (`min_hits`).
-
-        Raises:
-            InputError: The frame has no color image or contradicts its intrinsics.
         """
         bodies = self._bodies.process(frame)
         hands = self._hands.process(frame, bodies) if self._hands and bodies else []

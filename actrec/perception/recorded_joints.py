@@ -179,17 +179,13 @@ def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
         with reading(path):
             for _, _, raw in messages(reader, [topic]):
                 hands = store.deserialize_cdr(raw, HANDS).hands
-                frames.setdefault(stamp_ns(raw), {}).update(
-                    {f"{h.body_id} {h.side}": _hand_joints(h, layout) for h in hands}
-                )
+                found = {f"{h.body_id} {h.side}": _hand_joints(h, layout) for h in hands}
+                frames.setdefault(stamp_ns(raw), {}).update(found)
     finally:
         reader.close()
     stamps = sorted(frames)
-    names = dict.fromkeys(name for hands in frames.values() for name in hands)
-    missing = next(
-        (np.full_like(joints, np.nan) for hands in frames.values() for joints in hands.values()), np.empty(0)
-    )
-    tracks = [[frames[stamp].get(name, missing) for stamp in stamps] for name in names]
+    every = {name: joints for hands in frames.values() for name, joints in hands.items()}
+    tracks = [[frames[stamp].get(name, np.full_like(every[name], np.nan)) for stamp in stamps] for name in every]
     return np.array(stamps, np.int64), np.array(tracks, np.float32)
 
 
@@ -200,12 +196,7 @@ def _hand_joints(hand: Any, layout: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
-    """Open a camera as a source of observations for `actrec.recordings.clip_recorder`.
-
-    Args:
-        driver: A name in `actrec.cameras.DRIVERS`.
-        options: Its settings.
-        images: Whether observations also write color and depth.
+    """Open a camera as a source of observations for the clip recorder; with `images` they write color and depth, too.
 
     Raises:
         ConfigError: The driver or an option is unknown.

@@ -42,24 +42,16 @@ class TrackerConfig:
 
 @dataclass
 class Track:
-    """State of one tracked body.
-
-    Attributes:
-        body, stamp_ns: Last detection and its stamp.
-        hits: Number of detections.
-        velocity, pixel_velocity: [3] m/s and [2] px/s.
-        duplicate_of: Id of the track beside which this one started, which may be the same person; empty once both were
-            detected apart.
-    """
+    """State of one tracked body."""
 
     body_id: str
-    body: Body
-    stamp_ns: int
-    hits: int = 1
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
-    pixel_velocity: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
+    body: Body  # last detection
+    stamp_ns: int  # of the last detection
+    hits: int = 1  # number of detections
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # m/s
+    pixel_velocity: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))  # px/s
     filter: OneEuro | None = None
-    duplicate_of: str = ""
+    duplicate_of: str = ""  # id of an older track of maybe the same person; empty once both were detected apart
 
     def predict(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Predict positions [V, 3] and pixels [V, 2] at `stamp_ns`, at constant velocity for at most 0.5 s."""

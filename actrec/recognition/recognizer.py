@@ -68,53 +68,31 @@ class RecognitionConfig:
 
 @dataclass(frozen=True)
 class ActionPrediction:
-    """The action of one body at one frame.
+    """The action of one body at one frame."""
 
-    Attributes:
-        body_id: The body's id; empty for a frame without bodies.
-        label: An action, or `unknown` (rejected, track too short, input missing, body lost, no body).
-        class_id: Index of the label; −1 for `unknown`.
-        confidence: Probability of the best class; 0 if the network did not run.
-        top_labels, top_probabilities: Best classes first, even if rejected; empty if the network did not run.
-        window_start_ns: Stamp of the oldest frame used.
-        stamp_ns: Stamp of the newest frame used.
-        model_name: Name of the model package.
-        reason: The missing inputs because of which the network did not run; else empty.
-    """
-
-    body_id: str
-    label: str
-    class_id: int
-    confidence: float
-    top_labels: tuple[str, ...]
+    body_id: str  # the body's id; empty for a frame without bodies
+    label: str  # an action, or `unknown` (rejected, track too short, input missing, body lost, no body)
+    class_id: int  # index of the label; −1 for `unknown`
+    confidence: float  # probability of the best class; 0 if the network did not run
+    top_labels: tuple[str, ...]  # best classes first, even if rejected; empty if the network did not run
     top_probabilities: tuple[float, ...]
-    window_start_ns: int
-    stamp_ns: int
-    model_name: str
-    reason: str = ""
+    window_start_ns: int  # stamp of the oldest frame used
+    stamp_ns: int  # stamp of the newest frame used
+    model_name: str  # name of the model package
+    reason: str = ""  # the missing inputs because of which the network did not run; else empty
 
 
 @dataclass
 class Counts:
-    """Counters of a recognizer since its start.
+    """Counters of a recognizer since its start."""
 
-    Attributes:
-        frames: Frames added.
-        labels: Predictions made by the network.
-        skipped: Predictions that were due in a frame for which `predict` was not called.
-        duplicates: Frames ignored because their stamp equals the previous one.
-        restarts: Windows restarted because of a gap or of stamps that jump back.
-        over_limit: Bodies ignored because `max_bodies` are tracked already.
-        missing_input: Predictions replaced by `unknown` because a required stream is missing.
-    """
-
-    frames: int = 0
-    labels: int = 0
-    skipped: int = 0
-    duplicates: int = 0
-    restarts: int = 0
-    over_limit: int = 0
-    missing_input: int = 0
+    frames: int = 0  # frames added
+    labels: int = 0  # predictions made by the network
+    skipped: int = 0  # predictions that were due in a frame for which `predict` was not called
+    duplicates: int = 0  # frames ignored because their stamp equals the previous one
+    restarts: int = 0  # windows restarted because of a gap or of stamps that jump back
+    over_limit: int = 0  # bodies ignored because `max_bodies` are tracked already
+    missing_input: int = 0  # predictions replaced by `unknown` because a required stream is missing
 
 
 @dataclass(frozen=True)
@@ -161,11 +139,7 @@ class ActionRecognizer:
         return self._session
 
     def set_session(self, session: Session) -> None:
-        """Replace the model. Tracks are kept, but their windows restart with the new model's length.
-
-        Raises:
-            PackageError: As for the constructor.
-        """
+        """Replace the model; tracks are kept, but their windows restart. Raises as the constructor."""
         inputs = ModelInputs.of(session, self.config.max_gap_s)
         buffers = StreamBuffers(inputs.frame_series(per_body=False))
         with self._lock:
@@ -206,11 +180,7 @@ class ActionRecognizer:
         return {stream: message for stream, message in found.items() if message}
 
     def add_skeletons(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
-        """Add one frame's tracked bodies to their windows.
-
-        Args:
-            stamp_ns: The frame's stamp.
-            bodies: In any layout that converts to kinect_v2_25, each with its own id.
+        """Add one frame's tracked bodies, in any layout that converts to kinect_v2_25, to their windows.
 
         Returns:
             One last `unknown` for each body whose track has ended.

@@ -22,9 +22,7 @@ from actrec.types import KEYS, NANOSECONDS, UNASSIGNED_HAND, Body, Face, Hand, I
 from actrec.utils.errors import InputError, PackageError
 
 FRAMES_PER_SAMPLE = 4
-
 BUFFERED_IMAGES = 32
-
 BUFFER_S = 1.0
 """How long an image is kept for the skeletons of its frame, and skeletons for their scene flow."""
 
@@ -32,15 +30,10 @@ _POINT_SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3)
 
 
 class BodyJoints(NamedTuple):
-    """One body's joints in one frame.
+    """One body's joints in one frame, NaN for missing."""
 
-    Attributes:
-        positions: [V, 3] m, NaN for missing.
-        pixels: [V, 2] px in the color image, NaN for missing; None if the model does not need them.
-    """
-
-    positions: np.ndarray
-    pixels: np.ndarray | None = None
+    positions: np.ndarray  # [V, 3] m
+    pixels: np.ndarray | None = None  # [V, 2] px in the color image; None if the model does not need them
 
 
 def joints_by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dict[str, BodyJoints]:
@@ -111,25 +104,15 @@ def faces_by_id(faces: Sequence[Face]) -> dict[str, dict[str, np.ndarray]]:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """The data that a model takes, as its package states it.
+    """The data that a model takes, as its package states it."""
 
-    Attributes:
-        layout: Layout of the tracked joints.
-        window: Length and number of samples.
-        bodies: M, number of bodies in a clip.
-        streams: Stream to whether the model requires it; see `actrec.features.streams`.
-        keys: Keys of a clip beside "bodies" from which inputs are computed.
-        frame_inputs: Inputs that are stacks of images, each computed from a single frame.
-        max_gap_s: A longer gap between observations of a point is not interpolated.
-    """
-
-    layout: str
-    window: WindowSpec
-    bodies: int
-    streams: Mapping[str, bool]
-    keys: frozenset[str]
-    frame_inputs: Sequence[tuple[InputSpec, FrameFeature]]
-    max_gap_s: float
+    layout: str  # layout of the tracked joints
+    window: WindowSpec  # length and number of samples
+    bodies: int  # M, number of bodies in a clip
+    streams: Mapping[str, bool]  # stream to whether the model requires it; see `actrec.features.streams`
+    keys: frozenset[str]  # keys of a clip beside "bodies" from which inputs are computed
+    frame_inputs: Sequence[tuple[InputSpec, FrameFeature]]  # stacks of images, each computed from one frame
+    max_gap_s: float  # a longer gap between observations of a point is not interpolated
 
     @classmethod
     def of(cls, session: Session, max_gap_s: float) -> "ModelInputs":
@@ -179,23 +162,14 @@ class ModelInputs:
 
 @dataclass
 class BodyTrack:
-    """One tracked body.
+    """One tracked body."""
 
-    Attributes:
-        window: Its joints.
-        points: Key of a clip to the points observed.
-        frames: Name of an input to the frames observed.
-        last_seen_ns: Stamp of the last frame with this body.
-        predicted_ns: Stamp of the last frame in which it was labeled.
-        smoothed, smoothed_ns: Moving average of its probabilities, and its stamp.
-    """
-
-    window: Window
-    points: dict[str, Series[np.ndarray]]
-    frames: dict[str, Series[np.ndarray]]
-    last_seen_ns: int = 0
-    predicted_ns: int | None = None
-    smoothed: np.ndarray | None = None
+    window: Window  # its joints
+    points: dict[str, Series[np.ndarray]]  # key of a clip to the points observed
+    frames: dict[str, Series[np.ndarray]]  # name of an input to the frames observed
+    last_seen_ns: int = 0  # stamp of the last frame with this body
+    predicted_ns: int | None = None  # stamp of the last frame in which it was labeled
+    smoothed: np.ndarray | None = None  # moving average of its probabilities, and its stamp
     smoothed_ns: int = 0
 
 
@@ -203,19 +177,15 @@ class BodyTrack:
 class StreamBuffers:
     """The newest messages of each stream.
 
-    Attributes:
-        frames: Observed frames of image stacks that show the whole scene, by input name.
-        skeletons, color, flow: Messages of the last second.
-        newest_ns: Stream to the stamp of its newest message. The joints of a hand model count as "bodies".
-        image_size: Width and height of the color image in px.
+    Messages of the last second are kept. The joints of a hand model count as "bodies".
     """
 
-    frames: dict[str, Series[np.ndarray]]
+    frames: dict[str, Series[np.ndarray]]  # observed frames of image stacks that show the whole scene, by input name
     skeletons: Series[dict[str, BodyJoints]] = field(default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES))
     color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
-    newest_ns: dict[str, int] = field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
+    newest_ns: dict[str, int] = field(default_factory=dict)  # stream to the stamp of its newest message
+    image_size: tuple[int, int] | None = None  # width and height of the color image in px
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""

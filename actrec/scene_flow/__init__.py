@@ -22,13 +22,9 @@ ColorDepth = tuple[np.ndarray, np.ndarray]
 
 
 class SceneFlow(ABC):
-    """Estimator of scene flow between two registered RGB-D images.
+    """Estimator of scene flow between two registered RGB-D images."""
 
-    Attributes:
-        config_class: The settings dataclass that the constructor builds from its options.
-    """
-
-    config_class: ClassVar[type]
+    config_class: ClassVar[type]  # the settings dataclass that the constructor builds from its options
 
     def estimate(
         self,

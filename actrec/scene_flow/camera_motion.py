@@ -7,6 +7,7 @@ A rotation shifts the whole image, near and far, by more pixels than a flow meth
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -28,13 +29,7 @@ _CLOSE_M = 0.02
 """Maximum residual of an inlier."""
 
 _CORNERS, _MIN_CORNERS, _MIN_SHARE = 300, 20, 1 / 3
-
-_LUCAS_KANADE = {
-    "winSize": (15, 15),
-    "maxLevel": 4,
-    "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.03),
-}
-
+_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.03)
 _START_SCALE_RAD, _END_SCALE_RAD = 0.04, 0.003
 
 _SURFACE_STEP = 0.02
@@ -43,15 +38,10 @@ _SURFACE_STEP = 0.02
 
 @dataclass(frozen=True)
 class CameraMotion:
-    """Motion of static points from the first camera's frame to the second's.
+    """Motion of static points from the first camera's frame to the second's."""
 
-    Attributes:
-        rotation: R, [3, 3].
-        translation: t, [3] m.
-    """
-
-    rotation: np.ndarray
-    translation: np.ndarray
+    rotation: np.ndarray  # R, [3, 3]
+    translation: np.ndarray  # t, [3] m
 
     @staticmethod
     def between(first: np.ndarray, second: np.ndarray) -> "CameraMotion":
@@ -72,12 +62,7 @@ def subtract_camera_motion(
 ) -> np.ndarray:
     """Remove the camera's motion from scene flow: return the scene's velocities in the first camera's frame.
 
-    Args:
-        flow: [H, W, 3] m/s at the first image's pixels.
-        depth: [H, W] m of the first image.
-        intrinsics: Of both images.
-        dt: Seconds between the images.
-        camera: The camera's motion.
+    Flow [H, W, 3] m/s and depth [H, W] m are of the first image, `dt` is the time between the images.
     """
     points, step = image_points(depth, intrinsics), np.float32(dt)
     rotation, translation = camera.rotation.astype(np.float32), camera.translation.astype(np.float32)
@@ -145,8 +130,9 @@ def estimate_rotation(first: RgbdFrame, second: RgbdFrame) -> np.ndarray | None:
     corners = cv2.goodFeaturesToTrack(gray0, _CORNERS, 0.003, first.intrinsics.width / 27)
     if corners is None:
         return None
-    forward, found, _ = cv2.calcOpticalFlowPyrLK(gray0, gray1, corners, None, **_LUCAS_KANADE)  # type: ignore[call-overload]
-    backward, found_again, _ = cv2.calcOpticalFlowPyrLK(gray1, gray0, forward, None, **_LUCAS_KANADE)  # type: ignore[call-overload]
+    track = partial(cv2.calcOpticalFlowPyrLK, nextPts=None, winSize=(15, 15), maxLevel=4, criteria=_CRITERIA)
+    forward, found, _ = track(gray0, gray1, corners)
+    backward, found_again, _ = track(gray1, gray0, forward)
     tracked = (found & found_again).ravel() > 0
     tracked &= np.linalg.norm(backward - corners, axis=-1).ravel() < 1
     if tracked.sum() < _MIN_CORNERS:
@@ -188,16 +174,10 @@ def rotation_degrees(rotation: np.ndarray) -> float:
 def flow_with_rotation(
     method: SceneFlow, first: RgbdFrame, second: RgbdFrame, dt: float, rotation: np.ndarray | None
 ) -> np.ndarray:
-    """Estimate scene flow after compensating the camera's rotation, which is included in the result.
+    """Estimate scene flow between two frames after compensating the camera's rotation, which the result includes.
 
-    Args:
-        method: Estimates the flow.
-        first, second: Frames of one camera, with color and depth.
-        dt: Seconds from the first to the second.
-        rotation: The camera's approximate rotation [3, 3], as from `estimate_rotation`; None if unknown.
-
-    Returns:
-        [H, W, 3] float32 m/s; NaN also outside the second image's field of view.
+    `rotation` [3, 3] is approximate, as from `estimate_rotation`; None if unknown. The flow is NaN also outside the
+    second image's field of view.
     """
     assert first.color is not None and first.depth is not None
     assert second.color is not None and second.depth is not None

@@ -31,18 +31,12 @@ class SceneFlowConfig:
 
 @dataclass(frozen=True)
 class Flow:
-    """Scene flow of one frame.
+    """Scene flow of one frame."""
 
-    Attributes:
-        stamp_ns, frame_id: Of the first frame of the pair.
-        velocity: [h, w, 3] float32 m/s at the first frame's pixels, NaN for unknown.
-        intrinsics: Of the flow image.
-    """
-
-    stamp_ns: int
+    stamp_ns: int  # of the first frame of the pair
     frame_id: str
-    velocity: np.ndarray
-    intrinsics: Intrinsics
+    velocity: np.ndarray  # [h, w, 3] float32 m/s at the first frame's pixels, NaN for unknown
+    intrinsics: Intrinsics  # of the flow image
 
 
 MotionLookup = Callable[[RgbdFrame, RgbdFrame], CameraMotion | None]
@@ -50,13 +44,10 @@ MotionLookup = Callable[[RgbdFrame, RgbdFrame], CameraMotion | None]
 
 
 class FlowPairs:
-    """Estimates the flow between each frame and the previous one.
+    """Estimator of the flow between each frame and the previous one.
 
-    Args:
-        method: Estimates the flow.
-        config: Image size, maximum gap and camera motion.
-        lookup: Looks up the camera's motion, for `camera_motion` "tf".
-        warn: Receives a message if the camera's motion cannot be estimated.
+    `lookup` returns the camera's motion, for `camera_motion` "tf". `warn` receives a message if the motion cannot be
+    estimated.
     """
 
     def __init__(
@@ -125,16 +116,9 @@ def resize(
 
 
 def flow_image(flow: np.ndarray, full_m_s: float = 1.0) -> np.ndarray:
-    """Draw scene flow with the color wheel: hue is the direction in the image, brightness the speed.
+    """Draw scene flow [H, W, 3] m/s as RGB [H, W, 3] uint8: hue is the direction in the image, brightness the speed.
 
     Right is red, down yellow-green, left cyan, up violet; motion along the optical axis is paler, unknown flow gray.
-
-    Args:
-        flow: [H, W, 3] m/s in the optical frame, NaN for unknown.
-        full_m_s: Speed of full brightness.
-
-    Returns:
-        [H, W, 3] uint8 RGB.
     """
     known = np.isfinite(flow).all(axis=-1)
     x, y, z = np.moveaxis(np.where(known[..., None], flow, 0), -1, 0)

@@ -66,17 +66,11 @@ Camera = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Level:
-    """An image at one size.
+    """An image at one size."""
 
-    Attributes:
-        gray: [H, W] float32, 0 to 255.
-        depth: [H, W] float32 m, 0 for missing.
-        camera: fx, fy, cx, cy.
-    """
-
-    gray: np.ndarray
-    depth: np.ndarray
-    camera: Camera
+    gray: np.ndarray  # [H, W] float32, 0 to 255
+    depth: np.ndarray  # [H, W] float32 m, 0 for missing
+    camera: Camera  # fx, fy, cx, cy
 
     def motion(self, flow: np.ndarray) -> np.ndarray:
         """Convert a flow [3, H, W] (pixels, pixels, m) from this image to a motion [H, W, 3] m; NaN without depth."""
@@ -109,13 +103,9 @@ def coarse_start(flow: np.ndarray | None, levels: int, shape: tuple[int, ...]) -
 
 
 _F = np.float32
-
 _MASK = (_F(1 / 16), _F(4 / 16), _F(6 / 16), _F(4 / 16), _F(1 / 16))
-
 _STEP = _F(DEPTH_STEP)
-
 _EPS = _F(1e-10)
-
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
