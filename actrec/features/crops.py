@@ -140,8 +140,8 @@ def hand_box(
 ) -> Box | None:
     """Return the square of `side_m` around the "left" or "right" hand of a body [V, 2]; it includes a held object.
 
-    Its center is that of the 21 hand points if detected, else of the wrist, hand and tip joints; None if neither is
-    visible or the body's size is unknown.
+    It is centered on the 21 hand points if detected, else on the wrist, hand and tip joints; None if neither is visible
+    or the body's size is unknown.
     """
     index = layouts.get(layout).index
     joints = pixels[[index[f"{joint}_{side}"] for joint in ("wrist", "hand", "hand_tip")]]
