@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import torch
+from torch import Tensor, nn
 
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package, zoo
@@ -20,14 +20,12 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import fusion
 from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
-from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx
+from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx, trace_module
 from actrec_models.training import initial_weights, provenance
 from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-_LOGITS = "logits"
 
 _PARITY_CLIPS = 3
 
@@ -63,82 +61,57 @@ def join_graphs(
             f"networks of ONNX operator sets {versions} cannot be joined: export them with the same version of actrec"
         )
     for k, (part, known) in enumerate(zip(parts, names, strict=True)):
-        renamed = {f"stream_{k}/{name}": shared for name, shared in known.items()}
-        for value in part.graph.input:
-            value.name = renamed[value.name]
-        for node in part.graph.node:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-    inputs = {value.name: value for part in parts for value in part.graph.input}
+        _rename(part, {f"stream_{k}/{name}": shared for name, shared in known.items()})
     logits = [part.graph.output[0].name for part in parts]
     classes = int(parts[0].graph.output[0].type.tensor_type.shape.dim[1].dim_value)
-    fused = _Nodes()
-    if method == "softmax":
-        fused.sum_softmaxes(logits, shares, _LOGITS)
-    else:
-        fused.weighted_sum(logits, shares, _LOGITS)
-    graph = helper.make_graph(
-        [*(node for part in parts for node in part.graph.node), *fused.nodes],
-        "fused",
-        list(inputs.values()),
-        [helper.make_tensor_value_info(_LOGITS, onnx.TensorProto.FLOAT, ["batch", classes])],
-        [*(tensor for part in parts for tensor in part.graph.initializer), *fused.constants],
+    examples = {f"logits_{k}": torch.zeros(2, classes) for k in range(len(parts))}
+    traced = onnx.load_model_from_string(
+        trace_module(Fusion(method, shares), examples, ["logits"], opset=opsets[0][""])
     )
-    model = helper.make_model(graph, opset_imports=parts[0].opset_import, producer_name="actrec")
+    head = onnx.compose.add_prefix(traced, "fused/")
+    _rename(head, {f"fused/logits_{k}": name for k, name in enumerate(logits)} | {"fused/logits": "logits"})
+    graph = onnx.helper.make_graph(
+        [node for part in (*parts, head) for node in part.graph.node],
+        "fused",
+        list({value.name: value for part in parts for value in part.graph.input}.values()),
+        head.graph.output,
+        [tensor for part in (*parts, head) for tensor in part.graph.initializer],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=parts[0].opset_import, producer_name="actrec")
     model.ir_version = max(part.ir_version for part in parts)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
-class _Nodes:
-    """ONNX nodes and constants that fuse logits; a node is called as its output."""
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Rename inputs and outputs of a graph."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
 
-    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append a node and return its output."""
-        self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
-        return output
+class Fusion(nn.Module):
+    """Fuse logits zₛ (N, classes) by "softmax" or "logits", as `join_graphs` defines, with shares wₛ."""
 
-    def constant(self, name: str, value: float) -> str:
-        """Append a float32 scalar and return its name."""
-        self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
-        return name
+    def __init__(self, method: str, shares: Sequence[float]):
+        super().__init__()
+        self.method = method
+        self.w: Tensor
+        self.register_buffer("w", torch.tensor(shares, dtype=torch.float32).reshape(-1, 1, 1))
 
-    def sum(self, values: Sequence[str], output: str) -> str:
-        """Append Σ vₛ, by Add, which computes in any precision."""
-        total = values[0]
-        for k, value in enumerate(values[1:], start=1):
-            total = self.add("Add", [total, value], output if k == len(values) - 1 else f"{output}/to_{k}")
-        return total
-
-    def weighted_sum(self, values: Sequence[str], shares: Sequence[float], output: str) -> str:
-        """Append Σ wₛ vₛ."""
-        weighted = [
-            self.add("Mul", [value, self.constant(f"{output}/{k}/share", share)], f"{output}/{k}/weighted")
-            for k, (value, share) in enumerate(zip(values, shares, strict=True))
-        ]
-        return self.sum(weighted, output)
-
-    def sum_softmaxes(self, logits: Sequence[str], shares: Sequence[float], output: str) -> str:
-        """Append log Σ exp(log wₛ + log softmax(zₛ)) + Σ wₛ log Σ exp(zₛ), the largest term factored out."""
-        logs, levels = [], []
-        for k, (name, share) in enumerate(zip(logits, shares, strict=True)):
-            own = f"fused/{k}"
-            log = self.add("LogSoftmax", [name], f"{own}/log", axis=1)
-            logs.append(self.add("Add", [log, self.constant(f"{own}/log_share", math.log(share))], f"{own}/weighted"))
-            # z − log softmax(z) is log Σ exp(z) for every class; it is most exact for the largest.
-            best = self.add("ReduceMax", [name], f"{own}/best", axes=[1], keepdims=1)
-            best_log = self.add("ReduceMax", [log], f"{own}/best_log", axes=[1], keepdims=1)
-            levels.append(self.add("Sub", [best, best_log], f"{own}/level"))
-        largest, exponentials = self.add("Max", logs, "fused/max"), []
-        for k, log in enumerate(logs):
-            shifted = self.add("Sub", [log, largest], f"fused/{k}/shifted")
-            exponentials.append(self.add("Exp", [shifted], f"fused/{k}/exp"))
-        log = self.add("Log", [self.sum(exponentials, "fused/sum")], "fused/log")
-        scores = self.add("Add", [log, largest], "fused/scores")
-        return self.add("Add", [scores, self.weighted_sum(levels, shares, "fused/level")], output)
+    def forward(self, *logits: Tensor) -> Tensor:
+        """Return (N, classes)."""
+        z = torch.stack(logits)  # (S, N, classes)
+        if self.method == "logits":
+            return (self.w * z).sum(dim=0)
+        log = z.log_softmax(dim=2)
+        # z − log softmax(z) is log Σ exp(z) for every class; it is most exact for the largest.
+        level = z.amax(dim=2, keepdim=True) - log.amax(dim=2, keepdim=True)  # (S, N, 1)
+        terms = log + self.w.log()
+        best = terms.amax(dim=0)
+        return best + (terms - best).exp().sum(dim=0).log() + (self.w * level).sum(dim=0)
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------

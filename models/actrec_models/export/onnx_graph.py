@@ -9,8 +9,9 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -252,9 +253,9 @@ def check_operators(network: Network, content: bytes) -> None:
 class _Positional(nn.Module):
     """Network, or its step, with positional inputs and outputs, as the ONNX exporter needs."""
 
-    def __init__(self, module: Network | Step, names: Sequence[str]):
+    def __init__(self, module: Network | Step, names: Iterable[str]):
         super().__init__()
-        self.network, self.names = module, names
+        self.network, self.names = module, list(names)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         outputs = self.network(**dict(zip(self.names, inputs, strict=True)))
@@ -264,10 +265,16 @@ class _Positional(nn.Module):
         return outputs
 
 
-def _trace(
-    module: Network | Step, inputs: Mapping[str, Tensor], outputs: Sequence[str], rows: Mapping[str, str]
+def trace_module(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    rows: Mapping[str, str] = MappingProxyType({}),
+    opset: int = OPSET,
 ) -> bytes:
-    """Export a network or step without checks; the first axis of each tensor is dynamic, named "batch" or as in `rows`.
+    """Export a module with positional inputs without checks; it is in evaluation mode afterwards.
+
+    The first axis of each tensor is dynamic; it is named "batch", or as in `rows`.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
@@ -280,15 +287,10 @@ def _trace(
         warnings.simplefilter("ignore", UserWarning)
         try:
             torch.onnx.export(
-                _Positional(module, list(inputs)).eval(),
-                tuple(inputs.values()),
-                buffer,
-                input_names=list(inputs),
-                output_names=list(outputs),
+                module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), output_names=list(outputs),
                 dynamic_axes={name: {0: rows.get(name, "batch")} for name in (*inputs, *outputs)},
-                opset_version=OPSET,
-                dynamo=False,
-            )
+                opset_version=opset, dynamo=False,
+            )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             raise PackageError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
     if buffer.tell() > _MESSAGE_BYTES:
@@ -298,8 +300,9 @@ def _trace(
 
 
 def trace(network: Network) -> bytes:
-    """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `to_onnx`."""
-    return _trace(network, example_inputs(network, 2), ["logits"], {})
+    """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `trace_module`."""
+    inputs = example_inputs(network, 2)
+    return trace_module(_Positional(network, inputs), inputs, ["logits"])
 
 
 def to_onnx(network: Network) -> bytes:
@@ -358,7 +361,7 @@ def step_to_onnx(network: Network) -> bytes:
 def _trace_step(step: Step) -> bytes:
     inputs, outputs = step.example_inputs, ["logits", *(f"new_{state.name}" for state in step.states)]
     rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
-    model = onnx.load_model_from_string(_trace(step, inputs, outputs, rows))
+    model = onnx.load_model_from_string(trace_module(_Positional(step, inputs), inputs, outputs, rows))
     shapes = [(step.network.config.num_classes,), *((state.shape[0], 1, state.shape[1]) for state in step.states)]
     for value, shape in zip(model.graph.output, shapes, strict=True):  # not always inferred by the exporter
         for axis, size in enumerate(shape, start=1):
