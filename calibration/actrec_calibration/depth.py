@@ -44,8 +44,7 @@ MIN_DISTANCE_RATIO = 1.3
 """Ratio of the farthest to the nearest board that separates a scale from a bias."""
 
 MIN_TILT = 8.0
-"""Degrees, root mean square about the axis about which the boards' normals rotate least. Below it depth alone does not
-determine the depth camera's position."""
+"""Degrees, root mean square about the axis about which the boards' normals rotate least, for depth without infrared."""
 
 MAX_SIGMA_M, MAX_SIGMA_DEG = 0.005, 0.25
 """A less certain result is refused."""
@@ -116,6 +115,32 @@ class DepthCalibration:
     rejected: dict[str, str]
 
 
+def calibrate(board: Board, views: list[RgbdView], cameras: CameraPair, model: str = "scale") -> DepthCalibration:
+    """Calibrate the extrinsics (unless they are known) and the correction of the readings.
+
+    Args:
+        board: Board in the views.
+        views: Views by both cameras.
+        cameras: Intrinsics of both cameras.
+        model: One of `MODELS`.
+
+    Raises:
+        InputError: Too few views, or the views leave an unknown undetermined; the message names the missing views.
+    """
+    if model not in MODELS:
+        raise InputError(f"model is '{model}', expected {', '.join(MODELS)}")
+    problem = _Problem(board, views, cameras, model)
+    geometry = DepthGeometry(problem.initial_transform())
+    for number in range(ROUNDS):
+        readings = problem.collect_readings(geometry, FIRST_GATE_M if number == 0 else GATE_M)
+        solution = problem.solve(readings, geometry)
+        geometry = problem.unpack(solution.shared)
+    return problem.result(solution, readings)
+
+
+# -- readings ----------------------------------------------------------------------------------------------------------
+
+
 def plane_depth(pose: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Return [N] m along the optical axis at which rays [N, 3] intersect the plane z = 0 of a pose."""
     normal = pose[:3, 2]
@@ -125,7 +150,7 @@ def plane_depth(pose: np.ndarray, rays: np.ndarray) -> np.ndarray:
 def board_readings(
     depth: np.ndarray, camera: Intrinsics, pose: np.ndarray, outline: np.ndarray, gate: float = FIRST_GATE_M
 ) -> DepthReadings | None:
-    """Collect the readings on a board.
+    """Collect the readings on a board; None if fewer than `MIN_READINGS` lie on one plane there.
 
     Args:
         depth: [H, W] m, NaN if missing.
@@ -133,13 +158,10 @@ def board_readings(
         pose: [4, 4] approximate pose of the board in the depth camera.
         outline: [K, 3] corners of the board, m, in order.
         gate: Maximum distance in m between a reading and the approximate board.
-
-    Returns:
-        None if fewer than `MIN_READINGS` readings lie on one plane there.
     """
     v, u = np.nonzero(_board_mask(depth.shape, camera, pose, outline) & np.isfinite(depth) & (depth > 0))
     rays, values = image_rays(camera)[v, u], depth[v, u].astype(np.float64)
-    near = np.abs(values - plane_depth(pose, rays)) <= gate if len(values) else np.zeros(0, bool)
+    near = np.abs(values - plane_depth(pose, rays)) <= gate
     rays, values = rays[near], values[near]
     if len(values) < MIN_READINGS:
         return None
@@ -179,17 +201,8 @@ def _fit_plane(rays: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, float]:
     return inliers, sigma
 
 
-def board_distances(boards: list[np.ndarray], outline: np.ndarray) -> np.ndarray:
-    """Return [V] m along the optical axis to the center of the board, from its poses in the camera."""
-    return np.array([transform(pose, outline.mean(0))[2] for pose in boards])
-
-
 def check_distances(distances: np.ndarray) -> None:
-    """Check that boards at these distances determine a depth scale.
-
-    Raises:
-        InputError: They are all at nearly one distance.
-    """
+    """Raise InputError if boards at these distances do not determine a depth scale."""
     if distances.max() < MIN_DISTANCE_RATIO * distances.min():
         raise InputError(
             f"the boards are at {distances.min():.2f} to {distances.max():.2f} m: too similar to separate a depth "
@@ -198,25 +211,45 @@ def check_distances(distances: np.ndarray) -> None:
         )
 
 
+def _check_tilts(normals: np.ndarray) -> None:
+    """Raise InputError unless the boards' normals span all directions, so that their planes determine the transform."""
+    _, singular, axes = np.linalg.svd(normals - normals.mean(0))
+    tilts = np.degrees(np.arcsin(np.minimum(singular / np.sqrt(len(normals)), 1)))
+    advice = "or add infrared images of the depth camera"
+    if tilts[0] < MIN_TILT:
+        raise InputError(
+            f"the boards are all parallel (they tilt by {tilts[0]:.0f}°): depth alone does not determine the depth "
+            "camera's position, nor its distance along z separately from a depth bias; tilt the board by 30° to 45° "
+            f"about two axes, {advice}"
+        )
+    if tilts[1] < MIN_TILT:
+        missing = "up and down" if abs(axes[0][0]) > abs(axes[0][1]) else "left and right"
+        raise InputError(
+            "the boards tilt one way only: depth alone then leaves a shift of the camera undetermined; tilt the board "
+            f"{missing} as well, {advice}"
+        )
+
+
 def residuals_by_distance(
-    boards: list[np.ndarray], readings: list[DepthReadings], scale: float, bias: float, outline: np.ndarray
+    boards: list[np.ndarray], readings: list[DepthReadings], geometry: DepthGeometry, outline: np.ndarray
 ) -> list[dict[str, Any]]:
     """Tabulate the median error of the readings of each view before and after correction, near to far.
 
     Args:
         boards: [4, 4] pose of each board in the depth camera.
         readings: Readings on each board.
-        scale, bias: Correction.
+        geometry: Correction.
         outline: Corners of the board.
     """
     rows = []
-    for board, reading, distance in zip(boards, readings, board_distances(boards, outline), strict=True):
+    for board, reading in zip(boards, readings, strict=True):
         true = plane_depth(board, reading.rays)
+        corrected = geometry.scale * reading.depth + geometry.bias
         rows.append(
             {
-                "distance_m": round(float(distance), 3),
+                "distance_m": round(float(_distance(board, outline)), 3),
                 "as_read_mm": round(1e3 * float(np.median(reading.depth - true)), 2),
-                "corrected_mm": round(1e3 * float(np.median(scale * reading.depth + bias - true)), 2),
+                "corrected_mm": round(1e3 * float(np.median(corrected - true)), 2),
                 "noise_mm": round(1e3 * reading.sigma, 2),
                 "pixels": reading.count,
             }
@@ -224,27 +257,12 @@ def residuals_by_distance(
     return sorted(rows, key=lambda row: row["distance_m"])
 
 
-def calibrate(board: Board, views: list[RgbdView], cameras: CameraPair, model: str = "scale") -> DepthCalibration:
-    """Calibrate the extrinsics (unless they are known) and the correction of the readings.
+def _distance(board: np.ndarray, outline: np.ndarray) -> float:
+    """Return m along the optical axis to the center of the board."""
+    return float(transform(board, outline.mean(0))[2])
 
-    Args:
-        board: Board in the views.
-        views: Views by both cameras.
-        cameras: Intrinsics of both cameras.
-        model: One of `MODELS`.
 
-    Raises:
-        InputError: Too few views, or the views leave an unknown undetermined; the message names the missing views.
-    """
-    if model not in MODELS:
-        raise InputError(f"model is '{model}', expected {', '.join(MODELS)}")
-    problem = _Problem(board, views, cameras, model)
-    to_color, scale, bias = problem.initial_transform(), 1.0, 0.0
-    for number in range(ROUNDS):
-        readings = problem.collect_readings(to_color, scale, bias, FIRST_GATE_M if number == 0 else GATE_M)
-        solution = problem.solve(readings, to_color, scale, bias)
-        to_color, scale, bias = problem.unpack(solution.shared)
-    return problem.result(solution, readings)
+# -- least squares -----------------------------------------------------------------------------------------------------
 
 
 class _Problem:
@@ -260,27 +278,10 @@ class _Problem:
         self.rejected: dict[str, str] = {}
         self.views: list[RgbdView] = []
         self.boards: list[np.ndarray] = []
-        self.corner_sigma = max(self._estimate_boards(views), MIN_CORNER_SIGMA_PX)
-        self.infrared = sum(view.infrared is not None for view in self.views)
-        # Without a correction, biased readings would only distort the transform: infrared corners alone determine it.
-        self.use_depth = not (model == "none" and self.infrared and self.pose_size)
-        if len(self.views) < MIN_VIEWS:
-            raise InputError(
-                f"{len(self.views)} of {len(views)} views show the board well enough; {MIN_VIEWS} are needed, 15 for "
-                "an accurate result: take more"
-            )
-        if board.ambiguous and self.infrared:
-            raise InputError(
-                "this chessboard looks the same after half a turn, so its corners cannot be matched between the "
-                "images: use a ChArUco board, or one with an odd and an even number of corners"
-            )
-
-    def _estimate_boards(self, views: list[RgbdView]) -> float:
-        """Estimate the board's pose in each view; return the standard deviation of a corner's coordinate, px."""
         errors = []
         for view in views:
             try:
-                found = estimate_board_pose(self.board.points[view.color.ids], view.color.pixels, self.cameras.color)
+                found = estimate_board_pose(board.points[view.color.ids], view.color.pixels, cameras.color)
             except InputError as error:
                 self.rejected[view.name] = str(error)
                 continue
@@ -288,7 +289,20 @@ class _Problem:
             self.views.append(RgbdView(view.name, corners, view.depth, view.infrared))
             self.boards.append(found.pose)
             errors.append(found.rms)
-        return float(np.median(errors)) / np.sqrt(2) if errors else 0.0
+        if len(self.views) < MIN_VIEWS:
+            raise InputError(
+                f"{len(self.views)} of {len(views)} views show the board well enough; {MIN_VIEWS} are needed, 15 for "
+                "an accurate result: take more"
+            )
+        self.corner_sigma = max(float(np.median(errors)) / np.sqrt(2), MIN_CORNER_SIGMA_PX)
+        self.infrared = sum(view.infrared is not None for view in self.views)
+        # Without a correction, biased readings would only distort the transform: infrared corners alone determine it.
+        self.use_depth = not (model == "none" and self.infrared and self.pose_size)
+        if board.ambiguous and self.infrared:
+            raise InputError(
+                "this chessboard looks the same after half a turn, so its corners cannot be matched between the "
+                "images: use a ChArUco board, or one with an odd and an even number of corners"
+            )
 
     def initial_transform(self) -> np.ndarray:
         """Return the initial depth → color: given, the median over the infrared images, or the identity."""
@@ -303,16 +317,15 @@ class _Problem:
                 vectors.append(pose_to_vector(board @ invert(in_depth)))
         return pose_from_vector(np.median(vectors, axis=0)) if vectors else np.eye(4)
 
-    def collect_readings(
-        self, to_color: np.ndarray, scale: float, bias: float, gate: float
-    ) -> list[DepthReadings | None]:
+    def collect_readings(self, geometry: DepthGeometry, gate: float) -> list[DepthReadings | None]:
         """Collect the depth readings on each board, given the current solution."""
+        scale, bias = geometry.scale, geometry.bias
         readings: list[DepthReadings | None] = []
         for view, board in zip(self.views, self.boards, strict=True):
             found = None
             if view.depth is not None:
-                corrected = view.depth.astype(np.float64) * scale + bias
-                found = board_readings(corrected, self.cameras.depth, invert(to_color) @ board, self.outline, gate)
+                corrected, in_depth = view.depth.astype(np.float64) * scale + bias, invert(geometry.to_color) @ board
+                found = board_readings(corrected, self.cameras.depth, in_depth, self.outline, gate)
             if found is not None:
                 found = DepthReadings(found.rays, (found.depth - bias) / scale, found.sigma / scale, found.count)
             readings.append(found)
@@ -328,27 +341,24 @@ class _Problem:
                 "needed: check that color and depth belong together, and the board's distance to the depth camera"
             )
         if self.model == "scale":
-            check_distances(board_distances(with_depth, self.outline))
+            check_distances(np.array([_distance(board, self.outline) for board in with_depth]))
         if self.pose_size and not self.infrared:
             _check_tilts(np.array([board[:3, 2] for board in with_depth]))
 
-    def unpack(self, shared: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Return depth → color, scale and bias of the shared unknowns."""
-        to_color = pose_from_vector(shared[:6]) if self.pose_size else self.cameras.to_color
-        assert to_color is not None
+    def unpack(self, shared: np.ndarray) -> DepthGeometry:
+        """Return the geometry of the shared unknowns."""
+        to_color = self.cameras.to_color if self.cameras.to_color is not None else pose_from_vector(shared[:6])
         bias, scale = (*shared[self.pose_size :], 0.0, 0.0)[:2]
-        return to_color, 1 + float(scale), float(bias)
+        return DepthGeometry(to_color, 1 + float(scale), float(bias))
 
-    def solve(
-        self, readings: list[DepthReadings | None], to_color: np.ndarray, scale: float, bias: float
-    ) -> solver.Solution:
+    def solve(self, readings: list[DepthReadings | None], geometry: DepthGeometry) -> solver.Solution:
         """Solve for these readings, and keep the boards' poses for the next round."""
         initial_boards = list(self.boards)
 
         def residuals(shared: np.ndarray, own: np.ndarray, number: int) -> np.ndarray:
-            transform, scale, bias = self.unpack(shared)
+            geometry = self.unpack(shared)
             board = initial_boards[number] @ pose_from_vector(own)
-            in_depth = invert(transform) @ board
+            in_depth = invert(geometry.to_color) @ board
             view, reading = self.views[number], readings[number]
             parts = [self._corner_errors(view.color, board, self.cameras.color).ravel() / self.corner_sigma]
             if view.infrared is not None and self.pose_size:
@@ -356,12 +366,12 @@ class _Problem:
                 parts.append(errors.ravel() / self.corner_sigma)
             if reading is not None and self.use_depth:
                 # Compare raw readings, because the noise is in them: corrected ones would bias the scale down.
-                expected = (plane_depth(in_depth, reading.rays) - bias) / scale
+                expected = (plane_depth(in_depth, reading.rays) - geometry.bias) / geometry.scale
                 parts.append((reading.depth - expected) / reading.sigma)
             return np.concatenate(parts)
 
-        correction = np.array([bias, scale - 1])[: self.correction_size]
-        initial = np.concatenate([pose_to_vector(to_color)[: self.pose_size], correction])
+        correction = np.array([geometry.bias, geometry.scale - 1])[: self.correction_size]
+        initial = np.concatenate([pose_to_vector(geometry.to_color)[: self.pose_size], correction])
         solution = solver.solve(residuals, initial, np.zeros((len(initial_boards), 6)))
         self.boards = [b @ pose_from_vector(own) for b, own in zip(initial_boards, solution.own, strict=True)]
         return solution
@@ -371,38 +381,34 @@ class _Problem:
 
     def result(self, solution: solver.Solution, readings: list[DepthReadings | None]) -> DepthCalibration:
         """Return the result, unless it is too uncertain."""
-        to_color, scale, bias = self.unpack(solution.shared)
+        geometry = self.unpack(solution.shared)
         sigma_deg, sigma_m = np.zeros(3), np.zeros(3)
         if self.pose_size:
             sigma_deg = rotation_sigma_deg(solution.shared[:6], solution.covariance[:3, :3])
             sigma_m = solution.sigma[3:6]
             self._check_certain(sigma_deg, sigma_m, solution)
-        with_depth = [number for number, reading in enumerate(readings) if reading is not None]
-        for view, reading in zip(self.views, readings, strict=True):
-            if reading is None and view.depth is not None and with_depth:
-                self.rejected[view.name] = "its depth shows no plane at the board"
-        boards_in_depth = [invert(to_color) @ board for board in self.boards]
+        boards, with_depth = [], []
         color, infrared = [np.zeros((0, 2))], [np.zeros((0, 2))]
-        for view, board, in_depth in zip(self.views, self.boards, boards_in_depth, strict=True):
+        for view, board, reading in zip(self.views, self.boards, readings, strict=True):
+            in_depth = invert(geometry.to_color) @ board
             color.append(self._corner_errors(view.color, board, self.cameras.color))
             if view.infrared is not None:
                 infrared.append(self._corner_errors(view.infrared, in_depth, self.cameras.depth))
+            if reading is not None:
+                boards.append(in_depth)
+                with_depth.append(reading)
+            elif view.depth is not None and any(reading is not None for reading in readings):
+                self.rejected[view.name] = "its depth shows no plane at the board"
         sigma_bias, sigma_scale = (*solution.sigma[self.pose_size :], 0.0, 0.0)[:2]
         return DepthCalibration(
-            geometry=DepthGeometry(to_color, scale, bias),
+            geometry=geometry,
             sigma_m=sigma_m,
             sigma_deg=sigma_deg,
             sigma_scale=float(sigma_scale),
             sigma_bias=float(sigma_bias),
             rms_color=rms(np.concatenate(color)),
             rms_infrared=rms(np.concatenate(infrared)),
-            rows=residuals_by_distance(
-                [boards_in_depth[number] for number in with_depth],
-                [reading for reading in readings if reading is not None],
-                scale,
-                bias,
-                self.outline,
-            ),
+            rows=residuals_by_distance(boards, with_depth, geometry, self.outline),
             views=len(self.views),
             rejected=self.rejected,
         )
@@ -419,27 +425,4 @@ class _Problem:
             f"depth → color is determined to {1e3 * sigma_m.max():.1f} mm and {sigma_deg.max():.2f}° only{confounded}: "
             "show the board tilted by 30° to 45° to the left, right, up and down, near the image's edges as well, or "
             "add infrared images"
-        )
-
-
-def _check_tilts(normals: np.ndarray) -> None:
-    """Check that the boards' planes determine the transform: their normals must span all directions.
-
-    Raises:
-        InputError: The boards are parallel, or tilt about one axis only.
-    """
-    _, singular, axes = np.linalg.svd(normals - normals.mean(0))
-    tilts = np.degrees(np.arcsin(np.minimum(singular / np.sqrt(len(normals)), 1)))
-    advice = "or add infrared images of the depth camera"
-    if tilts[0] < MIN_TILT:
-        raise InputError(
-            f"the boards are all parallel (they tilt by {tilts[0]:.0f}°): depth alone does not determine the depth "
-            "camera's position, nor its distance along z separately from a depth bias; tilt the board by 30° to 45° "
-            f"about two axes, {advice}"
-        )
-    if tilts[1] < MIN_TILT:
-        missing = "up and down" if abs(axes[0][0]) > abs(axes[0][1]) else "left and right"
-        raise InputError(
-            "the boards tilt one way only: depth alone then leaves a shift of the camera undetermined; tilt the board "
-            f"{missing} as well, {advice}"
         )

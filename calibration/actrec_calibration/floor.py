@@ -50,7 +50,6 @@ class Floor:
         rays: [N, 3] directions, z = 1, of readings on the floor.
         depth: [N] m.
         sigma: [N] standard deviation of each reading, m.
-        share: Share of the visible surface that is floor.
     """
 
     normal: np.ndarray
@@ -58,7 +57,6 @@ class Floor:
     rays: np.ndarray
     depth: np.ndarray
     sigma: np.ndarray
-    share: float
 
     @property
     def pitch(self) -> float:
@@ -115,16 +113,63 @@ class FloorCalibration:
     board_angle_deg: float
 
 
-class _Readings:
-    """Readings of a depth image, compared with a plane (normal, height)."""
+def find_floor(
+    depth: np.ndarray, camera: Intrinsics, up: tuple[float, float, float] = (0, -1, 0), seed: int = 0
+) -> Floor:
+    """Find the largest plane below the camera, by area in m², that is compatible with the up direction.
 
-    def __init__(self, depth: np.ndarray, camera: Intrinsics):
-        v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
-        if len(v) < 1000:
-            raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")
-        self.rays = pixel_rays(np.stack([u, v], axis=1), camera)
-        self.depth = depth[v, u].astype(np.float64)
-        self.sigma = _max_distance(self.depth)  # of each reading; first a coarse bound
+    Args:
+        depth: [H, W] m, NaN if missing.
+        camera: Intrinsics of the depth image.
+        up: Approximate up direction in the optical frame: 0, −1, 0 for an upright camera.
+        seed: Seed of RANSAC.
+
+    Raises:
+        InputError: There is no such plane, or much of the visible surface is below it (a table).
+    """
+    v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
+    if len(v) < 1000:
+        raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")
+    readings = _Readings(pixel_rays(np.stack([u, v], axis=1), camera), depth[v, u].astype(np.float64))
+    random = np.random.default_rng(seed)
+    sample = random.choice(len(readings.depth), min(RANSAC_POINTS, len(readings.depth)), replace=False)
+    points = readings.rays[sample] * readings.depth[sample, None]
+    normal, height = _ransac_plane(points, np.array(up, np.float64), random)
+    on = readings.on_floor(normal, height, MAX_DEPTH)
+    nearest = float(np.percentile(readings.floor_depth(normal, height)[on], 2)) if on.any() else MAX_DEPTH
+    reach = min(MAX_DEPTH, max(NEAR_DEPTH, NEAR_FACTOR * nearest))
+    for _ in range(8):
+        on = readings.on_floor(normal, height, reach)
+        normal, height = readings.fit_floor(on, normal, height)
+        readings.update_sigma(normal, height, on)
+    area = readings.depth**2
+    share = float(area[readings.on_floor(normal, height, MAX_DEPTH)].sum() / area.sum())
+    if share < MIN_FLOOR_SHARE or height <= 0:
+        raise InputError(
+            f"the largest level plane is {share:.0%} of the visible surface: point the camera at the floor"
+        )
+    below = readings.rays @ normal * readings.depth + height < -0.05 - _max_distance(readings.depth)
+    if area[below].sum() > MAX_SHARE_BELOW * area.sum():
+        raise InputError(
+            f"much of the visible surface is below the largest level plane, {height:.2f} m under the camera: is it a "
+            "table? point the camera at the floor"
+        )
+    on = readings.on_floor(normal, height, reach)
+    thinned = np.flatnonzero(on)[np.unique(np.linspace(0, on.sum() - 1, MAX_READINGS).astype(int))]
+    return Floor(normal, height, readings.rays[thinned], readings.depth[thinned], readings.sigma[thinned])
+
+
+def _max_distance(z: np.ndarray) -> np.ndarray:
+    """Return the distance in m from the floor that noise explains at depth z."""
+    return np.asarray(0.01 + 0.005 * z**2)
+
+
+class _Readings:
+    """Readings [N] of a depth image with their rays [N, 3], compared with a plane (normal, height)."""
+
+    def __init__(self, rays: np.ndarray, depth: np.ndarray):
+        self.rays, self.depth = rays, depth
+        self.sigma = _max_distance(depth)  # of each reading; first a coarse bound
 
     def floor_depth(self, normal: np.ndarray, height: float) -> np.ndarray:
         """Return [N] depth of the floor along the rays; infinite above the horizon."""
@@ -143,6 +188,17 @@ class _Readings:
         near: np.ndarray = np.abs(self.depth - true) * facing <= limit
         return near & (true < reach)
 
+    def fit_floor(self, on: np.ndarray, normal: np.ndarray, height: float) -> tuple[np.ndarray, float]:
+        """Fit the plane by least squares in the inverse depth, in which it is linear, weighted by the depth error."""
+        z = self.depth[on]
+        if len(z) < 100:
+            raise InputError("no plane below the camera is even enough: point the camera at an even floor")
+        weight = z * self.floor_depth(normal, height)[on] / self.sigma[on]
+        plane = np.linalg.lstsq(self.rays[on] * weight[:, None], weight / z, rcond=None)[0]  # −normal / height
+        size = float(np.linalg.norm(plane))
+        fitted = -plane / size
+        return (fitted, 1 / size) if fitted @ normal > 0 else (-fitted, -1 / size)
+
     def update_sigma(self, normal: np.ndarray, height: float, on: np.ndarray) -> None:
         """Estimate the noise by depth from the readings on the floor: objects on the floor would tilt the fit."""
         floor_depth = self.floor_depth(normal, height)
@@ -151,57 +207,6 @@ class _Readings:
         medians = [float(np.median(true[part])) for part in parts]
         spread = [1.4826 * float(np.median(np.abs(readings[part] - true[part]))) for part in parts]
         self.sigma = np.maximum(np.interp(floor_depth, medians, spread), 2e-4)
-
-
-def find_floor(
-    depth: np.ndarray, camera: Intrinsics, up: tuple[float, float, float] = (0, -1, 0), seed: int = 0
-) -> Floor:
-    """Find the largest plane below the camera, by area in m², that is compatible with the up direction.
-
-    Args:
-        depth: [H, W] m, NaN if missing.
-        camera: Intrinsics of the depth image.
-        up: Approximate up direction in the optical frame: 0, −1, 0 for an upright camera.
-        seed: Seed of RANSAC.
-
-    Raises:
-        InputError: There is no such plane, or much of the visible surface is below it (a table).
-    """
-    readings = _Readings(depth, camera)
-    random = np.random.default_rng(seed)
-    sample = random.choice(len(readings.depth), min(RANSAC_POINTS, len(readings.depth)), replace=False)
-    points = readings.rays[sample] * readings.depth[sample, None]
-    normal, height = _ransac_plane(points, np.array(up, np.float64), random)
-    reach = _fit_depth(readings, normal, height)
-    for _ in range(8):
-        on = readings.on_floor(normal, height, reach)
-        normal, height = _fit_floor(readings, on, normal, height)
-        readings.update_sigma(normal, height, on)
-    _check_floor(readings, normal, height)
-    on = readings.on_floor(normal, height, reach)
-    thinned = np.flatnonzero(on)[np.unique(np.linspace(0, on.sum() - 1, MAX_READINGS).astype(int))]
-    share = _floor_share(readings, normal, height)
-    return Floor(normal, height, readings.rays[thinned], readings.depth[thinned], readings.sigma[thinned], share)
-
-
-def _fit_depth(readings: _Readings, normal: np.ndarray, height: float) -> float:
-    """Return the depth up to which the floor is fitted, m."""
-    on = readings.on_floor(normal, height, MAX_DEPTH)
-    nearest = float(np.percentile(readings.floor_depth(normal, height)[on], 2)) if on.any() else MAX_DEPTH
-    return min(MAX_DEPTH, max(NEAR_DEPTH, NEAR_FACTOR * nearest))
-
-
-def _max_distance(z: np.ndarray) -> np.ndarray:
-    """Return the distance in m from the floor that noise explains at depth z."""
-    return np.asarray(0.01 + 0.005 * z**2)
-
-
-def _area(z: np.ndarray) -> np.ndarray:
-    """Return the relative area that a pixel at depth z covers on a surface that faces the camera.
-
-    The factor of oblique surfaces is ignored: it would favor planes that graze far readings by chance.
-    """
-    return np.asarray(z**2)
 
 
 def _ransac_plane(points: np.ndarray, up: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -218,40 +223,9 @@ def _ransac_plane(points: np.ndarray, up: np.ndarray, random: np.random.Generato
             "(--up) if it is not mounted upright"
         )
     on = np.abs(normals @ points.T + heights[:, None]) <= _max_distance(points[:, 2])
-    best = int((on @ _area(points[:, 2])).argmax())
+    # By area, for surfaces that face the camera: the factor of oblique ones favors planes that graze far readings.
+    best = int((on @ points[:, 2] ** 2).argmax())
     return normals[best], float(heights[best])
-
-
-def _fit_floor(readings: _Readings, on: np.ndarray, normal: np.ndarray, height: float) -> tuple[np.ndarray, float]:
-    """Fit the plane by least squares in the inverse depth, in which it is linear, weighted by the depth error."""
-    z = readings.depth[on]
-    if len(z) < 100:
-        raise InputError("no plane below the camera is even enough: point the camera at an even floor")
-    weight = z * readings.floor_depth(normal, height)[on] / readings.sigma[on]
-    plane = np.linalg.lstsq(readings.rays[on] * weight[:, None], weight / z, rcond=None)[0]  # −normal / height
-    size = float(np.linalg.norm(plane))
-    fitted = -plane / size
-    return (fitted, 1 / size) if fitted @ normal > 0 else (-fitted, -1 / size)
-
-
-def _floor_share(readings: _Readings, normal: np.ndarray, height: float) -> float:
-    area = _area(readings.depth)
-    return float(area[readings.on_floor(normal, height, MAX_DEPTH)].sum() / area.sum())
-
-
-def _check_floor(readings: _Readings, normal: np.ndarray, height: float) -> None:
-    share = _floor_share(readings, normal, height)
-    if share < MIN_FLOOR_SHARE or height <= 0:
-        raise InputError(
-            f"the largest level plane is {share:.0%} of the visible surface: point the camera at the floor"
-        )
-    area = _area(readings.depth)
-    below = readings.rays @ normal * readings.depth + height < -0.05 - _max_distance(readings.depth)
-    if area[below].sum() > MAX_SHARE_BELOW * area.sum():
-        raise InputError(
-            f"much of the visible surface is below the largest level plane, {height:.2f} m under the camera: is it a "
-            "table? point the camera at the floor"
-        )
 
 
 def calibrate(
@@ -291,7 +265,8 @@ def calibrate(
         return project(transform(invert(camera) @ to_base, board.points[corners.ids]), color) - corners.pixels
 
     # Each band of the floor counts as a view, so that errors common to neighboring readings increase the covariance.
-    bands = [(plane, band) for _, plane in views for band in _bands(plane)]
+    places = [(plane, np.linspace(0, len(plane.depth), BANDS + 1).astype(int)) for _, plane in views]
+    bands = [(plane, slice(a, b)) for plane, edges in places for a, b in itertools.pairwise(edges) if b > a]
 
     def residuals(shared: np.ndarray, own: np.ndarray, part: int) -> np.ndarray:
         camera = pose_from_vector(shared)
@@ -314,19 +289,10 @@ def calibrate(
     return FloorCalibration(camera, sigma_m, sigma_deg, rms(errors), offset_m, angle_deg)
 
 
-def _bands(plane: Floor) -> list[slice]:
-    edges = np.linspace(0, len(plane.depth), BANDS + 1).astype(int)
-    return [slice(first, last) for first, last in itertools.pairwise(edges) if last > first]
-
-
 def _check_board_on_floor(
     board: np.ndarray, floor: Floor, to_color: np.ndarray, thickness: float
 ) -> tuple[float, float]:
-    """Return the distance in m and the angle in degrees between the board's plane and the floor.
-
-    Raises:
-        InputError: They differ too much.
-    """
+    """Return the distance in m and the angle in degrees between the board's plane and the floor, if they are small."""
     in_depth = invert(to_color) @ board
     angle = float(np.degrees(np.arccos(np.clip(-in_depth[:3, 2] @ floor.normal, -1, 1))))
     above = float(floor.normal @ in_depth[:3, 3] + floor.height) - thickness

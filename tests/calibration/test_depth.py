@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
 from actrec_calibration.depth import board_readings, check_distances, plane_depth, residuals_by_distance
@@ -56,7 +57,7 @@ def test_span():
 def test_residuals_by_distance_before_and_after_correction(exact):
     seen = board_readings((exact - 0.01) / 1.01, CAMERA, POSE, OUTLINE)
     assert seen is not None
-    (row,) = residuals_by_distance([POSE], [seen], 1.01, 0.01, OUTLINE)
+    (row,) = residuals_by_distance([POSE], [seen], DepthGeometry(np.eye(4), 1.01, 0.01), OUTLINE)
     assert row["corrected_mm"] == 0 and row["as_read_mm"] < -15
     assert row["distance_m"] == round(float(transform(POSE, OUTLINE.mean(0))[2]), 3)
 

@@ -56,7 +56,7 @@ def test_deviations_are_about_the_base_axes():
     sigma = 0.002 + 0.002 * true**2
     away, said = [], []
     for _ in range(20):
-        plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma, 0.5)
+        plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma)
         corners = simulated.simulate_corners(BOARD, rig.color, room.board(), 0.25, random)
         found = calibrate(BOARD, [(corners, plane)], room.placed, rig.color, np.eye(4))
         away.append(rotation_vector(found.camera[:3, :3] @ room.camera[:3, :3].T))
