@@ -31,8 +31,15 @@ RULER = 0.1  # m
 
 
 @dataclass(frozen=True)
-class BoardConfig:
-    """Settings of a board."""
+class Board:
+    """A calibration board.
+
+    Its frame: the origin is the outer corner of the top left square; x points right along the print, y down, and z into
+    the board. A board held upright in front of a camera has the axes of the camera's optical frame.
+
+    Raises:
+        ConfigError: A setting is out of range, the markers do not fit the squares, or the dictionary is too small.
+    """
 
     kind: str = setting(CHARUCO, "Kind of board.", choices=(CHARUCO, CHESSBOARD))
     columns: int = setting(
@@ -45,18 +52,6 @@ class BoardConfig:
     legacy: bool = setting(
         False, "ChArUco board of OpenCV before 4.6 (with an even number of rows its top left square has a marker)."
     )
-
-
-@dataclass(frozen=True)
-class Board(BoardConfig):
-    """A calibration board.
-
-    Its frame: the origin is the outer corner of the top left square; x points right along the print, y down, and z into
-    the board. A board held upright in front of a camera has the axes of the camera's optical frame.
-
-    Raises:
-        ConfigError: A setting is out of range, the markers do not fit the squares, or the dictionary is too small.
-    """
 
     def __post_init__(self) -> None:
         validate(self)

@@ -34,21 +34,11 @@ MODELS = ("scale", "bias", "none")
 
 MIN_VIEWS = 4
 MIN_READINGS = 100
-MAX_READINGS = 400
-"""Used of one view: neighbors share their errors, and more would only take longer."""
-
-EDGE_MARGIN_PX = 4
-"""Width of the border inside the board's edge at which depth pixels mix the board with its background."""
-
-MIN_DISTANCE_RATIO = 1.3
-"""Ratio of the farthest to the nearest board that separates a scale from a bias."""
-
-MIN_TILT = 8.0
-"""Degrees, root mean square about the axis about which the boards' normals rotate least, for depth without infrared."""
-
-MAX_SIGMA_M, MAX_SIGMA_DEG = 0.005, 0.25
-"""A less certain result is refused."""
-
+MAX_READINGS = 400  # used of one view: neighbors share their errors, and more would only take longer
+EDGE_MARGIN_PX = 4  # border inside the board's edge at which depth pixels mix the board with its background
+MIN_DISTANCE_RATIO = 1.3  # of the farthest to the nearest board that separates a scale from a bias
+MIN_TILT = 8.0  # degrees, RMS about the axis about which the boards' normals rotate least, without infrared
+MAX_SIGMA_M, MAX_SIGMA_DEG = 0.005, 0.25  # a less certain result is refused
 MIN_CORNER_SIGMA_PX = 0.03
 MIN_DEPTH_SIGMA_M = 0.0002  # no sensor is better, and exact simulated depth must not divide by zero
 FIRST_GATE_M, GATE_M = 0.1, 0.04  # between a reading and the board's plane, before and after the first solution

@@ -20,32 +20,17 @@ from actrec.utils.errors import InputError
 from actrec_calibration.board import CHARUCO, Board, aruco_dictionary
 from actrec_calibration.poses import distortion_coefficients
 
-MIN_CHARUCO_CORNERS = 6
-"""Four corners fix a pose; the others verify it."""
+MIN_CHARUCO_CORNERS = 6  # four fix a pose; the others verify it
+CHESSBOARD_SEARCH_SIDE = 960  # longer side in pixels of the image in which a chessboard is searched
+MIN_CHESSBOARD_SHARE = 0.9  # of a chessboard's corners that must be refined well: all of them are in the image
 
-CHESSBOARD_SEARCH_SIDE = 960
-"""Longer side in pixels of the image in which a chessboard is searched."""
-
-MIN_CHESSBOARD_SHARE = 0.9
-"""Share of a chessboard's corners that must be refined well: all of them are in the image."""
-
-ARM = 0.45
-"""Length of the cross's arms, in squares."""
-
-MIN_HALF_WIDTH_PX, MAX_HALF_WIDTH_PX = 1.5, 4.0
-"""Half the width of the arms: a narrower one misses the edge, a wider one adds noise only."""
-
-MAX_HALF_WINDOW_PX = 14
-"""Beyond it a lens bends the edges."""
-
-MARKER_GUARD_PX = 2.5
-"""Reach of the gradients of a marker's edge, with the blur of the lens and of the gradient filter."""
-
+ARM = 0.45  # length of the cross's arms, in squares
+MIN_HALF_WIDTH_PX, MAX_HALF_WIDTH_PX = 1.5, 4.0  # of the arms: narrower ones miss the edge, wider ones add noise only
+MAX_HALF_WINDOW_PX = 14  # beyond it a lens bends the edges
+MARKER_GUARD_PX = 2.5  # reach of the gradients of a marker's edge, with the blur of the lens and of the gradient filter
 MAX_ITERATIONS = 20
 
-MIN_DISTANCE = 0.06
-"""Distance from every other view at which a view adds information: about 6 % of the image, or 4° of tilt."""
-
+MIN_DISTANCE = 0.06  # from every other view at which a view adds information: 6 % of the image, or 4° of tilt
 FULL_TILT_DEG = 60.0  # a tilt that counts as much as a move across the whole image
 DEFAULT_FOCAL = 0.9  # in image widths: sufficient to estimate a placement before the lens is known
 
@@ -68,13 +53,7 @@ class BoardCorners:
 
 @dataclass(frozen=True)
 class BoardView:
-    """Detection in one image.
-
-    Attributes:
-        name: Name of the image: its file or a number.
-        size: Width and height of the image, px.
-        detection: Detected corners.
-    """
+    """Detection in one image, with its file's name or a number, and its width and height in px."""
 
     name: str
     size: tuple[int, int]
@@ -99,11 +78,7 @@ class RgbdView:
 
 
 def detect(board: Board, image: np.ndarray) -> BoardCorners | None:
-    """Detect a board.
-
-    Args:
-        board: Board.
-        image: [H, W, 3] RGB or [H, W] gray, uint8.
+    """Detect a board in a uint8 image, [H, W, 3] RGB or [H, W] gray.
 
     Returns:
         None if the board is not in the image (a chessboard must be complete).

@@ -130,13 +130,7 @@ def check_motion(poses: list[np.ndarray]) -> None:
 
 
 def calibrate(images: list[HandEyeView], camera: Intrinsics, mount: str, noise: NoiseModel | None = None) -> HandEye:
-    """Calibrate the camera's pose.
-
-    Args:
-        images: Views of one board, with the robot's poses in m.
-        camera: Intrinsics of the images.
-        mount: One of `MOUNTS`.
-        noise: Expected errors of the corners and the robot.
+    """Calibrate the camera's pose by images of one board.
 
     Raises:
         InputError: Too few views, motion that leaves something undetermined, inverted poses, or poses that do not
@@ -405,12 +399,7 @@ class HandEyeCollector:
         self.todo = self._next_instruction()
 
     def update(self, image: views.ColorImage) -> bool:
-        """Process an image; return whether it became a view.
-
-        Raises:
-            DeviceError: The robot's pose has been unknown for a while, or the image cannot be saved.
-            InputError: The image is mirrored.
-        """
+        """Process an image; return whether it became a view. Raise DeviceError if TF has had no pose for a while."""
         if not self._rest.update(image) or (pose := self._resting_pose(image.stamp_ns)) is None:
             return False
         differences = [pose_difference(pose, view.gripper) for view in self.views]

@@ -84,6 +84,15 @@ class Displacement:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """One least-squares fit to all corners of the views, with the pose of the board in each; `rms` in px."""
+
+    camera: Intrinsics
+    poses: list[Pose]
+    rms: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Result of `calibrate`.
 
@@ -92,7 +101,7 @@ class Calibration:
         deviations: [4 + d] standard deviations of fx, fy, cx, cy and the distortion.
         covariance: [4 + d, 4 + d] of the same.
         views: Used views, with the inlier corners.
-        poses: Pose of the board in each view.
+        residuals: [n, 2] detected minus projected corners of each view, px.
         rms: Reprojection error of all corners, px, as OpenCV defines it.
         held_out_rms: Reprojection error of views not used for the lens, by five-fold cross-validation, px.
         rejected: Reason by name of the rejected view.
@@ -105,26 +114,13 @@ class Calibration:
     deviations: np.ndarray
     covariance: np.ndarray
     views: list[BoardView]
-    poses: list[Pose]
+    residuals: list[np.ndarray]
     rms: float
     held_out_rms: float
     rejected: dict[str, str]
     corners_rejected: int
     unmoved: int
     uncertainty: np.ndarray
-
-    def residuals(self, board: Board) -> list[np.ndarray]:
-        """Return [n, 2] detected minus projected corners of each view, px."""
-        return [_residual(board, view, pose, self.camera) for view, pose in zip(self.views, self.poses, strict=True)]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One least-squares fit to all corners of the views."""
-
-    camera: Intrinsics
-    poses: list[Pose]
-    rms: float
 
 
 def calibrate(
@@ -133,13 +129,7 @@ def calibrate(
     config: IntrinsicsConfig | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
-    """Calibrate a camera from any number of views of one image size.
-
-    Args:
-        board: Board in the views.
-        views: Views.
-        config: Settings.
-        progress: Called with a description of each step.
+    """Calibrate a camera from any number of views of one image size; call `progress` with a description of each step.
 
     Raises:
         InputError: Images of different sizes, too few views, or too many outliers.
@@ -157,7 +147,7 @@ def calibrate(
     _check_count(len(used), len(views), config)
     final = fit(board, used, size, config.model)
     _check_plausible(final, config)
-    known = covariance(board, used, final, corner_sigma(final, used))
+    known = covariance(board, used, final)
     uncertainty = displacement(final.camera, final.camera, known)
     progress("checking with held-out views")
     return Calibration(
@@ -165,7 +155,7 @@ def calibrate(
         deviations=np.sqrt(np.diag(known)),
         covariance=known,
         views=used,
-        poses=final.poses,
+        residuals=_residuals(board, used, final),
         rms=final.rms,
         held_out_rms=_cross_validate(board, used, size, config.model),
         rejected=rejected,
@@ -215,9 +205,8 @@ def fit(
     except cv2.error as error:
         raise InputError(f"these views determine no lens: tilt the board more ({error.err})") from error
     count = 8 if model == RATIONAL else 5
-    coefficients = tuple(float(value) for value in distortion.ravel()[:count])
-    k = matrix.astype(float)
-    camera = Intrinsics(*size, float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), coefficients)
+    fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+    camera = Intrinsics(*size, fx, fy, cx, cy, tuple(distortion.ravel()[:count].tolist()))
     return Fit(camera, [(r.ravel(), t.ravel()) for r, t in zip(rotations, translations, strict=True)], float(error_px))
 
 
@@ -235,77 +224,32 @@ def coefficients(camera: Intrinsics) -> np.ndarray:
     return np.array([camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion])
 
 
-def corner_sigma(result: Fit, views: Sequence[BoardView]) -> float:
-    """Return the standard deviation in px of a corner's coordinate, from the residuals of a fit."""
-    corners = sum(len(view.detection) for view in views)
-    degrees_of_freedom = 2 * corners - 6 * len(views) - len(coefficients(result.camera))
-    return float(np.sqrt(result.rms**2 * corners / max(degrees_of_freedom, 1)))
-
-
-def covariance(
-    board: Board, views: Sequence[BoardView], result: Fit, sigma: float, count: int | None = None
-) -> np.ndarray:
-    """Return the [n, n] covariance of the coefficients, with the uncertainty of the poses.
-
-    Args:
-        board: Board in the views.
-        views: Views of the fit.
-        result: Fit.
-        sigma: Standard deviation of a corner's coordinate, px.
-        count: n, the number of leading coefficients that were fitted; by default all 4 + d.
-    """
-    count = count or len(coefficients(result.camera))
+def covariance(board: Board, views: Sequence[BoardView], result: Fit, count: int | None = None) -> np.ndarray:
+    """Return the [n, n] covariance of the n leading coefficients (default: all), with the uncertainty of the poses."""
+    corners, coefficient_count = sum(len(view.detection) for view in views), len(coefficients(result.camera))
+    degrees_of_freedom = max(2 * corners - 6 * len(views) - coefficient_count, 1)
+    sigma = np.sqrt(result.rms**2 * corners / degrees_of_freedom)  # of a corner's coordinate, px
+    count = count or coefficient_count
     information = np.zeros((count, count))
-    for view, (rotation, translation) in zip(views, result.poses, strict=True):
-        jacobian = _project(board.points[view.detection.ids], rotation, translation, result.camera)[1]
+    for view, pose in zip(views, result.poses, strict=True):
+        jacobian = _project(board.points[view.detection.ids], pose, result.camera)[1]
         of_pose, of_lens = jacobian[:, :6], jacobian[:, 6 : 6 + count]
         # Schur complement: the part that the pose cannot explain.
         explained = of_pose @ np.linalg.lstsq(of_pose, of_lens, rcond=None)[0]
         information += of_lens.T @ (of_lens - explained)
     scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
     inverse = np.linalg.pinv(information * np.outer(scale, scale), rcond=1e-14, hermitian=True)
-    return sigma**2 * inverse * np.outer(scale, scale)
+    return np.asarray(sigma**2 * inverse * np.outer(scale, scale))
 
 
 def displacement(first: Intrinsics, second: Intrinsics, covariance: np.ndarray) -> Displacement:
-    """Project the rays of the first lens's pixels by the second lens.
-
-    Args:
-        first, second: Lenses of one camera.
-        covariance: [n, n] of the second lens's n leading coefficients.
-    """
+    """Project the rays of the first lens by the second, with the [n, n] covariance of its n leading coefficients."""
     u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
     pixels = np.stack([u.ravel(), v.ravel()], axis=1)
-    projected, jacobian = _project(pixel_rays(pixels, first), np.zeros(3), np.zeros(3), second)
+    projected, jacobian = _project(pixel_rays(pixels, first), (np.zeros(3), np.zeros(3)), second)
     jacobian = jacobian[:, 6 : 6 + len(covariance)].reshape(len(pixels), 2, -1)
     variance = np.einsum("nia,ab,nib->n", jacobian, covariance, jacobian)
     return Displacement(pixels, projected - pixels, np.sqrt(np.maximum(variance, 0)))
-
-
-def _project(
-    points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, camera: Intrinsics
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return [n, 2] pixels, and their derivatives [2 n, 6 + 4 + d] by pose, fx, fy, cx, cy, distortion."""
-    d = distortion_coefficients(camera)
-    pixels, jacobian = cv2.projectPoints(points, rotation, translation, camera.matrix, d)
-    return pixels.reshape(-1, 2), jacobian
-
-
-def _residual(board: Board, view: BoardView, pose: Pose, camera: Intrinsics) -> np.ndarray:
-    return view.detection.pixels - _project(board.points[view.detection.ids], *pose, camera)[0]
-
-
-def _check_plausible(result: Fit, config: IntrinsicsConfig) -> None:
-    camera = result.camera
-    if result.rms > config.worst_rms * camera.width:
-        raise InputError(f"the views contradict one another, by {result.rms:.1f} px: {_REMEDY}")
-    focal = np.array([camera.fx / camera.width, camera.fy / camera.width])
-    inside = -0.5 < camera.cx < camera.width - 0.5 and -0.5 < camera.cy < camera.height - 0.5
-    if not inside or focal.min() < 0.1 or focal.max() > 20 or abs(camera.fx / camera.fy - 1) > 0.3:
-        raise InputError(
-            f"these views give an impossible lens (f {camera.fx:.0f}, {camera.fy:.0f} px, center {camera.cx:.0f}, "
-            f"{camera.cy:.0f}): tilt the board more, and show it all over the image"
-        )
 
 
 def _check_count(used: int, detected: int, config: IntrinsicsConfig) -> None:
@@ -327,7 +271,7 @@ def _reject_views(
     while True:
         result = fit(board, views, size, config.model)
         # The median over a view's corners: a single wrong corner does not reject the view.
-        errors = np.array([np.median(part) for part in _errors(board, views, result)])
+        errors = np.array([np.median(np.hypot(*part.T)) for part in _residuals(board, views, result)])
         median = float(np.median(errors))
         spread = _SIGMA_OF_MAD * float(np.median(np.abs(errors - median)))
         limit = max(median + config.outlying * max(spread, MIN_SPREAD * median), config.negligible)
@@ -343,26 +287,31 @@ def _reject_views(
 def _reject_corners(
     board: Board, views: list[BoardView], result: Fit, config: IntrinsicsConfig
 ) -> tuple[list[BoardView], dict[str, str]]:
-    errors = _errors(board, views, result)
+    errors = [np.hypot(*part.T) for part in _residuals(board, views, result)]
     # The median of distances (Rayleigh) is 1.18 standard deviations of a coordinate.
     limit = max(config.outlying * 1.5 * float(np.median(np.concatenate(errors))) / 1.18, config.negligible)
     kept: list[BoardView] = []
     rejected: dict[str, str] = {}
     for view, distances in zip(views, errors, strict=True):
-        good = distances <= limit
+        good, corners = distances <= limit, view.detection
         if good.sum() >= max(MIN_CORNERS, MIN_CORNER_SHARE * len(good)):
-            kept.append(
-                BoardView(view.name, view.size, BoardCorners(view.detection.ids[good], view.detection.pixels[good]))
-            )
+            kept.append(BoardView(view.name, view.size, BoardCorners(corners.ids[good], corners.pixels[good])))
         else:
             rejected[view.name] = f"{(~good).sum()} of its {len(good)} corners are more than {limit:.2f} px off"
     return kept, rejected
 
 
-def _errors(board: Board, views: Sequence[BoardView], result: Fit) -> list[np.ndarray]:
-    """Return the [n] reprojection errors of each view, px."""
-    pairs = zip(views, result.poses, strict=True)
-    return [np.hypot(*_residual(board, view, pose, result.camera).T) for view, pose in pairs]
+def _check_plausible(result: Fit, config: IntrinsicsConfig) -> None:
+    camera = result.camera
+    if result.rms > config.worst_rms * camera.width:
+        raise InputError(f"the views contradict one another, by {result.rms:.1f} px: {_REMEDY}")
+    focal = np.array([camera.fx / camera.width, camera.fy / camera.width])
+    inside = -0.5 < camera.cx < camera.width - 0.5 and -0.5 < camera.cy < camera.height - 0.5
+    if not inside or focal.min() < 0.1 or focal.max() > 20 or abs(camera.fx / camera.fy - 1) > 0.3:
+        raise InputError(
+            f"these views give an impossible lens (f {camera.fx:.0f}, {camera.fy:.0f} px, center {camera.cx:.0f}, "
+            f"{camera.cy:.0f}): tilt the board more, and show it all over the image"
+        )
 
 
 def _cross_validate(board: Board, views: list[BoardView], size: tuple[int, int], model: str) -> float:
@@ -374,3 +323,19 @@ def _cross_validate(board: Board, views: list[BoardView], size: tuple[int, int],
             squares += reprojection_rms(board, view, camera) ** 2 * len(view.detection)
             corners += len(view.detection)
     return float(np.sqrt(squares / corners))
+
+
+def _residuals(board: Board, views: Sequence[BoardView], result: Fit) -> list[np.ndarray]:
+    """Return [n, 2] detected minus projected corners of each view, px."""
+    pairs = zip(views, result.poses, strict=True)
+    return [_residual(board, view, pose, result.camera) for view, pose in pairs]
+
+
+def _residual(board: Board, view: BoardView, pose: Pose, camera: Intrinsics) -> np.ndarray:
+    return view.detection.pixels - _project(board.points[view.detection.ids], pose, camera)[0]
+
+
+def _project(points: np.ndarray, pose: Pose, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """Return [n, 2] pixels, and their derivatives [2 n, 6 + 4 + d] by pose, fx, fy, cx, cy, distortion."""
+    pixels, jacobian = cv2.projectPoints(points, *pose, camera.matrix, distortion_coefficients(camera))
+    return pixels.reshape(-1, 2), jacobian

@@ -15,9 +15,7 @@ from actrec.utils import geometry
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
 
-MIN_CORNERS = 6
-"""Four corners fix a plane's pose; with fewer than six a wrong one cannot be detected."""
-
+MIN_CORNERS = 6  # four fix a plane's pose; with fewer than six a wrong one cannot be detected
 OUTLIER_FACTOR = 5.0  # times the robust standard deviation
 MIN_OUTLIER_PX = 1.0  # a corner nearer than this is never an outlier
 

@@ -22,10 +22,9 @@ from actrec_calibration.intrinsics import (
     RATIONAL,
     REFITTED,
     Calibration,
-    Displacement,
     IntrinsicsConfig,
     calibrate,
-    corner_sigma,
+    coefficients,
     covariance,
     displacement,
     fit,
@@ -34,8 +33,7 @@ from actrec_calibration.intrinsics import (
 )
 from actrec_calibration.poses import rms
 
-CELLS = 9
-"""Cells across and down that divide the image; three by three of them are a named region."""
+CELLS = 9  # across and down that divide the image; three by three of them are a named region
 
 REGIONS = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 TILTS = ("right edge away from", "right edge towards", "lower edge away from", "lower edge towards")
@@ -104,7 +102,7 @@ class Coverage:
 def coverage(
     board: Board, views: Sequence[BoardView], config: CoverageConfig | None = None, camera: Intrinsics | None = None
 ) -> Coverage:
-    """Compute the coverage of views, of which there may be none, with the intrinsics if they are known."""
+    """Compute the coverage of views, with the camera's intrinsics if they are known."""
     config = config or CoverageConfig()
     cells = np.zeros((CELLS, CELLS), bool)
     for view in views:
@@ -132,14 +130,9 @@ def _join(names: Sequence[str]) -> str:
 
 # -- check -------------------------------------------------------------------------------------------------------------
 
-SIGNIFICANT = 3.0
-"""Standard deviations beyond which a displacement is significant."""
-
-RESOLVED = 2.0
-"""Standard deviations that must lie within the tolerance to conclude that nothing has moved."""
-
-COVERED = 0.04
-"""Distance from a detected corner within which the views determine the lens, in image widths."""
+SIGNIFICANT = 3.0  # standard deviations beyond which a displacement is significant
+RESOLVED = 2.0  # standard deviations that must lie within the tolerance to conclude that nothing has moved
+COVERED = 0.04  # distance from a detected corner within which the views determine the lens, in image widths
 
 
 @dataclass(frozen=True)
@@ -162,8 +155,7 @@ class Check:
         stored: Stored lens, scaled to the images' size.
         refitted: Lens fitted to the new views.
         tolerance_px: Maximum displacement of a point.
-        displacement: From the stored to the refitted lens, all over the image.
-        covered: [n] bool, the points of the displacement near corners of the new views.
+        moved_px, deviation_px: Largest displacement of a point near the new corners, and its standard deviation.
         stored_rms, refitted_rms: Reprojection error of the new views, px, each with its best poses.
         view_rms: Reprojection error of each view with the stored lens, px.
         rejected: Reason by name of the rejected view.
@@ -173,22 +165,12 @@ class Check:
     stored: Intrinsics
     refitted: Intrinsics
     tolerance_px: float
-    displacement: Displacement
-    covered: np.ndarray
+    moved_px: float
+    deviation_px: float
     stored_rms: float
     refitted_rms: float
     view_rms: dict[str, float]
     rejected: dict[str, str]
-
-    @property
-    def moved_px(self) -> float:
-        """Largest displacement of a covered point, px."""
-        return float(self.displacement.length[self.covered].max())
-
-    @property
-    def deviation_px(self) -> float:
-        """Standard deviation of the displacement at that point, px."""
-        return float(self.displacement.sigma[np.argmax(np.where(self.covered, self.displacement.length, -1))])
 
 
 def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: CheckConfig | None = None) -> Check:
@@ -209,7 +191,7 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
     limits = IntrinsicsConfig(model=model, fewest_views=config.fewest_views, most_views=config.most_views)
     found = calibrate(board, views, limits)
     refit = fit(board, found.views, size, model, stored)
-    known = covariance(board, found.views, refit, corner_sigma(refit, found.views), REFITTED)
+    known = covariance(board, found.views, refit, REFITTED)
     moved = displacement(stored, refit.camera, known)
     # Points near a detected corner; elsewhere the refitted lens is extrapolated.
     corners = np.concatenate([view.detection.pixels for view in found.views])
@@ -232,8 +214,8 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
         stored=stored,
         refitted=refit.camera,
         tolerance_px=tolerance,
-        displacement=moved,
-        covered=covered,
+        moved_px=float(length.max()),
+        deviation_px=float(moved.sigma[length.argmax()]),
         stored_rms=float(np.sqrt(np.average(np.square(list(view_rms.values())), weights=counts))),
         refitted_rms=refit.rms,
         view_rms=view_rms,
@@ -251,14 +233,12 @@ _GREEN, _RED, _YELLOW, _WHITE = (60, 220, 60), (230, 60, 60), (240, 220, 60), (2
 def intrinsics_figures(board: Board, result: Calibration, covered: Coverage) -> dict[str, Any]:
     """Return the figures of an intrinsics calibration."""
     camera = result.camera
-    values = (camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion)
-    names = COEFFICIENTS[: len(values)]
-    view_rms = {view.name: rms(part) for view, part in zip(result.views, result.residuals(board), strict=True)}
+    view_rms = {view.name: rms(part) for view, part in zip(result.views, result.residuals, strict=True)}
     return {
         "width": camera.width,
         "height": camera.height,
-        "intrinsics": dict(zip(names, map(float, values), strict=True)),
-        "standard_deviations": dict(zip(names, map(float, result.deviations), strict=True)),
+        "intrinsics": dict(zip(COEFFICIENTS, coefficients(camera).tolist(), strict=False)),
+        "standard_deviations": dict(zip(COEFFICIENTS, result.deviations.tolist(), strict=False)),
         "rms_px": result.rms,
         "held_out_rms_px": result.held_out_rms,
         "uncertainty_px": {
@@ -278,20 +258,15 @@ def intrinsics_figures(board: Board, result: Calibration, covered: Coverage) -> 
 def write_report(
     folder: Path, board: Board, result: Calibration, covered: Coverage, load_image: Callable[[str], np.ndarray]
 ) -> None:
-    """Write report.md, report.json, coverage.png and the views' residuals to a folder.
+    """Write report.md, report.json, coverage.png and the views' residuals to a folder, which is created if missing.
 
-    Args:
-        folder: Created if missing.
-        board: Board in the views.
-        result: Calibration.
-        covered: Coverage of its views.
-        load_image: Returns the [H, W, 3] RGB image of a view by its name.
+    `load_image` returns the [H, W, 3] RGB image of a view by its name.
 
     Raises:
         DeviceError: The folder cannot be written.
     """
     figures = intrinsics_figures(board, result, covered)
-    residuals = result.residuals(board)
+    residuals = result.residuals
     # The same gain in all views, for comparison.
     typical = float(np.median(np.concatenate([np.hypot(*part.T) for part in residuals])))
     gain = float(2 ** np.floor(np.log2(TYPICAL_ARROW * result.camera.width / max(typical, 1e-3))))

@@ -32,14 +32,7 @@ READ_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ColorImage:
-    """One image.
-
-    Attributes:
-        name: Name of its file, or its number.
-        stamp_ns: Time of capture; 0 for a file.
-        color: [H, W, 3] uint8 RGB.
-        intrinsics: Intrinsics, if the camera provides them.
-    """
+    """Image [H, W, 3] uint8 RGB with its file's name or its number; its stamp is 0 for a file."""
 
     name: str
     stamp_ns: int
@@ -54,7 +47,6 @@ ReadNewest = Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]
 """Returns stamp, [H, W, 3] uint8 RGB and intrinsics (if known) of the newest image within a timeout in s."""
 
 Log = Callable[[str], None]
-"""Shows a line to the user."""
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -77,11 +69,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def read_image(path: Path) -> ColorImage:
-    """Read an image; stretch the contrast of a 16-bit one (infrared).
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """Read an image; stretch the contrast of a 16-bit one (infrared). Raise InputError if it is damaged."""
     # Ignore the orientation: the coefficients of the lens belong to the sensor's image.
     image = files.read_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
@@ -96,11 +84,7 @@ def read_image(path: Path) -> ColorImage:
 
 
 def view_of(board: Board, image: ColorImage) -> BoardView | None:
-    """Detect the board in an image; None if it is not in the image.
-
-    Raises:
-        InputError: The image is mirrored; names it.
-    """
+    """Detect the board in an image; None if it is not there. Raise InputError with its name if it is mirrored."""
     try:
         detection = detect(board, image.color)
     except InputError as error:
@@ -110,11 +94,7 @@ def view_of(board: Board, image: ColorImage) -> BoardView | None:
 
 
 def check_size(name: str, image: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """Return the image, if the intrinsics are of its size.
-
-    Raises:
-        InputError: They are not; names both sizes.
-    """
+    """Return the image; raise InputError if the intrinsics are of another size."""
     if image.shape[:2] != (camera.height, camera.width):
         raise InputError(
             f"{name} is {image.shape[1]}×{image.shape[0]} and its intrinsics are of {camera.width}×{camera.height}: "
@@ -139,7 +119,7 @@ def read_rgbd_folder(
     Args:
         folder: Folder.
         board: Board.
-        intrinsics: Of color and depth; images must be of their sizes.
+        intrinsics: Of color and depth.
         unit: m per step of the depth images.
 
     Raises:
@@ -176,11 +156,7 @@ def read_rgbd_folder(
 
 
 def read_depth(path: Path, unit: float) -> np.ndarray:
-    """Read a 16-bit depth image as [H, W] float32 m, NaN for 0.
-
-    Raises:
-        InputError: It is damaged, or has another format.
-    """
+    """Read a 16-bit depth image as [H, W] float32 m, NaN for 0; raise InputError for another format."""
     image = files.read_image(path, cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16 or image.ndim != 2:
         raise InputError(f"'{path}' is no 16-bit depth image: save depth as 16-bit PNG (mm)")
@@ -316,11 +292,7 @@ def open_topic(subscription: contextlib.AbstractContextManager[ReadNewest]) -> I
 
 
 class RestDetector:
-    """Detects whether the board is in live images and at rest.
-
-    Attributes:
-        detection: In the last image; None if the board is not in it.
-    """
+    """Detects whether the board is in live images and at rest; `detection` is of the last image, None without board."""
 
     def __init__(self, board: Board, config: LiveConfig):
         self.detection: BoardCorners | None = None
@@ -328,11 +300,7 @@ class RestDetector:
         self._since: int | None = None
 
     def update(self, image: ColorImage) -> bool:
-        """Process an image; return whether the board has been at rest for long enough.
-
-        Raises:
-            InputError: The image is mirrored.
-        """
+        """Process an image; return whether the board has been at rest for long enough."""
         previous, self.detection = self.detection, detect(self._board, image.color)
         if self.detection is None or _motion(previous, self.detection) > self._config.still * image.color.shape[1]:
             self._since = None
@@ -352,61 +320,42 @@ def _motion(previous: BoardCorners | None, current: BoardCorners) -> float:
 
 
 class ViewCollector:
-    """Collects views that differ from one another.
-
-    Args:
-        board: Board.
-        config: Conditions for a view.
-        required: Coverage that suffices.
+    """Collects views that differ from one another, until their coverage suffices.
 
     Attributes:
         views: Collected views.
         coverage: Coverage of the views.
+        rest: Detector of the last image's board.
     """
 
     def __init__(self, board: Board, config: LiveConfig | None = None, required: CoverageConfig | None = None):
-        self.board = board
-        self.config = config or LiveConfig()
         self.views: list[BoardView] = []
-        self._required = required or CoverageConfig()
+        self._board, self._config, self._required = board, config or LiveConfig(), required or CoverageConfig()
         self.coverage: Coverage = coverage(board, [], self._required)
-        self._rest = RestDetector(board, self.config)
-
-    @property
-    def detection(self) -> BoardCorners | None:
-        """Detection in the last image; None if the board is not in it."""
-        return self._rest.detection
+        self.rest = RestDetector(board, self._config)
 
     @property
     def done(self) -> bool:
         """Whether the views suffice, or their maximum number is reached."""
-        return not self.coverage.missing or len(self.views) >= self.config.most_views
+        return not self.coverage.missing or len(self.views) >= self._config.most_views
 
     def update(self, image: ColorImage) -> bool:
-        """Process an image; return whether it became a view.
-
-        Raises:
-            InputError: The image is mirrored.
-        """
-        if not self._rest.update(image) or self.detection is None:
+        """Process an image; return whether it became a view."""
+        if not self.rest.update(image) or self.rest.detection is None:
             return False
         height, width = image.color.shape[:2]
-        view = BoardView(image.name, (width, height), self.detection)
-        vector = placement(self.board, view).vector
-        others = [placement(self.board, other).vector for other in self.views]
-        if any(np.linalg.norm(vector - other) <= self.config.new for other in others):
+        view = BoardView(image.name, (width, height), self.rest.detection)
+        vector = placement(self._board, view).vector
+        others = [placement(self._board, other).vector for other in self.views]
+        if any(np.linalg.norm(vector - other) <= self._config.new for other in others):
             return False
         self.views.append(view)
-        self.coverage = coverage(self.board, self.views, self._required)
+        self.coverage = coverage(self._board, self.views, self._required)
         return True
 
 
 def images_until(read: ReadImage, stopped: threading.Event) -> Iterator[ColorImage]:
-    """Yield images until the stream ends, or `stopped` is set.
-
-    Raises:
-        DeviceError: No image arrives.
-    """
+    """Yield images until the stream ends, or `stopped` is set; raise DeviceError if none arrives."""
     with contextlib.suppress(EndOfStream):
         while not stopped.is_set():
             yield read(READ_TIMEOUT_S)
@@ -415,13 +364,7 @@ def images_until(read: ReadImage, stopped: threading.Event) -> Iterator[ColorIma
 def collect_views(
     read: ReadImage, collector: ViewCollector, stopped: threading.Event, on_image: Callable[[ColorImage, bool], None]
 ) -> list[BoardView]:
-    """Collect views until they suffice, the stream ends, or `stopped` is set.
-
-    Args:
-        read: Returns images.
-        collector: Collector.
-        stopped: Ends the collection, for example from a signal handler.
-        on_image: Called with each image and whether it became a view.
+    """Collect views until they suffice, the stream ends, or `stopped` is set; pass on each image, and if it is a view.
 
     Raises:
         DeviceError: No image arrives.
@@ -452,8 +395,8 @@ def collect_rgbd(
     with cameras.create(driver, **options) as camera:
         for frame in _rgbd_frames(camera, driver):
             name = f"view {len(views) + 1}"
-            if collector.update(ColorImage(name, frame.stamp_ns, frame.color)) and collector.detection is not None:
-                views.append(RgbdView(name, collector.detection, frame.depth))
+            if collector.update(ColorImage(name, frame.stamp_ns, frame.color)):
+                views.append(RgbdView(name, collector.views[-1].detection, frame.depth))
                 log(f"{len(views)} of {count} views")
             if len(views) == count or stopped.is_set():
                 break

@@ -188,7 +188,7 @@ def test_live_views_are_taken_when_the_board_is_still_and_new():
     assert collector.coverage.views == 4 and not collector.done
     later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
     assert not any(collector.update(picture) for picture in later)  # as before: nothing new
-    drawn = draw_preview(stream[-1].color, collector.detection, collector.views, collector.coverage)
+    drawn = draw_preview(stream[-1].color, collector.rest.detection, collector.views, collector.coverage)
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 

@@ -307,7 +307,7 @@ class _Guide:
 
     def on_image(self, image: Any, is_view: bool) -> None:
         quality, now = load("quality"), time.monotonic()
-        views, detection, covered = self._collector.views, self._collector.detection, self._collector.coverage
+        views, detection, covered = self._collector.views, self._collector.rest.detection, self._collector.coverage
         self.images += 1
         if is_view:
             quality.save_image(self._folder / f"{image.name}.png", image.color)
@@ -369,7 +369,7 @@ def settings(args: argparse.Namespace, config_class: Any) -> Any:
 
 def add_board(parser: argparse.ArgumentParser) -> None:
     """Add the options of the board."""
-    add_settings(parser.add_argument_group("the board (actrec calibrate board prints one)"), load("board").BoardConfig)
+    add_settings(parser.add_argument_group("the board (actrec calibrate board prints one)"), load("board").Board)
 
 
 def board_of(args: argparse.Namespace) -> Any:
