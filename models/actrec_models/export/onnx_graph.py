@@ -274,7 +274,7 @@ def trace_module(
 ) -> bytes:
     """Export a module with positional inputs without checks; it is in evaluation mode afterwards.
 
-    The first axis of each tensor is dynamic; it is named "batch", or as in `rows`.
+    The first axis of each tensor is dynamic, with the name "batch" or the one in `rows`.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
