@@ -1,35 +1,7 @@
-"""Training data: datasets by name, the rendered dataset, samples, augmentation, samplers and preparation."""
+"""Training data: datasets by name with the rendered one, samples, augmentation, samplers and preparation."""
 
-from actrec.datasets import (
-    DATASETS,
-    PARTS,
-    Clip,
-    ClipDataset,
-    Entry,
-    PreparedDataset,
-    Source,
-    SourceDataset,
-    create,
-    create_unknown,
-    folder,
-    is_store,
-    source,
-)
+from actrec.datasets import DATASETS, create, create_unknown, folder
 
-__all__ = [
-    "DATASETS",
-    "PARTS",
-    "Clip",
-    "ClipDataset",
-    "Entry",
-    "PreparedDataset",
-    "Source",
-    "SourceDataset",
-    "create",
-    "create_unknown",
-    "folder",
-    "is_store",
-    "source",
-]
+__all__ = ["DATASETS", "create", "create_unknown", "folder"]
 
 DATASETS.add("rendered", "actrec_models.data.rendered:RenderedRgbd")

@@ -12,7 +12,7 @@ import numpy as np
 
 from actrec.datasets.base import Clip
 from actrec.skeleton import layouts, windows
-from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
+from actrec.skeleton.layouts import HAND_22, KINECT_V2_25, Layout
 from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 from actrec.utils.geometry import rotation
@@ -164,7 +164,7 @@ def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "ki
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
     root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
     people, own = before.bodies[: len(clip.bodies)], clip.bodies
-    # Who is in the second clip alone comes into view with it.
+    # People of the second clip only appear with it.
     absent = np.full((len(own) - len(people), *people.shape[1:]), np.nan, np.float32)
     people = np.concatenate([people, absent])
     moved = people + _way(people[:, -1], own[:, 0], root)[:, None, None]
@@ -188,7 +188,9 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     middle = pivot(bodies)
     varied = (bodies - middle) @ turn.T + middle
-    varied = _vary_proportions(varied, options.proportions, rng)
+    factor = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
+    factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2  # the same on both sides
+    varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
     varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
     varied += rng.normal(0, options.bias_m, (1, 1, 25, 3)).astype(np.float32)
     if rng.random() < options.exchange:
@@ -225,16 +227,16 @@ def mirror(bodies: np.ndarray) -> np.ndarray:
     return (bodies * np.array([-1, 1, 1], np.float32))[..., list(KINECT_V2_25.mirror), :]
 
 
-def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Scale each bone by its own constant factor, the same on both sides, and rebuild the joints from the root."""
-    parents = KINECT_V2_25.parents
-    factor = 1 + rng.uniform(-amount, amount, 25).astype(np.float32)
-    factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
-    # Joints ahead, so that each is one row: it is added to its parent's.
-    varied = np.ascontiguousarray(np.moveaxis(bodies, -2, 0))  # (V, M, T, 3)
-    lost = fill_missing_joints(varied, parents, _OUTWARDS)
-    bones = factor[:, None, None, None] * (varied - varied[list(parents)])
-    for v in _OUTWARDS:
+def _scale_bones(joints: np.ndarray, factor: np.ndarray, layout: Layout, outwards: Sequence[int]) -> np.ndarray:
+    """Scale each bone of joints [M, T, V, 3] by its factor [V], and rebuild the joints from the root.
+
+    `outwards` has all joints but the root, parents first. Missing joints stay missing.
+    """
+    parents = list(layout.parents)
+    varied = np.ascontiguousarray(np.moveaxis(joints, -2, 0))  # (V, M, T, 3): each joint one row
+    lost = fill_missing_joints(varied, parents, outwards)
+    bones = factor[:, None, None, None] * (varied - varied[parents])
+    for v in outwards:
         np.add(varied[parents[v]], bones[v], out=varied[v])
     varied[lost] = np.nan
     return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
@@ -251,15 +253,10 @@ def pivot(bodies: np.ndarray) -> np.ndarray:
 
 
 def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
-    """Move missing joints to their parents, in place, so that all bones are defined.
+    """Move missing joints [V, …, 3] to their parents, in place, so that all bones are defined.
 
-    Args:
-        joints: [V, …, 3]. A missing root is put on the first joint `outwards` that is there.
-        parents: Of the layout, whose root is joint 0.
-        outwards: All joints but the root, parents first.
-
-    Returns:
-        [V, …] mask of the joints that were missing.
+    A missing root moves to the first known joint of `outwards`, which has all joints but the root, parents first.
+    Return the mask [V, …] of the joints that were missing.
     """
     lost = np.isnan(joints).any(axis=-1)
     if lost.any():
@@ -272,7 +269,7 @@ def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Se
 
 
 def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Take the left for the right for up to half of the clip, as estimators do of a person seen from the side."""
+    """Exchange left and right for up to half of the clip, as estimators do for a person seen from the side."""
     frames = bodies.shape[1]
     start, length = rng.integers(frames), rng.integers(1, max(frames // 2, 2))
     part = slice(start, start + length)
@@ -303,7 +300,9 @@ def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Gener
     turn = turn @ rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
     varied = ((hands - middle) * stretch) @ turn.T.astype(np.float32)
-    varied = _vary_hand_proportions(varied, options.proportions, rng)
+    factor = np.ones(len(HAND_22), np.float32)
+    factor[1:] = 1 + rng.uniform(-options.proportions, options.proportions, len(HAND_22) - 1)
+    varied = _scale_bones(varied, factor, HAND_22, range(1, len(HAND_22)))  # parents come first in this layout
     varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
     varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
     if rng.random() < options.missing:
@@ -312,7 +311,7 @@ def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Gener
 
 
 def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Another's way of making the gesture: the palm goes less far or further, the hand is held otherwise about it."""
+    """Vary how a gesture is made: the palm's path is shorter or longer, the hand rotated about the palm."""
     reach = np.float32(1 + rng.uniform(-1, 1) * options.reach)
     held = np.eye(3)
     for axis in (_X, _Y, _Z):
@@ -322,21 +321,6 @@ def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator
     middle = np.where(seen, palm, 0).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
     varied: np.ndarray = (hands - palm) @ held.T + middle + reach * (palm - middle)
     return varied.astype(np.float32)
-
-
-def _vary_hand_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Scale each bone by its own constant factor and rebuild the joints from the wrist."""
-    parents = list(HAND_22.parents)
-    factor = np.ones(len(parents), dtype=np.float32)
-    factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
-    varied = np.ascontiguousarray(np.moveaxis(hands, -2, 0))  # (V, M, T, 3): each joint one row
-    outwards = range(1, len(parents))  # parents come first in this layout
-    lost = fill_missing_joints(varied, parents, outwards)
-    bones = factor[:, None, None, None] * (varied - varied[parents])
-    for v in outwards:
-        np.add(varied[parents[v]], bones[v], out=varied[v])
-    varied[lost] = np.nan
-    return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
 
 
 def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:

@@ -143,15 +143,7 @@ class Found:
 
 
 class Estimation:
-    """The estimators of a worker thread.
-
-    Args:
-        settings: Settings of the preparation.
-
-    Raises:
-        ConfigError: A setting of an estimator is unknown or out of range.
-        MissingLibraryError: The estimators' library is absent.
-    """
+    """The estimators of a worker thread; raises ConfigError for a wrong setting."""
 
     def __init__(self, settings: PrepareConfig):
         self.settings, wanted = settings, set(settings.estimate)
@@ -173,14 +165,9 @@ class Estimation:
     def run(
         self, name: str, label: int, frames: Iterable[RgbdFrame], known: Clip | None, offset: np.ndarray | None = None
     ) -> Found:
-        """Estimate the streams of a clip.
+        """Estimate the streams of the clip `name` from its camera frames.
 
-        Args:
-            name: Name of the clip.
-            label: Label of the clip.
-            frames: Camera frames.
-            known: The clip with bodies; None to estimate them.
-            offset: [3] m, see `Source.camera_offset`; None for zero.
+        `known` is the clip with bodies, None to estimate them; `offset` [3] m is `Source.camera_offset`, None for zero.
 
         Raises:
             InputError: No body is found, or the frames have no color or depth or do not belong to the clip.

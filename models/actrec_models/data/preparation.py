@@ -53,16 +53,12 @@ class Summary:
     """Summary of a preparation.
 
     Attributes:
-        folder: Folder of the store.
-        dataset: Name of the dataset.
         clips: Number of clips in the store.
         prepared: Number of clips prepared by this run.
         skipped: Name and reason of unreadable items.
         absent: Names of prepared clips that are no longer in the dataset; they stay on the disk.
         shards: Number of shards.
         bytes: Size of all shards.
-        seconds: Duration of this run.
-        fingerprint: Fingerprint of the store.
     """
 
     folder: str
@@ -152,14 +148,7 @@ def prepare_source(
 ) -> Summary:
     """Prepare an open dataset like `prepare`.
 
-    Args:
-        dataset: Name of the dataset.
-        source: The dataset.
-        protocols: For each "split" or "split#fold", the source with its parts.
-        out: Folder of the store.
-        options: Options of the dataset.
-        settings: Settings of the preparation.
-        run: Execution options.
+    `protocols` maps each "split" or "split#fold" to the source of its parts.
     """
     began = time.monotonic()
     pickled = pickle.dumps(source)  # before it reads files
@@ -257,13 +246,7 @@ def _run(
 
 @contextlib.contextmanager
 def _opened(out: Path, head: Head) -> Iterator[Journal]:
-    """Open the journal of a store with this head; create the store if there is none.
-
-    Raises:
-        ConfigError: The folder has other files, or was prepared with other settings.
-        DeviceError: It cannot be written to, or another run writes to it.
-        InputError: Its head or journal is damaged.
-    """
+    """Open the journal of a store with this head; create the store if there is none."""
     ours = {STORE, INDEX, JOURNAL, SKIPPED, LOCK}
     try:
         out.mkdir(parents=True, exist_ok=True)

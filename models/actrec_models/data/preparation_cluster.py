@@ -29,11 +29,8 @@ _COUNT_S = 5.0
 class Batch:
     """Items of one task.
 
-    Attributes:
-        entries: The items.
-        alone: Whether no other task may run: dask blames a worker's death on all of its tasks, so their items are
-            retried one by one.
-        deaths: Number of workers that died while running only this task.
+    Dask blames the death of a worker on all of its tasks: their items are retried `alone`, without any other task, and
+    `deaths` counts the workers that died then.
     """
 
     entries: list[Entry]
@@ -52,15 +49,10 @@ def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outco
 
 
 def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str) -> Generator[Outcome, None, None]:
-    """Prepare on workers; the tasks of a dead worker are retried.
+    """Prepare on `workers` local processes, or on a cluster with a scheduler; the tasks of a dead worker are retried.
 
-    Only a few tasks are submitted at a time, to bound the memory of the scheduler and this process.
-
-    Args:
-        job: Settings for the workers.
-        pending: Batches; cleared by the caller to stop.
-        workers: Number of local processes, without a scheduler.
-        scheduler: Address of a cluster's scheduler; empty for local processes.
+    Only a few tasks are submitted at a time, to bound the memory of the scheduler and this process. The caller clears
+    `pending` to stop.
 
     Raises:
         DeviceError: The cluster does not answer, or fails.
@@ -80,7 +72,10 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             if time.monotonic() - counted >= _COUNT_S:
                 counted, threads = time.monotonic(), _threads(client, scheduler)
                 room = threads + max(threads // 2, 1)
-            while pending and len(running) < (1 if _alone(pending, running) else room):
+            while pending:
+                alone = pending[0].alone or any(batch.alone for batch in running.values())
+                if len(running) >= (1 if alone else room):
+                    break
                 batch = pending.popleft()
                 future = client.submit(work, job, batch.entries, pure=False)
                 running[future] = batch
@@ -96,7 +91,6 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
 
 
 def _threads(client: Any, scheduler: str) -> int:
-    """Return the threads of all workers."""
     try:
         return sum(client.nthreads().values())
     except (OSError, AttributeError) as error:  # AttributeError: dask has closed the connection
@@ -117,11 +111,7 @@ class _Watch:
         self._paused = False
 
     def look(self) -> None:
-        """Check the workers every few seconds.
-
-        Raises:
-            DeviceError: There has been no worker for some time, or dask has paused all of them.
-        """
+        """Raise DeviceError if there has been no worker for some time, or dask has paused all of them."""
         now = time.monotonic()
         if now - self._asked < _COUNT_S:
             return
@@ -146,16 +136,10 @@ def _works(worker: Mapping[str, Any]) -> bool:
 
 
 def _next(done: Any, watch: _Watch) -> Any:
-    """Wait for the next finished task."""
     while not done.has_ready():
         watch.look()
         time.sleep(0.002)
     return next(done)
-
-
-def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
-    """Return whether only one task may run: the next one or the running one."""
-    return pending[0].alone or any(batch.alone for batch in running.values())
 
 
 def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, scheduler: str) -> Outcome:
@@ -202,7 +186,7 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = distributed.Client(scheduler, timeout=10)
-        except (OSError, ValueError, TypeError) as error:  # the last of an address whose certificates are not set up
+        except (OSError, ValueError, TypeError) as error:  # TypeError: an address without its certificates
             raise DeviceError(f"no scheduler answers at '{scheduler}': start one with dask scheduler") from error
         with client:
             try:
@@ -224,20 +208,19 @@ def _local(stack: contextlib.ExitStack, workers: int) -> Any:
     import dask
     import distributed
 
-    told = {
-        # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
+    options = {
+        # The task of a dead worker returns at once: it is split and counted here, dask would retry it as a whole.
         "distributed.scheduler.allowed-failures": 0,
-        # Else a worker that is not back by then, because it starts slowly or has died again, is given up for good.
+        # Otherwise dask abandons a worker that starts slowly or has died again.
         "distributed.deploy.lost-worker-timeout": "1000 days",
     }
-    stack.enter_context(dask.config.set(told))
+    stack.enter_context(dask.config.set(options))
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_prepare_"))
     cluster = distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        # Else dask gives no more tasks, for good, to a worker that takes most of an equal share of the memory, which
-        # its libraries alone do where cores are many. Who takes too much is ended by the system, as any that dies.
+        # Otherwise dask pauses a worker that uses most of its share of the memory, which the libraries alone can do.
         memory_limit=0,
         dashboard_address="127.0.0.1:0",
         local_directory=scratch,
@@ -247,7 +230,7 @@ def _local(stack: contextlib.ExitStack, workers: int) -> Any:
     client = stack.enter_context(distributed.Client(cluster))
 
     class LeavesSigint(distributed.WorkerPlugin):
-        """A terminal sends a Ctrl-C to all of its processes; it is the preparation's own to answer."""
+        """Ignore the Ctrl-C that a terminal sends to all of its processes."""
 
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

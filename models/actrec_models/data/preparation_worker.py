@@ -43,10 +43,8 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
             f"out of --streams{remedy}"
         )
     keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
-    points = {key: _value(found, key) for key in keys if KEYS[key][0] != 0}
+    points = {key: _points(found, key) for key in keys if KEYS[key][0] != 0}
     images = {key: _images(found, key, settings) for key in keys if KEYS[key][0] == 0}
-    for key, value in points.items():
-        _check_points(clip, key, value)
     if "color" in images:
         points = _resized(points, images["color"].shape)
     arrays: dict[str, np.ndarray] = {
@@ -59,11 +57,7 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
 
 
 def check(clip: Clip, layout: str) -> None:
-    """Raise if a clip violates the data contract.
-
-    Raises:
-        InputError: Says where.
-    """
+    """Raise InputError if a clip violates the data contract."""
     bodies, stamps, joints = clip.bodies, clip.stamps_ns, len(layouts.get(layout))
     if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or stamps.shape != bodies.shape[1:2]:
         raise InputError(
@@ -77,14 +71,10 @@ def check(clip: Clip, layout: str) -> None:
 
 
 def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
-    if estimation is None:
-        return _read(source, entry, settings)
-    known = None if "bodies" in settings.estimate else source.read(entry)
-    offset = None if known is None else source.camera_offset(entry)
-    return estimation.run(entry.name, entry.label, source.frames(entry), known, offset)
-
-
-def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
+    if estimation is not None:
+        known = None if "bodies" in settings.estimate else source.read(entry)
+        offset = None if known is None else source.camera_offset(entry)
+        return estimation.run(entry.name, entry.label, source.frames(entry), known, offset)
     if not settings.uses_images:  # do not open an unused, possibly damaged video
         entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)
@@ -93,16 +83,14 @@ def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
     return Found(clip, {}, {})
 
 
-def _value(found: Found, key: str) -> np.ndarray:
-    value = np.asarray(found.points[key] if key in found.points else found.clip.streams[key])
-    return value.astype(np.float32) if value.dtype.kind == "f" or key == "size" else value
-
-
-def _check_points(clip: Clip, key: str, value: np.ndarray) -> None:
-    axis, shape, _ = KEYS[key]
+def _points(found: Found, key: str) -> np.ndarray:
+    """Return the points of a stream, checked to have the clip's bodies and frames."""
+    clip, (axis, shape, _) = found.clip, KEYS[key]
+    value = np.asarray(found.points[key] if key in found.points else clip.streams[key])
     start = (len(clip.bodies), len(clip.stamps_ns)) if axis == 1 else ()
     if value.shape[: len(start)] != start:
         raise InputError(f"clip '{clip.name}' has {key} {list(value.shape)}, expected {shape} with M, T = {start}")
+    return value.astype(np.float32) if value.dtype.kind == "f" or key == "size" else value
 
 
 def _images(found: Found, key: str, settings: PrepareConfig) -> ImageEncoder:
@@ -144,15 +132,7 @@ def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str,
 
 @dataclass(frozen=True)
 class Job:
-    """Task description for all workers of a run.
-
-    Attributes:
-        run: Unique id of the run.
-        folder: Folder of the store.
-        source: The pickled dataset.
-        settings: Settings of the preparation.
-        shard_bytes: Size of a shard.
-    """
+    """Task description for all workers of a run, of unique id `run`: folder of the store, pickled source, settings."""
 
     run: str
     folder: Path
@@ -163,13 +143,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Outcome of a task.
-
-    Attributes:
-        records: Records of the written clips.
-        skipped: Name and reason of unreadable items.
-        error: Error that stops the run; None if there is none.
-    """
+    """Outcome of a task: written clips, name and reason of unreadable items, and an error that stops the run."""
 
     records: list[Record] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -234,7 +208,6 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
 
 
 def _fault(entry: Entry, error: Exception) -> tuple[str, str]:
-    """Return name and reason of an item that failed with an unexpected error."""
     return entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -270,8 +243,8 @@ def signature(entry: Entry, settings: PrepareConfig) -> int:
     """
     used = {key: path for key, path in entry.files.items() if key not in settings.unread}
     files = {key: (path.name, _sizes(path)) for key, path in used.items()}
-    told = [entry.name, int(entry.label), sorted((k, str(v)) for k, v in entry.meta.items()), sorted(files.items())]
-    return zlib.crc32(json.dumps(told).encode())
+    meta = sorted((key, str(value)) for key, value in entry.meta.items())
+    return zlib.crc32(json.dumps([entry.name, int(entry.label), meta, sorted(files.items())]).encode())
 
 
 def _sizes(path: Path) -> int | list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import yaml
@@ -37,16 +37,8 @@ _BEHIND = 1.5  # meters from the actor's place to the wall
 _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
 
 
-@dataclass(frozen=True)
-class View:
-    """A camera pose relative to the actor.
-
-    Attributes:
-        facing: Yaw of the actor in degrees, to its left from facing the camera.
-        height: Height of the camera above the floor, m.
-        pitch: Downward pitch of the camera, degrees.
-        distance: Distance to the actor, m.
-    """
+class View(NamedTuple):
+    """A camera pose: the actor's yaw to its left (deg), height (m), downward pitch (deg), distance to the actor (m)."""
 
     facing: float
     height: float
@@ -78,28 +70,16 @@ class RenderedConfig:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the actions.
-
-        Raises:
-            ConfigError: One is unknown or named twice.
-        """
+        """Return the names of the actions; raises ConfigError if one is unknown or a duplicate."""
         names = CYCLE if self.actions == ["all"] else tuple(self.actions)
         if not names or not set(names) <= set(CYCLE) or len(set(names)) < len(names):
-            told = ", ".join(map(str, names)) or "empty"
-            raise ConfigError(f"RenderedConfig.actions is {told}; choose all, or from {', '.join(CYCLE)}, each once")
+            given = ", ".join(map(str, names)) or "empty"
+            raise ConfigError(f"RenderedConfig.actions is {given}; choose all, or from {', '.join(CYCLE)}, each once")
         return names
 
 
 class RenderedItem:
-    """One clip of the dataset, determined by the options and the entry.
-
-    Args:
-        options: Options of the dataset.
-        entry: The item.
-
-    Attributes:
-        intrinsics: Of color and depth.
-        stamps_ns: [T] from zero.
+    """One clip of the dataset, determined by the options and the entry; stamps [T] start at zero.
 
     Raises:
         InputError: The entry does not belong to this dataset.
@@ -114,7 +94,8 @@ class RenderedItem:
         self.options, self._who = options, cast_member(subject)
         states = np.random.SeedSequence([options.seed, CYCLE.index(name), subject, view, take]).generate_state(4)
         self._seed, self._room_seed, self._noise_seed, chance = (int(state) for state in states)
-        self.intrinsics = _camera(options)
+        width, height, focal = options.width, options.height, options.width / 2 / np.tan(np.radians(options.hfov) / 2)
+        self.intrinsics = Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
         self._pose = CameraPose(self._view.height, float(np.radians(self._view.pitch)))
         self._place, self._facing = (0.0, self._view.distance), float(np.radians(self._view.facing))
         self._actor, action = self._performer(name)
@@ -158,11 +139,6 @@ class RenderedItem:
             "flow": self.flow,
             "motion": self.motion,
         }
-
-    @property
-    def images(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
-        """Return the function that renders single frames [N] of each image stream."""
-        return {"color": self.color, "flow": self.flow}
 
     def hands(self) -> np.ndarray:
         """Return the exact joints [1, T, 2, 21, 3] of both hands in m."""
@@ -230,11 +206,6 @@ class RenderedItem:
         return SensorNoise(SENSORS[self.options.sensor], self.intrinsics, self._noise_seed)
 
 
-def _camera(options: RenderedConfig) -> Intrinsics:
-    focal = options.width / 2 / np.tan(np.radians(options.hfov) / 2)
-    return Intrinsics(options.width, options.height, focal, focal, (options.width - 1) / 2, (options.height - 1) / 2)
-
-
 OPTIONS_FILE = "rendered.yaml"
 
 
@@ -242,11 +213,8 @@ class RenderedRgbd(Source):
     """Clips of the simulated camera, which test the training machinery and say nothing about people.
 
     Eight actions by actors of different sizes, proportions, clothes and tempo, from three views, in different rooms.
-    Split "cross_actor" tests on unseen actors, "cross_view" on an unseen view.
-
-    Args:
-        root: Folder that may have `rendered.yaml` with fields of `RenderedConfig`; need not exist.
-        options: Fields of `RenderedConfig`, which override the file.
+    Split "cross_actor" tests on unseen actors, "cross_view" on an unseen view. The root may have `rendered.yaml` with
+    fields of `RenderedConfig`, which the options override; it need not exist.
 
     Raises:
         ConfigError: An option is unknown or out of range, or the file is no YAML mapping.
@@ -280,7 +248,8 @@ class RenderedRgbd(Source):
     def read(self, entry: Entry) -> Clip:
         """Return the clip of an item; all streams are rendered on access."""
         shown = RenderedItem(self.config, entry)
-        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.images))
+        images = {"color": shown.color, "flow": shown.flow}
+        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, images))
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""
@@ -295,8 +264,8 @@ class RenderedRgbd(Source):
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of the options, the version and the names of the items."""
-        told = [__version__, *self.classes, *map(str, dataclasses.astuple(self.config)), *(e.name for e in entries)]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        parts = [__version__, *self.classes, *map(str, dataclasses.astuple(self.config)), *(e.name for e in entries)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _file_options(path: Path) -> dict[str, Any]:

@@ -54,25 +54,15 @@ class Validation:
         return bool(self.share or self.only)
 
     def check(self) -> None:
-        """Raise if a setting has no effect.
-
-        Raises:
-            ConfigError: Nothing is held out, but another setting is given.
-        """
-        asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-        if asked and not self.holds:
-            raise ConfigError(f"validation has {', '.join(asked)} but holds nothing out: set its share")
+        """Raise ConfigError if a setting has no effect."""
+        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if given and not self.holds:
+            raise ConfigError(f"validation has {', '.join(given)} but holds nothing out: set its share")
         if self.only and (self.share or not self.by):
-            raise ConfigError(
-                f"validation holds out {', '.join(map(str, self.only))} (only): say of which key (by), and no share"
-            )
+            raise ConfigError(f"validation holds out {', '.join(map(str, self.only))} (only): set by, and no share")
 
     def split(self, clips: ClipDataset, seed: int) -> tuple[ClipDataset, ClipDataset | None]:
-        """Split into training and validation clips.
-
-        Raises:
-            ConfigError: The dataset does not know `by`, or too little is left on one side.
-        """
+        """Split into training and validation clips; raises ConfigError for an unknown `by` or an empty side."""
         self.check()
         if not self.holds:
             return clips, None
@@ -82,7 +72,7 @@ class Validation:
         if chosen.all():
             raise ConfigError(
                 f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
-                f"there is but {', '.join(map(str, sorted(held, key=str)[:3]))} to hold out"
+                f"its only groups are {', '.join(map(str, sorted(held, key=str)[:3]))}"
             )
         return ClipSubset(clips, np.flatnonzero(~chosen)), ClipSubset(clips, np.flatnonzero(chosen))
 
@@ -113,19 +103,14 @@ class Validation:
         if any(self.by not in meta for meta in metas):
             known = sorted(set.intersection(*(set(meta) for meta in metas))) if metas else []
             raise ConfigError(
-                f"validation by '{self.by}': the dataset says {', '.join(known) or 'nothing'} of its clips; "
-                "choose one of these, or leave `by` empty"
+                f"validation by '{self.by}': the clips have {', '.join(known) or 'no metadata'}; choose one of these, "
+                "or leave `by` empty"
             )
         return [meta[self.by] for meta in metas]
 
 
 class ClipSubset(ClipDataset):
-    """A subset of a dataset's clips, read on access.
-
-    Args:
-        clips: The dataset.
-        indices: Which of its clips.
-    """
+    """The clips with some indices of a dataset, read on access."""
 
     def __init__(self, clips: ClipDataset, indices: Sequence[int] | np.ndarray):
         self.clips, self.indices = clips, [int(index) for index in indices]
@@ -178,7 +163,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         steps_done: Steps of the first epoch to skip after resuming.
 
     Raises:
-        ConfigError: There are fewer clips than a batch holds, or a batch cannot be shared out.
+        ConfigError: There are fewer clips than a batch holds, or a batch does not divide among the processes.
     """
 
     def __init__(
@@ -241,13 +226,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 
 
 class RankBatchSampler(Sampler[list[int]]):
-    """Batch sampler of every clip once for one process, padded with `PAD` to equal lengths.
-
-    Args:
-        count: Number of clips.
-        batch: Batch size of one process.
-        rank, world: Rank and number of processes.
-    """
+    """Batch sampler of every clip once for one process of `world`, padded with `PAD` to equal lengths."""
 
     def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1):
         each = math.ceil(count / world)

@@ -31,13 +31,7 @@ _EARLY = 1e-6
 
 
 class Part(NamedTuple):
-    """A segment of a recording that is sampled at once.
-
-    Attributes:
-        stamps_ns: [window.frames] sample stamps.
-        window: One clip of T frames, or a whole window if an input needs it.
-        starts: First frames of the clips in the segment.
-    """
+    """A segment that is sampled at once: sample stamps, window or clip, first frames of the clips in it."""
 
     stamps_ns: np.ndarray
     window: WindowSpec
@@ -94,10 +88,9 @@ _ROUNDED_NS = 1000
 class Samples(Dataset[Sample]):
     """Clips as network inputs, with random augmentation if given.
 
-    If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`).
-
-    An item is accessed by its index or by a `Draw`. It depends only on the seed and the draw, so that any number of
-    workers and a resumed run see the same samples.
+    If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`). It
+    depends
+    only on the seed and the draw, so that any number of workers and a resumed run see the same samples.
 
     Networks of bodies only get variations of time, body and camera. Networks of images, hands or flow get variations
     of time and of the image crop only, since a rotated body no longer fits its image.
@@ -158,7 +151,6 @@ class Samples(Dataset[Sample]):
         return places[order[again % len(places)]]
 
     def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return inputs without augmentation."""
         if place is not None:
             return self._of_clip(clip.sampled(place[0]), self.specs, place[1])
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
@@ -237,7 +229,7 @@ def _until(clip: Clip, end_ns: int) -> Clip:
 
 
 def _joints_and_bones(specs: list[InputSpec]) -> bool:
-    """Return whether the inputs are made of joints of the canonical layout alone, all normalized alike."""
+    """Return whether all inputs are joints and bones of the canonical layout, normalized in the same way."""
     return all(
         spec.modality in skeleton.MODALITIES
         and spec.layout == "kinect_v2_25"
@@ -249,12 +241,12 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
 
 def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
     """Warn if a dataset has no optional stream of the network."""
-    spared = sorted(set(features.streams(specs)) - clips.streams)
-    if spared:
+    missing = sorted(set(features.streams(specs)) - clips.streams)
+    if missing:
         logger.warning(
             "%s also takes %s, which not every clip of dataset '%s' has: it learns without them there "
             "(actrec prepare --estimate makes them)",
-            recipe.model, ", ".join(spared), recipe.dataset,
+            recipe.model, ", ".join(missing), recipe.dataset,
         )  # fmt: skip
 
 
@@ -264,24 +256,25 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
     Raises:
         ConfigError: Names the missing and the available streams.
     """
-    needed = [stream for stream, required in features.streams(specs).items() if required]
-    lacking = sorted(set(needed) - clips.streams)
-    if lacking:
+    streams = features.streams(specs)
+    needed = sorted(stream for stream, required in streams.items() if required)
+    if missing := [stream for stream in needed if stream not in clips.streams]:
         raise ConfigError(
-            f"{recipe.model} takes {', '.join(sorted(needed))}, but dataset '{recipe.dataset}' has no "
-            f"{', '.join(lacking)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
+            f"{recipe.model} takes {', '.join(needed)}, but dataset '{recipe.dataset}' has no "
+            f"{', '.join(missing)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
         )
     augmentation = recipe.check()
     if (augmentation.reach or augmentation.held_deg) and clips.layout != "hand_22":
         raise ConfigError(
             f"reach and held_deg vary hands, but dataset '{recipe.dataset}' holds {clips.layout}: set both to 0"
         )
-    if augmentation.stretched and set(features.streams(specs)) != {"bodies"}:
+    bodies_alone = set(streams) == {"bodies"}
+    if augmentation.stretched and not bodies_alone:
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
-    if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
-        raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")
+    if recipe.outliers and not bodies_alone:
+        raise ConfigError(f"outliers are synthetic skeletons, but {recipe.model} takes more: set outliers to 0")
     sided = [f"'{name}'" for name in clips.classes if data_augmentation.names_side(name)]
-    bodies_alone = set(features.streams(specs)) == {"bodies"} and clips.layout != "hand_22"
-    if sided and (bodies_alone or crops.may_mirror(specs)) and recipe.augment and augmentation.mirror:
-        what = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
-        logger.warning("half of the clips are mirrored, but %s tell a side: set mirror of augmentation to false", what)
+    mirrors = (bodies_alone and clips.layout != "hand_22") or crops.may_mirror(specs)
+    if sided and mirrors and recipe.augment and augmentation.mirror:
+        names = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
+        logger.warning("half of the clips are mirrored, but %s name a side: set mirror of augmentation to false", names)

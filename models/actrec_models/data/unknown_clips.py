@@ -27,12 +27,7 @@ _MOST = 2000
 
 @dataclass(frozen=True)
 class UnknownClips:
-    """Clips of an unknown dataset that show none of the classes.
-
-    Attributes:
-        clips: Each as a dataset and an index into it; not read yet.
-        excluded: The dataset's actions that are known after all.
-    """
+    """Clips of no class, as pairs of a dataset and an index into it, not read yet; and the excluded actions."""
 
     clips: Sequence[tuple[ClipDataset, int]]
     excluded: Sequence[str]
@@ -58,13 +53,7 @@ def missing_dataset(recipe: Recipe, data_root: str) -> str:
 
 
 def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """Return the actions of the unknown dataset with the name of a class, or excluded by the recipe.
-
-    Args:
-        recipe: The recipe, with `unknown_exclude`.
-        others: Classes of the unknown dataset.
-        classes: Classes of the network; `Sit_down` and `sit down` are the same name.
-    """
+    """Return the actions of the unknown dataset that the recipe excludes or that have the name of a class."""
     known = {normalize_name(name) for name in classes}
     return [name for name in others if name in recipe.unknown_exclude or normalize_name(name) in known]
 
@@ -72,11 +61,7 @@ def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[st
 def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> UnknownClips:
     """Return the unknown clips of a part: clips of other actions, and the user's recordings labeled `unknown`.
 
-    Args:
-        recipe: Recipe with the dataset, its options and excluded actions.
-        classes: Classes of the network.
-        data_root: Folder of the datasets.
-        part: "train", which must not be empty, or "test"; at most `_MOST` clips of it.
+    Part "train" must have some; of each part at most `_MOST` are taken.
 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of its clips.

@@ -88,8 +88,8 @@ def test_hand_augmentation_without_hands_raises(data_root):
 @pytest.mark.parametrize(
     ("classes", "layout", "changes", "told"),
     [
-        (("swipe_left", "Swipe RIGHT", "clap"), "kinect_v2_25", {}, "'swipe_left', 'Swipe RIGHT' tell a side"),
-        (("draw circle counter-clockwise", "clap"), "kinect_v2_25", {}, "'draw circle counter-clockwise' tell a side"),
+        (("swipe_left", "Swipe RIGHT", "clap"), "kinect_v2_25", {}, "'swipe_left', 'Swipe RIGHT' name a side"),
+        (("draw circle counter-clockwise", "clap"), "kinect_v2_25", {}, "'draw circle counter-clockwise' name a side"),
         (("bright", "clap"), "kinect_v2_25", {}, ""),
         (("swipe_left", "clap"), "kinect_v2_25", {"augmentation": {"mirror": False}}, ""),
         (("swipe_left", "clap"), "kinect_v2_25", {"augment": False}, ""),
@@ -132,7 +132,7 @@ def test_mirror_of_images_with_sided_classes_warns(attention, mirror, caplog):
     specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
     settings = {"model": "p_i3d", "augmentation": {"mirror": mirror}}
     check_streams(datasets.ClipDataset([clip], ("swipe_left", "clap")), specs, config.build(recipe.Recipe, settings))
-    assert ("'swipe_left' tell a side" in caplog.text) == (mirror and not attention)
+    assert ("'swipe_left' name a side" in caplog.text) == (mirror and not attention)
 
 
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])

@@ -313,7 +313,7 @@ def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
     source = datasets.source("folder", tmp_path / "mine", recording=told)
     clip = source.read(source.entries()[0])
     assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
-    monkeypatch.setattr(recorded_joints, "_estimate_bodies", lambda frames: pytest.fail("estimated again"))
+    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: pytest.fail("estimated again"))
     again = datasets.source("folder", tmp_path / "mine", recording=told)
     np.testing.assert_array_equal(again.read(again.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()

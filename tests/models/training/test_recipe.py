@@ -203,8 +203,8 @@ def test_recipe_exists_for_every_paper_and_dataset():
         ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
         ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
         ({"validation": {"patience": 3, "by": "subject"}}, "validation has by, patience but holds nothing out"),
-        ({"validation": {"only": [3]}}, "validation holds out 3 .only.: say of which key .by., and no share"),
-        ({"validation": {"only": [3], "by": "subject", "share": 0.2}}, "say of which key .by., and no share"),
+        ({"validation": {"only": [3]}}, "validation holds out 3 .only.: set by, and no share"),
+        ({"validation": {"only": [3], "by": "subject", "share": 0.2}}, "set by, and no share"),
         ({"dataset_options": {"root": "x"}}, "dataset_options cannot set 'root', which has a place of its own"),
         ({"dataset_options": {"part": "test"}}, "dataset_options cannot set 'part'"),
         ({"options": {"num_classes": 4}}, "options cannot set 'num_classes'"),
@@ -259,7 +259,7 @@ def test_validation_holds_out_whole_subjects():
     singles = Validation(share=0.1).split(clips, seed=1)[1]
     assert 4 <= len(singles) <= 6
     assert Validation().split(clips, seed=1) == (clips, None)
-    with pytest.raises(ConfigError, match=r"validation by 'view': the dataset says subject of its clips"):
+    with pytest.raises(ConfigError, match=r"validation by 'view': the clips have subject"):
         Validation(share=0.2, by="view").split(clips, seed=1)
     one = ClipSubset(clips, range(0, 50, 5))
     with pytest.raises(ConfigError, match="would hold out all 10 clips"):

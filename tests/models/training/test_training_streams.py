@@ -209,7 +209,7 @@ def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path
         ("c3d_flow", {"stages": [{"name": "joint"}]}, "c3d_flow's; it is trained in one go"),
         ("p_i3d", {"stages": ["joint"]}, "each entry of stages must be a mapping"),
         ("p_i3d", {"stages": [{"name": "joint", "epoch": 2}]}, "unknown option epoch of Stage"),
-        ("p_i3d", {"outliers": 0.3}, "outliers are made-up skeletons"),
+        ("p_i3d", {"outliers": 0.3}, "outliers are synthetic skeletons"),
         ("sem_net", {"outliers": 0.3, "augment": False}, "outliers are made where clips are varied: set augment"),
     ],
 )
