@@ -87,28 +87,19 @@ def read_recordings(source: Folder, progress: bool = True) -> Recordings:
     found = Recordings(clips, source.classes, tuple(people), tuple(skipped), fingerprint, tuple(identities))
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < MIN_CLIPS]
     if len(found.classes) < 2 or few:
-        problem = "at least two actions are needed"
-        if few:
-            problem = f"each action needs at least three clips, but {', '.join(few)}"
-        raise InputError(f"'{source.root}': {problem}; {_how_to_record(source)}")
+        problem = f"each action needs at least three clips, but {', '.join(few)}"
+        remedy = f"record more: actrec record --label NAME --out '{source.root}'"
+        if not (source.root / LABELS_FILE).exists():  # `actrec record` does not write into folders with one per class
+            remedy = (
+                "record more into another folder (actrec record --label NAME --out DIR) and move them to their label's "
+                "folder"
+            )
+        raise InputError(f"'{source.root}': {problem if few else 'at least two actions are needed'}; {remedy}")
     return found
 
 
-def _how_to_record(source: Folder) -> str:
-    """Return how to add recordings to a folder; `actrec record` does not write into folders with one per class."""
-    if (source.root / LABELS_FILE).exists():
-        return f"record more: actrec record --label NAME --out '{source.root}'"
-    return (
-        "record more into another folder (actrec record --label NAME --out DIR) and move them to their label's folder"
-    )
-
-
 def _duplicate(first: Entry, second: Entry, classes: Sequence[str]) -> str:
-    """Return the message that two entries are one clip.
-
-    Raises:
-        InputError: They have different labels.
-    """
+    """Return the message that two entries are one clip; raise `InputError` if they have different labels."""
     labels = [UNKNOWN if entry.label < 0 else classes[entry.label] for entry in (first, second)]
     if labels[0] != labels[1]:
         raise InputError(
@@ -168,7 +159,12 @@ def make_folds(
     names = tuple(sorted(set(person[known].tolist())))
     people_of_class = [set(person[labels == label].tolist()) for label in range(int(labels.max()) + 1)]
     if len(names) > 1 and "" not in names and all(len(who) > 1 for who in people_of_class):
-        return Folds(_folds_by_person(people, source, names), names, "person")
+        # People with clips labeled `unknown` alone go to the folds in turn, or their recordings if no person is given.
+        groups = [(name, "" if name else recording) for name, recording in zip(people, source.tolist(), strict=True)]
+        others = dict.fromkeys(group for group in groups if group[0] not in names)
+        fold_of = {(name, ""): fold for fold, name in enumerate(names)}
+        fold_of |= {group: number % len(names) for number, group in enumerate(others)}
+        return Folds(np.array([fold_of[group] for group in groups], dtype=np.int64), names, "person")
     fewest = min(len(set(source[labels == label].tolist())) for label in range(len(people_of_class)))
     by = "recording" if fewest > 1 else "clip"
     if by == "clip":
@@ -176,19 +172,6 @@ def make_folds(
         fewest = min(int((labels == label).sum()) for label in range(len(people_of_class)))
     fold_of_clip = _random_folds(labels, source, min(count, fewest), seed)
     return Folds(fold_of_clip, tuple(f"fold {k + 1}" for k in range(int(fold_of_clip.max()) + 1)), by)
-
-
-def _folds_by_person(people: Sequence[str], source: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return [N] folds, one per name.
-
-    Clips of other people, who only have clips labeled `unknown`, are distributed by person, or by recording if no
-    person is given.
-    """
-    groups = [(name, "" if name else recording) for name, recording in zip(people, source.tolist(), strict=True)]
-    others = dict.fromkeys(group for group in groups if group[0] not in names)
-    fold_of = {(name, ""): fold for fold, name in enumerate(names)}
-    fold_of |= {group: number % len(names) for number, group in enumerate(others)}
-    return np.array([fold_of[group] for group in groups], dtype=np.int64)
 
 
 def _random_folds(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:

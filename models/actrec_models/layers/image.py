@@ -1,7 +1,6 @@
 """Convolutional networks on images, with torchvision's parameter names, whose ImageNet weights they load."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +26,9 @@ DROP_PATH = 0.2
 
 
 class EfficientNetB0(nn.Module):
-    """Pictures (N, 3, H, W) to class scores (N, classes).
+    """EfficientNet-B0 (Tan & Le, ICML 2019): images (N, 3, H, W) to class scores (N, classes).
 
-    Args:
-        num_classes: Outputs.
-        width, depth: Multiples of B0's channels and of its stages' blocks.
-        dropout: Before the classifier.
+    `width` and `depth` are multiples of B0's channels and of its stages' blocks.
     """
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.2):
@@ -55,14 +51,14 @@ class EfficientNetB0(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
         self.apply(_initialize)
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, classes)."""
-        f = self.features(picture)  # (N, C, H / 32, W / 32)
+        f = self.features(image)  # (N, C, H / 32, W / 32)
         return self.classifier(f.mean(dim=(2, 3)))
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck with squeeze and excitation: widen, filter each channel, weigh the channels, narrow."""
+    """Inverted bottleneck with squeeze and excitation: widen, filter each channel, weight the channels, narrow."""
 
     def __init__(self, before: int, after: int, expansion: int, kernel: int, stride: int, drop: float):
         super().__init__()
@@ -72,7 +68,7 @@ class MBConv(nn.Module):
             *widen,
             convolution(wide, wide, kernel, stride, groups=wide),
             SqueezeExcitation(wide, max(1, before // 4)),
-            convolution(wide, after, 1, activation=None),
+            convolution(wide, after, 1, activation=False),
         )
         self.residual = stride == 1 and before == after
         self.drop = drop
@@ -103,19 +99,11 @@ class SqueezeExcitation(nn.Module):
 
 
 def convolution(
-    before: int,
-    after: int,
-    kernel: int,
-    stride: int = 1,
-    groups: int = 1,
-    activation: Callable[[], nn.Module] | None = nn.SiLU,
+    before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, activation: bool = True
 ) -> nn.Sequential:
-    """Convolution, batch normalization and, unless None, activation."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(after),
-        *([activation()] if activation else []),
-    )
+    """Return a convolution with batch norm and, by default, activation."""
+    conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), *([nn.SiLU()] if activation else []))
 
 
 def divisible(channels: float) -> int:
@@ -145,12 +133,9 @@ RESNET_EXPANSION = 4
 
 
 class ResNet50(nn.Module):
-    """Pictures (N, 3, H, W) to class scores (N, classes).
+    """ResNet-50 (He et al., CVPR 2016): images (N, 3, H, W) to class scores (N, classes).
 
-    Args:
-        num_classes: Outputs.
-        width, depth: Multiples of the published 64 base channels and of the stages' blocks.
-        dropout: Before the classifier; 0 as published.
+    `width` and `depth` are multiples of the published 64 base channels and of the stages' blocks.
     """
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.0):
@@ -172,9 +157,9 @@ class ResNet50(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, classes)."""
-        f = self.pool(self.bn1(self.conv1(picture)).relu())  # (N, C, H / 4, W / 4)
+        f = self.pool(self.bn1(self.conv1(image)).relu())  # (N, C, H / 4, W / 4)
         for number in range(1, len(RESNET_STAGES) + 1):
             f = self.get_submodule(f"layer{number}")(f)
         return self.fc(self.dropout(f.mean(dim=(2, 3))))

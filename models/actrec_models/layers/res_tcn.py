@@ -30,11 +30,7 @@ SCORES = ("1", "2", "3", "4", "sum")
 class Unit(nn.Module):
     """One term of Eq. 1: X^(l) = X^(l−1) + W^l * max(0, X^(l−1)), with batch normalization before the maximum.
 
-    Args:
-        channels_in, channels_out: N_{l−1} and N_l.
-        kernel: f_l, the filter's length.
-        stride: Of the filter; if it is not 1, a convolution of size 1 adapts X^(l−1).
-        dropout: After the activation.
+    N_{l−1} and N_l channels, filter length f_l; a convolution of size 1 adapts X^(l−1) to another size.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, dropout: float):
@@ -51,10 +47,9 @@ class Unit(nn.Module):
 
 
 class Convolution(nn.Module):
-    """1-D convolution whose output is as long as its input, divided by the stride.
+    """1-D convolution to the length of the input, divided by the stride.
 
-    A filter of even length reaches one element farther ahead than back, as in Keras for an input of
-    even length.
+    A filter of even length reaches one element farther ahead than back, as in Keras for an input of even length.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1):
@@ -69,15 +64,7 @@ class Convolution(nn.Module):
 
 
 class Branch(nn.Module):
-    """Res-TCN without its classifier: Eq. 1 along the last axis.
-
-    Args:
-        channels: Of X^(0).
-        width: N_1.
-        kernel: f_l.
-        dropout: After each activation.
-        depth: How many of `LAYERS`.
-    """
+    """Res-TCN without its classifier: Eq. 1 along the last axis, the first `depth` of `LAYERS`."""
 
     def __init__(self, channels: int, width: int, kernel: int, dropout: float, depth: int = len(LAYERS)):
         super().__init__()
@@ -110,13 +97,7 @@ class Pooling(nn.Module):
 
 
 class ResTcn(nn.Module):
-    """Res-TCN up to its average pooling.
-
-    Args:
-        rows: 3·K.
-        width: Filters of the first layer.
-        dropout: After each activation.
-    """
+    """Res-TCN up to its average pooling, on a joint map of `rows` 3·K."""
 
     def __init__(self, rows: int, width: int = 64, dropout: float = DROPOUT):
         super().__init__()
@@ -131,14 +112,7 @@ class ResTcn(nn.Module):
 
 
 class ResBjcn(nn.Module):
-    """Res-BJCN, or its bottom, which is all that the score needs.
-
-    Args:
-        frames: N.
-        width: Filters of the first layer.
-        dropout: After each activation.
-        depth: How many of `LAYERS`.
-    """
+    """Res-BJCN on N `frames`: the first `depth` of `LAYERS`; the score needs the bottom alone."""
 
     def __init__(self, frames: int, width: int = 128, dropout: float = DROPOUT, depth: int = BOTTOM):
         super().__init__()
@@ -156,11 +130,8 @@ class ResBjcn(nn.Module):
 class TwoBranches(ResBjcn):
     """Fig. 1 without the softmax layer: Res-TCN over time, Res-BJCN over joints, FC-256 and FC-512 concatenated.
 
-    Args:
-        rows: 3·K.
-        frames: N, a multiple of 4, so that both strides meet an even length.
-        width: Filters of Res-TCN's first layer; Res-BJCN has twice as many in every layer.
-        dropout: After each activation.
+    `rows` is 3·K; N `frames` a multiple of 4, so that both strides meet an even length; `width` the filters of
+    Res-TCN's first layer: Res-BJCN has twice as many in every layer.
     """
 
     def __init__(self, rows: int, frames: int, width: int = 64, dropout: float = DROPOUT):
@@ -188,14 +159,11 @@ def l1_norm(module: nn.Module) -> Tensor:
 
 
 def informativeness(layers: list[Tensor], layer: str) -> Tensor:
-    """Eq. 2: how much each joint's movements tell, linearly normalized to [0, 1] over the joints.
+    """Return the informativeness of each joint (N, K) by Eq. 2, linearly normalized to [0, 1] over the joints.
 
     Args:
-        layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are left aside.
+        layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are ignored.
         layer: l, "1" to "4", or "sum" of these four.
-
-    Returns:
-        (N, K).
     """
     x = torch.stack(layers[:BOTTOM]).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
     rows = x.sum(dim=1)  # (N, 3·K): over j

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from actrec.skeleton import layouts
-from actrec_models.layers.common import sizes
+from actrec_models.layers.common import glorot, sizes
 
 # -- ST-GCN ------------------------------------------------------------------------------------------------------------
 
@@ -21,13 +21,9 @@ def adjacency(layout: str) -> Tensor:
 def partition(layout: str, sets: int = 1) -> Tensor:
     """Return the normalized adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
 
-    Args:
-        layout: Name of a skeleton layout with V joints.
-        sets: How many of these skeletons lie side by side, unconnected: two hands.
-
     Returns:
-        [3, sets·V, sets·V] float32: neighbors as far from the root as the joint (itself), nearer, farther. Columns are
-        divided by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
+        [3, sets·V, sets·V] of `sets` unconnected skeletons: neighbors as far from the root as the joint (itself),
+        nearer, farther. Columns are divided by the joint's degree with its self-loop (`normalize_digraph`).
     """
     parents = layouts.get(layout).parents
     hop = torch.tensor([_hops_to_root(parents, v) for v in range(len(parents))])
@@ -46,12 +42,7 @@ def _hops_to_root(parents: tuple[int, ...], v: int) -> int:
 
 
 class GraphConvolution(nn.Module):
-    """DeepActsNet Eq. 3: f_out = Σ_k W_k (f_in A_k) ∘ M_k.
-
-    Args:
-        channels_in, channels_out: C_in and C_out of W_k.
-        adjacency: A, [K_v, V, V].
-    """
+    """DeepActsNet Eq. 3: f_out = Σ_k W_k (f_in A_k) ∘ M_k, with A [K_v, V, V]."""
 
     adjacency: Tensor
 
@@ -75,15 +66,8 @@ class GraphConvolution(nn.Module):
 class GraphBlock(nn.Module):
     """Graph convolution, then convolution over time, with a residual connection.
 
-    Args:
-        channels_in, channels_out: Feature channels.
-        adjacency: A, [K_v, V, V].
-        stride: Of the temporal convolution.
-        kernel: Temporal kernel size, odd.
-        dropout: After the temporal convolution.
-        residual: Whether the block's input is added to its output.
-        padding: Whether the temporal convolution sees zeros beyond the clip; otherwise the clip gets shorter, and the
-            last output is about the last `kernel` frames.
+    Without `padding`, the temporal convolution (odd `kernel`) sees no zeros beyond the clip: the clip gets shorter, and
+    the last output is of the last `kernel` frames.
     """
 
     def __init__(
@@ -107,15 +91,11 @@ class GraphBlock(nn.Module):
             nn.BatchNorm2d(channels_out),
             nn.Dropout(dropout),
         )
-        self.residual = self._shortcut(channels_in, channels_out, stride) if residual else None
-
-    @staticmethod
-    def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-        if channels_in == channels_out and stride == 1:
-            return nn.Identity()
-        return nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=(stride, 1)), nn.BatchNorm2d(channels_out)
-        )
+        self.residual: nn.Module | None = nn.Identity() if residual else None
+        if residual and (channels_in != channels_out or stride != 1):
+            self.residual = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=(stride, 1)), nn.BatchNorm2d(channels_out)
+            )
 
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, C_in, T, V) to (N, C_out, T', V); T' = T / stride, or `unpadded_frames`."""
@@ -148,14 +128,14 @@ POOLED = 16
 
 
 class Hcn(nn.Module):
-    """Joints of M bodies to class scores (N, classes), zero for an input that is all zero.
+    """HCN (Fig. 3): joints of M bodies to class scores (N, classes), zero for an input that is all zero.
 
     Args:
         num_classes: Outputs.
-        frames: T; at least 16, four poolings halve it.
+        frames: T, at least 16: four poolings halve it.
         joints: V.
         width: Multiple of the published channels (64, 32, 32, 64, 128, 256; fc7 256).
-        dropout: After conv4, conv5, conv6 and fc7; 0.5 as published.
+        dropout: After conv4, conv5, conv6 and fc7.
     """
 
     to_motion: Tensor
@@ -171,11 +151,7 @@ class Hcn(nn.Module):
         flat = 8 * base * (frames // POOLED) * (base // POOLED)
         self.fc7 = nn.Sequential(nn.Linear(flat, 8 * base), nn.ReLU(), nn.Dropout(dropout))
         self.fc8 = nn.Linear(8 * base, num_classes)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        self.apply(glorot)
 
     def forward(self, joints: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""
@@ -189,7 +165,7 @@ class Hcn(nn.Module):
 
 
 class _JointsFirst(nn.Module):
-    """Makes the joints the channels, so that the next convolution sees all of them at once."""
+    """Swap channels and joints, so that the next convolution sees all joints at once."""
 
     def forward(self, f: Tensor) -> Tensor:
         return f.permute(0, 3, 2, 1)  # (N, C, T, V) to (N, V, T, C)
@@ -215,10 +191,7 @@ def _pooled(dropout: float) -> list[nn.Module]:
 
 
 def motion_matrix(frames: int) -> Tensor:
-    """[T, T] that takes joints over time to their motion.
-
-    Differences of neighboring frames, stretched from T − 1 back to T by linear interpolation, as one matrix.
-    """
+    """Return [T, T]: differences of neighboring frames, stretched from T − 1 to T by linear interpolation."""
     difference = torch.eye(frames)[1:] - torch.eye(frames)[:-1]  # (T - 1, T)
     stretched = nn.functional.interpolate(difference.T[None], size=frames, mode="linear", align_corners=False)
     return stretched[0].T.contiguous()  # (T, T)

@@ -19,7 +19,7 @@ from actrec.utils import jit
 
 
 class Neighborhood(Protocol):
-    """What the layers ask of a level's neighborhood."""
+    """Neighborhood of a level, as the layers use it."""
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
         """Σ of Eq. 9 over the neighbors but the center."""
@@ -35,7 +35,7 @@ class Neighborhood(Protocol):
 
 
 class PaddedNeighborhood(NamedTuple):
-    """Who is whose neighbor on one level. Sizes are plain numbers, so that an exported graph holds them as constants.
+    """The neighbors on one level. Sizes are plain numbers, which are constants in an exported graph.
 
     Attributes:
         points, size, pairs, addends: P, B, Q·B and J.
@@ -109,9 +109,7 @@ class SparseConvolution(nn.Module):
         super().__init__()
         relative = offsets(kernel, temporal)
         self.center = int((relative == 0).all(axis=1).argmax())
-        self.weight = nn.Parameter(
-            torch.empty(len(relative), channels_in, channels_out)
-        )  # W, in the order of `offsets`
+        self.weight = nn.Parameter(torch.empty(len(relative), channels_in, channels_out))  # W, in order of `offsets`
         # As a linear layer of the center alone: most of the window is empty.
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
@@ -164,12 +162,12 @@ class TemporalConvolution(nn.Module):
 
 
 class Pairs(NamedTuple):
-    """Who is whose neighbor: sorted by share of the clips, then by relative position, then by point i.
+    """Neighbors, sorted by share of the clips, then by relative position, then by point i.
 
     Attributes:
         source, target: (pairs) int64, points j and i.
-        ends: (shares, positions) int64, on the CPU: where each position's pairs end. Shares have no point in common,
-            so that threads can take one each.
+        ends: (shares, positions) int64, on the CPU: the end of each position's pairs. Shares have no common point, so
+            that threads can process one each.
     """
 
     source: Tensor
@@ -178,13 +176,7 @@ class Pairs(NamedTuple):
 
 
 def sorted_pairs(near: PaddedNeighborhood, number: Tensor, positions: int) -> Pairs:
-    """Return the pairs of a level.
-
-    Args:
-        near: Its padded tables.
-        number: (N, P) int64, the number of each slot's point in the batch.
-        positions: Relative positions of the kernel.
-    """
+    """Return the pairs of a level with `positions` of the kernel; `number` (N, P) is each slot's point in the batch."""
     if number.device.type != "cpu":
         return pairs_on_device(near, number, positions)
     clips = len(number)
@@ -223,17 +215,9 @@ def _count(sums: np.ndarray, kernel: np.ndarray, size: int, share: np.ndarray, c
 
 @jit.kernel
 def _fill(
-    sums: np.ndarray,
-    kernel: np.ndarray,
-    tiles: np.ndarray,
-    size: int,
-    addends: int,
-    number: np.ndarray,
-    share: np.ndarray,
-    following: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-) -> None:
+    sums: np.ndarray, kernel: np.ndarray, tiles: np.ndarray, size: int, addends: int, number: np.ndarray,
+    share: np.ndarray, following: np.ndarray, source: np.ndarray, target: np.ndarray,
+) -> None:  # fmt: skip
     """Write each group's pairs from `following` [shares, positions] on."""
     for clip in range(len(sums)):
         for slot, pair in enumerate(sums[clip]):
@@ -346,14 +330,9 @@ def _each_share(pairs: Pairs, work: Any) -> None:
 
 @jit.kernel
 def _add_products(
-    f: np.ndarray,
-    weight: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    start: int,
-    ends: np.ndarray,
+    f: np.ndarray, weight: np.ndarray, source: np.ndarray, target: np.ndarray, start: int, ends: np.ndarray,
     out: np.ndarray,
-) -> None:
+) -> None:  # fmt: skip
     """Add W_position f[j] of a share's pairs (j, i) to out[i]."""
     x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     y = np.empty((_BLOCK, weight.shape[2]), np.float32)
@@ -368,16 +347,9 @@ def _add_products(
 
 @jit.kernel
 def _add_gradients(
-    f: np.ndarray,
-    weight: np.ndarray,
-    grad: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    start: int,
-    ends: np.ndarray,
-    of_f: np.ndarray,
-    of_weight: np.ndarray,
-) -> None:
+    f: np.ndarray, weight: np.ndarray, grad: np.ndarray, source: np.ndarray, target: np.ndarray, start: int,
+    ends: np.ndarray, of_f: np.ndarray, of_weight: np.ndarray,
+) -> None:  # fmt: skip
     """Add the pairs' (j, i) part of the gradients of f[j], unless `of_f` is empty, and of W_position."""
     x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     of_x = np.empty((_BLOCK, weight.shape[1]), np.float32)

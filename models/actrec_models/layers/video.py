@@ -62,13 +62,7 @@ NORM_MOMENTUM = 0.01
 
 
 def image_spec(name: str, frames: int, size: int) -> InputSpec:
-    """Return the spec of an I3D's input (3, T, S, S) in [−1, 1]; `name` is also the modality ("body_crop", …).
-
-    Args:
-        name: A modality of `actrec.features.crops`.
-        frames: T.
-        size: S, px.
-    """
+    """Return the spec of an I3D's input (3, T, S, S) in [−1, 1]; `name` is a modality of `actrec.features.crops`."""
     preprocessing = dataclasses.asdict(features.feature(name).config_class())
     return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size), preprocessing=preprocessing)
 
@@ -125,12 +119,7 @@ class Unit3d(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Four branches side by side, their channels concatenated.
-
-    Args:
-        before: Channels of the input.
-        widths: See `INCEPTION_BLOCKS`.
-    """
+    """Four branches side by side, their channels concatenated; `widths` as in `INCEPTION_BLOCKS`."""
 
     def __init__(self, before: int, widths: Sequence[int]):
         super().__init__()
@@ -228,20 +217,13 @@ class InceptionI3d(nn.Module):
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """I3D's last pool: over the whole image and over each two neighboring time steps.
-
-    Args:
-        x: (N, C, T', H', W').
-
-    Returns:
-        (N, C, max(T' − 1, 1), 1, 1).
-    """
+    """I3D's last pool, over the image and each two neighboring steps: to (N, C, max(T' − 1, 1), 1, 1)."""
     x = x.mean(dim=(3, 4), keepdim=True)  # (N, C, T', 1, 1)
     return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[1] > 1 else x
 
 
 def chain(after: str, until: str) -> tuple[str, ...]:
-    """Run the endpoints after `after` (from the first one if it is empty) up to `until`.
+    """Return the endpoints after `after` (from the first one if it is empty) up to `until`.
 
     Raises:
         ConfigError: Unknown endpoint.
@@ -269,13 +251,7 @@ RESNEXT_EXPANSION = 2
 
 
 class ResNextBottleneck(nn.Module):
-    """1³ convolution, grouped 3³ convolution, 1³ convolution, with a shortcut of type B.
-
-    Args:
-        channels_in: Channels of the input.
-        channels: Channels of the grouped convolution, F in the paper; the output has twice as many.
-        stride: Of the grouped convolution, in time and space.
-    """
+    """1³ convolution, grouped 3³ convolution of F `channels`, 1³ convolution to 2·F, with a shortcut of type B."""
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
         super().__init__()
@@ -427,10 +403,5 @@ class C3d(nn.Module):
 
 
 def boosted(y: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 4 of "Learning Scene Flow With Skeleton Guidance": F = (1 + M) * Y.
-
-    Args:
-        y: Y (N, c, l, h, w).
-        mask: M (N, 1, l, h, w), repeated over the channels.
-    """
+    """Eq. 4 of "Learning Scene Flow With Skeleton Guidance": F = (1 + M) * Y, Y (N, c, l, h, w), M (N, 1, l, h, w)."""
     return (1 + mask) * y

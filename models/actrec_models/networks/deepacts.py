@@ -1,9 +1,7 @@
 """DeepActsNet (Asif et al., AAAI 2021): convolutional and graph branches on body, bones, hands, face and motion.
 
-One branch a modality (Fig. 3); the scores of all branches are summed before the softmax. A modality that is absent, its
-input all zero, adds nothing to the sum.
-
-Options and inputs of the DeepActsNet family, and the rows of its paper's tables that they reproduce.
+One branch per modality (Fig. 3); the scores of all branches are summed before the softmax. An absent modality, whose
+input is all zero, adds nothing to the sum.
 """
 
 import dataclasses
@@ -126,11 +124,7 @@ class DeepActsMultiConfig(CnnOptions, DeepActsGraphConfig):
 
 
 def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[str, ...]) -> None:
-    """Refuses an empty choice, an unknown one and a repeated one.
-
-    Raises:
-        ConfigError: The message has the option and its allowed values.
-    """
+    """Raise `ConfigError` for an empty choice, an unknown one and a repeated one."""
     if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
         raise ConfigError(f"{name} is {', '.join(chosen) or 'empty'}; choose from {', '.join(known)}, each once")
 
@@ -159,15 +153,12 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
     if streamed and (moved := [name for name in options.modalities if name in MOTION_MODALITIES]):
         raise ConfigError(f"padding none is for one frame at a time, and {moved[0]} needs two: choose padding same")
-    return [
-        _spec(
-            name,
-            modality_joints(options, name),
-            (*shape, len(modality_joints(options, name))),
-            {"placing": "running"} if streamed and name in ("body", "bones") else {},
-        )
-        for name in options.modalities
-    ]
+    specs = []
+    for name in options.modalities:
+        joints = modality_joints(options, name)
+        placing = {"placing": "running"} if streamed and name in ("body", "bones") else {}
+        specs.append(_spec(name, joints, (*shape, len(joints)), placing))
+    return specs
 
 
 def stamp_specs(options: CnnOptions) -> list[InputSpec]:

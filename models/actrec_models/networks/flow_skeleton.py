@@ -1,8 +1,6 @@
 """Scene flow guided by the skeleton: Res-TCN-BJCN, C3D-F, its two levels of attention, and their fusion.
 
 Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition".
-
-The attention around joints in the image (Magoulianitis & Psaltis, Eqs. 3 to 5).
 """
 
 import dataclasses
@@ -27,11 +25,9 @@ LOST = -0.375
 
 
 class JointMasks(nn.Module):
-    """The masks M of each stage of C3D, from the joints of a clip.
+    """The masks M of each stage of C3D (Eq. 3 to 5), from the joints of a clip of T frames of `size` px.
 
-    Args:
-        frames, size: T, and height and width of the clip that the joints are in.
-        radius: r of a characteristic area, in widths of the feature.
+    `radius` is r of a characteristic area, in widths of the feature.
     """
 
     def __init__(self, frames: int, size: int, radius: float):
@@ -71,16 +67,13 @@ def between(joints: Tensor, lost: float) -> Tensor:
 
 
 def areas(joints: Tensor, size: int, width: int, radius: float) -> Tensor:
-    """Return the characteristic areas 𝕁^k: 1 where (x − a)² + (y − b)² ≤ r², else 0.
+    """Return the characteristic areas 𝕁^k (N, l, K, h, w): 1 where (x − a)² + (y − b)² ≤ r², else 0.
 
     Args:
         joints: (N, l, K, 2) in an image of `size`.
-        size: Width and height that the joints are in.
+        size: Width and height of that image.
         width: w = h of the feature.
         radius: r in its pixels.
-
-    Returns:
-        (N, l, K, h, w).
     """
     ab = torch.floor((joints + 0.5) * (width / size))  # the feature's pixel that the joint falls on
     a, b = ab[..., 0:1, None], ab[..., 1:2, None]  # (N, l, K, 1, 1)
@@ -96,14 +89,9 @@ def binary(area: Tensor) -> Tensor:
 
 
 def weighted(area: Tensor, score: Tensor) -> Tensor:
-    """Eq. 5: 1 + score_k in the area of joint k, the mean score where areas overlap, else 0.
+    """Eq. 5: 1 + score_k in the area of joint k, the mean score where areas overlap, else 0; (N, l, h, w).
 
-    Args:
-        area: (N, l, K, h, w).
-        score: (N, K).
-
-    Returns:
-        (N, l, h, w).
+    `area` is (N, l, K, h, w), `score` (N, K).
     """
     count = area.sum(dim=2)
     total = (area * score[:, None, :, None, None]).sum(dim=2)
@@ -243,7 +231,6 @@ class C3dFlow(Network):
         self.c3d = C3d(self._outputs(), c.frames, c.size, c.width, c.fc, c.dropout)
 
     def _outputs(self) -> int:
-        """Neurons of fc8."""
         return self.config.num_classes
 
     @property
@@ -315,7 +302,7 @@ class C3dFlowAt2(C3dFlowAt1):
         return bottom
 
     def train(self, mode: bool = True) -> "C3dFlowAt2":
-        """Return a frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""
+        """Set the mode; a frozen skeleton model stays in evaluation mode."""
         super().train(mode)
         if self.config.skeleton == "frozen":
             self.skeleton.eval()

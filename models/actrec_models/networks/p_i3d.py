@@ -96,17 +96,13 @@ class Attention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor) -> Tensor:
-        """α."""
+        """Return α (N, K)."""
         s = self.w_s(torch.tanh(self.w_h(h)))  # Eq. 2: (N, K)
         return functional.softmax(s, dim=1)  # Eq. 3
 
 
 class PI3d(Network):
-    """The network of Fig. 2, its ablations (Tables 1 and 2), its loss (Eq. 5) and the stages of Algorithm 1.
-
-    Attributes:
-        stages: The stages of its training, in order; see `stage`.
-    """
+    """The network of Fig. 2, its ablations (Tables 1 and 2), its loss (Eq. 5) and the stages of Algorithm 1."""
 
     family = "p_i3d"
     config_class = PI3dConfig

@@ -70,8 +70,8 @@ class GrCfsa(nn.Module):
     Args:
         channels_in: C_in.
         joints: N of the paper, V here.
-        memory: Frames, at this depth, of the running mean that replaces the mean over time if no future frame is used.
-        options: The network's.
+        memory: Frames, at this depth, of the running mean that replaces the mean over time in the causal network.
+        options: Options of the network.
     """
 
     def __init__(self, channels_in: int, joints: int, memory: int, options: SemNetConfig):
@@ -151,12 +151,9 @@ def running_mean_weights(frames: int, memory: int) -> list[list[float]]:
 
 
 class TemporalBranch(nn.Module):
-    """One branch: a convolution over time that keeps the channels, k × 1 with a dilation, and its normalization.
+    """One branch of C_out / B channels: a k × 1 convolution over time with a dilation, and its normalization.
 
-    Args:
-        channels: C_out / B.
-        kernel, dilation, stride: Over time.
-        causal: Whether it looks back only. Its last output then is about the last frame.
+    If `causal`, it looks back only, and its last output is of the last frame.
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int, stride: int, causal: bool):
@@ -184,12 +181,7 @@ def last_aligned(frames: int, stride: int) -> int:
 class MultiScaleFeedForward(nn.Module):
     """MS-TFF: a 1×1 convolution splits the channels into B branches, one temporal window each; then concatenated.
 
-    Args:
-        channels: In and out.
-        stride: Over time.
-        kernels, dilations: Of each branch; one branch is the plain TFF of Table 2.
-        causal: Whether it looks back only.
-        dropout: On the branches' outputs.
+    One kernel and dilation per branch; a single branch is the plain TFF of Table 2.
     """
 
     def __init__(
@@ -229,15 +221,7 @@ class MultiScaleFeedForward(nn.Module):
 
 
 class SemBlock(nn.Module):
-    """Fig. 5: S heads concatenated, a linear layer, MS-TFF; a residual connection around each half.
-
-    Args:
-        channels_in, channels_out: C_in and C_out.
-        stride: Over time.
-        joints: V.
-        memory: See `GrCfsa`.
-        options: The network's.
-    """
+    """Fig. 5: S heads concatenated, a linear layer, MS-TFF; a residual connection around each half."""
 
     def __init__(
         self, channels_in: int, channels_out: int, stride: int, joints: int, memory: int, options: SemNetConfig
@@ -282,9 +266,6 @@ class SemStream(nn.Module):
             )
         )
         self.fc = nn.Linear(options.channels[-1], options.num_classes)
-        self._initialize()
-
-    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -70,7 +70,7 @@ class Past:
         return self.values[name]
 
     def write(self, name: str, value: Tensor) -> None:
-        """Leaves this frame's value (N·M, C, 1, V)."""
+        """Store this frame's value (N·M, C, 1, V)."""
         self.new[name] = value
 
     def window(self, name: str, value: Tensor, step: int, count: int) -> Tensor:
@@ -104,22 +104,16 @@ class Past:
 
 
 class Step(nn.Module):
-    """A network's step. It shares the network's weights.
-
-    Args:
-        network: One that `ADAPTERS` has; it is in evaluation mode afterwards.
-
-    Attributes:
-        states: What a runner has to keep.
+    """A network's step, which shares its weights; `states` are the values that a runner has to keep.
 
     Raises:
-        ConfigError: The network has no such form, or was not made for it.
+        ConfigError: The network has no such form (`ADAPTERS`), or was not made for it.
     """
 
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
-        self._logits = _adapter(network)
+        self._logits = next((adapter for kind, adapter in ADAPTERS.items() if isinstance(network, kind)), _refuse)
         past = Past(None)
         with torch.no_grad():
             self._logits(
@@ -157,10 +151,7 @@ class Step(nn.Module):
 Logits = Callable[..., Tensor]
 
 
-def _adapter(network: Network) -> Logits:
-    for kind, adapter in ADAPTERS.items():
-        if isinstance(network, kind):
-            return adapter
+def _refuse(network: Network, *_: object) -> Tensor:
     names = ", ".join(kind.__name__ for kind in ADAPTERS)
     raise ConfigError(f"{type(network).__name__} cannot run frame by frame; these can: {names}")
 

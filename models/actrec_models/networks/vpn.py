@@ -1,9 +1,7 @@
-"""VPN: video-pose network (Das et al., ECCV 2020): the VPN layer upon I3D or 3D ResNeXt-101, and its loss (Eq. 5).
-
-The VPN layer (Das et al., ECCV 2020, Sect. 3.2), to be placed upon any 3D convolutional network.
+"""VPN: video-pose network (Das et al., ECCV 2020): the VPN layer on I3D or 3D ResNeXt-101, and its loss (Eq. 5).
 
 The pose backbone's h* gives attention weights A_S, A_T (Eq. 2), whose coupling A_ST modulates the visual feature map:
-f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), which takes part in training alone, aligns f with the poses.
+f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), used in training only, aligns f with the poses.
 """
 
 from abc import abstractmethod
@@ -52,26 +50,15 @@ class VpnLayerConfig:
 
 
 class Attention(NamedTuple):
-    """What the attention network says of a clip.
+    """Output of the attention network."""
 
-    Attributes:
-        z_1: (N, m·n), latent spatial attention vector.
-        A_S: (N, m·n) spatial weights, each 0..1.
-        A_T: (N, t_c) temporal weights that sum to 1; None where attention is spatial only.
-    """
-
-    z_1: Tensor
-    A_S: Tensor
-    A_T: Tensor | None
+    z_1: Tensor  # (N, m·n), latent spatial attention vector
+    A_S: Tensor  # (N, m·n) spatial weights, each 0..1
+    A_T: Tensor | None  # (N, t_c) temporal weights that sum to 1; None if attention is spatial only
 
 
 def normalized_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
-    """D^{-1/2} (E + I) D^{-1/2} of Eq. 1, [J, J] float32.
-
-    Args:
-        layout: Name of a skeleton layout with J joints.
-        alpha, beta: e_ij of joints that are connected, and of unconnected ones; e_ii is 0.
-    """
+    """D^{-1/2} (E + I) D^{-1/2} of Eq. 1, [J, J]: e_ij is α for connected joints, β for others, e_ii is 0."""
     skeleton = layouts.get(layout)
     E = torch.full((len(skeleton), len(skeleton)), beta, dtype=torch.float32)
     for i, j in skeleton.edges:
@@ -85,9 +72,7 @@ def normalized_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
 class PoseGraphs(nn.Module):
     """Eq. 1: f_t⁺ = D^{-1/2} (E + I) D^{-1/2} G_t W_t, t_p graph convolutions, each with its own W_t.
 
-    Args:
-        adjacency: D^{-1/2} (E + I) D^{-1/2}, [J, J].
-        poses: t_p.
+    `adjacency` is D^{-1/2} (E + I) D^{-1/2}, [J, J]; `poses` t_p.
     """
 
     adjacency: Tensor
@@ -107,12 +92,7 @@ class PoseGraphs(nn.Module):
 
 
 class GcnBackbone(nn.Module):
-    """Fig. 4 (A): graph convolutions, a residual connection with the poses, three convolutions.
-
-    Args:
-        layout: Of the J joints.
-        options: The layer's.
-    """
+    """Fig. 4 (A): graph convolutions, a residual connection with the poses, three convolutions."""
 
     def __init__(self, layout: str, options: VpnLayerConfig):
         super().__init__()
@@ -132,12 +112,7 @@ class GcnBackbone(nn.Module):
 
 
 class LstmBackbone(nn.Module):
-    """The pose backbone of l4 and l6 in Table 2: three stacked LSTM layers, as in P-I3D and Separable STA.
-
-    Args:
-        layout: Of the J joints.
-        options: The layer's.
-    """
+    """The pose backbone of l4 and l6 in Table 2: three stacked LSTM layers, as in P-I3D and Separable STA."""
 
     def __init__(self, layout: str, options: VpnLayerConfig):
         super().__init__()
@@ -153,11 +128,7 @@ class LstmBackbone(nn.Module):
 class AttentionNetwork(nn.Module):
     """Pose backbone and Eq. 2: z_r = W_zr tanh(W_hr h* + b_hr) + b_zr, A_S = σ(z_1), A_T = softmax(z_2).
 
-    Args:
-        regions: m·n of the feature map.
-        steps: t_c of the feature map.
-        layout: Of the poses.
-        options: The layer's.
+    The feature map has m·n `regions` and t_c `steps`.
     """
 
     def __init__(self, regions: int, steps: int, layout: str, options: VpnLayerConfig):
@@ -176,17 +147,13 @@ class AttentionNetwork(nn.Module):
 
 
 def _latent(channels: int, hidden: int, outputs: int) -> nn.Sequential:
-    """z_r of h*."""
     return nn.Sequential(nn.Linear(channels, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
 
 
 class SpatialEmbedding(nn.Module):
     """Eq. 3: f_e = T_v f_s and P_e = T_p z_1, with ‖T_v‖₂ = ‖T_p‖₂ = 1, and the losses of Table 3.
 
-    Args:
-        channels: D_v, numbers in f_s.
-        regions: D_p, numbers in z_1.
-        options: The layer's.
+    f_s has D_v `channels`, z_1 has D_p `regions`.
     """
 
     def __init__(self, channels: int, regions: int, options: VpnLayerConfig):
@@ -234,13 +201,7 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 class VpnLayer(nn.Module):
-    """VPN upon any 3D convolutional network.
-
-    Args:
-        feature_shape: (c, t_c, m, n) of the feature map.
-        options: Its options; `attention` is not "none".
-        layout: Of the poses.
-    """
+    """VPN on any 3D convolutional network with a feature map of `feature_shape` (c, t_c, m, n)."""
 
     def __init__(self, feature_shape: tuple[int, int, int, int], options: VpnLayerConfig, layout: str):
         super().__init__()
