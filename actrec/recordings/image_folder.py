@@ -44,7 +44,6 @@ _File = tuple[float, Path]
 _COLOR_NAME = re.compile(
     r"^(?:colou?r|rgb|frame|image|img)?[_-]?(\d+(?:\.\d+)?)(?:[_-](?:colou?r|rgb))?$", re.IGNORECASE
 )
-
 _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d+)?)(?:[_-]depth)?$", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)")
 _OWN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")

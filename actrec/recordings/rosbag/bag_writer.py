@@ -29,18 +29,18 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 METADATA_VERSION: Final = 8
 FLUSH_S = 1.0
-COLOR_TOPIC = "/camera/color/image_raw"
-COLOR_INFO_TOPIC = "/camera/color/camera_info"
-DEPTH_TOPIC = "/camera/depth_registered/image_raw"
-DEPTH_INFO_TOPIC = "/camera/depth_registered/camera_info"
-SKELETONS_TOPIC = "/skeletons"
-TRUE_SKELETONS_TOPIC = "/ground_truth/skeletons"
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
+
+COLOR_TOPIC, COLOR_INFO_TOPIC = "/camera/color/image_raw", "/camera/color/camera_info"
+DEPTH_TOPIC, DEPTH_INFO_TOPIC = "/camera/depth_registered/image_raw", "/camera/depth_registered/camera_info"
+SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC = "/skeletons", "/ground_truth/skeletons"
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
+
 _SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
 _FOREVER = QosTime(9223372036, 854775807)
 _MILLIMETERS = np.float32(1000.0)
+
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _PADDING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
 
@@ -50,16 +50,10 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def qos(reliable: bool = True, latched: bool = False) -> Qos:
     """Return an offered QoS profile as rosbag2 records it, with history and depth unknown."""
+    reliability = QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT
+    durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
     return Qos(
-        QosHistory.UNKNOWN,
-        0,
-        QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        _FOREVER,
-        _FOREVER,
-        QosLiveliness.AUTOMATIC,
-        _FOREVER,
-        False,
+        QosHistory.UNKNOWN, 0, reliability, durability, _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False
     )
 
 
