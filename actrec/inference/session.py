@@ -139,19 +139,7 @@ def example(package: ModelPackage, spec: InputSpec) -> Clip:
     return clip
 
 
-def keys(package: ModelPackage) -> frozenset[str]:
-    """Return the keys that inputs other than images use, found by tracing their features."""
-    found: set[str] = set()
-    images = {spec.name for spec, _ in frame_inputs(package)}
-    for spec in package.inputs:
-        if spec.name not in images:
-            watched = _Watched(example(package, spec))
-            features.inputs(watched, [spec])
-            found |= watched.read
-    return frozenset(found & set(KEYS))
-
-
-class _Watched(Mapping[str, np.ndarray]):
+class _TracedClip(Mapping[str, np.ndarray]):
     """A clip that records which of its keys are read."""
 
     def __init__(self, clip: Clip):
@@ -218,8 +206,15 @@ class Session:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """The keys of a clip from which inputs other than stacks of images are computed."""
-        return keys(self.package)
+        """The keys of a clip from which inputs other than stacks of images are computed, found by tracing them."""
+        images = {spec.name for spec, _ in frame_inputs(self.package)}
+        read: set[str] = set()
+        for spec in self.package.inputs:
+            if spec.name not in images:
+                traced = _TracedClip(example(self.package, spec))
+                features.inputs(traced, [spec])
+                read |= traced.read
+        return frozenset(read & set(KEYS))
 
     def predict(self, clip: Clip) -> Prediction:
         """Return the prediction for one window.
