@@ -222,16 +222,14 @@ def _notes(
     notes = [target.source.caveat] if target.source.caveat else []
     if not_trained_on:
         notes.append("Every labeled recording in the folder is scored: no model was trained on any of them.")
-    finer = [model for model in models if model.package.labels != tuple(clips.classes)]
-    if finer:
+    if finer := [model for model in models if model.package.labels != tuple(clips.classes)]:
         notes.append(
             f"{', '.join(model.name for model in finer)}: {len(finer[0].package.labels)} classes, whose probabilities "
             f"are summed to the dataset's {len(clips.classes)}."
         )
     available = _clip_keys(clips)
     for model in models:
-        missing = sorted(model.session.keys - available - {"size"})
-        if missing:
+        if missing := sorted(model.session.keys - available - {"size"}):
             notes.append(f"The dataset has no {', '.join(missing)}: {model.name} gets zeros in their place.")
     if duplicates:
         first, other = next(iter(duplicates.items()))
@@ -308,8 +306,7 @@ def _fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple
         if len(groups) < 2 or len({len(group) for group in groups}) > 1 or len(groups[0]) < 2:
             raise ConfigError(f"got {sizes}: give the same streams of each of several seeds")
         for stream in zip(*groups, strict=True):
-            difference = _difference([models[index] for index in stream])
-            if difference:
+            if difference := _difference([models[index] for index in stream]):
                 raise ConfigError(f"{difference}: give the streams of each seed in the same order")
     fusion.normalized_weights(options.weights, len(groups[0]))  # wrong weights are refused before an hour of scoring
     return tuple(map(tuple, groups))
@@ -362,7 +359,9 @@ def draws_per_model(requested: Sequence[int], models: int) -> tuple[int, ...]:
 
 def folds_per_model(requested: Sequence[int], target: Target, models: int) -> list[int]:
     """Return the fold to score each model on."""
-    known = target.folds
+    known = target.source.folds
+    if not known:
+        raise ConfigError(f"dataset {target.dataset} is not divided into folds: omit --folds")
     folds = list(range(1, known + 1)) if list(requested) == [0] else [int(fold) for fold in requested]
     if any(not 1 <= fold <= known for fold in folds):
         raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")

@@ -167,13 +167,6 @@ class Target:
         found: type[Source] = datasets.DATASETS.get(self.dataset)
         return found
 
-    @property
-    def folds(self) -> int:
-        """The number of the dataset's folds; a ConfigError if it has none."""
-        if not self.source.folds:
-            raise ConfigError(f"dataset {self.dataset} is not divided into folds: omit --folds")
-        return self.source.folds
-
 
 def resolve_target(models: Sequence[Model], data_root: str, options: EvalOptions) -> Target:
     """Return the requested target, by default the dataset that the models were trained on.
@@ -251,8 +244,7 @@ def check_not_trained_on(models: Sequence[Model], target: Target, clips: ClipDat
                 f"{model.name}'s training cannot be excluded: prepare it into another folder, or pass the folder of "
                 "the recordings with --root"
             )
-        same = [name for name, recording in zip(clips.names, recordings, strict=True) if recording in trained]
-        if same:
+        if same := [name for name, recording in zip(clips.names, recordings, strict=True) if recording in trained]:
             raise InputError(
                 f"{model.name} was trained on {len(same)} of the {len(clips)} clips in {target.root}, first "
                 f"'{same[0]}': choose a folder of other recordings with --root"
@@ -288,16 +280,12 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
         ConfigError: A model, or its initial weights, were trained on another split or fold.
     """
     for index, model in enumerate(models):
-        known = model.package.provenance
-        trained = None  # another dataset, one without folds, or unknown
-        if (
-            target.source.folds
-            and "dataset_options" in known.settings
-            and same_recordings(known.dataset, target.dataset)
-        ):
-            trained = int(_trained_options(model, target.dataset).get("fold", FIRST_FOLD))
+        known, trained = model.package.provenance, None
+        options = known.settings.get("dataset_options")  # older packages do not store any
+        if options is not None and target.source.folds and same_recordings(known.dataset, target.dataset):
+            trained = int(options.get("fold", FIRST_FOLD))
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
-        initial = model.package.provenance.figures.get(provenance.INITIAL_TRAININGS, ())
+        initial = known.figures.get(provenance.INITIAL_TRAININGS, ())
         options = {**target.options, "fold": scored}
         provenance.check(f"the pretrained network of {model.name}", initial, target.dataset, target.split, options)
         if trained is not None and trained != scored:

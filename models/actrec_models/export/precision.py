@@ -114,8 +114,7 @@ def to_float16(
         names.add(node.name)
     kept = _float32_nodes(model, kept_operators)
     half = _convert(model, kept)
-    problems = tensorrt_problems(half)
-    if problems:
+    if problems := tensorrt_problems(half):
         raise PackageError(f"in float16, {problems[0]}")
     converted = bytes(half.SerializeToString())
     # ONNX Runtime's CPU has few float16 kernels and computes in float32 in between; an accelerator rounds each result.
@@ -204,8 +203,7 @@ def _types(model: ModelProto) -> dict[str, int]:
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
     types.update({t.name: t.data_type for t in graph.initializer})
-    unknown = [name for node in graph.node for name in node.output if name and not types.get(name)]
-    if unknown:
+    if unknown := [name for node in graph.node for name in node.output if name and not types.get(name)]:
         raise PackageError(f"ONNX cannot infer the type of its value '{unknown[0]}'")
     return types
 
@@ -379,8 +377,7 @@ class _Quantizer:
         quantizer.quantize_model()
         quantized = quantizer.model.model
         del quantized.graph.value_info[:]
-        problems = tensorrt_problems(quantized)
-        if problems:
+        if problems := tensorrt_problems(quantized):
             raise PackageError(f"in int8, {problems[0]}")
         return bytes(quantized.SerializeToString())
 
