@@ -113,15 +113,6 @@ def test_create_unknown_method_or_setting_raises() -> None:
         scene_flow.create("dis", smoothing_px=99)
 
 
-def test_resize_half_keeps_positions(texture) -> None:
-    depth = plane(2.0)
-    depth[:, :160] = np.nan
-    color, small, intrinsics = resize(view(texture), depth, INTRINSICS, 160, 120)
-    assert (color.shape, small.shape, intrinsics) == ((120, 160, 3), (120, 160), INTRINSICS.resized(160, 120))
-    assert np.isnan(small[:, :80]).all()
-    assert (small[:, 80:] == 2.0).all()
-
-
 def test_dis_recorded_people_move_faster_than_room(data_root: Path) -> None:
     folder = data_root / "rgbd" / "pairs" / "two_people_moving"
     pair = []
