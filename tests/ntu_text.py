@@ -8,17 +8,18 @@ from actrec.datasets.ntu_skeletons import NtuRecording
 
 
 def tokens(recording: NtuRecording) -> list[list[float]]:
-    """Every number of the file that a recording was read from, line by line, with bodies in order of appearance."""
+    """Return the numbers of a recording's file line by line, NaN for unread ones (body state, orientations)."""
     lines: list[list[float]] = [[recording.positions.shape[1]]]
     for t in range(recording.positions.shape[1]):
         there = [m for m in range(len(recording.body_ids)) if recording.states[m, t, 0] >= 0]
         lines.append([len(there)])
         for m in there:
-            lines.append([recording.body_ids[m], *recording.body_values[m, t]])
+            lines.append([recording.body_ids[m], *[np.nan] * 9])
             lines.append([recording.positions.shape[2]])
-            parts = (recording.positions, recording.depth_pixels, recording.color_pixels, recording.orientations)
+            parts = (recording.positions, recording.depth_pixels, recording.color_pixels)
             lines += [
-                [*np.concatenate([part[m, t, v] for part in parts]), recording.states[m, t, v]] for v in range(25)
+                [*np.concatenate([part[m, t, v] for part in parts]), *[np.nan] * 4, recording.states[m, t, v]]
+                for v in range(25)
             ]
     return lines
 

@@ -4,10 +4,10 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -368,7 +368,7 @@ class Source(ABC):
         return ""
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return the SHA-256 of names, labels, and the size and both ends (64 KiB) of each file.
+        """Return the SHA-256 of names, labels, options, and the size and both ends (64 KiB) of each file.
 
         A change in the middle of a long file of the same size is not detected. A folder (SYSU's images, NTU's depth
         maps) contributes its file names.
@@ -380,7 +380,11 @@ class Source(ABC):
                 digest.update(f" {key} ".encode())
                 for part in content(file):
                     digest.update(part)
-        return digest.hexdigest()
+        settings: Any = getattr(self, "config", None)
+        if settings is None:
+            return digest.hexdigest()
+        options = {key: value for key, value in asdict(settings).items() if "fold" not in key}
+        return hashlib.sha256(f"{digest.hexdigest()} {options}".encode()).hexdigest()
 
     def check(self, split: str) -> None:
         """Raise ConfigError if the dataset has no such split."""

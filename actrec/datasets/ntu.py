@@ -1,10 +1,9 @@
 """NTU RGB+D (Shahroudy et al., CVPR 2016) and NTU RGB+D 120 (Liu et al., TPAMI 2019), from their published files."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ import numpy as np
 from actrec.datasets.base import Clip, Entry, Source, no_folder, unreadable_folder, walk
 from actrec.datasets.ntu_cameras import DEPTH, cameras_of, ntu_frames
 from actrec.datasets.ntu_skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
-from actrec.datasets.video_streams import ColorVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.types import RgbdFrame
 from actrec.utils import config
@@ -94,12 +93,8 @@ class Ntu60(Source):
     def read(self, entry: Entry) -> Clip:
         """Return the cleaned bodies, their pixels in the mirrored-back image, and color if there is a video."""
         sequence = self._sequence(entry)
-        video = self._video(entry, sequence)
-        if video is None:
-            others: Any = {"pixels": sequence.pixels, "size": np.array(COLOR_SIZE, np.float32)}
-        else:
-            others = video.streams(sequence.pixels, COLOR_SIZE)
-        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+        streams = joint_streams(self._video(entry, sequence), sequence.pixels, COLOR_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, streams)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield color, and depth if there are depth maps, registered with cameras fitted to the joints."""
@@ -119,10 +114,6 @@ class Ntu60(Source):
         if split == "cross_subject":
             return "train" if entry.meta["subject"] in self.training_subjects else "test"
         return "train" if entry.meta["camera"] in CAMERAS else "test"
-
-    def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return the digest of the base class and of the options."""
-        return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
 
     def _sequence(self, entry: Entry) -> SkeletonSequence:
         file = entry.files["skeleton"]

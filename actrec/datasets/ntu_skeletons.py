@@ -60,10 +60,8 @@ COLOR_SIZE = (1920, 1080)
 
 DEPTH_SIZE = (512, 424)
 
-BODY_FIELDS = (
-    "clipped_edges", "hand_left_confidence", "hand_left_state", "hand_right_confidence", "hand_right_state",
-    "restricted", "lean_x", "lean_y", "tracking_state",
-)  # fmt: skip
+_BODY_VALUES = 10
+"""Values in the line of a body, its id first."""
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 
@@ -72,33 +70,26 @@ _JOINT_VALUES = 12
 _STATE = 11
 """Index of a joint's state among its values."""
 
-_SPACES = {0, len(BODY_FIELDS), _JOINT_VALUES - 1}
+_SPACES = {0, _BODY_VALUES - 1, _JOINT_VALUES - 1}
 """Spaces in the lines of an intact file."""
-
-_HEAD_VALUES = 2 + len(BODY_FIELDS)
-"""Values of a body before its joints: id, fields, number of joints."""
 
 
 @dataclass(frozen=True)
 class NtuRecording:
-    """All values of a `.skeleton` file, in Kinect camera space (float64).
+    """The joints of a `.skeleton` file, in Kinect camera space (float64).
 
     Attributes:
         body_ids: M tracking ids, in order of appearance.
         positions: [M, T, 25, 3] meters, y up and x to the sensor's left; NaN where the body is not in the frame.
         depth_pixels, color_pixels: [M, T, 25, 2] in the mirrored 512×424 and 1920×1080 images.
-        orientations: [M, T, 25, 4] quaternions w x y z.
         states: [M, T, 25] int8: 0 not tracked, 1 inferred, 2 tracked, −1 where the body is not in the frame.
-        body_values: [M, T, 9] values of `BODY_FIELDS`.
     """
 
     body_ids: tuple[int, ...]
     positions: np.ndarray
     depth_pixels: np.ndarray
     color_pixels: np.ndarray
-    orientations: np.ndarray
     states: np.ndarray
-    body_values: np.ndarray
 
 
 def read_ntu_file(path: str | Path) -> NtuRecording:
@@ -124,16 +115,13 @@ def read_ntu_file(path: str | Path) -> NtuRecording:
     seen, frames = _parse(path, values, words)
     ids = tuple(dict.fromkeys(body_id for _, body_id in seen))
     joints = np.full((len(ids), frames, JOINTS, _JOINT_VALUES), np.nan)
-    of_bodies = np.full((len(ids), frames, len(BODY_FIELDS)), np.nan)
     for (t, body_id), start in seen.items():
-        m, first = ids.index(body_id), start + _HEAD_VALUES
-        of_bodies[m, t] = values[start + 1 : first - 1]
-        joints[m, t] = values[first : first + JOINTS * _JOINT_VALUES].reshape(JOINTS, _JOINT_VALUES)
+        first = start + _BODY_VALUES + 1
+        joints[ids.index(body_id), t] = values[first : first + JOINTS * _JOINT_VALUES].reshape(JOINTS, _JOINT_VALUES)
     states = np.where(np.isnan(joints[..., _STATE]), -1, joints[..., _STATE])
     if not np.isin(states, (-1, 0, 1, 2)).all():
         raise InputError(f"'{path}' is not an NTU .skeleton file: a joint's state is neither 0, 1 nor 2")
-    pixels = joints[..., 3:5], joints[..., 5:7]
-    return NtuRecording(ids, joints[..., 0:3], *pixels, joints[..., 7:11], states.astype(np.int8), of_bodies)
+    return NtuRecording(ids, joints[..., 0:3], joints[..., 3:5], joints[..., 5:7], states.astype(np.int8))
 
 
 def _parse(path: Path, values: np.ndarray, words: list[bytes]) -> tuple[dict[tuple[int, int], int], int]:
@@ -157,7 +145,7 @@ def _parse(path: Path, values: np.ndarray, words: list[bytes]) -> tuple[dict[tup
     frames = count("frames")
     for t in range(frames):
         for _ in range(count("bodies")):
-            start = take(1 + len(BODY_FIELDS))
+            start = take(_BODY_VALUES)
             if (joints := count("joints")) != JOINTS:
                 raise InputError(f"'{path}': frame {t + 1} has a body of {joints} joints, expected {JOINTS}")
             take(JOINTS * _JOINT_VALUES)
@@ -181,10 +169,10 @@ def _check_lines(path: Path, lines: list[bytes]) -> None:
             list(map(float, line))
         except ValueError as error:
             raise InputError(f"'{path}' is not an NTU .skeleton file: line {number}: {error}") from error
-        if len(line) not in (0, 1, 1 + len(BODY_FIELDS), _JOINT_VALUES) and number < len(lines):
+        if len(line) not in (0, 1, _BODY_VALUES, _JOINT_VALUES) and number < len(lines):
             raise InputError(
                 f"'{path}' line {number} has {len(line)} values; a number, a body or a joint has "
-                f"1, {1 + len(BODY_FIELDS)} or {_JOINT_VALUES}"
+                f"1, {_BODY_VALUES} or {_JOINT_VALUES}"
             )
 
 

@@ -13,12 +13,11 @@ fitting the pose to `pose2d`.
 The trimmed dataset has 31 activities of daily living, 18 subjects and 7 cameras.
 """
 
-import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +26,7 @@ from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
-from actrec.datasets.video_streams import ColorVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
@@ -372,10 +371,9 @@ class Smarthome(Source):
     def read(self, entry: Entry) -> Clip:
         """Read the tracked bodies; color, pixels and motion if there is a video."""
         sequence = read_smarthome(entry.files["skeleton"], self.config)
-        others: Any = {"pixels": sequence.pixels, "size": np.array(IMAGE_SIZE, np.float32)}
-        if "color" in entry.files:
-            others = self._video(entry, sequence).streams(sequence.pixels, IMAGE_SIZE)
-        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+        video = self._video(entry, sequence) if "color" in entry.files else None
+        streams = joint_streams(video, sequence.pixels, IMAGE_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, streams)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield the images of the video; there is no depth."""
@@ -394,10 +392,6 @@ class Smarthome(Source):
         if entry.meta["camera"] in CAMERAS[split]:
             return "train"
         return "test" if entry.meta["camera"] == TEST_CAMERA else ""
-
-    def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return the digest of the base class and of the options."""
-        return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
 
     def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo:
         return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config)

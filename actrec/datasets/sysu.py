@@ -5,10 +5,9 @@ order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in t
 themselves in `rgb` and `depth`. The 30 folds come from the lists of the authors.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from actrec.datasets.archive import read_mat, read_mats
 from actrec.datasets.base import Clip, Entry, Source, no_folder
-from actrec.datasets.video_streams import ColorVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, stamps_at
@@ -261,12 +260,11 @@ class Sysu(Source):
     def read(self, entry: Entry) -> Clip:
         """Read the body; color, pixels and motion if there are images."""
         sequence, mirrored = self._sequence(entry)
-        others: Any = {}
+        streams: Any = {}
         if np.isfinite(sequence.pixels).any():
-            others = {"pixels": sequence.pixels, "size": np.array(COLOR_SIZE, np.float32)}
-            if "color" in entry.files:
-                others = self._video(entry, sequence, mirrored).streams(sequence.pixels, COLOR_SIZE)
-        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+            video = self._video(entry, sequence, mirrored) if "color" in entry.files else None
+            streams = joint_streams(video, sequence.pixels, COLOR_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, streams)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield the color images; the unit of the depth images is not published."""
@@ -295,11 +293,6 @@ class Sysu(Source):
             f"there is no '{self._path(split)}', the authors' 30 folds of SYSU's split {split}: copy it there from the "
             f"dataset's archive, or name it by the option {split}_folds"
         )
-
-    def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return the digest of the base class and of the options."""
-        options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
-        return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
 
     def _sequence(self, entry: Entry) -> tuple[SkeletonSequence, bool]:
         if "skeleton" not in entry.files:

@@ -3,7 +3,7 @@
 A video is a file or a folder of images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, pairwise
@@ -168,6 +168,13 @@ class ColorVideo:
             raise InputError(f"'{self.path}' is corrupt or truncated: {count}; copy it again")
         held = video.to_rgb(last, self.mirror, size)
         yield from ((int(number), held) for number in left)
+
+
+def joint_streams(video: ColorVideo | None, pixels: np.ndarray, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
+    """Return the streams of a clip with joints [M, T, V, 2] in pixels of images of `size`, and of its video if any."""
+    if video is None:
+        return {"pixels": pixels, "size": np.array(size, np.float32)}
+    return video.streams(pixels, size)
 
 
 def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:

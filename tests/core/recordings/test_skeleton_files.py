@@ -50,7 +50,6 @@ def test_read_ntu_every_file_returns_all_values(data_root):
         raw = skeletons.read_ntu_file(file)
         np.testing.assert_allclose(raw.positions[-1, -1, -1], last[:3], rtol=1e-6)
         np.testing.assert_allclose(raw.color_pixels[-1, -1, -1], last[5:7], rtol=1e-6)
-        np.testing.assert_allclose(raw.orientations[-1, -1, -1], last[7:11], rtol=1e-6)
         assert raw.states[-1, -1, -1] == last[11]
 
 
