@@ -105,12 +105,8 @@ LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
 REQUIRED = {"numpy": LIVE, "cv2": LIVE, "numba": LIVE, "mediapipe": LIVE, "onnxruntime": LIVE, "rosbags": LIVE}
 """Top-level modules that the live graph needs, with the remedy."""
-OPTIONAL = {
-    "av": "only for replaying video: pip install 'actrec[live]'",
-    "torch": TRAIN,
-    "lightning": TRAIN,
-    "onnx": TRAIN,
-}
+VIDEO = "only for replaying video: pip install 'actrec[live]'"
+OPTIONAL = {"av": VIDEO, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}
 NVIDIA = {
     "cupy": "pip install 'cupy-cuda12x<14'; for CUDA 13: cupy-cuda13x",
     "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
@@ -263,7 +259,6 @@ def check_models() -> Iterator[Finding]:
 
 USB = Path("/sys/bus/usb/devices")
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
-DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 
 _AZURE = "install the Azure Kinect SDK (libk4a) or Orbbec's K4A wrapper, then: pip install --no-deps pykinect-azure"
 _ORBBEC = f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"
@@ -328,7 +323,7 @@ def _check_realsense() -> Finding:
 def check_accelerators() -> Iterator[Finding]:
     """Report the NVIDIA GPUs or the Jetson. None is not a gap: networks then run on the processor, slower."""
     if JETSON_RELEASE.is_file():
-        model = _read(DEVICE_TREE_MODEL).rstrip("\x00") or "unknown model"
+        model = _read(Path("/proc/device-tree/model")).rstrip("\x00") or "unknown model"
         release = _read(JETSON_RELEASE).splitlines()[0].lstrip("# ")
         yield Finding("accelerator", "Jetson", True, f"{model}, {release}")
         return
@@ -338,12 +333,10 @@ def check_accelerators() -> Iterator[Finding]:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10.0)
+        yield from (Finding("accelerator", "GPU", True, line.strip()) for line in done.stdout.strip().splitlines())
     except (subprocess.SubprocessError, OSError) as error:
         remedy = "reinstall the NVIDIA driver, then reboot"
         yield Finding("accelerator", "GPU", False, f"nvidia-smi failed: {error}", remedy)
-        return
-    for line in done.stdout.strip().splitlines():
-        yield Finding("accelerator", "GPU", True, line.strip())
 
 
 def _read(path: Path) -> str:
@@ -356,20 +349,14 @@ def _read(path: Path) -> str:
 
 # -- image transport ---------------------------------------------------------------------------------------------------
 
-ENOUGH, TOO_FEW = 0.9, 0.5
-"""Share of images below which the transport is a gap, and below which it is a fault."""
-RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
-SEND_BUFFER = Path("/proc/sys/net/core/wmem_max")
-BUFFER_BYTES = 2 * 1024 * 1024
-"""Room for one burst: a color image of 640×480 with its depth."""
+ENOUGH, TOO_FEW = 0.9, 0.5  # share of images below which the transport is a gap, and below which it is a fault
+BUFFER_BYTES = 2 * 1024 * 1024  # one burst: a color image of 640×480 with its depth
 
 
 def check_transport(measure: Callable[..., dict[str, float]], seconds: float = 2.0) -> Iterator[Finding]:
-    """Check the socket buffers and measure the image transport with actrec's Fast DDS profile and without.
+    """Check the socket buffers; measure the image transport with actrec's Fast DDS profile and without.
 
-    Args:
-        measure: `actrec_nodes.bringup.transport.measure`, a parameter because the core does not import ROS.
-        seconds: Duration of each measurement.
+    `measure` is `actrec_nodes.bringup.transport.measure`, a parameter because the core does not import ROS.
     """
     yield from check_socket_buffers()
     remedies = {
@@ -391,10 +378,10 @@ def check_transport(measure: Callable[..., dict[str, float]], seconds: float = 2
         yield Finding("transport", name, figures["share"] >= ENOUGH, value, remedy, required)
 
 
-def check_socket_buffers(receive: Path = RECEIVE_BUFFER, send: Path = SEND_BUFFER) -> Iterator[Finding]:
+def check_socket_buffers(kernel: Path = Path("/proc/sys/net/core")) -> Iterator[Finding]:
     """Check the kernel's limits on socket buffers, which images to other machines need."""
-    for path, key in ((receive, "net.core.rmem_max"), (send, "net.core.wmem_max")):
-        if path.is_file():
-            size = int(path.read_text(encoding="ascii"))
-            remedy = f"for images between machines: sudo sysctl -w {key}={BUFFER_BYTES * 4}"
-            yield Finding("transport", key, size >= BUFFER_BYTES, f"{size / 1024:.0f} KiB", remedy)
+    for name in ("rmem_max", "wmem_max"):
+        if text := _read(kernel / name):
+            remedy = f"for images between machines: sudo sysctl -w net.core.{name}={BUFFER_BYTES * 4}"
+            size = int(text)
+            yield Finding("transport", f"net.core.{name}", size >= BUFFER_BYTES, f"{size / 1024:.0f} KiB", remedy)

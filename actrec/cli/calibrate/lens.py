@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from actrec import cameras
 from actrec.cli import add_driver, driver_options, interruptible
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
-from actrec.types import Intrinsics
 from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, from_yaml, path_of
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 PREVIEW_PERIOD_S = 0.5
+PINHOLE = ("fx", "fy", "cx", "cy")
 
 _BOARD = """\
 Print at 100 % (never 'fit to page'), glue it to something flat, and measure a square.
@@ -133,7 +134,7 @@ def run_intrinsics(args: argparse.Namespace) -> int:
     quality.write_report(folder, board, result, covered, load_image)
     figures = {"file": str(path), "report": str(folder), **quality.intrinsics_figures(board, result, covered)}
     geometry = calibration_files.load(serial, path.parent).geometry if args.part == DEPTH and path.is_file() else None
-    sigma = ", ".join(f"{name} {figures['standard_deviations'][name]:.2f}" for name in ("fx", "fy", "cx", "cy"))
+    sigma = ", ".join(f"{name} {figures['standard_deviations'][name]:.2f}" for name in PINHOLE)
     note = (
         f"actrec calibrate intrinsics, {datetime.date.today().isoformat()}: {len(result.views)} views of a "
         f"{board.describe()}\n"
@@ -148,7 +149,7 @@ def run_intrinsics(args: argparse.Namespace) -> int:
 
 def _summary(figures: dict[str, Any]) -> str:
     values, sigma, uncertainty = figures["intrinsics"], figures["standard_deviations"], figures["uncertainty_px"]
-    pinhole = ", ".join(f"{name} {values[name]:.2f} ± {sigma[name]:.2f}" for name in ("fx", "fy", "cx", "cy"))
+    pinhole = ", ".join(f"{name} {values[name]:.2f} ± {sigma[name]:.2f}" for name in PINHOLE)
     distortion = " ".join(f"{value:.5f}" for name, value in values.items() if name[0] in "kp")
     rejected = figures["rejected"]
     lines = [
@@ -175,7 +176,7 @@ def run_check(args: argparse.Namespace) -> int:
     required = quality.CoverageConfig(views=10, filled=0.3, tilted=1, near=0.4, zoom=1.2)
     views, _ = _collect(args, board, folder / "images", required)
     result = quality.check(board, views, stored, limits)
-    before, after = _pinhole(result.stored), _pinhole(result.refitted)
+    before, after = ({name: getattr(lens, name) for name in PINHOLE} for lens in (result.stored, result.refitted))
     if args.json:
         figures = {
             "file": str(path),
@@ -207,10 +208,6 @@ def run_check(args: argparse.Namespace) -> int:
     return 0 if result.holds else 1
 
 
-def _pinhole(camera: Intrinsics) -> dict[str, float]:
-    return {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy")}
-
-
 def run_points(args: argparse.Namespace) -> int:
     """Estimate the intrinsics and write them."""
     path = target(args, args.part)
@@ -219,7 +216,7 @@ def run_points(args: argparse.Namespace) -> int:
     result = load("poses").calibrate_from_points(points, pixels, size, args.pose)
     figures = {
         "file": str(path),
-        **{name: round(value, 3) for name, value in _pinhole(result.camera).items()},
+        **{name: round(getattr(result.camera, name), 3) for name in PINHOLE},
         "sigma_px": [round(float(value), 3) for value in result.sigma],
         "rms_px": round(result.rms, 3),
         "points": f"{result.used} of {result.given}",
@@ -472,29 +469,17 @@ def pose_figures(
 def note_of(command: str, figures: dict[str, Any]) -> str:
     """Return the comment at the top of a result file: command, time, and its single figures."""
     now = datetime.datetime.now().astimezone().isoformat(timespec="minutes")
-    single = {key: value for key, value in figures.items() if key != "file" and not isinstance(value, dict)}
-    lines = [f"{key}: {value}" for key, value in single.items() if not _is_table(value)]
+    tables = {"file", "residuals"}
+    lines = [f"{key}: {value}" for key, value in figures.items() if not (key in tables or isinstance(value, dict))]
     return "\n".join([f"actrec calibrate {command}, {now}", *lines])
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
 def print_figures(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Print the result as JSON or as text."""
+    """Print the result as JSON, or as YAML without matrices."""
     if args.json:
         print(json.dumps(figures, indent=2))
         return
-    for key, value in figures.items():
-        if _is_table(value):
-            print(f"{key}:")
-            for row in (value[0], *(row.values() for row in value)):
-                print("  " + "".join(f"{cell!s:>14}" for cell in row))
-        elif isinstance(value, dict):
-            print(f"{key}:")
-            for name, inner in value.items():
-                if name != "matrix":
-                    print(f"  {name}: {inner}")
-        else:
-            print(f"{key}: {value}")
+    for value in figures.values():
+        if isinstance(value, dict):
+            value.pop("matrix", None)
+    print(yaml.safe_dump(figures, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120), end="")

@@ -87,9 +87,9 @@ def test_check_cameras_usb2_link_is_gap(tmp_path: Path) -> None:
 
 
 def test_check_socket_buffers_small_is_gap(tmp_path: Path) -> None:
-    (tmp_path / "receive").write_text("212992\n")
-    (tmp_path / "send").write_text("4194304\n")
-    small, large = doctor.check_socket_buffers(tmp_path / "receive", tmp_path / "send")
+    (tmp_path / "rmem_max").write_text("212992\n")
+    (tmp_path / "wmem_max").write_text("4194304\n")
+    small, large = doctor.check_socket_buffers(tmp_path)
     assert (small.state, large.state) == ("gap", "ok")
     assert "sysctl -w net.core.rmem_max" in small.remedy
 
