@@ -88,7 +88,6 @@ class SmarthomeConfig(VideoConfig):
 
     fps: float = setting(20.0, "frames a second of the trimmed videos", unit="Hz", range=(1.0, 240.0))
     bodies: int = setting(2, "largest number of people, the longest observed first", range=(1, 8))
-    least_score: float = setting(0.0, "lowest confidence of a person", range=(0.0, 100.0))
     activities: str = setting(
         "all",
         "all 31 activities, or the 19 of the cross-view splits as the only classes",
@@ -126,7 +125,7 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
         raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
     if not isinstance(frames, list) or not frames:
         raise InputError(f"'{path}' holds no frames; copy it again")
-    people = [_people(f"'{path}': frame {t}", frame, options.least_score) for t, frame in enumerate(frames, start=1)]
+    people = [_people(f"'{path}': frame {t}", frame) for t, frame in enumerate(frames, start=1)]
     if not any(len(found.scores) for found in people):
         raise InputError(f"'{path}' has no body in {len(people)} frames; leave it out")
     axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
@@ -148,21 +147,12 @@ Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
 """Track of a person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN for missing, and score."""
 
 
-def _people(place: str, frame: Any, least_score: float) -> _People:
+def _people(place: str, frame: Any) -> _People:
     """Convert the persons of a frame; errors start with `place`."""
     if not isinstance(frame, list):
         raise InputError(f"{place} is no list of persons")
     poses, pixels, scores = [], [], []
     for person in frame:
-        score = person.get("cumscore") if isinstance(person, dict) else None
-        if not isinstance(score, (int, float)):
-            if least_score > 0:
-                raise InputError(
-                    f"{place} has a person without a number 'cumscore', as in the refined skeletons: take least_score=0"
-                )
-            score = 1.0  # the refined skeletons have none
-        if score < least_score:
-            continue
         seen, pose = _values(place, person, "pose2d", 2), _values(place, person, "pose3d", 3)
         seen[(seen == seen[:, :1]).all(axis=1) & np.isin(seen[:, 0], _MISSING)] = np.nan
         known = seen[np.isfinite(seen).all(axis=1)]
@@ -170,7 +160,8 @@ def _people(place: str, frame: Any, least_score: float) -> _People:
             continue
         pixels.append(seen)
         poses.append(pose)
-        scores.append(float(score))
+        score = person.get("cumscore")
+        scores.append(float(score) if isinstance(score, (int, float)) else 1.0)  # the refined skeletons have none
     return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
 
 

@@ -170,12 +170,6 @@ def test_smarthome_joints_without_pixels_missing(tmp_path, marker):
     np.testing.assert_array_equal(np.isfinite(read.pixels[0]).all(axis=-1), seen)
 
 
-def test_smarthome_low_scores_dropped(tmp_path):
-    frames = [published([person()]) + published([person(x=1.5)], score=0.5) for _ in range(5)]
-    assert len(read_smarthome(write(tmp_path, frames=frames)).bodies) == 2
-    assert len(read_smarthome(write(tmp_path, frames=frames), SmarthomeConfig(least_score=1.0)).bodies) == 1
-
-
 def test_smarthome_single_or_empty_frames_read(tmp_path):
     assert read_smarthome(write(tmp_path, frames=[published([person()])])).bodies.shape == (1, 1, 25, 3)
     read = read_smarthome(write(tmp_path, frames=[[], published([person()]), []]))
@@ -332,13 +326,11 @@ def test_smarthome_all_archives_in_one_root_read(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("score", [{}, {"cumscore": None}])
-def test_smarthome_skeletons_without_scores_kept_or_raise(tmp_path, score):
+def test_smarthome_skeletons_without_scores_kept(tmp_path, score):
     (found,) = published([person()])
     found.pop("cumscore")
     path = write(tmp_path, frames=[[{**found, **score}]] * 3)
     assert len(read_smarthome(path).bodies) == 1
-    with pytest.raises(InputError, match="without a number 'cumscore'.*take least_score=0"):
-        read_smarthome(path, SmarthomeConfig(least_score=0.5))
 
 
 def video(path, frames):
