@@ -82,12 +82,9 @@ def color(encoding: str, image: np.ndarray) -> np.ndarray:
 
 
 def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
-    """Convert pixels of a depth encoding to [H, W] float32 meters, NaN if missing.
+    """Convert pixels [H, W] of a depth encoding to float32 meters, NaN if missing.
 
-    Args:
-        encoding: One of `DEPTH_ENCODINGS`.
-        image: [H, W] pixels.
-        scale: Meters per unit; 0 for REP 118: 0.001 for integers, 1 for floats.
+    `scale` is in meters per unit; 0 for REP 118: 0.001 for integers, 1 for floats.
 
     Raises:
         InputError: It is not a depth encoding.
@@ -120,10 +117,8 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
 def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
     """Decode a 16-bit PNG, or data of `compressed_depth_image_transport`, to [H, W] float32 meters.
 
-    Args:
-        form: The message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …
-        data: Compressed data.
-        scale: Meters per unit; 0 as in `depth`.
+    `form` is the message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …; `scale` is
+    as for `depth`.
 
     Raises:
         DamagedImageError: It cannot be decoded.

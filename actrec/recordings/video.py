@@ -176,12 +176,8 @@ class VideoRecording(Recording):
             # FFmpeg stops at damaged data.
             stated = 0.0 if self.config.fps else _stated_duration(container)
             if stated > seconds + shown + _TRUNCATED_S:
-                log.warning(
-                    "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again",
-                    self.path,
-                    seconds,
-                    stated,
-                )
+                text = "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again"
+                log.warning(text, self.path, seconds, stated)
 
     def _timed_frames(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
         """Yield (seconds from the first, frame) of an open file, from `start_s` or somewhat earlier."""

@@ -267,14 +267,7 @@ class _Brush:
 
 
 def body_shapes(appearance: Appearance, rest: np.ndarray, person: int, people: int) -> Shapes:
-    """Build all primitives of a body.
-
-    Args:
-        appearance: Proportions and colors.
-        rest: [bones] lengths from `bone_lengths`, m.
-        person: Index of the actor's face in the texture atlas.
-        people: Number of faces in the atlas.
-    """
+    """Build all primitives of a body with bone lengths `rest` [bones], m, and face `person` of `people` faces."""
     builder = _BodyBuilder(appearance, dict(zip(FRAME_NAMES, rest, strict=False)), person, people)
     builder.trunk()
     builder.head()
@@ -297,14 +290,9 @@ class _BodyBuilder:
         self.trousers, self.skin = (looks.trousers, DENIM), (looks.face.skin, SKIN)
 
     def _add(
-        self,
-        frame: str,
-        start: _Point,
-        end: _Point | None,
-        radii: tuple[float, float],
-        material: tuple[Color, int],
+        self, frame: str, start: _Point, end: _Point | None, radii: tuple[float, float], material: tuple[Color, int],
         stretch: _Point = (1.0, 1.0, 1.0),
-    ) -> None:
+    ) -> None:  # fmt: skip
         color, kind = material
         self.shapes.add(
             FRAME[frame], start, end, radii, color, stretch=stretch, texture=self.texture[kind],
@@ -329,17 +317,12 @@ class _BodyBuilder:
 
     def head(self) -> None:
         """Add skull, jaw and nose with one face texture, ears and hair."""
-        k, colors = 0.93 * self.s, self.looks.face
+        k, ones, colors = 0.93 * self.s, (1.0, 1.0, 1.0), self.looks.face
 
         def add(
-            start: _Point,
-            end: _Point | None,
-            radii: tuple[float, float],
-            stretch: _Point = (1.0, 1.0, 1.0),
-            color: Color = (1.0, 1.0, 1.0),
-            kind: int = FACE,
-            gloss: float = 0.06,
-        ) -> None:
+            start: _Point, end: _Point | None, radii: tuple[float, float], stretch: _Point = ones,
+            color: Color = ones, kind: int = FACE, gloss: float = 0.06,
+        ) -> None:  # fmt: skip
             first = (k * start[0], k * start[1], k * start[2])
             last = None if end is None else (k * end[0], k * end[1], k * end[2])
             self.shapes.add(

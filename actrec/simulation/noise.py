@@ -189,15 +189,9 @@ class SensorNoise:
         self._model = np.array([sensor.disparity_step, sensor.grazing, *shares, sensor.near, sensor.far], np.float32)
 
     def depth(self, exact: np.ndarray, facing: np.ndarray, number: int) -> np.ndarray:
-        """Return depth as the sensor measures it.
+        """Return depth [H, W] float32 m as the sensor measures it, in whole mm, NaN for no measurement.
 
-        Args:
-            exact: [H, W] float32 m.
-            facing: [H, W] float32 cosine of the angle of incidence.
-            number: The frame's number; the same number gives the same noise.
-
-        Returns:
-            [H, W] float32 m in whole mm, NaN for no measurement.
+        `facing` [H, W] float32 is the cosine of the angle of incidence; the same frame `number` gives the same noise.
         """
         measured = np.empty_like(exact)
         degrade_depth(

@@ -279,14 +279,8 @@ class Scene:
     def flow_to(self, frame: SceneFrame, other: "Scene", later: SceneFrame, dt: float) -> np.ndarray:
         """Return the exact velocity to a frame of another camera pose, `dt` seconds later.
 
-        Args:
-            frame: Frame of this scene.
-            other: Scene of the same actors and room with another camera pose.
-            later: Frame of `other`, with the same actors present.
-            dt: Seconds between the frames.
-
-        Returns:
-            [H, W, 3] float32 m/s, from this camera's frame to the other's.
+        `later` is a frame of `other`, a scene of the same actors and room with another camera pose. The flow is
+        [H, W, 3] float32 m/s, from this camera's frame to the other's.
 
         Raises:
             InputError: dt is not positive, or the actors differ.
@@ -366,13 +360,8 @@ def scripted_scene(
 ) -> Scene:
     """Create a room in which actors follow a recorded skeleton, from the recording camera's view.
 
-    Args:
-        intrinsics: Intrinsics of the rendering camera.
-        path: A skeleton recording.
-        sequence: Name or index of the sequence in a file with several.
-        actors: Number of bodies; bodies with more frames come first.
-        loop: Repeat at the end.
-        seed: Seed of the room.
+    `sequence` is the name or index in a file with several; of more than `actors` bodies, the ones with most frames are
+    shown.
 
     Raises:
         DeviceError: The file does not exist.

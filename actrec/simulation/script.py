@@ -51,9 +51,7 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
     The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. The floor's
     height lets feet sink into it in at most one frame of ten, as a Kinect misplaces occluded feet.
 
-    Args:
-        joints: [N, 25, 3] m, optical frame.
-        stature: Of the body, m.
+    Joints [N, 25, 3] are in the optical frame, m, as the stature.
     """
     scale = stature / REFERENCE_STATURE
     feet = np.concatenate(

@@ -214,11 +214,7 @@ class Topics:
 def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
     """Choose the image topics of an open bag by type, name and encoding.
 
-    Args:
-        path: The bag, for error messages.
-        reader: An open `rosbags.rosbag2.Reader`.
-        config: May name the topics.
-        encoding_of: Returns the encoding (or compressed format) of a topic's first message.
+    `encoding_of` returns the encoding (or compressed format) of a topic's first message.
 
     Raises:
         ConfigError: A given topic is absent or not an image, several topics match equally, or the bag was recorded by

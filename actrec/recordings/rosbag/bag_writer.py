@@ -304,11 +304,7 @@ def decompress_message(raw: bytes) -> bytes:
 
 
 def recover(path: str | Path, out: str | Path) -> dict[str, int]:
-    """Copy every whole message of an unfinished, truncated or damaged mcap to a new, finished bag.
-
-    Args:
-        path: The `.mcap`, or the folder that holds it.
-        out: Folder of the new bag; must not exist.
+    """Copy every whole message of an unfinished or damaged mcap (or its folder) to a new, finished bag.
 
     Returns:
         Number of recovered messages by topic.

@@ -77,12 +77,9 @@ class BagRecording(OpenBag):
         self._first_time = times[0]
         self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
         if self._unstamped:
-            log.warning(
-                "bag '%s': all images on %s have the stamp %g s: using their log times instead",
-                self.path,
-                self.topics.color,
-                stamps[0] / NANOSECONDS,
-            )
+            seconds = stamps[0] / NANOSECONDS
+            text = "bag '%s': all images on %s have the stamp %g s: using their log times instead"
+            log.warning(text, self.path, self.topics.color, seconds)
         self._tolerance = _half_period_ns(times if self._unstamped else stamps)
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
