@@ -166,14 +166,46 @@ def with_evaluation(
         draft: Its description; its other figures are kept.
         roots: As in `write_package`.
     """
-    chosen, figures = _evaluate(recipe, session, test, roots)
-    calibrated_on = figures.pop("chosen_on", ())
-    streams = len(features.modalities(session.package.inputs))
-    figures = {"streams": streams, **draft.provenance.figures, **figures}
-    if calibrated_on and "recordings" in figures:  # otherwise the list would seem to be complete
-        figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *calibrated_on]))
+    logits = evaluation.score(session, test, recipe.clips).logits if len(test) else np.zeros((0, len(test.classes)))
+    correct = logits.argmax(axis=1) == test.labels
+    figures = {"streams": len(features.modalities(session.package.inputs)), **draft.provenance.figures}
+    figures |= {"accuracy": float(correct.mean()) if len(test) else 0.0, "test_clips": len(test)}
+    figures |= duplicate_figures(recipe, test, correct, roots)
+    if recipe.clips != "live" and len(test):
+        live = evaluation.score(session, test, "live").logits
+        figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
+    if caveat := dataset_attribute(recipe.dataset, "caveat"):
+        figures["caveat"] = caveat
+    if obstacle := rejection.calibration_obstacle(recipe, session.package.inputs, *roots):
+        chosen = Rejection(calibrated_on=f"not calibrated: {obstacle}")
+    else:
+        fitted, described = rejection.calibrate(recipe, session, *roots)
+        chosen = fitted.for_package(described)
+        if "recordings" in figures:  # a later evaluation must not count the recordings of the rejection as new
+            used = rejection.calibration_recordings(recipe, session.package.labels, *roots)
+            figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *used]))
+        if len(test):
+            unknown = rejection.unknown_logits(recipe, session, roots[0], "test", roots[1])
+            figures |= _rejection_figures(fitted, logits, correct, unknown)
     trained = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     return dataclasses.replace(draft, rejection=chosen, provenance=trained)
+
+
+def _rejection_figures(
+    chosen: rejection.CalibratedRejection, logits: np.ndarray, correct: np.ndarray, unknown: np.ndarray
+) -> dict[str, Any]:
+    """Return the card's figures on a rejection, of the test part's logits and other actions'."""
+    confidence, others = chosen.confidence(logits), chosen.confidence(unknown)
+    accepted = confidence >= chosen.threshold
+    figures = {
+        "test_confidence": float(confidence.mean()),
+        "test_ece": metrics.calibration_bins(confidence, correct).ece,
+        "test_rejected": float((~accepted).mean()),
+        "test_right_and_accepted": float((accepted & correct).mean()),
+    }
+    if len(others):
+        figures |= {"unknown_rejected": float((others < chosen.threshold).mean()), "unknown_clips": len(others)}
+    return figures
 
 
 def with_lower_accuracies(
@@ -199,40 +231,6 @@ def with_float16(draft: ModelPackage, content: bytes) -> tuple[ModelPackage, dic
     """Return the description with a float16 network, and that network as `package.write` takes it."""
     half, description = precision.package_float16(draft, content)
     return with_lower(draft, "float16", description), {"float16": half}
-
-
-def _evaluate(
-    recipe: Recipe, session: inference.Session, test: datasets.ClipDataset, roots: tuple[str, str]
-) -> tuple[Rejection, dict[str, Any]]:
-    """Return the rejection and the figures of the card."""
-    logits = np.zeros((0, len(test.classes)), np.float32)
-    if len(test):
-        logits = evaluation.score(session, test, recipe.clips).logits
-    correct = logits.argmax(axis=1) == test.labels
-    figures: dict[str, Any] = {"accuracy": float(correct.mean()) if len(test) else 0.0, "test_clips": len(test)}
-    figures |= duplicate_figures(recipe, test, correct, roots)
-    if recipe.clips != "live" and len(test):
-        live = evaluation.score(session, test, "live").logits
-        figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
-    if caveat := dataset_attribute(recipe.dataset, "caveat"):
-        figures["caveat"] = caveat
-    if obstacle := rejection.calibration_obstacle(recipe, session.package.inputs, *roots):
-        return Rejection(calibrated_on=f"not calibrated: {obstacle}"), figures
-    chosen, described = rejection.calibrate(recipe, session, *roots)
-    # The threshold was fitted to the user's own recordings: a later evaluation must not count them as new.
-    figures["chosen_on"] = rejection.calibration_recordings(recipe, session.package.labels, *roots)
-    if not len(test):
-        return chosen.for_package(described), figures
-    confidence = chosen.confidence(logits)
-    accepted = confidence >= chosen.threshold
-    figures["test_confidence"] = float(confidence.mean())
-    figures["test_ece"] = metrics.calibration_bins(confidence, correct).ece
-    unknown = chosen.confidence(rejection.unknown_logits(recipe, session, roots[0], "test", roots[1]))
-    figures["test_rejected"] = float((~accepted).mean())
-    figures["test_right_and_accepted"] = float((accepted & correct).mean())
-    if len(unknown):
-        figures.update(unknown_rejected=float((unknown < chosen.threshold).mean()), unknown_clips=len(unknown))
-    return chosen.for_package(described), figures
 
 
 def duplicate_figures(
