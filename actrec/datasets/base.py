@@ -156,19 +156,38 @@ class Clip:
         return value
 
 
+@dataclass(frozen=True)
+class Entry:
+    """An item of a dataset, not read yet.
+
+    Attributes:
+        name: Unique in the dataset.
+        label: Index into the dataset's `classes`.
+        meta: Metadata for splits and fusion: subject, view, setup, …
+        files: Existing files by kind: "skeleton", "color", "depth", …
+    """
+
+    name: str
+    label: int
+    meta: Mapping[str, int | str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
 class ClipDataset:
     """A map-style dataset of clips, held in memory.
 
     Attributes:
         classes: Class names by label.
         layout: Of the bodies' joints.
+        entries: The items of the clips.
     """
 
     def __init__(self, clips: Iterable[Clip], classes: Sequence[str], layout: str = "kinect_v2_25"):
         self._clips, self.classes, self.layout = list(clips), tuple(classes), layout
+        self.entries = [Entry(clip.name, clip.label) for clip in self._clips]
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.entries)
 
     def __getitem__(self, index: int) -> Clip:
         return self._clips[index]
@@ -176,17 +195,17 @@ class ClipDataset:
     @property
     def labels(self) -> np.ndarray:
         """Return the label of each clip [N] without reading clips."""
-        return np.array([clip.label for clip in self._clips], dtype=np.int64)
+        return np.array([entry.label for entry in self.entries], dtype=np.int64)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the name of each clip without reading clips."""
-        return tuple(clip.name for clip in self._clips)
+        return tuple(entry.name for entry in self.entries)
 
     @property
     def metas(self) -> tuple[Mapping[str, int | str], ...]:
         """Return the metadata (subject, view, …) of each clip without reading clips; empty if unknown."""
-        return tuple({} for _ in self._clips)
+        return tuple(entry.meta for entry in self.entries)
 
     @property
     def streams(self) -> frozenset[str]:
@@ -219,12 +238,9 @@ class ClipDataset:
 class SourceDataset(ClipDataset):
     """Some items of a published dataset; clips are read on access."""
 
-    def __init__(self, source: "Source", entries: Sequence["Entry"]):
+    def __init__(self, source: "Source", entries: Sequence[Entry]):
         self.source, self.entries = source, list(entries)
         self.classes, self.layout = tuple(source.classes), source.layout
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
     def __getitem__(self, index: int) -> Clip:
         return self.source.read(self.entries[index])
@@ -232,21 +248,6 @@ class SourceDataset(ClipDataset):
     def subset(self, chosen: Sequence[int]) -> "SourceDataset":
         """Return the subset of clips with these indices [N]."""
         return SourceDataset(self.source, [self.entries[index] for index in chosen])
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Return the label of each clip [N]."""
-        return np.array([entry.label for entry in self.entries], dtype=np.int64)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the name of each clip."""
-        return tuple(entry.name for entry in self.entries)
-
-    @property
-    def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """Return the metadata of each clip."""
-        return tuple(entry.meta for entry in self.entries)
 
     @property
     def streams(self) -> frozenset[str]:
@@ -262,27 +263,6 @@ class SourceDataset(ClipDataset):
     def fingerprint(self) -> str:
         """Return a digest of the data."""
         return self.source.fingerprint(self.entries)
-
-
-_END = 1 << 16
-"""Bytes at both ends of a file in a fingerprint."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An item of a dataset, not read yet.
-
-    Attributes:
-        name: Unique in the dataset.
-        label: Index into the source's `classes`.
-        meta: Metadata for splits and fusion: subject, view, setup, …
-        files: Existing files by kind: "skeleton", "color", "depth", …
-    """
-
-    name: str
-    label: int
-    meta: Mapping[str, int | str] = field(default_factory=dict)
-    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Source(ABC):
@@ -402,9 +382,9 @@ def content(path: Path) -> Iterator[bytes]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             yield str(size).encode()
-            for place in (0, max(size - _END, 0)):
+            for place in (0, max(size - 65536, 0)):
                 file.seek(place)
-                yield file.read(_END)
+                yield file.read(65536)
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error
 

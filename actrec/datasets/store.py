@@ -103,11 +103,6 @@ class PreparedDataset(ClipDataset):
         return self._index.labels[self._chosen]
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Return the number of frames of each clip [N]."""
-        return self._index.lengths[self._chosen]
-
-    @property
     def size(self) -> tuple[int, int]:
         """Return the number and the bytes of all shards."""
         return len(self._index.shards), int(self._index.sizes.sum())

@@ -73,7 +73,7 @@ def test_prepare_unreadable_clips_reported_skipped_and_retried(published, tmp_pa
     done = json.loads(shown.out)
     assert (done["clips"], done["prepared"]) == (len(names_of(published)) - 4,) * 2
     assert [item["name"] for item in done["skipped"]] == spoilt
-    assert PreparedDataset(tmp_path / "out").lengths[0] == 1, "a single frame is a clip"
+    assert len(PreparedDataset(tmp_path / "out")[0].stamps_ns) == 1, "a single frame is a clip"
     assert "warning: 4 items skipped" in shown.err and "skipped.json" in shown.err
     listed = json.loads((tmp_path / "out" / SKIPPED).read_text())
     assert listed == done["skipped"] and all(len(item["reason"]) > 20 for item in listed)
