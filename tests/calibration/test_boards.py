@@ -129,7 +129,7 @@ def test_part_of_a_charuco_board_suffices():
 
 
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD], ids=["charuco", "chessboard"])
-def test_no_board_is_none(board):
+def test_detect_without_board_returns_none(board):
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     assert detect(board, np.zeros((480, 640, 3), np.uint8)) is None
     assert detect(board, np.full((480, 640), 255, np.uint8)) is None
@@ -146,7 +146,7 @@ def test_detect_mirrored_image_is_refused(board, roll_deg):
             detect(board, np.ascontiguousarray(mirrored))
 
 
-def test_a_chessboard_that_is_its_own_mirror_image_says_so():
+def test_chessboard_mirror_symmetric_does_not_detect_mirroring():
     assert not CHESSBOARD.detects_mirroring
     image, _ = render(CHESSBOARD, CAMERA, facing(CHESSBOARD))
     assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
@@ -184,7 +184,7 @@ def page(path) -> tuple[tuple[float, float], np.ndarray]:
     return (box[2] * k, box[3] * k), found * k
 
 
-def test_a_printed_page_has_the_board_at_its_size(tmp_path):
+def test_print_page_has_the_board_at_its_size(tmp_path):
     assert board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
     (width, height), black = page(tmp_path / "board.pdf")
     np.testing.assert_allclose((width, height), (0.297, 0.210), atol=5e-6)
@@ -207,7 +207,7 @@ def test_a_printed_page_has_the_board_at_its_size(tmp_path):
     assert np.abs(found.pixels - expected).max() < 0.6  # 0.2 mm: the rectangles above are rounded to pixels
 
 
-def test_a_pdf_is_one(tmp_path):
+def test_print_pdf_is_valid(tmp_path):
     board.write(CHESSBOARD, tmp_path / "board.pdf")
     data = (tmp_path / "board.pdf").read_bytes()
     start = int(data.split(b"startxref\n")[1].split()[0])
@@ -216,7 +216,7 @@ def test_a_pdf_is_one(tmp_path):
         assert data[int(place) :].startswith(f"{number} 0 obj".encode())
 
 
-def test_a_png_says_its_resolution(tmp_path):
+def test_print_png_states_its_resolution(tmp_path):
     board.write(CHARUCO, tmp_path / "board.png")
     data = (tmp_path / "board.png").read_bytes()
     per_m = struct.unpack(">I", data.split(b"pHYs")[1][:4])[0]

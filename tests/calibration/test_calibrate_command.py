@@ -79,7 +79,7 @@ def test_intrinsics_from_folder_writes_camera_file(pictures, place, capsys):
     assert len(calibration_files.load("0123").color.distortion) == 8
 
 
-def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
+def test_calibrate_intrinsics_of_depth_keep_its_geometry(pictures, place, capsys):
     known = DepthGeometry(np.eye(4), 1.01, 0.002)
     path = calibration_files.path_of("0123", DEPTH)
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
@@ -135,7 +135,7 @@ def test_wrong_use(pictures, place, capsys):
         assert message in said and len(said.strip().splitlines()) == 1
 
 
-def test_what_cannot_be_done(pictures, place, capsys):
+def test_calibrate_impossible_requests_are_refused(pictures, place, capsys):
     (place / "empty").mkdir()
     write(place / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
     write(place / "mirrored/7.png", cv2.imread(str(pictures / "3.png"))[:, ::-1, ::-1])
@@ -192,7 +192,7 @@ def test_live_views_are_taken_when_the_board_is_still_and_new():
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 
-def test_a_board_that_rests_is_still_though_time_jumps_back(monkeypatch):
+def test_rest_detector_time_jump_keeps_the_board_at_rest(monkeypatch):
     picture = np.zeros((48, 64, 3), np.uint8)
     resting = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
     monkeypatch.setattr(views, "detect", lambda board, image: resting)

@@ -143,7 +143,7 @@ def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
     assert "driver realsense has images of the color camera only" in capsys.readouterr().err
 
 
-def test_where_the_depth_camera_sits(device, capsys):
+def test_calibrate_depth_finds_the_pose_of_the_depth_camera(device, capsys):
     """From raw depth: no infrared, ten places."""
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
@@ -153,13 +153,13 @@ def test_where_the_depth_camera_sits(device, capsys):
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_a_driver_that_cannot_leave_depth_as_it_is(capsys, monkeypatch, tmp_path):
+def test_calibrate_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
     assert "driver simulated has registered depth only: add --registered" in capsys.readouterr().err
 
 
-def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, capsys):
+def test_calibrate_hand_eye_uses_the_camera_intrinsics(camera, tmp_path, monkeypatch, capsys):
     arm, random = simulated.Arm.random("hand", 4), np.random.default_rng(5)
     poses = [simulated.sample_pose(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
     shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
@@ -179,7 +179,7 @@ def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, ca
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_the_floor_before_a_robot(camera, capsys):
+def test_calibrate_floor_finds_the_mount(camera, capsys):
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
     room = simulated.Room.random(board, 3)
     rig = simulated.Rig(camera.views.color, camera.views.depth, camera.views.to_color)

@@ -40,7 +40,7 @@ def test_edges_holes_and_outliers_do_not_count(exact):
     assert seen.count < np.isfinite(exact).sum()
 
 
-def test_no_board_no_readings(exact):
+def test_board_readings_without_board_are_none(exact):
     assert board_readings(np.full_like(exact, np.nan), CAMERA, POSE, OUTLINE) is None
     assert board_readings(np.full_like(exact, 3.0), CAMERA, POSE, OUTLINE) is None  # the wall alone
     behind = POSE.copy()

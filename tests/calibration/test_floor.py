@@ -96,7 +96,7 @@ def test_largest_is_in_square_metres():
     assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_color)[2, 3]) < 0.005
 
 
-def test_a_table_alone_before_the_floor_is_refused():
+def test_find_floor_table_is_refused():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
     to_depth = invert(room.camera @ rig.to_color)
     table = np.eye(4)
@@ -107,7 +107,7 @@ def test_a_table_alone_before_the_floor_is_refused():
         find_floor(np.where(columns, table_z, floor_z), rig.depth)
 
 
-def test_no_floor():
+def test_find_floor_without_floor_raises():
     rig = simulated.kinect()
     wall = np.full((424, 512), 2.0, np.float32)
     with pytest.raises(InputError, match="point the camera at the floor"):
@@ -124,7 +124,7 @@ def test_camera_on_its_side_needs_the_hint():
     assert abs(found.height - (room.camera @ rig.to_color)[2, 3]) < 0.002
 
 
-def test_a_board_held_over_the_floor_is_refused():
+def test_calibrate_board_above_the_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
     raised = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.1)
     seen = simulated.simulate_corners(

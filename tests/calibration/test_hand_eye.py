@@ -158,7 +158,7 @@ def test_pose_files_in_error(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("tilt", [(0.4, 0.0), (-0.3, 0.2)])
-def test_a_board_upside_down_is_posed_exactly(tilt):
+def test_estimate_board_pose_upside_down_is_exact(tilt):
     """An exact half turn, as simulated corners have it: OpenCV's solver alone was off by 95°."""
     pose = pose_from_vector(np.array([0, 0, np.pi, 0.1, 0.05, 0.6])) @ pose_from_vector(np.array([*tilt, 0, 0, 0, 0]))
     found = estimate_board_pose(BOARD.points, project(transform(pose, BOARD.points), CAMERA), CAMERA)

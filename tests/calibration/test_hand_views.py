@@ -58,7 +58,7 @@ def collect(robot, folder, known=LENS, **config):
     return collector, *hand_eye.collect(robot.read, collector, threading.Event(), known, lens.log)
 
 
-def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
+def test_collector_takes_one_view_per_resting_pose(tmp_path, capsys):
     robot = Robot(VIEWS + 2)
     collector, views, camera = collect(robot, tmp_path, views=VIEWS)
     assert len(views) == VIEWS and not collector.todo and camera == LENS
@@ -85,13 +85,13 @@ def test_read_hand_eye_folder_lists_images_without_pose(tmp_path, capsys):
     assert without_pose == ["view_003.png"]
 
 
-def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
+def test_collector_stream_ends_early_and_camera_gives_intrinsics(tmp_path):
     collector, views, camera = collect(Robot(3, tells=LENS), tmp_path, known=None)
     assert len(views) == 3 and camera == LENS
     assert collector.todo.startswith("17 more")
 
 
-def test_a_lens_that_nothing_tells(tmp_path):
+def test_collector_without_intrinsics_raises(tmp_path):
     with pytest.raises(InputError, match="intrinsics are unknown.*name a file with --intrinsics"):
         collect(Robot(12), tmp_path, known=None)
 
@@ -114,7 +114,7 @@ def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_a_pose_it_has_had_is_not_taken_again(tmp_path):
+def test_collector_repeated_pose_is_skipped(tmp_path):
     robot = Robot(3)
     robot.seen[2], robot.pictures[2] = robot.seen[0], robot.pictures[0]
     assert len(collect(robot, tmp_path)[1]) == 2
@@ -143,7 +143,7 @@ def test_collector_rotation_about_one_axis_asks_for_second(tmp_path, monkeypatch
     assert len(views) == 6 and "rotates about one axis only" in collector.todo
 
 
-def test_a_robot_that_tf_does_not_know(tmp_path, capsys):
+def test_collector_unknown_tf_frame_raises(tmp_path, capsys):
     robot = Robot(2)
     robot.known = False
     assert not collect(robot, tmp_path)[1]

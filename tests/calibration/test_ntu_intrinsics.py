@@ -59,7 +59,7 @@ def test_ntu_color_camera_turned(setup_one):
     assert np.abs(_numbers(found.camera)[2:] - [956.0, 569.0]).max() < 1
 
 
-def test_each_ntu_file_alone(data_root):
+def test_estimate_single_ntu_file_gives_plausible_cameras(data_root):
     """The cameras that a single file gives (`fit_cameras`, as the dataset's reader uses them), by the same numbers."""
     for file in sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton")):
         cameras = fit_cameras(read_ntu_file(file))

@@ -109,7 +109,7 @@ def test_missing_library_says_how_to_install_it(command: types.ModuleType, capsy
     assert "source a ROS 2 distribution" in capsys.readouterr().err
 
 
-def test_a_library_that_does_not_load_is_one_line(
+def test_main_library_that_does_not_load_prints_one_line(
     command: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As rclpy of another Python, or without its libraries: the file is there."""
@@ -133,7 +133,7 @@ def test_unexpected_missing_module_is_not_hidden(command: types.ModuleType) -> N
         cli.main(["probe"])
 
 
-def test_a_reader_that_leaves_is_no_traceback() -> None:
+def test_main_closed_pipe_prints_no_traceback() -> None:
     code = "import sys; from actrec.cli import main; sys.exit(main(['--help']))"
     shell = f"'{sys.executable}' -c \"{code}\" | true"
     done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
@@ -147,7 +147,7 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
         ("> /dev/full", 1, "actrec: the output: No space left on device; make room and try again\n"),
     ],
 )
-def test_a_closed_or_full_output_is_no_traceback(sink: str, status: int, said: str) -> None:
+def test_main_closed_or_full_output_prints_no_traceback(sink: str, status: int, said: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f"'{sys.executable}' -m actrec bench {sink}"], cwd=ROOT, capture_output=True, text=True
     )
@@ -170,7 +170,7 @@ def test_printed_text_stays_when_another_disk_is_full(
     assert capsys.readouterr().err == "actrec: /disk/last.ckpt: No space left on device; make room and try again\n"
 
 
-def test_a_locale_that_lacks_a_sign_is_no_traceback() -> None:
+def test_main_locale_without_a_character_prints_no_traceback() -> None:
     text = "from actrec import cli; cli.main([]); print('20° → left')"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, check=True)
@@ -210,7 +210,7 @@ def test_wrong_use_of_a_benchmark_exits_with_two_and_one_line(name: str, capsys:
         (["data", "--scratch", "/no/such"], 1, "--scratch is '/no/such', which is no folder"),
     ],
 )
-def test_a_benchmark_s_arguments_are_checked(
+def test_bench_wrong_arguments_are_refused(
     arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(["bench", *arguments]) == status

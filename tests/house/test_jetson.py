@@ -39,7 +39,7 @@ def install(folder: Path, release: str, ubuntu: str, *options: str) -> subproces
         ("39.2.1", "24.04", "jazzy", "noble", "cuda-bindings==13.2."),
     ],
 )
-def test_each_jetpack_gets_its_own(
+def test_install_each_jetpack_gets_its_own_wheels(
     tmp_path: Path, release: str, ubuntu: str, distribution: str, codename: str, cuda: str
 ) -> None:
     said = install(tmp_path, release, ubuntu, "--realsense")
@@ -72,13 +72,13 @@ def test_other_releases_are_refused_in_one_line(tmp_path: Path, release: str, ub
     assert reason in said.stderr
 
 
-def test_an_unknown_option_is_wrong_use(tmp_path: Path) -> None:
+def test_install_unknown_option_is_wrong_use(tmp_path: Path) -> None:
     said = install(tmp_path, "36.4.3", "22.04", "--fast")
     assert said.returncode == 2
     assert "unknown option '--fast'" in said.stderr
 
 
-def test_in_a_container_the_release_is_given_and_tensorrt_not_tried(tmp_path: Path) -> None:
+def test_install_in_a_container_takes_the_release_and_skips_tensorrt(tmp_path: Path) -> None:
     said = install(tmp_path, "", "24.04", "--l4t", "39.2")
     assert said.returncode == 0, said.stderr
     assert "jetson/common\\ r39.2\\ main" in said.stdout
@@ -92,7 +92,7 @@ def test_ros_can_be_left_as_it_is(tmp_path: Path) -> None:
     assert ". /opt/ros/humble/setup.bash" in said.stdout.replace("\\", "")
 
 
-def test_the_service_is_installed_with_all_that_it_reads(tmp_path: Path) -> None:
+def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
     said = install(tmp_path, "36.4.3", "22.04", "--service", "--realsense")
     made = set(re.findall(r"install -m 644 \S+ (\S+)", said.stdout))
     assert {f"/etc/systemd/system/{unit}" for unit in UNITS} <= made
@@ -134,14 +134,14 @@ def test_units_restart_without_limit(name: str) -> None:
     assert unit["Install"]["WantedBy"] == "multi-user.target"
 
 
-def test_the_graph_starts_after_the_camera_and_by_start_sh() -> None:
+def test_service_starts_after_the_camera_by_start_sh() -> None:
     text = (JETSON / "actrec.service").read_text()
     assert "After=network-online.target actrec-camera.service" in text
     assert "ExecStart=@ROOT@/deploy/jetson/start.sh" in text
     assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
 
 
-def test_the_cameras_images_go_the_way_of_the_graphs() -> None:
+def test_services_share_the_transport_profile() -> None:
     """Fast DDS as it comes loses images even to nodes that have the profile: who sends them needs it too."""
     text = (JETSON / "actrec-camera.service").read_text()
     names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/bringup/transport.py"))["profile_environment"]({})
@@ -162,7 +162,7 @@ def test_launch_arguments_exist() -> None:
                 assert value in topics["VENDORS"]
 
 
-def test_the_parameter_file_sets_parameters_that_exist() -> None:
+def test_parameter_file_sets_existing_parameters() -> None:
     settings = yaml.safe_load((JETSON / "recognizer.yaml").read_text())
     assert list(settings) == ["/**/recognizer_node"]
     source = (ROOT / "nodes/actrec_nodes/recognizer_node.py").read_text()

@@ -43,7 +43,7 @@ def test_package_list_equals_the_disk(setup: dict[str, Any]) -> None:
     assert sorted(setup["packages"]) == sorted(on_disk)
 
 
-def test_every_folder_with_modules_is_a_package() -> None:
+def test_folders_with_modules_are_packages() -> None:
     folders = {path.parent for source in SOURCES for path in (ROOT / source).rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
@@ -73,7 +73,7 @@ def test_launch_and_config_files_are_installed(folder: str, setup: dict[str, Any
 
 
 @pytest.mark.parametrize("folder", ["models/zoo", "models/recipes"])
-def test_every_package_and_recipe_is_installed_in_its_place(folder: str, setup: dict[str, Any]) -> None:
+def test_setup_installs_packages_and_recipes(folder: str, setup: dict[str, Any]) -> None:
     on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
     targets = {name: target for target, names in setup["data_files"] for name in names if folder in target}
     assert set(targets) == on_disk
@@ -107,7 +107,7 @@ def test_executables_go_where_ros2_run_looks() -> None:
     assert config["install"]["install_scripts"] == config["develop"]["script_dir"] == "$base/lib/actrec"
 
 
-def test_no_module_is_too_long() -> None:
+def test_modules_are_within_the_longest_length() -> None:
     lengths = {
         path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
         for source in [*SOURCES, "tests", "launch", "scripts"]

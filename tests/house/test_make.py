@@ -40,7 +40,7 @@ def test_extras_that_are_missing_are_added(made: Path) -> None:
     assert would_run(made, "EXTRAS=live train")
 
 
-def test_an_environment_that_does_not_tell_is_left_alone(made: Path) -> None:
+def test_make_unknown_environment_is_unchanged(made: Path) -> None:
     assert not would_run(made, "EXTRAS=view")
     os.utime(made / ".venv/.ready", (0, 0))
     assert would_run(made)

@@ -50,14 +50,14 @@ def test_pins_lie_in_the_ranges(extra: str, setup: dict[str, Any]) -> None:
         assert all(requirement.specifier.contains(version) for version in versions), text
 
 
-def test_no_version_is_pinned_twice() -> None:
+def test_requirements_pin_each_version_once() -> None:
     named: list[str] = []
     for path in FOLDER.glob("*.txt"):
         named += sorted(pins(path.name))
     assert len(named) == len(set(named))
 
 
-def test_one_opencv_alone() -> None:
+def test_requirements_install_one_opencv() -> None:
     """Two OpenCV wheels overwrite each other's cv2: mediapipe brings opencv-contrib-python."""
     named = pins(*(path.name for path in FOLDER.glob("*.txt")))
     assert [name for name in named if name.startswith("opencv")] == ["opencv-contrib-python"]
