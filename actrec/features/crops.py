@@ -18,17 +18,12 @@ from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
 LENGTHS = {
-    ("spine_base", "spine_shoulder"): 0.52,
-    ("shoulder_left", "shoulder_right"): 0.36,
-    ("shoulder_left", "elbow_left"): 0.29,
-    ("shoulder_right", "elbow_right"): 0.29,
-    ("elbow_left", "wrist_left"): 0.25,
-    ("elbow_right", "wrist_right"): 0.25,
-    ("hip_left", "knee_left"): 0.42,
-    ("hip_right", "knee_right"): 0.42,
-    ("knee_left", "ankle_left"): 0.40,
-    ("knee_right", "ankle_right"): 0.40,
-}
+    ("spine_base", "spine_shoulder"): 0.52, ("shoulder_left", "shoulder_right"): 0.36,
+    ("shoulder_left", "elbow_left"): 0.29, ("shoulder_right", "elbow_right"): 0.29,
+    ("elbow_left", "wrist_left"): 0.25, ("elbow_right", "wrist_right"): 0.25,
+    ("hip_left", "knee_left"): 0.42, ("hip_right", "knee_right"): 0.42,
+    ("knee_left", "ankle_left"): 0.40, ("knee_right", "ankle_right"): 0.40,
+}  # fmt: skip
 """Distances (m) between joints of an adult. Foreshortening makes a segment shorter in the image, never longer."""
 
 Box = tuple[float, float, float]

@@ -147,12 +147,9 @@ class MotionStamp(Stamp):
 
 
 STAMPS: dict[str, type[Stamp]] = {
-    "body_stamp": BodyStamp,
-    "bones_stamp": BonesStamp,
-    "hands_stamp": HandsStamp,
-    "face_stamp": FaceStamp,
+    "body_stamp": BodyStamp, "bones_stamp": BonesStamp, "hands_stamp": HandsStamp, "face_stamp": FaceStamp,
     "motion_stamp": MotionStamp,
-}
+}  # fmt: skip
 
 
 def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list[float]]:

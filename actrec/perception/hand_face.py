@@ -84,12 +84,8 @@ class MediaPipeHand(Estimator):
             return self._search_image(image, frame.stamp_ns)
         present = {(body.body_id, side) for body in bodies for side in SIDES}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
-        found = [
-            entry
-            for body in bodies
-            for side in SIDES
-            if (entry := self._estimate_at_arm(image, frame.intrinsics, body, side))
-        ]
+        arms = [self._estimate_at_arm(image, frame.intrinsics, body, side) for body in bodies for side in SIDES]
+        found = [entry for entry in arms if entry is not None]
         kept: list[Detection] = []
         for _, detection in sorted(found, key=lambda entry: entry[0]):
             if not any(_coincide(detection, other) for other in kept):
