@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -161,40 +161,29 @@ def _fail(message: object, status: int) -> int:
 
 def count(text: str) -> int:
     """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
-    return int(text)
+    return int(_parse(text, lambda number: number >= 1 and text.isdecimal(), "an integer of at least 1"))
 
 
 def amount(text: str) -> float:
     """Parse a number above 0."""
-    number = _number(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return number
+    return _parse(text, lambda number: 0 < number < math.inf, "a number above 0")
 
 
 def finite(text: str) -> float:
     """Parse a finite number."""
-    number = _number(text)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number")
-    return number
+    return _parse(text, math.isfinite, "a finite number")
 
 
 def duration(text: str) -> float:
     """Parse seconds, 0 or more."""
-    seconds = _number(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds of at least 0")
-    return seconds
+    return _parse(text, lambda number: 0 <= number < math.inf, "a number of seconds of at least 0")
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _parse(text: str, accepts: Callable[[float], bool], what: str) -> float:
+    with contextlib.suppress(ValueError):
+        if accepts(float(text)):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
 
 
 def names(text: str) -> list[str]:

@@ -80,14 +80,12 @@ class Board:
     @property
     def corners(self) -> tuple[int, int]:
         """Inner corners across and down."""
-        across, down = self.squares
-        return across - 1, down - 1
+        return self.squares[0] - 1, self.squares[1] - 1
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of all squares, m."""
-        across, down = self.squares
-        return across * self.square, down * self.square
+        return self.squares[0] * self.square, self.squares[1] * self.square
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -172,13 +170,8 @@ def aruco_dictionary(name: str) -> Any:
 def write(board: Board, path: Path, paper: str | None = None) -> str:
     """Write a board to print, at its true size: PDF with exact edges, or PNG with its resolution in the file.
 
-    Args:
-        board: Board.
-        path: File; its suffix selects the format.
-        paper: A name in `PAPERS`; by default the smallest one that fits. Ignored for a PNG.
-
     Returns:
-        Name of the paper; empty for a PNG.
+        Name of the paper in `PAPERS`: the given one, or the smallest that fits; empty for a PNG.
 
     Raises:
         ConfigError: Unknown suffix, the board does not fit the paper or is too large for a PNG.

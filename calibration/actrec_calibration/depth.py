@@ -108,12 +108,6 @@ class DepthCalibration:
 def calibrate(board: Board, views: list[RgbdView], cameras: CameraPair, model: str = "scale") -> DepthCalibration:
     """Calibrate the extrinsics (unless they are known) and the correction of the readings.
 
-    Args:
-        board: Board in the views.
-        views: Views by both cameras.
-        cameras: Intrinsics of both cameras.
-        model: One of `MODELS`.
-
     Raises:
         InputError: Too few views, or the views leave an unknown undetermined; the message names the missing views.
     """
@@ -223,14 +217,7 @@ def _check_tilts(normals: np.ndarray) -> None:
 def residuals_by_distance(
     boards: list[np.ndarray], readings: list[DepthReadings], geometry: DepthGeometry, outline: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Tabulate the median error of the readings of each view before and after correction, near to far.
-
-    Args:
-        boards: [4, 4] pose of each board in the depth camera.
-        readings: Readings on each board.
-        geometry: Correction.
-        outline: Corners of the board.
-    """
+    """Tabulate the median error of the readings on boards [4, 4] in the depth camera, as read and corrected."""
     rows = []
     for board, reading in zip(boards, readings, strict=True):
         true = plane_depth(board, reading.rays)

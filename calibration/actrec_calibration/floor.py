@@ -121,7 +121,7 @@ def find_floor(
     Args:
         depth: [H, W] m, NaN if missing.
         camera: Intrinsics of the depth image.
-        up: Approximate up direction in the optical frame: 0, −1, 0 for an upright camera.
+        up: Approximate up direction in the optical frame.
         seed: Seed of RANSAC.
 
     Raises:

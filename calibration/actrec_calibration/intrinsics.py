@@ -77,11 +77,6 @@ class Displacement:
     shift: np.ndarray
     sigma: np.ndarray
 
-    @property
-    def length(self) -> np.ndarray:
-        """[n] px, length of the shift."""
-        return np.hypot(*self.shift.T)
-
 
 @dataclass(frozen=True)
 class Fit:

@@ -58,45 +58,14 @@ class Coverage:
     """Coverage of the image by views.
 
     Attributes:
-        regions: Share of the cells with a corner, by the region's name.
-        tilts: Number of sufficiently tilted views, by direction.
-        largest, smallest: Width of the board in image widths.
         views: Number of views.
-        config: Requirements.
+        missing: Instructions for the next views, most important first; empty if the views suffice.
+        complete: Share of the requirements that is met, in 0..1.
     """
 
-    regions: dict[str, float]
-    tilts: dict[str, int]
-    largest: float
-    smallest: float
     views: int
-    config: CoverageConfig
-
-    @property
-    def missing(self) -> list[str]:
-        """Instructions for the next views, most important first; empty if the views suffice."""
-        config = self.config
-        empty = [name for name, share in self.regions.items() if share < config.filled]
-        todo = [f"show the board in the image's {_join(empty)}"] if empty else []
-        flat = [direction for direction, count in self.tilts.items() if count < config.tilted]
-        if flat:
-            todo.append(f"tilt it by {config.tilt_deg:.0f} to 45°: {_join(flat)} the camera")
-        if self.largest < config.near:
-            todo.append(f"bring it nearer (the board {100 * config.near:.0f} % of the image's width or more)")
-        elif self.largest < config.zoom * self.smallest:
-            todo.append(f"hold it farther away, {config.zoom:g} times")
-        if self.views < config.views and not todo:
-            todo.append(f"show {config.views - self.views} more views")
-        return todo
-
-    @property
-    def complete(self) -> float:
-        """Share of the requirements that is met, in 0..1."""
-        config = self.config
-        pairs = [(share, config.filled) for share in self.regions.values()]
-        pairs += [(count, config.tilted) for count in self.tilts.values()]
-        pairs += [(self.largest, config.near), (self.views, config.views), (self.largest, self.smallest * config.zoom)]
-        return float(np.mean([min(value / max(required, 1e-9), 1) for value, required in pairs]))
+    missing: list[str]
+    complete: float
 
 
 def coverage(
@@ -108,20 +77,29 @@ def coverage(
     for view in views:
         columns, rows = np.clip(np.floor(CELLS * (view.detection.pixels + 0.5) / view.size), 0, CELLS - 1).T.astype(int)
         cells[rows, columns] = True
+    side = CELLS // 3
+    filled = dict(zip(REGIONS, cells.reshape(3, side, 3, side).mean(axis=(1, 3)).ravel(), strict=True))
     placements = [placement(board, view, camera) for view in views]
     right, lower = np.array([one.tilt_deg for one in placements]).reshape(-1, 2).T
-    side = CELLS // 3
-    shares = cells.reshape(3, side, 3, side).mean(axis=(1, 3)).ravel()
     angles = zip(TILTS, (right, -right, lower, -lower), strict=True)
+    tilted = {direction: int((angle >= config.tilt_deg).sum()) for direction, angle in angles}
     scales = [one.scale for one in placements] or [0.0]
-    return Coverage(
-        regions=dict(zip(REGIONS, map(float, shares), strict=True)),
-        tilts={direction: int((angle >= config.tilt_deg).sum()) for direction, angle in angles},
-        largest=max(scales),
-        smallest=min(scales),
-        views=len(views),
-        config=config,
-    )
+    largest, far = max(scales), config.zoom * min(scales)
+    todo = []
+    if empty := [region for region, share in filled.items() if share < config.filled]:
+        todo.append(f"show the board in the image's {_join(empty)}")
+    if flat := [direction for direction, count in tilted.items() if count < config.tilted]:
+        todo.append(f"tilt it by {config.tilt_deg:.0f} to 45°: {_join(flat)} the camera")
+    if largest < config.near:
+        todo.append(f"bring it nearer (the board {100 * config.near:.0f} % of the image's width or more)")
+    elif largest < far:
+        todo.append(f"hold it farther away, {config.zoom:g} times")
+    if len(views) < config.views and not todo:
+        todo.append(f"show {config.views - len(views)} more views")
+    pairs = [(share, config.filled) for share in filled.values()] + [(n, config.tilted) for n in tilted.values()]
+    pairs += [(largest, config.near), (len(views), config.views), (largest, far)]
+    met = [min(value / max(required, 1e-9), 1) for value, required in pairs]
+    return Coverage(len(views), todo, float(np.mean(met)))
 
 
 def _join(names: Sequence[str]) -> str:
@@ -199,7 +177,7 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
     covered = nearest <= COVERED * size[0]
     view_rms = {view.name: reprojection_rms(board, view, stored) for view in found.views}
     tolerance = config.tolerance * stored.width
-    length = np.where(covered, moved.length, 0)
+    length = np.where(covered, np.hypot(*moved.shift.T), 0)
     wrong = (length > tolerance) & (length > SIGNIFICANT * moved.sigma)
     unclear = covered & ((RESOLVED * moved.sigma > tolerance) | (length > tolerance))
     if not wrong.any() and unclear.any():

@@ -53,12 +53,7 @@ Log = Callable[[str], None]
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """List a folder's images in the order of their numbers.
-
-    Raises:
-        DeviceError: There is no such folder.
-        InputError: It contains no images.
-    """
+    """List a folder's images in the order of their numbers; raise DeviceError or InputError if there are none."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise DeviceError(f"'{folder}' is no folder: give a folder with images of the board")
@@ -124,8 +119,7 @@ def read_rgbd_folder(
 
     Raises:
         DeviceError: There is no such folder.
-        InputError: A part is missing, two of its files have one number, an image is damaged, of another size, or
-            mirrored, or no view shows the board.
+        InputError: A part is missing, two files have one number, an image is unusable, or no view shows the board.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():

@@ -34,7 +34,7 @@ def facing(board: Board, distance: float = 0.45, roll_deg: float = 0.0, tilt_deg
     ("options", "density", "cv2_legacy"),
     [({}, 6000, False), ({"rows": 7, "dictionary": "5x5_100"}, 7000, False), ({"legacy": True}, 6000, True)],
 )
-def test_charuco_is_opencvs(options, density, cv2_legacy):
+def test_draw_charuco_equals_opencv(options, density, cv2_legacy):
     board = Board.of(**options)
     theirs = cv2.aruco.CharucoBoard(
         (board.columns, board.rows), board.square, board.marker, aruco_dictionary(board.dictionary)
@@ -42,12 +42,12 @@ def test_charuco_is_opencvs(options, density, cv2_legacy):
     theirs.setLegacyPattern(cv2_legacy)
     np.testing.assert_allclose(board.points, theirs.getChessboardCorners(), atol=1e-6)
     # So many pixels a metre that squares and the markers' cells are whole pixels.
-    picture = board.draw(density)
-    drawn = theirs.generateImage(picture.shape[::-1], marginSize=0, borderBits=1)
-    assert (np.abs(picture.astype(int) - drawn) > 64).mean() < 2e-3
+    image = board.draw(density)
+    drawn = theirs.generateImage(image.shape[::-1], marginSize=0, borderBits=1)
+    assert (np.abs(image.astype(int) - drawn) > 64).mean() < 2e-3
 
 
-def test_chessboard_counts_as_opencv_does():
+def test_board_chessboard_counts_inner_corners_like_opencv():
     assert CHESSBOARD.corners == (9, 6) and CHESSBOARD.squares == (10, 7)
     assert len(CHESSBOARD.points) == 54
     np.testing.assert_allclose(CHESSBOARD.points[[0, 1, 9]], [[0.025, 0.025, 0], [0.05, 0.025, 0], [0.025, 0.05, 0]])
@@ -56,9 +56,9 @@ def test_chessboard_counts_as_opencv_does():
 
 def test_draw_edge_within_pixel_is_antialiased():
     board = Board.of(kind="chessboard", columns=3, rows=3, square=0.01)
-    picture = board.draw(150)  # squares of 1.5 pixels
-    assert picture.shape == (6, 6)
-    assert picture[0].tolist() == [0, 128, 255, 0, 128, 255]
+    image = board.draw(150)  # squares of 1.5 pixels
+    assert image.shape == (6, 6)
+    assert image[0].tolist() == [0, 128, 255, 0, 128, 255]
 
 
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD, ODD], ids=["charuco", "chessboard", "odd"])
@@ -75,7 +75,7 @@ def test_detect_rendered_board_within_hundredths_of_a_pixel(board):
     assert np.abs(every.mean(axis=0)).max() < 0.005  # no offset of half a pixel or a part of it
 
 
-def test_renderer_is_exact():
+def test_render_without_noise_is_exact():
     """Without blur and noise nothing is left but the detector's own error."""
     for pose in sample_poses(CHESSBOARD, CAMERA, 4, seed=9):
         image, depth = render(CHESSBOARD, CAMERA, pose)
@@ -89,7 +89,7 @@ def test_renderer_is_exact():
         assert np.isnan(depth[0, 0]) or np.isnan(depth[-1, -1])
 
 
-def test_depth_lies_on_the_plane():
+def test_render_depth_lies_on_plane():
     pose = facing(CHARUCO)
     _, depth = render(CHARUCO, CAMERA, pose)
     v, u = np.nonzero(np.isfinite(depth))
@@ -103,14 +103,14 @@ def test_depth_lies_on_the_plane():
 
 @pytest.mark.parametrize("roll_deg", [0, 90, 180, -90])
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD], ids=["charuco", "chessboard"])
-def test_turned_boards_keep_their_names(board, roll_deg):
+def test_detect_rotated_board_keeps_corner_ids(board, roll_deg):
     pose = facing(board, 0.7, roll_deg)
     image, _ = render(board, CAMERA, pose, blur=0.5)
     found = detect(board, image)
     assert np.abs(found.pixels - project_corners(board.points[found.ids], CAMERA, pose)).max() < 0.2
 
 
-def test_detect_symmetric_chessboard_starts_at_the_left():
+def test_detect_symmetric_chessboard_starts_at_left():
     upside_down = facing(ODD, 0.6, 180)
     image, _ = render(ODD, CAMERA, upside_down)
     assert ODD.ambiguous and not CHESSBOARD.ambiguous and not CHARUCO.ambiguous
@@ -119,7 +119,7 @@ def test_detect_symmetric_chessboard_starts_at_the_left():
     assert np.abs(found.pixels - expected[found.ids]).max() < 0.2
 
 
-def test_part_of_a_charuco_board_suffices():
+def test_detect_partial_charuco_finds_visible_corners():
     pose = facing(CHARUCO, 0.3)
     pose[0, 3] += 0.12
     image, _ = render(CHARUCO, CAMERA, pose, blur=0.7, noise=2)
@@ -146,7 +146,7 @@ def test_detect_mirrored_image_is_refused(board, roll_deg):
             detect(board, np.ascontiguousarray(mirrored))
 
 
-def test_chessboard_mirror_symmetric_does_not_detect_mirroring():
+def test_detect_mirrored_even_chessboard_is_accepted():
     assert not CHESSBOARD.detects_mirroring
     image, _ = render(CHESSBOARD, CAMERA, facing(CHESSBOARD))
     assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
@@ -166,7 +166,7 @@ def test_detect_wrong_image_type_is_refused():
         ({"square": -1.0}, "allowed: 0.001 to 2.0 m"),
     ],
 )
-def test_impossible_boards(options, message):
+def test_board_impossible_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Board.of(**options)
 
@@ -184,7 +184,7 @@ def page(path) -> tuple[tuple[float, float], np.ndarray]:
     return (box[2] * k, box[3] * k), found * k
 
 
-def test_print_page_has_the_board_at_its_size(tmp_path):
+def test_write_pdf_has_true_size(tmp_path):
     assert board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
     (width, height), black = page(tmp_path / "board.pdf")
     np.testing.assert_allclose((width, height), (0.297, 0.210), atol=5e-6)
@@ -207,7 +207,7 @@ def test_print_page_has_the_board_at_its_size(tmp_path):
     assert np.abs(found.pixels - expected).max() < 0.6  # 0.2 mm: the rectangles above are rounded to pixels
 
 
-def test_print_pdf_is_valid(tmp_path):
+def test_write_pdf_has_valid_cross_references(tmp_path):
     board.write(CHESSBOARD, tmp_path / "board.pdf")
     data = (tmp_path / "board.pdf").read_bytes()
     start = int(data.split(b"startxref\n")[1].split()[0])
@@ -216,16 +216,16 @@ def test_print_pdf_is_valid(tmp_path):
         assert data[int(place) :].startswith(f"{number} 0 obj".encode())
 
 
-def test_print_png_states_its_resolution(tmp_path):
+def test_write_png_stores_resolution(tmp_path):
     board.write(CHARUCO, tmp_path / "board.png")
     data = (tmp_path / "board.png").read_bytes()
     per_m = struct.unpack(">I", data.split(b"pHYs")[1][:4])[0]
-    picture = cv2.imread(str(tmp_path / "board.png"), cv2.IMREAD_GRAYSCALE)
-    assert picture.shape[1] == pytest.approx((0.27 + 0.03) * per_m, abs=1)
-    assert len(detect(CHARUCO, cv2.resize(picture, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA))) == 40
+    image = cv2.imread(str(tmp_path / "board.png"), cv2.IMREAD_GRAYSCALE)
+    assert image.shape[1] == pytest.approx((0.27 + 0.03) * per_m, abs=1)
+    assert len(detect(CHARUCO, cv2.resize(image, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA))) == 40
 
 
-def test_larger_boards_take_larger_paper(tmp_path):
+def test_write_large_board_chooses_larger_paper(tmp_path):
     large = Board.of(square=0.045, marker=0.03)
     assert board.write(large, tmp_path / "large.pdf") == "a3"
     with pytest.raises(ConfigError, match=r"405×270 mm does not fit A4"):

@@ -27,15 +27,15 @@ BOARD = Board.of()
 PERIOD_NS = 100_000_000
 
 
-def write(path: Path, picture: np.ndarray) -> None:
+def write(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture[..., ::-1])
+    assert cv2.imwrite(str(path), image[..., ::-1])
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     """Sixteen images of the board and one without it."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number, pose in enumerate(sample_poses(BOARD, VGA, 16, seed=7)):
         write(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
     write(folder / "16.png", np.full((480, 640, 3), 90, np.uint8))
@@ -56,8 +56,8 @@ def status(arguments: list[str]) -> int:
         return int(leave.code or 0)
 
 
-def test_intrinsics_from_folder_writes_camera_file(pictures, place, capsys):
-    assert status(["intrinsics", str(pictures), "--serial", "0123", "--json"]) == 0
+def test_intrinsics_from_folder_writes_camera_file(images, place, capsys):
+    assert status(["intrinsics", str(images), "--serial", "0123", "--json"]) == 0
     streams = capsys.readouterr()
     said = json.loads(streams.out)
     assert "16 of 17 images" in streams.err
@@ -70,29 +70,27 @@ def test_intrinsics_from_folder_writes_camera_file(pictures, place, capsys):
     report = place / "calibration_0123_color"
     assert (report / "report.md").is_file() and len(list((report / "views").glob("*.jpg"))) == len(said["views"])
 
-    assert status(["intrinsics", str(pictures), "--serial", "0123"]) == 2
+    assert status(["intrinsics", str(images), "--serial", "0123"]) == 2
     assert "exists already: add --overwrite" in capsys.readouterr().err
-    assert (
-        status(["intrinsics", str(pictures), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
-    )
+    assert status(["intrinsics", str(images), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
     assert "wrote" in capsys.readouterr().out
     assert len(calibration_files.load("0123").color.distortion) == 8
 
 
-def test_calibrate_intrinsics_of_depth_keep_its_geometry(pictures, place, capsys):
+def test_intrinsics_of_depth_keeps_extrinsics(images, place, capsys):
     known = DepthGeometry(np.eye(4), 1.01, 0.002)
     path = calibration_files.path_of("0123", DEPTH)
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
-    assert status(["intrinsics", str(pictures), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
+    assert status(["intrinsics", str(images), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
     assert "run actrec calibrate depth again" in capsys.readouterr().err
     files = calibration_files.load("0123")
     assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.color is None
 
 
 def test_read_image_16_bit_stretches_contrast(place):
-    picture = render(BOARD, VGA, sample_poses(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
-    for image in (picture, picture.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
-        assert cv2.imwrite(str(place / "1.png"), image)
+    image = render(BOARD, VGA, sample_poses(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
+    for gray in (image, image.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
+        assert cv2.imwrite(str(place / "1.png"), gray)
         seen = detect(BOARD, read_image(place / "1.png").color)
         assert seen is not None and len(seen) == 20
 
@@ -100,34 +98,34 @@ def test_read_image_16_bit_stretches_contrast(place):
 @pytest.mark.parametrize(
     ("change", "holds"), [({}, True), ({"fx": 530.25, "fy": 528.23}, False), ({"cx": 327.3}, False)]
 )
-def test_check(pictures, place, capsys, change, holds):
+def test_check_exit_status_depends_on_stored_lens(images, place, capsys, change, holds):
     path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
-    assert status(["check", str(pictures), "--serial", "0123", "--json"]) == (0 if holds else 1)
+    assert status(["check", str(images), "--serial", "0123", "--json"]) == (0 if holds else 1)
     said = json.loads(capsys.readouterr().out)
     assert said["holds"] is holds and (said["moved_px"] > said["tolerance_px"]) is not holds
-    assert status(["check", str(pictures), "--against", str(path)]) == (0 if holds else 1)
+    assert status(["check", str(images), "--against", str(path)]) == (0 if holds else 1)
     assert ("does not hold" in capsys.readouterr().out) is not holds
 
 
-def test_check_of_another_size(pictures, place, capsys):
+def test_check_other_size_needs_same_aspect(images, place, capsys):
     path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
-    assert status(["check", str(pictures), "--serial", "0123"]) == 0
+    assert status(["check", str(images), "--serial", "0123"]) == 0
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
-    assert status(["check", str(pictures), "--serial", "0123"]) == 1
+    assert status(["check", str(images), "--serial", "0123"]) == 1
     assert "of another aspect" in capsys.readouterr().err
 
 
-def test_wrong_use(pictures, place, capsys):
+def test_calibrate_wrong_use_exits_with_two(images, place, capsys):
     for arguments, message in (
         ([], "name a calibration"),
-        (["intrinsics", str(pictures)], "name the camera with --serial"),
+        (["intrinsics", str(images)], "name the camera with --serial"),
         (["intrinsics", "--serial", "1"], "give one of: a FOLDER of images, --topic, --driver"),
-        (["intrinsics", str(pictures), "--driver", "replay", "--serial", "1"], "folder and driver are given"),
-        (["intrinsics", str(pictures), "--driver-option", "a=1", "--serial", "1"], "needs --driver"),
-        (["intrinsics", str(pictures), "--serial", "1", "--square", "-1"], "square is -1.0, allowed"),
-        (["intrinsics", str(pictures), "--serial", "1", "--kind", "circles"], "invalid choice"),
+        (["intrinsics", str(images), "--driver", "replay", "--serial", "1"], "folder and driver are given"),
+        (["intrinsics", str(images), "--driver-option", "a=1", "--serial", "1"], "needs --driver"),
+        (["intrinsics", str(images), "--serial", "1", "--square", "-1"], "square is -1.0, allowed"),
+        (["intrinsics", str(images), "--serial", "1", "--kind", "circles"], "invalid choice"),
         (["board", "--out", "board.svg"], "neither .pdf nor .png"),
     ):
         assert status(arguments) == 2, arguments
@@ -135,15 +133,15 @@ def test_wrong_use(pictures, place, capsys):
         assert message in said and len(said.strip().splitlines()) == 1
 
 
-def test_calibrate_impossible_requests_are_refused(pictures, place, capsys):
+def test_intrinsics_unusable_folder_exits_with_one(images, place, capsys):
     (place / "empty").mkdir()
     write(place / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
-    write(place / "mirrored/7.png", cv2.imread(str(pictures / "3.png"))[:, ::-1, ::-1])
+    write(place / "mirrored/7.png", cv2.imread(str(images / "3.png"))[:, ::-1, ::-1])
     (place / "damaged").mkdir()
     (place / "damaged/5.png").write_bytes(b"no image")
     (place / "few").mkdir()
     for number in range(3):
-        shutil.copy(pictures / f"{number}.png", place / "few")
+        shutil.copy(images / f"{number}.png", place / "few")
     for folder, message in (
         ("nowhere", "'nowhere' is no folder"),
         ("empty", "contains no images"),
@@ -154,12 +152,12 @@ def test_calibrate_impossible_requests_are_refused(pictures, place, capsys):
     ):
         assert status(["intrinsics", folder, "--serial", "1"]) == 1, folder
         assert message in capsys.readouterr().err.splitlines()[-1]
-    assert status(["check", str(pictures), "--serial", "1"]) == 1
+    assert status(["check", str(images), "--serial", "1"]) == 1
     assert "run actrec calibrate intrinsics first" in capsys.readouterr().err
     assert not (place / "cameras").exists()
 
 
-def test_board(place, capsys):
+def test_board_command_writes_pdf_and_png(place, capsys):
     assert status(["board", "--out", "board.pdf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paper"] == "a4"
     assert (place / "board.pdf").read_bytes().startswith(b"%PDF")
@@ -179,25 +177,25 @@ def waved(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
     return found
 
 
-def test_live_views_are_taken_when_the_board_is_still_and_new():
+def test_view_collector_takes_resting_board_in_new_pose():
     stream = waved(4, 4)
     collector = ViewCollector(BOARD, LiveConfig(still_s=0.2))
-    taken = [picture.name for picture in stream if collector.update(picture)]
+    taken = [image.name for image in stream if collector.update(image)]
     # 0 is on its way, 1 is the first at rest, 2 has not moved since, 4 not for 0.2 s.
     assert taken == ["004", "009", "014", "019"]
     assert collector.coverage.views == 4 and not collector.done
-    later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
-    assert not any(collector.update(picture) for picture in later)  # as before: nothing new
+    later = [dataclasses.replace(image, stamp_ns=image.stamp_ns + NANOSECONDS * 10) for image in stream]
+    assert not any(collector.update(image) for image in later)  # as before: nothing new
     drawn = draw_preview(stream[-1].color, collector.rest.detection, collector.views, collector.coverage)
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 
-def test_rest_detector_time_jump_keeps_the_board_at_rest(monkeypatch):
-    picture = np.zeros((48, 64, 3), np.uint8)
+def test_rest_detector_stamps_jump_back_restarts(monkeypatch):
+    image = np.zeros((48, 64, 3), np.uint8)
     resting = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
     monkeypatch.setattr(views, "detect", lambda board, image: resting)
     still = RestDetector(BOARD, LiveConfig(still_s=0.2))
-    seen = [still.update(ColorImage("", round(s * NANOSECONDS), picture)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
+    seen = [still.update(ColorImage("", round(s * NANOSECONDS), image)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
     assert seen == [False, False, True, False, False, True, True]
 
 
@@ -206,10 +204,10 @@ def test_collect_views_ends_when_sufficient_or_stopped():
 
     def read_from(source):
         def read(timeout_s):
-            picture = next(source, None)
-            if picture is None:
+            image = next(source, None)
+            if image is None:
                 raise EndOfStream("played")
-            return picture
+            return image
 
         return read
 
@@ -241,13 +239,13 @@ def test_preview_with_unknown_suffix_is_refused(name, place, capsys):
 
 
 def test_preview_with_folder_is_refused(place, capsys):
-    assert status(["intrinsics", "pictures", "--serial", "0123", "--preview", "live.jpg"]) == 2
+    assert status(["intrinsics", "images", "--serial", "0123", "--preview", "live.jpg"]) == 2
     assert "--preview shows live images" in capsys.readouterr().err
 
 
-def test_live_from_a_driver(place, capsys):
-    for picture in waved(9, 4):
-        write(place / f"stream/rgb/{picture.name}.png", picture.color)
+def test_intrinsics_from_driver_saves_images(place, capsys):
+    for image in waved(9, 4):
+        write(place / f"stream/rgb/{image.name}.png", image.color)
     source = ["--driver", "replay"]
     for option in (f"path={place / 'stream'}", "rate=0", "fps=10", "intrinsics='500,500,320,240'"):
         source += ["--driver-option", option]

@@ -83,7 +83,7 @@ def device(camera):
         yield camera
 
 
-def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys):
+def test_depth_registered_calibrates_bias_only(device, capsys):
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
     command += ["--views", "6", "--model", "bias", "--json", "--serial", device.serial, *ARGUMENTS]
     assert main(command) == 0
@@ -109,7 +109,7 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     assert "is corrected already" in capsys.readouterr().err
 
 
-def test_ctrl_c_calibrates_with_the_views_so_far(device, capsys, monkeypatch):
+def test_depth_ctrl_c_uses_views_so_far(device, capsys, monkeypatch):
     said = []
 
     def interrupted(text: str) -> None:
@@ -124,7 +124,7 @@ def test_ctrl_c_calibrates_with_the_views_so_far(device, capsys, monkeypatch):
     assert said[-1] == "6 of 50 views"
 
 
-def test_another_camera_than_named(device, capsys):
+def test_depth_other_serial_is_refused(device, capsys):
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
     assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
     assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
     assert "driver realsense has images of the color camera only" in capsys.readouterr().err
 
 
-def test_calibrate_depth_finds_the_pose_of_the_depth_camera(device, capsys):
+def test_depth_raw_calibrates_extrinsics(device, capsys):
     """From raw depth: no infrared, ten places."""
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
@@ -153,13 +153,13 @@ def test_calibrate_depth_finds_the_pose_of_the_depth_camera(device, capsys):
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_calibrate_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path):
+def test_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
     assert "driver simulated has registered depth only: add --registered" in capsys.readouterr().err
 
 
-def test_calibrate_hand_eye_uses_the_camera_intrinsics(camera, tmp_path, monkeypatch, capsys):
+def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypatch, capsys):
     arm, random = simulated.Arm.random("hand", 4), np.random.default_rng(5)
     poses = [simulated.sample_pose(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
     shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
@@ -179,7 +179,7 @@ def test_calibrate_hand_eye_uses_the_camera_intrinsics(camera, tmp_path, monkeyp
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_calibrate_floor_finds_the_mount(camera, capsys):
+def test_floor_from_driver_writes_mount(camera, capsys):
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
     room = simulated.Room.random(board, 3)
     rig = simulated.Rig(camera.views.color, camera.views.depth, camera.views.to_color)

@@ -67,7 +67,7 @@ def _run(capsys, *words):
     return status, (json.loads(out) if out.startswith("{") else out), err
 
 
-def test_depth(views, cameras, capsys):
+def test_depth_from_folder_writes_camera_file(views, cameras, capsys):
     status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
     found = calibration_files.load("0123")
     meters, degrees = pose_difference(found.geometry.to_color, RIG.to_color)
@@ -83,7 +83,7 @@ def test_depth(views, cameras, capsys):
     assert status == 0 and "corrected_mm" in out and calibration_files.load("0123").geometry.bias == 0
 
 
-def test_depth_in_error(views, tmp_path, capsys):
+def test_depth_unusable_folder_is_refused(views, tmp_path, capsys):
     for words, message in (
         ([], "name a folder of views or a camera"),
         ([views, "--driver", "simulated"], "one of them"),
@@ -113,7 +113,7 @@ def test_depth_in_error(views, tmp_path, capsys):
     assert calibration_files.load("0123").geometry is None
 
 
-def test_registered_depth_keeps_its_place_and_is_not_corrected_twice(views, capsys):
+def test_depth_corrected_twice_is_refused(views, capsys):
     path = calibration_files.path_of("0123", "depth")
     calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_color, 1.01, 0.0))
     status, _, err = _run(capsys, "depth", views, "--registered", "--overwrite", "--serial", "0123", *WORDS)
@@ -132,11 +132,11 @@ def _arm(folder, mount):
     return arm
 
 
-def test_hand_eye(tmp_path, capsys):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    arm = _arm(pictures, "hand")
-    words = ["hand-eye", pictures, "--poses", pictures / "poses.csv", "--serial", "0123", "--parent", "tool0"]
+def test_hand_eye_from_folder_writes_mount(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    arm = _arm(images, "hand")
+    words = ["hand-eye", images, "--poses", images / "poses.csv", "--serial", "0123", "--parent", "tool0"]
     status, said, _ = _run(capsys, *words, "--mount", "hand", "--json")
     mount = calibration_files.load("0123").mount
     meters, degrees = pose_difference(mount.pose, arm.camera)
@@ -149,12 +149,12 @@ def test_hand_eye(tmp_path, capsys):
     assert status == 1 and "add --inverted" in err and "--mount hand" in err
     status, _, err = _run(capsys, *words, "--mount", "hand", "--overwrite", "--kind", "chessboard", "--columns", "8")
     assert status == 1 and "half a turn" in err
-    (pictures / "poses.csv").write_text("image,x,y,z,qx,qy,qz,qw\nother.png,0,0,0,0,0,0,1\n")
+    (images / "poses.csv").write_text("image,x,y,z,qx,qy,qz,qw\nother.png,0,0,0,0,0,0,1\n")
     status, _, err = _run(capsys, *words, "--mount", "hand", "--overwrite")
     assert status == 1 and "no pose of" in err
 
 
-def test_floor(tmp_path, capsys):
+def test_floor_from_folder_writes_mount(tmp_path, capsys):
     board, folder = Board.of(columns=7, rows=5, square=0.08, marker=0.06), tmp_path / "views"
     rig, room = simulated.kinect(scale=1.004, bias=-0.012), simulated.Room.random(board, 3)
     for name in ("color", "depth"):
@@ -191,7 +191,7 @@ def test_floor(tmp_path, capsys):
     assert status == 2 and "three numbers" in err
 
 
-def test_points(data_root, capsys):
+def test_points_from_skeletons_writes_camera_file(data_root, capsys):
     files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))[:2]
     status, said, _ = _run(capsys, "points", *files, "--part", "depth", "--pose", "fixed", "--serial", "ntu", "--json")
     assert (
@@ -219,7 +219,7 @@ def test_points(data_root, capsys):
         ("points points.csv --size big", "--size is 'big', expected W,H"),
     ],
 )
-def test_numbers_that_mean_nothing_are_wrong_use(words, said, tmp_path, monkeypatch, capsys):
+def test_calibrate_impossible_number_exits_with_two(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "points.csv").write_text("x,y,z,u,v\n")
     more = "--parent base_link --board-pose=1,0,0" if words.startswith("floor") else ""
@@ -229,7 +229,7 @@ def test_numbers_that_mean_nothing_are_wrong_use(words, said, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("command", ["depth", "hand-eye", "floor", "points"])
-def test_help_has_an_example(command, capsys):
+def test_calibrate_help_has_example(command, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main(["calibrate", command, "--help"])
     assert done.value.code == 0 and f"actrec calibrate {command}" in capsys.readouterr().out.split("Example")[1]

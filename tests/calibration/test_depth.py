@@ -22,13 +22,13 @@ def exact():
     return render(BOARD, CAMERA, POSE)[1]
 
 
-def test_exact_depth_lies_on_the_plane(exact):
+def test_board_readings_exact_depth_lies_on_plane(exact):
     """The renderer's depth and this module's plane agree, lens included."""
     seen = board_readings(exact, CAMERA, POSE, OUTLINE)
     np.testing.assert_allclose(seen.depth, plane_depth(POSE, seen.rays), atol=2e-6)
 
 
-def test_edges_holes_and_outliers_do_not_count(exact):
+def test_board_readings_ignores_edges_holes_outliers(exact):
     random = np.random.default_rng(0)
     depth = np.where(np.isfinite(exact), exact, 3.0) + random.normal(0, 0.002, exact.shape)
     depth[random.random(depth.shape) < 0.2] = np.nan
@@ -40,7 +40,7 @@ def test_edges_holes_and_outliers_do_not_count(exact):
     assert seen.count < np.isfinite(exact).sum()
 
 
-def test_board_readings_without_board_are_none(exact):
+def test_board_readings_without_board_returns_none(exact):
     assert board_readings(np.full_like(exact, np.nan), CAMERA, POSE, OUTLINE) is None
     assert board_readings(np.full_like(exact, 3.0), CAMERA, POSE, OUTLINE) is None  # the wall alone
     behind = POSE.copy()
@@ -48,7 +48,7 @@ def test_board_readings_without_board_are_none(exact):
     assert board_readings(exact, CAMERA, behind, OUTLINE) is None
 
 
-def test_span():
+def test_check_distances_similar_is_refused():
     check_distances(np.array([0.6, 1.0]))
     with pytest.raises(InputError, match=r"0.80 to 0.90 m.*nearer and farther"):
         check_distances(np.array([0.8, 0.9]))
@@ -62,7 +62,7 @@ def test_residuals_by_distance_before_and_after_correction(exact):
     assert row["distance_m"] == round(float(transform(POSE, OUTLINE.mean(0))[2]), 3)
 
 
-def test_board_pose():
+def test_estimate_board_pose_rejects_outlier():
     pixels = project(transform(POSE, BOARD.points), CAMERA)
     found = estimate_board_pose(BOARD.points, pixels, CAMERA)
     meters, degrees = pose_difference(found.pose, POSE)
@@ -72,7 +72,7 @@ def test_board_pose():
     assert list(np.flatnonzero(~found.inliers)) == [3] and pose_difference(found.pose, POSE)[0] < 1e-6
 
 
-def test_board_far_off_has_a_rival():
+def test_estimate_board_pose_distant_board_is_ambiguous():
     far = pose_from_vector(np.array([0.25, 0.0, 0.0, -0.1, -0.1, 6.0]))
     pixels = project(transform(far, BOARD.points), CAMERA) + np.random.default_rng(0).normal(
         0, 0.3, (len(BOARD.points), 2)
@@ -80,7 +80,7 @@ def test_board_far_off_has_a_rival():
     assert estimate_board_pose(BOARD.points, pixels, CAMERA).ambiguous
 
 
-def test_board_pose_bad_input():
+def test_estimate_board_pose_unusable_corners_are_refused():
     pixels = project(transform(POSE, BOARD.points), CAMERA)
     with pytest.raises(InputError, match="5 corners are too few"):
         estimate_board_pose(BOARD.points[:5], pixels[:5], CAMERA)

@@ -24,7 +24,7 @@ def _cameras(rig):
 
 
 @pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
-def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
+def test_calibrate_simulated_views_is_accurate(sensor, infrared):
     rig = _rig(sensor)
     found = calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))
     meters, degrees = pose_difference(found.geometry.to_color, rig.to_color)
@@ -59,7 +59,7 @@ def test_calibrate_rendered_images_is_accurate():
     assert len(pairs) >= 12 and meters < 0.002 and degrees < 0.1 and abs(found.geometry.bias - BIAS) < 0.001
 
 
-def test_bias_alone_at_one_distance():
+def test_calibrate_one_distance_needs_model_bias():
     rig, random = simulated.kinect(bias=0.009), np.random.default_rng(0)
     from actrec.simulation.noise import SENSORS, SensorNoise
 
@@ -81,7 +81,7 @@ def test_bias_alone_at_one_distance():
     assert found.geometry.scale == 1 and found.sigma_scale == 0 and abs(found.geometry.bias - 0.009) < 0.001
 
 
-def test_registered_depth_needs_its_scale_and_bias_alone():
+def test_calibrate_registered_depth_gives_scale_and_bias():
     rig = simulated.kinect(scale=0.995, bias=0.006)
     rig = simulated.Rig(rig.color, rig.color, np.eye(4), 0.995, 0.006)
     pairs = simulated.simulate_rgbd_views(BOARD, rig, 10, seed=5, infrared=False)
@@ -90,7 +90,7 @@ def test_registered_depth_needs_its_scale_and_bias_alone():
     assert abs(found.geometry.bias - 0.006) < 0.001 and abs(found.geometry.scale - 0.995) < 0.002
 
 
-def test_frontal_boards_leave_the_extrinsics_open_without_infrared():
+def test_calibrate_frontal_boards_need_infrared():
     rig = _rig()
     frontal = simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False, tilt=3)
     with pytest.raises(InputError, match="boards are all parallel.*distance along z.*depth bias"):
@@ -101,7 +101,7 @@ def test_frontal_boards_leave_the_extrinsics_open_without_infrared():
 
 
 @pytest.mark.parametrize(("axis", "missing"), [(0, "left and right"), (1, "up and down")])
-def test_tilts_about_one_axis_alone(axis, missing, monkeypatch):
+def test_calibrate_tilts_about_one_axis_are_refused(axis, missing, monkeypatch):
     def one_way(board, camera, random, near, far, tilt):
         turn = np.zeros(6)
         turn[axis] = np.radians(random.uniform(-40, 40))
@@ -125,7 +125,7 @@ def test_calibrate_view_without_board_in_depth_is_rejected():
     assert abs(found.geometry.bias - BIAS) < 0.001
 
 
-def test_bad_input():
+def test_calibrate_unusable_views_are_refused():
     rig = _rig()
     pairs = simulated.simulate_rgbd_views(BOARD, rig, 6, seed=2)
     with pytest.raises(InputError, match="3 of 3 views show the board well enough; 4 are needed"):

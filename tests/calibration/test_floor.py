@@ -22,7 +22,7 @@ def _truth(room):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
-def test_height_pitch_and_roll(sensor, seed):
+def test_find_floor_height_pitch_roll_are_accurate(sensor, seed):
     """A wall stands on the floor; the depth camera is the color camera here."""
     rig = simulated.kinect(sensor=sensor)
     rig = simulated.Rig(rig.color, rig.depth, np.eye(4), sensor=sensor)
@@ -34,7 +34,7 @@ def test_height_pitch_and_roll(sensor, seed):
 
 
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
-def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
+def test_calibrate_rendered_board_is_accurate(sensor):
     rig, room = simulated.kinect(sensor=sensor), simulated.Room.random(BOARD, 3)
     views = []
     for number in range(5):
@@ -46,7 +46,7 @@ def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
     assert meters < 4 * np.linalg.norm(found.sigma_m) and abs(found.board_offset_m) < 0.01 and found.board_angle_deg < 1
 
 
-def test_deviations_are_about_the_base_axes():
+def test_calibrate_sigma_matches_scatter_about_base_axes():
     """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
     rig, room, random = simulated.kinect(), simulated.Room.random(BOARD, 3), np.random.default_rng(0)
     directions = image_rays(rig.color)[::9, ::9].reshape(-1, 3)
@@ -65,7 +65,7 @@ def test_deviations_are_about_the_base_axes():
     assert np.mean(said, axis=0) == pytest.approx(scatter, rel=0.5)
 
 
-def test_base_height_and_thickness():
+def test_calibrate_base_height_and_thickness_shift_camera():
     """A base link 0.2 m over the floor, a board 5 mm thick: the same image, and the corresponding camera pose."""
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
     placed = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.005)
@@ -83,7 +83,7 @@ def _plane_image(rig, plane):
     return np.where(z > 0, z, np.inf).reshape(u.shape).astype(np.float32)
 
 
-def test_largest_is_in_square_metres():
+def test_find_floor_nearby_table_is_not_largest():
     """A table close by fills more pixels than the floor behind it."""
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
     to_depth = invert(room.camera @ rig.to_color)
@@ -96,7 +96,7 @@ def test_largest_is_in_square_metres():
     assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_color)[2, 3]) < 0.005
 
 
-def test_find_floor_table_is_refused():
+def test_find_floor_table_above_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
     to_depth = invert(room.camera @ rig.to_color)
     table = np.eye(4)
@@ -107,7 +107,7 @@ def test_find_floor_table_is_refused():
         find_floor(np.where(columns, table_z, floor_z), rig.depth)
 
 
-def test_find_floor_without_floor_raises():
+def test_find_floor_without_floor_is_refused():
     rig = simulated.kinect()
     wall = np.full((424, 512), 2.0, np.float32)
     with pytest.raises(InputError, match="point the camera at the floor"):
@@ -116,7 +116,7 @@ def test_find_floor_without_floor_raises():
         find_floor(np.full((424, 512), np.nan, np.float32), rig.depth)
 
 
-def test_camera_on_its_side_needs_the_hint():
+def test_find_floor_rotated_camera_needs_up():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 2)
     room = simulated.Room(room.camera @ pose_from_vector(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.placed)
     depth = room.depth(rig, 2)
@@ -124,7 +124,7 @@ def test_camera_on_its_side_needs_the_hint():
     assert abs(found.height - (room.camera @ rig.to_color)[2, 3]) < 0.002
 
 
-def test_calibrate_board_above_the_floor_is_refused():
+def test_calibrate_board_above_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
     raised = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.1)
     seen = simulated.simulate_corners(

@@ -28,7 +28,7 @@ def _with(view, gripper):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mount", ["hand", "base"])
-def test_within_2_mm_and_a_tenth_of_a_degree(mount, seed):
+def test_calibrate_simulated_views_is_accurate(mount, seed):
     arm, views = _views(mount, seed)
     found = calibrate(views, CAMERA, mount)
     meters, degrees = pose_difference(found.camera, arm.camera)
@@ -51,7 +51,7 @@ def test_calibrate_rendered_images_is_accurate(mount):
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_exact_views_give_the_exact_place():
+def test_calibrate_exact_views_gives_exact_pose():
     arm, views = _views("hand")
     random, exact = np.random.default_rng(0), []
     for view in views:
@@ -72,7 +72,7 @@ def test_calibrate_wrong_poses_are_rejected():
 
 
 @pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
-def test_inverted_poses_are_recognized(mount, other):
+def test_calibrate_inverted_poses_are_recognized(mount, other):
     _, views = _views(mount, 2)
     turned = [_with(view, invert(view.gripper)) for view in views]
     with pytest.raises(InputError, match=rf"times better inverted.*--inverted.*--mount {other}"):
@@ -99,7 +99,7 @@ def _turning(turns, count=8):
     return views
 
 
-def test_motions_that_leave_something_open():
+def test_calibrate_insufficient_motion_is_refused():
     with pytest.raises(InputError, match="at most 0.0°"):
         calibrate(_turning(lambda random, number: [10, 5, 0]), CAMERA, "hand")
     with pytest.raises(InputError, match="rotates about one axis only"):
@@ -110,7 +110,7 @@ def test_motions_that_leave_something_open():
         calibrate(_views("hand")[1], CAMERA, "head")
 
 
-def test_millimetres_are_recognized():
+def test_calibrate_poses_in_mm_are_recognized():
     _, views = _views("hand")
     for view in views:
         view.gripper[:3, 3] *= 1000
@@ -118,7 +118,7 @@ def test_millimetres_are_recognized():
         calibrate(views, CAMERA, "hand")
 
 
-def test_pose_files_say_the_same(tmp_path):
+def test_read_robot_poses_formats_are_equivalent(tmp_path):
     pose = pose_from_vector(np.array([0.3, -0.2, 1.0, 0.4, 0.1, 0.7]))
     x, y, z, w = quaternion(pose[:3, :3])
     files = {
@@ -149,7 +149,7 @@ def test_pose_files_say_the_same(tmp_path):
         ('image,x,y,z,rx,ry,rz\n"1,0,0,0,0,0,0\n', "no CSV: unexpected end of data; is a quotation mark left open"),
     ],
 )
-def test_pose_files_in_error(tmp_path, text, message):
+def test_read_robot_poses_damaged_file_is_refused(tmp_path, text, message):
     (tmp_path / "poses.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_robot_poses(tmp_path / "poses.csv")

@@ -36,15 +36,15 @@ class Robot:
         random = np.random.default_rng(2)
         self.arm, self.known, self._tells, self._read = simulated.Arm.random("hand", 1), True, tells, 0
         self.seen = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
-        self.pictures = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.seen)]
+        self.images = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.seen)]
 
     def read(self, timeout_s: float) -> ColorImage:
         """Ten images a second."""
         number = self._read // (FPS // 2)
-        if number == len(self.pictures):
+        if number == len(self.images):
             raise EndOfStream("the robot has gone home")
         self._read += 1
-        return ColorImage("", round(self._read / FPS * 1e9), self.pictures[number], self._tells)
+        return ColorImage("", round(self._read / FPS * 1e9), self.images[number], self._tells)
 
     def pose_at(self, stamp_ns: int) -> np.ndarray:
         """Of the hand."""
@@ -58,7 +58,7 @@ def collect(robot, folder, known=LENS, **config):
     return collector, *hand_eye.collect(robot.read, collector, threading.Event(), known, lens.log)
 
 
-def test_collector_takes_one_view_per_resting_pose(tmp_path, capsys):
+def test_collect_takes_view_of_each_resting_pose(tmp_path, capsys):
     robot = Robot(VIEWS + 2)
     collector, views, camera = collect(robot, tmp_path, views=VIEWS)
     assert len(views) == VIEWS and not collector.todo and camera == LENS
@@ -75,7 +75,7 @@ def test_collector_takes_one_view_per_resting_pose(tmp_path, capsys):
     )
 
 
-def test_read_hand_eye_folder_lists_images_without_pose(tmp_path, capsys):
+def test_read_folder_lists_images_without_pose(tmp_path, capsys):
     collect(Robot(3), tmp_path, views=3)
     poses = (tmp_path / POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
@@ -85,25 +85,25 @@ def test_read_hand_eye_folder_lists_images_without_pose(tmp_path, capsys):
     assert without_pose == ["view_003.png"]
 
 
-def test_collector_stream_ends_early_and_camera_gives_intrinsics(tmp_path):
+def test_collect_stream_ends_early_keeps_views(tmp_path):
     collector, views, camera = collect(Robot(3, tells=LENS), tmp_path, known=None)
     assert len(views) == 3 and camera == LENS
     assert collector.todo.startswith("17 more")
 
 
-def test_collector_without_intrinsics_raises(tmp_path):
+def test_collect_unknown_intrinsics_are_refused(tmp_path):
     with pytest.raises(InputError, match="intrinsics are unknown.*name a file with --intrinsics"):
         collect(Robot(12), tmp_path, known=None)
 
 
-def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
+def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
     robot = Robot(VIEWS, tells=LENS)
     bent = Intrinsics(640, 480, 500.0, 500.0, 310.0, 245.0, (-0.3, 0.1, 0.0, 0.0, 0.0))
     calibration_files.write_intrinsics(tmp_path / "77_color.yaml", bent, "77_color")
 
     def newest(timeout_s):
-        picture = robot.read(timeout_s)
-        return picture.stamp_ns, picture.color, picture.intrinsics
+        image = robot.read(timeout_s)
+        return image.stamp_ns, image.color, image.intrinsics
 
     monkeypatch.setattr(calibrate, "open_topic", lambda topic: nullcontext(newest))
     monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(robot.pose_at))
@@ -114,9 +114,9 @@ def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
     assert meters < 0.002 and degrees < 0.1
 
 
-def test_collector_repeated_pose_is_skipped(tmp_path):
+def test_collector_known_pose_takes_no_view(tmp_path):
     robot = Robot(3)
-    robot.seen[2], robot.pictures[2] = robot.seen[0], robot.pictures[0]
+    robot.seen[2], robot.images[2] = robot.seen[0], robot.images[0]
     assert len(collect(robot, tmp_path)[1]) == 2
 
 
@@ -143,14 +143,14 @@ def test_collector_rotation_about_one_axis_asks_for_second(tmp_path, monkeypatch
     assert len(views) == 6 and "rotates about one axis only" in collector.todo
 
 
-def test_collector_unknown_tf_frame_raises(tmp_path, capsys):
+def test_collect_unknown_robot_pose_is_shown_then_refused(tmp_path, capsys):
     robot = Robot(2)
     robot.known = False
     assert not collect(robot, tmp_path)[1]
     assert "TF has no pose of the robot: 'tool0' does not exist\n" in capsys.readouterr().err
     robot = Robot(25)
     robot.known = False
-    robot.pictures = [robot.pictures[0]] * 25
+    robot.images = [robot.images[0]] * 25
     with pytest.raises(DeviceError, match="TF has had no pose of the robot for 10 s: 'tool0' does not exist"):
         collect(robot, tmp_path)
 

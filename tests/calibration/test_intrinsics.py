@@ -47,7 +47,7 @@ def assert_right(found: Intrinsics, truth: Intrinsics) -> None:
 
 
 @pytest.mark.parametrize(("board", "camera"), [(CHARUCO, VGA), (CHESSBOARD, HD)], ids=["charuco", "chessboard"])
-def test_lens_of_rendered_boards(board, camera):
+def test_calibrate_rendered_boards_is_accurate(board, camera):
     """Blurred by 0.8 px, noise of 3 gray levels; ChArUco boards leave the image in part."""
     seen = rendered_views(board, camera, 12, seed=2)
     found = calibrate(board, seen)
@@ -60,7 +60,7 @@ def test_lens_of_rendered_boards(board, camera):
     assert np.hypot(*moved.shift.T).max() < 1.0  # all over the image, its corners included
 
 
-def test_strong_blur_and_noise():
+def test_calibrate_strong_blur_and_noise_is_accurate():
     seen = []
     for number, pose in enumerate(sample_poses(CHARUCO, VGA, 20, seed=6)):
         image, _ = render(CHARUCO, VGA, pose, blur=1.6, noise=8, seed=number)
@@ -71,7 +71,7 @@ def test_strong_blur_and_noise():
     assert_right(calibrate(CHARUCO, seen).camera, VGA)
 
 
-def test_deviations_match_repeated_calibrations():
+def test_calibrate_deviations_match_repetitions():
     camera, errors, deviations = VGA, [], []
     for seed in range(12):
         # The same poses each time, other noise.
@@ -92,7 +92,7 @@ def test_deviations_match_repeated_calibrations():
     assert np.all(spread[:4] < 1.6 * said[:4]) and np.all(spread[:4] > 0.5 * said[:4])
 
 
-def test_deviations_are_opencvs():
+def test_calibrate_deviations_equal_opencv():
     """OpenCV's come from the whole normal matrix, ours from its Schur complement."""
     seen = exact_views(VGA, 14, seed=3)
     found = calibrate(CHARUCO, seen)
@@ -102,7 +102,7 @@ def test_deviations_are_opencvs():
     np.testing.assert_allclose(found.deviations, deviations, rtol=0.02)
 
 
-def test_rational_model():
+def test_calibrate_rational_model_fits_wide_lens():
     wide = Intrinsics(640, 480, 320.0, 321.0, 318.0, 241.0, (0.4, 0.1, 0.0005, -0.0004, 0.01, 0.75, 0.15, 0.02))
     found = calibrate(CHARUCO, exact_views(wide, 16), IntrinsicsConfig(model=RATIONAL))
     assert len(found.camera.distortion) == 8
@@ -156,7 +156,7 @@ def test_calibrate_mostly_wrong_views_are_refused():
         calibrate(CHARUCO, seen)
 
 
-def test_views_that_did_not_move_count_once():
+def test_calibrate_unmoved_views_count_once():
     seen = exact_views(VGA, 12, seed=5)
     again = [dataclasses.replace(view, name=f"{view.name}_again") for view in seen for _ in range(10)]
     found = calibrate(CHARUCO, seen + again)
@@ -173,7 +173,7 @@ def test_select_views_keeps_the_most_different():
     assert every.missing == few.missing == []
 
 
-def test_too_few_and_too_different():
+def test_calibrate_few_views_or_mixed_sizes_are_refused():
     with pytest.raises(InputError, match="in none of the images"):
         calibrate(CHARUCO, [])
     with pytest.raises(InputError, match="5 views of the board are too few: 8"):
@@ -182,7 +182,7 @@ def test_too_few_and_too_different():
         calibrate(CHARUCO, exact_views(VGA, 5) + exact_views(HD, 6)[5:])
 
 
-def test_how_a_board_is_held():
+def test_placement_estimates_tilt_and_scale():
     for tilt in ((25.0, 0.0), (-25.0, 0.0), (0.0, 30.0), (0.0, -30.0)):
         right, lower = np.radians(tilt)
         # Its right edge goes away by a turn about -y, its lower edge by one about x.
@@ -212,7 +212,7 @@ def test_coverage_missing_lists_instructions():
     assert "right edge away from the camera" in said and "lower edge" not in said
 
 
-def test_check_holds():
+def test_check_unchanged_lens_holds():
     answer = check(CHARUCO, exact_views(VGA, 8, seed=12), VGA)
     assert answer.holds and answer.moved_px < answer.tolerance_px
     assert answer.stored_rms == pytest.approx(answer.refitted_rms, rel=0.1)
@@ -228,20 +228,20 @@ def test_check_holds():
     ],
     ids=["focal length by 1 %", "center by 5 px right", "center by 5 px up", "distortion"],
 )
-def test_check_does_not_hold(change):
+def test_check_changed_lens_does_not_hold(change):
     answer = check(CHARUCO, exact_views(VGA, 8, seed=12), dataclasses.replace(VGA, **change))
     assert not answer.holds
     assert answer.moved_px > answer.tolerance_px and answer.stored_rms > answer.refitted_rms
 
 
-def test_check_at_another_size():
+def test_check_other_size_is_scaled():
     stored = VGA.resized(1280, 960)
     assert check(CHARUCO, exact_views(VGA, 8, seed=12), stored).holds
     with pytest.raises(InputError, match="of another aspect"):
         check(CHARUCO, exact_views(HD, 8), VGA)
 
 
-def test_check_says_when_it_cannot_tell():
+def test_check_few_or_similar_views_are_refused():
     flat = [
         view
         for view in exact_views(VGA, 60, seed=12, noise=0.5)
@@ -253,7 +253,7 @@ def test_check_says_when_it_cannot_tell():
         check(CHARUCO, exact_views(VGA, 3), VGA, CheckConfig())
 
 
-def test_report(tmp_path):
+def test_write_report_has_figures_and_images(tmp_path):
     seen = exact_views(VGA, 12, seed=5)
     seen[4] = bent(seen[4])
     found = calibrate(CHARUCO, seen)
@@ -266,19 +266,19 @@ def test_report(tmp_path):
     assert "| fx | 52" in text and "view_4" in text and "coverage.png" in text
     drawn = sorted(path.name for path in (tmp_path / "report/views").iterdir())
     assert drawn == sorted(f"{view.name}.jpg" for view in found.views)
-    picture = cv2.imread(str(tmp_path / "report/views" / drawn[0]))
-    assert picture.shape == (480, 640, 3) and picture.std() > 5  # corners and residuals are drawn
+    image = cv2.imread(str(tmp_path / "report/views" / drawn[0]))
+    assert image.shape == (480, 640, 3) and image.std() > 5  # corners and residuals are drawn
     assert cv2.imread(str(tmp_path / "report/coverage.png")).shape == (480, 640, 3)
 
 
-def test_benchmark(monkeypatch):
+def test_benchmark_rendered_boards_is_accurate(monkeypatch):
     monkeypatch.setattr(calibration, "CAMERAS", (VGA,))
     (charuco, chessboard) = calibration.measure(["--seeds", "1", "--views", "9"])["rendered"]
     assert (charuco["board"], chessboard["board"], charuco["image"]) == ("charuco", "chessboard", "640x480")
     assert all(row["focal % worst"] < 0.3 and row["center px worst"] < 1 for row in (charuco, chessboard))
 
 
-def test_benchmark_of_photographs(tmp_path, monkeypatch):
+def test_benchmark_photographs_compares_with_opencv(tmp_path, monkeypatch):
     """Rendered here, as the real ones are in no package of ours: both rows are of the same files."""
     monkeypatch.setattr(calibration, "BOARDS", ())
     board = Board.of(kind="chessboard", square=0.025)

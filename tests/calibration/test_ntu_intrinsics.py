@@ -30,7 +30,7 @@ def _numbers(camera):
     return np.array([camera.fx, camera.fy, camera.cx, camera.cy])
 
 
-def test_ntu_depth_camera(setup_one):
+def test_calibrate_ntu_depth_camera_matches_files(setup_one):
     """f 366, center 256, 208 of the file's own (mirrored) pixels, from its 22 150 joints: the joints' own camera."""
     found = calibrate_from_points(*read_points(setup_one, "depth"), "fixed")
     fx, fy, cx, cy = _numbers(found.camera)
@@ -40,7 +40,7 @@ def test_ntu_depth_camera(setup_one):
     assert found.rms < 0.06
 
 
-def test_ntu_color_camera(setup_one):
+def test_calibrate_ntu_color_camera_matches_files(setup_one):
     """f 1056, center 956, 568 of the file's own (mirrored) pixels where the camera is taken to look the same way."""
     found = calibrate_from_points(*read_points(setup_one, "color"), "shift")
     fx, fy, cx, cy = _numbers(found.camera)
@@ -49,7 +49,7 @@ def test_ntu_color_camera(setup_one):
     assert found.rms < 0.3
 
 
-def test_ntu_color_camera_turned(setup_one):
+def test_calibrate_ntu_color_camera_with_rotation_fits_better(setup_one):
     """Let turn as well, by 0.2°, it explains them ten times better, 53 mm from the depth camera (Kinect v2: 52)."""
     found = calibrate_from_points(*read_points(setup_one, "color"), "free")
     meters, degrees = pose_difference(found.pose, np.eye(4))
@@ -59,7 +59,7 @@ def test_ntu_color_camera_turned(setup_one):
     assert np.abs(_numbers(found.camera)[2:] - [956.0, 569.0]).max() < 1
 
 
-def test_estimate_single_ntu_file_gives_plausible_cameras(data_root):
+def test_fit_cameras_single_ntu_file_agrees(data_root):
     """The cameras that a single file gives (`fit_cameras`, as the dataset's reader uses them), by the same numbers."""
     for file in sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton")):
         cameras = fit_cameras(read_ntu_file(file))
@@ -67,14 +67,14 @@ def test_estimate_single_ntu_file_gives_plausible_cameras(data_root):
         assert np.abs(_numbers(cameras.color) - [1056, 1056.4, 1919 - 956, 567.5]).max() < 3
 
 
-def test_exact_points_give_the_exact_camera():
+def test_calibrate_exact_points_gives_exact_camera():
     points, pixels = _cloud()
     found = calibrate_from_points(points, pixels, (640, 480))
     np.testing.assert_allclose(_numbers(found.camera), _numbers(CAMERA), atol=1e-4)
     assert max(pose_difference(found.pose, POSE)) < 1e-5
 
 
-def test_noise_and_wrong_pixels():
+def test_calibrate_noise_and_outliers_within_sigma():
     points, pixels = _cloud(noise=0.5)
     pixels[::40] += 30
     pixels[1] = np.nan
@@ -83,7 +83,7 @@ def test_noise_and_wrong_pixels():
     assert (np.abs(_numbers(found.camera) - _numbers(CAMERA)) < 4 * found.sigma).all() and found.sigma.max() < 3
 
 
-def test_degenerate_points_are_refused():
+def test_calibrate_degenerate_points_are_refused():
     points, pixels = _cloud()
     with pytest.raises(InputError, match="11 points with pixels are too few"):
         calibrate_from_points(points[:11], pixels[:11], (640, 480))
@@ -95,14 +95,14 @@ def test_degenerate_points_are_refused():
 
 
 @pytest.mark.parametrize("pose", ["free", "shift"])
-def test_mirrored_pixels_are_recognized(pose):
+def test_calibrate_mirrored_pixels_are_recognized(pose):
     points, pixels = _cloud(pose=np.eye(4))
     pixels[:, 0] = 639 - pixels[:, 0]
     with pytest.raises(InputError, match="mirrored image"):
         calibrate_from_points(points, pixels, (640, 480), pose)
 
 
-def test_point_files(tmp_path):
+def test_read_points_damaged_csv_is_refused(tmp_path):
     points, pixels = _cloud(30)
     rows = [",".join(map(str, row)) for row in np.hstack([points, pixels])]
     file = tmp_path / "points.csv"

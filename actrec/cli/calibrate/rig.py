@@ -196,6 +196,13 @@ def _check_extrinsics_known(known: CameraFiles) -> None:
         )
 
 
+def _write_mount(args: argparse.Namespace, command: str, path: Path, pose: np.ndarray, figures: dict[str, Any]) -> int:
+    mount = Mount(args.parent, args.child, pose)
+    calibration_files.write_mount(path, mount, lens.note_of(command, figures))
+    lens.print_figures(args, figures)
+    return 0
+
+
 # -- hand-eye ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,10 +250,7 @@ def run_hand_eye(args: argparse.Namespace) -> int:
         "rms_px": round(result.rms, 3),
         "left_out": {name: f"{error:.1f} px" for name, error in result.rejected.items()},
     }
-    mount = Mount(args.parent, args.child, result.camera)
-    calibration_files.write_mount(path, mount, lens.note_of("hand-eye", figures))
-    lens.print_figures(args, figures)
-    return 0
+    return _write_mount(args, "hand-eye", path, result.camera, figures)
 
 
 def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[Any], Intrinsics]:
@@ -342,10 +346,7 @@ def run_floor(args: argparse.Namespace) -> int:
         "board_over_floor_mm": round(1e3 * result.board_offset_m, 2),
         "board_to_floor_deg": round(result.board_angle_deg, 3),
     }
-    mount = Mount(args.parent, args.child, result.camera)
-    calibration_files.write_mount(path, mount, lens.note_of("floor", figures))
-    lens.print_figures(args, figures)
-    return 0
+    return _write_mount(args, "floor", path, result.camera, figures)
 
 
 def _three_numbers(text: str, option: str) -> tuple[float, float, float]:
