@@ -66,6 +66,7 @@ EXTRAS = {
         "lightning>=2.4",
         "tensorboard>=2.14",
         "matplotlib>=3.7",
+        "Jinja2>=3.1",
         "onnx>=1.16",
         "onnxscript",
         "safetensors",

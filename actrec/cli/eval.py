@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, default="float32", help=precision)
     add_threads_argument(parser)
     add("--workers", type=int, help="processes that read and prepare clips (default: this one)")
-    add("--report", type=Path, metavar="DIR", help="write report.md with plots, figures.json, CSVs")
+    add("--report", type=Path, metavar="DIR", help="write report.html, report.md with plots, figures.json, CSVs")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     add_data_argument(parser)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from actrec import features
 from actrec.utils.errors import DeviceError
+from actrec_models.evaluation import html_page
 from actrec_models.evaluation.evaluator import Evaluation
 from actrec_models.evaluation.metrics import EvaluationResult, risk_at_coverage
 from actrec_models.evaluation.protocol import Model
@@ -76,7 +77,9 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write report.md with its plots, figures.json, and a CSV of predictions per model, replacing an earlier report.
+    """Write report.html, report.md with its plots, figures.json, and a CSV of predictions per model.
+
+    An earlier report is replaced.
 
     Raises:
         DeviceError: The folder cannot be created or written.
@@ -88,14 +91,20 @@ def write(evaluation: Evaluation, folder: str | Path) -> None:
         if (folder / "figures.json").is_file():  # an earlier report's predictions would not match these figures
             for old in folder.glob("predictions_*.csv"):
                 old.unlink()
+        sections = []
         for result in evaluation.main_results:
-            for name, content in (draw_all(result) if result.readable.any() else {}).items():
+            plots = draw_all(result) if result.readable.any() else {}
+            for name, content in plots.items():
                 (folder / _plot_file(evaluation, result, name)).write_bytes(content)
+            captioned = [(PLOTS[name][0], content) for name, content in plots.items()]
+            sections.append((result.name, captioned, result_tables(result)))
         for result in (*evaluation.results, *evaluation.fused):
             _write_predictions(folder / f"predictions_{names[result.name]}.csv", result)
         figures = json.dumps(as_dict(evaluation), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
         (folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
+        page = html_page.render(title(evaluation), facts(evaluation), overview(evaluation), sections)
+        (folder / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
 

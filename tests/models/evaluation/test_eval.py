@@ -86,9 +86,12 @@ def test_report_contains_plots_and_escapes_names(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "75.00 %" in printed
     assert "official protocol reports top-1 accuracy" in printed
-    text = (out / "report.md").read_text()
-    assert "<b>left" not in text
-    assert "&lt;b&gt;left&lt;/b&gt;" in text
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    for content in (page, text):
+        assert "<b>left" not in content
+        assert "&lt;b&gt;left&lt;/b&gt;" in content
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)
     assert "right \\| far" in text
     plots = re.findall(r"\]\((.*?\.png)\)", text)
     assert len(plots) == 3
@@ -104,7 +107,7 @@ def test_report_labels_of_any_script_are_drawn_without_warning(tmp_path, capsys,
     monkeypatch.setattr(Places, "classes", labels)
     model, out = write(tmp_path / "odd $^{", labels=labels), tmp_path / "report"
     evaluate(capsys, model, "--report", str(out))
-    assert (out / "confusion.png").is_file() and "手を振る" in (out / "report.md").read_text()
+    assert (out / "confusion.png").is_file() and "手を振る" in (out / "report.html").read_text()
 
 
 def test_report_unwritable_folder_refused_before_scoring(tmp_path, capsys, monkeypatch):
