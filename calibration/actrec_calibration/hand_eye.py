@@ -293,7 +293,7 @@ UNITS = {"m": 1.0, "mm": 0.001}
 
 
 def read_folder(
-    folder: str | Path, poses: dict[str, np.ndarray], board: Board, camera: Intrinsics
+    folder: Path, poses_file: Path, board: Board, camera: Intrinsics, unit: str = "m", inverted: bool = False
 ) -> tuple[list[HandEyeView], list[str]]:
     """Read the images of a folder that show the board and have one of the robot's poses.
 
@@ -301,9 +301,10 @@ def read_folder(
         The views, and the names of images without a pose.
 
     Raises:
-        DeviceError: There is no such folder.
-        InputError: An image is damaged or of another size, or no pose belongs to an image.
+        DeviceError: There is no such folder or file.
+        InputError: An image is damaged or of another size, a pose is damaged, or no pose belongs to an image.
     """
+    poses = read_robot_poses(poses_file, unit, inverted)
     found: list[HandEyeView] = []
     without_pose: list[str] = []
     for file in views.list_images(folder):
@@ -316,12 +317,12 @@ def read_folder(
             found.append(HandEyeView(file.name, board.points[corners.ids], corners.pixels, pose))
     if not found and without_pose:
         raise InputError(
-            f"no pose of the file belongs to an image in '{folder}' (e.g. {without_pose[0]}): use the same names"
+            f"no pose of '{poses_file}' belongs to an image in '{folder}' (e.g. {without_pose[0]}): use the same names"
         )
     return found, without_pose
 
 
-def read_robot_poses(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str, np.ndarray]:
+def read_robot_poses(path: Path, unit: str = "m", inverted: bool = False) -> dict[str, np.ndarray]:
     """Read robot poses, [4, 4] gripper → base by the image's name.
 
     Args:
@@ -335,7 +336,7 @@ def read_robot_poses(path: str | Path, unit: str = "m", inverted: bool = False) 
         InputError: A row is no pose, or an image has two.
     """
     poses: dict[str, np.ndarray] = {}
-    for number, row in enumerate(views.read_csv(Path(path)), 1):
+    for number, row in enumerate(views.read_csv(path), 1):
         try:
             name, pose = str(row["image"]).strip(), _parse_pose(row)
         except (KeyError, TypeError, ValueError) as error:
@@ -393,8 +394,7 @@ class HandEyeCollector:
     def __init__(self, board: Board, pose_at: PoseAt, config: HandConfig, folder: Path):
         self.views: list[HandEyeView] = []
         self._board, self._pose_at, self._config, self._folder = board, pose_at, config, folder
-        live = views.LiveConfig()
-        self._rest, self._rest_ns = views.RestDetector(board, live), round(live.still_s * NANOSECONDS)
+        self._rest = views.RestDetector(board)
         self._unknown_since: int | None = None
         self.todo = self._next_instruction()
 
@@ -417,7 +417,7 @@ class HandEyeCollector:
     def _resting_pose(self, stamp_ns: int) -> np.ndarray | None:
         """Return the pose; None if it is unknown, or the hand moves: the image's stamp is then too late."""
         try:
-            pose, before = self._pose_at(stamp_ns), self._pose_at(stamp_ns - self._rest_ns)
+            pose, before = self._pose_at(stamp_ns), self._pose_at(stamp_ns - round(views.REST_S * NANOSECONDS))
         except DeviceError as error:
             reason = str(error).rstrip(".")
             self._unknown_since = min(stamp_ns, self._unknown_since or stamp_ns)

@@ -27,6 +27,10 @@ REFITTED = 5
 
 MIN_CORNERS = 6
 MIN_CORNER_SHARE = 2 / 3  # of a view's corners that are inliers; below it the whole view is rejected
+OUTLYING = 4.0  # robust standard deviations beyond which a view or a corner is rejected
+NEGLIGIBLE_PX = 0.1  # error below which a view is never rejected
+WORST_RMS = 0.002  # reprojection error, in image widths
+MOST_REJECTED = 0.34  # share of the views
 MIN_SPREAD = 0.25  # share of the median by which good views differ: near and far, sharp and less sharp
 
 _REMEDY = (
@@ -35,10 +39,7 @@ _REMEDY = (
 )
 _CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
 _SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
-_FIXED = (
-    cv2.CALIB_FIX_TANGENT_DIST | cv2.CALIB_FIX_K2 | cv2.CALIB_FIX_K3 | cv2.CALIB_FIX_K4 | cv2.CALIB_FIX_K5
-    | cv2.CALIB_FIX_K6
-)  # fmt: skip
+_FIXED_K = cv2.CALIB_FIX_K2 | cv2.CALIB_FIX_K3 | cv2.CALIB_FIX_K4 | cv2.CALIB_FIX_K5 | cv2.CALIB_FIX_K6
 
 Pose = tuple[np.ndarray, np.ndarray]
 """Rotation vector [3] and translation [3] in m, board → camera."""
@@ -55,12 +56,6 @@ class IntrinsicsConfig:
     )
     fewest_views: int = setting(8, "Minimum number of views.", range=(3, 1000))
     most_views: int = setting(60, "Maximum number of views, chosen to differ most.", range=(3, 1000))
-    outlying: float = setting(
-        4.0, "Robust standard deviations beyond which a view or a corner is rejected.", range=(2.0, 100.0)
-    )
-    negligible: float = setting(0.1, "Error below which a view is never rejected.", unit="px", range=(0.0, 10.0))
-    worst_rms: float = setting(0.002, "Maximum reprojection error, in image widths.", range=(1e-5, 0.1))
-    most_rejected: float = setting(0.34, "Maximum share of rejected views.", range=(0.0, 0.9))
 
 
 @dataclass(frozen=True)
@@ -191,7 +186,7 @@ def fit(
     flags = cv2.CALIB_RATIONAL_MODEL if model == RATIONAL else 0
     matrix, distortion = None, None
     if initial is not None:
-        flags |= cv2.CALIB_USE_INTRINSIC_GUESS | _FIXED
+        flags |= cv2.CALIB_USE_INTRINSIC_GUESS | cv2.CALIB_FIX_TANGENT_DIST | _FIXED_K
         matrix, distortion = initial.matrix, distortion_coefficients(initial)
     try:
         error_px, matrix, distortion, rotations, translations = cv2.calibrateCamera(
@@ -269,13 +264,13 @@ def _reject_views(
         errors = np.array([np.median(np.hypot(*part.T)) for part in _residuals(board, views, result)])
         median = float(np.median(errors))
         spread = _SIGMA_OF_MAD * float(np.median(np.abs(errors - median)))
-        limit = max(median + config.outlying * max(spread, MIN_SPREAD * median), config.negligible)
+        limit = max(median + OUTLYING * max(spread, MIN_SPREAD * median), NEGLIGIBLE_PX)
         worst = int(np.argmax(errors))
         if errors[worst] <= limit:
             return views, rejected
         rejected[views[worst].name] = f"its corners are {errors[worst]:.2f} px off, others {median:.2f} px"
         views = views[:worst] + views[worst + 1 :]
-        if len(rejected) > config.most_rejected * total or len(views) < config.fewest_views:
+        if len(rejected) > MOST_REJECTED * total or len(views) < config.fewest_views:
             raise InputError(f"{len(rejected)} of {total} views contradict one another: {_REMEDY}")
 
 
@@ -284,7 +279,7 @@ def _reject_corners(
 ) -> tuple[list[BoardView], dict[str, str]]:
     errors = [np.hypot(*part.T) for part in _residuals(board, views, result)]
     # The median of distances (Rayleigh) is 1.18 standard deviations of a coordinate.
-    limit = max(config.outlying * 1.5 * float(np.median(np.concatenate(errors))) / 1.18, config.negligible)
+    limit = max(OUTLYING * 1.5 * float(np.median(np.concatenate(errors))) / 1.18, NEGLIGIBLE_PX)
     kept: list[BoardView] = []
     rejected: dict[str, str] = {}
     for view, distances in zip(views, errors, strict=True):
@@ -298,7 +293,7 @@ def _reject_corners(
 
 def _check_plausible(result: Fit, config: IntrinsicsConfig) -> None:
     camera = result.camera
-    if result.rms > config.worst_rms * camera.width:
+    if result.rms > WORST_RMS * camera.width:
         raise InputError(f"the views contradict one another, by {result.rms:.1f} px: {_REMEDY}")
     focal = np.array([camera.fx / camera.width, camera.fy / camera.width])
     inside = -0.5 < camera.cx < camera.width - 0.5 and -0.5 < camera.cy < camera.height - 0.5

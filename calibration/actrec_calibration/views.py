@@ -20,7 +20,6 @@ from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import files
 from actrec.utils.calibration_files import DEPTH, CameraFiles
-from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.utils.geometry import KINECT_TO_OPTICAL
 from actrec_calibration.board import Board
@@ -28,6 +27,11 @@ from actrec_calibration.detection import BoardCorners, BoardView, RgbdView, dete
 from actrec_calibration.quality import Coverage, CoverageConfig, coverage
 
 READ_TIMEOUT_S = 5.0
+
+STILL = 0.002  # motion of the corners between two images of a board at rest, in image widths
+REST_S = 0.2  # at rest before a view is taken
+MIN_NEW = 0.12  # distance of a view from every earlier one: share of the image, or of a tilt of 60°
+MAX_VIEWS = 60
 
 
 @dataclass(frozen=True)
@@ -242,21 +246,6 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 # -- live --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LiveConfig:
-    """Conditions for a view of live images."""
-
-    still: float = setting(
-        0.002, "Maximum motion of the corners between two images of a board at rest, in image widths.",
-        range=(1e-5, 0.1),
-    )  # fmt: skip
-    still_s: float = setting(0.2, "Minimum time at rest.", unit="s", range=(0.0, 10.0))
-    new: float = setting(
-        0.12, "Minimum distance from every earlier view: share of the image, or of a tilt of 60°.", range=(0.01, 1.0)
-    )
-    most_views: int = setting(60, "Maximum number of views.", range=(3, 1000))
-
-
 @contextlib.contextmanager
 def open_driver(driver: str, options: dict[str, Any]) -> Iterator[ReadImage]:
     """Open a camera by its name in `actrec.cameras.DRIVERS`, without ROS; yield a function that returns the next image.
@@ -288,20 +277,20 @@ def open_topic(subscription: contextlib.AbstractContextManager[ReadNewest]) -> I
 class RestDetector:
     """Detects whether the board is in live images and at rest; `detection` is of the last image, None without board."""
 
-    def __init__(self, board: Board, config: LiveConfig):
+    def __init__(self, board: Board):
         self.detection: BoardCorners | None = None
-        self._board, self._config = board, config
+        self._board = board
         self._since: int | None = None
 
     def update(self, image: ColorImage) -> bool:
         """Process an image; return whether the board has been at rest for long enough."""
         previous, self.detection = self.detection, detect(self._board, image.color)
-        if self.detection is None or _motion(previous, self.detection) > self._config.still * image.color.shape[1]:
+        if self.detection is None or _motion(previous, self.detection) > STILL * image.color.shape[1]:
             self._since = None
             return False
         if self._since is None or image.stamp_ns < self._since:  # the stamps of a looped recording jump back
             self._since = image.stamp_ns
-        return image.stamp_ns - self._since >= self._config.still_s * NANOSECONDS
+        return image.stamp_ns - self._since >= REST_S * NANOSECONDS
 
 
 def _motion(previous: BoardCorners | None, current: BoardCorners) -> float:
@@ -322,16 +311,16 @@ class ViewCollector:
         rest: Detector of the last image's board.
     """
 
-    def __init__(self, board: Board, config: LiveConfig | None = None, required: CoverageConfig | None = None):
+    def __init__(self, board: Board, required: CoverageConfig | None = None):
         self.views: list[BoardView] = []
-        self._board, self._config, self._required = board, config or LiveConfig(), required or CoverageConfig()
+        self._board, self._required = board, required or CoverageConfig()
         self.coverage: Coverage = coverage(board, [], self._required)
-        self.rest = RestDetector(board, self._config)
+        self.rest = RestDetector(board)
 
     @property
     def done(self) -> bool:
         """Whether the views suffice, or their maximum number is reached."""
-        return not self.coverage.missing or len(self.views) >= self._config.most_views
+        return not self.coverage.missing or len(self.views) >= MAX_VIEWS
 
     def update(self, image: ColorImage) -> bool:
         """Process an image; return whether it became a view."""
@@ -341,7 +330,7 @@ class ViewCollector:
         view = BoardView(image.name, (width, height), self.rest.detection)
         vector = placement(self._board, view).vector
         others = [placement(self._board, other).vector for other in self.views]
-        if any(np.linalg.norm(vector - other) <= self._config.new for other in others):
+        if any(np.linalg.norm(vector - other) <= MIN_NEW for other in others):
             return False
         self.views.append(view)
         self.coverage = coverage(self._board, self.views, self._required)
@@ -383,7 +372,7 @@ def collect_rgbd(
         DeviceError: There is no such camera, or it stopped.
         InputError: It has no depth.
     """
-    collector = ViewCollector(board, LiveConfig(most_views=max(count, 3)))
+    collector = ViewCollector(board)
     views: list[RgbdView] = []
     log("hold the board still for a moment, then in another way: near and far, tilted to all sides; Ctrl-C ends it")
     with cameras.create(driver, **options) as camera:

@@ -19,7 +19,7 @@ from actrec_calibration import views
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, detect
 from actrec_calibration.quality import CoverageConfig, draw_preview
-from actrec_calibration.views import ColorImage, LiveConfig, RestDetector, ViewCollector, collect_views, read_image
+from actrec_calibration.views import ColorImage, RestDetector, ViewCollector, collect_views, read_image
 from tests.reference.board_rendering import render, sample_poses
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
@@ -179,7 +179,7 @@ def waved(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
 
 def test_view_collector_takes_resting_board_in_new_pose():
     stream = waved(4, 4)
-    collector = ViewCollector(BOARD, LiveConfig(still_s=0.2))
+    collector = ViewCollector(BOARD)
     taken = [image.name for image in stream if collector.update(image)]
     # 0 is on its way, 1 is the first at rest, 2 has not moved since, 4 not for 0.2 s.
     assert taken == ["004", "009", "014", "019"]
@@ -194,7 +194,7 @@ def test_rest_detector_stamps_jump_back_restarts(monkeypatch):
     image = np.zeros((48, 64, 3), np.uint8)
     resting = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
     monkeypatch.setattr(views, "detect", lambda board, image: resting)
-    still = RestDetector(BOARD, LiveConfig(still_s=0.2))
+    still = RestDetector(BOARD)
     seen = [still.update(ColorImage("", round(s * NANOSECONDS), image)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
     assert seen == [False, False, True, False, False, True, True]
 

@@ -13,7 +13,7 @@ from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
 from actrec_calibration import hand_eye
 from actrec_calibration.board import Board
-from actrec_calibration.hand_eye import POSES_FILE, HandConfig, HandEyeCollector, read_folder, read_robot_poses
+from actrec_calibration.hand_eye import POSES_FILE, HandConfig, HandEyeCollector, read_folder
 from actrec_calibration.poses import pose_difference
 from actrec_calibration.views import ColorImage
 from tests.reference import calibration_views as simulated
@@ -69,7 +69,7 @@ def test_collect_takes_view_of_each_resting_pose(tmp_path, capsys):
     found = hand_eye.calibrate(views, camera, "hand")
     meters, degrees = pose_difference(found.camera, robot.arm.camera)
     assert meters < 0.002 and degrees < 0.1
-    kept, _ = read_folder(tmp_path, read_robot_poses(tmp_path / POSES_FILE), BOARD, LENS)
+    kept, _ = read_folder(tmp_path, tmp_path / POSES_FILE, BOARD, LENS)
     assert pose_difference(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx(
         (0, 0), abs=1e-6
     )
@@ -80,7 +80,7 @@ def test_read_folder_lists_images_without_pose(tmp_path, capsys):
     poses = (tmp_path / POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
     capsys.readouterr()
-    kept, without_pose = read_folder(tmp_path, read_robot_poses(tmp_path / "some.csv"), BOARD, LENS)
+    kept, without_pose = read_folder(tmp_path, tmp_path / "some.csv", BOARD, LENS)
     assert [view.name for view in kept] == ["view_001.png", "view_002.png"]
     assert without_pose == ["view_003.png"]
 

@@ -84,7 +84,7 @@ def test_calibrate_deviations_match_repetitions():
             )
             for v in exact_views(camera, 12, seed=3, noise=0.0)
         ]
-        found = calibrate(CHARUCO, noisy, IntrinsicsConfig(outlying=50.0))
+        found = calibrate(CHARUCO, noisy)
         errors.append(coefficients(found.camera) - coefficients(camera))
         deviations.append(found.deviations)
     spread, said = np.std(errors, axis=0), np.mean(deviations, axis=0)

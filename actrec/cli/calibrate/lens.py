@@ -282,7 +282,7 @@ def _collect(
         found = [view for path in images if (view := views.view_of(board, views.read_image(path))) is not None]
         log(f"the board is in {len(found)} of {len(paths)} images")
         return found, lambda name: views.read_image(paths[name]).color
-    collector = views.ViewCollector(board, views.LiveConfig(), required)
+    collector = views.ViewCollector(board, required)
     guide = _Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None)
     with interruptible() as stopped, open_live(args) as read:
         log("Hold the board still for a moment at each requested place; Ctrl-C ends it.")

@@ -258,8 +258,8 @@ def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[An
     if not args.poses:
         raise ConfigError("a folder of images needs the robot's poses: name their file with --poses")
     camera = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
-    poses = hand_eye.read_robot_poses(args.poses, args.unit, args.inverted)
-    views, without_pose = hand_eye.read_folder(args.folder, poses, board, camera)
+    folder, poses = Path(args.folder), Path(args.poses)
+    views, without_pose = hand_eye.read_folder(folder, poses, board, camera, args.unit, args.inverted)
     if without_pose:
         log(f"images without a pose in '{args.poses}': {', '.join(without_pose)}")
     return views, camera
