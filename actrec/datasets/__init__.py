@@ -53,7 +53,6 @@ FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_2
 """Name of the shared folder of datasets that use the same files."""
 
 PARTS = ("train", "test")
-
 RESERVED = ("name", "root", "split", "part")
 """Arguments of `create` that are not options of a dataset."""
 

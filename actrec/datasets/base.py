@@ -162,7 +162,6 @@ class Entry:
 
     Attributes:
         name: Unique in the dataset.
-        label: Index into the dataset's `classes`.
         meta: Metadata for splits and fusion: subject, view, setup, …
         files: Existing files by kind: "skeleton", "color", "depth", …
     """
@@ -268,12 +267,7 @@ class SourceDataset(ClipDataset):
 class Source(ABC):
     """A dataset as published. Can be pickled, so that several processes may read it.
 
-    Args:
-        root: Folder of the dataset's files.
-
     Attributes:
-        classes: Class names by label.
-        layout: Of the bodies' joints.
         splits: Official protocols; the first is the default.
         measure: Metric of the official protocol: "accuracy" (top-1) or "mean_class_accuracy".
         folds: Number of folds of each split, chosen by the option `fold` (from 1); 0 for none.
@@ -281,7 +275,6 @@ class Source(ABC):
         has_files: Whether the dataset is read from files.
         caveat: Note for every card and report about the dataset.
         license: License of models trained on it.
-        root: Folder of the dataset's files.
     """
 
     classes: tuple[str, ...]

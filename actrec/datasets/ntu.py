@@ -33,11 +33,8 @@ CAMERAS = frozenset({2, 3})
 """Training cameras of "cross_view"."""
 
 _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
-
 _VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
-
 _LIST_HEAD = re.compile(r"(\d+) of the captured samples")
-
 _LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
 
 

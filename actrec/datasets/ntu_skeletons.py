@@ -53,20 +53,14 @@ ACTIONS = (
 """The 120 actions of NTU RGB+D 120 (Liu et al., TPAMI 2019); the first 60 are NTU RGB+D's."""
 
 FPS = 30.0
-
 JOINTS = 25
-
 COLOR_SIZE = (1920, 1080)
-
 DEPTH_SIZE = (512, 424)
-
 _BODY_VALUES = 10
 """Values in the line of a body, its id first."""
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
-
 _JOINT_VALUES = 12
-
 _STATE = 11
 """Index of a joint's state among its values."""
 

@@ -17,7 +17,6 @@ from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, re
 from actrec.utils.errors import InputError
 
 FPS = 12.0
-
 CLASSES = (
     "pick up with one hand", "pick up with two hands", "drop trash", "walk around", "sit down", "stand up",
     "donning", "doffing", "throw", "carry",
@@ -75,7 +74,6 @@ def _sequence(name: str, xyz: np.ndarray, label: int, fps: float, **more: Any) -
 
 
 KEYS = ("action", "subject", "episode", "view")
-
 ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
 """Action numbers of the ten classes in file names."""
 

@@ -22,18 +22,14 @@ from actrec.skeleton.sequence import check_distance, load_npz, read_text, split_
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
-
 CLASSES = (
     "grab", "tap", "expand", "pinch", "rotation clockwise", "rotation counterclockwise", "swipe right", "swipe left",
     "swipe up", "swipe down", "swipe x", "swipe +", "swipe v", "shake",
 )  # fmt: skip
 
 FINGERS = {1: "one finger", 2: "whole hand"}
-
 COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")
-
 FILE_NAME = "skeletons_world.txt"
-
 _JOINTS = 22
 
 
@@ -43,11 +39,8 @@ class GestureSequence:
 
     Attributes:
         name: Folder in the dataset, e.g. `gesture_1/finger_1/subject_2/essai_1`.
-        stamps_ns: [T] int64 nanoseconds from 0.
         hands: [1, T, 22, 3] float32 meters in the optical frame, moved by a constant (see the module).
-        gesture: 1 to 14.
         finger: 1 for one finger, 2 for the whole hand.
-        subject, essai: Person and repetition.
         train: Whether the official split trains on it; None if unknown.
     """
 
@@ -152,13 +145,9 @@ def _sequence(
 
 
 CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in FINGERS.values())
-
 META = ("gesture", "finger", "subject", "essai", "frames")
-
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
-
 SIZES = {"train": 1960, "test": 840}
-
 UNPACKED = "HandGestureDataset_SHREC2017"
 """The folder that the published archive holds."""
 

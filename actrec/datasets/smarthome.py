@@ -37,14 +37,11 @@ from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import MIN_POINTS, place
 
 LAYOUT = "lcrnet_13"
-
 JOINTS = 13
-
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 """Nominal, of the color camera of the Kinect v1 that the dataset was recorded with."""
 
 IMAGE_SIZE = (640, 480)
-
 CLASSES = (
     "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
     "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack", "Enter", "Getup", "Laydown",
@@ -54,7 +51,6 @@ CLASSES = (
 )  # fmt: skip
 
 _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
-
 _MISSING = (0.0, -1.0)
 """Values of both u and v of a missing joint."""
 
@@ -71,7 +67,6 @@ _LOOSE = 0.1
 """Unexplained share above which a general rotation is fitted."""
 
 _ROUNDS = 10
-
 _GATE_M, _SPEED_M_S = 1.0, 1.5
 """Tracking gate: a distance, plus a distance per second without a detection."""
 
@@ -312,7 +307,6 @@ TEST_CAMERA = 2
 """Test camera of both splits. Camera 5 is their validation set, which is not used."""
 
 VIDEOS = frozenset({".mp4", ".avi"})
-
 REFINED = "_pose3d"
 """Suffix of the skeleton files of the second release."""
 

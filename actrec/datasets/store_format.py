@@ -42,18 +42,13 @@ SCHEMA = 2
 """Schema 1 had the stream "colour" and settings `picture_…`."""  # language: ok
 
 STORE, INDEX, JOURNAL, SKIPPED = "store.json", "index.npz", "journal.jsonl", "skipped.json"
-
 STORED_KEYS = ("stamps_ns", *KEYS)
-
 PARTS = ("", "train", "test")
-
 IDENTITY = "identity"
 """Key of the recording's identity (`Source.identity`) in a clip's metadata."""
 
 ALIGNMENT = 64
-
 CODECS = ("raw", "jpeg", "flow8")
-
 DTYPES = ("<f4", "<i8", "|u1", "<f8", "<i4", "<u8")
 """Types of `raw` arrays."""
 
@@ -92,17 +87,9 @@ class Head:
     """Content of `store.json`.
 
     Attributes:
-        dataset: A name of `actrec.datasets.DATASETS`.
-        options: Options of the dataset.
-        settings: Settings of the preparation.
-        classes: Class names by label.
-        layout: Layout of the joints.
         complete: Whether the preparation is finished.
         streams: Keys of `KEYS` that every clip has.
-        clips: Number of clips.
         index_sha256: SHA-256 of `index.npz`.
-        version: Version of actrec.
-        schema: Version of the format.
     """
 
     dataset: str

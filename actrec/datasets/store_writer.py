@@ -30,7 +30,6 @@ from actrec.datasets.store_format import (
 from actrec.utils.errors import DeviceError, InputError
 
 SHARD_BYTES = 512 * 2**20
-
 LOCK = ".lock"
 
 

@@ -25,16 +25,13 @@ from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
-
 COLOR_SIZE = (640, 480)
-
 CLASSES = (
     "drinking", "pouring", "calling phone", "playing phone", "wearing backpacks", "packing backpacks", "sitting chair",
     "moving chair", "taking out wallet", "taking from wallet", "mopping", "sweeping",
 )  # fmt: skip
 
 LAYOUT = "kinect_v1_20"
-
 _TRUNK_M = (0.2, 1.0)
 """m, range of the median trunk length (hips to shoulders); other values are not in meters."""
 
@@ -104,11 +101,8 @@ def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
 
 
 COUNT = 30
-
 SUBJECTS = 40
-
 CLIPS = SUBJECTS * len(CLASSES)
-
 PARTS = ("train", "test")
 
 Fold = dict[str, frozenset[int]]

@@ -24,7 +24,6 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
-
 CLASSES = (
     "swipe left", "swipe right", "wave", "clap", "throw", "cross arms on the chest", "basketball shoot", "draw x",
     "draw circle clockwise", "draw circle counter-clockwise", "draw triangle", "bowling", "boxing", "baseball swing",
@@ -41,7 +40,6 @@ JOINTS = (
 )  # fmt: skip
 
 TO_KINECT_V1 = tuple(JOINTS.index(joint) for joint in layouts.KINECT_V1_20.joints)
-
 _NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
 
 
@@ -108,7 +106,6 @@ def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
 
 
 KEYS = ("action", "subject", "trial")
-
 PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "color": "color.avi"}
 """File name endings by kind."""
 

@@ -48,8 +48,7 @@ class ColorVideo:
 
     Attributes:
         path: The file, or a folder of images in the order of the numbers in their names.
-        stamps_ns: [T] of the skeleton, whose first frame and the video's first are of one time.
-        config: Options.
+        stamps_ns: [T] of the skeleton, which starts with the video.
         mirror: Exchange left and right of the images.
     """
 
@@ -127,9 +126,8 @@ class ColorVideo:
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
         """Return the streams of the video: color and size, with joints also pixels and motion.
 
-        Args:
-            pixels: [M, T, V, 2] joints in the mirrored-back image, NaN for missing.
-            pixels_size: Width and height that they refer to; None for the video's own.
+        `pixels` [M, T, V, 2] refer to the mirrored-back image of `pixels_size`, None for the video's own; NaN for
+        missing.
         """
         decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
         if pixels is not None:

@@ -18,12 +18,10 @@ from actrec.utils.config import setting
 from actrec.utils.geometry import rotation
 
 _X, _Y, _Z = 0, 1, 2
-
 _SIDES = ("left", "right", "clockwise")
 """Beginnings or ends of words for a side, such as leftwards or anticlockwise."""
 
 _SIDES_ALONE = ("cw", "ccw")
-
 _NO_SIDES = frozenset((
     "alright", "aright", "birthright", "bright", "cleft", "copyright", "forthright", "fright", "leftover", "leftovers",
     "outright", "playwright", "righteous", "rightful", "rightly", "upright",
@@ -44,7 +42,6 @@ _BRANCHES = tuple(
 )
 
 _LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
-
 _OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 """All joints but the root, parents first."""
 
@@ -108,8 +105,9 @@ def sample_window(
         clip = follow(before, clip, rng, layout)
     speed = options.speed ** rng.uniform(-1, 1)
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
-    if stretched:
-        stamps = _paced(stamps, options.speed ** rng.uniform(-1, 1))
+    if stretched:  # within the same span, the speed increases or decreases
+        span = max(float(stamps[-1]), 1.0)
+        stamps = np.asarray(span * (stamps / span) ** (options.speed ** rng.uniform(-1, 1)))
     keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
     keep[[0, -1]] = True
     end = float(stamps[-1])
@@ -126,12 +124,6 @@ def sample_window(
         wanted = windows.sample_stamps(int(end), seconds, frames)
     kept = stamps[keep].astype(np.int64)
     return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
-
-
-def _paced(stamps: np.ndarray, power: float) -> np.ndarray:
-    """Warp stamps within the same span, so that the speed increases or decreases."""
-    span = max(float(stamps[-1]), 1.0)
-    return np.asarray(span * (stamps / span) ** power)
 
 
 def sample_stamps(
@@ -184,15 +176,13 @@ def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
 
 def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Augment bodies [M, T, 25, 3] in m before normalization."""
-    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
-    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = _random_rotation(rng, (_X, options.tilt_deg), (_Z, options.tilt_deg))
     middle = pivot(bodies)
     varied = (bodies - middle) @ turn.T + middle
     factor = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2  # the same on both sides
     varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
-    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
-    varied += rng.normal(0, options.bias_m, (1, 1, 25, 3)).astype(np.float32)
+    _add_noise(varied, options, rng)
     if rng.random() < options.exchange:
         _exchange_sides(varied, rng)
     if rng.random() < options.missing:
@@ -202,9 +192,23 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
     return varied.astype(np.float32)
 
 
+def _random_rotation(rng: np.random.Generator, *turns: tuple[int, float]) -> np.ndarray:
+    """Return the product of random rotations, each of an axis and its largest angle in degrees."""
+    product = np.eye(3)
+    for axis, degrees in turns:
+        product = product @ rotation(axis, np.radians(rng.uniform(-1, 1) * degrees))
+    return product
+
+
+def _add_noise(joints: np.ndarray, options: Augmentation, rng: np.random.Generator) -> None:
+    """Add noise of each frame and a constant error to each of the joints [M, T, V, 3], in place."""
+    joints += rng.normal(0, 1, joints.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    joints += rng.normal(0, options.bias_m, (1, 1, *joints.shape[2:])).astype(np.float32)
+
+
 def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Rotate and scale normalized bodies [M, T, 25, 3], like the bias of an estimator."""
-    turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    turn = _random_rotation(rng, (_Y, options.turn_deg))
     size = 1 + rng.uniform(-1, 1) * options.size
     return ((bodies @ turn.T) * size).astype(np.float32)
 
@@ -295,16 +299,13 @@ def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Gener
     if options.reach or options.held_deg:
         hands = _vary_way(hands, options, rng)
     middle = pivot(hands)
-    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
-    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
-    turn = turn @ rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    turn = _random_rotation(rng, (_X, options.tilt_deg), (_Z, options.tilt_deg), (_Y, options.turn_deg))
     stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
     varied = ((hands - middle) * stretch) @ turn.T.astype(np.float32)
     factor = np.ones(len(HAND_22), np.float32)
     factor[1:] = 1 + rng.uniform(-options.proportions, options.proportions, len(HAND_22) - 1)
     varied = _scale_bones(varied, factor, HAND_22, range(1, len(HAND_22)))  # parents come first in this layout
-    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
-    varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
+    _add_noise(varied, options, rng)
     if rng.random() < options.missing:
         _lose(varied, rng)
     return varied.astype(np.float32)
@@ -313,9 +314,7 @@ def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Gener
 def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Vary how a gesture is made: the palm's path is shorter or longer, the hand rotated about the palm."""
     reach = np.float32(1 + rng.uniform(-1, 1) * options.reach)
-    held = np.eye(3)
-    for axis in (_X, _Y, _Z):
-        held = held @ rotation(axis, np.radians(rng.uniform(-1, 1) * options.held_deg))
+    held = _random_rotation(rng, *((axis, options.held_deg) for axis in (_X, _Y, _Z)))
     palm = hands[:, :, _PALM : _PALM + 1]
     seen = ~np.isnan(palm).any(axis=-1, keepdims=True)
     middle = np.where(seen, palm, 0).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)

@@ -116,7 +116,6 @@ class PrepareConfig:
 
 
 SIDES = ("left", "right")
-
 SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2), "motion": (25, 2)}
 """Shape of each stream for one body in one frame."""
 

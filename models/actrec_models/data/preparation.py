@@ -82,8 +82,6 @@ class Run:
         scheduler: Address of a dask.distributed scheduler instead; empty for none.
         repair: Check every clip and prepare damaged ones again.
         prune: Delete clips of removed items and old versions of changed items.
-        progress: Show a progress bar.
-        shard_bytes: Size of a shard.
     """
 
     workers: int = 0
@@ -103,15 +101,7 @@ def prepare(
     settings: PrepareConfig | None = None,
     run: Run | None = None,
 ) -> Summary:
-    """Prepare a dataset into a folder, or resume an earlier run.
-
-    Args:
-        dataset: A name of `actrec.datasets.DATASETS`.
-        root: Folder of its files.
-        out: Folder of the store.
-        options: Options of the dataset.
-        settings: Settings of the preparation.
-        run: Execution options.
+    """Prepare a dataset into the folder `out` of a store, or resume an earlier run.
 
     Raises:
         ConfigError: Unknown dataset, option or setting, or `out` holds something else.

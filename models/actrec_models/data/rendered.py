@@ -33,7 +33,6 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import motion_at_joints, project
 
 _BEHIND = 1.5  # meters from the actor's place to the wall
-
 _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
 
 

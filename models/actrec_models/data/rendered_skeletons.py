@@ -22,7 +22,6 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-
 FPS = 15.0
 
 

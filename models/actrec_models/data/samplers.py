@@ -150,7 +150,8 @@ class ClipSubset(ClipDataset):
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
-    """Batch sampler that yields one epoch per iteration.
+    """Batch sampler that yields one epoch per iteration, from epoch `epoch` after `steps_done` steps (of a resumed
+    run).
 
     Args:
         labels: Labels of the clips.
@@ -158,9 +159,6 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         seed: Seed of the order.
         batch: Clips per step, over all processes.
         accumulate: Gradient accumulation: parts of a batch.
-        rank, world: Rank and number of processes.
-        epoch: First epoch.
-        steps_done: Steps of the first epoch to skip after resuming.
 
     Raises:
         ConfigError: There are fewer clips than a batch holds, or a batch does not divide among the processes.

@@ -96,10 +96,6 @@ class Samples(Dataset[Sample]):
     of time and of the image crop only, since a rotated body no longer fits its image.
 
     Args:
-        clips: The dataset.
-        specs: Inputs of the network.
-        window: Window of the network; a sample is one of its clips.
-        recipe: Seed, outliers and `clips`.
         augmentation: None for clips as recorded, of the live window at the end of the recording.
         any_clip: Without augmentation: a random clip of the window instead of the last one.
         made: Names of the inputs to compute; None for all. The variations are the same.

@@ -101,9 +101,7 @@ def _chain(side: str, *joints: str) -> tuple[int, ...]:
 
 
 _HAND = ("wrist", "hand", "hand_tip", "thumb")
-
 ARMS = tuple((_chain(s, "shoulder", "elbow", *_HAND), _chain(s, "elbow", *_HAND)) for s in ("left", "right"))
-
 LEGS = tuple((_chain(s, "hip", "knee", "ankle", "foot"), _chain(s, "knee", "ankle", "foot")) for s in ("left", "right"))
 """Each limb as two chains that rotate about their first joint: the whole limb, and its outer part."""
 
@@ -224,7 +222,6 @@ FINGERS = tuple(
 )
 
 _WRIST, _INDEX, _PINKY = (HAND_22.index[joint] for joint in ("wrist", "index_base", "pinky_base"))
-
 _SLOWEST, _SLOW = 0.02, 0.12
 """m/s, range of the speed of a slowly moving hand; a swipe is ten times as fast."""
 
@@ -305,7 +302,6 @@ def _turn(hand: np.ndarray, vectors: np.ndarray) -> None:
 
 
 _ELBOW, _BODY_WRIST = (KINECT_V2_25.index[f"{joint}_right"] for joint in ("elbow", "wrist"))
-
 _FROM, _TO = HAND_22.index["wrist"], HAND_22.index["middle_base"]
 
 
