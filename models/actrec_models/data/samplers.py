@@ -150,8 +150,7 @@ class ClipSubset(ClipDataset):
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
-    """Batch sampler that yields one epoch per iteration, from epoch `epoch` after `steps_done` steps (of a resumed
-    run).
+    """Batch sampler that yields one epoch per iteration; after resuming, the first one begins at `steps_done`.
 
     Args:
         labels: Labels of the clips.

@@ -187,9 +187,11 @@ def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
         rendered_skeletons.read(tmp_path / "foreign.npz")
 
 
-def test_vary_proportions_scales_both_sides_equally(nucla):
+def test_augment_bodies_proportions_scale_both_sides_equally(nucla):
     body = nucla["train"][0].bodies
-    varied = augmentation._vary_proportions(body, 0.3, np.random.default_rng(2))
+    off = {"tilt_deg": 0.0, "noise_m": 0.0, "bias_m": 0.0, "exchange": 0.0, "missing": 0.0, "mirror": False}
+    options = augmentation.Augmentation(proportions=0.3, **off)
+    varied = augmentation.augment_bodies(body, options, np.random.default_rng(2))
     index = KINECT_V2_25.index
 
     def ratio(a, b):
