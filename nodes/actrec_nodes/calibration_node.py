@@ -23,15 +23,7 @@ ROBOT_WAIT_S = 0.3
 
 
 class ImageTopicNode(Node):
-    """Keeps the newest image until it is read.
-
-    Args:
-        topic: Of `sensor_msgs/Image` in a color or gray encoding.
-        node_options: Passed to rclpy.
-
-    Raises:
-        DeviceError: A topic cannot have this name.
-    """
+    """Keeps the newest image of a topic until it is read; raises DeviceError for an invalid name."""
 
     def __init__(self, topic: str, **node_options: Any):
         super().__init__("calibration_images", **node_options)

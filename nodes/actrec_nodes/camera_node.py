@@ -37,12 +37,8 @@ class FlowControl:
 
     The answer to an image is a skeletons message of its stamp or a later one. The answer to joints is a label, one
     every `interval_s` of the recognizer; also to images if no node publishes skeletons. Without either publisher
-    there is no limit. An unanswered frame (a node dropped it, or died) delays the source for `patience_s` only.
-
-    Args:
-        node: Owns the subscriptions.
-        patience_s: Longest wait for one answer.
-        discovery_s: Longest wait, before the first frame, for a publisher of answers.
+    there is no limit. An unanswered frame (a node dropped it, or died) delays the source for `patience_s` only, and the
+    discovery of a publisher of answers delays the first frame for `discovery_s`.
     """
 
     def __init__(self, node: ActrecNode[Any], patience_s: float = 1.0, discovery_s: float = 1.0):
@@ -128,17 +124,11 @@ class CameraConfig:
     driver: str = setting("simulated", "Camera driver: a name in actrec.cameras.")
     on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "stay"))
     read_timeout_s: float = setting(
-        2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
+        2.0, "Time without a frame after which a camera is lost.", unit="s", range=(0.1, 60.0)
     )
-    frames_ahead: int = setting(
-        2, "Of a recording without a pace: images that may be under way in the graph.", range=(1, 100)
-    )
-    joints_ahead: int = setting(
-        40, "Of a recording without a pace and of joints alone: frames that may be under way.", range=(1, 1000)
-    )
-    retry_s: float = setting(
-        1.0, "Wait before the first attempt to reopen a lost camera; doubled at each.", unit="s", range=(0.01, 60.0)
-    )
+    frames_ahead: int = setting(2, "Images in the graph at a time, of a recording without a rate.", range=(1, 100))
+    joints_ahead: int = setting(40, "The same for a recording of joints without images.", range=(1, 1000))
+    retry_s: float = setting(1.0, "First wait to reopen a lost camera; is doubled.", unit="s", range=(0.01, 60.0))
     retry_max_s: float = setting(30.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
 
 

@@ -23,12 +23,7 @@ QUEUE_SIZE = 500
 
 
 class ClipNode(Node):
-    """Queue of received skeletons and images.
-
-    Args:
-        images: Subscribe to the camera too.
-        **node_options: Passed to rclpy.
-    """
+    """Queue of received skeletons and, on request, images."""
 
     def __init__(self, images: bool, **node_options: Any):
         super().__init__("clip_node", **node_options)

@@ -23,12 +23,8 @@ KEPT = 8
 class PerceptionNode(FrameNode[ConfigT]):
     """Base of nodes that publish one message per processed frame, an empty one without detections.
 
-    Attributes:
-        node_name: ROS name.
-        perception_class: A class of `actrec.perception.pipeline`; its settings are the node's.
-        message_class: Type of the messages on `topic`.
-        topic: A name of `actrec_nodes.common.topics`.
-        to_message: Converts detections and a header to a message.
+    The settings of `perception_class`, a class of `actrec.perception.pipeline`, are the node's. `to_message` converts
+    detections and a header to a message.
     """
 
     node_name: ClassVar[str]
@@ -83,13 +79,10 @@ class BodyPartsConfig:
     """How skeletons are used."""
 
     skeleton_max_age_s: float = setting(
-        0.5, "Skeletons older than this against the frame do not say where to look.", unit="s", range=(0.0, 10.0)
+        0.5, "Greatest distance of stamps at which skeletons are used for a frame.", unit="s", range=(0.0, 10.0)
     )
     skeleton_wait_s: float = setting(
-        0.15,
-        "How long a frame waits for its own skeletons; with older ones a hand is missed more often.",
-        unit="s",
-        range=(0.0, 10.0),
+        0.15, "Wait of a frame for its skeletons; older ones cost detections.", unit="s", range=(0.0, 10.0)
     )
 
 

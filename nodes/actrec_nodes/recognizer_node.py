@@ -23,6 +23,7 @@ from actrec.recognition.recognizer import STREAM_NAMES
 from actrec.types import Intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, InputError
+from actrec_nodes.bringup.graph import GRAPH
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
 
@@ -32,14 +33,11 @@ FALLBACK = "onnxruntime"
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""
 
-SOURCES: dict[str, tuple[str, str]] = {
-    "bodies": (topics.SKELETONS, "skeleton_node"),
-    "hands": (topics.HANDS, "hand_node"),
-    "face": (topics.FACE, "face_node"),
-    "flow": (topics.SCENE_FLOW, "scene_flow_node"),
-    "color": (topics.COLOR, "camera_node"),
+PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
+    "bodies": "skeleton_node",
+    "color": "camera_node",
 }
-"""Stream to its topic and the node that publishes it."""
+"""Node that publishes each stream."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,12 @@ class RecognizerConfig:
 
     model: str = setting("deepacts_graph_nucla", "Model package: a name in `actrec models`, or a folder.")
     backend: str = setting("auto", "Inference backend: onnxruntime, tensorrt or auto.")
-    allow_fallback: bool = setting(
-        False, "Use ONNX Runtime while the backend's engine is built and if the backend cannot be used."
-    )
+    allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(
-        2.0,
-        "Report an error if a required stream has no message for this long; 0 for never.",
-        unit="s",
-        range=(0.0, 3600.0),
+        2.0, "Without a required stream for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
     startup_s: float = setting(
-        10.0, "Time allowed for the first message of a stream, while its publisher loads.", unit="s", range=(0.0, 600.0)
+        10.0, "Time for the first message of a stream, while its publisher loads.", unit="s", range=(0.0, 600.0)
     )
 
 
@@ -116,18 +109,17 @@ class RecognizerInputs:
     def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
         """Return the message type, callback and QoS of each topic of a stream."""
         profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.SMALL
-        if stream == "bodies":
-            return {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)}
-        if stream == "hands":
-            return {topics.HANDS: (HandArray, self._on_hands, profile)}
-        if stream == "face":
-            return {topics.FACE: (FaceArray, self._on_faces, profile)}
-        if stream == "color":
-            return {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)}
-        return {
-            topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
-            topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
+        streams: dict[str, dict[str, tuple[type, Callable[[Any], None], Any]]] = {
+            "bodies": {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)},
+            "hands": {topics.HANDS: (HandArray, self._on_hands, profile)},
+            "face": {topics.FACE: (FaceArray, self._on_faces, profile)},
+            "color": {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)},
+            "flow": {
+                topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
+                topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
+            },
         }
+        return streams[stream]
 
     def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
@@ -178,10 +170,10 @@ class RecognizerInputs:
         """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
         now, found = time.monotonic(), {}
         for stream in self._recognizer.streams:
-            topic, publisher = SOURCES[stream]
+            topic = [*self._entries(stream)][-1]
             starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
             if topic not in self._received and not starting:
-                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: is {publisher} active?"
+                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: is {PUBLISHERS[stream]} active?"
         self._received.clear()
         return found
 
@@ -213,8 +205,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._last_counts = Counts()
         self._fallback = ""
         self._closing = False
-        self._worker: Worker[Frame] | None = None
-        self._watchdog: Any = None
         self._labels: Any = None
         self._text: Any = None
         self.create_service(LoadModel, "~/load_model", self._on_load_model)
@@ -235,24 +225,16 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             assert self._session is not None
             self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
         self._skipped, self._reason, self._last_counts = 0, "", Counts()
-        self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=lambda f: self.age(f.stamp_ns))
-        self._worker.start(self.get_name())
-        self._inputs = RecognizerInputs(self, self._recognizer, self._worker)
+        worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
+        self._inputs = RecognizerInputs(self, self._recognizer, worker)
         self._inputs.open()
-        if self.config.watchdog_s > 0:
-            self._watchdog = self.create_steady_timer(self.config.watchdog_s, self._on_watchdog)
+        self.start_timer(self.config.watchdog_s, self._on_watchdog)
 
     def deactivate(self) -> None:
-        """Unsubscribe and stop the thread."""
-        if self._watchdog is not None:
-            self.destroy_timer(self._watchdog)
-            self._watchdog = None
+        """Unsubscribe."""
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
 
     def cleanup(self) -> None:
         """Free the model."""
@@ -268,11 +250,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         why = f" ({self._fallback})" if self._fallback else ""
         return {"model": session.package.name, "device": f"{session.backend.device}{why}"}
 
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until the queue is empty and no prediction is running."""
-        worker = self._worker
-        return worker is None or worker.wait_idle(timeout_s)
-
     def close(self) -> None:
         """Wait for a model that is being loaded, or stop the build of its engine, then close the node."""
         self._closing = True
@@ -286,8 +263,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if recognizer is not None and recognizer.counts.frames:
             counts = ", ".join(f"{name} {count}" for name, count in dataclasses.asdict(recognizer.counts).items())
             self.get_logger().info(f"model {recognizer.session.package.name}: {counts}")
-
-    # -- frames to labels ----------------------------------------------------------------------------------------------
 
     def _work(self, frame: Frame) -> None:
         recognizer, inputs = self._recognizer, self._inputs
@@ -353,8 +328,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                 f"({recognizer.config.max_gap_s:g} s) apart, or stamps jump back (two publishers?)"
             )
         return ""
-
-    # -- models --------------------------------------------------------------------------------------------------------
 
     def _load_first(self, model: str) -> Session:
         """Load the model; with `allow_fallback`, in ONNX Runtime until the backend has built its engine."""

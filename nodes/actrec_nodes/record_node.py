@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -25,7 +24,7 @@ from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
-from actrec_nodes.bringup.processes import ros
+from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import parameters, topics
 
 try:
@@ -44,14 +43,12 @@ GRAPH_TOPICS = (
 class RecordConfig:
     """Settings of the recorder."""
 
-    out: str = setting("", "Folder of the bag to make; must not exist")
-    topics: list[str] = setting([], "Topics to record; none records the graph's")
-    duration_s: float = setting(0.0, "How long to record from the first message on; 0 until told to stop", unit="s",
-                                range=(0.0, 1e9))  # fmt: skip
-    discover_s: float = setting(0.1, "Interval at which new topics are looked for", unit="s", range=(0.01, 60.0))
-    queue_depth: int = setting(100, "Messages that the middleware keeps for each topic", range=(1, 10_000))
-    buffer_mb: float = setting(256.0, "Messages that wait for the disk; beyond it they are dropped", unit="MB",
-                               range=(1.0, 65536.0))  # fmt: skip
+    out: str = setting("", "Folder of the new bag")
+    topics: list[str] = setting([], "Topics to record; empty: the graph's")
+    duration_s: float = setting(0.0, "Duration from the first message on; 0: no end", unit="s", range=(0.0, 1e9))
+    discover_s: float = setting(0.1, "Interval of discovery of new topics", unit="s", range=(0.01, 60.0))
+    queue_depth: int = setting(100, "Depth of the middleware's queue of each topic", range=(1, 10_000))
+    buffer_mb: float = setting(256.0, "Size of the queue of the disk", unit="MB", range=(1.0, 65536.0))
 
 
 class RecordNode(Node):
@@ -110,10 +107,13 @@ class RecordNode(Node):
         return sorted(self._wanted - set(self._sinks))
 
     def discover(self) -> None:
-        """Subscribe to the wanted topics that have a publisher by now."""
-        for topic, types in self.get_topic_names_and_types():
-            if topic in self._wanted and topic not in self._sinks and self.get_publishers_info_by_topic(topic):
-                self._subscribe(topic, types[0])
+        """Subscribe to the wanted topics that have a publisher by now; an error ends the recording."""
+        try:
+            for topic, types in self.get_topic_names_and_types():
+                if topic in self._wanted and topic not in self._sinks and self.get_publishers_info_by_topic(topic):
+                    self._subscribe(topic, types[0])
+        except ActrecError as error:
+            self.error = error
 
     def finish(self) -> None:
         """Write the waiting messages, the index and metadata.yaml, or raise the error; safe to call twice."""
@@ -209,37 +209,25 @@ def _offered(profile: QoSProfile) -> Qos:
 def record(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
     """Record until `stopped` is set, `duration_s` is over or the disk is full, and finish the bag.
 
-    Args:
-        stopped: Set it, for example in a signal handler, to end the recording.
-        progress: Called about once a second with the node and the seconds recorded.
-        options: As for `RecordNode`, which raises the same errors.
-
-    Returns:
-        The node, destroyed, for its counts.
+    `progress` is called about once a second with the node and the seconds recorded; for the options and errors see
+    `RecordNode`. Returns the node, destroyed, for its counts.
     """
     node = RecordNode(**options)
-    duration = node.config.duration_s
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
     began, shown = 0.0, time.monotonic()
     try:
-        while not stopped.is_set() and node.error is None:
-            executor.spin_once(timeout_sec=0.1)
-            now = time.monotonic()
-            if not began and any(node.counts.values()):
-                began = now
-            if began and duration and now - began >= duration:
-                break
-            if now - shown >= 1.0:
-                shown = now
-                progress(node, now - began if began else 0.0)
+        with Host(node.context) as host:
+            host.add(node)
+            while not stopped.wait(0.05) and node.error is None:
+                now = time.monotonic()
+                if not began and any(node.counts.values()):
+                    began = now
+                if began and 0 < node.config.duration_s <= now - began:
+                    break
+                if now - shown >= 1.0:
+                    shown = now
+                    progress(node, now - began if began else 0.0)
     finally:
-        executor.remove_node(node)
-        executor.shutdown()
-        try:
-            node.finish()
-        finally:
-            node.destroy_node()
+        node.finish()
     return node
 
 

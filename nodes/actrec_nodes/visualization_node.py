@@ -27,15 +27,7 @@ BODIES: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
 
 
 class VisualizationNode(Node):
-    """Passes messages to a viewer in its callbacks.
-
-    Args:
-        viewer: Shows them.
-        **node_options: Passed to rclpy.
-
-    Attributes:
-        received: Whether any message has arrived.
-    """
+    """Passes messages to a viewer in its callbacks; `received` is whether any has arrived."""
 
     def __init__(self, viewer: Viewer, **node_options: Any):
         super().__init__("visualization_node", **node_options)
@@ -83,13 +75,7 @@ class VisualizationNode(Node):
 
 
 def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: Sequence[str] = ()) -> None:
-    """Show the running graph; the caller handles signals.
-
-    Args:
-        viewer: The viewer.
-        stopped: Set it to end.
-        duration_s: 0 until it is stopped.
-        arguments: For ROS, as after `--ros-args`.
+    """Show the running graph for a duration, or for 0 s until `stopped` is set; the caller handles signals.
 
     Raises:
         ConfigError: ROS refuses its arguments.

@@ -1,4 +1,4 @@
-"""A ROS context of its own for each test, nodes in it, and ears that wait without polling."""
+"""A ROS context of its own for each test, nodes in it, and a peer that publishes and waits for messages."""
 
 import contextlib
 import threading
@@ -26,21 +26,21 @@ TIMEOUT_S = 60.0
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
-class Ears(Node):
-    """Keeps every message of the topics it listens to."""
+class Peer(Node):
+    """Publishes messages, and keeps every message of the subscribed topics."""
 
     def __init__(self, context: Any):
-        super().__init__("ears", context=context)
-        self.heard: dict[str, list[Any]] = {}
+        super().__init__("peer", context=context)
+        self.received: dict[str, list[Any]] = {}
         self._condition = threading.Condition()
-        self._mouths: dict[str, Any] = {}
+        self._by_topic: dict[str, Any] = {}
 
-    def listen(self, kind: type, topic: str, profile: Any = topics.SMALL) -> None:
-        self.heard[topic] = []
+    def subscribe(self, kind: type, topic: str, profile: Any = topics.SMALL) -> None:
+        self.received[topic] = []
 
         def keep(message: Any) -> None:
             with self._condition:
-                self.heard[topic].append(message)
+                self.received[topic].append(message)
                 self._condition.notify_all()
 
         self.create_subscription(kind, topic, keep, profile)
@@ -50,42 +50,44 @@ class Ears(Node):
             return self._condition.wait_for(condition, timeout_s)
 
     def wait_for(self, topic: str, number: int = 1) -> list[Any]:
-        assert self.wait(lambda: len(self.heard[topic]) >= number), f"{len(self.heard[topic])} of {number} on {topic}"
-        return list(self.heard[topic])
+        assert self.wait(lambda: len(self.received[topic]) >= number), (
+            f"{len(self.received[topic])} of {number} on {topic}"
+        )
+        return list(self.received[topic])
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-        """Waits for something that no message to these ears tells of."""
+        """Wait for a condition that does not depend on messages to the peer."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
+            assert time.monotonic() < deadline, "timeout"
             time.sleep(0.01)
 
     def wait_for_subscribers(self, topic: str, number: int) -> None:
-        """The graph learns of new and ended subscriptions a moment later."""
+        """Wait until the graph has this number of subscriptions."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.count_subscribers(topic) != number:
             assert time.monotonic() < deadline, f"{self.count_subscribers(topic)} subscribe {topic}, not {number}"
             self.wait(lambda: False, 0.02)
 
-    def say(self, topic: str, message: Any, profile: Any = topics.SMALL) -> None:
-        if topic not in self._mouths:
-            self._mouths[topic] = self.create_publisher(type(message), topic, profile)
-        self._mouths[topic].publish(message)
+    def send(self, topic: str, message: Any, profile: Any = topics.SMALL) -> None:
+        if topic not in self._by_topic:
+            self._by_topic[topic] = self.create_publisher(type(message), topic, profile)
+        self._by_topic[topic].publish(message)
 
-    def show(self, frame: RgbdFrame, depth_image: Image | None = None, color_image: Image | None = None) -> None:
-        """Publishes a frame as a camera does; an image given replaces the frame's own."""
+    def send_frame(self, frame: RgbdFrame, depth_image: Image | None = None, color_image: Image | None = None) -> None:
+        """Publish a frame as a camera does, with the given images instead of the frame's."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
-        self.say(topics.COLOR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), topics.IMAGE_PUBLISHER)
+        self.send(topics.COLOR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), topics.IMAGE_PUBLISHER)
         if depth_image is not None or frame.depth is not None:
             depth_image = depth_image or conversions.depth_to_image(frame.depth, head)  # type: ignore[arg-type]
-            self.say(topics.DEPTH, depth_image, topics.IMAGE_PUBLISHER)
+            self.send(topics.DEPTH, depth_image, topics.IMAGE_PUBLISHER)
         color_image = color_image or conversions.color_to_image(frame.color, head)  # type: ignore[arg-type]
-        self.say(topics.COLOR, color_image, topics.IMAGE_PUBLISHER)
+        self.send(topics.COLOR, color_image, topics.IMAGE_PUBLISHER)
 
-    def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
-        """Show frame after frame, a tenth of a second apart, until their effect is received."""
+    def send_frames_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
+        """Publish the frames, 0.1 s apart, until the condition holds."""
         for frame in frames:
-            self.show(frame, **images)
+            self.send_frame(frame, **images)
             if self.wait(condition, 0.1):
                 return
         raise AssertionError("the frames have ended and the condition does not hold")
@@ -121,10 +123,10 @@ def host(context: Any) -> Iterator[Host]:
 
 
 @pytest.fixture
-def ears(context: Any, host: Host) -> Ears:
-    ears = Ears(context)
-    host.add(ears)
-    return ears
+def peer(context: Any, host: Host) -> Peer:
+    peer = Peer(context)
+    host.add(peer)
+    return peer
 
 
 @pytest.fixture
@@ -167,4 +169,4 @@ def still(
         yield RgbdFrame(int((start_s + k * dt) * 1e9), color, depth, INTRINSICS)
 
 
-__all__ = ["CameraInfo", "Ears", "still"]
+__all__ = ["CameraInfo", "Peer", "still"]

@@ -44,7 +44,7 @@ class Graph:
         self.peer = Node("peer", context=self.context)
         self.labels: list[ActionLabel] = []
         self.texts: list[str] = []
-        self._mouths: dict[str, Any] = {}
+        self._by_topic: dict[str, Any] = {}
         self._arrived = threading.Condition()
         self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
         self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
@@ -64,7 +64,7 @@ class Graph:
         return started
 
     def _discover(self) -> None:
-        """An empty scene is published until its label comes back: DDS tells of no lesser sign."""
+        """Publish an empty scene until its label arrives, because DDS does not report discovery."""
         tries = range(600)
         for attempt in tries:
             self.publish(stamp(-1000 + attempt))
@@ -100,23 +100,23 @@ class Graph:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self._arrived:
-            assert self._arrived.wait_for(condition, TIMEOUT_S), f"waited in vain; {self.node.last_error or 'no error'}"
+            assert self._arrived.wait_for(condition, TIMEOUT_S), f"timeout; {self.node.last_error or 'no error'}"
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Waits for something that no message tells of."""
+        """Wait for a condition that does not depend on messages."""
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain; {self.node.last_error or 'no error'}"
+            assert time.monotonic() < deadline, f"timeout; {self.node.last_error or 'no error'}"
             time.sleep(0.01)
 
-    def say(self, topic: str, message: Any) -> None:
-        """Publishes on any topic, reliably."""
-        if topic not in self._mouths:
-            self._mouths[topic] = self.peer.create_publisher(type(message), topic, topics.SMALL)
-        self._mouths[topic].publish(message)
+    def send(self, topic: str, message: Any) -> None:
+        """Publish on any topic, reliably."""
+        if topic not in self._by_topic:
+            self._by_topic[topic] = self.peer.create_publisher(type(message), topic, topics.SMALL)
+        self._by_topic[topic].publish(message)
 
     def wait_for_subscribers(self, topic: str, number: int) -> None:
-        """The graph learns of new and ended subscriptions a moment later."""
+        """Wait until the graph has this number of subscriptions."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.peer.count_subscribers(topic) != number:
             found = self.peer.count_subscribers(topic)

@@ -98,10 +98,10 @@ def test_camera_mount_damaged_file_is_logged_and_frames_continue(camera, monkeyp
     assert any("S1_mount.yaml" in line for line in told)
 
 
-def test_camera_node_figures_include_the_drivers(camera, ears):
-    ears.listen(String, "camera_node/statistics", topics.LATCHED)
+def test_camera_node_figures_include_the_drivers(camera, peer):
+    peer.subscribe(String, "camera_node/statistics", topics.LATCHED)
     node = camera()
     assert node.start()
     node.report()
-    figures = json.loads(ears.wait_for("camera_node/statistics")[0].data)
+    figures = json.loads(peer.wait_for("camera_node/statistics")[0].data)
     assert (figures["stamp_jitter_ms"], figures["unpaired"]) == (0.25, 3) and "rate_hz" in figures

@@ -109,8 +109,8 @@ def stage(monkeypatch):
 
 
 @pytest.fixture
-def listening(ears):
-    """Hears everything a camera node can say; reliably, since these tests count."""
+def listening(peer):
+    """Subscribe to all topics of a camera node, reliably, because the tests count messages."""
     for kind, topic in (
         (Image, topics.COLOR),
         (Image, topics.DEPTH),
@@ -119,8 +119,8 @@ def listening(ears):
         (SkeletonArray, topics.SKELETONS),
         (SkeletonArray, topics.TRUE_SKELETONS),
     ):
-        ears.listen(kind, topic, topics.SMALL)
-    return ears
+        peer.subscribe(kind, topic, topics.SMALL)
+    return peer
 
 
 def stamps(messages: list[Any]) -> list[int]:
@@ -135,11 +135,11 @@ def test_camera_node_messages_have_the_stamp_of_their_frame(stage, host, add, li
         messages = listening.wait_for(topic, 3)
         assert stamps(messages) == [7, 8, 9]
         assert {message.header.frame_id for message in messages} == {"camera_color_optical_frame"}
-    color, depth = listening.heard[topics.COLOR][1], listening.heard[topics.DEPTH][1]
+    color, depth = listening.received[topics.COLOR][1], listening.received[topics.DEPTH][1]
     np.testing.assert_array_equal(c.image_to_color(color), np.full((6, 8, 3), 8, np.uint8))
     np.testing.assert_array_equal(c.image_to_depth(depth)[[0, 5], 0], [np.nan, 1.5])
-    assert c.info_to_intrinsics(listening.heard[topics.DEPTH_INFO][0]) == INTRINSICS
-    assert listening.heard[topics.SKELETONS] == []
+    assert c.info_to_intrinsics(listening.received[topics.DEPTH_INFO][0]) == INTRINSICS
+    assert listening.received[topics.SKELETONS] == []
 
 
 def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, listening) -> None:
@@ -147,7 +147,7 @@ def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, 
     add(CameraNode, driver="stage")
     assert host.start() is None
     listening.wait_for(topics.COLOR, 2)
-    assert listening.heard[topics.DEPTH] == []
+    assert listening.received[topics.DEPTH] == []
 
 
 def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, listening) -> None:
@@ -157,7 +157,7 @@ def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, 
     messages = listening.wait_for(topics.SKELETONS, 2)
     assert stamps(messages) == [5, 6]
     assert messages[0].skeletons[0].layout == "kinect_v2_25"
-    assert listening.heard[topics.TRUE_SKELETONS] == []
+    assert listening.received[topics.TRUE_SKELETONS] == []
 
 
 def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, listening) -> None:
@@ -165,7 +165,7 @@ def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage
     add(CameraNode, driver="stage")
     assert host.start() is None
     assert stamps(listening.wait_for(topics.TRUE_SKELETONS)) == [5]
-    assert listening.heard[topics.SKELETONS] == []
+    assert listening.received[topics.SKELETONS] == []
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_camera_node_publishes_a_real_recording_unchanged(host, add, listening, 
     )
     assert host.start() is None
     assert host.wait(60)
-    color, depth = listening.heard[topics.COLOR], listening.heard[topics.DEPTH]
+    color, depth = listening.received[topics.COLOR], listening.received[topics.DEPTH]
     assert listening.wait(lambda: len(color) == len(depth) >= 9), (len(color), len(depth))
     assert [m.header.stamp for m in color] == [m.header.stamp for m in depth]
     metres = c.image_to_depth(depth[0])

@@ -23,7 +23,7 @@ from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
 from tests.models.small import SMALL
-from tests.nodes.conftest import Ears
+from tests.nodes.conftest import Peer
 from tests.tiny_model import tiny_description, write_tiny
 
 pytestmark = pytest.mark.ros
@@ -35,12 +35,12 @@ CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240
 
 
 class LiveGraph:
-    """All nodes in this process, on the simulated camera, and who hears the labels."""
+    """All nodes in this process, on the simulated camera, and a peer that receives the labels."""
 
     def __init__(self, host: Host, context: Any, model: str):
-        self.ears = Ears(context)
-        self.ears.listen(ActionLabel, topics.ACTION_LABEL)
-        host.add(self.ears)
+        self.peer = Peer(context)
+        self.peer.subscribe(ActionLabel, topics.ACTION_LABEL)
+        host.add(self.peer)
         parameters: dict[str, dict[str, Any]] = {"camera_node": CAMERA, "recognizer_node": {"model": model}}
         self.nodes = {}
         for spec in graph.select():
@@ -48,7 +48,7 @@ class LiveGraph:
             self.nodes[spec.name] = spec.load()(context=context, parameter_overrides=given)
             host.add(self.nodes[spec.name])
         assert host.start() is None
-        self._client = self.ears.create_client(LoadModel, "recognizer_node/load_model")
+        self._client = self.peer.create_client(LoadModel, "recognizer_node/load_model")
         assert self._client.wait_for_service(PATIENCE_S)
 
     def load(self, folder: Path) -> None:
@@ -58,11 +58,11 @@ class LiveGraph:
         assert done.wait(PATIENCE_S), "load_model did not answer"
         assert future.result().success, future.result().message
 
-    def judged(self, model: str) -> list[ActionLabel]:
+    def predicted(self, model: str) -> list[ActionLabel]:
         """Labels of a model's full windows for which the network was asked."""
         return [
             label
-            for label in list(self.ears.heard[topics.ACTION_LABEL])
+            for label in list(self.peer.received[topics.ACTION_LABEL])
             if label.model_name == model
             and label.top_labels
             and conversions.stamp_to_ns(label.header.stamp) - conversions.stamp_to_ns(label.window_start)
@@ -105,8 +105,8 @@ def test_model_family_labels_the_simulated_actor_live(
     made = packages[name]
     live.load(made.path)
     recognizer = live.nodes["recognizer_node"]
-    assert live.ears.wait(lambda: len(live.judged(name)) >= 2, PATIENCE_S), recognizer.last_error or "no error"
+    assert live.peer.wait(lambda: len(live.predicted(name)) >= 2, PATIENCE_S), recognizer.last_error or "no error"
     assert recognizer.statistics.snapshot().failed == 0, recognizer.last_error
-    (label, *_) = live.judged(name)
+    (label, *_) = live.predicted(name)
     assert label.body_id.startswith("body_") and label.label in made.labels
     assert sum(label.top_probabilities) == pytest.approx(1.0, abs=1e-3)

@@ -28,14 +28,14 @@ def recording(tmp_path):
 class SlowRecognizer:
     """Answers one frame in three, as a node that takes only the newest, each after a signal of the test."""
 
-    def __init__(self, ears):
+    def __init__(self, peer):
         self.seen, self.ahead, self._label = (
             [],
             0,
-            ears.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL),
+            peer.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL),
         )
         self.answered, self.gate = -1, threading.Event()
-        ears.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER)
+        peer.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER)
 
     def _on_skeletons(self, message):
         self.seen.append(conversions.stamp_to_ns(message.header.stamp))
@@ -54,29 +54,29 @@ def play(add, host, recording, **more):
     return node
 
 
-def test_flow_control_delivers_every_frame_with_few_ahead(add, host, ears, recording, monkeypatch):
+def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recording, monkeypatch):
     # Patience that no load of the machine can exhaust.
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
-    recognizer = SlowRecognizer(ears)
+    recognizer = SlowRecognizer(peer)
     recognizer.gate.set()
-    ears.listen(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
+    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     play(add, host, recording, joints_ahead=9)
-    ears.wait_for(topics.SKELETONS, 300)
-    ears.wait_until(lambda: len(recognizer.seen) == 300)
+    peer.wait_for(topics.SKELETONS, 300)
+    peer.wait_until(lambda: len(recognizer.seen) == 300)
     assert recognizer.ahead <= 9
 
 
-def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, ears, recording, monkeypatch):
+def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, peer, recording, monkeypatch):
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
-    recognizer = SlowRecognizer(ears)  # never answers
-    ears.listen(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
+    recognizer = SlowRecognizer(peer)  # never answers
+    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     node = play(add, host, recording, joints_ahead=30)
-    ears.wait_for(topics.SKELETONS, 300)
+    peer.wait_for(topics.SKELETONS, 300)
     assert recognizer.answered == -1
     assert node.is_active
 
 
-def test_flow_control_skeletons_answer_images(add, host, ears, tmp_path, monkeypatch):
+def test_flow_control_skeletons_answer_images(add, host, peer, tmp_path, monkeypatch):
     """Labels come only now and then; a video must not wait for them."""
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
     for k in range(20):
@@ -85,29 +85,29 @@ def test_flow_control_skeletons_answer_images(add, host, ears, tmp_path, monkeyp
     (tmp_path / "intrinsics.yaml").write_text(
         "{width: 64, height: 48, fx: 50.0, fy: 50.0, cx: 31.5, cy: 23.5, depth_scale: 0.001}"
     )
-    ears.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)  # says nothing
-    skeletons = ears.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
+    peer.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)  # says nothing
+    skeletons = peer.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     seen = []
 
     def answer(image):
         seen.append(image)
         skeletons.publish(SkeletonArray(header=image.header))
 
-    ears.create_subscription(Image, topics.COLOR, answer, topics.IMAGE_PUBLISHER)
-    ears.listen(Image, topics.COLOR, topics.IMAGE_PUBLISHER)
+    peer.create_subscription(Image, topics.COLOR, answer, topics.IMAGE_PUBLISHER)
+    peer.subscribe(Image, topics.COLOR, topics.IMAGE_PUBLISHER)
     node = play(add, host, tmp_path)
-    ears.wait_for(topics.COLOR, 20)
-    ears.wait_until(lambda: len(seen) == 20)
+    peer.wait_for(topics.COLOR, 20)
+    peer.wait_until(lambda: len(seen) == 20)
     assert node.statistics.snapshot().failed == 0
 
 
-def test_flow_control_discovers_a_publisher_on_a_remapped_topic(ears):
-    remapped = Node("camera", context=ears.context, cli_args=["--ros-args", "-r", "skeletons:=people"])
+def test_flow_control_discovers_a_publisher_on_a_remapped_topic(peer):
+    remapped = Node("camera", context=peer.context, cli_args=["--ros-args", "-r", "skeletons:=people"])
     try:
         flow = FlowControl(remapped, discovery_s=0.0)  # type: ignore[arg-type]
         assert flow._discover(joints_alone=False) is None
-        ears.create_publisher(SkeletonArray, "people", topics.SMALL)
-        ears.wait_until(lambda: flow._discover(joints_alone=False) == topics.SKELETONS)
+        peer.create_publisher(SkeletonArray, "people", topics.SMALL)
+        peer.wait_until(lambda: flow._discover(joints_alone=False) == topics.SKELETONS)
         flow.close()
     finally:
         remapped.destroy_node()

@@ -65,11 +65,11 @@ def test_lifecycle_transitions_call_the_hooks_in_order(context, host) -> None:
     assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
 
 
-def test_lifecycle_destroyed_node_leaves_the_graph_before_it_is_collected(context, ears) -> None:
+def test_lifecycle_destroyed_node_leaves_the_graph_before_it_is_collected(context, peer) -> None:
     node = Probe(context=context)
-    ears.wait_until(lambda: "probe" in ears.get_node_names())
+    peer.wait_until(lambda: "probe" in peer.get_node_names())
     node.destroy_node()
-    ears.wait_until(lambda: "probe" not in ears.get_node_names())
+    peer.wait_until(lambda: "probe" not in peer.get_node_names())
     assert not node.is_active
     node.close()
 
@@ -112,10 +112,10 @@ def test_lifecycle_failed_node_can_be_corrected_and_started(context, host) -> No
     assert node.config.level == 2
 
 
-def test_lifecycle_manager_services_change_the_state(context, host, ears) -> None:
+def test_lifecycle_manager_services_change_the_state(context, host, peer) -> None:
     node = Probe(context=context)
     host.add(node)
-    client = ears.create_client(ChangeState, "probe/change_state")
+    client = peer.create_client(ChangeState, "probe/change_state")
     assert client.wait_for_service(60)
     for transition, expected in (
         (Transition.TRANSITION_CONFIGURE, "inactive"),
@@ -130,15 +130,15 @@ def test_lifecycle_manager_services_change_the_state(context, host, ears) -> Non
     assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
 
 
-def test_lifecycle_figures_reach_late_subscribers(context, host, ears) -> None:
+def test_lifecycle_figures_reach_late_subscribers(context, host, peer) -> None:
     node = Probe(context=context)
     host.add(node)
     assert host.start() is None
     node.statistics.count("received", 4)
     node.statistics.done(0.02, 0.05)
     node.report()
-    ears.listen(String, "probe/statistics", topics.LATCHED)
-    figures = json.loads(ears.wait_for("probe/statistics")[0].data)
+    peer.subscribe(String, "probe/statistics", topics.LATCHED)
+    figures = json.loads(peer.wait_for("probe/statistics")[0].data)
     assert (figures["received"], figures["processed"], figures["latency_p95_ms"]) == (4, 1, 50.0)
 
 

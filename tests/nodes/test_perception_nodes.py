@@ -49,12 +49,12 @@ def stamp(message) -> int:
     return c.stamp_to_ns(message.header.stamp)
 
 
-def test_skeleton_node_detects_a_real_person(host, add, ears, person) -> None:
-    ears.listen(SkeletonArray, topics.SKELETONS)
+def test_skeleton_node_detects_a_real_person(host, add, peer, person) -> None:
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = ears.heard[topics.SKELETONS]
-    ears.show_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 5)
+    heard = peer.received[topics.SKELETONS]
+    peer.send_frames_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 5)
     heard = list(heard)  # more may come
     found = [m for m in heard if m.skeletons]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
@@ -70,19 +70,19 @@ def test_skeleton_node_detects_a_real_person(host, add, ears, person) -> None:
     assert node.statistics.snapshot().failed == 0
 
 
-def test_perception_nodes_empty_scene_publishes_empty_messages(host, add, ears) -> None:
-    ears.listen(SkeletonArray, topics.SKELETONS)
+def test_perception_nodes_empty_scene_publishes_empty_messages(host, add, peer) -> None:
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     add(SkeletonNode)
     assert host.start() is None
-    heard = ears.heard[topics.SKELETONS]
-    ears.show_until(still(), lambda: len(heard) >= 3)
+    heard = peer.received[topics.SKELETONS]
+    peer.send_frames_until(still(), lambda: len(heard) >= 3)
     assert all(not m.skeletons for m in heard)
 
 
 @pytest.mark.parametrize("kind", ["nan", "zero", "absent", "other size"])
-def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, ears, person, kind, capfd, monkeypatch) -> None:
+def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, peer, person, kind, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
-    ears.listen(SkeletonArray, topics.SKELETONS)
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode, depth_wait_s=0.2)
     assert host.start() is None
     depth = {
@@ -96,8 +96,8 @@ def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, ears, pe
         for frame in again(person):
             yield RgbdFrame(frame.stamp_ns, frame.color, depth, frame.intrinsics)
 
-    heard = ears.heard[topics.SKELETONS]
-    ears.show_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
+    heard = peer.received[topics.SKELETONS]
+    peer.send_frames_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
     line = {
         "nan": "no valid pixel",
         "zero": "no valid pixel",
@@ -110,80 +110,80 @@ def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, ears, pe
     assert node.statistics.snapshot().failed == 0
 
 
-def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, add, ears, capfd, monkeypatch) -> None:
+def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, add, peer, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
-    ears.listen(SkeletonArray, topics.SKELETONS)
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = ears.heard[topics.SKELETONS]
+    heard = peer.received[topics.SKELETONS]
     frames = still()
     for frame in frames:
         assert frame.color is not None
         image = c.color_to_image(frame.color, c.header(frame.stamp_ns, "camera"))
         image.encoding = "bayer_rggb8"
-        ears.show(frame, color_image=image)
-        if ears.wait(lambda: node.statistics.snapshot().failed >= 2, 0.1):
+        peer.send_frame(frame, color_image=image)
+        if peer.wait(lambda: node.statistics.snapshot().failed >= 2, 0.1):
             break
     assert node.last_error.startswith("image encoding 'bayer_rggb8' is not supported here; supported: rgb8")
     assert capfd.readouterr().err.count("bayer_rggb8") == 1
     assert heard == []
-    ears.show_until(frames, lambda: len(heard) >= 1)
+    peer.send_frames_until(frames, lambda: len(heard) >= 1)
     assert node.is_active
 
 
-def test_skeleton_node_continues_if_stamps_jump_back(host, add, ears, person) -> None:
-    ears.listen(SkeletonArray, topics.SKELETONS)
+def test_skeleton_node_continues_if_stamps_jump_back(host, add, peer, person) -> None:
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = ears.heard[topics.SKELETONS]
-    ears.show_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 3)
+    heard = peer.received[topics.SKELETONS]
+    peer.send_frames_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 3)
     newest = stamp(heard[-1])
-    ears.show_until(again(person), lambda: any(stamp(m) < newest and m.skeletons for m in heard[-3:]))
+    peer.send_frames_until(again(person), lambda: any(stamp(m) < newest and m.skeletons for m in heard[-3:]))
     assert node.statistics.snapshot().failed == 0
 
 
-def test_frame_node_without_images_reports_an_error(host, add, ears) -> None:
+def test_frame_node_without_images_reports_an_error(host, add, peer) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
     topic = "/camera/color/image_raw"
-    ears.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
-    ears.show_until(still(), lambda: node.statistics.snapshot().processed > 0)
+    peer.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
+    peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed > 0)
     why = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
-    ears.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
+    peer.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
 
 
-def test_frame_node_without_camera_info_reports_an_error(host, add, ears) -> None:
+def test_frame_node_without_camera_info_reports_an_error(host, add, peer) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
     lost = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
-        ears.say(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)
-        if ears.wait(lambda: node.last_error == lost, 0.1):
+        peer.send(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)
+        if peer.wait(lambda: node.last_error == lost, 0.1):
             break
     assert node.last_error == lost
-    ears.show_until(still(start_s=100.0), lambda: node.statistics.snapshot().processed > 0)
+    peer.send_frames_until(still(start_s=100.0), lambda: node.statistics.snapshot().processed > 0)
 
 
-def test_frame_node_subscribes_only_while_active(host, add, ears) -> None:
+def test_frame_node_subscribes_only_while_active(host, add, peer) -> None:
     node = add(SkeletonNode)
     node.trigger_configure()
-    ears.wait_for_subscribers(topics.COLOR, 0)
+    peer.wait_for_subscribers(topics.COLOR, 0)
     node.trigger_activate()
-    ears.wait_for_subscribers(topics.COLOR, 1)
+    peer.wait_for_subscribers(topics.COLOR, 1)
     node.trigger_deactivate()
-    ears.wait_for_subscribers(topics.COLOR, 0)
+    peer.wait_for_subscribers(topics.COLOR, 0)
 
 
-def test_hand_node_assigns_hands_of_a_real_person_to_the_body(host, add, ears, person) -> None:
-    ears.listen(HandArray, topics.HANDS)
-    ears.listen(SkeletonArray, topics.SKELETONS)
+def test_hand_node_assigns_hands_of_a_real_person_to_the_body(host, add, peer, person) -> None:
+    peer.subscribe(HandArray, topics.HANDS)
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     add(SkeletonNode)
     add(HandNode)
     assert host.start() is None
-    heard = ears.heard[topics.HANDS]
-    bodies = ears.heard[topics.SKELETONS]
-    ears.show_until(again(person), lambda: len(heard) >= 8 and any(m.skeletons for m in list(bodies)))
+    heard = peer.received[topics.HANDS]
+    bodies = peer.received[topics.SKELETONS]
+    peer.send_frames_until(again(person), lambda: len(heard) >= 8 and any(m.skeletons for m in list(bodies)))
     hands = [hand for m in list(heard) for hand in c.message_to_hands(m)]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(heard))
     assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
@@ -192,18 +192,18 @@ def test_hand_node_assigns_hands_of_a_real_person_to_the_body(host, add, ears, p
     assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= known
 
 
-def test_face_node_faces_have_the_stamp_of_their_frame(host, add, ears, person) -> None:
-    ears.listen(FaceArray, topics.FACE)
+def test_face_node_faces_have_the_stamp_of_their_frame(host, add, peer, person) -> None:
+    peer.subscribe(FaceArray, topics.FACE)
     add(FaceNode)
     assert host.start() is None
-    heard = ears.heard[topics.FACE]
-    ears.show_until(again(person), lambda: len(heard) >= 3)
+    heard = peer.received[topics.FACE]
+    peer.send_frames_until(again(person), lambda: len(heard) >= 3)
     faces = [face for m in heard for face in c.message_to_faces(m)]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
     assert all(face.layout == "face_68" and face.positions.shape == (68, 3) for face in faces)
 
 
-def test_hand_node_ignores_stale_skeletons(host, add, ears) -> None:
+def test_hand_node_ignores_stale_skeletons(host, add, peer) -> None:
     node = add(FaceNode, skeleton_max_age_s=0.5)
     assert host.start() is None
     seen: list[list[str]] = []
@@ -218,76 +218,76 @@ def test_hand_node_ignores_stale_skeletons(host, add, ears) -> None:
     )
     frames = still()
     for frame in frames:
-        ears.say(topics.SKELETONS, c.bodies_to_message([body], c.header(frame.stamp_ns, "camera")))
-        ears.show(frame)
-        if ears.wait(lambda: ["body_7"] in seen, 0.1):
+        peer.send(topics.SKELETONS, c.bodies_to_message([body], c.header(frame.stamp_ns, "camera")))
+        peer.send_frame(frame)
+        if peer.wait(lambda: ["body_7"] in seen, 0.1):
             break
     assert ["body_7"] in seen
-    ears.show_until(frames, lambda: seen[-1] == [])
+    peer.send_frames_until(frames, lambda: seen[-1] == [])
 
 
-def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, ears) -> None:
+def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, peer) -> None:
     node = FaceNode(context=context, cli_args=["--ros-args", "-r", "skeletons:=people"])
     host.add(node)
     assert host.start() is None
     node._wait_s = 60.0
-    ears.say("people", SkeletonArray(header=c.header(START_NS, "lens")))
-    ears.wait_until(lambda: bool(node._recent) or ears.say("people", SkeletonArray(header=c.header(START_NS, "lens"))))
+    peer.send("people", SkeletonArray(header=c.header(START_NS, "lens")))
+    peer.wait_until(lambda: bool(node._recent) or peer.send("people", SkeletonArray(header=c.header(START_NS, "lens"))))
     found: list[SkeletonArray | None] = []
     waiting = threading.Thread(target=lambda: found.append(node._nearest(START_NS + STEP_NS)))
     waiting.start()
-    ears.say("people", SkeletonArray(header=c.header(START_NS + STEP_NS, "lens")))
+    peer.send("people", SkeletonArray(header=c.header(START_NS + STEP_NS, "lens")))
     waiting.join(60.0)
     assert [stamp(message) for message in found] == [START_NS + STEP_NS]
 
 
-def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, ears, person) -> None:
-    ears.listen(Image, topics.SCENE_FLOW)
-    ears.listen(CameraInfo, topics.SCENE_FLOW_INFO)
+def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, peer, person) -> None:
+    peer.subscribe(Image, topics.SCENE_FLOW)
+    peer.subscribe(CameraInfo, topics.SCENE_FLOW_INFO)
     add(SceneFlowNode)
     assert host.start() is None
-    heard = ears.heard[topics.SCENE_FLOW]
-    ears.show_until(again(person), lambda: len(heard) >= 3)
+    heard = peer.received[topics.SCENE_FLOW]
+    peer.send_frames_until(again(person), lambda: len(heard) >= 3)
     flow = c.image_to_flow(heard[-1])
     assert flow.shape == (240, 320, 3)
     assert 0.3 < np.isfinite(flow).all(-1).mean() < 0.9
     assert np.nanmax(np.linalg.norm(flow, axis=-1)) <= 8.0
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
-    intrinsics = c.info_to_intrinsics(ears.wait_for(topics.SCENE_FLOW_INFO)[0])
+    intrinsics = c.info_to_intrinsics(peer.wait_for(topics.SCENE_FLOW_INFO)[0])
     assert intrinsics == INTRINSICS.resized(320, 240)
 
 
-def test_scene_flow_preview_is_published_to_subscribers(host, add, ears, person) -> None:
+def test_scene_flow_preview_is_published_to_subscribers(host, add, peer, person) -> None:
     node = add(SceneFlowNode, width=160, height=120, camera_motion="estimate")
     assert host.start() is None
-    ears.show_until(again(person), lambda: node.statistics.snapshot().processed >= 3)
-    ears.listen(Image, topics.SCENE_FLOW_PREVIEW)
-    heard = ears.heard[topics.SCENE_FLOW_PREVIEW]
-    ears.show_until(again(person), lambda: len(heard) >= 2)
+    peer.send_frames_until(again(person), lambda: node.statistics.snapshot().processed >= 3)
+    peer.subscribe(Image, topics.SCENE_FLOW_PREVIEW)
+    heard = peer.received[topics.SCENE_FLOW_PREVIEW]
+    peer.send_frames_until(again(person), lambda: len(heard) >= 2)
     shown = c.image_to_color(heard[-1])
     assert shown.shape == (120, 160, 3)
     assert (shown != 60).any()
 
 
-def test_scene_flow_of_a_still_scene_is_zero_and_gaps_make_no_pair(host, add, ears) -> None:
-    ears.listen(Image, topics.SCENE_FLOW)
+def test_scene_flow_of_a_still_scene_is_zero_and_gaps_make_no_pair(host, add, peer) -> None:
+    peer.subscribe(Image, topics.SCENE_FLOW)
     node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
     assert host.start() is None
-    heard = ears.heard[topics.SCENE_FLOW]
-    ears.show_until(still(), lambda: len(heard) >= 2)
+    heard = peer.received[topics.SCENE_FLOW]
+    peer.send_frames_until(still(), lambda: len(heard) >= 2)
     np.testing.assert_array_equal(c.image_to_flow(heard[0]), 0)
     later_s, before = 500.0, node.statistics.snapshot().processed
     # The last of the old frames may still be on their way: more are shown than can be.
-    ears.show_until(still(dt=1.0, start_s=later_s), lambda: node.statistics.snapshot().processed >= before + 20)
+    peer.send_frames_until(still(dt=1.0, start_s=later_s), lambda: node.statistics.snapshot().processed >= before + 20)
     assert all(stamp(message) < later_s * 1e9 for message in list(heard))
 
 
-def test_scene_flow_without_depth_reports_an_error(host, add, ears, capfd) -> None:
+def test_scene_flow_without_depth_reports_an_error(host, add, peer, capfd) -> None:
     node = add(SceneFlowNode, depth_wait_s=0.0)
     assert host.start() is None
     for frame in still(depth=None):
-        ears.show(frame)
-        if ears.wait(lambda: node.statistics.snapshot().failed >= 1, 0.1):
+        peer.send_frame(frame)
+        if peer.wait(lambda: node.statistics.snapshot().failed >= 1, 0.1):
             break
     assert node.last_error == "scene flow needs color and depth, but the frame has none: use an RGB-D camera"
 
@@ -307,15 +307,15 @@ def test_scene_flow_wrong_settings_fail_to_configure(host, add, parameters, line
     assert node.last_error.startswith(line)
 
 
-def test_listen_nodes_of_one_process_share_subscriptions(host, add, ears) -> None:
+def test_listen_nodes_of_one_process_share_subscriptions(host, add, peer) -> None:
     first, second = add(SceneFlowNode, width=64, height=48), add(FaceNode)
     frames: dict[str, list[RgbdFrame]] = {"first": [], "second": []}
     first.process = frames["first"].append
     second.process = frames["second"].append
     assert host.start() is None
     shown = still()
-    ears.show_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
-    ears.wait_for_subscribers(topics.COLOR, 1)
+    peer.send_frames_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
+    peer.wait_for_subscribers(topics.COLOR, 1)
     stamps = {frame.stamp_ns: frame for frame in frames["first"]}
     both = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
     assert both
@@ -324,15 +324,15 @@ def test_listen_nodes_of_one_process_share_subscriptions(host, add, ears) -> Non
     assert not both[0][0].depth.flags.writeable
     first.trigger_deactivate()
     before = len(frames["second"])
-    ears.show_until(shown, lambda: len(frames["second"]) >= before + 2)
-    ears.wait_for_subscribers(topics.COLOR, 1)
+    peer.send_frames_until(shown, lambda: len(frames["second"]) >= before + 2)
+    peer.wait_for_subscribers(topics.COLOR, 1)
     second.trigger_deactivate()
-    ears.wait_for_subscribers(topics.COLOR, 0)
+    peer.wait_for_subscribers(topics.COLOR, 0)
 
 
-def test_listen_different_topics_are_not_shared(host, add, ears) -> None:
+def test_listen_different_topics_are_not_shared(host, add, peer) -> None:
     add(SceneFlowNode)
     add(FaceNode, use_depth=False)
     assert host.start() is None
-    ears.wait_for_subscribers(topics.COLOR, 2)
-    ears.wait_for_subscribers(topics.DEPTH, 1)
+    peer.wait_for_subscribers(topics.COLOR, 2)
+    peer.wait_for_subscribers(topics.DEPTH, 1)

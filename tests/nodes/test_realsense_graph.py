@@ -58,29 +58,29 @@ class OneByOne:
 
 
 @pytest.fixture
-def labeled(ears, add):
+def labeled(peer, add):
     """Runs camera, skeleton and recognizer node; gives the labels by frame.
 
     Frames go one by one: `feed` is given what waits for a frame's label. A recognizer that is busy, as on a loaded
     machine, would pass frames over, by design.
     """
-    ears.listen(ActionLabel, topics.ACTION_LABEL)
+    peer.subscribe(ActionLabel, topics.ACTION_LABEL)
 
     def run(feed, **camera):
         nodes = [add(RecognizerNode, model="deepacts_graph_nucla", interval_s=0.0), add(SkeletonNode)]
         nodes.append(add(CameraNode, on_end="stay", **camera))
         assert all(node.start() for node in nodes)
-        ears.wait_for_subscribers(topics.COLOR, 1)
+        peer.wait_for_subscribers(topics.COLOR, 1)
 
         def said(frame):
-            return any(frame_of(message) == frame for message in ears.heard[topics.ACTION_LABEL])
+            return any(frame_of(message) == frame for message in peer.received[topics.ACTION_LABEL])
 
-        feed(lambda frame: ears.wait(lambda: said(frame)))
-        assert ears.wait(lambda: said(FRAMES - 1))
-        labels = {frame_of(message): message.label for message in ears.heard[topics.ACTION_LABEL]}
+        feed(lambda frame: peer.wait(lambda: said(frame)))
+        assert peer.wait(lambda: said(FRAMES - 1))
+        labels = {frame_of(message): message.label for message in peer.received[topics.ACTION_LABEL]}
         for node in nodes:
             node.close()
-        ears.heard[topics.ACTION_LABEL].clear()
+        peer.received[topics.ACTION_LABEL].clear()
         return labels
 
     return run

@@ -65,7 +65,7 @@ class Feed:
         }
         for topic, make in messages.items():
             if topic not in self.leave_out:
-                self.graph.say(topic, make())
+                self.graph.send(topic, make())
         return stamp_ns
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -155,7 +155,7 @@ def test_recognizer_streams_of_other_stamps_are_reported(make: Make, scene: Scen
 
     def missed() -> bool:
         head = conversions.header(feed.publish() + 20_000_000, "camera")
-        graph.say(topics.COLOR, conversions.color_to_image(scene.clip["color"][0], head))
+        graph.send(topics.COLOR, conversions.color_to_image(scene.clip["color"][0], head))
         return "labels are unknown: no color images match the stamps" in graph.node.last_error
 
     feed.until(missed)
@@ -186,7 +186,7 @@ def test_recognizer_bad_message_of_any_stream_is_one_line(
         ],
         start=1,
     ):
-        graph.say(topic, message)
+        graph.send(topic, message)
         graph.wait_until(lambda: graph.node.statistics.snapshot().failed == number)  # noqa: B023
         assert words in graph.node.last_error and "\n" not in graph.node.last_error
     before = len(judged(graph))

@@ -10,7 +10,7 @@ from actrec_nodes.common import conversions as c
 from actrec_nodes.common.synchronizer import Listener, SynchronizerConfig, listen
 
 
-def test_listen_rectified_images_have_rectified_intrinsics(context, host, ears) -> None:
+def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) -> None:
     remaps = ["--ros-args", "-r", "camera/color/image_raw:=lens/image_rect_color"]
     node = Node("looker", context=context, cli_args=[*remaps, "-r", "camera/color/camera_info:=lens/camera_info"])
     host.add(node)
@@ -23,10 +23,10 @@ def test_listen_rectified_images_have_rectified_intrinsics(context, host, ears) 
     raw.p = [9.0, 0.0, 3.5, 0.0, 0.0, 9.0, 2.5, 0.0, 0.0, 0.0, 1.0, 0.0]
 
     def show() -> bool:
-        ears.say("lens/camera_info", raw)
-        ears.say("lens/image_rect_color", c.color_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
+        peer.send("lens/camera_info", raw)
+        peer.send("lens/image_rect_color", c.color_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
         return bool(got)
 
-    ears.wait_until(show)
+    peer.wait_until(show)
     stop()
     assert got[0].frame(complaints.append).intrinsics == Intrinsics(8, 6, 9, 9, 3.5, 2.5)

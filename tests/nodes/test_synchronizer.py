@@ -28,7 +28,7 @@ def depth(ms: float):
 
 
 class Bench:
-    """A synchronizer with its ears and a clock that stands until it is moved."""
+    """A synchronizer with its outputs and a clock that the test sets."""
 
     def __init__(self, info: bool = True, **options):
         self.out: list[tuple[float, float | None]] = []

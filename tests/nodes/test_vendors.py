@@ -52,11 +52,11 @@ def as_published(frame: RgbdFrame, color: str, depth: str) -> tuple[Image, Image
 
 
 @pytest.mark.parametrize(("vendor", "color", "depth", "model", "coefficients"), DRIVERS)
-def test_vendor_driver_messages_give_skeletons(context, host, ears, frame, vendor, color, depth, model, coefficients):
+def test_vendor_driver_messages_give_skeletons(context, host, peer, frame, vendor, color, depth, model, coefficients):
     remaps = [item for ours, theirs in topics.vendor_remaps(vendor) for item in ("-r", f"{ours}:={theirs}")]
     node = SkeletonNode(context=context, cli_args=["--ros-args", *remaps])
     host.add(node)
-    ears.listen(SkeletonArray, topics.SKELETONS)
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
     assert node.start()
     names = topics.VENDORS[vendor]
     info = conversions.intrinsics_to_info(frame.intrinsics, conversions.header(frame.stamp_ns, "vendors"))
@@ -66,13 +66,13 @@ def test_vendor_driver_messages_give_skeletons(context, host, ears, frame, vendo
     def show() -> bool:
         for topic, message in ((names[topics.COLOR_INFO], info), (names[topics.DEPTH_INFO], info)):
             assert isinstance(message, CameraInfo)
-            ears.say(topic, message, topics.IMAGE_PUBLISHER)
-        ears.say(names[topics.DEPTH], seen[1], topics.IMAGE_PUBLISHER)
-        ears.say(names[topics.COLOR], seen[0], topics.IMAGE_PUBLISHER)
-        return ears.wait(lambda: any(message.skeletons for message in ears.heard[topics.SKELETONS]), 0.3)
+            peer.send(topic, message, topics.IMAGE_PUBLISHER)
+        peer.send(names[topics.DEPTH], seen[1], topics.IMAGE_PUBLISHER)
+        peer.send(names[topics.COLOR], seen[0], topics.IMAGE_PUBLISHER)
+        return peer.wait(lambda: any(message.skeletons for message in peer.received[topics.SKELETONS]), 0.3)
 
     assert any(show() for _ in range(60)), "no person found"
-    found = next(message for message in ears.heard[topics.SKELETONS] if message.skeletons)
+    found = next(message for message in peer.received[topics.SKELETONS] if message.skeletons)
     assert conversions.stamp_to_ns(found.header.stamp) == frame.stamp_ns
     assert found.header.frame_id == "vendors_optical_frame"
     (body,) = conversions.message_to_bodies(found)

@@ -31,7 +31,6 @@ class GraphMonitor(Node):
     Args:
         nodes: Names of nodes.
         on_label: Called with (seconds since the first label, body id, label, confidence) when a body's label changes.
-        **node_options: Passed to rclpy.
 
     Attributes:
         labels: Number of labels.

@@ -41,13 +41,10 @@ _ANSWER_S = 1.0
 
 @contextlib.contextmanager
 def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Iterator[Context]:
-    """Initialize ROS for this process, with settings that make image transport work.
+    """Initialize ROS for this process, with the part of a command line after `--ros-args` and our image transport.
 
-    rclpy's own signal handlers are disabled: they invalidate publishers before a node can publish its last message.
-
-    Args:
-        args: Command line, of which the part after `--ros-args` is for ROS.
-        handle_signals: Raise KeyboardInterrupt at the first SIGINT or SIGTERM; else the caller handles signals.
+    rclpy's signal handlers are disabled: they invalidate publishers before a node can publish its last message. The
+    first SIGINT or SIGTERM raises KeyboardInterrupt, or the caller handles signals.
 
     Raises:
         ConfigError: ROS cannot read the command line or a parameter file in it.
@@ -182,13 +179,7 @@ def spinning(make: Callable[[Context], N], arguments: Sequence[str] | None = Non
 def wait_until_active(asking: Node, names: Iterable[str], timeout_s: float) -> str | None:
     """Ask nodes for their lifecycle states until all are active, and so discovered, which takes DDS seconds.
 
-    Args:
-        asking: A node that is spun in another thread.
-        names: Of the lifecycle nodes, resolved as `asking` resolves names.
-        timeout_s: For all of them together.
-
-    Returns:
-        The first that was not active in time; None if all are.
+    Another thread spins the asking node. Returns the first node that was not active in time; None if all are.
     """
     deadline = time.monotonic() + timeout_s
     for name in names:

@@ -37,7 +37,7 @@ class Plan:
 
     Attributes:
         specs: Nodes in the order of activation.
-        ros_args: Every node's arguments for ROS.
+        ros_args: Arguments for ROS of every node.
         overrides: Node name to its parameters, which outrank `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
         processes: Run each node in a process of its own.
@@ -65,18 +65,11 @@ def plan(
     duration_s: float | None = None,
     **options: Any,
 ) -> Plan:
-    """Check the choices of `actrec run` and choose the nodes.
+    """Check the options of `actrec run` and choose the nodes.
 
     Args:
-        driver: Camera driver, as the parameter `driver` of camera_node.
-        driver_options: KEY=VALUE settings of that driver.
-        model: Model package: the name of an installed one, or its folder.
-        params: ROS parameter files.
         vendor: Driver node in `topics.VENDORS` that publishes the images instead of camera_node.
-        nodes, without: As in `graph.select`.
-        log_level: Of all nodes.
-        ros_args: Further arguments for ROS: remaps, parameters.
-        duration_s, options: Fields of `Plan`.
+        **options: Further fields of `Plan`.
 
     Raises:
         ConfigError: A node or option is unknown, a file is missing, or two sources of images are given.
@@ -104,11 +97,7 @@ def plan(
 
 
 def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | None = None) -> dict[str, Any] | None:
-    """Run the graph to its end.
-
-    Args:
-        chosen: The plan.
-        watch: Called with the running graph instead of waiting for `duration_s`.
+    """Run the graph to its end, or call `watch` instead of waiting for `duration_s`.
 
     Returns:
         `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None if a node failed,
@@ -182,9 +171,6 @@ class Running(Protocol):
         """Stop the graph and return each node's last statistics."""
 
 
-# -- all nodes in this process -----------------------------------------------------------------------------------------
-
-
 class _Threads:
     def __init__(self, host: Host):
         self._host = host
@@ -217,9 +203,6 @@ def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
     """Return the given parameters that no node declares, which ROS ignores; drivers declare theirs later."""
     given = {name for node in nodes for name in getattr(node, "_parameter_overrides", {}) if "." not in name}
     return sorted(name for name in given if not any(node.has_parameter(name) for node in nodes))
-
-
-# -- a process for each node -------------------------------------------------------------------------------------------
 
 
 class _Processes:

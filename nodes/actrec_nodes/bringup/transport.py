@@ -59,9 +59,7 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
 def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:
     """Send 640×480 color images at 30 Hz from one process to another on this machine.
 
-    Args:
-        seconds: How long to publish.
-        with_profile: Use the graph's transport settings (the user's or our profile), or else Fast DDS's defaults.
+    The transport is the graph's (the user's or our profile), or Fast DDS's default.
 
     Returns:
         sent, arrived (images), share (0..1), median_ms, p95_ms (publish to callback; NaN if nothing arrived).

@@ -36,8 +36,6 @@ FLOW_ENCODINGS = ("32FC3",)
 
 MILLIMETRES = 1000.0
 
-# -- time --------------------------------------------------------------------------------------------------------------
-
 
 def stamp_to_ns(stamp: Time) -> int:
     """Return a message's stamp in nanoseconds."""
@@ -53,9 +51,6 @@ def ns_to_stamp(nanoseconds: int) -> Time:
 def header(stamp_ns: int, frame_id: str) -> Header:
     """Return a header of this stamp and frame."""
     return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
-
-
-# -- images ------------------------------------------------------------------------------------------------------------
 
 
 def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
@@ -155,9 +150,6 @@ def _expect(what: str, pixels: np.ndarray, dtype: Any, channels: int) -> None:
         raise InputError(f"{what} is {pixels.dtype}{list(pixels.shape)}, expected {np.dtype(dtype)}{shape}")
 
 
-# -- camera info -------------------------------------------------------------------------------------------------------
-
-
 def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     """Return the intrinsics of a full, not binned image (K and D).
 
@@ -217,9 +209,6 @@ def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
         r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
         p=[c.fx, 0.0, c.cx, 0.0, 0.0, c.fy, c.cy, 0.0, 0.0, 0.0, 1.0, 0.0],
     )
-
-
-# -- skeletons, hands, faces -------------------------------------------------------------------------------------------
 
 
 def bodies_to_message(bodies: Sequence[Body], head: Header) -> SkeletonArray:

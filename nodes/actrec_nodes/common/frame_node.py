@@ -11,7 +11,7 @@ from rclpy.node import Node
 from actrec.types import RgbdFrame
 from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
-from actrec_nodes.common.lifecycle import ActrecNode, Worker
+from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.synchronizer import Listener, RgbdMessages, SynchronizerConfig, listen
 
 ConfigT = TypeVar("ConfigT")
@@ -20,18 +20,13 @@ ConfigT = TypeVar("ConfigT")
 class FrameNode(ActrecNode[ConfigT]):
     """Subscribes to color, depth and camera_info while active, and calls `process` in a thread with the newest frame.
 
-    Args:
-        name: Node name.
-        config_class: The node's settings; the fields of `SynchronizerConfig` are parameters too.
-        **node_options: Passed to rclpy.
+    The fields of `SynchronizerConfig` are parameters too.
     """
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
         self._synchronizer_settings = parameters.declare(self, SynchronizerConfig)
         self._stop_listening: Callable[[], None] | None = None
-        self._worker: Worker[RgbdMessages] | None = None
-        self._watchdog: Any = None
         self._last_counts = (0, 0)
 
     @abstractmethod
@@ -41,30 +36,17 @@ class FrameNode(ActrecNode[ConfigT]):
     def activate(self) -> None:
         """Subscribe and start the worker."""
         config = self._synchronizer_settings.read()
-        self._worker = Worker(self._work, self.fail, self.statistics, age=lambda m: self.age(m.stamp_ns))
-        self._worker.start(self.get_name())
+        worker = self.start_worker(self._work, lambda messages: messages.stamp_ns)
         unpaired = partial(self.statistics.count, "unpaired")
-        self._stop_listening = listen(Listener(self, self._worker.put, self.warn, unpaired), config)
+        self._stop_listening = listen(Listener(self, worker.put, self.warn, unpaired), config)
         self._last_counts = (0, 0)
-        if config.silence_s > 0:
-            self._watchdog = self.create_steady_timer(config.silence_s, self._on_watchdog)
+        self.start_timer(config.silence_s, self._on_watchdog)
 
     def deactivate(self) -> None:
-        """Unsubscribe and stop the worker."""
-        if self._watchdog is not None:
-            self.destroy_timer(self._watchdog)
-            self._watchdog = None
+        """Unsubscribe."""
         if self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Block until every received frame is processed; return False after `timeout_s`."""
-        worker = self._worker
-        return worker is None or worker.wait_idle(timeout_s)
 
     def _work(self, messages: RgbdMessages) -> None:
         self.process(messages.frame(self.warn))

@@ -40,12 +40,8 @@ class CommonConfig:
     """Parameters of every node."""
 
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
-    start_after: str = setting(
-        "", "With autostart: nodes, comma-separated, that are waited for until they are active, for a minute at most."
-    )
-    statistics_period_s: float = setting(
-        10.0, "How often figures are published and logged; 0 for never.", unit="s", range=(0.0, 3600.0)
-    )
+    start_after: str = setting("", "With autostart: comma-separated nodes to be active before, within a minute.")
+    statistics_period_s: float = setting(10.0, "Interval of statistics; 0 for none.", unit="s", range=(0.0, 3600.0))
 
 
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
@@ -56,7 +52,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     Args:
         name, config_class: Node name, and settings dataclass.
-        **node_options: Passed to rclpy (`context`, `namespace`, `parameter_overrides`, `cli_args`, …).
+        **node_options: Passed to rclpy: `context`, `namespace`, `parameter_overrides`, `cli_args`, …
 
     Attributes:
         config: The validated settings, from `configure` on.
@@ -80,14 +76,13 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.on_finish: Callable[[], None] = lambda: None
         self._complaints: dict[str, tuple[float, int]] = {}
         self._complaints_lock = threading.Lock()
-        self._timer: Any = None
+        self._worker: Worker[Any] | None = None
+        self._steady_timers: list[Any] = []
         self._outputs: list[Any] = []
         self._reported = 0
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", topics.LATCHED)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-
-    # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
         """Build the core and the publishers from `self.config`."""
@@ -96,7 +91,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Subscribe and start threads."""
 
     def deactivate(self) -> None:
-        """Unsubscribe and stop threads; also called if `activate` failed."""
+        """Unsubscribe and stop threads, before the worker stops; also called if `activate` failed."""
 
     def cleanup(self) -> None:
         """Free the results of `configure`; also called if `configure` failed."""
@@ -107,9 +102,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Block until every received input is processed; return False after `timeout_s`."""
-        return True
-
-    # -- transitions ---------------------------------------------------------------------------------------------------
+        worker = self._worker
+        return worker is None or worker.wait_idle(timeout_s)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters and build the core."""
@@ -120,17 +114,16 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.statistics.reset()
         self._reported = 0
         super().on_activate(state)
-        result = self._attempt("activate", self.activate, self.deactivate)
-        if result != TransitionCallbackReturn.SUCCESS:
+        result = self._attempt("activate", self.activate, self._deactivate)
+        if result == TransitionCallbackReturn.SUCCESS:
+            self.start_timer(self._common.read().statistics_period_s, self.report)
+        else:
             super().on_deactivate(state)
-        elif (period := self._common.read().statistics_period_s) > 0:
-            self._timer = self.create_steady_timer(period, self.report)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop, then disable the publishers."""
-        self._stop_timer()
-        result = self._attempt("deactivate", self.deactivate)
+        result = self._attempt("deactivate", self._deactivate)
         self.report()
         # The process may end next, and the messages in flight are lost. Not every middleware counts acknowledgements.
         with contextlib.suppress(RuntimeError):
@@ -152,8 +145,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free after an unexpected error; the node is unconfigured and can be configured again."""
-        self._stop_timer()
-        self._attempt("deactivate", self.deactivate)
+        self._attempt("deactivate", self._deactivate)
         return self._attempt("clean up", self._cleanup)
 
     def start(self) -> bool:
@@ -204,15 +196,22 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._state_machine = None
 
     def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
-        """Create a publisher that publishes while the node is active, until it is cleaned up."""
+        """Create a publisher that publishes while the node is active, and is destroyed by `cleanup`."""
         self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
         return self._outputs[-1]
 
-    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
-        """Create a timer of this machine's time, because a simulated clock may stand still."""
-        return self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    def start_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Start a timer of a steady clock (a simulated one may stand still) until deactivation; none for 0 s."""
+        if period_s > 0:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._steady_timers.append(self.create_timer(period_s, callback, clock=steady))
 
-    # -- errors and figures --------------------------------------------------------------------------------------------
+    def start_worker(self, work: Callable[[T], None], stamp_ns: Callable[[T], int], capacity: int = 1) -> "Worker[T]":
+        """Start a worker, until deactivation, that reports errors to the node."""
+        worker = Worker(work, self.fail, self.statistics, capacity, age=lambda item: self.age(stamp_ns(item)))
+        worker.start(self.get_name())
+        self._worker = worker
+        return worker
 
     def fail(self, error: Exception) -> None:
         """Report an error as one line: logged (repetitions counted), kept for the statistics and diagnostics."""
@@ -283,6 +282,17 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.config = self._settings.read()
         self.configure()
 
+    def _deactivate(self) -> None:
+        for timer in self._steady_timers:
+            self.destroy_timer(timer)
+        self._steady_timers.clear()
+        try:
+            self.deactivate()
+        finally:
+            if self._worker is not None:
+                self._worker.stop()
+                self._worker = None
+
     def _cleanup(self) -> None:
         try:
             self.cleanup()
@@ -307,11 +317,6 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self._attempt(f"undo {what}", undo)
         return TransitionCallbackReturn.FAILURE
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
-
 
 def one_line(error: Exception) -> str:
     """Return an error as one line; an unexpected one with its type."""
@@ -324,7 +329,7 @@ class Worker(Generic[T]):
 
     Args:
         work: Called with each input, in the thread.
-        on_error: Called with an exception of `work`; the thread goes on.
+        on_error: Called with an exception of `work`; the thread continues.
         statistics: Counts received, processed, dropped and failed inputs.
         capacity: Length of the queue; a further input replaces the oldest. 1: only the newest frame.
         age: Returns the age of an input's stamp in seconds when its work is done, or None if it has none.

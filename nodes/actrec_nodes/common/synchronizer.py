@@ -42,18 +42,13 @@ INTERVALS = 30
 class SynchronizerConfig:
     """Settings of a node's subscription to images."""
 
-    use_depth: bool = setting(True, "Take depth; without it joints have no metric position but the estimator's own.")
-    depth_wait_s: float = setting(
-        1.0, "After this long without depth, work on color alone and say so.", unit="s", range=(0.0, 60.0)
-    )
+    use_depth: bool = setting(True, "Use depth; without it joints have the estimator's position, not a metric one.")
+    depth_wait_s: float = setting(1.0, "Without depth for this long, use color alone.", unit="s", range=(0.0, 60.0))
     silence_s: float = setting(
-        5.0,
-        "Report an error when no color image, or no camera_info, comes for this long; 0 for never.",
-        unit="s",
-        range=(0.0, 3600.0),
+        5.0, "Without color or camera_info for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
     sync_tolerance_s: float | None = setting(
-        None, "Greatest distance of color's and depth's stamps; unset: half a frame.", unit="s", range=(0.0, 1.0)
+        None, "Greatest distance of the stamps of color and depth; unset: half a frame.", unit="s", range=(0.0, 1.0)
     )
 
 

@@ -1,13 +1,9 @@
 """Topics of the graph, relative so that namespaces and remaps apply, and their quality of service (REP-2003)."""
 
-from typing import TYPE_CHECKING
-
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from actrec.utils.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rclpy.node import Node
 
 COLOR = "camera/color/image_raw"
 COLOR_INFO = "camera/color/camera_info"
@@ -50,17 +46,13 @@ VENDORS: dict[str, dict[str, str]] = {
 
 
 def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
-    """Return the remaps (our topic, the driver's topic) of another camera driver.
-
-    Raises:
-        ConfigError: The driver is unknown; the message lists the known ones.
-    """
+    """Return the remaps (our topic, the driver's) of another camera driver; raise ConfigError if it is unknown."""
     if vendor not in VENDORS:
         raise ConfigError(f"unknown camera driver node '{vendor}'; known: {', '.join(sorted(VENDORS))}")
     return list(VENDORS[vendor].items())
 
 
-def publishers(node: "Node", topic: str) -> int:
+def publishers(node: Node, topic: str) -> int:
     """Return the number of publishers of a topic, under the name that `node` has it remapped to."""
     return node.count_publishers(node.resolve_topic_name(topic))
 
