@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from actrec_msgs.msg import ActionLabel
 
-from actrec_nodes.bringup import monitor
-from actrec_nodes.bringup.monitor import GraphMonitor
+from actrec_nodes.bringup import run
+from actrec_nodes.bringup.run import GraphMonitor
 from actrec_nodes.common import conversions
 
 pytestmark = pytest.mark.ros
@@ -18,8 +18,8 @@ def hear(listener: GraphMonitor, frame: int, body_id: str, label: str) -> None:
 
 
 def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "KEPT", 20)
-    monkeypatch.setattr(monitor, "BODIES", 5)
+    monkeypatch.setattr(run, "KEPT", 20)
+    monkeypatch.setattr(run, "BODIES", 5)
     told: list[str] = []
     listener = GraphMonitor([], lambda seconds, body_id, label, confidence: told.append(body_id), context=context)
     host.add(listener)
