@@ -1,6 +1,5 @@
 """Lightning callbacks of a training: checkpoints, logged figures, EMA of the weights, batch norm recalibration."""
 
-import logging
 import math
 import signal
 import threading
@@ -27,8 +26,6 @@ from actrec_models.training.checkpoints import BEST, LAST
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 
-logger = logging.getLogger(__name__)
-
 Batches = Iterable[dict[str, Tensor]]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,9 +35,6 @@ _LOG_EVERY = 10
 
 _AGREE_EVERY = 8
 """Steps between two agreements of several processes on whether to save or stop: each costs a synchronization."""
-
-_MAX_INITIAL_SHARE = 0.1
-"""Largest harmless share of a random network's weights in their average."""
 
 
 class TrainingInterrupted(ActrecError):  # noqa: N818  (no error, as StopIteration)
@@ -288,17 +282,6 @@ class Averaging(WeightAveraging):
 
     def _update(self, averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
         get_ema_multi_avg_fn(self.decay_after(int(steps)))(averaged, current, steps)
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Warn if the steps are too few: the loss may fall while the average has not learned."""
-        steps = int(trainer.estimated_stepping_batches)
-        share = 0.0 if self.warm_up else self.decay ** (steps - 1)  # of the first step's weights in the last average
-        if share > _MAX_INITIAL_SHARE:
-            logger.warning(
-                "the average of the weights will be %d %% weights of the first of %d steps: set ema_warm_up to true, "
-                "ema_decay to %g (0: no average), or train for more steps",
-                round(100 * share), steps, max(round(1 - 5 / steps, 3), 0.0),
-            )  # fmt: skip
 
     @contextmanager
     def applied(self, module: lightning.LightningModule) -> Iterator[None]:

@@ -59,7 +59,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, classes = content["hyper_parameters"]["recipe"], content["hyper_parameters"]["classes"]
-        known = isinstance(recipe, dict) and isinstance(classes, list) and isinstance(content["state_dict"], dict)
+        mappings = (recipe, content["state_dict"], content["actrec"])
+        known = isinstance(classes, list) and all(isinstance(each, dict) for each in mappings)
     except Exception as error:  # torch and pickle raise a dozen types for a file that is not a plain checkpoint
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a cut file
             raise PackageError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
@@ -71,11 +72,6 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} was written by an earlier version (recipe fields {', '.join(map(str, unknown))}): "
             "train it again (actrec train --fresh)"
         )
-    options = recipe.get("options")
-    if recipe.get("model") == "deepacts_graph" and isinstance(options, dict) and "modalities" not in options:
-        # Before its default had five modalities, recipes did not name their two.
-        branches = re.findall(r"^network\.branches\.(\w+)", "\n".join(content["state_dict"]), re.MULTILINE)
-        options["modalities"] = list(dict.fromkeys(branches))
     return dict(content)
 
 
@@ -145,50 +141,28 @@ def _write_error(target: Path, error: Exception) -> str:
     return f"cannot write checkpoint {target}: {reason}; make room and give the same command again: {remedy}"
 
 
-# -- resuming ----------------------------------------------------------------------------------------------------------
-
-
-def check_same_run(found: Checkpoint, recipe: Recipe, fingerprint: str) -> None:
-    """Check that a checkpoint is of this recipe on these data.
+def check_same_run(found: Checkpoint, recipe: Recipe, fingerprint: str, init: list[str]) -> list[str]:
+    """Check that a checkpoint is of this recipe on these data, and return the initial weights of its run.
 
     Raises:
-        ConfigError: It is of another run; the message names the differences.
+        ConfigError: It is of another run (the message names the differences), or `init` is given and differs.
     """
     path, content = found
-    before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
+    before, run = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict(), content["actrec"]["provenance"]
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]
-    if provenance.from_checkpoint(content).get("data_sha256", fingerprint) != fingerprint:
+    if run["data_sha256"] != fingerprint:
         changed.append("data, although it is called the same")
     if changed:
         raise ConfigError(
             f"{path.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
         )
-
-
-def same_init(found: Checkpoint, init: list[str]) -> list[str]:
-    """Return the initial weights of a resumed run.
-
-    Raises:
-        ConfigError: `init` is given and differs from them.
-    """
-    path, content = found
-    before: list[str] | None = provenance.from_checkpoint(content).get("init")
-    if before is None or not init:
-        return before or init
-    if [each.rsplit(" ", 1)[-1] for each in before] != [each.rsplit(" ", 1)[-1] for each in init]:  # without names
+    began: list[str] = run["init"]
+    if init and [each.rsplit(" ", 1)[-1] for each in began] != [each.rsplit(" ", 1)[-1] for each in init]:  # hashes
         raise ConfigError(
-            f"{path.parent} holds a run that began from {', '.join(before) or 'random weights'}, not from "
+            f"{path.parent} holds a run that began from {', '.join(began) or 'random weights'}, not from "
             f"{', '.join(init)}: leave out --init to resume it, or choose another --out, or --fresh"
         )
-    return before
-
-
-def position(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Return the position of a run; older checkpoints, without one, are of whole epochs."""
-    if "actrec" in content:
-        return dict(content["actrec"])
-    done = int(content["epoch"]) + 1
-    return {"epoch": done, "steps": 0, "seconds": 0.0, "finished": done >= recipe.epochs}
+    return began
 
 
 # -- restored networks -------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def read(path: Path) -> WeightFile:
             raise PackageError(f"{path} is damaged: {name} holds values that are not finite")
     if not network:
         return WeightFile(path, tensors)
-    run = provenance.from_checkpoint(content)
+    run = content.get("actrec", {}).get("provenance", {})
     trainings = tuple(run.get(provenance.INITIAL_TRAININGS, ()))
     if "dataset" in recipe:
         own = provenance.training(recipe["dataset"], recipe.get("split", ""), recipe.get("dataset_options", {}))

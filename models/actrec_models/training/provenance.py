@@ -205,11 +205,9 @@ def device_name(device: torch.device, world: int = 1) -> str:
 
 
 def from_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's provenance; of an older checkpoint, the number of epochs."""
-    kept = content.get("actrec")
-    if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
-        return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
-    return {"epochs": int(content.get("epoch", -1)) + 1}
+    """Return the provenance of a checkpoint's run so far."""
+    run = content["actrec"]
+    return {**run["provenance"], "epochs": run["epochs"], "hours": run["seconds"] / 3600}
 
 
 # -- a package ---------------------------------------------------------------------------------------------------------

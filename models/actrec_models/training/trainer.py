@@ -331,8 +331,7 @@ class TrainingRun:
             for stage, folder in zip(plan[1:], folders[1:], strict=True):  # `fit` checks the first one
                 if found := checkpoints.newest(folder):
                     own = self.with_extrema(recipe.for_stage(stage)) if stage.model else recipe
-                    checkpoints.check_same_run(found, own, self.fingerprint)
-                    checkpoints.same_init(found, self.init)
+                    checkpoints.check_same_run(found, own, self.fingerprint, self.init)
         else:
             _delete_checkpoints(folders, init)
         random_state, before, kept, init_saved = torch.get_rng_state(), 0, out / checkpoints.LAST, False
@@ -365,19 +364,18 @@ class TrainingRun:
         found = checkpoints.newest(folder) if self.resume else None
         position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds, "finished": False}
         if found:
-            checkpoints.check_same_run(found, module.recipe, self.fingerprint)
+            self.init = checkpoints.check_same_run(found, module.recipe, self.fingerprint, self.init)
             self.provenance = provenance.from_checkpoint(found[1])
-            self.init = checkpoints.same_init(found, self.init)
-            position = checkpoints.position(found[1], recipe)
+            position = found[1]["actrec"]
             state = "the run is finished" if position["finished"] else "resuming from there"
             logger.info("%s: step %d; %s", found[0], found[1]["global_step"], state)
         if not position["finished"]:
             self._fit(module, recipe, folder, before, position, found[0] if found else None)
         kept = folder / (checkpoints.BEST if self.held is not None else checkpoints.LAST)
         content = checkpoints.read(kept)
-        last = checkpoints.newest(folder) if self.held is not None else None  # later than the best
-        ended = (last[1] if last else content).get("actrec", {})
-        self.seconds, self.trained = float(ended.get("seconds", 0.0)), int(ended.get("epochs", 0))
+        last = checkpoints.newest(folder)  # later than the best
+        ended = (last[1] if last else content)["actrec"]
+        self.seconds, self.trained = ended["seconds"], ended["epochs"]
         self.provenance = provenance.from_checkpoint(content)
         module.load_state_dict(content["state_dict"])  # the averaged weights
         return kept

@@ -124,7 +124,8 @@ def test_eval_checkpoint_of_running_training_is_scored(data_root, tmp_path, caps
     parameters = {"recipe": settings.as_dict(), "classes": list(datasets.DATASETS.get("utd_mhad").classes)}
     folder = tmp_path / "my_run"
     folder.mkdir()
-    content = {"hyper_parameters": parameters, "state_dict": module.state_dict(), "epoch": 4}
+    made_by = {"epochs": 5, "seconds": 0.0, "provenance": {}}
+    content = {"hyper_parameters": parameters, "state_dict": module.state_dict(), "actrec": made_by}
     torch.save(content, folder / "last.ckpt")
     arguments = ["eval", str(folder / "last.ckpt"), "--data", str(data_root), "--json", "--quiet", "--threads", "1"]
     assert main([*arguments, "--dataset", "utd_mhad", "--split", "subject"]) == 0

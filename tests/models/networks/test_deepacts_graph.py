@@ -10,8 +10,7 @@ from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import onnx_graph
 from actrec_models.layers.skeleton import GraphConvolution, partition
-from actrec_models.training import checkpoints, recipe
-from actrec_models.training import module as training_module
+from actrec_models.training import checkpoints
 
 
 def network(**options):
@@ -125,13 +124,3 @@ def test_load_checkpoint_foreign_file_refused(tmp_path):
         with pytest.raises(PackageError, match=f"{name}.ckpt"):
             checkpoints.load_checkpoint(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "boom").exists()
-
-
-def test_load_checkpoint_without_modalities_works(tmp_path):
-    stated = {**recipe.Recipe().as_dict(), "options": {"width": 4, "modalities": ["body", "bones"]}}
-    module = training_module.RecognitionModule(stated, ["a", "b"])
-    silent = {**stated, "options": {"width": 4}}
-    content = {"hyper_parameters": {"recipe": silent, "classes": ["a", "b"]}, "state_dict": module.state_dict()}
-    torch.save(content, tmp_path / "old.ckpt")
-    _, _, loaded = checkpoints.load_checkpoint(tmp_path / "old.ckpt")
-    assert [spec.name for spec in loaded.input_specs] == ["body", "bones"]

@@ -1,7 +1,6 @@
 """EMA of the weights and batch norm recalibration."""
 
 import copy
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -17,19 +16,6 @@ from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
 from tests.models.made_up import CLASSES, skeletons
 from tests.models.training import children
-
-
-@pytest.mark.parametrize(
-    ("decay", "warm_up", "steps", "told"),
-    [
-        (0.99, False, 40, "68 % weights of the first of 40 steps: set ema_warm_up to true, ema_decay to 0.875"),
-        (0.99, False, 1000, ""), (0.8, False, 40, ""), (0.99, True, 40, ""),
-    ],
-)  # fmt: skip
-def test_averaging_few_steps_warned(decay, warm_up, steps, told, caplog):
-    Averaging(decay, warm_up).on_train_start(SimpleNamespace(estimated_stepping_batches=steps), None)
-    assert told in caplog.text
-    assert bool(told) == bool(caplog.records)
 
 
 class Counting(lightning.LightningModule):
@@ -207,11 +193,3 @@ def test_recalibration_killed_run_gives_same_weights(changes, tmp_path):
     ended = run(tmp_path / "killed", **changes)
     ours, theirs = (checkpoints.read(path)["state_dict"] for path in (whole, ended))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-
-def test_resume_checkpoint_without_recalibration_option_works(tmp_path):
-    last = run(tmp_path, recalibration_batches=None)
-    content = torch.load(last, weights_only=True)
-    del content["hyper_parameters"]["recipe"]["recalibration_batches"]
-    torch.save(content, last)
-    assert run(tmp_path, recalibration_batches=None) == last

@@ -311,7 +311,7 @@ def test_read_recipe_number_formats_accepted(tmp_path):
 def test_read_checkpoint_unknown_recipe_field_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     parameters = {"recipe": {"model": "sem_net", "average_decay": 0.99}, "classes": ["a", "b"]}
-    torch.save({"hyper_parameters": parameters, "state_dict": {}}, path)
+    torch.save({"hyper_parameters": parameters, "state_dict": {}, "actrec": {}}, path)
     with pytest.raises(PackageError, match="average_decay.*--fresh"):
         checkpoints.read(path)
 

@@ -364,24 +364,6 @@ def test_resume_finished_run_is_unchanged(tmp_path, monkeypatch):
     assert kept.stat().st_mtime_ns == written
 
 
-def test_resume_checkpoint_without_position_gives_same_weights(tmp_path, monkeypatch):
-    """Its checkpoints are of whole epochs, and say nothing of fields that recipes have got since."""
-    whole, out = run(tmp_path / "whole"), tmp_path / "run"
-    with monkeypatch.context() as patched:
-        at_step(patched, 7, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
-        with pytest.raises(RuntimeError):
-            run(out, Machine(checkpoint_minutes=0.0, accelerator="cpu", workers=0))
-    content = checkpoints.read(out / "last.ckpt")
-    assert content["global_step"] == 5
-    del content["actrec"], content["callbacks"]["Checkpoints"]
-    content["callbacks"]["EMAWeightAveraging"] = content["callbacks"].pop("WeightAveraging")
-    for name in ("optimizer", "schedule", "sampling", "validation", "accumulate", "gradient_clip", "augment"):
-        del content["hyper_parameters"]["recipe"][name]
-    torch.save(content, out / "last.ckpt")
-    run(out)
-    same(whole, out / "last.ckpt")
-
-
 def test_early_stopping_held_out_subjects_stops_training(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
     monkeypatch.setattr(RecognitionModule, "training_step", lambda self, batch, index: None)  # nothing is ever better
