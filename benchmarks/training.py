@@ -123,7 +123,7 @@ def recipe_of(entry: str) -> Recipe:
 def _recipes() -> dict[str, Recipe]:
     """Return the papers' recipes by network, NTU RGB+D 60 first."""
     paths = sorted(
-        recipe.folder("papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
+        (RECIPES / "papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
     )
     found: dict[str, Recipe] = {}
     for path in paths:
@@ -322,7 +322,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that render; 0: one (default: %(default)s)")
     args = parser.parse_args(arguments)
-    recipes = args.recipes or recipe.folder("rendered")
+    recipes = args.recipes or RECIPES / "rendered"
     names = _names(recipes, args.networks)
     data = args.out / "data"
     options = [word for entry in args.option for word in ("--option", entry)]

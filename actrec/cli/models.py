@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     packages = [_entry(entry) for entry in zoo.list_packages()]
     networks = _networks()
-    recipes = [] if networks is None else importlib.import_module("actrec_models.training.recipe").names()
+    recipes = [] if networks is None else list(importlib.import_module("actrec_models.training.recipe").shipped())
     if args.json:
         print(json.dumps({"packages": packages, "networks": networks, "recipes": recipes}, indent=2))
     else:

@@ -62,7 +62,7 @@ def test_recipe_of_every_network_is_its_papers():
 
 
 def test_rendered_recipes_cover_every_image_and_flow_network():
-    paths = sorted(recipe.folder("rendered").glob("*.yaml"))
+    paths = sorted((training.RECIPES / "rendered").glob("*.yaml"))
     assert {path.stem for path in paths} == FAMILIES
     for path in paths:
         read = recipe.read(path)
@@ -91,7 +91,7 @@ def test_rendered_prepares_once_and_trains_each_network(tmp_path, monkeypatch):
 def test_rendered_wrong_networks_raise_config_error_before_rendering(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_actrec", lambda *words: pytest.fail("ran"))
     with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
-        training.rendered(["--recipes", str(recipe.folder("rendered")), "--networks", "p_i3d,lstm"])
+        training.rendered(["--recipes", str((training.RECIPES / "rendered")), "--networks", "p_i3d,lstm"])
     with pytest.raises(ConfigError, match="there are: none"):
         training.rendered(["--recipes", str(tmp_path)])
 

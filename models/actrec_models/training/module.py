@@ -6,6 +6,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
@@ -35,7 +36,7 @@ class RecognitionModule(lightning.LightningModule):
             self.network.outlier_weight = self.recipe.outlier_weight
         self.stage = self.recipe.plan()[-1]
         self.epochs_before = 0
-        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
         self._epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of batches
         self._validation = torch.zeros(3)  # sum of losses, correct clips, clips
@@ -113,14 +114,15 @@ class RecognitionModule(lightning.LightningModule):
         recipe = self.recipe.for_stage(self.stage)
         chosen, schedule, *_ = recipe.components()
         optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
-        self._plateau = schedule.plateau(optimizer)
-        if self._plateau is not None and self._plateau_state is not None:
-            self._plateau.load_state_dict(self._plateau_state)
         steps = int(self.trainer.estimated_stepping_batches)
-        by_step = schedule.make(optimizer, recipe.learning_rate, steps, recipe.epochs)
-        if by_step is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+        scheduler = schedule.make(optimizer, recipe.learning_rate, steps, recipe.epochs)
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            self._plateau = None
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        self._plateau = scheduler
+        if self._plateau_state is not None:
+            scheduler.load_state_dict(self._plateau_state)
+        return optimizer
 
     def on_train_epoch_end(self) -> None:
         """Step a plateau schedule by the validation loss, else by the epoch's training loss."""

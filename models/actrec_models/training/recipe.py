@@ -28,16 +28,14 @@ from actrec_models.registry import RESERVED as NETWORK_RESERVED
 PLACE = "models/recipes"
 
 
-def folder(name: str = "") -> Path:
-    """Return the folder of the shipped recipes, or a folder in it (`papers`, `rendered`).
-
-    Raises:
-        ConfigError: The folder does not exist.
-    """
-    for place in reversed(zoo.installed(PLACE)):
-        if (place / name).is_dir():
-            return place / name
-    raise ConfigError(f"folder {Path(PLACE, name)} not found: use a clone of actrec, or install it again")
+def shipped() -> dict[str, Path]:
+    """Return the files of the shipped recipes by name (`papers/vpn_ntu60`), recipes in subfolders last."""
+    found = {
+        path.relative_to(place).with_suffix("").as_posix(): path
+        for place in zoo.installed(PLACE)
+        for path in place.rglob("*.yaml")
+    }
+    return dict(sorted(found.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -53,20 +51,12 @@ def find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    name = path.as_posix().removeprefix(f"{PLACE}/").removesuffix(".yaml")
-    for place in reversed(zoo.installed(PLACE)):
-        if (place / f"{name}.yaml").is_file():
-            return place / f"{name}.yaml"
-    similar = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(similar)}?" if similar else f"known: {', '.join(names()) or 'none'}"
+    known, name = shipped(), path.as_posix().removeprefix(f"{PLACE}/").removesuffix(".yaml")
+    if name in known:
+        return known[name]
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(similar)}?" if similar else f"known: {', '.join(known) or 'none'}"
     raise ConfigError(f"recipe '{name_or_path}' not found as a file or a name; {hint}")
-
-
-def names() -> list[str]:
-    """Return the names of the shipped recipes, recipes in subfolders last."""
-    places = [place for place in zoo.installed(PLACE) if place.is_dir()]
-    names = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
-    return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 # -- optimizer and schedule --------------------------------------------------------------------------------------------
@@ -161,10 +151,10 @@ class Schedule:
 
     def make(
         self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int
-    ) -> lr_scheduler.LRScheduler | None:
-        """Return the schedule to step after each of the stage's `steps`; None for plateau (`plateau`)."""
+    ) -> lr_scheduler.LRScheduler:
+        """Return the schedule to step after each of the stage's `steps`; plateau, with the loss after each epoch."""
         if self.name == "plateau":
-            return None
+            return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
         if self.name == "one_cycle":
             # PyTorch divides by the number of rising steps minus one.
             share = self.warm_up * (1 + 1e-9) if self.warm_up * steps == 1 else self.warm_up
@@ -192,12 +182,6 @@ class Schedule:
             progress = (step - rising) / max(steps - rising, 1)
             return self.final + (1 - self.final) * (1 + cos(pi * min(progress, 1.0))) / 2
         return 1.0
-
-    def plateau(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:
-        """Return the schedule to step with the loss after each epoch; None except for plateau."""
-        if self.name != "plateau":
-            return None
-        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
 
 
 # -- recipe ------------------------------------------------------------------------------------------------------------

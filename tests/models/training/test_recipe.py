@@ -47,7 +47,7 @@ def test_find_recipe_file_before_name(tmp_path, monkeypatch):
 
 def test_recipe_names_lists_every_file():
     paths = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")}
-    assert set(recipe.names()) == paths
+    assert set(recipe.shipped()) == paths
     assert {recipe.find(name) for name in paths} == set(FOLDER.rglob("*.yaml"))
 
 
@@ -56,10 +56,7 @@ def test_find_recipe_in_installation(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / "site-packages/actrec/zoo.py"))
     monkeypatch.setattr(zoo.sys, "prefix", str(tmp_path))
     assert recipe.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
-    assert recipe.folder("papers") == tmp_path / "share/actrec/models/recipes/papers"
     shutil.rmtree(tmp_path / "share")
-    with pytest.raises(ConfigError, match="folder models/recipes/papers not found"):
-        recipe.folder("papers")
     with pytest.raises(ConfigError, match="known: none"):
         recipe.find("sem_net_nucla")
 
@@ -399,13 +396,12 @@ def test_schedule_one_cycle_varies_momentum(name, momentum, low, high):
 
 def test_schedule_plateau_waits_for_patience():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
-    plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimizer)
+    plateau = Schedule(name="plateau", factor=0.1, patience=3).make(optimizer, RATE, 10, 1)
     seen = []
     for loss in (1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8):
         plateau.step(loss)
         seen.append(optimizer.param_groups[0]["lr"])
     np.testing.assert_allclose(seen, [RATE] * 5 + [RATE / 10] * 2)
-    assert Schedule().plateau(optimizer) is None
     assert Schedule(name="plateau").make(optimizer, RATE, 10, 1) is None
 
 
