@@ -23,7 +23,7 @@ from actrec.utils.errors import DeviceError
 from actrec_models.data.estimation import STREAM_KEYS, PrepareConfig
 from actrec_models.data.preparation import Run, prepare_source
 from actrec_models.data.samples import Samples
-from actrec_models.registry import create
+from actrec_models.networks import create
 from actrec_models.training.recipe import Recipe
 
 READERS: tuple[tuple[str, dict[str, Any], str], ...] = (("ntu60", {"incomplete": "keep"}, ""), ("nucla", {}, "raw"))

@@ -32,9 +32,9 @@ from actrec.inference.onnxruntime_backend import StreamingSession
 from actrec.skeleton import layouts
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import InputError, PackageError
-from actrec_models import registry
 from actrec_models.data import augmentation
 from actrec_models.export import onnx_graph
+from actrec_models.networks import NETWORKS, create, list_models
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
 from actrec_models.training import checkpoints
@@ -121,7 +121,7 @@ def networks(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--runs", type=count, default=30, help="measured runs, after three others (default: 30)")
     parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime (default: 2)")
     args = parser.parse_args(arguments)
-    wanted = args.models.split(",") if args.models else [*registry.list_models(), *_FURTHER]
+    wanted = args.models.split(",") if args.models else [*list_models(), *_FURTHER]
     for entry in wanted:
         _read(entry)  # report a wrong name before hours of work
     rows = []
@@ -133,7 +133,7 @@ def networks(arguments: list[str]) -> dict[str, Any]:
 
 def _read(entry: str) -> tuple[str, dict[str, Any]]:
     name, _, options = entry.partition(":")
-    registry.NETWORKS.get(name)
+    NETWORKS.get(name)
     return name, config.parse_pairs(filter(None, options.split(";")), "network option")
 
 
@@ -177,7 +177,7 @@ def prepare(entry: str, folder: Path) -> dict[str, Any]:
     """
     name, options = _read(entry)
     torch.manual_seed(1)
-    network = registry.create(name, num_classes=CLASSES, **options)
+    network = create(name, num_classes=CLASSES, **options)
     size = complexity(network)
     content = onnx_graph.trace(network)
     onnx_graph.check_operators(network, content)
@@ -228,7 +228,7 @@ def streaming(arguments: list[str]) -> dict[str, Any]:
     )
     options = parser.parse_args(arguments)
     clock = time.process_time if options.cpu_time else time.perf_counter
-    rows = [_form(name, registry.create(network, num_classes=60, **o), options, clock) for name, network, o in FORMS]
+    rows = [_form(name, create(network, num_classes=60, **o), options, clock) for name, network, o in FORMS]
     return {"threads": options.threads, "cores": usable_cores(), "streaming": rows}
 
 
@@ -334,9 +334,7 @@ def _load(path: Path) -> tuple[Network, float]:
     options: dict[str, Any] = {"modalities": [spec.modality for spec in found.inputs]}
     weights = safetensors.torch.load_file(found.path / package.WEIGHTS)
     width = next(value for name, value in weights.items() if name.endswith("blocks.0.spatial.weight.bias")).numel() // 3
-    network = registry.create(
-        found.family, num_classes=len(found.labels), frames=found.window.frames, width=width, **options
-    )
+    network = create(found.family, num_classes=len(found.labels), frames=found.window.frames, width=width, **options)
     network.load_state_dict(weights)
     return network.eval(), found.window.seconds
 

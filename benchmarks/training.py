@@ -33,7 +33,7 @@ from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError
-from actrec_models import evaluation, registry
+from actrec_models import evaluation, networks
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
@@ -43,6 +43,8 @@ from actrec_models.training import provenance, recipe
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
+
+RECIPES = Path(__file__).parents[1] / "models/recipes"
 
 CLASSES = 60
 
@@ -71,7 +73,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--seconds", type=amount, default=8.0, help="of each of two measurements (default: 8)")
     args = parser.parse_args(arguments)
-    wanted = args.networks.split(",") if args.networks else registry.list_models()
+    wanted = args.networks.split(",") if args.networks else networks.list_models()
     for entry in wanted:
         recipe_of(entry)  # report a wrong name before minutes of work
     device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
@@ -110,7 +112,7 @@ def recipe_of(entry: str) -> Recipe:
         ConfigError: There is no such network, option or recipe.
     """
     name, _, options = entry.partition(":")
-    registry.NETWORKS.get(name)
+    networks.NETWORKS.get(name)
     found = _recipes().get(LIKE.get(name, name))
     if found is None:
         raise ConfigError(f"no recipe of {name} among the papers'")
@@ -122,9 +124,7 @@ def recipe_of(entry: str) -> Recipe:
 @cache
 def _recipes() -> dict[str, Recipe]:
     """Return the papers' recipes by network, NTU RGB+D 60 first."""
-    paths = sorted(
-        (RECIPES / "papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
-    )
+    paths = sorted((RECIPES / "papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name))
     found: dict[str, Recipe] = {}
     for path in paths:
         read = recipe.read(path)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-import actrec_models.registry
+import actrec_models.networks
 from benchmarks.networks import Complexity, complexity
 
 
@@ -38,14 +38,14 @@ def test_complexity_matches_hand_computation(name):
 
 
 def test_complexity_from_input_specs_leaves_network_unchanged():
-    network = actrec_models.registry.create("deepacts_graph", num_classes=10, width=8, modalities=("body",), frames=16)
+    network = actrec_models.networks.create("deepacts_graph", num_classes=10, width=8, modalities=("body",), frames=16)
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert complexity(network).multiply_adds > 1e6
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     # Two branches cost twice as much as one.
-    twice = actrec_models.registry.create(
+    twice = actrec_models.networks.create(
         "deepacts_graph", num_classes=10, width=8, modalities=("body", "bones"), frames=16
     )
     assert complexity(twice).multiply_adds == 2 * complexity(network).multiply_adds

@@ -12,9 +12,9 @@ from actrec import datasets, inference
 from actrec.cli import main
 from actrec.inference import zoo
 from actrec.utils.errors import ActrecError, ConfigError
-from actrec_models import registry
+from actrec_models import networks
 from actrec_models.data.rendered import RenderedRgbd
-from actrec_models.registry import create
+from actrec_models.networks import create
 from actrec_models.training import recipe
 from benchmarks import training
 
@@ -54,7 +54,7 @@ def test_training_wrong_network_raises_config_error_before_it_measures(arguments
 
 
 def test_recipe_of_every_network_is_its_papers():
-    for name in registry.list_models():
+    for name in networks.list_models():
         chosen = training.recipe_of(name)
         assert chosen.model == name
         assert not chosen.stages
@@ -91,7 +91,7 @@ def test_rendered_prepares_once_and_trains_each_network(tmp_path, monkeypatch):
 def test_rendered_wrong_networks_raise_config_error_before_rendering(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_actrec", lambda *words: pytest.fail("ran"))
     with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
-        training.rendered(["--recipes", str((training.RECIPES / "rendered")), "--networks", "p_i3d,lstm"])
+        training.rendered(["--recipes", str(training.RECIPES / "rendered"), "--networks", "p_i3d,lstm"])
     with pytest.raises(ConfigError, match="there are: none"):
         training.rendered(["--recipes", str(tmp_path)])
 

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from actrec.inference import package
 from actrec.types import NANOSECONDS
 from actrec_models.export.onnx_graph import trace
-from actrec_models.registry import create, list_models
+from actrec_models.networks import create, list_models
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics

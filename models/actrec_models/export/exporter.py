@@ -19,7 +19,7 @@ from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance, Rejection
 from actrec.utils import config, files
 from actrec.utils.errors import ConfigError
-from actrec_models import evaluation, registry
+from actrec_models import evaluation, networks
 from actrec_models.evaluation import metrics
 from actrec_models.export import precision, rejection
 from actrec_models.export.onnx_graph import to_onnx
@@ -85,7 +85,7 @@ def export_network(
         ConfigError: Unknown network or option, initial weights that do not fit, or invalid classes.
         PackageError: The graph disagrees with PyTorch or cannot become an engine.
     """
-    config.check_names(options, registry.RESERVED, "the network's options")
+    config.check_names(options, networks.RESERVED, "the network's options")
     for label in classes:
         if label.casefold() == types.UNKNOWN:
             raise ConfigError(f"'{label}' is reserved for rejected clips: remove it from the classes")
@@ -93,7 +93,7 @@ def export_network(
             raise ConfigError(f"the class '{label}' appears twice: {', '.join(classes)}")
     folder = files.check_place(folder, package.FILES, overwrite)
     torch.manual_seed(seed)
-    network = registry.create(name, num_classes=len(classes), **options)
+    network = networks.create(name, num_classes=len(classes), **options)
     for file in init:
         initial_weights.load(network, name, file)
     trained = package.Provenance(

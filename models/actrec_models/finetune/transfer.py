@@ -29,8 +29,8 @@ from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.finetune.recordings import Folds, Recordings
+from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER, Network
-from actrec_models.registry import create
 from actrec_models.training.checkpoints import open_package
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import fast_bfloat16

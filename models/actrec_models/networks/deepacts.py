@@ -20,9 +20,9 @@ from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.common import sizes
-from actrec_models.layers.image import EfficientNetB0, ResNet50
-from actrec_models.layers.skeleton import POOLED, GraphBlock, Hcn, partition, present, unpadded_frames
+from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
+from actrec_models.layers.common import glorot, sizes
+from actrec_models.layers.graph import GraphBlock, partition, present, unpadded_frames
 from actrec_models.networks.base import Network
 
 
@@ -205,6 +205,9 @@ def _spec(modality: str, joints: Joints, shape: tuple[int, ...], preprocessing: 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at base width 64."""
 
+HCN_POOLING = 16
+"""Four poolings halve time and channels each."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -260,6 +263,76 @@ class GraphBranch(nn.Module):
         f = f_in.reshape(-1, c, t, v)  # (N·M, C, T, V)
         f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T)
         return self.norm(f).reshape(-1, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
+
+
+class Hcn(nn.Module):
+    """HCN (Fig. 3): joints of M bodies to class scores (N, classes), zero for an input that is all zero.
+
+    Args:
+        num_classes: Outputs.
+        frames: T, at least 16: four poolings halve it.
+        joints: V.
+        width: Multiple of the published channels (64, 32, 32, 64, 128, 256; fc7 256).
+        dropout: After conv4, conv5, conv6 and fc7.
+    """
+
+    to_motion: Tensor
+
+    def __init__(self, num_classes: int, frames: int, joints: int, width: float = 1.0, dropout: float = 0.5):
+        super().__init__()
+        base = max(16, round(32 * width / 16) * 16)
+        self.position = _stream(joints, base, dropout)
+        self.motion = _stream(joints, base, dropout)
+        self.register_buffer("to_motion", motion_matrix(frames), persistent=False)
+        self.conv5 = nn.Sequential(nn.Conv2d(4 * base, 4 * base, 3, padding=1), *_pooled(dropout))
+        self.conv6 = nn.Sequential(nn.Conv2d(4 * base, 8 * base, 3, padding=1), *_pooled(dropout))
+        flat = 8 * base * (frames // HCN_POOLING) * (base // HCN_POOLING)
+        self.fc7 = nn.Sequential(nn.Linear(flat, 8 * base), nn.ReLU(), nn.Dropout(dropout))
+        self.fc8 = nn.Linear(8 * base, num_classes)
+        self.apply(glorot)
+
+    def forward(self, joints: Tensor) -> Tensor:
+        """(N, M, 3, T, V) to (N, classes)."""
+        n, m, c, t, v = joints.shape
+        position = joints.reshape(n * m, c, t, v)  # (N·M, C, T, V)
+        motion = torch.matmul(self.to_motion, position)  # (N·M, C, T, V)
+        f = torch.cat([self.position(position), self.motion(motion)], dim=1)  # (N·M, C, T / 4, W / 4)
+        f = self.conv6(self.conv5(f))  # (N·M, C, T / 16, W / 16)
+        f = f.reshape(n, m, -1).amax(dim=1)  # the strongest of all bodies, (N, C·T·W)
+        return self.fc8(self.fc7(f)) * present(joints)
+
+
+class _JointsFirst(nn.Module):
+    """Swap channels and joints, so that the next convolution sees all joints at once."""
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f.permute(0, 3, 2, 1)  # (N, C, T, V) to (N, V, T, C)
+
+
+def _stream(joints: int, base: int, dropout: float) -> nn.Sequential:
+    """conv1 to conv4 of one stream: (N, 3, T, V) to (N, 2·base, T / 4, base / 4)."""
+    return nn.Sequential(
+        nn.Conv2d(3, 2 * base, 1),  # conv1
+        nn.ReLU(),
+        nn.Conv2d(2 * base, base, (3, 1), padding=(1, 0)),  # conv2
+        _JointsFirst(),
+        nn.Conv2d(joints, base, 3, padding=1),  # conv3
+        nn.MaxPool2d(2),
+        nn.Conv2d(base, 2 * base, 3, padding=1),  # conv4
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+    )
+
+
+def _pooled(dropout: float) -> list[nn.Module]:
+    return [nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)]
+
+
+def motion_matrix(frames: int) -> Tensor:
+    """Return [T, T]: differences of neighboring frames, stretched from T − 1 to T by linear interpolation."""
+    difference = torch.eye(frames)[1:] - torch.eye(frames)[:-1]  # (T - 1, T)
+    stretched = nn.functional.interpolate(difference.T[None], size=frames, mode="linear", align_corners=False)
+    return stretched[0].T.contiguous()  # (T, T)
 
 
 class StampBranch(nn.Module):
@@ -333,8 +406,8 @@ class DeepActsCnn(_Branches):
         if c.cnn_dropout is not None:
             options["dropout"] = c.cnn_dropout
         if c.cnn == "hcn":
-            if c.frames < POOLED:
-                raise ConfigError(f"frames is {c.frames}: HCN halves them four times, so that it needs {POOLED}")
+            if c.frames < HCN_POOLING:
+                raise ConfigError(f"frames is {c.frames}: HCN halves them four times, so that it needs {HCN_POOLING}")
             return Hcn(c.num_classes, c.frames, len(joints), **options)
         network = {"efficientnet_b0": EfficientNetB0, "resnet50": ResNet50}[c.cnn]
         return StampBranch(network(c.num_classes, depth=c.cnn_depth, **options), c.num_classes)

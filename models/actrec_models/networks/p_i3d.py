@@ -16,7 +16,7 @@ from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.video import NORM_MOMENTUM, InceptionI3d, chain, image_spec
+from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec
 from actrec_models.networks.base import OUTLIER, Network
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
@@ -83,7 +83,7 @@ class PoseLstm(nn.Module):
         return self.dropout(h.reshape(-1, self.features))  # (N, t_p·hidden)
 
 
-class Attention(nn.Module):
+class PartAttention(nn.Module):
     """Eq. 2 and 3: h^s (N, t_p·hidden) to the weights α of the K parts, (N, K)."""
 
     def __init__(self, features: int, units: int, parts: int):
@@ -127,7 +127,7 @@ class PI3d(Network):
             self.stages = ("parts", "joint")
         if o.attention:
             self.pose = PoseLstm(o)
-            self.attention = Attention(self.pose.features, o.attention_units, len(o.parts))
+            self.attention = PartAttention(self.pose.features, o.attention_units, len(o.parts))
             self.stages = ("parts", "pose", "attention", "joint")
         # Kinetics' weights for every I3D (Algorithm 1, step 1) and for the blocks behind the aggregation.
         targets = tuple(f"parts.{part}" for part in o.parts)

@@ -18,7 +18,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.video import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec
+from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec
 from actrec_models.networks.base import OUTLIER, Network
 
 GCN_CHANNELS = 64

@@ -23,8 +23,8 @@ from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, PackageError
+from actrec_models.networks import NETWORKS, create
 from actrec_models.networks.base import Network
-from actrec_models.registry import NETWORKS, create
 from actrec_models.training import initial_weights, provenance
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe

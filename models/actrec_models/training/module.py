@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER, Network, cross_entropy
-from actrec_models.registry import create
 from actrec_models.training.recipe import Recipe, Stage
 
 

@@ -22,8 +22,8 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samplers import Sampling, Validation
+from actrec_models.networks import RESERVED as NETWORK_RESERVED
 from actrec_models.networks.base import Network
-from actrec_models.registry import RESERVED as NETWORK_RESERVED
 
 PLACE = "models/recipes"
 
@@ -149,9 +149,7 @@ class Schedule:
         if len(numbers) < len(self.milestones) or sorted(numbers) != numbers:
             raise ConfigError(f"Schedule.milestones is {self.milestones}, expected rising numbers of epochs")
 
-    def make(
-        self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int
-    ) -> lr_scheduler.LRScheduler:
+    def make(self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int) -> lr_scheduler.LRScheduler:
         """Return the schedule to step after each of the stage's `steps`; plateau, with the loss after each epoch."""
         if self.name == "plateau":
             return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)

@@ -29,7 +29,7 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import rendered_skeletons, unknown_clips
 from actrec_models.data.samplers import EpochBatchSampler, RankBatchSampler
 from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
-from actrec_models.registry import create
+from actrec_models.networks import create
 from actrec_models.training import checkpoints, initial_weights, provenance
 from actrec_models.training.callbacks import (
     Averaging,

@@ -12,7 +12,7 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data.augmentation import Augmentation, augment_hands, names_side
 from actrec_models.data.samples import check_streams
-from actrec_models.registry import create
+from actrec_models.networks import create
 from actrec_models.training import recipe
 
 PALM = HAND_22.index["palm"]

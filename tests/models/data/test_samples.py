@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch.utils.data import default_collate
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import example_clip, window_inputs
@@ -36,7 +36,7 @@ def people(count, frames=20):
 
 
 def samples(name, clips, augmentation, **settings):
-    network = actrec_models.registry.create(name, num_classes=2, frames=16, bodies=2, **NETWORKS[name])
+    network = actrec_models.networks.create(name, num_classes=2, frames=16, bodies=2, **NETWORKS[name])
     recipe = config.build(Recipe, {"model": name, **settings})
     return Samples(ClipDataset(clips, ["a", "b"]), network.input_specs, network.window, recipe, augmentation)
 
@@ -91,7 +91,7 @@ def test_follow_person_with_hidden_hips_joined():
 @pytest.mark.parametrize("frames", [15, 20, 25])
 @pytest.mark.parametrize("key", ["pixels", "color"])
 def test_samples_stream_length_mismatch_raises(key, frames, lost):
-    network = actrec_models.registry.create(
+    network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
     made = example_clip(network.input_specs, 20)
@@ -106,7 +106,7 @@ def test_samples_stream_length_mismatch_raises(key, frames, lost):
 
 @pytest.mark.parametrize("lost", [[], [5, 18]])
 def test_samples_decoded_images_released_with_clip(lost):
-    network = actrec_models.registry.create(
+    network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2
     )
     made = example_clip(network.input_specs, 20)
@@ -125,7 +125,7 @@ def test_samples_decoded_images_released_with_clip(lost):
 
 
 def test_samples_crops_match_live_crops():
-    network = actrec_models.registry.create(
+    network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
     made, rng = example_clip(network.input_specs, 20), np.random.default_rng(1)

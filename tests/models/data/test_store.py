@@ -20,7 +20,7 @@ from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation import Run, prepare
-from actrec_models.registry import create as create_network
+from actrec_models.networks import create as create_network
 from tests.models.small import SMALL
 
 FRAMES = 6

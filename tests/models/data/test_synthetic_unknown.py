@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets, inference
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
@@ -113,7 +113,7 @@ def test_hands_from_bodies_cycle_poses_and_keep_missing_joints(hands, people):
 
 def test_samples_of_hands_include_synthetic_gestures(hands):
     chosen = config.build(recipe.Recipe, TINY)
-    network = actrec_models.registry.create("sem_net", num_classes=28, **chosen.network_options())
+    network = actrec_models.networks.create("sem_net", num_classes=28, **chosen.network_options())
     few = ClipDataset([hands[i] for i in range(0, 400, 10)], hands.classes, hands.layout)
     samples = Samples(few, network.input_specs, chosen.window(network), chosen, chosen.check())
     labels = [samples[i]["label"] for i in range(len(samples))]
@@ -134,7 +134,7 @@ def test_cross_entropy_outliers_target_uniform_probabilities():
 
 def test_sem_net_trained_with_outliers_lowers_their_confidence():
     torch.manual_seed(0)
-    network = actrec_models.registry.create(
+    network = actrec_models.networks.create(
         "sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"}
     )
     assert network.handles_outliers and network.outlier_weight == 0
@@ -165,7 +165,7 @@ def test_trainer_outlier_weight_passed_or_raises(data_root, tmp_path):
 
 def test_export_hands_threshold_chosen(data_root, tmp_path, monkeypatch):
     small = config.build(recipe.Recipe, TINY)
-    made_of = actrec_models.registry.create("sem_net", num_classes=28, **small.network_options())
+    made_of = actrec_models.networks.create("sem_net", num_classes=28, **small.network_options())
     assert rejection.calibration_obstacle(small, made_of.input_specs, str(data_root)) == ""
     create: Any = datasets.create
     monkeypatch.setattr(datasets, "create", lambda *args, **options: thinned(create(*args, **options)))

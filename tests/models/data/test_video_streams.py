@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
 from actrec.datasets.ntu_skeletons import read_ntu_skeleton
@@ -279,7 +279,7 @@ def test_ntu_pixels_match_pose_estimator(ntu):
 def test_ntu_samples_give_inputs_of_image_networks(data_root, name, options):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     clip = source.read(next(entry for entry in source.entries() if "color" in entry.files))
-    model = actrec_models.registry.create(name, num_classes=60, **options)
+    model = actrec_models.networks.create(name, num_classes=60, **options)
     window = model.window
     sample = clip.sample(window.seconds, window.frames)
     made = window_inputs(sample, model.input_specs, window, starts=[window.starts[-1]])[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets
 from actrec.cli import main
 from actrec.inference import package, zoo
@@ -292,12 +292,12 @@ def test_report_unusual_names_get_unique_files(tmp_path, capsys):
 
 
 def test_comparable_inputs_fill_in_missing_options():
-    specs = actrec_models.registry.create("spa_net_4d", num_classes=3).input_specs
+    specs = actrec_models.networks.create("spa_net_4d", num_classes=3).input_specs
     before = [replace(spec, preprocessing=json.loads(json.dumps(spec.preprocessing))) for spec in specs]
     for spec in before:
         del spec.preprocessing["positions"]
     assert evaluator.comparable_inputs(specs) == evaluator.comparable_inputs(before)
-    other = actrec_models.registry.create("spa_net_4d", num_classes=3, space=32).input_specs
+    other = actrec_models.networks.create("spa_net_4d", num_classes=3, space=32).input_specs
     assert evaluator.comparable_inputs(specs) != evaluator.comparable_inputs(other)
 
 

@@ -19,7 +19,7 @@ from actrec.inference.tensorrt.builder import group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.export import onnx_graph, precision, repackage
-from actrec_models.registry import create
+from actrec_models.networks import create
 
 RNG = np.random.default_rng(0)
 

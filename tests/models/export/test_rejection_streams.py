@@ -2,7 +2,7 @@
 
 import pytest
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets as core_datasets
 from actrec.cli import main
 from actrec.datasets.base import ClipDataset
@@ -55,7 +55,7 @@ def datasets(monkeypatch, tmp_path):
     ],
 )
 def test_calibration_obstacle_contains_cause(datasets, tmp_path, fields, message):
-    network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
+    network = actrec_models.networks.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", **fields})
     assert message in rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
 
@@ -69,13 +69,13 @@ def test_calibration_obstacle_optional_stream_only_of_known_clips(monkeypatch, t
     monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
     (tmp_path / "ntu").mkdir()
     fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
-    network = actrec_models.registry.create("deepacts", num_classes=2, **SMALL["deepacts"])
+    network = actrec_models.networks.create("deepacts", num_classes=2, **SMALL["deepacts"])
     obstacle = rejection.calibration_obstacle(config.build(Recipe, fields), network.input_specs, str(tmp_path))
     assert obstacle == ("the network also takes hands, which ntu60 does not contain" if known and not other else "")
 
 
 def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_path):
-    network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
+    network = actrec_models.networks.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
     datasets["train"] = skeletons(4)
     obstacle = rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))

@@ -14,7 +14,7 @@ from actrec.inference import zoo
 from actrec.utils.errors import DeviceError
 from actrec_models.export import onnx_graph
 from actrec_models.export.onnx_graph import simplify
-from actrec_models.registry import create
+from actrec_models.networks import create
 
 
 def run(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec.inference.onnxruntime_backend import STEP_METADATA, StreamingSession
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.export import onnx_graph
@@ -21,7 +21,7 @@ GRAPH = {"width": 4, "modalities": ("body", "bones"), "kernel": 3, "padding": "n
 def network(name, **options):
     """A small network whose normalization layers have statistics and whose attention is uneven."""
     torch.manual_seed(1)
-    made = actrec_models.registry.create(name, num_classes=5, **options)
+    made = actrec_models.networks.create(name, num_classes=5, **options)
     for module in made.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -118,7 +118,7 @@ def test_stream_absent_modality_adds_nothing_after_a_window():
     ],
 )
 def test_step_of_published_size_costs_a_tenth_of_its_window(name, options):
-    model = actrec_models.registry.create(name, num_classes=60, **options)
+    model = actrec_models.networks.create(name, num_classes=60, **options)
     step = Step(model)
     assert complexity(step, step.example_inputs).multiply_adds <= complexity(model).multiply_adds / 10
 
@@ -135,7 +135,7 @@ def test_step_unsuited_network_refused():
     with pytest.raises(ConfigError, match="looks ahead.*causal: true"):
         Step(network("sem_net", **{**SEM, "causal": False}))
     with pytest.raises(ConfigError, match="DeepActsCnn cannot run frame by frame; these can: SemNet, DeepActsGraph"):
-        Step(actrec_models.registry.create("deepacts_cnn", num_classes=2, cnn_width=0.1, size=32, modalities=("body",)))
+        Step(actrec_models.networks.create("deepacts_cnn", num_classes=2, cnn_width=0.1, size=32, modalities=("body",)))
 
 
 def test_receptive_field_bounds_unpadded_clip():

@@ -22,8 +22,8 @@ from actrec_models.export import onnx_graph, rejection
 from actrec_models.finetune import fine_tuning, transfer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
 from actrec_models.finetune.transfer import TeachConfig, Trainer
+from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER
-from actrec_models.registry import create
 from actrec_models.training import checkpoints
 from benchmarks import training as benchmark
 

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from actrec_models.layers.video import C3D_STAGES, C3d, boosted
+from actrec_models.layers.cnn3d import C3D_STAGES, C3d, boosted
 
 CONVOLUTIONS = [name for names in C3D_STAGES for name in names]
 

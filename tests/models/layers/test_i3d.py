@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.video import ENDPOINTS, InceptionI3d, MaxPool3dSame, Unit3d, average_pool, image_spec
+from actrec_models.layers.cnn3d import ENDPOINTS, InceptionI3d, MaxPool3dSame, Unit3d, average_pool, image_spec
 
 UNITS = {"Conv3d_1a_7x7": (3, 64, 7), "Conv3d_2b_1x1": (64, 64, 1), "Conv3d_2c_3x3": (64, 192, 3)}
 BLOCKS = {

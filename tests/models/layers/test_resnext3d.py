@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.layers.video import RESNEXT_BLOCKS, ResNext3d, ResNextBottleneck
+from actrec_models.layers.cnn3d import RESNEXT_BLOCKS, ResNext3d, ResNextBottleneck
 
 
 def test_resnext3d_has_published_size_and_names():

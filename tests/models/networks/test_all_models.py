@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.features.clips import example_clip, window_inputs
 from actrec.utils.errors import ConfigError
@@ -28,12 +28,12 @@ STEP = 0.01
 LEFT_OUT = {"p_i3d": r"parts\.\w+\.logits\.|pose\.classifier\."}
 """Parameters that a network has for the earlier stages of its training alone."""
 
-pytestmark = pytest.mark.parametrize("name", actrec_models.registry.list_models())
+pytestmark = pytest.mark.parametrize("name", actrec_models.networks.list_models())
 
 
 def small(name: str, seed: int = 1) -> Network:
     torch.manual_seed(seed)
-    return actrec_models.registry.create(name, num_classes=CLASSES, **SMALL[name])
+    return actrec_models.networks.create(name, num_classes=CLASSES, **SMALL[name])
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
 
 def test_create_unknown_option_refused(name):
     with pytest.raises(ConfigError, match=r"unknown option color_of_hair of \w+; known: .*num_classes"):
-        actrec_models.registry.create(name, num_classes=CLASSES, color_of_hair="red")
+        actrec_models.networks.create(name, num_classes=CLASSES, color_of_hair="red")
 
 
 def test_options_have_descriptions(name):

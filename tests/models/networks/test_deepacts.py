@@ -8,15 +8,15 @@ import onnxruntime
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.features.clips import example_clip
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.image import EfficientNetB0, ResNet50
-from actrec_models.layers.skeleton import Hcn, adjacency, motion_matrix, partition, present
-from actrec_models.networks.deepacts import MODALITIES, StampBranch
+from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
+from actrec_models.layers.graph import adjacency, partition, present
+from actrec_models.networks.deepacts import MODALITIES, Hcn, StampBranch, motion_matrix
 
 BODY, BODY_HANDS_FACE = ("body",), ("body", "hands", "face")
 
@@ -46,10 +46,10 @@ TWO = ("body", "hands")
 
 def network(name, seed=1, **options):
     """Small, in evaluation mode, with statistics of its own in each normalization."""
-    fields = actrec_models.registry.NETWORKS.get(name).config_class.__dataclass_fields__
+    fields = actrec_models.networks.NETWORKS.get(name).config_class.__dataclass_fields__
     small = {key: value for key, value in SMALL.items() if key in fields}
     torch.manual_seed(seed)
-    model = actrec_models.registry.create(name, num_classes=5, **{**small, "modalities": TWO, **options}).eval()
+    model = actrec_models.networks.create(name, num_classes=5, **{**small, "modalities": TWO, **options}).eval()
     for module in model.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -226,7 +226,7 @@ def test_deepacts_has_published_sizes():
     """One ImageNet network and one ST-GCN a modality."""
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in actrec_models.registry.create(name, num_classes=60).parameters())
+            name: sum(p.numel() for p in actrec_models.networks.create(name, num_classes=60).parameters())
             for name in ("deepacts_graph", "deepacts_cnn", "deepacts", "deepacts_multi")
         }
     efficientnet = 5_288_548 - 1281 * (1000 - 60)
@@ -239,7 +239,7 @@ def test_deepacts_has_published_sizes():
 
 def test_deepacts_defaults_are_papers():
     with torch.device("meta"):
-        model = actrec_models.registry.create("deepacts", num_classes=60)
+        model = actrec_models.networks.create("deepacts", num_classes=60)
     shapes = {spec.name: spec.shape for spec in model.input_specs}
     assert shapes == {
         "body": (1, 3, 60, 25), "bones": (1, 3, 60, 25), "hands": (1, 3, 60, 42), "face": (1, 3, 60, 68),

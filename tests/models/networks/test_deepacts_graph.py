@@ -5,18 +5,18 @@ import onnx
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.skeleton import GraphConvolution, partition
+from actrec_models.layers.graph import GraphConvolution, partition
 from actrec_models.training import checkpoints
 
 
 def network(**options):
     torch.manual_seed(1)
     small = {"width": 8, "modalities": ("body", "bones")}
-    return actrec_models.registry.create("deepacts_graph", num_classes=10, **{**small, **options})
+    return actrec_models.networks.create("deepacts_graph", num_classes=10, **{**small, **options})
 
 
 def batch_for(model, size=4):
@@ -26,16 +26,16 @@ def batch_for(model, size=4):
 
 
 def test_create_unknown_network_refused():
-    assert "deepacts_graph" in actrec_models.registry.list_models()
+    assert "deepacts_graph" in actrec_models.networks.list_models()
     with pytest.raises(ConfigError, match=r"unknown network 'lstm'; known: .*deepacts_graph"):
-        actrec_models.registry.create("lstm", num_classes=3)
+        actrec_models.networks.create("lstm", num_classes=3)
     with pytest.raises(ConfigError, match="unknown option depth"):
         network(depth=3)
 
 
 def test_deepacts_graph_has_published_size():
     # ST-GCN has 3.1 M parameters; two branches, without the classes of Kinetics.
-    model = actrec_models.registry.create("deepacts_graph", num_classes=60, modalities=("body", "bones"))
+    model = actrec_models.networks.create("deepacts_graph", num_classes=60, modalities=("body", "bones"))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(2 * 3.1e6, rel=0.02)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
@@ -16,7 +16,7 @@ FUSED = ("c3d_flow_at2", "flow_skeleton")
 
 def network(name, **options):
     torch.manual_seed(1)
-    return actrec_models.registry.create(name, num_classes=5, **{**SMALL[name], **options})
+    return actrec_models.networks.create(name, num_classes=5, **{**SMALL[name], **options})
 
 
 def batch_for(model, size=2):
@@ -115,7 +115,7 @@ def branch_size(channels, width, kernel):
 def test_two_branches_have_expected_parameters():
     def parameters(**options):
         return sum(
-            p.numel() for p in actrec_models.registry.create("res_tcn_bjcn", num_classes=60, **options).parameters()
+            p.numel() for p in actrec_models.networks.create("res_tcn_bjcn", num_classes=60, **options).parameters()
         )
 
     tcn = branch_size(150, 64, 8)
@@ -291,7 +291,7 @@ def test_flow_skeleton_joint_skeleton_learns_through_mask(name):
 
 def test_flow_skeleton_fusion_concatenates_features():
     with torch.device("meta"):
-        full = actrec_models.registry.create("flow_skeleton", num_classes=60)
+        full = actrec_models.networks.create("flow_skeleton", num_classes=60)
     assert full.fc_fused.in_features == 4096 + 768
     model = network("flow_skeleton")
     batch = batch_for(model)
@@ -342,18 +342,18 @@ def test_flow_skeleton_loss_includes_l1_norm(name):
 
 def test_flow_skeleton_windows_are_papers():
     for name in ("c3d_flow", *FUSED):
-        window = actrec_models.registry.create(name, num_classes=5, width=4, fc=16).window
+        window = actrec_models.networks.create(name, num_classes=5, width=4, fc=16).window
         assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
         assert window.frames / window.seconds == pytest.approx(10)  # the Kinect's 30 Hz, every third frame
         assert window.starts == ((0, 8, 16, 24, 32) if name == "c3d_flow" else tuple(range(4, 85, 8)))
         assert window.seconds == pytest.approx(4.8 if name == "c3d_flow" else 10)  # as long as the joint map
-    window = actrec_models.registry.create("res_tcn_bjcn", num_classes=5, width=4).window
+    window = actrec_models.networks.create("res_tcn_bjcn", num_classes=5, width=4).window
     assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
 
 
 def test_flow_skeleton_input_shapes_are_papers():
     with torch.device("meta"):
-        specs = actrec_models.registry.create("flow_skeleton", num_classes=60).input_specs
+        specs = actrec_models.networks.create("flow_skeleton", num_classes=60).input_specs
     assert {s.name: s.shape for s in specs} == {
         "flow_rgb": (3, 16, 112, 112), "joint_pixels": (16, 50, 2), "joint_map": (150, 300)
     }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.types import NANOSECONDS
 from actrec_models.data.augmentation import Augmentation
@@ -32,7 +32,7 @@ def walk(frames, bodies=1):
 def samples(chosen, clip, augmentation=None):
     """Of the joint map alone: the recipe's network at full size, but without memory."""
     with torch.device("meta"):
-        network = actrec_models.registry.create(chosen.model, num_classes=2, **chosen.network_options())
+        network = actrec_models.networks.create(chosen.model, num_classes=2, **chosen.network_options())
     specs = [spec for spec in network.input_specs if spec.name == "joint_map"]
     return Samples(ClipDataset([clip], ["a", "b"]), specs, chosen.window(network), chosen, augmentation)
 

@@ -6,12 +6,12 @@ import onnx
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets, features
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.video import InceptionI3d
+from actrec_models.layers.cnn3d import InceptionI3d
 from actrec_models.training import checkpoints, initial_weights, recipe, trainer
 from actrec_models.training.module import RecognitionModule
 
@@ -21,7 +21,7 @@ K = 3
 
 def network(seed=1, **options):
     torch.manual_seed(seed)
-    return actrec_models.registry.create("p_i3d", num_classes=4, **{**SMALL, **options})
+    return actrec_models.networks.create("p_i3d", num_classes=4, **{**SMALL, **options})
 
 
 def batch_for(model, size=4):
@@ -339,7 +339,7 @@ def test_p_i3d_kinetics_weights_fill_every_part(tmp_path, aggregation):
 
 
 def test_p_i3d_defaults_are_published():
-    model: Any = actrec_models.registry.create("p_i3d", num_classes=60)
+    model: Any = actrec_models.networks.create("p_i3d", num_classes=60)
     assert model.config.parts == ("left_hand_crop", "right_hand_crop", "body_crop")
     i3d = 12_287_264 + 60 * 1024 + 60
     lstm = 4 * 512 * (75 + 512 + 2) + 2 * 4 * 512 * (512 + 512 + 2)
@@ -351,7 +351,7 @@ def test_p_i3d_defaults_are_published():
     assert (window.clip, window.combine, len(window.starts), window.starts[-1] + 64) == (64, "logits", 5, window.frames)
     assert window.seconds == pytest.approx(window.frames / 30)
     options = {"hidden": 128, "pose_frames": 5, "lambda_1": 1e-4, "width": 0.05}
-    nucla: Any = actrec_models.registry.create("p_i3d", num_classes=10, **options)
+    nucla: Any = actrec_models.networks.create("p_i3d", num_classes=10, **options)
     assert nucla.pose.lstm.hidden_size == 128 and nucla.input_specs[-1].shape == (3, 5, 25)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec.utils.errors import ConfigError
 from actrec_models.networks.sem_net import GrCfsa, MultiScaleFeedForward, SemBlock, SemNetConfig, running_mean
 from benchmarks.networks import complexity
@@ -22,7 +22,7 @@ TABLE_2 = {  # kernels, dilations: GFLOPs, million parameters
 
 def network(**options):
     torch.manual_seed(1)
-    made = actrec_models.registry.create("sem_net", num_classes=5, **{**SMALL, **options}).eval()
+    made = actrec_models.networks.create("sem_net", num_classes=5, **{**SMALL, **options}).eval()
     for name, value in made.named_parameters():
         if name.endswith("alpha_hat"):  # as training leaves it
             torch.nn.init.normal_(value)
@@ -31,7 +31,7 @@ def network(**options):
 
 def published(**options):
     with torch.device("meta"):  # sizes need no values
-        return actrec_models.registry.create("sem_net", num_classes=60, **options)
+        return actrec_models.networks.create("sem_net", num_classes=60, **options)
 
 
 @pytest.mark.parametrize("attention", TABLE_1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.networks.sem_spa import mean
@@ -18,7 +18,7 @@ SMALL = {
 
 def network(**options):
     torch.manual_seed(1)
-    return actrec_models.registry.create("sem_spa", num_classes=5, **{**SMALL, **options})
+    return actrec_models.networks.create("sem_spa", num_classes=5, **{**SMALL, **options})
 
 
 def batch(model, joints=25, frames=12, count=3):
@@ -71,7 +71,7 @@ def test_sem_spa_options_cover_tables_6_and_9():
 
 
 def test_sem_spa_voxel_tables_are_one_stream():
-    network = actrec_models.registry.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
+    network = actrec_models.networks.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
     assert len(network.input_specs) > 3
     assert features.modalities(network.input_specs) == ["body", "bones", "voxels"]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.features import voxels
 from actrec.features.clips import example_clip
@@ -18,7 +18,7 @@ SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1
 
 def network(name="spa_net_3p1d", **options):
     torch.manual_seed(1)
-    return actrec_models.registry.create(name, num_classes=7, **{**SMALL, **options})
+    return actrec_models.networks.create(name, num_classes=7, **{**SMALL, **options})
 
 
 def people(bodies=1, frames=6, joints=25, seed=0):
@@ -228,7 +228,7 @@ def test_spa_net_4d_kernel_has_more_parameters():
 def test_spa_net_full_size_has_expected_parameters():
     count = {}
     for name in ("spa_net_3p1d", "spa_net_4d"):
-        model: Any = actrec_models.registry.create(name, num_classes=60)
+        model: Any = actrec_models.networks.create(name, num_classes=60)
         count[name] = sum(p.numel() for p in model.parameters())
         assert {s.name for s in model.input_specs} == {f"voxel_{t}" for t in ("features", *model.tables)}
         assert model.input_specs[0].shape == (2, 64, 25, 25)
@@ -252,7 +252,7 @@ def test_spa_net_bad_options_refused():
 
 @pytest.mark.parametrize(("name", "bodies"), [("spa_net_3p1d", 1), ("spa_net_3p1d", 2), ("spa_net_4d", 1)])
 def test_spa_net_capacity_suffices_for_moving_people(name, bodies):
-    model = actrec_models.registry.create(name, num_classes=10, bodies=bodies)
+    model = actrec_models.networks.create(name, num_classes=10, bodies=bodies)
     clip = example_clip(model.input_specs, 64, bodies)
     made = model.preprocessing
     places = voxels.scaled(clip["bodies"], made, "kinect_v2_25")

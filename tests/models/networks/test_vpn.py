@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.video import InceptionI3d, ResNext3d
+from actrec_models.layers.cnn3d import InceptionI3d, ResNext3d
 from actrec_models.networks import vpn
 from actrec_models.networks.vpn import (
     Attention,
@@ -27,7 +27,7 @@ SHAPE = (6, 3, 2, 4)  # c, t_c, m, n
 
 def network(name="vpn_i3d", **options):
     torch.manual_seed(1)
-    return actrec_models.registry.create(name, num_classes=5, **{**SMALL, **options})
+    return actrec_models.networks.create(name, num_classes=5, **{**SMALL, **options})
 
 
 def batch_for(net, size=3):
@@ -291,8 +291,8 @@ def test_vpn_outliers_are_ignored_in_classification():
 
 def test_vpn_has_published_shapes_and_sizes():
     with torch.device("meta"):
-        sizes = {name: actrec_models.registry.create(name, num_classes=60) for name in NAMES}
-        large = actrec_models.registry.create("vpn_i3d", num_classes=60, poses=30)
+        sizes = {name: actrec_models.networks.create(name, num_classes=60) for name in NAMES}
+        large = actrec_models.networks.create("vpn_i3d", num_classes=60, poses=30)
     i3d, resnext = sizes["vpn_i3d"], sizes["vpn_resnext101"]
     assert isinstance(i3d, VpnI3d) and isinstance(resnext, VpnResnext101)
     assert {s.name: s.shape for s in i3d.input_specs} == {"body_crop": (3, 64, 224, 224), "pose": (3, 20, 25)}

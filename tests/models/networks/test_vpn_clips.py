@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features
 from actrec.utils.errors import InputError
 
@@ -13,7 +13,7 @@ SMALL = {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size":
 
 def network(**options):
     torch.manual_seed(1)
-    return actrec_models.registry.create("vpn_i3d", num_classes=5, **{**SMALL, **options})
+    return actrec_models.networks.create("vpn_i3d", num_classes=5, **{**SMALL, **options})
 
 
 def clip_of(frames=16, joints=25, bodies=1):

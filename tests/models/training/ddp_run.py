@@ -14,7 +14,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.clips import RATE_HZ, example_clip
 from actrec.types import NANOSECONDS
 from actrec_models.data.samplers import EpochBatchSampler
-from actrec_models.registry import create
+from actrec_models.networks import create
 from tests.models.small import FLOW
 
 RECIPE = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
@@ -92,7 +92,7 @@ def test_ddp_processes_split_batches_and_validation_clips():
 )
 def test_ddp_loss_reaches_all_trained_parameters(name, options):
     """Several processes wait for every gradient: PyTorch refuses to train what gets none."""
-    network = actrec_models.registry.create(name, num_classes=2, **{**SMALL[name], **options}).train()
+    network = actrec_models.networks.create(name, num_classes=2, **{**SMALL[name], **options}).train()
     network.losses({**example_inputs(network, 2), "label": torch.arange(2)})["loss"].backward()
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import features, inference
 from actrec.cli import main
 from actrec.features.clips import example_clip
@@ -56,7 +56,7 @@ def files(tmp_path_factory):
 
 def small(name, classes=5, **options):
     torch.manual_seed(1)
-    return actrec_models.registry.create(name, num_classes=classes, **{**SMALL[name], **options})
+    return actrec_models.networks.create(name, num_classes=classes, **{**SMALL[name], **options})
 
 
 @pytest.mark.parametrize("kind", list(public.PUBLIC))
@@ -70,7 +70,7 @@ def test_public_checkpoints_have_published_names(kind):
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
 def test_load_public_checkpoints_fill_networks(name, kind, options, copies, files):
     with torch.device("meta"):  # names and shapes alone: the largest has 150 M parameters
-        network = actrec_models.registry.create(name, num_classes=5, **options)
+        network = actrec_models.networks.create(name, num_classes=5, **options)
     assert len(network.weight_targets[kind]) == copies
     report = initial_weights.load(network, name, files[kind])
     classifier = initial_weights.FORMATS[kind].classifier
@@ -86,7 +86,7 @@ def test_load_public_checkpoints_fill_networks(name, kind, options, copies, file
 
 @pytest.mark.parametrize(("name", "kind", "options"), [(n, k, o) for n, k, o, _ in USES if n[:3] in ("vpn", "dee")])
 def test_load_public_checkpoints_values_are_in_place(name, kind, options, files):
-    network = actrec_models.registry.create(name, num_classes=5, **options)
+    network = actrec_models.networks.create(name, num_classes=5, **options)
     initial_weights.load(network, name, files[kind])
     state = network.state_dict()
     for target in network.weight_targets[kind]:
@@ -114,11 +114,11 @@ def test_detect_format_other_names_recognized(files, tmp_path):
 
 
 def test_load_classifier_of_other_classes_is_kept(files):
-    network: Any = actrec_models.registry.create("deepacts_cnn", num_classes=1000, modalities=("body",))
+    network: Any = actrec_models.networks.create("deepacts_cnn", num_classes=1000, modalities=("body",))
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert report.kept == ()
     assert (network.branches["body"].net.classifier[1].weight == 359).all()
-    network = actrec_models.registry.create("deepacts_cnn", num_classes=7, modalities=("body",))
+    network = actrec_models.networks.create("deepacts_cnn", num_classes=7, modalities=("body",))
     before = network.branches["body"].net.classifier[1].weight.clone()
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert len(report.kept) == 2
@@ -243,10 +243,10 @@ def test_load_parts_fill_joint_network(tmp_path):
     whole = small("sem_spa")
     options, shared = SMALL["sem_spa"], {"num_classes": 5, "bodies": 2}
     parts = {
-        "sem_net": actrec_models.registry.create(
+        "sem_net": actrec_models.networks.create(
             "sem_net", **shared, **options["sem_options"], frames=16, streams="fuse"
         ),
-        "spa_net_4d": actrec_models.registry.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
+        "spa_net_4d": actrec_models.networks.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
     }
     for name, place in {"sem_net": "sem", "spa_net_4d": "spa"}.items():
         file = checkpoint(tmp_path / f"{name}.ckpt", name, parts[name])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-import actrec_models.registry
+import actrec_models.networks
 from actrec import datasets, inference
 from actrec.cli import main
 from actrec.datasets.base import Clip, ClipDataset
@@ -30,7 +30,7 @@ STAMPS = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
 
 def made_up(name, count):
     """Clips with every stream that a network can use; images and flow of the second class are brighter."""
-    network = actrec_models.registry.create(name, num_classes=2, **SMALL[name])
+    network = actrec_models.networks.create(name, num_classes=2, **SMALL[name])
     clips = []
     for n in range(count):
         clip = example_clip(network.input_specs, FRAMES, seed=n)
@@ -94,7 +94,7 @@ def test_dataset_streams_are_common_to_all_clips():
 
 def test_samples_streams_share_drawn_stamps():
     clip, options = made_up("c3d_flow", 1)[0], augmentation.Augmentation()
-    network = actrec_models.registry.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
+    network = actrec_models.networks.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
     settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
     samples = Samples(ClipDataset([clip], CLASSES), network.input_specs, network.window, settings, options)
     first, again = samples[0], samples[0, 0, 0]
@@ -140,7 +140,7 @@ def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
 
 
 def test_samples_contain_inputs_of_stage_only():
-    network = actrec_models.registry.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
+    network = actrec_models.networks.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
     settings = config.build(Recipe, {"model": "p_i3d", "unknown_dataset": ""})
     every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augmentation.Augmentation())
     whole, pictures = Samples(*every)[2, 0, 0], set(network.parts)
@@ -187,7 +187,7 @@ def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path
     assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
     assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(tmp_path)]) == 0
     package = inference.load(folder).package
-    network = actrec_models.registry.create(name, num_classes=2, **SMALL[name])
+    network = actrec_models.networks.create(name, num_classes=2, **SMALL[name])
     assert (package.window, package.labels) == (network.window, CLASSES)
     assert "not calibrated" in package.rejection.calibrated_on
     assert package.rejection.threshold == 0

@@ -1,12 +1,10 @@
-"""Networks on joints: spatial-temporal graph convolution (ST-GCN, Yan et al. 2018) and HCN (Li et al., IJCAI 2018)."""
+"""Spatial-temporal graph convolution (ST-GCN, Yan et al., AAAI 2018), the block of the graph networks."""
 
 import torch
 from torch import Tensor, nn
 
 from actrec.skeleton import layouts
-from actrec_models.layers.common import glorot, sizes
-
-# -- ST-GCN ------------------------------------------------------------------------------------------------------------
+from actrec_models.layers.common import sizes
 
 
 def adjacency(layout: str) -> Tensor:
@@ -118,80 +116,3 @@ def unpadded_frames(frames: int, kernel: int, stride: int) -> int:
 def present(value: Tensor) -> Tensor:
     """(N, 1): 1 for a sample of (N, …) that holds anything, 0 where all is zero, as an absent stream is."""
     return (value.flatten(1).abs().amax(dim=1, keepdim=True) > 0).to(value.dtype)
-
-
-# -- HCN ---------------------------------------------------------------------------------------------------------------
-
-
-POOLED = 16
-"""Four poolings halve time and channels each."""
-
-
-class Hcn(nn.Module):
-    """HCN (Fig. 3): joints of M bodies to class scores (N, classes), zero for an input that is all zero.
-
-    Args:
-        num_classes: Outputs.
-        frames: T, at least 16: four poolings halve it.
-        joints: V.
-        width: Multiple of the published channels (64, 32, 32, 64, 128, 256; fc7 256).
-        dropout: After conv4, conv5, conv6 and fc7.
-    """
-
-    to_motion: Tensor
-
-    def __init__(self, num_classes: int, frames: int, joints: int, width: float = 1.0, dropout: float = 0.5):
-        super().__init__()
-        base = max(16, round(32 * width / 16) * 16)
-        self.position = _stream(joints, base, dropout)
-        self.motion = _stream(joints, base, dropout)
-        self.register_buffer("to_motion", motion_matrix(frames), persistent=False)
-        self.conv5 = nn.Sequential(nn.Conv2d(4 * base, 4 * base, 3, padding=1), *_pooled(dropout))
-        self.conv6 = nn.Sequential(nn.Conv2d(4 * base, 8 * base, 3, padding=1), *_pooled(dropout))
-        flat = 8 * base * (frames // POOLED) * (base // POOLED)
-        self.fc7 = nn.Sequential(nn.Linear(flat, 8 * base), nn.ReLU(), nn.Dropout(dropout))
-        self.fc8 = nn.Linear(8 * base, num_classes)
-        self.apply(glorot)
-
-    def forward(self, joints: Tensor) -> Tensor:
-        """(N, M, 3, T, V) to (N, classes)."""
-        n, m, c, t, v = joints.shape
-        position = joints.reshape(n * m, c, t, v)  # (N·M, C, T, V)
-        motion = torch.matmul(self.to_motion, position)  # (N·M, C, T, V)
-        f = torch.cat([self.position(position), self.motion(motion)], dim=1)  # (N·M, C, T / 4, W / 4)
-        f = self.conv6(self.conv5(f))  # (N·M, C, T / 16, W / 16)
-        f = f.reshape(n, m, -1).amax(dim=1)  # the strongest of all bodies, (N, C·T·W)
-        return self.fc8(self.fc7(f)) * present(joints)
-
-
-class _JointsFirst(nn.Module):
-    """Swap channels and joints, so that the next convolution sees all joints at once."""
-
-    def forward(self, f: Tensor) -> Tensor:
-        return f.permute(0, 3, 2, 1)  # (N, C, T, V) to (N, V, T, C)
-
-
-def _stream(joints: int, base: int, dropout: float) -> nn.Sequential:
-    """conv1 to conv4 of one stream: (N, 3, T, V) to (N, 2·base, T / 4, base / 4)."""
-    return nn.Sequential(
-        nn.Conv2d(3, 2 * base, 1),  # conv1
-        nn.ReLU(),
-        nn.Conv2d(2 * base, base, (3, 1), padding=(1, 0)),  # conv2
-        _JointsFirst(),
-        nn.Conv2d(joints, base, 3, padding=1),  # conv3
-        nn.MaxPool2d(2),
-        nn.Conv2d(base, 2 * base, 3, padding=1),  # conv4
-        nn.MaxPool2d(2),
-        nn.Dropout(dropout),
-    )
-
-
-def _pooled(dropout: float) -> list[nn.Module]:
-    return [nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)]
-
-
-def motion_matrix(frames: int) -> Tensor:
-    """Return [T, T]: differences of neighboring frames, stretched from T − 1 to T by linear interpolation."""
-    difference = torch.eye(frames)[1:] - torch.eye(frames)[:-1]  # (T - 1, T)
-    stretched = nn.functional.interpolate(difference.T[None], size=frames, mode="linear", align_corners=False)
-    return stretched[0].T.contiguous()  # (T, T)
