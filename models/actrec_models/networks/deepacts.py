@@ -22,7 +22,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
 from actrec_models.layers.common import glorot, sizes
-from actrec_models.layers.graph import GraphBlock, partition, present, unpadded_frames
+from actrec_models.layers.st_gcn import GraphBlock, partition, present, unpadded_frames
 from actrec_models.networks.base import Network
 
 

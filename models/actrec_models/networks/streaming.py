@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.common import sizes
-from actrec_models.layers.graph import GraphBlock, present
+from actrec_models.layers.st_gcn import GraphBlock, present
 from actrec_models.networks.base import Network
 from actrec_models.networks.deepacts import DeepActsGraph, GraphBranch
 from actrec_models.networks.sem_net import (

@@ -9,7 +9,7 @@ import actrec_models.networks
 from actrec.skeleton import layouts
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import onnx_graph
-from actrec_models.layers.graph import GraphConvolution, partition
+from actrec_models.layers.st_gcn import GraphConvolution, partition
 from actrec_models.training import checkpoints
 
 
