@@ -21,7 +21,7 @@ from actrec.cli import run as run_command
 from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
-from actrec_nodes.bringup import graph, run, transport
+from actrec_nodes.bringup import graph, processes, run, transport
 from actrec_nodes.bringup.run import GraphMonitor
 from actrec_nodes.common import conversions, topics
 from tests.example_scene import FLOW, HANDS, WINDOW
@@ -53,6 +53,15 @@ def test_graph_node_names_match_their_classes(root: Path) -> None:
     for spec in graph.GRAPH:
         assert spec.load().__name__ == spec.name.title().replace("_", "")
         assert f'"{spec.name}"' in (root / "setup.py").read_text()
+
+
+@pytest.mark.parametrize("spec", graph.GRAPH, ids=lambda spec: spec.name)
+def test_main_runs_the_node_with_the_name_of_the_executable(monkeypatch: pytest.MonkeyPatch, spec) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(sys, "argv", [f"/opt/lib/actrec/{spec.name}", "--ros-args"])
+    monkeypatch.setattr(processes, "spin", lambda node_class, args: started.append((node_class, args)) or 0)
+    assert processes.main() == 0
+    assert started == [(spec.load(), sys.argv)]
 
 
 def test_graph_order_starts_subscribers_before_publishers() -> None:
