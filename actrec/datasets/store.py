@@ -71,13 +71,9 @@ class PreparedDataset(ClipDataset):
         return PreparedDataset(self.folder, self._chosen[np.asarray(chosen, np.int64)], (self.head, self._index))
 
     def part(self, split: str, part: str, fold: int = 0, unknown: bool = False) -> "PreparedDataset":
-        """Return a part of a split.
+        """Return part "train" or "test" of a split, by default the first one.
 
-        Args:
-            split: Name of the split; empty for the first.
-            part: "train" or "test".
-            fold: Fold from 1; 0 for the dataset's default.
-            unknown: Return the clips of no class (`Source.unknown_entries`) instead.
+        `fold` is counted from 1; 0 is the dataset's default. `unknown` selects the clips of no class instead.
 
         Raises:
             ConfigError: The dataset has no such split or fold.

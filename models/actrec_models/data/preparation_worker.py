@@ -185,13 +185,10 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
                 continue
             except ImportError as error:  # every other item would fail too
                 raise MissingLibraryError(f"'{entry.name}' cannot be read: {error}; install the library") from error
-            except SystemError as error:  # compiled code wraps a Ctrl-C in one
-                if isinstance(error.__cause__, KeyboardInterrupt):
-                    raise KeyboardInterrupt from error
-                outcome.skipped.append(_fault(entry, error))
-                continue
             except Exception as error:  # a damaged file may fail in any library; skip the item
-                outcome.skipped.append(_fault(entry, error))
+                if isinstance(error.__cause__, KeyboardInterrupt):  # compiled code wraps a Ctrl-C in a SystemError
+                    raise KeyboardInterrupt from error
+                outcome.skipped.append((entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
             rows = worker.writer.add(arrays)
             frames = arrays[0].shape[0]
@@ -205,10 +202,6 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
         outcome.records.clear()  # it is unknown which of them are on the disk
         outcome.error = outcome.error or error
     return outcome
-
-
-def _fault(entry: Entry, error: Exception) -> tuple[str, str]:
-    return entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _worker(job: Job) -> _Worker:
