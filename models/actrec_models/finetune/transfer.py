@@ -30,9 +30,9 @@ from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.finetune.recordings import Folds, Recordings
 from actrec_models.networks import create
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.base import OUTLIER, Network, sample_losses
 from actrec_models.training.checkpoints import open_package
-from actrec_models.training.recipe import Recipe
+from actrec_models.training.recipe import Optimizer, Recipe
 from actrec_models.training.trainer import fast_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -204,15 +204,6 @@ def stack_inputs(items: Sequence[dict[str, Any]], device: torch.device | None = 
     return {name: torch.from_numpy(np.stack([item[name] for item in items])).to(device) for name in names}
 
 
-def tuning_loss(logits: Tensor, labels: Tensor, settings: TeachConfig) -> Tensor:
-    """Return the smoothed cross-entropy [N]; the target of clips without a class is the uniform distribution."""
-    known = nn.functional.cross_entropy(
-        logits, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=settings.label_smoothing
-    )
-    outlier = -torch.log_softmax(logits, dim=1).mean(dim=1)
-    return torch.where(labels != OUTLIER, known, settings.outlier_weight * outlier)
-
-
 def fit_head(features: Tensor, labels: Tensor, classes: int, settings: TeachConfig) -> tuple[Tensor, Tensor]:
     """Return the weights [classes, D] and bias [classes] of a class-balanced linear head on features [N, D]."""
     mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-3
@@ -224,7 +215,9 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, settings: TeachConf
     optimizer = torch.optim.AdamW(groups, _HEAD_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _HEAD_LEARNING_RATE, settings.head_steps)
     for _ in range(settings.head_steps):
-        loss = (tuning_loss(standard @ weight.T + bias, labels, settings) * share).sum() / share.sum()
+        logits = standard @ weight.T + bias
+        losses = sample_losses(logits, labels, settings.label_smoothing, settings.outlier_weight)
+        loss = (losses * share).sum() / share.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -244,35 +237,19 @@ def set_head(layers: Sequence[nn.Linear], weight: Tensor, bias: Tensor) -> None:
 
 
 def fine_tune(
-    network: Network,
-    samples: Samples,
-    labels: np.ndarray,
-    settings: TeachConfig,
-    seconds: float,
+    network: Network, samples: Samples, labels: np.ndarray, settings: TeachConfig, seconds: float,
     on_step: Callable[[], object],
-) -> int:
-    """Train the whole network on augmented clips, with class-balanced sampling.
+) -> int:  # fmt: skip
+    """Train the whole network on augmented clips, with class-balanced sampling, and return the number of steps.
 
-    Args:
-        network: Changed in place; in evaluation mode afterwards, on the CPU.
-        samples: The clips.
-        labels: Their classes.
-        settings: Settings.
-        seconds: Time limit; the schedule is shortened to end with it.
-        on_step: Called after each step.
-
-    Returns:
-        The number of steps.
+    The network is in evaluation mode afterwards, on the CPU. The schedule is shortened to end within `seconds`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = samples.recipe.seed
     torch.manual_seed(seed)
     rng, start, step = np.random.default_rng([seed, len(labels)]), time.monotonic(), 0
     network.to(device).train()
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, settings.learning_rate)
+    optimizer = Optimizer().make(network.parameters(), settings.learning_rate, settings.weight_decay)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     while step < settings.steps and time.monotonic() - start < seconds:
         # Progress by steps gives reproducible networks; the clock counts only if it is ahead of the steps.
@@ -285,7 +262,7 @@ def fine_tune(
         with autocast(device, settings.precision):
             logits = network(**stack_inputs(items, device))
         targets = torch.tensor([item["label"] for item in items], device=device)
-        loss = tuning_loss(logits.float(), targets, settings).mean()
+        loss = sample_losses(logits.float(), targets, settings.label_smoothing, settings.outlier_weight).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -30,24 +30,11 @@ INCEPTION_BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
 """The nine inception blocks: channels of 1×1×1; 1×1×1 then 3×3×3; 1×1×1 then 3×3×3; pool then 1×1×1."""
 
 ENDPOINTS = (
-    "Conv3d_1a_7x7",
-    "MaxPool3d_2a_3x3",
-    "Conv3d_2b_1x1",
-    "Conv3d_2c_3x3",
-    "MaxPool3d_3a_3x3",
-    "Mixed_3b",
-    "Mixed_3c",
-    "MaxPool3d_4a_3x3",
-    "Mixed_4b",
-    "Mixed_4c",
-    "Mixed_4d",
-    "Mixed_4e",
-    "Mixed_4f",
-    "MaxPool3d_5a_2x2",
-    "Mixed_5b",
+    "Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c",
+    "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a_2x2", "Mixed_5b",
     "Mixed_5c",
-)
-"""The chain of layers, in order; `forward_features` stops after, or goes on from, any of them."""
+)  # fmt: skip
+"""The chain of layers, in order; `forward_features` can stop and start after any of them."""
 
 POOLS = {
     "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
@@ -58,7 +45,7 @@ POOLS = {
 """Kernel and stride in (T, H, W) of the pools between the blocks."""
 
 NORM_MOMENTUM = 0.01
-"""Share of a batch in the batch norms' running statistics, as the port has it: right after some hundred steps."""
+"""Share of a batch in the batch norms' running statistics, as in the port."""
 
 
 def image_spec(name: str, frames: int, size: int) -> InputSpec:
@@ -68,12 +55,12 @@ def image_spec(name: str, frames: int, size: int) -> InputSpec:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels of a layer of `channels` in a network that is `width` times as wide; at least two."""
+    """Return `channels` times `width`, at least two."""
     return max(2, round(channels * width))
 
 
 def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """How far TensorFlow's "SAME" pads x (N, C, T, H, W), before and behind, along T, H, W; an odd one goes behind."""
+    """Return the padding of x (N, C, T, H, W) by TensorFlow's "SAME": (before, after) along T, H, W."""
     totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x)[1:], kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 

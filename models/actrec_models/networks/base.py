@@ -1,4 +1,4 @@
-"""What every network offers."""
+"""Base class and loss of the networks."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils import config
 
 OUTLIER = -1
-"""Label of a sample that shows no class; without a weight of its own it takes no part in the cross-entropy."""
+"""Label of a sample without a class; the cross-entropy ignores it unless outliers have a weight."""
 
 
 class Network(nn.Module):
@@ -19,16 +19,15 @@ class Network(nn.Module):
 
     Attributes:
         config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
-        config: The options it was made with.
+        config: Its options.
         stages: Names of the stages of its training, in order; see `stage`.
-        window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
-        weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
-            ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
-            the format's port gives them. An attribute, or a property if it depends on the options.
+        weight_targets: Submodules ("" for the network itself) by the public checkpoint format
+            (`training.initial_weights.FORMATS`) or other network that fills them; their parameters have that format's
+            names. An attribute, or a property if it depends on the options.
         base_channels: Parameter name to (axis, number of input channels without optional ones). Weights of that size
-            are accepted, and the further channels start at zero.
-        handles_outliers: Whether its own `losses` accepts samples that show no class.
-        outlier_weight: What such a `losses` weighs them with; the trainer sets it.
+            are accepted; the other channels start at zero.
+        handles_outliers: Whether its own `losses` accepts samples without a class.
+        outlier_weight: Weight of these samples in such a `losses`; set by the trainer.
     """
 
     stages: tuple[str, ...] = ()
@@ -45,16 +44,16 @@ class Network(nn.Module):
     @property
     @abstractmethod
     def input_specs(self) -> list[InputSpec]:
-        """Its inputs, shapes without the batch axis; every one is float32."""
+        """Its float32 inputs; shapes are without the batch axis."""
 
     @property
     def stage_input_specs(self) -> list[InputSpec]:
-        """Those that `losses` reads at the stage of training that is under way: the others are not made for it."""
+        """The inputs that `losses` reads in the current stage of the training."""
         return self.input_specs
 
     @property
     def window(self) -> WindowSpec:
-        """The paper's window; the default is one clip of T frames over five seconds."""
+        """The paper's evaluation window; by default, one clip of T frames over five seconds."""
         return WindowSpec(5.0, self.config.frames)
 
     @abstractmethod
@@ -79,18 +78,26 @@ class Network(nn.Module):
 
 
 def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0, outlier_weight: float = 0.0) -> Tensor:
-    """Mean cross-entropy, smoothed; of samples that show no class, weighted, that to equal probabilities.
+    """Return the mean smoothed cross-entropy; the target of outliers is the uniform distribution.
 
     Args:
         scores: (N, classes).
-        labels: (N); `OUTLIER` for samples that show no class.
-        smoothing: Share of each label that is spread over all classes.
-        outlier_weight: Weight of outliers; with 0 the mean is over the other samples alone.
+        labels: (N); `OUTLIER` for samples without a class.
+        smoothing: Label smoothing.
+        outlier_weight: Weight of outliers; with 0, the mean is over the other samples alone.
     """
-    kind = nn.functional.cross_entropy
-    if not outlier_weight:
-        total = kind(scores, labels, reduction="sum", ignore_index=OUTLIER, label_smoothing=smoothing)
-        return total / (labels != OUTLIER).sum().clamp(min=1)  # of a batch that shows none it is 0, not 0 / 0
-    losses = kind(scores, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing)
-    unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
-    return torch.where(labels != OUTLIER, losses, outlier_weight * unsure).mean()
+    if outlier_weight:
+        return sample_losses(scores, labels, smoothing, outlier_weight).mean()
+    total = nn.functional.cross_entropy(
+        scores, labels, reduction="sum", ignore_index=OUTLIER, label_smoothing=smoothing
+    )
+    return total / (labels != OUTLIER).sum().clamp(min=1)  # 0 for a batch of outliers, not 0 / 0
+
+
+def sample_losses(scores: Tensor, labels: Tensor, smoothing: float, outlier_weight: float) -> Tensor:
+    """Return the loss (N) of each sample; see `cross_entropy`."""
+    known = nn.functional.cross_entropy(
+        scores, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing
+    )
+    outlier = -torch.log_softmax(scores, dim=1).mean(dim=1)
+    return torch.where(labels != OUTLIER, known, outlier_weight * outlier)
