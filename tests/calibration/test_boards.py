@@ -1,4 +1,4 @@
-"""Boards: their geometry, their print, and how exactly they are found in rendered images."""
+"""Boards: geometry, printing, and accuracy of their detection in rendered images."""
 
 import re
 import struct
@@ -21,12 +21,12 @@ CHESSBOARD = Board.of(kind="chessboard", square=0.025)
 ODD = Board.of(kind="chessboard", columns=7, rows=5, square=0.03)
 
 
-def facing(board: Board, distance: float = 0.45, roll_deg: float = 0.0, tilt_deg: float = 20.0) -> np.ndarray:
-    """The board's middle on the optical axis."""
-    turn = cv2.Rodrigues(np.radians([0.0, 0.0, roll_deg]))[0] @ cv2.Rodrigues(np.radians([tilt_deg, 5.0, 0.0]))[0]
+def frontal_pose(board: Board, distance: float = 0.45, roll_deg: float = 0.0, tilt_deg: float = 20.0) -> np.ndarray:
+    """Return the pose of a board whose center lies on the optical axis."""
+    rotation = cv2.Rodrigues(np.radians([0.0, 0.0, roll_deg]))[0] @ cv2.Rodrigues(np.radians([tilt_deg, 5.0, 0.0]))[0]
     pose = np.eye(4)
-    pose[:3, :3] = turn
-    pose[:3, 3] = np.array([0, 0, distance]) - turn @ np.array([*board.size, 0]) / 2
+    pose[:3, :3] = rotation
+    pose[:3, 3] = np.array([0, 0, distance]) - rotation @ np.array([*board.size, 0]) / 2
     return pose
 
 
@@ -36,15 +36,15 @@ def facing(board: Board, distance: float = 0.45, roll_deg: float = 0.0, tilt_deg
 )
 def test_draw_charuco_equals_opencv(options, density, cv2_legacy):
     board = Board.of(**options)
-    theirs = cv2.aruco.CharucoBoard(
+    opencv_board = cv2.aruco.CharucoBoard(
         (board.columns, board.rows), board.square, board.marker, aruco_dictionary(board.dictionary)
     )
-    theirs.setLegacyPattern(cv2_legacy)
-    np.testing.assert_allclose(board.points, theirs.getChessboardCorners(), atol=1e-6)
-    # So many pixels a metre that squares and the markers' cells are whole pixels.
+    opencv_board.setLegacyPattern(cv2_legacy)
+    np.testing.assert_allclose(board.points, opencv_board.getChessboardCorners(), atol=1e-6)
+    # The density makes squares and marker cells whole pixels.
     image = board.draw(density)
-    drawn = theirs.generateImage(image.shape[::-1], marginSize=0, borderBits=1)
-    assert (np.abs(image.astype(int) - drawn) > 64).mean() < 2e-3
+    expected = opencv_board.generateImage(image.shape[::-1], marginSize=0, borderBits=1)
+    assert (np.abs(image.astype(int) - expected) > 64).mean() < 2e-3
 
 
 def test_board_chessboard_counts_inner_corners_like_opencv():
@@ -69,14 +69,14 @@ def test_detect_rendered_board_within_hundredths_of_a_pixel(board):
         found = detect(board, image)
         assert found is not None and (np.diff(found.ids) > 0).all()
         errors.append(found.pixels - project_corners(board.points[found.ids], CAMERA, pose))
-    every = np.concatenate(errors)
-    assert len(every) > 0.6 * 12 * len(board.points)
-    assert np.sqrt((every**2).mean()) < 0.03  # measured: 0.015 to 0.02
-    assert np.abs(every.mean(axis=0)).max() < 0.005  # no offset of half a pixel or a part of it
+    all_errors = np.concatenate(errors)
+    assert len(all_errors) > 0.6 * 12 * len(board.points)
+    assert np.sqrt((all_errors**2).mean()) < 0.03  # measured: 0.015 to 0.02
+    assert np.abs(all_errors.mean(axis=0)).max() < 0.005  # no offset by a fraction of a pixel
 
 
 def test_render_without_noise_is_exact():
-    """Without blur and noise nothing is left but the detector's own error."""
+    """Without blur and noise, only the detector's own error remains."""
     for pose in sample_poses(CHESSBOARD, CAMERA, 4, seed=9):
         image, depth = render(CHESSBOARD, CAMERA, pose)
         found = detect(CHESSBOARD, image)
@@ -84,13 +84,13 @@ def test_render_without_noise_is_exact():
         assert np.sqrt((error**2).mean()) < 0.02
         u, v = np.round(found.pixels).astype(int).T
         expected = (CHESSBOARD.points[found.ids] @ pose[:3, :3].T + pose[:3, 3])[:, 2]
-        # The nearest pixel's center is up to 0.7 px from the corner: on a plane tilted by 45°, some mm.
+        # The nearest pixel's center is up to 0.7 px from the corner, which is some mm on a plane tilted by 45°.
         np.testing.assert_allclose(depth[v, u], expected, atol=0.005)
         assert np.isnan(depth[0, 0]) or np.isnan(depth[-1, -1])
 
 
 def test_render_depth_lies_on_plane():
-    pose = facing(CHARUCO)
+    pose = frontal_pose(CHARUCO)
     _, depth = render(CHARUCO, CAMERA, pose)
     v, u = np.nonzero(np.isfinite(depth))
     pixels = np.stack([u, v], axis=1).astype(np.float64).reshape(-1, 1, 2)
@@ -104,23 +104,23 @@ def test_render_depth_lies_on_plane():
 @pytest.mark.parametrize("roll_deg", [0, 90, 180, -90])
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD], ids=["charuco", "chessboard"])
 def test_detect_rotated_board_keeps_corner_ids(board, roll_deg):
-    pose = facing(board, 0.7, roll_deg)
+    pose = frontal_pose(board, 0.7, roll_deg)
     image, _ = render(board, CAMERA, pose, blur=0.5)
     found = detect(board, image)
     assert np.abs(found.pixels - project_corners(board.points[found.ids], CAMERA, pose)).max() < 0.2
 
 
 def test_detect_symmetric_chessboard_starts_at_left():
-    upside_down = facing(ODD, 0.6, 180)
-    image, _ = render(ODD, CAMERA, upside_down)
+    pose = frontal_pose(ODD, 0.6, 180)
+    image, _ = render(ODD, CAMERA, pose)
     assert ODD.ambiguous and not CHESSBOARD.ambiguous and not CHARUCO.ambiguous
     found = detect(ODD, image)
-    expected = project_corners(ODD.points, CAMERA, upside_down)[::-1]
+    expected = project_corners(ODD.points, CAMERA, pose)[::-1]
     assert np.abs(found.pixels - expected[found.ids]).max() < 0.2
 
 
 def test_detect_partial_charuco_finds_visible_corners():
-    pose = facing(CHARUCO, 0.3)
+    pose = frontal_pose(CHARUCO, 0.3)
     pose[0, 3] += 0.12
     image, _ = render(CHARUCO, CAMERA, pose, blur=0.7, noise=2)
     found = detect(CHARUCO, image)
@@ -139,7 +139,7 @@ def test_detect_without_board_returns_none(board):
 @pytest.mark.parametrize("board", [CHARUCO, ODD], ids=["charuco", "odd chessboard"])
 @pytest.mark.parametrize("roll_deg", [0, 170])
 def test_detect_mirrored_image_is_refused(board, roll_deg):
-    image, _ = render(board, CAMERA, facing(board, 0.5, roll_deg), blur=0.5)
+    image, _ = render(board, CAMERA, frontal_pose(board, 0.5, roll_deg), blur=0.5)
     assert board.detects_mirroring and detect(board, image) is not None
     for mirrored in (image[:, ::-1], image[::-1]):
         with pytest.raises(InputError, match="mirrored"):
@@ -148,7 +148,7 @@ def test_detect_mirrored_image_is_refused(board, roll_deg):
 
 def test_detect_mirrored_even_chessboard_is_accepted():
     assert not CHESSBOARD.detects_mirroring
-    image, _ = render(CHESSBOARD, CAMERA, facing(CHESSBOARD))
+    image, _ = render(CHESSBOARD, CAMERA, frontal_pose(CHESSBOARD))
     assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
 
 
@@ -171,22 +171,22 @@ def test_board_impossible_options_are_refused(options, message):
         Board.of(**options)
 
 
-def page(path) -> tuple[tuple[float, float], np.ndarray]:
+def read_pdf_page(path) -> tuple[tuple[float, float], np.ndarray]:
     """Return the size of a PDF's page in m, and its black rectangles [n, 4] (left, bottom, width, height) in m."""
     data = path.read_bytes()
     box = [float(word) for word in re.search(rb"/MediaBox \[([^\]]*)\]", data).group(1).split()]
     streams = [zlib.decompress(part) for part in re.findall(rb"stream\n(\x78.*?)\nendstream", data, re.DOTALL)]
     content = next(stream.decode("latin-1") for stream in streams if b" re f" in stream)
-    found = np.array(re.findall(r"([-\d.]+) ([-\d.]+) ([-\d.]+) ([-\d.]+) re f", content), float)
-    found[:, 1] += np.minimum(found[:, 3], 0)
-    found[:, 3] = np.abs(found[:, 3])
-    k = 0.0254 / 72
-    return (box[2] * k, box[3] * k), found * k
+    rectangles = np.array(re.findall(r"([-\d.]+) ([-\d.]+) ([-\d.]+) ([-\d.]+) re f", content), float)
+    rectangles[:, 1] += np.minimum(rectangles[:, 3], 0)
+    rectangles[:, 3] = np.abs(rectangles[:, 3])
+    meters_per_point = 0.0254 / 72
+    return (box[2] * meters_per_point, box[3] * meters_per_point), rectangles * meters_per_point
 
 
 def test_write_pdf_has_true_size(tmp_path):
     assert board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
-    (width, height), black = page(tmp_path / "board.pdf")
+    (width, height), black = read_pdf_page(tmp_path / "board.pdf")
     np.testing.assert_allclose((width, height), (0.297, 0.210), atol=5e-6)
     expected = CHARUCO.rectangles + np.tile([(0.297 - 0.27) / 2, (0.21 - 0.18) / 2], 2)
     edges = np.stack(
@@ -194,13 +194,13 @@ def test_write_pdf_has_true_size(tmp_path):
     )
     np.testing.assert_allclose(edges, expected, atol=1e-5)  # 0.01 mm
     density = 3000
-    sheet = np.full((round(height * density), round(width * density)), 255, np.uint8)
-    left, bottom, across, up = (black * density).T
+    image = np.full((round(height * density), round(width * density)), 255, np.uint8)
+    left, bottom, widths, heights = (black * density).T
     bottom = height * density - bottom
-    edges = np.floor(np.stack([bottom - up, bottom, left, left + across]) + 0.501).astype(int)
+    edges = np.floor(np.stack([bottom - heights, bottom, left, left + widths]) + 0.501).astype(int)
     for top, below, start, end in edges.T:
-        sheet[top:below, start:end] = 0
-    found = detect(CHARUCO, cv2.GaussianBlur(sheet, (0, 0), 1))
+        image[top:below, start:end] = 0
+    found = detect(CHARUCO, cv2.GaussianBlur(image, (0, 0), 1))
     assert found.ids.tolist() == list(range(40))
     left, top = (width - 0.27) / 2, (height - 0.18) / 2
     expected = (CHARUCO.points[:, :2] + (left, top)) * density - 0.5
@@ -212,8 +212,8 @@ def test_write_pdf_has_valid_cross_references(tmp_path):
     data = (tmp_path / "board.pdf").read_bytes()
     start = int(data.split(b"startxref\n")[1].split()[0])
     assert data[start : start + 4] == b"xref"
-    for number, place in enumerate(re.findall(rb"(\d{10}) 00000 n", data), 1):
-        assert data[int(place) :].startswith(f"{number} 0 obj".encode())
+    for number, offset in enumerate(re.findall(rb"(\d{10}) 00000 n", data), 1):
+        assert data[int(offset) :].startswith(f"{number} 0 obj".encode())
 
 
 def test_write_png_stores_resolution(tmp_path):

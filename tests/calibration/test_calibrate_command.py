@@ -1,4 +1,4 @@
-"""`actrec calibrate board`, `intrinsics` and `check` as a user runs them, from folders and live."""
+"""The commands `actrec calibrate board`, `intrinsics` and `check`, from folders and live."""
 
 import dataclasses
 import json
@@ -27,23 +27,23 @@ BOARD = Board.of()
 PERIOD_NS = 100_000_000
 
 
-def write(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1])
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Sixteen images of the board and one without it."""
+    """Write sixteen images of the board and one without it."""
     folder = tmp_path_factory.mktemp("images")
     for number, pose in enumerate(sample_poses(BOARD, VGA, 16, seed=7)):
-        write(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
-    write(folder / "16.png", np.full((480, 640, 3), 90, np.uint8))
+        write_image(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
+    write_image(folder / "16.png", np.full((480, 640, 3), 90, np.uint8))
     return folder
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def work_folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     return tmp_path
@@ -52,23 +52,23 @@ def place(tmp_path, monkeypatch) -> Path:
 def status(arguments: list[str]) -> int:
     try:
         return main(["calibrate", *arguments])
-    except SystemExit as leave:
-        return int(leave.code or 0)
+    except SystemExit as error:
+        return int(error.code or 0)
 
 
-def test_intrinsics_from_folder_writes_camera_file(images, place, capsys):
+def test_intrinsics_from_folder_writes_camera_file(images, work_folder, capsys):
     assert status(["intrinsics", str(images), "--serial", "0123", "--json"]) == 0
     streams = capsys.readouterr()
-    said = json.loads(streams.out)
+    output = json.loads(streams.out)
     assert "16 of 17 images" in streams.err
-    assert said["file"] == str(place / "cameras/0123_color.yaml")
+    assert output["file"] == str(work_folder / "cameras/0123_color.yaml")
     found = calibration_files.load("0123").color
-    assert found.fx == said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
+    assert found.fx == output["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
     assert found.cx == pytest.approx(322.3, abs=1) and len(found.distortion) == 5
-    note = Path(said["file"]).read_text().splitlines()[:2]
-    assert "actrec calibrate intrinsics, 20" in note[0] and "standard deviations: fx 0." in note[1]
-    report = place / "calibration_0123_color"
-    assert (report / "report.md").is_file() and len(list((report / "views").glob("*.jpg"))) == len(said["views"])
+    header = Path(output["file"]).read_text().splitlines()[:2]
+    assert "actrec calibrate intrinsics, 20" in header[0] and "standard deviations: fx 0." in header[1]
+    report = work_folder / "calibration_0123_color"
+    assert (report / "report.md").is_file() and len(list((report / "views").glob("*.jpg"))) == len(output["views"])
 
     assert status(["intrinsics", str(images), "--serial", "0123"]) == 2
     assert "exists already: add --overwrite" in capsys.readouterr().err
@@ -77,38 +77,38 @@ def test_intrinsics_from_folder_writes_camera_file(images, place, capsys):
     assert len(calibration_files.load("0123").color.distortion) == 8
 
 
-def test_intrinsics_of_depth_keeps_extrinsics(images, place, capsys):
-    known = DepthGeometry(np.eye(4), 1.01, 0.002)
+def test_intrinsics_of_depth_keeps_extrinsics(images, work_folder, capsys):
+    geometry = DepthGeometry(np.eye(4), 1.01, 0.002)
     path = calibration_files.path_of("0123", DEPTH)
-    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
+    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", geometry)
     assert status(["intrinsics", str(images), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
     assert "run actrec calibrate depth again" in capsys.readouterr().err
     files = calibration_files.load("0123")
     assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.color is None
 
 
-def test_read_image_16_bit_stretches_contrast(place):
+def test_read_image_16_bit_stretches_contrast(work_folder):
     image = render(BOARD, VGA, sample_poses(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
-    for gray in (image, image.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
-        assert cv2.imwrite(str(place / "1.png"), gray)
-        seen = detect(BOARD, read_image(place / "1.png").color)
-        assert seen is not None and len(seen) == 20
+    for gray in (image, image.astype(np.uint16) * 3):  # most values of a Kinect's infrared image are below 1000
+        assert cv2.imwrite(str(work_folder / "1.png"), gray)
+        corners = detect(BOARD, read_image(work_folder / "1.png").color)
+        assert corners is not None and len(corners) == 20
 
 
 @pytest.mark.parametrize(
     ("change", "holds"), [({}, True), ({"fx": 530.25, "fy": 528.23}, False), ({"cx": 327.3}, False)]
 )
-def test_check_exit_status_depends_on_stored_lens(images, place, capsys, change, holds):
+def test_check_exit_status_depends_on_stored_lens(images, work_folder, capsys, change, holds):
     path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
     assert status(["check", str(images), "--serial", "0123", "--json"]) == (0 if holds else 1)
-    said = json.loads(capsys.readouterr().out)
-    assert said["holds"] is holds and (said["moved_px"] > said["tolerance_px"]) is not holds
+    output = json.loads(capsys.readouterr().out)
+    assert output["holds"] is holds and (output["moved_px"] > output["tolerance_px"]) is not holds
     assert status(["check", str(images), "--against", str(path)]) == (0 if holds else 1)
     assert ("does not hold" in capsys.readouterr().out) is not holds
 
 
-def test_check_other_size_needs_same_aspect(images, place, capsys):
+def test_check_other_size_needs_same_aspect(images, work_folder, capsys):
     path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
     assert status(["check", str(images), "--serial", "0123"]) == 0
@@ -117,7 +117,7 @@ def test_check_other_size_needs_same_aspect(images, place, capsys):
     assert "of another aspect" in capsys.readouterr().err
 
 
-def test_calibrate_wrong_use_exits_with_two(images, place, capsys):
+def test_calibrate_wrong_use_exits_with_two(images, work_folder, capsys):
     for arguments, message in (
         ([], "name a calibration"),
         (["intrinsics", str(images)], "name the camera with --serial"),
@@ -129,19 +129,19 @@ def test_calibrate_wrong_use_exits_with_two(images, place, capsys):
         (["board", "--out", "board.svg"], "neither .pdf nor .png"),
     ):
         assert status(arguments) == 2, arguments
-        said = capsys.readouterr().err
-        assert message in said and len(said.strip().splitlines()) == 1
+        error = capsys.readouterr().err
+        assert message in error and len(error.strip().splitlines()) == 1
 
 
-def test_intrinsics_unusable_folder_exits_with_one(images, place, capsys):
-    (place / "empty").mkdir()
-    write(place / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
-    write(place / "mirrored/7.png", cv2.imread(str(images / "3.png"))[:, ::-1, ::-1])
-    (place / "damaged").mkdir()
-    (place / "damaged/5.png").write_bytes(b"no image")
-    (place / "few").mkdir()
+def test_intrinsics_unusable_folder_exits_with_one(images, work_folder, capsys):
+    (work_folder / "empty").mkdir()
+    write_image(work_folder / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
+    write_image(work_folder / "mirrored/7.png", cv2.imread(str(images / "3.png"))[:, ::-1, ::-1])
+    (work_folder / "damaged").mkdir()
+    (work_folder / "damaged/5.png").write_bytes(b"no image")
+    (work_folder / "few").mkdir()
     for number in range(3):
-        shutil.copy(images / f"{number}.png", place / "few")
+        shutil.copy(images / f"{number}.png", work_folder / "few")
     for folder, message in (
         ("nowhere", "'nowhere' is no folder"),
         ("empty", "contains no images"),
@@ -154,55 +154,55 @@ def test_intrinsics_unusable_folder_exits_with_one(images, place, capsys):
         assert message in capsys.readouterr().err.splitlines()[-1]
     assert status(["check", str(images), "--serial", "1"]) == 1
     assert "run actrec calibrate intrinsics first" in capsys.readouterr().err
-    assert not (place / "cameras").exists()
+    assert not (work_folder / "cameras").exists()
 
 
-def test_board_command_writes_pdf_and_png(place, capsys):
+def test_board_command_writes_pdf_and_png(work_folder, capsys):
     assert status(["board", "--out", "board.pdf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paper"] == "a4"
-    assert (place / "board.pdf").read_bytes().startswith(b"%PDF")
+    assert (work_folder / "board.pdf").read_bytes().startswith(b"%PDF")
     assert status(["board", "--out", "c.png", "--kind", "chessboard", "--columns", "7", "--rows", "5"]) == 0
     assert "looks the same upside down" in capsys.readouterr().err
 
 
-def waved(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
-    """The board held still for `rest` images at each of `count` poses, and in motion between them."""
-    found: list[ColorImage] = []
+def moving_board(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
+    """Render the board at rest for `rest` images at each of `count` poses, and in motion between them."""
+    images: list[ColorImage] = []
     for number, pose in enumerate(sample_poses(BOARD, VGA, count, seed)):
         moving = pose.copy()
         moving[:3, 3] += (0.01, 0.005, 0.02)
         for step in range(rest + 1):
             image, _ = render(BOARD, VGA, moving if step == 0 else pose, noise=2, seed=100 * number + step)
-            found.append(ColorImage(f"{len(found):03d}", len(found) * PERIOD_NS, image))
-    return found
+            images.append(ColorImage(f"{len(images):03d}", len(images) * PERIOD_NS, image))
+    return images
 
 
 def test_view_collector_takes_resting_board_in_new_pose():
-    stream = waved(4, 4)
+    stream = moving_board(4, 4)
     collector = ViewCollector(BOARD)
-    taken = [image.name for image in stream if collector.update(image)]
-    # 0 is on its way, 1 is the first at rest, 2 has not moved since, 4 not for 0.2 s.
-    assert taken == ["004", "009", "014", "019"]
+    names = [image.name for image in stream if collector.update(image)]
+    # The board moves in image 0 and rests from image 1 on; in image 4 it has rested for 0.2 s.
+    assert names == ["004", "009", "014", "019"]
     assert collector.coverage.views == 4 and not collector.done
-    later = [dataclasses.replace(image, stamp_ns=image.stamp_ns + NANOSECONDS * 10) for image in stream]
-    assert not any(collector.update(image) for image in later)  # as before: nothing new
-    drawn = draw_preview(stream[-1].color, collector.rest.detection, collector.views, collector.coverage)
-    assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
+    repeated = [dataclasses.replace(image, stamp_ns=image.stamp_ns + NANOSECONDS * 10) for image in stream]
+    assert not any(collector.update(image) for image in repeated)  # the same poses add no views
+    preview = draw_preview(stream[-1].color, collector.rest.detection, collector.views, collector.coverage)
+    assert preview.shape == (480, 640, 3) and (preview != stream[-1].color).any()
 
 
 def test_rest_detector_stamps_jump_back_restarts(monkeypatch):
     image = np.zeros((48, 64, 3), np.uint8)
-    resting = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
-    monkeypatch.setattr(views, "detect", lambda board, image: resting)
-    still = RestDetector(BOARD)
-    seen = [still.update(ColorImage("", round(s * NANOSECONDS), image)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
-    assert seen == [False, False, True, False, False, True, True]
+    corners = BoardCorners(np.arange(8), np.arange(16.0).reshape(8, 2))
+    monkeypatch.setattr(views, "detect", lambda board, image: corners)
+    rest = RestDetector(BOARD)
+    rests = [rest.update(ColorImage("", round(s * NANOSECONDS), image)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
+    assert rests == [False, False, True, False, False, True, True]
 
 
 def test_collect_views_ends_when_sufficient_or_stopped():
-    stream = waved(4, 4)
+    stream = moving_board(4, 4)
 
-    def read_from(source):
+    def reader(source):
         def read(timeout_s):
             image = next(source, None)
             if image is None:
@@ -211,43 +211,43 @@ def test_collect_views_ends_when_sufficient_or_stopped():
 
         return read
 
-    few = CoverageConfig(views=2 + 1, filled=0.0, tilted=0, near=0.0, zoom=1.0)
-    seen = []
-    enough = collect_views(
-        read_from(iter(stream)), ViewCollector(BOARD, required=few), threading.Event(), lambda p, t: seen.append(p)
+    goal = CoverageConfig(views=2 + 1, filled=0.0, tilted=0, near=0.0, zoom=1.0)
+    previews = []
+    collected = collect_views(
+        reader(iter(stream)), ViewCollector(BOARD, required=goal), threading.Event(), lambda p, t: previews.append(p)
     )
-    assert len(enough) == 3 and len(seen) == 15  # the fourth place is not looked at any more
-    assert len(collect_views(read_from(iter(stream)), ViewCollector(BOARD), threading.Event(), lambda p, t: None)) == 4
-    stopped = threading.Event()
+    assert len(collected) == 3 and len(previews) == 15  # the fourth pose is not read
+    assert len(collect_views(reader(iter(stream)), ViewCollector(BOARD), threading.Event(), lambda p, t: None)) == 4
+    stop = threading.Event()
     after_one = collect_views(
-        read_from(iter(stream)), ViewCollector(BOARD), stopped, lambda p, taken: stopped.set() if taken else None
+        reader(iter(stream)), ViewCollector(BOARD), stop, lambda p, taken: stop.set() if taken else None
     )
     assert len(after_one) == 1
 
-    def silent(timeout_s):
+    def fail(timeout_s):
         raise DeviceError("nothing comes")
 
     with pytest.raises(DeviceError, match="nothing comes"):
-        collect_views(silent, ViewCollector(BOARD), threading.Event(), lambda p, t: None)
+        collect_views(fail, ViewCollector(BOARD), threading.Event(), lambda p, t: None)
 
 
 @pytest.mark.parametrize("name", ["live", "live.xyz"])
-def test_preview_with_unknown_suffix_is_refused(name, place, capsys):
+def test_preview_with_unknown_suffix_is_refused(name, work_folder, capsys):
     source = ["--driver", "simulated", "--driver-option", "duration=0.1", "--driver-option", "realtime=false"]
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", name]) == 2
     assert f"--preview is '{name}', expected an image: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
 
 
-def test_preview_with_folder_is_refused(place, capsys):
+def test_preview_with_folder_is_refused(work_folder, capsys):
     assert status(["intrinsics", "images", "--serial", "0123", "--preview", "live.jpg"]) == 2
     assert "--preview shows live images" in capsys.readouterr().err
 
 
-def test_intrinsics_from_driver_saves_images(place, capsys):
-    for image in waved(9, 4):
-        write(place / f"stream/rgb/{image.name}.png", image.color)
+def test_intrinsics_from_driver_saves_images(work_folder, capsys):
+    for image in moving_board(9, 4):
+        write_image(work_folder / f"stream/rgb/{image.name}.png", image.color)
     source = ["--driver", "replay"]
-    for option in (f"path={place / 'stream'}", "rate=0", "fps=10", "intrinsics='500,500,320,240'"):
+    for option in (f"path={work_folder / 'stream'}", "rate=0", "fps=10", "intrinsics='500,500,320,240'"):
         source += ["--driver-option", option]
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", "live.jpg", "--report", "report"]) == 0
     streams = capsys.readouterr()
@@ -255,9 +255,9 @@ def test_intrinsics_from_driver_saves_images(place, capsys):
     found = calibration_files.load("0123").color
     assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
-    kept = sorted(path.name for path in (place / "report/images").iterdir())
-    assert len(kept) == 9
-    # The saved images calibrate the same again.
+    saved = sorted(path.name for path in (work_folder / "report/images").iterdir())
+    assert len(saved) == 9
+    # The saved images give the same calibration.
     assert status(["intrinsics", "report/images", "--serial", "again", "--report", "again"]) == 0
     assert calibration_files.load("again").color == found
     assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

@@ -1,4 +1,4 @@
-"""`actrec calibrate` on a running camera: a RealSense in software before which a board is moved."""
+"""`actrec calibrate` with a running camera: a software RealSense that sees a moving board."""
 
 import json
 import signal
@@ -31,44 +31,44 @@ ARGUMENTS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "
 
 
 HOLD = 8
-"""Frames that each view is held for."""
+"""Number of frames that each view lasts."""
 
 
 @pytest.fixture
 def camera(monkeypatch, tmp_path):
-    """A camera that is plugged in."""
+    """Return a connected software camera."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     context = rs.context()
     monkeypatch.setattr(realsense_device, "open_context", lambda: context)
-    made = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
-    made.plug_into(context)
-    return made
+    device = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
+    device.plug_into(context)
+    return device
 
 
 @contextmanager
-def showing(camera, shown):
-    """It sees one view after another, over and over; yields when each was seen first: [(nanoseconds, number)]."""
-    stopped, since = threading.Event(), []
+def show_views(camera, view_images):
+    """Show the views to the camera in a loop; yield the start of each as a list of (nanoseconds, number)."""
+    stop, starts = threading.Event(), []
 
-    def hold() -> None:
+    def feed_camera() -> None:
         number = 0
-        while not stopped.wait(1 / camera.fps):
+        while not stop.wait(1 / camera.fps):
             if number % HOLD == 0:
-                since.append((time.time_ns(), number // HOLD % len(shown)))
-            camera.give(*shown[number // HOLD % len(shown)])
+                starts.append((time.time_ns(), number // HOLD % len(view_images)))
+            camera.give(*view_images[number // HOLD % len(view_images)])
             number += 1
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=feed_camera)
     thread.start()
     try:
-        yield since
+        yield starts
     finally:
-        stopped.set()
+        stop.set()
         thread.join()
 
 
-def seen_by(camera, board, pose, seed):
-    """Color, and depth by the depth camera, of a board [4, 4] → color camera."""
+def render_view(camera, board, pose, seed):
+    """Return the images of both cameras for a pose [4, 4] from the board to the color camera."""
     color, _ = render(board, camera.views.color, pose, blur=0.6, noise=2, seed=seed)
     _, depth = render(board, camera.views.depth, np.linalg.inv(camera.views.to_color) @ pose)
     return color, depth
@@ -76,10 +76,10 @@ def seen_by(camera, board, pose, seed):
 
 @pytest.fixture
 def device(camera):
-    """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
+    """Yield a camera whose depth is 12 mm too far; it sees a board at ten poses, half a second each."""
     poses = sample_poses(BOARD, camera.views.color, 10, seed=5)
-    seen = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
-    with showing(camera, [(color, depth - BIAS) for color, depth in seen]):
+    views = [render_view(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
+    with show_views(camera, [(color, depth - BIAS) for color, depth in views]):
         yield camera
 
 
@@ -96,32 +96,32 @@ def test_depth_registered_calibrates_bias_only(device, capsys):
     np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
     with RealSenseCamera(fps=15) as camera:
         frame = camera.read(20.0)
-    seen = detect(BOARD, frame.color)
-    assert seen is not None
-    corners = BOARD.points[seen.ids]
-    pose = estimate_board_pose(corners, seen.pixels, frame.intrinsics).pose
-    u, v = np.round(seen.pixels).astype(int).T
-    away = np.asarray(frame.depth)[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
-    assert abs(np.nanmedian(away)) < 0.002, "the driver takes the file and puts the readings right"
-    assert main(command) == 2, "it is not overwritten"
+    detection = detect(BOARD, frame.color)
+    assert detection is not None
+    corners = BOARD.points[detection.ids]
+    pose = estimate_board_pose(corners, detection.pixels, frame.intrinsics).pose
+    u, v = np.round(detection.pixels).astype(int).T
+    depth_error = np.asarray(frame.depth)[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
+    assert abs(np.nanmedian(depth_error)) < 0.002, "the driver corrects its depth by the file"
+    assert main(command) == 2, "the existing file is kept"
     assert "add --overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 1
     assert "is corrected already" in capsys.readouterr().err
 
 
 def test_depth_ctrl_c_uses_views_so_far(device, capsys, monkeypatch):
-    said = []
+    messages = []
 
-    def interrupted(text: str) -> None:
-        said.append(text)
+    def log_and_interrupt(text: str) -> None:
+        messages.append(text)
         if text.startswith("6 of"):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(rig, "log", interrupted)
+    monkeypatch.setattr(rig, "log", log_and_interrupt)
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered", "--json"]
     assert main([*command, "--views", "50", "--model", "bias", "--serial", device.serial, *ARGUMENTS]) == 0
     assert json.loads(capsys.readouterr().out)["views"] == 6
-    assert said[-1] == "6 of 50 views"
+    assert messages[-1] == "6 of 50 views"
 
 
 def test_depth_other_serial_is_refused(device, capsys):
@@ -144,7 +144,7 @@ def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
 
 
 def test_depth_raw_calibrates_extrinsics(device, capsys):
-    """From raw depth: no infrared, ten places."""
+    """Raw depth at ten board poses suffices without infrared images."""
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -162,11 +162,11 @@ def test_depth_driver_without_raw_depth_is_refused(capsys, monkeypatch, tmp_path
 def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypatch, capsys):
     arm, random = simulated.Arm.random("hand", 4), np.random.default_rng(5)
     poses = [simulated.sample_pose(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
-    shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
-    with showing(camera, shown) as since:
+    view_images = [render_view(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
+    with show_views(camera, view_images) as starts:
 
         def pose_at(stamp_ns):
-            return arm.gripper(poses[[number for start, number in since if start <= stamp_ns][-1]])
+            return arm.gripper(poses[[number for start, number in starts if start <= stamp_ns][-1]])
 
         monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(pose_at))
         command = ["calibrate", "hand-eye", "--driver", "realsense", "--driver-option", "fps=15", "--mount", "hand"]
@@ -187,7 +187,7 @@ def test_floor_from_driver_writes_mount(camera, capsys):
     command = ["calibrate", "floor", "--driver", "realsense", "--serial", camera.serial, "--parent", "base_footprint"]
     command += [f"--board-pose={room.placed.x},{room.placed.y},{room.placed.yaw}", "--columns", "7", "--rows", "5"]
     command += ["--square", "0.08", "--marker", "0.06", "--json", "--driver-option", "fps=15"]
-    with showing(camera, [(image, room.depth(rig, 3, number)) for number in range(3)]):
+    with show_views(camera, [(image, room.depth(rig, 3, number)) for number in range(3)]):
         assert main(command) == 0
         assert json.loads(capsys.readouterr().out)["views"] == 10
         assert main([*command, "--overwrite", "--driver-option", "register=false"]) == 2

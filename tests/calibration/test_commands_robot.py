@@ -23,7 +23,7 @@ VIEWS = 10
 
 @pytest.fixture(autouse=True)
 def cameras(tmp_path, monkeypatch):
-    """Files of a camera whose lenses are known."""
+    """Write calibration files with the intrinsics of both cameras."""
     folder = tmp_path / "cameras"
     monkeypatch.setenv("ACTREC_CAMERAS", str(folder))
     for part, lens in (("color", RIG.color), ("depth", RIG.depth)):
@@ -33,7 +33,7 @@ def cameras(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
-    """color/, depth/ and ir/ of a board, rendered."""
+    """Render images of a board into color/, depth/ and ir/."""
     folder, random = tmp_path_factory.mktemp("views"), np.random.default_rng(1)
     noise = SensorNoise(SENSORS[RIG.sensor], RIG.depth, 1)
     for name in ("color", "depth", "ir"):
@@ -43,7 +43,7 @@ def views(tmp_path_factory):
         in_depth = invert(RIG.to_color) @ pose
         image = render(BOARD, RIG.color, pose, blur=0.6, noise=3, seed=number)[0]
         gray = render(BOARD, RIG.depth, in_depth, blur=0.6, noise=3, seed=number)[0][..., 0]
-        amplitude = (gray.astype(np.uint16) ** 2) // 16  # dark far from white, as infrared is
+        amplitude = (gray.astype(np.uint16) ** 2) // 16  # dark, like infrared images
         _write(folder / f"color/{number}.png", image[..., ::-1])
         _write(folder / f"ir/ir_{number}.png", amplitude)
         _write_depth(
@@ -68,17 +68,17 @@ def _run(capsys, *words):
 
 
 def test_depth_from_folder_writes_camera_file(views, cameras, capsys):
-    status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
+    status, report, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
     found = calibration_files.load("0123")
     meters, degrees = pose_difference(found.geometry.to_color, RIG.to_color)
     assert status == 0 and meters < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - RIG.bias) < 0.001 and found.depth == RIG.depth
-    assert said["bias_mm"] == pytest.approx(1e3 * found.geometry.bias, abs=1e-3) and said["rms_infrared_px"] < 0.5
-    written = (cameras / "0123_depth.yaml").read_text()
-    assert written.startswith("# actrec calibrate depth, 20") and "bias_mm" in written
-    # Measured once, it is not lost by accident.
+    assert report["bias_mm"] == pytest.approx(1e3 * found.geometry.bias, abs=1e-3) and report["rms_infrared_px"] < 0.5
+    content = (cameras / "0123_depth.yaml").read_text()
+    assert content.startswith("# actrec calibrate depth, 20") and "bias_mm" in content
+    # A second run does not overwrite the file.
     status, _, err = _run(capsys, "depth", views, "--serial", "0123", *WORDS)
-    assert status == 2 and "add --overwrite" in err and (cameras / "0123_depth.yaml").read_text() == written
+    assert status == 2 and "add --overwrite" in err and (cameras / "0123_depth.yaml").read_text() == content
     status, out, _ = _run(capsys, "depth", views, "--serial", "0123", "--overwrite", "--model", "none", *WORDS)
     assert status == 0 and "corrected_mm" in out and calibration_files.load("0123").geometry.bias == 0
 
@@ -120,7 +120,7 @@ def test_depth_corrected_twice_is_refused(views, capsys):
     assert status == 1 and "corrected already" in err
 
 
-def _arm(folder, mount):
+def _write_arm_views(folder, mount):
     board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.random(mount, 0)
     lines = ["image,x,y,z,qx,qy,qz,qw"]
     for number in range(12):
@@ -135,14 +135,14 @@ def _arm(folder, mount):
 def test_hand_eye_from_folder_writes_mount(tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
-    arm = _arm(images, "hand")
+    arm = _write_arm_views(images, "hand")
     words = ["hand-eye", images, "--poses", images / "poses.csv", "--serial", "0123", "--parent", "tool0"]
-    status, said, _ = _run(capsys, *words, "--mount", "hand", "--json")
+    status, report, _ = _run(capsys, *words, "--mount", "hand", "--json")
     mount = calibration_files.load("0123").mount
     meters, degrees = pose_difference(mount.pose, arm.camera)
     assert status == 0 and meters < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
-    assert said["views"] == 12 and said["camera_to_gripper"]["matrix"][3] == [0, 0, 0, 1]
+    assert report["views"] == 12 and report["camera_to_gripper"]["matrix"][3] == [0, 0, 0, 1]
     status, _, err = _run(capsys, *words, "--mount", "hand")
     assert status == 2 and "add --overwrite" in err
     status, _, err = _run(capsys, *words, "--mount", "base", "--overwrite")
@@ -163,7 +163,7 @@ def test_floor_from_folder_writes_mount(tmp_path, capsys):
         image = render(board, rig.color, room.board(), blur=0.6, noise=3, seed=number)[0]
         _write(folder / f"color/{number}.png", image)
         _write_depth(folder / f"depth/{number}.png", room.depth(rig, 3, number))
-    placed = f"--board-pose={room.placed.x},{room.placed.y},{room.placed.yaw}"
+    board_pose = f"--board-pose={room.placed.x},{room.placed.y},{room.placed.yaw}"
     words = [
         "floor",
         folder,
@@ -178,33 +178,33 @@ def test_floor_from_folder_writes_mount(tmp_path, capsys):
         "5",
     ]
     words += ["--square", "0.08", "--marker", "0.06"]
-    status, _, err = _run(capsys, *words, placed)
+    status, _, err = _run(capsys, *words, board_pose)
     assert status == 1 and "run actrec calibrate depth first" in err
     path = calibration_files.path_of("0123", "depth")
     calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_color, rig.scale, rig.bias))
-    status, said, _ = _run(capsys, *words, placed)
+    status, report, _ = _run(capsys, *words, board_pose)
     mount = calibration_files.load("0123").mount
     meters, degrees = pose_difference(mount.pose, room.camera)
     assert status == 0 and meters < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
-    assert abs(said["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
+    assert abs(report["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
     status, _, err = _run(capsys, *words, "--board-pose=1,2", "--overwrite")
     assert status == 2 and "three numbers" in err
 
 
 def test_points_from_skeletons_writes_camera_file(data_root, capsys):
     files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))[:2]
-    status, said, _ = _run(capsys, "points", *files, "--part", "depth", "--pose", "fixed", "--serial", "ntu", "--json")
+    status, data, _ = _run(capsys, "points", *files, "--part", "depth", "--pose", "fixed", "--serial", "ntu", "--json")
     assert (
         status == 0
-        and abs(said["fx"] - 366.3) < 0.5
-        and calibration_files.load("ntu").depth.fx == pytest.approx(said["fx"], abs=1e-3)
+        and abs(data["fx"] - 366.3) < 0.5
+        and calibration_files.load("ntu").depth.fx == pytest.approx(data["fx"], abs=1e-3)
     )
     status, _, err = _run(capsys, "points", *files, "--part", "depth", "--serial", "ntu")
     assert status == 2 and "add --overwrite" in err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("floor --driver simulated --frames -1", "--frames: '-1' is not an integer of at least 1"),
         ("depth --driver realsense --views 0", "--views: '0' is not an integer of at least 1"),
@@ -219,17 +219,17 @@ def test_points_from_skeletons_writes_camera_file(data_root, capsys):
         ("points points.csv --size big", "--size is 'big', expected W,H"),
     ],
 )
-def test_calibrate_impossible_number_exits_with_two(words, said, tmp_path, monkeypatch, capsys):
+def test_calibrate_impossible_number_exits_with_two(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "points.csv").write_text("x,y,z,u,v\n")
-    more = "--parent base_link --board-pose=1,0,0" if words.startswith("floor") else ""
-    with pytest.raises(SystemExit) as ended:  # argparse's own ends so
-        raise SystemExit(cli.main(f"calibrate {words.split()[0]} --serial 9 {more} {words.partition(' ')[2]}".split()))
-    assert ended.value.code == 2 and said in capsys.readouterr().err
+    extra = "--parent base_link --board-pose=1,0,0" if words.startswith("floor") else ""
+    with pytest.raises(SystemExit) as stopped:  # argparse exits by this exception
+        raise SystemExit(cli.main(f"calibrate {words.split()[0]} --serial 9 {extra} {words.partition(' ')[2]}".split()))
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["depth", "hand-eye", "floor", "points"])
 def test_calibrate_help_has_example(command, capsys):
-    with pytest.raises(SystemExit) as done:
+    with pytest.raises(SystemExit) as stopped:
         cli.main(["calibrate", command, "--help"])
-    assert done.value.code == 0 and f"actrec calibrate {command}" in capsys.readouterr().out.split("Example")[1]
+    assert stopped.value.code == 0 and f"actrec calibrate {command}" in capsys.readouterr().out.split("Example")[1]

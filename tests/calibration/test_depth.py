@@ -1,4 +1,4 @@
-"""Depth readings on the board."""
+"""Depth readings on the board, and the board's pose."""
 
 import numpy as np
 import pytest
@@ -18,34 +18,34 @@ POSE = pose_from_vector(np.array([0.3, -0.4, 0.1, -0.25, -0.2, 1.1]))
 
 
 @pytest.fixture(scope="module")
-def exact():
+def exact_depth():
     return render(BOARD, CAMERA, POSE)[1]
 
 
-def test_board_readings_exact_depth_lies_on_plane(exact):
-    """The renderer's depth and this module's plane agree, lens included."""
-    seen = board_readings(exact, CAMERA, POSE, OUTLINE)
-    np.testing.assert_allclose(seen.depth, plane_depth(POSE, seen.rays), atol=2e-6)
+def test_board_readings_exact_depth_lies_on_plane(exact_depth):
+    """The renderer and `plane_depth` agree, with the lens distortion included."""
+    readings = board_readings(exact_depth, CAMERA, POSE, OUTLINE)
+    np.testing.assert_allclose(readings.depth, plane_depth(POSE, readings.rays), atol=2e-6)
 
 
-def test_board_readings_ignores_edges_holes_outliers(exact):
+def test_board_readings_ignores_edges_holes_outliers(exact_depth):
     random = np.random.default_rng(0)
-    depth = np.where(np.isfinite(exact), exact, 3.0) + random.normal(0, 0.002, exact.shape)
+    depth = np.where(np.isfinite(exact_depth), exact_depth, 3.0) + random.normal(0, 0.002, exact_depth.shape)
     depth[random.random(depth.shape) < 0.2] = np.nan
-    wrong = random.random(depth.shape) < 0.05
-    depth[wrong] += 0.05
-    seen = board_readings(depth, CAMERA, POSE, OUTLINE)
-    away = seen.depth - plane_depth(POSE, seen.rays)
-    assert np.abs(away).max() < 0.012 and abs(away.mean()) < 4e-4 and 0.0017 < seen.sigma < 0.0025
-    assert seen.count < np.isfinite(exact).sum()
+    outliers = random.random(depth.shape) < 0.05
+    depth[outliers] += 0.05
+    readings = board_readings(depth, CAMERA, POSE, OUTLINE)
+    residual = readings.depth - plane_depth(POSE, readings.rays)
+    assert np.abs(residual).max() < 0.012 and abs(residual.mean()) < 4e-4 and 0.0017 < readings.sigma < 0.0025
+    assert readings.count < np.isfinite(exact_depth).sum()
 
 
-def test_board_readings_without_board_returns_none(exact):
-    assert board_readings(np.full_like(exact, np.nan), CAMERA, POSE, OUTLINE) is None
-    assert board_readings(np.full_like(exact, 3.0), CAMERA, POSE, OUTLINE) is None  # the wall alone
-    behind = POSE.copy()
-    behind[2, 3] = -1
-    assert board_readings(exact, CAMERA, behind, OUTLINE) is None
+def test_board_readings_without_board_returns_none(exact_depth):
+    assert board_readings(np.full_like(exact_depth, np.nan), CAMERA, POSE, OUTLINE) is None
+    assert board_readings(np.full_like(exact_depth, 3.0), CAMERA, POSE, OUTLINE) is None  # only the wall is visible
+    pose = POSE.copy()
+    pose[2, 3] = -1
+    assert board_readings(exact_depth, CAMERA, pose, OUTLINE) is None
 
 
 def test_check_distances_similar_is_refused():
@@ -54,10 +54,10 @@ def test_check_distances_similar_is_refused():
         check_distances(np.array([0.8, 0.9]))
 
 
-def test_residuals_by_distance_before_and_after_correction(exact):
-    seen = board_readings((exact - 0.01) / 1.01, CAMERA, POSE, OUTLINE)
-    assert seen is not None
-    (row,) = residuals_by_distance([POSE], [seen], DepthGeometry(np.eye(4), 1.01, 0.01), OUTLINE)
+def test_residuals_by_distance_before_and_after_correction(exact_depth):
+    readings = board_readings((exact_depth - 0.01) / 1.01, CAMERA, POSE, OUTLINE)
+    assert readings is not None
+    (row,) = residuals_by_distance([POSE], [readings], DepthGeometry(np.eye(4), 1.01, 0.01), OUTLINE)
     assert row["corrected_mm"] == 0 and row["as_read_mm"] < -15
     assert row["distance_m"] == round(float(transform(POSE, OUTLINE.mean(0))[2]), 3)
 
@@ -73,8 +73,8 @@ def test_estimate_board_pose_rejects_outlier():
 
 
 def test_estimate_board_pose_distant_board_is_ambiguous():
-    far = pose_from_vector(np.array([0.25, 0.0, 0.0, -0.1, -0.1, 6.0]))
-    pixels = project(transform(far, BOARD.points), CAMERA) + np.random.default_rng(0).normal(
+    pose = pose_from_vector(np.array([0.25, 0.0, 0.0, -0.1, -0.1, 6.0]))
+    pixels = project(transform(pose, BOARD.points), CAMERA) + np.random.default_rng(0).normal(
         0, 0.3, (len(BOARD.points), 2)
     )
     assert estimate_board_pose(BOARD.points, pixels, CAMERA).ambiguous

@@ -1,4 +1,4 @@
-"""Color–depth extrinsics and the depth's scale and bias, on views with known truth."""
+"""Color–depth extrinsics and the depth's scale and bias, on views with known ground truth."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_calibrate_simulated_views_is_accurate(sensor, infrared):
     meters, degrees = pose_difference(found.geometry.to_color, rig.to_color)
     assert meters < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - BIAS) < 0.001 and abs(found.geometry.scale - SCALE) < 0.002
-    # The truth lies where the stated deviations say.
+    # The errors lie within four reported deviations.
     assert meters < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
     assert abs(found.geometry.bias - BIAS) < 4 * found.sigma_bias
     assert [row["distance_m"] for row in found.rows] == sorted(row["distance_m"] for row in found.rows)
@@ -39,7 +39,7 @@ def test_calibrate_simulated_views_is_accurate(sensor, infrared):
 
 
 def test_calibrate_rendered_images_is_accurate():
-    """Corners found in rendered, blurred, noisy images of both cameras; the depth with the sensor's noise."""
+    """Corners come from blurred, noisy images of both cameras, depth from the sensor's noise model."""
     from actrec.simulation.noise import SENSORS, SensorNoise
 
     rig, random = _rig(), np.random.default_rng(1)
@@ -48,8 +48,8 @@ def test_calibrate_rendered_images_is_accurate():
         pose = simulated.sample_pose(BOARD, rig.color, random, 0.7, 1.5, 40)
         in_depth = invert(rig.to_color) @ pose
         color, infrared = (
-            detect(BOARD, render(BOARD, camera, at, blur=0.7, noise=4, seed=number)[0])
-            for camera, at in ((rig.color, pose), (rig.depth, in_depth))
+            detect(BOARD, render(BOARD, camera, board_pose, blur=0.7, noise=4, seed=number)[0])
+            for camera, board_pose in ((rig.color, pose), (rig.depth, in_depth))
         )
         if color is not None:
             depth = simulated.simulate_board_depth(BOARD, rig, in_depth, noise, number)
@@ -95,21 +95,21 @@ def test_calibrate_frontal_boards_need_infrared():
     frontal = simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False, tilt=3)
     with pytest.raises(InputError, match="boards are all parallel.*distance along z.*depth bias"):
         calibrate(BOARD, frontal, _cameras(rig))
-    # With infrared images the corners say where the camera is, and frontal boards do.
+    # With infrared images, the corners determine the pose, so frontal boards suffice.
     found = calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, tilt=3), _cameras(rig))
     assert abs(found.geometry.bias - BIAS) < 0.001
 
 
 @pytest.mark.parametrize(("axis", "missing"), [(0, "left and right"), (1, "up and down")])
 def test_calibrate_tilts_about_one_axis_are_refused(axis, missing, monkeypatch):
-    def one_way(board, camera, random, near, far, tilt):
-        turn = np.zeros(6)
-        turn[axis] = np.radians(random.uniform(-40, 40))
-        pose = pose_from_vector(turn)
+    def sample_one_axis_tilt(board, camera, random, near, far, tilt):
+        pose_vector = np.zeros(6)
+        pose_vector[axis] = np.radians(random.uniform(-40, 40))
+        pose = pose_from_vector(pose_vector)
         pose[:3, 3] = [0, 0, random.uniform(near, far)] - pose[:3, :3] @ np.array([*board.size, 0]) / 2
         return pose
 
-    monkeypatch.setattr(simulated, "sample_pose", one_way)
+    monkeypatch.setattr(simulated, "sample_pose", sample_one_axis_tilt)
     rig = _rig()
     with pytest.raises(InputError, match=f"tilt one way only.*tilt the board {missing} as well"):
         calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False), _cameras(rig))
@@ -132,10 +132,10 @@ def test_calibrate_unusable_views_are_refused():
         calibrate(BOARD, pairs[:3], _cameras(rig))
     with pytest.raises(InputError, match="model is 'both', expected scale, bias, none"):
         calibrate(BOARD, pairs, _cameras(rig), "both")
-    blind = [RgbdView(pair.name, pair.color, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
+    no_depth = [RgbdView(pair.name, pair.color, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
     with pytest.raises(InputError, match="show the board in 0 of 6 views"):
-        calibrate(BOARD, blind, _cameras(rig))
-    chess = Board.of(kind="chessboard", columns=8, rows=6, square=0.06)
+        calibrate(BOARD, no_depth, _cameras(rig))
+    chessboard = Board.of(kind="chessboard", columns=8, rows=6, square=0.06)
     views = [
         RgbdView(
             p.name,
@@ -145,6 +145,6 @@ def test_calibrate_unusable_views_are_refused():
         )
         for p in pairs
     ]
-    assert chess.ambiguous
+    assert chessboard.ambiguous
     with pytest.raises(InputError, match="4 are needed|half a turn"):
-        calibrate(chess, views, _cameras(rig))
+        calibrate(chessboard, views, _cameras(rig))

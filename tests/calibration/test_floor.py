@@ -1,4 +1,4 @@
-"""A camera's place on a mobile robot, by the floor and a board on it, with known truth."""
+"""A camera's pose on a mobile robot, from the floor and a board on it, with known ground truth."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,20 @@ from tests.reference.board_rendering import render
 BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
 
 
-def _truth(room):
-    up = room.camera[2, :3]  # in the camera's frame
+def _expected_floor(room):
+    up = room.camera[2, :3]  # in the color camera's frame
     return room.camera[2, 3], -np.degrees(np.arcsin(up[2])), np.degrees(np.arctan2(-up[0], -up[1]))
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
 def test_find_floor_height_pitch_roll_are_accurate(sensor, seed):
-    """A wall stands on the floor; the depth camera is the color camera here."""
+    """The scene has a wall on the floor; both cameras share one pose."""
     rig = simulated.kinect(sensor=sensor)
     rig = simulated.Rig(rig.color, rig.depth, np.eye(4), sensor=sensor)
     room = simulated.Room.random(BOARD, seed)
     found = find_floor(room.depth(rig, seed), rig.depth)
-    height, pitch, roll = _truth(room)
+    height, pitch, roll = _expected_floor(room)
     assert abs(found.height - height) < 0.002
     assert abs(found.pitch - pitch) < 0.1 and abs(found.roll - roll) < 0.1
 
@@ -47,33 +47,33 @@ def test_calibrate_rendered_board_is_accurate(sensor):
 
 
 def test_calibrate_sigma_matches_scatter_about_base_axes():
-    """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
+    """The reported deviations match the scatter over twenty noise samples."""
     rig, room, random = simulated.kinect(), simulated.Room.random(BOARD, 3), np.random.default_rng(0)
     directions = image_rays(rig.color)[::9, ::9].reshape(-1, 3)
-    true = plane_depth(invert(room.camera), directions)
-    seen = (true > 0.3) & (true < 3)
-    directions, true = directions[seen], true[seen]
-    sigma = 0.002 + 0.002 * true**2
-    away, said = [], []
+    distance = plane_depth(invert(room.camera), directions)
+    visible = (distance > 0.3) & (distance < 3)
+    directions, distance = directions[visible], distance[visible]
+    sigma = 0.002 + 0.002 * distance**2
+    errors, deviations = [], []
     for _ in range(20):
-        plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma)
+        plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(distance, sigma), sigma)
         corners = simulated.simulate_corners(BOARD, rig.color, room.board(), 0.25, random)
         found = calibrate(BOARD, [(corners, plane)], room.placed, rig.color, np.eye(4))
-        away.append(rotation_vector(found.camera[:3, :3] @ room.camera[:3, :3].T))
-        said.append(found.sigma_deg)
-    scatter = np.degrees(np.std(away, axis=0))
-    assert np.mean(said, axis=0) == pytest.approx(scatter, rel=0.5)
+        errors.append(rotation_vector(found.camera[:3, :3] @ room.camera[:3, :3].T))
+        deviations.append(found.sigma_deg)
+    scatter = np.degrees(np.std(errors, axis=0))
+    assert np.mean(deviations, axis=0) == pytest.approx(scatter, rel=0.5)
 
 
 def test_calibrate_base_height_and_thickness_shift_camera():
-    """A base link 0.2 m over the floor, a board 5 mm thick: the same image, and the corresponding camera pose."""
+    """A base link 0.2 m above the floor and a board 5 mm thick shift the camera pose accordingly."""
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
-    placed = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.005)
-    seen = simulated.simulate_corners(
-        BOARD, rig.color, invert(room.camera) @ placed.pose(0), 0.1, np.random.default_rng(0)
+    floor_board = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.005)
+    corners = simulated.simulate_corners(
+        BOARD, rig.color, invert(room.camera) @ floor_board.pose(0), 0.1, np.random.default_rng(0)
     )
     plane = find_floor(room.depth(rig, 1), rig.depth)
-    found = calibrate(BOARD, [(seen, plane)], placed, rig.color, rig.to_color, base_height=0.2)
+    found = calibrate(BOARD, [(corners, plane)], floor_board, rig.color, rig.to_color, base_height=0.2)
     assert abs(found.camera[2, 3] - (room.camera[2, 3] - 0.2)) < 0.002
 
 
@@ -84,7 +84,7 @@ def _plane_image(rig, plane):
 
 
 def test_find_floor_nearby_table_is_not_largest():
-    """A table close by fills more pixels than the floor behind it."""
+    """A nearby table covers more pixels than the floor behind it."""
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
     to_depth = invert(room.camera @ rig.to_color)
     floor, table = np.eye(4), np.eye(4)
@@ -126,15 +126,15 @@ def test_find_floor_rotated_camera_needs_up():
 
 def test_calibrate_board_above_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
-    raised = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.1)
-    seen = simulated.simulate_corners(
-        BOARD, rig.color, invert(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0)
+    raised_board = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.1)
+    corners = simulated.simulate_corners(
+        BOARD, rig.color, invert(room.camera) @ raised_board.pose(0), 0.1, np.random.default_rng(0)
     )
     plane = find_floor(room.depth(rig, 1), rig.depth)
     with pytest.raises(
         InputError, match="does not lie on the floor.*100 mm above|does not lie on the floor.*99 mm above"
     ):
-        calibrate(BOARD, [(seen, plane)], room.placed, rig.color, rig.to_color)
-    chess = Board.of(kind="chessboard", columns=6, rows=4, square=0.08)
+        calibrate(BOARD, [(corners, plane)], room.placed, rig.color, rig.to_color)
+    chessboard = Board.of(kind="chessboard", columns=6, rows=4, square=0.08)
     with pytest.raises(InputError, match="forward and backward"):
-        calibrate(chess, [(seen, plane)], room.placed, rig.color, rig.to_color)
+        calibrate(chessboard, [(corners, plane)], room.placed, rig.color, rig.to_color)

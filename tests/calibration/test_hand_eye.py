@@ -1,4 +1,4 @@
-"""A camera's place on an arm or beside it, with known truth."""
+"""A camera's pose on an arm or next to it, with known ground truth."""
 
 import numpy as np
 import pytest
@@ -39,33 +39,33 @@ def test_calibrate_simulated_views_is_accurate(mount, seed):
 
 @pytest.mark.parametrize("mount", ["hand", "base"])
 def test_calibrate_rendered_images_is_accurate(mount):
-    """Corners found in blurred and noisy images; the robot with its repeatability."""
+    """Corners come from blurred, noisy images; robot poses have the noise of repeatability."""
     arm, random, views = simulated.Arm.random(mount, 4), np.random.default_rng(4), []
     while len(views) < 15:
         pose = simulated.sample_pose(BOARD, CAMERA, random, 0.4, 0.7, 35)
-        seen = detect(BOARD, render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
-        if seen is not None:
+        corners = detect(BOARD, render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
+        if corners is not None:
             gripper = simulated.add_pose_noise(arm.gripper(pose), random, 1e-4, 0.02)
-            views.append(HandEyeView(str(len(views)), BOARD.points[seen.ids], seen.pixels, gripper))
+            views.append(HandEyeView(str(len(views)), BOARD.points[corners.ids], corners.pixels, gripper))
     meters, degrees = pose_difference(calibrate(views, CAMERA, mount).camera, arm.camera)
     assert meters < 0.002 and degrees < 0.1
 
 
 def test_calibrate_exact_views_gives_exact_pose():
     arm, views = _views("hand")
-    random, exact = np.random.default_rng(0), []
+    random, exact_views = np.random.default_rng(0), []
     for view in views:
         pose = simulated.sample_pose(BOARD, CAMERA, random, 0.4, 0.7, 35)
-        seen = simulated.simulate_corners(BOARD, CAMERA, pose, 0.0, random)
-        exact.append(HandEyeView(view.name, BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
-    meters, degrees = pose_difference(calibrate(exact, CAMERA, "hand").camera, arm.camera)
+        corners = simulated.simulate_corners(BOARD, CAMERA, pose, 0.0, random)
+        exact_views.append(HandEyeView(view.name, BOARD.points[corners.ids], corners.pixels, arm.gripper(pose)))
+    meters, degrees = pose_difference(calibrate(exact_views, CAMERA, "hand").camera, arm.camera)
     assert meters < 1e-6 and degrees < 1e-4
 
 
 def test_calibrate_wrong_poses_are_rejected():
     arm, views = _views("hand", 1)
-    bumped = [_with(view, view.gripper @ pose_from_vector(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
-    found = calibrate(bumped + views[3:], CAMERA, "hand")
+    wrong = [_with(view, view.gripper @ pose_from_vector(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
+    found = calibrate(wrong + views[3:], CAMERA, "hand")
     assert set(found.rejected) == {"0.png", "1.png", "2.png"}
     meters, degrees = pose_difference(found.camera, arm.camera)
     assert meters < 0.002 and degrees < 0.1
@@ -74,9 +74,9 @@ def test_calibrate_wrong_poses_are_rejected():
 @pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
 def test_calibrate_inverted_poses_are_recognized(mount, other):
     _, views = _views(mount, 2)
-    turned = [_with(view, invert(view.gripper)) for view in views]
+    inverted = [_with(view, invert(view.gripper)) for view in views]
     with pytest.raises(InputError, match=rf"times better inverted.*--inverted.*--mount {other}"):
-        calibrate(turned, CAMERA, mount)
+        calibrate(inverted, CAMERA, mount)
     with pytest.raises(InputError, match="--mount"):
         calibrate(views, CAMERA, other)
 
@@ -88,22 +88,22 @@ def test_calibrate_shuffled_poses_are_refused():
         calibrate(shuffled, CAMERA, "hand")
 
 
-def _turning(turns, count=8):
+def _rotated_views(sample_angles, count=8):
     arm, random, views = simulated.Arm.random("hand", 0), np.random.default_rng(0), []
     for number in range(count):
-        turn = turns(random, number)
-        pose = pose_from_vector(np.concatenate([np.radians(turn), [0, 0, 0]]))
+        angles = sample_angles(random, number)
+        pose = pose_from_vector(np.concatenate([np.radians(angles), [0, 0, 0]]))
         pose[:3, 3] = [0, 0, 0.5] - pose[:3, :3] @ np.array([*BOARD.size, 0]) / 2 + random.uniform(-0.03, 0.03, 3)
-        seen = simulated.simulate_corners(BOARD, CAMERA, pose, 0.1, random)
-        views.append(HandEyeView(str(number), BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
+        corners = simulated.simulate_corners(BOARD, CAMERA, pose, 0.1, random)
+        views.append(HandEyeView(str(number), BOARD.points[corners.ids], corners.pixels, arm.gripper(pose)))
     return views
 
 
 def test_calibrate_insufficient_motion_is_refused():
     with pytest.raises(InputError, match="at most 0.0°"):
-        calibrate(_turning(lambda random, number: [10, 5, 0]), CAMERA, "hand")
+        calibrate(_rotated_views(lambda random, number: [10, 5, 0]), CAMERA, "hand")
     with pytest.raises(InputError, match="rotates about one axis only"):
-        calibrate(_turning(lambda random, number: [0, 0, 9 * number]), CAMERA, "hand")
+        calibrate(_rotated_views(lambda random, number: [0, 0, 9 * number]), CAMERA, "hand")
     with pytest.raises(InputError, match="4 views of the board are too few"):
         calibrate(_views("hand")[1][:4], CAMERA, "hand")
     with pytest.raises(InputError, match="mount is 'head'"):
@@ -130,8 +130,8 @@ def test_read_robot_poses_formats_are_equivalent(tmp_path):
         np.testing.assert_allclose(read_robot_poses(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
     (tmp_path / "excel.csv").write_text(files["a.csv"], encoding="utf-8-sig")
     np.testing.assert_allclose(read_robot_poses(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
-    back = read_robot_poses(tmp_path / "a.csv", inverted=True)["1.png"]
-    np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
+    inverse = read_robot_poses(tmp_path / "a.csv", inverted=True)["1.png"]
+    np.testing.assert_allclose(inverse @ pose, np.eye(4), atol=1e-6)
     assert read_robot_poses(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
 
 
@@ -159,7 +159,7 @@ def test_read_robot_poses_damaged_file_is_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize("tilt", [(0.4, 0.0), (-0.3, 0.2)])
 def test_estimate_board_pose_upside_down_is_exact(tilt):
-    """An exact half turn, as simulated corners have it: OpenCV's solver alone was off by 95°."""
+    """A rotation by exactly 180° is found, where OpenCV's solver alone is off by 95°."""
     pose = pose_from_vector(np.array([0, 0, np.pi, 0.1, 0.05, 0.6])) @ pose_from_vector(np.array([*tilt, 0, 0, 0, 0]))
     found = estimate_board_pose(BOARD.points, project(transform(pose, BOARD.points), CAMERA), CAMERA)
     meters, degrees = pose_difference(found.pose, pose)

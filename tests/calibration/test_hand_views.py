@@ -1,4 +1,4 @@
-"""Views of a robot that moves by itself or by hand, taken live: when it rests, in a new pose, and TF knows it."""
+"""Live views of a robot: taken when it rests in a new pose that TF knows."""
 
 import threading
 from contextlib import nullcontext
@@ -26,31 +26,31 @@ VIEWS = 8
 
 
 class Robot:
-    """An arm with a camera that rests for half a second in each of its poses.
+    """An arm with a camera that rests for half a second in each pose.
 
     Attributes:
-        known: Whether TF knows the hand's pose.
+        known: Whether TF has the hand's pose.
     """
 
-    def __init__(self, poses: int, tells: Intrinsics | None = None):
+    def __init__(self, poses: int, intrinsics: Intrinsics | None = None):
         random = np.random.default_rng(2)
-        self.arm, self.known, self._tells, self._read = simulated.Arm.random("hand", 1), True, tells, 0
-        self.seen = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
-        self.images = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.seen)]
+        self.arm, self.known, self._intrinsics, self._read = simulated.Arm.random("hand", 1), True, intrinsics, 0
+        self.board_poses = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
+        self.images = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.board_poses)]
 
     def read(self, timeout_s: float) -> ColorImage:
-        """Ten images a second."""
+        """Return the next image, at 10 Hz."""
         number = self._read // (FPS // 2)
         if number == len(self.images):
             raise EndOfStream("the robot has gone home")
         self._read += 1
-        return ColorImage("", round(self._read / FPS * 1e9), self.images[number], self._tells)
+        return ColorImage("", round(self._read / FPS * 1e9), self.images[number], self._intrinsics)
 
     def pose_at(self, stamp_ns: int) -> np.ndarray:
-        """Of the hand."""
+        """Return the pose of the hand at `stamp_ns`."""
         if not self.known:
             raise DeviceError("'tool0' does not exist.")
-        return self.arm.gripper(self.seen[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
+        return self.arm.gripper(self.board_poses[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
 
 
 def collect(robot, folder, known=LENS, **config):
@@ -62,15 +62,15 @@ def test_collect_takes_view_of_each_resting_pose(tmp_path, capsys):
     robot = Robot(VIEWS + 2)
     collector, views, camera = collect(robot, tmp_path, views=VIEWS)
     assert len(views) == VIEWS and not collector.todo and camera == LENS
-    told = capsys.readouterr().err
-    assert f"0 views; {VIEWS} more: turn the hand" in told and f"{VIEWS} views; enough" in told
-    for view, pose in zip(views, robot.seen, strict=False):
+    log = capsys.readouterr().err
+    assert f"0 views; {VIEWS} more: turn the hand" in log and f"{VIEWS} views; enough" in log
+    for view, pose in zip(views, robot.board_poses, strict=False):
         np.testing.assert_allclose(view.gripper, robot.arm.gripper(pose))
     found = hand_eye.calibrate(views, camera, "hand")
     meters, degrees = pose_difference(found.camera, robot.arm.camera)
     assert meters < 0.002 and degrees < 0.1
-    kept, _ = read_folder(tmp_path, tmp_path / POSES_FILE, BOARD, LENS)
-    assert pose_difference(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx(
+    saved, _ = read_folder(tmp_path, tmp_path / POSES_FILE, BOARD, LENS)
+    assert pose_difference(hand_eye.calibrate(saved, LENS, "hand").camera, found.camera) == pytest.approx(
         (0, 0), abs=1e-6
     )
 
@@ -80,13 +80,13 @@ def test_read_folder_lists_images_without_pose(tmp_path, capsys):
     poses = (tmp_path / POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
     capsys.readouterr()
-    kept, without_pose = read_folder(tmp_path, tmp_path / "some.csv", BOARD, LENS)
-    assert [view.name for view in kept] == ["view_001.png", "view_002.png"]
+    read_views, without_pose = read_folder(tmp_path, tmp_path / "some.csv", BOARD, LENS)
+    assert [view.name for view in read_views] == ["view_001.png", "view_002.png"]
     assert without_pose == ["view_003.png"]
 
 
 def test_collect_stream_ends_early_keeps_views(tmp_path):
-    collector, views, camera = collect(Robot(3, tells=LENS), tmp_path, known=None)
+    collector, views, camera = collect(Robot(3, intrinsics=LENS), tmp_path, known=None)
     assert len(views) == 3 and camera == LENS
     assert collector.todo.startswith("17 more")
 
@@ -97,15 +97,15 @@ def test_collect_unknown_intrinsics_are_refused(tmp_path):
 
 
 def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
-    robot = Robot(VIEWS, tells=LENS)
-    bent = Intrinsics(640, 480, 500.0, 500.0, 310.0, 245.0, (-0.3, 0.1, 0.0, 0.0, 0.0))
-    calibration_files.write_intrinsics(tmp_path / "77_color.yaml", bent, "77_color")
+    robot = Robot(VIEWS, intrinsics=LENS)
+    distorted = Intrinsics(640, 480, 500.0, 500.0, 310.0, 245.0, (-0.3, 0.1, 0.0, 0.0, 0.0))
+    calibration_files.write_intrinsics(tmp_path / "77_color.yaml", distorted, "77_color")
 
-    def newest(timeout_s):
+    def read_topic(timeout_s):
         image = robot.read(timeout_s)
         return image.stamp_ns, image.color, image.intrinsics
 
-    monkeypatch.setattr(calibrate, "open_topic", lambda topic: nullcontext(newest))
+    monkeypatch.setattr(calibrate, "open_topic", lambda topic: nullcontext(read_topic))
     monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(robot.pose_at))
     command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
     command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
@@ -116,28 +116,28 @@ def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
 
 def test_collector_known_pose_takes_no_view(tmp_path):
     robot = Robot(3)
-    robot.seen[2], robot.images[2] = robot.seen[0], robot.images[0]
+    robot.board_poses[2], robot.images[2] = robot.board_poses[0], robot.images[0]
     assert len(collect(robot, tmp_path)[1]) == 2
 
 
 def test_collector_moving_hand_takes_no_view(tmp_path, monkeypatch):
-    """Stamps of arrival: the image was taken before its stamp."""
+    """The hand moves between the capture of an image and its stamp of arrival."""
     robot = Robot(1)
-    pose, moved = robot.pose_at(1), np.eye(4)
+    pose, offset = robot.pose_at(1), np.eye(4)
 
-    def drifting(stamp_ns):
-        moved[0, 3] = 0.01 * stamp_ns / 1e9
-        return moved @ pose
+    def moving_pose(stamp_ns):
+        offset[0, 3] = 0.01 * stamp_ns / 1e9
+        return offset @ pose
 
-    monkeypatch.setattr(robot, "pose_at", drifting)
+    monkeypatch.setattr(robot, "pose_at", moving_pose)
     assert not collect(robot, tmp_path)[1]
 
 
 def test_collector_rotation_about_one_axis_asks_for_second(tmp_path, monkeypatch):
     robot = Robot(6)
     about_z = [np.eye(4) for _ in range(6)]
-    for turned, pose in zip(np.radians(range(0, 72, 12)), about_z, strict=True):
-        pose[:2, :2] = [[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]]
+    for angle, pose in zip(np.radians(range(0, 72, 12)), about_z, strict=True):
+        pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     monkeypatch.setattr(robot, "pose_at", lambda stamp_ns: about_z[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
     collector, views, _ = collect(robot, tmp_path, views=5)
     assert len(views) == 6 and "rotates about one axis only" in collector.todo
@@ -156,9 +156,9 @@ def test_collect_unknown_robot_pose_is_shown_then_refused(tmp_path, capsys):
 
 
 def test_collector_wrong_size_or_unwritable_folder_is_refused(tmp_path):
-    wide = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
+    other_size = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
     with pytest.raises(InputError, match="the image is 640×480 and its intrinsics are of 1280×720"):
-        collect(Robot(1), tmp_path, known=wide)
+        collect(Robot(1), tmp_path, known=other_size)
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write"):
         collect(Robot(1), tmp_path / "file")

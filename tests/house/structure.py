@@ -105,11 +105,11 @@ class Structure:
 
     def reached(self, module: str) -> set[str]:
         """Return the actrec modules that `module` imports, directly or indirectly."""
-        found, waiting = set[str](), [module]
-        while waiting:
-            for imported in self.imports[waiting.pop()] - found:
+        found, pending = set[str](), [module]
+        while pending:
+            for imported in self.imports[pending.pop()] - found:
                 found.add(imported)
-                waiting.append(imported)
+                pending.append(imported)
         return found - {module}
 
 

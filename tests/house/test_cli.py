@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_main(arguments: list[str]) -> int:
-    """The exit status, whether main returns it or argparse exits with it."""
+    """Return the exit status that `main` returns or argparse exits with."""
     try:
         return cli.main(arguments)
-    except SystemExit as leave:
-        return int(leave.code or 0)
+    except SystemExit as error:
+        return int(error.code or 0)
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A command `probe` whose `run` a test replaces."""
+    """Register a command `probe` whose `run` each test replaces."""
     module = types.ModuleType("actrec_probe")
     module.add_arguments = lambda parser: parser.add_argument("--number", type=int)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "actrec_probe", module)
@@ -40,9 +40,9 @@ def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
 def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main([name, "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert "Example" in shown
-    assert f"actrec {name}" in shown.split("Example", 1)[1]
+    output = capsys.readouterr().out
+    assert "Example" in output
+    assert f"actrec {name}" in output.split("Example", 1)[1]
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
@@ -58,8 +58,8 @@ def test_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert [name for name in cli.COMMANDS if name not in shown] == []
+    output = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if name not in output] == []
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,18 +80,18 @@ def test_options_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "status"),
+    ("exception", "status"),
     [(DeviceError("no camera\nplug one in"), 1), (ConfigError("no such driver"), 2), (KeyboardInterrupt(), 130)],
 )
 def test_errors_become_one_line_and_a_status(
-    raised: BaseException, status: int, command: types.ModuleType, capsys: pytest.CaptureFixture[str]
+    exception: BaseException, status: int, command: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(args: object) -> int:
-        raise raised
+        raise exception
 
     command.run = run  # type: ignore[attr-defined]
     assert run_main(["probe"]) == status
-    expected = [f"actrec: {' '.join(str(raised).split())}"] if str(raised) else []
+    expected = [f"actrec: {' '.join(str(exception).split())}"] if str(exception) else []
     assert capsys.readouterr().err.splitlines() == expected
 
 
@@ -112,7 +112,7 @@ def test_missing_library_says_how_to_install_it(command: types.ModuleType, capsy
 def test_main_library_that_does_not_load_prints_one_line(
     command: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As rclpy of another Python, or without its libraries: the file is there."""
+    """The file exists but does not load, like rclpy built for another Python."""
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     (tmp_path / "rclpy").mkdir()
     (tmp_path / f"rclpy/_compiled{suffix}").write_text("no library")
@@ -136,22 +136,22 @@ def test_unexpected_missing_module_is_not_hidden(command: types.ModuleType) -> N
 def test_main_closed_pipe_prints_no_traceback() -> None:
     code = "import sys; from actrec.cli import main; sys.exit(main(['--help']))"
     shell = f"'{sys.executable}' -c \"{code}\" | true"
-    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
+    process = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(
-    ("sink", "status", "said"),
+    ("sink", "status", "error"),
     [
         (">&-", 0, ""),
         ("> /dev/full", 1, "actrec: the output: No space left on device; make room and try again\n"),
     ],
 )
-def test_main_closed_or_full_output_prints_no_traceback(sink: str, status: int, said: str) -> None:
-    done = subprocess.run(
+def test_main_closed_or_full_output_prints_no_traceback(sink: str, status: int, error: str) -> None:
+    process = subprocess.run(
         ["bash", "-c", f"'{sys.executable}' -m actrec bench {sink}"], cwd=ROOT, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (status, said)
+    assert (process.returncode, process.stderr) == (status, error)
 
 
 def test_printed_text_stays_when_another_disk_is_full(
@@ -173,8 +173,8 @@ def test_printed_text_stays_when_another_disk_is_full(
 def test_main_locale_without_a_character_prints_no_traceback() -> None:
     text = "from actrec import cli; cli.main([]); print('20° → left')"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, check=True)
-    assert done.stdout.decode("latin-1").endswith("20° ? left\n")
+    process = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, check=True)
+    assert process.stdout.decode("latin-1").endswith("20° ? left\n")
 
 
 def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,9 +225,9 @@ def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setitem(sys.modules, "actrec_probe_bench", module)
     monkeypatch.setitem(bench.BENCHMARKS, "probe", ("actrec_probe_bench:measure", "probes"))
     assert run_main(["bench", "probe", "--frames", "3"]) == 0
-    shown = capsys.readouterr().out
-    assert "| head | 12.5 |" in shown
-    assert "| arguments | --frames 3 |" in shown
+    output = capsys.readouterr().out
+    assert "| head | 12.5 |" in output
+    assert "| arguments | --frames 3 |" in output
     assert run_main(["bench", "probe", "--json"]) == 0
     assert '"error_mm": 7.25' in capsys.readouterr().out
 
@@ -241,7 +241,7 @@ def test_numpy_will_start_with_one_thread(program):
 
 
 def test_options_are_not_known_by_their_beginnings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         cli.main(["models", "--js"])
-    assert ended.value.code == 2
+    assert stopped.value.code == 2
     assert "unrecognized arguments: --js" in capsys.readouterr().err

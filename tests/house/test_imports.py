@@ -1,4 +1,4 @@
-"""The import rules of the house: who may import whom, also inside functions."""
+"""The import rules of the packages, also for imports inside functions."""
 
 import ast
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ FORBIDDEN = {
 
 
 def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """Every top-level module that a file imports anywhere in it: name, line, whether through importlib."""
+    """Yield (top-level module, line, whether through importlib) for each import in a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], node.lineno, False) for alias in node.names)

@@ -1,4 +1,4 @@
-"""The Jetson's files hold together: what install.sh would run, and that what one file names another one has."""
+"""The Jetson's files are consistent: the commands of install.sh, and the paths and names that files refer to."""
 
 import configparser
 import os
@@ -17,18 +17,18 @@ UNITS = sorted(path.name for path in JETSON.glob("*.service"))
 
 
 def install(folder: Path, release: str, ubuntu: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """What `deploy/jetson/install.sh --dry-run` says on a machine whose release files are these."""
+    """Run `deploy/jetson/install.sh --dry-run` on a machine with the given release files."""
     if release:
         number, _, revision = release.partition(".")
         line = f"# R{number} (release), REVISION: {revision}, GCID: 43, BOARD: generic, EABI: aarch64\n"
         (folder / "nv_tegra_release").write_text(line)
     (folder / "os-release").write_text(f'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="{ubuntu}"\n')
-    faked = {
+    variables = {
         "ACTREC_TEGRA_RELEASE": str(folder / "nv_tegra_release"),
         "ACTREC_OS_RELEASE": str(folder / "os-release"),
     }
     command = ["bash", str(JETSON / "install.sh"), "--dry-run", *options]
-    return subprocess.run(command, env={**os.environ, **faked}, capture_output=True, text=True)
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -42,20 +42,20 @@ def install(folder: Path, release: str, ubuntu: str, *options: str) -> subproces
 def test_install_each_jetpack_gets_its_own_wheels(
     tmp_path: Path, release: str, ubuntu: str, distribution: str, codename: str, cuda: str
 ) -> None:
-    said = install(tmp_path, release, ubuntu, "--realsense")
-    assert said.returncode == 0, said.stderr
+    result = install(tmp_path, release, ubuntu, "--realsense")
+    assert result.returncode == 0, result.stderr
     for name in ["ros-base", "diagnostic-msgs", "tf2-ros-py", "realsense2-camera"]:
-        assert f"ros-{distribution}-{name} " in said.stdout
-    assert "nvidia-cuda nvidia-tensorrt python3-libnvinfer" in said.stdout
-    assert f".{codename}_all.deb" in said.stdout
-    assert f"/opt/ros/{distribution}/setup.bash" in said.stdout
-    assert f"pip install --disable-pip-version-check {cuda}" in said.stdout
-    assert "import\\ tensorrt" in said.stdout
-    assert "systemctl" not in said.stdout
+        assert f"ros-{distribution}-{name} " in result.stdout
+    assert "nvidia-cuda nvidia-tensorrt python3-libnvinfer" in result.stdout
+    assert f".{codename}_all.deb" in result.stdout
+    assert f"/opt/ros/{distribution}/setup.bash" in result.stdout
+    assert f"pip install --disable-pip-version-check {cuda}" in result.stdout
+    assert "import\\ tensorrt" in result.stdout
+    assert "systemctl" not in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("release", "ubuntu", "reason"),
+    ("release", "ubuntu", "message"),
     [
         ("", "22.04", "this is no Jetson"),
         ("35.4.1", "20.04", "Jetson Linux 35.4.1 is not supported"),
@@ -64,43 +64,43 @@ def test_install_each_jetpack_gets_its_own_wheels(
         ("40.1", "26.04", "Jetson Linux 40.1 is not supported"),
     ],
 )
-def test_other_releases_are_refused_in_one_line(tmp_path: Path, release: str, ubuntu: str, reason: str) -> None:
-    said = install(tmp_path, release, ubuntu)
-    assert said.returncode == 1
-    assert said.stdout == ""
-    assert said.stderr.startswith("actrec: ") and said.stderr.count("\n") == 1
-    assert reason in said.stderr
+def test_other_releases_are_refused_in_one_line(tmp_path: Path, release: str, ubuntu: str, message: str) -> None:
+    result = install(tmp_path, release, ubuntu)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("actrec: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
 
 
 def test_install_unknown_option_is_wrong_use(tmp_path: Path) -> None:
-    said = install(tmp_path, "36.4.3", "22.04", "--fast")
-    assert said.returncode == 2
-    assert "unknown option '--fast'" in said.stderr
+    result = install(tmp_path, "36.4.3", "22.04", "--fast")
+    assert result.returncode == 2
+    assert "unknown option '--fast'" in result.stderr
 
 
 def test_install_in_a_container_takes_the_release_and_skips_tensorrt(tmp_path: Path) -> None:
-    said = install(tmp_path, "", "24.04", "--l4t", "39.2")
-    assert said.returncode == 0, said.stderr
-    assert "jetson/common\\ r39.2\\ main" in said.stdout
-    assert "import\\ tensorrt" not in said.stdout
+    result = install(tmp_path, "", "24.04", "--l4t", "39.2")
+    assert result.returncode == 0, result.stderr
+    assert "jetson/common\\ r39.2\\ main" in result.stdout
+    assert "import\\ tensorrt" not in result.stdout
 
 
 def test_ros_can_be_left_as_it_is(tmp_path: Path) -> None:
-    said = install(tmp_path, "36.4.3", "22.04", "--no-ros")
-    assert "ros2-apt-source" not in said.stdout
-    assert "ros-humble" not in said.stdout
-    assert ". /opt/ros/humble/setup.bash" in said.stdout.replace("\\", "")
+    result = install(tmp_path, "36.4.3", "22.04", "--no-ros")
+    assert "ros2-apt-source" not in result.stdout
+    assert "ros-humble" not in result.stdout
+    assert ". /opt/ros/humble/setup.bash" in result.stdout.replace("\\", "")
 
 
 def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
-    said = install(tmp_path, "36.4.3", "22.04", "--service", "--realsense")
-    made = set(re.findall(r"install -m 644 \S+ (\S+)", said.stdout))
-    assert {f"/etc/systemd/system/{unit}" for unit in UNITS} <= made
-    for path in made:
+    result = install(tmp_path, "36.4.3", "22.04", "--service", "--realsense")
+    installed = set(re.findall(r"install -m 644 \S+ (\S+)", result.stdout))
+    assert {f"/etc/systemd/system/{unit}" for unit in UNITS} <= installed
+    for path in installed:
         assert (JETSON / Path(path).name).is_file()
     read = re.findall(r"/etc/actrec/\w+\.\w+", "".join((JETSON / name).read_text() for name in [*UNITS, "actrec.env"]))
-    assert set(read) == {path for path in made if path.startswith("/etc/actrec/")}
-    assert "systemctl enable actrec.service actrec-camera.service" in said.stdout
+    assert set(read) == {path for path in installed if path.startswith("/etc/actrec/")}
+    assert "systemctl enable actrec.service actrec-camera.service" in result.stdout
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -113,10 +113,10 @@ def test_scripts_are_bash(name: str) -> None:
 @pytest.mark.parametrize("name", ["actrec.service", "actrec-camera.service", "Dockerfile", *SCRIPTS])
 def test_paths_named_exist(name: str) -> None:
     text = (JETSON / name).read_text()
-    here = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:deploy|scripts|config)/[\w./-]+\.\w+)"
-    named = {a or b for a, b in re.findall(here, text)}
-    made = {".venv/bin/python", "ros2_ws/install/setup.bash"}  # by make venv and make workspace
-    assert [path for path in named - made if not (ROOT / path).exists()] == []
+    pattern = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:deploy|scripts|config)/[\w./-]+\.\w+)"
+    paths = {a or b for a, b in re.findall(pattern, text)}
+    generated = {".venv/bin/python", "ros2_ws/install/setup.bash"}  # created by make venv and make workspace
+    assert [path for path in paths - generated if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -142,7 +142,7 @@ def test_service_starts_after_the_camera_by_start_sh() -> None:
 
 
 def test_services_share_the_transport_profile() -> None:
-    """Fast DDS as it comes loses images even to nodes that have the profile: who sends them needs it too."""
+    """Without the profile on the sender's side too, Fast DDS loses images."""
     text = (JETSON / "actrec-camera.service").read_text()
     names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/bringup/transport.py"))["profile_environment"]({})
     for name in names:
@@ -153,9 +153,9 @@ def test_services_share_the_transport_profile() -> None:
 def test_launch_arguments_exist() -> None:
     launch = (ROOT / "launch/recognize.launch.py").read_text()
     for name in ["actrec.env", "run.sh"]:
-        given = re.findall(r"(\w+):=(\S+)", (JETSON / name).read_text())
-        assert given
-        for argument, value in given:
+        arguments = re.findall(r"(\w+):=(\S+)", (JETSON / name).read_text())
+        assert arguments
+        for argument, value in arguments:
             assert f'"{argument}":' in launch, f"{name}: {argument}"
             if argument == "vendor":
                 topics = runpy.run_path(str(ROOT / "nodes/actrec_nodes/common/topics.py"))
@@ -171,8 +171,8 @@ def test_parameter_file_sets_existing_parameters() -> None:
 
 
 def test_image_build_context_is_complete() -> None:
-    """The build of the image must not read what .dockerignore excludes."""
+    """.dockerignore must not exclude a folder that the image needs."""
     ignored = set((ROOT / ".dockerignore").read_text().split("\n"))
-    for needed in ["actrec", "nodes", "launch", "config", "deploy", "requirements", "scripts", "models", "ros2_ws"]:
-        assert (ROOT / needed).is_dir() and needed not in ignored
+    for folder in ["actrec", "nodes", "launch", "config", "deploy", "requirements", "scripts", "models", "ros2_ws"]:
+        assert (ROOT / folder).is_dir() and folder not in ignored
     assert {".git", ".venv"} <= ignored

@@ -16,7 +16,7 @@ LIMITS = {
     "README.md": 0,
     "CONTRIBUTING.md": 0,
 }
-"""Matches that each part may have: lower a number when you mend some."""
+"""Number of matches allowed for each part; lower it after correcting some."""
 
 
 @pytest.mark.parametrize("part", LIMITS)

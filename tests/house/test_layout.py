@@ -21,7 +21,7 @@ LONGEST_MODULE = 500
 
 @pytest.fixture(scope="module")
 def setup() -> dict[str, Any]:
-    """The arguments that setup.py hands to setuptools."""
+    """Return the arguments that setup.py passes to setuptools."""
     captured: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -36,11 +36,11 @@ def folder_of(package: str, setup: dict[str, Any]) -> Path:
 
 
 def test_package_list_equals_the_disk(setup: dict[str, Any]) -> None:
-    on_disk = set()
+    existing = set()
     for source in SOURCES:
         for path in (ROOT / source).rglob("__init__.py"):
-            on_disk.add(".".join(path.parent.relative_to((ROOT / source).parent).parts))
-    assert sorted(setup["packages"]) == sorted(on_disk)
+            existing.add(".".join(path.parent.relative_to((ROOT / source).parent).parts))
+    assert sorted(setup["packages"]) == sorted(existing)
 
 
 def test_folders_with_modules_are_packages() -> None:
@@ -55,39 +55,39 @@ def test_version_is_the_same_everywhere(setup: dict[str, Any]) -> None:
 
 
 def test_imported_ros_packages_are_dependencies() -> None:
-    """Optional packages imported by name count too: `rosdep install` knows this list alone."""
+    """Optional packages imported by name count too, as `rosdep install` reads only this list."""
     source = "\n".join(path.read_text() for path in [*ROOT.glob("nodes/**/*.py"), *ROOT.glob("launch/*.py")])
-    asked = {"tf2_ros_py" if name == "tf2_ros" else name for name in re.findall(r'import_module\("(\w+)', source)}
-    imported = {*re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE), *asked}
+    optional = {"tf2_ros_py" if name == "tf2_ros" else name for name in re.findall(r'import_module\("(\w+)', source)}
+    imported = {*re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE), *optional}
     ros = {name for name in imported if name.endswith(("_msgs", "_interfaces")) or name.startswith(("tf2", "launch"))}
-    named = {element.text for element in ElementTree.parse(ROOT / "package.xml").getroot().iter("exec_depend")}
-    assert ros - named == set()
+    declared = {element.text for element in ElementTree.parse(ROOT / "package.xml").getroot().iter("exec_depend")}
+    assert ros - declared == set()
 
 
 @pytest.mark.parametrize("folder", ["launch", "config"])
 def test_launch_and_config_files_are_installed(folder: str, setup: dict[str, Any]) -> None:
-    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir() if path.is_file()}
+    existing = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir() if path.is_file()}
     installed = {name for target, names in setup["data_files"] for name in names if target == f"share/actrec/{folder}"}
-    assert on_disk
-    assert installed == on_disk
+    assert existing
+    assert installed == existing
 
 
 @pytest.mark.parametrize("folder", ["models/zoo", "models/recipes"])
 def test_setup_installs_packages_and_recipes(folder: str, setup: dict[str, Any]) -> None:
-    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    existing = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
     targets = {name: target for target, names in setup["data_files"] for name in names if folder in target}
-    assert set(targets) == on_disk
+    assert set(targets) == existing
     assert all(target == f"share/actrec/{Path(name).parent.as_posix()}" for name, target in targets.items())
 
 
 def test_files_that_packages_read_are_installed(setup: dict[str, Any]) -> None:
-    left_out = []
+    missing = []
     for package in setup["packages"]:
         folder = folder_of(package, setup)
-        named = {path for pattern in setup["package_data"][package] for path in folder.glob(pattern)}
-        present = {path for path in folder.iterdir() if path.is_file() and path.suffix not in {".py", ".md", ".pyc"}}
-        left_out += [path.name for path in present - named]
-    assert left_out == []
+        installed = {path for pattern in setup["package_data"][package] for path in folder.glob(pattern)}
+        files = {path for path in folder.iterdir() if path.is_file() and path.suffix not in {".py", ".md", ".pyc"}}
+        missing += [path.name for path in files - installed]
+    assert missing == []
 
 
 def test_console_scripts_resolve(setup: dict[str, Any]) -> None:
@@ -122,6 +122,6 @@ def test_workspace_names_both_packages() -> None:
         (ROOT / "ros2_ws/colcon_defaults.yaml", ROOT / "ros2_ws"),
     ]:
         defaults = yaml.safe_load(path.read_text())
-        for verb in ("build", "test", "list", "graph"):
-            bases = {(folder / base).resolve() for base in defaults[verb]["base-paths"]}
-            assert bases == {ROOT, ROOT / "ros2_ws" / "src"}, (path, verb)
+        for command in ("build", "test", "list", "graph"):
+            bases = {(folder / base).resolve() for base in defaults[command]["base-paths"]}
+            assert bases == {ROOT, ROOT / "ros2_ws" / "src"}, (path, command)

@@ -1,4 +1,4 @@
-"""The Makefile: extras that are asked for are installed, also into a .venv that is there."""
+"""The Makefile installs the requested extras, also into an existing .venv."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """A project whose .venv is newer than everything it was made of."""
+def project(tmp_path: Path) -> Path:
+    """Create a project whose .venv is newer than all its sources."""
     for folder in ("requirements", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -24,23 +24,23 @@ def made(tmp_path: Path) -> Path:
 
 
 def would_run(project: Path, *arguments: str) -> bool:
-    """Whether make would call make_venv.sh, which here it does not."""
+    """Return whether `make -n` lists a call of make_venv.sh."""
     environment = {key: value for key, value in os.environ.items() if key not in ("EXTRAS", "MAKEFLAGS")}
-    said = subprocess.run(
+    result = subprocess.run(
         ["make", "-n", "venv", *arguments], cwd=project, env=environment, capture_output=True, text=True, check=True
     )
-    return "make_venv.sh" in said.stdout
+    return "make_venv.sh" in result.stdout
 
 
-def test_extras_that_are_missing_are_added(made: Path) -> None:
-    (made / ".venv/.extras").write_text("dev\nlive\n")
-    assert not would_run(made), "no EXTRAS accepts the present environment"
-    assert not would_run(made, "EXTRAS=live")
-    assert not would_run(made, "EXTRAS=live dev")
-    assert would_run(made, "EXTRAS=live train")
+def test_extras_that_are_missing_are_added(project: Path) -> None:
+    (project / ".venv/.extras").write_text("dev\nlive\n")
+    assert not would_run(project), "without EXTRAS, the existing environment is accepted"
+    assert not would_run(project, "EXTRAS=live")
+    assert not would_run(project, "EXTRAS=live dev")
+    assert would_run(project, "EXTRAS=live train")
 
 
-def test_make_unknown_environment_is_unchanged(made: Path) -> None:
-    assert not would_run(made, "EXTRAS=view")
-    os.utime(made / ".venv/.ready", (0, 0))
-    assert would_run(made)
+def test_make_unknown_environment_is_unchanged(project: Path) -> None:
+    assert not would_run(project, "EXTRAS=view")
+    os.utime(project / ".venv/.ready", (0, 0))
+    assert would_run(project)

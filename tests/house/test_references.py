@@ -1,4 +1,4 @@
-"""Names of modules and paths of files that documents and docstrings mention exist."""
+"""Modules and files mentioned in documents and docstrings exist."""
 
 import importlib
 import re
@@ -21,13 +21,13 @@ OTHER = {
     "config/VENDOR.yaml": "placeholder",
     "scripts/wheels_setup.sh": "template with the suffix .in",
 }
-"""What the patterns find but is no module or file here."""
+"""Matches of the patterns that are no modules or files of this project."""
 
 
 def _texts() -> dict[str, str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    kinds = {".md", ".py", ".yaml", ".toml", ".cfg", ".xml", ".sh", ".service"}
-    names = [name for name in listed if Path(name).suffix in kinds and name != "CHANGELOG.md"]
+    suffixes = {".md", ".py", ".yaml", ".toml", ".cfg", ".xml", ".sh", ".service"}
+    names = [name for name in listed if Path(name).suffix in suffixes and name != "CHANGELOG.md"]
     return {name: (ROOT / name).read_text(encoding="utf-8") for name in names if (ROOT / name).is_file()}
 
 
@@ -36,13 +36,13 @@ def _exists(name: str) -> bool:
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
-            found = importlib.import_module(".".join(parts[:count]))
+            target = importlib.import_module(".".join(parts[:count]))
         except ModuleNotFoundError:
             continue
         for attribute in parts[count:]:
-            if not hasattr(found, attribute):
-                return attribute in getattr(found, "__annotations__", {})
-            found = getattr(found, attribute)
+            if not hasattr(target, attribute):
+                return attribute in getattr(target, "__annotations__", {})
+            target = getattr(target, attribute)
         return True
     return False
 

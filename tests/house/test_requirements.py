@@ -1,4 +1,4 @@
-"""setup.py states ranges, requirements/ the exact versions tested: the second must lie in the first."""
+"""The exact versions in requirements/ lie within the ranges of setup.py."""
 
 import runpy
 from pathlib import Path
@@ -20,14 +20,14 @@ def read(name: str) -> list[Requirement]:
 
 
 def pins(*names: str) -> dict[str, list[str]]:
-    """Canonical name to the versions pinned (one a marker)."""
-    found: dict[str, list[str]] = {}
+    """Return the pinned versions by canonical name, one for each marker."""
+    versions: dict[str, list[str]] = {}
     for name in names:
         for requirement in read(name):
             (specifier,) = requirement.specifier
             assert specifier.operator == "==", f"{name}: {requirement} is not pinned"
-            found.setdefault(canonicalize_name(requirement.name), []).append(specifier.version)
-    return found
+            versions.setdefault(canonicalize_name(requirement.name), []).append(specifier.version)
+    return versions
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def test_pins_lie_in_the_ranges(extra: str, setup: dict[str, Any]) -> None:
 
 
 def test_requirements_pin_each_version_once() -> None:
-    named: list[str] = []
+    names: list[str] = []
     for path in FOLDER.glob("*.txt"):
-        named += sorted(pins(path.name))
-    assert len(named) == len(set(named))
+        names += sorted(pins(path.name))
+    assert len(names) == len(set(names))
 
 
 def test_requirements_install_one_opencv() -> None:
     """Two OpenCV wheels overwrite each other's cv2: mediapipe brings opencv-contrib-python."""
-    named = pins(*(path.name for path in FOLDER.glob("*.txt")))
-    assert [name for name in named if name.startswith("opencv")] == ["opencv-contrib-python"]
+    names = pins(*(path.name for path in FOLDER.glob("*.txt")))
+    assert [name for name in names if name.startswith("opencv")] == ["opencv-contrib-python"]

@@ -1,4 +1,4 @@
-"""The layout rules of the house: folders, directions of imports, the command line, names, machine paths."""
+"""The layout rules: folders, directions of imports, the command line, names, machine paths."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ ORDER = [
     {"visualization"},
     {"cli", "__main__"},
 ]
-"""Sub-packages of actrec from the lowest level up; each imports from its own level and from those below it."""
+"""Sub-packages of actrec, lowest level first; each imports only from its own and lower levels."""
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 MOST_ENTRIES = 12
 FLAT = {"actrec", "actrec/cli", "actrec/datasets", "models/actrec_models/networks"}
@@ -39,7 +39,7 @@ SHARED_NAMES = {
 }
 """Names that several modules or classes have, with the reason."""
 ENTRY_POINTS = {"main", "spin"}
-"""Functions of nodes that are a process of their own: they print its result or its error."""
+"""Functions of nodes that run as a separate process and print its result or error."""
 PACKAGE_FOLDERS = ["actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration"]
 MACHINE = re.compile(r"/home/\w+/|/root/\w|/work/(?:main|shared)|\.\./shared|find-links|index-url")
 
@@ -49,7 +49,7 @@ def test_folders_have_few_entries() -> None:
 
 
 def test_subpackages_import_downwards_only() -> None:
-    wrong = []
+    violations = []
     for name, imported in STRUCTURE.imports.items():
         if not name.startswith("actrec."):
             continue
@@ -57,8 +57,8 @@ def test_subpackages_import_downwards_only() -> None:
         for other in imported:
             target = other.split(".")[1] if other.startswith("actrec.") else own
             if LEVEL[target] > LEVEL[own]:
-                wrong.append(f"{name} imports {other}")
-    assert wrong == []
+                violations.append(f"{name} imports {other}")
+    assert violations == []
 
 
 def test_subpackages_do_not_import_each_other() -> None:
