@@ -100,7 +100,7 @@ def _summary(package: dict[str, Any]) -> str:
 def _describe(name: str) -> dict[str, Any]:
     session = inference.load(name)
     package = session.package
-    described: dict[str, Any] = config.plain(package)
+    described: dict[str, Any] = config.to_plain(package)
     more = {"live_note": package.provenance.live_note, "runs_on": session.backend.device}
     return {"name": package.name, "path": str(package.path), **more, **described}
 

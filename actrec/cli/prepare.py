@@ -96,7 +96,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
         args.root or data.folder(args.data, args.dataset),
         out,
         options=config.parse_pairs(args.option, "option"),
-        settings=config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting"))),
+        settings=config.build(settings, config.merge_settings(named, config.parse_pairs(args.set, "setting"))),
         run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
     size = f"{summary.bytes / 1e9:.2f} GB in {summary.shards} file{'s' if summary.shards > 1 else ''}"

@@ -34,7 +34,7 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.geometry import MIN_POINTS, place
+from actrec.utils.geometry import MIN_POINTS, fit_translation
 
 LAYOUT = "lcrnet_13"
 JOINTS = 13
@@ -239,7 +239,7 @@ def _placed(found: _People, axes: np.ndarray) -> _People:
     """Return the people whose position in the camera's frame can be determined, at that position."""
     k, weights = INTRINSICS, np.ones(JOINTS)
     rays = np.dstack([(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones(found.pixels.shape[:2])])
-    put = [place(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
+    put = [fit_translation(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
     kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
     return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
 

@@ -276,7 +276,7 @@ def write(
         PackageError: The description is invalid, or something exists that must not be replaced.
         DeviceError: The folder cannot be written.
     """
-    target = utils_files.check_place(folder, FILES, overwrite)
+    target = utils_files.check_output_folder(folder, FILES, overwrite)
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     lower = lower or {}
     described: dict[str, LowerPrecision | None] = dict.fromkeys(PRECISIONS[1:])
@@ -285,7 +285,7 @@ def write(
             raise PackageError(f"a network in {name} needs a description: ModelPackage.{name}")
         sha256 = hashlib.sha256(content).hexdigest()
         described[name] = dataclasses.replace(precision, file=f"model.{name}.onnx", sha256=sha256)
-    mapping = config.plain(dataclasses.replace(package, provenance=provenance, **described))  # type: ignore[arg-type]
+    mapping = config.to_plain(dataclasses.replace(package, provenance=provenance, **described))  # type: ignore[arg-type]
     files = {
         DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
         NETWORK: onnx,
@@ -295,7 +295,7 @@ def write(
         files[WEIGHTS] = weights
     if card:
         files[CARD] = card.encode()
-    utils_files.write(target, files, check=load)
+    utils_files.write_folder(target, files, check=load)
     return load(target)
 
 

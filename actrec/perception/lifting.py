@@ -26,7 +26,7 @@ from actrec.types import MAX_DEPTH_M, Intrinsics, refuse_integers
 from actrec.utils import geometry
 from actrec.utils.config import build, setting
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import place, similarity
+from actrec.utils.geometry import fit_similarity, fit_translation
 
 BODY_RADII = {
     "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,
@@ -225,7 +225,7 @@ def lift(
     config = config or build(LiftingConfig, options)
     pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
     rays = _rays(pixels, intrinsics)
-    placed = place(world, rays, scores)
+    placed = fit_translation(world, rays, scores)
     surface, fitted = np.full(len(pixels), np.nan), placed
     if depth is not None:
         depths = np.zeros(len(pixels)) + np.asarray(radii)
@@ -272,7 +272,7 @@ def _find_surfaces(
         return surface, placed
     # Occluders must not bend the fit; the fit then detects occlusions better.
     surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), links)
-    fitted = similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
+    fitted = fit_similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
     surface = _pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
     return _without_occluded(surface, rays, fitted, links), fitted
 

@@ -65,7 +65,7 @@ class FolderRecording(Recording):
         height, width = _read_color(color[0][1]).shape[:2]
         file = self.path / INTRINSICS_FILE
         content = calibration_files.load_yaml(file) if file.is_file() else {}
-        scale, fps = (calibration_files.number(file, content, key) for key in ("depth_scale", "fps"))
+        scale, fps = (calibration_files.positive_number(file, content, key) for key in ("depth_scale", "fps"))
         self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
         npz = self.path / NPZ_NAME
         self._npz = load_npz(npz, ("depth",))["depth"] if npz.is_file() and not depth else None

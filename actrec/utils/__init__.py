@@ -1,4 +1,4 @@
-"""Settings, errors, registries, geometry and files; threads of numpy's linear algebra, and usable cores."""
+"""Settings, errors, registries, geometry, files, threads of numpy's linear algebra, and usable cores."""
 
 import os
 
@@ -6,8 +6,8 @@ import os
 def single_threaded_blas() -> None:
     """Limit OpenBLAS to one thread, unless the user has set a number. Call it before the first import of numpy.
 
-    The live path multiplies a few hundred numbers. OpenBLAS uses threads even for these, and they spin afterwards: on
-    two cores, this took 0.7 of a core and doubled the p95 latency.
+    The live path multiplies a few hundred numbers. OpenBLAS starts threads even for these, and they spin afterwards. On
+    two cores, they used 0.7 of a core and doubled the p95 latency.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -1,7 +1,7 @@
-"""Calibration files of cameras, and intrinsics from other files.
+"""Calibration files of cameras, and intrinsics from YAML files.
 
 `actrec calibrate` writes the files, the drivers load them by serial number. `SERIAL_color.yaml` and `SERIAL_depth.yaml`
-are ROS camera_info files (see camera_calibration_parsers); the latter adds the pose, scale and bias of depth.
+are ROS camera_info files (see camera_calibration_parsers); the depth file adds its pose, scale and bias.
 `SERIAL_mount.yaml` is the static transform from the robot to the camera.
 """
 
@@ -29,7 +29,7 @@ _UNDISTORTED = ("pinhole", "none")
 
 _ASPECT_TOLERANCE = 0.005
 
-_CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
+_CHECKOUT_FOLDER = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,24 @@ def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
 
 
 def rectified(topic: str) -> bool:
-    """Return whether a topic's images are rectified, by ROS's names: image_rect, image_rect_color, image_rect_raw.
+    """Return whether ROS's naming marks a topic as rectified: image_rect, image_rect_color, image_rect_raw.
 
-    Rectified images have P of the camera_info and no distortion; K and D describe the raw images.
+    P of the camera_info describes rectified images, which have no distortion; K and D describe the raw images.
     """
     return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
-def is_known(model: str, coefficients: Any) -> bool:
+def is_supported_lens(model: str, coefficients: Any) -> bool:
     """Return whether `Intrinsics` supports a lens with ROS's distortion_model and D."""
     return model in DISTORTION_MODELS or (model.lower() in _UNDISTORTED and not any(coefficients))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; raise DeviceError without the file, InputError if it is not a mapping."""
+    """Return the mapping in a YAML file; raise DeviceError if it cannot be read, InputError if it is not a mapping."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise DeviceError(f"cannot read intrinsics '{path}': {error.strerror}; check the path") from error
+        raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -123,20 +123,20 @@ def from_yaml(path: Path) -> Intrinsics:
             width, height = int(content["width"]), int(content["height"])
             fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
             d = content.get("distortion", [])
-        if not is_known(model, d):
+        if not is_supported_lens(model, d):
             raise InputError(
                 f"'{path}' has distortion '{model}', supported are {', '.join(filter(None, DISTORTION_MODELS))}: "
                 "calibrate with one of them, or use rectified images with their intrinsics"
             )
-        return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
+        return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy, distortion_coefficients(d)))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"'{path}' is not intrinsics of a camera: {error}") from error
 
 
-def number(path: Path, content: dict[str, Any], key: str) -> float:
-    """Return a positive number in the content of a YAML file, or 0 if the key is absent; else raise InputError."""
+def positive_number(path: Path, content: dict[str, Any], key: str) -> float:
+    """Return the positive number at `key` of a YAML file's content, 0 if absent; raise InputError for other values."""
     try:
         value = float(content.get(key, 0.0))
     except (TypeError, ValueError):
@@ -156,7 +156,7 @@ def check_intrinsics(camera: Intrinsics) -> Intrinsics:
     return camera
 
 
-def distortion(values: Any) -> tuple[float, ...]:
+def distortion_coefficients(values: Any) -> tuple[float, ...]:
     """Convert OpenCV's coefficients to five, eight, or none if all are 0; raise TypeError or ValueError for others."""
     coefficients = tuple(float(value) for value in values)
     if not any(coefficients):
@@ -168,7 +168,7 @@ def distortion(values: Any) -> tuple[float, ...]:
     return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
-def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
+def scale_to_size(camera: Intrinsics, width: int, height: int) -> Intrinsics:
     """Scale a calibration to images of another size.
 
     Raises:
@@ -176,13 +176,13 @@ def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
     """
     if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
         raise InputError(
-            f"the calibration is of {camera.width}×{camera.height} images and these are {width}×{height}, of another "
-            "aspect: calibrate at this size, or choose a profile of the calibrated aspect"
+            f"the calibration is for {camera.width}×{camera.height} images and these are {width}×{height}, of another "
+            "aspect ratio: calibrate at this size, or choose a profile of the calibrated aspect ratio"
         )
     return camera.resized(width, height)
 
 
-def folders() -> list[Path]:
+def search_folders() -> list[Path]:
     """Return the folders to search in order; new files are written to the first.
 
     These are `$ACTREC_CAMERAS` if it is set, else `calibration/cameras` of a source checkout, then
@@ -191,18 +191,18 @@ def folders() -> list[Path]:
     if given := os.environ.get("ACTREC_CAMERAS"):
         return [Path(given).expanduser()]
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "actrec/cameras"
-    return [_CHECKOUT, home] if _CHECKOUT.is_dir() else [home]
+    return [_CHECKOUT_FOLDER, home] if _CHECKOUT_FOLDER.is_dir() else [home]
 
 
 def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
     """Return the path of a camera's `part` (COLOR, DEPTH, MOUNT): the existing file, or the file to write.
 
     Raises:
-        InputError: The serial number has characters that a file name cannot have.
+        InputError: The serial number is empty or has a character other than letters, digits, - and _.
     """
     if not serial or not serial.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"serial number {serial!r} cannot be part of a file name: use letters, digits, - and _")
-    places = [folder] if folder else folders()
+    places = [folder] if folder else search_folders()
     files = [place / f"{serial}_{part}.yaml" for place in places]
     return next((file for file in files if file.is_file()), files[0])
 
@@ -211,7 +211,7 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
     """Return the content of a camera's files.
 
     Raises:
-        InputError: A file is damaged; the message has its name.
+        InputError: A file is damaged; the message names it.
     """
     color, depth, mount = (path_of(serial, part, folder) for part in (COLOR, DEPTH, MOUNT))
     return CameraFiles(

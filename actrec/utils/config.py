@@ -15,12 +15,12 @@ import yaml
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
 
 T = TypeVar("T")
-_POWER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _LEADING_ZERO = re.compile(r"0\d+")
-_EXPLICIT = ('"', "'", "[", "{")
-"""First characters of YAML's quoted texts, lists and mappings."""
+_QUOTED_STARTS = ('"', "'", "[", "{")
+"""First characters of YAML's quoted strings, lists and mappings."""
 _WORDS: dict[Any, str] = {
-    str: "a text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -46,7 +46,7 @@ def setting(
         description: One sentence.
         unit: SI unit, empty for none.
         range: Inclusive lower and upper bound of a number.
-        choices: The allowed texts.
+        choices: The allowed strings.
     """
     metadata = {"description": description, "unit": unit, "range": range, "choices": choices}
     if isinstance(default, (list, dict, set)):
@@ -68,23 +68,23 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     for name, value in options.items():
         if hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
             options[name] = str(value)
-        elif isinstance(value, str) and _POWER.fullmatch(value) and not _fits(hints[name], value):
-            options[name] = float(value) if _fits(hints[name], 0.5) else value  # YAML reads 1e-3 as a text
+        elif isinstance(value, str) and _SCIENTIFIC.fullmatch(value) and not _fits(hints[name], value):
+            options[name] = float(value) if _fits(hints[name], 0.5) else value  # YAML reads 1e-3 as a string
     config = config_class(**options)
     validate(config)
     return config
 
 
-def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -> None:
-    """Raise ConfigError if a name of `options` is not a text, or is reserved.
+def check_names(options: dict[str, Any], reserved: tuple[str, ...], source: str) -> None:
+    """Raise ConfigError if a name of `options` is not a string, or is reserved.
 
-    Messages call the options `what` ("dataset_options").
+    Messages call the options `source` ("dataset_options").
     """
     for name in options:
         if not isinstance(name, str):
-            raise ConfigError(f"{what} has the name {name!r}, expected a text")
+            raise ConfigError(f"{source} has the name {name!r}, expected a string")
         if name in reserved:
-            raise ConfigError(f"{what} cannot set '{name}', which has a place of its own")
+            raise ConfigError(f"{source} cannot set '{name}', which has an option of its own")
 
 
 def validate(config: Any) -> None:
@@ -101,34 +101,33 @@ def validate(config: Any) -> None:
             raise ConfigError(f"{where} is '{value}', allowed: {', '.join(choices)}")
 
 
-def parse_pairs(pairs: Iterable[str], what: str) -> dict[str, Any]:
-    """Return KEY=VALUE words as settings; a value is read as YAML, an empty one is an empty text.
+def parse_pairs(pairs: Iterable[str], kind: str) -> dict[str, Any]:
+    """Return KEY=VALUE words as settings; a value is read as YAML, an empty one is an empty string.
 
-    Only numbers, switches and `null` are converted, unless the value has YAML's quotes or brackets: YAML would cut
-    "run #3" short, read "a: b" as keys and values, 2026-11-22 as a date, 2026_11_22 as a number, and digits after a
-    zero, as in a serial number, in base 8.
+    Without quotes or brackets, only numbers, switches and `null` are converted. YAML would cut "run #3" short and read
+    "a: b" as a mapping, 2026-11-22 as a date, 2026_11_22 as a number, and a serial number with a leading 0 in base 8.
 
     Raises:
-        ConfigError: A word is not KEY=VALUE, or its value is not YAML; the message calls it `what` ("driver option").
+        ConfigError: A word is not KEY=VALUE, or its value is not YAML; the message calls it `kind` ("driver option").
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
-        settings.pop(key, None)  # the last of two values wins, and also its position
+            raise ConfigError(f"{kind} is '{pair}', expected KEY=VALUE")
+        settings.pop(key, None)  # the last of two values wins, in its position
         try:
             settings[key] = _parse_value(value)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-13-45, which looks like a date
-            raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
+            raise ConfigError(f"{kind} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings
 
 
-def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with some changed; `schedule.every` is the field `every` of the mapping `schedule`.
+def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `settings` with `changes`; `schedule.every` is the field `every` of the mapping `schedule`.
 
     Raises:
-        ConfigError: A dotted name leads into a value that is not a mapping.
+        ConfigError: A dotted name goes through a value that is not a mapping.
     """
     result = dict(settings)
     for name, value in changes.items():
@@ -136,10 +135,10 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         inner, path = result, ""
         for part in outer:
             path = f"{path}.{part}".strip(".")
-            held = inner.get(part, {})
-            if not isinstance(held, Mapping):
-                raise ConfigError(f"{name} cannot be set: {path} is {held!r}, no mapping; set it as a whole")
-            inner[part] = dict(held)
+            current = inner.get(part, {})
+            if not isinstance(current, Mapping):
+                raise ConfigError(f"{name} cannot be set: {path} is {current!r}, no mapping; set it as a whole")
+            inner[part] = dict(current)
             inner = inner[part]
         inner[last] = value
     return result
@@ -172,15 +171,15 @@ def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
     )
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Turn dataclasses into mappings and tuples into lists, ready for YAML; hidden fields are skipped."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if not f.metadata.get("hidden")]
-        return {name: plain(getattr(value, name)) for name in fields}
+        return {name: to_plain(getattr(value, name)) for name in fields}
     if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     return value
 
 
@@ -199,7 +198,7 @@ def _parse_value(text: str) -> Any:
     if not text or _LEADING_ZERO.fullmatch(text):
         return text
     value = yaml.safe_load(text)
-    if text.startswith(_EXPLICIT):
+    if text.startswith(_QUOTED_STARTS):
         return value
     converted = value is None or isinstance(value, (bool, int, float))
     return value if converted and not set(text) & set("_:#") else text
@@ -230,8 +229,8 @@ def _convert(hint: Any, value: Any, where: str, error: type[ActrecError]) -> Any
     if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
         return read_mapping(hint, value, where)  # type: ignore[arg-type]
     if origin in (tuple, list) and isinstance(value, (tuple, list)):
-        of_one = origin is list or not inner or inner[1:] == (...,)
-        hints = (inner[:1] or (Any,)) * len(value) if of_one else inner
+        same_type = origin is list or not inner or inner[1:] == (...,)
+        hints = (inner[:1] or (Any,)) * len(value) if same_type else inner
         if len(hints) != len(value):
             raise error(f"{where} has {len(value)} entries, expected {len(hints)}")
         return origin(_convert(h, v, f"{where}[{i}]", error) for i, (h, v) in enumerate(zip(hints, value, strict=True)))

@@ -14,7 +14,7 @@ class MissingLibraryError(ActrecError):
 
 
 class DeviceError(ActrecError):
-    """A camera, file or accelerator is missing or does not respond."""
+    """A camera, file or accelerator is missing, in use, or does not respond."""
 
 
 class EndOfStream(ActrecError):  # noqa: N818  (like StopIteration, not a fault)

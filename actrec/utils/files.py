@@ -17,11 +17,10 @@ import numpy as np
 from actrec.utils.errors import DeviceError, InputError, PackageError
 
 
-def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
-    """Write files, content by name, to a temporary folder, then rename it to the target, replacing an old one.
+def write_folder(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
+    """Write `files` (content by name) to a temporary folder, then rename it to `target`, replacing an existing one.
 
-    If `check`, called with the temporary folder, raises, or the disk cannot be written, which raises DeviceError, the
-    target stays as it was.
+    If `check` raises when called with the temporary folder, or writing fails with DeviceError, the target is unchanged.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,13 +55,13 @@ def _move_into_place(staging: Path, target: Path) -> None:
             shutil.rmtree(old)
 
 
-def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
-    """Return the absolute path of a folder if it can be written, before the work that fills it.
+def check_output_folder(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
+    """Return the absolute path of an output folder; refuse one that cannot be written, before the work starts.
 
-    An existing folder is replaced only to `overwrite` it, and never without the first of `files`, or with others.
+    An existing folder needs `overwrite`. It must contain the first of `files`, and no file that is not in `files`.
 
     Raises:
-        PackageError: There is a folder that must not be replaced.
+        PackageError: The folder exists and must not be replaced.
         DeviceError: The folder cannot be created.
     """
     try:

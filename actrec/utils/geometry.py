@@ -67,8 +67,8 @@ def rotation(axis: int, radians: float) -> np.ndarray:
     return matrix
 
 
-def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Translate a shape [V, 3] m so that it projects onto rays [V, 3] with z = 1, by linear least squares.
+def fit_translation(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Translate a shape [V, 3] m, by linear least squares, so that it projects onto rays [V, 3] with z = 1.
 
     x/z of each moved point equals x/z of its ray: tx − rx·tz = rx·Z − X, linear in the translation. A second iteration
     divides the errors by z, which turns them into reprojection errors. Unknown points and rays are NaN; `weights` [V]
@@ -97,12 +97,12 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
     return (shape + move).astype(np.float32)
 
 
-def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outlier_m: float) -> np.ndarray:
+def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outlier_m: float) -> np.ndarray:
     """Move `source` onto `target` by the similarity that fits best, robust against outliers.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
-    Tukey's function of the residuals, which ignores points farther than `outlier_m`. Each round's scale stays within
-    0.7..1.4. With fewer than six usable points it only translates, with none it returns `source`.
+    Tukey's function, which ignores residuals above `outlier_m`. The scale of each iteration is limited to 0.7..1.4.
+    With fewer than six usable points it only translates; without any it returns `source`.
 
     Args:
         source, target: [V, 3] m, NaN if unknown.
@@ -142,7 +142,7 @@ def motion_at_joints(
 ) -> np.ndarray:
     """Return optical flow at joints from scene flow, [V, 2] px/s: u̇ = fx (Vx − x/z Vz) / z, v̇ likewise.
 
-    A joint that is missing, outside the image or of unknown velocity is NaN.
+    A joint that is missing, outside the image or without a known velocity is NaN.
 
     Args:
         flow: [h, w, 3] m/s in the optical frame, NaN if unknown, with the color image's field of view.
@@ -158,8 +158,8 @@ def motion_at_joints(
         raise InputError(f"positions are {list(positions.shape)}, pixels {list(pixels.shape)}; expected [V, 3], [V, 2]")
     camera = intrinsics.resized(*size)
     velocity = velocity_at_joints(flow, pixels, size)
-    seen = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
-    depth = np.where(seen, positions[:, 2], np.nan)[:, None]
+    valid = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
+    depth = np.where(valid, positions[:, 2], np.nan)[:, None]
     focal = np.array([camera.fx, camera.fy])
     moved = focal * (velocity[:, :2] - positions[:, :2] / depth * velocity[:, 2:]) / depth
     return moved.astype(np.float32)
@@ -195,7 +195,7 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
         raise InputError(f"seconds between the images is {seconds}, expected more than 0")
     gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    # A hand is about ten pixels wide: search at half size and smoothing would remove most of its motion.
+    # A hand is about ten pixels wide: a search at half size, or smoothing, would remove most of its motion.
     method.setFinestScale(0)
     method.setVariationalRefinementIterations(0)
     moved = method.calc(gray0, gray1, None)

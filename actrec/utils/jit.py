@@ -6,7 +6,7 @@ from typing import Any
 import numba
 
 Real = Any
-"""A float32 in compiled code; numpy's stubs lack its arithmetic."""
+"""A float32 in compiled code; numpy's type stubs lack its arithmetic."""
 
 # NaN marks missing depth, so "no NaN" and "no infinity" must not be assumed.
 _FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}

@@ -8,9 +8,9 @@ from actrec.utils.errors import InputError
 from actrec.utils.geometry import rays
 from actrec.utils.jit import kernel
 
-_BEYOND = 1.2
-_RADII = np.linspace(0.0, 12.0, 6001)  # tangents of angles off the axis, up to 85°
-_STEP = 1e-4
+_CORNER_MARGIN = 1.2
+_TANGENTS = np.linspace(0.0, 12.0, 6001)  # tangents of angles off the axis, up to 85°
+_DERIVATIVE_STEP = 1e-4
 
 _OVERLAP_PX = 0.1
 """Overlap of neighboring patches; slanted surfaces and lenses open gaps of hundredths of a pixel."""
@@ -19,8 +19,8 @@ _OVERLAP_PX = 0.1
 class Registration:
     """Registration of depth images to a color image with other intrinsics and pose.
 
-    Each depth pixel is a small patch of surface. Every color pixel whose center it covers gets its depth, the nearest
-    patch first, so that depth of lower resolution leaves no holes. Depth is measured along the color camera's axis.
+    Each depth pixel is a small patch of surface. A color pixel gets the depth of the nearest patch over its center, so
+    that depth of lower resolution leaves no holes. Depth is measured along the color camera's axis.
 
     Args:
         depth, color: Intrinsics of the images, with distortion.
@@ -39,35 +39,38 @@ class Registration:
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
         self._distortion = np.zeros(8)
         self._distortion[: len(color.distortion)] = color.distortion
-        self._widest = _widest(color, self._distortion)
+        self._max_tan2 = _max_tan2(color, self._distortion)
 
     def register(self, depth: np.ndarray) -> np.ndarray:
-        """Convert depth [h, w] float32 m, NaN if missing, to the color camera's image [H, W]."""
+        """Return depth [h, w] float32 m, NaN if missing, in the color camera's image: [H, W] float32 m."""
         if depth.shape != self._size:
-            raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
+            raise InputError(
+                f"depth is {list(depth.shape)}, but its intrinsics are for {list(self._size)}: use its own"
+            )
         c = self._color
         camera = np.array([c.fx, c.fy, c.cx, c.cy])
         out = np.full((c.height, c.width), np.inf, np.float32)
-        _splat(depth, self._rays, self._pose, camera, self._distortion, self._scale, self._bias, self._widest, out)
+        lens = camera, self._distortion
+        _splat(depth, self._rays, self._pose, *lens, self._scale, self._bias, self._max_tan2, out)
         out[np.isinf(out)] = np.nan
         return out
 
 
-def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
+def _max_tan2(camera: Intrinsics, distortion: np.ndarray) -> float:
     """Return the largest squared tangent of the angle off the axis at which points are projected.
 
     It is slightly beyond the image corners, but below the angle at which the distortion polynomial folds back. In some
     wide lenses, that angle is inside the image; the corners then stay empty.
     """
     across, down = max(camera.cx, camera.width - 1 - camera.cx), max(camera.cy, camera.height - 1 - camera.cy)
-    corner = np.hypot(across / camera.fx, down / camera.fy)
-    bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
+    corner_tangent = np.hypot(across / camera.fx, down / camera.fy)
+    bent = _TANGENTS * [_bend(r, distortion) for r in _TANGENTS**2]
     folds = np.diff(bent) <= 0
     last = int(folds.argmax()) if folds.any() else len(folds)
     # Tangential distortion moves pixels by up to 3 |p| r² towards the center.
-    reached = (bent - 3 * np.hypot(*distortion[2:4]) * _RADII**2)[: last + 1] >= corner
-    seen = int(reached.argmax()) if reached.any() else last
-    return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))
+    reached = (bent - 3 * np.hypot(*distortion[2:4]) * _TANGENTS**2)[: last + 1] >= corner_tangent
+    corner = int(reached.argmax()) if reached.any() else last
+    return float(min(_CORNER_MARGIN * _TANGENTS[corner] ** 2, _TANGENTS[last] ** 2))
 
 
 @kernel
@@ -85,7 +88,7 @@ def _splat(
     d: np.ndarray,
     scale: float,
     bias: float,
-    widest: float,
+    max_tan2: float,
     out: np.ndarray,
 ) -> None:
     height, width = depth.shape
@@ -97,25 +100,25 @@ def _splat(
                 continue
             z = scale * reading + bias
             x, y = rays[v, u, 0] * z, rays[v, u, 1] * z
-            far = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
-            if far <= 1e-3:
+            z_color = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
+            if z_color <= 1e-3:
                 continue
-            a = (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]) / far
-            b = (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]) / far
+            a = (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]) / z_color
+            b = (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]) / z_color
             r = a * a + b * b
-            if r > widest:
+            if r > max_tan2:
                 continue
             bend = _bend(r, d)
             # Radial magnification: the derivative of ρ · bend(ρ²).
-            stretch = max(bend, bend + 2 * r * (_bend(r + _STEP, d) - bend) / _STEP)
+            stretch = max(bend, bend + 2 * r * (_bend(r + _DERIVATIVE_STEP, d) - bend) / _DERIVATIVE_STEP)
             px = camera[0] * (a * bend + 2 * d[2] * a * b + d[3] * (r + 2 * a * a)) + camera[2]
             py = camera[1] * (b * bend + d[2] * (r + 2 * b * b) + 2 * d[3] * a * b) + camera[3]
-            across = camera[0] * rays[v, u, 2] * z / far * stretch + _OVERLAP_PX
-            down = camera[1] * rays[v, u, 3] * z / far * stretch + _OVERLAP_PX
+            across = camera[0] * rays[v, u, 2] * z / z_color * stretch + _OVERLAP_PX
+            down = camera[1] * rays[v, u, 3] * z / z_color * stretch + _OVERLAP_PX
             left, right, top, bottom = px - across, px + across, py - down, py + down
             if right < 0 or bottom < 0 or left > columns - 1 or top > rows - 1:
                 continue
             for row in range(max(int(np.ceil(top)), 0), min(int(np.floor(bottom)), rows - 1) + 1):
                 for column in range(max(int(np.ceil(left)), 0), min(int(np.floor(right)), columns - 1) + 1):
-                    if far < out[row, column]:
-                        out[row, column] = far
+                    if z_color < out[row, column]:
+                        out[row, column] = z_color

@@ -42,10 +42,10 @@ class Registry:
             return getattr(importlib.import_module(module), attribute)
         except ImportError as error:
             library = (error.name or "").split(".")[0]
-            absent = isinstance(error, ModuleNotFoundError)  # else a library that it links to is absent
-            if library.startswith("actrec") or not (absent or library in self._install):
+            not_installed = isinstance(error, ModuleNotFoundError)  # else a library that it links to is missing
+            if library.startswith("actrec") or not (not_installed or library in self._install):
                 raise
-            problem = "which is not installed" if absent else f"which cannot be loaded ({error})"
+            problem = "which is not installed" if not_installed else f"which cannot be loaded ({error})"
             remedy = self._install.get(library, f"pip install {library}")
             raise MissingLibraryError(
                 f"{self.kind} '{name}' needs the library '{library}', {problem}: {remedy}"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
-from actrec.utils.calibration_files import fitted
+from actrec.utils.calibration_files import scale_to_size
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 from actrec_calibration.board import Board
@@ -164,7 +164,7 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
     """
     config = config or CheckConfig()
     size = image_size(views)
-    stored = fitted(stored, *size)
+    stored = scale_to_size(stored, *size)
     model = RATIONAL if len(stored.distortion) > 5 else PLUMB_BOB
     limits = IntrinsicsConfig(model=model, fewest_views=config.fewest_views, most_views=config.most_views)
     found = calibrate(board, views, limits)

@@ -23,7 +23,7 @@ from actrec.cameras.azure_kinect.sdk import (
 from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import CameraFiles, DepthGeometry, fitted
+from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec.utils.registration import Registration
@@ -95,14 +95,14 @@ class RegisteredImages:
         width = config.width or factory.width
         size = width, round(width * factory.height / factory.width)
         own = files.color if files is not None else None
-        self._lens = fitted(own, *size) if own is not None else factory.resized(*size)
+        self._lens = scale_to_size(own, *size) if own is not None else factory.resized(*size)
         self.intrinsics = replace(self._lens, distortion=()) if config.rectify else self._lens
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._registration: Registration | None = None
         self._transformation = None
         depth = _intrinsics(calibration.depth_camera_calibration)
         if files is not None and files.geometry is not None and files.depth is not None:
-            self.depth_lens, self.geometry = fitted(files.depth, depth.width, depth.height), files.geometry
+            self.depth_lens, self.geometry = scale_to_size(files.depth, depth.width, depth.height), files.geometry
             self._registration = Registration(self.depth_lens, self.intrinsics, self.geometry)
         else:
             self.depth_lens, self.geometry = depth, _factory_geometry(calibration)

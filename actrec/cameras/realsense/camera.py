@@ -15,7 +15,7 @@ from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.cameras.realsense import device as realsense_device
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import CameraFiles, DepthGeometry, fitted
+from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
 from actrec.utils.registration import Registration
@@ -308,13 +308,13 @@ class RegisteredDepth:
         self._filters = _make_filters(replace(config, decimation=self._decimation))
         self._registers = config.register
         if files.color is not None:
-            self.color = fitted(files.color, color.width(), color.height())
+            self.color = scale_to_size(files.color, color.width(), color.height())
         else:
             self.color = from_realsense(color.get_intrinsics())
         self._geometry = files.geometry or _factory_geometry(depth, color)
         self._lens = from_realsense(depth.get_intrinsics())
         if files.depth is not None:
-            self._lens = fitted(files.depth, self._lens.width, self._lens.height)
+            self._lens = scale_to_size(files.depth, self._lens.width, self._lens.height)
         self.calibration = CameraFiles(files.serial, self.color, self._lens, self._geometry)
         self._registration: Registration | None = None
         if files.color is not None or files.geometry is not None:

@@ -338,10 +338,10 @@ def _intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectif
         p = [float(value) for value in info.p]
         fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
         return Intrinsics(width, height, fx, fy, cx, cy)
-    if not calibration_files.is_known(info.distortion_model, info.d):
+    if not calibration_files.is_supported_lens(info.distortion_model, info.d):
         raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
     try:
-        distortion = calibration_files.distortion(info.d)
+        distortion = calibration_files.distortion_coefficients(info.d)
     except ValueError as error:
         raise InputError(f"{topic} has {error}; play the rectified images instead") from error
     return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion)

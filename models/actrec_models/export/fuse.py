@@ -164,7 +164,7 @@ def fuse(
         PackageError: An invalid source, networks that do not fit together, or no known recipe.
     """
     shares = _shares(sources, method, weights)
-    target = files.check_place(folder, package.FILES, overwrite)
+    target = files.check_output_folder(folder, package.FILES, overwrite)
     streams = [_open(source) for source in sources]
     for other in streams[1:]:
         _check_compatible(streams[0], other)

@@ -48,7 +48,7 @@ def add_float16(
     Raises:
         PackageError: The package is missing or corrupt, or its network is unsuited to float16.
     """
-    folder = files.check_place(folder, package.FILES, overwrite)
+    folder = files.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     content, lower = base.read_onnx(), {name: base.read_onnx(name) for name in base.precisions[1:]}
     lower["float16"], described = precision.package_float16(base, content)
@@ -74,7 +74,7 @@ def recalibrate(
         PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
         ConfigError: The recipe has another dataset, split or classes, or no actions to reject.
     """
-    folder = files.check_place(folder, package.FILES, overwrite)
+    folder = files.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     trained = base.provenance
     if "evaluated_by" in trained.figures:
@@ -126,7 +126,7 @@ def quantize(
         PackageError: The package is missing or corrupt, or int8 disagrees with float32.
         ConfigError: The dataset is missing or has too few clips.
     """
-    files.check_place(folder, package.FILES, overwrite)
+    files.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     trained = base.provenance
     name = dataset or trained.dataset

@@ -225,7 +225,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         recipe=" && ".join(recipe.commands),
         commit=run.get("commit", commit()),
         created=now(),
-        settings=config.plain(recipe.as_dict()),
+        settings=config.to_plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
         figures={name: run[name] for name in ("recordings", INITIAL_TRAININGS) if name in run},

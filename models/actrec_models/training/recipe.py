@@ -398,7 +398,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     if "command" in content:
         raise ConfigError(f"recipe '{path}': command is now commands, a list with one command per entry")
     try:
-        recipe = config.build(Recipe, config.merged(content, changes or {}))
+        recipe = config.build(Recipe, config.merge_settings(content, changes or {}))
         recipe.check()
         if recipe.frames not in (None, recipe.options.get("frames", recipe.frames)):
             raise ConfigError(f"frames is {recipe.frames}, but options.frames is {recipe.options['frames']}")

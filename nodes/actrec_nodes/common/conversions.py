@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 
 from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
-from actrec.utils.calibration_files import DISTORTION_MODELS, distortion, is_known
+from actrec.utils.calibration_files import DISTORTION_MODELS, distortion_coefficients, is_supported_lens
 from actrec.utils.errors import InputError
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -159,7 +159,7 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     fx, fy = float(message.k[0]), float(message.k[4])
     if not (fx > 0 and fy > 0 and message.width and message.height):
         raise InputError("camera_info has no focal length or size: the camera is not calibrated; run its calibration")
-    if not is_known(message.distortion_model, message.d):
+    if not is_supported_lens(message.distortion_model, message.d):
         known = ", ".join(m for m in DISTORTION_MODELS if m)
         raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
     roi, full = message.roi, (0, 0, message.width, message.height)  # a full region may be stated as zeros
@@ -167,7 +167,7 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     if max(message.binning_x, message.binning_y) > 1 or is_cut:
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
     try:
-        coefficients = distortion(message.d)
+        coefficients = distortion_coefficients(message.d)
     except ValueError as error:
         raise InputError(f"camera_info has {error}") from error
     return Intrinsics(

@@ -108,5 +108,5 @@ def test_register_drops_points_behind_or_far_outside():
     assert (found == 2.0).mean() > 0.99
     back = np.diag([1.0, -1.0, -1.0, 1.0])
     assert np.isnan(Registration(wide, camera, DepthGeometry(back)).register(np.ones((48, 64), np.float32))).all()
-    with pytest.raises(InputError, match=r"depth is \[3, 4\], its intrinsics are of \[48, 64\]"):
+    with pytest.raises(InputError, match=r"depth is \[3, 4\], but its intrinsics are for \[48, 64\]"):
         Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.ones((3, 4), np.float32))

@@ -90,14 +90,14 @@ def test_write_over_package_with_other_files_refused(folder: Path) -> None:
     assert (folder / "last.ckpt").read_text() == "days" and (folder / ".git").is_dir()
 
 
-def test_check_place_unwritable_folder_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_output_folder_unwritable_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is not a folder"):
-        files.check_place(tmp_path / "file/p", package.FILES)
+        files.check_output_folder(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
-        files.check_place("/proc/x9/p", package.FILES)
+        files.check_output_folder("/proc/x9/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
-        files.check_place("~nosuchuser9/p", package.FILES)
+        files.check_output_folder("~nosuchuser9/p", package.FILES)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -140,8 +140,8 @@ def test_load_changed_network_refused(folder: Path, change: str) -> None:
     [
         ({"labels": None}, "lacks the key 'labels'"),
         ({"labels": "left"}, "labels is 'left', expected a list"),
-        ({"labels": ["a", 3]}, "labels[1] is 3, expected a text"),
-        ({"labels": ["a", True]}, "labels[1] is True, expected a text"),
+        ({"labels": ["a", 3]}, "labels[1] is 3, expected a string"),
+        ({"labels": ["a", True]}, "labels[1] is True, expected a string"),
         ({"labels": ["a"]}, "at least 2"),
         ({"labels": ["a", "a"]}, "twice"),
         ({"labels": ["a", ""]}, "empty name"),

@@ -7,7 +7,7 @@ from actrec.perception.lifting import joint_radii, lift, limb_links
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import place, project, rays, rotation, similarity
+from actrec.utils.geometry import fit_similarity, fit_translation, project, rays, rotation
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 WALL = 3.5
@@ -229,7 +229,7 @@ def test_place_fewer_than_three_points_returns_nan():
     rays = np.ones((33, 3), np.float32)
     weights = np.zeros(33)
     weights[:2] = 1
-    assert np.isnan(place(world, rays, weights)).all()
+    assert np.isnan(fit_translation(world, rays, weights)).all()
 
 
 def test_similarity_outliers_or_few_points_fits():
@@ -237,8 +237,8 @@ def test_similarity_outliers_or_few_points_fits():
     target = 1.1 * source @ rotation(1, 0.4).T + np.array([1, 0, 2], np.float32)
     spoiled = target.copy()
     spoiled[:6] += 1.0
-    fitted = similarity(source, spoiled, np.ones(33), 0.35)
+    fitted = fit_similarity(source, spoiled, np.ones(33), 0.35)
     assert error(fitted, target).max() < 0.03
     spoiled[3:] = np.nan
-    assert np.isfinite(similarity(source, spoiled, np.ones(33), 0.35)).all()
-    np.testing.assert_array_equal(similarity(source, np.full((33, 3), np.nan), np.ones(33), 0.35), source)
+    assert np.isfinite(fit_similarity(source, spoiled, np.ones(33), 0.35)).all()
+    np.testing.assert_array_equal(fit_similarity(source, np.full((33, 3), np.nan), np.ones(33), 0.35), source)

@@ -1,4 +1,4 @@
-"""Calibration files of cameras: format of ROS, scaling, errors, search by serial number."""
+"""Calibration files of cameras: ROS format, scaling, errors, search by serial number."""
 
 from pathlib import Path
 
@@ -71,24 +71,24 @@ def test_quaternion_matches_scipy_at_every_angle() -> None:
     )
 
 
-def test_fitted_scales_same_aspect_and_refuses_other() -> None:
-    assert calibration_files.fitted(LENS, 640, 360) == LENS.resized(640, 360)
-    assert calibration_files.fitted(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
-    with pytest.raises(InputError, match=r"calibration is of 1280×720 images and these are 640×480, of another aspect"):
-        calibration_files.fitted(LENS, 640, 480)
+def test_scale_to_size_same_aspect_scales_and_other_refused() -> None:
+    assert calibration_files.scale_to_size(LENS, 640, 360) == LENS.resized(640, 360)
+    assert calibration_files.scale_to_size(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
+    with pytest.raises(InputError, match="is for 1280×720 images and these are 640×480, of another aspect ratio"):
+        calibration_files.scale_to_size(LENS, 640, 480)
 
 
 def test_path_of_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTREC_CAMERAS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    checkout, home = calibration_files.folders()
+    checkout, home = calibration_files.search_folders()
     assert checkout.parts[-2:] == ("calibration", "cameras") and home == tmp_path / "actrec/cameras"
     home.mkdir(parents=True)
     assert calibration_files.path_of("C", COLOR).parent == checkout, "written to the first"
     (home / "C_color.yaml").touch()
     assert calibration_files.path_of("C", COLOR).parent == home, "found in the second"
-    monkeypatch.setattr(calibration_files, "_CHECKOUT", tmp_path / "none")
-    assert calibration_files.folders() == [home]
+    monkeypatch.setattr(calibration_files, "_CHECKOUT_FOLDER", tmp_path / "none")
+    assert calibration_files.search_folders() == [home]
 
 
 @pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])

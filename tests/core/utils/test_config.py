@@ -1,4 +1,4 @@
-"""Settings written KEY=VALUE."""
+"""Settings given as KEY=VALUE."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from actrec.utils.errors import ConfigError
         ("model=", ""),
         ("query=a=b", "a=b"),
         ("start=0", 0),
-        ("serial=000123312712", "000123312712"),  # an Azure Kinect's: YAML would make 21992906 of it
+        ("serial=000123312712", "000123312712"),  # an Azure Kinect's; YAML reads 21992906
         ("serial=843112070001", 843112070001),
         ("path=/data/run #3.mcap", "/data/run #3.mcap"),
         ("path=#3", "#3"),
@@ -51,12 +51,12 @@ def test_parse_pairs_invalid_word_raises(word, message):
         config.parse_pairs([word], "option")
 
 
-def test_merged_changes_one_nested_field():
+def test_merge_settings_dotted_name_changes_nested_field():
     recipe: dict[str, Any] = {"epochs": 3, "schedule": {"name": "steps", "every": 5}, "augmentation": {}}
     changes = config.parse_pairs(
         ["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field"
     )
-    assert config.merged(recipe, changes) == {
+    assert config.merge_settings(recipe, changes) == {
         "epochs": 4,
         "schedule": {"name": "steps", "every": 2},
         "augmentation": {"noise_m": 0.01},
@@ -64,9 +64,9 @@ def test_merged_changes_one_nested_field():
     }
     assert recipe["schedule"]["every"] == 5
     whole_first = config.parse_pairs(["schedule={name: cosine}", "schedule.final=0.1"], "field")
-    assert config.merged(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
+    assert config.merge_settings(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
     again = config.parse_pairs(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
-    assert config.merged(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
-    assert config.merged({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
+    assert config.merge_settings(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
+    assert config.merge_settings({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
     with pytest.raises(ConfigError, match=r"epochs\.first cannot be set: epochs is 3, no mapping; set it as a whole"):
-        config.merged(recipe, {"epochs.first": 1})
+        config.merge_settings(recipe, {"epochs.first": 1})

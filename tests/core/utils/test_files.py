@@ -1,4 +1,4 @@
-"""Image files by any name."""
+"""Image files with any file name."""
 
 import os
 
@@ -19,9 +19,9 @@ def test_write_image_read_image_round_trip(name, tmp_path) -> None:
     np.testing.assert_array_equal(files.read_image(path, cv2.IMREAD_COLOR), IMAGE)
 
 
-@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp"])
-def test_read_image_truncated_returns_none(ending, tmp_path) -> None:
-    path = tmp_path / f"a{ending}"
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_read_image_truncated_returns_none(suffix, tmp_path) -> None:
+    path = tmp_path / f"a{suffix}"
     files.write_image(path, IMAGE)
     content = path.read_bytes()
     for length in (0, 20, len(content) // 2):
@@ -31,7 +31,7 @@ def test_read_image_truncated_returns_none(ending, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"a", b"a.what", b"a.p\xfcg"])
-def test_write_image_unknown_ending_raises(name, tmp_path) -> None:
+def test_write_image_unknown_suffix_raises(name, tmp_path) -> None:
     with pytest.raises(InputError, match="has no suffix of a writable image format"):
         files.write_image(tmp_path / os.fsdecode(name), IMAGE)
     assert not list(tmp_path.iterdir())

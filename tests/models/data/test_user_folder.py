@@ -90,7 +90,7 @@ def test_folder_splits_assign_parts(mine):
         ({"held_out": [["anna"]]}, "held_out is .*expected a name"),
         ({"held_out": 5}, "has no person 5; its people: anna, ben"),
         ({"recording": "abc"}, "FolderConfig.recording is 'abc', expected keys and values"),
-        ({"recording": {1: 2}}, "recording has the name 1, expected a text"),
+        ({"recording": {1: 2}}, "recording has the name 1, expected a string"),
     ],
 )
 def test_folder_invalid_options_raise(options, message, mine):
