@@ -1,6 +1,6 @@
 """P-I3D (Das et al., "Where to Focus on for Human Action RecognitionModule?", WACV 2019).
 
-Three I3D see the left hand, the right hand and the whole body; an LSTM that reads the poses says how much each counts.
+Three I3D see the left hand, the right hand and the whole body; an LSTM on the poses weights them.
 """
 
 import dataclasses

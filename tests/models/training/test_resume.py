@@ -422,10 +422,10 @@ def test_resume_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, cap
     run(out)
     for name in (checkpoints.LAST, checkpoints.PREVIOUS):
         content = torch.load(out / name, weights_only=True)
-        content["hyper_parameters"]["recipe"]["optimiser"] = "adamw"
+        content["hyper_parameters"]["recipe"]["optimizers"] = "adamw"
         torch.save(content, out / name)
     with pytest.raises(
-        PackageError, match=r"last.ckpt was written by an earlier version \(recipe fields optimiser\).*--fresh"
+        PackageError, match=r"last.ckpt was written by an earlier version \(recipe fields optimizers\).*--fresh"
     ):
         run(out)
     assert "damaged" not in caplog.text
