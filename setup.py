@@ -21,6 +21,7 @@ PACKAGES = [
     "actrec.cli",
     "actrec.cli.calibrate",
     "actrec.datasets",
+    "actrec.datasets.ntu",
     "actrec.features",
     "actrec.inference",
     "actrec.inference.tensorrt",

@@ -14,8 +14,8 @@ import psutil
 from actrec import cameras
 from actrec.cameras.base import Camera
 from actrec.cli import Parser, count
-from actrec.datasets.ntu_cameras import fit_cameras
-from actrec.datasets.ntu_skeletons import (
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.skeletons import (
     COLOR_SIZE,
     DEPTH_SIZE,
     BodyCleaning,

@@ -15,7 +15,7 @@ from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.ntu_skeletons import read_ntu_file, unmirror
+from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
 from actrec.perception.lifting import lift
 from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception
 from actrec.simulation.actions import CYCLE

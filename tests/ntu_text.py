@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.datasets.ntu_skeletons import NtuRecording
+from actrec.datasets.ntu.skeletons import NtuRecording
 
 
 def tokens(recording: NtuRecording) -> list[list[float]]:

@@ -35,8 +35,8 @@ DATASETS = Registry(
     "dataset",
     {
         "folder": "actrec.datasets.user_folder:Folder",
-        "ntu120": "actrec.datasets.ntu:Ntu120",
-        "ntu60": "actrec.datasets.ntu:Ntu60",
+        "ntu120": "actrec.datasets.ntu.dataset:Ntu120",
+        "ntu60": "actrec.datasets.ntu.dataset:Ntu60",
         "nucla": "actrec.datasets.nucla:Nucla",
         "shrec17_14": "actrec.datasets.shrec17:Shrec17",
         "shrec17_28": "actrec.datasets.shrec17:Shrec17Fine",

@@ -14,7 +14,7 @@ from actrec.utils.registry import Registry
 FORMATS = Registry(
     "skeleton format",
     {
-        "ntu": "actrec.datasets.ntu_skeletons:read_ntu_skeleton",
+        "ntu": "actrec.datasets.ntu.skeletons:read_ntu_skeleton",
         "nucla_json": "actrec.datasets.nucla:read_nucla_json",
         "nucla_npz": "actrec.datasets.nucla:read_nucla_npz",
         "utd_mhad_mat": "actrec.datasets.utd_mhad:read_utd_mhad_mat",

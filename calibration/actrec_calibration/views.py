@@ -15,7 +15,7 @@ import numpy as np
 
 from actrec import cameras
 from actrec.cameras.base import Camera
-from actrec.datasets.ntu_skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
 from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import files

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from actrec.datasets.ntu_cameras import fit_cameras
-from actrec.datasets.ntu_skeletons import read_ntu_file
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_calibration.poses import calibrate_from_points, pose_difference, pose_from_vector, project, transform

@@ -9,9 +9,9 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.base import Entry, LazyStreams
-from actrec.datasets.ntu import SUBJECTS_60, SUBJECTS_120, Ntu60, Ntu120
-from actrec.datasets.ntu_cameras import fit_cameras
-from actrec.datasets.ntu_skeletons import read_ntu_file
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.dataset import SUBJECTS_60, SUBJECTS_120, Ntu60, Ntu120
+from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.perception.lifting import lift
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError, DeviceError, InputError

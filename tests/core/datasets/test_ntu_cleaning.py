@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actrec.datasets.ntu_skeletons import BodyCleaning, clean, read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import BodyCleaning, clean, read_ntu_skeleton
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError
 from tests import ntu_text

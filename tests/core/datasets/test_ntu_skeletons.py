@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from actrec.datasets.ntu_cameras import fit_cameras
-from actrec.datasets.ntu_skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical, project
 from benchmarks import cameras

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.datasets.ntu_skeletons import read_ntu_file
+from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.features.clips import CAMERA, example_clip
 from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_meter
 from actrec.features.specs import BodyView, InputSpec

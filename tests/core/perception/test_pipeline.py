@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actrec import cameras
-from actrec.datasets.ntu_skeletons import read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
 from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from actrec.datasets import ntu_skeletons as skeletons
 from actrec.datasets import nucla, utd_mhad
-from actrec.datasets.ntu_skeletons import COLOR_SIZE
+from actrec.datasets.ntu import skeletons
+from actrec.datasets.ntu.skeletons import COLOR_SIZE
 from actrec.recordings import skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from actrec.datasets.ntu_skeletons import read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.datasets.nucla import read_nucla_npz
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import EXTRAPOLATED_SCORE, TABLES, convert, matrix

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 import actrec_models.networks
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
-from actrec.datasets.ntu_skeletons import read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, scaled
 from actrec.features.clips import cut, window_inputs
 from actrec.perception.pipeline import BodyPerception

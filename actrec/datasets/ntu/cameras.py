@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from actrec.datasets.ntu_skeletons import COLOR_SIZE, DEPTH_SIZE, NtuRecording, read_ntu_file, unmirror
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, NtuRecording, read_ntu_file, unmirror
 from actrec.datasets.video_streams import ColorVideo
 from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.types import Intrinsics, RgbdFrame

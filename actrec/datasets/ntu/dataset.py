@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, unreadable_folder, walk
-from actrec.datasets.ntu_cameras import DEPTH, cameras_of, ntu_frames
-from actrec.datasets.ntu_skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
+from actrec.datasets.ntu.cameras import DEPTH, cameras_of, ntu_frames
+from actrec.datasets.ntu.skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.types import RgbdFrame
