@@ -1,4 +1,4 @@
-"""Model packages: a written one is read back; a missing, corrupt or foreign one is refused in one line."""
+"""Model packages: writing and reading; missing, corrupt or foreign files raise a one-line error."""
 
 import errno
 import os
@@ -23,37 +23,37 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: object) -> None:
-    """Changes keys of model.yaml; "a.b" reaches into a, None removes."""
+    """Set keys of model.yaml; `a__b` is the key b of a, None removes a key."""
     file = folder / "model.yaml"
     content = yaml.safe_load(file.read_text())
     for key, value in changes.items():
         *path, last = key.split("__")
-        place = content
+        parent = content
         for step in path:
-            place = place[int(step)] if step.isdigit() else place[step]
+            parent = parent[int(step)] if step.isdigit() else parent[step]
         if value is None:
-            del place[last]
+            del parent[last]
         else:
-            place[last] = value
+            parent[last] = value
     file.write_text(yaml.safe_dump(content))
 
 
-def refused(folder: Path, *words: str) -> None:
-    with pytest.raises(PackageError) as caught:
+def assert_refused(folder: Path, *words: str) -> None:
+    with pytest.raises(PackageError) as raised:
         package.load(folder)
-    message = str(caught.value)
+    message = str(raised.value)
     assert "\n" not in message and len(message) < 600
-    for word in (str(folder), "actrec", *words):
-        assert word in message, message
+    for message in (str(folder), "actrec", *words):
+        assert message in message, message
 
 
 def test_load_written_package_reads_back(folder: Path) -> None:
-    read = package.load(folder)
-    assert read.name == "tiny"
-    assert read.labels == LABELS
-    expected = replace(tiny_description(), path=folder, provenance=read.provenance)
-    assert read == expected
-    assert read.read_onnx() == tiny_onnx()
+    loaded = package.load(folder)
+    assert loaded.name == "tiny"
+    assert loaded.labels == LABELS
+    expected = replace(tiny_description(), path=folder, provenance=loaded.provenance)
+    assert loaded == expected
+    assert loaded.read_onnx() == tiny_onnx()
 
 
 def test_write_stores_weights_and_card(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_write_over_other_files_refused(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work/thesis.txt").write_text("years")
     (tmp_path / "file").write_text("a recipe")
-    for place in ("work", "file"):
+    for name in ("work", "file"):
         with pytest.raises(PackageError, match="exists without model.yaml: only a package is overwritten"):
-            package.write(tmp_path / place, tiny_description(), tiny_onnx(), overwrite=True)
+            package.write(tmp_path / name, tiny_description(), tiny_onnx(), overwrite=True)
     assert (tmp_path / "work/thesis.txt").read_text() == "years" and (tmp_path / "file").read_text() == "a recipe"
 
 
 def test_write_over_package_with_other_files_refused(folder: Path) -> None:
-    """A training run's checkpoints, a repository, a folder of notes."""
+    """A package folder that also holds checkpoints or a repository is not overwritten."""
     (folder / "last.ckpt").write_text("days")
     (folder / ".git").mkdir()
     with pytest.raises(PackageError, match=r"tiny also holds .git, last.ckpt, which would be lost: choose another"):
@@ -99,10 +99,10 @@ def test_check_output_folder_unwritable_refused(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
         files.check_output_folder("~nosuchuser9/p", package.FILES)
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(DeviceError, match="cannot write .*: No space left on device"):
         package.write(tmp_path / "p", tiny_description(), tiny_onnx())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -116,27 +116,27 @@ def test_write_invalid_description_keeps_old_package(folder: Path) -> None:
 
 
 def test_load_missing_folder_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "absent", "no such model package")
+    assert_refused(tmp_path / "absent", "no such model package")
 
 
 def test_load_missing_file_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.onnx").unlink()
-    refused(folder, "model.onnx", "No such file")
+    assert_refused(folder, "model.onnx", "No such file")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "model.yaml", "no model package")
+    assert_refused(tmp_path / "empty", "model.yaml", "no model package")
     (tmp_path / "empty/last.ckpt").touch()
-    refused(tmp_path / "empty", "export the training in it (actrec export ", "empty/last.ckpt --out …)")
+    assert_refused(tmp_path / "empty", "export the training in it (actrec export ", "empty/last.ckpt --out …)")
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
 def test_load_changed_network_refused(folder: Path, change: str) -> None:
     file = folder / "model.onnx"
     file.write_bytes(file.read_bytes()[:-20] if change == "truncated" else tiny_onnx(frames=9))
-    refused(folder, "model.onnx", "SHA-256")
+    assert_refused(folder, "model.onnx", "SHA-256")
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "message"),
     [
         ({"labels": None}, "lacks the key 'labels'"),
         ({"labels": "left"}, "labels is 'left', expected a list"),
@@ -169,19 +169,19 @@ def test_load_changed_network_refused(folder: Path, change: str) -> None:
         ({"schema_version": "1"}, "schema_version is '1', expected a whole number"),
     ],
 )
-def test_load_wrong_description_refused(folder: Path, changes: dict[str, object], word: str) -> None:
+def test_load_wrong_description_refused(folder: Path, changes: dict[str, object], message: str) -> None:
     edit(folder, **changes)
-    refused(folder, "model.yaml", word)
+    assert_refused(folder, "model.yaml", message)
 
 
 def test_write_stores_float16_network(folder: Path) -> None:
     half = tiny_onnx(poison=True)
-    described = replace(tiny_description(), float16=LowerPrecision(0.001, accuracy=0.9))
-    made = package.write(folder, described, tiny_onnx(), overwrite=True, lower={"float16": half})
-    assert made.precisions == ("float32", "float16")
-    assert (made.float16.file, made.float16.accuracy) == ("model.float16.onnx", 0.9)
-    assert (made.read_onnx(), made.read_onnx("float16")) == (tiny_onnx(), half)
-    for changes, word in (
+    description = replace(tiny_description(), float16=LowerPrecision(0.001, accuracy=0.9))
+    written = package.write(folder, description, tiny_onnx(), overwrite=True, lower={"float16": half})
+    assert written.precisions == ("float32", "float16")
+    assert (written.float16.file, written.float16.accuracy) == ("model.float16.onnx", 0.9)
+    assert (written.read_onnx(), written.read_onnx("float16")) == (tiny_onnx(), half)
+    for changes, message in (
         ({"float16__file": "../other.onnx"}, "float16: file is '../other.onnx'"),
         ({"float16__file": "model.onnx"}, "float16: file is 'model.onnx'"),
         ({"float16__sha256": "abc"}, "float16: sha256 is no SHA-256"),
@@ -189,24 +189,24 @@ def test_write_stores_float16_network(folder: Path) -> None:
         ({"float16__accuracy": 94}, "float16: accuracy is 94.0"),
         ({"float16": True}, "float16 is True, expected keys and values"),
     ):
-        before = (folder / "model.yaml").read_text()
+        original = (folder / "model.yaml").read_text()
         edit(folder, **changes)
-        refused(folder, "model.yaml", word)
-        (folder / "model.yaml").write_text(before)
+        assert_refused(folder, "model.yaml", message)
+        (folder / "model.yaml").write_text(original)
 
 
 def test_write_without_float16_bytes_drops_its_description(folder: Path) -> None:
-    described = replace(tiny_description(), float16=LowerPrecision(0.001))
-    made = package.write(folder, described, tiny_onnx(), overwrite=True)
-    assert made.float16 is None and made.precisions == ("float32",)
+    description = replace(tiny_description(), float16=LowerPrecision(0.001))
+    written = package.write(folder, description, tiny_onnx(), overwrite=True)
+    assert written.float16 is None and written.precisions == ("float32",)
     with pytest.raises(PackageError, match="no network in float16"):
-        made.read_onnx("float16")
+        written.read_onnx("float16")
     with pytest.raises(PackageError, match="needs a description"):
         package.write(folder, tiny_description(), tiny_onnx(), overwrite=True, lower={"float16": b""})
 
 
 @pytest.mark.parametrize(
-    ("content", "word"),
+    ("content", "message"),
     [
         ("labels: [a, b", "cannot be read"),
         ("", "empty"),
@@ -217,34 +217,34 @@ def test_write_without_float16_bytes_drops_its_description(folder: Path) -> None
         ("schema_version: 1\n" + "# " + "x" * (1 << 20), "larger than"),
     ],
 )
-def test_load_foreign_file_refused(folder: Path, content: str, word: str) -> None:
+def test_load_foreign_file_refused(folder: Path, content: str, message: str) -> None:
     (folder / "model.yaml").write_text(content)
-    refused(folder, "model.yaml", word)
+    assert_refused(folder, "model.yaml", message)
 
 
 def test_load_binary_description_refused(folder: Path) -> None:
     (folder / "model.yaml").write_bytes(bytes(range(256)) * 4)
-    refused(folder, "model.yaml", "cannot be read")
+    assert_refused(folder, "model.yaml", "cannot be read")
 
 
 def test_load_python_tags_do_not_run(folder: Path, tmp_path: Path) -> None:
-    witness = tmp_path / "witness"
-    (folder / "model.yaml").write_text(f"labels: !!python/object/apply:os.system ['touch {witness}']\n")
-    refused(folder, "cannot be read as plain YAML (line 1)")
-    assert not witness.exists()
+    marker = tmp_path / "witness"
+    (folder / "model.yaml").write_text(f"labels: !!python/object/apply:os.system ['touch {marker}']\n")
+    assert_refused(folder, "cannot be read as plain YAML (line 1)")
+    assert not marker.exists()
 
 
 def test_load_pickle_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
-    witness = tmp_path / "witness"
+    marker = tmp_path / "witness"
 
     class Hostile:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.system, (f"touch {witness}",)
+            return os.system, (f"touch {marker}",)
 
     for name in ("model.pkl", "model.pt", "model.safetensors"):
         (folder / name).write_bytes(pickle.dumps(Hostile()))
     package.load(folder)
-    assert not witness.exists()
+    assert not marker.exists()
 
 
 def test_find_takes_path_or_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +257,11 @@ def test_find_takes_path_or_name(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_find_user_package_precedes_shipped_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "home/actrec/models/tiny"
-    write_tiny(own, threshold=0.7)
+    user_folder = tmp_path / "home/actrec/models/tiny"
+    write_tiny(user_folder, threshold=0.7)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ACTREC_MODELS", raising=False)
-    assert zoo.find("tiny").path == own
+    assert zoo.find("tiny").path == user_folder
     monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))
     assert zoo.find("tiny").path == folder
 

@@ -1,4 +1,4 @@
-"""Sessions: predictions of a network with known answers, and refused inputs."""
+"""Sessions: predictions of a network with known outputs, and refused inputs."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -54,10 +54,10 @@ def test_predict_probabilities_are_softmax_of_logits(session: Session) -> None:
 
 def test_softmax_temperature_flattens(tmp_path: Path) -> None:
     description = tiny_description(threshold=0.0)
-    cool = replace(description, rejection=replace(description.rejection, temperature=4.0))
-    package.write(tmp_path / "cool", cool, tiny_onnx())
+    description = replace(description, rejection=replace(description.rejection, temperature=4.0))
+    package.write(tmp_path / "warm", description, tiny_onnx())
     logits = np.array([-0.8, 0.8, 0.4]) / 4
-    probabilities = inference.load(tmp_path / "cool").predict(clip_at(0.1, 4.05)).probabilities
+    probabilities = inference.load(tmp_path / "warm").predict(clip_at(0.1, 4.05)).probabilities
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(), atol=1e-4)
 
 
@@ -71,28 +71,28 @@ def test_predict_below_threshold_is_unknown_with_top_labels(session: Session) ->
 def test_predict_many_equals_single_predictions(session: Session) -> None:
     rng = np.random.default_rng(0)
     clips = [clip_at(*rng.uniform((-0.2, 3.9), (0.2, 4.1))) for _ in range(7)]
-    together = session.predict_many(clips)
-    for clip, prediction in zip(clips, together, strict=True):
+    predictions = session.predict_many(clips)
+    for clip, prediction in zip(clips, predictions, strict=True):
         np.testing.assert_allclose(session.predict(clip).probabilities, prediction.probabilities, atol=1e-6)
     assert session.predict_many([]) == []
 
 
 def test_run_results_share_no_memory(session: Session) -> None:
-    """Logits are written into an array of their own run, whatever the batch, the strides or the thread."""
+    """Each run returns its own array of logits, for any batch size, strides and thread."""
     runtime = session.backend
     assert isinstance(runtime, OnnxRuntimeBackend)
     rng = np.random.default_rng(0)
     batches = [rng.normal(0, 1, (n, 1, 3, FRAMES, 25)).astype(np.float32) for n in (1, 4, 1, 3)] * 20
     expected = [runtime._session.run(None, {"body": batch})[0] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
-        kept = list(pool.map(lambda batch: runtime.run({"body": batch}), batches))
-    for logits, right in zip(kept, expected, strict=True):
-        np.testing.assert_array_equal(logits, right)
-    turned = np.asfortranarray(batches[1])
-    np.testing.assert_array_equal(runtime.run({"body": turned}), expected[1])
-    for wrong in ({}, {"other": batches[0]}, {"body": batches[0][..., :7]}, {"body": batches[0].astype(np.float64)}):
+        results = list(pool.map(lambda batch: runtime.run({"body": batch}), batches))
+    for logits, reference in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(logits, reference)
+    fortran_order = np.asfortranarray(batches[1])
+    np.testing.assert_array_equal(runtime.run({"body": fortran_order}), expected[1])
+    for inputs in ({}, {"other": batches[0]}, {"body": batches[0][..., :7]}, {"body": batches[0].astype(np.float64)}):
         with pytest.raises(InputError, match="the network failed"):
-            runtime.run(wrong)
+            runtime.run(inputs)
 
 
 def test_predict_missing_joints_allowed(session: Session) -> None:
@@ -104,9 +104,9 @@ def test_predict_missing_joints_allowed(session: Session) -> None:
 def test_predict_fewer_bodies_padded_more_refused(tmp_path: Path) -> None:
     session = inference.load(write_tiny(tmp_path / "two", bodies=2))
     assert session.predict(clip_at(-1.0)).label == "left"
-    three = {"bodies": np.tile(clip_at(-1.0)["bodies"], (3, 1, 1, 1))}
+    clip = {"bodies": np.tile(clip_at(-1.0)["bodies"], (3, 1, 1, 1))}
     with pytest.raises(InputError, match=r"\[3, 8, 25, 3\].*up to 2 bodies"):
-        session.predict(three)
+        session.predict(clip)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ JOINTS = InputSpec("body", "body", "kinect_v2_25", (1, 3, 4, 25), "m", RAW)
 WEIGHTS = np.array([[2.0, -1.0, 0.0]])
 
 
-def in_three(combine: str) -> WindowSpec:
-    """Ten frames as clips of four: 0–3, 3–6, 6–9."""
+def three_clips(combine: str) -> WindowSpec:
+    """Return a window of ten frames as three clips of four: 0–3, 3–6, 6–9."""
     return WindowSpec(2.0, 10, clip=4, stride=3, combine=combine)
 
 
@@ -169,7 +169,7 @@ def moving_clip() -> dict[str, np.ndarray]:
 
 
 def clip_scores(window: WindowSpec) -> np.ndarray:
-    """[clips, classes] logits, by hand."""
+    """Return the expected logits [clips, classes]."""
     bodies = moving_clip()["bodies"]
     return np.array([bodies[:, s : s + 4].mean() for s in window.starts])[:, None] * WEIGHTS
 
@@ -180,35 +180,35 @@ def probabilities_of(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("combine", ["mean", "logits", "max"])
 def test_combined_scores_match_hand_computation(tmp_path: Path, combine: str) -> None:
-    window = in_three(combine)
+    window = three_clips(combine)
     assert window.starts == (0, 3, 6)
     session = inference.load(write_any(tmp_path / "p", [JOINTS], window, weights=WEIGHTS))
     scores = clip_scores(window)
-    each = probabilities_of(scores)
-    assert np.ptp(each[:, 0]) > 0.1
-    wanted = {
-        "mean": each.mean(axis=0),
+    probabilities = probabilities_of(scores)
+    assert np.ptp(probabilities[:, 0]) > 0.1
+    expected = {
+        "mean": probabilities.mean(axis=0),
         "logits": probabilities_of(scores.mean(axis=0)),
-        "max": each.max(axis=0) / each.max(axis=0).sum(),
+        "max": probabilities.max(axis=0) / probabilities.max(axis=0).sum(),
     }[combine]
     found = session.predict(moving_clip())
-    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
-    np.testing.assert_allclose(session.softmax(session.logits([moving_clip()] * 2)), [wanted] * 2, atol=1e-5)
-    assert found.confidence == pytest.approx(found.probabilities.sum() * wanted.max(), abs=1e-5)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(session.softmax(session.logits([moving_clip()] * 2)), [expected] * 2, atol=1e-5)
+    assert found.confidence == pytest.approx(found.probabilities.sum() * expected.max(), abs=1e-5)
 
 
 def test_predict_rejects_combined_scores(tmp_path: Path) -> None:
-    """Temperature and background act on the window, for equal clips as for one."""
+    """Temperature and background apply to the window: equal clips give the result of one clip."""
     rejection = Rejection(threshold=0.5, temperature=2.0, background=1.0)
-    one = replace(tiny_description(), inputs=(JOINTS,), window=WindowSpec(0.8, 4), rejection=rejection)
+    description = replace(tiny_description(), inputs=(JOINTS,), window=WindowSpec(0.8, 4), rejection=rejection)
     network = averaging_onnx([JOINTS], WEIGHTS)
-    package.write(tmp_path / "one", one, network)
-    alone = inference.load(tmp_path / "one").predict({"bodies": np.tile(person_at(0.3), (1, 4, 1, 1))})
+    package.write(tmp_path / "one", description, network)
+    single = inference.load(tmp_path / "one").predict({"bodies": np.tile(person_at(0.3), (1, 4, 1, 1))})
     for combine in ("mean", "logits", "max"):
-        package.write(tmp_path / combine, replace(one, window=in_three(combine)), network)
-        together = inference.load(tmp_path / combine).predict({"bodies": np.tile(person_at(0.3), (1, 10, 1, 1))})
-        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
-        assert together.probabilities.sum() < 0.9 and together.label == alone.label
+        package.write(tmp_path / combine, replace(description, window=three_clips(combine)), network)
+        combined = inference.load(tmp_path / combine).predict({"bodies": np.tile(person_at(0.3), (1, 10, 1, 1))})
+        np.testing.assert_allclose(combined.probabilities, single.probabilities, atol=1e-5)
+        assert combined.probabilities.sum() < 0.9 and combined.label == single.label
 
 
 def test_predict_window_with_nan_clip_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,14 +221,14 @@ def test_predict_window_with_nan_clip_is_unknown(tmp_path: Path, caplog: pytest.
 
 def test_combined_extreme_scores_do_not_overflow() -> None:
     scores = np.array([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]], np.float32)
-    mean, largest = (probabilities_of(inference_session.combined(scores, how)[0] - 1e4) for how in ("mean", "max"))
+    mean, largest = (probabilities_of(inference_session.combined(scores, mode)[0] - 1e4) for mode in ("mean", "max"))
     np.testing.assert_allclose(mean, [0.5, 0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(largest, [0.5, 0.5, 0.0], atol=1e-6)
 
 
 def test_predict_whole_window_input_repeated_for_each_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 12), "m", {"scope": "window"})
-    session = inference.load(write_any(tmp_path / "p", [JOINTS, whole], in_three("mean")))
+    joint_map = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 12), "m", {"scope": "window"})
+    session = inference.load(write_any(tmp_path / "p", [JOINTS, joint_map], three_clips("mean")))
     runs = note_runs(session, monkeypatch)
     session.predict(moving_clip())
     (inputs,) = runs
@@ -238,26 +238,26 @@ def test_predict_whole_window_input_repeated_for_each_clip(tmp_path: Path, monke
 
 
 def test_run_large_inputs_split_into_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = inference.load(write_any(tmp_path / "p", [JOINTS], in_three("mean"), weights=WEIGHTS))
+    unsplit = inference.load(write_any(tmp_path / "p", [JOINTS], three_clips("mean"), weights=WEIGHTS))
     monkeypatch.setattr(sessions, "RUN_BYTES", 2 * 4 * 3 * 4 * 25)
     session = inference.load(tmp_path / "p")
     runs = note_runs(session, monkeypatch)
     np.testing.assert_allclose(
-        session.probabilities([moving_clip()] * 3), together.probabilities([moving_clip()] * 3), atol=1e-6
+        session.probabilities([moving_clip()] * 3), unsplit.probabilities([moving_clip()] * 3), atol=1e-6
     )
     assert [len(inputs["body"]) for inputs in runs] == [2, 2, 2, 2, 1]
 
 
 def test_predict_observed_frames_replace_images(tmp_path: Path) -> None:
     crop = InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16))
-    session = inference.load(write_any(tmp_path / "p", [crop], in_three("mean")))
+    session = inference.load(write_any(tmp_path / "p", [crop], three_clips("mean")))
     clip = example_clip([crop], 10)
     (spec, feature), *_ = inference_session.frame_inputs(session.package)
     frames = np.stack([feature.observe(view, spec) for view in feature._views(clip, spec)])  # type: ignore[attr-defined]
-    kept = {"bodies": clip["bodies"], "crop": frames}
-    np.testing.assert_array_equal(session.predict(kept).probabilities, session.predict(clip).probabilities)
+    observed = {"bodies": clip["bodies"], "crop": frames}
+    np.testing.assert_array_equal(session.predict(observed).probabilities, session.predict(clip).probabilities)
     with pytest.raises(InputError, match="'crop' holds 9 observed frames, expected 10 frames"):
-        session.predict({**kept, "crop": frames[:9]})
+        session.predict({**observed, "crop": frames[:9]})
     with pytest.raises(InputError, match="needs 'color'.*clip has bodies"):
         session.predict({"bodies": clip["bodies"]})
 
@@ -268,13 +268,13 @@ def test_session_keys_are_those_of_inputs(tmp_path: Path) -> None:
         InputSpec("hands", "hands", "hand_21", (1, 3, 4, 42), "px"),
         InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16)),
     ]
-    session = inference.load(write_any(tmp_path / "p", specs, in_three("mean")))
+    session = inference.load(write_any(tmp_path / "p", specs, three_clips("mean")))
     assert session.keys == {"bodies", "pixels", "hand_pixels"}
 
 
 def test_body_layout_two_layouts_refused(tmp_path: Path) -> None:
     other = InputSpec("hand", "body", "hand_22", (1, 3, 4, 22), "m", RAW)
-    message = foreign(
+    message = load_error(
         tmp_path / "p",
         replace(tiny_description(), inputs=(JOINTS, other), window=WindowSpec(1.0, 4)),
         averaging_onnx([JOINTS, other], np.ones((2, 3))),
@@ -282,30 +282,30 @@ def test_body_layout_two_layouts_refused(tmp_path: Path) -> None:
     assert "hand_22 and as kinect_v2_25" in message
 
 
-def foreign(folder: Path, description: ModelPackage, network: bytes) -> str:
+def load_error(folder: Path, description: ModelPackage, network: bytes) -> str:
     package.write(folder, description, network)
-    with pytest.raises(PackageError) as caught:
+    with pytest.raises(PackageError) as raised:
         inference.load(folder)
-    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(raised.value) and str(folder) in str(raised.value)
+    return str(raised.value)
 
 
 def test_session_wrong_label_count_refused(tmp_path: Path) -> None:
-    message = foreign(tmp_path / "p", tiny_description(labels=("a", "b", "c", "d")), tiny_onnx())
+    message = load_error(tmp_path / "p", tiny_description(labels=("a", "b", "c", "d")), tiny_onnx())
     assert "4 labels" in message and "[N, 3]" in message
 
 
 def test_session_wrong_input_name_refused(tmp_path: Path) -> None:
-    assert "['body']" in foreign(tmp_path / "p", tiny_description(), tiny_onnx(name="skeleton"))
+    assert "['body']" in load_error(tmp_path / "p", tiny_description(), tiny_onnx(name="skeleton"))
 
 
 def test_session_wrong_input_shape_refused(tmp_path: Path) -> None:
-    message = foreign(tmp_path / "p", tiny_description(), tiny_onnx(frames=9))
+    message = load_error(tmp_path / "p", tiny_description(), tiny_onnx(frames=9))
     assert "[N, 1, 3, 8, 25]" in message and "[N, 1, 3, 9, 25]" in message
 
 
 def test_session_fixed_batch_refused(tmp_path: Path) -> None:
-    assert "[1, 1, 3, 8, 25]" in foreign(tmp_path / "p", tiny_description(), tiny_onnx(batch=1))
+    assert "[1, 1, 3, 8, 25]" in load_error(tmp_path / "p", tiny_description(), tiny_onnx(batch=1))
 
 
 @pytest.mark.parametrize(
@@ -322,28 +322,28 @@ def test_session_fixed_batch_refused(tmp_path: Path) -> None:
 def test_session_unknown_feature_refused(tmp_path: Path, change: dict[str, object], word: str) -> None:
     description = tiny_description()
     spec: InputSpec = replace(description.inputs[0], **change)  # type: ignore[arg-type]
-    assert word in foreign(tmp_path / "p", replace(description, inputs=(spec,)), tiny_onnx())
+    assert word in load_error(tmp_path / "p", replace(description, inputs=(spec,)), tiny_onnx())
 
 
 def test_session_bodies_or_window_beside_shape_refused(tmp_path: Path) -> None:
-    assert "bodies" in foreign(tmp_path / "a", replace(tiny_description(), bodies=2), tiny_onnx())
-    wrong = replace(tiny_description(), window=replace(tiny_description().window, frames=9))
-    assert "9" in foreign(tmp_path / "b", wrong, tiny_onnx())
+    assert "bodies" in load_error(tmp_path / "a", replace(tiny_description(), bodies=2), tiny_onnx())
+    description = replace(tiny_description(), window=replace(tiny_description().window, frames=9))
+    assert "9" in load_error(tmp_path / "b", description, tiny_onnx())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a network", tiny_onnx()[:200]])
 def test_load_file_without_network_refused(tmp_path: Path, content: bytes) -> None:
-    assert "model.onnx cannot be opened" in foreign(tmp_path / "p", tiny_description(), content)
+    assert "model.onnx cannot be opened" in load_error(tmp_path / "p", tiny_description(), content)
 
 
 def test_load_unsupported_operator_refused_with_name(tmp_path: Path) -> None:
-    told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(operator="Telepathy"))
-    assert "model.onnx cannot be opened" in told and "Telepathy" in told and "export it again" in told
+    message = load_error(tmp_path / "p", tiny_description(), tiny_onnx(operator="Telepathy"))
+    assert "model.onnx cannot be opened" in message and "Telepathy" in message and "export it again" in message
 
 
 def test_session_network_of_nan_refused(tmp_path: Path) -> None:
-    told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(bias_at=float("nan")))
-    assert "the network gives NaN for an example clip on CPU, 1 thread: export it again" in told
+    message = load_error(tmp_path / "p", tiny_description(), tiny_onnx(bias_at=float("nan")))
+    assert "the network gives NaN for an example clip on CPU, 1 thread: export it again" in message
 
 
 def test_load_backend_found_by_name(tmp_path: Path) -> None:
@@ -369,16 +369,16 @@ def test_load_missing_cuda_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_load_cuda_that_does_not_start_refused_or_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The provider is listed, but ONNX Runtime fell back to the CPU, as it does where the driver is missing."""
+    """CUDA is listed as available, but ONNX Runtime falls back to the CPU, as with a missing driver."""
     import onnxruntime
 
     tiny = write_tiny(tmp_path / "tiny")
-    real = onnxruntime.InferenceSession
+    create = onnxruntime.InferenceSession
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda *args, providers: real(*args, providers=["CPUExecutionProvider"])
+        onnxruntime, "InferenceSession", lambda *args, providers: create(*args, providers=["CPUExecutionProvider"])
     )
     with pytest.raises(DeviceError, match="could not start CUDA"):
         inference.load(tiny, device="cuda")

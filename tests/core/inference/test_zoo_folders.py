@@ -1,4 +1,4 @@
-"""Folders of packages that cannot be looked into, of users who have no home, and links that lead in a circle."""
+"""Package folders: unreadable ones, users without a home, and circular links."""
 
 import os
 import pwd
@@ -13,13 +13,13 @@ from tests.tiny_model import write_tiny
 
 
 @pytest.fixture
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder of packages that another user keeps for themselves."""
+def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Yield a folder of packages without read permission."""
     folder = tmp_path / "private"
     write_tiny(folder / "tiny")
     monkeypatch.setenv("ACTREC_MODELS", str(folder))
     folder.chmod(0)
-    if os.geteuid() == 0:  # root may look into every folder
+    if os.geteuid() == 0:  # root can read every folder
         os.seteuid(65534)
         yield folder
         os.seteuid(0)
@@ -28,21 +28,21 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.chmod(0o755)
 
 
-def test_list_packages_unreadable_folder_skipped(private: Path) -> None:
+def test_list_packages_unreadable_folder_skipped(unreadable: Path) -> None:
     assert "tiny" not in [entry.name for entry in zoo.list_packages()]
     with pytest.raises(PackageError, match="no model package 'tiny'; known: "):
         zoo.find("tiny")
     with pytest.raises(PackageError, match="Permission denied, so .*tiny is no model package"):
-        package.load(private / "tiny")
+        package.load(unreadable / "tiny")
 
 
 def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(uid: int) -> None:
+    def no_such_user(uid: int) -> None:
         raise KeyError(uid)
 
     for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "ACTREC_ENGINES"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", no_such_user)
     assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
     with pytest.raises(DeviceError, match=r"engines cannot be kept in '~/.cache': .* name a folder in ACTREC_ENGINES"):
         EngineCache()
@@ -52,7 +52,7 @@ def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("library", ["lib/python3.10/site-packages", "lib64/python3.12/dist-packages"])
 def test_installed_finds_other_pip_prefixes(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pip install --user` and --prefix, and pip as root on Debian."""
+    """Packages from `pip install --user`, `--prefix` and Debian's pip are found."""
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/inference/zoo.py"))
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
 

@@ -1,4 +1,4 @@
-"""The recognizer core: windows by body, who is labeled when, and that nothing stale is ever said."""
+"""The recognizer core: one window per body, which bodies get labels, and no stale labels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,14 +37,14 @@ def body(x: float, body_id: str = "body_1", z: float = 2.0, layout: str = "kinec
 
 
 class EachFrame(ActionRecognizer):
-    """Labels every frame."""
+    """A recognizer that labels every frame."""
 
     def __init__(self, session: Session, **options: object):
         super().__init__(session, **{"interval_s": 0.0, **options})
 
 
 def feed(recognizer: ActionRecognizer, frames: range, *bodies: Body) -> list[ActionPrediction]:
-    """Feeds the same bodies in each of the frames; returns the last frame's labels."""
+    """Add the same bodies in each of the frames; return the last frame's labels."""
     return [update(recognizer, stamp(frame), list(bodies)) for frame in frames][-1]
 
 
@@ -53,13 +53,13 @@ def test_predict_label_carries_stamps_of_window(session: Session) -> None:
     (label,) = feed(recognizer, range(31), body(1.0))
     assert (label.body_id, label.label, label.class_id, label.model_name) == ("body_1", "right", 1, "tiny")
     assert label.stamp_ns == stamp(30)
-    assert label.window_start_ns == stamp(10)  # the tiny model looks 2 s back
+    assert label.window_start_ns == stamp(10)  # the tiny model's window is 2 s long
     assert label.confidence == label.top_probabilities[0] > 0.99
     assert label.top_labels[0] == "right" and len(label.top_labels) == 3
 
 
 def test_predict_uneven_frames_are_resampled_by_time(session: Session) -> None:
-    """A person who moved half way through gets the same label at 30 Hz and at 6 Hz."""
+    """A person who moves halfway through the window gets the same label at 30 Hz and at 6 Hz."""
     results = []
     for step in (1 / 3, 5 / 3):
         recognizer = EachFrame(session)
@@ -75,11 +75,11 @@ def test_predict_two_bodies_share_one_network_run(session: Session, monkeypatch:
     sizes = []
     run = session.backend.run
 
-    def count(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def record_batch_size(inputs: dict[str, np.ndarray]) -> np.ndarray:
         sizes.append(len(inputs["body"]))
         return run(inputs)
 
-    monkeypatch.setattr(session.backend, "run", count)
+    monkeypatch.setattr(session.backend, "run", record_batch_size)
     labels = update(recognizer, stamp(10), [body(-1.0, "body_1"), body(1.0, "body_2")])
     assert {label.body_id: label.label for label in labels} == {"body_1": "left", "body_2": "right"}
     assert sizes == [2]
@@ -94,9 +94,9 @@ def test_predict_rejected_label_keeps_top_classes(session: Session) -> None:
 
 def test_predict_new_body_is_unknown_until_min_seconds(session: Session) -> None:
     recognizer = EachFrame(session, min_seconds=0.5)
-    said = [update(recognizer, stamp(frame), [body(1.0)])[0] for frame in range(7)]
-    assert [label.label for label in said] == ["unknown"] * 5 + ["right"] * 2
-    assert said[0].top_labels == () and said[0].class_id == -1 and said[0].confidence == 0.0
+    labels = [update(recognizer, stamp(frame), [body(1.0)])[0] for frame in range(7)]
+    assert [label.label for label in labels] == ["unknown"] * 5 + ["right"] * 2
+    assert labels[0].top_labels == () and labels[0].class_id == -1 and labels[0].confidence == 0.0
     assert update(EachFrame(session, min_seconds=0.0), stamp(0), [body(1.0)])[0].label == "right"
 
 
@@ -107,8 +107,8 @@ def test_predict_min_seconds_is_limited_to_window(session: Session) -> None:
 
 def test_predict_interval_limits_label_rate(session: Session) -> None:
     recognizer = EachFrame(session, interval_s=0.3, min_seconds=0.0)
-    said = [frame for frame in range(13) if update(recognizer, stamp(frame), [body(1.0)])]
-    assert said == [0, 3, 6, 9, 12]
+    labeled_frames = [frame for frame in range(13) if update(recognizer, stamp(frame), [body(1.0)])]
+    assert labeled_frames == [0, 3, 6, 9, 12]
 
 
 def test_predict_empty_frame_is_unknown(session: Session) -> None:
@@ -122,20 +122,20 @@ def test_predict_empty_frame_is_unknown(session: Session) -> None:
 def test_add_skeletons_lost_body_ends_with_one_unknown(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     assert feed(recognizer, range(10), body(1.0, "body_1"), body(-1.0, "body_2"))[0].label == "right"
-    said = [update(recognizer, stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
-    of_first = [label for labels in said for label in labels if label.body_id == "body_1"]
-    assert [(label.label, label.stamp_ns) for label in of_first] == [("unknown", stamp(12))]
-    assert all(label.label == "left" for labels in said for label in labels if label.body_id == "body_2")
+    frames = [update(recognizer, stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
+    lost_labels = [label for frame in frames for label in frame if label.body_id == "body_1"]
+    assert [(label.label, label.stamp_ns) for label in lost_labels] == [("unknown", stamp(12))]
+    assert all(label.label == "left" for frame in frames for label in frame if label.body_id == "body_2")
 
 
 def test_add_skeletons_last_lost_body_ends_before_empty_frame(session: Session) -> None:
-    """An empty scene is reported at once, a lost body after lost_after_s; its label is never repeated."""
+    """An empty scene is reported at once, a lost body once, after lost_after_s."""
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
-    said = [label for frame in range(10, 15) for label in update(recognizer, stamp(frame), [])]
-    assert {label.label for label in said} == {"unknown"}
-    assert [label.stamp_ns for label in said if label.body_id == "body_1"] == [stamp(11)]
-    assert [label.stamp_ns for label in said if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
+    labels = [label for frame in range(10, 15) for label in update(recognizer, stamp(frame), [])]
+    assert {label.label for label in labels} == {"unknown"}
+    assert [label.stamp_ns for label in labels if label.body_id == "body_1"] == [stamp(11)]
+    assert [label.stamp_ns for label in labels if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
 
 
 def test_add_skeletons_returning_body_restarts_window(session: Session) -> None:
@@ -179,9 +179,9 @@ def test_add_skeletons_stamps_jump_back_restarts_all_windows(session: Session) -
 def test_add_skeletons_body_over_limit_after_jump_back_ends(session: Session) -> None:
     recognizer = EachFrame(session, max_bodies=1)
     feed(recognizer, range(10), body(1.0, "first", z=4.0))
-    both = body(1.0, "first", z=4.0), body(-1.0, "nearer", z=1.5)
-    update(recognizer, stamp(10), both)
-    labels = update(recognizer, stamp(5), both)
+    bodies = body(1.0, "first", z=4.0), body(-1.0, "nearer", z=1.5)
+    update(recognizer, stamp(10), bodies)
+    labels = update(recognizer, stamp(5), bodies)
     assert [(w.body_id, w.label) for w in labels] == [("first", "unknown"), ("nearer", "unknown")]
     assert list(recognizer._tracks) == ["nearer"]
 
@@ -210,22 +210,22 @@ def test_add_skeletons_without_predict_reports_lost_body(session: Session) -> No
 
 
 def test_predict_missing_joints_still_labels(session: Session) -> None:
-    partly = body(1.0)
-    partly.positions[5:12] = np.nan
-    (label,) = feed(EachFrame(session), range(10), partly)
+    occluded = body(1.0)
+    occluded.positions[5:12] = np.nan
+    (label,) = feed(EachFrame(session), range(10), occluded)
     assert label.label == "right"
 
 
 def test_add_skeletons_body_without_joints_is_ignored(session: Session) -> None:
-    nobody = body(1.0)
-    nobody.positions[:] = np.nan
+    empty_body = body(1.0)
+    empty_body.positions[:] = np.nan
     recognizer = EachFrame(session, lost_after_s=0.3)
-    (label,) = update(recognizer, stamp(0), [nobody])
+    (label,) = update(recognizer, stamp(0), [empty_body])
     assert (label.body_id, label.label) == ("", "unknown")
     feed(recognizer, range(1, 11), body(1.0))
-    said = [label for frame in range(11, 20) for label in update(recognizer, stamp(frame), [nobody])]
-    assert {label.label for label in said} == {"unknown"}
-    assert [label.stamp_ns for label in said if label.body_id] == [stamp(13)]
+    labels = [label for frame in range(11, 20) for label in update(recognizer, stamp(frame), [empty_body])]
+    assert {label.label for label in labels} == {"unknown"}
+    assert [label.stamp_ns for label in labels if label.body_id] == [stamp(13)]
 
 
 def test_predict_nan_output_is_unknown(tmp_path: Path) -> None:
@@ -267,8 +267,8 @@ def test_add_skeletons_other_layout_is_converted(session: Session, layout: str) 
 def test_add_skeletons_over_limit_keeps_tracked_and_nearest(session: Session) -> None:
     recognizer = EachFrame(session, max_bodies=2, min_seconds=0.0)
     update(recognizer, stamp(0), [body(1.0, "far", z=5.0)])
-    crowd = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
-    assert {label.body_id for label in update(recognizer, stamp(1), crowd)} == {"far", "near"}
+    bodies = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
+    assert {label.body_id for label in update(recognizer, stamp(1), bodies)} == {"far", "near"}
     assert recognizer.counts.over_limit == 1
 
 
@@ -278,53 +278,53 @@ def test_predict_smoothing_averages_probabilities(session: Session) -> None:
     raw, smooth = EachFrame(session), recognizer
     feed(raw, range(40), body(-0.2))
     for frame in range(40, 60):
-        (before,), (after,) = (update(each, stamp(frame), [body(0.2)]) for each in (raw, smooth))
-    share = dict(zip(after.top_labels, after.top_probabilities, strict=True))["right"]
-    assert 0.5 < share < dict(zip(before.top_labels, before.top_probabilities, strict=True))["right"]
-    assert sum(after.top_probabilities) == pytest.approx(1.0, abs=1e-5)
+        (raw_label,), (smooth_label,) = (update(each, stamp(frame), [body(0.2)]) for each in (raw, smooth))
+    probability = dict(zip(smooth_label.top_labels, smooth_label.top_probabilities, strict=True))["right"]
+    assert 0.5 < probability < dict(zip(raw_label.top_labels, raw_label.top_probabilities, strict=True))["right"]
+    assert sum(smooth_label.top_probabilities) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_predict_two_body_model_gets_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
     recognizer = EachFrame(session)
-    seen = []
+    calls = []
     predict = session.predict_many
 
-    def note(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
-        seen.append(clips)
+    def record_clips(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
+        calls.append(clips)
         return predict(clips)
 
-    monkeypatch.setattr(session, "predict_many", note)
+    monkeypatch.setattr(session, "predict_many", record_clips)
     feed(recognizer, range(10), body(0.0, "a"), body(1.0, "b"), body(5.0, "c"))
-    pairs = [[float(clip["bodies"][m, -1, 0, 0]) for m in range(2)] for clip in seen[-1]]
+    pairs = [[float(clip["bodies"][m, -1, 0, 0]) for m in range(2)] for clip in calls[-1]]
     assert pairs == [[0.0, 1.0], [1.0, 0.0], [5.0, 1.0]]
     feed(recognizer, range(10, 30), body(0.0, "a"))
-    assert seen[-1][0]["bodies"].shape == (1, 8, 25, 3)
+    assert calls[-1][0]["bodies"].shape == (1, 8, 25, 3)
 
 
 def test_predict_other_body_enters_and_leaves_as_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
     recognizer, window, predict = EachFrame(session), session.package.window, session.predict_many
-    seen: dict[str, np.ndarray] = {}
+    clip: dict[str, np.ndarray] = {}
 
-    def note(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
-        seen.update(clips[0] if clips else {})
+    def record_clips(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
+        clip.update(clips[0] if clips else {})
         return predict(clips)
 
-    monkeypatch.setattr(session, "predict_many", note)
+    monkeypatch.setattr(session, "predict_many", record_clips)
     stamps, positions = np.array([stamp(frame) for frame in range(39)]), np.full((2, 39, 25, 3), np.nan, np.float32)
     for frame in range(39):
-        shown = [body(0.01 * frame, "a"), body(1 + 0.02 * frame, "b")]
-        if frame not in (20, *range(23, 35)):  # b comes, is missed for a moment, and goes
-            del shown[1]
-        for m, one in enumerate(shown):
-            positions[m, frame] = one.positions
-        update(recognizer, stamp(frame), shown)
+        bodies = [body(0.01 * frame, "a"), body(1 + 0.02 * frame, "b")]
+        if frame not in (20, *range(23, 35)):  # b enters at frame 20, misses two frames, and leaves at frame 35
+            del bodies[1]
+        for m, person in enumerate(bodies):
+            positions[m, frame] = person.positions
+        update(recognizer, stamp(frame), bodies)
         if frame >= 20:
-            wanted = sample_stamps(stamp(frame), window.seconds, window.frames)
-            recorded = [resample(stamps[: frame + 1], of_one[: frame + 1], wanted) for of_one in positions]
-            np.testing.assert_allclose(seen["bodies"], recorded, atol=1e-6)
-            assert np.isnan(seen["bodies"][1, 0]).all() == (frame < 33), "it was not there long before it came"
+            sampled = sample_stamps(stamp(frame), window.seconds, window.frames)
+            expected = [resample(stamps[: frame + 1], track[: frame + 1], sampled) for track in positions]
+            np.testing.assert_allclose(clip["bodies"], expected, atol=1e-6)
+            assert np.isnan(clip["bodies"][1, 0]).all() == (frame < 33), "the second body is missing before it enters"
 
 
 def test_set_session_keeps_tracks(session: Session, tmp_path: Path) -> None:
@@ -341,16 +341,16 @@ def test_set_session_lost_body_still_ends(session: Session, tmp_path: Path) -> N
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0))
     recognizer.set_session(inference.load(write_tiny(tmp_path / "other")))
-    said = [label for frame in range(10, 20) for label in update(recognizer, stamp(frame), [])]
-    assert [label.label for label in said if label.body_id == "body_1"] == ["unknown"]
+    labels = [label for frame in range(10, 20) for label in update(recognizer, stamp(frame), [])]
+    assert [label.label for label in labels if label.body_id == "body_1"] == ["unknown"]
 
 
 def test_recognizer_model_of_other_layout_raises(session: Session) -> None:
     spec: InputSpec = replace(session.package.inputs[0], layout="kinect_v1_20")
-    older = Session.__new__(Session)
-    older.package, older.backend = replace(session.package, inputs=(spec,)), session.backend
+    other_session = Session.__new__(Session)
+    other_session.package, other_session.backend = replace(session.package, inputs=(spec,)), session.backend
     with pytest.raises(PackageError, match="takes kinect_v1_20"):
-        EachFrame(older)
+        EachFrame(other_session)
 
 
 def test_recognizer_invalid_setting_raises(session: Session) -> None:

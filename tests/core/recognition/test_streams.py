@@ -1,4 +1,4 @@
-"""The recognizer with models that need more than joints: live equals offline, nothing waits, gaps are reported."""
+"""The recognizer with more streams than joints: live equals offline, no blocking, reasons for missing streams."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -48,8 +48,8 @@ def scene() -> Scene:
 
 
 def by_label(label: ActionPrediction) -> np.ndarray:
-    found = dict(zip(label.top_labels, label.top_probabilities, strict=True))
-    return np.array([found[name] for name in sorted(found)])
+    probabilities = dict(zip(label.top_labels, label.top_probabilities, strict=True))
+    return np.array([probabilities[name] for name in sorted(probabilities)])
 
 
 def expected(session: Session, clip: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -57,7 +57,7 @@ def expected(session: Session, clip: Mapping[str, np.ndarray]) -> np.ndarray:
     return prediction.probabilities[np.argsort(prediction.labels)]
 
 
-def eager(session: Session, **options: Any) -> ActionRecognizer:
+def make(session: Session, **options: Any) -> ActionRecognizer:
     return ActionRecognizer(session, **{"interval_s": 0.0, **options})
 
 
@@ -70,7 +70,7 @@ def test_predict_streams_equal_offline(
     tmp_path: Path, scene: Scene, specs: list[InputSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = load(tmp_path, *specs)
-    recognizer = eager(session)
+    recognizer = make(session)
     runs = note_runs(session, monkeypatch)
     for t in range(2 * FRAMES):
         scene.add_frame(recognizer, t)
@@ -79,26 +79,26 @@ def test_predict_streams_equal_offline(
     assert label.reason == "" and len(label.top_labels) == 3
     for frames in (range(FRAMES, 2 * FRAMES), range(FRAMES)):
         session.predict(scene.offline(frames))
-    live, wanted, elsewhere = runs
+    live, offline, other_window = runs
     for name, value in live.items():
-        scale = np.abs(wanted[name]).max()
-        np.testing.assert_allclose(value, wanted[name], atol=1e-4 * scale, err_msg=name)
-        assert np.abs(elsewhere[name] - wanted[name]).max() > 0.005 * scale, "another window looks otherwise"
+        scale = np.abs(offline[name]).max()
+        np.testing.assert_allclose(value, offline[name], atol=1e-4 * scale, err_msg=name)
+        assert np.abs(other_window[name] - offline[name]).max() > 0.005 * scale, "another window gives other inputs"
 
 
 def test_streams_and_image_size_follow_model(tmp_path: Path) -> None:
     session = load(tmp_path, HANDS, FLOW)
-    recognizer = eager(session)
+    recognizer = make(session)
     assert recognizer.streams == {"hands": False, "flow": True, "bodies": True}
-    assert not recognizer.needs_image_size and eager(load(tmp_path / "b", FACE)).needs_image_size
-    assert not eager(load(tmp_path / "c", CROP)).needs_image_size, "the images have it"
-    assert eager(load(tmp_path / "d", MOTION)).needs_image_size and eager(load(tmp_path / "e", PLACES)).needs_image_size
+    assert not recognizer.needs_image_size and make(load(tmp_path / "b", FACE)).needs_image_size
+    assert not make(load(tmp_path / "c", CROP)).needs_image_size, "the images give the size"
+    assert make(load(tmp_path / "d", MOTION)).needs_image_size and make(load(tmp_path / "e", PLACES)).needs_image_size
 
 
 @pytest.mark.parametrize("spec", [HANDS, FACE, MOTION], ids=lambda spec: spec.modality)
 def test_recognizer_absent_optional_stream_is_zero(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
     session = load(tmp_path, BODY, spec)
-    recognizer = eager(session)
+    recognizer = make(session)
     (stream,) = set(recognizer.streams) - {"bodies"}
     for t in range(FRAMES):
         scene.add_frame(recognizer, t, without=(stream,))
@@ -110,34 +110,34 @@ def test_recognizer_absent_optional_stream_is_zero(tmp_path: Path, scene: Scene,
 
 @pytest.mark.parametrize(("spec", "stream"), [(FLOW, "flow"), (CROP, "color")])
 def test_predict_required_stream_absent_is_unknown(tmp_path: Path, scene: Scene, spec: InputSpec, stream: str) -> None:
-    recognizer = eager(load(tmp_path, spec))
+    recognizer = make(load(tmp_path, spec))
     for t in range(FRAMES):
         scene.add_frame(recognizer, t, without=(stream,))
     (label,) = recognizer.predict()
     assert (label.label, label.class_id, label.top_labels) == ("unknown", -1, ())
-    words = {"flow": "no scene flow so far", "color": "no color images so far"}[stream]
-    assert label.reason == words and recognizer.missing == {stream: words}
+    reason = {"flow": "no scene flow so far", "color": "no color images so far"}[stream]
+    assert label.reason == reason and recognizer.missing == {stream: reason}
     assert recognizer.counts.missing_input == 1 and recognizer.counts.labels == 0
 
 
 def test_predict_required_stream_timeout_is_unknown_until_it_returns(tmp_path: Path, scene: Scene) -> None:
-    recognizer = eager(load(tmp_path, FLOW), stream_timeout_s=0.5)
+    recognizer = make(load(tmp_path, FLOW), stream_timeout_s=0.5)
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)
     assert recognizer.predict()[0].reason == ""
-    said = []
+    labels = []
     for t in range(FRAMES, 2 * FRAMES):
         scene.add_frame(recognizer, t, without=("flow",))
-        said += recognizer.predict()
-    assert [label.reason for label in said[:7]] == [""] * 7, "the last observation is held for half a second"
-    assert {label.reason for label in said[8:]} == {"no recent scene flow"}
+        labels += recognizer.predict()
+    assert [label.reason for label in labels[:7]] == [""] * 7, "the last observation is kept for half a second"
+    assert {label.reason for label in labels[8:]} == {"no recent scene flow"}
     scene.add_frame(recognizer, 2 * FRAMES)
     assert recognizer.predict()[0].reason == ""
 
 
 @pytest.mark.parametrize("spec", [MOTION, PLACES], ids=lambda spec: spec.modality)
 def test_recognizer_without_image_size_is_unknown(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
-    recognizer = eager(load(tmp_path, spec), min_seconds=0.0)
+    recognizer = make(load(tmp_path, spec), min_seconds=0.0)
     recognizer.add_skeletons(stamp(0), scene.bodies(0))
     if "flow" in recognizer.streams:
         recognizer.add_scene_flow(stamp(0), scene.clip["flow"][0], CAMERA.resized(160, 120))
@@ -148,8 +148,8 @@ def test_recognizer_without_image_size_is_unknown(tmp_path: Path, scene: Scene, 
 
 
 def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene) -> None:
-    """A color camera on another clock."""
-    recognizer = eager(load(tmp_path, CROP))
+    """Color images whose stamps differ from the skeletons' do not match."""
+    recognizer = make(load(tmp_path, CROP))
     for t in range(FRAMES):
         recognizer.add_color(stamp(t + 0.4), scene.clip["color"][t])
         recognizer.add_skeletons(stamp(t), scene.bodies(t))
@@ -158,71 +158,71 @@ def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene)
 
 
 def test_predict_message_order_does_not_matter(tmp_path: Path, scene: Scene) -> None:
-    """Pictures before, with or after the skeletons, flow three frames late, hands the other way round."""
+    """Color, hands, faces and flow arrive up to three frames late and in any order."""
     session = load(tmp_path, *ALL)
-    recognizer = eager(session)
+    recognizer = make(session)
     delayed: list[tuple[int, Callable[[], object]]] = []
     rng = np.random.default_rng(1)
     for t in range(2 * FRAMES + 4):
         if t < 2 * FRAMES:
             ns, flow = stamp(t), scene.clip["flow"][t]
-            todo: list[Callable[[], object]] = [
+            calls: list[Callable[[], object]] = [
                 lambda t=t, ns=ns: recognizer.add_color(ns, scene.clip["color"][t]),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_hands(ns, scene.hands(t)),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_faces(ns, scene.faces(t)),  # type: ignore[misc]
                 lambda f=flow, ns=ns: recognizer.add_scene_flow(ns, f, CAMERA.resized(160, 120)),  # type: ignore[misc]
             ]
-            # The first frames in order: a body must be known before what belongs to it can be kept.
-            delayed += [(t + int(rng.integers(4 if t > 3 else 1)), step) for step in todo]
+            # The first frames arrive in order, as hands and faces need a known body.
+            delayed += [(t + int(rng.integers(4 if t > 3 else 1)), call) for call in calls]
             if t < 4:
                 recognizer.add_color(ns, scene.clip["color"][t])
             recognizer.add_skeletons(ns, scene.bodies(t))
-        for due, step in [item for item in delayed if item[0] <= t][::-1]:
-            step()
-            delayed.remove((due, step))
+        for frame, call in [item for item in delayed if item[0] <= t][::-1]:
+            call()
+            delayed.remove((frame, call))
     (label,) = recognizer.predict()
     np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES, 2 * FRAMES))), atol=2e-4)
 
 
 def test_predict_lost_messages_are_interpolated(tmp_path: Path, scene: Scene) -> None:
     session = load(tmp_path, *ALL)
-    recognizer = eager(session)
+    recognizer = make(session)
     for t in range(2 * FRAMES):
         scene.add_frame(recognizer, t, without=("hands", "color", "flow") if t % 3 == 1 else ())
     (label,) = recognizer.predict()
-    near = expected(session, scene.offline(range(FRAMES, 2 * FRAMES)))
-    assert label.reason == "" and np.abs(by_label(label) - near).max() < 0.3
+    offline_probabilities = expected(session, scene.offline(range(FRAMES, 2 * FRAMES)))
+    assert label.reason == "" and np.abs(by_label(label) - offline_probabilities).max() < 0.3
 
 
 def test_predict_hand_out_of_view_is_missing(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, replace(HANDS, preprocessing=PIXELS))
-    recognizer = eager(session, max_gap_s=0.3)
+    recognizer = make(session, max_gap_s=0.3)
     runs = note_runs(session, monkeypatch)
     for t in range(FRAMES):
         scene.add_frame(recognizer, t, without=("hands",))
         recognizer.add_hands(stamp(t), [hand for hand in scene.hands(t) if hand.side == "right" or t < 4])
     recognizer.predict()
-    seen = runs[0]["hands"][0, 0].any(axis=0).reshape(FRAMES, 2, 21).any(axis=-1)  # an absent hand is all zero
-    assert seen[:, 1].all()
-    assert seen[:8, 0].all() and not seen[-6:, 0].any(), "held for 0.3 s after it was last seen at frame 3"
+    visible = runs[0]["hands"][0, 0].any(axis=0).reshape(FRAMES, 2, 21).any(axis=-1)  # a missing hand is all zero
+    assert visible[:, 1].all()
+    assert visible[:8, 0].all() and not visible[-6:, 0].any(), "it is kept for 0.3 s after its last frame, 3"
 
 
 def test_buffers_are_bounded(tmp_path: Path, scene: Scene) -> None:
-    recognizer = eager(load(tmp_path, *ALL))
-    for t in range(20 * FRAMES):  # ten times the camera's rate
+    recognizer = make(load(tmp_path, *ALL))
+    for t in range(20 * FRAMES):  # at ten times the camera's frame rate
         scene.add_frame(recognizer, t % (3 * FRAMES), at=t / 10)
     buffers = recognizer._buffers
     assert len(buffers.color) <= BUFFERED_IMAGES and len(buffers.flow) <= BUFFERED_IMAGES
     frames = [*buffers.frames.values(), *recognizer._tracks["body_1"].frames.values()]
     assert set(recognizer._tracks["body_1"].frames) == {"body_crop", "right"}
-    assert all(FRAMES < len(series) <= FRAMES_PER_SAMPLE * FRAMES + 2 for series in frames)
+    assert all(FRAMES < len(buffer) <= FRAMES_PER_SAMPLE * FRAMES + 2 for buffer in frames)
 
 
 @pytest.mark.parametrize("frames", [8, 22, 37, 1000])
 def test_predict_stamps_jump_back_equals_offline(tmp_path: Path, scene: Scene, frames: int) -> None:
-    """By half a second, by one and a half and two and a half (a short recording that loops), by a minute."""
+    """A jump back restarts the windows, also one as short as a looping recording."""
     session = load(tmp_path, *ALL)
-    recognizer = eager(session)
+    recognizer = make(session)
     for t in range(FRAMES, 3 * FRAMES):
         scene.add_frame(recognizer, t, at=t + 0.1 - 3 * FRAMES + frames)
     for t in range(FRAMES):
@@ -233,7 +233,7 @@ def test_predict_stamps_jump_back_equals_offline(tmp_path: Path, scene: Scene, f
 
 
 def test_set_session_other_streams_equals_offline(tmp_path: Path, scene: Scene) -> None:
-    recognizer = eager(load(tmp_path / "a", BODY))
+    recognizer = make(load(tmp_path / "a", BODY))
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)
     assert recognizer.predict()[0].reason == "" and set(recognizer.streams) == {"bodies"}
@@ -247,8 +247,8 @@ def test_set_session_other_streams_equals_offline(tmp_path: Path, scene: Scene) 
 
 
 def test_set_session_pending_frame_is_labeled_by_new_model(tmp_path: Path, scene: Scene) -> None:
-    """A model swapped in between a frame's coming and its judgement does not lose the frame's label."""
-    recognizer = eager(load(tmp_path / "a", BODY), min_seconds=0.0)
+    """A frame that was added before the change of models still gets a label."""
+    recognizer = make(load(tmp_path / "a", BODY), min_seconds=0.0)
     scene.add_frame(recognizer, 0)
     other = load(tmp_path / "b", BODY)
     recognizer.set_session(other)
@@ -262,47 +262,47 @@ def test_predict_running_network_does_not_block_messages(
     tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = load(tmp_path, CROP)
-    recognizer = eager(session)
-    running, go = threading.Event(), threading.Event()
+    recognizer = make(session)
+    running, resume = threading.Event(), threading.Event()
     run = session.backend.run
 
-    def slow(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run_blocked(inputs: dict[str, np.ndarray]) -> np.ndarray:
         running.set()
-        assert go.wait(30)
+        assert resume.wait(30)
         return run(inputs)
 
     for t in range(FRAMES):
         scene.add_frame(recognizer, t)
-    monkeypatch.setattr(session.backend, "run", slow)
-    said: list[ActionPrediction] = []
-    judge = threading.Thread(target=lambda: said.extend(recognizer.predict()))
-    judge.start()
+    monkeypatch.setattr(session.backend, "run", run_blocked)
+    labels: list[ActionPrediction] = []
+    thread = threading.Thread(target=lambda: labels.extend(recognizer.predict()))
+    thread.start()
     assert running.wait(30)
     for t in range(FRAMES, 2 * FRAMES):
-        scene.add_frame(recognizer, t)  # would hang if the network's run held them up
-    go.set()
-    judge.join(30)
-    assert [label.stamp_ns for label in said] == [stamp(FRAMES - 1)]
+        scene.add_frame(recognizer, t)  # hangs if the running network blocks it
+    resume.set()
+    thread.join(30)
+    assert [label.stamp_ns for label in labels] == [stamp(FRAMES - 1)]
     assert recognizer.counts.skipped == 2 * (FRAMES - 1)
     (label,) = recognizer.predict()
     assert label.stamp_ns == stamp(2 * FRAMES - 1) and label.reason == ""
 
 
 def test_add_hands_and_faces_invalid_points_raise(tmp_path: Path, scene: Scene) -> None:
-    recognizer = eager(load(tmp_path, HANDS, FACE))
+    recognizer = make(load(tmp_path, HANDS, FACE))
     scene.add_frame(recognizer, 0)
     hand, face = scene.hands(1)[0], scene.faces(1)[0]
     with pytest.raises(InputError, match=r"hand of 'body_1' has positions \[20, 3\]"):
         recognizer.add_hands(stamp(1), [replace(hand, positions=hand.positions[:20])])
     with pytest.raises(InputError, match="infinite"):
         recognizer.add_faces(stamp(1), [replace(face, positions=face.positions + np.inf)])
-    recognizer.add_hands(stamp(1), [replace(hand, body_id="somebody")])
+    recognizer.add_hands(stamp(1), [replace(hand, body_id="unknown_body")])
     scene.add_frame(recognizer, 2)
     assert recognizer.predict()[0].reason == ""
 
 
 def test_add_skeletons_pixels_of_other_layout_are_converted(tmp_path: Path) -> None:
-    recognizer = eager(load(tmp_path, FACE, PLACES), min_seconds=0.0)
+    recognizer = make(load(tmp_path, FACE, PLACES), min_seconds=0.0)
     joints = np.tile(person_at(0.0)[:1], (32, 1))
     recognizer.set_image_size(320, 240)
     recognizer.add_skeletons(
@@ -326,7 +326,7 @@ def test_recognizer_model_of_full_images_raises(tmp_path: Path, monkeypatch: pyt
 def test_add_hands_hand_model_labels_each_hand(tmp_path: Path, scene: Scene, layout: str) -> None:
     joints = int(layout[-2:])
     session = load(tmp_path, InputSpec("body", "body", layout, (1, 3, FRAMES, joints), "m", RAW))
-    recognizer = eager(session)
+    recognizer = make(session)
     assert recognizer.tracked_stream == "hands" and recognizer.streams == {"hands": True}
     assert recognizer.missing == {"hands": "no hands so far"}
     for t in range(FRAMES):
@@ -343,13 +343,13 @@ def test_add_hands_hand_model_labels_each_hand(tmp_path: Path, scene: Scene, lay
 
 def test_set_session_body_model_after_hand_model(tmp_path: Path, scene: Scene) -> None:
     hands = load(tmp_path / "h", InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW))
-    recognizer = eager(hands, lost_after_s=0.2)
+    recognizer = make(hands, lost_after_s=0.2)
     update(recognizer, stamp(0), scene.hands(0), predict=False)
     recognizer.set_session(inference.load(write_tiny(tmp_path / "tiny")))
     assert recognizer.predict() == []
-    said = [label for t in range(1, FRAMES) for label in update(recognizer, stamp(t), scene.bodies(t))]
-    assert {label.label for label in said if label.body_id.startswith("body_1_")} == {"unknown"}
-    assert any(label.body_id == "body_1" and label.top_labels for label in said)
+    labels = [label for t in range(1, FRAMES) for label in update(recognizer, stamp(t), scene.bodies(t))]
+    assert {label.label for label in labels if label.body_id.startswith("body_1_")} == {"unknown"}
+    assert any(label.body_id == "body_1" and label.top_labels for label in labels)
 
 
 def test_set_session_hand_model_of_other_layout(tmp_path: Path, scene: Scene) -> None:
@@ -357,7 +357,7 @@ def test_set_session_hand_model_of_other_layout(tmp_path: Path, scene: Scene) ->
         load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))
         for layout in ("hand_21", "hand_22")
     )
-    recognizer = eager(first)
+    recognizer = make(first)
     update(recognizer, stamp(0), scene.hands(0), predict=False)
     recognizer.set_session(second)
     assert recognizer.predict() == []

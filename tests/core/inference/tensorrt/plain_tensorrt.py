@@ -1,4 +1,4 @@
-"""TensorRT and CUDA played by numpy and ONNX Runtime: calls are recorded, engines compute the network."""
+"""Fake TensorRT and CUDA on numpy and ONNX Runtime: they record calls and compute the network."""
 
 import contextlib
 import ctypes
@@ -16,13 +16,13 @@ MARK = b"ENGINE"
 
 
 class Cuda:
-    """A `Cuda` whose memory is the host's; copies are counted."""
+    """A fake `Cuda` with host memory that records copies."""
 
     library, stream = "plain", 7
 
     def __init__(self, name="Orin", cuda="12.6"):
         self.gpu = Gpu(name, "8.7", 8 << 30, True, cuda)
-        self.copies, self.inside, self.waited = [], 0, 0
+        self.copies, self.inside, self.synchronized = [], 0, 0
 
     @contextlib.contextmanager
     def current(self):
@@ -45,11 +45,11 @@ class Cuda:
 
     def synchronize(self):
         assert self.inside
-        self.waited += 1
+        self.synchronized += 1
 
 
 class Recorded:
-    """Notes the calls of its methods as (class, method, positional, keywords)."""
+    """A base class that records calls of its methods as (class, method, args, kwargs)."""
 
     calls: list
 
@@ -58,15 +58,15 @@ class Recorded:
         if name.startswith("_") or not callable(value) or isinstance(value, type):
             return value
 
-        def called(*args, **kwargs):
+        def recorded_call(*args, **kwargs):
             self.calls.append((type(self).__name__, name, args, kwargs))
             return value(*args, **kwargs)
 
-        return called
+        return recorded_call
 
 
 def module(version="10.3.0", fault=""):
-    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs (early), slow, timings."""
+    """Return a fake module `tensorrt`; `fault` names the part that fails."""
     calls = []
     major = int(version.split(".")[0])
     flags = "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS" if major < 11 else "TF32"
@@ -88,7 +88,7 @@ def module(version="10.3.0", fault=""):
         def build_serialized_network(self, network, config):
             network.shared = config.shared
             monitor = getattr(config, "progress_monitor", None)
-            if monitor is not None and not self._told(monitor, 100 if fault == "slow" else 1):
+            if monitor is not None and not self._report_progress(monitor, 100 if fault == "slow" else 1):
                 self._logger.log(Logger.ERROR, "the build was cancelled")
                 return None
             if fault in ("build", "memory"):
@@ -96,14 +96,14 @@ def module(version="10.3.0", fault=""):
                 return None
             return bytearray(MARK + bytes([network.shared]) + network.onnx)
 
-        def _told(self, monitor, steps):
-            """Whether all steps were done. As the bindings do, swallows exceptions while it builds."""
-            _swallowed(monitor.phase_start, "Building", None, steps + 1)
+        def _report_progress(self, monitor, steps):
+            """Return whether all steps ran; like the real bindings, ignore exceptions during the build."""
+            _call_ignoring_errors(monitor.phase_start, "Building", None, steps + 1)
             for step in range(steps):
-                _swallowed(time.sleep, 0.03 if fault == "slow" else 0.0)
-                if not _swallowed(monitor.step_complete, "Building", step):
+                _call_ignoring_errors(time.sleep, 0.03 if fault == "slow" else 0.0)
+                if not _call_ignoring_errors(monitor.step_complete, "Building", step):
                     return False
-            _swallowed(monitor.phase_finish, "Building")
+            _call_ignoring_errors(monitor.phase_finish, "Building")
             return True
 
     class INetworkDefinition(Recorded):
@@ -140,7 +140,7 @@ def module(version="10.3.0", fault=""):
             self.shared = major >= 9
 
         def set_preview_feature(self, feature, enable):
-            assert feature is made.PreviewFeature.PROFILE_SHARING_0806
+            assert feature is fake.PreviewFeature.PROFILE_SHARING_0806
             self.shared = enable
 
         def set_memory_pool_limit(self, pool, pool_size):
@@ -194,11 +194,11 @@ def module(version="10.3.0", fault=""):
 
         def deserialize_cuda_engine(self, serialized_engine):
             content = bytes(serialized_engine)
-            return None if fault == "corrupt" or not content.startswith(MARK) else ICudaEngine(*_opened(content))
+            return None if fault == "corrupt" or not content.startswith(MARK) else ICudaEngine(*_unpack(content))
 
     class ICudaEngine(Recorded):
         def __init__(self, onnx, shared):
-            self.shared, self.contexts = shared, 0  # one profile for several contexts
+            self.shared, self.contexts = shared, 0  # whether contexts share one profile
             self._session = onnxruntime.InferenceSession(onnx)
             self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
             self.num_io_tensors = len(self._tensors)
@@ -225,7 +225,7 @@ def module(version="10.3.0", fault=""):
             self._engine, self._addresses, self._shapes = engine, {}, {}
             engine.contexts += 1
             self._first = engine.contexts == 1
-            self._has_profile = self._first or major > 8  # 8.6 gives the first context alone a profile by itself
+            self._has_profile = self._first or major > 8  # in 8.6, only the first context has a profile by default
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
             assert (profile_index, stream_handle) == (0, Cuda.stream)
@@ -242,13 +242,13 @@ def module(version="10.3.0", fault=""):
 
         def execute_async_v3(self, stream_handle):
             assert stream_handle == Cuda.stream
-            given = {name: _at(self._addresses[name], shape).copy() for name, shape in self._shapes.items()}
+            inputs = {name: _at(self._addresses[name], shape).copy() for name, shape in self._shapes.items()}
             outputs = self._engine._session.get_outputs()
-            for value, right in zip(outputs, self._engine._session.run(None, given), strict=True):
-                out = _at(self._addresses[value.name], right.shape)
-                out[:] = right
+            for value, logits in zip(outputs, self._engine._session.run(None, inputs), strict=True):
+                output = _at(self._addresses[value.name], logits.shape)
+                output[:] = logits
                 if value.name == "logits" or fault == "differs early":
-                    _spoil(out, fault)
+                    _apply_fault(output, fault)
             return fault != "start"
 
     class ILogger:
@@ -267,8 +267,8 @@ def module(version="10.3.0", fault=""):
 
     TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
     Recorded.calls = calls
-    made = types.ModuleType("tensorrt")
-    made.__dict__.update(
+    fake = types.ModuleType("tensorrt")
+    fake.__dict__.update(
         __version__=version, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime, Logger=Logger, ILogger=ILogger,
         TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
         BuilderFlag=enum.Enum("BuilderFlag", flags),
@@ -277,25 +277,25 @@ def module(version="10.3.0", fault=""):
         MemoryPoolType=enum.Enum("MemoryPoolType", "WORKSPACE"),
         NetworkDefinitionCreationFlag=enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
     )  # fmt: skip
-    return made
+    return fake
 
 
-def _opened(content):
-    """The network of an engine, and whether several contexts may share its profile."""
+def _unpack(content):
+    """Return the network of an engine and whether its contexts share one profile."""
     return content[len(MARK) + 1 :], bool(content[len(MARK)])
 
 
-def _swallowed(call, *arguments):
+def _call_ignoring_errors(call, *arguments):
     with contextlib.suppress(BaseException):
         return call(*arguments)
 
 
-def _spoil(out, fault):
-    """Makes values wrong as a fault has it."""
+def _apply_fault(output, fault):
+    """Corrupt the output as the fault requires."""
     if fault == "nan":
-        out[:] = np.nan
+        output[:] = np.nan
     if fault.startswith("differs"):
-        out[:, 0] -= 2 * np.abs(out).max() + 1
+        output[:, 0] -= 2 * np.abs(output).max() + 1
 
 
 def _at(address, shape):

@@ -1,4 +1,4 @@
-"""Memory and stream by pycuda and by cuda-python, both stood in for; cuda-python's calls also against its wheel."""
+"""CUDA memory and streams with fake pycuda and cuda-python; the real cuda-python has all called functions."""
 
 import ctypes
 import importlib
@@ -16,14 +16,14 @@ from actrec.utils.errors import DeviceError
 
 
 class Runtime(types.ModuleType):
-    """cuda-python's runtime, its GPU memory the host's; answers are (status, value)."""
+    """A fake cuda-python runtime with host memory; functions return (status, value)."""
 
     cudaHostAllocMapped, cudaHostAllocDefault = 2, 0  # noqa: N815
     cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")  # noqa: N815
 
-    def __init__(self, integrated, gone=(), bytes_left=1 << 30):
+    def __init__(self, integrated, fail=(), bytes_left=1 << 30):
         super().__init__("cuda.bindings.runtime")
-        self.integrated, self.gone, self.left = integrated, gone, bytes_left
+        self.integrated, self.fail, self.bytes_left = integrated, fail, bytes_left
         self.calls, self.blocks = [], {}
 
     def __getattr__(self, name):
@@ -32,7 +32,7 @@ class Runtime(types.ModuleType):
 
         def call(*arguments):
             self.calls.append((name, arguments))
-            if name in self.gone:
+            if name in self.fail:
                 return (35,)
             return (0, *getattr(self, f"do_{name}", lambda *_: ())(*arguments))
 
@@ -54,50 +54,50 @@ class Runtime(types.ModuleType):
     def do_cudaGetErrorString(self, _):  # noqa: N802
         return (b"driver version is insufficient",)
 
-    def _take(self, size):
+    def _allocate(self, size):
         block = (ctypes.c_char * size)()
         self.blocks[ctypes.addressof(block)] = block
         return (ctypes.addressof(block),)
 
     def do_cudaHostAlloc(self, size, _):  # noqa: N802
-        return self._take(size)
+        return self._allocate(size)
 
     def do_cudaMalloc(self, size):  # noqa: N802
-        return self._take(size)
+        return self._allocate(size)
 
     def do_cudaHostGetDevicePointer(self, pointer, _):  # noqa: N802
         return (pointer,)
 
-    def do_cudaMemcpyAsync(self, goal, start, size, kind, stream):  # noqa: N802
+    def do_cudaMemcpyAsync(self, target, source, size, kind, stream):  # noqa: N802
         assert stream == 77
-        ctypes.memmove(goal, start, size)
+        ctypes.memmove(target, source, size)
         return ()
 
 
 class Driver(types.ModuleType):
-    """pycuda's driver, its GPU memory the host's."""
+    """A fake pycuda driver with host memory."""
 
     Error = type("Error", (Exception,), {})
     device_attribute = types.SimpleNamespace(INTEGRATED="integrated")
     host_alloc_flags = types.SimpleNamespace(DEVICEMAP="map")
 
-    def __init__(self, integrated, gone=""):
+    def __init__(self, integrated, fail=""):
         super().__init__("pycuda.driver")
-        self.integrated, self.gone, self.stack, self.copied = integrated, gone, 0, []
+        self.integrated, self.fail, self.stack, self.copied = integrated, fail, 0, []
 
     def init(self):
-        if self.gone == "init":
+        if self.fail == "init":
             raise self.Error("no device")
 
     def Device(self, number):  # noqa: N802
-        context = types.SimpleNamespace(push=lambda: self._move(1), pop=lambda: self._move(-1))
+        context = types.SimpleNamespace(push=lambda: self._change_stack(1), pop=lambda: self._change_stack(-1))
         return types.SimpleNamespace(
             retain_primary_context=lambda: context, get_attributes=lambda: {"integrated": int(self.integrated)},
             compute_capability=lambda: (8, 7), name=lambda: "Orin", total_memory=lambda: 8 << 30,
         )  # fmt: skip
 
-    def _move(self, by):
-        self.stack += by
+    def _change_stack(self, change):
+        self.stack += change
 
     def get_driver_version(self):
         return 12060
@@ -107,11 +107,11 @@ class Driver(types.ModuleType):
         return types.SimpleNamespace(handle=77, synchronize=self._synchronize)
 
     def _synchronize(self):
-        if self.gone == "synchronize":
+        if self.fail == "synchronize":
             raise self.Error("an illegal memory access was encountered")
 
     def pagelocked_zeros(self, shape, dtype, mem_flags=0):
-        if self.gone == "memory":
+        if self.fail == "memory":
             raise self.Error("out of memory")
         assert (mem_flags == "map") is self.integrated
         return np.asarray(Pinned(np.zeros(shape, dtype)))
@@ -121,7 +121,7 @@ class Driver(types.ModuleType):
         return ctypes.addressof(self.block)
 
     def memcpy_htod_async(self, address, host, stream):
-        if self.gone == "copy":
+        if self.fail == "copy":
             raise self.Error("an illegal memory access was encountered")
         self.copied.append(("up", host.nbytes))
         ctypes.memmove(address, host.ctypes.data, host.nbytes)
@@ -132,7 +132,7 @@ class Driver(types.ModuleType):
 
 
 class Pinned:
-    """What an array of pycuda's page-locked memory has as its base."""
+    """The base of an array in page-locked memory of pycuda."""
 
     def __init__(self, values):
         self._values, self.__array_interface__ = values, values.__array_interface__
@@ -141,25 +141,25 @@ class Pinned:
         return self._values.ctypes.data
 
 
-def opened(monkeypatch, library, integrated, **faults):
+def open_fake_cuda(monkeypatch, library, integrated, **faults):
     for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     if library == "pycuda":
         monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
-        made: Any = Driver(integrated, **faults)
-        monkeypatch.setitem(sys.modules, "pycuda.driver", made)
+        module: Any = Driver(integrated, **faults)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", module)
     else:
-        made = Runtime(integrated, **faults)
+        module = Runtime(integrated, **faults)
         monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
         monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", made)
-    return open_cuda(), made
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", module)
+    return open_cuda(), module
 
 
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("library", tensorrt_cuda.LIBRARIES)
 def test_buffer_round_trip_copies_only_given_rows(monkeypatch, library, integrated):
-    cuda, played = opened(monkeypatch, library, integrated)
+    cuda, fake = open_fake_cuda(monkeypatch, library, integrated)
     assert (cuda.library, cuda.stream) == (library, 77)
     assert cuda.gpu == tensorrt_cuda.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
     assert cuda.gpu.identity == "Orin, 8.7, 8192 MiB"
@@ -169,19 +169,19 @@ def test_buffer_round_trip_copies_only_given_rows(monkeypatch, library, integrat
         assert buffer.mapped is integrated
         buffer.host[:] = np.arange(24).reshape(4, 3, 2)
         cuda.upload(buffer, 2)
-        seen = np.ctypeslib.as_array((ctypes.c_float * 24).from_address(buffer.address))
-        np.testing.assert_array_equal(seen[:12], np.arange(12))
-        assert (seen[12:] == (np.arange(12, 24) if integrated else 0)).all(), "two rows of four"
-        seen[:12] = 7
+        memory = np.ctypeslib.as_array((ctypes.c_float * 24).from_address(buffer.address))
+        np.testing.assert_array_equal(memory[:12], np.arange(12))
+        assert (memory[12:] == (np.arange(12, 24) if integrated else 0)).all(), "only two of four rows are copied"
+        memory[:12] = 7
         cuda.download(buffer, 2)
         cuda.synchronize()
         assert (buffer.host[:2] == 7).all()
-    copies = played.copied if library == "pycuda" else [c for c in played.calls if c[0] == "cudaMemcpyAsync"]
+    copies = fake.copied if library == "pycuda" else [c for c in fake.calls if c[0] == "cudaMemcpyAsync"]
     assert len(copies) == (0 if integrated else 2)
 
 
 def test_pycuda_current_pushes_and_pops_context(monkeypatch):
-    cuda, driver = opened(monkeypatch, "pycuda", False)
+    cuda, driver = open_fake_cuda(monkeypatch, "pycuda", False)
     with cuda.current():
         assert driver.stack == 1
     with pytest.raises(ValueError, match="^inside$"), cuda.current():
@@ -190,7 +190,7 @@ def test_pycuda_current_pushes_and_pops_context(monkeypatch):
 
 
 def test_cuda_python_buffer_frees_memory(monkeypatch):
-    cuda, runtime = opened(monkeypatch, "cuda-python", False)
+    cuda, runtime = open_fake_cuda(monkeypatch, "cuda-python", False)
     buffer = cuda.buffer((2, 2))
     del buffer
     assert [name for name, _ in runtime.calls[-2:]] == ["cudaFree", "cudaFreeHost"]
@@ -199,54 +199,54 @@ def test_cuda_python_buffer_frees_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("library", "faults", "message"),
     [
-        ("pycuda", {"gone": "init"}, "CUDA does not start: no device; check nvidia-smi, or take backend onnxruntime"),
-        ("cuda-python", {"gone": ("cudaSetDevice",)}, "CUDA does not start: driver version is insufficient; check"),
+        ("pycuda", {"fail": "init"}, "CUDA does not start: no device; check nvidia-smi, or take backend onnxruntime"),
+        ("cuda-python", {"fail": ("cudaSetDevice",)}, "CUDA does not start: driver version is insufficient; check"),
     ],
 )
 def test_open_cuda_without_gpu_refused(monkeypatch, library, faults, message):
     with pytest.raises(DeviceError, match=message):
-        opened(monkeypatch, library, False, **faults)
+        open_fake_cuda(monkeypatch, library, False, **faults)
 
 
 @pytest.mark.parametrize(
-    ("library", "faults"), [("pycuda", {"gone": "memory"}), ("cuda-python", {"gone": ("cudaMalloc",)})]
+    ("library", "faults"), [("pycuda", {"fail": "memory"}), ("cuda-python", {"fail": ("cudaMalloc",)})]
 )
 def test_buffer_full_memory_refused_with_size(monkeypatch, library, faults):
-    cuda, _ = opened(monkeypatch, library, False, **faults)
+    cuda, _ = open_fake_cuda(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match=r"4 MiB for \[1024, 1024\] cannot be had: .*end what else"):
         cuda.buffer((1024, 1024))
 
 
 @pytest.mark.parametrize(
     ("library", "faults"),
-    [("pycuda", {"gone": "synchronize"}), ("cuda-python", {"gone": ("cudaStreamSynchronize",)})],
+    [("pycuda", {"fail": "synchronize"}), ("cuda-python", {"fail": ("cudaStreamSynchronize",)})],
 )
 def test_synchronize_failed_gpu_raises(monkeypatch, library, faults):
-    cuda, _ = opened(monkeypatch, library, False, **faults)
+    cuda, _ = open_fake_cuda(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match="the GPU failed: "):
         cuda.synchronize()
 
 
 @pytest.mark.parametrize(
-    ("library", "faults"), [("pycuda", {"gone": "copy"}), ("cuda-python", {"gone": ("cudaMemcpyAsync",)})]
+    ("library", "faults"), [("pycuda", {"fail": "copy"}), ("cuda-python", {"fail": ("cudaMemcpyAsync",)})]
 )
 def test_upload_failed_copy_raises(monkeypatch, library, faults):
-    cuda, _ = opened(monkeypatch, library, False, **faults)
+    cuda, _ = open_fake_cuda(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match="a copy failed: "):
         cuda.upload(cuda.buffer((2, 3)), 1)
 
 
 def test_open_cuda_takes_first_installed_library(monkeypatch):
-    assert opened(monkeypatch, "pycuda", True)[0].library == "pycuda"
-    assert opened(monkeypatch, "cuda-python", True)[0].library == "cuda-python"
+    assert open_fake_cuda(monkeypatch, "pycuda", True)[0].library == "pycuda"
+    assert open_fake_cuda(monkeypatch, "cuda-python", True)[0].library == "cuda-python"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="pip install cuda-python: its names are looked up")
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="needs cuda-python")
 def test_cuda_python_wheel_has_called_functions():
     runtime = importlib.import_module("cuda.bindings.runtime")
 
     names = [name.removeprefix("do_") for name in vars(Runtime) if name.startswith("do_")]
-    more = [
+    other_names = [
         "cudaSetDevice",
         "cudaStreamSynchronize",
         "cudaFree",
@@ -254,4 +254,4 @@ def test_cuda_python_wheel_has_called_functions():
         "cudaHostAllocMapped",
         "cudaMemcpyKind",
     ]
-    assert all(hasattr(runtime, name) for name in [*names, *more])
+    assert all(hasattr(runtime, name) for name in [*names, *other_names])

@@ -1,4 +1,4 @@
-"""The cache of engines: killed while building, two builders, other engines, folders that cannot be written to."""
+"""The engine cache: killed builds, concurrent builds, damaged engines, and unwritable folders."""
 
 import errno
 import json
@@ -26,8 +26,8 @@ def test_stored_engine_is_found_and_logged(tmp_path):
     path = cache.store(KEY, b"engine", {"seconds": 3.5})
     assert cache.find(KEY) == b"engine"
     assert EngineCache(tmp_path / "engines").find(KEY) == b"engine"
-    said = json.loads(path.with_suffix(".json").read_text())
-    assert said["key"]["gpu"] == KEY.gpu and said["seconds"] == 3.5
+    details = json.loads(path.with_suffix(".json").read_text())
+    assert details["key"]["gpu"] == KEY.gpu and details["seconds"] == 3.5
     assert path.name.startswith("tiny_fp16_")
     assert path.stat().st_mode & 0o044 == 0o044, "of one user, for another: `sudo actrec build-engine`, then a node"
 
@@ -43,24 +43,24 @@ def test_find_changed_key_finds_no_engine(tmp_path, change):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"engine", {})
     assert cache.find(replace(KEY, **change)) is None
-    assert cache.find(replace(KEY, package="renamed")) is None, "a name of its own, though the digest is the same"
+    assert cache.find(replace(KEY, package="renamed")) is None, "packages of the same digest have separate engines"
 
 
 @pytest.mark.parametrize("damage", ["engine", "note", "foreign", "list", "cut"])
 def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
     cache = EngineCache(tmp_path)
     path = cache.store(KEY, b"engine", {})
-    note = path.with_suffix(".json")
+    details_file = path.with_suffix(".json")
     if damage == "engine":
         path.write_bytes(b"engins")
     elif damage == "cut":
         path.write_bytes(b"")
     elif damage == "note":
-        note.write_text("{")
+        details_file.write_text("{")
     elif damage == "list":
-        note.write_text("[]")
+        details_file.write_text("[]")
     else:
-        note.write_text(json.dumps({**json.loads(note.read_text()), "key": {}}))
+        details_file.write_text(json.dumps({**json.loads(details_file.read_text()), "key": {}}))
     assert cache.find(KEY) is None
     assert "built again" in caplog.text
     cache.store(KEY, b"engine", {})
@@ -73,7 +73,7 @@ def test_find_engine_without_note_is_ignored(tmp_path):
     assert cache.find(KEY) is None
 
 
-def build(folder, started, seconds, content):
+def build_engine(folder, started, seconds, content):
     cache = EngineCache(folder)
     with cache.building(KEY) as built:
         if built is not None:
@@ -83,17 +83,17 @@ def build(folder, started, seconds, content):
         cache.store(KEY, content, {})
 
 
-def child(*arguments):
+def start_build(*arguments):
     context = multiprocessing.get_context("spawn")
     started = context.Event()
-    process = context.Process(target=build, args=(arguments[0], started, *arguments[1:]))
+    process = context.Process(target=build_engine, args=(arguments[0], started, *arguments[1:]))
     process.start()
     return process, started
 
 
 def test_building_second_process_waits_for_first(tmp_path, caplog):
     caplog.set_level("INFO")
-    first, started = child(tmp_path, 1.5, b"first")
+    first, started = start_build(tmp_path, 1.5, b"first")
     assert started.wait(60)
     with EngineCache(tmp_path).building(KEY, waiting_s=0.5) as built:
         assert built == b"first"
@@ -102,7 +102,7 @@ def test_building_second_process_waits_for_first(tmp_path, caplog):
 
 
 def test_building_killed_process_leaves_no_file_or_lock(tmp_path):
-    first, started = child(tmp_path, 60, b"first")
+    first, started = start_build(tmp_path, 60, b"first")
     assert started.wait(60)
     os.kill(first.pid, signal.SIGKILL)
     first.join()
@@ -118,10 +118,10 @@ def test_store_killed_keeps_old_engine(tmp_path, monkeypatch):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"old", {})
 
-    def killed(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensorrt_cache.os, "replace", killed)
+    monkeypatch.setattr(tensorrt_cache.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cache.store(KEY, b"new", {})
     assert cache.find(KEY) == b"old"
@@ -155,7 +155,7 @@ def test_file_system_without_locks_raises_with_its_name(tmp_path, monkeypatch):
 
 
 def test_find_in_read_only_folder(tmp_path, monkeypatch):
-    """As root every folder can be written to: refused here as the system would."""
+    """A patch raises the error of a read-only folder, as root can write everywhere."""
     EngineCache(tmp_path).store(KEY, b"engine", {})
     monkeypatch.setattr(tensorrt_cache.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
     assert EngineCache(tmp_path).find(KEY) == b"engine"

@@ -1,4 +1,4 @@
-"""What a new engine of hands is compared on: recorded hands, from bags and from SHREC'17's own files."""
+"""Recorded hands for the comparison of a new engine, from bags and from SHREC'17 files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,24 +18,24 @@ from actrec.utils.errors import ConfigError, InputError
 STEP_NS = 33_000_000
 
 
-def hands_bag(path: Path, frames: list[dict[str, np.ndarray]], topic: str = "/hands") -> Path:
-    """A bag of `HandArray`s: a frame's hands by side, joints in `hand_21`."""
+def write_hands_bag(path: Path, frames: list[dict[str, np.ndarray]], topic: str = "/hands") -> Path:
+    """Write a bag of `HandArray` messages; each frame has joints in `hand_21` by side."""
     store = typestore_with(HANDS)
-    kinds = store.types
+    types = store.types
     with Writer(path, version=9) as writer:
         connection = writer.add_connection(topic, HANDS, typestore=store)
         for t, hands in enumerate(frames):
-            stamp = kinds["builtin_interfaces/msg/Time"](sec=5, nanosec=t * STEP_NS)
-            header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
-            made = [_message(kinds, side, joints) for side, joints in hands.items()]
-            raw = store.serialize_cdr(kinds[HANDS](header=header, hands=made), HANDS)
+            stamp = types["builtin_interfaces/msg/Time"](sec=5, nanosec=t * STEP_NS)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+            messages = [_message(types, side, joints) for side, joints in hands.items()]
+            raw = store.serialize_cdr(types[HANDS](header=header, hands=messages), HANDS)
             writer.write(connection, 5_000_000_000 + t * STEP_NS, raw)
     return path
 
 
-def _message(kinds: dict, side: str, joints: np.ndarray) -> object:
-    points = [kinds["geometry_msgs/msg/Point32"](*map(float, joint)) for joint in joints]
-    return kinds["actrec_msgs/msg/Hand"](
+def _message(types: dict, side: str, joints: np.ndarray) -> object:
+    points = [types["geometry_msgs/msg/Point32"](*map(float, joint)) for joint in joints]
+    return types["actrec_msgs/msg/Hand"](
         body_id="body_1", side=side, layout="hand_21", positions=points,
         pixels=np.full(42, np.nan, np.float32), confidences=np.ones(21, np.float32),
     )  # fmt: skip
@@ -45,7 +45,7 @@ def test_read_hands_bag_equals_recording(tmp_path):
     rng = np.random.default_rng(0)
     right = rng.normal((0, 0, 0.6), 0.05, (20, 21, 3))
     frames = [{"right": joints, **({"left": joints + 0.2} if t > 9 else {})} for t, joints in enumerate(right)]
-    bag = hands_bag(tmp_path / "bag", frames)
+    bag = write_hands_bag(tmp_path / "bag", frames)
     stamps, hands = read_hands(bag, "hand_21")
     assert hands.shape == (2, 20, 21, 3) and (np.diff(stamps) == STEP_NS).all()
     np.testing.assert_allclose(hands[0], right, atol=1e-6)
@@ -57,37 +57,37 @@ def test_read_hands_bag_equals_recording(tmp_path):
 def test_recorded_windows_of_hands_from_bags_and_dataset_files(tmp_path, data_root):
     package = zoo.find("sem_net_shrec17")
     files = sorted((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))[:2]
-    swinging = [{"right": np.full((21, 3), 0.01 * t) + np.arange(63).reshape(21, 3) / 600} for t in range(90)]
-    bag = hands_bag(tmp_path / "bag", swinging)
-    made = recorded_windows(package, [str(bag), *map(str, files)], 6)
-    assert set(made) == {"body", "bones"} and made["body"].shape == (6, *package.inputs[0].shape)
-    assert all(np.isfinite(value).all() for value in made.values())
-    assert len({row.tobytes() for row in made["body"]}) == 6, "windows differ"
+    frames = [{"right": np.full((21, 3), 0.01 * t) + np.arange(63).reshape(21, 3) / 600} for t in range(90)]
+    bag = write_hands_bag(tmp_path / "bag", frames)
+    windows = recorded_windows(package, [str(bag), *map(str, files)], 6)
+    assert set(windows) == {"body", "bones"} and windows["body"].shape == (6, *package.inputs[0].shape)
+    assert all(np.isfinite(value).all() for value in windows.values())
+    assert len({row.tobytes() for row in windows["body"]}) == 6, "windows differ"
 
 
 def test_read_hands_file_equals_dataset_sequence(data_root):
     file = next((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))
     stamps, hands = read_hands(file, "hand_22")
     name = "/".join(file.parts[-5:-1])
-    whole = next(s for s in read_shrec17_npz(data_root / "shrec17/shrec17_skeletons.npz") if s.name == name)
-    np.testing.assert_allclose(hands, whole.hands, atol=1e-6)
-    assert (stamps == whole.stamps_ns).all()
+    sequence = next(s for s in read_shrec17_npz(data_root / "shrec17/shrec17_skeletons.npz") if s.name == name)
+    np.testing.assert_allclose(hands, sequence.hands, atol=1e-6)
+    assert (stamps == sequence.stamps_ns).all()
 
 
 def test_recorded_windows_without_hands_refused(tmp_path, data_root):
     package = zoo.find("sem_net_shrec17")
-    empty = hands_bag(tmp_path / "empty", [{}, {}])
+    empty = write_hands_bag(tmp_path / "empty", [{}, {}])
     with pytest.raises(InputError, match="shows no hand in any of its 2 frames"):
         recorded_windows(package, [str(empty)], 2)
     skeleton = next((data_root / "ntu/skeleton").glob("*.skeleton"))
     with pytest.raises(InputError, match="holds no hands: give bags with actrec_msgs/msg/HandArray"):
         recorded_windows(package, [str(skeleton)], 2)
-    two = tmp_path / "folder"
-    two.mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
     with pytest.raises(InputError, match="holds no hands"):
-        read_hands(two, "hand_22")
-    other = hands_bag(tmp_path / "other", [{"left": np.zeros((21, 3))}], "/robot/hands")
-    assert read_hands(other, "hand_21")[1].shape == (1, 1, 21, 3), "its only topic of hands"
+        read_hands(folder, "hand_22")
+    other_topic = write_hands_bag(tmp_path / "other", [{"left": np.zeros((21, 3))}], "/robot/hands")
+    assert read_hands(other_topic, "hand_21")[1].shape == (1, 1, 21, 3), "the bag's only topic of hands is read"
     (tmp_path / "skeletons_world.txt").write_text("1 2 3\n")
     with pytest.raises(InputError, match="3 columns, expected 66"):
         read_hands(tmp_path / "skeletons_world.txt", "hand_22")

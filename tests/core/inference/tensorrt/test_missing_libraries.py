@@ -1,4 +1,4 @@
-"""An installed TensorRT that cannot be used: `auto` does without, an explicit request fails."""
+"""An installed TensorRT that does not load: `auto` skips it, an explicit request fails."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.tiny_model import write_tiny
 
 
 def test_auto_tensorrt_without_libraries_is_ignored(monkeypatch, tmp_path):
-    """As pip leaves it on a machine without CUDA: the module is found, its import fails."""
+    """After pip on a machine without CUDA, the module exists but its import fails."""
     tiny = write_tiny(tmp_path / "tiny")
     (tmp_path / "tensorrt.py").write_text("raise FileNotFoundError('Could not find: libnvinfer.so.10')")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -1,4 +1,4 @@
-"""The TensorRT backend against a stand-in whose engines are ONNX Runtime's; its calls against the real bindings."""
+"""The TensorRT backend with a fake TensorRT on ONNX Runtime; its calls fit the real bindings."""
 
 import dataclasses
 import importlib.util
@@ -34,24 +34,24 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """Plays a GPU; call it to change TensorRT, or the GPU."""
+    """Install a fake GPU and TensorRT; call the fixture to change them."""
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
     monkeypatch.setattr(backend, "CudaGraph", Graph)
     Graph.launched = 0
 
-    def put(cuda=None, **options):
+    def install(cuda=None, **options):
         cuda = cuda or plain_tensorrt.Cuda()
         found = plain_tensorrt.module(**options)
         monkeypatch.setitem(sys.modules, "tensorrt", found)
         monkeypatch.setattr(tensorrt_cuda, "open_cuda", lambda library="auto": cuda)
         return found
 
-    put()
-    return put
+    install()
+    return install
 
 
 class Graph:
-    """What was recorded, launched again."""
+    """A fake CUDA graph that runs the recorded work."""
 
     launched = 0
 
@@ -70,33 +70,33 @@ def engines(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_run_equals_onnx_runtime(tiny, gpu, count):
-    ours, theirs = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
-    made = simulated_windows(tiny, count)
-    np.testing.assert_array_equal(ours.backend.run(made), theirs.backend.run(made))
-    assert ours.backend.inputs == theirs.backend.inputs and ours.backend.output == theirs.backend.output
-    assert "TensorRT 10.3.0 fp16 on Orin" in ours.backend.device
+    tensorrt, onnx = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
+    windows = simulated_windows(tiny, count)
+    np.testing.assert_array_equal(tensorrt.backend.run(windows), onnx.backend.run(windows))
+    assert tensorrt.backend.inputs == onnx.backend.inputs and tensorrt.backend.output == onnx.backend.output
+    assert "TensorRT 10.3.0 fp16 on Orin" in tensorrt.backend.device
     assert Graph.launched > 0
 
 
 def test_run_records_one_graph_per_number_of_windows(tiny, gpu):
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    made = simulated_windows(tiny, 2)
+    windows = simulated_windows(tiny, 2)
     found.calls.clear()
     for _ in range(5):
-        backend.run(made)
-    assert sum(call[1] == "set_input_shape" for call in found.calls if len(call) == 4) == len(made)
+        backend.run(windows)
+    assert sum(call[1] == "set_input_shape" for call in found.calls if len(call) == 4) == len(windows)
     assert Graph.launched >= 5
 
 
 def test_run_without_cuda_graph_is_logged(tiny, gpu, monkeypatch, caplog):
-    def refuse(stream, work):
+    def fail(stream, work):
         raise DeviceError("cuStreamEndCapture failed: operation not permitted")
 
-    monkeypatch.setattr(backend, "CudaGraph", refuse)
+    monkeypatch.setattr(backend, "CudaGraph", fail)
     session = inference.load(tiny, "tensorrt")
-    made = simulated_windows(tiny, 1)
-    assert np.isfinite(session.backend.run(made)).all()
+    windows = simulated_windows(tiny, 1)
+    assert np.isfinite(session.backend.run(windows)).all()
     assert "launched without a CUDA graph: cuStreamEndCapture failed" in caplog.text
 
 
@@ -104,9 +104,9 @@ def test_load_builds_engine_once_and_stores_details(tiny, gpu, tmp_path):
     found = gpu()
     inference.load(tiny, "tensorrt")
     (name,) = engines(tmp_path)
-    said = json.loads((tmp_path / "engines" / name).with_suffix(".json").read_text())
-    assert said["key"]["gpu"] == "Orin, 8.7, 8192 MiB" and said["key"]["tensorrt"] == "10.3.0"
-    assert said["difference"] < 1e-6 and said["seconds"] >= 0
+    details = json.loads((tmp_path / "engines" / name).with_suffix(".json").read_text())
+    assert details["key"]["gpu"] == "Orin, 8.7, 8192 MiB" and details["key"]["tensorrt"] == "10.3.0"
+    assert details["difference"] < 1e-6 and details["seconds"] >= 0
     found.calls.clear()
     inference.load(tiny, "tensorrt")
     assert not [call for call in found.calls if "build_serialized_network" in call]
@@ -120,20 +120,20 @@ def test_load_other_gpu_version_or_option_builds_another_engine(tiny, gpu, tmp_p
         {"cuda": plain_tensorrt.Cuda(cuda="13.0")},
     ):
         gpu(**change)
-        before = len(engines(tmp_path))
+        count = len(engines(tmp_path))
         inference.load(tiny, "tensorrt")
-        assert len(engines(tmp_path)) == before + 1
+        assert len(engines(tmp_path)) == count + 1
     for option in ({"precision": "fp32"}, {"most": 2}, {"workspace_mb": 64}):
-        before = len(engines(tmp_path))
+        count = len(engines(tmp_path))
         inference.load(tiny, "tensorrt", **option)
-        assert len(engines(tmp_path)) == before + 1
+        assert len(engines(tmp_path)) == count + 1
 
 
 def test_auto_uses_existing_engine(tiny, gpu, monkeypatch):
-    assert inference.load(tiny).backend.device == "CPU, 1 thread", "none is built"
+    assert inference.load(tiny).backend.device == "CPU, 1 thread", "no engine is built"
     inference.load(tiny, "tensorrt")
     assert inference.load(tiny).backend.device.startswith("TensorRT")
-    assert inference.load(tiny, threads=2).backend.device == "CPU, 2 threads", "options are one backend's"
+    assert inference.load(tiny, threads=2).backend.device == "CPU, 2 threads", "TensorRT has no threads"
     monkeypatch.setattr(tensorrt_cuda, "open_cuda", lambda library="auto": _no_gpu())
     assert inference.resolve("auto", tiny) == "onnxruntime"
 
@@ -170,54 +170,54 @@ def test_build_kept_groups_stay_in_float32(tiny, gpu):
         assert ("precision", "/network/place/ReduceMean", "float32") in found.calls
         assert ("output type", "/network/place/ReduceMean", (0, "float32")) in found.calls
         assert not [call for call in found.calls if call[:2] == ("precision", "/network/fc/Gemm")]
-        assert ("flags", 2) not in found.calls, "types are the builder's to choose"
+        assert ("flags", 2) not in found.calls, "the builder chooses the types"
     gpu()
     with pytest.raises(PackageError, match=r"tiny has no layer group 'places'; it has place, fc"):
         inference.load(tiny, "tensorrt", keep="places")
 
 
-def quantized(folder, tiny):
-    """The tiny package with an int8 network; for the stand-in the float32 one is as good."""
+def write_quantized(folder, tiny):
+    """Write the tiny package with an int8 network, which is its float32 network here."""
     lower = {"int8": tiny.read_onnx()}
-    told = dataclasses.replace(tiny, int8=LowerPrecision(0.01))
-    return package.write(folder, told, tiny.read_onnx(), lower=lower)
+    description = dataclasses.replace(tiny, int8=LowerPrecision(0.01))
+    return package.write(folder, description, tiny.read_onnx(), lower=lower)
 
 
 def test_build_int8_takes_quantized_network(tiny, gpu, tmp_path):
     with pytest.raises(PackageError, match=r"tiny has no network in int8: write one with `actrec quantize"):
         inference.load(tiny, "tensorrt", precision="int8")
-    made = quantized(tmp_path / "int8", tiny)
+    quantized = write_quantized(tmp_path / "int8", tiny)
     for version in ("8.6.2", "10.3.0"):
         found = gpu(version=version)
-        backend = inference.load(made, "tensorrt", precision="int8").backend
+        backend = inference.load(quantized, "tensorrt", precision="int8").backend
         flags = {call[1] for call in found.calls if call[0] == "set"}
         assert flags == {found.BuilderFlag.INT8, found.BuilderFlag.FP16}
         assert backend.device.startswith(f"TensorRT {version} int8 on ")
-    later = gpu(version="11.0.0")
-    inference.load(made, "tensorrt", precision="int8")
-    assert ("flags", 2) in later.calls, "without flags, its own types hold"
+    newer = gpu(version="11.0.0")
+    inference.load(quantized, "tensorrt", precision="int8")
+    assert ("flags", 2) in newer.calls, "the network's own types apply"
     gpu(version="10.4.0", fault="differs")
     with pytest.raises(
         PackageError, match=r"at most 15% may; .*: quantize it again \(actrec quantize\) with --keep fc"
     ):
-        inference.load(made, "tensorrt", precision="int8")
+        inference.load(quantized, "tensorrt", precision="int8")
 
 
 def test_load_compares_engine_on_recordings(tiny, gpu, tmp_path):
     rng = np.random.default_rng(0)
-    walk = (
+    joints = (
         np.linspace(-0.5, 0.5, 60)[:, None, None] * [1.0, 0.0, 0.0] + [0.0, 0.0, 2.5] + rng.normal(0, 0.1, (1, 25, 3))
     )
-    first = ntu_text.write(tmp_path / "S001C001P001R001A001.skeleton", {7: walk}, 60)
-    second = ntu_text.write(tmp_path / "S001C001P001R001A002.skeleton", {8: -walk + [0, 0, 5]}, 60)
+    first = ntu_text.write(tmp_path / "S001C001P001R001A001.skeleton", {7: joints}, 60)
+    second = ntu_text.write(tmp_path / "S001C001P001R001A002.skeleton", {8: -joints + [0, 0, 5]}, 60)
     inference.load(tiny, "tensorrt", recordings=f"{first},{second}")
-    (note,) = (tmp_path / "engines").glob("*.json")
-    told = json.loads(note.read_text())
-    assert told["compared_on"] == [str(first), str(second)] and told["difference"] < 1e-5
-    made = recorded_windows(tiny, [str(first), str(second)], 8)["body"]
-    assert made.shape == (8, *tiny.inputs[0].shape) and np.isfinite(made).all()
-    x = made.mean(axis=(1, 3, 4))[:, 0]
-    # The Kinect counts x to the other side.
+    (details_file,) = (tmp_path / "engines").glob("*.json")
+    details = json.loads(details_file.read_text())
+    assert details["compared_on"] == [str(first), str(second)] and details["difference"] < 1e-5
+    windows = recorded_windows(tiny, [str(first), str(second)], 8)["body"]
+    assert windows.shape == (8, *tiny.inputs[0].shape) and np.isfinite(windows).all()
+    x = windows.mean(axis=(1, 3, 4))[:, 0]
+    # The x axis of Kinect files points the other way.
     assert (np.diff(x[:4]) < 0).all() and (np.diff(x[4:]) > 0).all(), "windows are spread over each recording"
     gpu()
     with pytest.raises(ActrecError, match="nowhere"):
@@ -260,20 +260,20 @@ def test_load_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
 )
 def test_load_failed_build_raises_one_line_and_leaves_no_file(tiny, gpu, tmp_path, fault, error, message):
     gpu(fault=fault)
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(error, match=message) as raised:
         inference.load(tiny, "tensorrt")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
     assert engines(tmp_path) == []
 
 
 def test_run_unfitting_inputs_refused(tiny, gpu):
     backend = inference.load(tiny, "tensorrt").backend
-    made = simulated_windows(tiny, 1)
-    name = next(iter(made))
+    windows = simulated_windows(tiny, 1)
+    name = next(iter(windows))
     with pytest.raises(InputError, match="the network takes"):
-        backend.run({"other": made[name]})
+        backend.run({"other": windows[name]})
     with pytest.raises(InputError, match=f"input '{name}' is .* expected"):
-        backend.run({**made, name: made[name][..., :1]})
+        backend.run({**windows, name: windows[name][..., :1]})
 
 
 def test_load_missing_library_refused_with_remedy(tiny, gpu, monkeypatch):
@@ -299,19 +299,19 @@ def test_build_engine_command_prints_result(tiny, gpu, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-LOOK = """
+LOOKUP_SCRIPT = """
 import ctypes, json, sys
 for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
     ctypes.CDLL(f"{sys.argv[1]}/{name}.so.10", mode=ctypes.RTLD_GLOBAL)
 import tensorrt_bindings as trt
-told = {}
+docs = {}
 for name in json.loads(sys.argv[2]):
     kind, method = name.split(".")
     found = getattr(getattr(trt, kind, None), method, None)
-    told[name] = None if found is None else (found.__doc__ or "")
-print(json.dumps(told))
+    docs[name] = None if found is None else (found.__doc__ or "")
+print(json.dumps(docs))
 """
-STUB = """
+STUB_SOURCE = """
 #define F(n) void *n(void) { return 0; }
 F(createInferBuilder_INTERNAL) F(createInferRefitter_INTERNAL) F(createInferRuntime_INTERNAL)
 F(createNvOnnxParserRefitter_INTERNAL) F(createNvOnnxParser_INTERNAL) F(getPluginRegistry)
@@ -328,7 +328,7 @@ ATTRIBUTES = """
     ITensor.dtype ICudaEngine.num_io_tensors OnnxParser.num_errors IProgressMonitor.phase_start
     IProgressMonitor.step_complete IProgressMonitor.phase_finish ILogger.log DataType.FLOAT DataType.HALF
 """
-"""What is read or set, not called."""
+"""Names that the backend reads or sets, but does not call."""
 
 
 def test_tensorrt_calls_fit_real_bindings(tiny, gpu, tmp_path):
@@ -338,36 +338,36 @@ def test_tensorrt_calls_fit_real_bindings(tiny, gpu, tmp_path):
     backend = inference.load(tiny, "tensorrt").backend
     backend.run(simulated_windows(tiny, 3))
     inference.load(tiny, "tensorrt", keep="place")
-    inference.load(quantized(tmp_path / "int8", tiny), "tensorrt", precision="int8")
+    inference.load(write_quantized(tmp_path / "int8", tiny), "tensorrt", precision="int8")
     gpu(fault="parse")
     with pytest.raises(PackageError):
         inference.load(tiny, "tensorrt", precision="fp32")
     calls = [call for call in found.calls + sys.modules["tensorrt"].calls if len(call) == 4]
-    (tmp_path / "stub.c").write_text(STUB)
+    (tmp_path / "stub.c").write_text(STUB_SOURCE)
     for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
-        goal = tmp_path / f"{name}.so.10"
-        command = ["gcc", "-shared", "-fPIC", "-o", str(goal), str(tmp_path / "stub.c"), f"-Wl,-soname,{goal.name}"]
+        file = tmp_path / f"{name}.so.10"
+        command = ["gcc", "-shared", "-fPIC", "-o", str(file), str(tmp_path / "stub.c"), f"-Wl,-soname,{file.name}"]
         subprocess.run(command, check=True)
     names = sorted({f"{kind}.{method}" for kind, method, *_ in calls})
     assert len(names) >= 21
-    command = [sys.executable, "-c", LOOK, str(tmp_path), json.dumps([*names, *ATTRIBUTES.split()])]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert [name for name in ATTRIBUTES.split() if told[name] is None] == []
+    command = [sys.executable, "-c", LOOKUP_SCRIPT, str(tmp_path), json.dumps([*names, *ATTRIBUTES.split()])]
+    docs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert [name for name in ATTRIBUTES.split() if docs[name] is None] == []
     for kind, method, args, kwargs in calls:
-        doc = told[f"{kind}.{method}"]
+        doc = docs[f"{kind}.{method}"]
         assert doc is not None, f"TensorRT has no {kind}.{method}"
         fits = [_fits(line, args, kwargs) for line in doc.splitlines() if re.search(rf"{method}\(self", line)]
         assert any(fits), f"{kind}.{method}{args}{kwargs} is none of {doc}"
 
 
 def _fits(signature, args, kwargs):
-    """Whether arguments fit `name(self: kind, a: type, b: type = default) -> …`."""
-    inner = signature[signature.index("(") + 1 : signature.rindex(")")]
-    parameters = [part.strip() for part in re.split(r",(?![^\[]*\])", inner)][1:]
+    """Return whether arguments fit `name(self: kind, a: type, b: type = default) -> …`."""
+    parameter_list = signature[signature.index("(") + 1 : signature.rindex(")")]
+    parameters = [part.strip() for part in re.split(r",(?![^\[]*\])", parameter_list)][1:]
     names = [part.split(":")[0] for part in parameters]
     optional = sum("=" in part for part in parameters)
-    given = set(names[: len(args)]) | set(kwargs)
-    return len(args) <= len(names) and set(kwargs) <= set(names) and len(given) >= len(names) - optional
+    passed = set(names[: len(args)]) | set(kwargs)
+    return len(args) <= len(names) and set(kwargs) <= set(names) and len(passed) >= len(names) - optional
 
 
 def test_build_errors_are_logged(tiny, gpu, caplog):
@@ -379,13 +379,13 @@ def test_build_errors_are_logged(tiny, gpu, caplog):
 
 
 def test_load_compares_engine_with_onnx_runtime(tiny, gpu, monkeypatch):
-    seen: list[int] = []
+    batch_sizes: list[int] = []
     run = OnnxRuntimeBackend.run
 
-    def watched(self, given):
-        seen.append(len(next(iter(given.values()))))
-        return run(self, given)
+    def record_batch_size(self, inputs):
+        batch_sizes.append(len(next(iter(inputs.values()))))
+        return run(self, inputs)
 
-    monkeypatch.setattr(OnnxRuntimeBackend, "run", watched)
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", record_batch_size)
     inference.load(tiny, "tensorrt")
-    assert seen == [backend.CHECKED]
+    assert batch_sizes == [backend.CHECKED]
