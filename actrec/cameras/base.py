@@ -1,4 +1,4 @@
-"""The interface of camera drivers, the clocks of devices, and the pace of recordings."""
+"""Interface of camera drivers, mapping of device clocks to system time, and pace of recordings."""
 
 import time
 from abc import ABC, abstractmethod
@@ -16,16 +16,15 @@ _PERIOD_NS = 33_333_333
 """Frame period of a recording until the first interval is known."""
 
 _LONGEST_PAUSE_NS = 3600 * NANOSECONDS
-"""A longer step means that the recording clock was set, e.g. after a robot without network time went online."""
+"""A longer step means that the clock was set while recording, e.g. when a robot received network time."""
 
-_SPAN_NS = 10 * NANOSECONDS
-"""Window of a clock's offset: long enough to contain a frame without delay, short enough that a drift of 50 ppm adds
-only half a millisecond."""
+_OFFSET_WINDOW_NS = 10 * NANOSECONDS
+"""Window for a clock's offset. It is long enough to contain a frame without delay; a drift of 50 ppm adds 0.5 ms."""
 
-_JUMP_NS = NANOSECONDS
+_RESET_NS = NANOSECONDS
 """A larger jump of a device clock is a reset."""
 
-_ALPHA = 0.05
+_MEAN_WEIGHT = 0.05
 """Weight of a new frame in the running means."""
 
 
@@ -37,10 +36,10 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
-        skipped: Frames dropped since opening because the reader was late, if the driver can count them.
+        skipped: Frames dropped since opening because the reader was late; 0 if the driver cannot count them.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
         serial: Serial number of the device, once open; empty if it has none.
-        live: Whether to open a broken stream again; a recording would start over.
+        live: Whether a broken stream is opened again; false for a recording, which would start over.
     """
 
     config_class: ClassVar[type]
@@ -91,7 +90,7 @@ class Camera(ABC):
         return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
-        """Return statistics for the diagnostics: delays in ms, dropped frames by cause."""
+        """Return statistics for the diagnostics by name: delays in ms, numbers of dropped frames by cause."""
         return {}
 
     @property
@@ -107,34 +106,34 @@ class DeviceClock:
     """
 
     def __init__(self) -> None:
-        self._least: deque[tuple[int, int]] = deque()  # (device stamp, difference), differences increasing
+        self._minima: deque[tuple[int, int]] = deque()  # (device stamp, difference), differences increasing
         self._newest: int | None = None
-        self._returned = 0
+        self._last_stamp = 0
 
     @property
     def offset_ns(self) -> int:
-        """System time minus device time; 0 before the first frame."""
-        return self._least[0][1] if self._least else 0
+        """System time minus device time, ns; 0 before the first frame."""
+        return self._minima[0][1] if self._minima else 0
 
     def system_ns(self, device_ns: int, arrival_ns: int) -> int:
-        """Return the capture time by the system's clock of a frame with a stamp of the device.
+        """Convert a frame's device stamp to its capture time by the system's clock, ns.
 
-        It is not after the arrival and, unless a clock jumped by more than a second, after the previous frame's.
+        The result is never after the arrival. Results increase, unless a clock jumps by more than a second.
         """
         difference = arrival_ns - device_ns
         if self._newest is not None and (
-            device_ns < self._newest - _JUMP_NS or abs(difference - self._least[0][1]) > _JUMP_NS
+            device_ns < self._newest - _RESET_NS or abs(difference - self._minima[0][1]) > _RESET_NS
         ):
-            self._least.clear()
-            self._returned = 0
+            self._minima.clear()
+            self._last_stamp = 0
         self._newest = device_ns
-        while self._least and self._least[-1][1] >= difference:
-            self._least.pop()
-        self._least.append((device_ns, difference))
-        while self._least[0][0] < device_ns - _SPAN_NS:
-            self._least.popleft()
-        self._returned = max(device_ns + self.offset_ns, self._returned + 1)
-        return self._returned
+        while self._minima and self._minima[-1][1] >= difference:
+            self._minima.pop()
+        self._minima.append((device_ns, difference))
+        while self._minima[0][0] < device_ns - _OFFSET_WINDOW_NS:
+            self._minima.popleft()
+        self._last_stamp = max(device_ns + self.offset_ns, self._last_stamp + 1)
+        return self._last_stamp
 
 
 class StampStatistics:
@@ -151,15 +150,15 @@ class StampStatistics:
         self._last: int | None = None
 
     def update(self, stamp_ns: int, arrival_ns: int) -> None:
-        """Add a frame."""
+        """Add a frame by its capture stamp and its arrival, ns."""
         delay = (arrival_ns - stamp_ns) / 1e6
         if self._last is None:
             self.delay_ms = delay
         else:
             interval = (stamp_ns - self._last) / 1e6
-            self._interval += (interval - self._interval) * (_ALPHA if self._interval else 1)
-            self.jitter_ms += _ALPHA * (abs(interval - self._interval) - self.jitter_ms)
-            self.delay_ms += _ALPHA * (delay - self.delay_ms)
+            self._interval += (interval - self._interval) * (_MEAN_WEIGHT if self._interval else 1)
+            self.jitter_ms += _MEAN_WEIGHT * (abs(interval - self._interval) - self.jitter_ms)
+            self.delay_ms += _MEAN_WEIGHT * (delay - self.delay_ms)
         self._last = stamp_ns
 
 
@@ -210,10 +209,10 @@ class DeviceCamera(Camera):
 class Pace:
     """Due times and increasing stamps of recorded frames, whose own stamps may jump.
 
-    A step backwards, a step of more than an hour and the start of a loop count as one frame period.
+    A step backwards, of more than an hour, or to the start of a loop counts as one frame period.
 
     Args:
-        rate: Recorded seconds per second; 0 makes every frame due at once.
+        rate: Recorded seconds played per second; 0 makes every frame due at once.
     """
 
     def __init__(self, rate: float):
@@ -227,29 +226,29 @@ class Pace:
         self._last: int | None = None
         self._anchor = 0.0  # when the first frame was delivered
         self._played_ns = 0  # recorded time since the anchor
-        self._passes = 0
+        self._loops = 0
 
-    def due(self, stamp: int, passes: int = 0) -> float:
-        """Return the `time.monotonic` at which the frame recorded at `stamp` in loop number `passes` is due."""
+    def due(self, stamp: int, loops: int = 0) -> float:
+        """Return the `time.monotonic` at which the frame recorded at `stamp` ns is due, after `loops` restarts."""
         if self._rate == 0 or self._last is None:
             return time.monotonic()
-        return self._anchor + (self._played_ns + self._step(self._last, stamp, passes)) / (self._rate * 1e9)
+        return self._anchor + (self._played_ns + self._step(self._last, stamp, loops)) / (self._rate * 1e9)
 
-    def advance(self, stamp: int, passes: int = 0) -> int:
+    def advance(self, stamp: int, loops: int = 0) -> int:
         """Return the stamp of a frame that is delivered now, nanoseconds since the epoch."""
         if self._last is None:
             self._anchor = time.monotonic()
             self._newest = max(time.time_ns(), self._newest + self._period)
         else:
-            step = self._step(self._last, stamp, passes)
-            if passes == self._passes:
+            step = self._step(self._last, stamp, loops)
+            if loops == self._loops:
                 self._period = step or self._period
             self._played_ns += step
             self._newest += step
-        self._last, self._passes = stamp, passes
+        self._last, self._loops = stamp, loops
         return self._newest
 
-    def _step(self, last: int, stamp: int, passes: int) -> int:
+    def _step(self, last: int, stamp: int, loops: int) -> int:
         """Return the recorded time between two frames, at least 0."""
         step = stamp - last
-        return step if 0 <= step <= _LONGEST_PAUSE_NS and passes == self._passes else self._period
+        return step if 0 <= step <= _LONGEST_PAUSE_NS and loops == self._loops else self._period

@@ -19,25 +19,25 @@ _WAKE_S = 0.1
 
 
 class Decoder:
-    """Decoder thread that keeps some frames ready, so that a slow frame does not break the pace.
+    """Decoder thread that keeps up to `FRAMES_AHEAD` frames ready, so that a slow frame does not delay playback.
 
     Attributes:
-        passes: Number of restarts among the frames returned.
+        loops: Number of restarts of the recording so far.
         stopped: Set by `stop`.
 
     Args:
         recording: The recording; only this thread reads it until `stop`.
-        start_s: Start of each pass.
-        duration_s: Duration of a pass in recorded time; 0 for all.
+        start_s: Start of each loop, s from the first frame.
+        duration_s: Duration of a loop in recorded time, s; 0 plays to the end.
         loop: Whether to start over at the end.
     """
 
     def __init__(self, recording: Recording, start_s: float, duration_s: float, loop: bool):
-        self.passes = 0
+        self.loops = 0
         self.stopped = threading.Event()
         self._recording, self._start_s, self._loop = recording, start_s, loop
         self._duration_ns = round(duration_s * NANOSECONDS)
-        self._items: queue.Queue[RgbdFrame | Exception | None] = queue.Queue(FRAMES_AHEAD)  # None: the next pass
+        self._items: queue.Queue[RgbdFrame | Exception | None] = queue.Queue(FRAMES_AHEAD)  # None: the next loop starts
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._thread.start()
@@ -53,13 +53,13 @@ class Decoder:
                     raise DeviceError(f"the replay of '{self._recording.path}' was closed during a read") from None
                 if time.monotonic() >= deadline:
                     raise DeviceError(
-                        f"no frame of '{self._recording.path}' within {timeout_s:g} s: the disk or decoder is too slow"
+                        f"no frame of '{self._recording.path}' within {timeout_s:g} s: use a faster disk or wait longer"
                     ) from None
                 continue
             if isinstance(item, RgbdFrame):
                 return item
             self._error = item
-            self.passes += item is None
+            self.loops += item is None
         raise self._error
 
     def stop(self) -> None:
@@ -71,23 +71,23 @@ class Decoder:
         try:
             while not self.stopped.is_set():
                 empty = True
-                for frame in self._excerpt():
+                for frame in self._frames_of_loop():
                     empty = False
                     if not self._put(frame):
                         return
                 if empty:
-                    raise InputError(f"'{self._recording.path}' has no frame from {self._start_s:g} s on")
+                    raise InputError(f"'{self._recording.path}' has no frame after {self._start_s:g} s: lower start_s")
                 if not self._loop:
                     raise EndOfStream(f"'{self._recording.path}' has ended")
                 self._put(None)
         except Exception as error:  # raised in the reading thread
             self._put(error)
 
-    def _excerpt(self) -> Iterator[RgbdFrame]:
-        played, last = 0, None
+    def _frames_of_loop(self) -> Iterator[RgbdFrame]:
+        elapsed_ns, last = 0, None
         for frame in self._recording.frames(self._start_s):
-            played += max(0, frame.stamp_ns - last) if last is not None else 0
-            if self._duration_ns and played >= self._duration_ns:
+            elapsed_ns += max(0, frame.stamp_ns - last) if last is not None else 0
+            if self._duration_ns and elapsed_ns >= self._duration_ns:
                 return
             last = frame.stamp_ns
             yield frame
@@ -140,7 +140,7 @@ class ReplayCamera(Camera):
         self.config: ReplayConfig = build(ReplayConfig, options)
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
-        self._playing: tuple[Recording, Decoder] | None = None
+        self._opened_recording: tuple[Recording, Decoder] | None = None
         self._pace = Pace(self.config.rate)
 
     @property
@@ -155,7 +155,7 @@ class ReplayCamera(Camera):
 
     def open(self) -> None:
         """Open the recording and start decoding."""
-        if self._playing is not None:
+        if self._opened_recording is not None:
             return
         c = self.config
         options = {field.name: getattr(c, field.name) for field in fields(RecordingConfig)}
@@ -165,13 +165,13 @@ class ReplayCamera(Camera):
             recording.close()
             raise ConfigError(f"cannot start '{c.path}' at {c.start_s:g} s: it lasts {length:.2f} s")
         self._pace.restart()
-        self._playing = recording, Decoder(recording, c.start_s, c.duration_s, c.loop)
+        self._opened_recording = recording, Decoder(recording, c.start_s, c.duration_s, c.loop)
 
     def close(self) -> None:
         """Stop decoding and close the file; safe to call twice, and while another thread reads."""
-        playing, self._playing = self._playing, None
-        if playing is not None:
-            recording, decoder = playing
+        opened, self._opened_recording = self._opened_recording, None
+        if opened is not None:
+            recording, decoder = opened
             decoder.stop()
             recording.close()
 
@@ -179,14 +179,14 @@ class ReplayCamera(Camera):
         """Return the next frame when it is due; this waits through gaps of up to an hour."""
         _, decoder = self._opened()
         frame = decoder.next(timeout_s)
-        if decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.passes) - time.monotonic())):
+        if decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.loops) - time.monotonic())):
             raise DeviceError(f"the replay of '{self.config.path}' was closed during a read")
-        stamp = self._pace.advance(frame.stamp_ns, decoder.passes)
+        stamp = self._pace.advance(frame.stamp_ns, decoder.loops)
         if self.config.restamp:
             frame.stamp_ns = stamp
         return frame
 
     def _opened(self) -> tuple[Recording, Decoder]:
-        if self._playing is None:
+        if self._opened_recording is None:
             raise DeviceError(f"the replay of '{self.config.path}' is not open: call open() or use a with statement")
-        return self._playing
+        return self._opened_recording

@@ -30,7 +30,7 @@ class SimulatedConfig:
     )
     actions: list[str] = setting(["all"], "Actions, performed in turn; 'all' means every action.")
     side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
-    actors: int = setting(1, "People in the scene, or people of the script to show.", range=(0, 2))
+    actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, 2))
     script: str = setting("", "Skeleton recording to perform instead of actions.")
     sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
     loop: bool = setting(False, "Repeat a script.")
@@ -61,7 +61,7 @@ class SimulatedCamera(Camera):
 
     Attributes:
         scene: The rendered scene; None until open.
-        snapshot: Noise-free version of the last frame, with exact depth, people and scene flow.
+        snapshot: Last frame without noise, with exact depth, people and joints; None before the first read.
 
     Args:
         options: Fields of `SimulatedConfig`.
@@ -77,7 +77,7 @@ class SimulatedCamera(Camera):
         self.config: SimulatedConfig = build(SimulatedConfig, options)
         c = self.config
         if c.sequence and not c.script:
-            raise ConfigError("SimulatedConfig.sequence: needs a script; set script=FILE as well")
+            raise ConfigError("SimulatedConfig.sequence needs a script: set script=FILE as well")
         if not c.script:
             Performance(tuple(c.actions))  # raises for an unknown action, before opening
         self._intrinsics = from_hfov(c.width, c.height, c.hfov)
@@ -85,7 +85,7 @@ class SimulatedCamera(Camera):
         self.snapshot: SceneFrame | None = None
         self._noise: SensorNoise | None = None
         self._closed = threading.Event()
-        self._start_ns, self._began, self._next = 0, 0.0, 0
+        self._start_ns, self._start_time, self._next = 0, 0.0, 0
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
@@ -94,22 +94,22 @@ class SimulatedCamera(Camera):
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """Intrinsics of both images: no distortion."""
+        """Intrinsics of color and depth, without distortion."""
         return self._intrinsics
 
     def prepare(self) -> None:
         """Compile the renderer (15 s), or load it from the cache."""
-        self._set_noise()
+        self._create_noise()
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
         """Build the scene and start the clock."""
-        c, lens = self.config, self._intrinsics
+        c, intrinsics = self.config, self._intrinsics
         if c.script:
-            self.scene = scripted_scene(lens, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
+            self.scene = scripted_scene(intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
         else:
             self.scene = performed_scene(
-                lens,
+                intrinsics,
                 c.actions,
                 c.actors,
                 seed=c.seed,
@@ -119,11 +119,11 @@ class SimulatedCamera(Camera):
                 person=c.person,
                 facing=math.radians(c.facing),
             )
-        self._set_noise()
+        self._create_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
-        self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
+        self._start_time, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
 
     def close(self) -> None:
         """Stop the stream and wake a reader that waits."""
@@ -134,17 +134,17 @@ class SimulatedCamera(Camera):
         """Return the next frame; with `realtime`, wait until it is due and skip late ones."""
         scene, c = self._opened(), self.config
         number = self._next
-        if c.realtime:  # the newest frame that is due, or else the coming one
-            number = max(number, int((time.monotonic() - self._began) * c.fps))
+        if c.realtime:  # the newest frame that is due, or the next one
+            number = max(number, int((time.monotonic() - self._start_time) * c.fps))
         elapsed = number / c.fps
-        # A margin for rounding: 0.1 · 30 may be less than 3.
+        # Margin for rounding: 0.1 · 30 may be less than 3.
         if elapsed >= min(scene.duration, c.duration or math.inf) - 1e-9:
             raise EndOfStream(f"the simulated camera has played {elapsed:.2f} s")
         frame, snapshot = self._render(scene, number)
-        wait = self._began + elapsed - time.monotonic() if c.realtime else 0
+        wait = self._start_time + elapsed - time.monotonic() if c.realtime else 0
         if wait > timeout_s:
             self._closed.wait(timeout_s)
-            raise DeviceError(f"simulated camera: no frame within {timeout_s} s; at {c.fps} fps wait longer")
+            raise DeviceError(f"simulated camera: no frame within {timeout_s} s; use a timeout of {1 / c.fps:g} s")
         if wait > 0 and self._closed.wait(wait):
             raise DeviceError("the simulated camera was closed during a read")
         self.skipped += number - self._next
@@ -152,7 +152,7 @@ class SimulatedCamera(Camera):
         return frame
 
     def actions_at(self, stamp_ns: int) -> dict[str, str]:
-        """Return the action of each actor at that time: "actor_1" to the action's name."""
+        """Return the name of each actor's action at a stamp, by body id ("actor_1")."""
         seconds = max(stamp_ns - self._start_ns, 0) / NANOSECONDS
         return {f"actor_{i + 1}": actor.label(seconds) for i, actor in enumerate(self._opened().actors)}
 
@@ -172,7 +172,7 @@ class SimulatedCamera(Camera):
         """
         return self._opened().scene_flow(self._last(), dt)
 
-    def _set_noise(self) -> None:
+    def _create_noise(self) -> None:
         c = self.config
         self._noise = SensorNoise(SENSORS[c.sensor], self._intrinsics, c.seed) if c.noise else None
 

@@ -55,7 +55,7 @@ def show_views(camera, view_images):
         while not stop.wait(1 / camera.fps):
             if number % HOLD == 0:
                 starts.append((time.time_ns(), number // HOLD % len(view_images)))
-            camera.give(*view_images[number // HOLD % len(view_images)])
+            camera.send(*view_images[number // HOLD % len(view_images)])
             number += 1
 
     thread = threading.Thread(target=feed_camera)

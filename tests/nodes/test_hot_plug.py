@@ -11,7 +11,7 @@ from actrec.cameras.realsense import device
 from actrec_nodes.camera_node import CameraNode
 from tests.core.cameras.k4a import studio
 from tests.core.cameras.k4a.simulated_sdk import built_sdk, sdk
-from tests.core.cameras.software_realsense import SoftwareRealSense, blank
+from tests.core.cameras.software_realsense import SoftwareRealSense, gray_image
 
 pytestmark = pytest.mark.ros
 
@@ -43,7 +43,7 @@ class RealSense:
         self.patch.setattr(device, "connected", lambda context: {})
 
     def give(self, number):
-        self.device.give(blank(), FLAT)
+        self.device.send(gray_image(), FLAT)
 
 
 CONNECTED = device.connected
@@ -56,7 +56,7 @@ class AzureKinect:
 
     def __init__(self, request):
         self.sdk = request.getfixturevalue("sdk")
-        self.path = studio.staged().write(request.getfixturevalue("tmp_path") / "stage")
+        self.path = studio.simulated_camera().write(request.getfixturevalue("tmp_path") / "stage")
         self.options = {"driver": "azure_kinect", "azure_kinect__library": self.sdk.library}
         self.plug()
 

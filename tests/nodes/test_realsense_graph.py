@@ -100,7 +100,7 @@ def test_realsense_labels_equal_the_labels_of_the_simulated_camera(labeled, monk
         time.sleep(0.5)
         for k in range(FRAMES):
             color, _, depth = views.at(k / FPS)
-            device.give(color, depth, (START_NS + k * STEP_NS) / 1e6)
+            device.send(color, depth, (START_NS + k * STEP_NS) / 1e6)
             assert wait(k), f"frame {k} got lost"
 
     ours = labeled(feed, driver="realsense", realsense__fps=FPS, read_timeout_s=10.0, **SIZES)

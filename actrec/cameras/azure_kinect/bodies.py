@@ -75,13 +75,13 @@ class BodyTracker:
             while True:
                 self._check()
                 while self._results and self._results[0][0] < device_us - tolerance_us:
-                    self._results.popleft()  # of frames without bodies
+                    self._results.popleft()  # results that came too late for their frames
                 if self._results and self._results[0][0] <= device_us + tolerance_us:
                     return self._results.popleft()[1]
-                left = deadline - time.monotonic()
-                if left <= 0 or self._stopping:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or self._stopping:
                     return None
-                self._changed.wait(left)
+                self._changed.wait(remaining)
 
     def stop(self) -> None:
         """Stop tracking and wake waiting threads."""
@@ -105,10 +105,10 @@ class BodyTracker:
         while not self._stopping:
             frame = k4abt.k4abt_frame_t()
             result = k4abt.k4abt_tracker_pop_result(self._handle, frame, _POLL_MS)
-            found = self._read(frame) if result == 0 else None
+            tracked = self._read(frame) if result == 0 else None
             with self._changed:
-                if found is not None:
-                    self._results.append(found)
+                if tracked is not None:
+                    self._results.append(tracked)
                     self._queued -= 1
                 # After shutdown it always fails.
                 self._failed = self._failed or (result == 1 and not self._stopping)

@@ -35,7 +35,7 @@ _POLL_S = 0.05
 """Longest wait inside the SDK, and so of a thread that closes the camera."""
 
 _MAX_QUEUED_NS = 10_000_000_000
-"""An older arrival time comes from another clock."""
+"""Limit of the time in the queue; a longer one means that the arrival is by another clock."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class AzureKinectConfig(DeviceConfig):
 class RegisteredImages:
     """Conversion of captures to registered images.
 
-    Depth is registered by `Registration` if calibration files describe the depth camera, else by the SDK with the color
-    intrinsics in use. It is registered directly at the size of the color images.
+    `Registration` registers depth if calibration files describe the depth camera, else the SDK does, with the color
+    intrinsics in use. Registered depth has the size of the color images.
 
     Attributes:
         intrinsics: Intrinsics of both images.
-        depth_lens, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
+        depth_intrinsics, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
 
     Args:
         k4a: Bindings of libk4a.
@@ -94,18 +94,18 @@ class RegisteredImages:
             )
         width = config.width or factory.width
         size = width, round(width * factory.height / factory.width)
-        own = files.color if files is not None else None
-        self._lens = scale_to_size(own, *size) if own is not None else factory.resized(*size)
-        self.intrinsics = replace(self._lens, distortion=()) if config.rectify else self._lens
+        calibrated = files.color if files is not None else None
+        self._color_intrinsics = scale_to_size(calibrated, *size) if calibrated is not None else factory.resized(*size)
+        self.intrinsics = replace(self._color_intrinsics, distortion=()) if config.rectify else self._color_intrinsics
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._registration: Registration | None = None
         self._transformation = None
         depth = _intrinsics(calibration.depth_camera_calibration)
         if files is not None and files.geometry is not None and files.depth is not None:
-            self.depth_lens, self.geometry = scale_to_size(files.depth, depth.width, depth.height), files.geometry
-            self._registration = Registration(self.depth_lens, self.intrinsics, self.geometry)
+            self.depth_intrinsics, self.geometry = scale_to_size(files.depth, depth.width, depth.height), files.geometry
+            self._registration = Registration(self.depth_intrinsics, self.intrinsics, self.geometry)
         else:
-            self.depth_lens, self.geometry = depth, _factory_geometry(calibration)
+            self.depth_intrinsics, self.geometry = depth, _factory_geometry(calibration)
             self._transformation = self._make_transformation(calibration)
 
     def color(self, image: Image) -> np.ndarray | None:
@@ -114,11 +114,11 @@ class RegisteredImages:
         pixels = image.rgb(c.width)
         if pixels is None:
             return None
-        if c == self._lens:
+        if c == self._color_intrinsics:
             same = pixels.shape[:2] == (c.height, c.width)
             return pixels if same else cv2.resize(pixels, (c.width, c.height), interpolation=cv2.INTER_AREA)
         if self._maps is None:
-            lens = self._lens.resized(pixels.shape[1], pixels.shape[0])
+            lens = self._color_intrinsics.resized(pixels.shape[1], pixels.shape[0])
             self._maps = cv2.initUndistortRectifyMap(
                 lens.matrix, np.array(lens.distortion), None, c.matrix, (c.width, c.height), cv2.CV_16SC2
             )
@@ -136,7 +136,7 @@ class RegisteredImages:
             raise DeviceError("the Azure Kinect SDK cannot allocate a depth image: close other programs")
         registered = Image(k4a, handle)
         try:
-            # pykinect-azure's wrapper does not return the result.
+            # pykinect-azure's wrapper does not return the result code.
             transform = k4a.k4a_dll.k4a_transformation_depth_image_to_color_camera
             transform.argtypes = (k4a.k4a_transformation_t, k4a.k4a_image_t, k4a.k4a_image_t)
             if transform(self._transformation, image.handle, handle):
@@ -189,12 +189,12 @@ def _factory_geometry(calibration: Any) -> DepthGeometry:
 class AzureKinectCamera(DeviceCamera):
     """Azure Kinect with depth registered to color. The IMU stays off.
 
-    Stamps are the middle of the color exposure, mapped to system time by `DeviceClock`; they include the smallest
+    A stamp is the middle of the color exposure, mapped to system time by `DeviceClock`. It includes the smallest
     transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
 
     Attributes:
         damaged: Captures with a corrupt color image.
-        without_bodies: Frames with late bodies.
+        without_bodies: Frames whose bodies came too late.
 
     Args:
         options: Fields of `AzureKinectConfig`.
@@ -269,9 +269,9 @@ class AzureKinectCamera(DeviceCamera):
                     return frame
 
     def calibration(self) -> CameraFiles:
-        """Return the factory's calibration, or the camera's calibration files."""
+        """Return the calibration from `actrec calibrate` if there is one, else the factory's."""
         _, images = self._opened()
-        return CameraFiles(self.serial, images.intrinsics, images.depth_lens, images.geometry)
+        return CameraFiles(self.serial, images.intrinsics, images.depth_intrinsics, images.geometry)
 
     def figures(self) -> dict[str, float | int]:
         """Return the figures of `DeviceCamera` with the frames without color or bodies."""
@@ -309,12 +309,12 @@ class AzureKinectCamera(DeviceCamera):
     def _next(self, source: Device, deadline: float) -> Capture:
         """Return the next usable capture of the camera."""
         while not self._closing.is_set():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise DeviceError(
-                    f"the Azure Kinect {source.serial} sent no frame in time: use its own USB 3 controller"
+                    f"the Azure Kinect {source.serial} sent no frame in time: use a USB 3 controller for it alone"
                 )
-            capture = source.next(min(left, _POLL_S))
+            capture = source.next(min(remaining, _POLL_S))
             if capture is not None and self._usable(capture):
                 return self._newest(source, capture)
         raise DeviceError("the Azure Kinect was closed during a read")
@@ -378,8 +378,8 @@ class AzureKinectCamera(DeviceCamera):
     def _stamp(self, image: Image) -> None:
         """Set the stamp of a color image in system time."""
         now, clock_ns = time.time_ns(), time.monotonic_ns()
-        # The time that the image then waited in the queue is not part of the delay.
-        waited = clock_ns - image.received_ns
-        arrival = now - (waited if 0 <= waited < _MAX_QUEUED_NS else 0)
+        # Time in the queue is not part of the delay.
+        queued_ns = clock_ns - image.received_ns
+        arrival = now - (queued_ns if 0 <= queued_ns < _MAX_QUEUED_NS else 0)
         self._stamp_ns = self._clock.system_ns(image.device_us * 1000, arrival)
         self._stamps.update(self._stamp_ns, arrival)

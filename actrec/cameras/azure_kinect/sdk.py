@@ -51,7 +51,7 @@ _UDEV = (
     "plug the camera in again"
 )
 
-_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+_DECODING_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
 
 _ERROR_LEVEL = 1  # K4A_LOG_LEVEL_ERROR: errors and critical errors
 _MESSAGE_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
@@ -82,8 +82,8 @@ def load(part: str, path: str = "") -> Any:
         library = _open_library(part, path)
         loaded = getattr(bindings, variable)
         if loaded is None:
-            # Its own setup_library ends the process if a file is missing, and requires one release of ONNX Runtime for
-            # k4abt, which libk4abt finds itself.
+            # setup_library of pykinect-azure ends the process if a file is missing, and requires one release of ONNX
+            # Runtime for k4abt, which libk4abt finds itself.
             setattr(bindings, variable, library)
         elif loaded._handle != library._handle:
             raise DeviceError(
@@ -220,14 +220,12 @@ class Playback:
         with collect_errors(k4a) as errors:
             result = record.k4a_playback_open(str(file).encode(), self._handle)
         if result:
-            raise DeviceError(
-                f"'{path}' is no recording of an Azure Kinect{_quote(errors)}: record it with k4arecorder"
-            )
+            raise DeviceError(f"'{path}' is not an Azure Kinect recording{_quote(errors)}: record it with k4arecorder")
         try:
             self.calibration, self.fps = self._describe()
             text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-            unknown = record.k4a_playback_get_tag(self._handle, b"K4A_DEVICE_SERIAL_NUMBER", text, size)
-            self.serial = "" if unknown else text.value.decode(errors="replace")
+            failed = record.k4a_playback_get_tag(self._handle, b"K4A_DEVICE_SERIAL_NUMBER", text, size)
+            self.serial = "" if failed else text.value.decode(errors="replace")
         except BaseException:
             self.close()
             raise
@@ -277,25 +275,25 @@ def _find(k4a: Any, serial: str) -> tuple[Any, str]:
             problems.append(_explain_open_error(errors))
             continue
         text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-        unknown = k4a.k4a_device_get_serialnum(handle, text, size)
-        serials.append("(unknown)" if unknown else text.value.decode(errors="replace"))
-        # A number that went through YAML has lost its leading zeros.
+        failed = k4a.k4a_device_get_serialnum(handle, text, size)
+        serials.append("(unknown)" if failed else text.value.decode(errors="replace"))
+        # YAML removes leading zeros of a number.
         if (serial and serial.lstrip("0") == serials[-1].lstrip("0")) or (not serial and count == 1):
             return handle, serials[-1]
         k4a.k4a_device_close(handle)
     if not serials:
         raise DeviceError(f"the Azure Kinect cannot be opened: {problems[0]}")
-    found = ", ".join(serials) + "".join(f"; one more cannot be opened: {problem}" for problem in problems)
+    listing = ", ".join(serials) + "".join(f"; one more cannot be opened: {problem}" for problem in problems)
     if serial:
-        raise DeviceError(f"no Azure Kinect with serial number {serial}; connected: {found}")
-    raise DeviceError(f"{count} Azure Kinects are connected: choose one with the option serial: {found}")
+        raise DeviceError(f"no Azure Kinect with serial number {serial}; connected: {listing}")
+    raise DeviceError(f"{count} Azure Kinects are connected: choose one with the option serial: {listing}")
 
 
 def _explain_open_error(errors: list[str]) -> str:
     log = " ".join(errors)
     if "BUSY" in log:
         return "another program uses it: stop that program"
-    # The SDK's message, with its spelling, if libusb denied access to each camera.
+    # The SDK's message (misspelled there) if libusb denied access to each camera.
     if "all unavalable" in log or "ERROR_ACCESS" in log:
         return _UDEV
     return "another program uses it, or its power supply is missing" + _quote(errors)
@@ -348,8 +346,8 @@ class Image:
         k4a, kind = self._k4a, int(self._k4a.k4a_image_get_format(self.handle))
         own_width, height = self._size
         if kind == k4a.K4A_IMAGE_FORMAT_COLOR_MJPG:
-            factor = max(f for f in _REDUCED if f == 1 or (own_width % f == 0 and own_width // f >= width))
-            decoded = cv2.imdecode(self._data(), _REDUCED[factor])
+            factor = max(f for f in _DECODING_FLAGS if f == 1 or (own_width % f == 0 and own_width // f >= width))
+            decoded = cv2.imdecode(self._data(), _DECODING_FLAGS[factor])
             return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
         shape, code = {
             k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32: ((height, own_width, 4), cv2.COLOR_BGRA2RGB),

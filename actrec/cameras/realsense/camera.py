@@ -27,8 +27,8 @@ _POLL_S = 0.2
 _RESET_S = 15.0
 """Timeout for the camera to reappear after a reset."""
 
-_LARGEST_MISFIT_PX = 0.1
-_GRID = 25
+_MAX_FIT_ERROR_PX = 0.1
+_GRID_SIZE = 25
 
 _HOLE_FILLING = ("none", "left", "farthest", "nearest")
 
@@ -138,7 +138,7 @@ class RealSenseCamera(DeviceCamera):
             if not color or not depth:
                 self.incomplete += 1
             elif (
-                # Different clocks stamp them during startup.
+                # During startup, different clocks stamp them.
                 color.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain()
                 or abs(color.get_timestamp() - depth.get_timestamp()) * 1e6 > self._half_frame_ns
             ):
@@ -148,7 +148,7 @@ class RealSenseCamera(DeviceCamera):
         raise self._no_frame_error(timeout_s)
 
     def calibration(self) -> CameraFiles:
-        """Return the factory's calibration, or the camera's calibration files."""
+        """Return the calibration from `actrec calibrate` if there is one, else the factory's."""
         self._opened()
         return self._depth.calibration
 
@@ -204,13 +204,13 @@ class RealSenseCamera(DeviceCamera):
             config.enable_device_from_file(str(path), repeat_playback=False)
             config.enable_stream(rs.stream.color)
             config.enable_stream(rs.stream.depth)
-            # Before the start: the first frames would be missed otherwise.
+            # Set before the start, or the first frames are missed.
             device = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
             device.as_playback().set_real_time(self.config.realtime)
             profile = self._pipeline.start(config)
         except RuntimeError as error:
             raise DeviceError(
-                f"'{path}' is no recording of librealsense (.db3, .bag) with color and depth: "
+                f"'{path}' is not a librealsense recording (.db3, .bag) with color and depth: "
                 f"{' '.join(str(error).split())}; use driver replay for a ROS bag, rs-convert for an old .bag"
             ) from error
         self._playback = profile.get_device().as_playback()
@@ -220,9 +220,9 @@ class RealSenseCamera(DeviceCamera):
         """Return the newest frameset; None after the deadline."""
         pipeline = self._opened()
         with contextlib.suppress(RuntimeError):  # the device was unplugged
-            # Poll: stopping the pipeline does not wake a waiting thread.
-            while self._pipeline is pipeline and (left := deadline - time.monotonic()) > 0:
-                arrived, frames = pipeline.try_wait_for_frames(max(1, round(min(left, _POLL_S) * 1000)))
+            # Stopping the pipeline does not wake a waiting thread, so poll.
+            while self._pipeline is pipeline and (remaining := deadline - time.monotonic()) > 0:
+                arrived, frames = pipeline.try_wait_for_frames(max(1, round(min(remaining, _POLL_S) * 1000)))
                 while arrived and self.paced and (newer := pipeline.poll_for_frames()):
                     frames = newer
                 if arrived:
@@ -287,8 +287,8 @@ def _rgb(frame: Any) -> np.ndarray:
 class RegisteredDepth:
     """Filtered depth in the color camera's image.
 
-    The calibration comes from `actrec calibrate` if there are files, else from the factory. librealsense's own aligner
-    moves the pixels but keeps the depth along the depth camera's axis: centimeters of error at one degree of tilt.
+    The calibration comes from `actrec calibrate` if there are files, else from the factory. librealsense's aligner
+    moves the pixels but keeps the depth along the depth camera's axis, an error of centimeters at one degree of tilt.
 
     Attributes:
         color: Intrinsics of the color and depth images.
@@ -303,7 +303,7 @@ class RegisteredDepth:
     def __init__(self, profile: Any, config: RealSenseConfig, files: CameraFiles):
         color = profile.get_stream(rs.stream.color).as_video_stream_profile()
         depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
-        # Unregistered depth serves calibration, which needs every pixel.
+        # Unregistered depth is for calibration, which needs every pixel.
         self._decimation = config.decimation if config.register else 1
         self._filters = _make_filters(replace(config, decimation=self._decimation))
         self._registers = config.register
@@ -312,25 +312,25 @@ class RegisteredDepth:
         else:
             self.color = from_realsense(color.get_intrinsics())
         self._geometry = files.geometry or _factory_geometry(depth, color)
-        self._lens = from_realsense(depth.get_intrinsics())
+        self._depth_intrinsics = from_realsense(depth.get_intrinsics())
         if files.depth is not None:
-            self._lens = scale_to_size(files.depth, self._lens.width, self._lens.height)
-        self.calibration = CameraFiles(files.serial, self.color, self._lens, self._geometry)
+            self._depth_intrinsics = scale_to_size(files.depth, depth.width(), depth.height())
+        self.calibration = CameraFiles(files.serial, self.color, self._depth_intrinsics, self._geometry)
         self._registration: Registration | None = None
         if files.color is not None or files.geometry is not None:
             logger.info("RealSense %s: using its files from actrec calibrate", files.serial)
 
     def register(self, frames: Any) -> np.ndarray:
         """Return the depth of a frameset in the color image: [H, W] float32 m, NaN if missing."""
-        for block in self._filters:
-            frames = block.process(frames).as_frameset()
+        for filter_ in self._filters:
+            frames = filter_.process(frames).as_frameset()
         frame = frames.get_depth_frame()
         depth = np.asanyarray(frame.get_data()).astype(np.float32) * np.float32(frame.get_units())
         depth[depth == 0] = np.nan
         if not self._registers:
             return depth
-        if self._registration is None:  # now, since filters change the size
-            lens = _decimated(self._lens, self._decimation, *depth.shape)
+        if self._registration is None:  # created here, since filters change the size
+            lens = _decimated(self._depth_intrinsics, self._decimation, *depth.shape)
             self._registration = Registration(lens, self.color, self._geometry)
         return self._registration.register(depth)
 
@@ -356,8 +356,7 @@ def _make_filters(config: RealSenseConfig) -> list[Any]:
 def _decimated(lens: Intrinsics, factor: int, height: int, width: int) -> Intrinsics:
     """Return the intrinsics of depth images decimated by `factor`.
 
-    librealsense's own intrinsics take the first pixel of a block for its center, and its images are padded to a
-    multiple of four.
+    librealsense's intrinsics place a block's center at its first pixel; its images are padded to a multiple of four.
     """
     cx, cy = ((center + 0.5) / factor - 0.5 for center in (lens.cx, lens.cy))
     return Intrinsics(width, height, lens.fx / factor, lens.fy / factor, cx, cy, lens.distortion)
@@ -385,7 +384,7 @@ def from_realsense(lens: Any) -> Intrinsics:
         return pinhole
     if lens.model == rs.distortion.brown_conrady:
         return replace(pinhole, distortion=tuple(map(float, lens.coeffs)))
-    u, v = np.meshgrid(np.linspace(0, lens.width - 1, _GRID), np.linspace(0, lens.height - 1, _GRID))
+    u, v = np.meshgrid(np.linspace(0, lens.width - 1, _GRID_SIZE), np.linspace(0, lens.height - 1, _GRID_SIZE))
     pixels = np.stack([u.ravel(), v.ravel()], -1)
     rays = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel.tolist(), 1.0) for pixel in pixels])
     if lens.model == rs.distortion.modified_brown_conrady:
@@ -395,13 +394,13 @@ def from_realsense(lens: Any) -> Intrinsics:
     r = x * x + y * y
     across = np.stack([x * r, x * r**2, 2 * x * y, r + 2 * x * x, x * r**3], -1) * lens.fx
     down = np.stack([y * r, y * r**2, r + 2 * y * y, 2 * x * y, y * r**3], -1) * lens.fy
-    wanted = pixels - np.stack([lens.fx * x + lens.ppx, lens.fy * y + lens.ppy], -1)
-    rows, values = np.concatenate([across, down]), np.concatenate([wanted[:, 0], wanted[:, 1]])
-    found = np.linalg.lstsq(rows, values, rcond=None)[0]
-    misfit = float(np.abs(rows @ found - values).max())
-    if not misfit < _LARGEST_MISFIT_PX:
+    displacements = pixels - np.stack([lens.fx * x + lens.ppx, lens.fy * y + lens.ppy], -1)
+    rows, values = np.concatenate([across, down]), np.concatenate([displacements[:, 0], displacements[:, 1]])
+    coefficients = np.linalg.lstsq(rows, values, rcond=None)[0]
+    error_px = float(np.abs(rows @ coefficients - values).max())
+    if not error_px < _MAX_FIT_ERROR_PX:
         raise DeviceError(
-            f"five coefficients fit the lens model {lens.model} of the color camera only to {misfit:.2f} px: "
+            f"five distortion coefficients fit the lens model {lens.model} of the camera only to {error_px:.2f} px: "
             "calibrate it with actrec calibrate intrinsics, or use the vendor's rectified images"
         )
-    return replace(pinhole, distortion=tuple(map(float, found)))
+    return replace(pinhole, distortion=tuple(map(float, coefficients)))

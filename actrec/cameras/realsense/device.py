@@ -45,17 +45,17 @@ def find(context: Any, serial: str) -> Any:
         DeviceError: There is none, or none with this number.
     """
     devices = connected(context)
-    found = ", ".join(f"{number} ({info(device, rs.camera_info.name)})" for number, device in devices.items())
+    listing = ", ".join(f"{number} ({info(device, rs.camera_info.name)})" for number, device in devices.items())
     if not devices:
         raise DeviceError(_explain_missing())
     if serial:
-        # A number that went through YAML has lost its leading zeros.
-        same = [number for number in devices if number.lstrip("0") == serial.lstrip("0")]
-        if not same:
-            raise DeviceError(f"no RealSense has serial number {serial}; connected: {found}")
-        return devices[same[0]]
+        # YAML removes leading zeros of a number.
+        matches = [number for number in devices if number.lstrip("0") == serial.lstrip("0")]
+        if not matches:
+            raise DeviceError(f"no RealSense has serial number {serial}; connected: {listing}")
+        return devices[matches[0]]
     if len(devices) > 1:
-        raise ConfigError(f"there are {len(devices)} RealSense cameras: choose one with the setting serial: {found}")
+        raise ConfigError(f"there are {len(devices)} RealSense cameras: choose one with the setting serial: {listing}")
     return next(iter(devices.values()))
 
 
@@ -69,24 +69,24 @@ def wait_for(context: Any, serial: str, wait_s: float) -> Any:
         except DeviceError as error:
             if time.monotonic() > deadline:
                 raise DeviceError(
-                    f"RealSense {serial} did not come back within {wait_s:g} s of its reset: unplug it and plug it in"
+                    f"RealSense {serial} did not reappear within {wait_s:g} s of its reset: unplug it and plug it in"
                 ) from error
 
 
 def explain_start_error(error: Exception, device: Any, streams: str) -> ActrecError:
-    """Return an error with cause and remedy for librealsense's error at start; `streams` describes the request."""
+    """Convert librealsense's error at start to one with cause and remedy; `streams` describes the requested streams."""
     text = " ".join(str(error).split())
-    low = text.lower()
+    lowered = text.lower()
     name = f"RealSense {info(device, rs.camera_info.serial_number)}"
     usb = info(device, rs.camera_info.usb_type_descriptor)
-    if "resolve" in low:
+    if "resolve" in lowered:
         if usb.startswith("2"):
             why = f"USB {usb} lacks the bandwidth; use a USB 3 port and cable"
             return DeviceError(f"{name} does not support {streams}: {why}, or one of {_profiles(device)}")
         return ConfigError(f"{name} does not support {streams}; it supports {_profiles(device)}")
-    if "permission" in low or "access" in low:
+    if "permission" in lowered or "access" in lowered:
         return DeviceError(f"permission to open {name} is denied: {_UDEV}")
-    if "busy" in low:
+    if "busy" in lowered:
         return DeviceError(f"{name} is in use by another program (realsense-viewer, another node): stop that program")
     return DeviceError(f"{name} does not start: {text}; unplug it and plug it in, or set reset: always")
 
@@ -120,7 +120,7 @@ def set_options(device: Any, text: str) -> None:
 
     Raises:
         ConfigError: The camera lacks an option, or a value is out of range; the message lists the options.
-        RuntimeError: The camera rejects it.
+        RuntimeError: The camera rejects the value.
     """
     for entry in filter(None, (part.strip() for part in text.split(","))):
         target, _, value = entry.partition("=")

@@ -18,30 +18,30 @@ from actrec.types import Intrinsics
 from tests.core.cameras.two_views import COLOR, TwoViews
 
 UNITS = 0.00025
-"""Metres per depth unit; not a millimeter, to detect a driver that assumes it."""
+"""Meters per depth unit; not a millimeter, to detect a driver that assumes it."""
 
 VIEWS = TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3))
 
 
 class SoftwareRealSense:
-    """A camera that a test plugs in, unplugs and gives frames; `fps` is the rate of its only profile."""
+    """Camera whose test plugs it in, unplugs it and sends its frames; `fps` is the rate of its only profile."""
 
     def __init__(self, serial: str = "843112070001", views: TwoViews | None = None, usb: str = "3.2", fps: int = 30):
         self.serial, self.fps = serial, fps
         self.views = views or VIEWS
         self.usb = usb
-        self._seen: list[Any] = []
+        self._announced: list[Any] = []
         self._number = 0
 
     def plug_into(self, context: Any) -> None:
         """Connect the camera, or connect it again."""
         self.device = rs.software_device()
-        for what, text in (
+        for field, value in (
             (rs.camera_info.serial_number, self.serial),
             (rs.camera_info.name, "Software RealSense"),
             (rs.camera_info.usb_type_descriptor, self.usb),
         ):
-            self.device.register_info(what, text)
+            self.device.register_info(field, value)
         self._depth_sensor = self.device.add_sensor("Stereo Module")
         self._color_sensor = self.device.add_sensor("RGB Camera")
         self._depth = self._stream(self._depth_sensor, rs.stream.depth, rs.format.z16, 2, self.views.depth)
@@ -53,18 +53,18 @@ class SoftwareRealSense:
         place.translation = self.views.to_color[:3, 3].tolist()
         self._depth.register_extrinsics_to(self._color, place)
         self.device.create_matcher(rs.matchers.default)
-        # A context knows a software device only while the list in which it was announced exists.
-        context.set_devices_changed_callback(lambda event: self._seen.append(event.get_new_devices()))
+        # A context forgets a software device when the list that announced it is deleted.
+        context.set_devices_changed_callback(lambda event: self._announced.append(event.get_new_devices()))
         self.device.add_to(context)
         deadline = time.monotonic() + 5
-        while not self._seen and time.monotonic() < deadline:
+        while not self._announced and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def unplug(self) -> None:
         """Remove the camera from the context's list."""
-        self._seen.clear()
+        self._announced.clear()
 
-    def give(
+    def send(
         self,
         color: np.ndarray | None,
         depth: np.ndarray | None,
@@ -85,13 +85,13 @@ class SoftwareRealSense:
         stream = rs.video_stream()
         stream.type, stream.index, stream.uid, stream.fmt = kind, 0, int(kind) * 10 + 1, form
         stream.width, stream.height, stream.fps, stream.bpp = lens.width, lens.height, self.fps, size
-        made = rs.intrinsics()
-        made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = (
+        intrinsics = rs.intrinsics()
+        intrinsics.width, intrinsics.height, intrinsics.fx, intrinsics.fy, intrinsics.ppx, intrinsics.ppy = (
             lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
         )  # fmt: skip
-        made.model = rs.distortion.brown_conrady if lens.distortion else rs.distortion.none
-        made.coeffs = list(lens.distortion or (0.0,) * 5)
-        stream.intrinsics = made
+        intrinsics.model = rs.distortion.brown_conrady if lens.distortion else rs.distortion.none
+        intrinsics.coeffs = list(lens.distortion or (0.0,) * 5)
+        stream.intrinsics = intrinsics
         return sensor.add_video_stream(stream, True)
 
     def _send(self, sensor: Any, profile: Any, pixels: np.ndarray, stamp: float, domain: Any, units: float) -> None:
@@ -102,7 +102,7 @@ class SoftwareRealSense:
         sensor.on_video_frame(frame)
 
 
-def blank(value: int = 90) -> np.ndarray:
+def gray_image(value: int = 90) -> np.ndarray:
     """Return a gray color image."""
     return np.full((COLOR.height, COLOR.width, 3), value, np.uint8)
 
@@ -118,7 +118,7 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
         number = 0
         while not stopped.wait(max(0.0, due - time.monotonic())):
             color, _, depth = kept[number % len(kept)]
-            device.give(color, depth)
+            device.send(color, depth)
             number, due = number + 1, due + 1 / device.fps
 
     thread = threading.Thread(target=run)

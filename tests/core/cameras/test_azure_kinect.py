@@ -16,7 +16,7 @@ PERIOD_US = 33_333
 
 @pytest.fixture
 def camera(sdk, tmp_path):
-    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library) as opened:
         yield opened
 
@@ -25,21 +25,21 @@ def test_read_depth_is_registered_to_one_pixel_and_2_mm(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
     frame.check()
-    exact = studio.filmed()[0].rendering
+    exact = studio.rendered_views()[0].rendering
     outside = studio.agreement(frame.depth, exact.depth)
     assert (outside < 0.002).mean() > 0.999
     flat = studio.inside(exact.depth) & np.isfinite(frame.depth)
     off = np.abs(frame.depth - exact.depth)[flat]
     assert flat.mean() > 0.45 and np.quantile(off, 0.99) < 0.002 and np.median(off) < 0.0006
     assert frame.depth.dtype == np.float32 and not (frame.depth == 0).any()
-    # Beyond the depth camera's field of view nothing is known.
+    # Depth is missing beyond the depth camera's field of view.
     assert np.isnan(frame.depth[:, :20]).all()
 
 
 def test_read_color_is_rgb(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
-    exact = studio.filmed()[0].rendering.color
+    exact = studio.rendered_views()[0].rendering.color
     assert np.abs(frame.color.astype(int) - exact).mean() < 3  # JPEG
     assert frame.frame_id == "camera_color_optical_frame" and frame.skeletons == []
     assert camera.intrinsics == frame.intrinsics
@@ -47,16 +47,16 @@ def test_read_color_is_rgb(sdk, camera):
 
 
 def test_read_bgra_is_exact(sdk, tmp_path):
-    sdk.plug(studio.staged(color_format="bgra32").write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera(color_format="bgra32").write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, color_format="bgra32") as camera:
         sdk.push(0, 1_000_000)
-        assert (camera.read().color == studio.filmed()[0].rendering.color).all()
+        assert (camera.read().color == studio.rendered_views()[0].rendering.color).all()
         assert sdk.configured()["format"] == 3
 
 
 def test_open_starts_configured_modes_without_imu(sdk, tmp_path):
-    staged = studio.staged(depth_mode=4, color_resolution=6)
-    sdk.plug(staged.write(tmp_path / "scene"))
+    simulated_camera = studio.simulated_camera(depth_mode=4, color_resolution=6)
+    sdk.plug(simulated_camera.write(tmp_path / "scene"))
     options = {"color_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
     with AzureKinectCamera(library=sdk.library, **options):
         assert sdk.configured() == {
@@ -65,7 +65,7 @@ def test_open_starts_configured_modes_without_imu(sdk, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, named",
+    "options, message",
     [
         ({"fps": 20}, "5, 15, 30"),
         ({"color_mode": "3072p"}, "fps=15"),
@@ -75,8 +75,8 @@ def test_open_starts_configured_modes_without_imu(sdk, tmp_path):
         ({"exposure": 1}, "known"),
     ],
 )
-def test_config_unsupported_combination_raises(options, named):
-    with pytest.raises(ConfigError, match=named):
+def test_config_unsupported_combination_raises(options, message):
+    with pytest.raises(ConfigError, match=message):
         AzureKinectCamera(**options)
 
 
@@ -98,14 +98,14 @@ def test_read_incomplete_and_unpaired_captures_are_dropped_and_counted(sdk, came
     sdk.push(0, 1_000_000 + 4 * PERIOD_US, parts=COLOR)
     camera.read()
     figures = camera.figures()
-    left_out = [figures[name] for name in ("without_color_or_depth", "color_and_depth_apart", "skipped")]
-    assert left_out == [3, 1, 0]
+    dropped = [figures[name] for name in ("without_color_or_depth", "color_and_depth_apart", "skipped")]
+    assert dropped == [3, 1, 0]
 
 
 def test_read_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
     good = studio.shot()
     bad = Shot(good.color, good.depth, jpeg=b"\xff\xd8 torn")
-    sdk.plug(studio.staged(bad, good).write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera(bad, good).write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library) as camera:
         sdk.push(0, 1_000_000)
         with pytest.raises(DeviceError, match="in time"):

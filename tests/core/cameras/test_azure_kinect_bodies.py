@@ -18,7 +18,7 @@ OTHERS = [v for v in range(25) if v != SPINE]
 
 def exact_joints() -> np.ndarray:
     """Return [25, 3] in the color camera's frame."""
-    return studio.filmed()[0].bodies[0].positions
+    return studio.rendered_views()[0].bodies[0].positions
 
 
 def with_people(*people: tuple[int, np.ndarray, np.ndarray]):
@@ -36,7 +36,7 @@ def person() -> tuple[int, np.ndarray, np.ndarray]:
 @pytest.fixture
 def tracked(sdk, tmp_path):
     def make(*shots, lens=(), **options):
-        sdk.plug(studio.staged(*shots, lens=lens).write(tmp_path / "scene"))
+        sdk.plug(studio.simulated_camera(*shots, lens=lens).write(tmp_path / "scene"))
         return AzureKinectCamera(library=sdk.library, body_library=sdk.body_library, bodies=True, **options)
 
     return make
@@ -53,7 +53,7 @@ def test_bodies_joints_are_exact_in_color_frame(sdk, tracked, person):
     chest = 4 * exact[a["spine_shoulder"]] - 3 * exact[a["neck"]]
     middle = 0.5 * exact[a["spine_base"]] + 0.25 * chest + 0.25 * exact[a["neck"]]
     assert np.abs(body.positions[SPINE] - middle).max() < 1e-5
-    assert np.abs(body.pixels - studio.filmed()[0].bodies[0].pixels)[OTHERS].max() < 0.02
+    assert np.abs(body.pixels - studio.rendered_views()[0].bodies[0].pixels)[OTHERS].max() < 0.02
     assert (body.scores == 1).all() and body.positions.dtype == np.float32
 
 
@@ -62,7 +62,7 @@ def test_bodies_pixels_include_distortion(sdk, tracked, person):
         sdk.push(0, 1_000_000)
         frame = camera.read()
     (body,) = frame.skeletons
-    straight = studio.filmed()[0].bodies[0].pixels
+    straight = studio.rendered_views()[0].bodies[0].pixels
     x, y = ((straight - [studio.COLOR.cx, studio.COLOR.cy]) / [studio.COLOR.fx, studio.COLOR.fy]).T
     k1, k2, p1, p2, k3, k4, k5, k6 = studio.LENS
     r = x * x + y * y

@@ -17,7 +17,7 @@ FIRST, SECOND = "000111111111", "000222222222"
 @pytest.fixture
 def two(sdk, tmp_path):
     for slot, serial in enumerate((FIRST, SECOND)):
-        sdk.plug(studio.staged(serial=serial).write(tmp_path / serial), slot)
+        sdk.plug(studio.simulated_camera(serial=serial).write(tmp_path / serial), slot)
     return sdk
 
 
@@ -69,7 +69,7 @@ def test_device_none_connected_raises(sdk):
     [(NO_ACCESS, "99-k4a.rules (idVendor 045e"), (BUSY, "another program uses it"), (STARVED, "its own USB 3 port")],
 )
 def test_device_unusable_camera_names_remedy(sdk, tmp_path, trouble, remedy):
-    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
     sdk.trouble(trouble)
     assert remedy in refusal(sdk)
     sdk.trouble(0)
@@ -77,7 +77,7 @@ def test_device_unusable_camera_names_remedy(sdk, tmp_path, trouble, remedy):
 
 
 def test_camera_unplugged_and_replugged_opens_again(sdk, tmp_path):
-    scene = studio.staged().write(tmp_path / "scene")
+    scene = studio.simulated_camera().write(tmp_path / "scene")
     sdk.plug(scene)
     camera = AzureKinectCamera(library=sdk.library)
     assert camera.live and camera.paced
@@ -99,7 +99,7 @@ def test_camera_unplugged_and_replugged_opens_again(sdk, tmp_path):
 def test_load_missing_library_names_remedy(sdk, tmp_path):
     with pytest.raises(MissingLibraryError, match=r"nowhere.*libk4a1.4.*Orbbec.*option library"):
         AzureKinectCamera(library="/nowhere/libk4a.so").open()
-    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
     with pytest.raises(MissingLibraryError, match=r"libk4abt.*Body Tracking SDK.*bodies=false"):
         opened(sdk, bodies=True, body_library="/nowhere/libk4abt.so")
     assert sdk.live() == {}

@@ -21,7 +21,7 @@ def take(sdk, tmp_path):
     """Return a function that reads one frame of a camera with some settings."""
 
     def read(lens=(), **options):
-        sdk.plug(studio.staged(lens=lens).write(tmp_path / "scene"))
+        sdk.plug(studio.simulated_camera(lens=lens).write(tmp_path / "scene"))
         with AzureKinectCamera(library=sdk.library, **options) as camera:
             sdk.push(0, 1_000_000)
             frame = camera.read()
@@ -32,13 +32,13 @@ def take(sdk, tmp_path):
 
 
 def share_correct(depth: np.ndarray) -> float:
-    return float((studio.agreement(depth, studio.filmed()[0].rendering.depth) < 0.002).mean())
+    return float((studio.agreement(depth, studio.rendered_views()[0].rendering.depth) < 0.002).mean())
 
 
-def test_registered_images_lens_has_opencv_coefficient_order(take):
+def test_registered_images_distortion_has_opencv_order(take):
     frame = take(lens=studio.LENS)
     assert frame.intrinsics.distortion == pytest.approx(studio.LENS, abs=1e-6)
-    # Without the distortion, the depth is as of a camera without distortion.
+    # Undistorted, the depth equals a camera's without distortion.
     c = studio.COLOR
     size, straight = (c.width, c.height), c.matrix
     maps = cv2.initUndistortRectifyMap(
@@ -51,7 +51,7 @@ def test_registered_images_lens_has_opencv_coefficient_order(take):
 def test_registered_images_rectified_images_have_no_distortion(take):
     frame = take(lens=studio.LENS, rectify=True)
     assert frame.intrinsics.distortion == ()
-    exact = studio.filmed()[0].rendering.depth
+    exact = studio.rendered_views()[0].rendering.depth
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
@@ -60,7 +60,7 @@ def test_registered_images_registers_at_configured_width(take):
     assert frame.depth.shape == (360, 640)
     c = studio.COLOR.resized(640, 360)
     assert (frame.intrinsics.fx, frame.intrinsics.cx) == (pytest.approx(c.fx), pytest.approx(c.cx))
-    exact = studio.filmed(2.0, c)[0].rendering
+    exact = studio.rendered_views(2.0, c)[0].rendering
     assert (studio.agreement(frame.depth, exact.depth) < 0.002).mean() > 0.999
     assert np.abs(frame.color.astype(int) - exact.color).mean() < 6
 
@@ -109,7 +109,7 @@ def test_registered_images_applies_depth_scale_and_bias(take, sdk, tmp_path):
     good = studio.shot()
     off = dataclasses.replace(good, depth=(good.depth - 0.012) / 1.01)
     write_calibration(studio.COLOR, DepthGeometry(studio.TO_COLOR, 1.01, 0.012))
-    sdk.plug(studio.staged(off).write(tmp_path / "off"))
+    sdk.plug(studio.simulated_camera(off).write(tmp_path / "off"))
     with AzureKinectCamera(library=sdk.library) as camera:
         sdk.push(0, 1_000_000)
         assert share_correct(camera.read().depth) > 0.99
@@ -121,7 +121,7 @@ def test_registered_images_color_file_alone_is_used_by_sdk_registration(take):
     frame = take()
     assert (frame.intrinsics.width, frame.intrinsics.fx) == (1280, pytest.approx(c.fx * 1.05))
     zoomed = dataclasses.replace(frame.intrinsics)
-    exact = studio.filmed(2.0, zoomed)[0].rendering.depth
+    exact = studio.rendered_views(2.0, zoomed)[0].rendering.depth
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
@@ -134,11 +134,11 @@ def test_registered_images_calibration_with_other_aspect_raises(take, sdk):
 
 
 def test_registered_images_without_registration_keeps_depth_image(sdk, tmp_path):
-    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    sdk.plug(studio.simulated_camera().write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, register=False) as camera:
         sdk.push(0, 1_000_000)
         frame, calibration = camera.read(), camera.calibration()
-    exact = studio.filmed()[1].rendering.depth
+    exact = studio.rendered_views()[1].rendering.depth
     assert frame.depth.shape == exact.shape
     np.testing.assert_allclose(frame.depth, exact, atol=0.0006)
     assert (calibration.serial, calibration.color) == (SERIAL, frame.intrinsics)

@@ -17,14 +17,14 @@ LONG = 12
 
 @pytest.fixture
 def recording(tmp_path):
-    """Twelve frames, one without depth, one whose images are of different instants."""
+    """Return the path of 12 frames: one has no depth, one has color and depth of different times."""
     shots = [
         dataclasses.replace(studio.shot(), color_us=500_000 + i * PERIOD_US, depth_us=500_000 + i * PERIOD_US)
         for i in range(LONG)
     ]
     shots[3] = dataclasses.replace(shots[3], parts=COLOR)
     shots[5] = dataclasses.replace(shots[5], depth_us=shots[5].depth_us + 20_000)
-    return str(studio.staged(*shots).write(tmp_path / "take.mkv"))
+    return str(studio.simulated_camera(*shots).write(tmp_path / "take.mkv"))
 
 
 def test_read_recording_plays_to_its_end(sdk, recording):
@@ -36,7 +36,7 @@ def test_read_recording_plays_to_its_end(sdk, recording):
             camera.read()
         assert camera.serial == "000123456789"
         assert (camera.incomplete, camera.unpaired, camera.skipped) == (1, 1, 0)
-    exact = studio.filmed()[0].rendering
+    exact = studio.rendered_views()[0].rendering
     assert (studio.agreement(frames[0].depth, exact.depth) < 0.002).mean() > 0.999
     assert np.abs(frames[0].color.astype(int) - exact.color).mean() < 3
     steps = np.diff([frame.stamp_ns for frame in frames]) / PERIOD_US / 1000
@@ -59,10 +59,10 @@ def test_read_recording_keeps_pace_and_restarts_on_open(sdk, recording):
 
 @pytest.mark.parametrize("color_format", ["bgra32", "nv12", "yuy2"])
 def test_read_recording_supports_color_format(sdk, tmp_path, color_format):
-    path = studio.staged(color_format=color_format).write(tmp_path / "take.mkv")
+    path = studio.simulated_camera(color_format=color_format).write(tmp_path / "take.mkv")
     with AzureKinectCamera(library=sdk.library, recording=str(path), rate=0.0) as camera:
         color = camera.read().color
-    assert np.abs(color.astype(int) - studio.filmed()[0].rendering.color).mean() < 3
+    assert np.abs(color.astype(int) - studio.rendered_views()[0].rendering.color).mean() < 3
 
 
 def test_open_recording_searches_libk4arecord_beside_libk4a(sdk, recording, tmp_path):
@@ -77,7 +77,7 @@ def test_open_recording_searches_libk4arecord_beside_libk4a(sdk, recording, tmp_
     [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no color"), ({"model": 1}, "lens model 1")],
 )
 def test_open_recording_without_depth_color_or_lens_model_raises(sdk, tmp_path, change, message):
-    path = studio.staged(**change).write(tmp_path / "take.mkv")
+    path = studio.simulated_camera(**change).write(tmp_path / "take.mkv")
     with pytest.raises(DeviceError, match=message):
         AzureKinectCamera(library=sdk.library, recording=str(path)).open()
 
@@ -86,7 +86,7 @@ def test_open_recording_invalid_file_raises(sdk, tmp_path, recording):
     with pytest.raises(DeviceError, match="there is no recording"):
         AzureKinectCamera(library=sdk.library, recording=str(tmp_path / "none.mkv")).open()
     (tmp_path / "text.mkv").write_text("no recording")
-    with pytest.raises(DeviceError, match=r"no recording of an Azure Kinect \(.*EBML"):
+    with pytest.raises(DeviceError, match=r"not an Azure Kinect recording \(.*EBML"):
         AzureKinectCamera(library=sdk.library, recording=str(tmp_path / "text.mkv")).open()
     torn = tmp_path / "torn.mkv"
     whole = Path(recording).read_bytes()

@@ -16,8 +16,8 @@ from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
 from benchmarks import cameras as cameras_benchmark
-from tests.core.cameras.software_realsense import UNITS, SoftwareRealSense, blank, streaming
-from tests.core.cameras.two_views import COLOR, TwoViews, within
+from tests.core.cameras.software_realsense import UNITS, SoftwareRealSense, gray_image, streaming
+from tests.core.cameras.two_views import COLOR, TwoViews, share_within
 
 FLAT = np.full((480, 640), 1.5, np.float32)
 
@@ -40,14 +40,14 @@ def device(context):
 def test_read_registers_depth_to_color(device):
     color, exact, depth = device.views.at(1.0)
     with cameras.create("realsense") as camera:
-        device.give(color, depth)
+        device.send(color, depth)
         frame = camera.read()
         frame.check()
         assert camera.intrinsics == frame.intrinsics
         np.testing.assert_allclose(frame.intrinsics.matrix, COLOR.matrix, atol=1e-4)
     np.testing.assert_array_equal(frame.color, color)
     assert np.isfinite(frame.depth).mean() > 0.99 and frame.depth.dtype == np.float32
-    assert within(frame.depth, exact, pixels=1, metres=0.002) > 0.999
+    assert share_within(frame.depth, exact, pixels=1, meters=0.002) > 0.999
     assert np.nanmedian(np.abs(frame.depth - exact)) < UNITS
 
 
@@ -59,7 +59,7 @@ def test_read_with_distortion_and_filters_keeps_geometry(context):
     options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest"}
     with RealSenseCamera(**options) as camera:
         for _ in range(3):
-            device.give(color, depth)
+            device.send(color, depth)
             frame = camera.read()
     inside = np.abs(frame.depth - exact) < 0.05
     assert inside.mean() > 0.95 and np.median(np.abs(frame.depth - exact)[inside]) < 0.01
@@ -81,23 +81,23 @@ def test_from_realsense_lens_models_match_opencv(model):
 
     coefficients = (-0.05, 0.06, 0.0005, -0.0008, -0.02)
     lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 238.0, coefficients)
-    found = realsense_lens_of(lens, model)
+    fitted = realsense_lens_of(lens, model)
     made = rs.intrinsics()
     made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = 640, 480, 600.0, 601.0, 320.0, 238.0
     made.model, made.coeffs = model, list(coefficients)
     points = np.random.default_rng(0).uniform((-0.5, -0.38, 1), (0.5, 0.38, 1), (50, 3))
     theirs = np.array([rs.rs2_project_point_to_pixel(made, point.tolist()) for point in points])
-    ours = cv2.projectPoints(points, np.zeros(3), np.zeros(3), found.matrix, np.array(found.distortion))[0][:, 0]
+    ours = cv2.projectPoints(points, np.zeros(3), np.zeros(3), fitted.matrix, np.array(fitted.distortion))[0][:, 0]
     assert np.abs(ours - theirs).max() < 0.1
     assert realsense_lens_of(Intrinsics(640, 480, 600, 600, 320, 240, (0.0,) * 5)).distortion == ()
-    with pytest.raises(DeviceError, match=r"five coefficients fit .*: calibrate it"):
+    with pytest.raises(DeviceError, match=r"five distortion coefficients fit .*: calibrate it"):
         realsense_lens_of(Intrinsics(640, 480, 300, 300, 320, 240, (0.5, 0.3, 0.3, 0.3, 0)), rs.distortion.ftheta)
 
 
 def test_read_stamps_capture_time(device):
     with RealSenseCamera() as camera:
         taken = time.time() * 1e3 - 25
-        device.give(blank(), FLAT, taken)
+        device.send(gray_image(), FLAT, taken)
         assert camera.read().stamp_ns == round(taken * 1e6)
         assert 20 < camera.figures()["stamp_delay_ms"] < 5000
 
@@ -107,7 +107,7 @@ def test_read_hardware_clock_is_mapped_to_system_time(device):
         stamps = []
         for i in range(10):
             before = time.time_ns()
-            device.give(blank(), FLAT, 5000.0 + 33.333 * i, domain=rs.timestamp_domain.hardware_clock)
+            device.send(gray_image(), FLAT, 5000.0 + 33.333 * i, domain=rs.timestamp_domain.hardware_clock)
             stamps.append(camera.read().stamp_ns)
             assert stamps[-1] <= time.time_ns()
         np.testing.assert_allclose(np.diff(stamps), 33.333e6, atol=33e6)
@@ -117,18 +117,18 @@ def test_read_hardware_clock_is_mapped_to_system_time(device):
 def test_read_arrival_stamps_warns(device, caplog):
     with RealSenseCamera() as camera, caplog.at_level("WARNING"):
         for _ in range(2):
-            device.give(blank(), FLAT, domain=rs.timestamp_domain.system_time)
+            device.send(gray_image(), FLAT, domain=rs.timestamp_domain.system_time)
             camera.read()
     assert caplog.text.count("stamps frames at arrival, not at capture") == 1
 
 
 def test_read_late_reader_gets_newest_frame_and_skips_are_counted(device):
     with RealSenseCamera() as camera:
-        device.give(blank(0), FLAT)
+        device.send(gray_image(0), FLAT)
         camera.read()
         for shade in (10, 20, 30, 40):
-            device.give(blank(shade), FLAT)
-        time.sleep(0.5)  # they go through librealsense's own threads
+            device.send(gray_image(shade), FLAT)
+        time.sleep(0.5)  # they go through librealsense's calibrated threads
         reads = 1
         while camera.read().color.flat[0] != 40:
             reads += 1
@@ -140,27 +140,27 @@ def test_read_unpaired_images_are_dropped_and_counted(device):
     with RealSenseCamera() as camera:
         now = time.time() * 1e3
         for i in range(5):
-            device.give(blank(), FLAT, now + 100 * i, now + 100 * i - 50)
+            device.send(gray_image(), FLAT, now + 100 * i, now + 100 * i - 50)
             with pytest.raises(DeviceError, match="connected but sent no frame within"):
                 camera.read(0.1)
         assert camera.unpaired + camera.incomplete >= 2
         for i in range(10, 13):
-            device.give(blank(), FLAT, now + 100 * i, now + 100 * i - 10)
+            device.send(gray_image(), FLAT, now + 100 * i, now + 100 * i - 10)
         assert camera.read().stamp_ns == round((now + 1200) * 1e6), "ten milliseconds are less than half a frame"
 
 
 def test_read_incomplete_framesets_are_dropped(device, monkeypatch):
-    class Half:
+    class FramesetWithoutImages:
         def get_color_frame(self):
             return None
 
         get_depth_frame = get_color_frame
 
     with RealSenseCamera() as camera:
-        given = [Half(), Half()]
+        given = [FramesetWithoutImages(), FramesetWithoutImages()]
         real = camera._next
         monkeypatch.setattr(camera, "_next", lambda deadline: given.pop() if given else real(deadline))
-        device.give(blank(), FLAT)
+        device.send(gray_image(), FLAT)
         camera.read()
         assert camera.incomplete == 2 == camera.figures()["without_color_or_depth"]
 
@@ -168,12 +168,12 @@ def test_read_incomplete_framesets_are_dropped(device, monkeypatch):
 def test_camera_unplugged_and_replugged_opens_again(device, context, monkeypatch):
     camera = RealSenseCamera()
     camera.open()
-    device.give(blank(), FLAT)
+    device.send(gray_image(), FLAT)
     camera.read()
     device.unplug()
     # The pipeline keeps the software device alive, which no cable does.
-    with monkeypatch.context() as gone:
-        gone.setattr(realsense_device, "connected", lambda context: {})
+    with monkeypatch.context() as patch:
+        patch.setattr(realsense_device, "connected", lambda context: {})
         with pytest.raises(DeviceError, match="843112070001 was unplugged: plug it in"):
             camera.read(0.1)
     camera.close()
@@ -181,7 +181,7 @@ def test_camera_unplugged_and_replugged_opens_again(device, context, monkeypatch
         camera.open()
     device.plug_into(context)
     camera.open()
-    device.give(blank(77), FLAT)
+    device.send(gray_image(77), FLAT)
     assert camera.read().color.flat[0] == 77
     camera.close()
     camera.close()
@@ -196,7 +196,7 @@ def test_open_after_stall_resets_camera(device, monkeypatch, caplog):
     with caplog.at_level("WARNING"):
         camera.open()
     assert "resetting RealSense 843112070001" in caplog.text and "cannot be reset" in caplog.text
-    device.give(blank(), FLAT)
+    device.send(gray_image(), FLAT)
     camera.read()
     camera.close()
     caplog.clear()
@@ -206,18 +206,18 @@ def test_open_after_stall_resets_camera(device, monkeypatch, caplog):
 
 
 def test_wait_for_camera_after_reset_returns_or_raises(context, device, monkeypatch):
-    found = iter([DeviceError("gone"), DeviceError("gone"), "back"])
+    fitted = iter([DeviceError("unplugged"), DeviceError("unplugged"), "back"])
 
     def find(*_):
-        each = next(found)
+        each = next(fitted)
         if isinstance(each, Exception):
             raise each
         return each
 
     monkeypatch.setattr(realsense_device, "find", find)
     assert realsense_device.wait_for(context, "1", 5.0) == "back"
-    monkeypatch.setattr(realsense_device, "find", lambda *_: (_ for _ in ()).throw(DeviceError("gone")))
-    with pytest.raises(DeviceError, match=r"did not come back within 0.1 s of its reset: unplug it"):
+    monkeypatch.setattr(realsense_device, "find", lambda *_: (_ for _ in ()).throw(DeviceError("unplugged")))
+    with pytest.raises(DeviceError, match=r"did not reappear within 0.1 s of its reset: unplug it"):
         realsense_device.wait_for(context, "1", 0.1)
 
 
@@ -251,7 +251,7 @@ def test_find_by_serial_number(context, device):
         RealSenseCamera(serial="5").open()
     with RealSenseCamera(serial=999) as camera:
         assert camera.serial == "00999"
-        second.give(blank(9), FLAT)
+        second.send(gray_image(9), FLAT)
         assert camera.read().color.flat[0] == 9
 
 
@@ -317,16 +317,16 @@ def test_open_uses_calibration_files(device, caplog):
     calibration_files.write_intrinsics(calibration_files.path_of(serial, "depth"), views.depth, serial, geometry)
     misread = (depth + 0.01) / np.float32(1.02)
     with RealSenseCamera() as camera, caplog.at_level("INFO"):
-        device.give(color, misread)
+        device.send(color, misread)
         frame = camera.read()
         np.testing.assert_allclose(frame.intrinsics.matrix, views.color.matrix, atol=1e-9)
-    assert within(frame.depth, exact) > 0.999
+    assert share_within(frame.depth, exact) > 0.999
     assert np.nanmedian(np.abs(frame.depth - exact)) < 2 * UNITS
     with RealSenseCamera(calibration="factory") as camera:
-        device.give(color, misread)
+        device.send(color, misread)
         assert np.nanmedian(np.abs(camera.read().depth - exact)) > 0.02
     calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), COLOR.resized(640, 360), serial)
-    with pytest.raises(InputError, match="of another aspect: calibrate at this size"):
+    with pytest.raises(InputError, match="of another aspect ratio: calibrate at this size"):
         RealSenseCamera().open()
 
 
@@ -340,7 +340,7 @@ def test_read_recording_plays_to_its_end(device, context, tmp_path: Path):
         sensor.start(queue)
     start = 1_700_000_000_000.0
     for i in range(12):
-        device.give(blank(10 * i), FLAT, start + 33.4 * i)
+        device.send(gray_image(10 * i), FLAT, start + 33.4 * i)
         time.sleep(0.02)
     for sensor in sensors:
         sensor.stop()
@@ -359,7 +359,7 @@ def test_read_recording_plays_to_its_end(device, context, tmp_path: Path):
     with pytest.raises(DeviceError, match="there is no recording"):
         RealSenseCamera(recording=str(tmp_path / "none.bag")).open()
     (tmp_path / "odd.bag").write_text("no bag")
-    with pytest.raises(DeviceError, match="is no recording of librealsense"):
+    with pytest.raises(DeviceError, match="is not a librealsense recording"):
         RealSenseCamera(recording=str(tmp_path / "odd.bag")).open()
 
 
@@ -390,25 +390,25 @@ def test_create_without_librealsense_names_remedy(monkeypatch):
         cameras.create("realsense")
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("every", [3, 4, 7])
-def test_read_decimated_depth_keeps_geometry(device, every, own):
+def test_read_decimated_depth_keeps_geometry(device, every, calibrated):
     depth = np.full((480, 640), 2.0, np.float32)
     depth[:336, :336] = 1.0  # whole squares of 3, 4 and 7 pixels
-    if own:
+    if calibrated:
         geometry = calibration_files.DepthGeometry(device.views.to_color)
         path = calibration_files.path_of(device.serial, "depth")
         calibration_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
     corners = []
     for decimation in (1, every):
         with RealSenseCamera(decimation=decimation) as camera:
-            device.give(blank(), depth)
+            device.send(gray_image(), depth)
             corners.append(np.argwhere(camera.read().depth < 1.5).max(axis=0))
     assert np.abs(corners[1] - corners[0]).max() <= 1
 
 
 def test_read_without_filters_has_reported_intrinsics(device):
     with RealSenseCamera(decimation=2, register=False) as camera:
-        device.give(blank(), np.full((480, 640), 2.0, np.float32))
+        device.send(gray_image(), np.full((480, 640), 2.0, np.float32))
         lens = camera.calibration().depth
         assert camera.read().depth.shape == (lens.height, lens.width) == (480, 640)

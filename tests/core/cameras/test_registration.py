@@ -9,7 +9,7 @@ from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import rays
 from actrec.utils.registration import Registration
-from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, within
+from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, share_within
 
 BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)
 RATIONAL = (0.52, -2.4, 0.0006, -0.0002, 1.4, 0.4, -2.2, 1.3)
@@ -22,18 +22,18 @@ def views() -> TwoViews:
 
 def test_register_matches_exact_geometry(views):
     _, exact, depth = views.at(1.0)
-    found = Registration(views.depth, views.color, DepthGeometry(views.to_color)).register(depth)
-    assert found.dtype == np.float32 and np.isfinite(found).mean() > 0.99
-    assert within(found, exact, pixels=1, metres=0.002) > 0.999
-    assert np.nanmedian(np.abs(found - exact)) < 1e-4
+    registered = Registration(views.depth, views.color, DepthGeometry(views.to_color)).register(depth)
+    assert registered.dtype == np.float32 and np.isfinite(registered).mean() > 0.99
+    assert share_within(registered, exact, pixels=1, meters=0.002) > 0.999
+    assert np.nanmedian(np.abs(registered - exact)) < 1e-4
 
 
 def test_register_coarse_depth_leaves_no_holes(views):
     coarse = TwoViews(depth=DEPTH)
     _, exact, depth = coarse.at(1.0)
-    found = Registration(DEPTH, COLOR, DepthGeometry(coarse.to_color)).register(depth)
-    assert np.isfinite(found).mean() > 0.99
-    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "a pixel of depth covers three pixels of color"
+    registered = Registration(DEPTH, COLOR, DepthGeometry(coarse.to_color)).register(depth)
+    assert np.isfinite(registered).mean() > 0.99
+    assert share_within(registered, exact, pixels=2, meters=0.002) > 0.998, "a depth pixel covers three color pixels"
 
 
 @pytest.mark.parametrize("distortion", [BENT, RATIONAL])
@@ -46,13 +46,13 @@ def test_register_with_distortion(distortion):
     to_color[:3, 3] = [0.05, -0.002, 0.004]
     normal, distance = np.array([0.2, -0.3, 1.0]), 2.0  # n · p = d in the depth camera
     image = _plane(depth, normal, distance)
-    found = Registration(depth, color, DepthGeometry(to_color)).register(image)
+    registered = Registration(depth, color, DepthGeometry(to_color)).register(image)
     turned = to_color[:3, :3] @ normal
     expected = _plane(color, turned, distance + turned @ to_color[:3, 3])
-    known = np.isfinite(found)
+    known = np.isfinite(registered)
     slope = np.abs(np.gradient(expected)[0]) + np.abs(np.gradient(expected)[1])
     assert known.mean() > 0.7 and known[120:-120, 160:-160].all()
-    assert (np.abs(found - expected)[known] <= (slope[known] + 0.0005)).all(), "within a pixel"
+    assert (np.abs(registered - expected)[known] <= (slope[known] + 0.0005)).all(), "within a pixel"
 
 
 @pytest.mark.parametrize("distortion", [(-0.25, 0.06, 0, 0, -0.006), (-0.3, 0, 0, 0, 0)])
@@ -68,16 +68,16 @@ def test_register_lens_that_folds_back_before_corners(distortion):
     assert reached.mean() < 0.99
     u, v = np.meshgrid(np.arange(400), np.arange(400))
     image = np.where(np.hypot(u - 200, v - 200) / 90 < out[fold] + 0.01, 2.0, 1.0).astype(np.float32)
-    found = Registration(depth, color, DepthGeometry(np.eye(4))).register(image)
-    assert (found[reached] == 2).mean() > 0.999 and not (found == 1).any()
+    registered = Registration(depth, color, DepthGeometry(np.eye(4))).register(image)
+    assert (registered[reached] == 2).mean() > 0.999 and not (registered == 1).any()
 
 
 @pytest.mark.parametrize("distortion", [(-0.1, 0.02, 0.012, -0.012, 0), (0.1, -0.2, 0.02, -0.02, 0.05)])
 def test_register_decentered_lens_fills_corners(distortion):
     color = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
     depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # wider than the color camera
-    found = Registration(depth, color, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
-    assert (found == 2).all()
+    registered = Registration(depth, color, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
+    assert (registered == 2).all()
 
 
 def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarray:
@@ -93,19 +93,19 @@ def test_register_keeps_nearest_surface_and_applies_scale_and_bias():
     depth[0], depth[1, :5], depth[2, :5] = np.nan, np.inf, -1.0
     aside = np.eye(4)
     aside[0, 3] = 0.1
-    found = Registration(camera, camera, DepthGeometry(aside, scale=2.0, bias=-0.5)).register(depth)
-    assert set(np.unique(found[np.isfinite(found)]).tolist()) == {1.5, 5.5}
-    assert (found[10:, 24:44] == 1.5).all() and np.isnan(found[10:, 22:23]).all(), (
+    registered = Registration(camera, camera, DepthGeometry(aside, scale=2.0, bias=-0.5)).register(depth)
+    assert set(np.unique(registered[np.isfinite(registered)]).tolist()) == {1.5, 5.5}
+    assert (registered[10:, 24:44] == 1.5).all() and np.isnan(registered[10:, 22:23]).all(), (
         "the surface behind the near one is missing"
     )
-    assert np.isnan(found[0]).all() and np.isnan(found[1:3, :4]).all()
+    assert np.isnan(registered[0]).all() and np.isnan(registered[1:3, :4]).all()
 
 
 def test_register_drops_points_behind_or_far_outside():
     camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5, (-0.3, 0.05, 0.0, 0.0, 0.0))
     wide = Intrinsics(64, 48, 15.0, 15.0, 31.5, 23.5)
-    found = Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.full((48, 64), 2.0, np.float32))
-    assert (found == 2.0).mean() > 0.99
+    registered = Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.full((48, 64), 2.0, np.float32))
+    assert (registered == 2.0).mean() > 0.99
     back = np.diag([1.0, -1.0, -1.0, 1.0])
     assert np.isnan(Registration(wide, camera, DepthGeometry(back)).register(np.ones((48, 64), np.float32))).all()
     with pytest.raises(InputError, match=r"depth is \[3, 4\], but its intrinsics are for \[48, 64\]"):

@@ -97,13 +97,13 @@ def test_replay_start_after_end_raises(person_bag):
 
 
 def test_replay_rate_paces_frames():
-    """When frames are due, without waiting for them."""
+    """Due times are compared, without waiting."""
     pace = Pace(rate=2.0)
     pace.advance(10**9)
     began = pace.due(10**9)
     assert pace.due(2 * 10**9) == pytest.approx(began + 0.5, abs=1e-6)
     pace.advance(2 * 10**9)
-    assert pace.due(10**9, passes=1) == pytest.approx(began + 1.0, abs=1e-6)  # one period after the last
+    assert pace.due(10**9, loops=1) == pytest.approx(began + 1.0, abs=1e-6)  # one period after the last
     pace.restart()
     assert pace.due(5 * 10**9) == pytest.approx(began, abs=5.0)
 
@@ -115,7 +115,7 @@ def test_replay_clock_set_back_stamps_increase():
 
 
 def test_replay_clock_set_forward_does_not_wait():
-    """A robot without a clock of its own starts in 1970, and finds the time while it records."""
+    """A robot without a real-time clock starts in 1970 and sets its clock while it records."""
     pace, later = Pace(rate=1.0), 1_700_000_000 * 10**9
     stamps = [pace.advance(stamp) for stamp in (0, PERIOD)]
     assert pace.due(later) - pace.due(PERIOD) == pytest.approx(PERIOD / 1e9, abs=1e-6)

@@ -39,17 +39,17 @@ def test_read_frame_follows_data_contract() -> None:
         assert body.positions.shape == (25, 3) and body.positions.dtype == np.float32
 
 
-def test_create_compiles_before_open(monkeypatch) -> None:
-    drawn, render = [], SimulatedCamera._render
+def test_prepare_renders_before_open(monkeypatch) -> None:
+    rendered, render = [], SimulatedCamera._render
 
-    def drawing(camera, scene, number):
-        drawn.append(number)
+    def record_render(camera, scene, number):
+        rendered.append(number)
         return render(camera, scene, number)
 
-    monkeypatch.setattr(SimulatedCamera, "_render", drawing)
+    monkeypatch.setattr(SimulatedCamera, "_render", record_render)
     camera = SimulatedCamera(**SMALL, script="nosuch.npz")  # a missing file is reported by open
     camera.prepare()
-    assert drawn == [0]
+    assert rendered == [0]
     with pytest.raises(DeviceError, match="not open"):
         camera.read()
 
@@ -76,8 +76,8 @@ def test_read_camera_at_ceiling_is_inside_room(height) -> None:
     with SimulatedCamera(**options, camera_height=height, camera_pitch=-10.0) as camera:
         frame = camera.read()
     points = unproject(np.moveaxis(np.indices((60, 80))[::-1], 0, -1), frame.depth, frame.intrinsics)
-    over = height - (points @ CameraPose(height, np.radians(-10.0)).rotation.T)[..., 1]
-    assert (frame.depth > 0).all() and over.min() > -1e-3 and over.max() < max(2.6, height + 0.1) + 1e-3
+    above = height - (points @ CameraPose(height, np.radians(-10.0)).rotation.T)[..., 1]
+    assert (frame.depth > 0).all() and above.min() > -1e-3 and above.max() < max(2.6, height + 0.1) + 1e-3
 
 
 def test_actions_at_any_stamp() -> None:
@@ -126,7 +126,7 @@ def clock(monkeypatch):
     real, reader = threading.Event.wait, threading.get_ident()
 
     def wait(event, seconds=None) -> bool:
-        # Another thread's waiting, such as a progress bar's, is not the camera's, nor is that for a thread to start.
+        # Ignore waits of other threads, such as a progress bar, and waits for a thread to start.
         if threading.get_ident() != reader or seconds is None:
             return real(event, seconds)
         clock.waits.append(seconds)
@@ -166,7 +166,7 @@ def test_read_ignores_waits_of_other_threads(clock) -> None:
 def test_read_timeout_raises(clock) -> None:
     with SimulatedCamera(fps=0.2, **SMALL) as camera:
         camera.read()
-        with pytest.raises(DeviceError, match=r"no frame within 1.0 s; at 0.2 fps wait longer"):
+        with pytest.raises(DeviceError, match=r"no frame within 1.0 s; use a timeout of 5 s"):
             camera.read(timeout_s=1.0)
         assert camera.read(timeout_s=10.0).stamp_ns == 5_000_000_000
 

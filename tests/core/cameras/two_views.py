@@ -34,22 +34,22 @@ class TwoViews:
     def _scenes(self) -> tuple[Scene, Scene]:
         """The scenes of the color and the depth camera; the color camera's axes are the room's."""
         center = CameraPose().position
-        seen = PlacedCamera(axes=np.eye(3), center=center)
-        beside = PlacedCamera(axes=self.to_color[:3, :3], center=center + self.to_color[:3, 3])
+        color_view = PlacedCamera(axes=np.eye(3), center=center)
+        depth_view = PlacedCamera(axes=self.to_color[:3, :3], center=center + self.to_color[:3, 3])
         return (
-            performed_scene(self.color, self._actions, camera=seen, distance=self._distance),
-            performed_scene(self.depth, self._actions, camera=beside, distance=self._distance),
+            performed_scene(self.color, self._actions, camera=color_view, distance=self._distance),
+            performed_scene(self.depth, self._actions, camera=depth_view, distance=self._distance),
         )
 
     def at(self, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return color [H, W, 3] with its exact depth [H, W] m, and the depth camera's image [h, w] m."""
-        seen = self._scenes[0].at(seconds).rendering
-        return seen.color, seen.depth, self._scenes[1].at(seconds).rendering.depth
+        color_view = self._scenes[0].at(seconds).rendering
+        return color_view.color, color_view.depth, self._scenes[1].at(seconds).rendering.depth
 
 
-def within(registered: np.ndarray, exact: np.ndarray, pixels: int = 1, metres: float = 0.002) -> float:
-    """Return the share of registered pixels whose depth is, within `metres`, the true depth at most `pixels` away."""
+def share_within(registered: np.ndarray, exact: np.ndarray, pixels: int = 1, meters: float = 0.002) -> float:
+    """Return the share of registered pixels whose depth is within `meters` of the true depth at most `pixels` away."""
     window = np.ones((2 * pixels + 1, 2 * pixels + 1))
     near, far = cv2.erode(exact, window), cv2.dilate(exact, window)
     known = np.isfinite(registered)
-    return float(((registered >= near - metres) & (registered <= far + metres))[known].mean())
+    return float(((registered >= near - meters) & (registered <= far + meters))[known].mean())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from actrec.utils.errors import InputError
-from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, within
+from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, share_within
 from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
@@ -62,14 +62,14 @@ def test_bag_recording_depth_of_other_camera_registered(tmp_path, bag, views, ch
     (frame,) = frames_of(written(bag, tmp_path / "b", views, sent))
     _, exact, _ = views.at(1.0)
     assert np.isfinite(frame.depth).mean() > 0.99
-    assert within(frame.depth, exact, pixels=2, metres=0.003) > 0.998
+    assert share_within(frame.depth, exact, pixels=2, meters=0.003) > 0.998
     assert "registering it to color by its camera_info and /tf_static" in caplog.text
 
 
 def test_bag_recording_depth_of_other_camera_without_stamps_registered(tmp_path, bag, views, chain):
     frames = frames_of(written(bag, tmp_path / "b", views, [("/tf_static", chain)], stamps=(0, 0, 0)))
     assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(3)]
-    assert within(frames[-1].depth, views.at(1.0)[1], pixels=2, metres=0.003) > 0.998
+    assert share_within(frames[-1].depth, views.at(1.0)[1], pixels=2, meters=0.003) > 0.998
 
 
 def test_bag_recording_frames_without_transform_warns(tmp_path, bag, views, chain, caplog):

@@ -28,7 +28,7 @@ _BODY = np.dtype([("id", "<u4"), ("joints", _JOINT, 32)])
 
 @dataclass
 class Shot:
-    """One frame of a scene. Color is [H, W, 3] RGB, depth [h, w] metres, people (id, [32, 3] metres, [32] levels)."""
+    """One frame of a scene. Color is [H, W, 3] RGB, depth [h, w] meters, people (id, [32, 3] meters, [32] levels)."""
 
     color: np.ndarray
     depth: np.ndarray
@@ -40,7 +40,7 @@ class Shot:
 
 
 @dataclass
-class Staged:
+class SimulatedCameraFile:
     """A simulated camera and its scene."""
 
     color: Intrinsics

@@ -9,7 +9,7 @@ import numpy as np
 from actrec.simulation.scene import CameraPose, SceneFrame, performed_scene
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
 from actrec.types import Intrinsics
-from tests.core.cameras.k4a.simulated_sdk import Shot, Staged
+from tests.core.cameras.k4a.simulated_sdk import Shot, SimulatedCameraFile
 
 DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)
 COLOR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
@@ -45,25 +45,25 @@ TO_COLOR = np.linalg.inv(pose(COLOR_PLACE)) @ pose(DEPTH_PLACE)
 
 
 @cache
-def filmed(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[SceneFrame, SceneFrame]:
+def rendered_views(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[SceneFrame, SceneFrame]:
     """Return the scene at a time for the color and the depth camera."""
     views = ((color, COLOR_PLACE), (DEPTH, DEPTH_PLACE))
     scenes = [performed_scene(camera, ["wave"], camera=place) for camera, place in views]
-    seen = [scene.at(seconds) for scene in scenes]
-    return seen[0], seen[1]
+    frames = [scene.at(seconds) for scene in scenes]
+    return frames[0], frames[1]
 
 
 @cache
 def shot(seconds: float = 2.0, color: Intrinsics = COLOR) -> Shot:
-    by_color, by_depth = filmed(seconds, color)
+    by_color, by_depth = rendered_views(seconds, color)
     return Shot(by_color.rendering.color, by_depth.rendering.depth)
 
 
-def staged(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> Staged:
+def simulated_camera(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> SimulatedCameraFile:
     """Return an Azure Kinect in front of the actor."""
     c = COLOR
     color = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
-    return Staged(color, DEPTH, TO_COLOR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
+    return SimulatedCameraFile(color, DEPTH, TO_COLOR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
 
 
 def azure_joints(joints: np.ndarray) -> np.ndarray:
