@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec.cli import add_driver, driver_options, duration, interruptible
-from actrec.recordings.clip_recorder import CLOCK, ClipRecorderConfig, record
+from actrec.recordings.clip_recorder import COUNTDOWN_SUFFIX, ClipRecorderConfig, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
@@ -115,10 +115,10 @@ def _record_clips(args: argparse.Namespace) -> int:
     out = Path(settings.out).expanduser()
     if args.json:
         kept = [clip.recording for clip in done.kept]
-        figures = {"folder": str(out.resolve()), "label": settings.label, "kept": kept, "refused": done.refused}
+        figures = {"folder": str(out.resolve()), "label": settings.label, "kept": kept, "refused": done.rejected}
         print(json.dumps(figures))
     else:
-        rejected = f"; {len(done.refused)} rejected" if done.refused else ""
+        rejected = f"; {len(done.rejected)} rejected" if done.rejected else ""
         print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{rejected}")
     return 0 if done.kept else 1
 
@@ -128,7 +128,7 @@ def _show_status(text: str, stays: bool, beep: bool) -> None:
     if sys.stderr.isatty():
         bell = "\a" if beep and ("GO!" in text or stays) else ""
         print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
-    elif stays or CLOCK not in text:
+    elif stays or COUNTDOWN_SUFFIX not in text:
         print(text, file=sys.stderr, flush=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from actrec import cameras
 from actrec.datasets.shrec17 import read_gesture
 from actrec.perception.pipeline import BodyPerception
-from actrec.recordings import RecordingConfig, existing, log, open_recording, sniff
+from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import (
     SKELETONS,
@@ -58,8 +58,8 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
         ConfigError: An option does not fit it.
         MissingLibraryError: A library is not installed.
     """
-    path, config = existing(path), config or RecordingConfig()
-    kind = sniff(path)
+    path, config = existing_path(path), config or RecordingConfig()
+    kind = detect_format(path)
     if kind == "skeleton":
         sequence = open_sequence(path, config.sequence or None, config.fps)
     elif kind == "bag" and SKELETONS in message_types(path):
@@ -109,13 +109,13 @@ def read_hands(path: str | Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
         InputError: The recording is corrupt, of another kind, or shows no hand.
         ConfigError: A bag has several topics of hands.
     """
-    path = existing(path)
+    path = existing_path(path)
     if path.suffix == ".txt":
         gesture = read_gesture(path)
         stamps, hands = gesture.stamps_ns, gesture.hands
         if layout != "hand_22":
             raise InputError(f"'{path}' holds joints in hand_22, not in {layout}")
-    elif sniff(path) == "bag":
+    elif detect_format(path) == "bag":
         stamps, hands = _read_bag_hands(path, layout)
     else:
         raise InputError(f"'{path}' holds no hands: give bags with {HANDS} messages, or skeletons_world.txt files")

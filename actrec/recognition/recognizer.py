@@ -285,7 +285,7 @@ class ActionRecognizer:
         flow = flow_message[0] if flow_message else None
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         for spec, feature in complete:
-            if not is_per_body(feature) and self._buffers.frames[spec.name].takes(stamp_ns):
+            if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):
                 view = BodyView(size=size, color=color, flow=flow)
                 self._buffers.frames[spec.name].add(stamp_ns, feature.observe(view, spec))
         for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
@@ -298,7 +298,7 @@ class ActionRecognizer:
                 if not is_per_body(feature):
                     continue
                 frames = track.frames[spec.name]
-                if frames.takes(stamp_ns):
+                if frames.accepts(stamp_ns):
                     frames.add(stamp_ns, feature.observe(view, spec))
                 elif new_hands and hands is not None and "hands" in feature.streams:
                     frames.replace(stamp_ns, feature.observe(view, spec))

@@ -14,7 +14,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
-__all__ = ["FORMATS", "Recording", "RecordingConfig", "open_recording", "sniff"]
+__all__ = ["FORMATS", "Recording", "RecordingConfig", "detect_format", "open_recording"]
 log = logging.getLogger("actrec.recordings")
 
 FORMATS = Registry(
@@ -58,10 +58,10 @@ class RecordingConfig:
 
 
 class Recording(ABC):
-    """Frames on disk, in recorded order; a context manager."""
+    """Recorded frames in order; a context manager."""
 
     intrinsics: Intrinsics
-    """Intrinsics of the images; nominal ones for a recording of joints alone."""
+    """Intrinsics of the images; nominal ones for a recording with joints only."""
 
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
@@ -97,19 +97,19 @@ def open_recording(path: str | Path, config: RecordingConfig | None = None, form
     Raises:
         DeviceError: The path does not exist.
         InputError: The recording is corrupt, of no known format, or incomplete.
-        ConfigError: An option does not fit it.
+        ConfigError: An option does not fit the recording.
         MissingLibraryError: A library is not installed; the message names the package.
     """
-    name = sniff(path) if format == "auto" else format
+    name = detect_format(path) if format == "auto" else format
     recording: Recording = FORMATS.create(name, path=path, config=config or RecordingConfig())
     return recording
 
 
-def existing(path: str | Path) -> Path:
+def existing_path(path: str | Path) -> Path:
     """Return `path` with `~` expanded.
 
     Raises:
-        DeviceError: It does not exist.
+        DeviceError: There is no such file or folder.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -117,14 +117,14 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def sniff(path: str | Path) -> str:
+def detect_format(path: str | Path) -> str:
     """Return the name in `FORMATS` of the recording at `path`.
 
     Raises:
         DeviceError: The path does not exist or cannot be read.
         InputError: The format is unknown; the message lists the known ones.
     """
-    path = existing(path)
+    path = existing_path(path)
     if path.is_dir():
         files = [path / "metadata.yaml", *path.glob("*.mcap"), *path.glob("*.db3")]
         try:
@@ -162,7 +162,7 @@ def skeleton_format(path: Path) -> str | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = set(archive.files)
-    except Exception as error:  # zipfile and numpy each raise their own for a damaged file
+    except Exception as error:  # zipfile and numpy raise various errors for a damaged file
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
     if {"xyz", "length", "name", "label"} <= keys:
         return "nucla_npz"
@@ -174,7 +174,7 @@ def resolve_intrinsics(
 ) -> Intrinsics:
     """Return the intrinsics of width×height images of the recording at `path`.
 
-    The option `intrinsics` wins over `intrinsics.yaml` in `folder`, which wins over a field of view.
+    In order of precedence: the option `intrinsics`, `intrinsics.yaml` in `folder`, the option `hfov_deg`.
 
     Raises:
         ConfigError: The option is neither four numbers nor a file.
@@ -188,24 +188,24 @@ def resolve_intrinsics(
         except ValueError as error:
             raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
     if text:
-        found = from_yaml(Path(text).expanduser())
+        camera = from_yaml(Path(text).expanduser())
     elif folder is not None and (folder / INTRINSICS_FILE).is_file():
-        found = from_yaml(folder / INTRINSICS_FILE)
+        camera = from_yaml(folder / INTRINSICS_FILE)
     elif config.hfov_deg > 0:
         log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
-        found = from_hfov(width, height, config.hfov_deg)
+        camera = from_hfov(width, height, config.hfov_deg)
     else:
         raise InputError(f"'{path}' has no intrinsics: {INTRINSICS_REMEDY}")
-    if (found.width, found.height) != (width, height):
+    if (camera.width, camera.height) != (width, height):
         raise InputError(
-            f"'{path}': the intrinsics are for {found.width}×{found.height} images, but these are {width}×{height}; "
+            f"'{path}': the intrinsics are for {camera.width}×{camera.height} images, but these are {width}×{height}; "
             "give intrinsics for this size"
         )
-    return found
+    return camera
 
 
-def resolve_or_nominal(path: Path, config: RecordingConfig, nominal: Intrinsics) -> Intrinsics:
-    """Return the intrinsics from the options, or `nominal` for a recording without images."""
+def resolve_nominal_intrinsics(path: Path, config: RecordingConfig, nominal: Intrinsics) -> Intrinsics:
+    """Return the intrinsics of a recording without images: from the options, else `nominal`."""
     if config.intrinsics or config.hfov_deg:
         return resolve_intrinsics(path, config, nominal.width, nominal.height)
     return nominal

@@ -33,8 +33,8 @@ from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputErro
 
 READ_TIMEOUT_S = 10.0
 
-CLOCK = " s left"
-"""End of the status line that is updated with every frame."""
+COUNTDOWN_SUFFIX = " s left"
+"""End of the status text that changes with every frame."""
 
 UNFINISHED = ".unfinished"
 """Folder of the clip being recorded; after a crash it holds the incomplete clip."""
@@ -82,18 +82,18 @@ class RecordedClips:
     """Result of a recording session."""
 
     kept: list[LabeledClip] = field(default_factory=list)  # in the order of recording
-    refused: list[str] = field(default_factory=list)  # reason of each rejection
+    rejected: list[str] = field(default_factory=list)  # reason of each rejection
 
 
 ReadObservation = Callable[[float], Observation]
 """Returns the next observation within a timeout in s; raises EndOfStream at the end, DeviceError on a timeout."""
 
 ShowStatus = Callable[[str, bool], None]
-"""Shows a line of text; False if the next line will replace it."""
+"""Shows a line of text; the second argument is False if the next line replaces it."""
 
 
 class _RejectedError(Exception):
-    """A clip does not show a person well enough, or its stamps are wrong."""
+    """The clip does not show a person well enough, or its stamps do not increase."""
 
 
 class _StoppedError(Exception):
@@ -109,7 +109,7 @@ def record(
         read: Source of the observations.
         config: Settings.
         stopped: Event that ends the recording; a signal handler may set it.
-        show: Display for the person.
+        show: Displays the status.
 
     Raises:
         ConfigError: The label is invalid, or the label or person is a respelling of a recorded one.
@@ -139,7 +139,7 @@ def record(
             break
         except _RejectedError as error:
             failed += 1
-            clips.refused.append(str(error))
+            clips.rejected.append(str(error))
             show(f"{title}: rejected, {error}", True)
             if failed == config.patience:
                 raise DeviceError(f"{failed} clips in a row were rejected, the last because {error}") from error
@@ -168,10 +168,10 @@ def _prepare_folder(folder: Path, config: ClipRecorderConfig) -> Path:
                 raise ConfigError(
                     f"the {kind} is '{name}', but '{folder}' has clips of '{other}'; use the same spelling"
                 )
-    elif present := clips_by_folder(folder):
+    elif clips_present := clips_by_folder(folder):
         raise InputError(
-            f"'{folder}' holds {len(present)} recordings in folders named as their labels, first "
-            f"'{present[0].recording}'; a {LABELS_FILE} would hide them: choose another --out, or list them in "
+            f"'{folder}' holds {len(clips_present)} recordings in folders named as their labels, first "
+            f"'{clips_present[0].recording}'; a {LABELS_FILE} would hide them: choose another --out, or list them in "
             f"'{folder / LABELS_FILE}'"
         )
     return folder
@@ -201,16 +201,16 @@ def _record_clip(
 
 
 def _count_down(read: Callable[[], Observation], seconds: float, show: Callable[[str], None]) -> None:
-    began, shown = None, -1
+    start_ns, shown = None, -1
     while True:
         observation = read()
-        if began is None or observation.stamp_ns < began:
-            began = observation.stamp_ns
-        left = seconds - (observation.stamp_ns - began) / NANOSECONDS
-        if left <= 0:
+        if start_ns is None or observation.stamp_ns < start_ns:
+            start_ns = observation.stamp_ns
+        remaining = seconds - (observation.stamp_ns - start_ns) / NANOSECONDS
+        if remaining <= 0:
             return
-        if observation.bodies is not None and math.ceil(left) != shown:
-            shown, count = math.ceil(left), len(observation.bodies)
+        if observation.bodies is not None and math.ceil(remaining) != shown:
+            shown, count = math.ceil(remaining), len(observation.bodies)
             people = {0: "no person", 1: "1 person"}.get(count, f"{count} people")
             show(f"get ready … {shown} ({people} in view)")
 
@@ -220,36 +220,36 @@ def _record_bag(
 ) -> list[Sequence[Body]]:
     """Write `seconds` of observations into a bag; return the bodies of each frame."""
     frames: list[Sequence[Body]] = []
-    began, last, repeats = None, 0, 0
+    start_ns, last, repeats = None, 0, 0
     show(f"GO! {seconds:g} s")
     try:
         with BagWriter(path) as bag:
             while True:
                 observation = read()
                 if observation.bodies is not None:
-                    repeats = repeats + 1 if began is not None and observation.stamp_ns == last else 0
+                    repeats = repeats + 1 if start_ns is not None and observation.stamp_ns == last else 0
                     if repeats == 1:  # some drivers send an image twice
                         continue
-                    if began is not None and observation.stamp_ns <= last:
+                    if start_ns is not None and observation.stamp_ns <= last:
                         raise _RejectedError("the camera's stamps did not increase")
-                    began = observation.stamp_ns if began is None else began
+                    start_ns = observation.stamp_ns if start_ns is None else start_ns
                     last = observation.stamp_ns
-                    if last - began >= seconds * NANOSECONDS:
+                    if last - start_ns >= seconds * NANOSECONDS:
                         return frames
                     frames.append(observation.bodies)
-                    left = seconds - (last - began) / NANOSECONDS
-                    show(f"{'●' if observation.bodies else '○'} {left:4.1f}{CLOCK}")
+                    remaining = seconds - (last - start_ns) / NANOSECONDS
+                    show(f"{'●' if observation.bodies else '○'} {remaining:4.1f}{COUNTDOWN_SUFFIX}")
                 observation.write(bag)
     except DeviceError as error:
         if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from error  # the bag is removed, so the bag's remedy (recover it) does not hold
+            raise error.__cause__ from error  # the bag is removed, so the bag's remedy (recover it) does not apply
         raise
 
 
 def _main_body(frames: list[Sequence[Body]], least_seen: float) -> str:
     """Return the id of the nearest body in at least a share `least_seen` of the frames.
 
-    A meter to the side counts as a meter of distance.
+    The distance of a body is |x| + z of its mean joint, in m.
     """
     if not frames:
         raise _RejectedError("no frame arrived")
@@ -261,18 +261,18 @@ def _main_body(frames: list[Sequence[Body]], least_seen: float) -> str:
             distances[body.body_id].append(abs(float(x)) + float(z))
     if not distances:
         raise _RejectedError("no person was detected: stand 2 to 4 m before the camera, whole body in view")
-    present = [body_id for body_id, away in distances.items() if len(away) / len(frames) >= least_seen]
-    if not present:
+    candidates = [body_id for body_id, d in distances.items() if len(d) / len(frames) >= least_seen]
+    if not candidates:
         share = max(map(len, distances.values())) / len(frames)
         raise _RejectedError(
             f"one person was detected in {share:.0%} of the frames at most, {least_seen:.0%} are "
             "required: stay in view, with light on you"
         )
-    return min(present, key=lambda body_id: float(np.median(distances[body_id])))
+    return min(candidates, key=lambda body_id: float(np.median(distances[body_id])))
 
 
 def _free_name(folder: Path, label: str) -> str:
-    """Return `label_007`, with a number higher than any present."""
+    """Return `label_007`, with a number higher than any existing one."""
     stem = re.sub(r"\W+", "_", label).strip("_") or "clip"
     pattern = re.compile(rf"{re.escape(stem)}_(\d+)")
     # After a crash an incomplete clip stays in UNFINISHED.

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import yaml
 
-from actrec.recordings import INTRINSICS_FILE, Recording, RecordingConfig, existing, log, resolve_intrinsics
+from actrec.recordings import INTRINSICS_FILE, Recording, RecordingConfig, existing_path, log, resolve_intrinsics
 from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import load_npz, stamps_at
@@ -58,7 +58,7 @@ class FolderRecording(Recording):
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
+        super().__init__(existing_path(path), config)
         color, depth = _list(self.path)
         if not color:
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")

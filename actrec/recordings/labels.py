@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-from actrec.recordings import log, sniff
+from actrec.recordings import detect_format, log
 from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
@@ -266,7 +266,7 @@ def is_recording(path: Path) -> bool:
     if not path.exists():  # a broken link
         return False
     try:
-        return sniff(path) != "folder" or _holds_images(path)
+        return detect_format(path) != "folder" or _holds_images(path)
     except InputError:
         return path.suffix == ".npz"  # damaged; reading it will raise
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.recordings import Recording, RecordingConfig, existing, resolve_or_nominal, skeleton_format
+from actrec.recordings import Recording, RecordingConfig, existing_path, resolve_nominal_intrinsics, skeleton_format
 from actrec.skeleton.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -45,10 +45,10 @@ class SkeletonRecording(Recording):
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
+        super().__init__(existing_path(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
         nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
-        self.intrinsics = resolve_or_nominal(self.path, config, nominal)
+        self.intrinsics = resolve_nominal_intrinsics(self.path, config, nominal)
 
     @property
     def duration_s(self) -> float:

@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 
-from actrec.recordings import Recording, RecordingConfig, existing, log, resolve_intrinsics
+from actrec.recordings import Recording, RecordingConfig, existing_path, log, resolve_intrinsics
 from actrec.recordings.image_folder import VideoInfo, write_errors
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS, RgbdFrame
@@ -121,7 +121,7 @@ class VideoRecording(Recording):
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
+        super().__init__(existing_path(path), config)
         ntu = bool(_NTU_NAME.fullmatch(self.path.stem))
         self._mirror = config.mirror == "yes" or (config.mirror == "auto" and ntu)
         kind = "a video without depth"

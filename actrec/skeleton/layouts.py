@@ -64,7 +64,7 @@ def _other_side(joint: str) -> str:
 
 
 def _layout(name: str, *tables: str) -> Layout:
-    """Parse "joint:parent joint:parent …"; a table with {s} is of the left side, then of the right."""
+    """Parse "joint:parent joint:parent …"; a table with {s} is repeated for the left and the right side."""
     sides = [
         table.replace("{s}", side) for table in tables for side in (("left", "right") if "{s}" in table else ("",))
     ]
@@ -135,7 +135,7 @@ _FACE_68_COUNTERPARTS = (
     *range(16, -1, -1),  # jaw
     *range(26, 16, -1),  # brows
     27, 28, 29, 30, 35, 34, 33, 32, 31,  # nose
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes: upper lids with upper lids
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes: upper lids map to upper lids
     54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,  # outer lips
     64, 63, 62, 61, 60, 67, 66, 65,  # inner lips
 )  # fmt: skip
@@ -176,7 +176,7 @@ Weights = dict[str, float]
 
 
 def _same(*joints: str) -> dict[str, Weights]:
-    """Return rows of joints that both layouts have."""
+    """Return the rows of joints that both layouts have."""
     return {joint: {joint: 1.0} for joint in joints}
 
 
@@ -187,7 +187,7 @@ TABLES: dict[str, dict[str, Weights]] = {
         **_LIMBS,
         **_same("hand_{s}", "foot_{s}", "head"),
         "spine_base": {"hip_center": 1.0},
-        # The "spine" of Kinect v1 is just above the hips, that joint of v2 halfway up.
+        # The "spine" of Kinect v1 is just above the hips; "spine_mid" of v2 is halfway up.
         "spine_mid": {"hip_center": 0.5, "shoulder_center": 0.5},
         "spine_shoulder": {"shoulder_center": 1.0},
         "neck": {"shoulder_center": 0.7, "head": 0.3},
@@ -233,7 +233,7 @@ TABLES: dict[str, dict[str, Weights]] = {
     },
     CANONICAL: _same(*KINECT_V2_25.joints),
 }
-"""Source layout to the joints of `kinect_v2_25` with the weights of their source joints; {s} is left and right."""
+"""Weights of source joints for each joint of `kinect_v2_25`, by source layout; {s} is left and right."""
 
 _HAND_TABLES: dict[str, dict[str, Weights]] = {
     # The palm of SHREC'17 is in the middle of the metacarpals.
@@ -267,9 +267,9 @@ def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the sources of the V' target joints (first, second, … [V'] each) and the score factors [V']."""
     weights = matrix(source, target)
     used = [np.flatnonzero(row) for row in weights]
-    most = max(map(len, used))
+    max_sources = max(map(len, used))
     # A joint with fewer sources repeats its last one; this changes neither missing joints nor the lowest score.
-    columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(most)]
+    columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(max_sources)]
     return columns, np.where((weights < 0).any(axis=1), EXTRAPOLATED_SCORE, 1.0)
 
 

@@ -47,7 +47,7 @@ class SkeletonSequence:
         return len(self.stamps_ns)
 
     def bodies_at(self, index: int) -> list[Body]:
-        """Return the bodies in frame `index` with at least one known joint."""
+        """Return the bodies in frame `index` with at minimum one known joint."""
         return [
             Body(body_id, "kinect_v2_25", self.bodies[m, index], self.pixels[m, index], self.scores[m, index])
             for m, body_id in enumerate(self.body_ids)
@@ -85,15 +85,15 @@ def from_kinect(
     check_distance(name, positions)
     positions = np.asarray(positions, dtype=np.float32)
     missing = ~np.isfinite(positions).all(-1) | ~positions.any(-1)
-    known = np.ones(missing.shape, np.float32) if scores is None else np.asarray(scores, np.float32)
-    known = np.where(missing, np.float32(0), known)
-    optical = np.where((known > 0)[..., None], kinect_to_optical(positions), np.float32(np.nan))
-    bodies, known = convert(optical, known, layout)
+    confidence = np.ones(missing.shape, np.float32) if scores is None else np.asarray(scores, np.float32)
+    confidence = np.where(missing, np.float32(0), confidence)
+    optical = np.where((confidence > 0)[..., None], kinect_to_optical(positions), np.float32(np.nan))
+    bodies, confidence = convert(optical, confidence, layout)
     if pixels is None:
         pixels = np.full((*bodies.shape[:-1], 2), np.nan, np.float32)
     ids = body_ids or tuple(f"body_{m + 1}" for m in range(len(bodies)))
     stamps = np.asarray(stamps_ns, np.int64)
-    return SkeletonSequence(name, stamps, bodies, known, pixels.astype(np.float32), ids, label, dict(meta or {}))
+    return SkeletonSequence(name, stamps, bodies, confidence, pixels.astype(np.float32), ids, label, dict(meta or {}))
 
 
 def check_distance(name: str, positions: np.ndarray) -> None:
@@ -102,11 +102,11 @@ def check_distance(name: str, positions: np.ndarray) -> None:
     Call it before a conversion to float32, which turns large values into infinity.
     """
     if ((np.abs(positions) > FARTHEST_M) & np.isfinite(positions)).any():
-        raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
+        raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in meters")
 
 
 def stamps_at(fps: float, frames: int) -> np.ndarray:
-    """Return [T] stamps from 0 at `fps`, for a recording without a clock."""
+    """Return stamps [T] in ns from 0, at `fps` Hz, for a recording without a clock."""
     if not fps > 0:
         raise InputError(f"fps is {fps}, expected a positive number of frames per second")
     return np.round(np.arange(frames) * (NANOSECONDS / fps)).astype(np.int64)
@@ -154,19 +154,19 @@ def split_frames(
     `ranges` has the minimum and maximum of other arrays of integers [N], one per sequence.
 
     Raises:
-        InputError: An array has the wrong shape, type or range, or the lengths do not add up; the message has `path`.
+        InputError: An array has a wrong shape, type or range, or lengths do not add up; the message names `path`.
     """
     xyz, length = arrays["xyz"], arrays["length"]
     if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3) or xyz.dtype.kind not in "fiu":
-        raise InputError(f"'{path}': xyz is {xyz.dtype} {list(xyz.shape)}, expected [frames, {joints}, 3] metres")
-    for name, (least, most) in {"length": (1, len(xyz)), **ranges}.items():
+        raise InputError(f"'{path}': xyz is {xyz.dtype} {list(xyz.shape)}, expected [frames, {joints}, 3] in m")
+    for name, (minimum, maximum) in {"length": (1, len(xyz)), **ranges}.items():
         column = arrays[name]
         if column.shape != (length.size,) or column.dtype.kind not in "iub":
             raise InputError(
                 f"'{path}': {name} is {column.dtype} {list(column.shape)}, expected {length.size} whole numbers"
             )
-        if wrong := sorted({int(number) for number in column if not least <= number <= most}):
-            raise InputError(f"'{path}': {name} holds {wrong[0]}, expected {least} to {most}")
+        if invalid := sorted({int(number) for number in column if not minimum <= number <= maximum}):
+            raise InputError(f"'{path}': {name} holds {invalid[0]}, expected {minimum} to {maximum}")
     if int(length.sum()) != len(xyz):
         raise InputError(f"'{path}': the lengths add up to {int(length.sum())} but xyz holds {len(xyz)} frames")
     return np.split(xyz, np.cumsum(length)[:-1])

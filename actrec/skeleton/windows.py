@@ -1,7 +1,7 @@
 """Joints over time: windows resampled to the frames of a network, series of stamped values, the One-Euro filter.
 
 A window spans a fixed time and ends at the newest observation, so that speeds do not depend on the frame rate. Before
-the first observation, the first pose is held. Training and the live recognizer both use this module.
+the first observation, the window repeats the first pose. Training and the live recognizer both use this module.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,7 +16,7 @@ from actrec.utils.errors import InputError
 T = TypeVar("T")
 
 JUMP_S = 1.0
-"""A stamp that is older than the newest by more means a jump back in time (a loop), not a late message."""
+"""A stamp that is older than the newest by more than this is a jump back in time (a loop), not a late message."""
 
 SPEED_CUTOFF_HZ = 5.0
 """Cutoff of the One-Euro filter's speed estimate; the paper's 1 Hz lags behind fast strokes."""
@@ -36,88 +36,88 @@ def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
     return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
 
 
-def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+def resample(stamps_ns: np.ndarray, positions: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
     """Interpolate joints linearly in time.
 
     Args:
         stamps_ns: [L] increasing int64 ns of the observations.
         positions: [L, V, 3] m, NaN if missing.
-        wanted_ns: [T] stamps to sample at; outside the observations the nearest one is held.
+        sample_ns: [T] stamps to sample at, ns; before the first and after the last observation, that one is repeated.
         max_gap_s: A joint that is missing for longer stays NaN in between.
 
     Returns:
         [T, V, 3] float32.
     """
-    times = (np.asarray(stamps_ns, dtype=np.int64) - wanted_ns[-1]) / NANOSECONDS
-    wanted = (wanted_ns - wanted_ns[-1]) / NANOSECONDS
-    seen = ~np.isnan(positions).any(axis=-1)
-    if seen.all():
-        return _interpolate(times, positions, wanted)
-    return _interpolate_each(times, positions, seen, wanted, max_gap_s)
+    times = (np.asarray(stamps_ns, dtype=np.int64) - sample_ns[-1]) / NANOSECONDS
+    sample_times = (sample_ns - sample_ns[-1]) / NANOSECONDS
+    known = ~np.isnan(positions).any(axis=-1)
+    if known.all():
+        return _interpolate(times, positions, sample_times)
+    return _interpolate_each(times, positions, known, sample_times, max_gap_s)
 
 
-def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
-    """Interpolate points linearly in time; a point missing for longer than `max_gap_s` is NaN, also at both ends.
+def sampled(stamps_ns: np.ndarray, values: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+    """Interpolate points linearly in time; NaN in gaps over `max_gap_s`, also before the first and after the last.
 
     Args:
-        stamps_ns: [L] increasing stamps.
+        stamps_ns: [L] increasing int64 ns of the values.
         values: [L, ..., V, D] points, NaN if missing.
-        wanted_ns: [T] stamps to sample at.
-        max_gap_s: Longest gap.
+        sample_ns: [T] stamps to sample at, ns.
+        max_gap_s: Longest gap that is interpolated, s.
 
     Returns:
         [T, ..., V, D] float32.
     """
     values = np.asarray(values, dtype=np.float32)
     points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
-    # An empty observation before all others limits holding before the first observation to `max_gap_s`.
-    before = min(int(stamps_ns[0]), int(wanted_ns[0])) - 1
+    # A NaN observation before all others limits the repetition of the first one to `max_gap_s`.
+    before = min(int(stamps_ns[0]), int(sample_ns[0])) - 1
     stamps = np.array([before, *stamps_ns], dtype=np.int64)
     points = np.concatenate([np.full_like(points[:1], np.nan), points])
-    return resample(stamps, points, wanted_ns, max_gap_s).reshape(len(wanted_ns), *values.shape[1:])
+    return resample(stamps, points, sample_ns, max_gap_s).reshape(len(sample_ns), *values.shape[1:])
 
 
-def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the indices [T] of the increasing `stamps` [L] nearest to `wanted` [T]; the earlier one of a tie."""
-    right = np.clip(np.searchsorted(stamps, wanted), 0, len(stamps) - 1)
+def nearest(stamps: np.ndarray, sample_times: np.ndarray) -> np.ndarray:
+    """Return the indices [T] of the increasing `stamps` [L] nearest to `sample_times` [T]; the earlier one of a tie."""
+    right = np.clip(np.searchsorted(stamps, sample_times), 0, len(stamps) - 1)
     left = np.maximum(right - 1, 0)
-    return np.where(np.abs(stamps[right] - wanted) < np.abs(wanted - stamps[left]), right, left)
+    return np.where(np.abs(stamps[right] - sample_times) < np.abs(sample_times - stamps[left]), right, left)
 
 
-def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Interpolate values [L, ...] at `wanted` [T], holding the ends."""
-    right = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+def _interpolate(times: np.ndarray, values: np.ndarray, sample_times: np.ndarray) -> np.ndarray:
+    """Interpolate values [L, ...] at `sample_times` [T], constant outside."""
+    right = np.clip(np.searchsorted(times, sample_times), 1, max(len(times) - 1, 1))
     left = right - 1
     right = np.minimum(right, len(times) - 1)
     span = times[right] - times[left]
-    share = np.clip((wanted - times[left]) / np.where(span > 0, span, 1.0), 0.0, 1.0)
-    share = share.reshape(-1, *[1] * (values.ndim - 1)).astype(np.float32)
-    return (values[left] * (1 - share) + values[right] * share).astype(np.float32)
+    weight = np.clip((sample_times - times[left]) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+    weight = weight.reshape(-1, *[1] * (values.ndim - 1)).astype(np.float32)
+    return (values[left] * (1 - weight) + values[right] * weight).astype(np.float32)
 
 
 def _interpolate_each(
-    times: np.ndarray, positions: np.ndarray, seen: np.ndarray, wanted: np.ndarray, max_gap_s: float
+    times: np.ndarray, positions: np.ndarray, known: np.ndarray, sample_times: np.ndarray, max_gap_s: float
 ) -> np.ndarray:
     """Interpolate each joint over the frames in which it is known; long gaps stay NaN."""
-    out = np.full((len(wanted), *positions.shape[1:]), np.nan, dtype=np.float32)
+    out = np.full((len(sample_times), *positions.shape[1:]), np.nan, dtype=np.float32)
     # Joints known in the same frames, such as a hand's, are interpolated together.
-    patterns, alike = np.unique(seen, axis=1, return_inverse=True)
+    patterns, pattern_index = np.unique(known, axis=1, return_inverse=True)
     for number, pattern in enumerate(patterns.T):
-        joints = np.flatnonzero(alike.reshape(-1) == number)
-        kept = times[pattern]
-        if len(kept) == 0:
+        joints = np.flatnonzero(pattern_index.reshape(-1) == number)
+        known_times = times[pattern]
+        if len(known_times) == 0:
             continue
-        values = _interpolate(kept, positions[pattern][:, joints], wanted)
-        after = np.searchsorted(kept, wanted)
-        inside = (after > 0) & (after < len(kept))
-        gap = np.zeros(len(wanted))
-        gap[inside] = kept[after[inside]] - kept[after[inside] - 1]
-        # A body's first and last pose are held, but not a single joint, which would be a guess.
-        gap[wanted > kept[-1]] = (wanted - kept[-1])[wanted > kept[-1]]
-        early = (wanted < kept[0]) & (wanted >= times[0])
-        gap[early] = (kept[0] - wanted)[early]
-        gap[wanted < times[0]] = kept[0] - times[0]
-        observed = np.abs(kept[nearest(kept, wanted)] - wanted) <= 1e-3
+        values = _interpolate(known_times, positions[pattern][:, joints], sample_times)
+        after = np.searchsorted(known_times, sample_times)
+        inside = (after > 0) & (after < len(known_times))
+        gap = np.zeros(len(sample_times))
+        gap[inside] = known_times[after[inside]] - known_times[after[inside] - 1]
+        # A body's first and last pose are repeated, but a single joint only for `max_gap_s`.
+        gap[sample_times > known_times[-1]] = (sample_times - known_times[-1])[sample_times > known_times[-1]]
+        before = (sample_times < known_times[0]) & (sample_times >= times[0])
+        gap[before] = (known_times[0] - sample_times)[before]
+        gap[sample_times < times[0]] = known_times[0] - times[0]
+        observed = np.abs(known_times[nearest(known_times, sample_times)] - sample_times) <= 1e-3
         values[(gap > max_gap_s) & ~observed] = np.nan
         out[:, joints] = values
     return out
@@ -162,9 +162,9 @@ class Window:
         return restart
 
     def _drop_older(self, oldest_ns: int) -> None:
-        """Keep `max_gap_s` before the window, to interpolate joints that are missing at its start as in a recording.
+        """Drop observations before `oldest_ns`; of these, keep only the last known position of each joint.
 
-        Of the time before that, keep the last known position of each joint.
+        The time before the window is needed to interpolate joints that are missing at its start, as in a recording.
         """
         while len(self._stamps) > 1 and self._stamps[1] <= oldest_ns:
             self._stamps.popleft()
@@ -196,13 +196,13 @@ class Window:
     def positions(self, end_ns: int | None = None) -> np.ndarray:
         """Return [T, V, 3] float32 m, NaN for missing joints.
 
-        The window ends at the newest observation, or at `end_ns`; a later end holds the last observation.
+        The window ends at the newest observation, or at `end_ns`; a later end repeats the last observation.
         """
-        wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
+        sample_times = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
         stamps, positions = list(self._stamps), list(self._positions)
         if self._dropped is not None:
             stamps, positions = [stamps[0] - 1, *stamps], [self._dropped, *positions]
-        return resample(np.array(stamps), np.stack(positions), wanted, self.max_gap_s)
+        return resample(np.array(stamps), np.stack(positions), sample_times, self.max_gap_s)
 
 
 class Series(Generic[T]):
@@ -210,12 +210,12 @@ class Series(Generic[T]):
 
     Args:
         seconds: Maximum age relative to the newest value; one older value is kept.
-        most: Maximum number of values.
+        max_count: Maximum number of values.
         spacing_s: Minimum time between values; closer ones are ignored.
     """
 
-    def __init__(self, seconds: float, most: int = 10_000, spacing_s: float = 0.0):
-        self._seconds_ns, self._most = int(seconds * NANOSECONDS), most
+    def __init__(self, seconds: float, max_count: int = 10_000, spacing_s: float = 0.0):
+        self._seconds_ns, self._max_count = int(seconds * NANOSECONDS), max_count
         self._spacing_ns = int(spacing_s * NANOSECONDS)
         self._stamps: list[int] = []
         self._values: list[T] = []
@@ -223,14 +223,14 @@ class Series(Generic[T]):
     def __len__(self) -> int:
         return len(self._stamps)
 
-    def takes(self, stamp_ns: int) -> bool:
+    def accepts(self, stamp_ns: int) -> bool:
         """Return whether `add` would keep a value with this stamp."""
         if not self._stamps or stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
             return True
         at = bisect_left(self._stamps, stamp_ns)
         near = self._stamps[max(at - 1, 0) : at + 1]
-        apart = min(abs(stamp_ns - other) for other in near)
-        return apart > 0 and apart >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
+        gap_ns = min(abs(stamp_ns - other) for other in near)
+        return gap_ns > 0 and gap_ns >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
 
     def replace(self, stamp_ns: int, value: T) -> None:
         """Replace the value with this stamp, if there is one."""
@@ -239,8 +239,8 @@ class Series(Generic[T]):
             self._values[at] = value
 
     def add(self, stamp_ns: int, value: T) -> None:
-        """Insert a value if `takes` allows it. If time has jumped back, remove the other values first."""
-        if not self.takes(stamp_ns):
+        """Insert a value if `accepts` allows it. If time has jumped back, remove the other values first."""
+        if not self.accepts(stamp_ns):
             return
         if self._stamps and stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
             self.clear()
@@ -248,8 +248,8 @@ class Series(Generic[T]):
         self._stamps.insert(at, stamp_ns)
         self._values.insert(at, value)
         oldest = bisect_left(self._stamps, self._stamps[-1] - self._seconds_ns) - 1
-        surplus = max(oldest, len(self._stamps) - self._most, 0)
-        del self._stamps[:surplus], self._values[:surplus]
+        excess = max(oldest, len(self._stamps) - self._max_count, 0)
+        del self._stamps[:excess], self._values[:excess]
 
     def clear(self) -> None:
         """Remove all values."""
@@ -257,9 +257,9 @@ class Series(Generic[T]):
         self._values.clear()
 
     def rewind(self, stamp_ns: int) -> None:
-        """Remove the values after a stamp, after a jump back in time."""
-        kept = bisect_right(self._stamps, stamp_ns)
-        del self._stamps[kept:], self._values[kept:]
+        """Remove the values that are later than `stamp_ns`."""
+        count = bisect_right(self._stamps, stamp_ns)
+        del self._stamps[count:], self._values[count:]
 
     def at(self, stamp_ns: int, tolerance_s: float) -> T | None:
         """Return the value nearest to a stamp; None if it is not within the tolerance."""
@@ -268,13 +268,13 @@ class Series(Generic[T]):
         index = int(nearest(np.array(self._stamps), np.array([stamp_ns]))[0])
         return self._values[index] if abs(self._stamps[index] - stamp_ns) <= tolerance_s * NANOSECONDS else None
 
-    def nearest(self, wanted_ns: np.ndarray) -> list[T]:
+    def nearest(self, sample_ns: np.ndarray) -> list[T]:
         """Return the values nearest in time to the stamps [T]; the series must not be empty."""
-        return [self._values[index] for index in nearest(np.array(self._stamps), wanted_ns)]
+        return [self._values[index] for index in nearest(np.array(self._stamps), sample_ns)]
 
-    def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
+    def interpolated(self, sample_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
         """Interpolate arrays [..., V, D] in time at the stamps [T]; see `sampled`."""
-        return sampled(np.array(self._stamps), np.stack(self._values), wanted_ns, max_gap_s)  # type: ignore[arg-type]
+        return sampled(np.array(self._stamps), np.stack(self._values), sample_ns, max_gap_s)  # type: ignore[arg-type]
 
 
 class OneEuro:

@@ -248,7 +248,7 @@ def write_intrinsics(
 
 
 def write_mount(path: Path, mount: Mount, note: str = "") -> None:
-    """Write a static transform: frames, translation in metres, rotation as a quaternion x, y, z, w."""
+    """Write a static transform: frames, translation in m, rotation as a quaternion x, y, z, w."""
     translation, rotation = mount.pose[:3, 3].tolist(), quaternion(mount.pose[:3, :3])
     content = {
         "parent_frame": mount.parent,

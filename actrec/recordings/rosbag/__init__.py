@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actrec.recordings import Recording, RecordingConfig, existing
+from actrec.recordings import Recording, RecordingConfig, existing_path
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
@@ -17,6 +17,6 @@ def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
     from actrec.recordings.rosbag.bag_reader import IMAGE_TYPES, SKELETONS, SkeletonBagRecording, message_types
     from actrec.recordings.rosbag.image_bag import BagRecording
 
-    path = existing(path)
+    path = existing_path(path)
     types = message_types(path)
     return (SkeletonBagRecording if SKELETONS in types and not types & IMAGE_TYPES else BagRecording)(path, config)

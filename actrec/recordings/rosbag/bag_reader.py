@@ -15,7 +15,7 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings import Recording, RecordingConfig, existing, resolve_or_nominal
+from actrec.recordings import Recording, RecordingConfig, existing_path, resolve_nominal_intrinsics
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
 from actrec.recordings.rosbag.bag_writer import (
     SKELETONS,
@@ -116,7 +116,7 @@ class OpenBag(Recording):
     """Recording in a bag whose reader is open."""
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
+        super().__init__(existing_path(path), config)
         self._reader = open_reader(self.path)
         try:
             self._prepare()
@@ -152,7 +152,7 @@ class SkeletonBagRecording(OpenBag):
         preferred = SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC
         self._topic = choose_topic(self.path, self._reader, SKELETONS, preferred, self.config.skeleton_topic)
         self._store = typestore_of(self.path, self._reader, self._topic, SKELETONS)
-        self.intrinsics = resolve_or_nominal(self.path, self.config, KINECT_V1)
+        self.intrinsics = resolve_nominal_intrinsics(self.path, self.config, KINECT_V1)
         with reading(self.path):
             self._first_time = next(time for _, time, _ in messages(self._reader, [self._topic]))
 

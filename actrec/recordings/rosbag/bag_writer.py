@@ -23,7 +23,7 @@ from rosbags.rosbag2.metadata import parse_qos
 from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
-from actrec.recordings import existing, log
+from actrec.recordings import existing_path, log
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -313,7 +313,7 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
         DeviceError: The file does not exist, or `out` exists.
         InputError: The file is not an mcap, or holds no message.
     """
-    path = existing(path)
+    path = existing_path(path)
     files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if len(files) != 1:
         raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; give the path of the file itself")

@@ -72,8 +72,8 @@ def test_record_two_clips_counts_down_and_labels(tmp_path):
 
 def test_record_clip_without_person_rejected_and_repeated(tmp_path):
     done, shown = record(tmp_path, observations(lambda k: [] if k < 20 else [body()]))
-    assert len(done.kept) == 1 and len(done.refused) == 1
-    assert "no person was detected: stand 2 to 4 m before the camera" in done.refused[0]
+    assert len(done.kept) == 1 and len(done.rejected) == 1
+    assert "no person was detected: stand 2 to 4 m before the camera" in done.rejected[0]
     assert any("rejected, no person was detected" in text for text in shown)
     with pytest.raises(DeviceError, match="3 clips in a row were rejected, the last because no person was detected"):
         record(tmp_path, observations(lambda k: []))
@@ -120,7 +120,7 @@ def test_record_stream_ends_or_stamps_jump_rejects_or_raises(tmp_path):
     ahead = iter([once(1.0) for _ in range(10)])
     over = observations(lambda k: [body()])
     done, _ = record(tmp_path, lambda t: next(ahead, None) or over(t))
-    assert done.refused == ["the camera's stamps did not increase"]
+    assert done.rejected == ["the camera's stamps did not increase"]
     assert len(done.kept) == 1
 
 
@@ -128,7 +128,7 @@ def test_record_repeated_image_counted_once(tmp_path):
     once = observations(lambda k: [body()])
     twice = (observation for k in itertools.count() for observation in [once(1.0)] * (2 if k % 7 == 0 else 1))
     done, _ = record(tmp_path, lambda t: next(twice))
-    assert done.refused == []
+    assert done.rejected == []
     assert len(read_bodies(tmp_path / "mine/wave_001")) == 10
 
     stands = observations(lambda k: [body()])
@@ -136,7 +136,7 @@ def test_record_repeated_image_counted_once(tmp_path):
     over = observations(lambda k: [body()], start=10)
     still = iter([*first, *first[-1:] * 5])
     done, _ = record(tmp_path, lambda t: next(still, None) or over(t))
-    assert done.refused == ["the camera's stamps did not increase"]
+    assert done.rejected == ["the camera's stamps did not increase"]
 
 
 def test_record_full_disk_drops_clip_only(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def test_kinect_v2_25_has_ntu_order():
 
 
 def test_convert_lcrnet_to_kinect():
-    # A person who stands before the camera, arms hanging, in the optical frame: their right is on the left.
+    # A person standing in front of the camera with hanging arms, in the optical frame: the right side has x < 0.
     sides = {"right": -1.0, "left": 1.0}
     rows = {"ankle": (0.1, 0.9), "knee": (0.1, 0.45), "hip": (0.1, 0.0), "wrist": (0.2, 0.0), "elbow": (0.2, -0.25),
             "shoulder": (0.18, -0.5)}  # fmt: skip
@@ -45,13 +45,13 @@ def test_convert_lcrnet_to_kinect():
     points["head"] = (0.0, -0.75, 3.0)
     joints = np.array([points[joint] for joint in layouts.get("lcrnet_13").joints], np.float32)
     scores = np.ones(13, np.float32)
-    converted, certain = convert(joints, scores, "lcrnet_13")
+    converted, converted_scores = convert(joints, scores, "lcrnet_13")
     index = layouts.KINECT_V2_25.index
     expected = {"spine_base": (0, 0), "spine_mid": (0, -0.3), "spine_shoulder": (0, -0.5), "neck": (0, -0.61),
                 "hand_right": (-0.2, 0.075), "hand_tip_left": (0.2, 0.125), "foot_left": (0.1, 0.945)}  # fmt: skip
     for joint, place in expected.items():
         np.testing.assert_allclose(converted[index[joint], :2], place, atol=1e-6, err_msg=joint)
-    assert certain[index["hand_left"]] == EXTRAPOLATED_SCORE and certain[index["knee_left"]] == 1
+    assert converted_scores[index["hand_left"]] == EXTRAPOLATED_SCORE and converted_scores[index["knee_left"]] == 1
 
 
 def test_get_unknown_layout_lists_known():
@@ -61,7 +61,7 @@ def test_get_unknown_layout_lists_known():
 
 @pytest.mark.parametrize("source", TABLES)
 def test_matrix_rows_sum_to_one(source):
-    # Only then does a conversion follow a person who moves.
+    # Otherwise a conversion would not be invariant to translation.
     np.testing.assert_allclose(matrix(source).sum(axis=1), 1.0, atol=1e-6)
 
 
@@ -71,12 +71,12 @@ def test_convert_commutes_with_mirroring(source):
     positions = rng.normal(size=(len(layouts.get(source)), 3)).astype(np.float32)
     scores = rng.uniform(size=len(positions)).astype(np.float32)
     flip = np.array([-1, 1, 1], np.float32)
-    there = list(layouts.get(source).mirror)
-    back = list(layouts.KINECT_V2_25.mirror)
+    source_mirror = list(layouts.get(source).mirror)
+    target_mirror = list(layouts.KINECT_V2_25.mirror)
     plain, plain_scores = convert(positions, scores, source)
-    mirrored, mirrored_scores = convert((positions * flip)[there], scores[there], source)
-    np.testing.assert_allclose((mirrored * flip)[back], plain, atol=1e-5)
-    np.testing.assert_allclose(mirrored_scores[back], plain_scores, atol=1e-6)
+    mirrored, mirrored_scores = convert((positions * flip)[source_mirror], scores[source_mirror], source)
+    np.testing.assert_allclose((mirrored * flip)[target_mirror], plain, atol=1e-5)
+    np.testing.assert_allclose(mirrored_scores[target_mirror], plain_scores, atol=1e-6)
 
 
 def test_convert_missing_source_makes_only_its_joints_missing():
@@ -84,9 +84,9 @@ def test_convert_missing_source_makes_only_its_joints_missing():
     positions[layouts.MEDIAPIPE_33.index["wrist_left"]] = np.nan
     found, scores = convert(positions, np.ones(33), "mediapipe_33")
     index = layouts.KINECT_V2_25.index
-    lost = {v for v in range(25) if np.isnan(found[v]).any()}
-    assert lost == {index["wrist_left"], index["hand_tip_left"], index["thumb_left"]}
-    assert all(scores[v] == 0 for v in lost)
+    missing = {v for v in range(25) if np.isnan(found[v]).any()}
+    assert missing == {index["wrist_left"], index["hand_tip_left"], index["thumb_left"]}
+    assert all(scores[v] == 0 for v in missing)
     assert scores[index["hand_tip_right"]] == EXTRAPOLATED_SCORE
     assert scores[index["hand_right"]] == 1
 

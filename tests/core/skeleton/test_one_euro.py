@@ -1,4 +1,4 @@
-"""The One-Euro filter: quieter at rest, prompt in motion."""
+"""The One-Euro filter: less jitter at rest, little lag in motion."""
 
 import numpy as np
 
@@ -35,9 +35,9 @@ def test_one_euro_missing_joints_stay_missing_and_return_unfiltered():
     joint = OneEuro(1.0, 0.0)
     first = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]], np.float32)
     joint.update(0.0, first)
-    gone = first.copy()
-    gone[0] = np.nan
-    out = joint.update(0.1, gone)
+    missing = first.copy()
+    missing[0] = np.nan
+    out = joint.update(0.1, missing)
     assert np.isnan(out[0]).all() and np.isfinite(out[1]).all()
     back = first + np.float32(0.5)
     out = joint.update(0.2, back)

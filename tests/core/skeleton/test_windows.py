@@ -30,7 +30,7 @@ def test_window_uniform_motion_is_exact_at_any_frame_rate(fps):
     assert window.duration_s == pytest.approx(5.0, abs=0.01)
 
 
-def test_window_holds_first_pose_before_first_observation():
+def test_window_repeats_first_pose_before_first_observation():
     stamps = (np.arange(13) / 12 * NANOSECONDS).astype(np.int64)
     window = Window(5.0, 60)
     for stamp, joints in zip(stamps, moving(stamps), strict=True):
@@ -80,13 +80,13 @@ def test_window_bridges_short_joint_gap_and_keeps_long_one_missing():
     assert not np.isnan(np.delete(sampled, 4, axis=1)).any()
 
 
-def test_window_joint_lost_at_end_is_held_briefly():
+def test_window_joint_lost_at_end_is_repeated_briefly():
     stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
     joints = moving(stamps)
     joints[40:, 7] = np.nan
     sampled = resample(stamps, joints, sample_stamps(int(stamps[-1]), 5.0, 60))
-    held = sampled[39:45, 7]  # sample k is observation k + 1
-    np.testing.assert_allclose(held, np.broadcast_to(joints[39, 7], held.shape))
+    repeated = sampled[39:45, 7]  # sample k is observation k + 1
+    np.testing.assert_allclose(repeated, np.broadcast_to(joints[39, 7], repeated.shape))
     assert np.isnan(sampled[46:, 7]).all()
 
 
@@ -122,14 +122,14 @@ def test_window_intermittent_joints_match_whole_recording(fps):
     count, window = 12 * fps, Window(3.0, 36)
     stamps = (np.cumsum(rng.uniform(0.7, 1.3, count)) / fps * NANOSECONDS).astype(np.int64)
     joints = moving(stamps) + rng.normal(0, 0.1, (count, 25, 3)).astype(np.float32)
-    for joint in range(24):  # unseen for a moment now and then, or for seconds
+    for joint in range(24):  # missing for a few frames or for seconds
         for start in rng.integers(0, count, 8):
             joints[start : start + rng.integers(1, (joint % 4) * fps + 2), joint] = np.nan
-    held = 0
-    for number, (stamp, seen) in enumerate(zip(stamps, joints, strict=True), start=1):
-        window.add(int(stamp), seen)
-        wanted = sample_stamps(int(stamp), 3.0, 36)
+    longest = 0
+    for number, (stamp, observed) in enumerate(zip(stamps, joints, strict=True), start=1):
+        window.add(int(stamp), observed)
+        sample_ns = sample_stamps(int(stamp), 3.0, 36)
         # Next to the first observation after a long gap, a sample uses a millisecond of the time before the gap.
-        np.testing.assert_allclose(window.positions(), resample(stamps[:number], joints[:number], wanted), atol=0.02)
-        held = max(held, len(window))
-    assert held < 5 * fps
+        np.testing.assert_allclose(window.positions(), resample(stamps[:number], joints[:number], sample_ns), atol=0.02)
+        longest = max(longest, len(window))
+    assert longest < 5 * fps
