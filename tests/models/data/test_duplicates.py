@@ -1,4 +1,4 @@
-"""Clips of a test part that the training part holds too: which they are, and what evaluation and cards say of them."""
+"""Test clips that are in the training part too: their detection, and the figures of evaluation and cards."""
 
 import json
 from dataclasses import replace
@@ -24,8 +24,8 @@ from tests.models.places import PlacesTrainToo
 STAMPS = np.arange(3)
 
 
-class SomeTrain(PlacesTrainToo):
-    """Of eight test clips, three lie in the training part too: one of them is recognized wrongly."""
+class PartlyDuplicated(PlacesTrainToo):
+    """Three of eight test clips are in the training part too; one of them gets a wrong label."""
 
     def part(self, entry, split):
         if "train" not in entry.meta:
@@ -34,12 +34,12 @@ class SomeTrain(PlacesTrainToo):
 
 
 @pytest.fixture(autouse=True)
-def some_train(monkeypatch):
-    monkeypatch.setitem(datasets.DATASETS._targets, "places", f"{__name__}:SomeTrain")
+def partly_duplicated(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS._targets, "places", f"{__name__}:PartlyDuplicated")
 
 
 class Unreadable(ClipDataset):
-    """Whose first clip cannot be read."""
+    """A dataset whose first clip cannot be read."""
 
     def __getitem__(self, index):
         if index == 0:
@@ -54,20 +54,20 @@ def clip(name, value):
 
 
 def test_find_duplicates_identical_joints_found():
-    test = ClipDataset([clip("a", 1), clip("b", 2), clip("nobody", np.nan)], ("one",))
-    near = np.nextafter(np.float32(2), np.float32(3))
-    learnt = ClipDataset([clip("c", near), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
-    assert find_duplicates(test, lambda: learnt) == {"a": "d"}
+    test = ClipDataset([clip("a", 1), clip("b", 2), clip("no_body", np.nan)], ("one",))
+    similar = np.nextafter(np.float32(2), np.float32(3))
+    training = ClipDataset([clip("c", similar), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
+    assert find_duplicates(test, lambda: training) == {"a": "d"}
 
 
 def test_find_duplicates_unreadable_or_missing_clip_ignored(monkeypatch):
     clips = [clip("a", 1), clip("b", 2)]
     assert find_duplicates(ClipDataset(clips, ("one",)), lambda: Unreadable(clips, ("one",))) == {"b": "b"}
 
-    def absent():
+    def missing_part():
         raise DeviceError("no such folder")
 
-    assert find_duplicates(ClipDataset(clips, ("one",)), absent) == {}
+    assert find_duplicates(ClipDataset(clips, ("one",)), missing_part) == {}
     monkeypatch.setattr(module, "READ_AT_MOST", 1)
     assert find_duplicates(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
 
@@ -75,26 +75,26 @@ def test_find_duplicates_unreadable_or_missing_clip_ignored(monkeypatch):
 def test_find_duplicates_prepared_part_compares_checksums(tmp_path, monkeypatch):
     prepare("places", tmp_path, tmp_path / "store")
     monkeypatch.setattr(module, "READ_AT_MOST", 0)
-    read, whole = [], PreparedDataset.__getitem__
+    read_indices, read_clip = [], PreparedDataset.__getitem__
 
-    def noting(self, index):
-        read.append(index)
-        return whole(self, index)
+    def record_index(self, index):
+        read_indices.append(index)
+        return read_clip(self, index)
 
-    monkeypatch.setattr(PreparedDataset, "__getitem__", noting)
+    monkeypatch.setattr(PreparedDataset, "__getitem__", record_index)
     parts = {part: datasets.create("places", tmp_path / "store", split="all", part=part) for part in datasets.PARTS}
-    same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
-    assert find_duplicates(parts["test"], lambda: parts["train"]) == same
-    assert len(read) == 2 * len(same)  # clips with equal checksums are compared
+    expected = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
+    assert find_duplicates(parts["test"], lambda: parts["train"]) == expected
+    assert len(read_indices) == 2 * len(expected)  # clips with equal checksums are compared
 
 
 def test_find_duplicates_nucla_finds_two_clips(data_root):
     folder = data_root / "nucla"
     parts = {part: datasets.create("nucla", folder, split="view", part=part) for part in datasets.PARTS}
-    same = find_duplicates(parts["test"], lambda: parts["train"])
-    named = [name for name in parts["test"].names if name.startswith(("a02", "a03"))]
-    assert same == {name: name.replace("v03", "v02") for name in named}
-    assert len(same) == 95
+    found = find_duplicates(parts["test"], lambda: parts["train"])
+    names = [name for name in parts["test"].names if name.startswith(("a02", "a03"))]
+    assert found == {name: name.replace("v03", "v02") for name in names}
+    assert len(found) == 95
 
 
 @pytest.mark.parametrize("dataset", ["utd_mhad", "shrec17_28"])
@@ -112,8 +112,8 @@ def test_eval_with_copies_reports_accuracy_without_copies(tmp_path, capsys):
     assert (figures["right"], figures["copies"], figures["accuracy_without_copies"]) == (6, 3, 0.8)
     assert figures["copies_of_training_clips"]["left_1"] == "train_left_1"
     assert main([*evaluate, *models]) == 0
-    shown = capsys.readouterr().out
-    assert "3 of the 8 clips are in the training part too" in shown and "80.00 % of 10" in shown
+    output = capsys.readouterr().out
+    assert "3 of the 8 clips are in the training part too" in output and "80.00 % of 10" in output
     assert main([*evaluate, "--json", *models]) == 0
     assert json.loads(capsys.readouterr().out)["spread"]["accuracy_without_copies"]["mean"] == 0.8
     assert main([*evaluate, "--json", "--fuse", "softmax", models[0], write(tmp_path / "three")]) == 0
@@ -134,12 +134,12 @@ def test_eval_of_copies_only_reports_no_accuracy_without_copies(tmp_path, capsys
 def test_export_with_copies_reports_accuracy_without_copies(tmp_path):
     recipe = Recipe("sem_net", dataset="places", split="all")
     test = datasets.create("places", tmp_path, split="all", part="test")
-    right = np.array([True] * 7 + [False])
-    assert exporter.duplicate_figures(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
+    correct = np.array([True] * 7 + [False])
+    assert exporter.duplicate_figures(recipe, test, correct, (str(tmp_path), str(tmp_path))) == {
         "copies": 3,
         "accuracy_without_copies": 1.0,
     }
-    assert exporter.duplicate_figures(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
+    assert exporter.duplicate_figures(replace(recipe, dataset="folder"), test, correct, (str(tmp_path), "")) == {}
     assert "93.0% of the 369 that are not in the training part as well" in card(zoo.find("deepacts_graph_nucla"), "it")
 
 

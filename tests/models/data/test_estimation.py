@@ -1,4 +1,4 @@
-"""Hands, face, motion, flow and bodies made from a clip's camera frames, through the live nodes' own functions."""
+"""Hands, face, motion, flow and bodies estimated from a clip's camera frames, as in the live nodes."""
 
 import dataclasses
 from itertools import islice
@@ -22,8 +22,8 @@ FRAMES = 10
 OPTIONS = {"width": 640, "height": 480, "actors": 2, "held_out": 1, "takes": 1, "fps": 15.0}
 
 
-class Seen(RenderedRgbd):
-    """One full-size clip of the simulated camera, without any of the estimated streams."""
+class CameraClip(RenderedRgbd):
+    """One full-size clip of the simulated camera, without estimated streams."""
 
     def entries(self):
         return [entry for entry in super().entries() if entry.name == "wave_p1_v3_t1"]
@@ -31,13 +31,13 @@ class Seen(RenderedRgbd):
     def read(self, entry):
         clip = super().read(entry)
         pixels = clip.streams["pixels"][:, :FRAMES]
-        others = {"pixels": pixels, "size": clip.streams["size"]}
+        streams = {"pixels": pixels, "size": clip.streams["size"]}
         return dataclasses.replace(
-            clip, stamps_ns=clip.stamps_ns[:FRAMES], bodies=clip.bodies[:, :FRAMES], streams=others
+            clip, stamps_ns=clip.stamps_ns[:FRAMES], bodies=clip.bodies[:, :FRAMES], streams=streams
         )
 
     def frames(self, entry):
-        # One frame that the clip does not have, and one of the clip's that is lost.
+        # One frame more than the clip has, and frame 4 is missing.
         for number, frame in enumerate(islice(super().frames(entry), FRAMES + 1)):
             if number != 4:
                 yield frame
@@ -53,7 +53,7 @@ class Turning(Source):
         return [Entry("turning", 0, {"subject": 1})]
 
     def read(self, entry):
-        raise AssertionError("where bodies are estimated there are none to be read")
+        raise AssertionError("estimated bodies need no recorded ones")
 
     def frames(self, entry):
         config = build(RecordingConfig, {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001})
@@ -66,33 +66,33 @@ class Turning(Source):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    for name in ("Seen", "Turning"):
+    for name in ("CameraClip", "Turning"):
         monkeypatch.setitem(datasets.DATASETS._targets, name.lower(), f"{__name__}:{name}")
 
 
 def test_estimation_known_bodies_gives_hands_face_motion_and_flow(tmp_path):
     settings = PrepareConfig(streams=["bodies"], estimate=["hands", "face", "motion", "flow"])
-    prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
+    prepare("cameraclip", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
     store = PreparedDataset(tmp_path / "out")
     assert store.streams == {"bodies", "hands", "face", "flow"}
-    made = store[0].streams
-    assert made["flow"].shape == (FRAMES, 240, 320, 3), "as the live node makes it"
-    truth = RenderedRgbd(tmp_path, **OPTIONS).read(store_entry()).streams
-    hands = np.linalg.norm(made["hands"] - truth["hands"][:, :FRAMES], axis=-1)
+    output = store[0].streams
+    assert output["flow"].shape == (FRAMES, 240, 320, 3), "the size of the live node"
+    expected = RenderedRgbd(tmp_path, **OPTIONS).read(store_entry()).streams
+    hands = np.linalg.norm(output["hands"] - expected["hands"][:, :FRAMES], axis=-1)
     assert np.isfinite(hands).mean() > 0.4 and np.nanmedian(hands) < 0.05
-    assert np.isnan(made["hands"][:, 4]).all() and np.isnan(made["motion"][:, 4]).all(), "that frame was lost"
-    pixels = truth["pixels"][:, : FRAMES + 1]
-    moved = np.diff(pixels, axis=1) * OPTIONS["fps"]
-    fast = np.linalg.norm(moved, axis=-1) > 30
-    wrong = np.linalg.norm(made["motion"] - moved, axis=-1)[fast]
-    assert np.isfinite(wrong).sum() > 5
-    assert np.nanmedian(wrong) < 0.6 * np.median(np.linalg.norm(moved[fast], axis=-1))
-    # The lost frame repeats the flow of its neighbor in time.
-    np.testing.assert_array_equal(made["flow"][-1], made["flow"][-2])
+    assert np.isnan(output["hands"][:, 4]).all() and np.isnan(output["motion"][:, 4]).all(), "frame 4 is missing"
+    pixels = expected["pixels"][:, : FRAMES + 1]
+    velocity = np.diff(pixels, axis=1) * OPTIONS["fps"]
+    fast = np.linalg.norm(velocity, axis=-1) > 30
+    error = np.linalg.norm(output["motion"] - velocity, axis=-1)[fast]
+    assert np.isfinite(error).sum() > 5
+    assert np.nanmedian(error) < 0.6 * np.median(np.linalg.norm(velocity[fast], axis=-1))
+    # The last frame repeats the flow of the frame before.
+    np.testing.assert_array_equal(output["flow"][-1], output["flow"][-2])
 
 
 def store_entry():
-    return Seen("nowhere", **OPTIONS).entries()[0]
+    return CameraClip("nowhere", **OPTIONS).entries()[0]
 
 
 def test_estimation_recording_without_skeletons_gives_bodies(data_root, tmp_path):
@@ -109,30 +109,30 @@ def test_estimation_recording_without_skeletons_gives_bodies(data_root, tmp_path
     assert (np.diff(clip.stamps_ns) > 0).all()
 
 
-# -- what cannot be done -----------------------------------------------------------------------------------------------
+# -- limits and invalid inputs -----------------------------------------------------------------------------------------
 
 
-def frames_of(count, depth=True, color=True):
+def make_frames(count, depth=True, color=True):
     intrinsics = Intrinsics(160, 120, 130.0, 130.0, 79.5, 59.5)
     random = np.random.default_rng(0)
     gray = random.integers(0, 255, (120, 160, 3), dtype=np.uint8)
-    far = np.full((120, 160), 3.0, np.float32)
+    plane = np.full((120, 160), 3.0, np.float32)
     return [
-        RgbdFrame(k * 33_000_000, np.roll(gray, 2 * k, 1) if color else None, far if depth else None, intrinsics)
+        RgbdFrame(k * 33_000_000, np.roll(gray, 2 * k, 1) if color else None, plane if depth else None, intrinsics)
         for k in range(count)
     ]
 
 
-def body(frames, **others):
+def body(frames, **streams):
     positions = np.tile(np.float32([0.1, 0.1, 3.0]), (1, frames, 25, 1))
-    return Clip("clip", 0, np.arange(frames) * 33_000_000, positions, others)
+    return Clip("clip", 0, np.arange(frames) * 33_000_000, positions, streams)
 
 
 def test_estimation_motion_from_color_matches_image_shift():
     settings = PrepareConfig(estimate=["motion"], motion_from="color")
-    found = Estimation(settings).run("clip", 0, frames_of(4, depth=False), body(4))
-    rates = found.points["motion"][0, :3]  # 2 px in 33 ms
-    np.testing.assert_allclose(np.median(rates, axis=(0, 1)), [2 / 0.033, 0], atol=6)
+    found = Estimation(settings).run("clip", 0, make_frames(4, depth=False), body(4))
+    motion = found.points["motion"][0, :3]  # 2 px in 33 ms
+    np.testing.assert_allclose(np.median(motion, axis=(0, 1)), [2 / 0.033, 0], atol=6)
     assert np.isnan(found.points["motion"][0, 3]).all()
     np.testing.assert_array_equal(found.points["size"], [160, 120])
     expected = 130.0 * 0.1 / 3.0 + np.array([79.5, 59.5])
@@ -140,18 +140,18 @@ def test_estimation_motion_from_color_matches_image_shift():
 
 
 def test_estimation_motion_repeated_images_moves_once():
-    """As of a video of half the rate: neither still nor twice as fast."""
-    shown = frames_of(3, depth=False)
-    frames = [dataclasses.replace(shown[k // 2], stamp_ns=k * 33_000_000) for k in range(6)]
+    """A video with half the frame rate repeats images; the motion has the right speed."""
+    images = make_frames(3, depth=False)
+    frames = [dataclasses.replace(images[k // 2], stamp_ns=k * 33_000_000) for k in range(6)]
     found = Estimation(PrepareConfig(estimate=["motion"], motion_from="color")).run("clip", 0, frames, body(6))
-    rates = np.median(found.points["motion"][0], axis=1)  # 2 px in 66 ms
-    np.testing.assert_allclose(rates[:4], [[2 / 0.066, 0]] * 4, atol=3)
-    np.testing.assert_array_equal(rates[0], rates[1])
-    assert np.isnan(rates[4:]).all()
+    motion = np.median(found.points["motion"][0], axis=1)  # 2 px in 66 ms
+    np.testing.assert_allclose(motion[:4], [[2 / 0.066, 0]] * 4, atol=3)
+    np.testing.assert_array_equal(motion[0], motion[1])
+    assert np.isnan(motion[4:]).all()
 
 
-class Pointing:
-    """Finds a hand where the body's first joint is."""
+class FakeHandPerception:
+    """Return a hand at the body's first joint."""
 
     def reset(self):
         pass
@@ -162,32 +162,32 @@ class Pointing:
 
 
 def test_estimation_other_camera_offset_applied(monkeypatch):
-    monkeypatch.setattr(estimate, "HandPerception", Pointing)
+    monkeypatch.setattr(estimate, "HandPerception", FakeHandPerception)
     estimation = Estimation(PrepareConfig(estimate=["hands"]))
-    beside = np.float32([-0.05, 0.0, 0.0])
-    found = estimation.run("clip", 0, frames_of(2), body(2), beside).points["hands"]
+    offset = np.float32([-0.05, 0.0, 0.0])
+    found = estimation.run("clip", 0, make_frames(2), body(2), offset).points["hands"]
     np.testing.assert_allclose(found[0, 0, 0], np.tile(np.float32([0.15, 0.1, 3.0]), (21, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "frames", "known", "message"),
+    ("settings", "frames", "bodies", "message"),
     [
-        ({"estimate": ["motion"]}, frames_of(3, depth=False), body(3), "has no depth, .*motion_from=color"),
-        ({"estimate": ["flow"]}, frames_of(1), body(1), "no two frames near enough"),
-        ({"estimate": ["flow"]}, frames_of(2, color=False), body(2), "a frame without color"),
+        ({"estimate": ["motion"]}, make_frames(3, depth=False), body(3), "has no depth, .*motion_from=color"),
+        ({"estimate": ["flow"]}, make_frames(1), body(1), "no two frames near enough"),
+        ({"estimate": ["flow"]}, make_frames(2, color=False), body(2), "a frame without color"),
         ({"estimate": ["flow"]}, [], body(2), "has no camera frames, or none at the time of its joints"),
         (
             {"estimate": ["flow"]},
-            frames_of(2),
+            make_frames(2),
             body(2, pixels=np.zeros((1, 2, 25, 2), np.float32), size=np.float32([640, 480])),
             r"counts pixels in \[640.0, 480.0\] px, but its frames are \[160.0, 120.0\]",
         ),
-        ({"estimate": ["bodies"]}, frames_of(3), None, "shows a body in 0 of 3 frames"),
+        ({"estimate": ["bodies"]}, make_frames(3), None, "shows a body in 0 of 3 frames"),
     ],
 )
-def test_estimation_unsuitable_frames_raises(settings, frames, known, message):
+def test_estimation_unsuitable_frames_raises(settings, frames, bodies, message):
     with pytest.raises(InputError, match=message):
-        Estimation(PrepareConfig(**settings)).run("clip", 0, frames, known)
+        Estimation(PrepareConfig(**settings)).run("clip", 0, frames, bodies)
 
 
 def test_prepare_face_of_hand_dataset_raises(data_root, tmp_path):
@@ -198,10 +198,10 @@ def test_prepare_face_of_hand_dataset_raises(data_root, tmp_path):
 def test_prepare_invalid_estimator_settings_raises(tmp_path):
     settings = PrepareConfig(estimate=["flow"], flow={"wings": 2})
     with pytest.raises(ConfigError, match="unknown option wings of SceneFlowConfig"):
-        prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
+        prepare("cameraclip", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
 
 
 def test_shrunk_small_image_not_enlarged():
-    picture = np.zeros((120, 160, 3), np.uint8)
-    assert shrunk(picture, 60).shape == (60, 80, 3)
-    assert shrunk(picture, 0) is picture and shrunk(picture, 240) is picture
+    image = np.zeros((120, 160, 3), np.uint8)
+    assert shrunk(image, 60).shape == (60, 80, 3)
+    assert shrunk(image, 0) is image and shrunk(image, 240) is image

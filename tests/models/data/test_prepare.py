@@ -1,4 +1,4 @@
-"""Preparation: workers killed, runs killed, disks full, items that cannot be read; nothing prepared is lost."""
+"""Preparation keeps prepared clips after killed workers and runs, full disks and unreadable items."""
 
 import json
 import os
@@ -34,11 +34,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(autouse=True)
 def registered():
-    before = dict(datasets.DATASETS._targets)
+    targets = dict(datasets.DATASETS._targets)
     flaky.register()
     yield
     datasets.DATASETS._targets.clear()
-    datasets.DATASETS._targets.update(before)
+    datasets.DATASETS._targets.update(targets)
 
 
 def run_python(code, *arguments):
@@ -48,11 +48,11 @@ def run_python(code, *arguments):
     )
 
 
-# -- items that cannot be read -----------------------------------------------------------------------------------------
+# -- unreadable items --------------------------------------------------------------------------------------------------
 
 
 def damage(folder):
-    """Damage four sequences and return their names with a word of the cause."""
+    """Damage four sequences and return their names."""
     names = names_of(folder)
     (folder / f"{names[0]}.json").write_text((folder / f"{names[0]}.json").read_text()[:500])
     (folder / f"{names[1]}.json").write_text("")
@@ -66,23 +66,23 @@ def damage(folder):
 
 
 def test_prepare_unreadable_clips_reported_skipped_and_retried(published, tmp_path, data_root, capsys):
-    spoilt = damage(published)
+    damaged = damage(published)
     command = ["prepare", "nucla", "--data", str(published.parent), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert main([*command, "--quiet", "--json"]) == 0
-    shown = capsys.readouterr()
-    done = json.loads(shown.out)
-    assert (done["clips"], done["prepared"]) == (len(names_of(published)) - 4,) * 2
-    assert [item["name"] for item in done["skipped"]] == spoilt
+    streams = capsys.readouterr()
+    report = json.loads(streams.out)
+    assert (report["clips"], report["prepared"]) == (len(names_of(published)) - 4,) * 2
+    assert [item["name"] for item in report["skipped"]] == damaged
     assert len(PreparedDataset(tmp_path / "out")[0].stamps_ns) == 1, "a single frame is a clip"
-    assert "warning: 4 items skipped" in shown.err and "skipped.json" in shown.err
-    listed = json.loads((tmp_path / "out" / SKIPPED).read_text())
-    assert listed == done["skipped"] and all(len(item["reason"]) > 20 for item in listed)
-    assert all("\n" not in item["reason"] for item in listed)
+    assert "warning: 4 items skipped" in streams.err and "skipped.json" in streams.err
+    skipped = json.loads((tmp_path / "out" / SKIPPED).read_text())
+    assert skipped == report["skipped"] and all(len(item["reason"]) > 20 for item in skipped)
+    assert all("\n" not in item["reason"] for item in skipped)
     assert main([*command, "--quiet", "--strict"]) == 1
-    shutil.copy(data_root / f"nucla/raw/{spoilt[0]}.json", published)
+    shutil.copy(data_root / f"nucla/raw/{damaged[0]}.json", published)
     assert main([*command, "--quiet", "--json"]) == 0
-    done = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (done["prepared"], len(done["skipped"])) == (1, 3)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["prepared"], len(report["skipped"])) == (1, 3)
 
 
 def test_prepare_ntu_truncated_file_skipped(data_root, tmp_path):
@@ -91,8 +91,8 @@ def test_prepare_ntu_truncated_file_skipped(data_root, tmp_path):
     files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))[:3]
     for path in files:
         shutil.copy(path, folder)
-    whole = files[1].read_bytes()
-    (folder / files[1].name).write_bytes(whole[: len(whole) // 2])
+    content = files[1].read_bytes()
+    (folder / files[1].name).write_bytes(content[: len(content) // 2])
     done = prepare("ntu60", folder, tmp_path / "out", options={"incomplete": "keep"})
     (skipped,) = done.skipped
     assert skipped["name"] == files[1].stem and "truncated" in skipped["reason"]
@@ -101,9 +101,9 @@ def test_prepare_ntu_truncated_file_skipped(data_root, tmp_path):
     for clip, entry in zip(
         (stored[n] for n in range(len(stored))), (e for e in source.entries() if e.name != files[1].stem), strict=True
     ):
-        truth = source.read(entry)
-        np.testing.assert_array_equal(clip.bodies, truth.bodies)
-        np.testing.assert_array_equal(clip.streams["pixels"], truth.streams["pixels"])
+        expected = source.read(entry)
+        np.testing.assert_array_equal(clip.bodies, expected.bodies)
+        np.testing.assert_array_equal(clip.streams["pixels"], expected.streams["pixels"])
     assert (
         datasets.create("ntu60", tmp_path / "out", split="cross_view", part="test", incomplete="keep").names
         == stored.names
@@ -131,21 +131,21 @@ def test_prepare_no_readable_clip_raises(published, tmp_path):
 
 
 def test_prepare_duplicate_name_raises(published, tmp_path, monkeypatch):
-    twice = datasets.source("nucla", published).entries() * 2
-    monkeypatch.setattr("actrec.datasets.nucla.Nucla.entries", lambda self: twice)
-    with pytest.raises(InputError, match=f"names '{twice[0].name}' twice"):
+    entries = datasets.source("nucla", published).entries() * 2
+    monkeypatch.setattr("actrec.datasets.nucla.Nucla.entries", lambda self: entries)
+    with pytest.raises(InputError, match=f"names '{entries[0].name}' twice"):
         prepare("nucla", published, tmp_path / "out")
 
 
-# -- again and again ---------------------------------------------------------------------------------------------------
+# -- repeated runs -----------------------------------------------------------------------------------------------------
 
 
 def test_prepare_again_updates_only_added_changed_and_deleted_clips(published, tmp_path, data_root):
     out = tmp_path / "out"
     first = prepare("nucla", published, out)
     files = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name not in (".lock", SKIPPED)}
-    again = prepare("nucla", published, out)
-    assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
+    second = prepare("nucla", published, out)
+    assert (second.prepared, second.fingerprint) == (0, first.fingerprint)
     assert {path: path.stat().st_mtime_ns for path in files} == files
     reader = PreparedDataset(out)
     names = names_of(published)
@@ -234,20 +234,20 @@ def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkey
     child.wait()
     child.stdout.close()
     assert not read_head(out).complete
-    kept = sum(len(json.loads(line)["clips"]) for line in journal.read_text().splitlines())
-    assert kept >= 4
-    # As if the kill had come while a line and a shard were being written.
+    journaled = sum(len(json.loads(line)["clips"]) for line in journal.read_text().splitlines())
+    assert journaled >= 4
+    # An incomplete line and an incomplete shard simulate a kill during writing.
     with open(journal, "ab") as file:
         file.write(b'{"clips":[["a01')
     with open(next(out.glob("shard_*.bin")), "ab") as file:
         file.write(b"half a clip")
-    (out / "shard_0123456789ab.bin").write_bytes(b"of a worker of which nothing is known")
+    (out / "shard_0123456789ab.bin").write_bytes(b"of an unknown worker")
     done = prepare("slow", published, out)
-    assert done.prepared == len(names_of(published)) - kept
+    assert done.prepared == len(names_of(published)) - journaled
     assert done.fingerprint == prepare("slow", published, tmp_path / "at_once").fingerprint
     used = sum(path.stat().st_size for path in out.glob("shard_*.bin"))
-    assert used == done.bytes, "what dead workers left is removed"
-    assert all(not wrong for _, wrong in PreparedDataset(out).damaged())
+    assert used == done.bytes, "files of dead workers are removed"
+    assert all(not error for _, error in PreparedDataset(out).damaged())
 
 
 def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypatch):
@@ -258,25 +258,25 @@ def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypa
     done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
     assert done.skipped == [{"name": names[2], "reason": "2 workers died while they worked on it"}]
     assert done.clips == len(names) - 1 and (tmp_path / f"{names[1]}.killed").exists()
-    shutil.copytree(published, tmp_path / "alike")
-    (tmp_path / f"alike/{names[2]}.json").unlink()
-    alike = prepare("nucla", tmp_path / "alike", tmp_path / "here")
-    assert alike.fingerprint == done.fingerprint
+    shutil.copytree(published, tmp_path / "others")
+    (tmp_path / f"others/{names[2]}.json").unlink()
+    expected = prepare("nucla", tmp_path / "others", tmp_path / "here")
+    assert expected.fingerprint == done.fingerprint
 
 
 def test_prepare_external_cluster_gives_same_store(published, tmp_path):
     distributed = pytest.importorskip("distributed")
-    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 2}
-    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as cluster:
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 2}
+    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
         done = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
     assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
-    assert worker._WORKERS == {}, "its workers live on, and hold nothing open"
+    assert worker._WORKERS == {}, "its workers keep running without open files"
 
 
 def test_prepare_unreachable_cluster_raises(published, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    real = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=0.5))
+    create_client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: create_client(address, timeout=0.5))
     with pytest.raises(DeviceError, match="no scheduler answers at 'tcp://127.0.0.1:9'"):
         prepare("nucla", published, tmp_path / "out", run=Run(scheduler="tcp://127.0.0.1:9"))
 
@@ -284,30 +284,30 @@ def test_prepare_unreachable_cluster_raises(published, tmp_path, monkeypatch):
 def test_prepare_no_worker_left_raises(published, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
 
-    def failing(**options):
+    def fail(**options):
         raise RuntimeError("Nanny failed to start.")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(distributed, "LocalCluster", failing)
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "LocalCluster", fail)
         with pytest.raises(DeviceError, match=r"be started \(Nanny failed to start.\): --workers 0 does without"):
             prepare("nucla", published, tmp_path / "out", run=Run(workers=1))
     monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
     monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
     monkeypatch.setattr(module, "BATCH", 1)
-    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
-    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as alive:
-        threading.Timer(0.3, alive.scale, [0]).start()
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
+        threading.Timer(0.3, cluster.scale, [0]).start()
         with pytest.raises(DeviceError, match="has no workers left: run the same command again"):
-            prepare("slow", published, tmp_path / "out", run=Run(scheduler=alive.scheduler_address))
+            prepare("slow", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
 
 
 def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
-    """The result is lost with the worker; without any worker, waiting ends with an error."""
+    """A dead worker's result is computed again; without workers, waiting ends with an error."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
     monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
-    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
-    with distributed.LocalCluster(n_workers=1, **kinds) as cluster, distributed.Client(cluster) as client:
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, **options) as cluster, distributed.Client(cluster) as client:
         future = client.submit(len, "item")
         distributed.wait(future)
         cluster.scale(0)
@@ -341,18 +341,18 @@ except DeviceError as error:
 
 @pytest.mark.parametrize("limit", [1500, 60_000])
 def test_prepare_full_disk_raises_and_resumes(limit, published, tmp_path):
-    """At 1500 bytes the journal is the first that does not fit, at 60,000 a shard."""
+    """With 1500 bytes the journal exceeds the limit first, with 60,000 a shard."""
     out = tmp_path / "out"
     child = run_python(LIMITED, published, out, limit)
-    said, _ = child.communicate(timeout=60)
-    assert said.startswith("no space is left in") and "no prepared clip is lost" in said
-    assert len(said.strip().splitlines()) == 1
+    output, _ = child.communicate(timeout=60)
+    assert output.startswith("no space is left in") and "no prepared clip is lost" in output
+    assert len(output.strip().splitlines()) == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     with Journal(out) as journal:
-        kept = len(journal.records)
+        journaled = len(journal.records)
     done = prepare("nucla", published, out)
-    assert done.prepared == len(names_of(published)) - kept
-    assert (kept > 0) == (limit > 10_000)
+    assert done.prepared == len(names_of(published)) - journaled
+    assert (journaled > 0) == (limit > 10_000)
     assert done.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
 
 

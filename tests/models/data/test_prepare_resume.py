@@ -1,4 +1,4 @@
-"""Tests of preparation into an existing store: prepared clips are kept, and only new work is counted."""
+"""Preparation into an existing store keeps prepared clips and prepares only new ones."""
 
 import errno
 import json
@@ -27,10 +27,10 @@ def test_prepare_again_unreadable_recordings_keep_earlier_clips(published, tmp_p
     first = prepare("nucla", published, tmp_path / "out")
     for path in published.glob("*.json"):
         path.write_text("")
-    again = prepare("nucla", published, tmp_path / "out")
-    assert (again.fingerprint, again.clips, again.prepared) == (first.fingerprint, first.clips, 0)
-    assert len(again.skipped) == first.clips
-    assert all("the store keeps its earlier clip" in item["reason"] for item in again.skipped)
+    second = prepare("nucla", published, tmp_path / "out")
+    assert (second.fingerprint, second.clips, second.prepared) == (first.fingerprint, first.clips, 0)
+    assert len(second.skipped) == first.clips
+    assert all("the store keeps its earlier clip" in item["reason"] for item in second.skipped)
 
 
 def test_prepare_again_absent_recordings_excluded_and_kept(published, tmp_path, capsys):
@@ -50,40 +50,40 @@ def test_prepare_again_absent_recordings_excluded_and_kept(published, tmp_path, 
         "--quiet",
     ]
     assert main([*command, "--strict", "--json"]) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out)["absent"] == names[:3]
-    assert f"3 clips that were prepared are no longer in the dataset, first '{names[0]}'" in told.err
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["absent"] == names[:3]
+    assert f"3 clips that were prepared are no longer in the dataset, first '{names[0]}'" in streams.err
     assert PreparedDataset(first.folder).names == tuple(names[3:])
-    back = prepare("nucla", published, first.folder)
-    assert (back.prepared, back.fingerprint) == (0, first.fingerprint)
+    third = prepare("nucla", published, first.folder)
+    assert (third.prepared, third.fingerprint) == (0, first.fingerprint)
     assert main([*command, "--prune"]) == 0
     assert "--prune" not in capsys.readouterr().err
     assert prepare("nucla", published, first.folder).prepared == 3
 
 
-@pytest.mark.parametrize("place", ["later", ".later", "lost+found"])
-def test_prepare_unreadable_folder_not_treated_as_empty(published, tmp_path, monkeypatch, place):
-    """Its clips would count as missing, and `--prune` would delete them. Hidden ones and `lost+found` are ignored."""
+@pytest.mark.parametrize("name", ["later", ".later", "lost+found"])
+def test_prepare_unreadable_folder_not_treated_as_empty(published, tmp_path, monkeypatch, name):
+    """An unreadable folder raises; hidden folders and `lost+found` are ignored."""
     root = tmp_path / "root"
-    shutil.copytree(published, root / "now")
-    (root / place).mkdir()
+    shutil.copytree(published, root / "present")
+    (root / name).mkdir()
     first = prepare("nucla", root, tmp_path / "out")
     scan = os.scandir
 
-    def failing(path="."):
-        if str(path).endswith(place):
+    def fail(path="."):
+        if str(path).endswith(name):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", failing)
-    if place == "later":
+    monkeypatch.setattr(os, "scandir", fail)
+    if name == "later":
         with pytest.raises(DeviceError, match="cannot read the folder '.*later': Input/output error"):
             prepare("nucla", root, tmp_path / "out", run=Run(prune=True))
     else:
         assert prepare("nucla", root, tmp_path / "out", run=Run(prune=True)).absent == []
     monkeypatch.undo()
-    again = prepare("nucla", root, tmp_path / "out")
-    assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
+    second = prepare("nucla", root, tmp_path / "out")
+    assert (second.prepared, second.fingerprint) == (0, first.fingerprint)
 
 
 def test_prepare_folder_recording_identified_by_its_files(tmp_path):
@@ -91,48 +91,48 @@ def test_prepare_folder_recording_identified_by_its_files(tmp_path):
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     entry = Entry("wave_001", 0, {}, {"recording": bag})
-    before = worker.signature(entry, PrepareConfig())
+    expected = worker.signature(entry, PrepareConfig())
     (bag / "wave_001_0.mcap").write_bytes(b"another take")
-    assert worker.signature(entry, PrepareConfig()) != before
+    assert worker.signature(entry, PrepareConfig()) != expected
 
 
 def test_prepare_store_without_journal_unchanged(published, tmp_path):
     out = tmp_path / "out"
     done = prepare("nucla", published, out)
     content = (out / JOURNAL).read_bytes()
-    for kept in (b"", content[: content.index(b"\n", len(content) // 2) + 1][:-40]):
-        (out / JOURNAL).write_bytes(kept)
+    for journal in (b"", content[: content.index(b"\n", len(content) // 2) + 1][:-40]):
+        (out / JOURNAL).write_bytes(journal)
         with pytest.raises(InputError, match=f"the finished store {done.clips}"):
             prepare("nucla", published, out)
         assert PreparedDataset(out).fingerprint() == done.fingerprint
-        assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
+        assert not [error for _, error in PreparedDataset(out).damaged() if error]
 
 
 def test_prepare_update_keeps_open_readers_working(published, tmp_path):
-    """Bytes that were cut off a mapped file end the process that looks at them."""
+    """Shards are not truncated, as reading truncated mapped files kills the process."""
     prepare("nucla", published, tmp_path / "out")
     reader = PreparedDataset(tmp_path / "out")
-    before = reader[0].bodies.copy()
+    expected = reader[0].bodies.copy()
     (shard,) = (tmp_path / "out").glob("shard_*.bin")
     size = shard.stat().st_size
-    for name in reader.names[1:]:  # the first stays, and its shard with it
+    for name in reader.names[1:]:  # the first clip stays, so its shard stays
         content = json.loads((published / f"{name}.json").read_text())
         content["skeletons"] += content["skeletons"][-1:]
         (published / f"{name}.json").write_text(json.dumps(content))
     assert prepare("nucla", published, tmp_path / "out").prepared == len(reader) - 1
     assert shard.stat().st_size == size
-    np.testing.assert_array_equal(reader[0].bodies, before)
+    np.testing.assert_array_equal(reader[0].bodies, expected)
     assert all(len(reader[n].stamps_ns) for n in range(len(reader)))
 
 
 def test_prepare_store_without_settings_file_raises(published, tmp_path):
-    """Clips prepared with other options would be mixed with new ones."""
+    """Without its settings, the store could mix clips of different options."""
     prepare("nucla", published, tmp_path / "out")
     (tmp_path / "out" / STORE).unlink()
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(InputError, match="has no store.json"):
         prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(image_quality=50))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == expected
 
 
 def test_prepare_file_system_without_locks_raises_own_error(published, tmp_path, monkeypatch):
@@ -145,17 +145,17 @@ def test_prepare_file_system_without_locks_raises_own_error(published, tmp_path,
 
 
 def test_prepare_undeletable_old_shard_raises(published, tmp_path):
-    (tmp_path / "out" / "shard_old.bin").mkdir(parents=True)  # which the system does not unlink
+    (tmp_path / "out" / "shard_old.bin").mkdir(parents=True)  # a folder, which unlink does not remove
     with pytest.raises(DeviceError, match="cannot write to '.*out': Is a directory"):
         prepare("nucla", published, tmp_path / "out")
 
 
 def test_prepare_user_folder_written(published, tmp_path):
-    mine = tmp_path / "mine"
+    user_folder = tmp_path / "mine"
     for number, path in enumerate(sorted(published.glob("*.json"))[:4]):
-        (mine / ("wave", "clap")[number % 2]).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, mine / ("wave", "clap")[number % 2])
-    done = prepare("folder", mine, tmp_path / "out")
+        (user_folder / ("wave", "clap")[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, user_folder / ("wave", "clap")[number % 2])
+    done = prepare("folder", user_folder, tmp_path / "out")
     assert done.clips == 4
     clips = datasets.create("folder", tmp_path / "out", split="all")
     assert clips.classes == ("clap", "wave") and len(clips) == 4
@@ -163,17 +163,17 @@ def test_prepare_user_folder_written(published, tmp_path):
         datasets.create("folder", tmp_path / "out", split="person")
 
 
-def film(folder):
-    """A recording with joints, color and depth, in a folder a class."""
+def write_recording(folder):
+    """Write a recording with joints, color and depth; return the folder of its class folder."""
     return write_bag(folder / "wave/one", walker, frames=5, images=True).parents[1]
 
 
 def test_prepare_user_folder_color_kept(tmp_path):
     settings = PrepareConfig(streams=["bodies", "color"])
-    prepare("folder", film(tmp_path / "mine"), tmp_path / "out", settings=settings)
+    prepare("folder", write_recording(tmp_path / "mine"), tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
     assert clip.streams["color"].shape == (5, 48, 64, 3)
-    assert [int(picture.mean()) for picture in clip.streams["color"]] == [0, 1, 2, 3, 4]
+    assert [int(image.mean()) for image in clip.streams["color"]] == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(clip.streams["size"], [64, 48])
     settings = PrepareConfig(streams=["bodies", "color"], estimate=["motion"])
     prepare("folder", tmp_path / "mine", tmp_path / "moved", settings=settings)
@@ -200,8 +200,8 @@ def test_prepare_bodies_with_later_videos_unchanged(data_root, tmp_path):
     (tmp_path / f"ntu/{name}_rgb.avi").touch()
     (tmp_path / f"ntu/{name}").mkdir()
     (tmp_path / f"ntu/{name}/Depth-00000001.png").touch()
-    again = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
-    assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read again or stored twice"
+    second = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
+    assert (second.prepared, second.bytes) == (0, first.bytes), "no clip is read or stored again"
     entry = datasets.source("ntu60", tmp_path / "ntu", **options).entries()[0]
     several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["color"]), PrepareConfig()]
     assert set(entry.files) == {"skeleton", "color", "depth"}
@@ -220,20 +220,20 @@ def test_prepare_bodies_only_opens_no_video(data_root, tmp_path):
     assert clip.streams["size"].tolist() == [1920, 1080] and clip.streams["pixels"].shape == (1, 103, 25, 2)
     with pytest.raises(InputError, match=f"{name}_rgb.avi' is truncated or not a video"):
         settings = PrepareConfig(streams=["bodies", "color"])
-        prepare("ntu60", tmp_path / "ntu", tmp_path / "filmed", options=options, settings=settings)
+        prepare("ntu60", tmp_path / "ntu", tmp_path / "color", options=options, settings=settings)
 
 
 def test_prepare_setting_with_name_of_option_kept(data_root, tmp_path):
     (tmp_path / "ntu").mkdir()
     shutil.copy(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton", tmp_path / "ntu")
-    options = {"incomplete": "keep"}  # max_bodies is one of the dataset's too
+    options = {"incomplete": "keep"}  # the dataset has an option max_bodies too
     prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
     with pytest.raises(ConfigError, match=r"was prepared with max_bodies=2, not max_bodies=4: choose another --out"):
         prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options, settings=PrepareConfig(max_bodies=4))
 
 
 def test_prepare_intrinsics_file_found_from_other_folder(tmp_path, monkeypatch):
-    film(tmp_path / "mine")
+    write_recording(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     source = Folder(tmp_path / "mine", recording={"intrinsics": "camera.yaml"})
     monkeypatch.chdir("/")
@@ -261,14 +261,14 @@ def test_prepare_failed_run_leaves_folder_reusable(published, tmp_path):
 def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkeypatch):
     sync, shards = os.fsync, []
 
-    def failing(number):
+    def fail(number):
         if "shard_" in os.readlink(f"/proc/self/fd/{number}") and not shards:
             shards.append(number)
             raise OSError(errno.EIO, "Input/output error")
         sync(number)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", failing)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
         with pytest.raises(DeviceError, match="cannot write to"):
             prepare("nucla", published, tmp_path / "out")
     assert shards
@@ -279,12 +279,12 @@ def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkey
 
 
 def test_prepare_ctrl_c_in_compiled_code_stops(published, tmp_path, monkeypatch):
-    def wrapped(*_):
+    def fail_like_compiled_code(*_):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as interrupt:
             raise SystemError("returned a result with an exception set") from interrupt
 
-    monkeypatch.setattr(worker, "encode", wrapped)
+    monkeypatch.setattr(worker, "encode", fail_like_compiled_code)
     with pytest.raises(KeyboardInterrupt):
         prepare("nucla", published, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Workers of a preparation: how many, on little memory, slow to start."""
+"""Workers of a preparation: their number, little memory, slow starts, and lost schedulers."""
 
 import argparse
 import os
@@ -26,18 +26,18 @@ def registered(monkeypatch):
 
 
 def test_prepare_worker_memory_use_by_libraries_tolerated(published, tmp_path, monkeypatch):
-    """As on many cores with little memory each: dask would pause them for good, or end them again and again."""
+    """Workers with little memory per core run, although dask would pause or restart them."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 200 * 2**20)
     done = prepare("nucla", published, tmp_path / "out", run=Run(workers=2))
     assert done.clips == len(names_of(published)) and not done.skipped
 
 
 def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
-    """Dask alone closes a worker permanently if it is absent at one instant after a death."""
+    """A worker that restarts slowly is awaited, while dask by itself would close it permanently."""
     dask = pytest.importorskip("dask")
     names = names_of(published)
     options = {"once": names[1], "marks": str(tmp_path)}
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # 15 s, and a start that takes longer
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # the default is 15 s
         done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
     assert done.clips == len(names) and not done.skipped
 
@@ -45,8 +45,8 @@ def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
 def test_prepare_paused_cluster_raises(monkeypatch):
     monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
     monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.1)
-    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
-    with distributed.LocalCluster(n_workers=1, memory_limit="10MB", silence_logs="CRITICAL", **kinds) as cluster:
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, memory_limit="10MB", silence_logs="CRITICAL", **options) as cluster:
         with distributed.Client(cluster) as client:
             future = client.submit(len, "item")
             watch = prepare_cluster._Watch(client, cluster.scheduler_address)
@@ -81,4 +81,4 @@ def test_prepare_worker_count_matches_available_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    assert parser.parse_args(["nucla"]).workers == 3, "a job of a cluster has some of a machine's cores"
+    assert parser.parse_args(["nucla"]).workers == 3, "a cluster job may use only some of the cores"

@@ -1,4 +1,4 @@
-"""The simulated camera's clips as a dataset."""
+"""Clips of the simulated camera as a dataset."""
 
 import pickle
 
@@ -40,13 +40,13 @@ def test_rendered_entries_cover_every_action_actor_view_and_take(source):
 
 
 def test_rendered_splits_hold_out_actors_and_a_view(source):
-    for split, key, held in (("cross_actor", "subject", {6, 7, 8}), ("cross_view", "view", {3})):
+    for split, key, test_values in (("cross_actor", "subject", {6, 7, 8}), ("cross_view", "view", {3})):
         parts = {
             part: datasets.create("rendered", source.root, split=split, part=part, **TINY) for part in datasets.PARTS
         }
-        seen = {part: {meta[key] for meta in clips.metas} for part, clips in parts.items()}
-        assert seen["test"] == held
-        assert seen["train"].isdisjoint(held)
+        values = {part: {meta[key] for meta in clips.metas} for part, clips in parts.items()}
+        assert values["test"] == test_values
+        assert values["train"].isdisjoint(test_values)
         assert sum(len(clips) for clips in parts.values()) == len(source.entries())
         assert all(set(clips.labels) == set(range(8)) for clips in parts.values())
     with pytest.raises(ConfigError, match="split cross_actor, cross_view; got 'cross_subject'"):
@@ -73,33 +73,33 @@ def test_rendered_joints_match_depth_and_flow(source, clip):
     body = frame.skeletons[0]
     np.testing.assert_allclose(body.positions, clip.bodies[0, 0], atol=1e-5)
     np.testing.assert_allclose(project(clip.bodies, item.intrinsics), clip.streams["pixels"], atol=1e-3)
-    assert body.scores.max() == 1.0, "no joint of hers is seen"
-    # The spine's joints go down as she sits down: her skin, which flow and motion are of, goes with them.
+    assert body.scores.max() == 1.0, "some joints are visible"
+    # As the person sits down, the skin, which gives flow and motion, moves with the spine's joints.
     pixels, motion = clip.streams["pixels"][0, :, 20], clip.streams["motion"][0, :, 20]
-    moved = np.diff(pixels, axis=0) * source.config.fps
-    fastest = np.abs(moved[:, 1]).argmax()
-    np.testing.assert_allclose(motion[fastest], moved[fastest], atol=0.25 * np.abs(moved).max())
+    velocity_px = np.diff(pixels, axis=0) * source.config.fps
+    fastest = np.abs(velocity_px[:, 1]).argmax()
+    np.testing.assert_allclose(motion[fastest], velocity_px[fastest], atol=0.25 * np.abs(velocity_px).max())
     u, v = np.round(pixels[fastest]).astype(int)
     velocity = (clip.bodies[0, fastest + 1, 20] - clip.bodies[0, fastest, 20]) * source.config.fps
     np.testing.assert_allclose(clip.streams["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
 
 
 def test_rendered_read_is_deterministic(source):
-    one, again = source.entries()[30], pickle.loads(pickle.dumps(source)).entries()[30]
-    first, second = source.read(one), source.read(again)
+    entry, same_entry = source.entries()[30], pickle.loads(pickle.dumps(source)).entries()[30]
+    first, second = source.read(entry), source.read(same_entry)
     np.testing.assert_array_equal(first.bodies, second.bodies)
     for key in ("color", "flow"):
         np.testing.assert_array_equal(first.streams[key], second.streams[key])
     other = datasets.source("rendered", source.root, **TINY, seed=2)
-    assert other.fingerprint([one]) != source.fingerprint([one]) == source.fingerprint([again])
-    assert not np.array_equal(other.read(one).bodies[:, 0], first.bodies[:, 0])
+    assert other.fingerprint([entry]) != source.fingerprint([entry]) == source.fingerprint([same_entry])
+    assert not np.array_equal(other.read(entry).bodies[:, 0], first.bodies[:, 0])
 
 
 def test_rendered_images_rendered_on_access(source, monkeypatch):
     monkeypatch.setattr("actrec.simulation.scene.Scene.at", lambda *_: pytest.fail("rendered"))
-    read = source.read(source.entries()[0])
-    assert np.isfinite(read.bodies).all()
-    assert np.isfinite(read.streams["hand_pixels"]).all()
+    clip = source.read(source.entries()[0])
+    assert np.isfinite(clip.bodies).all()
+    assert np.isfinite(clip.streams["hand_pixels"]).all()
 
 
 def test_rendered_frames_match_clip(source, clip):
@@ -110,19 +110,19 @@ def test_rendered_frames_match_clip(source, clip):
     for frame in frames:
         frame.check()
         assert 0.5 < np.nanmedian(frame.depth) < 5.0
-        assert np.isnan(frame.depth).any(), "a sensor leaves holes"
+        assert np.isnan(frame.depth).any(), "the sensor has missing depth"
 
 
 def test_rendered_flow_estimated_as_live(source):
     entry = next(e for e in source.entries() if e.name == "walk_p1_v3_t1")
-    wide = {**TINY, "width": 160, "height": 120, "fps": 10.0}
-    exact, estimated = (
-        datasets.source("rendered", source.root, **wide, flow=how).read(entry) for how in ("exact", "dis")
+    options = {**TINY, "width": 160, "height": 120, "fps": 10.0}
+    exact_clip, estimated_clip = (
+        datasets.source("rendered", source.root, **options, flow=method).read(entry) for method in ("exact", "dis")
     )
-    truth, found = (c.streams["flow"].astype(np.float32)[5:15] for c in (exact, estimated))
-    walking = np.linalg.norm(truth, axis=-1) > 0.3
-    error = np.linalg.norm(found - truth, axis=-1)[walking]
-    assert np.nanmedian(error) < 0.5 * np.median(np.linalg.norm(truth[walking], axis=-1))
+    expected, found = (c.streams["flow"].astype(np.float32)[5:15] for c in (exact_clip, estimated_clip))
+    moving = np.linalg.norm(expected, axis=-1) > 0.3
+    error = np.linalg.norm(found - expected, axis=-1)[moving]
+    assert np.nanmedian(error) < 0.5 * np.median(np.linalg.norm(expected[moving], axis=-1))
 
 
 def test_rendered_options_file_checked(tmp_path):
@@ -156,12 +156,12 @@ def test_cast_members_differ_and_are_reproducible():
 
 
 def test_rendered_action_subset_gives_same_clips(source, tmp_path):
-    few = datasets.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
-    assert few.classes == ("walk", "wave")
-    entry = next(e for e in few.entries() if e.name == "wave_p2_v1_t1")
+    subset = datasets.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
+    assert subset.classes == ("walk", "wave")
+    entry = next(e for e in subset.entries() if e.name == "wave_p2_v1_t1")
     assert entry.label == 1
-    whole = next(e for e in source.entries() if e.name == entry.name)
-    np.testing.assert_array_equal(few.read(entry).bodies, source.read(whole).bodies)
-    for actions, told in ((["wave", "wave"], "wave, wave"), (["juggle"], "juggle"), ([], "empty")):
-        with pytest.raises(ConfigError, match=f"actions is {told}"):
+    original = next(e for e in source.entries() if e.name == entry.name)
+    np.testing.assert_array_equal(subset.read(entry).bodies, source.read(original).bodies)
+    for actions, message in ((["wave", "wave"], "wave, wave"), (["juggle"], "juggle"), ([], "empty")):
+        with pytest.raises(ConfigError, match=f"actions is {message}"):
             datasets.source("rendered", tmp_path, actions=actions)

@@ -1,6 +1,6 @@
-"""One family from rendering to the scored package, killed and resumed on the way: a test of the machinery.
+"""One network from rendering to the evaluated package, with a killed and resumed training.
 
-What it learns are three procedural actions. That it does says nothing about people.
+It learns three procedural actions, so its accuracy does not apply to real people.
 """
 
 import json
@@ -39,15 +39,15 @@ STEPS, KILLED_AT = 60, 33
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Prepared clips, and the recipe."""
-    made = tmp_path_factory.mktemp("rendered")
-    (made / "rendered").mkdir()
-    (made / "rendered/rendered.yaml").write_text(yaml.safe_dump(OPTIONS))
-    (made / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    store = str(made / "data/rendered")
-    command = ["prepare", "rendered", "--data", str(made), "--out", store, "--streams", "bodies,flow"]
+    """Return a folder with prepared clips and the recipe."""
+    root = tmp_path_factory.mktemp("rendered")
+    (root / "rendered").mkdir()
+    (root / "rendered/rendered.yaml").write_text(yaml.safe_dump(OPTIONS))
+    (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    store = str(root / "data/rendered")
+    command = ["prepare", "rendered", "--data", str(root), "--out", store, "--streams", "bodies,flow"]
     assert main([*command, "--workers", "0", "--quiet"]) == 0
-    return made
+    return root
 
 
 def train(folder):
@@ -56,7 +56,7 @@ def train(folder):
 
 
 def train_to(step, folder):
-    """Trains in a process that is killed on the way."""
+    """Train in a process that kills itself at `step`."""
     children.die_at_step(step)
     train(folder)
 
@@ -64,21 +64,21 @@ def train_to(step, folder):
 @pytest.mark.timeout(300)
 def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
     children.killed(train_to, KILLED_AT, folder)
-    left = checkpoints.read(folder / "run/last.ckpt")["global_step"]
-    assert 0 < left <= KILLED_AT
+    step = checkpoints.read(folder / "run/last.ckpt")["global_step"]
+    assert 0 < step <= KILLED_AT
     assert train(folder) == 0
     assert checkpoints.read(folder / "run/last.ckpt")["global_step"] == STEPS
-    data, made = str(folder / "data"), folder / "flow_of_the_simulated_camera"
-    assert main(["export", str(folder / "run/last.ckpt"), "--data", data, "--out", str(made)]) == 0
-    assert RenderedRgbd.caveat in (made / "README.md").read_text()
-    assert "rendered by this program" in package.load(made).provenance.license
+    data, package_folder = str(folder / "data"), folder / "flow_of_the_simulated_camera"
+    assert main(["export", str(folder / "run/last.ckpt"), "--data", data, "--out", str(package_folder)]) == 0
+    assert RenderedRgbd.caveat in (package_folder / "README.md").read_text()
+    assert "rendered by this program" in package.load(package_folder).provenance.license
     capsys.readouterr()
-    assert main(["eval", str(made), "--data", data, "--json", "--quiet"]) == 0
+    assert main(["eval", str(package_folder), "--data", data, "--json", "--quiet"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["notes"] == [RenderedRgbd.caveat]
     assert figures["clips"] == 9
-    assert figures["accuracy"] == package.load(made).provenance.accuracy >= 6 / 9, "chance is 3 of 9"
-    unprepared = create("rendered", folder / "rendered", part="test")
-    session, window = inference.load(made), package.load(made).window
-    scores = session.logits([unprepared[k].sample(window.seconds, window.frames) for k in range(3)])
-    assert np.isfinite(scores).all(), "straight from the renderer too"
+    assert figures["accuracy"] == package.load(package_folder).provenance.accuracy >= 6 / 9, "chance is 3 of 9"
+    rendered = create("rendered", folder / "rendered", part="test")
+    session, window = inference.load(package_folder), package.load(package_folder).window
+    scores = session.logits([rendered[k].sample(window.seconds, window.frames) for k in range(3)])
+    assert np.isfinite(scores).all(), "clips from the renderer work without a store"

@@ -1,4 +1,4 @@
-"""Tests of recorded skeletons that are rendered and estimated again, as training clips."""
+"""Recorded skeletons, rendered and estimated again as training clips."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from actrec_models.data import rendered_skeletons
 
 def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys):
     out = tmp_path / "rendered.npz"
-    words = ["--data", str(data_root), "--render-every", "300", "--workers", "1", "--out", str(out)]
-    assert cli.main(["prepare", "utd_mhad", *words]) == 0
+    arguments = ["--data", str(data_root), "--render-every", "300", "--workers", "1", "--out", str(out)]
+    assert cli.main(["prepare", "utd_mhad", *arguments]) == 0
     assert f"{out}: 2 of 2 clips" in capsys.readouterr().out
     official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
     for clip in rendered_skeletons.read(out):
@@ -26,6 +26,6 @@ def test_prepare_render_every_without_file_is_refused(data_root, capsys):
 
 
 def test_prepare_render_every_of_hands_is_refused(data_root, tmp_path, capsys):
-    words = ["--data", str(data_root), "--render-every", "300", "--out", str(tmp_path / "hands.npz")]
-    assert cli.main(["prepare", "shrec17_14", *words]) == 2
+    arguments = ["--data", str(data_root), "--render-every", "300", "--out", str(tmp_path / "hands.npz")]
+    assert cli.main(["prepare", "shrec17_14", *arguments]) == 2
     assert "hand_22" in capsys.readouterr().err

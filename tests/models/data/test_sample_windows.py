@@ -1,4 +1,4 @@
-"""Where in a recording clips lie: what evaluation scores is what training draws from."""
+"""Positions of clips in a recording: training samples the same windows that evaluation scores."""
 
 from dataclasses import fields, replace
 
@@ -21,7 +21,7 @@ BODY = InputSpec("body", "body", "kinect_v2_25", (1, 3, 4, 25), "m", RAW)
 IMAGE = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
 MAP = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 8), "m", {"scope": "window"})
 IN_CLIPS = WindowSpec(2.0, 8, 4, 2)
-AS_IT_IS = {"speed": 1.0, "cut": 0.0, "hold_s": 0.0}
+UNCHANGED = {"speed": 1.0, "cut": 0.0, "hold_s": 0.0}
 
 
 def recording(frames):
@@ -41,13 +41,13 @@ def frames_of(sample):
     return tuple(np.round((sample["image"][0, :, 8, 8] + 1) * 127.5 / 5).astype(int))
 
 
-def scored(clip, specs, window=IN_CLIPS):
-    """The recorded frames of each clip that evaluation scores."""
-    found = []
+def evaluated_frames(clip, specs, window=IN_CLIPS):
+    """Return the recorded frames of each clip that evaluation scores."""
+    clips = []
     for part in parts(clip, specs, window, "whole"):
-        at = np.round(np.maximum(part.stamps_ns, 0) / NANOSECONDS * FPS).astype(int)
-        found += [tuple(at[start : start + window.clip_frames]) for start in part.starts]
-    return found
+        indices = np.round(np.maximum(part.stamps_ns, 0) / NANOSECONDS * FPS).astype(int)
+        clips += [tuple(indices[start : start + window.clip_frames]) for start in part.starts]
+    return clips
 
 
 @pytest.mark.parametrize("frames", [1, 3, 12, 40])
@@ -69,15 +69,15 @@ def test_windows_parts_cover_recording_from_start_to_end(frames, window):
     steps = np.diff([stamps[0] for stamps in found]) / NANOSECONDS * FPS
     stride = window.stride or 2
     assert (steps[1:] == stride).all() and (steps[:1] <= stride).all()
-    every = np.unique(np.concatenate(found))
-    np.testing.assert_array_equal(every, clip.stamps_ns)  # each frame is seen, and nothing else
+    stamps = np.unique(np.concatenate(found))
+    np.testing.assert_array_equal(stamps, clip.stamps_ns)  # all frames are covered
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_windows_short_recording_gives_one_clip_at_its_end(frames):
     expected = tuple(max(i, 0) for i in range(frames - 4, frames))
-    assert scored(recording(frames), [BODY]) == [expected]
-    assert scored(recording(frames), [BODY, MAP]) == [expected]
+    assert evaluated_frames(recording(frames), [BODY]) == [expected]
+    assert evaluated_frames(recording(frames), [BODY, MAP]) == [expected]
 
 
 @pytest.mark.parametrize("rate", [12.0, 30.0, 29.97])
@@ -97,72 +97,72 @@ def test_windows_full_window_inputs_get_full_windows():
 
 
 def test_windows_clips_start_inside_recording():
-    """The window may start earlier; its clips of four frames are placed in steps of two back from the end."""
-    assert scored(recording(7), [BODY, MAP]) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6)]
-    assert scored(recording(4), [BODY, MAP]) == [(0, 1, 2, 3)]
-    window = WindowSpec(2.25, 9, 4, 2)  # whose own clips leave its first frame out
-    assert scored(recording(9), [MAP], window) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6), (5, 6, 7, 8)]
-    assert {frame for clip in scored(recording(30), [MAP], window) for frame in clip} == set(range(30))
+    """Clips of four frames start in steps of two back from the end, and never before the recording."""
+    assert evaluated_frames(recording(7), [BODY, MAP]) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6)]
+    assert evaluated_frames(recording(4), [BODY, MAP]) == [(0, 1, 2, 3)]
+    window = WindowSpec(2.25, 9, 4, 2)  # its clips do not cover its first frame
+    assert evaluated_frames(recording(9), [MAP], window) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6), (5, 6, 7, 8)]
+    assert {frame for clip in evaluated_frames(recording(30), [MAP], window) for frame in clip} == set(range(30))
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(**AS_IT_IS)])
-@pytest.mark.parametrize("frames", [2, 4, 11, 40])
-def test_windows_training_samples_exactly_the_evaluated_windows(augmentation, frames):
-    clip = recording(frames)
-    drawn = samples(clip, [IMAGE], augmentation)
-    wanted = scored(clip, [IMAGE])
-    found = [frames_of(drawn[epoch, 0, 0]) for epoch in range(40 * len(wanted))]
-    assert set(found) == set(wanted)
-    counts = [found.count(place) for place in wanted]
-    assert min(counts) > 20 and max(counts) < 65  # of 40 expected
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**UNCHANGED)])
+@pytest.mark.parametrize("length", [2, 4, 11, 40])
+def test_windows_training_samples_exactly_the_evaluated_windows(augmentation, length):
+    clip = recording(length)
+    training = samples(clip, [IMAGE], augmentation)
+    expected = evaluated_frames(clip, [IMAGE])
+    found = [frames_of(training[epoch, 0, 0]) for epoch in range(40 * len(expected))]
+    assert set(found) == set(expected)
+    counts = [found.count(clip) for clip in expected]
+    assert min(counts) > 20 and max(counts) < 65  # expected: 40
 
 
 def test_windows_of_one_epoch_start_at_different_frames():
-    clip = recording(11)  # five places
-    drawn = samples(clip, [IMAGE], Augmentation(**AS_IT_IS))
+    clip = recording(11)  # five positions
+    training = samples(clip, [IMAGE], Augmentation(**UNCHANGED))
     for epoch in range(5):
-        once = [frames_of(drawn[epoch, 0, again]) for again in range(5)]
-        assert sorted(once) == scored(clip, [IMAGE])
-        assert once == [frames_of(drawn[epoch, 0, again]) for again in range(5)], "as a run that is resumed sees them"
-    assert len({tuple(frames_of(drawn[epoch, 0, again]) for again in range(5)) for epoch in range(9)}) > 5
+        clips = [frames_of(training[epoch, 0, k]) for k in range(5)]
+        assert sorted(clips) == evaluated_frames(clip, [IMAGE])
+        assert clips == [frames_of(training[epoch, 0, k]) for k in range(5)], "resumed runs get the same clips"
+    assert len({tuple(frames_of(training[epoch, 0, k]) for k in range(5)) for epoch in range(9)}) > 5
 
 
 def test_windows_map_and_clip_come_from_same_window():
-    drawn = samples(recording(12), [IMAGE, MAP], seed=4)
+    training = samples(recording(12), [IMAGE, MAP], seed=4)
     for epoch in range(20):
-        sample = drawn[epoch, 0, 0]
+        sample = training[epoch, 0, 0]
         (first, *_, last), columns = frames_of(sample), np.flatnonzero(sample["joint_map"][2])
         assert 0 <= first < last <= 11
-        assert len(columns) == 8, "windows of eight frames, all of them of the recording"
+        assert len(columns) == 8, "windows have eight recorded frames"
 
 
 def test_windows_bodies_only_augmented_at_same_starts():
-    nothing = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
+    no_change = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
     window = WindowSpec(1.0, 4)
-    drawn = samples(recording(12), [BODY], Augmentation(**nothing), window)
-    found = {tuple(np.diff(drawn[epoch, 0, 0]["body"][0, 0, :, 0])) for epoch in range(40)}
+    training = samples(recording(12), [BODY], Augmentation(**no_change), window)
+    found = {tuple(np.diff(training[epoch, 0, 0]["body"][0, 0, :, 0])) for epoch in range(40)}
     assert {np.round(steps).tolist() == [1, 1, 1] for steps in map(np.array, found)} == {True}
-    x = {round(float(drawn[epoch, 0, 0]["body"][0, 0, -1, 0])) for epoch in range(60)}
-    assert x == {clip[-1] for clip in scored(recording(12), [BODY], window)}
+    x = {round(float(training[epoch, 0, 0]["body"][0, 0, -1, 0])) for epoch in range(60)}
+    assert x == {clip[-1] for clip in evaluated_frames(recording(12), [BODY], window)}
 
 
 def test_windows_without_sliding_sampled_as_before():
     clip = recording(40)
-    drawn = samples(clip, [IMAGE], clips="live")
-    assert frames_of(drawn[5, 0, 0]) == (36, 37, 38, 39)
-    stamps = augmentation.sample_stamps(clip, 2.0, 8, Augmentation(**AS_IT_IS), np.random.default_rng(0))
+    training = samples(clip, [IMAGE], clips="live")
+    assert frames_of(training[5, 0, 0]) == (36, 37, 38, 39)
+    stamps = augmentation.sample_stamps(clip, 2.0, 8, Augmentation(**UNCHANGED), np.random.default_rng(0))
     np.testing.assert_array_equal(stamps, clip.stamps_ns[-8:])
 
 
 def test_windows_speed_augmentation_stays_inside_recording():
     clip, rng = recording(20), np.random.default_rng(3)
-    options = Augmentation(**{**AS_IT_IS, "speed": 2.0})
+    options = Augmentation(**{**UNCHANGED, "speed": 2.0})
     for part in parts(clip, [IMAGE], IN_CLIPS, "whole"):
         lengths = []
         for _ in range(50):
-            paced = augmentation.vary_speed(clip, part.stamps_ns, options, rng)
-            assert (paced[0], paced[-1]) >= (0, part.stamps_ns[-1]) and paced[-1] <= clip.stamps_ns[-1]
-            lengths.append((paced[-1] - paced[0]) / (part.stamps_ns[-1] - part.stamps_ns[0]))
+            changed = augmentation.vary_speed(clip, part.stamps_ns, options, rng)
+            assert (changed[0], changed[-1]) >= (0, part.stamps_ns[-1]) and changed[-1] <= clip.stamps_ns[-1]
+            lengths.append((changed[-1] - changed[0]) / (part.stamps_ns[-1] - part.stamps_ns[0]))
         assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
-    same = augmentation.vary_speed(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
-    np.testing.assert_array_equal(same, part.stamps_ns)
+    unchanged = augmentation.vary_speed(clip, part.stamps_ns, Augmentation(**UNCHANGED), rng)
+    np.testing.assert_array_equal(unchanged, part.stamps_ns)

@@ -1,4 +1,4 @@
-"""Tests that training inputs match evaluation inputs for any number of people."""
+"""Training inputs match evaluation inputs for any number of people."""
 
 import gc
 import weakref
@@ -27,10 +27,10 @@ NETWORKS = {"sem_net": {"streams": "fuse"}, "deepacts_graph": {"modalities": ("b
 
 
 def people(count, frames=20):
-    """Standing people side by side, who wander."""
+    """Return a clip of people who stand side by side and drift slowly."""
     rng = np.random.default_rng(count)
-    places = np.arange(count)[:, None, None, None] * [0.8, 0, 0] + [0, 0, 3]
-    bodies = rng.normal(0, 0.4, (count, 1, 25, 3)) + np.cumsum(rng.normal(0, 0.01, (count, frames, 1, 3)), 1) + places
+    offsets = np.arange(count)[:, None, None, None] * [0.8, 0, 0] + [0, 0, 3]
+    bodies = rng.normal(0, 0.4, (count, 1, 25, 3)) + np.cumsum(rng.normal(0, 0.01, (count, frames, 1, 3)), 1) + offsets
     stamps = (np.arange(frames) / 15 * NANOSECONDS).astype(np.int64)
     return Clip(f"of {count}", 0, stamps, bodies.astype(np.float32))
 
@@ -44,34 +44,34 @@ def samples(name, clips, augmentation, **settings):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_samples_augmented_clips_keep_body_count(name):
     clips = [people(1), people(2)]
-    plain, varied = samples(name, clips, None), samples(name, clips, Augmentation(), outliers=0.3)
-    batch = default_collate([varied[epoch, index, 0] for epoch in range(6) for index in range(2)])
-    assert {-1, 0} == set(batch["label"].tolist()), "one with people who do nothing of the classes"
+    plain, augmented = samples(name, clips, None), samples(name, clips, Augmentation(), outliers=0.3)
+    batch = default_collate([augmented[epoch, index, 0] for epoch in range(6) for index in range(2)])
+    assert {-1, 0} == set(batch["label"].tolist()), "the batch has an outlier sample"
     for spec in plain.specs:
         assert batch[spec.name].shape[1:] == plain[0][spec.name].shape == spec.shape
-        assert not varied[0, 0, 0][spec.name][1].any() and not plain[0][spec.name][1].any(), "a missing person is zero"
-        assert varied[0, 1, 0][spec.name][1].any()
+        assert not augmented[0, 0, 0][spec.name][1].any() and not plain[0][spec.name][1].any(), "a missing body is zero"
+        assert augmented[0, 1, 0][spec.name][1].any()
 
 
 def test_samples_too_many_bodies_raises():
-    for varied in (None, Augmentation()):
+    for settings in (None, Augmentation()):
         with pytest.raises(InputError, match="takes up to 2 bodies"):
-            samples("sem_net", [people(3)], varied)[0]
+            samples("sem_net", [people(3)], settings)[0]
 
 
 def test_samples_speed_augmentation_scales_motion():
     frames, motion = 60, InputSpec("motion", "motion", "kinect_v2_25", (1, 3, 8, 25), "px/s", {"scale": "none"})
     flow = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 8, 16, 16), "m/s", {"max_speed_m_s": [2.55] * 3})
-    still, ones = people(1, frames), np.ones((1, frames, 25, 2), np.float32)
+    clip, ones = people(1, frames), np.ones((1, frames, 25, 2), np.float32)
     streams = {"motion": 40 * ones, "flow": np.full((frames, 24, 32, 3), 0.5, np.float32)}
-    clips, window = ClipDataset([replace(still, streams=streams)], ["a", "b"]), WindowSpec(1.0, 8)
+    clips, window = ClipDataset([replace(clip, streams=streams)], ["a", "b"]), WindowSpec(1.0, 8)
     speeds = []
-    for how in ("live", "whole"):
+    for clips_mode in ("live", "whole"):
         for seed in range(4):
-            recipe = config.build(Recipe, {"seed": seed, "clips": how})
-            made = Samples(clips, [motion, flow], window, recipe, Augmentation(speed=2.0, cut=0.0, hold_s=0.0))[0]
-            speeds.append(made["motion"][0, 0, -1, 0] / 40)
-            assert made["flow_rgb"][0, -1, 8, 8] == pytest.approx(25 * speeds[-1], abs=1)
+            recipe = config.build(Recipe, {"seed": seed, "clips": clips_mode})
+            sample = Samples(clips, [motion, flow], window, recipe, Augmentation(speed=2.0, cut=0.0, hold_s=0.0))[0]
+            speeds.append(sample["motion"][0, 0, -1, 0] / 40)
+            assert sample["flow_rgb"][0, -1, 8, 8] == pytest.approx(25 * speeds[-1], abs=1)
         recorded = Samples(clips, [motion, flow], window, recipe, None)[0]
         assert recorded["motion"][0, 0, -1, 0] == 40 and recorded["flow_rgb"][0, -1, 8, 8] == 25
     assert 0.5 <= min(speeds) < 0.9 and 1.1 < max(speeds) <= 2.0
@@ -79,47 +79,47 @@ def test_samples_speed_augmentation_scales_motion():
 
 def test_follow_person_with_hidden_hips_joined():
     first, second = people(1), people(1)
-    hidden = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
-    joined = augmentation.follow(first, hidden, np.random.default_rng(1)).bodies[0]
-    last, next_one = (joined[t, 2:].mean(axis=0) for t in (19, 20))
-    np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="the next action starts at the last position")
-    way = joined[0] - first.bodies[0, 0]
-    np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)
+    without_hips = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
+    joined = augmentation.follow(first, without_hips, np.random.default_rng(1)).bodies[0]
+    last, first_next = (joined[t, 2:].mean(axis=0) for t in (19, 20))
+    np.testing.assert_allclose(last, first_next, atol=1e-5, err_msg="the next action starts at the last position")
+    offset = joined[0] - first.bodies[0, 0]
+    np.testing.assert_allclose(offset, np.tile(offset[:1], (25, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("lost", [[], [5, 18]])
+@pytest.mark.parametrize("missing", [[], [5, 18]])
 @pytest.mark.parametrize("frames", [15, 20, 25])
 @pytest.mark.parametrize("key", ["pixels", "color"])
-def test_samples_stream_length_mismatch_raises(key, frames, lost):
+def test_samples_stream_length_mismatch_raises(key, frames, missing):
     network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
-    made = example_clip(network.input_specs, 20)
-    made["bodies"][:, lost] = np.nan
-    others = {name: made[name] for name in ("pixels", "hand_pixels", "color")}
-    others[key] = np.take(others[key], np.arange(frames) % 20, KEYS[key][0])
-    clip = Clip("clip", 0, (np.arange(20) / 15 * NANOSECONDS).astype(np.int64), made["bodies"], others)
+    data = example_clip(network.input_specs, 20)
+    data["bodies"][:, missing] = np.nan
+    streams = {name: data[name] for name in ("pixels", "hand_pixels", "color")}
+    streams[key] = np.take(streams[key], np.arange(frames) % 20, KEYS[key][0])
+    clip = Clip("clip", 0, (np.arange(20) / 15 * NANOSECONDS).astype(np.int64), data["bodies"], streams)
     sample = clip.sample(network.window.seconds, 12)
     with pytest.raises(InputError, match=f"'clip': {key} .* for 20 stamps") if frames != 20 else nullcontext():
         window_inputs(sample, network.input_specs, network.window)
 
 
-@pytest.mark.parametrize("lost", [[], [5, 18]])
-def test_samples_decoded_images_released_with_clip(lost):
+@pytest.mark.parametrize("missing", [[], [5, 18]])
+def test_samples_decoded_images_released_with_clip(missing):
     network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2
     )
-    made = example_clip(network.input_specs, 20)
-    made["bodies"][:, lost] = np.nan
+    data = example_clip(network.input_specs, 20)
+    data["bodies"][:, missing] = np.nan
     stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
-    clip = Clip("clip", 0, stamps, made["bodies"], {key: made[key] for key in ("pixels", "hand_pixels", "color")})
+    clip = Clip("clip", 0, stamps, data["bodies"], {key: data[key] for key in ("pixels", "hand_pixels", "color")})
     gc.disable()
     try:
         sample = clip.sample(network.window.seconds, network.window.frames)
         window_inputs(sample, network.input_specs, network.window)
-        pictures = [weakref.ref(one["color"]) for one in (sample, sample.shown) if one is not None]
+        images = [weakref.ref(frames["color"]) for frames in (sample, sample.shown) if frames is not None]
         del sample
-        assert [picture() for picture in pictures] == [None, None]
+        assert [image() for image in images] == [None, None]
     finally:
         gc.enable()
 
@@ -128,23 +128,23 @@ def test_samples_crops_match_live_crops():
     network = actrec_models.networks.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
-    made, rng = example_clip(network.input_specs, 20), np.random.default_rng(1)
+    data, rng = example_clip(network.input_specs, 20), np.random.default_rng(1)
     stamps = np.cumsum(rng.uniform(0.02, 0.06, 20) * NANOSECONDS).astype(np.int64)
-    made["pixels"] += 10 * rng.normal(0, 1, (1, 20, 1, 2)).astype(np.float32)
-    made["pixels"][rng.random((1, 20, 25)) < 0.2] = np.nan
-    for lost in ([], [5, 18]):  # no person in these frames, so live crops skip them
+    data["pixels"] += 10 * rng.normal(0, 1, (1, 20, 1, 2)).astype(np.float32)
+    data["pixels"][rng.random((1, 20, 25)) < 0.2] = np.nan
+    for missing in ([], [5, 18]):  # frames without a person, which live crops skip
         for key in ("bodies", "pixels", "hand_pixels"):
-            made[key][:, lost] = np.nan
-        others = {key: made[key] for key in ("pixels", "hand_pixels", "color")}
-        clip, seen = Clip("clip", 0, stamps, made["bodies"], others), np.delete(np.arange(20), lost)
-        wanted = clip.window_stamps(network.window.seconds, 12)
-        shown = seen[np.abs(stamps[seen] - np.maximum(wanted, stamps[0])[:, None]).argmin(axis=1)]
-        assert len(set(shown)) > 6
+            data[key][:, missing] = np.nan
+        streams = {key: data[key] for key in ("pixels", "hand_pixels", "color")}
+        clip, visible = Clip("clip", 0, stamps, data["bodies"], streams), np.delete(np.arange(20), missing)
+        sampled = clip.window_stamps(network.window.seconds, 12)
+        nearest = visible[np.abs(stamps[visible] - np.maximum(sampled, stamps[0])[:, None]).argmin(axis=1)]
+        assert len(set(nearest)) > 6
         (found,) = window_inputs(clip.sample(network.window.seconds, 12), network.input_specs, network.window)
         for spec in network.input_specs:
             views = [
-                BodyView(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], color=made["color"][t])
-                for t in shown
+                BodyView(pixels=data["pixels"][0, t], hand_pixels=data["hand_pixels"][0, t], color=data["color"][t])
+                for t in nearest
             ]
             feature: Any = features.feature(spec.modality)
             expected = feature.finish(np.stack([feature.observe(view, spec) for view in views]), spec)

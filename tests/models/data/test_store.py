@@ -1,4 +1,4 @@
-"""Tests of the prepared store: equal to the dataset for every reader, with damage reported."""
+"""The prepared store equals the dataset for all readers and reports damage."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ def _specs():
 
 
 class WithImages(Source):
-    """Six clips with every stream that there is."""
+    """Six clips with every known stream."""
 
     classes = ("still", "moving")
     splits = ("odd", "even")
@@ -66,13 +66,13 @@ def with_images(monkeypatch):
 
 @pytest.fixture(scope="module")
 def root(data_root):
-    """Fifty sequences of N-UCLA as published."""
+    """Return the folder of fifty published sequences of N-UCLA."""
     return data_root / "nucla/raw"
 
 
 @pytest.fixture(scope="module")
 def nucla(root, tmp_path_factory):
-    """The same, prepared."""
+    """Prepare the fifty sequences and return the store."""
     out = tmp_path_factory.mktemp("stores") / "nucla"
     prepare("nucla", root, out)
     return out
@@ -80,7 +80,7 @@ def nucla(root, tmp_path_factory):
 
 @pytest.fixture
 def copy(nucla, tmp_path):
-    """A store that a test may damage."""
+    """Return a copy of the store that a test may change."""
     return shutil.copytree(nucla, tmp_path / "nucla")
 
 
@@ -91,10 +91,10 @@ def test_store_equals_dataset(nucla, root):
         assert (stored.names, stored.metas, stored.classes) == (source.names, source.metas, source.classes)
         assert (stored.layout, stored.streams, len(stored)) == (source.layout, source.streams, len(source))
         np.testing.assert_array_equal(stored.labels, source.labels)
-        for one, other in zip(clips_of(stored), clips_of(source), strict=True):
-            assert (one.name, one.label) == (other.name, other.label)
-            np.testing.assert_array_equal(one.bodies, other.bodies)
-            np.testing.assert_array_equal(one.stamps_ns, other.stamps_ns)
+        for clip, expected in zip(clips_of(stored), clips_of(source), strict=True):
+            assert (clip.name, clip.label) == (expected.name, expected.label)
+            np.testing.assert_array_equal(clip.bodies, expected.bodies)
+            np.testing.assert_array_equal(clip.stamps_ns, expected.stamps_ns)
         assert isinstance(stored, PreparedDataset)
 
 
@@ -109,7 +109,7 @@ def test_store_arrays_memory_mapped_and_read_only(nucla):
 def test_store_file_count_independent_of_clip_count(nucla):
     assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAPPED
     store = PreparedDataset(nucla)
-    assert store._maps == {}, "nothing is open before a clip is read"
+    assert store._maps == {}, "no file is open before a clip is read"
     for index in range(len(store)):
         store[index]
     assert len(store._maps) == 1
@@ -119,7 +119,7 @@ def test_store_open_file_limit_not_reported_as_damage(nucla):
     assert len(PreparedDataset(nucla)[0].stamps_ns)  # all modules are loaded
     store = PreparedDataset(nucla)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # what standard streams take
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # for the standard streams only
     try:
         with pytest.raises(DeviceError, match=r"shard_.*Too many open files; raise the limit \(ulimit -n\)"):
             store[0]
@@ -133,7 +133,7 @@ def test_store_dataset_variants_found_by_name(nucla, data_root):
     assert datasets.folder(data_root, "shrec17_14") == f"{data_root}/shrec17"
 
 
-def _sum_of(store):
+def _sum_of_joints(store):
     return float(sum(np.nansum(store[index].bodies) for index in range(10)))
 
 
@@ -143,10 +143,10 @@ def _names_and_sums(clips):
 
 def test_store_other_processes_map_files_again(nucla):
     store = datasets.create("nucla", nucla, part="test")
-    expected = _sum_of(store)
-    again = pickle.loads(pickle.dumps(store))
-    assert _sum_of(again) == expected and len(pickle.dumps(store)) < 20_000
-    # Not forked: a lock that one of pytest's or tqdm's threads holds at that moment would never be given back.
+    expected = _sum_of_joints(store)
+    restored = pickle.loads(pickle.dumps(store))
+    assert _sum_of_joints(restored) == expected and len(pickle.dumps(store)) < 20_000
+    # A forked process could inherit a lock of pytest's or tqdm's threads that is never released.
     loader = DataLoader(store, 50, num_workers=1, collate_fn=_names_and_sums, multiprocessing_context="spawn")
     names, sums = zip(*(pair for batch in loader for pair in batch), strict=True)
     assert names == store.names
@@ -157,10 +157,10 @@ def test_store_fingerprint_depends_on_contents_only(nucla, copy, tmp_path, root)
     train, test = (datasets.create("nucla", nucla, part=part).fingerprint() for part in datasets.PARTS)
     assert train != test
     assert PreparedDataset(copy).fingerprint() == PreparedDataset(nucla).fingerprint()
-    again = tmp_path / "again"
-    many = prepare("nucla", root, again, run=Run(shard_bytes=150_000))
-    assert many.shards > 3
-    assert many.fingerprint == PreparedDataset(nucla).fingerprint()
+    other_folder = tmp_path / "again"
+    summary = prepare("nucla", root, other_folder, run=Run(shard_bytes=150_000))
+    assert summary.shards > 3
+    assert summary.fingerprint == PreparedDataset(nucla).fingerprint()
 
 
 @pytest.mark.usefixtures("with_images")
@@ -171,15 +171,15 @@ def test_store_every_stream_restored(tmp_path):
     source = WithImages(tmp_path)
     assert stored.streams == {"bodies", "hands", "flow", "color"}
     for entry, clip in zip(source.entries(), clips_of(stored), strict=True):
-        truth = source.read(entry).streams
-        assert set(clip.streams) == set(truth)
-        for key in set(truth) - {"color", "flow"}:
-            np.testing.assert_array_equal(clip.streams[key], truth[key].astype(np.float32))
-        assert np.abs(clip.streams["color"].astype(int) - truth["color"]).mean() < 3
+        expected = source.read(entry).streams
+        assert set(clip.streams) == set(expected)
+        for key in set(expected) - {"color", "flow"}:
+            np.testing.assert_array_equal(clip.streams[key], expected[key].astype(np.float32))
+        assert np.abs(clip.streams["color"].astype(int) - expected["color"]).mean() < 3
         assert clip.streams["color"].dtype == np.uint8
-        np.testing.assert_array_equal(np.isnan(clip.streams["flow"]), np.isnan(truth["flow"]))
+        np.testing.assert_array_equal(np.isnan(clip.streams["flow"]), np.isnan(expected["flow"]))
         bound = np.float32(0.5 * settings.flow_limit_m_s / 127 + 1e-6)
-        assert np.nanmax(np.abs(clip.streams["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
+        assert np.nanmax(np.abs(clip.streams["flow"] - np.clip(expected["flow"], -4, 4))) <= bound
         np.testing.assert_array_equal(clip.streams.at("color", np.array([5, 2, 2])), clip.streams["color"][[5, 2, 2]])
         # A window decodes only the images that the network uses.
         window = clip.sampled(np.array([0, 0, 100_000_000]))
@@ -191,24 +191,24 @@ def test_store_every_stream_restored(tmp_path):
 def test_store_pixels_scaled_with_images(tmp_path, bodies):
     settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "color"], image_height=60)
     clip = _prepared_one(tmp_path, settings)
-    truth = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
+    expected = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
     height, width = clip.streams["color"].shape[1:3]
     assert height == 60
     np.testing.assert_array_equal(clip.streams["size"], [width, height])
-    scale = np.array([width, height]) / truth["size"]
-    # Pixel centers are at integers, so image corners stay corners.
+    scale = np.array([width, height]) / expected["size"]
+    # Pixel centers have integer coordinates, so image corners stay corners.
     for key in ["hand_pixels", *(["pixels"] if bodies else [])]:
-        np.testing.assert_allclose(clip.streams[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(clip.streams["motion"], truth["motion"] * scale, rtol=1e-4)
+        np.testing.assert_allclose(clip.streams[key], (expected[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(clip.streams["motion"], expected["motion"] * scale, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("with_images")
 @pytest.mark.parametrize("stream", ["hands", "motion"])
 def test_store_pixel_streams_keep_image_size(tmp_path, stream):
-    truth = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
-    kept = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).streams
-    np.testing.assert_array_equal(kept["size"], truth["size"])
-    assert "pixels" not in kept
+    expected = WithImages(tmp_path).read(WithImages(tmp_path).entries()[0]).streams
+    streams = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).streams
+    np.testing.assert_array_equal(streams["size"], expected["size"])
+    assert "pixels" not in streams
 
 
 def _prepared_one(folder, settings):
@@ -225,7 +225,7 @@ def test_store_parts_and_options_checked(tmp_path):
         "clip2",
         "clip4",
     )
-    for wrong, message in (
+    for options, message in (
         ({"split": "lunar"}, "split odd, even; got 'lunar'"),
         ({"part": "exam"}, "parts train, test"),
         ({"fold": 2}, "no folds; got fold 2"),
@@ -233,7 +233,7 @@ def test_store_parts_and_options_checked(tmp_path):
         ({"wings": 2}, "prepared with no wings"),
     ):
         with pytest.raises(ConfigError, match=message):
-            datasets.create("with_images", tmp_path / "out", **wrong)
+            datasets.create("with_images", tmp_path / "out", **options)
     with pytest.raises(ConfigError, match="holds with_images, not nucla"):
         datasets.create("nucla", tmp_path / "out")
 
@@ -249,21 +249,21 @@ def test_store_flipped_bit_reported_and_repaired(copy, root, tmp_path, capsys):
     published = tmp_path / "published"
     published.mkdir()
     (published / "nucla").symlink_to(root)
-    victim = PreparedDataset(copy)
-    row = victim._index.rows[victim._index.first[7] + 1]
+    store = PreparedDataset(copy)
+    row = store._index.rows[store._index.first[7] + 1]
     with open(shard_of(copy), "r+b") as file:
         file.seek(int(row["offset"]) + 100)
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 4]))
-    name = victim.names[7]
+    name = store.names[7]
     with pytest.raises(InputError, match=rf"shard_\w+.bin' is damaged at byte \d+ \(bodies of clip '{name}'.*--repair"):
         PreparedDataset(copy)[7]
     command = ["prepare", "nucla", "--data", str(published), "--out", str(copy), "--quiet", "--workers", "0"]
     assert main([*command, "--check", "--repair"]) == main([*command, "--check", "--prune"]) == 2
     assert "--check only looks, --prune changes the store: give one of them" in capsys.readouterr().err
     assert main([*command, "--check"]) == 1
-    assert f"1 of {len(victim)} clips damaged" in capsys.readouterr().out
+    assert f"1 of {len(store)} clips damaged" in capsys.readouterr().out
     assert main([*command, "--repair", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prepared"] == 1
     assert main([*command, "--check", "--json"]) == 0
@@ -307,30 +307,30 @@ def test_store_damaged_settings_or_index_raises(copy, file, content, error, mess
 
 
 def test_store_lost_index_rebuilt(copy, root):
-    before = PreparedDataset(copy).fingerprint()
+    fingerprint = PreparedDataset(copy).fingerprint()
     (copy / INDEX).unlink()
-    again = prepare("nucla", root, copy)
-    assert (again.prepared, again.fingerprint) == (0, before)
+    summary = prepare("nucla", root, copy)
+    assert (summary.prepared, summary.fingerprint) == (0, fingerprint)
 
 
 # -- codecs and writer -------------------------------------------------------------------------------------------------
 
 
 def test_image_encoder_repeated_images_stored_once():
-    made = ImageEncoder("color", 95, 4.0)
+    encoder = ImageEncoder("color", 95, 4.0)
     for stamp in (0, 10):
-        made.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
-    kept = made.encoded(np.array([0, 1, 2, 9, 10, 30]))
-    content = memoryview(b"".join(kept.parts))
-    shown = decode_frames(content, "jpeg", kept.shape, range(6), 4.0)
-    np.testing.assert_array_equal(shown[:, 0, 0, 0], [0, 0, 0, 200, 200, 200])
-    assert len(kept.parts) == 3
+        encoder.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
+    encoded = encoder.encoded(np.array([0, 1, 2, 9, 10, 30]))
+    content = memoryview(b"".join(encoded.parts))
+    images = decode_frames(content, "jpeg", encoded.shape, range(6), 4.0)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 0, 0, 200, 200, 200])
+    assert len(encoded.parts) == 3
     with pytest.raises(InputError, match="another|after"):
-        made.add(20, np.zeros((9, 8, 3), np.uint8))
+        encoder.add(20, np.zeros((9, 8, 3), np.uint8))
     with pytest.raises(InputError, match="two images of 10 ns"):
-        made.add(10, np.zeros((8, 8, 3), np.uint8))
+        encoder.add(10, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match="image 0 of 6 cannot be decoded"):
-        decode_frames(memoryview(bytes(kept.parts[0]) + bytes(len(content))), "jpeg", kept.shape, [0], 4.0)
+        decode_frames(memoryview(bytes(encoded.parts[0]) + bytes(len(content))), "jpeg", encoded.shape, [0], 4.0)
 
 
 def test_writer_large_clips_start_new_shards(tmp_path):

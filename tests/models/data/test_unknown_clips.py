@@ -1,4 +1,4 @@
-"""Tests that an unusable unknown dataset is reported before the training starts."""
+"""Clips of unknown actions; an unusable unknown dataset raises before the training starts."""
 
 import pytest
 
@@ -17,10 +17,10 @@ OTHERS = ("Sway", "raise_arm", "jump")
 
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
-    """Where utd_mhad is, of which an action is called as a class is."""
-    known, others = skeletons(classes=("sway", "stretch")), skeletons(classes=OTHERS)
-    monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: others if name == "utd_mhad" else known)
-    monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], known.classes))
+    """Return the data folder; one action of utd_mhad has the name of a class."""
+    clips, unknown = skeletons(classes=("sway", "stretch")), skeletons(classes=OTHERS)
+    monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: unknown if name == "utd_mhad" else clips)
+    monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], clips.classes))
     (tmp_path / "utd_mhad").mkdir()
     return tmp_path
 
@@ -38,22 +38,22 @@ def test_missing_dataset_absent_folder_reported(tmp_path):
 
 
 def test_unknown_clips_with_class_names_excluded(datasets, monkeypatch):
-    assert set(taken(recipe())) == {"raise_arm", "jump"}
-    chosen = recipe(unknown_exclude=["jump"])
-    assert unknown_clips.excluded_actions(chosen, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
-    assert unknown_clips.excluded_actions(chosen, OTHERS, ("sit", "Raise Arm")) == ["raise_arm", "jump"]
+    assert set(loaded_actions(recipe())) == {"raise_arm", "jump"}
+    settings = recipe(unknown_exclude=["jump"])
+    assert unknown_clips.excluded_actions(settings, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
+    assert unknown_clips.excluded_actions(settings, OTHERS, ("sit", "Raise Arm")) == ["raise_arm", "jump"]
     monkeypatch.setattr(unknown_clips, "_MOST", 3)
-    assert taken(chosen) == ["raise_arm"] * 3
+    assert loaded_actions(settings) == ["raise_arm"] * 3
 
 
-def taken(chosen):
-    """The actions of the clips that are taken."""
-    found = unknown_clips.load(chosen, ("sway", "stretch"), "", "train").read()
+def loaded_actions(settings):
+    """Return the actions of the loaded clips."""
+    found = unknown_clips.load(settings, ("sway", "stretch"), "", "train").read()
     return [found.classes[label] for label in found.labels]
 
 
 @pytest.mark.parametrize(
-    ("excluded", "said"),
+    ("excluded", "message"),
     [
         (["jmup"], "unknown_exclude names jmup, which utd_mhad does not have"),
         (
@@ -62,19 +62,19 @@ def taken(chosen):
         ),
     ],
 )
-def test_train_unusable_unknown_dataset_raises_first(datasets, excluded, said):
-    with pytest.raises(ConfigError, match=said):
+def test_train_unusable_unknown_dataset_raises_first(datasets, excluded, message):
+    with pytest.raises(ConfigError, match=message):
         trainer.train(recipe(unknown_exclude=excluded), str(datasets), datasets / "run", machine=Machine("cpu"))
     assert not list((datasets / "run").rglob("*.ckpt"))
 
 
 def test_train_one_class_raises_and_empty_class_warns(datasets, monkeypatch, caplog):
-    both, alone = skeletons(classes=("sway", "stretch")), skeletons(classes=("sway",))
-    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: alone)
+    clips, one_class = skeletons(classes=("sway", "stretch")), skeletons(classes=("sway",))
+    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: one_class)
     with pytest.raises(InputError, match="there is one class, sway: two actions are the least to tell apart"):
         trainer.train(recipe(), str(datasets), datasets / "run", machine=Machine("cpu"))
-    absent = ClipDataset([both[i] for i in range(0, 22, 2)], both.classes)
-    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: absent)
+    one_class_missing = ClipDataset([clips[i] for i in range(0, 22, 2)], clips.classes)
+    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: one_class_missing)
     trainer.train(
         recipe(unknown_dataset=""), str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1
     )
@@ -86,8 +86,8 @@ def test_train_class_only_in_validation_warns(datasets, monkeypatch, caplog):
     monkeypatch.setattr(
         core_datasets, "create", lambda *_, **__: Subjects([clips[i] for i in (0, 2, 4, 6, 1)], clips.classes)
     )
-    held = recipe(unknown_dataset="", validation={"by": "subject", "only": [4]}, batch=2)
-    trainer.train(held, str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1)
+    settings = recipe(unknown_dataset="", validation={"by": "subject", "only": [4]}, batch=2)
+    trainer.train(settings, str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1)
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
 
 

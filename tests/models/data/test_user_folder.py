@@ -1,4 +1,4 @@
-"""A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
+"""A user's recordings as a dataset: labels, spans, people, splits, and evaluation."""
 
 import itertools
 import json
@@ -24,8 +24,8 @@ from tests.tiny_model import person_at
 
 
 @pytest.fixture
-def mine(tmp_path):
-    """Two recordings, four clips."""
+def recordings(tmp_path):
+    """Write two recordings with four labeled clips."""
     write_bag(tmp_path / "one", walker)
     write_bag(tmp_path / "two", lambda k: [body(5, "other"), *([body(0.1 * k)] if k >= 4 else [])], images=True)
     (tmp_path / "labels.csv").write_text(
@@ -35,8 +35,8 @@ def mine(tmp_path):
     return tmp_path
 
 
-def test_folder_labels_file_assigns_clips_and_people(mine):
-    source = Folder(mine)
+def test_folder_labels_file_assigns_clips_and_people(recordings):
+    source = Folder(recordings)
     assert source.classes == ("clap", "wave")
     entries = source.entries()
     assert [(e.name, source.classes[e.label], e.meta["person"]) for e in entries] == [
@@ -46,7 +46,7 @@ def test_folder_labels_file_assigns_clips_and_people(mine):
     first, second, third = (source.read(entry) for entry in entries)
     assert (first.stamps_ns[0], len(first.stamps_ns), second.stamps_ns[0]) == (START, 6, START + 6 * PERIOD_NS)
     np.testing.assert_allclose(second.bodies[0, 0], person_at(0.6), atol=1e-6)
-    # The clip starts when the labeled person comes into view.
+    # The clip starts when the labeled person enters.
     assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
     np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
     assert source.read(source.unknown_entries()[0]).label == OTHER
@@ -63,21 +63,21 @@ def test_folder_two_people_labeled_separately(tmp_path):
         np.testing.assert_allclose(found[name].bodies[0, 4], person_at(x), atol=1e-5)
 
 
-def test_folder_splits_assign_parts(mine):
-    clips = datasets.create("folder", mine)
+def test_folder_splits_assign_parts(recordings):
+    clips = datasets.create("folder", recordings)
     assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])
-    assert datasets.create("folder", mine, split="part", part="test").names == ("one@0.6-",)
-    assert datasets.create("folder", mine, split="part", part="train").names == ("one@0-0.55",)
-    left_out = datasets.create("folder", mine, split="person", part="test", held_out=["ben"])
-    assert left_out.names == ("one@0.6-", "two")
+    assert datasets.create("folder", recordings, split="part", part="test").names == ("one@0.6-",)
+    assert datasets.create("folder", recordings, split="part", part="train").names == ("one@0-0.55",)
+    test_clips = datasets.create("folder", recordings, split="person", part="test", held_out=["ben"])
+    assert test_clips.names == ("one@0.6-", "two")
     with pytest.raises(ConfigError, match="needs the option held_out"):
-        datasets.create("folder", mine, split="person")
+        datasets.create("folder", recordings, split="person")
     with pytest.raises(ConfigError, match="no person carl; its people: anna, ben"):
-        datasets.create("folder", mine, held_out="carl")
+        datasets.create("folder", recordings, held_out="carl")
     with pytest.raises(ConfigError, match="has split all, part, person; got 'view'"):
-        datasets.create("folder", mine, split="view")
+        datasets.create("folder", recordings, split="view")
     with pytest.raises(ConfigError, match="unknown option speed of RecordingConfig"):
-        datasets.create("folder", mine, recording={"speed": 1})
+        datasets.create("folder", recordings, recording={"speed": 1})
 
 
 @pytest.mark.parametrize(
@@ -93,59 +93,59 @@ def test_folder_splits_assign_parts(mine):
         ({"recording": {1: 2}}, "recording has the name 1, expected a string"),
     ],
 )
-def test_folder_invalid_options_raise(options, message, mine):
+def test_folder_invalid_options_raise(options, message, recordings):
     with pytest.raises(ConfigError, match=message):
-        Folder(mine, **options)
+        Folder(recordings, **options)
 
 
-def test_folder_model_labels_reordered(mine):
-    source = Folder(mine, classes=["wave", "squat", "clap"])
+def test_folder_model_labels_reordered(recordings):
+    source = Folder(recordings, classes=["wave", "squat", "clap"])
     assert [source.classes[entry.label] for entry in source.entries()] == ["wave", "clap", "wave"]
     with pytest.raises(InputError, match="has recordings labeled clap; known: wave, squat"):
-        Folder(mine, classes=["wave", "squat"])
+        Folder(recordings, classes=["wave", "squat"])
 
 
-def test_folder_moved_recording_recognized(mine, tmp_path_factory):
+def test_folder_moved_recording_recognized(recordings, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "copy"
-    shutil.copytree(mine, other)
+    shutil.copytree(recordings, other)
     (other / "one").rename(other / "uno")
     (other / "labels.csv").write_text((other / "labels.csv").read_text().replace("one,", "uno,"))
-    ours, theirs = ([s.identity(e) for e in s.entries()] for s in (Folder(mine), Folder(other)))
-    assert ours == theirs and len(set(ours)) == 2
+    identities, copied_identities = ([s.identity(e) for e in s.entries()] for s in (Folder(recordings), Folder(other)))
+    assert identities == copied_identities and len(set(identities)) == 2
 
 
-def test_folder_recording_hashed_once(mine, monkeypatch):
-    read = []
+def test_folder_recording_hashed_once(recordings, monkeypatch):
+    files = []
 
-    def noted(file):
-        read.append(file)
+    def record_file(file):
+        files.append(file)
         return content(file)
 
-    monkeypatch.setattr(user_folder, "content", noted)
-    source = Folder(mine)
-    told = [source.identity(entry) for entry in [*source.entries(), *source.unknown_entries()]]
-    assert len(told) == 4 and len(set(told)) == 2
-    assert len(read) == len(set(read)) == sum(file.is_file() for file in mine.rglob("*/*"))
+    monkeypatch.setattr(user_folder, "content", record_file)
+    source = Folder(recordings)
+    identities = [source.identity(entry) for entry in [*source.entries(), *source.unknown_entries()]]
+    assert len(identities) == 4 and len(set(identities)) == 2
+    assert len(files) == len(set(files)) == sum(file.is_file() for file in recordings.rglob("*/*"))
 
 
-def test_eval_folder_excludes_training_recordings(mine, tmp_path_factory, capsys):
+def test_eval_folder_excludes_training_recordings(recordings, tmp_path_factory, capsys):
     folder = tmp_path_factory.mktemp("trained")
-    shutil.rmtree(mine / "two")
-    (mine / "labels.csv").unlink()
+    shutil.rmtree(recordings / "two")
+    (recordings / "labels.csv").unlink()
     for k, label in enumerate(("wave", "clap", "wave", "clap")):
-        write_bag(mine / label / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
-    shutil.rmtree(mine / "one")
+        write_bag(recordings / label / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
+    shutil.rmtree(recordings / "one")
     settings = {**TINY, "dataset": "folder", "split": "all"}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    common = ["--root", str(mine), "--quiet"]
+    common = ["--root", str(recordings), "--quiet"]
     assert main(["train", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--threads", "1", *common]) == 0
     checkpoint, package = str(folder / "run/last.ckpt"), str(folder / "package")
     capsys.readouterr()
-    assert main(["export", checkpoint, "--out", package, "--root", str(mine), "--no-weights"]) == 0
+    assert main(["export", checkpoint, "--out", package, "--root", str(recordings), "--no-weights"]) == 0
     assert "not measured: no test part" in capsys.readouterr().out
     assert "not measured" in (folder / "package/README.md").read_text()
     assert main(["models", package, "--json"]) == 0
-    assert main(["export", package, "--float16", "--out", str(folder / "half"), "--root", str(mine)]) == 0
+    assert main(["export", package, "--float16", "--out", str(folder / "half"), "--root", str(recordings)]) == 0
     for model in (checkpoint, package):
         for options in ([], ["--part", "train"]):
             assert main(["eval", model, *common, *options]) == 1
@@ -154,8 +154,8 @@ def test_eval_folder_excludes_training_recordings(mine, tmp_path_factory, capsys
     capsys.readouterr()
     command = ["eval", package, "--root", str(folder / "fresh"), "--quiet"]
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["clips"] == 1 and "unknown_clips" not in told
+    report = json.loads(capsys.readouterr().out)
+    assert report["clips"] == 1 and "unknown_clips" not in report
     prepare = ["prepare", "folder", "--root", str(folder / "fresh"), "--workers", "0", "--quiet", "--out"]
     assert main([*prepare, str(folder / "some")]) == 0
     assert main(["eval", package, "--root", str(folder / "some"), "--quiet"]) == 1
@@ -167,14 +167,14 @@ def test_eval_folder_excludes_training_recordings(mine, tmp_path_factory, capsys
     for k in range(2):
         write_bag(folder / f"fresh/unknown/{k}", lambda t, k=k: [body(-0.4 * t * (k + 1))], frames=25)
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["clips"], told["unknown_clips"]) == (1, 2) and told["unknown_rejected"] in (0, 0.5, 1)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["clips"], report["unknown_clips"]) == (1, 2) and report["unknown_rejected"] in (0, 0.5, 1)
     assert main(command) == 0
     assert "of 2 recordings labeled unknown" in capsys.readouterr().out
 
 
-def of_three_people(folder):
-    """Two actions by each of anna, ben and carl."""
+def write_three_people(folder):
+    """Write recordings of two actions by anna, ben and carl."""
     lines = ["recording,label,person"]
     for k, (label, person) in enumerate(itertools.product(("wave", "clap"), ("anna", "ben", "carl"))):
         write_bag(folder / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
@@ -184,61 +184,61 @@ def of_three_people(folder):
 
 
 def test_eval_folder_of_training_people_raises(tmp_path, capsys):
-    mine = of_three_people(tmp_path / "mine")
+    recordings = write_three_people(tmp_path / "recordings")
     models = [str(tmp_path / name / "last.ckpt") for name in ("ben", "carl")]
     for name in ("ben", "carl"):
         settings = {**TINY, "dataset": "folder", "split": "person", "dataset_options": {"held_out": [name]}}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
         command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / name), "--threads", "1"]
-        assert main([*command, "--root", str(mine), "--quiet"]) == 0
-    common = ["--root", str(mine), "--quiet"]
+        assert main([*command, "--root", str(recordings), "--quiet"]) == 0
+    common = ["--root", str(recordings), "--quiet"]
     capsys.readouterr()
     assert main(["eval", models[0], *common, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clips"] == 2
-    assert main(["eval", models[0], *common, "--option", "held_out=ben"]) == 0  # one may stand alone
-    for asked in ([models[0], "--option", "held_out=carl"], [*models, "--fuse", "softmax"]):
-        assert main(["eval", *asked, *common]) == 1
+    assert main(["eval", models[0], *common, "--option", "held_out=ben"]) == 0  # a single name needs no list
+    for arguments in ([models[0], "--option", "held_out=carl"], [*models, "--fuse", "softmax"]):
+        assert main(["eval", *arguments, *common]) == 1
         assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
     assert main(["eval", models[0], *common, "--part", "train"]) == 0
 
 
 def test_eval_store_of_training_people_raises(tmp_path, capsys):
-    mine = of_three_people(tmp_path / "mine")
+    recordings = write_three_people(tmp_path / "recordings")
     stores = {name: str(tmp_path / "stores" / name) for name in ("ben", "carl")}
     for name, store in stores.items():
-        options = ["--option", f"held_out={name}", "--root", str(mine), "--out", store]
+        options = ["--option", f"held_out={name}", "--root", str(recordings), "--out", store]
         assert main(["prepare", "folder", *options, "--workers", "0", "--quiet"]) == 0
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "dataset": "folder", "split": "person"}))
     command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1"]
     assert main([*command, "--root", stores["ben"], "--quiet"]) == 0
     model = str(tmp_path / "run/last.ckpt")
     assert main(["eval", model, "--root", stores["ben"], "--quiet"]) == 0
-    for options in (["--root", stores["carl"]], ["--root", str(mine), "--option", "held_out=carl"]):
+    for options in (["--root", stores["carl"]], ["--root", str(recordings), "--option", "held_out=carl"]):
         assert main(["eval", model, "--quiet", *options]) == 1
         assert "was trained on 2 of the 2 clips" in capsys.readouterr().err
-    assert main(["eval", model, "--quiet", "--root", str(mine), "--option", "held_out=ben"]) == 0
+    assert main(["eval", model, "--quiet", "--root", str(recordings), "--option", "held_out=ben"]) == 0
 
 
-def test_folder_several_bodies_padded(mine):
-    clips = datasets.create("folder", mine, bodies=3)
+def test_folder_several_bodies_padded(recordings):
+    clips = datasets.create("folder", recordings, bodies=3)
     assert clips[2].bodies.shape == (3, 16, 25, 3)
     np.testing.assert_allclose(clips[2].bodies[1, 0], person_at(5), atol=1e-6)
     assert np.isnan(clips[2].bodies[2]).all()
 
 
-def test_folder_pickled_and_fingerprint_follows_changes(mine):
-    clips = datasets.create("folder", mine)
-    again = pickle.loads(pickle.dumps(clips))
-    np.testing.assert_array_equal(again[1].bodies, clips[1].bodies)
-    before = clips.fingerprint()
-    assert again.fingerprint() == before
-    shutil.rmtree(mine / "one")
-    write_bag(mine / "one", walker, frames=21)
-    assert datasets.create("folder", mine).fingerprint() != before
+def test_folder_pickled_and_fingerprint_follows_changes(recordings):
+    clips = datasets.create("folder", recordings)
+    restored = pickle.loads(pickle.dumps(clips))
+    np.testing.assert_array_equal(restored[1].bodies, clips[1].bodies)
+    fingerprint = clips.fingerprint()
+    assert restored.fingerprint() == fingerprint
+    shutil.rmtree(recordings / "one")
+    write_bag(recordings / "one", walker, frames=21)
+    assert datasets.create("folder", recordings).fingerprint() != fingerprint
 
 
-def test_folder_frames_of_images_read(mine):
-    source = Folder(mine)
+def test_folder_frames_of_images_read(recordings):
+    source = Folder(recordings)
     frames = list(source.frames(source.unknown_entries()[0]))
     assert [frame.color[0, 0, 0] for frame in frames if frame.color is not None] == [0, 1, 2, 3, 4, 5]
     assert frames[0].stamp_ns == START and frames[0].depth is not None
@@ -247,17 +247,17 @@ def test_folder_frames_of_images_read(mine):
 
 
 def test_folder_frames_before_clip_not_decoded(tmp_path):
-    """Else an hour with a hundred clips in it would be decoded fifty times over."""
+    """Frames before the clip are skipped without decoding."""
     (tmp_path / "walk").mkdir()
     for number in range(12):
         cv2.imwrite(str(tmp_path / f"walk/{number}.jpg"), np.full((48, 64, 3), number, np.uint8))
     (tmp_path / "walk/3.jpg").write_bytes(b"not an image")
     (tmp_path / "labels.csv").write_text("recording,label,start_s,end_s\nwalk,wave,8,10\nwalk,clap,2,4\n")
     source = Folder(tmp_path, recording={"fps": 1.0, "hfov_deg": 60.0})
-    later, earlier = source.entries()
-    assert [frame.stamp_ns // 10**9 for frame in source.frames(later)] == [8, 9, 10]
+    late, early = source.entries()
+    assert [frame.stamp_ns // 10**9 for frame in source.frames(late)] == [8, 9, 10]
     with pytest.raises(InputError, match=r"3\.jpg"):
-        list(source.frames(earlier))
+        list(source.frames(early))
 
 
 def test_folder_subfolders_name_classes(tmp_path, data_root, caplog):
@@ -302,25 +302,25 @@ def test_folder_unlisted_recordings_warn(tmp_path, caplog):
 
 def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    few = tmp_path / "mine/turn/person"
-    few.mkdir(parents=True)
+    folder = tmp_path / "recordings/turn/person"
+    folder.mkdir(parents=True)
     found = sorted((data_root / "rgbd/person_turning").rglob("*.*"))
     for file in found:
         if file.suffix in (".png", ".jpg") and "".join(filter(str.isdigit, file.stem)).lstrip("0") in list("12345"):
-            target = few / file.relative_to(data_root / "rgbd/person_turning")
+            target = folder / file.relative_to(data_root / "rgbd/person_turning")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-    told = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001}
-    source = datasets.source("folder", tmp_path / "mine", recording=told)
+    settings = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001}
+    source = datasets.source("folder", tmp_path / "recordings", recording=settings)
     clip = source.read(source.entries()[0])
     assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
     monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: pytest.fail("estimated again"))
-    again = datasets.source("folder", tmp_path / "mine", recording=told)
-    np.testing.assert_array_equal(again.read(again.entries()[0]).bodies, clip.bodies)
+    second = datasets.source("folder", tmp_path / "recordings", recording=settings)
+    np.testing.assert_array_equal(second.read(second.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
     cached.write_bytes(b"damaged")
-    still = SimpleNamespace(process=lambda frame: [body(0)], close=lambda: None)
-    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: still)
-    other = datasets.source("folder", tmp_path / "mine", recording=told)
+    perception = SimpleNamespace(process=lambda frame: [body(0)], close=lambda: None)
+    monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: perception)
+    other = datasets.source("folder", tmp_path / "recordings", recording=settings)
     bodies = other.read(other.entries()[0]).bodies
     np.testing.assert_array_equal(bodies, np.broadcast_to(bodies[:, :1], bodies.shape))

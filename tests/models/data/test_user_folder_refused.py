@@ -1,4 +1,4 @@
-"""Tests that an invalid user folder or recording raises a clear error."""
+"""An invalid user folder or recording raises a clear error."""
 
 import errno
 import shutil
@@ -27,25 +27,25 @@ def test_folder_unknown_label_spelling_checked(tmp_path):
 
 def test_folder_unreadable_raises(tmp_path, monkeypatch):
     write_bag(tmp_path / "walk/first", walker)
-    listed = Path.iterdir
+    iterdir = Path.iterdir
 
-    def closed(folder):
+    def deny_folder(folder):
         if folder.name == "walk":
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return listed(folder)
+        return iterdir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", closed)
+    monkeypatch.setattr(Path, "iterdir", deny_folder)
     with pytest.raises(DeviceError, match="cannot read '.*walk': Permission denied"):
         Folder(tmp_path)
     monkeypatch.undo()
     is_file = Path.is_file
 
-    def closed_take(path):
+    def deny_recording(path):
         if path.name == "metadata.yaml" and path.parent.name == "first":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return is_file(path)
 
-    monkeypatch.setattr(Path, "is_file", closed_take)
+    monkeypatch.setattr(Path, "is_file", deny_recording)
     with pytest.raises(DeviceError, match="cannot read '.*first': Permission denied"):
         Folder(tmp_path)
 
@@ -68,11 +68,11 @@ def test_folder_invalid_contents_raise(tmp_path):
 
 
 def test_folder_recording_beside_classes_raises(tmp_path, data_root):
-    whole = write_bag(tmp_path / "wave/first", walker)
+    complete = write_bag(tmp_path / "wave/first", walker)
     for name in ("README.md", "notes.txt", "who.csv", "settings.json", ".hidden.mcap"):
-        (tmp_path / name).write_text("what these are")
+        (tmp_path / name).write_text("notes")
     assert len(Folder(tmp_path).entries()) == 1
-    shutil.copy(whole / "first.mcap", tmp_path / "stray.mcap")
+    shutil.copy(complete / "first.mcap", tmp_path / "stray.mcap")
     with pytest.raises(InputError, match=r"stray\.mcap' lies outside the class folders"):
         Folder(tmp_path)
     (tmp_path / "stray.mcap").rename(tmp_path / "first.mcap")
@@ -88,11 +88,11 @@ def test_folder_recording_beside_classes_raises(tmp_path, data_root):
 
 
 def test_folder_invalid_recording_raises(tmp_path):
-    whole = write_bag(tmp_path / "wave/whole", walker)
+    complete = write_bag(tmp_path / "wave/whole", walker)
     write_bag(tmp_path / "wave/nobody", lambda k: [])
-    cut = write_bag(tmp_path / "wave/cut", walker)
-    content = (cut / "cut.mcap").read_bytes()
-    (cut / "cut.mcap").write_bytes(content[: len(content) // 2])
+    truncated = write_bag(tmp_path / "wave/cut", walker)
+    content = (truncated / "cut.mcap").read_bytes()
+    (truncated / "cut.mcap").write_bytes(content[: len(content) // 2])
     unfinished = tmp_path / "wave/killed"
     unfinished.mkdir()
     (unfinished / "killed.mcap").write_bytes(content[: len(content) // 2])
@@ -102,21 +102,21 @@ def test_folder_invalid_recording_raises(tmp_path):
     (tmp_path / "wave/film.mp4").write_bytes(b"not a video")
     (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
     source = datasets.source("folder", tmp_path)
-    wrong = {}
+    errors = {}
     for entry in source.entries():
         try:
             source.read(entry)
         except InputError as error:
-            wrong[entry.name.split("/")[1]] = str(error)
+            errors[entry.name.split("/")[1]] = str(error)
             assert "\n" not in str(error)
-    assert set(wrong) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
-    assert "shows no person in any of its 20 frames" in wrong["nobody"]
-    assert "actrec record --recover" in wrong["cut"] and "actrec record --recover" in wrong["killed"]
-    assert "no color images" in wrong["empty"]
-    for name, message in wrong.items():
+    assert set(errors) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
+    assert "shows no person in any of its 20 frames" in errors["nobody"]
+    assert "actrec record --recover" in errors["cut"] and "actrec record --recover" in errors["killed"]
+    assert "no color images" in errors["empty"]
+    for name, message in errors.items():
         assert f"wave/{name}' cannot be used" in message
     source = datasets.source("folder", tmp_path)
-    shutil.rmtree(whole)
+    shutil.rmtree(complete)
     with pytest.raises(DeviceError, match="no recording"):
         source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
 

@@ -27,11 +27,11 @@ from actrec_models.data.rendered import RenderedRgbd
 SIZE = (128, 96)
 MARK = 24
 TOP = 40
-"""Side of the square that moves, and its upper edge."""
+"""Side of the moving square, and its upper edge, in pixels."""
 
 
-def picture(t):
-    """A textured square on a dark ground, one step to the right a frame; how bright a corner is tells t."""
+def image_at(t):
+    """Return an image of a textured square that moves right by 1 px per frame; a corner's brightness encodes t."""
     image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
     image[:16, -16:] = 8 * t
     x = 4 + t
@@ -45,7 +45,7 @@ def write_video(path, frames, fps=30):
         stream = container.add_stream("mpeg4", rate=fps, options={"qscale": "2"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for t in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_at(t), format="rgb24")))
         container.mux(stream.encode())
     return path
 
@@ -53,27 +53,27 @@ def write_video(path, frames, fps=30):
 def write_folder(folder, frames):
     folder.mkdir()
     for t in range(frames):
-        cv2.imwrite(str(folder / f"frame{t + 1}.png"), picture(t)[..., ::-1])
+        cv2.imwrite(str(folder / f"frame{t + 1}.png"), image_at(t)[..., ::-1])
     return folder
 
 
 @pytest.fixture(scope="module", params=["file", "folder"])
 def video(request, tmp_path_factory):
-    where = tmp_path_factory.mktemp("video")
-    return write_video(where / "v.avi", 30) if request.param == "file" else write_folder(where / "rgb", 30)
+    folder = tmp_path_factory.mktemp("video")
+    return write_video(folder / "v.avi", 30) if request.param == "file" else write_folder(folder / "rgb", 30)
 
 
-def shown(pictures):
+def frame_numbers(images):
     """Return the frame number of each image, read from the brightness of its corner."""
-    return np.round(np.asarray(pictures)[:, 2:10, -10:-2].mean(axis=(1, 2, 3)) / 8).astype(int).tolist()
+    return np.round(np.asarray(images)[:, 2:10, -10:-2].mean(axis=(1, 2, 3)) / 8).astype(int).tolist()
 
 
 def test_color_video_frames_match_stamps(video):
     stream = ColorVideo(video, stamps_at(30.0, 30))
     color = stream.color()
     assert color.shape == (30, 96, 128, 3) and color.dtype == np.uint8
-    assert shown(color) == list(range(30))
-    assert np.abs(color[12].astype(int) - picture(12)).mean() < 6
+    assert frame_numbers(color) == list(range(30))
+    assert np.abs(color[12].astype(int) - image_at(12)).mean() < 6
 
 
 def test_color_video_converts_only_requested_frames(video, monkeypatch):
@@ -82,46 +82,46 @@ def test_color_video_converts_only_requested_frames(video, monkeypatch):
 
     converted = []
     for module, name in ((recordings_video, "to_rgb"), (image_folder, "_read")):
-        real = getattr(module, name)
+        original = getattr(module, name)
 
-        def counted(*arguments, real=real):
+        def count_call(*arguments, original=original):
             converted.append(1)
-            return real(*arguments)
+            return original(*arguments)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(module, name, count_call)
     stamps = stamps_at(30.0, 30)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
     sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
-    assert "color" in sampled and not converted  # nothing is decoded before it is looked at
-    assert shown(sampled["color"]) == [3, 9, 9, 20]
-    assert len(converted) <= 4  # three images, and for a folder one more to get the size
+    assert "color" in sampled and not converted  # images are decoded on access only
+    assert frame_numbers(sampled["color"]) == [3, 9, 9, 20]
+    assert len(converted) <= 4  # three images, and one more for a folder's image size
     assert sampled["color"] is sampled["color"]
 
 
 def test_color_video_single_clip_decodes_only_its_images(video, monkeypatch):
-    stamps, asked = stamps_at(30.0, 30), []
-    real = ColorVideo.at
+    stamps, decoded = stamps_at(30.0, 30), []
+    original = ColorVideo.at
 
-    def counted(self, indices):
-        asked.append(len(indices))
-        return real(self, indices)
+    def count_call(self, indices):
+        decoded.append(len(indices))
+        return original(self, indices)
 
-    monkeypatch.setattr(ColorVideo, "at", counted)
+    monkeypatch.setattr(ColorVideo, "at", count_call)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
-    whole = clip.sampled(stamps)
-    alone, among = cut(whole, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
-    np.testing.assert_array_equal(alone["color"], among["color"])
-    assert asked == [5, 30] and shown(alone["color"]) == [10, 11, 12, 13, 14]
+    sample = clip.sampled(stamps)
+    single, from_all = cut(sample, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
+    np.testing.assert_array_equal(single["color"], from_all["color"])
+    assert decoded == [5, 30] and frame_numbers(single["color"]) == [10, 11, 12, 13, 14]
     with pytest.raises(InputError, match="has no frames 28 to 33 of 30"):
-        cut(whole, 28, 5, alone=True)["color"]
+        cut(sample, 28, 5, alone=True)["color"]
 
 
 def test_color_video_any_order_and_mirrored(video):
     stamps = stamps_at(30.0, 30)
-    plain = ColorVideo(video, stamps).at(np.array([20, 3, 20]))
-    assert shown(plain) == [20, 3, 20]
-    turned = ColorVideo(video, stamps, mirror=True).at(np.array([20, 3, 20]))
-    np.testing.assert_array_equal(turned, plain[:, :, ::-1])
+    images = ColorVideo(video, stamps).at(np.array([20, 3, 20]))
+    assert frame_numbers(images) == [20, 3, 20]
+    mirrored = ColorVideo(video, stamps, mirror=True).at(np.array([20, 3, 20]))
+    np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
 
 
 def test_color_video_scaled_images_keep_pixels_aligned(video):
@@ -150,7 +150,7 @@ def test_color_video_motion_matches_marker(video):
     pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
     motion = ColorVideo(video, stamps).streams(pixels)["motion"]
     assert motion.shape == pixels.shape and motion.dtype == np.float32
-    # One pixel a frame at 30 Hz, the last as the one before.
+    # The square moves by 1 px per frame at 30 Hz; the last frame repeats the motion.
     np.testing.assert_allclose(np.median(motion[0, :, 0], axis=0), [30, 0], atol=3)
     np.testing.assert_array_equal(motion[0, -1], motion[0, -2])
     assert np.isnan(motion[1]).all() and np.isnan(motion[0, :, 1:]).all()
@@ -160,16 +160,16 @@ def test_color_video_motion_matches_marker(video):
 def test_color_video_other_rate_matched_by_time(tmp_path):
     path = write_video(tmp_path / "v.avi", 30, fps=15)  # two seconds
     stream = ColorVideo(path, stamps_at(30.0, 60))
-    assert shown(stream.at(np.array([0, 1, 2, 30, 59]))) == [0, 0, 1, 15, 29]
+    assert frame_numbers(stream.at(np.array([0, 1, 2, 30, 59]))) == [0, 0, 1, 15, 29]
     frames = list(stream.frames(Intrinsics(640, 480, 500, 500, 319.5, 239.5)))
     assert [frame.stamp_ns for frame in frames] == stamps_at(30.0, 60).tolist()
-    assert shown([frame.color for frame in frames])[:5] == [0, 0, 1, 1, 2]
+    assert frame_numbers([frame.color for frame in frames])[:5] == [0, 0, 1, 1, 2]
     frames[0].check()
 
 
 def test_color_video_few_missing_frames_repeated(tmp_path):
     path = write_video(tmp_path / "v.avi", 28)
-    assert shown(ColorVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
+    assert frame_numbers(ColorVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
 
 
 def test_color_video_other_length_raises(tmp_path):
@@ -188,8 +188,8 @@ def test_color_video_invalid_file_raises(tmp_path):
         ColorVideo(tmp_path / "gone.avi", stamps).color()
     (tmp_path / "text.avi").write_text("no video")
     (tmp_path / "empty.avi").write_bytes(b"")
-    whole = write_video(tmp_path / "v.avi", 30).read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    content = write_video(tmp_path / "v.avi", 30).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
     for name in ("text", "empty", "cut"):
         with pytest.raises(InputError, match=rf"{name}\.avi"):
             ColorVideo(tmp_path / f"{name}.avi", stamps).color()
@@ -205,32 +205,32 @@ def test_color_video_invalid_file_raises(tmp_path):
         ColorVideo(folder, stamps).color()
 
 
-@pytest.mark.parametrize("lost", [0, 12], ids=["first", "middle"])
-def test_color_video_lost_key_frame_raises(tmp_path, lost):
-    """Later images would otherwise get the stamps of earlier ones."""
+@pytest.mark.parametrize("dropped", [0, 12], ids=["first", "middle"])
+def test_color_video_lost_key_frame_raises(tmp_path, dropped):
+    """Without a key frame, later images would get wrong stamps."""
     with av.open(str(tmp_path / "v.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "0", "sc_threshold": "0"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        packets = [p for t in range(30) for p in stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24"))]
-        container.mux([packet for k, packet in enumerate([*packets, *stream.encode()]) if k != lost])
+        packets = [p for t in range(30) for p in stream.encode(av.VideoFrame.from_ndarray(image_at(t), format="rgb24"))]
+        container.mux([packet for k, packet in enumerate([*packets, *stream.encode()]) if k != dropped])
     video = ColorVideo(tmp_path / "v.mp4", stamps_at(30.0, 30))
-    for looks in (video.color, lambda: list(video.shown()), lambda: video.at(np.array([0, 29]))):
+    for read in (video.color, lambda: list(video.shown()), lambda: video.at(np.array([0, 29]))):
         with pytest.raises(InputError, match=r"v\.mp4' is corrupt or truncated: \d+ of 29 frames decoded"):
-            looks()
+            read()
 
 
 def test_color_video_streams_pickled(video):
     streams = ColorVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
-    streams["size"]  # the video's known properties are pickled too
+    streams["size"]  # known properties of the video are pickled too
     streams = pickle.loads(pickle.dumps(streams))
-    assert shown(streams.at("color", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
+    assert frame_numbers(streams.at("color", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
 
 
 # ------------------------------------------------------------------------------------------------ a real recording
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recording:
     path: Path
     stamps_ns: np.ndarray
     bodies: np.ndarray
@@ -241,7 +241,7 @@ class Recorded:
 def ntu_video(data_root):
     sequence = read_ntu_skeleton(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
     path = data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"
-    return Recorded(path, sequence.stamps_ns, sequence.bodies, sequence.pixels)
+    return Recording(path, sequence.stamps_ns, sequence.bodies, sequence.pixels)
 
 
 @pytest.fixture(scope="module")
@@ -252,21 +252,21 @@ def ntu(ntu_video):
 
 
 def test_ntu_pixels_match_pose_estimator(ntu):
-    limbs = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("shoulder", "elbow", "wrist", "knee") for s in ("left", "right")]
-    at = np.array([5, 50, 95])
+    joints = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("shoulder", "elbow", "wrist", "knee") for s in ("left", "right")]
+    frames = np.array([5, 50, 95])
     pixels, perception = ntu.streams["pixels"][0], BodyPerception(min_hits=1, smooth=False)
     width, height = (int(side) for side in ntu.streams["size"])
     assert (width, height) == (960, 540)
     intrinsics = from_hfov(width, height, 84.1)
     try:
-        for t, color in zip(at, ntu.streams.at("color", at), strict=True):
+        for t, color in zip(frames, ntu.streams.at("color", frames), strict=True):
             bodies = perception.process(RgbdFrame(int(ntu.stamps_ns[t]), color, None, intrinsics))
             assert len(bodies) == 1
-            apart = np.linalg.norm(bodies[0].pixels[limbs] - pixels[t, limbs], axis=1) * 2  # px of 1920×1080
-            assert np.median(apart) <= 25, (t, apart)
-            # The person's own sides: exchanged, they would lie a shoulder's width off.
-            across = bodies[0].pixels[[limbs[1], limbs[0]]] - pixels[t, limbs[:2]]
-            assert np.linalg.norm(across, axis=1).min() * 2 > 40
+            distance = np.linalg.norm(bodies[0].pixels[joints] - pixels[t, joints], axis=1) * 2  # px of 1920×1080
+            assert np.median(distance) <= 25, (t, distance)
+            # With left and right exchanged, the shoulders would be far off.
+            swapped = bodies[0].pixels[[joints[1], joints[0]]] - pixels[t, joints[:2]]
+            assert np.linalg.norm(swapped, axis=1).min() * 2 > 40
     finally:
         perception.close()
 
@@ -282,16 +282,16 @@ def test_ntu_samples_give_inputs_of_image_networks(data_root, name, options):
     model = actrec_models.networks.create(name, num_classes=60, **options)
     window = model.window
     sample = clip.sample(window.seconds, window.frames)
-    made = window_inputs(sample, model.input_specs, window, starts=[window.starts[-1]])[0]
+    inputs = window_inputs(sample, model.input_specs, window, starts=[window.starts[-1]])[0]
     for spec in model.input_specs:
-        assert made[spec.name].shape == tuple(spec.shape) and np.isfinite(made[spec.name]).all()
-        assert made[spec.name].std() > 0.02, spec.name  # not a blank
-    pictures = [spec.name for spec in model.input_specs if "crop" in spec.modality]
-    assert not any(np.allclose(made[one], made[other]) for one, other in itertools.combinations(pictures, 2))
+        assert inputs[spec.name].shape == tuple(spec.shape) and np.isfinite(inputs[spec.name]).all()
+        assert inputs[spec.name].std() > 0.02, spec.name  # not blank
+    crops = [spec.name for spec in model.input_specs if "crop" in spec.modality]
+    assert not any(np.allclose(inputs[one], inputs[other]) for one, other in itertools.combinations(crops, 2))
 
 
-def smoothed(values):
-    """[T, …] averaged in time: a Kinect's pixels jitter by more than a hand moves from frame to frame."""
+def smooth(values):
+    """Smooth [T, …] over time, as a Kinect's pixels jitter by more than a hand moves per frame."""
     return gaussian_filter1d(values.astype(float), 2.0, axis=0)
 
 
@@ -299,20 +299,20 @@ def test_ntu_motion_matches_pixel_speed(ntu_video):
     video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
     small = scaled(ntu_video.pixels, (1920, 1080), video.size())
     motion = video.motion(small)
-    for joint in ("hand_right", "wrist_right"):  # lifted to the mouth and lowered again
+    for joint in ("hand_right", "wrist_right"):  # the hand moves to the mouth and back
         v = KINECT_V2_25.index[joint]
         assert np.isfinite(motion[0, :, v]).all()
-        moved = np.diff(smoothed(small[0, :, v, 1])) * 30  # px/s
-        found = smoothed(motion[0, :, v, 1])[:-1]
-        assert np.corrcoef(found, moved)[0, 1] > 0.88
-        assert 0.72 < np.polyfit(moved, found, 1)[0] < 1.25  # searched at half size, 0.61 of a hand's speed is found
-    still = KINECT_V2_25.index["spine_base"]
-    assert np.median(np.abs(motion[0, :, still])) < 5
+        velocity = np.diff(smooth(small[0, :, v, 1])) * 30  # px/s
+        found = smooth(motion[0, :, v, 1])[:-1]
+        assert np.corrcoef(found, velocity)[0, 1] > 0.88
+        assert 0.72 < np.polyfit(velocity, found, 1)[0] < 1.25  # a search at half size gives only 0.61
+    hips = KINECT_V2_25.index["spine_base"]
+    assert np.median(np.abs(motion[0, :, hips])) < 5
 
 
 @dataclass
-class Measured:
-    """Motion [T, V, 2] in px/s estimated from noisy images of one clip, and the exact speed of the pixels."""
+class MotionSample:
+    """Motion [T, V, 2] of a clip in px/s, estimated from noisy images, and its exact pixel velocity."""
 
     motion: np.ndarray
     speed: np.ndarray
@@ -320,7 +320,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def rendered():
-    """People who wave and throw, seen from two views."""
+    """Return motion samples of people who wave and throw, from two views."""
     source = RenderedRgbd("none", width=320, height=240, actions=["wave", "throw"], actors=2, held_out=1)
     fps, frames = source.config.fps, np.arange(6, 26)
     measured = []
@@ -330,7 +330,7 @@ def rendered():
         color, pixels = clip.streams.at("color", frames), clip.streams["pixels"][0, frames]
         pairs = zip(color[:-1], color[1:], pixels[:-1], strict=True)
         motion = np.array([motion_between_images(before, after, joints, 1 / fps) for before, after, joints in pairs])
-        measured.append(Measured(motion, np.diff(pixels, axis=0) * fps))
+        measured.append(MotionSample(motion, np.diff(pixels, axis=0) * fps))
     return measured
 
 
@@ -346,11 +346,11 @@ def test_rendered_motion_matches_pixel_speed(rendered):
 
 def test_rendered_motion_assigned_to_first_image_of_pair(rendered):
     elbow = KINECT_V2_25.index["elbow_right"]
-    apart = {
+    errors = {
         lag: sum(
             np.nanmean(np.abs(clip.motion[2:-2, elbow] - np.roll(clip.speed[:, elbow], lag, axis=0)[2:-2]))
             for clip in rendered
         )
         for lag in (-2, -1, 0, 1, 2)
     }
-    assert min(apart, key=lambda lag: apart[lag]) == 0, apart
+    assert min(errors, key=lambda lag: errors[lag]) == 0, errors
