@@ -43,8 +43,8 @@ def assert_refused(folder: Path, *words: str) -> None:
         package.load(folder)
     message = str(raised.value)
     assert "\n" not in message and len(message) < 600
-    for message in (str(folder), "actrec", *words):
-        assert message in message, message
+    for word in (str(folder), "actrec", *words):
+        assert word in message, message
 
 
 def test_load_written_package_reads_back(folder: Path) -> None:
