@@ -14,10 +14,10 @@ from actrec.utils.errors import InputError
 
 COLOR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
                     "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
-"""Supported color encodings and their channels; the last four are old and new names of two byte orders."""
+"""Supported color encodings and their channels; the last four are old and new names of two YUV byte orders."""
 
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""Supported depth encodings and their types."""
+"""Supported depth encodings and their numpy types."""
 
 MILLIMETER = 0.001
 
@@ -36,7 +36,7 @@ _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 _RVL_HEADER = struct.Struct("<II")
 
 _MAX_PIXELS = 1 << 26
-"""Limit for damaged RVL headers; no depth camera has as many."""
+"""Limit that detects damaged RVL headers; no depth camera has as many pixels."""
 
 
 class DamagedImageError(InputError):
@@ -84,7 +84,7 @@ def color(encoding: str, image: np.ndarray) -> np.ndarray:
 def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
     """Convert pixels [H, W] of a depth encoding to float32 meters, NaN if missing.
 
-    `scale` is in meters per unit; 0 for REP 118: 0.001 for integers, 1 for floats.
+    `scale` is in meters per unit; 0 uses REP 118: 0.001 for integers, 1 for floats.
 
     Raises:
         InputError: It is not a depth encoding.
@@ -109,28 +109,29 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
     """Decode a JPEG or PNG to [H, W, 3] uint8 RGB.
 
     Raises:
-        DamagedImageError: It cannot be decoded.
+        DamagedImageError: The image cannot be decoded.
     """
     return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
+def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
     """Decode a 16-bit PNG, or data of `compressed_depth_image_transport`, to [H, W] float32 meters.
 
-    `form` is the message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …; `scale` is
-    as for `depth`.
+    `transport_format` is the message's `format`, e.g. "16UC1; compressedDepth png" or "png"; `scale` is as for `depth`.
 
     Raises:
-        DamagedImageError: It cannot be decoded.
-        InputError: It is not a 16-bit image.
+        DamagedImageError: The image cannot be decoded.
+        InputError: The image is not 16-bit.
     """
     raw = np.frombuffer(data, np.uint8)
-    transport = "compressedDepth" in form
+    transport = "compressedDepth" in transport_format
     body = raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw
-    image = decode_rvl(body) if transport and "rvl" in form else _decode(body, cv2.IMREAD_UNCHANGED)
+    image = decode_rvl(body) if transport and "rvl" in transport_format else _decode(body, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2 or image.dtype != np.uint16:
-        raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
-    if not (transport and form.startswith("32FC1")):
+        raise InputError(
+            f"compressed depth '{transport_format}' is {image.dtype}{list(image.shape)}, expected uint16[H, W]"
+        )
+    if not (transport and transport_format.startswith("32FC1")):
         return depth_in_meters(image, scale or MILLIMETER)
     _, quantum_a, quantum_b = _COMPRESSED_DEPTH_HEADER.unpack_from(raw.tobytes())  # inverse depth, quantized
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -150,7 +151,7 @@ def decode_rvl(data: np.ndarray) -> np.ndarray:
     """Decode RVL bytes [N], with width and height first, to [H, W] uint16.
 
     Raises:
-        DamagedImageError: They are truncated or invalid.
+        DamagedImageError: The data is truncated or invalid.
     """
     if len(data) >= _RVL_HEADER.size:
         width, height = _RVL_HEADER.unpack(data[: _RVL_HEADER.size].tobytes())
@@ -172,11 +173,11 @@ def _rvl_kernel() -> Any:
 def _unpack_rvl(words: np.ndarray, out: np.ndarray) -> bool:
     """Write the pixels to out [N]; return False if the data is too short or invalid.
 
-    Numbers of zero and of nonzero pixels alternate; the latter are followed by the pixels' differences (zigzag). A
-    number is a sequence of nibbles of three bits, lowest first; the highest bit marks a continuation. Eight nibbles
-    form a word, the first one in its highest bits.
+    Counts of zero and of nonzero pixels alternate; a count of nonzero pixels is followed by their differences (zigzag).
+    A number is a sequence of nibbles with three bits each, lowest first; the highest bit marks a continuation. A word
+    has eight nibbles, the first in its highest bits.
     """
-    done, last, zeros, left = 0, 0, -1, 0  # zeros -1: a count of zeros comes next; left: differences still to come
+    done, last, zeros, left = 0, 0, -1, 0  # zeros -1: a count of zeros is next; left: remaining differences
     value, shift = 0, 0
     for at in range(8 * len(words)):
         nibble = int(np.int64(words[at >> 3]) >> (28 - 4 * (at & 7))) & 15

@@ -31,7 +31,7 @@ from actrec.utils import calibration_files, files
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
-"""Frame rate of a folder with numbered files and no `fps` in its intrinsics.yaml."""
+"""Frame rate, Hz, of a folder with numbered files and no `fps` in its intrinsics.yaml."""
 
 NPZ_NAME = "depth_mm.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -46,7 +46,7 @@ _COLOR_NAME = re.compile(
 )
 _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d+)?)(?:[_-]depth)?$", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)")
-_OWN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
+_WRITTEN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 
 
 class FolderRecording(Recording):
@@ -59,7 +59,7 @@ class FolderRecording(Recording):
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
-        color, depth = _list(self.path)
+        color, depth = _list_images(self.path)
         if not color:
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
         height, width = _read_color(color[0][1]).shape[:2]
@@ -69,10 +69,10 @@ class FolderRecording(Recording):
         self.intrinsics = resolve_intrinsics(self.path, config, width, height, self.path)
         npz = self.path / NPZ_NAME
         self._npz = load_npz(npz, ("depth",))["depth"] if npz.is_file() and not depth else None
-        self._pairs = self._pair(color, depth)
+        self._pairs = self._pair_images(color, depth)
         played = {file for file, _ in self._pairs}
         stamps = _stamps([number for number, _ in color], config.fps or fps or FPS)
-        # Images skipped for missing depth still count in the numbering of stamps.
+        # Images skipped for missing depth count in the stamps.
         self._stamps = stamps[[file in played for _, file in color]]
         self._scale = config.depth_scale or scale or (0.0 if self._npz is None else MILLIMETER)
         if depth and not self._scale:
@@ -99,8 +99,8 @@ class FolderRecording(Recording):
                     raise InputError(f"'{file}': {error}") from error
                 yield frame
 
-    def _pair(self, color: list[_File], depth: list[_File]) -> list[tuple[Path, Path | int | None]]:
-        """Return color file and depth file (or index in the npz) of each frame; depth None for color alone."""
+    def _pair_images(self, color: list[_File], depth: list[_File]) -> list[tuple[Path, Path | int | None]]:
+        """Return each frame's color file and its depth file, index in the npz, or None without depth."""
         if self._npz is not None:
             if len(self._npz) != len(color):
                 raise InputError(f"'{self.path}' has {len(color)} color images but {NPZ_NAME} has {len(self._npz)}")
@@ -110,8 +110,8 @@ class FolderRecording(Recording):
             return [(file, None) for _, file in color]
         # Pair by equal numbers, or nearest in time within half a frame.
         numbers, others = (np.array([number for number, _ in files]) for files in (color, depth))
-        whole = (numbers % 1 == 0).all() and (others % 1 == 0).all()
-        tolerance = 0.0 if whole or len(color) < 2 else float(np.median(np.diff(numbers))) / 2
+        integers = (numbers % 1 == 0).all() and (others % 1 == 0).all()
+        tolerance = 0.0 if integers or len(color) < 2 else float(np.median(np.diff(numbers))) / 2
         nearest = [int(np.abs(others - number).argmin()) for number in numbers]
         pairs: list[tuple[Path, Path | int | None]] = [
             (file, depth[index][1])
@@ -119,9 +119,9 @@ class FolderRecording(Recording):
             if abs(others[index] - number) <= tolerance
         ]
         if not pairs:
-            raise InputError(f"'{self.path}': no depth image has a color image's number; rename them")
-        if lost := len(color) - len(pairs):
-            log.warning("'%s': skipping %d of %d color images without depth", self.path, lost, len(color))
+            raise InputError(f"'{self.path}': no depth image has the number of a color image; rename the depth images")
+        if unpaired := len(color) - len(pairs):
+            log.warning("'%s': skipping %d of %d color images without depth", self.path, unpaired, len(color))
         return pairs
 
     def _depth(self, source: Path | int) -> np.ndarray:
@@ -135,32 +135,33 @@ class FolderRecording(Recording):
         return depth_in_meters(units, self._scale)
 
 
-def _list(path: Path) -> tuple[list[_File], list[_File]]:
+def _list_images(path: Path) -> tuple[list[_File], list[_File]]:
     """Return color and depth images, sorted by their number or stamp."""
     if not path.is_dir():
         return [], []
     folders = {file.name.lower(): file for file in path.iterdir() if file.is_dir()}
     sub = next((folders[name] for name in COLOR_FOLDERS if name in folders), None)
     if sub is None:
-        return _numbered(path, _COLOR_NAME, False), _numbered(path, _DEPTH_NAME, True)
-    return _numbered(sub, _COLOR_NAME), _numbered(folders["depth"], _DEPTH_NAME) if "depth" in folders else []
+        return _numbered_images(path, _COLOR_NAME, False), _numbered_images(path, _DEPTH_NAME, True)
+    depth = folders.get("depth")
+    return _numbered_images(sub, _COLOR_NAME), _numbered_images(depth, _DEPTH_NAME) if depth else []
 
 
-def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None = None) -> list[_File]:
+def _numbered_images(folder: Path, pattern: re.Pattern[str], depth: bool | None = None) -> list[_File]:
     """Return (number, file) of the images in `folder`; `depth` filters by name if both kinds share the folder."""
     found = []
     for file in folder.iterdir():
         if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
             continue
         if match := pattern.match(file.stem):
-            number = float(match.group(1))  # a time of the years 2001 to 2286 in ms, µs or ns becomes seconds
+            number = float(match.group(1))  # a time in ms, µs or ns of the years 2001 to 2286 becomes s
             seconds = (number / unit for unit in (1e3, 1e6, 1e9) if 1e9 * unit <= number < 1e10 * unit)
             found.append((next(seconds, number), file))
     return sorted(found)
 
 
 def _stamps(numbers: list[float], fps: float) -> np.ndarray:
-    """Return stamps [T] in ns: the names if they are stamps, as in TUM RGB-D, possibly integers, else by frame rate."""
+    """Return stamps [T] in ns: the file names if they are stamps (as in TUM RGB-D), else by frame rate."""
     if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
         return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
     return stamps_at(fps, len(numbers))
@@ -205,31 +206,31 @@ def read_folder_info(folder: Path) -> VideoInfo:
 
 
 def check_numbering(folder: Path) -> None:
-    """Refuse a gap in the numbers of a folder's images, after which images would get the wrong stamps.
+    """Refuse a gap in the numbers of a folder's images: later images would get wrong stamps.
 
     Raises:
-        InputError: There is a gap; the message names the images beside it.
+        InputError: There is a gap; the message names the images on both sides.
     """
     found = image_files(folder)
     numbers = [_NUMBER.findall(path.stem) for path in found]
     if len(found) < 3 or any(len(each) != 1 for each in numbers):  # another numbering
         return
     steps = np.diff([int(each[0]) for each in numbers])
-    wrong = np.flatnonzero(steps != np.bincount(steps).argmax())
-    if len(wrong):
-        before, after = (found[wrong[0] + k].name for k in (0, 1))
+    gaps = np.flatnonzero(steps != np.bincount(steps).argmax())
+    if len(gaps):
+        before, after = (found[gaps[0] + k].name for k in (0, 1))
         raise InputError(f"'{folder}' lacks images between '{before}' and '{after}'; copy it again")
 
 
 def read_folder_images(
-    folder: Path, wanted: np.ndarray, head: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
+    folder: Path, indices: np.ndarray, info: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, [H, W, 3] uint8 RGB) of the images with indices `wanted` of a folder.
+    """Yield (index, [H, W, 3] uint8 RGB) of the images with the given `indices`.
 
     Args:
-        folder: The folder.
-        wanted: Indices from 0.
-        head: Info of the folder.
+        folder: Folder of images.
+        indices: Indices from 0, in natural order of the file names.
+        info: Result of `read_folder_info`.
         mirror: Flip them horizontally.
         size: Width and height to scale them to; None keeps their size.
 
@@ -237,11 +238,11 @@ def read_folder_images(
         InputError: An image is corrupt, or of another size than the first.
     """
     found = image_files(folder)
-    for number in wanted:
+    for number in indices:
         image = _read_color(found[number])
-        if (image.shape[1], image.shape[0]) != head.size:
-            sizes = f"{image.shape[1]}×{image.shape[0]}, the first {head.size[0]}×{head.size[1]}"
-            raise InputError(f"'{found[number]}' is {sizes}; put each video into its own folder")
+        if (image.shape[1], image.shape[0]) != info.size:
+            sizes = f"{image.shape[1]}×{image.shape[0]}, the first {info.size[0]}×{info.size[1]}"
+            raise InputError(f"'{found[number]}' is {sizes}; move each video to its own folder")
         image = image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
 
@@ -264,18 +265,18 @@ class FolderWriter:
             raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Files of a longer earlier recording would be played after the new ones.
+            # Remaining files of a longer earlier recording would be played after the new ones.
             for file in [*folder.glob("*.png"), folder / "joints.npz"]:
-                if _OWN_FILES.fullmatch(file.name):
+                if _WRITTEN_FILES.fullmatch(file.name):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise DeviceError(f"cannot create or clear folder '{folder}': {error.strerror}") from error
         self._folder = folder
         self._frames: list[tuple[RgbdFrame, dict[str, str]]] = []
         lens = {name: float(getattr(intrinsics, name)) for name in ("fx", "fy", "cx", "cy")}
-        about = {"width": intrinsics.width, "height": intrinsics.height, **lens, "depth_scale": 0.001, "fps": fps}
+        settings = {"width": intrinsics.width, "height": intrinsics.height, **lens, "depth_scale": 0.001, "fps": fps}
         with write_errors(folder / INTRINSICS_FILE):
-            (folder / INTRINSICS_FILE).write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+            (folder / INTRINSICS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
         """Write the images of a frame; `actions` are the labels of its bodies, by id.

@@ -34,7 +34,7 @@ LOCK = ".labels.lock"
 
 PARTS = ("train", "test", "")
 REQUIRED = ("recording", "label")
-_SPACING = re.compile(r"[ _-]+")
+_SEPARATORS = re.compile(r"[ _-]+")
 
 _REMOVABLE_BLANK = re.compile(r"(?<!\d) | (?!\d)")
 """A blank between two digits is kept: subject 1-1 is not subject 11, but is subject 1_1."""
@@ -85,7 +85,7 @@ def read_labels(path: str | Path) -> list[LabeledClip]:
             if not any(value.strip() for value in values):
                 continue
             where = f"'{path}' line {lines.line_num}"
-            clip = _clip(where, header, values)
+            clip = _parse_clip(where, header, values)
             others = bodies.setdefault(clip.span, set())
             if others and ("" in others or clip.body in {*others, ""}):
                 raise InputError(
@@ -122,7 +122,7 @@ def find_respelling(name: str, others: Iterable[str]) -> str:
 def normalize_name(name: str) -> str:
     """Return a name for comparison: without case, blanks, hyphens, underscores and Unicode composition."""
     composed = unicodedata.normalize("NFC", name)  # "ä" is one code point or two, depending on the system
-    return _REMOVABLE_BLANK.sub("", _SPACING.sub(" ", composed.casefold()))
+    return _REMOVABLE_BLANK.sub("", _SEPARATORS.sub(" ", composed.casefold()))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -135,7 +135,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise InputError(f"'{path}' {wrong}: its first line must list columns out of {','.join(COLUMNS)}{hint}")
 
 
-def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledClip:
+def _parse_clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledClip:
     if len(values) != len(header):
         raise InputError(f"{where} has {len(values)} values for {len(header)} columns; complete it")
     given: dict[str, Any] = {name: text.strip() for name, text in zip(header, values, strict=True) if text.strip()}
@@ -197,16 +197,16 @@ def add_label(path: str | Path, clip: LabeledClip) -> None:
         InputError: The existing file is invalid.
     """
     path = Path(path)
-    with contextlib.ExitStack() as held:  # the system releases a lock if this process is killed
+    with contextlib.ExitStack() as stack:  # the system releases a lock if this process is killed
         descriptor = os.open(path.parent, os.O_RDONLY)
-        held.callback(os.close, descriptor)
+        stack.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
             # NFS locks only files open for writing.
-            file = held.enter_context(open(path.parent / LOCK, "w", encoding="ascii"))
+            file = stack.enter_context(open(path.parent / LOCK, "w", encoding="ascii"))
             fcntl.flock(file, fcntl.LOCK_EX)
         write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
 
@@ -219,12 +219,12 @@ def clips_by_folder(root: Path) -> list[LabeledClip]:
         InputError: A recording lies outside the class folders, or a folder's name is not a valid label.
     """
     clips = []
-    for label in _listed(root):
+    for label in _visible_entries(root):
         if _is_unclassified(label):
             raise InputError(f"'{label}' lies outside the class folders: move it into one, or write {LABELS_FILE}")
         if not label.is_dir():
             continue
-        inside = _listed(label)
+        inside = _visible_entries(label)
         check_label(f"folder '{label}'", label.name)
         for path in inside:
             if is_recording(path):
@@ -242,14 +242,14 @@ def unlabeled_recordings(root: Path, clips: list[LabeledClip]) -> list[str]:
     """
     labeled = {(root / clip.recording).resolve() for clip in clips}
     found = []
-    for path in _listed(root):
-        inside = _listed(path) if path.is_dir() and not is_recording(path) else [path]
-        unknown = (one for one in inside if one != root / LABELS_FILE and one.resolve() not in labeled)
-        found += [str(one.relative_to(root)) for one in unknown if is_recording(one)]
+    for path in _visible_entries(root):
+        inside = _visible_entries(path) if path.is_dir() and not is_recording(path) else [path]
+        unknown = (path for path in inside if path != root / LABELS_FILE and path.resolve() not in labeled)
+        found += [str(path.relative_to(root)) for path in unknown if is_recording(path)]
     return found
 
 
-def _listed(folder: Path) -> list[Path]:
+def _visible_entries(folder: Path) -> list[Path]:
     """Return the sorted entries of a folder that are not hidden."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -21,12 +21,12 @@ from actrec.utils.calibration_files import from_hfov
 from actrec.utils.errors import InputError
 
 NTU_HFOV_DEG = 84.1
-"""Kinect v2 color camera (1920×1080), with which NTU RGB+D was recorded."""
+"""Horizontal field of view of the Kinect v2's color camera (1920×1080), which recorded NTU RGB+D."""
 
-_AVI = "avi"
+_AVI_FORMAT = "avi"
 
 _TRUNCATED_S = 1.0
-"""A file whose frames end earlier than its header states by more is truncated; sound may last a little longer."""
+"""A file is truncated if its frames end earlier than stated by more than this; sound may last a little longer."""
 
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
 _PREVIEW_RANGE = 6.0  # m, from red to blue
@@ -46,14 +46,14 @@ def open_video(path: Path) -> Any:
     if not container.streams.video:
         container.close()
         raise InputError(f"'{path}' holds no video stream")
-    # Worker processes decode on one thread each: more would oversubscribe the cores.
+    # Worker processes decode on one thread each, or they would oversubscribe the cores.
     is_main = multiprocessing.parent_process() is None
     container.streams.video[0].thread_type = "AUTO" if is_main else "NONE"
     return container
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
+def _ffmpeg_errors(path: Path) -> Iterator[None]:
     """Convert errors of FFmpeg to an `InputError` that names the file."""
     try:
         yield
@@ -75,7 +75,7 @@ def read_video_info(path: Path) -> VideoInfo:
         size = (first.height, first.width) if _quarter_turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
     # Counted without decoding; discarded packets are never displayed.
-    with open_video(path) as container, _decoding(path):
+    with open_video(path) as container, _ffmpeg_errors(path):
         packets = container.demux(container.streams.video[0])
         count = sum(1 for packet in packets if packet.size and not packet.is_discard)
     return VideoInfo(count, rate, size)
@@ -87,7 +87,7 @@ def decode_frames(path: Path, container: Any) -> Iterator[Any]:
     Raises:
         InputError: The file is corrupt or truncated.
     """
-    with _decoding(path):
+    with _ffmpeg_errors(path):
         yield from container.decode(video=0)
 
 
@@ -124,7 +124,7 @@ class VideoRecording(Recording):
         super().__init__(existing_path(path), config)
         ntu = bool(_NTU_NAME.fullmatch(self.path.stem))
         self._mirror = config.mirror == "yes" or (config.mirror == "auto" and ntu)
-        kind = "a video without depth"
+        source = "a video without depth"
         with open_video(self.path) as container:
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
@@ -138,7 +138,7 @@ class VideoRecording(Recording):
                 self._duration *= self._rate / config.fps
             tags = (tag.upper() for each in (container, *container.streams) for tag in each.metadata)
             if any(tag.startswith("K4A_") for tag in tags):
-                kind = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
+                source = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
             first = next(decode_frames(self.path, container), None)
         if first is None:
             raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
@@ -148,11 +148,11 @@ class VideoRecording(Recording):
             self.intrinsics = from_hfov(width, height, NTU_HFOV_DEG)
         else:
             self.intrinsics = resolve_intrinsics(self.path, config, width, height)
-        log.warning("'%s' is %s", self.path, kind)
+        log.warning("'%s' is %s", self.path, source)
 
     def _measured_duration(self) -> float:
         """Return the seconds from the first frame to the last by their stamps, for a file that states no duration."""
-        with open_video(self.path) as container, _decoding(self.path):
+        with open_video(self.path) as container, _ffmpeg_errors(self.path):
             stream = container.streams.video[0]
             stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
             return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
@@ -165,24 +165,24 @@ class VideoRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first."""
         with open_video(self.path) as container:
-            seconds, shown = 0.0, 0.0
+            seconds, last_duration = 0.0, 0.0
             for seconds, frame in self._timed_frames(container, start_s):
                 if seconds >= start_s - 1e-6:
                     image = to_rgb(frame, self._mirror)
                     yield RgbdFrame(round(seconds * NANOSECONDS), image, None, self.intrinsics)
                 # The last frame of a slow camera may be displayed long. Older PyAV has no duration.
                 duration = getattr(frame, "duration", None)
-                shown = float(duration * frame.time_base) if duration and frame.time_base else 0.0
+                last_duration = float(duration * frame.time_base) if duration and frame.time_base else 0.0
             # FFmpeg stops at damaged data.
             stated = 0.0 if self.config.fps else _stated_duration(container)
-            if stated > seconds + shown + _TRUNCATED_S:
+            if stated > seconds + last_duration + _TRUNCATED_S:
                 text = "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again"
                 log.warning(text, self.path, seconds, stated)
 
     def _timed_frames(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
         """Yield (seconds from the first, frame) of an open file, from `start_s` or somewhat earlier."""
         stream, rate = container.streams.video[0], self.config.fps or self._rate or 30.0
-        if container.format.name == _AVI:
+        if container.format.name == _AVI_FORMAT:
             for index, frame in _avi_frames(self.path, container):
                 yield index / rate, frame
             return
@@ -191,19 +191,19 @@ class VideoRecording(Recording):
             container.seek(round((start_s - 0.5) * av.time_base), backward=True)
         origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
         for index, frame in enumerate(decode_frames(self.path, container)):
-            own = stamped and frame.pts is not None
-            yield float(frame.pts * frame.time_base - origin) if own else index / rate, frame
+            has_stamp = stamped and frame.pts is not None
+            yield float(frame.pts * frame.time_base - origin) if has_stamp else index / rate, frame
 
 
 def _avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
-    """Yield (slot, frame) of an open AVI, which has no stamps but one slot for each tick of its clock.
+    """Yield (slot, frame) of an open AVI, which has no stamps, but one slot per tick of its clock.
 
     Slots are empty if the camera dropped frames. They are in file order, also for B-frames, which are stored in another
     order than displayed; FFmpeg's own stamps are not monotonic then.
     """
     slots: deque[int] = deque()
     last, first = -1, None
-    with _decoding(path):
+    with _ffmpeg_errors(path):
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 last = last + 1 if packet.dts is None else packet.dts
@@ -216,7 +216,7 @@ def _avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
 
 def _stated_duration(container: Any) -> float:
     """Return the stated duration of the frames in s; 0 if unknown, or for an AVI, which estimates it."""
-    if container.format.name == _AVI:
+    if container.format.name == _AVI_FORMAT:
         return 0.0
     stream = container.streams.video[0]
     if stream.duration:
@@ -226,7 +226,7 @@ def _stated_duration(container: Any) -> float:
 
 
 class PreviewWriter:
-    """Writer of a video of color with joints, beside depth.
+    """Writer of a video: color with joints on the left, depth on the right.
 
     Raises:
         DeviceError: The file cannot be written; `add` and `close` raise it too.
@@ -277,6 +277,6 @@ def _with_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
             cv2.circle(image, point, 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
         x, y = points[KINECT_V2_25.index["head"]]
         text = f"{body.body_id}: {actions.get(body.body_id, '')}"
-        place = max(x - 40, 2), max(y - 30, 14)
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        corner = max(x - 40, 2), max(y - 30, 14)
+        cv2.putText(image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return image

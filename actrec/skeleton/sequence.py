@@ -47,7 +47,7 @@ class SkeletonSequence:
         return len(self.stamps_ns)
 
     def bodies_at(self, index: int) -> list[Body]:
-        """Return the bodies in frame `index` with at minimum one known joint."""
+        """Return the bodies in frame `index` with at least one known joint."""
         return [
             Body(body_id, "kinect_v2_25", self.bodies[m, index], self.pixels[m, index], self.scores[m, index])
             for m, body_id in enumerate(self.body_ids)

@@ -53,7 +53,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (ActrecError, GeneratorExit):
         raise
-    except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct each raise their own
+    except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct raise various errors
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"bag '{path}' is corrupt, truncated or unfinished ({cause}); recover an mcap with "
@@ -173,14 +173,14 @@ def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...],
         ConfigError: It is absent, or there are several and none is given.
     """
     topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
-    wanted = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
-    if wanted not in topics or (not name and wanted not in preferred and len(topics) > 1):
+    topic = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
+    if topic not in topics or (not name and topic not in preferred and len(topics) > 1):
         raise ConfigError(f"bag '{path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
-    return wanted
+    return topic
 
 
 def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
-    """Return the typestore for a topic's messages: the bag's own definition, or else the installed one."""
+    """Return the typestore for a topic's messages: the bag's own definition, else the installed one."""
     definition = next(c.msgdef for c in reader.connections if c.topic == topic)
     if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 bags of Humble store none
         return typestore_with(kind)
@@ -222,7 +222,7 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
         InputError: No image topic has a color encoding; the message lists the image topics.
     """
     types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
-    kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
+    kinds = {topic: _image_kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
     color = _given_topic(path, "color_topic", config.color_topic, types, IMAGE_TYPES)
     if color is None:
         colors = [topic for topic, kind in kinds.items() if kind == "color"]
@@ -249,8 +249,8 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
         infos = [topic for topic, kind in types.items() if kind == INFO]
         only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
         info = _info_in_namespace(color, types) or only
-    own = None if depth is None or is_registered(depth) else _info_in_namespace(depth, types)
-    return Topics(color, depth, info, own)
+    depth_info = None if depth is None or is_registered(depth) else _info_in_namespace(depth, types)
+    return Topics(color, depth, info, depth_info)
 
 
 def is_registered(depth: str) -> bool:
@@ -258,7 +258,7 @@ def is_registered(depth: str) -> bool:
     return any(word in depth for word in _REGISTERED)
 
 
-def _kind(topic: str, encoding: str) -> str:
+def _image_kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
         # Drivers of Azure Kinect, Orbbec and OpenNI publish 16-bit infrared.
         infrared = any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))
@@ -283,23 +283,23 @@ def _given_topic(path: Path, option: str, name: str, types: dict[str, str], allo
 
 
 def _color_rank(topic: str, kind: str) -> tuple[int, ...]:
-    """Return the rank of a color topic, smaller for a better one.
+    """Return the rank of a color topic; the smallest is the best.
 
     A part that is just "rgb" marks an RGB-D camera. A ZED and other cameras of a robot use left/image_rect_color, or
     left/color/rect/image beside rgb/color/rect/image. Depth matches the rectified one.
     """
     parts = topic.lower().split("/")
-    own = sum(part in _COLOR_WORDS for part in parts)
+    exact_parts = sum(part in _COLOR_WORDS for part in parts)
     color_word = any(word in topic.lower() for word in _COLOR_WORDS)
     usual = "image_rect" in topic or "image_raw" in topic
     # rgb_to_depth of an Azure Kinect is color registered to the depth camera.
-    return "to_depth" in topic, -own, not color_word, kind != IMAGE, not usual, "mono" in topic, "raw" in parts
+    return "to_depth" in topic, -exact_parts, not color_word, kind != IMAGE, not usual, "mono" in topic, "raw" in parts
 
 
 def _depth_rank(topic: str, kind: str, color: str) -> tuple[int, ...]:
-    """Return the rank of a depth topic, smaller for a better one: in color's namespace, registered, uncompressed."""
+    """Return the rank of a depth topic; the smallest is the best: in color's namespace, registered, uncompressed."""
     names, color_names = topic.split("/")[:-1], color.split("/")[:-1]
-    # image_proc may publish registered depth further up, in no camera's namespace.
+    # image_proc may publish registered depth outside the camera's namespace.
     above = list(takewhile(lambda name: "depth" not in name, names))
     other_camera = color.split("/")[: len(above)] != above
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(names, color_names, strict=False))))
@@ -318,7 +318,7 @@ def _single_best(path: Path, option: str, ranks: dict[str, tuple[int, ...]]) -> 
 def _info_in_namespace(images: str, types: dict[str, str]) -> str | None:
     """Return the CameraInfo topic in an image topic's namespace or above."""
     parts = images.strip("/").split("/")
-    # …/image_raw/compressed lies one deeper. The root namespace counts only for a camera without a namespace.
+    # …/image_raw/compressed is one level deeper. The root namespace counts only for a camera without a namespace.
     last = 0 if len(parts) == 1 + (types[images] == COMPRESSED) else 1
     for cut in range(len(parts) - 1, last - 1, -1):
         info = "/" + "/".join([*parts[:cut], "camera_info"])

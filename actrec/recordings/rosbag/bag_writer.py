@@ -1,6 +1,6 @@
 """Writing of rosbag2 mcap bags for `ros2 bag play`, RViz and Foxglove, without ROS, and recovery of unfinished ones.
 
-Metadata version 8 is the newest that both Humble and Jazzy read: QoS profiles are text there, and no longer in 9.
+Metadata version 8 is the newest that both Humble and Jazzy read; version 9 no longer stores QoS profiles as text.
 Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; after a crash, `recover` finishes the bag.
 """
 
@@ -37,7 +37,7 @@ SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC = "/skeletons", "/ground_truth/skeletons"
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
-_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
+_MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
 _FOREVER = QosTime(9223372036, 854775807)
 _MILLIMETERS = np.float32(1000.0)
 
@@ -62,8 +62,8 @@ class BagWriter:
 
     Attributes:
         path: The bag's folder.
-        counts: Messages written, by topic.
-        bytes_written: Total size of their payloads.
+        counts: Number of messages written, by topic.
+        bytes_written: Total size of the serialized messages, bytes.
 
     Args:
         path: The folder to create; it must not exist.
@@ -282,7 +282,7 @@ def _definition(name: str) -> dict[str, Any]:
     folders = [
         Path(prefix) / "share" / package for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix
     ]
-    for folder in [*folders, _SOURCES / package]:
+    for folder in [*folders, _MESSAGE_SOURCES / package]:
         file = folder / "msg" / f"{message}.msg"
         if file.is_file():
             return get_types_from_msg(file.read_text(), name)
@@ -290,7 +290,7 @@ def _definition(name: str) -> dict[str, Any]:
     if name in store.fielddefs:
         return {name: store.fielddefs[name]}
     raise InputError(
-        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_SOURCES}; "
+        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_MESSAGE_SOURCES}; "
         f"source the workspace that builds {package}"
     )
 
@@ -298,7 +298,7 @@ def _definition(name: str) -> dict[str, Any]:
 def decompress_message(raw: bytes) -> bytes:
     """Return a serialized message, decompressed if the bag compresses each message.
 
-    The data is inspected because only metadata.yaml records this compression, and a file can be read without it.
+    The data is inspected, since only metadata.yaml states this compression and a file may be read without it.
     """
     return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD_MAGIC else raw
 
@@ -317,15 +317,15 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
     files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if len(files) != 1:
         raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; give the path of the file itself")
-    found = read_messages(files[0])
-    first = next(found, None)
+    messages = read_messages(files[0])
+    first = next(messages, None)
     if first is None:
         raise InputError(f"'{files[0]}' holds no whole message: nothing can be recovered")
     counts: dict[str, int] = {}
     connections: dict[_Channel, Any] = {}
     try:
         with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            for channel, stamp, raw in itertools.chain([first], found):  # one by one: a bag may exceed the memory
+            for channel, stamp, raw in itertools.chain([first], messages):  # one by one: a bag may exceed the memory
                 if channel not in connections:
                     connections[channel] = _add_connection(writer, channel)
                 if connections[channel] is not None:
@@ -346,9 +346,8 @@ class _Channel(NamedTuple):
 def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
     """Yield (channel, log time in ns, serialized message) of each whole message of an mcap, in file order.
 
-    The records are parsed as the mcap specification defines them, without index or footer. `mcap.stream_reader` does
-    not suit: it returns the truncated last message as a whole one, and an error in a chunk loses the chunk's earlier
-    messages.
+    The records are parsed by the mcap specification, without index or footer. `mcap.stream_reader` is not used: it
+    returns a truncated last message as a complete one, and loses all messages of a chunk with an error.
     """
     schemas: dict[int, tuple[str, str]] = {}
     channels: dict[int, _Channel] = {}
@@ -356,15 +355,15 @@ def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
         try:
             if kind == _SCHEMA:
                 (number,) = struct.unpack_from("<H", body)
-                (name, _, definition), _ = _texts(body, 2, 3)
+                (name, _, definition), _ = _strings(body, 2, 3)
                 schemas[number] = name, definition
             elif kind == _CHANNEL:
                 number, schema = struct.unpack_from("<HH", body)
-                (topic, _), at = _texts(body, 4, 2)
+                (topic, _), at = _strings(body, 4, 2)
                 (size,) = struct.unpack_from("<I", body, at)
                 metadata, at, end = {}, at + 4, at + 4 + size
                 while at < end:
-                    (key, value), at = _texts(body, at, 2)
+                    (key, value), at = _strings(body, at, 2)
                     metadata[key] = value
                 channels[number] = _Channel(topic, *schemas[schema], metadata.get("offered_qos_profiles", ""))
             elif kind == _MESSAGE:
@@ -400,9 +399,9 @@ def _records(stream: IO[bytes], end: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _chunk_records(file: Path, body: bytes, whole: bool) -> bytes:
-    """Return the decompressed records of a chunk: of a truncated one only if uncompressed, of a damaged one none."""
+    """Return the decompressed records of a chunk; empty if it is damaged, or compressed and truncated."""
     try:
-        (compression,), at = _texts(body, 28, 1)
+        (compression,), at = _strings(body, 28, 1)
         data = body[at + 8 :]
         if not compression:
             return data
@@ -414,13 +413,13 @@ def _chunk_records(file: Path, body: bytes, whole: bool) -> bytes:
             from lz4.frame import decompress  # type: ignore[import-untyped]
 
             return bytes(decompress(data))
-    except Exception as error:  # zstd, lz4 and struct each raise their own
+    except Exception as error:  # zstd, lz4 and struct raise various errors
         log.warning("'%s': skipping a damaged chunk (%s)", file, " ".join(str(error).split()))
         return b""
     raise InputError(f"'{file}' is compressed with '{compression}', which is not supported; known: zstd, lz4")
 
 
-def _texts(body: bytes, at: int, count: int) -> tuple[list[str], int]:
+def _strings(body: bytes, at: int, count: int) -> tuple[list[str], int]:
     """Return `count` successive length-prefixed strings from offset `at`, and the offset after them."""
     found = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Playback of the images of rosbag2 bags (mcap or sqlite3): color paired with depth, and registered to it."""
+"""Playback of the images of rosbag2 bags (mcap or sqlite3): color, with depth paired and registered to it."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ STATIC_TRANSFORMS = "tf_static"
 """Topic name of static transforms, in any namespace."""
 
 QUEUE_SIZE = 60
-"""Messages of each kind kept for pairing: with registered depth or compressed color, one comes long after the other."""
+"""Messages of each kind kept for pairing: registered depth or compressed color may be logged much later."""
 
 _DEFAULT_PERIOD_NS = 33_333_333
 
@@ -156,8 +156,8 @@ class BagRecording(OpenBag):
                     error,
                 )
             return None
-        also = "" if other == frame_id else f" and /{STATIC_TRANSFORMS}"
-        log.warning("%s: registering it to color by its camera_info%s", frames, also)
+        static_source = "" if other == frame_id else f" and /{STATIC_TRANSFORMS}"
+        log.warning("%s: registering it to color by its camera_info%s", frames, static_source)
         return registration
 
     def _find_registration(self, depth_frame: str, color_frame: str) -> Registration:
@@ -178,7 +178,7 @@ class BagRecording(OpenBag):
             raise InputError("it has the camera_info of color")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == TRANSFORMS and t.endswith(STATIC_TRANSFORMS)]
-        # Not through self._messages: these messages start with no header whose stamp could be replaced.
+        # Not through self._messages: these messages have no header whose stamp could be replaced.
         transforms = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
         pose = _pose_of_depth(transforms, depth_frame, color_frame)
         return Registration(lens, self.intrinsics, DepthGeometry(pose))
@@ -240,9 +240,9 @@ class BagRecording(OpenBag):
 
     def _check_unit(self, meters: np.ndarray) -> None:
         """Refuse millimeters read as meters, until one image is near: later images may show the sky only."""
-        few = meters[::8, ::8]
-        known = few[np.isfinite(few)]
-        near = float(np.percentile(known, 5)) if known.size > 0.05 * few.size else 0.0
+        subset = meters[::8, ::8]
+        known = subset[np.isfinite(subset)]
+        near = float(np.percentile(known, 5)) if known.size > 0.05 * subset.size else 0.0
         if near > MAX_DEPTH_M:
             raise InputError(
                 f"depth on {self.topics.depth} is {near:.0f} m or more nearly everywhere, expected meters; if it is in "
@@ -287,7 +287,7 @@ class _Pairer:
     def resolve(self, final: bool = False) -> list[tuple[bytes, bytes]]:
         """Remove and return the pairs (color, depth) that later messages cannot change, or all of them at the end."""
         pairs = []
-        # A message with a final match shows that earlier ones will get no depth anymore.
+        # After a message with a final match, earlier ones get no other depth.
         while self.colors and (
             final or len(self.colors) > QUEUE_SIZE or any(self._is_final(stamp) for stamp, _ in self.colors)
         ):
@@ -302,10 +302,10 @@ class _Pairer:
         return pairs
 
     def _nearest(self, stamp: int) -> int | None:
-        """Return the index of the nearest depth message within the tolerance, the newer of two equally near."""
-        away = [abs(other - stamp) for other, _ in self.depths]
-        least = min(away, default=self._tolerance + 1)
-        return len(away) - 1 - away[::-1].index(least) if least <= self._tolerance else None
+        """Return the index of the nearest depth message within the tolerance; of two equally near, the newer."""
+        distances = [abs(other - stamp) for other, _ in self.depths]
+        smallest = min(distances, default=self._tolerance + 1)
+        return len(distances) - 1 - distances[::-1].index(smallest) if smallest <= self._tolerance else None
 
     def _is_final(self, stamp: int) -> bool:
         """Return whether no later depth message can be nearer to `stamp`."""
@@ -314,7 +314,7 @@ class _Pairer:
 
 
 def _half_period_ns(stamps: Iterable[int]) -> int:
-    """Return half the median interval of stamps; half of 1/30 s for too few stamps."""
+    """Return half the median interval of stamps, ns; 1/60 s for too few stamps."""
     steps = np.diff(np.array(list(stamps), dtype=np.int64))
     steps = steps[steps > 0]
     return int(np.median(steps) if len(steps) else _DEFAULT_PERIOD_NS) // 2
@@ -348,19 +348,19 @@ def _intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectif
 
 
 def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) -> np.ndarray:
-    """Return the pose [4, 4] of the optical frame of depth in the one of color, from messages of /tf_static.
+    """Return the transform [4, 4] of points, m, from the depth to the color optical frame, from /tf_static messages.
 
     Raises:
         InputError: The messages hold no transform between the two frames.
     """
     steps: dict[str, tuple[str, np.ndarray]] = {}
     for message in static:
-        for each in message.transforms:
-            shift, turn = each.transform.translation, each.transform.rotation
+        for transform in message.transforms:
+            shift, turn = transform.transform.translation, transform.transform.rotation
             step = np.eye(4)
             step[:3, :3] = rotation_matrix(turn.x, turn.y, turn.z, turn.w)
             step[:3, 3] = shift.x, shift.y, shift.z
-            steps[each.child_frame_id.lstrip("/")] = each.header.frame_id.lstrip("/"), step
+            steps[transform.child_frame_id.lstrip("/")] = transform.header.frame_id.lstrip("/"), step
 
     def in_root(frame: str) -> tuple[str, np.ndarray]:
         pose = np.eye(4)

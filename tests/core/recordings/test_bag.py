@@ -1,4 +1,4 @@
-"""Bags as any driver writes them."""
+"""Playback of bags of different drivers: encodings, pairing, topics, errors."""
 
 import sqlite3
 import struct
@@ -21,9 +21,9 @@ START, PERIOD = 1_700_000_000_000_000_000, 33_333_333
 H, W = 48, 64
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (H, W, 3), dtype=np.uint8)
-MILLIMETRES = RNG.integers(0, 5000, (H, W)).astype(np.uint16)
-MILLIMETRES[:4] = 0
-METRES = np.where(MILLIMETRES > 0, MILLIMETRES * np.float32(0.001), np.nan).astype(np.float32)
+MILLIMETERS = RNG.integers(0, 5000, (H, W)).astype(np.uint16)
+MILLIMETERS[:4] = 0
+METERS = np.where(MILLIMETERS > 0, MILLIMETERS * np.float32(0.001), np.nan).astype(np.float32)
 
 
 def stamps(count):
@@ -40,7 +40,7 @@ def test_bag_recording_mcap_and_sqlite3_round_trip(tmp_path, bag, plugin):
     with bag(tmp_path / "b", plugin) as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(5)):
-            b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1")
+            b.image(DEPTH, stamp, np.roll(MILLIMETERS, k, axis=1), "16UC1")
             b.image(COLOR, stamp, np.roll(RGB, k, axis=1), "rgb8")
     with open_recording(tmp_path / "b") as recording:
         frames: list[Any] = list(recording.frames())
@@ -51,7 +51,7 @@ def test_bag_recording_mcap_and_sqlite3_round_trip(tmp_path, bag, plugin):
     assert {frame.frame_id for frame in frames} == {"lens"}
     for k, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.color, np.roll(RGB, k, axis=1))
-        np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
+        np.testing.assert_array_equal(frame.depth, np.roll(METERS, k, axis=1))
     files = [*(tmp_path / "b").glob("*.mcap"), *(tmp_path / "b").glob("*.db3")]
     assert len(frames_of(files[0])) == 5  # the file itself, without its folder's metadata
 
@@ -76,15 +76,15 @@ def test_bag_recording_color_encodings_and_padding_decoded(tmp_path, bag, encodi
 @pytest.mark.parametrize("pad", [0, 2, 3])
 @pytest.mark.parametrize("big", [False, True])
 def test_bag_recording_depth_encodings_byte_order_and_padding_decoded(tmp_path, bag, big, pad):
-    metres = METRES.copy()
-    metres[0, :3] = [np.inf, -1.0, 0.0]
-    for encoding, pixels in (("16UC1", MILLIMETRES), ("32FC1", metres)):
+    meters = METERS.copy()
+    meters[0, :3] = [np.inf, -1.0, 0.0]
+    for encoding, pixels in (("16UC1", MILLIMETERS), ("32FC1", meters)):
         with bag(tmp_path / encoding) as b:
             b.info(INFO, START, W, H)
             b.image(DEPTH, START, pixels, encoding, pad=pad, big=big)
             b.image(COLOR, START, RGB, "rgb8")
         (frame,) = frames_of(tmp_path / encoding)
-        np.testing.assert_array_equal(frame.depth, METRES)
+        np.testing.assert_array_equal(frame.depth, METERS)
 
 
 def test_bag_recording_compressed_images_decoded(tmp_path, bag):
@@ -92,7 +92,7 @@ def test_bag_recording_compressed_images_decoded(tmp_path, bag):
     bgr = cv2.cvtColor(smooth, cv2.COLOR_RGB2BGR)
     png = cv2.imencode(".png", bgr)[1].tobytes()
     jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    depth_png = cv2.imencode(".png", MILLIMETRES)[1].tobytes()
+    depth_png = cv2.imencode(".png", MILLIMETERS)[1].tobytes()
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.compressed(
@@ -104,15 +104,15 @@ def test_bag_recording_compressed_images_decoded(tmp_path, bag):
     first, second = frames_of(tmp_path / "b")
     np.testing.assert_array_equal(first.color, smooth)
     assert np.abs(second.color.astype(int) - smooth).mean() < 2
-    np.testing.assert_array_equal(first.depth, METRES)
+    np.testing.assert_array_equal(first.depth, METERS)
     assert first.frame_id == "lens"
 
 
 def test_bag_recording_quantized_float_depth_decoded(tmp_path, bag):
     """32FC1 in compressedDepth is inverse depth, quantized: depth = a / (value − b)."""
     a, b_ = 100 * 101.0, 1 - 100 * 101.0 / 10
-    metres = np.linspace(0.6, 9.5, H * W).reshape(H, W).astype(np.float32)
-    quantized = (a / metres + b_).astype(np.uint16)
+    meters = np.linspace(0.6, 9.5, H * W).reshape(H, W).astype(np.float32)
+    quantized = (a / meters + b_).astype(np.uint16)
     quantized[0] = 0
     data = struct.pack("<iff", 0, a, b_) + cv2.imencode(".png", quantized)[1].tobytes()
     with bag(tmp_path / "b") as b:
@@ -121,7 +121,7 @@ def test_bag_recording_quantized_float_depth_decoded(tmp_path, bag):
         b.image(COLOR, START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     assert np.isnan(frame.depth[0]).all()
-    np.testing.assert_allclose(frame.depth[1:], metres[1:], rtol=2e-3)
+    np.testing.assert_allclose(frame.depth[1:], meters[1:], rtol=2e-3)
 
 
 def test_bag_recording_unsupported_encoding_lists_supported(tmp_path, bag):
@@ -175,7 +175,7 @@ def test_bag_recording_mismatched_camera_info_raises(tmp_path, bag, arguments, m
 def test_bag_recording_depth_of_other_size_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(DEPTH, START, MILLIMETRES[::2, ::2], "16UC1")
+        b.image(DEPTH, START, MILLIMETERS[::2, ::2], "16UC1")
         b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="register depth to color first"):
         frames_of(tmp_path / "b")
@@ -185,7 +185,7 @@ def test_bag_recording_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(6)):
-            late = {3: PERIOD // 2 + 4_000_000}.get(k, 5_000_000)  # the fourth depth image comes too late
+            late = {3: PERIOD // 2 + 4_000_000}.get(k, 5_000_000)  # the fourth depth image is too late
             b.image(COLOR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8")
             b.image(DEPTH, stamp + late, np.full((H, W), 1000 + k, np.uint16), "16UC1")
     frames = frames_of(tmp_path / "b")
@@ -199,7 +199,7 @@ def test_bag_recording_depth_never_pairs_raises(tmp_path, bag):
         b.info(INFO, START, W, H)
         for stamp in stamps(5):
             b.image(COLOR, stamp, RGB, "rgb8")
-            b.image(DEPTH, stamp + 10**10, MILLIMETRES, "16UC1", log_time=stamp)
+            b.image(DEPTH, stamp + 10**10, MILLIMETERS, "16UC1", log_time=stamp)
     with pytest.raises(InputError, match="none of 5 color images has depth within 16.7 ms.*depth_topic='none'"):
         frames_of(tmp_path / "b")
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 5
@@ -211,18 +211,18 @@ def test_bag_recording_depth_at_half_rate_pairs(tmp_path, bag):
         for k, stamp in enumerate(stamps(8)):
             b.image(COLOR, stamp, RGB, "rgb8")
             if k % 2 == 0:
-                b.image(DEPTH, stamp + 100, MILLIMETRES, "16UC1")
+                b.image(DEPTH, stamp + 100, MILLIMETERS, "16UC1")
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(8)[::2]
 
 
 @pytest.mark.parametrize("late", [DEPTH, COLOR])
 def test_bag_recording_topics_logged_far_apart_pair(tmp_path, bag, late):
-    """Depth that the robot registers, color that it compresses: 0.6 s behind."""
+    """Registered depth or compressed color is logged 0.6 s late."""
     logged = [(stamp + 600_000_000 * (topic == late), stamp, topic) for stamp in stamps(40) for topic in (DEPTH, COLOR)]
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for log_time, stamp, topic in sorted(logged):
-            pixels, encoding = (MILLIMETRES, "16UC1") if topic == DEPTH else (RGB, "rgb8")
+            pixels, encoding = (MILLIMETERS, "16UC1") if topic == DEPTH else (RGB, "rgb8")
             b.image(topic, stamp, pixels, encoding, log_time=log_time)
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(40)
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(40)[20:]
@@ -244,7 +244,7 @@ def test_bag_recording_start_s_skips_frames(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START - 10**9, W, H)
         for stamp in stamps(30):
-            b.image(DEPTH, stamp, MILLIMETRES, "16UC1")
+            b.image(DEPTH, stamp, MILLIMETERS, "16UC1")
             b.image(COLOR, stamp, RGB, "rgb8")
     assert [f.stamp_ns for f in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(30)[20:]
 
@@ -254,14 +254,14 @@ def test_bag_recording_topics_chosen_by_option_and_preference(tmp_path, bag):
         b.info("/cam/color/camera_info", START, W, H, fx=700.0)
         b.info("/cam/infra1/camera_info", START, W, H, fx=400.0)
         b.image("/cam/infra1/image_rect_raw", START, RGB[..., 0], "mono8")
-        b.image("/cam/depth/image_rect_raw", START, MILLIMETRES[::2, ::2], "16UC1")
-        b.image("/cam/aligned_depth_to_color/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/cam/depth/image_rect_raw", START, MILLIMETERS[::2, ::2], "16UC1")
+        b.image("/cam/aligned_depth_to_color/image_raw", START, MILLIMETERS, "16UC1")
         b.image("/cam/color/image_raw", START, RGB, "rgb8")
     with open_recording(tmp_path / "b") as recording:
         frame: Any = next(recording.frames())
         assert recording.intrinsics.fx == 700
     np.testing.assert_array_equal(frame.color, RGB)
-    np.testing.assert_array_equal(frame.depth, METRES)
+    np.testing.assert_array_equal(frame.depth, METERS)
     infra = RecordingConfig(color_topic="/cam/infra1/image_rect_raw", depth_topic="none")
     with open_recording(tmp_path / "b", infra) as recording:
         assert recording.intrinsics.fx == 400

@@ -6,15 +6,15 @@ import pytest
 
 from actrec.utils.errors import InputError
 from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, share_within
-from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import MILLIMETERS, PERIOD, RGB, START, H, W, frames_of
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
 
 
-def posed(rotation, where):
+def transform(rotation, translation):
     pose = np.eye(4)
     pose[:3, :3] = cv2.Rodrigues(np.array(rotation, np.float64))[0]
-    pose[:3, 3] = where
+    pose[:3, 3] = translation
     return pose
 
 
@@ -35,18 +35,18 @@ def written(bag, path, views, transforms, stamps=(START,)):
             b.info(f"{name}/camera_info", START, lens.width, lens.height, p=projection(lens))
         for topic, sent in transforms:
             b.static(topic, START, sent)
-        millimetres = np.nan_to_num(depth * 1000).round().astype(np.uint16)
+        millimeters = np.nan_to_num(depth * 1000).round().astype(np.uint16)
         for k, stamp in enumerate(stamps):
-            at = START + k * PERIOD
-            b.image(DEPTH_TOPIC, stamp, millimetres, "16UC1", log_time=at, frame_id="camera_depth_optical_frame")
-            b.image(COLOR_TOPIC, stamp, color, "rgb8", log_time=at, frame_id="camera_color_optical_frame")
+            log_time = START + k * PERIOD
+            b.image(DEPTH_TOPIC, stamp, millimeters, "16UC1", log_time=log_time, frame_id="camera_depth_optical_frame")
+            b.image(COLOR_TOPIC, stamp, color, "rgb8", log_time=log_time, frame_id="camera_color_optical_frame")
     return path
 
 
 @pytest.fixture(scope="module")
 def chain(views):
-    """As a RealSense's driver sends it: both optical frames hang, over two more, on the camera's own."""
-    color, optical = posed([0.02, 0.1, 0], [0, 0.015, 0]), posed([-1.2, 1.2, -1.2], [0, 0, 0])
+    """Return transforms as a RealSense's driver sends them: both optical frames descend from camera_link."""
+    color, optical = transform([0.02, 0.1, 0], [0, 0.015, 0]), transform([-1.2, 1.2, -1.2], [0, 0, 0])
     depth = color @ optical @ views.to_color @ np.linalg.inv(optical)
     return [
         ("camera_link", "camera_depth_frame", depth),
@@ -78,8 +78,8 @@ def test_bag_recording_frames_without_transform_warns(tmp_path, bag, views, chai
         with pytest.raises(InputError, match="register depth to color first"):
             frames_of(path)
         assert frames_of(path, depth_topic="none")[0].depth is None
-    say = "/tf_static has no transform from 'camera_depth_optical_frame' to 'camera_color_optical_frame'"
-    assert caplog.text.count(say) == 2
+    warning = "/tf_static has no transform from 'camera_depth_optical_frame' to 'camera_color_optical_frame'"
+    assert caplog.text.count(warning) == 2
 
 
 def test_bag_recording_coarser_depth_in_same_frame_registered(tmp_path, bag, caplog):
@@ -94,14 +94,14 @@ def test_bag_recording_coarser_depth_in_same_frame_registered(tmp_path, bag, cap
 
 
 def test_bag_recording_depth_with_camera_info_of_color_not_registered(tmp_path, bag, chain, caplog):
-    """Both lie below one camera_info, which the rectified depth would read otherwise than the color does."""
+    """Both topics use one camera_info; only depth is rectified."""
     with bag(tmp_path / "b") as b:
         b.static("/tf_static", START, chain)
         b.info("/camera/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
-        b.image(DEPTH_TOPIC, START, MILLIMETRES, "16UC1", frame_id="camera_depth_optical_frame")
+        b.image(DEPTH_TOPIC, START, MILLIMETERS, "16UC1", frame_id="camera_depth_optical_frame")
         b.image("/camera/image_raw", START, RGB, "rgb8", frame_id="camera_color_optical_frame")
     (frame,) = frames_of(tmp_path / "b")
-    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETRES)
+    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETERS)
     assert "(it has the camera_info of color)" in caplog.text
 
 
@@ -111,8 +111,8 @@ def test_bag_recording_depth_topic_marked_registered_unchanged(tmp_path, bag, vi
         b.info("/camera/color/camera_info", START, W, H)
         b.info("/camera/depth_registered/camera_info", START, W, H, fx=300.0)
         b.image(
-            "/camera/depth_registered/image_raw", START, MILLIMETRES, "16UC1", frame_id="camera_depth_optical_frame"
+            "/camera/depth_registered/image_raw", START, MILLIMETERS, "16UC1", frame_id="camera_depth_optical_frame"
         )
         b.image("/camera/color/image_raw", START, RGB, "rgb8", frame_id="camera_color_optical_frame")
     (frame,) = frames_of(tmp_path / "b")
-    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETRES)
+    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETERS)

@@ -1,4 +1,4 @@
-"""Bags some of whose compressed images are damaged, as a loose cable or a full bus leaves them."""
+"""Bags in which some compressed images are damaged, e.g. by a loose cable."""
 
 import logging
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Images in encodings of a few drivers: 4:2:2 as webcams give it, depth in RVL."""
+"""Images in rare encodings: YUV 4:2:2 of webcams, depth in RVL."""
 
 import struct
 
@@ -7,14 +7,14 @@ import pytest
 
 from actrec.recordings.image_decoding import DamagedImageError, color, decode_rvl, decompress_depth
 from actrec.utils.errors import InputError
-from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METERS, MILLIMETERS, PERIOD, RGB, START, H, W, frames_of
 
 RED, BLUE = (81, 90, 240), (41, 240, 110)
-"""Y, U, V by BT.601, as cameras give it."""
+"""Y, U, V by BT.601."""
 
 
 def rvl_bytes(image):
-    """As the paper's encoder makes them, with the transport's size before them."""
+    """Encode as in the paper, after the transport's header with the size."""
     nibbles: list[int] = []
 
     def put(number):
@@ -62,16 +62,16 @@ def test_color_yuv_422_odd_width_raises():
 
 @pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
 def test_bag_recording_rvl_depth_decoded(tmp_path, bag, form):
-    data = rvl_bytes(MILLIMETRES)
+    data = rvl_bytes(MILLIMETERS)
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        for k, part in enumerate((data, data[: len(data) // 2], data)):  # one came in half
+        for k, part in enumerate((data, data[: len(data) // 2], data)):  # the second is truncated
             b.compressed(f"{DEPTH}/compressedDepth", START + k * PERIOD, form, bytes(12) + part)
             b.image(COLOR, START + k * PERIOD, RGB, "rgb8")
     frames = frames_of(tmp_path / "b")
     assert [frame.stamp_ns - START for frame in frames] == [0, 2 * PERIOD]
     for frame in frames:
-        np.testing.assert_array_equal(frame.depth, METRES)
+        np.testing.assert_array_equal(frame.depth, METERS)
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_decompress_depth_quantized_rvl_returns_meters():
     a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
     quantized = np.array([[0, 500, 9000]], np.uint16)
     data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantized)
-    metres = decompress_depth("32FC1; compressedDepth rvl", data)
-    np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
+    meters = decompress_depth("32FC1; compressedDepth rvl", data)
+    np.testing.assert_allclose(meters, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
 
 
 def test_bag_recording_float_depth_in_millimeters_raises_unless_scaled(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(DEPTH, START, MILLIMETRES.astype(np.float32), "32FC1")
+        b.image(DEPTH, START, MILLIMETERS.astype(np.float32), "32FC1")
         b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="nearly everywhere, expected meters; if it is in millimeters"):
         frames_of(tmp_path / "b")
     (frame,) = frames_of(tmp_path / "b", depth_scale=0.001)
-    np.testing.assert_allclose(frame.depth, METRES, rtol=1e-6)
+    np.testing.assert_allclose(frame.depth, METERS, rtol=1e-6)
 
 
 def test_bag_recording_float_depth_of_sky_accepted(tmp_path, bag):
@@ -129,11 +129,11 @@ def test_bag_recording_float_depth_of_sky_accepted(tmp_path, bag):
 
 
 def test_bag_recording_later_sky_or_noise_accepted(tmp_path, bag):
-    near, noise = METRES, np.full((H, W), np.nan, np.float32)
+    near, noise = METERS, np.full((H, W), np.nan, np.float32)
     noise[0, 0] = 65504
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        for k, metres in enumerate((noise, near, np.full((H, W), 65504.0, np.float32))):
-            b.image(DEPTH, START + k * PERIOD, metres, "32FC1")
+        for k, meters in enumerate((noise, near, np.full((H, W), 65504.0, np.float32))):
+            b.image(DEPTH, START + k * PERIOD, meters, "32FC1")
             b.image(COLOR, START + k * PERIOD, RGB, "rgb8")
     assert [frame.depth[0, 0] for frame in frames_of(tmp_path / "b")][::2] == [65504, 65504]

@@ -1,4 +1,4 @@
-"""Bags whose images their driver did not stamp, files of compressed bags, and databases that were not finished."""
+"""Bags whose images have no stamps, files of compressed bags, and unfinished databases."""
 
 import logging
 import shutil
@@ -13,7 +13,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from actrec.recordings import open_recording
 from actrec.recordings.rosbag.bag_writer import recover
 from actrec.utils.errors import InputError
-from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METERS, MILLIMETERS, PERIOD, RGB, START, H, W, frames_of
 
 
 @pytest.mark.parametrize("stamp", [0, START])
@@ -23,14 +23,14 @@ def test_bag_recording_images_without_stamps_use_log_times(tmp_path, bag, caplog
         b.info(INFO, START, W, H)
         for k in range(5):
             b.image(COLOR, stamp, np.roll(RGB, k, axis=1), "rgb8", log_time=START + k * PERIOD)
-            b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1", log_time=START + k * PERIOD + lag)
+            b.image(DEPTH, stamp, np.roll(MILLIMETERS, k, axis=1), "16UC1", log_time=START + k * PERIOD + lag)
     with caplog.at_level(logging.WARNING):
         frames = frames_of(tmp_path / "b")
     assert f"all images on {COLOR} have the stamp {stamp / 1e9:g} s" in caplog.text
     assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(5)]
     for k, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.color, np.roll(RGB, k, axis=1))
-        np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
+        np.testing.assert_array_equal(frame.depth, np.roll(METERS, k, axis=1))
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", 2 * PERIOD / 1e9)] == [f.stamp_ns for f in frames[2:]]
 
 
@@ -78,7 +78,7 @@ def test_open_recording_file_of_compressed_bag_raises(tmp_path):
 
 
 def test_open_recording_sqlite3_with_write_ahead_log_raises(tmp_path, bag):
-    """As rosbag2 leaves it when it is killed with its preset resilient."""
+    """rosbag2 leaves such a bag when it is killed with its preset `resilient`."""
     with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
         b.info(INFO, START, W, H)
         b.image(COLOR, START, RGB, "rgb8")
@@ -90,11 +90,11 @@ def test_open_recording_sqlite3_with_write_ahead_log_raises(tmp_path, bag):
             database.execute("INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp + ?, data "
                              "FROM messages WHERE topic_id = 2 LIMIT 1", (sent * PERIOD,))  # fmt: skip
         database.commit()
-        for each in file.parent.glob("*.db3*"):
-            shutil.copy(each, tmp_path / "killed" / each.name)
+        for database_file in file.parent.glob("*.db3*"):
+            shutil.copy(database_file, tmp_path / "killed" / database_file.name)
     killed = tmp_path / "killed" / file.name
     for path in (killed, killed.parent):
-        with pytest.raises(InputError, match=f"not finished: '{file.name}-wal' still holds messages") as said:
+        with pytest.raises(InputError, match=f"not finished: '{file.name}-wal' still holds messages") as raised:
             open_recording(path)
-    subprocess.run(str(said.value).split("`")[1], shell=True, check=True)
+    subprocess.run(str(raised.value).split("`")[1], shell=True, check=True)
     assert len(frames_of(killed)) == 4

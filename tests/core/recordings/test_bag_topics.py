@@ -1,4 +1,4 @@
-"""What a bag's topics are taken for: rectified, registered, of librealsense, in an encoding that is not known."""
+"""Choice of a bag's topics: rectified, registered, of librealsense, of unknown encoding."""
 
 from contextlib import closing
 
@@ -9,7 +9,7 @@ from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
-from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
+from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETERS, RGB, START, H, W, frames_of, stamps
 
 
 def test_find_topics_compressed_bayer_ignored(tmp_path, bag):
@@ -26,7 +26,7 @@ def test_find_topics_rectified_images_use_projection_matrix(tmp_path, bag, model
     with bag(tmp_path / "b") as b:
         b.info("/cam/camera_info", START, W, H, model=model, p=(500, 0, 30, 0, 0, 501, 20, 0, 0, 0, 1, 0))
         b.image("/cam/image_rect_color", START, RGB, "rgb8")
-        b.image("/cam/depth/image_rect_raw", START, MILLIMETRES, "16UC1")
+        b.image("/cam/depth/image_rect_raw", START, MILLIMETERS, "16UC1")
     with open_recording(tmp_path / "b") as recording:
         assert recording.intrinsics == Intrinsics(W, H, 500, 501, 30, 20)
 
@@ -35,7 +35,7 @@ def test_bag_recording_unregistered_depth_warns_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(3):
-            b.image("/camera/depth/image_rect_raw", stamp, MILLIMETRES, "16UC1", frame_id="depth_lens")
+            b.image("/camera/depth/image_rect_raw", stamp, MILLIMETERS, "16UC1", frame_id="depth_lens")
             b.image(COLOR, stamp, RGB, "rgb8")
     assert len(frames_of(tmp_path / "b")) == 3
     assert caplog.text.count("depth on /camera/depth/image_rect_raw is in frame 'depth_lens', color in 'lens'") == 1
@@ -48,7 +48,7 @@ def test_find_topics_librealsense_recording_raises(tmp_path, bag):
     depth, color = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
     with bag(tmp_path / "b") as b:
         b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
-        b.image(depth, START, MILLIMETRES, "16UC1")
+        b.image(depth, START, MILLIMETERS, "16UC1")
         b.image(color, START, RGB, "rgb8")
     with pytest.raises(ConfigError, match="was recorded by librealsense, .*: play it with driver realsense"):
         open_recording(tmp_path / "b")
@@ -61,9 +61,9 @@ def test_find_topics_16_bit_infrared_is_not_depth(tmp_path, bag):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H)
             b.image(COLOR, START, RGB, "rgb8")
-            b.image("/camera/ir/image_raw", START, MILLIMETRES, "mono16")
+            b.image("/camera/ir/image_raw", START, MILLIMETERS, "mono16")
             if depth:
-                b.image(depth, START, MILLIMETRES, "16UC1")
+                b.image(depth, START, MILLIMETERS, "16UC1")
         recording = BagRecording(tmp_path / name, RecordingConfig())
         assert recording.topics.depth == depth
         recording.close()
@@ -74,7 +74,7 @@ def test_find_topics_camera_without_namespace_finds_camera_info(tmp_path, bag):
         for name, fx in (("/camera_info", 500.0), ("/depth/camera_info", 300.0), ("/other/camera_info", 200.0)):
             b.info(name, START, W, H, fx=fx)
         b.image("/image_raw", START, RGB, "rgb8")
-        b.image("/depth/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/depth/image_raw", START, MILLIMETERS, "16UC1")
         b.image("/side/image", START, RGB, "rgb8")
     with open_recording(tmp_path / "b", RecordingConfig(color_topic="/image_raw")) as recording:
         assert recording.intrinsics.fx == 500
@@ -115,14 +115,14 @@ def test_find_topics_compressed_format_in_capitals_found(tmp_path, bag):
 
 
 def test_find_topics_azure_kinect_all_topics_chooses_color_and_depth(tmp_path, bag):
-    seen_by_depth, far = RGB[: H // 2], MILLIMETRES[: H // 2]
+    color_at_depth, depth_image = RGB[: H // 2], MILLIMETERS[: H // 2]
     with bag(tmp_path / "b") as b:
         b.info("/rgb/camera_info", START, W, H)
         for name in ("/depth/camera_info", "/rgb_to_depth/camera_info"):
             b.info(name, START, W, H // 2, fx=300)
-        b.image("/rgb_to_depth/image_raw", START, seen_by_depth, "rgb8", frame_id="depth_lens")
-        b.image("/depth/image_raw", START, far, "16UC1", frame_id="depth_lens")
-        b.image("/depth_to_rgb/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/rgb_to_depth/image_raw", START, color_at_depth, "rgb8", frame_id="depth_lens")
+        b.image("/depth/image_raw", START, depth_image, "16UC1", frame_id="depth_lens")
+        b.image("/depth_to_rgb/image_raw", START, MILLIMETERS, "16UC1")
         b.image("/rgb/image_raw", START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     assert frame.depth.shape == (H, W)
@@ -162,8 +162,8 @@ def test_find_topics_two_cameras_chooses_depth_of_color_camera(tmp_path, bag):
         for name in ("head", "wrist"):
             b.info(f"/robot/{name}/color/camera_info", START, W, H)
             b.image(f"/robot/{name}/color/image_raw", START, RGB, "rgb8")
-        b.image("/robot/head/aligned_depth_to_color/image_raw", START, MILLIMETRES, "16UC1")
-        b.image("/robot/wrist/depth/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/robot/head/aligned_depth_to_color/image_raw", START, MILLIMETERS, "16UC1")
+        b.image("/robot/wrist/depth/image_raw", START, MILLIMETERS, "16UC1")
     for name, depth in (("head", "aligned_depth_to_color"), ("wrist", "depth")):
         config = RecordingConfig(color_topic=f"/robot/{name}/color/image_raw")
         with closing(BagRecording(tmp_path / "b", config)) as recording:
@@ -175,8 +175,8 @@ def test_find_topics_registered_depth_in_any_namespace_chosen(tmp_path, bag, reg
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(COLOR, START, RGB, "rgb8")
-        b.image("/camera/depth/image_rect_raw", START, MILLIMETRES[: H // 2], "16UC1")
-        b.image(registered, START, MILLIMETRES, "16UC1")
+        b.image("/camera/depth/image_rect_raw", START, MILLIMETERS[: H // 2], "16UC1")
+        b.image(registered, START, MILLIMETERS, "16UC1")
     assert frames_of(tmp_path / "b")[0].depth.shape == (H, W)
 
 
@@ -194,8 +194,8 @@ def test_find_topics_all_transports_chooses_depth_transport(tmp_path, bag):
     color, depth = "/depth_cam/rgb/image_raw", "/depth_cam/depth/image_raw"
     with bag(tmp_path / "b") as b:
         b.info("/depth_cam/rgb/camera_info", START, W, H)
-        jpeg, png = cv2.imencode(".jpg", RGB)[1].tobytes(), cv2.imencode(".png", MILLIMETRES)[1].tobytes()
-        gray = cv2.imencode(".jpg", MILLIMETRES.astype("uint8"))[1].tobytes()
+        jpeg, png = cv2.imencode(".jpg", RGB)[1].tobytes(), cv2.imencode(".png", MILLIMETERS)[1].tobytes()
+        gray = cv2.imencode(".jpg", MILLIMETERS.astype("uint8"))[1].tobytes()
         b.compressed(f"{depth}/compressedDepth", START, "16UC1; compressedDepth png", bytes(12) + png)
         b.compressed(f"{depth}/compressed", START, "16UC1; jpeg compressed ", gray)
         b.compressed(f"{color}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)

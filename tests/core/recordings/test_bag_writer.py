@@ -1,4 +1,4 @@
-"""Written bags are read back, by actrec and by rosbags; truncated ones are recovered."""
+"""Written bags are read by actrec and rosbags; truncated bags are recovered."""
 
 import os
 import signal
@@ -64,14 +64,14 @@ def test_bag_writer_8_distortion_coefficients_kept(tmp_path, person_frames):
 def test_bag_writer_metadata_matches_rosbag2(tmp_path, person_frames):
     """Version 8 with QoS as text of integers: Humble and Jazzy read it (rosbag2_storage's yaml.hpp, qos.cpp)."""
     write(tmp_path / "b", person_frames)
-    about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    assert about["version"] == 8 and about["storage_identifier"] == "mcap"
-    assert about["relative_file_paths"] == ["b.mcap"] and about["message_count"] == 4 * len(person_frames)
-    assert about["compression_format"] == about["compression_mode"] == ""
-    assert about["starting_time"]["nanoseconds_since_epoch"] == person_frames[0].stamp_ns
-    assert about["duration"]["nanoseconds"] == person_frames[-1].stamp_ns - person_frames[0].stamp_ns
-    assert about["files"][0]["path"] == "b.mcap" and about["files"][0]["message_count"] == about["message_count"]
-    for topic in about["topics_with_message_count"]:
+    info = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert info["version"] == 8 and info["storage_identifier"] == "mcap"
+    assert info["relative_file_paths"] == ["b.mcap"] and info["message_count"] == 4 * len(person_frames)
+    assert info["compression_format"] == info["compression_mode"] == ""
+    assert info["starting_time"]["nanoseconds_since_epoch"] == person_frames[0].stamp_ns
+    assert info["duration"]["nanoseconds"] == person_frames[-1].stamp_ns - person_frames[0].stamp_ns
+    assert info["files"][0]["path"] == "b.mcap" and info["files"][0]["message_count"] == info["message_count"]
+    for topic in info["topics_with_message_count"]:
         metadata = topic["topic_metadata"]
         assert metadata["serialization_format"] == "cdr" and metadata["type"].startswith("sensor_msgs/msg/")
         assert metadata["type_description_hash"].startswith("RIHS01_")
@@ -112,7 +112,7 @@ def test_bag_writer_joints_and_text_readable_by_rosbags(tmp_path, data_root):
 
 
 def test_bag_writer_type_hashes_match_ros(tmp_path, root):
-    """The RIHS01 of our messages against the one that ROS's own generator computed when they were built."""
+    """Compare the RIHS01 of our messages with the one of ROS's generator."""
     import json
 
     from actrec.recordings.rosbag.bag_writer import typestore_with
@@ -162,7 +162,7 @@ def test_recover_truncated_file_keeps_whole_messages(tmp_path, person_frames, sh
 
 
 def chunks(whole):
-    """(opcode's place, end) of each chunk of an mcap."""
+    """Return (start, end) of each chunk of an mcap."""
     at, found = 8, []
     while whole[at] != 0x0F:
         end = at + 9 + struct.unpack_from("<Q", whole, at + 1)[0]
@@ -171,29 +171,29 @@ def chunks(whole):
     return found
 
 
-def with_a_bad_chunk(whole, first, second):
-    """The first chunk packed, the second packed and then damaged, and the third as it was."""
+def with_damaged_second_chunk(whole, first, second):
+    """Return the mcap with chunk 1 compressed, chunk 2 compressed and damaged, chunk 3 unchanged."""
     parts = [whole[: first[0]]]
-    for (start, end), hurt in ((first, False), (second, True)):
+    for (start, end), damaged in ((first, False), (second, True)):
         data = zstd.compress(whole[start + 49 : end])
-        data = bytes(40) + data[40:] if hurt else data
+        data = bytes(40) + data[40:] if damaged else data
         body = whole[start + 9 : start + 37] + struct.pack("<I4sQ", 4, b"zstd", len(data)) + data
         parts.append(struct.pack("<BQ", 0x06, len(body)) + body)
     return b"".join(parts) + whole[chunks(whole)[2][0] :]
 
 
 @pytest.mark.parametrize(
-    ("damage", "least"),
+    ("damage", "expected"),
     [
-        (lambda whole, first, second: whole[: second[0]] + bytes(5000), 2),  # of a power cut
+        (lambda whole, first, second: whole[: second[0]] + bytes(5000), 2),  # after a power cut
         (lambda whole, first, second: whole[: second[0]] + b"\x05" + b"\xff" * 5000, 2),
         (lambda whole, first, second: whole[: second[0]] + b"\x05" + struct.pack("<Q", 1 << 44) + bytes(99), 2),
         (lambda whole, first, second: whole[: first[0] + 60] + bytes(9000) + whole[first[0] + 9060 :], 0),
-        (with_a_bad_chunk, 3),
+        (with_damaged_second_chunk, 3),
     ],
     ids=["zeros", "no size", "huge size", "definitions lost", "chunk"],
 )
-def test_recover_damaged_parts_skipped(tmp_path, damage, least):
+def test_recover_damaged_parts_skipped(tmp_path, damage, expected):
     k = Intrinsics(32, 24, 30, 30, 15.5, 11.5)
     with BagWriter(tmp_path / "b") as writer:
         for stamp in range(4):
@@ -202,17 +202,17 @@ def test_recover_damaged_parts_skipped(tmp_path, damage, least):
                 writer.flush()
     whole = (tmp_path / "b/b.mcap").read_bytes()
     first, second, _ = chunks(whole)
-    (tmp_path / "hurt.mcap").write_bytes(damage(whole, first, second))
+    (tmp_path / "damaged.mcap").write_bytes(damage(whole, first, second))
     try:
-        counts = recover(tmp_path / "hurt.mcap", tmp_path / "saved")
+        counts = recover(tmp_path / "damaged.mcap", tmp_path / "saved")
     except InputError as error:
-        assert "holds no whole message" in str(error) and not least
+        assert "holds no whole message" in str(error) and not expected
     else:
-        assert counts["/camera/color/image_raw"] == least
+        assert counts["/camera/color/image_raw"] == expected
 
 
-def record(opcode, *parts):
-    """A record of an mcap; texts with their lengths."""
+def mcap_record(opcode, *parts):
+    """Return a record of an mcap; strings are prefixed with their lengths."""
     body = b"".join(struct.pack("<I", len(part)) + part.encode() if isinstance(part, str) else part for part in parts)
     return struct.pack("<BQ", opcode, len(body)) + body
 
@@ -220,11 +220,11 @@ def record(opcode, *parts):
 def test_recover_topic_without_ros_definition_skipped(tmp_path, person_frames, caplog):
     write(tmp_path / "b", person_frames[:2])
     whole = (tmp_path / "b/b.mcap").read_bytes()
-    head = 8 + 9 + struct.unpack_from("<Q", whole, 9)[0]
-    json = record(3, struct.pack("<H", 99), "foo.Bar", "jsonschema", '{"type": "object"}')
-    json += record(4, struct.pack("<HH", 99, 99), "/map", "json", struct.pack("<I", 0))
-    json += record(5, struct.pack("<HIQQ", 99, 0, 1, 1), b"{}")
-    (tmp_path / "cut.mcap").write_bytes(whole[:head] + json + whole[head:-100])
+    header_end = 8 + 9 + struct.unpack_from("<Q", whole, 9)[0]
+    json = mcap_record(3, struct.pack("<H", 99), "foo.Bar", "jsonschema", '{"type": "object"}')
+    json += mcap_record(4, struct.pack("<HH", 99, 99), "/map", "json", struct.pack("<I", 0))
+    json += mcap_record(5, struct.pack("<HIQQ", 99, 0, 1, 1), b"{}")
+    (tmp_path / "cut.mcap").write_bytes(whole[:header_end] + json + whole[header_end:-100])
     counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
     assert counts["/camera/color/image_raw"] == 2 and "/map" not in counts
     assert caplog.text.count("skipping /map (foo.Bar): its definition in the bag cannot be read") == 1
@@ -239,13 +239,13 @@ def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypat
         written.append(stamp)
         write_one(self, connection, stamp, raw)
 
-    def watched(file):
+    def read_and_count(file):
         for number, message in enumerate(read_messages(file)):
             assert len(written) == number
             yield message
 
     monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.Writer.write", count)
-    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.read_messages", watched)
+    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.read_messages", read_and_count)
     recover(tmp_path / "b", tmp_path / "saved")
     assert len(written) >= 12
 
@@ -274,7 +274,7 @@ from actrec.utils.errors import DeviceError
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.recordings.rosbag.bag_writer import BagWriter
 path, mode = sys.argv[1:]
-if mode == "full":  # a file that may not grow further stands in for a full disk
+if mode == "full":  # a limit on the file size simulates a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))
 writer = BagWriter(path)

@@ -28,7 +28,7 @@ def body(x=0.0, body_id="body_1", z=2.0):
 
 
 def observations(bodies_at, count=10_000, start=0):
-    """Reads one observation after the other, ten a second; `bodies_at(k)` returns the bodies."""
+    """Return a reader of observations at 10 Hz; `bodies_at(k)` returns the bodies of observation k."""
     numbers = itertools.count(start)
 
     def read(timeout_s):
@@ -100,12 +100,12 @@ def test_record_leftover_of_crash_uses_next_name(tmp_path):
 def test_record_stopped_drops_unfinished_clip(tmp_path):
     stopped = threading.Event()
 
-    def seen(k):
+    def bodies_at(k):
         if k == 25:  # in the middle of the second clip
             stopped.set()
         return [body()]
 
-    done, _ = record(tmp_path, observations(seen), stopped, repeat=5)
+    done, _ = record(tmp_path, observations(bodies_at), stopped, repeat=5)
     assert [clip.recording for clip in done.kept] == ["wave_001"]
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
     assert not list((tmp_path / "mine/.unfinished").iterdir())
@@ -116,26 +116,26 @@ def test_record_stream_ends_or_stamps_jump_rejects_or_raises(tmp_path):
         record(tmp_path, observations(lambda k: [body()], count=25), repeat=3)
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
 
-    once = observations(lambda k: [body()], start=10)
-    ahead = iter([once(1.0) for _ in range(10)])
-    over = observations(lambda k: [body()])
-    done, _ = record(tmp_path, lambda t: next(ahead, None) or over(t))
+    read_next = observations(lambda k: [body()], start=10)
+    ahead = iter([read_next(1.0) for _ in range(10)])
+    restarted = observations(lambda k: [body()])
+    done, _ = record(tmp_path, lambda t: next(ahead, None) or restarted(t))
     assert done.rejected == ["the camera's stamps did not increase"]
     assert len(done.kept) == 1
 
 
 def test_record_repeated_image_counted_once(tmp_path):
-    once = observations(lambda k: [body()])
-    twice = (observation for k in itertools.count() for observation in [once(1.0)] * (2 if k % 7 == 0 else 1))
+    read_next = observations(lambda k: [body()])
+    twice = (observation for k in itertools.count() for observation in [read_next(1.0)] * (2 if k % 7 == 0 else 1))
     done, _ = record(tmp_path, lambda t: next(twice))
     assert done.rejected == []
     assert len(read_bodies(tmp_path / "mine/wave_001")) == 10
 
-    stands = observations(lambda k: [body()])
-    first = [stands(1.0) for _ in range(10)]
-    over = observations(lambda k: [body()], start=10)
+    still_camera = observations(lambda k: [body()])
+    first = [still_camera(1.0) for _ in range(10)]
+    restarted = observations(lambda k: [body()], start=10)
     still = iter([*first, *first[-1:] * 5])
-    done, _ = record(tmp_path, lambda t: next(still, None) or over(t))
+    done, _ = record(tmp_path, lambda t: next(still, None) or restarted(t))
     assert done.rejected == ["the camera's stamps did not increase"]
 
 
@@ -179,7 +179,7 @@ def test_labels_write_and_read_round_trip(tmp_path):
 
 
 def test_add_label_folder_without_locks_uses_lock_file(tmp_path, monkeypatch):
-    """As on NFS, which locks only files open for writing."""
+    """NFS locks only files that are open for writing."""
     lock = labels.fcntl.flock
 
     def flock(file, how):
@@ -261,15 +261,15 @@ def test_record_respelled_label_raises(tmp_path, label):
 
 
 def test_record_label_with_other_unicode_composition_raises(tmp_path):
-    composed, apart = "h\u00e4nde", "ha\u0308nde"
+    composed, decomposed = "h\u00e4nde", "ha\u0308nde"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{composed}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="use the same spelling"):
-        record(tmp_path, observations(lambda k: [body()]), label=apart)
+        record(tmp_path, observations(lambda k: [body()]), label=decomposed)
 
 
 def test_record_respelled_person_raises(tmp_path):
-    """A person under two names would be tested on their own clips."""
+    """A person with two names would be in the training and the test part."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording,label,person\nx,clap,ben\ny,clap,-\nz,clap,subject 1-1\n")
     for person, other in (("Ben", "ben"), ("Subject 1_1", "subject 1-1"), ("subject 1 - 1", "subject 1-1")):

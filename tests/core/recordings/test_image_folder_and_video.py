@@ -1,4 +1,4 @@
-"""Folders of images and plain videos, on the recordings at hand."""
+"""Folders of images, and videos without depth."""
 
 import shutil
 from itertools import pairwise
@@ -106,14 +106,14 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
     (tmp_path / "f/intrinsics.yaml").unlink()
     frames = frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
-    unbent = ros.read_text().replace("0.1", "0") + "distortion_model: pinhole\n"
+    undistorted = ros.read_text().replace("0.1", "0") + "distortion_model: pinhole\n"
     ros.write_text(ros.read_text() + "distortion_model: equidistant\n")
     with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', supported are plumb_bob"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
-    ros.write_text(unbent.replace("data: [0,", "data: [0.1,"))
+    ros.write_text(undistorted.replace("data: [0,", "data: [0.1,"))
     with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'pinhole'"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
-    ros.write_text(unbent)
+    ros.write_text(undistorted)
     assert frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)[0].intrinsics.distortion == ()
     with pytest.raises(ConfigError, match="intrinsics is '0,0,15,11', expected four numbers"):
         frames_of(tmp_path / "f", intrinsics="0,0,15,11", depth_scale=0.001)
@@ -176,7 +176,7 @@ def test_folder_recording_color_only_and_mixed_sizes(tmp_path, caplog):
     with pytest.raises(InputError, match=r"color0\.png.*register depth to color first"):
         frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
     folder = small_folder(tmp_path / "e", [("color0.png", "depth7.png")])
-    with pytest.raises(InputError, match="no depth image has a color image's number"):
+    with pytest.raises(InputError, match="no depth image has the number of a color image"):
         frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
 
 
@@ -224,10 +224,10 @@ def test_video_recording_counts_seeks_and_needs_field_of_view(data_root):
         open_recording(file)
     frames = frames_of(file, hfov_deg=70.0, start_s=2.0)
     assert frames[0].stamp_ns >= 2_000_000_000 > frames[0].stamp_ns - 40_000_000
-    every = frames_of(file, hfov_deg=70.0)
-    assert len(every) == 72 and all(a.stamp_ns < b.stamp_ns for a, b in pairwise(every))
-    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in every if f.stamp_ns >= 2_000_000_000]
-    np.testing.assert_array_equal(frames[0].color, every[-len(frames)].color)
+    all_frames = frames_of(file, hfov_deg=70.0)
+    assert len(all_frames) == 72 and all(a.stamp_ns < b.stamp_ns for a, b in pairwise(all_frames))
+    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in all_frames if f.stamp_ns >= 2_000_000_000]
+    np.testing.assert_array_equal(frames[0].color, all_frames[-len(frames)].color)
     assert frames_of(file, hfov_deg=70.0, fps=10.0, start_s=6.9)[0].stamp_ns == 6_900_000_000
     with ReplayCamera(path=str(file), hfov_deg=70.0, fps=10.0, rate=0.0, start_s=6.9) as camera:
         assert camera.read(10.0).color is not None
@@ -236,14 +236,14 @@ def test_video_recording_counts_seeks_and_needs_field_of_view(data_root):
 
 
 def test_video_recording_without_stated_duration_measured(tmp_path):
-    """As browsers record them."""
+    """Browsers record such files."""
     with av.open(str(tmp_path / "live.webm"), "w", format="webm", options={"live": "1"}) as file:
         stream = file.add_stream("libvpx", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(21):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, np.uint8), format="rgb24")
-            picture.pts = number
-            file.mux(stream.encode(picture))
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, np.uint8), format="rgb24")
+            frame.pts = number
+            file.mux(stream.encode(frame))
         file.mux(stream.encode())
     with open_recording(tmp_path / "live.webm", RecordingConfig(hfov_deg=60.0)) as recording:
         assert recording.duration_s == pytest.approx(2.0, abs=0.01)

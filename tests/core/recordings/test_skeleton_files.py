@@ -57,23 +57,23 @@ def test_read_ntu_joints_project_to_recorded_pixels(data_root):
     """Depth camera: one focal length and center explain every pixel, x growing with the Kinect's x (mirrored)."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         raw = skeletons.read_ntu_file(file)
-        seen = raw.states == 2
-        x, _, z = raw.positions[seen].T.astype(np.float64)
+        tracked = raw.states == 2
+        x, _, z = raw.positions[tracked].T.astype(np.float64)
         design = np.stack([x / z, np.ones_like(z)], axis=1)
-        (focal, center), *_ = np.linalg.lstsq(design, raw.depth_pixels[seen][:, 0], rcond=None)
+        (focal, center), *_ = np.linalg.lstsq(design, raw.depth_pixels[tracked][:, 0], rcond=None)
         assert 360 < focal < 370 and 250 < center < 270
-        assert np.abs(design @ [focal, center] - raw.depth_pixels[seen][:, 0]).max() < 0.2
+        assert np.abs(design @ [focal, center] - raw.depth_pixels[tracked][:, 0]).max() < 0.2
 
 
 def test_read_ntu_pixels_agree_with_optical_frame(data_root):
-    """Turned back from the mirroring, the pixels lie where the optical joints project, but for the cameras' offset."""
+    """Unmirrored pixels match the projected joints, except for a constant offset between the cameras."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         sequence = skeletons.read_ntu_skeleton(file)
         nominal = Intrinsics(*COLOR_SIZE, 1060, 1060, 959.5, 539.5)
-        seen = sequence.scores == 1
-        apart = (project(sequence.bodies, nominal) - sequence.pixels)[seen]
-        assert np.abs(apart - np.median(apart, axis=0)).max() < 12
-        assert np.abs(np.median(apart, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-center lens
+        tracked = sequence.scores == 1
+        offset = (project(sequence.bodies, nominal) - sequence.pixels)[tracked]
+        assert np.abs(offset - np.median(offset, axis=0)).max() < 12
+        assert np.abs(np.median(offset, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-center lens
 
 
 def test_read_ntu_two_bodies_and_empty_frame_keeps_both(tmp_path, data_root):
@@ -114,14 +114,14 @@ def test_read_ntu_foreign_file_raises(tmp_path, text):
 
 
 def test_read_nucla_json_and_npz_return_same_joints(data_root):
-    every = {s.name: s for s in nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
-    assert len(every) == 1484 and sum(s.meta["is_train"] for s in every.values()) == 1020
+    sequences = {s.name: s for s in nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
+    assert len(sequences) == 1484 and sum(s.meta["is_train"] for s in sequences.values()) == 1020
     files = sorted((data_root / "nucla/raw").glob("*.json"))
     assert len(files) == 50
     for file in files:
         single = skeleton_files.open_sequence(file)
         check(single)
-        packed = every[single.name]
+        packed = sequences[single.name]
         np.testing.assert_array_equal(single.bodies, packed.bodies)
         assert single.label == packed.label
         assert packed.meta["is_train"] == (packed.meta["view"] != 3)
@@ -139,22 +139,22 @@ def test_read_nucla_json_returns_raw_numbers(data_root):
 
 
 def test_read_nucla_missing_joints_are_nan(data_root):
-    every = nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
-    missing = sum(int(np.isnan(s.bodies).any(-1).sum()) for s in every)
+    sequences = nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
+    missing = sum(int(np.isnan(s.bodies).any(-1).sum()) for s in sequences)
     assert 0 < missing < 100  # twelve zero joints and the joints computed from them
-    assert not any((s.bodies == 0).all(-1).any() for s in every)
+    assert not any((s.bodies == 0).all(-1).any() for s in sequences)
 
 
 def test_read_utd_mhad_mat_and_npz_return_same_joints(data_root):
-    every = {s.name: s for s in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
-    assert len(every) == 861
+    sequences = {s.name: s for s in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
+    assert len(sequences) == 861
     files = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))
     assert len(files) == 14
     for file in files:
         single = skeleton_files.open_sequence(file)
         check(single)
-        np.testing.assert_allclose(single.bodies, every[single.name].bodies, atol=1e-6)
-        assert (single.label, single.meta["subject"], single.meta["trial"]) == (every[single.name].label, 1, 1)
+        np.testing.assert_allclose(single.bodies, sequences[single.name].bodies, atol=1e-6)
+        assert (single.label, single.meta["subject"], single.meta["trial"]) == (sequences[single.name].label, 1, 1)
 
 
 def test_read_utd_mhad_right_hand_action_moves_right_hand(data_root):
@@ -187,7 +187,7 @@ def test_read_kinect_csv_capture_returns_joints_and_stamps(data_root):
     [
         ("1,2,3", "line 1 has 3 values"),
         (",".join(["x"] * 101), "not a Kinect"),
-        (f"{10**20},{JOINTS}", "not a Kinect"),  # two times that lost the comma between them
+        (f"{10**20},{JOINTS}", "not a Kinect"),  # two times without a comma between them
         (f"{10**17},{JOINTS}", "line 1: time 1000+ "),
         (f"5,{JOINTS}\n5,{JOINTS}", "line 2: time 5 does not increase"),
     ],
@@ -202,8 +202,8 @@ def test_read_kinect_csv_invalid_row_raises(tmp_path, row, message):
 def test_open_sequence_name_or_index_selects_sequence(data_root):
     file = data_root / "nucla/nucla_skeletons.npz"
     by_name = skeleton_files.open_sequence(file, "a01_s01_e01_v01")
-    every = skeleton_files.open_sequences(file)
-    index = [s.name for s in every].index("a01_s01_e01_v01")
+    sequences = skeleton_files.open_sequences(file)
+    index = [s.name for s in sequences].index("a01_s01_e01_v01")
     assert (
         skeleton_files.open_sequence(file, index).name
         == skeleton_files.open_sequence(file, str(index)).name
