@@ -1,6 +1,6 @@
 """Actions of the procedural actor, and their endless, reproducible sequence with pauses.
 
-An action is a smooth function from time to posture, defined for the right side and mirrored for the left. It starts and
+An action is a smooth function from time to posture, for the right side; the left one is its mirror image. It starts and
 ends at rest, standing or seated, so that any two can follow each other. Walking is a closed path on planned footprints,
 so that no foot slides.
 """
@@ -20,23 +20,23 @@ from actrec.utils.errors import ConfigError
 
 WALK_SECONDS = 6.6
 _STEPS = 13
-_PERIOD = WALK_SECONDS / (_STEPS + 1)
+_STEP_PERIOD = WALK_SECONDS / (_STEPS + 1)
 _TURN_SECONDS = 1.0
-_HALF_WIDTH, _HALF_DEPTH = 0.70, 0.38  # of the ellipse, m
+_ELLIPSE_WIDTH, _ELLIPSE_DEPTH = 0.70, 0.38  # half axes of the walked ellipse, m
 _SIGN = {"left": 1.0, "right": -1.0}
 
 
 def _body_at(time: float, size: float) -> tuple[float, float, float]:
-    """Return the body's position left and forward of its place (m) and its heading (radians to the left)."""
+    """Return the body's position left and forward of its place, m, and its heading to the left, radians."""
     s = float(ease((time - 0.25) / (WALK_SECONDS - 0.5))) * 0.25 + 0.75 * float(
         np.clip((time - 0.45) / (WALK_SECONDS - 0.9), 0, 1)
     )
     around = 2 * np.pi * s
-    x, z = size * _HALF_WIDTH * np.sin(around), size * _HALF_DEPTH * (1 - np.cos(around))
+    x, z = size * _ELLIPSE_WIDTH * np.sin(around), size * _ELLIPSE_DEPTH * (1 - np.cos(around))
     # Along the ellipse's tangent, which turns by 2π; facing the camera at start and end.
     tangent = np.pi / 2 - around + np.arctan2(
-        (_HALF_DEPTH - _HALF_WIDTH) * np.sin(around) * np.cos(around),
-        _HALF_WIDTH * np.cos(around) ** 2 + _HALF_DEPTH * np.sin(around) ** 2,
+        (_ELLIPSE_DEPTH - _ELLIPSE_WIDTH) * np.sin(around) * np.cos(around),
+        _ELLIPSE_WIDTH * np.cos(around) ** 2 + _ELLIPSE_DEPTH * np.sin(around) ** 2,
     )  # fmt: skip
     first = float(ease(time / _TURN_SECONDS))
     last = float(ease((time - WALK_SECONDS + _TURN_SECONDS) / _TURN_SECONDS))
@@ -44,7 +44,7 @@ def _body_at(time: float, size: float) -> tuple[float, float, float]:
 
 
 def _footprint(time: float, side: str, size: float) -> np.ndarray:
-    """Return [x, z, yaw] of a foot whose stance is centered on `time`, in the place frame."""
+    """Return [x, z, yaw], m and radians, of a foot whose stance is centered on `time`, in the place frame."""
     x, z, yaw = _body_at(float(np.clip(time, 0.0, WALK_SECONDS)), size)
     at_rest = time <= 0 or time >= WALK_SECONDS
     apart = body.CHANNELS[f"foot_x_{side}"] if at_rest else 0.085
@@ -56,11 +56,11 @@ def _footprint(time: float, side: str, size: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _plan(side: str, size: float) -> tuple[tuple[float, ...], tuple[np.ndarray, ...]]:
-    """Return the start times of a foot's swings and its footprints, one more than swings."""
+    """Return a foot's swing start times, s, and its footprints, one more than swings."""
     first = 0 if side == "left" else 1
     steps = list(range(first, _STEPS, 2))
-    starts = tuple((k + 0.5) * _PERIOD for k in steps)
-    centers = [start + 1.5 * _PERIOD for start in starts]
+    starts = tuple((k + 0.5) * _STEP_PERIOD for k in steps)
+    centers = [start + 1.5 * _STEP_PERIOD for start in starts]
     centers[-1] = WALK_SECONDS
     return starts, tuple(_footprint(time, side, size) for time in [0.0, *centers])
 
@@ -71,7 +71,7 @@ def _foot(time: float, side: str, size: float) -> dict[str, float]:
     k = int(np.searchsorted(starts, time, side="right"))
     place, lift, heel = prints[k], 0.0, 0.0
     if k > 0:
-        share = (time - starts[k - 1]) / _PERIOD
+        share = (time - starts[k - 1]) / _STEP_PERIOD
         if share < 1:
             swing = float(ease(share))
             place = prints[k - 1] + swing * (prints[k] - prints[k - 1])
@@ -83,18 +83,18 @@ def _foot(time: float, side: str, size: float) -> dict[str, float]:
 
 
 def walk(elapsed: float, style: Style) -> np.ndarray:
-    """Return the posture `elapsed` seconds into the walk, which starts and ends at rest at the actor's place."""
+    """Return the posture `elapsed` s after the start of the walk, which starts and ends at the actor's place."""
     x, z, yaw = _body_at(elapsed, style.size)
-    going = float(ease((elapsed - 0.2) / 0.6) * ease((WALK_SECONDS - 0.2 - elapsed) / 0.6))
-    # The left foot swings during the first period: the body is over the right one then.
-    phase = np.pi * (elapsed / _PERIOD - 0.5)
-    sway, stride = -0.022 * np.sin(phase) * going, np.cos(phase) * going
+    moving = float(ease((elapsed - 0.2) / 0.6) * ease((WALK_SECONDS - 0.2 - elapsed) / 0.6))
+    # In the first period, the left foot swings and the body is over the right one.
+    phase = np.pi * (elapsed / _STEP_PERIOD - 0.5)
+    sway, stride = -0.022 * np.sin(phase) * moving, np.cos(phase) * moving
     arms = {f"arm_z_{side}": 0.08 - 0.30 * sign * stride for side, sign in _SIGN.items()}
     return body.with_channels(
         body.REST, x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride,
-        bend=0.02 + 0.03 * going,
-        drop=0.012 + (0.022 + 0.008 * np.cos(2 * phase)) * going, roll=0.03 * np.sin(phase) * going,
-        reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going,
+        bend=0.02 + 0.03 * moving,
+        drop=0.012 + (0.022 + 0.008 * np.cos(2 * phase)) * moving, roll=0.03 * np.sin(phase) * moving,
+        reach_left=0.97 - 0.04 * moving, reach_right=0.97 - 0.04 * moving,
         **arms, **_foot(elapsed, "left", style.size), **_foot(elapsed, "right", style.size),
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ SEAT_BEHIND = 0.43
 """Distance of the stool behind the actor's place, m."""
 
 _Keys = tuple[Sequence[float], Sequence[np.ndarray]]
-"""Times and postures between which an action moves."""
+"""Times, s, and postures of an action's keyframes."""
 
 
 def _limb(side: str = "right", **channels: float | tuple[float, float, float]) -> dict[str, float]:
@@ -136,11 +136,11 @@ SEATED = _seated()
 class Action:
     """Action of the procedural actor."""
 
-    name: str  # its label
+    name: str  # label
     seconds: float  # duration at speed 1
     start: str  # "standing" or "seated"
     end: str
-    posture: Callable[[float, Style], np.ndarray]  # of the right side, by time (at speed 1) and style
+    posture: Callable[[float, Style], np.ndarray]  # posture of the right side by time (at speed 1, s) and style
 
     def at(self, elapsed: float, style: Style) -> np.ndarray:
         """Return the posture `elapsed` seconds after the start."""
@@ -153,7 +153,7 @@ class Action:
 
 
 def _keyed(make: Callable[[float, float], _Keys]) -> Callable[[float, Style], np.ndarray]:
-    """Return an action through key postures; `make(size, turn)` returns them."""
+    """Return a posture function that interpolates the keyframes `make(size, turn)`."""
 
     @lru_cache(maxsize=64)
     def curve(size: float, turn: float) -> Curve:
@@ -304,7 +304,7 @@ def get(name: str) -> Action:
 
 
 CYCLE = ("wave", "point", "sit_down", "stand_up", "pick_up", "throw", "walk", "drink")
-"""Actions that "all" stands for."""
+"""Actions that "all" means."""
 
 _PAUSE = (0.5, 1.0)  # seconds of idling between actions
 _SIZES, _TURNS, _SPEEDS = (0.85, 1.0, 1.1), (-0.3, 0.0, 0.3), (0.9, 1.15)

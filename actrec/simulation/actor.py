@@ -124,7 +124,7 @@ def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.
 
     Args:
         curl: [2, 5] 0 straight to 1 a fist.
-        hand_length: In m.
+        hand_length: Wrist to tip of the middle finger, m.
 
     Returns:
         Joint positions [2, 5, 4, 3] (base, first, second, tip) in the hand's frame and phalanx axes [2, 5, 3, 3, 3].
@@ -163,7 +163,7 @@ def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.nd
     hints = np.empty_like(y)
     hints[:_TRUNK] = np.cross(left, y[:_TRUNK])
     pelvis, chest = _frame(hips, y[0]), _frame(left[2], y[2])
-    # Each limb starts from its most frequent direction, so that the shortest rotation is never ambiguous.
+    # Each limb starts from its most frequent direction, so that the shortest rotation is unique.
     out = np.array([1.0, -1.0])
     ones = np.ones(2)
     arm_rest = np.stack([0.6 * out, -0.6 * ones, 0.53 * ones], axis=1) @ chest.T

@@ -1,6 +1,6 @@
 """Appearance of actors: proportions and colors, a cast of people, textures, and the shapes of a body.
 
-Twice a texel is the factor on a primitive's albedo (0.5 is neutral).
+The factor on a primitive's albedo is twice the texel (0.5 is neutral).
 """
 
 import colorsys
@@ -25,7 +25,7 @@ from actrec.simulation.posture import Physique
 from actrec.simulation.renderer import Atlas, ShapeBuilder, Shapes
 
 FACE, CLOTH, DENIM, SKIN, HAIR = range(5)
-SIZE = 256
+TEXTURE_SIZE = 256
 
 HEAD_DENSITY = 3.6
 """Texture units per m on the head: the face texture is 1 / 3.6 = 0.28 m high and spans the full circumference."""
@@ -76,7 +76,7 @@ class Appearance:
         return 0.108 * self.stature
 
 
-WARDROBE = (
+DEFAULT_APPEARANCES = (
     Appearance(),
     Appearance(
         1.66, 0.95, FaceColors((0.62, 0.44, 0.33), (0.08, 0.06, 0.05), (0.52, 0.28, 0.26), (0.13, 0.09, 0.06)),
@@ -101,7 +101,7 @@ class Person:
 
 
 def cast_member(number: int) -> Person:
-    """Return the person of a number, always the same one.
+    """Return person `number` of the cast; a number always gives the same person.
 
     Statures are between 1.52 and 1.92 m, spread evenly over successive numbers.
     """
@@ -140,7 +140,7 @@ def atlas(faces: tuple[FaceColors, ...]) -> Atlas:
         _gray(0.5 + 0.01 * _waves(random, 4.0, 4.0)),
         _gray(0.5 + 0.1 * _waves(random, 1.2, 14)),
     ]
-    sides = [SIZE >> level for level in range(_LEVELS)]
+    sides = [TEXTURE_SIZE >> level for level in range(_LEVELS)]
     texels = []
     for image in images:
         levels = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).reshape(-1, 3) for side in sides]
@@ -152,7 +152,7 @@ def atlas(faces: tuple[FaceColors, ...]) -> Atlas:
 def _waves(random: np.random.Generator, size_u: float, size_v: float) -> np.ndarray:
     """Return tileable smooth noise of unit variance."""
     pad = 48
-    white = np.pad(random.standard_normal((SIZE, SIZE)), pad, mode="wrap")
+    white = np.pad(random.standard_normal((TEXTURE_SIZE, TEXTURE_SIZE)), pad, mode="wrap")
     smooth = cv2.GaussianBlur(white, (0, 0), sigmaX=size_u, sigmaY=size_v)[pad:-pad, pad:-pad]
     return smooth / smooth.std()
 
@@ -161,18 +161,18 @@ def _gray(image: np.ndarray) -> np.ndarray:
     return np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=2).astype(np.float32)
 
 
-def _paint_face(looks: FaceColors) -> np.ndarray:
+def _paint_face(colors: FaceColors) -> np.ndarray:
     """Draw a face as a texture [256, 256, 3] float32 (half the albedo), unrolled around the head, front in the middle.
 
-    Drawn at twice the size in mm: x along the surface from the middle of the face to the person's left, y up from the
-    head's center, which is at the height of ears and eyes.
+    It is drawn at twice the size, in mm: x from the middle of the face along the surface to the person's left, y up
+    from the head's center, at the height of ears and eyes.
     """
-    brush = _Brush(looks)
+    brush = _Brush(colors)
     brush.head()
     for side in (-1, 1):
         brush.eye(side)
     brush.nose_and_mouth()
-    image = cv2.resize(brush.image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(brush.image, (TEXTURE_SIZE, TEXTURE_SIZE), interpolation=cv2.INTER_AREA)
     return np.clip(image * 0.5, 0, 1).astype(np.float32)
 
 
@@ -182,10 +182,10 @@ class _Brush:
     side = 512
     radius = 84.0  # of the head where the face is drawn, mm
 
-    def __init__(self, looks: FaceColors):
-        self.looks = looks
+    def __init__(self, colors: FaceColors):
+        self.colors = colors
         self.image = np.empty((self.side, self.side, 3), np.float32)
-        self.image[:] = looks.skin
+        self.image[:] = colors.skin
 
     def area(
         self, points: Sequence[tuple[float, float]], color: tuple[float, ...], soft: float = 0.8, strength: float = 1.0
@@ -213,11 +213,11 @@ class _Brush:
 
     def shade(self, factor: float) -> tuple[float, ...]:
         red = np.array([1.0, 0.90, 0.86])  # skin turns red in the shade
-        return tuple(float(c) for c in np.array(self.looks.skin) * factor * red ** (1 - factor))
+        return tuple(float(c) for c in np.array(self.colors.skin) * factor * red ** (1 - factor))
 
     def head(self) -> None:
         """Draw hair, and shade temples, jaw and cheeks."""
-        hair = self.looks.hair
+        hair = self.colors.hair
         around = np.pi * self.radius
         line = [(-around, -70), (-95, -55), (-92, 12), (-70, 30), (-58, 62), (-30, 73), (0, 75), (30, 73), (58, 62),
                 (70, 30), (92, 12), (95, -55), (around, -70), (around, 140), (-around, 140)]  # fmt: skip
@@ -225,7 +225,7 @@ class _Brush:
             self.ellipse(side * 62, -15, 22, 60, self.shade(0.78), 10, 0.55)
             self.ellipse(side * 40, -28, 15, 11, (0.84, 0.53, 0.44), 7, 0.30)
         self.ellipse(0, -98, 60, 16, self.shade(0.7), 7, 0.6)
-        self.ellipse(0, 42, 34, 16, tuple(min(1.0, c * 1.06) for c in self.looks.skin), 9, 0.6)
+        self.ellipse(0, 42, 34, 16, tuple(min(1.0, c * 1.06) for c in self.colors.skin), 9, 0.6)
         self.area(line, hair, 2.5)
 
     def eye(self, side: int) -> None:
@@ -235,7 +235,7 @@ class _Brush:
         self.ellipse(side * 15, y + 2, 7, 12, self.shade(0.66), 4, 0.6)
         almond = ((-15, -1), (-9, 5), (0, 7), (9, 5), (15, 0), (8, -5), (0, -6), (-8, -5))
         self.area([(x + dx, y + dy) for dx, dy in almond], (0.90, 0.88, 0.86), 0.5)
-        self.ellipse(x, y + 0.5, 6.3, 6.3, self.looks.iris, 0.5)
+        self.ellipse(x, y + 0.5, 6.3, 6.3, self.colors.iris, 0.5)
         self.ellipse(x, y + 0.5, 3.0, 3.0, (0.03, 0.03, 0.03), 0.4)
         self.ellipse(x - 2, y + 3, 1.3, 1.3, (0.95, 0.95, 0.95), 0.3)
         lid = ((-16, -1), (-9, 6), (0, 8.5), (9, 6), (16, 1), (9, 3.6), (0, 5.6), (-9, 3.6))
@@ -244,7 +244,7 @@ class _Brush:
         self.area([(x + dx, y + dy) for dx, dy in crease], self.shade(0.6), 1.0, 0.7)
         brow = [(x - side * 17, y + 17), (x - side * 8, y + 22), (x + side * 8, y + 24), (x + side * 20, y + 17),
                 (x + side * 8, y + 18.5), (x - side * 16, y + 12)]  # fmt: skip
-        self.area(brow, tuple(0.75 * h + 0.05 for h in self.looks.hair), 1.2, 0.95)
+        self.area(brow, tuple(0.75 * h + 0.05 for h in self.colors.hair), 1.2, 0.95)
 
     def nose_and_mouth(self) -> None:
         """Draw nostrils, lips and the shadows of nose and lips."""
@@ -255,9 +255,9 @@ class _Brush:
             self.area(
                 [(side * 20, -36), (side * 30, -58), (side * 32, -58), (side * 23, -35)], self.shade(0.75), 2.5, 0.6
             )
-        self.ellipse(0, -18, 4, 24, tuple(min(1.0, c * 1.1) for c in self.looks.skin), 3, 0.6)
+        self.ellipse(0, -18, 4, 24, tuple(min(1.0, c * 1.1) for c in self.colors.skin), 3, 0.6)
         self.ellipse(0, -43, 13, 4, self.shade(0.72), 3, 0.7)
-        lips, inner = self.looks.lips, tuple(0.45 * c for c in self.looks.lips)
+        lips, inner = self.colors.lips, tuple(0.45 * c for c in self.colors.lips)
         upper = [(-25, -63), (-12, -57.5), (-4, -55), (0, -57), (4, -55), (12, -57.5), (25, -63), (0, -63.5)]
         lower = [(-25, -63), (0, -63), (25, -63), (13, -71.5), (0, -74), (-13, -71.5)]
         self.area(upper, tuple(0.86 * c for c in lips), 0.8)
@@ -279,15 +279,16 @@ def body_shapes(appearance: Appearance, rest: np.ndarray, person: int, people: i
 
 
 class _BodyBuilder:
-    """Builder of a body's shapes, part by part; a material is a color and a kind of texture."""
+    """Builder of a body's shapes; a material is a color and a kind of texture."""
 
-    def __init__(self, looks: Appearance, rest: dict[str, float], person: int, people: int):
+    def __init__(self, appearance: Appearance, rest: dict[str, float], person: int, people: int):
         self.shapes = ShapeBuilder()
-        self.looks, self.rest = looks, rest
-        self.s, self.g = looks.scale, looks.scale * looks.girth
+        self.appearance, self.rest = appearance, rest
+        self.s, self.g = appearance.scale, appearance.scale * appearance.girth
         self.texture = {FACE: person, **{kind: people + kind - 1 for kind in (CLOTH, DENIM, SKIN, HAIR)}}
-        self.shirt, self.sleeves, self.shoes = ((c, CLOTH) for c in (looks.shirt, looks.sleeves, looks.shoes))
-        self.trousers, self.skin = (looks.trousers, DENIM), (looks.face.skin, SKIN)
+        a = appearance
+        self.shirt, self.sleeves, self.shoes = ((c, CLOTH) for c in (a.shirt, a.sleeves, a.shoes))
+        self.trousers, self.skin = (a.trousers, DENIM), (a.face.skin, SKIN)
 
     def _add(
         self, frame: str, start: _Point, end: _Point | None, radii: tuple[float, float], material: tuple[Color, int],
@@ -317,7 +318,7 @@ class _BodyBuilder:
 
     def head(self) -> None:
         """Add skull, jaw and nose with one face texture, ears and hair."""
-        k, ones, colors = 0.93 * self.s, (1.0, 1.0, 1.0), self.looks.face
+        k, ones, colors = 0.93 * self.s, (1.0, 1.0, 1.0), self.appearance.face
 
         def add(
             start: _Point, end: _Point | None, radii: tuple[float, float], stretch: _Point = ones,
@@ -373,7 +374,7 @@ class _BodyBuilder:
 
     def hand(self, side: str) -> None:
         """Add palm, ball of the thumb and fifteen phalanges."""
-        k, palm, (color, _) = self.looks.hand_length, f"palm_{side}", self.skin
+        k, palm, (color, _) = self.appearance.hand_length, f"palm_{side}", self.skin
         ball = (0.10 * k, 0.14 * k, 0.05 * k), (0.17 * k, 0.30 * k, 0.07 * k)
         self._add(palm, (0, 0.02 * k, 0), (0, 0.43 * k, 0), (0.105 * k, 0.118 * k), self.skin, (1.75, 1, 0.72))
         self._add(palm, *ball, (0.085 * k, 0.06 * k), self.skin)

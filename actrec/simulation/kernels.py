@@ -1,4 +1,4 @@
-"""Inner loops of renderer and room: bounds, ray casting, shading, shadows, scene flow. float32, compiled by numba.
+"""Inner loops of the renderer in float32, compiled by Numba: bounds, ray casting, shading, shadows, scene flow.
 
 Pixel centers are at integers: u = fx·x/z + cx. A ray is (dx, dy, 1)·z, so that its parameter is the depth.
 """

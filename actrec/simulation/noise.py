@@ -1,4 +1,4 @@
-"""Noise model of RGB-D sensors for exact depth and color. All noise follows from the seed and the frame's number."""
+"""Noise of RGB-D sensors for exact depth and color. All noise is determined by the seed and the frame's number."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TILE = 1024
 
 _SILHOUETTE = np.float32(0.05)
-"""Neighbors that differ by more than this share of their depth are on two surfaces."""
+"""Neighbors whose depth differs by more than this share are on two surfaces."""
 
 
 @kernel
@@ -23,8 +23,8 @@ def degrade_depth(
 ) -> None:  # fmt: skip
     """Degrade depth, see `SensorNoise.depth`.
 
-    A row is processed against the direction of the baseline: a point is in shadow if an earlier point has a column
-    closer than its own in the projector's view.
+    A row is processed against the direction of the baseline. A point is in shadow if, in the projector's view,
+    an earlier point of the row has a smaller column.
 
     Args:
         exact, facing: [H, W] float32 depth and cosine of the angle of incidence.
@@ -48,8 +48,8 @@ def degrade_depth(
     lost_or_flying = loss + flying
     for v in range(height):
         patch, displaced = patches[(v + offsets[0]) & mask], jitter[(v + offsets[1]) & mask]
-        luck, luck2 = chance[(v + offsets[2]) & mask], chance[(v + offsets[3]) & mask]
-        soft = white[(v + offsets[4]) & mask]
+        dropout_chance, silhouette_chance = chance[(v + offsets[2]) & mask], chance[(v + offsets[3]) & mask]
+        grazing_noise = white[(v + offsets[4]) & mask]
         reach = np.float32(1e30)
         inner_row = 0 < v < height - 1
         for k in range(width):
@@ -62,7 +62,7 @@ def degrade_depth(
                     continue
                 reach = min(reach, column)
             i = (u + offsets[5]) & mask
-            if luck[i] < dropout:
+            if dropout_chance[i] < dropout:
                 measured[v, u] = nan
                 continue
             x, y = u + displaced[i, 0], v + displaced[i, 1]
@@ -75,13 +75,13 @@ def degrade_depth(
                 other = exact[v - 1, u] if abs(exact[v - 1, u] - here) > abs(other - here) else other
                 other = exact[v + 1, u] if abs(exact[v + 1, u] - here) > abs(other - here) else other
                 if abs(other - here) > _SILHOUETTE * here:
-                    draw = luck2[i]
-                    if draw < loss:
+                    chance_value = silhouette_chance[i]
+                    if chance_value < loss:
                         measured[v, u] = nan
                         continue
-                    if draw < lost_or_flying:
-                        z = here + (other - here) * (draw - loss) / flying
-            if z > far or z < near or cosine + np.float32(0.02) * soft[i] < grazing:
+                    if chance_value < lost_or_flying:
+                        z = here + (other - here) * (chance_value - loss) / flying
+            if z > far or z < near or cosine + np.float32(0.02) * grazing_noise[i] < grazing:
                 measured[v, u] = nan
                 continue
             bin_z, bin_c = int(z * z_scale + _HALF), int(max(cosine, _ZERO) * c_scale + _HALF)
@@ -135,7 +135,7 @@ class DepthSensor:
         return self.s0 + self.s1 * (depth - self.z0) ** 2
 
     def tilted(self, depth: np.ndarray) -> np.ndarray:
-        """Return the factor of `steep` (m) at `depth` m."""
+        """Return the factor on `steep`, m, at `depth` m."""
         return self.tilt * np.maximum(depth, 0.05) ** self.tilt_power
 
     def steep(self, cosine: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Postures of the procedural actor: kinematics from channels to joints, keyframe curves, and idle motion.
+"""Postures of the procedural actor: kinematics from channels to joints, keyframe curves, idle motion.
 
 Trunk and arms use forward kinematics; legs use inverse kinematics from the feet. The body's frame is on the floor under
 the actor's place, with columns left, up, forward; m.
@@ -103,10 +103,10 @@ def mirrored(vector: np.ndarray) -> np.ndarray:
     return result
 
 
-# A pose takes a hundred operations on 3-vectors, for which the call overhead of general NumPy functions dominates.
+# A pose needs a hundred operations on 3-vectors, where the call overhead of general NumPy functions dominates.
 
 
-def _turn(yaw: float, tilt: float, roll: float) -> np.ndarray:
+def _rotation_matrix(yaw: float, tilt: float, roll: float) -> np.ndarray:
     """Return the rotation of yaw to the left, tilt forward and roll to the left, in left-up-forward axes."""
     (cy, sy), (ct, st), (cr, sr) = ((math.cos(angle), math.sin(angle)) for angle in (yaw, tilt, roll))
     return np.array(
@@ -137,8 +137,8 @@ def two_bones(
     """Solve a two-bone chain: return its middle joint and its end.
 
     Args:
-        start, end: Start and target of the chain; a target out of reach is moved within reach.
-        first, second: Bone lengths.
+        start, end: Start and target of the chain, m; a target out of reach is moved within reach.
+        first, second: Bone lengths, m.
         hint: Direction in which the middle joint bends.
     """
     along = end - start
@@ -156,9 +156,9 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     value = dict(zip(CHANNELS, vector.tolist(), strict=True))
     limbs = {side: {name: value[f"{name}_{side}"] for name in (*_ARM, *_LEG)} for side in _SIDE}
     joints = np.zeros((25, 3))
-    pelvis = _turn(value["yaw"], value["tilt"], value["roll"])
+    pelvis = _rotation_matrix(value["yaw"], value["tilt"], value["roll"])
     chest = _spine(joints, pelvis, value, limbs, physique)
-    head = chest @ _turn(value["head_yaw"], value["head_pitch"], value["head_roll"])
+    head = chest @ _rotation_matrix(value["head_yaw"], value["head_pitch"], value["head_roll"])
     joints[_J["head"]] = joints[_J["neck"]] + _unit(0.45 * chest[:, 1] + 0.55 * head[:, 1]) * physique.length("head")
     curl = np.clip([[limb["thumb"], limb["index"], *[limb["curl"]] * 3] for limb in limbs.values()], 0, 1)
     fingers, _ = finger_frames(curl, physique.hand_length)
@@ -217,8 +217,8 @@ def _spine(
         level = math.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
         height = min(height, ankle[1] - hip[1] + math.sqrt(max(reach**2 - level**2, 0.01)))
     base[1] = height
-    belly = pelvis @ _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
-    chest = belly @ _turn(value["twist"] * 0.6, value["bend"] * 0.55, value["lean"] * 0.55)
+    belly = pelvis @ _rotation_matrix(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
+    chest = belly @ _rotation_matrix(value["twist"] * 0.6, value["bend"] * 0.55, value["lean"] * 0.55)
     mid = base + belly[:, 1] * physique.length("spine_mid")
     top = mid + chest[:, 1] * physique.length("spine_shoulder")
     joints[_J["spine_base"]], joints[_J["spine_mid"]], joints[_J["spine_shoulder"]] = base, mid, top

@@ -1,9 +1,8 @@
 """Renderer of actors in a room: color, depth, instance ids and exact scene flow; the room is ray-cast once.
 
-Everything that moves is made of one shape, a round cone under an affine map. In its own coordinates a round cone is the
-hull of a sphere of radius r0 at the origin and a sphere of radius r1 at (0, length, 0). A sphere has length 0; an
-ellipsoid is a stretched sphere, a chest a stretched cone. An affine map keeps a ray's depth, so that one intersection
-routine serves all of them.
+All moving parts are round cones under affine maps. In local coordinates, a round cone is the convex hull of a sphere of
+radius r0 at the origin and a sphere of radius r1 at (0, length, 0). A sphere has length 0, an ellipsoid is a stretched
+sphere, a chest a stretched cone. An affine map keeps a ray's depth, so that one intersection routine serves all.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Atlas:
-    """All textures at all levels of detail; twice a texel is the factor on the albedo."""
+    """All textures at all levels of detail; the factor on the albedo is twice the texel."""
 
     texels: np.ndarray  # [K, sum of sizes², 3] uint8, levels one after another
     levels: np.ndarray  # [L, 2] int64, first texel and side length of each level
@@ -113,14 +112,14 @@ class ShapeBuilder:
 
 
 def _axes_with_y(y: np.ndarray) -> np.ndarray:
-    """Return right-handed axes [3, 3] as columns, the second of which is `y`."""
+    """Return right-handed axes [3, 3] as columns; the second is `y`."""
     helper = np.array([1.0, 0.0, 0.0]) if abs(y[0]) < 0.9 else np.array([0.0, 0.0, 1.0])
     z = np.cross(helper, y)
     z /= np.linalg.norm(z)
     return np.stack([np.cross(y, z), y, z], axis=1)
 
 
-def place(shapes: Shapes, origins: np.ndarray, axes: np.ndarray, owner: int) -> Placed:
+def place_shapes(shapes: Shapes, origins: np.ndarray, axes: np.ndarray, owner: int) -> Placed:
     """Place the shapes of actor `owner` at their frames.
 
     Frames have origins [F, 3] m and axes [F, 3, 3] as columns (may be stretched or mirrored), in the optical frame.
@@ -137,7 +136,7 @@ def place(shapes: Shapes, origins: np.ndarray, axes: np.ndarray, owner: int) -> 
     )
 
 
-def join(parts: list[Placed]) -> Placed:
+def join_placed(parts: list[Placed]) -> Placed:
     """Concatenate the primitives of several actors."""
     if len(parts) == 1:
         return parts[0]
@@ -203,7 +202,7 @@ class Renderer:
     def render(self, placed: Placed, background: Background, contacts: np.ndarray | None = None) -> Rendering:
         """Draw `placed` in front of `background`.
 
-        Contacts [K, 4] are points on the floor (camera frame) and the radius of each one's soft shadow, m.
+        Contacts [K, 4] are points on the floor in the camera's frame and radii of their soft shadows, m.
         """
         shapes = placed.shapes
         color, depth, facing = background.color.copy(), background.depth.copy(), background.facing.copy()
@@ -311,7 +310,7 @@ def stool_shapes(height: float = 0.45) -> Shapes:
 def render_room(room: Room, intrinsics: Intrinsics, rotation: np.ndarray, position: np.ndarray) -> Background:
     """Ray-cast the empty room.
 
-    The camera's axes are the columns of `rotation` [3, 3], and its center is `position` [3] m, in room coordinates.
+    In room coordinates, the camera's axes are the columns of `rotation` [3, 3], and its center is `position` [3], m.
     """
     depth, normal, _, kind = _cast(room, intrinsics, rotation, position)
     rays = _rays(intrinsics)

@@ -1,5 +1,6 @@
 """Scenes of procedural or scripted actors in a room: images and exact ground truth at any time."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from actrec.recordings.skeleton_files import open_sequence
 from actrec.simulation import actions, posture, renderer
 from actrec.simulation.actions import CYCLE, Performance
 from actrec.simulation.actor import REFERENCE_STATURE, SIDES, ActorPose, body_frames, bone_lengths, hand_joints
-from actrec.simulation.appearance import WARDROBE, Appearance, Person, atlas, body_shapes, cast_member
+from actrec.simulation.appearance import DEFAULT_APPEARANCES, Appearance, Person, atlas, body_shapes, cast_member
 from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, Room, furnished_room, render_room
 from actrec.simulation.script import Script, estimate_ground, recording_label, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -35,7 +36,7 @@ _UNDER_SKIN_HAND = np.full(21, 0.04)
 _PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
 """Places relative to `distance`: of a single actor, and of the first and second of two."""
 
-_BEHIND = 1.5  # m from the farthest actor to the wall
+_WALL_DISTANCE = 1.5  # from the farthest actor to the back wall, m
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Scene:
         if stools:  # static, so part of the background
             shapes, axes = renderer.stool_shapes(), np.broadcast_to(camera.rotation.T, (1, 3, 3))
             feet = [camera.to_camera(np.array([[x, 0.0, z]])) for x, z in stools]
-            placed = renderer.join([renderer.place(shapes, foot, axes, -1) for foot in feet])
+            placed = renderer.join_placed([renderer.place_shapes(shapes, foot, axes, -1) for foot in feet])
             contacts = np.concatenate([np.concatenate(feet), np.full((len(feet), 1), 0.2)], axis=1)
             drawn = self._renderer.render(placed, self._background, contacts)
             floor = self._background.floor & (drawn.ids < 0)
@@ -200,8 +201,8 @@ class Scene:
         for index, (actor, pose) in enumerate(zip(self.actors, poses, strict=True)):
             if pose is not None:
                 frames = body_frames(pose, actor.rest, actor.appearance.hand_length)
-                parts.append(renderer.place(self._shapes[index], *frames, index))
-        return renderer.join(parts) if parts else None
+                parts.append(renderer.place_shapes(self._shapes[index], *frames, index))
+        return renderer.join_placed(parts) if parts else None
 
     def at(self, time: float) -> SceneFrame:
         """Render the scene `time` seconds after the start."""
@@ -221,7 +222,7 @@ class Scene:
         return SceneFrame(time, rendering, poses, bodies, labels)
 
     def hands(self, frame: SceneFrame) -> list[Hand]:
-        """Return the exact hand joints of all present actors, left hand then right, layout `hand_21`."""
+        """Return the exact hand joints of all present actors, left hand before right, layout `hand_21`."""
         hands = []
         for index, (actor, pose) in enumerate(zip(self.actors, frame.poses, strict=True)):
             if pose is not None:
@@ -243,8 +244,8 @@ class Scene:
         u, v = np.nan_to_num(np.round(pixels), nan=-1, posinf=-1, neginf=-1).T
         inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
         u, v = np.where(inside, u, 0).astype(int), np.where(inside, v, 0).astype(int)
-        own = rendering.owner_at(v, u) == index
-        visible = inside & own & (positions[:, 2] - rendering.depth[v, u] < under_skin)
+        shows_actor = rendering.owner_at(v, u) == index
+        visible = inside & shows_actor & (positions[:, 2] - rendering.depth[v, u] < under_skin)
         return positions, pixels, np.where(visible, 1.0, OCCLUDED_SCORE).astype(np.float32)
 
     def _contacts(self, poses: Sequence[ActorPose | None]) -> np.ndarray:
@@ -259,20 +260,20 @@ class Scene:
         """Return the exact velocity of every visible surface point over the next `dt` seconds.
 
         Returns:
-            [H, W, 3] float32 m/s in the optical frame; 0 on the room, NaN on an actor that is absent then.
+            [H, W, 3] float32 m/s in the optical frame; 0 on the room, NaN on an actor that is absent after `dt`.
 
         Raises:
             InputError: dt is not positive.
         """
         if not dt > 0:
             raise InputError(f"scene flow over {dt} s: the second frame must be later than the first")
-        steps = [(now, actor.pose(frame.time + dt)) for actor, now in zip(self.actors, frame.poses, strict=True)]
-        following = self.place([now if now is None or then is None else then for now, then in steps])
-        if following is None:
+        steps = [(pose, actor.pose(frame.time + dt)) for actor, pose in zip(self.actors, frame.poses, strict=True)]
+        placed_later = self.place([pose if pose is None or later is None else later for pose, later in steps])
+        if placed_later is None:
             return np.zeros((*frame.rendering.depth.shape, 3), np.float32)
-        flow = self._renderer.scene_flow(frame.rendering, following, dt)
-        for index, (now, then) in enumerate(steps):
-            if now is not None and then is None:
+        flow = self._renderer.scene_flow(frame.rendering, placed_later, dt)
+        for index, (pose, later) in enumerate(steps):
+            if pose is not None and later is None:
                 flow[frame.rendering.people == index] = np.nan
         return flow
 
@@ -285,15 +286,15 @@ class Scene:
         Raises:
             InputError: dt is not positive, or the actors differ.
         """
-        following = other.place(later.poses)
-        if following is None:
+        placed_later = other.place(later.poses)
+        if placed_later is None:
             raise InputError("no actor in the second frame: use a time at which the actors are present")
         move = np.eye(4)
         for camera, step in ((self.camera, np.asarray), (other.camera, np.linalg.inv)):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position
             move = step(pose) @ move
-        return self._renderer.scene_flow(frame.rendering, following, dt, move[:3])
+        return self._renderer.scene_flow(frame.rendering, placed_later, dt, move[:3])
 
 
 def performed_scene(
@@ -318,7 +319,7 @@ def performed_scene(
         side: Acting arm: "left", "right", or "any" for a random one.
         camera: Pose of the camera.
         distance: Distance from the camera to the first actor's place, m.
-        person: Number of the first actor (see `cast_member`); 0 for the `WARDROBE`.
+        person: Number of the first actor (see `cast_member`); 0 for `DEFAULT_APPEARANCES`.
         facing: Heading, radians to the actor's left from facing the camera.
 
     Raises:
@@ -327,26 +328,26 @@ def performed_scene(
     camera = camera or CameraPose()
     order = [name for entry in names for name in (CYCLE if entry == "all" else (entry,))]
     sitting = any(actions.get(name).end == "seated" for name in order)
-    players: list[Actor] = []
+    performers: list[Actor] = []
     stools = []
     for i in range(actors):
         x, z = _PLACES[i if actors == 1 else i + 1]
         place = (x, distance + z)
-        who = cast_member(person + i) if person else Person(WARDROBE[i])
+        member = cast_member(person + i) if person else Person(DEFAULT_APPEARANCES[i])
         performance = Performance(
             tuple(order),
             seed + 1000 * i,
             "" if side == "any" else side,
             room=1.0 if actors == 1 else 0.65,
-            physique=who.physique,
-            tempo=who.tempo,
+            physique=member.physique,
+            tempo=member.tempo,
         )
-        players.append(ProceduralActor(performance, who.appearance, camera, place, facing))
+        performers.append(ProceduralActor(performance, member.appearance, camera, place, facing))
         if sitting:
-            stools.append(stool_place(place, facing, who.appearance.stature))
+            stools.append(stool_place(place, facing, member.appearance.stature))
         order = order[len(order) // 2 :] + order[: len(order) // 2]  # two actors seldom do the same
-    room = furnished_room(back=distance + _BEHIND, seed=seed, camera_height=camera.height)
-    return Scene(players, intrinsics, camera, room, stools)
+    room = furnished_room(back=distance + _WALL_DISTANCE, seed=seed, camera_height=camera.height)
+    return Scene(performers, intrinsics, camera, room, stools)
 
 
 def stool_place(place: tuple[float, float], facing: float, stature: float) -> tuple[float, float]:
@@ -379,10 +380,11 @@ def scene_from_scripts(
     """Create a room around scripts: floor under the lowest foot, walls behind and beside."""
     if not scripts:
         return Scene([], intrinsics, CameraPose(), furnished_room(seed=seed))
-    actors = [ScriptedActor(script, WARDROBE[i % len(WARDROBE)], label, loop) for i, script in enumerate(scripts)]
+    appearances = itertools.cycle(DEFAULT_APPEARANCES)
+    actors = [ScriptedActor(script, next(appearances), label, loop) for script in scripts]
     joints = np.concatenate([s.joints[s.present] for s in scripts])
     camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts)))
     points = joints.reshape(-1, 3) @ camera.rotation.T + camera.position
     width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
-    back = max(float(points[:, 2].max()), 2.5) + _BEHIND
+    back = max(float(points[:, 2].max()), 2.5) + _WALL_DISTANCE
     return Scene(actors, intrinsics, camera, furnished_room(back, width, seed, camera.height))

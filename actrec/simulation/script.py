@@ -1,4 +1,4 @@
-"""Script of an actor: a recorded skeleton, smoothed and fitted to fixed bone lengths, and the floor under it.
+"""Script of an actor: a recorded skeleton, smoothed and with fixed bone lengths, and the floor under it.
 
 The smoothed skeleton is rendered and is the ground truth; the recording's noise is removed.
 """
@@ -23,19 +23,19 @@ _PARENTS = np.array(KINECT_V2_25.parents)
 _ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 """Joints from the root outward."""
 
-_NEEDED = (
+_REQUIRED_JOINTS = (
     "spine_base", "spine_shoulder", "head", "shoulder_left", "shoulder_right", "hip_left", "hip_right",
 )  # fmt: skip
 
 _RELAXED_CURL = np.full((2, 5), 0.3)
 
 _PRIOR_SPREAD = 0.45
-"""Spread of the feet in depth (m, standard deviation) at which their slope weighs as much as the upright body."""
+"""Standard deviation of the feet's depth, m, at which their slope has the same weight as the upright body."""
 
-_TOLERANCE = 0.03
+_FLOOR_TOLERANCE = 0.03
 """Feet farther than this (m) from the fitted floor are down-weighted."""
 
-_LIMIT = np.radians(35.0)
+_MAX_PITCH = np.radians(35.0)
 
 
 class Ground(NamedTuple):
@@ -46,12 +46,12 @@ class Ground(NamedTuple):
 
 
 def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
-    """Fit a floor without sideways tilt under the feet.
+    """Return the floor under the feet, without sideways tilt.
 
-    The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. The floor's
-    height lets feet sink into it in at most one frame of ten, as a Kinect misplaces occluded feet.
+    The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. In at most one
+    frame of ten, feet are below the floor, since a Kinect misplaces occluded feet.
 
-    Joints [N, 25, 3] are in the optical frame, m, as the stature.
+    Joints [N, 25, 3] are in the optical frame, m; the stature is in m.
     """
     scale = stature / REFERENCE_STATURE
     feet = np.concatenate(
@@ -62,7 +62,7 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
     trunk = joints[:, _ANKLES].mean(axis=1) - joints[:, _J["head"]]
     length = np.linalg.norm(trunk, axis=1)
     tall = trunk[length >= np.percentile(length, 70)]
-    prior = float(np.clip(np.median(np.arctan2(tall[:, 2], tall[:, 1])), -_LIMIT, _LIMIT))
+    prior = float(np.clip(np.median(np.arctan2(tall[:, 2], tall[:, 1])), -_MAX_PITCH, _MAX_PITCH))
     z = lowest[:, 2] - lowest[:, 2].mean()
     y = lowest[:, 1] - lowest[:, 1].mean()
     # y = −tan(pitch)·z by least squares with a prior, reweighted for lifted and misplaced feet.
@@ -73,8 +73,8 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
         slope = ((weight * zc) @ yc / n - np.tan(prior) * _PRIOR_SPREAD**2) / (
             (weight * zc) @ zc / n + _PRIOR_SPREAD**2
         )
-        weight = 1 / np.maximum(np.abs(yc - slope * zc) / _TOLERANCE, 1.0)
-    pitch = float(np.clip(-np.arctan(slope), -_LIMIT, _LIMIT))
+        weight = 1 / np.maximum(np.abs(yc - slope * zc) / _FLOOR_TOLERANCE, 1.0)
+    pitch = float(np.clip(-np.arctan(slope), -_MAX_PITCH, _MAX_PITCH))
     down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
     height = float(np.percentile((feet @ down).max(axis=1), 90))
     return Ground(float(np.clip(height, 0.3, 3.0)), pitch)
@@ -124,12 +124,12 @@ class Script:
             return ActorPose(self.joints[k], self.heads[k], self.hands[k], _RELAXED_CURL)
         share = float(np.clip((time - self.times[k]) / max(self.times[n] - self.times[k], 1e-9), 0, 1))
 
-        def between(values: np.ndarray) -> np.ndarray:
+        def lerp(values: np.ndarray) -> np.ndarray:
             return values[k] + share * (values[n] - values[k])
 
-        joints = _forward_kinematics(between(self.root)[None], unit(between(self.directions))[None], self.lengths)[0]
+        joints = _forward_kinematics(lerp(self.root)[None], unit(lerp(self.directions))[None], self.lengths)[0]
         return ActorPose(
-            joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL
+            joints, _orthonormal(lerp(self.heads), 1, 0), _orthonormal(lerp(self.hands), 1, 2), _RELAXED_CURL
         )
 
 
@@ -140,7 +140,7 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
         positions: [T, 25, 3] `kinect_v2_25` in the optical frame, m, NaN for missing. The body is absent in frames
             without joints.
         times: [T] seconds, increasing.
-        name: Of the recording, for messages.
+        name: Name of the recording, for messages.
         smoothing: Standard deviation of the temporal smoothing, in frames; 0 for none.
 
     Raises:
@@ -157,14 +157,14 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
         raise InputError(f"script '{name}': frame {k + 1} is not later than frame {k}; sort the recording by stamp")
     valid = np.isfinite(positions).all(-1)
     present = valid.any(-1)
-    never = [joint for joint in _NEEDED if not valid[:, _J[joint]].any()]
-    if never:
-        raise InputError(f"script '{name}': {', '.join(never)} missing in every frame; record these joints too")
-    filled = _smooth(_complete(positions, valid, times), smoothing)
+    absent = [joint for joint in _REQUIRED_JOINTS if not valid[:, _J[joint]].any()]
+    if absent:
+        raise InputError(f"script '{name}': {', '.join(absent)} missing in every frame; record these joints too")
+    filled = _smooth(_fill_gaps(positions, valid, times), smoothing)
     # The median bone lengths, equal for both sides.
     lengths = np.median(np.linalg.norm((filled - filled[:, _PARENTS])[present], axis=-1), axis=0)
     lengths = 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
-    fitted = _relax(filled, lengths)
+    fitted = _fit_bone_lengths(filled, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
     script = Script(
         times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step
@@ -177,7 +177,7 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
 
 
 def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
-    """Return scripts of the bodies of a recording that have most frames.
+    """Return scripts of up to `actors` bodies of a recording, the ones with most frames.
 
     Raises:
         InputError: The recording has no joints, or too few to pose an actor.
@@ -200,7 +200,7 @@ def recording_label(recording: SkeletonSequence) -> str:
     return recording.name if recording.label is None else str(recording.label)
 
 
-def _complete(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _fill_gaps(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Fill gaps: interpolate a joint over time; extrapolate from its parents if it is always missing."""
     filled = positions.copy()
     for v in _ORDER:
@@ -226,7 +226,7 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     return np.sum([w * padded[i : i + len(values)] for i, w in enumerate(weights)], axis=0)
 
 
-def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:
+def _fit_bone_lengths(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:
     """Move joints [T, 25, 3] until bones nearly have the given lengths; both ends of a bone move equally."""
     relaxed = joints.copy()
     for _ in range(rounds):
@@ -245,8 +245,8 @@ def _directions(joints: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(bones, axis=-1)
     directions = bones / np.maximum(length, 1e-9)[..., None]
     for v in _ORDER[1:]:
-        lost = length[:, v] < 1e-4
-        directions[lost, v] = directions[lost, _PARENTS[v]] if _PARENTS[v] != 0 else np.array([0.0, -1.0, 0.0])
+        short = length[:, v] < 1e-4
+        directions[short, v] = directions[short, _PARENTS[v]] if _PARENTS[v] != 0 else np.array([0.0, -1.0, 0.0])
     return directions
 
 
@@ -260,7 +260,7 @@ def _forward_kinematics(root: np.ndarray, directions: np.ndarray, lengths: np.nd
 
 
 def _heads(joints: np.ndarray, upright: np.ndarray) -> np.ndarray:
-    """Return head axes [T, 3, 3]: facing as the shoulders, tilted half as far as neck and chest."""
+    """Return head axes [T, 3, 3]: the heading of the shoulders, half the tilt of neck and chest."""
     left = unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
     chest = unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
     neck = unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
@@ -283,17 +283,17 @@ def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.nd
         fingers = unit(0.6 * fore + 0.4 * unit(measured[:, _J[f"hand_{side}"]] - measured[:, _J[f"wrist_{side}"]]))
         thumb = measured[:, _J[f"thumb_{side}"]] - measured[:, _J[f"wrist_{side}"]]
         aside = thumb - fingers * np.sum(thumb * fingers, -1, keepdims=True)
-        trust = np.clip(np.linalg.norm(aside, axis=-1, keepdims=True) / 0.03, 0, 1)
+        thumb_weight = np.clip(np.linalg.norm(aside, axis=-1, keepdims=True) / 0.03, 0, 1)
         bent = np.cross(unit(elbow - shoulder), fore)
         inside = unit(shoulder - elbow) * np.linalg.norm(bent, axis=-1, keepdims=True) + 0.4 * forward
-        radial = trust * unit(aside) + (1 - trust) * unit(inside)
+        radial = thumb_weight * unit(aside) + (1 - thumb_weight) * unit(inside)
         radial = unit(radial - fingers * np.sum(radial * fingers, -1, keepdims=True))
         sides.append(np.stack([radial, fingers, np.cross(radial, fingers) * -sign], axis=-1))
     return np.stack(sides, axis=1)
 
 
 def _orthonormal(axes: np.ndarray, first: int, second: int) -> np.ndarray:
-    """Orthonormalize the columns: `first` keeps its direction, `second` its side, the third its handedness."""
+    """Orthonormalize columns: `first` keeps its direction, `second` its half-plane, the third its sign."""
     third = 3 - first - second
     a = unit(axes[..., first])
     b = unit(axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Small scenes, made once."""
+"""Fixtures of simulated scenes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def intrinsics() -> Intrinsics:
 
 
 class PosedActor:
-    """A resting body that a function moves: seconds to (rotation [3, 3], shift [3]) in the camera's frame, or None."""
+    """Body at rest, moved by `motion`: seconds to (rotation [3, 3], shift [3] m) in the camera's frame, or None."""
 
     duration = float("inf")
 

@@ -11,7 +11,7 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 
 INDEX = KINECT_V2_25.index
-# Finger joints come nearer to the palm as the hand closes; every other bone is rigid.
+# Finger joints approach the palm when the hand closes; all other bones are rigid.
 RIGID = [(v, p) for v, p in KINECT_V2_25.edges if not KINECT_V2_25.joints[v].startswith(("hand_tip", "thumb"))]
 STYLES = (Style(), Style("left", 1.1, 1.1, 0.3), Style("right", 0.9, 0.85, -0.3))
 
@@ -38,7 +38,7 @@ def test_action_feet_stay_on_floor(name) -> None:
         scale = stature / 1.75
         feet = joints[:, [INDEX["foot_left"], INDEX["foot_right"]], 1]
         assert feet.min() > 0.029 * scale  # the ball of the foot is a sphere of 30 mm
-        assert feet.min(axis=1).max() < 0.035 * scale  # one foot always carries
+        assert feet.min(axis=1).max() < 0.035 * scale  # one foot is always on the floor
         ankles = joints[:, [INDEX["ankle_left"], INDEX["ankle_right"]], 1]
         assert ankles.min() > 0.08 * scale
 
@@ -123,7 +123,7 @@ def test_performance_same_seed_repeats() -> None:
     for t in (0.7, 3.1, 11.0):
         np.testing.assert_array_equal(a.pose(t).joints, b.pose(t).joints)
     assert not np.allclose(a.pose(3.1).joints, c.pose(3.1).joints)
-    # Asking out of order changes nothing.
+    # The order of calls does not matter.
     np.testing.assert_array_equal(a.pose(0.7).joints, b.pose(0.7).joints)
 
 
@@ -144,8 +144,8 @@ def test_curve_through_keys_does_not_overshoot() -> None:
 
 
 def test_idle_motion_is_small_and_continuous() -> None:
-    restless = IdleMotion(3)
-    moved = np.stack([restless.add(actions.STANDING, t) - actions.STANDING for t in np.linspace(0, 60, 300)])
+    idle_motion = IdleMotion(3)
+    moved = np.stack([idle_motion.add(actions.STANDING, t) - actions.STANDING for t in np.linspace(0, 60, 300)])
     assert np.abs(moved).max() < 0.08
     assert (np.abs(np.diff(moved, axis=0)).max(axis=1) > 0).all()
 

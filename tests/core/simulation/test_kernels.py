@@ -1,4 +1,4 @@
-"""The ray caster against a slow search for the surface in numpy, in double precision."""
+"""The ray caster compared with a slow surface search in numpy, in double precision."""
 
 from itertools import pairwise
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from actrec.simulation import kernels
-from actrec.simulation.renderer import ShapeBuilder, join, place
+from actrec.simulation.renderer import ShapeBuilder, join_placed, place_shapes
 from actrec.utils import jit
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
 SIZE = (60, 80)
 
 
-def inside(points: np.ndarray, length: float, r0: float, r1: float) -> np.ndarray:
+def signed_distance(points: np.ndarray, length: float, r0: float, r1: float) -> np.ndarray:
     """Return the signed distance of local points to the hull of two spheres along y (Quilez' exact formula)."""
     radial, y = np.hypot(points[..., 0], points[..., 2]), points[..., 1]
     if length <= abs(r0 - r1):
@@ -37,15 +37,15 @@ def slow_depth(placed) -> np.ndarray:
         to_local = np.linalg.inv(placed.to_camera[n].astype(np.float64))
         d = rays @ to_local.T
         o = -to_local @ placed.origin[n].astype(np.float64)
-        f = lambda t, d=d, o=o, n=n: inside(o + t[..., None] * d, *placed.shapes.profile[n].astype(np.float64))  # noqa: E731
+        f = lambda t, d=d, o=o, n=n: signed_distance(o + t[..., None] * d, *placed.shapes.profile[n].astype(np.float64))  # noqa: E731
         low, high = np.full(SIZE, np.nan), np.full(SIZE, np.nan)
         for a, b in pairwise(steps):
             enters = np.isnan(low) & (f(np.full(SIZE, b)) < 0)
             low[enters], high[enters] = a, b
         for _ in range(40):
             middle = (low + high) / 2
-            within = f(middle) < 0
-            high, low = np.where(within, middle, high), np.where(within, low, middle)
+            is_inside = f(middle) < 0
+            high, low = np.where(is_inside, middle, high), np.where(is_inside, low, middle)
         best = np.fmin(best, high)
     return best
 
@@ -69,7 +69,7 @@ def random_primitives(seed: int, count: int):
         [random.uniform(-0.6, 0.6, count), random.uniform(-0.4, 0.4, count), random.uniform(1, 4, count)], 1
     )
     axes = np.linalg.qr(random.standard_normal((count, 3, 3)))[0]  # some of them mirrored
-    return place(builder.build(), origins, axes, 0)
+    return place_shapes(builder.build(), origins, axes, 0)
 
 
 def rasterize(placed):
@@ -86,7 +86,7 @@ def test_rasterize_random_primitives_matches_slow_search(seed) -> None:
     expected = slow_depth(placed)
     hit = ids >= 0
     assert hit.sum() > 100
-    # A ray that grazes a surface may be seen by one and missed by the other.
+    # Only one of the two may detect a ray that grazes a surface.
     both = hit & np.isfinite(expected)
     assert (hit != np.isfinite(expected)).mean() < 0.005
     error = np.abs(depth - expected)[both]
@@ -97,7 +97,7 @@ def test_rasterize_random_primitives_matches_slow_search(seed) -> None:
 def test_rasterize_capsule_toward_camera_matches_slow_search() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, 2.0), (0.0, 0.0, 3.0), (0.05, 0.20), (1.0, 1.0, 1.0))
-    placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
+    placed = place_shapes(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
     depth, ids = rasterize(placed)
     expected = slow_depth(placed)
     both = (ids >= 0) & np.isfinite(expected)
@@ -110,7 +110,7 @@ def test_rasterize_any_order_shows_nearer_primitive() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, 2.0), None, (0.3, 0.3), (1.0, 0.0, 0.0))
     builder.add(0, (0.0, 0.0, 1.0), None, (0.1, 0.1), (0.0, 1.0, 0.0))
-    placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
+    placed = place_shapes(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
     depth, ids = rasterize(placed)
     assert ids[30, 40] == 1
     assert depth[30, 40] == pytest.approx(0.9, abs=5e-4)
@@ -120,7 +120,7 @@ def test_rasterize_any_order_shows_nearer_primitive() -> None:
 def test_rasterize_behind_camera_draws_nothing() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, -2.0), None, (0.5, 0), (1.0, 1.0, 1.0))
-    _, ids = rasterize(place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
+    _, ids = rasterize(place_shapes(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
     assert (ids == -1).all()
 
 
@@ -139,13 +139,13 @@ def test_surface_normal_matches_gradient() -> None:
             step = np.eye(3)[k] * 1e-5
             local = [(point + s * step - placed.origin[n]) @ to_local.astype(np.float64).T for s in (1, -1)]
             profile = placed.shapes.profile[n].astype(np.float64)
-            slow[k] = inside(local[0], *profile) - inside(local[1], *profile)
+            slow[k] = signed_distance(local[0], *profile) - signed_distance(local[1], *profile)
         assert normal @ slow / np.linalg.norm(slow) > 0.999
 
 
-def test_join_keeps_all_primitives() -> None:
+def test_join_placed_keeps_all_primitives() -> None:
     first, second = random_primitives(1, 3), random_primitives(2, 4)
-    joined = join([first, second])
+    joined = join_placed([first, second])
     assert len(joined.shapes) == len(joined.origin) == 7
     np.testing.assert_array_equal(joined.origin[3:], second.origin)
 

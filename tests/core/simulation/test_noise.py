@@ -1,4 +1,4 @@
-"""Sensor noise against the published models."""
+"""Sensor noise compared with the published models."""
 
 from dataclasses import replace
 

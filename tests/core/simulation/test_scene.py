@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actrec.simulation.appearance import WARDROBE, atlas
+from actrec.simulation.appearance import DEFAULT_APPEARANCES, atlas
 from actrec.simulation.renderer import Renderer, furnished_room, render_room
 from actrec.simulation.scene import CameraPose, Scene, performed_scene
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -18,7 +18,7 @@ INDEX = KINECT_V2_25.index
 def standing(shift=(0.0, 1.0, 2.6), velocity=(0.0, 0.0, 0.0), turn=0.0, looks=0):
     """Return a body at rest at `shift` in the camera's frame, moving at `velocity`, turning at `turn` rad/s about y."""
     return PosedActor(
-        WARDROBE[looks],
+        DEFAULT_APPEARANCES[looks],
         lambda t: (rotation(1, turn * t).astype(np.float64), np.array(shift) + t * np.array(velocity)),
     )
 
@@ -37,12 +37,12 @@ def test_snapshot_depth_at_joints_is_skin(intrinsics) -> None:
         assert body.body_id == "actor_1" and body.layout == "kinect_v2_25"
         np.testing.assert_allclose(body.pixels, project(body.positions, intrinsics), atol=1e-3)
         u, v = np.round(body.pixels).astype(int).T
-        seen = body.scores == 1
-        assert seen.sum() >= 10
-        before_joint = body.positions[seen, 2] - snapshot.rendering.depth[v[seen], u[seen]]
+        visible = body.scores == 1
+        assert visible.sum() >= 10
+        before_joint = body.positions[visible, 2] - snapshot.rendering.depth[v[visible], u[visible]]
         # Skin is in front of the joint; beside a thin limb's axis a pixel may show the surface just behind it.
         assert (before_joint > -0.03).all() and (before_joint < 0.17).all()
-        assert (snapshot.rendering.people[v[seen], u[seen]] == 0).all()
+        assert (snapshot.rendering.people[v[visible], u[visible]] == 0).all()
 
 
 def test_room_depth_matches_geometry(intrinsics) -> None:
@@ -89,11 +89,11 @@ def test_scene_flow_leads_to_next_surface(intrinsics) -> None:
         flow = scene.scene_flow(first, dt)
         person = first.rendering.people == 0
         assert np.linalg.norm(flow[person], axis=-1).max() > 0.05
-        arrived = points_of(first.rendering, intrinsics)[person] + flow[person] * dt
-        u, v = np.round(project(arrived, intrinsics)).astype(int).T
+        moved_points = points_of(first.rendering, intrinsics)[person] + flow[person] * dt
+        u, v = np.round(project(moved_points, intrinsics)).astype(int).T
         inside = (u >= 0) & (v >= 0) & (u < intrinsics.width) & (v < intrinsics.height)
-        gap = arrived[inside, 2] - second.rendering.depth[v[inside], u[inside]]
-        # What is hidden by then lies behind the surface; nothing lies well before it but at silhouettes.
+        gap = moved_points[inside, 2] - second.rendering.depth[v[inside], u[inside]]
+        # Points that are hidden later are behind the surface; only at silhouettes are points far in front of it.
         assert np.median(np.abs(gap)) < 2e-3
         assert (gap < -0.02).mean() < 0.06
 
@@ -109,7 +109,7 @@ def test_scene_flow_moving_camera_moves_room(intrinsics) -> None:
     scene = Scene([standing()], intrinsics, CameraPose())
     snapshot, dt = scene.at(0.0), 0.1
     move = np.concatenate([np.eye(3), [[0.0], [0.0], [-0.05]]], axis=1)  # the camera advances 5 cm
-    renderer = Renderer(intrinsics, atlas((WARDROBE[0].face,)), np.array([0.0, -1.0, 0.0]))
+    renderer = Renderer(intrinsics, atlas((DEFAULT_APPEARANCES[0].face,)), np.array([0.0, -1.0, 0.0]))
     flow = renderer.scene_flow(snapshot.rendering, snapshot.rendering.placed, dt, move)
     room = snapshot.rendering.ids < 0
     np.testing.assert_allclose(flow[room], np.broadcast_to([0.0, 0.0, -0.5], (room.sum(), 3)), atol=1e-4)
@@ -121,7 +121,7 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     moved = there.rotation.T @ (here.position - there.position)
     before = Scene([standing()], intrinsics, here)
     turned = PosedActor(
-        WARDROBE[0],
+        DEFAULT_APPEARANCES[0],
         lambda t: (
             there.rotation.T @ here.rotation @ axes,
             there.rotation.T @ here.rotation @ [0.05, 1.0, 2.6] + moved,
@@ -130,10 +130,10 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     after = Scene([turned], intrinsics, there)
     first, second = before.at(0.0), after.at(0.0)
     flow = before.flow_to(first, after, second, dt)
-    arrived = points_of(first.rendering, intrinsics) + flow * dt
-    u, v = np.round(project(arrived, intrinsics)).astype(int).transpose(2, 0, 1)
+    moved_points = points_of(first.rendering, intrinsics) + flow * dt
+    u, v = np.round(project(moved_points, intrinsics)).astype(int).transpose(2, 0, 1)
     inside = (u >= 0) & (v >= 0) & (u < intrinsics.width) & (v < intrinsics.height)
-    gap = arrived[inside, 2] - second.rendering.depth[v[inside], u[inside]]
+    gap = moved_points[inside, 2] - second.rendering.depth[v[inside], u[inside]]
     person = (first.rendering.people == 0)[inside]
     assert np.median(np.abs(gap[person])) < 3e-3
     assert np.median(np.abs(gap[~person])) < 3e-3
@@ -170,7 +170,7 @@ def test_body_truth_outside_image_has_occluded_score(intrinsics) -> None:
 
 def test_scene_absent_actor_has_no_body_and_no_flow(intrinsics) -> None:
     still = (np.eye(3), np.array([0.0, 1.0, 2.6]))
-    scene = Scene([PosedActor(WARDROBE[0], lambda t: still if t < 1 else None)], intrinsics, CameraPose())
+    scene = Scene([PosedActor(DEFAULT_APPEARANCES[0], lambda t: still if t < 1 else None)], intrinsics, CameraPose())
     before, after = scene.at(0.95), scene.at(1.5)
     assert before.bodies and before.labels == {"actor_1": "still"}
     assert not after.bodies and not after.labels and (after.rendering.people == -1).all()
