@@ -1,4 +1,4 @@
-"""A ROS context of its own for each test, nodes in it, and a peer that publishes and waits for messages."""
+"""Fixtures: a ROS context for each test, nodes in it, and a peer that publishes and receives messages."""
 
 import contextlib
 import threading
@@ -22,12 +22,12 @@ from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
 
 TIMEOUT_S = 60.0
-"""For what takes a moment on an idle machine; a loaded one may need much longer."""
+"""A generous timeout, as a loaded machine is much slower than an idle one."""
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
 class Peer(Node):
-    """Publishes messages, and keeps every message of the subscribed topics."""
+    """A node that publishes messages and stores all messages of the subscribed topics."""
 
     def __init__(self, context: Any):
         super().__init__("peer", context=context)
@@ -38,12 +38,12 @@ class Peer(Node):
     def subscribe(self, kind: type, topic: str, profile: Any = topics.SMALL) -> None:
         self.received[topic] = []
 
-        def keep(message: Any) -> None:
+        def store(message: Any) -> None:
             with self._condition:
                 self.received[topic].append(message)
                 self._condition.notify_all()
 
-        self.create_subscription(kind, topic, keep, profile)
+        self.create_subscription(kind, topic, store, profile)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> bool:
         with self._condition:
@@ -94,20 +94,20 @@ class Peer(Node):
 
 
 def participants() -> int:
-    """DDS participants of this process, by the event thread that Fast DDS gives each; 0 with other middleware."""
+    """Return the number of DDS participants, by the event threads of Fast DDS; 0 with other middleware."""
     names = []
     for name in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # a thread may end while they are counted
+        with contextlib.suppress(OSError):  # a thread may end during the count
             names.append(name.read_text())
     return sum(name.startswith("dds.ev") for name in names)
 
 
 @pytest.fixture(autouse=True)
 def no_participant_outlives_its_test() -> Iterator[None]:
-    """Those that do meet the next test's: with many in one process, Fast DDS 2.14 may hang where an endpoint ends."""
-    before = participants()
+    """Check that a test destroys its nodes, as Fast DDS 2.14 may hang with many participants in a process."""
+    count = participants()
     yield
-    assert participants() <= before, "a node was not destroyed, or a reference keeps it alive"
+    assert participants() <= count, "a node was not destroyed, or a reference keeps it alive"
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def peer(context: Any, host: Host) -> Peer:
 
 @pytest.fixture
 def add(context: Any, host: Host) -> Callable[..., Any]:
-    """Adds a node of a class with parameters given by name, dots written as __."""
+    """Return a function that adds a node with parameters given by name, with __ for dots."""
 
     def add(node_class: Any, **parameters: Any) -> Any:
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
@@ -144,7 +144,7 @@ def add(context: Any, host: Host) -> Callable[..., Any]:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Any]]:
-    """Makes recognizer graphs; see `tests.nodes.recognizer_graph`."""
+    """Return a function that creates recognizer graphs; see `tests.nodes.recognizer_graph`."""
     from tests.nodes.recognizer_graph import Graph
 
     graphs: list[Graph] = []
@@ -161,7 +161,7 @@ def make() -> Iterator[Callable[..., Any]]:
 def still(
     number: int = 600, color: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15, start_s: float = 1.0
 ) -> Iterator[RgbdFrame]:
-    """The same image at growing stamps; shown at ten a second, they last a minute."""
+    """Yield frames with the same images and increasing stamps, for a minute at 10 Hz."""
     shape = (INTRINSICS.height, INTRINSICS.width)
     color = np.full((*shape, 3), 128, np.uint8) if color is None else color
     depth = np.full(shape, depth, np.float32) if isinstance(depth, float) else depth

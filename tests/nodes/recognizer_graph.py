@@ -1,4 +1,4 @@
-"""A recognizer node over real DDS, with a peer that feeds it and keeps its labels."""
+"""A recognizer node over real DDS, with a peer that publishes its inputs and stores its labels."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ def body(x: float, body_id: str = "body_1", layout: str = "kinect_v2_25") -> Bod
 
 
 class Graph:
-    """A recognizer node and a peer that publishes skeletons and keeps the labels, spun by one thread."""
+    """A recognizer node and a peer that publishes skeletons and stores labels, in one executor thread."""
 
     def __init__(self, **parameters: Any):
         self.context = rclpy.Context()
@@ -56,7 +56,7 @@ class Graph:
         self._thread = threading.Thread(target=self._spin, daemon=True)
 
     def start(self) -> bool:
-        """Starts the node and waits until it and the peer have found each other."""
+        """Start the node and wait until it and the peer have discovered each other."""
         started = self.node.start()
         self._thread.start()
         if started:
@@ -65,8 +65,8 @@ class Graph:
 
     def _discover(self) -> None:
         """Publish an empty scene until its label arrives, because DDS does not report discovery."""
-        tries = range(600)
-        for attempt in tries:
+        attempts = range(600)
+        for attempt in attempts:
             self.publish(stamp(-1000 + attempt))
             with self._arrived:
                 if self._arrived.wait_for(lambda: bool(self.labels and self.texts), 0.1):
@@ -77,7 +77,7 @@ class Graph:
 
     def stop(self) -> None:
         self._stopping.set()
-        # A last task, not a shutdown, as in Host: that would destroy the guard condition which the thread waits for.
+        # A last task ends the thread; a shutdown, as in Host, would destroy the guard condition it waits for.
         self._executor.create_task(lambda: None)
         if self._thread.ident is not None:
             self._thread.join()
@@ -91,12 +91,12 @@ class Graph:
         self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, "camera")))
 
     def step(self, stamp_ns: int, *bodies: Body) -> list[ActionLabel]:
-        """Publishes one frame and waits for the labels that bear its stamp."""
+        """Publish one frame, wait for the labels with its stamp, and return them."""
         self.publish(stamp_ns, *bodies)
-        wanted = conversions.ns_to_stamp(stamp_ns)
+        expected = conversions.ns_to_stamp(stamp_ns)
         count = max(len(bodies), 1)
-        self.wait(lambda: sum(label.header.stamp == wanted for label in self.labels) >= count)
-        return [label for label in self.labels if label.header.stamp == wanted]
+        self.wait(lambda: sum(label.header.stamp == expected for label in self.labels) >= count)
+        return [label for label in self.labels if label.header.stamp == expected]
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self._arrived:
@@ -152,4 +152,4 @@ class Graph:
 
 
 Make = Callable[..., Graph]
-"""Makes a graph of parameters given by name, dots written as __; stopped when the test ends."""
+"""Creates a graph from parameters with __ for dots; the fixture stops it after the test."""

@@ -1,4 +1,4 @@
-"""Images of a topic for `actrec calibrate`: the newest one, and the error if none comes."""
+"""Images of a topic for `actrec calibrate`: the newest one, and the error if no image arrives."""
 
 import dataclasses
 import json
@@ -40,20 +40,20 @@ def test_images_returns_the_newest_image_with_its_stamp(camera):
             assert color.shape == (48, 64, 3) and color.dtype == np.uint8
             assert color[0, 0].tolist() == [(stamp_ns - 1000) % 256, 7, 7]
             stamps.append(stamp_ns)
-        assert stamps == sorted(set(stamps))  # none twice
+        assert stamps == sorted(set(stamps))  # no image twice
 
 
 def test_images_returns_the_intrinsics_of_the_camera_info(camera):
     lens = Intrinsics(64, 48, 50.0, 51.0, 31.5, 23.5, (0.1, 0.0, 0.0, 0.0, 0.0))
     with images(TOPIC) as read:
-        camera.lens, ends = lens, time.monotonic() + 20
-        while (told := read(20.0)[2]) is None and time.monotonic() < ends:
+        camera.lens, deadline = lens, time.monotonic() + 20
+        while (intrinsics := read(20.0)[2]) is None and time.monotonic() < deadline:
             pass
-        assert told == lens
-        camera.lens = dataclasses.replace(lens, fx=0.0)  # not calibrated
-        while told is not None and time.monotonic() < ends:
-            told = read(20.0)[2]
-        assert told is None
+        assert intrinsics == lens
+        camera.lens = dataclasses.replace(lens, fx=0.0)  # an uncalibrated camera
+        while intrinsics is not None and time.monotonic() < deadline:
+            intrinsics = read(20.0)[2]
+        assert intrinsics is None
 
 
 def test_images_rectified_topic_has_no_distortion():
@@ -61,12 +61,12 @@ def test_images_rectified_topic_has_no_distortion():
     camera = TopicCamera(topic=topic)
     try:
         with images(topic) as read:
-            camera.lens, ends = lens, time.monotonic() + 20
-            while (told := read(20.0)[2]) is None and time.monotonic() < ends:
+            camera.lens, deadline = lens, time.monotonic() + 20
+            while (intrinsics := read(20.0)[2]) is None and time.monotonic() < deadline:
                 pass
     finally:
         camera.stop()
-    assert told == dataclasses.replace(lens, distortion=())
+    assert intrinsics == dataclasses.replace(lens, distortion=())
 
 
 @pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
@@ -77,8 +77,8 @@ def test_images_unsupported_encoding_raises_input_error(camera):
 
 def test_images_silent_topic_error_lists_other_image_topics(camera):
     with images("wrong/topic") as read:
-        with images(TOPIC) as other:
-            other(20.0)  # by now the camera is known
+        with images(TOPIC) as known:
+            known(20.0)  # the camera is discovered
         with pytest.raises(
             DeviceError, match=r"on /wrong/topic .*: it has no publisher; images are on /some_camera/image"
         ):
@@ -91,31 +91,31 @@ def test_images_invalid_topic_name_raises_device_error():
 
 
 def test_calibrate_from_a_topic_until_ctrl_c_writes_intrinsics(tmp_path, monkeypatch, capsys):
-    """The board is shown in one pose until a view of it is taken, then in the next; then comes Ctrl-C."""
+    """Each pose of the board stays until its view is saved; Ctrl-C ends the command after the last one."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()
-    shown = [
+    board_images = [
         render(board, lens, pose, noise=2, seed=number)[0]
         for number, pose in enumerate(sample_poses(board, lens, 9, 7))
     ]
-    kept = tmp_path / "report/images"
-    camera = TopicCamera(image=shown[0])
+    saved = tmp_path / "report/images"
+    camera = TopicCamera(image=board_images[0])
 
-    def show() -> None:
-        ends = time.monotonic() + 60
-        for number, picture in enumerate(shown, 1):
-            camera.image = picture
-            while len(list(kept.glob("[!.]*.png"))) < number and time.monotonic() < ends:
+    def show_board() -> None:
+        deadline = time.monotonic() + 60
+        for number, image in enumerate(board_images, 1):
+            camera.image = image
+            while len(list(saved.glob("[!.]*.png"))) < number and time.monotonic() < deadline:
                 time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    hand = threading.Thread(target=show, daemon=True)
-    hand.start()
+    thread = threading.Thread(target=show_board, daemon=True)
+    thread.start()
     try:
         command = ["calibrate", "intrinsics", "--topic", TOPIC, "--serial", "77", "--report", str(tmp_path / "report")]
         assert main([*command, "--json"]) == 0
     finally:
-        hand.join()
+        thread.join()
         camera.stop()
     assert len(json.loads(capsys.readouterr().out)["views"]) == 9
     found = calibration_files.load("77").color

@@ -1,4 +1,4 @@
-"""The camera's place on the robot goes out as a static transform, and its driver's figures with the node's."""
+"""The camera's mount is published as a static transform, and the driver's figures with the node's."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ POSE = np.array([[0, 0, 1, 0.2], [-1, 0, 0, 0.05], [0, -1, 0, 1.1], [0, 0, 0, 1]
 
 @pytest.fixture
 def camera(host, add, monkeypatch, tmp_path):
-    """A simulated camera that has a serial number and figures, as a real one has."""
+    """Return a function that adds a simulated camera with a serial number and figures."""
     from actrec.cameras.simulated import SimulatedCamera
 
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
@@ -31,7 +31,7 @@ def camera(host, add, monkeypatch, tmp_path):
 
 
 class Message:
-    """The used part of tf2_msgs's one message: the package has no wheel."""
+    """A replacement of tf2_msgs/msg/TFMessage, as tf2_msgs has no wheel."""
 
     def __init__(self, transforms: list[TransformStamped]):
         self.transforms = transforms
@@ -45,18 +45,18 @@ def test_camera_mount_is_published_on_tf_static(camera, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_msgs.msg", tf)
     mount = calibration_files.Mount("base_link", "camera_color_optical_frame", POSE)
     calibration_files.write_mount(calibration_files.path_of("S1", calibration_files.MOUNT), mount)
-    real = CameraNode.create_publisher
+    create_publisher = CameraNode.create_publisher
 
-    def create(self, kind, topic, profile, **more):
+    def record_publisher(self, kind, topic, profile, **options):
         if topic != "/tf_static":
-            return real(self, kind, topic, profile, **more)
+            return create_publisher(self, kind, topic, profile, **options)
         return types.SimpleNamespace(publish=lambda message: sent.append((kind.__name__, profile, message)))
 
-    monkeypatch.setattr(CameraNode, "create_publisher", create)
+    monkeypatch.setattr(CameraNode, "create_publisher", record_publisher)
     node = camera()
     assert node.start()
     ((kind, profile, message),) = sent
-    assert kind == "Message" and profile == topics.LATCHED, "a late listener gets it too"
+    assert kind == "Message" and profile == topics.LATCHED, "late subscribers get it too"
     (transform,) = message.transforms
     assert isinstance(transform, TransformStamped)
     assert (transform.header.frame_id, transform.child_frame_id) == ("base_link", "camera_color_optical_frame")
@@ -72,10 +72,10 @@ def test_camera_mount_without_tf2_msgs_is_logged(camera, monkeypatch):
     calibration_files.write_mount(
         calibration_files.path_of("S1", calibration_files.MOUNT), calibration_files.Mount("base", "c", POSE)
     )
-    told: list[str] = []
-    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    lines: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": lines.append(line))
     assert camera().start()
-    assert any("place in base is not published: it needs tf2_msgs" in line for line in told)
+    assert any("place in base is not published: it needs tf2_msgs" in line for line in lines)
 
 
 @pytest.mark.parametrize("child", ["camera_color_optical_frame", "left_optical_frame"])
@@ -83,19 +83,19 @@ def test_camera_mount_of_another_frame_is_logged(camera, monkeypatch, child):
     calibration_files.write_mount(
         calibration_files.path_of("S1", calibration_files.MOUNT), calibration_files.Mount("base", child, POSE)
     )
-    told: list[str] = []
-    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    logged: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": logged.append(line))
     assert camera().start()
     line = f"mount is of frame '{child}', but its images are of 'camera_color_optical_frame': set its frame_id"
-    assert any(line in said for said in told) == (child == "left_optical_frame")
+    assert any(line in entry for entry in logged) == (child == "left_optical_frame")
 
 
 def test_camera_mount_damaged_file_is_logged_and_frames_continue(camera, monkeypatch, tmp_path):
     (tmp_path / "S1_mount.yaml").write_text("parent_frame: base\n")
-    told: list[str] = []
-    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    lines: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": lines.append(line))
     assert camera().start()
-    assert any("S1_mount.yaml" in line for line in told)
+    assert any("S1_mount.yaml" in line for line in lines)
 
 
 def test_camera_node_figures_include_the_drivers(camera, peer):

@@ -34,10 +34,10 @@ class StageConfig:
 
 
 class StageCamera(Camera):
-    """Absent hardware: plays a programme of frames and faults, one by one, at once."""
+    """A camera without hardware that returns frames and raises errors from a program, without delay."""
 
     config_class = StageConfig
-    programme: tuple[Any, ...] = ()
+    program: tuple[Any, ...] = ()
     opened: int = 0
     absent: int = 0
 
@@ -59,9 +59,9 @@ class StageCamera(Camera):
         pass
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        if self._k == len(self.programme):
-            raise EndOfStream("the programme is over")
-        step, self._k = self.programme[self._k], self._k + 1
+        if self._k == len(self.program):
+            raise EndOfStream("the program is over")
+        step, self._k = self.program[self._k], self._k + 1
         if isinstance(step, Exception):
             raise step
         return step(self.config.start + self._k - 1)
@@ -84,7 +84,7 @@ def body() -> Body:
     )
 
 
-def joints_alone(k: int) -> RgbdFrame:
+def joints_only(k: int) -> RgbdFrame:
     return RgbdFrame(k * STEP_NS, None, None, INTRINSICS, skeletons=[body()])
 
 
@@ -96,10 +96,10 @@ def with_truth(k: int) -> RgbdFrame:
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Makes the driver `stage` known with a programme."""
+    """Return a function that registers the driver `stage` with a program."""
 
-    def stage(*programme: Any, live: bool = True, absent: int = 0) -> None:
-        attributes = {"programme": programme, "live": live, "opened": 0, "absent": absent}
+    def stage(*program: Any, live: bool = True, absent: int = 0) -> None:
+        attributes = {"program": program, "live": live, "opened": 0, "absent": absent}
         module = types.ModuleType("stage_driver")
         module.Driver = type("Driver", (StageCamera,), attributes)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "stage_driver", module)
@@ -109,8 +109,8 @@ def stage(monkeypatch):
 
 
 @pytest.fixture
-def listening(peer):
-    """Subscribe to all topics of a camera node, reliably, because the tests count messages."""
+def subscriber(peer):
+    """Return a peer that subscribes reliably to all topics of a camera node, as tests count messages."""
     for kind, topic in (
         (Image, topics.COLOR),
         (Image, topics.DEPTH),
@@ -127,45 +127,45 @@ def stamps(messages: list[Any]) -> list[int]:
     return [c.stamp_to_ns(message.header.stamp) // STEP_NS for message in messages]
 
 
-def test_camera_node_messages_have_the_stamp_of_their_frame(stage, host, add, listening) -> None:
+def test_camera_node_messages_have_the_stamp_of_their_frame(stage, host, add, subscriber) -> None:
     stage(rgbd, rgbd, rgbd)
     add(CameraNode, driver="stage", stage__start=7)
     assert host.start() is None
     for topic in topics.CAMERA_TOPICS:
-        messages = listening.wait_for(topic, 3)
+        messages = subscriber.wait_for(topic, 3)
         assert stamps(messages) == [7, 8, 9]
         assert {message.header.frame_id for message in messages} == {"camera_color_optical_frame"}
-    color, depth = listening.received[topics.COLOR][1], listening.received[topics.DEPTH][1]
+    color, depth = subscriber.received[topics.COLOR][1], subscriber.received[topics.DEPTH][1]
     np.testing.assert_array_equal(c.image_to_color(color), np.full((6, 8, 3), 8, np.uint8))
     np.testing.assert_array_equal(c.image_to_depth(depth)[[0, 5], 0], [np.nan, 1.5])
-    assert c.info_to_intrinsics(listening.received[topics.DEPTH_INFO][0]) == INTRINSICS
-    assert listening.received[topics.SKELETONS] == []
+    assert c.info_to_intrinsics(subscriber.received[topics.DEPTH_INFO][0]) == INTRINSICS
+    assert subscriber.received[topics.SKELETONS] == []
 
 
-def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, listening) -> None:
+def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, subscriber) -> None:
     stage(color_only, color_only)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    listening.wait_for(topics.COLOR, 2)
-    assert listening.received[topics.DEPTH] == []
+    subscriber.wait_for(topics.COLOR, 2)
+    assert subscriber.received[topics.DEPTH] == []
 
 
-def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, listening) -> None:
-    stage(joints_alone, joints_alone)
+def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, subscriber) -> None:
+    stage(joints_only, joints_only)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    messages = listening.wait_for(topics.SKELETONS, 2)
+    messages = subscriber.wait_for(topics.SKELETONS, 2)
     assert stamps(messages) == [5, 6]
     assert messages[0].skeletons[0].layout == "kinect_v2_25"
-    assert listening.received[topics.TRUE_SKELETONS] == []
+    assert subscriber.received[topics.TRUE_SKELETONS] == []
 
 
-def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, listening) -> None:
+def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, subscriber) -> None:
     stage(with_truth)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.TRUE_SKELETONS)) == [5]
-    assert listening.received[topics.SKELETONS] == []
+    assert stamps(subscriber.wait_for(topics.TRUE_SKELETONS)) == [5]
+    assert subscriber.received[topics.SKELETONS] == []
 
 
 @pytest.mark.parametrize(
@@ -183,20 +183,20 @@ def test_camera_node_wrong_settings_fail_to_configure_with_one_line(stage, host,
     stage(rgbd)
     node = add(CameraNode, **parameters)
     assert host.start() == "camera_node"
-    written = capfd.readouterr().err
-    assert "Traceback" not in written
-    assert len([text for text in written.splitlines() if "cannot" in text]) == 1
+    output = capfd.readouterr().err
+    assert "Traceback" not in output
+    assert len([text for text in output.splitlines() if "cannot" in text]) == 1
     assert re.search(line, node.last_error)
 
 
 def test_camera_node_configure_prepares_and_activate_opens_the_driver(stage, host, add, monkeypatch) -> None:
-    done = []
-    monkeypatch.setattr(StageCamera, "prepare", lambda self: done.append("prepared"))
-    monkeypatch.setattr(StageCamera, "open", lambda self: done.append("opened"))
+    calls = []
+    monkeypatch.setattr(StageCamera, "prepare", lambda self: calls.append("prepared"))
+    monkeypatch.setattr(StageCamera, "open", lambda self: calls.append("opened"))
     stage(rgbd)
     add(CameraNode, driver="stage")
-    assert host.start(wait=lambda: done.append("all wait")) is None
-    assert done == ["prepared", "all wait", "opened"]
+    assert host.start(wait=lambda: calls.append("waiting")) is None
+    assert calls == ["prepared", "waiting", "opened"]
 
 
 def test_camera_node_absent_camera_fails_to_activate(stage, host, add) -> None:
@@ -206,32 +206,32 @@ def test_camera_node_absent_camera_fails_to_activate(stage, host, add) -> None:
     assert node.last_error == "cannot activate: no stage camera is connected: check its cable"
 
 
-def test_camera_node_end_of_recording_finishes_the_node(stage, host, add, listening) -> None:
+def test_camera_node_end_of_recording_finishes_the_node(stage, host, add, subscriber) -> None:
     stage(rgbd, EndOfStream("the recording has ended"), live=False)
     node = add(CameraNode, driver="stage")
     assert host.start() is None
     assert host.wait(60)
     assert node.exit_status == 0
-    assert len(listening.wait_for(topics.COLOR, 1)) == 1
+    assert len(subscriber.wait_for(topics.COLOR, 1)) == 1
 
 
-def test_camera_node_lost_camera_is_reopened_until_it_answers(stage, host, add, listening, capfd) -> None:
+def test_camera_node_lost_camera_is_reopened_until_it_answers(stage, host, add, subscriber, capfd) -> None:
     stage(rgbd, DeviceError("the camera has stopped answering"), rgbd, rgbd, absent=2)
     add(CameraNode, driver="stage", retry_s=0.01)
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOR, 3)) == [5, 7, 8]
+    assert stamps(subscriber.wait_for(topics.COLOR, 3)) == [5, 7, 8]
     assert sys.modules["stage_driver"].Driver.opened == 4
-    written = capfd.readouterr().err
-    assert "the camera has stopped answering" in written
-    assert "no stage camera is connected: check its cable (next attempt in 0.02 s)" in written
-    assert "Traceback" not in written
+    output = capfd.readouterr().err
+    assert "the camera has stopped answering" in output
+    assert "no stage camera is connected: check its cable (next attempt in 0.02 s)" in output
+    assert "Traceback" not in output
 
 
-def test_camera_node_stalled_recording_is_not_reopened(stage, host, add, listening) -> None:
+def test_camera_node_stalled_recording_is_not_reopened(stage, host, add, subscriber) -> None:
     stage(rgbd, DeviceError("no frame within 2 s; read again"), rgbd, live=False)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOR, 2)) == [5, 7]
+    assert stamps(subscriber.wait_for(topics.COLOR, 2)) == [5, 7]
     assert sys.modules["stage_driver"].Driver.opened == 1
 
 
@@ -261,58 +261,58 @@ def test_camera_node_hanging_driver_does_not_block_deactivation(stage, host, add
 
 
 def test_camera_node_silent_camera_is_closed_at_once(stage, host, add, monkeypatch, capfd) -> None:
-    """Its read is given a minute; who stops the node does not wait for it."""
-    closed, entered, woken = threading.Event(), threading.Event(), []
+    """Deactivation closes the camera and does not wait for its read timeout of a minute."""
+    closed, entered, closed_in_time = threading.Event(), threading.Event(), []
     monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
 
-    def nothing(k: int) -> RgbdFrame:
+    def wait_until_closed(k: int) -> RgbdFrame:
         entered.set()
-        woken.append(closed.wait(50))
+        closed_in_time.append(closed.wait(50))
         raise DeviceError("it was closed while a frame was awaited")
 
-    stage(nothing, rgbd)
+    stage(wait_until_closed, rgbd)
     node = add(CameraNode, driver="stage", read_timeout_s=60.0)
     assert host.start() is None
     assert entered.wait(60)
     node.trigger_deactivate()
-    assert not node.is_active and woken == [True]
+    assert not node.is_active and closed_in_time == [True]
     assert node.last_error == "" and not capfd.readouterr().err
     assert sys.modules["stage_driver"].Driver.opened == 1
 
 
 def test_camera_node_camera_reopened_after_deactivation_is_closed(stage, host, add, monkeypatch) -> None:
-    done: list[str] = []
-    opening, go_on = threading.Event(), threading.Event()
+    calls: list[str] = []
+    opening, resume = threading.Event(), threading.Event()
 
-    def come_back(camera: StageCamera) -> None:
-        done.append("open")
-        if done.count("open") == 2:
+    def open_slowly(camera: StageCamera) -> None:
+        calls.append("open")
+        if calls.count("open") == 2:
             opening.set()
-            assert go_on.wait(60)
+            assert resume.wait(60)
 
-    monkeypatch.setattr(StageCamera, "open", come_back)
-    monkeypatch.setattr(StageCamera, "close", lambda _: done.append("close"))
+    monkeypatch.setattr(StageCamera, "open", open_slowly)
+    monkeypatch.setattr(StageCamera, "close", lambda _: calls.append("close"))
     stage(DeviceError("it was pulled out"), rgbd)
     node = add(CameraNode, driver="stage", retry_s=0.01, read_timeout_s=0.1)
     assert host.start() is None
     assert opening.wait(60)
     thread = node._thread
     node.trigger_deactivate()
-    go_on.set()
+    resume.set()
     thread.join(60)
-    assert done == ["open", "close", "open", "close", "close"]
+    assert calls == ["open", "close", "open", "close", "close"]
 
 
 def test_camera_node_end_of_recording_during_deactivation_is_ignored(stage, host, add, monkeypatch, capfd) -> None:
     closed, entered = threading.Event(), threading.Event()
     monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
 
-    def last(k: int) -> RgbdFrame:
+    def end_after_close(k: int) -> RgbdFrame:
         entered.set()
         closed.wait(60)
         raise EndOfStream("the recording has ended")
 
-    stage(last, live=False)
+    stage(end_after_close, live=False)
     node = add(CameraNode, driver="stage", on_end="exit")
     assert host.start() is None
     assert entered.wait(60)
@@ -321,19 +321,19 @@ def test_camera_node_end_of_recording_during_deactivation_is_ignored(stage, host
     assert "ERROR" not in capfd.readouterr().err
 
 
-def test_camera_node_inconsistent_frame_is_dropped(stage, host, add, listening) -> None:
-    def crooked(k: int) -> RgbdFrame:
+def test_camera_node_inconsistent_frame_is_dropped(stage, host, add, subscriber) -> None:
+    def inconsistent(k: int) -> RgbdFrame:
         return RgbdFrame(k * STEP_NS, rgbd(k).color, np.ones((12, 16), np.float32), INTRINSICS)
 
-    stage(crooked, rgbd)
+    stage(inconsistent, rgbd)
     node = add(CameraNode, driver="stage")
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOR)) == [6]
+    assert stamps(subscriber.wait_for(topics.COLOR)) == [6]
     assert "register depth to color" in node.last_error
     assert node.statistics.snapshot().failed == 1
 
 
-def test_camera_node_publishes_a_real_recording_unchanged(host, add, listening, data_root: Path) -> None:
+def test_camera_node_publishes_a_real_recording_unchanged(host, add, subscriber, data_root: Path) -> None:
     add(
         CameraNode,
         driver="replay",
@@ -345,18 +345,18 @@ def test_camera_node_publishes_a_real_recording_unchanged(host, add, listening, 
     )
     assert host.start() is None
     assert host.wait(60)
-    color, depth = listening.received[topics.COLOR], listening.received[topics.DEPTH]
-    assert listening.wait(lambda: len(color) == len(depth) >= 9), (len(color), len(depth))
+    color, depth = subscriber.received[topics.COLOR], subscriber.received[topics.DEPTH]
+    assert subscriber.wait(lambda: len(color) == len(depth) >= 9), (len(color), len(depth))
     assert [m.header.stamp for m in color] == [m.header.stamp for m in depth]
     metres = c.image_to_depth(depth[0])
     assert 0.6 < np.isfinite(metres).mean() < 0.9
     assert 0.5 < np.nanmedian(metres) < 6.0
 
 
-def test_camera_node_default_driver_is_the_simulated_camera(host, add, listening) -> None:
+def test_camera_node_default_driver_is_the_simulated_camera(host, add, subscriber) -> None:
     add(CameraNode, simulated__width=160, simulated__height=120, simulated__duration=0.5, simulated__realtime=False)
     assert host.start() is None
     assert host.wait(60)
-    truth = listening.wait_for(topics.TRUE_SKELETONS, 1)
-    assert truth[0].skeletons[0].layout == "kinect_v2_25"
-    assert c.image_to_color(listening.wait_for(topics.COLOR, 1)[0]).shape == (120, 160, 3)
+    skeletons = subscriber.wait_for(topics.TRUE_SKELETONS, 1)
+    assert skeletons[0].skeletons[0].layout == "kinect_v2_25"
+    assert c.image_to_color(subscriber.wait_for(topics.COLOR, 1)[0]).shape == (120, 160, 3)

@@ -1,4 +1,4 @@
-"""Messages and arrays are converted without loss; the error of an unsupported one names it."""
+"""Conversions between messages and arrays are lossless; errors name the unsupported value."""
 
 import array
 
@@ -19,7 +19,7 @@ def color() -> np.ndarray:
 
 
 def image(pixels: np.ndarray, encoding: str, pad: int = 0, bigendian: bool = False) -> Image:
-    """An image as another driver might write it: padded rows, foreign byte order."""
+    """Return an image message as other drivers write it, with padded rows or another byte order."""
     height, width = pixels.shape[:2]
     dtype = pixels.dtype.newbyteorder(">" if bigendian else "<")
     rows = pixels.astype(dtype).reshape(height, -1).view(np.uint8)
@@ -35,11 +35,11 @@ def test_stamp_round_trip_is_exact() -> None:
 
 def test_color_round_trip_is_exact_and_a_view(color: np.ndarray) -> None:
     message = c.color_to_image(color, HEAD)
-    back = c.image_to_color(message)
+    restored = c.image_to_color(message)
     assert (message.encoding, message.step, message.header.frame_id) == ("rgb8", 24, "camera_color_optical_frame")
-    np.testing.assert_array_equal(back, color)
-    assert not back.flags.owndata
-    assert not back.flags.writeable
+    np.testing.assert_array_equal(restored, color)
+    assert not restored.flags.owndata
+    assert not restored.flags.writeable
 
 
 @pytest.mark.parametrize("pad", [0, 3])
@@ -75,8 +75,8 @@ def test_image_to_depth_returns_metres(bigendian: bool, pad: int) -> None:
 
 
 def test_image_to_depth_missing_values_are_nan() -> None:
-    bad = np.array([[0.0, -1.0, np.inf, -np.inf, np.nan, 1.0]], np.float32)
-    np.testing.assert_array_equal(c.image_to_depth(image(bad, "32FC1")), [[np.nan] * 5 + [1.0]])
+    invalid = np.array([[0.0, -1.0, np.inf, -np.inf, np.nan, 1.0]], np.float32)
+    np.testing.assert_array_equal(c.image_to_depth(image(invalid, "32FC1")), [[np.nan] * 5 + [1.0]])
 
 
 def test_depth_to_image_is_millimetres_with_zero_for_missing() -> None:
@@ -162,9 +162,9 @@ def test_camera_info_unsupported_distortion_or_binning_raises_input_error() -> N
 def test_camera_info_distortion_is_padded_or_cut_to_five_or_eight() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
     eight = [0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3]
-    for given, meant in ((eight[:4], [*eight[:4], 0.0]), ([*eight, *[0.0] * 6], eight), ([0.0] * 12, [])):
-        info.d = given
-        assert c.info_to_intrinsics(info).distortion == tuple(meant)
+    for values, expected in ((eight[:4], [*eight[:4], 0.0]), ([*eight, *[0.0] * 6], eight), ([0.0] * 12, [])):
+        info.d = values
+        assert c.info_to_intrinsics(info).distortion == tuple(expected)
     info.d = [*eight, 0.1]
     with pytest.raises(InputError, match="camera_info has 9 distortion coefficients"):
         c.info_to_intrinsics(info)
@@ -180,60 +180,60 @@ def test_rectified_info_has_the_projection_and_no_distortion() -> None:
     assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 525, 526, 320, 240)
 
 
-def some(kind: type, joints: int, **more: str):
+def make_item(kind: type, joints: int, **options: str):
     rng = np.random.default_rng(joints)
     positions = rng.normal(size=(joints, 3)).astype(np.float32)
     positions[1] = np.nan
     pixels = rng.normal(size=(joints, 2)).astype(np.float32)
     pixels[2] = np.nan
-    return kind("body_1", "some_layout", positions, pixels, rng.random(joints).astype(np.float32), **more)
+    return kind("body_1", "some_layout", positions, pixels, rng.random(joints).astype(np.float32), **options)
 
 
 @pytest.mark.parametrize(
     ("items", "write", "read"),
     [
-        ([some(Body, 25), some(Body, 20)], c.bodies_to_message, c.message_to_bodies),
-        ([some(Hand, 21, side="left"), some(Hand, 21, side="right")], c.hands_to_message, c.message_to_hands),
-        ([some(Face, 68)], c.faces_to_message, c.message_to_faces),
+        ([make_item(Body, 25), make_item(Body, 20)], c.bodies_to_message, c.message_to_bodies),
+        ([make_item(Hand, 21, side="left"), make_item(Hand, 21, side="right")], c.hands_to_message, c.message_to_hands),
+        ([make_item(Face, 68)], c.faces_to_message, c.message_to_faces),
         ([], c.bodies_to_message, c.message_to_bodies),
     ],
 )
 def test_joints_round_trip_with_nan(items, write, read) -> None:
     message = write(items, HEAD)
     assert c.stamp_to_ns(message.header.stamp) == 1_700_000_000_123_456_789
-    back = read(message)
-    assert len(back) == len(items)
-    for one, other in zip(items, back, strict=True):
-        assert (type(one), one.body_id, one.layout) == (type(other), other.body_id, other.layout)
-        assert getattr(one, "side", None) == getattr(other, "side", None)
+    restored = read(message)
+    assert len(restored) == len(items)
+    for item, copy in zip(items, restored, strict=True):
+        assert (type(item), item.body_id, item.layout) == (type(copy), copy.body_id, copy.layout)
+        assert getattr(item, "side", None) == getattr(copy, "side", None)
         for name in ("positions", "pixels", "scores"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-            assert getattr(other, name).dtype == np.float32
+            np.testing.assert_array_equal(getattr(item, name), getattr(copy, name))
+            assert getattr(copy, name).dtype == np.float32
 
 
 def test_skeleton_with_arrays_of_different_length_raises_input_error() -> None:
-    message = c.bodies_to_message([some(Body, 25)], HEAD)
+    message = c.bodies_to_message([make_item(Body, 25)], HEAD)
     message.skeletons[0].pixels = message.skeletons[0].pixels[:-2]
     with pytest.raises(InputError, match="'body_1' has 25 positions, 48 pixel coordinates"):
         c.message_to_bodies(message)
 
 
 def test_hand_without_a_side_raises_input_error() -> None:
-    message = c.hands_to_message([some(Hand, 21, side="left")], HEAD)
+    message = c.hands_to_message([make_item(Hand, 21, side="left")], HEAD)
     message.hands[0].side = "both"
     with pytest.raises(InputError, match="side of hand 'body_1' is 'both', expected left or right"):
         c.message_to_hands(message)
 
 
 @pytest.mark.parametrize(
-    ("roi", "whole"),
+    ("roi", "full"),
     [((0, 0, 640, 480), True), ((0, 0, 0, 0), True), ((0, 0, 320, 240), False), ((8, 0, 640, 480), False)],
 )
-def test_camera_info_region_of_interest_must_be_the_full_image(roi: tuple[int, ...], whole: bool) -> None:
+def test_camera_info_region_of_interest_must_be_the_full_image(roi: tuple[int, ...], full: bool) -> None:
     intrinsics = Intrinsics(640, 480, 525, 525, 320, 240)
     info = c.intrinsics_to_info(intrinsics, HEAD)
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = roi
-    if whole:
+    if full:
         assert c.info_to_intrinsics(info) == intrinsics
     else:
         with pytest.raises(InputError, match="region of interest"):

@@ -1,4 +1,4 @@
-"""From the simulated camera to labels, through every network: exported small and untrained, swapped into one graph."""
+"""Every network labels the simulated camera in one running graph; networks are small and untrained."""
 
 import threading
 from collections.abc import Iterator
@@ -29,13 +29,13 @@ from tests.tiny_model import tiny_description, write_tiny
 pytestmark = pytest.mark.ros
 
 WINDOW_S = 1.0
-"""Shorter than the papers' windows, so that each is soon full; what fills it is the same."""
+"""Shorter than the papers' windows, so that each window is full soon."""
 PATIENCE_S = 100.0
 CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0}
 
 
 class LiveGraph:
-    """All nodes in this process, on the simulated camera, and a peer that receives the labels."""
+    """All nodes in this process, with the simulated camera, and a peer that receives the labels."""
 
     def __init__(self, host: Host, context: Any, model: str):
         self.peer = Peer(context)
@@ -44,8 +44,8 @@ class LiveGraph:
         parameters: dict[str, dict[str, Any]] = {"camera_node": CAMERA, "recognizer_node": {"model": model}}
         self.nodes = {}
         for spec in graph.select():
-            given = [Parameter(name, value=value) for name, value in parameters.get(spec.name, {}).items()]
-            self.nodes[spec.name] = spec.load()(context=context, parameter_overrides=given)
+            overrides = [Parameter(name, value=value) for name, value in parameters.get(spec.name, {}).items()]
+            self.nodes[spec.name] = spec.load()(context=context, parameter_overrides=overrides)
             host.add(self.nodes[spec.name])
         assert host.start() is None
         self._client = self.peer.create_client(LoadModel, "recognizer_node/load_model")
@@ -59,7 +59,7 @@ class LiveGraph:
         assert future.result().success, future.result().message
 
     def predicted(self, model: str) -> list[ActionLabel]:
-        """Labels of a model's full windows for which the network was asked."""
+        """Return the labels of a model that come from its network on full windows."""
         return [
             label
             for label in list(self.peer.received[topics.ACTION_LABEL])
@@ -71,21 +71,21 @@ class LiveGraph:
 
 
 def write_small(name: str, folder: Path) -> package.ModelPackage:
-    """A package of the network, small and untrained, with a short window and nothing rejected."""
+    """Write a package of the small, untrained network with a short window and without rejection."""
     torch.manual_seed(0)
     network: Any = create(name, num_classes=3, **SMALL.get(name, {})).eval()
-    described = replace(
+    description = replace(
         tiny_description(getattr(network.config, "bodies", 1), threshold=0.0),
         family=name,
         window=replace(network.window, seconds=WINDOW_S),
         inputs=tuple(network.input_specs),
     )
-    return package.write(folder / name, described, trace(network))
+    return package.write(folder / name, description, trace(network))
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, package.ModelPackage]:
-    """Exported before the graph runs, which would take half of the machine."""
+    """Export all packages before the graph runs, as it would slow the export down."""
     folder = tmp_path_factory.mktemp("networks")
     return {name: write_small(name, folder) for name in list_models()}
 
@@ -102,11 +102,11 @@ def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.M
 def test_model_family_labels_the_simulated_actor_live(
     live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
 ) -> None:
-    made = packages[name]
-    live.load(made.path)
+    model = packages[name]
+    live.load(model.path)
     recognizer = live.nodes["recognizer_node"]
     assert live.peer.wait(lambda: len(live.predicted(name)) >= 2, PATIENCE_S), recognizer.last_error or "no error"
     assert recognizer.statistics.snapshot().failed == 0, recognizer.last_error
     (label, *_) = live.predicted(name)
-    assert label.body_id.startswith("body_") and label.label in made.labels
+    assert label.body_id.startswith("body_") and label.label in model.labels
     assert sum(label.top_probabilities) == pytest.approx(1.0, abs=1e-3)

@@ -1,4 +1,4 @@
-"""The graph as it is stated, and what `actrec run` makes of it."""
+"""The graph's nodes and their parameters, and `actrec run`."""
 
 import json
 import os
@@ -87,9 +87,9 @@ def test_select_unknown_node_or_no_node_raises_config_error(nodes, without, line
 
 
 def test_plan_command_line_sets_parameters_of_its_nodes() -> None:
-    made = plan("--driver", "replay", "--driver-option", "path=/x=y", "--driver-option", "loop=true", "--model", "m")
-    assert made.overrides["camera_node"] == {"driver": "replay", "replay.path": "/x=y", "replay.loop": True}
-    assert made.overrides["recognizer_node"] == {"model": "m"}
+    planned = plan("--driver", "replay", "--driver-option", "path=/x=y", "--driver-option", "loop=true", "--model", "m")
+    assert planned.overrides["camera_node"] == {"driver": "replay", "replay.path": "/x=y", "replay.loop": True}
+    assert planned.overrides["recognizer_node"] == {"model": "m"}
 
 
 def test_plan_two_sources_of_images_raise_config_error() -> None:
@@ -98,10 +98,10 @@ def test_plan_two_sources_of_images_raise_config_error() -> None:
 
 
 def test_plan_vendor_replaces_the_camera_node() -> None:
-    made = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
-    assert "camera_node" not in [spec.name for spec in made.specs]
-    assert f"{topics.COLOR}:=/camera/camera/color/image_raw" in made.ros_args
-    assert made.ros_args[-2:] == ["-r", "__ns:=/robot"]
+    planned = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
+    assert "camera_node" not in [spec.name for spec in planned.specs]
+    assert f"{topics.COLOR}:=/camera/camera/color/image_raw" in planned.ros_args
+    assert planned.ros_args[-2:] == ["-r", "__ns:=/robot"]
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_plan_vendor_replaces_the_camera_node() -> None:
 )
 def test_run_wrong_arguments_exit_with_status_2_and_one_line(arguments, line, capsys) -> None:
     assert main(["run", *arguments]) == 2
-    written = capsys.readouterr().err
-    assert line in written
-    assert written.count("\n") == 1
+    output = capsys.readouterr().err
+    assert line in output
+    assert output.count("\n") == 1
 
 
 def test_graph_without_nodes_of_the_model_warns(tmp_path: Path, model: str) -> None:
-    needy = str(write_any(tmp_path / "needy", [FLOW, HANDS], WINDOW).path)
-    assert graph.left_out(graph.select(), needy) == []
-    lines = graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), needy)
-    assert [line.removeprefix(f"model {needy} ") for line in lines] == [
+    needs_streams = str(write_any(tmp_path / "needy", [FLOW, HANDS], WINDOW).path)
+    assert graph.left_out(graph.select(), needs_streams) == []
+    lines = graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), needs_streams)
+    assert [line.removeprefix(f"model {needs_streams} ") for line in lines] == [
         "can use hands, and hand_node does not run: it works without unless hand_node runs elsewhere",
         "needs flow, and scene_flow_node does not run: labels stay unknown unless scene_flow_node runs elsewhere",
     ]
-    assert graph.left_out(graph.select(["camera"]), needy) == []
+    assert graph.left_out(graph.select(["camera"]), needs_streams) == []
     assert graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), model) == []
 
 
@@ -147,9 +147,9 @@ def test_left_out_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_run_node_that_fails_to_configure_ends_the_run(capfd, processes) -> None:
     assert main(["run", "--nodes", "camera", "--driver", "kinect_v9", *processes]) == 1
-    written = capfd.readouterr().err
-    assert written.count("unknown camera driver 'kinect_v9'; known:") == 1
-    assert "Traceback" not in written
+    output = capfd.readouterr().err
+    assert output.count("unknown camera driver 'kinect_v9'; known:") == 1
+    assert "Traceback" not in output
 
 
 def test_run_invalid_ros_arguments_are_one_line(capfd) -> None:
@@ -158,28 +158,28 @@ def test_run_invalid_ros_arguments_are_one_line(capfd) -> None:
 
 
 def test_graph_unknown_parameters_are_reported(capfd) -> None:
-    given = ["-p", "modle:=x", "-p", "depth_wait_s:=1.0", "-p", "retry_s:=1.0", "-p", "replay.rate:=0.5"]
-    assert main(["run", "--nodes", "camera,hand", "--driver", "replay", "--ros-args", *given]) == 1
-    written = capfd.readouterr().err
-    assert "no node here has a parameter modle: ignored" in written
+    arguments = ["-p", "modle:=x", "-p", "depth_wait_s:=1.0", "-p", "retry_s:=1.0", "-p", "replay.rate:=0.5"]
+    assert main(["run", "--nodes", "camera,hand", "--driver", "replay", "--ros-args", *arguments]) == 1
+    output = capfd.readouterr().err
+    assert "no node here has a parameter modle: ignored" in output
 
 
 def test_run_missing_model_ends_the_run(capfd) -> None:
     assert main(["run", "--model", "/nowhere/model", *SMALL]) == 1
-    written = capfd.readouterr().err
-    assert written.count("/nowhere/model") == 1
-    assert "Traceback" not in written
+    output = capfd.readouterr().err
+    assert output.count("/nowhere/model") == 1
+    assert "Traceback" not in output
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> None:
     nodes = ["--nodes", "camera,skeleton,scene_flow,recognizer"]
-    often = ["--ros-args", "-p", "statistics_period_s:=0.5"]
-    chosen = plan("--model", model, *nodes, *SMALL, *processes, *often)
+    statistics = ["--ros-args", "-p", "statistics_period_s:=0.5"]
+    planned = plan("--model", model, *nodes, *SMALL, *processes, *statistics)
     names = {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
 
-    def until_all_have_worked(running: run.Running, monitor: GraphMonitor) -> None:
+    def wait_for_all_nodes(running: run.Running, monitor: GraphMonitor) -> None:
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             figures = monitor.statistics()
@@ -187,7 +187,7 @@ def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> No
                 return
             time.sleep(0.1)
 
-    result = run.run_graph(chosen, until_all_have_worked)
+    result = run.run_graph(planned, wait_for_all_nodes)
     _, err = capfd.readouterr()
     assert result is not None, err
     assert run.verdict(result) is None, err
@@ -200,23 +200,23 @@ def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> No
 
 
 def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path) -> None:
-    """DDS takes seconds to discover nodes, and the camera waits for them. The slow rate leaves time for each frame."""
+    """The camera waits until DDS has discovered the nodes; the slow rate leaves time for each frame."""
     options = {"path": str(data_root / "rgbd/person_turning"), "intrinsics": "525,525,319.5,239.5"}
     with cameras.create("replay", rate=0.0, depth_scale=0.001, restamp=False, **options) as camera:
         first_ns = camera.read(10.0).stamp_ns
     settings = {**options, "depth_scale": 0.001, "rate": 0.1, "duration_s": 0.3, "restamp": False}
-    given = [item for name, value in settings.items() for item in ("--driver-option", f"{name}={value}")]
+    arguments = [item for name, value in settings.items() for item in ("--driver-option", f"{name}={value}")]
     stamps: list[int] = []
 
-    def until_the_recording_ends(running: run.Running, monitor: GraphMonitor) -> None:
-        def keep(message: CameraInfo) -> None:
+    def wait_for_end(running: run.Running, monitor: GraphMonitor) -> None:
+        def store_stamp(message: CameraInfo) -> None:
             stamps.append(conversions.stamp_to_ns(message.header.stamp))
 
-        monitor.create_subscription(CameraInfo, topics.SCENE_FLOW_INFO, keep, topics.SMALL)
+        monitor.create_subscription(CameraInfo, topics.SCENE_FLOW_INFO, store_stamp, topics.SMALL)
         assert running.wait(200)
 
-    chosen = plan("--nodes", "camera,scene_flow", "--driver", "replay", *given, "--processes")
-    result = run.run_graph(chosen, until_the_recording_ends)
+    planned = plan("--nodes", "camera,scene_flow", "--driver", "replay", *arguments, "--processes")
+    result = run.run_graph(planned, wait_for_end)
     assert result is not None and set(result["nodes"]) == {"camera_node", "scene_flow_node"}
     assert all(figures["processed"] for figures in result["nodes"].values())
     assert stamps[0] == first_ns
@@ -225,8 +225,8 @@ def test_recording_first_frame_reaches_nodes_in_other_processes(data_root: Path)
 def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")
-    given = [item for option in options for item in ("--driver-option", option)]
-    arguments = ["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given]
+    arguments = [item for option in options for item in ("--driver-option", option)]
+    arguments = ["run", "--nodes", "camera,scene_flow", "--driver", "replay", *arguments]
     assert main(arguments) == 0
     out, err = capfd.readouterr()
     assert "has ended (on_end: exit)" in err
@@ -240,14 +240,14 @@ def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
 def test_run_truncated_recording_exits_with_status_1(capfd, tmp_path: Path, processes: list[str]) -> None:
     for k in range(8):
         cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))
-    torn = tmp_path / "0006.png"
-    torn.write_bytes(torn.read_bytes()[:60])
+    truncated = tmp_path / "0006.png"
+    truncated.write_bytes(truncated.read_bytes()[:60])
     options = (f"path={tmp_path}", "intrinsics=50,50,31.5,23.5")
-    given = [item for option in options for item in ("--driver-option", option)]
-    assert main(["run", "--nodes", "camera", "--driver", "replay", *given, *processes]) == 1
-    written = capfd.readouterr().err
-    assert written.count("0006.png' cannot be decoded") == 1
-    assert "Traceback" not in written
+    arguments = [item for option in options for item in ("--driver-option", option)]
+    assert main(["run", "--nodes", "camera", "--driver", "replay", *arguments, *processes]) == 1
+    output = capfd.readouterr().err
+    assert output.count("0006.png' cannot be decoded") == 1
+    assert "Traceback" not in output
 
 
 def test_run_node_without_statistics_has_an_empty_row() -> None:
@@ -258,23 +258,23 @@ def test_run_node_without_statistics_has_an_empty_row() -> None:
 
 
 def test_verdict_names_the_first_idle_node_from_the_source() -> None:
-    waits = {"processed": 0, "last_error": "waiting for skeletons on /skeletons: is skeleton_node active?"}
-    blind = {"processed": 0, "last_error": "no image on /camera/color/image_raw: it has no publisher"}
-    result = {"nodes": {"recognizer_node": waits, "skeleton_node": blind}, "labels": 0}
+    waiting = {"processed": 0, "last_error": "waiting for skeletons on /skeletons: is skeleton_node active?"}
+    no_images = {"processed": 0, "last_error": "no image on /camera/color/image_raw: it has no publisher"}
+    result = {"nodes": {"recognizer_node": waiting, "skeleton_node": no_images}, "labels": 0}
     assert run.verdict(result) == (
         "skeleton_node processed nothing: no image on /camera/color/image_raw: it has no publisher"
     )
 
 
 def test_verdict_ignores_idle_image_nodes_for_recordings_of_joints() -> None:
-    worked, idle = ({"received": n, "processed": n, "last_error": ""} for n in (37, 0))
-    nodes = {"recognizer_node": worked, "skeleton_node": idle, "hand_node": idle, "camera_node": worked}
+    active, idle = ({"received": n, "processed": n, "last_error": ""} for n in (37, 0))
+    nodes = {"recognizer_node": active, "skeleton_node": idle, "hand_node": idle, "camera_node": active}
     assert run.verdict({"nodes": nodes, "labels": 11}) is None
     assert run.verdict({"nodes": nodes, "labels": 0}) == "hand_node processed nothing: no input reached it"
-    seeing = {**nodes, "skeleton_node": worked}
-    assert run.verdict({"nodes": seeing, "labels": 11}) == "hand_node processed nothing: no input reached it"
-    silent = {**nodes, "hand_node": {}}
-    assert run.verdict({"nodes": silent, "labels": 11}) == "hand_node gave no sign of life"
+    with_skeletons = {**nodes, "skeleton_node": active}
+    assert run.verdict({"nodes": with_skeletons, "labels": 11}) == "hand_node processed nothing: no input reached it"
+    no_hands = {**nodes, "hand_node": {}}
+    assert run.verdict({"nodes": no_hands, "labels": 11}) == "hand_node gave no sign of life"
 
 
 def test_run_without_images_exits_with_status_1(capfd) -> None:
@@ -298,9 +298,9 @@ def test_process_second_ctrl_c_is_ignored_during_clean_up() -> None:
         assert any("processed at" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        remaining = process.stderr.read()
         assert process.wait(60) == 0
-    assert "Traceback" not in rest
+    assert "Traceback" not in remaining
 
 
 def test_parameter_file_applies_in_any_namespace(root: Path, tmp_path: Path) -> None:
@@ -323,12 +323,12 @@ def test_shipped_parameter_files_set_only_known_parameters(root: Path) -> None:
 
     for path in sorted((root / "config").glob("*.yaml")):
         for name, content in yaml.safe_load(path.read_text()).items():
-            given = content["ros__parameters"]
+            parameters = content["ros__parameters"]
             specs = [graph.find(name.rpartition("/")[2])] if name != "/**" else list(graph.GRAPH)
             with ros() as context:
                 nodes = [spec.load()(context=context) for spec in specs]
                 known = {parameter for node in nodes for parameter in node._parameters}
-                assert {key for key, value in given.items() if not isinstance(value, dict)} <= known, path.name
+                assert {key for key, value in parameters.items() if not isinstance(value, dict)} <= known, path.name
                 for node in nodes:
                     node.destroy_node()
 
@@ -348,7 +348,7 @@ def test_transport_profile_is_set_for_fast_dds_only() -> None:
 
 
 def test_transport_profile_of_a_wheel_is_in_the_python_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installed by pip there is neither a source tree nor a ROS prefix that holds it."""
+    """A pip installation has neither a source tree nor a ROS prefix."""
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))

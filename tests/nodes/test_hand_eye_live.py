@@ -1,4 +1,4 @@
-"""`actrec calibrate hand-eye` on a topic and TF. tf2_ros comes with ROS 2 alone: its buffer is stood in for."""
+"""`actrec calibrate hand-eye` with a topic and TF, whose buffer is fake, as tf2_ros has no wheel."""
 
 import json
 import re
@@ -36,24 +36,24 @@ class UnknownError(Exception):
 
 
 class Robot:
-    """What TF tells of an arm that is in one pose, then in the next, while it is connected."""
+    """A fake TF buffer of an arm that moves from pose to pose while it is connected."""
 
     def __init__(self):
         random = np.random.default_rng(3)
         self.arm = simulated.Arm.random("hand", 1)
         self.poses = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(VIEWS)]
-        self._since = [0]
+        self._starts = [0]
         self.connected = True
 
     def move(self) -> None:
-        """On to the next pose, in a moment: images of it come later than it is set here."""
-        self._since.append(time.time_ns() + 100_000_000)
+        """Move to the next pose in 0.1 s, as its images arrive later than this call."""
+        self._starts.append(time.time_ns() + 100_000_000)
 
     def lookup_transform(self, target, source, stamp, timeout):
         assert (target, source) == ("base_link", "tool0") and 0 < timeout.nanoseconds < 1e9
         if not self.connected:
             raise UnknownError("Could not find a connection between 'base_link' and 'tool0'.\nMore of it.")
-        number = sum(since <= stamp.nanoseconds for since in self._since) - 1
+        number = sum(start <= stamp.nanoseconds for start in self._starts) - 1
         gripper = self.arm.gripper(self.poses[number])
         translation = Vector3(**dict(zip("xyz", map(float, gripper[:3, 3]), strict=True)))
         rotation = Quaternion(**dict(zip("xyzw", calibration_files.quaternion(gripper[:3, :3]), strict=True)))
@@ -73,27 +73,27 @@ def robot(monkeypatch, tmp_path):
 
 
 def test_hand_eye_simulated_arm_is_calibrated(robot, tmp_path, capsys):
-    shown = [render(BOARD, LENS, pose, noise=2, seed=number)[0] for number, pose in enumerate(robot.poses)]
-    kept = tmp_path / "kept"
-    camera = TopicCamera(image=shown[0])
+    board_images = [render(BOARD, LENS, pose, noise=2, seed=number)[0] for number, pose in enumerate(robot.poses)]
+    saved = tmp_path / "kept"
+    camera = TopicCamera(image=board_images[0])
     camera.lens = LENS
 
     def move() -> None:
-        ends = time.monotonic() + 60
-        for number, picture in enumerate(shown):
+        deadline = time.monotonic() + 60
+        for number, image in enumerate(board_images):
             if number:
                 robot.move()
-            camera.image = picture
-            while len(list(kept.glob("view_*.png"))) <= number and time.monotonic() < ends:
+            camera.image = image
+            while len(list(saved.glob("view_*.png"))) <= number and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    hand = threading.Thread(target=move, daemon=True)
-    hand.start()
+    thread = threading.Thread(target=move, daemon=True)
+    thread.start()
     try:
-        command = [*COMMAND, "--base", "base_link", "--views", str(VIEWS), "--keep", str(kept), "--json"]
+        command = [*COMMAND, "--base", "base_link", "--views", str(VIEWS), "--keep", str(saved), "--json"]
         assert main(command) == 0
     finally:
-        hand.join()
+        thread.join()
         camera.stop()
     assert json.loads(capsys.readouterr().out)["views"] == VIEWS
     mount = calibration_files.load("77").mount
@@ -111,28 +111,28 @@ def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monk
         assert main([*COMMAND, "--base", "base_link", "--keep", str(tmp_path / "kept")]) == 1
     finally:
         camera.stop()
-    told = capsys.readouterr().err
-    assert "Could not find a connection between 'base_link' and 'tool0'; is its driver running" in told
-    assert "More of it" not in told
+    error = capsys.readouterr().err
+    assert "Could not find a connection between 'base_link' and 'tool0'; is its driver running" in error
+    assert "More of it" not in error
 
 
 def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(views, "READ_TIMEOUT_S", 2.0)
-    camera, kept = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
+    camera, saved = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
     camera.lens = LENS
 
-    def unplug() -> None:
-        ends = time.monotonic() + 60
-        while not (kept / hand_eye.POSES_FILE).exists() and time.monotonic() < ends:
+    def stop_after_first_view() -> None:
+        deadline = time.monotonic() + 60
+        while not (saved / hand_eye.POSES_FILE).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         camera.stop()
 
-    hand = threading.Thread(target=unplug, daemon=True)
-    hand.start()
-    assert main([*COMMAND, "--base", "base_link", "--keep", str(kept)]) == 1
-    hand.join()
-    assert f"the views so far are in '{kept}': calibrate from that folder" in capsys.readouterr().err
-    assert len((kept / hand_eye.POSES_FILE).read_text().splitlines()) == 2
+    thread = threading.Thread(target=stop_after_first_view, daemon=True)
+    thread.start()
+    assert main([*COMMAND, "--base", "base_link", "--keep", str(saved)]) == 1
+    thread.join()
+    assert f"the views so far are in '{saved}': calibrate from that folder" in capsys.readouterr().err
+    assert len((saved / hand_eye.POSES_FILE).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

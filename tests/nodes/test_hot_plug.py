@@ -1,4 +1,4 @@
-"""A camera that is pulled out and put back: the camera node opens it again by itself, whichever maker's it is."""
+"""The camera node reopens a camera that is unplugged and plugged in again."""
 
 import re
 import time
@@ -20,9 +20,9 @@ FLAT = np.full((480, 640), 1.5, np.float32)
 
 
 class RealSense:
-    """A RealSense in software that a test plugs in and out."""
+    """A software RealSense that a test plugs in and unplugs."""
 
-    gone = r"RealSense 843112070001 was unplugged|no RealSense is connected"
+    error = r"RealSense 843112070001 was unplugged|no RealSense is connected"
 
     def __init__(self, request):
         self.options = {"driver": "realsense"}
@@ -39,7 +39,7 @@ class RealSense:
 
     def unplug(self):
         self.device.unplug()
-        # The pipeline keeps the software device alive, which no cable does.
+        # The pipeline keeps the software device alive, so the patch removes it.
         self.patch.setattr(device, "connected", lambda context: {})
 
     def give(self, number):
@@ -52,7 +52,7 @@ CONNECTED = device.connected
 class AzureKinect:
     """An Azure Kinect of the simulated SDK."""
 
-    gone = r"Azure Kinect .*(unplugged|no Azure Kinect is connected)|no Azure Kinect is connected"
+    error = r"Azure Kinect .*(unplugged|no Azure Kinect is connected)|no Azure Kinect is connected"
 
     def __init__(self, request):
         self.sdk = request.getfixturevalue("sdk")
@@ -69,25 +69,25 @@ class AzureKinect:
     def give(self, number):
         try:
             self.sdk.push(0, 1_000_000 + 33_333 * number)
-        except AssertionError:  # not started yet
+        except AssertionError:  # the camera has not started yet
             return
 
 
 @pytest.mark.parametrize("kind", [RealSense, AzureKinect])
 def test_realsense_camera_reconnects_after_hot_plug(kind, request, add, monkeypatch):
     camera = kind(request)
-    told: list[str] = []
-    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    log: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": log.append(line))
     node = add(CameraNode, read_timeout_s=1.0, retry_s=0.05, retry_max_s=0.2, **camera.options)
     assert node.start()
 
     number = 0
 
-    def frames_until(condition) -> None:
+    def send_frames_until(condition) -> None:
         nonlocal number
         deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, told
+            assert time.monotonic() < deadline, log
             camera.give(number)
             number += 1
             time.sleep(0.03)
@@ -96,17 +96,17 @@ def test_realsense_camera_reconnects_after_hot_plug(kind, request, add, monkeypa
         return node.statistics.snapshot().processed
 
     for _ in range(2):
-        before = processed()
-        frames_until(lambda before=before: processed() >= before + 3)
-        told.clear()
+        count = processed()
+        send_frames_until(lambda count=count: processed() >= count + 3)
+        log.clear()
         camera.unplug()
         deadline = time.monotonic() + 60
-        while not any(re.search(camera.gone, line) for line in told) or sum("next attempt in" in x for x in told) < 2:
-            assert time.monotonic() < deadline, told
+        while not any(re.search(camera.error, line) for line in log) or sum("next attempt in" in x for x in log) < 2:
+            assert time.monotonic() < deadline, log
             time.sleep(0.05)
         assert node.is_active, "the node waits for it"
         camera.plug()
-    before = processed()
-    frames_until(lambda: processed() >= before + 3)
+    count = processed()
+    send_frames_until(lambda: processed() >= count + 3)
     assert node.figures()["without_color_or_depth"] == 0
     node.close()

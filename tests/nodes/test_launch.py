@@ -1,6 +1,6 @@
-"""What the launch files describe.
+"""Launch descriptions of the launch files.
 
-The launch modules have no wheel: small ones that keep their arguments stand in for them.
+The launch packages have no wheel, so small fakes record the arguments of actions.
 """
 
 import argparse
@@ -19,37 +19,37 @@ from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common import topics
 
 
-class Noted:
-    """An action or substitution with its arguments."""
+class Recorded:
+    """A fake action or substitution that records its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.args, self.kwargs = args, kwargs
 
 
-class LaunchConfiguration(Noted):
+class LaunchConfiguration(Recorded):
     def perform(self, context: Any) -> str:
         return context.arguments[self.args[0]]
 
 
 def module(name: str, **members: Any) -> types.ModuleType:
-    made = types.ModuleType(name)
-    made.__dict__.update(members)
-    return made
+    created = types.ModuleType(name)
+    created.__dict__.update(members)
+    return created
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, root: Path):
-    """Imports a launch file as launch does, with modules that note."""
+    """Return a function that imports a launch file as launch does, with fake launch modules."""
 
-    def noted(name: str) -> type:
-        return type(name, (Noted,), {})
+    def recorded(name: str) -> type:
+        return type(name, (Recorded,), {})
 
-    stand_ins = {
-        "launch": module("launch", LaunchContext=object, LaunchDescription=noted("LaunchDescription")),
+    fakes = {
+        "launch": module("launch", LaunchContext=object, LaunchDescription=recorded("LaunchDescription")),
         "launch.actions": module(
             "launch.actions",
             **{
-                name: noted(name)
+                name: recorded(name)
                 for name in (
                     "DeclareLaunchArgument",
                     "IncludeLaunchDescription",
@@ -60,16 +60,16 @@ def load(monkeypatch: pytest.MonkeyPatch, root: Path):
         ),
         "launch.substitutions": module("launch.substitutions", LaunchConfiguration=LaunchConfiguration),
         "launch.launch_description_sources": module(
-            "launch.launch_description_sources", PythonLaunchDescriptionSource=noted("PythonLaunchDescriptionSource")
+            "launch.launch_description_sources", PythonLaunchDescriptionSource=recorded("PythonLaunchDescriptionSource")
         ),
         "launch_ros": module("launch_ros"),
-        "launch_ros.actions": module("launch_ros.actions", Node=noted("Node")),
+        "launch_ros.actions": module("launch_ros.actions", Node=recorded("Node")),
         "launch_ros.parameter_descriptions": module(
-            "launch_ros.parameter_descriptions", ParameterValue=noted("ParameterValue")
+            "launch_ros.parameter_descriptions", ParameterValue=recorded("ParameterValue")
         ),
     }
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setitem(sys.modules, name, stand_in)
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
     for name in transport.OWN_CHOICE:
         monkeypatch.delenv(name, raising=False)
 
@@ -85,24 +85,24 @@ def load(monkeypatch: pytest.MonkeyPatch, root: Path):
     return load
 
 
-def kinds(description: Any, name: str) -> list[Any]:
+def actions(description: Any, name: str) -> list[Any]:
     return [action for action in description.args[0] if type(action).__name__ == name]
 
 
-def nodes(recognize: Any, **given: str) -> list[Any]:
-    """The nodes that the launch file starts with these arguments, the others at their defaults."""
+def nodes(recognize: Any, **arguments: str) -> list[Any]:
+    """Return the nodes that the launch file starts with these arguments and other defaults."""
     description = recognize.generate_launch_description()
-    declared = {a.args[0]: a.kwargs["default_value"] for a in kinds(description, "DeclareLaunchArgument")}
-    assert set(given) <= set(declared)
-    (function,) = kinds(description, "OpaqueFunction")
-    return function.kwargs["function"](SimpleNamespace(arguments=declared | given))
+    declared = {a.args[0]: a.kwargs["default_value"] for a in actions(description, "DeclareLaunchArgument")}
+    assert set(arguments) <= set(declared)
+    (function,) = actions(description, "OpaqueFunction")
+    return function.kwargs["function"](SimpleNamespace(arguments=declared | arguments))
 
 
-def own(node: Any) -> dict[str, Any]:
-    """What launch makes of the parameters that the command line sets: it reads a text as YAML unless told its type."""
+def parameters_of(node: Any) -> dict[str, Any]:
+    """Return the parameters from launch arguments; launch parses text as YAML unless it has a type."""
 
     def read(value: Any) -> Any:
-        if isinstance(value, Noted):
+        if isinstance(value, Recorded):
             assert value.kwargs == {"value_type": str}
             return value.args[0]
         return yaml.safe_load(value) if isinstance(value, str) else value
@@ -111,42 +111,42 @@ def own(node: Any) -> dict[str, Any]:
 
 
 def test_launch_starts_each_node_in_its_own_process(load) -> None:
-    started = nodes(load("recognize"))
-    assert [node.kwargs["executable"] for node in started] == [spec.name for spec in graph.GRAPH]
-    assert [node.kwargs["name"] for node in started] == [spec.name for spec in graph.GRAPH]
-    # Nothing that a node's settings already say; a recording's first frame finds the others ready.
-    *others, camera = started
-    assert all(node.kwargs["parameters"] == [{"autostart": True}] for node in others)
-    names = ",".join(node.kwargs["name"] for node in others)
+    processes = nodes(load("recognize"))
+    assert [node.kwargs["executable"] for node in processes] == [spec.name for spec in graph.GRAPH]
+    assert [node.kwargs["name"] for node in processes] == [spec.name for spec in graph.GRAPH]
+    # Defaults are not repeated; the camera starts after the other nodes.
+    *other_nodes, camera = processes
+    assert all(node.kwargs["parameters"] == [{"autostart": True}] for node in other_nodes)
+    names = ",".join(node.kwargs["name"] for node in other_nodes)
     assert camera.kwargs["parameters"] == [{"autostart": True}, {"start_after": names}]
-    assert {node.kwargs["package"] for node in started} == {"actrec"}
+    assert {node.kwargs["package"] for node in processes} == {"actrec"}
 
 
 def test_launch_sets_the_transport_profile(load, monkeypatch) -> None:
     description = load("recognize").generate_launch_description()
-    names = {action.args[0] for action in kinds(description, "SetEnvironmentVariable")}
+    names = {action.args[0] for action in actions(description, "SetEnvironmentVariable")}
     assert names == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    assert kinds(load("recognize").generate_launch_description(), "SetEnvironmentVariable") == []
+    assert actions(load("recognize").generate_launch_description(), "SetEnvironmentVariable") == []
 
 
 def test_launch_arguments_have_descriptions(load) -> None:
     for name in ("recognize", "camera"):
-        for argument in kinds(load(name).generate_launch_description(), "DeclareLaunchArgument"):
+        for argument in actions(load(name).generate_launch_description(), "DeclareLaunchArgument"):
             assert argument.kwargs["description"]
 
 
 def test_launch_parameter_file_is_checked_once(load, tmp_path, caplog) -> None:
     text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
-    started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
-    assert len(started) == len(graph.GRAPH)
+    processes = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
+    assert len(processes) == len(graph.GRAPH)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
     (tmp_path / "robot.yaml").write_text("")
-    started = nodes(
+    processes = nodes(
         load("recognize"),
         driver="replay",
         driver_options='path="/my data/run.mcap" loop=true rate=0.5',
@@ -156,11 +156,11 @@ def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> No
         namespace="robot",
         log_level="warn",
     )
-    for node in started:
+    for node in processes:
         assert node.kwargs["parameters"][0] == f"{tmp_path}/robot.yaml"
         assert node.kwargs["namespace"] == "robot"
         assert node.kwargs["ros_arguments"] == ["--log-level", "warn"]
-    assert own(started[0]) == {
+    assert parameters_of(processes[0]) == {
         "autostart": True,
         "use_sim_time": True,
         "driver": "replay",
@@ -172,14 +172,14 @@ def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> No
 
 
 def test_launch_switches_exclude_nodes(load) -> None:
-    started = nodes(load("recognize"), hand="false", face="off", scene_flow="0")
-    assert [node.kwargs["name"] for node in started] == ["recognizer_node", "skeleton_node", "camera_node"]
+    processes = nodes(load("recognize"), hand="false", face="off", scene_flow="0")
+    assert [node.kwargs["name"] for node in processes] == ["recognizer_node", "skeleton_node", "camera_node"]
 
 
 def test_launch_vendor_replaces_the_camera_node(load) -> None:
-    started = nodes(load("recognize"), vendor="realsense2_camera")
-    assert "camera_node" not in [node.kwargs["name"] for node in started]
-    assert (topics.COLOR, "/camera/camera/color/image_raw") in started[0].kwargs["remappings"]
+    processes = nodes(load("recognize"), vendor="realsense2_camera")
+    assert "camera_node" not in [node.kwargs["name"] for node in processes]
+    assert (topics.COLOR, "/camera/camera/color/image_raw") in processes[0].kwargs["remappings"]
 
 
 def test_launch_composed_is_one_process(load) -> None:
@@ -191,15 +191,15 @@ def test_launch_composed_is_one_process(load) -> None:
 
 def test_launch_text_argument_stays_a_text(load) -> None:
     options = "serial=017322071234 path='/data/run #3: again.mcap' fps=15"
-    started = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
-    assert own(started[0])["replay.serial"] == "017322071234"
-    assert own(started[0])["replay.path"] == "/data/run #3: again.mcap"
-    assert own(started[0])["replay.fps"] == 15
-    assert own(started[0])["model"] == "2026_11_22"
+    processes = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
+    assert parameters_of(processes[0])["replay.serial"] == "017322071234"
+    assert parameters_of(processes[0])["replay.path"] == "/data/run #3: again.mcap"
+    assert parameters_of(processes[0])["replay.fps"] == 15
+    assert parameters_of(processes[0])["model"] == "2026_11_22"
 
 
 def test_launch_arguments_outrank_the_parameter_file(load) -> None:
-    """In one process too, whose nodes launch cannot name: there the runner's own arguments do."""
+    """With one process, the arguments of the runner set the parameters."""
     (node,) = nodes(
         load("recognize"),
         composed="true",
@@ -227,7 +227,7 @@ def test_launch_respawn_restarts_ended_processes(load, composed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("arguments", "line"),
     [
         ({"composed": "perhaps"}, "launch argument composed is 'perhaps', expected true or false"),
         ({"vendor": "orbbec_camera", "driver": "realsense"}, "launch arguments vendor and driver each name"),
@@ -239,15 +239,15 @@ def test_launch_respawn_restarts_ended_processes(load, composed) -> None:
         ({"params_file": "/nowhere/robot.yaml"}, "there is no parameter file /nowhere/robot.yaml"),
     ],
 )
-def test_launch_invalid_arguments_are_refused(load, given, line) -> None:
+def test_launch_invalid_arguments_are_refused(load, arguments, line) -> None:
     with pytest.raises(Exception, match=line):
-        nodes(load("recognize"), **given)
+        nodes(load("recognize"), **arguments)
 
 
 def test_camera_launch_switches_the_other_nodes_off(load) -> None:
     description = load("camera").generate_launch_description()
-    off = {a.args[0]: a.kwargs["default_value"] for a in kinds(description, "DeclareLaunchArgument")}
-    assert set(off) == {spec.switch for spec in graph.GRAPH} - {"camera"}
-    assert set(off.values()) == {"false"}
-    (include,) = kinds(description, "IncludeLaunchDescription")
+    defaults = {a.args[0]: a.kwargs["default_value"] for a in actions(description, "DeclareLaunchArgument")}
+    assert set(defaults) == {spec.switch for spec in graph.GRAPH} - {"camera"}
+    assert set(defaults.values()) == {"false"}
+    (include,) = actions(description, "IncludeLaunchDescription")
     assert include.args[0].args[0].endswith("recognize.launch.py")

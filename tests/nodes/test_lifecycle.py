@@ -1,4 +1,4 @@
-"""Transitions of every node's base: a fault is one line, and the node can be tried again."""
+"""Lifecycle transitions of the nodes' base class: one-line errors, and new attempts."""
 
 import json
 import sys
@@ -26,29 +26,29 @@ class Config:
 
 
 class Probe(ActrecNode[Config]):
-    """Notes each call, and fails in the chosen one."""
+    """A node that records its calls and fails in a chosen one."""
 
     def __init__(self, fail_in: str = "", error: Exception | None = None, **options):
         super().__init__("probe", Config, **options)
         self.calls: list[str] = []
         self._fail_in, self._error = fail_in, error or DeviceError("no camera is connected: plug one in")
 
-    def _note(self, call: str) -> None:
+    def _record_call(self, call: str) -> None:
         self.calls.append(call)
         if call == self._fail_in:
             raise self._error
 
     def configure(self) -> None:
-        self._note("configure")
+        self._record_call("configure")
 
     def activate(self) -> None:
-        self._note("activate")
+        self._record_call("activate")
 
     def deactivate(self) -> None:
-        self._note("deactivate")
+        self._record_call("deactivate")
 
     def cleanup(self) -> None:
-        self._note("cleanup")
+        self._record_call("cleanup")
 
 
 def state(node: ActrecNode) -> str:
@@ -75,23 +75,23 @@ def test_lifecycle_destroyed_node_leaves_the_graph_before_it_is_collected(contex
 
 
 @pytest.mark.parametrize(
-    ("fail_in", "calls", "ends"),
+    ("fail_in", "calls", "final_state"),
     [
         ("configure", ["configure", "cleanup"], "unconfigured"),
         ("activate", ["configure", "activate", "deactivate"], "inactive"),
     ],
 )
 def test_lifecycle_failed_transition_is_undone_and_logged_as_one_line(
-    context, host, capfd, fail_in, calls, ends
+    context, host, capfd, fail_in, calls, final_state
 ) -> None:
     node = Probe(fail_in, context=context)
     host.add(node)
     assert host.start() == "probe"
-    assert (state(node), node.calls) == (ends, calls)
+    assert (state(node), node.calls) == (final_state, calls)
     assert node.last_error == f"cannot {fail_in}: no camera is connected: plug one in"
-    written = capfd.readouterr().err
-    assert written.count("no camera is connected") == 1
-    assert "Traceback" not in written
+    output = capfd.readouterr().err
+    assert output.count("no camera is connected") == 1
+    assert "Traceback" not in output
 
 
 def test_lifecycle_unexpected_error_is_one_line_with_its_type(context, host, capfd) -> None:
@@ -149,9 +149,9 @@ def test_complain_repeated_line_is_logged_once(context, host, capfd, monkeypatch
     for _ in range(100):
         node.fail(DeviceError("the cable is loose"))
     node.complain("another matter", "warning")
-    written = capfd.readouterr().err
-    assert written.count("the cable is loose") == 1
-    assert written.count("another matter") == 1
+    output = capfd.readouterr().err
+    assert output.count("the cable is loose") == 1
+    assert output.count("another matter") == 1
     assert node.statistics.snapshot().last_error == "the cable is loose"
 
 
@@ -170,16 +170,16 @@ def test_complain_lines_that_differ_in_numbers_are_one(context, host, capfd, mon
 def test_lifecycle_parameter_set_while_active_warns(context, host, monkeypatch) -> None:
     node = Probe(context=context)
     host.add(node)
-    said: list[str] = []
-    monkeypatch.setattr(node, "complain", lambda line, level: said.append(f"{level} {line}"))
+    lines: list[str] = []
+    monkeypatch.setattr(node, "complain", lambda line, level: lines.append(f"{level} {line}"))
     node.set_parameters([Parameter("level", value=4)])
     assert host.start() is None and node.config == Config(4)
     node.declare_parameter("engine.size", 5)
     node.set_parameters([Parameter("level", value=4), Parameter("use_sim_time", value=False)])
-    assert said == []
+    assert lines == []
     (result,) = node.set_parameters([Parameter("level", value=5)])
     assert result.successful
-    assert [line[: line.index(" (")] for line in said] == [
+    assert [line[: line.index(" (")] for line in lines] == [
         "warning level: set, but used only after the node is configured again"
     ]
     node.trigger_deactivate()
@@ -188,7 +188,7 @@ def test_lifecycle_parameter_set_while_active_warns(context, host, monkeypatch) 
 
 
 class Record:
-    """Stands in for a diagnostic_msgs type, which has no wheel."""
+    """A replacement of diagnostic_msgs types, which have no wheel."""
 
     def __init__(self, **fields):
         self.header = types.SimpleNamespace(stamp=None)

@@ -1,4 +1,4 @@
-"""Parameter files that set nothing are refused; ROS passes over them without a word."""
+"""Parameter files without effect raise an error, while ROS ignores them silently."""
 
 from pathlib import Path
 

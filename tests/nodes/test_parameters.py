@@ -1,4 +1,4 @@
-"""Parameters come from a settings dataclass; the error of a bad one names it in one line."""
+"""ROS parameters of a settings dataclass; a bad value raises a one-line error with its name."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def test_parameters_defaults_are_the_dataclasss(make) -> None:
 
 
 def test_parameters_overrides_are_read_with_their_types(make) -> None:
-    given = {
+    values = {
         "rate": 30.0,
         "count": 5,
         "name": "two",
@@ -56,8 +56,8 @@ def test_parameters_overrides_are_read_with_their_types(make) -> None:
         "names": ["a", "b"],
         "size": [320, 240],
     }
-    read = parameters.declare(make(**given, inner__gain=3.0), Settings).read()
-    assert read == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
+    settings = parameters.declare(make(**values, inner__gain=3.0), Settings).read()
+    assert settings == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
 
 
 def test_parameters_integer_is_accepted_for_a_float(make) -> None:
@@ -112,7 +112,7 @@ def test_parameter_bad_value_can_be_corrected_to_the_default(make) -> None:
 
 def test_parameter_bad_value_raises_after_each_declaration(make) -> None:
     node = make(driver__rate="fast")
-    for _ in range(3):  # as `configure` does, which may be tried again
+    for _ in range(3):  # repeated, like `configure`
         with pytest.raises(ConfigError, match=r"parameter driver\.rate is 'fast', allowed: float"):
             parameters.declare(node, Settings, "driver").read()
     node.set_parameters([Parameter("driver.rate", value=30.0)])

@@ -1,4 +1,4 @@
-"""Skeleton, hand, face and scene flow nodes over real DDS, on recorded and on impossible frames."""
+"""Skeleton, hand, face and scene flow nodes over real DDS, with recorded and invalid frames."""
 
 import itertools
 import re
@@ -27,7 +27,7 @@ STEP_NS = 66_666_667
 
 @pytest.fixture(scope="module")
 def person(data_root: Path) -> list[RgbdFrame]:
-    """Fifteen real frames of a person, every other one of the recording."""
+    """Return fifteen real frames of a person, every second frame of the recording."""
     folder = data_root / "rgbd" / "person_turning"
     frames = []
     for k in range(15):
@@ -38,10 +38,10 @@ def person(data_root: Path) -> list[RgbdFrame]:
     return frames
 
 
-def again(frames: list[RgbdFrame], times: int = 40) -> Iterator[RgbdFrame]:
-    """The frames to and fro, with stamps that go on; shown at ten a second, they last a minute."""
-    there_and_back = frames + frames[-2:0:-1]
-    for k, frame in enumerate(itertools.islice(itertools.cycle(there_and_back), times * len(frames))):
+def repeat(frames: list[RgbdFrame], times: int = 40) -> Iterator[RgbdFrame]:
+    """Yield the frames forward and backward with increasing stamps, for a minute at 10 Hz."""
+    cycle = frames + frames[-2:0:-1]
+    for k, frame in enumerate(itertools.islice(itertools.cycle(cycle), times * len(frames))):
         yield RgbdFrame(START_NS + k * STEP_NS, frame.color, frame.depth, frame.intrinsics)
 
 
@@ -53,17 +53,17 @@ def test_skeleton_node_detects_a_real_person(host, add, peer, person) -> None:
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = peer.received[topics.SKELETONS]
-    peer.send_frames_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 5)
-    heard = list(heard)  # more may come
-    found = [m for m in heard if m.skeletons]
-    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
-    assert [stamp(m) for m in heard] == sorted({stamp(m) for m in heard})
+    received = peer.received[topics.SKELETONS]
+    peer.send_frames_until(repeat(person), lambda: len([m for m in received if m.skeletons]) >= 5)
+    received = list(received)  # more messages may arrive
+    found = [m for m in received if m.skeletons]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in received)
+    assert [stamp(m) for m in received] == sorted({stamp(m) for m in received})
     body = c.message_to_bodies(found[-1])[0]
-    # On a busy machine frames are dropped; who is unseen for long comes back under another number.
+    # A busy machine drops frames, and a person who is lost for long gets a new number.
     assert re.fullmatch(r"body_\d+", body.body_id) and body.layout == "kinect_v2_25"
     assert found[-1].header.frame_id == "camera_color_optical_frame"
-    # The person stands where the depth image sees something at their joints' pixels.
+    # The skeleton's distance lies within the range of the depth image.
     frame = person[0]
     assert frame.depth is not None
     assert np.nanmin(frame.depth) < np.nanmedian(body.positions[:, 2]) < 5
@@ -74,12 +74,12 @@ def test_perception_nodes_empty_scene_publishes_empty_messages(host, add, peer) 
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     add(SkeletonNode)
     assert host.start() is None
-    heard = peer.received[topics.SKELETONS]
-    peer.send_frames_until(still(), lambda: len(heard) >= 3)
-    assert all(not m.skeletons for m in heard)
+    received = peer.received[topics.SKELETONS]
+    peer.send_frames_until(still(), lambda: len(received) >= 3)
+    assert all(not m.skeletons for m in received)
 
 
-@pytest.mark.parametrize("kind", ["nan", "zero", "absent", "other size"])
+@pytest.mark.parametrize("kind", ["nan", "zero", "missing", "other size"])
 def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, peer, person, kind, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     peer.subscribe(SkeletonArray, topics.SKELETONS)
@@ -88,25 +88,25 @@ def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, peer, pe
     depth = {
         "nan": np.full((480, 640), np.nan, np.float32),
         "zero": np.zeros((480, 640), np.float32),
-        "absent": None,
+        "missing": None,
         "other size": np.full((240, 320), 2.0, np.float32),
     }[kind]
 
     def frames() -> Iterator[RgbdFrame]:
-        for frame in again(person):
+        for frame in repeat(person):
             yield RgbdFrame(frame.stamp_ns, frame.color, depth, frame.intrinsics)
 
-    heard = peer.received[topics.SKELETONS]
-    peer.send_frames_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
+    received = peer.received[topics.SKELETONS]
+    peer.send_frames_until(frames(), lambda: len([m for m in received if m.skeletons]) >= 2)
     line = {
         "nan": "no valid pixel",
         "zero": "no valid pixel",
-        "absent": "no depth image",
+        "missing": "no depth image",
         "other size": "register depth",
     }
-    written = capfd.readouterr().err
-    assert written.count(line[kind]) == 1
-    assert "Traceback" not in written
+    output = capfd.readouterr().err
+    assert output.count(line[kind]) == 1
+    assert "Traceback" not in output
     assert node.statistics.snapshot().failed == 0
 
 
@@ -115,7 +115,7 @@ def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, a
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = peer.received[topics.SKELETONS]
+    received = peer.received[topics.SKELETONS]
     frames = still()
     for frame in frames:
         assert frame.color is not None
@@ -126,8 +126,8 @@ def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, a
             break
     assert node.last_error.startswith("image encoding 'bayer_rggb8' is not supported here; supported: rgb8")
     assert capfd.readouterr().err.count("bayer_rggb8") == 1
-    assert heard == []
-    peer.send_frames_until(frames, lambda: len(heard) >= 1)
+    assert received == []
+    peer.send_frames_until(frames, lambda: len(received) >= 1)
     assert node.is_active
 
 
@@ -135,10 +135,10 @@ def test_skeleton_node_continues_if_stamps_jump_back(host, add, peer, person) ->
     peer.subscribe(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
-    heard = peer.received[topics.SKELETONS]
-    peer.send_frames_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 3)
-    newest = stamp(heard[-1])
-    peer.send_frames_until(again(person), lambda: any(stamp(m) < newest and m.skeletons for m in heard[-3:]))
+    received = peer.received[topics.SKELETONS]
+    peer.send_frames_until(repeat(person), lambda: len([m for m in received if m.skeletons]) >= 3)
+    newest = stamp(received[-1])
+    peer.send_frames_until(repeat(person), lambda: any(stamp(m) < newest and m.skeletons for m in received[-3:]))
     assert node.statistics.snapshot().failed == 0
 
 
@@ -148,20 +148,20 @@ def test_frame_node_without_images_reports_an_error(host, add, peer) -> None:
     topic = "/camera/color/image_raw"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed > 0)
-    why = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
-    peer.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
+    cause = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
+    peer.wait_until(lambda: node.last_error == f"no image on {topic}: {cause}")
 
 
 def test_frame_node_without_camera_info_reports_an_error(host, add, peer) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
-    lost = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
+    message = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
         peer.send(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)
-        if peer.wait(lambda: node.last_error == lost, 0.1):
+        if peer.wait(lambda: node.last_error == message, 0.1):
             break
-    assert node.last_error == lost
+    assert node.last_error == message
     peer.send_frames_until(still(start_s=100.0), lambda: node.statistics.snapshot().processed > 0)
 
 
@@ -181,35 +181,35 @@ def test_hand_node_assigns_hands_of_a_real_person_to_the_body(host, add, peer, p
     add(SkeletonNode)
     add(HandNode)
     assert host.start() is None
-    heard = peer.received[topics.HANDS]
+    received = peer.received[topics.HANDS]
     bodies = peer.received[topics.SKELETONS]
-    peer.send_frames_until(again(person), lambda: len(heard) >= 8 and any(m.skeletons for m in list(bodies)))
-    hands = [hand for m in list(heard) for hand in c.message_to_hands(m)]
-    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(heard))
+    peer.send_frames_until(repeat(person), lambda: len(received) >= 8 and any(m.skeletons for m in list(bodies)))
+    hands = [hand for m in list(received) for hand in c.message_to_hands(m)]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(received))
     assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
-    # If the machine is so slow that a frame's skeletons come too late, its hands have no body.
-    known = {body.body_id for m in list(bodies) for body in m.skeletons}
-    assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= known
+    # On a slow machine, skeletons arrive too late, so some hands have no body.
+    body_ids = {body.body_id for m in list(bodies) for body in m.skeletons}
+    assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= body_ids
 
 
 def test_face_node_faces_have_the_stamp_of_their_frame(host, add, peer, person) -> None:
     peer.subscribe(FaceArray, topics.FACE)
     add(FaceNode)
     assert host.start() is None
-    heard = peer.received[topics.FACE]
-    peer.send_frames_until(again(person), lambda: len(heard) >= 3)
-    faces = [face for m in heard for face in c.message_to_faces(m)]
-    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    received = peer.received[topics.FACE]
+    peer.send_frames_until(repeat(person), lambda: len(received) >= 3)
+    faces = [face for m in received for face in c.message_to_faces(m)]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in received)
     assert all(face.layout == "face_68" and face.positions.shape == (68, 3) for face in faces)
 
 
 def test_hand_node_ignores_stale_skeletons(host, add, peer) -> None:
     node = add(FaceNode, skeleton_max_age_s=0.5)
     assert host.start() is None
-    seen: list[list[str]] = []
+    body_ids: list[list[str]] = []
 
     def process(frame, bodies):
-        seen.append([body.body_id for body in bodies])
+        body_ids.append([body.body_id for body in bodies])
         return []
 
     node._perception.process = process
@@ -220,10 +220,10 @@ def test_hand_node_ignores_stale_skeletons(host, add, peer) -> None:
     for frame in frames:
         peer.send(topics.SKELETONS, c.bodies_to_message([body], c.header(frame.stamp_ns, "camera")))
         peer.send_frame(frame)
-        if peer.wait(lambda: ["body_7"] in seen, 0.1):
+        if peer.wait(lambda: ["body_7"] in body_ids, 0.1):
             break
-    assert ["body_7"] in seen
-    peer.send_frames_until(frames, lambda: seen[-1] == [])
+    assert ["body_7"] in body_ids
+    peer.send_frames_until(frames, lambda: body_ids[-1] == [])
 
 
 def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, peer) -> None:
@@ -234,10 +234,10 @@ def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, peer) 
     peer.send("people", SkeletonArray(header=c.header(START_NS, "lens")))
     peer.wait_until(lambda: bool(node._recent) or peer.send("people", SkeletonArray(header=c.header(START_NS, "lens"))))
     found: list[SkeletonArray | None] = []
-    waiting = threading.Thread(target=lambda: found.append(node._nearest(START_NS + STEP_NS)))
-    waiting.start()
+    thread = threading.Thread(target=lambda: found.append(node._nearest(START_NS + STEP_NS)))
+    thread.start()
     peer.send("people", SkeletonArray(header=c.header(START_NS + STEP_NS, "lens")))
-    waiting.join(60.0)
+    thread.join(60.0)
     assert [stamp(message) for message in found] == [START_NS + STEP_NS]
 
 
@@ -246,13 +246,13 @@ def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, peer, person) ->
     peer.subscribe(CameraInfo, topics.SCENE_FLOW_INFO)
     add(SceneFlowNode)
     assert host.start() is None
-    heard = peer.received[topics.SCENE_FLOW]
-    peer.send_frames_until(again(person), lambda: len(heard) >= 3)
-    flow = c.image_to_flow(heard[-1])
+    received = peer.received[topics.SCENE_FLOW]
+    peer.send_frames_until(repeat(person), lambda: len(received) >= 3)
+    flow = c.image_to_flow(received[-1])
     assert flow.shape == (240, 320, 3)
     assert 0.3 < np.isfinite(flow).all(-1).mean() < 0.9
     assert np.nanmax(np.linalg.norm(flow, axis=-1)) <= 8.0
-    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in received)
     intrinsics = c.info_to_intrinsics(peer.wait_for(topics.SCENE_FLOW_INFO)[0])
     assert intrinsics == INTRINSICS.resized(320, 240)
 
@@ -260,26 +260,26 @@ def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, peer, person) ->
 def test_scene_flow_preview_is_published_to_subscribers(host, add, peer, person) -> None:
     node = add(SceneFlowNode, width=160, height=120, camera_motion="estimate")
     assert host.start() is None
-    peer.send_frames_until(again(person), lambda: node.statistics.snapshot().processed >= 3)
+    peer.send_frames_until(repeat(person), lambda: node.statistics.snapshot().processed >= 3)
     peer.subscribe(Image, topics.SCENE_FLOW_PREVIEW)
-    heard = peer.received[topics.SCENE_FLOW_PREVIEW]
-    peer.send_frames_until(again(person), lambda: len(heard) >= 2)
-    shown = c.image_to_color(heard[-1])
-    assert shown.shape == (120, 160, 3)
-    assert (shown != 60).any()
+    received = peer.received[topics.SCENE_FLOW_PREVIEW]
+    peer.send_frames_until(repeat(person), lambda: len(received) >= 2)
+    preview = c.image_to_color(received[-1])
+    assert preview.shape == (120, 160, 3)
+    assert (preview != 60).any()
 
 
 def test_scene_flow_of_a_still_scene_is_zero_and_gaps_make_no_pair(host, add, peer) -> None:
     peer.subscribe(Image, topics.SCENE_FLOW)
     node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
     assert host.start() is None
-    heard = peer.received[topics.SCENE_FLOW]
-    peer.send_frames_until(still(), lambda: len(heard) >= 2)
-    np.testing.assert_array_equal(c.image_to_flow(heard[0]), 0)
-    later_s, before = 500.0, node.statistics.snapshot().processed
-    # The last of the old frames may still be on their way: more are shown than can be.
-    peer.send_frames_until(still(dt=1.0, start_s=later_s), lambda: node.statistics.snapshot().processed >= before + 20)
-    assert all(stamp(message) < later_s * 1e9 for message in list(heard))
+    received = peer.received[topics.SCENE_FLOW]
+    peer.send_frames_until(still(), lambda: len(received) >= 2)
+    np.testing.assert_array_equal(c.image_to_flow(received[0]), 0)
+    start_s, count = 500.0, node.statistics.snapshot().processed
+    # Old frames may still be queued, so more new frames follow than the queue holds.
+    peer.send_frames_until(still(dt=1.0, start_s=start_s), lambda: node.statistics.snapshot().processed >= count + 20)
+    assert all(stamp(message) < start_s * 1e9 for message in list(received))
 
 
 def test_scene_flow_without_depth_reports_an_error(host, add, peer, capfd) -> None:
@@ -313,18 +313,18 @@ def test_listen_nodes_of_one_process_share_subscriptions(host, add, peer) -> Non
     first.process = frames["first"].append
     second.process = frames["second"].append
     assert host.start() is None
-    shown = still()
-    peer.send_frames_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
+    stream = still()
+    peer.send_frames_until(stream, lambda: all(len(received) >= 3 for received in frames.values()))
     peer.wait_for_subscribers(topics.COLOR, 1)
     stamps = {frame.stamp_ns: frame for frame in frames["first"]}
-    both = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
-    assert both
-    assert all(one is other for one, other in both)
-    assert both[0][0].depth is not None
-    assert not both[0][0].depth.flags.writeable
+    pairs = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
+    assert pairs
+    assert all(first_frame is second_frame for first_frame, second_frame in pairs)
+    assert pairs[0][0].depth is not None
+    assert not pairs[0][0].depth.flags.writeable
     first.trigger_deactivate()
-    before = len(frames["second"])
-    peer.send_frames_until(shown, lambda: len(frames["second"]) >= before + 2)
+    count = len(frames["second"])
+    peer.send_frames_until(stream, lambda: len(frames["second"]) >= count + 2)
     peer.wait_for_subscribers(topics.COLOR, 1)
     second.trigger_deactivate()
     peer.wait_for_subscribers(topics.COLOR, 0)

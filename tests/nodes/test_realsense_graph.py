@@ -1,4 +1,4 @@
-"""From a RealSense in software to the label: the same as from the simulated camera that it looks through."""
+"""Labels of a software RealSense equal those of the simulated camera that renders its images."""
 
 import itertools
 import threading
@@ -29,40 +29,40 @@ SIZES = {"realsense__width": 320, "realsense__height": 240, "realsense__depth_wi
 
 
 def frame_of(message) -> int:
-    """The number of the frame that a message is about; librealsense's stamps are good to a quarter of a microsecond."""
+    """Return the frame number of a message; librealsense's stamps have a resolution of 0.25 μs."""
     return round((conversions.stamp_to_ns(message.header.stamp) - START_NS) / STEP_NS)
 
 
-class OneByOne:
-    """Has a camera that needs no feeding read its next frame when the one before it has its label."""
+class FrameByFrame:
+    """A patch of a camera's `read`: each frame waits for the label of the frame before."""
 
     def __init__(self):
-        self._begun = threading.Event()
+        self._started = threading.Event()
         self._wait = lambda frame: False
 
     def begin(self, wait):
-        """Lets the first frame go; `wait` waits for the label of a frame."""
+        """Release the first frame; `wait` waits for the label of a frame."""
         self._wait = wait
-        self._begun.set()
+        self._started.set()
 
-    def read(self, at_once):
-        """Takes the place of the camera's method."""
+    def read(self, original):
+        """Return the replacement of the camera's method `read`."""
         numbers = itertools.count()
 
         def read(camera, timeout_s):
             number = next(numbers)
-            assert self._begun.wait(60.0) and (not number or self._wait(number - 1)), f"frame {number - 1} got lost"
-            return at_once(camera, timeout_s)
+            assert self._started.wait(60.0) and (not number or self._wait(number - 1)), f"frame {number - 1} got lost"
+            return original(camera, timeout_s)
 
         return read
 
 
 @pytest.fixture
 def labeled(peer, add):
-    """Runs camera, skeleton and recognizer node; gives the labels by frame.
+    """Run camera, skeleton and recognizer node, and return the labels by frame.
 
-    Frames go one by one: `feed` is given what waits for a frame's label. A recognizer that is busy, as on a loaded
-    machine, would pass frames over, by design.
+    `feed` gets a function that waits for a frame's label, because a busy recognizer skips frames. So the
+    frames run one by one.
     """
     peer.subscribe(ActionLabel, topics.ACTION_LABEL)
 
@@ -72,11 +72,11 @@ def labeled(peer, add):
         assert all(node.start() for node in nodes)
         peer.wait_for_subscribers(topics.COLOR, 1)
 
-        def said(frame):
+        def has_label(frame):
             return any(frame_of(message) == frame for message in peer.received[topics.ACTION_LABEL])
 
-        feed(lambda frame: peer.wait(lambda: said(frame)))
-        assert peer.wait(lambda: said(FRAMES - 1))
+        feed(lambda frame: peer.wait(lambda: has_label(frame)))
+        assert peer.wait(lambda: has_label(FRAMES - 1))
         labels = {frame_of(message): message.label for message in peer.received[topics.ACTION_LABEL]}
         for node in nodes:
             node.close()
@@ -103,11 +103,11 @@ def test_realsense_labels_equal_the_labels_of_the_simulated_camera(labeled, monk
             device.send(color, depth, (START_NS + k * STEP_NS) / 1e6)
             assert wait(k), f"frame {k} got lost"
 
-    ours = labeled(feed, driver="realsense", realsense__fps=FPS, read_timeout_s=10.0, **SIZES)
-    one_by_one = OneByOne()
-    monkeypatch.setattr(SimulatedCamera, "read", one_by_one.read(SimulatedCamera.read))
-    theirs = labeled(
-        one_by_one.begin,
+    labels = labeled(feed, driver="realsense", realsense__fps=FPS, read_timeout_s=10.0, **SIZES)
+    frame_by_frame = FrameByFrame()
+    monkeypatch.setattr(SimulatedCamera, "read", frame_by_frame.read(SimulatedCamera.read))
+    simulated_labels = labeled(
+        frame_by_frame.begin,
         driver="simulated",
         simulated__actions=[ACTION],
         simulated__fps=float(FPS),
@@ -118,8 +118,8 @@ def test_realsense_labels_equal_the_labels_of_the_simulated_camera(labeled, monk
         simulated__duration=SECONDS,
         simulated__start_stamp_ns=START_NS,
     )
-    shared = sorted(set(ours) & set(theirs))
-    assert len(shared) > 0.9 * FRAMES
-    same = [ours[k] == theirs[k] for k in shared]
-    assert sum(same) >= 0.95 * len(same), "111 of 112 when it was written; depth is registered, and in steps"
-    assert {"pick up with one hand", "pick up with two hands"} & set(ours.values())
+    common = sorted(set(labels) & set(simulated_labels))
+    assert len(common) > 0.9 * FRAMES
+    equal = [labels[k] == simulated_labels[k] for k in common]
+    assert sum(equal) >= 0.95 * len(equal), "depth is registered and quantized"
+    assert {"pick up with one hand", "pick up with two hands"} & set(labels.values())

@@ -1,4 +1,4 @@
-"""The recognizer on a backend that builds an engine: TensorRT and CUDA are stood in for, the node is real."""
+"""The recognizer node with a backend that builds engines, with fake TensorRT and CUDA."""
 
 import sys
 import threading
@@ -28,15 +28,15 @@ def tiny(tmp_path: Path) -> str:
 
 @pytest.fixture
 def gate(monkeypatch, tmp_path):
-    """A GPU whose engines are built when the gate is opened."""
+    """Install a fake GPU; its engine builds wait until the returned event is set."""
     gate, found = threading.Event(), plain_tensorrt.module()
     build = found.Builder.build_serialized_network
 
-    def held(self, network, config):
+    def build_when_open(self, network, config):
         assert gate.wait(60)
         return build(self, network, config)
 
-    monkeypatch.setattr(found.Builder, "build_serialized_network", held)
+    monkeypatch.setattr(found.Builder, "build_serialized_network", build_when_open)
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
     monkeypatch.setattr(backend, "CudaGraph", Graph)
     monkeypatch.setitem(sys.modules, "tensorrt", found)
@@ -44,17 +44,17 @@ def gate(monkeypatch, tmp_path):
     return gate
 
 
-def complaints(node, monkeypatch) -> list[tuple[str, str]]:
-    """The node's later complaints, each with its state at that time."""
-    seen: list[tuple[str, str]] = []
-    complain = node.complain
+def record_complaints(node, monkeypatch) -> list[tuple[str, str]]:
+    """Return a list that collects the node's complaints, each with the node's state."""
+    lines: list[tuple[str, str]] = []
+    original = node.complain
 
-    def watched(line: str, level: str = "error") -> None:
-        seen.append((node.busy, line))
-        complain(line, level)
+    def record(line: str, level: str = "error") -> None:
+        lines.append((node.busy, line))
+        original(line, level)
 
-    monkeypatch.setattr(node, "complain", watched)
-    return seen
+    monkeypatch.setattr(node, "complain", record)
+    return lines
 
 
 def device(graph) -> str:
@@ -89,19 +89,19 @@ def test_recognizer_uses_a_cached_engine_at_once(make: Make, tiny: str, gate) ->
 
 def test_recognizer_building_an_engine_is_reported(make: Make, tiny: str, gate, monkeypatch) -> None:
     graph = make(model=tiny, backend="tensorrt")
-    seen, reported = complaints(graph.node, monkeypatch), []
+    lines, reported = record_complaints(graph.node, monkeypatch), []
     report = graph.node.report
 
-    def watched() -> None:
+    def record() -> None:
         reported.append(graph.node.busy)
         report()
 
-    monkeypatch.setattr(graph.node, "report", watched)
+    monkeypatch.setattr(graph.node, "report", record)
     gate.set()
     assert graph.start()
-    assert seen[0][0].startswith("BUILDING an engine for") and "Building 0/2" in seen[0][0]
-    assert "takes minutes" in seen[0][1]
-    assert [line for line in reported if line] == [seen[0][0]], "told at once, then once a second"
+    assert lines[0][0].startswith("BUILDING an engine for") and "Building 0/2" in lines[0][0]
+    assert "takes minutes" in lines[0][1]
+    assert [line for line in reported if line] == [lines[0][0]], "reported at once, then once a second"
     assert graph.node.busy == ""
 
 
@@ -114,8 +114,8 @@ def test_recognizer_without_tensorrt_is_inactive_or_falls_back(
     assert graph.start() is fallback
     if fallback:
         assert device(graph).startswith("CPU")
-        told = graph.node.figures()["device"]
-        assert "(tensorrt cannot be used, onnxruntime runs instead:" in told and "part of JetPack" in told
+        description = graph.node.figures()["device"]
+        assert "(tensorrt cannot be used, onnxruntime runs instead:" in description and "part of JetPack" in description
     else:
         assert "part of JetPack" in graph.node.last_error
 
@@ -124,9 +124,9 @@ def test_recognizer_failed_build_keeps_the_fallback(make: Make, tiny: str, gate,
     found = plain_tensorrt.module(fault="build")
     monkeypatch.setitem(sys.modules, "tensorrt", found)
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
-    seen = complaints(graph.node, monkeypatch)
+    lines = record_complaints(graph.node, monkeypatch)
     assert graph.start()
-    graph.wait_until(lambda: any("the model was not replaced: TensorRT cannot build tiny" in line for _, line in seen))
+    graph.wait_until(lambda: any("the model was not replaced: TensorRT cannot build tiny" in line for _, line in lines))
     assert device(graph).startswith("CPU")
 
 
@@ -135,9 +135,9 @@ def test_recognizer_close_stops_the_build_of_an_engine(make: Make, tiny: str, ga
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     assert graph.start()
     graph.wait_until(lambda: bool(graph.node.busy))
-    began = time.monotonic()
+    start = time.monotonic()
     graph.node.close()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - start < 1.5
 
 
 def test_recognizer_engine_of_an_earlier_model_is_discarded(make: Make, tiny: str, gate, tmp_path) -> None:
@@ -151,5 +151,5 @@ def test_recognizer_engine_of_an_earlier_model_is_discarded(make: Make, tiny: st
     node.trigger_configure()
     node.trigger_activate()
     gate.set()
-    node._loader.submit(lambda: None).result(60)  # after the earlier tasks
+    node._loader.submit(lambda: None).result(60)  # wait for the earlier tasks
     assert (node.figures()["model"], node._recognizer.session.package.name) == ("other", "other")

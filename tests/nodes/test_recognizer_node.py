@@ -1,4 +1,4 @@
-"""The recognizer node over real DDS: labels, stamps, bad input, and swapping the model while frames flow."""
+"""The recognizer node over real DDS: labels, stamps, invalid inputs, and model changes during a stream."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ def test_recognizer_labels_have_the_stamp_and_the_model_name(make: Make, tiny: s
 
 
 def test_recognizer_fast_messages_all_enter_the_window(make: Make, tiny: str) -> None:
-    """500 frames in one burst: none is lost, the last one is labeled, others may be skipped."""
+    """A burst of 500 frames loses no frame; the last one gets a label, others may be skipped."""
     graph = make(model=tiny)
     assert graph.start()
     received = graph.node.statistics.snapshot().received
@@ -64,10 +64,10 @@ def test_recognizer_bodies_come_and_go_without_stale_labels(make: Make, tiny: st
     for frame in range(15, 25):
         (*_, label) = graph.step(stamp(frame))
         assert (label.body_id, label.label) in {("", "unknown"), ("body_2", "unknown")}
-    of_first = [(label.label, label.class_id) for label in graph.labels if label.body_id == "body_1"]
-    assert of_first == [("unknown", -1)]
-    after = [label.label for label in graph.labels if conversions.stamp_to_ns(label.header.stamp) >= stamp(15)]
-    assert set(after) == {"unknown"}
+    lost_labels = [(label.label, label.class_id) for label in graph.labels if label.body_id == "body_1"]
+    assert lost_labels == [("unknown", -1)]
+    late_labels = [label.label for label in graph.labels if conversions.stamp_to_ns(label.header.stamp) >= stamp(15)]
+    assert set(late_labels) == {"unknown"}
 
 
 def test_recognizer_restarts_when_stamps_jump_back(make: Make, tiny: str) -> None:
@@ -87,8 +87,8 @@ def test_recognizer_bad_skeletons_are_reported_and_the_node_continues(make: Make
     graph = make(model=tiny)
     assert graph.start()
     graph.step(stamp(0), body(1.0))
-    bad = conversions.bodies_to_message([body(1.0)], conversions.header(stamp(1), "camera"))
-    skeleton = bad.skeletons[0]
+    message = conversions.bodies_to_message([body(1.0)], conversions.header(stamp(1), "camera"))
+    skeleton = message.skeletons[0]
     if fault == "layout":
         skeleton.layout = "octopus_64"
     elif fault == "joints":
@@ -100,7 +100,7 @@ def test_recognizer_bad_skeletons_are_reported_and_the_node_continues(make: Make
         skeleton.positions[3].x = float("inf")
     else:
         skeleton.body_id = ""
-    graph._publisher.publish(bad)
+    graph._publisher.publish(message)
     graph.step(stamp(2), body(1.0))
     assert graph.node.statistics.snapshot().failed == 1
     words = {
@@ -119,13 +119,13 @@ def test_recognizer_bad_skeletons_are_reported_and_the_node_continues(make: Make
 def test_recognizer_missing_joints_and_bodies_are_labeled(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
-    partly, nobody = body(1.0), body(1.0)
-    partly.positions[8:12] = np.nan
-    nobody.positions[:] = np.nan
+    occluded, empty = body(1.0), body(1.0)
+    occluded.positions[8:12] = np.nan
+    empty.positions[:] = np.nan
     for frame in range(10):
-        (label,) = graph.step(stamp(frame), partly)
+        (label,) = graph.step(stamp(frame), occluded)
     assert label.label == "right"
-    (label,) = graph.step(stamp(10), nobody)
+    (label,) = graph.step(stamp(10), empty)
     assert (label.body_id, label.label) == ("", "unknown")
 
 
@@ -136,8 +136,8 @@ def test_recognizer_missing_model_fails_to_configure_with_one_line(make: Make, m
     graph = make(model=model)
     assert not graph.start()
     assert word in graph.node.last_error and "\n" not in graph.node.last_error
-    answer = graph.load_model(model)
-    assert not answer.success and "configure" in answer.message
+    response = graph.load_model(model)
+    assert not response.success and "configure" in response.message
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_recognizer_missing_model_fails_to_configure_with_one_line(make: Make, m
 def test_recognizer_damaged_model_fails_to_configure(
     make: Make, tmp_path: Path, changes: dict[str, Any], word: str
 ) -> None:
-    broken = package.write(tmp_path / "broken", tiny_description(), tiny_onnx(**changes))
-    graph = make(model=str(broken.path))
+    damaged = package.write(tmp_path / "broken", tiny_description(), tiny_onnx(**changes))
+    graph = make(model=str(damaged.path))
     assert not graph.start()
     assert word in graph.node.last_error and "\n" not in graph.node.last_error
 
@@ -183,16 +183,16 @@ def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp
     stop = threading.Event()
     sent: list[int] = []
 
-    def flow() -> None:
+    def publish_frames() -> None:
         while not stop.is_set():
             sent.append(stamp(len(sent)))
             graph.step(sent[-1], body(1.0))
 
-    stream = threading.Thread(target=flow)
+    stream = threading.Thread(target=publish_frames)
     stream.start()
     graph.wait(lambda: len(graph.labels) > 5)
-    answer = graph.load_model(other.path)
-    assert (answer.success, answer.message, answer.model_name) == (True, "", "other")
+    response = graph.load_model(other.path)
+    assert (response.success, response.message, response.model_name) == (True, "", "other")
     graph.wait(lambda: graph.labels[-1].model_name == "other")
     stop.set()
     stream.join()
@@ -205,14 +205,14 @@ def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp
 
 
 def test_recognizer_model_of_cut_out_recordings_warns(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
-    described = tiny_description()
+    description = tiny_description()
     figures = {"clips": "stretched", "live_accuracy": 0.6}
-    provenance = replace(described.provenance, accuracy=0.9, figures=figures)
-    cut_out = package.write(tmp_path / "cut_out", replace(described, provenance=provenance), tiny_onnx()).path
+    provenance = replace(description.provenance, accuracy=0.9, figures=figures)
+    trained = package.write(tmp_path / "cut_out", replace(description, provenance=provenance), tiny_onnx()).path
     graph = make(model=tiny)
     assert graph.start()
     assert "was evaluated on" not in capfd.readouterr().err
-    assert graph.load_model(str(cut_out)).success
+    assert graph.load_model(str(trained)).success
     assert (
         "model cut_out was evaluated on recordings cut out and stretched into the window: 90.0%"
         in capfd.readouterr().err
@@ -233,19 +233,19 @@ def test_load_model_bad_model_keeps_the_current_one(make: Make, tiny: str, tmp_p
     assert graph.start()
     for frame in range(10):
         graph.step(stamp(frame), body(1.0))
-    bad = write_tiny(tmp_path / "bad").path
+    invalid = write_tiny(tmp_path / "bad").path
     if fault == "missing":
-        bad = tmp_path / "absent"
+        invalid = tmp_path / "absent"
     elif fault == "corrupt":
-        (bad / "model.onnx").write_bytes(b"\0" * 100)
+        (invalid / "model.onnx").write_bytes(b"\0" * 100)
     else:
-        (bad / "model.yaml").write_text("!!python/object/apply:os.system ['true']\n")
-    answer = graph.load_model(bad)
-    assert not answer.success and answer.model_name == "tiny"
-    assert str(bad) in answer.message and "\n" not in answer.message
+        (invalid / "model.yaml").write_text("!!python/object/apply:os.system ['true']\n")
+    response = graph.load_model(invalid)
+    assert not response.success and response.model_name == "tiny"
+    assert str(invalid) in response.message and "\n" not in response.message
     (label,) = graph.step(stamp(10), body(1.0))
     assert (label.label, label.model_name) == ("right", "tiny")
-    assert conversions.stamp_to_ns(label.window_start) == stamp(0), "the window was not even restarted"
+    assert conversions.stamp_to_ns(label.window_start) == stamp(0), "the window is not restarted"
     assert graph.node.get_parameter("model").value == tiny
 
 
@@ -255,9 +255,9 @@ def test_list_models(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> 
     (Path(tiny).parent / "broken/model.onnx").write_bytes(b"")
     graph = make(model="tiny")
     assert graph.start()
-    answer = graph.call(ListModels, "list_models", ListModels.Request())
-    listed = dict(zip(answer.names, answer.paths, strict=True))
-    assert listed["tiny"] == tiny and "broken" not in listed and answer.loaded == "tiny"
+    response = graph.call(ListModels, "list_models", ListModels.Request())
+    models = dict(zip(response.names, response.paths, strict=True))
+    assert models["tiny"] == tiny and "broken" not in models and response.loaded == "tiny"
 
 
 def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Make, tiny: str) -> None:
@@ -265,11 +265,11 @@ def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Mak
     reported = threading.Event()
     fail = graph.node.fail
 
-    def note(error: Exception) -> None:
+    def record_error(error: Exception) -> None:
         fail(error)
         reported.set()
 
-    graph.node.fail = note  # type: ignore[method-assign]
+    graph.node.fail = record_error  # type: ignore[method-assign]
     assert graph.start()
     for frame in range(10):
         graph.step(stamp(frame), body(1.0))
@@ -287,26 +287,26 @@ def test_recognizer_constant_stamps_are_reported(make: Make, tiny: str) -> None:
     assert graph.start()
     graph.step(stamp(0), body(1.0))
 
-    def standing() -> bool:
+    def repeat_stamp() -> bool:
         graph.publish(stamp(0), body(1.0))
         return "all skeletons have the same stamp" in graph.node.last_error
 
-    graph.wait_until(standing)
+    graph.wait_until(repeat_stamp)
 
 
 @pytest.mark.parametrize("stamps", [range(0, 6000, 6), [frame // 2 + 3 * (frame % 2) for frame in range(1000)]])
 def test_recognizer_restarting_windows_are_reported(make: Make, tiny: str, stamps: Sequence[int]) -> None:
-    """Frames too far apart; stamps of two publishers in turn."""
+    """The stamps have large gaps, or alternate between two publishers."""
     graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
-    coming = iter(stamps)
+    next_stamps = iter(stamps)
 
-    def told() -> bool:
-        graph.publish(stamp(next(coming)), body(1.0))
+    def publish_next() -> bool:
+        graph.publish(stamp(next(next_stamps)), body(1.0))
         time.sleep(0.05)
         return "windows restart too often" in graph.node.last_error
 
-    graph.wait_until(told)
+    graph.wait_until(publish_next)
 
 
 def test_recognizer_reports_lost_bodies_though_the_network_fails(make: Make, tiny: str, monkeypatch) -> None:
@@ -315,10 +315,10 @@ def test_recognizer_reports_lost_bodies_though_the_network_fails(make: Make, tin
     for frame in range(3):
         graph.step(stamp(frame), body(1.0), body(-1.0, "body_2"))
 
-    def broken(clips: Any) -> Any:
+    def fail(clips: Any) -> Any:
         raise InputError("the network failed: CUDA is out of memory")
 
-    monkeypatch.setattr(graph.node._session, "predict_many", broken)
+    monkeypatch.setattr(graph.node._session, "predict_many", fail)
     graph.labels.clear()
     for frame in range(3, 9):
         graph.publish(stamp(frame), body(-1.0, "body_2"))

@@ -1,4 +1,4 @@
-"""The recognizer node with models that need more than skeletons: its subscriptions, and its reports of silence."""
+"""The recognizer node with models of more streams: subscriptions, and reports of missing streams."""
 
 import itertools
 import threading
@@ -37,19 +37,19 @@ def scene() -> Scene:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Callable[..., str]:
-    """Writes a package of these inputs, called after the first."""
+    """Return a function that writes a package of given inputs."""
     return lambda *specs: str(write_any(tmp_path / f"of_{specs[0].name}_{len(specs)}", specs, WINDOW).path)
 
 
 class Feed:
-    """Publishes frame after frame of the scene, each stream on its topic, at about the camera's rate."""
+    """A publisher of the scene's frames, at about the camera's rate, with a topic for each stream."""
 
-    def __init__(self, graph: Graph, scene: Scene, leave_out: tuple[str, ...] = ()):
-        self.graph, self.scene, self.leave_out = graph, scene, leave_out
+    def __init__(self, graph: Graph, scene: Scene, without: tuple[str, ...] = ()):
+        self.graph, self.scene, self.without = graph, scene, without
         self._numbers = itertools.count(1000)
 
     def publish(self) -> int:
-        """One frame; its stamp in nanoseconds."""
+        """Publish one frame and return its stamp in nanoseconds."""
         number = next(self._numbers)
         t, stamp_ns = number % len(self.scene.clip["color"]), START_NS + round(number * 1e9 / RATE_HZ)
         head = conversions.header(stamp_ns, "camera")
@@ -64,12 +64,12 @@ class Feed:
             topics.SCENE_FLOW: lambda: conversions.flow_to_image(self.scene.clip["flow"][t], head),
         }
         for topic, make in messages.items():
-            if topic not in self.leave_out:
+            if topic not in self.without:
                 self.graph.send(topic, make())
         return stamp_ns
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Publishes until a condition holds."""
+        """Publish frames until a condition holds."""
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < deadline, self.graph.node.last_error or "no error"
@@ -77,8 +77,8 @@ class Feed:
             time.sleep(1 / RATE_HZ / 2)
 
 
-def judged(graph: Graph, model: str = "", body_id: str = "body_1") -> list[ActionLabel]:
-    """The labels for which the network was asked."""
+def predicted(graph: Graph, model: str = "", body_id: str = "body_1") -> list[ActionLabel]:
+    """Return the labels with a prediction of the network."""
     return [
         label
         for label in list(graph.labels)
@@ -86,16 +86,16 @@ def judged(graph: Graph, model: str = "", body_id: str = "body_1") -> list[Actio
     ]
 
 
-@pytest.mark.parametrize("need", NEEDS)
+@pytest.mark.parametrize("stream", NEEDS)
 def test_recognizer_subscribes_to_the_streams_of_its_model(
-    make: Make, scene: Scene, package: Callable[..., str], need: str
+    make: Make, scene: Scene, package: Callable[..., str], stream: str
 ) -> None:
-    spec, wanted = NEEDS[need]
+    spec, expected = NEEDS[stream]
     graph = make(model=package(spec))
     assert graph.start()
     for topic in EVERY:
-        graph.wait_for_subscribers(topic, int(topic in wanted))
-    Feed(graph, scene).until(lambda: len(judged(graph)) >= 3)
+        graph.wait_for_subscribers(topic, int(topic in expected))
+    Feed(graph, scene).until(lambda: len(predicted(graph)) >= 3)
     assert graph.node.statistics.snapshot().failed == 0
 
 
@@ -104,61 +104,61 @@ def test_load_model_of_each_family_changes_the_streams(make: Make, scene: Scene,
     assert graph.start()
     feed = Feed(graph, scene)
     for specs in ([CROP], [FLOW, HANDS], ALL, [BODY, HANDS]):
-        answer = graph.load_model(package(*specs))
-        assert (answer.success, answer.message) == (True, "")
-        wanted = set().union(*(topics_of for spec, topics_of in NEEDS.values() if spec in specs))
+        response = graph.load_model(package(*specs))
+        assert (response.success, response.message) == (True, "")
+        expected = set().union(*(topics_of for spec, topics_of in NEEDS.values() if spec in specs))
         if len(specs) == len(ALL):
-            wanted = set(EVERY) - {topics.COLOR_INFO}  # the images have their size
+            expected = set(EVERY) - {topics.COLOR_INFO}  # the images give the size
         for topic in EVERY:
-            graph.wait_for_subscribers(topic, int(topic in wanted))
-        feed.until(lambda: len(judged(graph, answer.model_name)) >= 2)  # noqa: B023
-    names = [label.model_name for label in judged(graph)]
+            graph.wait_for_subscribers(topic, int(topic in expected))
+        feed.until(lambda: len(predicted(graph, response.model_name)) >= 2)  # noqa: B023
+    names = [label.model_name for label in predicted(graph)]
     assert list(dict.fromkeys(names)) == ["of_body_crop_1", "of_flow_rgb_2", f"of_joints_{len(ALL)}", "of_joints_2"]
 
 
 @pytest.mark.parametrize(
-    ("need", "topic", "words"),
+    ("stream", "topic", "error"),
     [
         ("flow", topics.SCENE_FLOW, "waiting for scene flow on /scene_flow: is scene_flow_node active?"),
         ("crop", topics.COLOR, "waiting for color images on /camera/color/image_raw: is camera_node active?"),
     ],
 )
 def test_recognizer_reports_missing_streams(
-    make: Make, scene: Scene, package: Callable[..., str], need: str, topic: str, words: str
+    make: Make, scene: Scene, package: Callable[..., str], stream: str, topic: str, error: str
 ) -> None:
-    graph = make(model=package(NEEDS[need][0]), watchdog_s=0.5, startup_s=0.0)
+    graph = make(model=package(NEEDS[stream][0]), watchdog_s=0.5, startup_s=0.0)
     assert graph.start()
-    feed = Feed(graph, scene, leave_out=(topic,))
-    feed.until(lambda: words in graph.node.last_error and len(graph.labels) > 2)
-    said = list(graph.labels)
-    assert {label.label for label in said} == {"unknown"} and judged(graph) == []
-    assert graph.node.statistics.snapshot().last_error == graph.node.last_error  # what diagnostics publish
+    feed = Feed(graph, scene, without=(topic,))
+    feed.until(lambda: error in graph.node.last_error and len(graph.labels) > 2)
+    labels = list(graph.labels)
+    assert {label.label for label in labels} == {"unknown"} and predicted(graph) == []
+    assert graph.node.statistics.snapshot().last_error == graph.node.last_error  # the text of diagnostics
     assert "\n" not in graph.node.last_error
-    feed.leave_out = ()
-    feed.until(lambda: bool(judged(graph)))
+    feed.without = ()
+    feed.until(lambda: bool(predicted(graph)))
 
 
 def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(BODY, HANDS), watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
-    said: list[str] = []
-    graph.node.complain = lambda line, level="error": said.append(line)  # type: ignore[method-assign]
-    feed = Feed(graph, scene, leave_out=(topics.HANDS,))
-    feed.until(lambda: "working without hands on /hands: is hand_node active?" in said and bool(judged(graph)))
+    lines: list[str] = []
+    graph.node.complain = lambda line, level="error": lines.append(line)  # type: ignore[method-assign]
+    feed = Feed(graph, scene, without=(topics.HANDS,))
+    feed.until(lambda: "working without hands on /hands: is hand_node active?" in lines and bool(predicted(graph)))
 
 
 def test_recognizer_streams_of_other_stamps_are_reported(make: Make, scene: Scene, package: Callable[..., str]) -> None:
-    """Color images come, but none with a skeleton's stamp."""
+    """Color images arrive, but with other stamps than the skeletons."""
     graph = make(model=package(CROP), watchdog_s=0.5, startup_s=0.0)
     assert graph.start()
-    feed = Feed(graph, scene, leave_out=(topics.COLOR,))
+    feed = Feed(graph, scene, without=(topics.COLOR,))
 
-    def missed() -> bool:
+    def send_other_stamp() -> bool:
         head = conversions.header(feed.publish() + 20_000_000, "camera")
         graph.send(topics.COLOR, conversions.color_to_image(scene.clip["color"][0], head))
         return "labels are unknown: no color images match the stamps" in graph.node.last_error
 
-    feed.until(missed)
+    feed.until(send_other_stamp)
 
 
 def test_recognizer_bad_message_of_any_stream_is_one_line(
@@ -167,7 +167,7 @@ def test_recognizer_bad_message_of_any_stream_is_one_line(
     graph = make(model=package(*ALL))
     assert graph.start()
     feed = Feed(graph, scene)
-    feed.until(lambda: bool(judged(graph)))
+    feed.until(lambda: bool(predicted(graph)))
     head = conversions.header(START_NS, "camera")
     image = conversions.color_to_image(scene.clip["color"][0], head)
     image.encoding = "bayer_rggb8"
@@ -177,7 +177,7 @@ def test_recognizer_bad_message_of_any_stream_is_one_line(
     hands.hands[0].side = "third"
     faces = conversions.faces_to_message(scene.faces(0), head)
     faces.faces[0].positions = faces.faces[0].positions[:7]
-    for number, (topic, message, words) in enumerate(
+    for number, (topic, message, error) in enumerate(
         [
             (topics.COLOR, image, "image encoding 'bayer_rggb8' is not supported"),
             (topics.SCENE_FLOW, flow, "image encoding '16UC1' is not supported"),
@@ -188,46 +188,46 @@ def test_recognizer_bad_message_of_any_stream_is_one_line(
     ):
         graph.send(topic, message)
         graph.wait_until(lambda: graph.node.statistics.snapshot().failed == number)  # noqa: B023
-        assert words in graph.node.last_error and "\n" not in graph.node.last_error
-    before = len(judged(graph))
-    feed.until(lambda: len(judged(graph)) > before + 3)
+        assert error in graph.node.last_error and "\n" not in graph.node.last_error
+    count = len(predicted(graph))
+    feed.until(lambda: len(predicted(graph)) > count + 3)
 
 
 def test_recognizer_flow_without_camera_info_is_reported(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(FLOW))
     assert graph.start()
-    feed = Feed(graph, scene, leave_out=(topics.SCENE_FLOW_INFO,))
-    words = "scene flow is ignored: no camera_info on /scene_flow/camera_info"
-    feed.until(lambda: words in graph.node.last_error)
-    feed.leave_out = ()
-    feed.until(lambda: bool(judged(graph)))
+    feed = Feed(graph, scene, without=(topics.SCENE_FLOW_INFO,))
+    error = "scene flow is ignored: no camera_info on /scene_flow/camera_info"
+    feed.until(lambda: error in graph.node.last_error)
+    feed.without = ()
+    feed.until(lambda: bool(predicted(graph)))
 
 
 def test_recognizer_slow_network_takes_the_newest_frame(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(CROP))
     assert graph.start()
     feed = Feed(graph, scene)
-    feed.until(lambda: bool(judged(graph)))
+    feed.until(lambda: bool(predicted(graph)))
     recognizer = graph.node._recognizer
     assert recognizer is not None
     backend = recognizer.session.backend
-    running, go, run = threading.Event(), threading.Event(), backend.run
+    running, resume, run = threading.Event(), threading.Event(), backend.run
 
-    def slow(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run_blocked(inputs: dict[str, np.ndarray]) -> np.ndarray:
         running.set()
-        assert go.wait(TIMEOUT_S)
+        assert resume.wait(TIMEOUT_S)
         return run(inputs)
 
-    backend.run = slow  # type: ignore[method-assign]
+    backend.run = run_blocked  # type: ignore[method-assign]
     try:
         feed.until(running.is_set)
-        seen, said = recognizer.counts.frames, len(judged(graph))
-        feed.until(lambda: recognizer.counts.frames >= seen + 10)
-        assert len(judged(graph)) <= said + 1, "messages in flight when the network stopped"
+        frame_count, label_count = recognizer.counts.frames, len(predicted(graph))
+        feed.until(lambda: recognizer.counts.frames >= frame_count + 10)
+        assert len(predicted(graph)) <= label_count + 1, "messages in flight when the network stopped"
         last = feed.publish()
         graph.wait_until(lambda: recognizer._newest_ns == last)
     finally:
-        go.set()
+        resume.set()
         backend.run = run  # type: ignore[method-assign]
     graph.wait(lambda: conversions.stamp_to_ns(graph.labels[-1].header.stamp) == last)
     assert recognizer.counts.skipped >= 9 and graph.node.statistics.snapshot().dropped == 0
@@ -240,4 +240,4 @@ def test_recognizer_model_of_hands_needs_no_skeletons(make: Make, scene: Scene, 
     for topic in EVERY:
         graph.wait_for_subscribers(topic, int(topic == topics.HANDS))
     feed = Feed(graph, scene)
-    feed.until(lambda: bool(judged(graph, body_id="body_1_left") and judged(graph, body_id="body_1_right")))
+    feed.until(lambda: bool(predicted(graph, body_id="body_1_left") and predicted(graph, body_id="body_1_right")))

@@ -1,4 +1,4 @@
-"""`actrec record` against real publishers, in processes and signals as a user has them."""
+"""`actrec record` with real publishers, processes and signals."""
 
 import json
 import os
@@ -39,7 +39,7 @@ START = 1_700_000_000_000_000_000
 
 
 class Graph:
-    """Publishes the graph's topics, on its own thread, until it is stopped."""
+    """A thread that publishes the graph's topics until it is stopped."""
 
     def __init__(self, context):
         self.node = rclpy.create_node("graph", context=context)
@@ -51,7 +51,7 @@ class Graph:
         self._info = make(conversions.CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
         self._text = make(String, topics.ACTION_LABEL_TEXT, topics.LATCHED)
-        self._text.publish(String(data="said before anybody listened"))
+        self._text.publish(String(data="published before the recording"))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -93,30 +93,30 @@ def messages(path, topic):
         return [reader.deserialize(raw, connections[0].msgtype) for _, _, raw in reader.messages(connections)]
 
 
-def enough(stopped, count):
-    """A progress callback that ends the recording once there are `count` messages on each of the graph's topics."""
-    wanted = [f"/{name}" for name in (topics.SKELETONS, topics.COLOR, topics.DEPTH, topics.COLOR_INFO)]
+def stop_after(stop, count):
+    """Return a progress callback that stops the recording after `count` messages on each topic."""
+    names = [f"/{name}" for name in (topics.SKELETONS, topics.COLOR, topics.DEPTH, topics.COLOR_INFO)]
 
-    def show(node, seconds):
-        if min(node.counts.get(name, 0) for name in wanted) >= count:
-            stopped.set()
+    def check_counts(node, seconds):
+        if min(node.counts.get(name, 0) for name in names) >= count:
+            stop.set()
 
-    return show
+    return check_counts
 
 
 def test_record_writes_the_graphs_topics_unchanged(graph, tmp_path):
-    stopped = threading.Event()
-    node = record(stopped, enough(stopped, 20), out=str(tmp_path / "b"))
+    stop = threading.Event()
+    node = record(stop, stop_after(stop, 20), out=str(tmp_path / "b"))
     assert node.dropped == 0 and node.missing and "/skeletons" not in node.missing
-    about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    counts = {t["topic_metadata"]["name"]: t["message_count"] for t in about["topics_with_message_count"]}
+    metadata = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    counts = {t["topic_metadata"]["name"]: t["message_count"] for t in metadata["topics_with_message_count"]}
     assert counts == node.counts and counts["/skeletons"] >= 20
     xs = [m.skeletons[0].positions[0].x for m in messages(tmp_path / "b", "/skeletons")]
-    assert xs == list(np.arange(xs[0], xs[0] + len(xs)))  # none lost
-    assert [m.data for m in messages(tmp_path / "b", "/action_label/text")] == ["said before anybody listened"]
-    (text,) = [t for t in about["topics_with_message_count"] if t["topic_metadata"]["name"] == "/action_label/text"]
-    (offered,) = yaml.safe_load(text["topic_metadata"]["offered_qos_profiles"])
-    assert (offered["reliability"], offered["durability"]) == (1, 1)
+    assert xs == list(np.arange(xs[0], xs[0] + len(xs)))  # no message is lost
+    assert [m.data for m in messages(tmp_path / "b", "/action_label/text")] == ["published before the recording"]
+    (text,) = [t for t in metadata["topics_with_message_count"] if t["topic_metadata"]["name"] == "/action_label/text"]
+    (profile,) = yaml.safe_load(text["topic_metadata"]["offered_qos_profiles"])
+    assert (profile["reliability"], profile["durability"]) == (1, 1)
     with open_recording(tmp_path / "b") as recording:
         frames: list[Any] = list(recording.frames())
         assert recording.intrinsics == Intrinsics(64, 48, 60.0, 61.0, 31.5, 23.5)
@@ -128,8 +128,8 @@ def test_record_writes_the_graphs_topics_unchanged(graph, tmp_path):
 
 
 def test_record_replayed_frames_are_equal(graph, tmp_path):
-    stopped = threading.Event()
-    record(stopped, enough(stopped, 5), out=str(tmp_path / "b"))
+    stop = threading.Event()
+    record(stop, stop_after(stop, 5), out=str(tmp_path / "b"))
     with cameras.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
         frame: Any = camera.read(10.0)
     k = round((frame.stamp_ns - START) / 33_333_333)
@@ -137,21 +137,21 @@ def test_record_replayed_frames_are_equal(graph, tmp_path):
 
 
 def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path):
-    clocked = {"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}
-    node = RecordNode(clocked, out=str(tmp_path / "b"), topics=["late"], discover_s=0.01)
-    talker = rclpy.create_node("talker")
-    publisher = talker.create_publisher(String, "late", 10)
+    options = {"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}
+    node = RecordNode(options, out=str(tmp_path / "b"), topics=["late"], discover_s=0.01)
+    node_of_topic = rclpy.create_node("talker")
+    publisher = node_of_topic.create_publisher(String, "late", 10)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     deadline = time.monotonic() + 60
     while not node.counts.get("/late") and time.monotonic() < deadline:
-        publisher.publish(String(data="said"))
+        publisher.publish(String(data="text"))
         executor.spin_once(timeout_sec=0.05)
     executor.shutdown()
     node.finish()
     node.destroy_node()
-    talker.destroy_node()
-    assert {m.data for m in messages(tmp_path / "b", "/late")} == {"said"}
+    node_of_topic.destroy_node()
+    assert {m.data for m in messages(tmp_path / "b", "/late")} == {"text"}
 
 
 def test_record_named_topics_for_a_duration(graph, tmp_path):
@@ -160,7 +160,7 @@ def test_record_named_topics_for_a_duration(graph, tmp_path):
 
 
 def test_record_slow_disk_drops_and_counts_messages(ros, graph, tmp_path, monkeypatch):
-    """The writer is held up; beyond its buffer messages are dropped, and the bag is whole nevertheless."""
+    """While the writer is blocked, messages beyond its buffer are dropped; the bag stays valid."""
     node = RecordNode(out=str(tmp_path / "b"), topics=[topics.COLOR], buffer_mb=1.0)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -171,27 +171,27 @@ def test_record_slow_disk_drops_and_counts_messages(ros, graph, tmp_path, monkey
     monkeypatch.setattr(node._writer, "write", lambda *arguments: (gate.wait(60), write(*arguments)))
     for _ in range(8):
         node._receive("/camera/color/image_raw", bytes(400_000))
-    assert 4 <= node.dropped <= 5  # the one being written, and the megabyte that may wait, are kept
+    assert 4 <= node.dropped <= 5  # the current message and 1 MB of queued ones are kept
     gate.set()
     node.finish()
     node.destroy_node()
-    about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    assert about["message_count"] == node.counts["/camera/color/image_raw"] >= 8 - node.dropped
+    metadata = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["message_count"] == node.counts["/camera/color/image_raw"] >= 8 - node.dropped
 
 
 def test_record_full_disk_ends_the_recording_with_one_line(graph, tmp_path, monkeypatch):
     from actrec.recordings.rosbag import bag_writer as writer
 
-    def full(self):
+    def fail(self):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer.BagWriter, "flush", full)
+    monkeypatch.setattr(writer.BagWriter, "flush", fail)
     monkeypatch.setattr(writer, "FLUSH_S", 0.0)
     with pytest.raises(
         DeviceError, match="stopped after .* messages: No space left on device; free space, then"
-    ) as caught:
+    ) as raised:
         record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_record_wrong_options_raise_config_error(ros, tmp_path):
@@ -204,8 +204,8 @@ def test_record_wrong_options_raise_config_error(ros, tmp_path):
         RecordNode(out=str(tmp_path / "there"))
 
 
-def command(*arguments):
-    """The command line in a process of its own."""
+def start_record(*arguments):
+    """Start `actrec record` in another process."""
     return subprocess.Popen(
         [sys.executable, "-m", "actrec", "record", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
@@ -214,7 +214,7 @@ def command(*arguments):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_record_signal_finishes_the_bag(graph, tmp_path, kind):
-    process = command("--out", str(tmp_path / "b"), "--json", "--topics", "/skeletons")
+    process = start_record("--out", str(tmp_path / "b"), "--json", "--topics", "/skeletons")
     deadline = time.monotonic() + 60
     assert process.stderr is not None
     for line in process.stderr:  # the progress lines
@@ -224,21 +224,21 @@ def test_record_signal_finishes_the_bag(graph, tmp_path, kind):
     process.send_signal(kind)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    said = json.loads(out)
-    assert said["counts"]["/skeletons"] > 0 and said["dropped"] == 0
-    assert len(messages(tmp_path / "b", "/skeletons")) == said["counts"]["/skeletons"]
+    summary = json.loads(out)
+    assert summary["counts"]["/skeletons"] > 0 and summary["dropped"] == 0
+    assert len(messages(tmp_path / "b", "/skeletons")) == summary["counts"]["/skeletons"]
 
 
 def test_record_executable_reads_parameters(graph, tmp_path):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
     parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=3.0"]
-    words = [word for parameter in parameters for word in ("-p", parameter)]
-    arguments = [sys.executable, "-c", code, "--ros-args", *words]
+    options = [word for parameter in parameters for word in ("-p", parameter)]
+    arguments = [sys.executable, "-c", code, "--ros-args", *options]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "messages, 0 lost" in done.stdout and len(messages(tmp_path / "b", "/skeletons")) > 0
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    second = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1 and "exists already" in second.stderr and "Traceback" not in second.stderr
 
 
 @pytest.mark.parametrize(
@@ -247,13 +247,13 @@ def test_record_executable_reads_parameters(graph, tmp_path):
 )
 def test_record_executable_wrong_parameters_are_one_line(arguments, line):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", code, "--ros-args", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    start_record = [sys.executable, "-c", code, "--ros-args", *arguments]
+    done = subprocess.run(start_record, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
 
 
 def test_record_without_publishers_removes_the_bag(tmp_path):
-    process = command("--out", str(tmp_path / "b"), "--topics", "/unknown")
+    process = start_record("--out", str(tmp_path / "b"), "--topics", "/unknown")
     assert process.stderr is not None
     for line in process.stderr:
         if "waiting for 1 topics" in line:
@@ -264,7 +264,7 @@ def test_record_without_publishers_removes_the_bag(tmp_path):
     assert (
         err.strip().splitlines()[-1] == "actrec: nothing was published on /unknown: start the graph first (actrec run)"
     )
-    assert not (tmp_path / "b").exists(), "the same command, once the graph runs, must not find it in its way"
+    assert not (tmp_path / "b").exists(), "the same command works later"
 
 
 def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
@@ -275,8 +275,8 @@ def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
         main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", "--duration", "0.3", "--json", *options])
         == 0
     )
-    said = json.loads(capsys.readouterr().out)
-    assert said["counts"]["/camera/color/image_raw"] == said["counts"]["/camera/depth_registered/image_raw"] == 9
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["counts"]["/camera/color/image_raw"] == summary["counts"]["/camera/depth_registered/image_raw"] == 9
     with open_recording(tmp_path / "b") as recording:
         assert len(list(recording.frames())) == 9
     assert main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", *options]) == 1
@@ -302,8 +302,8 @@ def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
 def test_record_wrong_arguments_leave_no_bag(arguments, message, tmp_path, capsys):
     try:
         status = main(["record", "--out", str(tmp_path / "bag"), *arguments])
-    except SystemExit as ended:  # argparse's way
-        status = int(str(ended.code))
+    except SystemExit as stopped:  # argparse exits by this exception
+        status = int(str(stopped.code))
     assert status == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "bag").exists()

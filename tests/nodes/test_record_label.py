@@ -1,4 +1,4 @@
-"""`actrec record --label` from a running graph and from a camera; then the whole way to a label."""
+"""`actrec record --label` from a graph and from a camera, then training and running on the clips."""
 
 import argparse
 import json
@@ -37,13 +37,13 @@ QUICK = ["--countdown", "0.2", "--seconds", "0.5"]
 
 
 class People:
-    """Publishes skeletons, and images, twenty a second on a thread of its own, until it is stopped."""
+    """A thread that publishes skeletons and images at 20 Hz until it is stopped."""
 
-    def __init__(self, somebody=True):
+    def __init__(self, visible=True):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("people", context=self.context)
-        self.somebody = somebody
+        self.visible = visible
         self._stop = threading.Event()
         make = self.node.create_publisher
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
@@ -61,8 +61,8 @@ class People:
             self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
             self._depth.publish(conversions.depth_to_image(depth, head))
             self._color.publish(conversions.color_to_image(color, head))
-            nowhere, sure = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
-            bodies = [Body("body_1", "kinect_v2_25", person_at(0.001 * sent), nowhere, sure)] if self.somebody else []
+            pixels, scores = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
+            bodies = [Body("body_1", "kinect_v2_25", person_at(0.001 * sent), pixels, scores)] if self.visible else []
             self._skeletons.publish(conversions.bodies_to_message(bodies, head))
             sent += 1
 
@@ -81,11 +81,11 @@ def people():
 
 
 def test_record_label_running_graph_keeps_clips(people, tmp_path, capsys):
-    out = tmp_path / "mine"
+    out = tmp_path / "clips"
     command = ["record", "--label", "wave", "--out", str(out), "--repeat", "2", "--person", "anna", "--images", *QUICK]
     assert main([*command, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"folder": str(out), "label": "wave", "kept": ["wave_001", "wave_002"], "refused": []}
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == {"folder": str(out), "label": "wave", "kept": ["wave_001", "wave_002"], "refused": []}
     assert [(clip.label, clip.person, clip.body) for clip in read_labels(out / "labels.csv")] == [
         ("wave", "anna", "body_1")
     ] * 2
@@ -100,16 +100,16 @@ def test_record_label_running_graph_keeps_clips(people, tmp_path, capsys):
 
 
 def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
-    people.somebody = False
-    assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
-    said = capsys.readouterr().err
-    assert "clip 1 of 1: rejected, no person was detected" in said
-    assert "actrec: 3 clips in a row were rejected" in said
+    people.visible = False
+    assert main(["record", "--label", "wave", "--out", str(tmp_path / "clips"), *QUICK]) == 1
+    error = capsys.readouterr().err
+    assert "clip 1 of 1: rejected, no person was detected" in error
+    assert "actrec: 3 clips in a row were rejected" in error
     assert not (tmp_path / "mine/labels.csv").exists()
 
 
 def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
-    out = tmp_path / "mine"
+    out = tmp_path / "clips"
     arguments = ["record", "--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
     process = subprocess.Popen(
         [sys.executable, "-m", "actrec", *arguments],
@@ -120,19 +120,19 @@ def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
         if "clip 3 of 50: GO!" in line:
             break
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    kept = json.loads(said)["kept"]
-    assert kept[:2] == ["wave_001", "wave_002"]
-    assert [clip.recording for clip in read_labels(out / "labels.csv")] == kept
-    assert sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".unfinished") == kept
+    names = json.loads(output)["kept"]
+    assert names[:2] == ["wave_001", "wave_002"]
+    assert [clip.recording for clip in read_labels(out / "labels.csv")] == names
+    assert sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".unfinished") == names
 
 
 def test_record_label_without_a_graph_is_refused(tmp_path, capsys, monkeypatch):
     from actrec.recordings import clip_recorder
 
     monkeypatch.setattr(clip_recorder, "READ_TIMEOUT_S", 0.3)
-    assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
+    assert main(["record", "--label", "wave", "--out", str(tmp_path / "clips"), *QUICK]) == 1
     assert "nothing is published on /skeletons: start the graph first (actrec run)" in capsys.readouterr().err
 
 
@@ -155,37 +155,37 @@ def test_record_label_wrong_arguments_are_refused(arguments, message, capsys, tm
     assert not list(tmp_path.iterdir())
 
 
-def simulated(action, *more):
+def simulated_camera(action, *more):
     options = [f"actions=[{action}]", "width=320", "height=240", "side=right", *more]
     return ["--driver", "simulated", *(word for option in options for word in ("--driver-option", option))]
 
 
-@pytest.mark.timeout(300)  # for a machine that does much else
+@pytest.mark.timeout(300)  # for a loaded machine
 def test_record_teach_and_run_predicts_label(tmp_path, capsys):
-    """One command records, one fine-tunes, one runs: the graph labels the simulated actor's new action."""
+    """After recording and fine-tuning by commands, the graph labels the simulated actor's new action."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
-    mine, model = tmp_path / "mine", tmp_path / "taught"
+    clips, model = tmp_path / "clips", tmp_path / "taught"
     for action, seconds in (("wave", 2.0), ("pick_up", 2.0)):
-        words = ["--repeat", "3", "--countdown", "0.5", "--seconds", str(seconds), "--out", str(mine)]
-        camera = simulated(action, "fps=6", "realtime=false")
-        assert main(["record", "--label", action, *words, *camera]) == 0, capsys.readouterr().err
-    teach = ["teach", str(mine), "--out", str(model), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
+        options = ["--repeat", "3", "--countdown", "0.5", "--seconds", str(seconds), "--out", str(clips)]
+        camera = simulated_camera(action, "fps=6", "realtime=false")
+        assert main(["record", "--label", action, *options, *camera]) == 0, capsys.readouterr().err
+    teach = ["teach", str(clips), "--out", str(model), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
     assert main(teach) == 0
-    heard = threading.Event()
+    found = threading.Event()
     labels = []
 
-    def watch(running, monitor):
+    def wait_for_label(running, monitor):
         deadline = time.monotonic() + 120
-        while not heard.is_set() and time.monotonic() < deadline:
+        while not found.is_set() and time.monotonic() < deadline:
             labels[:] = [label for _, _, label, _ in list(monitor.changes)]
             if "pick_up" in labels:
-                heard.set()
+                found.set()
             time.sleep(0.05)
 
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
-    command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated("pick_up", "fps=8")]
-    result = run.run_graph(run_command.plan(parser.parse_args(command)), watch)
+    command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated_camera("pick_up", "fps=8")]
+    result = run.run_graph(run_command.plan(parser.parse_args(command)), wait_for_label)
     assert result is not None and result["labels"] > 0
     assert "pick_up" in labels, labels
 
@@ -193,17 +193,17 @@ def test_record_teach_and_run_predicts_label(tmp_path, capsys):
 def test_clip_node_bad_message_is_skipped():
     context = rclpy.Context()
     rclpy.init(context=context)
-    mouth = Node("mouth", context=context)
-    publisher = mouth.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
+    node = Node("mouth", context=context)
+    publisher = node.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     try:
         with graph_observations(images=False) as read:
             stop = time.monotonic() + 60
             while not publisher.get_subscription_count() and time.monotonic() < stop:
                 time.sleep(0.01)
-            torn = Skeleton(body_id="body_1", layout="kinect_v2_25", confidences=[1.0])
-            publisher.publish(SkeletonArray(header=conversions.header(START, "lens"), skeletons=[torn]))
+            invalid = Skeleton(body_id="body_1", layout="kinect_v2_25", confidences=[1.0])
+            publisher.publish(SkeletonArray(header=conversions.header(START, "lens"), skeletons=[invalid]))
             publisher.publish(SkeletonArray(header=conversions.header(START + PERIOD_NS, "lens")))
             assert read(60.0).stamp_ns == START + PERIOD_NS
     finally:
-        mouth.destroy_node()
+        node.destroy_node()
         rclpy.try_shutdown(context=context)

@@ -1,4 +1,4 @@
-"""What a node gets of the images that it is remapped to."""
+"""Frames of a node whose image topics are remapped."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) 
     remaps = ["--ros-args", "-r", "camera/color/image_raw:=lens/image_rect_color"]
     node = Node("looker", context=context, cli_args=[*remaps, "-r", "camera/color/camera_info:=lens/camera_info"])
     host.add(node)
-    got: list[Any] = []
+    received: list[Any] = []
     complaints: list[str] = []
     stop = listen(
-        Listener(node, got.append, complaints.append, lambda number: None), SynchronizerConfig(use_depth=False)
+        Listener(node, received.append, complaints.append, lambda number: None), SynchronizerConfig(use_depth=False)
     )
     raw = c.intrinsics_to_info(Intrinsics(8, 6, 10, 10, 4, 3, (0.1, -0.2, 0.0, 0.0, 0.05)), c.header(0, "lens"))
     raw.p = [9.0, 0.0, 3.5, 0.0, 0.0, 9.0, 2.5, 0.0, 0.0, 0.0, 1.0, 0.0]
 
-    def show() -> bool:
+    def publish() -> bool:
         peer.send("lens/camera_info", raw)
         peer.send("lens/image_rect_color", c.color_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
-        return bool(got)
+        return bool(received)
 
-    peer.wait_until(show)
+    peer.wait_until(publish)
     stop()
-    assert got[0].frame(complaints.append).intrinsics == Intrinsics(8, 6, 9, 9, 3.5, 2.5)
+    assert received[0].frame(complaints.append).intrinsics == Intrinsics(8, 6, 9, 9, 3.5, 2.5)

@@ -1,4 +1,4 @@
-"""Color finds its depth by stamp, and goes alone if it must."""
+"""The synchronizer pairs color with depth by stamp, and emits color without depth after a timeout."""
 
 import numpy as np
 import pytest
@@ -96,25 +96,25 @@ def test_synchronizer_without_depth_emits_color_alone_until_depth_returns() -> N
     for k in range(40):
         bench.now = k / 30
         bench.sync.add_color(color(100 + 33 * k))
-    alone = len(bench.out)
-    assert alone == 9
+    count = len(bench.out)
+    assert count == 9
     assert all(d is None for _, d in bench.out)
     assert set(bench.lines) == {"no depth image for 1 s: working on color alone"}
     for k in range(40, 43):
         bench.now = k / 30
         bench.sync.add_color(color(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * k))
-    assert [d is None for _, d in bench.out[alone:]] == [True, False, False]
+    assert [d is None for _, d in bench.out[count:]] == [True, False, False]
 
 
 @pytest.mark.parametrize("rate", [15, 30, 60])
 @pytest.mark.parametrize("depth_late", [True, False])
 def test_synchronizer_waits_for_late_depth_up_to_its_limit(rate: int, depth_late: bool) -> None:
-    """A driver that registers depth on a slow processor: 0.6 s are more than eight images."""
+    """Depth that is 0.6 s late, which is more than eight images, is paired."""
     bench = Bench(depth_wait_s=1.0)
-    for late in range(2 * rate):
-        bench.now, on_time = late / rate, late - round(0.6 * rate)
-        color_at, depth_at = (late, on_time) if depth_late else (on_time, late)
+    for frame in range(2 * rate):
+        bench.now, delayed = frame / rate, frame - round(0.6 * rate)
+        color_at, depth_at = (frame, delayed) if depth_late else (delayed, frame)
         if depth_at >= 0:
             bench.sync.add_depth(depth(100 + 1000 * depth_at / rate))
         if color_at >= 0:
@@ -150,7 +150,7 @@ def test_synchronizer_frequent_depth_pairs_the_nearest() -> None:
     for k in range(20):
         bench.sync.add_depth(depth(100 + 33 * k))
         if k % 2 and k > 2:
-            bench.sync.add_color(color(100 + 33 * (k + 1)))  # before its own depth
+            bench.sync.add_color(color(100 + 33 * (k + 1)))  # before the depth of the same stamp
     assert all(d == t for t, d in bench.out) and len(bench.out) == 8
 
 
@@ -158,39 +158,39 @@ def test_synchronizer_frequent_depth_pairs_the_nearest() -> None:
 @pytest.mark.parametrize("apart_ms", [0, 3, 7])
 @pytest.mark.parametrize("depth_first", [True, False])
 def test_synchronizer_jitter_of_depth_drops_no_frame(rate: int, apart_ms: int, depth_first: bool) -> None:
-    """Stamps of when images came: two of a few milliseconds apart say nothing of how often depth comes."""
+    """Stamps of arrival jitter; a short interval between two does not change the estimated rate."""
     bench, random = Bench(), np.random.default_rng(0)
-    at = 100 + apart_ms + 1000 * np.arange(100 * rate // 30) / rate + random.normal(0, 90 / rate, 100 * rate // 30)
-    both = [(100 + 1000 * k / 30, not depth_first, color) for k in range(100)]
-    both += [(float(t), depth_first, depth) for t in sorted(at)]
-    for t, _, kind in sorted(both, key=lambda item: item[:2]):
-        (bench.sync.add_color if kind is color else bench.sync.add_depth)(kind(t))
+    stamps = 100 + apart_ms + 1000 * np.arange(100 * rate // 30) / rate + random.normal(0, 90 / rate, 100 * rate // 30)
+    images = [(100 + 1000 * k / 30, not depth_first, color) for k in range(100)]
+    images += [(float(t), depth_first, depth) for t in sorted(stamps)]
+    for t, _, make in sorted(images, key=lambda item: item[:2]):
+        (bench.sync.add_color if make is color else bench.sync.add_depth)(make(t))
     assert len(bench.out) >= 98 and bench.unpaired <= 1
     assert max(abs(t - d) for t, d in bench.out) < 750 / rate
 
 
 @pytest.mark.parametrize("depth_first", [True, False])
 def test_synchronizer_jitter_of_color_drops_few_frames(depth_first: bool) -> None:
-    """A quarter of a frame: one of ten lies farther than half a frame from its depth, or nearer to another."""
+    """With jitter of a quarter of a frame, one image of ten is not nearest to its own depth."""
     bench, random = Bench(), np.random.default_rng(0)
-    at = 100 + 1000 * np.arange(300) / 30 + random.normal(0, 8, 300)
-    both = [(float(t), depth_first, color) for t in sorted(at)]
-    both += [(100 + 1000 * k / 30, not depth_first, depth) for k in range(300)]
-    for t, _, kind in sorted(both, key=lambda item: item[:2]):
-        (bench.sync.add_color if kind is color else bench.sync.add_depth)(kind(t))
+    stamps = 100 + 1000 * np.arange(300) / 30 + random.normal(0, 8, 300)
+    images = [(float(t), depth_first, color) for t in sorted(stamps)]
+    images += [(100 + 1000 * k / 30, not depth_first, depth) for k in range(300)]
+    for t, _, make in sorted(images, key=lambda item: item[:2]):
+        (bench.sync.add_color if make is color else bench.sync.add_depth)(make(t))
     assert len(bench.out) >= 270
 
 
-@pytest.mark.parametrize(("lost", "least"), [(0.3, 130), (0.5, 60)])
-def test_synchronizer_lost_frames_do_not_pair_neighbors(lost: float, least: int) -> None:
+@pytest.mark.parametrize(("lost", "minimum"), [(0.3, 130), (0.5, 60)])
+def test_synchronizer_lost_frames_do_not_pair_neighbors(lost: float, minimum: int) -> None:
     bench, random = Bench(), np.random.default_rng(0)
     for k in range(300):
-        kept = random.uniform(size=2) > lost
-        if kept[0]:
+        received = random.uniform(size=2) > lost
+        if received[0]:
             bench.sync.add_color(color(100 + 33 * k))
-        if kept[1]:
+        if received[1]:
             bench.sync.add_depth(depth(103 + 33 * k))
-    assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= least
+    assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= minimum
 
 
 def test_synchronizer_repeated_depth_is_paired() -> None:
@@ -204,11 +204,11 @@ def test_synchronizer_repeated_depth_is_paired() -> None:
 
 def test_synchronizer_replayed_recording_after_a_pause_has_depth() -> None:
     bench = Bench(depth_wait_s=1.0)
-    for began in (0.0, 60.0):
+    for start in (0.0, 60.0):
         for k in range(30):
-            bench.now = began + k / 30
+            bench.now = start + k / 30
             bench.sync.add_color(color(100 + 33 * k))
-            if k < 29:  # the last one is cut off
+            if k < 29:  # the recording ends before its last depth image
                 bench.sync.add_depth(depth(100 + 33 * k))
     assert bench.out == [(100 + 33 * k, 100 + 33 * k) for k in range(29)] * 2
     assert (bench.unpaired, bench.lines) == (1, [])
@@ -336,8 +336,8 @@ def test_to_frame_keeps_stamp_and_frame_id() -> None:
 
 def test_synchronizer_depth_of_another_size_is_dropped_and_reported() -> None:
     lines: list[str] = []
-    other = c.depth_to_image(np.ones((12, 16), np.float32), c.header(100 * MS, "camera"))
-    assert to_frame(messages(other), lines.append).depth is None
+    other_size = c.depth_to_image(np.ones((12, 16), np.float32), c.header(100 * MS, "camera"))
+    assert to_frame(messages(other_size), lines.append).depth is None
     assert len(lines) == 1
     assert lines[0].startswith("depth is 16×12, color is 8×6: working on color alone; register depth to color")
 
@@ -348,15 +348,15 @@ def test_synchronizer_unregistered_depth_is_reported() -> None:
     assert frame.depth is not None
     assert len(lines) == 1
     assert lines[0].startswith("depth is seen from 'lens', color from 'camera': if it is not registered")
-    nameless = c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, ""))
-    to_frame(messages(nameless), lines.append)
+    without_frame = c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, ""))
+    to_frame(messages(without_frame), lines.append)
     assert len(lines) == 1
 
 
 def test_synchronizer_empty_depth_is_reported() -> None:
     lines: list[str] = []
-    blind = c.depth_to_image(np.full((6, 8), np.nan, np.float32), c.header(100 * MS, "camera"))
-    frame = to_frame(messages(blind), lines.append)
+    empty_depth = c.depth_to_image(np.full((6, 8), np.nan, np.float32), c.header(100 * MS, "camera"))
+    frame = to_frame(messages(empty_depth), lines.append)
     assert frame.depth is not None
     assert np.isnan(frame.depth).all()
     assert len(lines) == 1

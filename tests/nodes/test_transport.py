@@ -1,4 +1,4 @@
-"""The image transport between two real processes: with the profile that ships, images arrive."""
+"""Images arrive between two real processes with the shipped transport profile."""
 
 import os
 
@@ -10,7 +10,7 @@ from actrec_nodes.bringup import transport
 
 @pytest.mark.ros
 def test_transport_measure_images_arrive_with_the_profile() -> None:
-    # A busy machine may lose many for a while; without the profile most are always lost, on an idle one too.
+    # A busy machine may lose many images for a while; without the profile, most are lost on any machine.
     for _ in range(4):
         figures = transport.measure(seconds=1.0)
         if figures["share"] > 0.5:
@@ -21,7 +21,7 @@ def test_transport_measure_images_arrive_with_the_profile() -> None:
 
 
 def test_transport_measure_failed_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "RMW_IMPLEMENTATION", "rmw_of_nobody")
-    with pytest.raises(DeviceError) as caught:
+    monkeypatch.setitem(os.environ, "RMW_IMPLEMENTATION", "rmw_unknown")
+    with pytest.raises(DeviceError) as raised:
         transport.measure(seconds=0.1)
-    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`actrec view` beside a running graph: it shows the topics, and reports a silent graph and bad messages."""
+"""`actrec view` with a running graph shows its topics, and reports missing and invalid messages."""
 
 import threading
 import time
@@ -24,28 +24,28 @@ pytestmark = pytest.mark.ros
 STAMP = 1_700_000_000_000_000_000
 
 
-class Shown:
-    """A viewer that keeps its input."""
+class FakeViewer:
+    """A viewer that records its inputs."""
 
     def __init__(self):
-        self.frames, self.given, self.labels = [], [], []
+        self.frames, self.bodies_shown, self.labels = [], [], []
 
     def frame(self, frame):
         self.frames.append(frame)
 
     def bodies(self, topic, stamp_ns, bodies):
-        if not self.given:
-            self.given.append(None)
+        if not self.bodies_shown:
+            self.bodies_shown.append(None)
             raise ConfigError("unknown layout")
-        self.given.append((topic, stamp_ns, [body.body_id for body in bodies]))
+        self.bodies_shown.append((topic, stamp_ns, [body.body_id for body in bodies]))
 
-    def label(self, *said):
-        self.labels.append(said)
+    def label(self, *arguments):
+        self.labels.append(arguments)
 
 
 @pytest.fixture
 def graph():
-    """Publishes an image, a person, a message that is none and a label, ten times a second, until it is stopped."""
+    """Publish an image, a person, an invalid message and a label at 10 Hz until the test ends."""
     context = rclpy.Context()
     rclpy.init(context=context)
     node, stop = Node("graph", context=context), threading.Event()
@@ -77,22 +77,22 @@ def graph():
 
 
 def test_view_shows_the_messages_of_a_graph(graph):
-    shown, stopped = Shown(), threading.Event()
-    looking = threading.Thread(target=visualization_node.run, args=(shown, stopped, 0.0))
-    looking.start()
-    until = time.monotonic() + 60
-    while not (shown.frames and len(shown.given) > 1 and shown.labels) and time.monotonic() < until:
+    viewer, stop = FakeViewer(), threading.Event()
+    thread = threading.Thread(target=visualization_node.run, args=(viewer, stop, 0.0))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not (viewer.frames and len(viewer.bodies_shown) > 1 and viewer.labels) and time.monotonic() < deadline:
         time.sleep(0.05)
-    stopped.set()
-    looking.join()
-    assert shown.frames[0].color.shape == (48, 64, 3) and shown.frames[0].depth[0, 0] == 2.0
-    topic, stamp, names = shown.given[1]  # faults of other messages did not end the command
+    stop.set()
+    thread.join()
+    assert viewer.frames[0].color.shape == (48, 64, 3) and viewer.frames[0].depth[0, 0] == 2.0
+    topic, stamp, names = viewer.bodies_shown[1]  # errors of other messages do not end the command
     assert (topic, names) == ("skeletons", ["body_1"]) and stamp >= STAMP
-    assert shown.labels[0][1:] == ("body_1", "wave", 0.5)
+    assert viewer.labels[0][1:] == ("body_1", "wave", 0.5)
 
 
 def test_view_silent_graph_and_wrong_arguments_are_reported():
     with pytest.raises(DeviceError, match="nothing came on /elsewhere nor .* start the graph first"):
-        visualization_node.run(Shown(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
+        visualization_node.run(FakeViewer(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
     with pytest.raises(ConfigError, match="ROS refuses its arguments"):
-        visualization_node.run(Shown(), threading.Event(), 0.3, ["-p", "nonsense"])
+        visualization_node.run(FakeViewer(), threading.Event(), 0.3, ["-p", "nonsense"])

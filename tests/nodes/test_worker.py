@@ -1,4 +1,4 @@
-"""The newest input wins, and what gave way is counted."""
+"""A worker keeps the newest inputs and counts dropped ones; statistics of a node."""
 
 import json
 import threading
@@ -10,17 +10,17 @@ from actrec_nodes.common.diagnostics import Statistics
 from actrec_nodes.common.lifecycle import Worker
 
 
-class Slow:
-    """Work that stands still until it is let go."""
+class BlockedWork:
+    """Work that waits until `go` is set."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
         self.entered = threading.Event()
-        self.go = threading.Event()
+        self.resume = threading.Event()
 
     def __call__(self, item: int) -> None:
         self.entered.set()
-        assert self.go.wait(60)
+        assert self.resume.wait(60)
         if item < 0:
             raise ValueError(f"bad item {item}")
         self.done.append(item)
@@ -32,8 +32,8 @@ def statistics() -> Statistics:
 
 
 def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[int], list[Exception]]:
-    """Puts the first item, and the others while it is being worked on."""
-    work = Slow()
+    """Put the first item, then the others during its processing."""
+    work = BlockedWork()
     errors: list[Exception] = []
     worker = Worker(work, errors.append, statistics, capacity)
     worker.start()
@@ -41,7 +41,7 @@ def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[i
     assert work.entered.wait(60)
     for item in items[1:]:
         worker.put(item)
-    work.go.set()
+    work.resume.set()
     assert worker.wait_idle(60)
     worker.stop()
     return work.done, errors
@@ -68,18 +68,18 @@ def test_worker_failure_is_reported_and_work_continues(statistics: Statistics) -
 
 
 def test_worker_stop_clears_the_queue(statistics: Statistics) -> None:
-    work = Slow()
+    work = BlockedWork()
     worker = Worker(work, lambda error: None, statistics)
     worker.start()
     worker.put(1)
     assert work.entered.wait(60)
     worker.put(2)
-    stopper = threading.Thread(target=worker.stop)
-    stopper.start()
-    with worker._condition:  # which `stop` holds while it makes up its mind, and tells when it has
+    thread = threading.Thread(target=worker.stop)
+    thread.start()
+    with worker._condition:  # `stop` notifies this condition
         assert worker._condition.wait_for(lambda: worker._stopping, 60)
-    work.go.set()
-    stopper.join(60)
+    work.resume.set()
+    thread.join(60)
     worker.put(3)
     worker.stop()
     assert work.done == [1]
@@ -106,19 +106,19 @@ def test_statistics_rate_is_of_recent_inputs(statistics: Statistics, monkeypatch
     now = 100.0
     monkeypatch.setattr(statistics_module.time, "monotonic", lambda: now)
 
-    def ten_a_second() -> None:
+    def run_at_10_hz() -> None:
         nonlocal now
         for _ in range(21):
             statistics.done(0.01)
             now += 0.1
 
-    ten_a_second()
+    run_at_10_hz()
     assert statistics.snapshot().rate_hz == pytest.approx(10.0)
     now += 4.0
     assert statistics.snapshot().rate_hz == pytest.approx(10.0)
-    now += 2.0  # the camera was pulled out
+    now += 2.0  # no input since the camera was unplugged
     assert statistics.snapshot().rate_hz == 0.0
-    ten_a_second()  # and the pause is no part of the pace
+    run_at_10_hz()  # the pause does not lower the rate
     assert statistics.snapshot().rate_hz == pytest.approx(10.0)
 
 

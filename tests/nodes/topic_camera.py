@@ -1,4 +1,4 @@
-"""A camera that publishes images of a board, for commands that look at a topic."""
+"""A camera that publishes images of a board, for commands that subscribe to a topic."""
 
 import threading
 import time
@@ -15,10 +15,10 @@ TOPIC = "some_camera/image"
 
 
 class TopicCamera:
-    """Publishes `image`, or images whose first value counts, twenty a second, until it is stopped.
+    """A thread that publishes `image`, or images with a counter as first value, at 20 Hz.
 
     Attributes:
-        lens: Published as camera_info with them, if given.
+        lens: Intrinsics that are published as camera_info, if given.
     """
 
     def __init__(self, encoding: str = "rgb8", image: np.ndarray | None = None, topic: str = TOPIC):
