@@ -63,14 +63,14 @@ def source(name: str, root: str | Path, **options: Any) -> Source:
     Raises:
         ConfigError: Unknown name or option.
     """
-    kind = DATASETS.get(name)
-    parameters = inspect.signature(kind).parameters
+    dataset_class = DATASETS.get(name)
+    parameters = inspect.signature(dataset_class).parameters
     known = [key for key, parameter in parameters.items() if parameter.kind != parameter.VAR_KEYWORD and key != "root"]
     unknown = sorted(set(options) - set(known))
     if unknown and not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
         raise ConfigError(f"{name} has no option '{unknown[0]}'; known: {', '.join(known) or 'none'}")
-    made: Source = kind(root=root, **options)
-    return made
+    instance: Source = dataset_class(root=root, **options)
+    return instance
 
 
 def create(name: str, root: str | Path, *, split: str = "", part: str = "train", **options: Any) -> ClipDataset:
@@ -146,7 +146,7 @@ def folder(data_root: str | Path, name: str) -> str:
 
 
 def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:
-    """Find the clips whose joints equal the joints of a training clip, bit for bit: published collections have some.
+    """Find the clips whose joints equal the joints of a training clip exactly; published datasets have some.
 
     Clips without joints and unreadable clips are ignored.
 
@@ -184,6 +184,6 @@ def _digests(clips: ClipDataset) -> Iterator[tuple[int, bytes]]:
 def _same(clips: ClipDataset, index: int, others: ClipDataset, other: int) -> bool:
     try:
         a, b = clips[index].bodies, others[other].bodies
-    except (InputError, DeviceError):  # a damaged store: its checksums can be read
+    except (InputError, DeviceError):  # a damaged store, of which only the checksums can be read
         return False
     return bool(np.isfinite(a).any()) and np.array_equal(a, b, equal_nan=True)

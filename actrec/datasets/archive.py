@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
+from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, walk
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 
 
 class ArchiveSource(Source):
-    """A dataset in the `archive` of its root, read as a whole at the first access.
+    """A dataset in one `archive` in its root, which is read completely at the first access.
 
-    Without the archive the root holds the published files, each read on access.
+    Without the archive, the root holds the published files, each read on access.
     """
 
     archive: ClassVar[str]
@@ -51,8 +51,8 @@ class ArchiveSource(Source):
         """Read the clip of an item."""
         clip = self._all()[entry.name][1] if self.packed else self.read_published(entry)
         if not np.isfinite(clip.bodies).any():
-            what = f": '{entry.name}'" if self.packed else ""
-            raise InputError(f"'{entry.files['skeleton']}'{what} has no body in {len(clip.stamps_ns)} frames")
+            item = f": '{entry.name}'" if self.packed else ""
+            raise InputError(f"'{entry.files['skeleton']}'{item} has no body in {len(clip.stamps_ns)} frames")
         return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
@@ -99,7 +99,7 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
         InputError: Two files have the same name.
     """
     if not root.is_dir():
-        raise no_folder(root)
+        raise missing_folder_error(root)
     found: dict[str, Path] = {}
     every = (Path(folder, name) for folder, _, names in walk(root) for name in names)
     for path in sorted(every):

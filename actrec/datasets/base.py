@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.skeleton import windows
-from actrec.skeleton.windows import nearest, sampled
+from actrec.skeleton.windows import nearest, resample_points
 from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -76,11 +76,11 @@ class Clip:
     streams: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def window(self, seconds: float, frames: int) -> np.ndarray:
-        """Return the bodies [M, frames, V, 3] of the live recognizer's window at the end of the clip."""
+        """Return the bodies [M, frames, V, 3] m of the live recognizer's window at the end of the clip."""
         return self._bodies(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
 
     def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
-        """Return the stamps [frames] of the live window at the clip's end; stretched: of the whole clip."""
+        """Return the stamps [frames], ns, of the live window at the clip's end, or `stretched` over the whole clip."""
         start, end = int(self.stamps_ns[0]), int(self.stamps_ns[-1])
         if stretched:
             return windows.stretched_stamps(start, end, frames)
@@ -88,67 +88,67 @@ class Clip:
 
     def sample(self, seconds: float, frames: int, stretched: bool = False) -> LazyClip:
         """Return the clip sampled at the stamps of `window_stamps`."""
-        return self.sampled(self.window_stamps(seconds, frames, stretched))
+        return self.at_stamps(self.window_stamps(seconds, frames, stretched))
 
-    def sampled(self, wanted_ns: np.ndarray, speed: float = 1.0) -> LazyClip:
+    def at_stamps(self, sample_ns: np.ndarray, speed: float = 1.0) -> LazyClip:
         """Return the clip, lazily, at the stamps [frames]: points interpolated, images and flow of the nearest frame.
 
         Stamps are in the clip's own time; velocities are multiplied by the playback speed.
         """
-        make = {key: partial(self._at, key, wanted_ns, speed) for key in self.streams}
+        make = {key: partial(self._at, key, sample_ns, speed) for key in self.streams}
         spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-            key: partial(self._span, key, wanted_ns, speed) for key in self.streams if key in KEYS and KEYS[key][0] == 0
+            key: partial(self._span, key, sample_ns, speed) for key in self.streams if key in KEYS and KEYS[key][0] == 0
         }
-        shown = None
+        observed_frames = None
         if "color" in self.streams:
             # Shared without a reference cycle, so that images are freed with the clip.
             color = LazyClip({"color": make["color"]}, {"color": spans["color"]})
             make["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
-            shown = self._shown(color, wanted_ns)
-        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **make}, spans, shown)
+            observed_frames = self._observed_frames(color, sample_ns)
+        return LazyClip({"bodies": partial(self._bodies, sample_ns), **make}, spans, observed_frames)
 
-    def _shown(self, color: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
+    def _observed_frames(self, color: LazyClip, sample_ns: np.ndarray) -> LazyClip:
         """Return the frames of body 0 nearest to the stamps, as in the live recognizer; `color` has images there."""
-        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
-        seen = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
-        every = nearest(self.stamps_ns, held_ns)
-        frames = seen[nearest(self.stamps_ns[seen], held_ns)] if len(seen) else every
+        clamped_ns = np.maximum(sample_ns, self.stamps_ns[0])
+        observed = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
+        nearest_frames = nearest(self.stamps_ns, clamped_ns)
+        frames = observed[nearest(self.stamps_ns[observed], clamped_ns)] if len(observed) else nearest_frames
         others = {key: partial(self._frames, key, frames) for key in self.streams if key in KEYS and key != "flow"}
         spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
             "color": lambda start, count: self._frames("color", frames[start : start + count])
         }
-        if np.array_equal(frames, every):  # then no image is decoded twice
+        if np.array_equal(frames, nearest_frames):  # then no image is decoded twice
             others["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
         return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, spans)
 
-    def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
-        return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
+    def _bodies(self, sample_ns: np.ndarray) -> np.ndarray:
+        return np.stack([windows.resample(self.stamps_ns, body, sample_ns) for body in self.bodies])
 
-    def _at(self, key: str, wanted_ns: np.ndarray, speed: float) -> np.ndarray:
-        """Return a stream at stamps [frames]; before the recording starts, the first frame is held."""
+    def _at(self, key: str, sample_ns: np.ndarray, speed: float) -> np.ndarray:
+        """Return a stream at stamps [frames]; before the recording starts, the first frame is repeated."""
         if key not in KEYS:
             raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
-        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
+        clamped_ns = np.maximum(sample_ns, self.stamps_ns[0])
         if KEYS[key][0] == 1:
-            found = np.stack([sampled(self.stamps_ns, body, held_ns) for body in self._whole(key)])
+            value = np.stack([resample_points(self.stamps_ns, body, clamped_ns) for body in self._checked_stream(key)])
         else:
-            found = self._frames(key, nearest(self.stamps_ns, held_ns))
-        return found * np.float32(speed) if key in VELOCITIES and speed != 1.0 else found
+            value = self._frames(key, nearest(self.stamps_ns, clamped_ns))
+        return value * np.float32(speed) if key in VELOCITIES and speed != 1.0 else value
 
-    def _span(self, key: str, wanted_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
-        if not 0 <= start <= start + frames <= len(wanted_ns):
-            raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(wanted_ns)}")
-        return self._at(key, wanted_ns[start : start + frames], speed)
+    def _span(self, key: str, sample_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
+        if not 0 <= start <= start + frames <= len(sample_ns):
+            raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(sample_ns)}")
+        return self._at(key, sample_ns[start : start + frames], speed)
 
     def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
         """Return the frames with these indices of a stream; the whole value if it has no frames."""
         axis = KEYS[key][0]
         if axis == 0 and isinstance(self.streams, LazyStreams):
             return self.streams.at(key, frames)
-        value = self._whole(key)
+        value = self._checked_stream(key)
         return value if axis is None else np.take(value, frames, axis)
 
-    def _whole(self, key: str) -> np.ndarray:
+    def _checked_stream(self, key: str) -> np.ndarray:
         """Return a whole stream, checked to have one frame per stamp."""
         value, axis = self.streams[key], KEYS[key][0]
         if axis is not None and value.shape[axis] != len(self.stamps_ns):
@@ -173,11 +173,11 @@ class Entry:
 
 
 class ClipDataset:
-    """A map-style dataset of clips, held in memory.
+    """A map-style dataset of clips in memory.
 
     Attributes:
         classes: Class names by label.
-        layout: Of the bodies' joints.
+        layout: Joint layout of the bodies.
         entries: The items of the clips.
     """
 
@@ -209,8 +209,8 @@ class ClipDataset:
     @property
     def streams(self) -> frozenset[str]:
         """The streams (`actrec.types.STREAMS`) that every clip has."""
-        held = frozenset.intersection(*(frozenset(clip.streams) | {"bodies"} for clip in self._clips))
-        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+        keys_present = frozenset.intersection(*(frozenset(clip.streams) | {"bodies"} for clip in self._clips))
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in keys_present)
 
     @property
     def recordings(self) -> tuple[str, ...]:
@@ -251,8 +251,8 @@ class SourceDataset(ClipDataset):
     @property
     def streams(self) -> frozenset[str]:
         """Return the streams of the first clip."""
-        held = frozenset(self[0].streams) | {"bodies"}
-        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+        keys_present = frozenset(self[0].streams) | {"bodies"}
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in keys_present)
 
     @property
     def recordings(self) -> tuple[str, ...]:
@@ -265,13 +265,13 @@ class SourceDataset(ClipDataset):
 
 
 class Source(ABC):
-    """A dataset as published. Can be pickled, so that several processes may read it.
+    """A dataset as published. It can be pickled, so several processes may read it.
 
     Attributes:
         splits: Official protocols; the first is the default.
         measure: Metric of the official protocol: "accuracy" (top-1) or "mean_class_accuracy".
         folds: Number of folds of each split, chosen by the option `fold` (from 1); 0 for none.
-        merges: For each coarser dataset of the same items, the class there of each class here.
+        merges: For each coarser dataset of the same items, its label for each label of this dataset.
         has_files: Whether the dataset is read from files.
         caveat: Note for every card and report about the dataset.
         license: License of models trained on it.
@@ -367,7 +367,7 @@ class Source(ABC):
 
 
 def content(path: Path) -> Iterator[bytes]:
-    """Yield the size and the ends of a file, or the names in a folder, for a fingerprint; raises DeviceError."""
+    """Yield the size and both ends of a file, or the names in a folder, for a fingerprint; raises DeviceError."""
     try:
         if path.is_dir():
             yield "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
@@ -375,14 +375,14 @@ def content(path: Path) -> Iterator[bytes]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             yield str(size).encode()
-            for place in (0, max(size - 65536, 0)):
-                file.seek(place)
+            for offset in (0, max(size - 65536, 0)):
+                file.seek(offset)
                 yield file.read(65536)
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
-def no_folder(root: Path) -> DeviceError:
+def missing_folder_error(root: Path) -> DeviceError:
     """Return the error for a missing dataset folder."""
     return DeviceError(
         f"there is no folder '{root}'; check the path (commands: --data or ACTREC_DATA for the folder of datasets, "
@@ -405,9 +405,9 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 def _refuse(error: OSError) -> None:
     name = Path(error.filename).name
     if not name.startswith(".") and name != "lost+found":
-        raise unreadable_folder(error) from error
+        raise unreadable_folder_error(error) from error
 
 
-def unreadable_folder(error: OSError) -> DeviceError:
+def unreadable_folder_error(error: OSError) -> DeviceError:
     """Return the error for an unreadable folder."""
     return DeviceError(f"cannot read the folder '{error.filename}': {error.strerror}; make it readable or move it")

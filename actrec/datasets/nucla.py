@@ -30,7 +30,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, corrupt or of another form.
+        InputError: It is truncated, corrupt or of another format.
     """
     path = Path(path)
     try:
@@ -39,7 +39,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         label = int(content["label"])
         name = str(content.get("file_name", path.stem))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"'{path}' is corrupt or no N-UCLA skeleton file: {error}; copy it again") from error
+        raise InputError(f"'{path}' is corrupt or not an N-UCLA skeleton file: {error}; copy it again") from error
     if xyz.ndim != 3 or xyz.shape[1:] != (20, 3) or not len(xyz):
         raise InputError(f"'{path}': skeletons is {list(xyz.shape)}, expected [frames, 20, 3]")
     return _sequence(name, xyz, label, fps)
@@ -110,7 +110,7 @@ class Nucla(ArchiveSource):
         sequence = read_nucla_json(path)
         if (sequence.name, sequence.label) != (entry.name, entry.label + 1):
             raise InputError(
-                f"'{path}' says that it is {sequence.name} of class {sequence.label}, but its name that it is "
+                f"'{path}' contains {sequence.name} of class {sequence.label}, but its file name is "
                 f"{entry.name} of class {entry.label + 1}; copy it again"
             )
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies)

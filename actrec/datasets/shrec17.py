@@ -5,7 +5,7 @@ right, y up and z away from the camera, of a mirrored image with the origin in i
 coordinates show right hands (fingers curl to the palm's side in 12 frames of 13), which all subjects used. Half a turn
 about z gives the optical frame: fingers up is −y, and a swipe to the user's right goes to −x, the left of the image.
 
-The papers' tables list V before +, the files + before V: the strokes of gesture 12 cross, and gesture 13 is one V.
+The papers' tables list V before +. The files have + before V: gesture 12 is a cross, gesture 13 is a V.
 """
 
 import logging
@@ -76,7 +76,7 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
     path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
     xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
     if len(xyz) != frames:
-        raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
+        raise InputError(f"'{path}' has {len(xyz)} frames but the list has {frames}: it is truncated, copy it again")
     return _sequence(xyz, fps, gesture, finger, subject, essai, train)
 
 
@@ -94,11 +94,11 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
     path = Path(path)
     values = _table(path, len(COLUMNS))
     if not (np.abs(values) < 2**31).all():
-        raise InputError(f"'{path}' is corrupt: a number is too large, or none")
+        raise InputError(f"'{path}' is corrupt: a number is too large or NaN; copy it again")
     if (values % 1).any():
         raise InputError(f"'{path}' is corrupt: line {1 + int((values % 1).any(axis=1).argmax())} has a fraction")
     rows = [tuple(row) for row in values.astype(np.int64).tolist()]
-    seen: set[tuple[int, ...]] = set()
+    listed: set[tuple[int, ...]] = set()
     for number, row in enumerate(rows, start=1):
         gesture, finger, subject, essai = row[:4]
         if not (1 <= gesture <= len(CLASSES) and finger in FINGERS):
@@ -107,11 +107,11 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
             raise InputError(
                 f"'{path}' line {number}: labels {row[4]} and {row[5]} do not fit gesture {gesture}, finger {finger}"
             )
-        if row[:4] in seen:
+        if row[:4] in listed:
             raise InputError(
                 f"'{path}' line {number}: {sequence_name(gesture, finger, subject, essai)} is listed twice"
             )
-        seen.add(row[:4])
+        listed.add(row[:4])
     return rows
 
 
@@ -119,9 +119,9 @@ def _table(path: Path, columns: int) -> np.ndarray:
     rows = [line.split() for line in read_text(path).split("\n") if line.strip()]
     if not rows:
         raise InputError(f"'{path}' is empty; copy it again")
-    wrong = next((i for i, row in enumerate(rows) if len(row) != columns), None)
-    if wrong is not None:
-        raise InputError(f"'{path}' line {wrong + 1} has {len(rows[wrong])} columns, expected {columns}")
+    invalid = next((i for i, row in enumerate(rows) if len(row) != columns), None)
+    if invalid is not None:
+        raise InputError(f"'{path}' line {invalid + 1} has {len(rows[invalid])} columns, expected {columns}")
     try:
         return np.array(rows, dtype=np.float64)
     except ValueError as error:
@@ -148,8 +148,8 @@ CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in F
 META = ("gesture", "finger", "subject", "essai", "frames")
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
 SIZES = {"train": 1960, "test": 840}
-UNPACKED = "HandGestureDataset_SHREC2017"
-"""The folder that the published archive holds."""
+ARCHIVE_FOLDER = "HandGestureDataset_SHREC2017"
+"""Folder in the published archive."""
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Shrec17(ArchiveSource):
 
     def __init__(self, root: str | Path):
         super().__init__(root)
-        inner = self.root / UNPACKED
+        inner = self.root / ARCHIVE_FOLDER
         if not self.packed and not (self.root / LISTS["train"]).is_file() and inner.is_dir():
             self.root = inner
 
@@ -194,7 +194,7 @@ class Shrec17(ArchiveSource):
             rows = read_list(self.root / file)
             if len(rows) != SIZES[part]:
                 logger.warning(
-                    "'%s' lists %d sequences, the dataset's %d: it is cut, or no official split",
+                    "'%s' lists %d sequences, the dataset has %d: it is truncated or not the official split",
                     self.root / file, len(rows), SIZES[part],
                 )  # fmt: skip
             for row in rows:

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
-from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
+from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, walk
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
@@ -39,7 +39,7 @@ from actrec.utils.geometry import MIN_POINTS, fit_translation
 LAYOUT = "lcrnet_13"
 JOINTS = 13
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal, of the color camera of the Kinect v1 that the dataset was recorded with."""
+"""Nominal intrinsics of the color camera of the Kinect v1 that recorded the dataset."""
 
 IMAGE_SIZE = (640, 480)
 CLASSES = (
@@ -54,26 +54,26 @@ _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
 _MISSING = (0.0, -1.0)
 """Values of both u and v of a missing joint."""
 
-_LARGEST = {"pose2d": 1e5, "pose3d": FARTHEST_M}
+_LIMITS = {"pose2d": 1e5, "pose3d": FARTHEST_M}
 """px, m: upper bounds of valid numbers."""
 
 _TRUNK_M = (0.2, 1.0)
 """m, range of the median trunk length (hips to shoulders); other values are not in meters."""
 
-_UNEXPLAINED = 0.4
-"""Largest unexplained share of the pixels' variance, median over the poses."""
+_MAX_RESIDUAL = 0.4
+"""Largest share of the pixels' variance that the poses do not explain, median over the poses."""
 
-_LOOSE = 0.1
-"""Unexplained share above which a general rotation is fitted."""
+_ROTATION_RESIDUAL = 0.1
+"""Residual above which a general rotation is fitted."""
 
 _ROUNDS = 10
 _GATE_M, _SPEED_M_S = 1.0, 1.5
 """Tracking gate: a distance, plus a distance per second without a detection."""
 
-_ASIDE = np.array([1.0, 1.0, 0.25])
+_AXIS_WEIGHTS = np.array([1.0, 1.0, 0.25])
 """Weight of each axis in the tracking distance: depth from a single image is uncertain."""
 
-_STEADY = 9
+_FILTER_FRAMES = 9
 """Frames of the median filter of positions: depth from a single image errs by decimeters."""
 
 
@@ -115,18 +115,18 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
     try:
         frames = json.loads(read_text(path))["frames"]
     except json.JSONDecodeError as error:
-        raise InputError(f"'{path}' is truncated or no JSON; copy it again ({error})") from error
+        raise InputError(f"'{path}' is truncated or not JSON; copy it again ({error})") from error
     except (KeyError, TypeError) as error:
-        raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
+        raise InputError(f"'{path}' holds no 'frames': it is not a Toyota Smarthome skeleton file") from error
     if not isinstance(frames, list) or not frames:
         raise InputError(f"'{path}' holds no frames; copy it again")
     people = [_people(f"'{path}': frame {t}", frame) for t, frame in enumerate(frames, start=1)]
     if not any(len(found.scores) for found in people):
-        raise InputError(f"'{path}' has no body in {len(people)} frames; leave it out")
-    axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
-    tracks = _tracks([_placed(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
+        raise InputError(f"'{path}' has no body in {len(people)} frames; remove it")
+    axes = _find_axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
+    tracks = _track_people([_place_people(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
     if not tracks:
-        raise InputError(f"'{path}': no pose lies before the camera over its pixels; leave it out")
+        raise InputError(f"'{path}': no pose in front of the camera projects to its pixels; remove it")
     return _sequence(path, tracks, len(people), options.fps)
 
 
@@ -145,7 +145,7 @@ Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
 def _people(place: str, frame: Any) -> _People:
     """Convert the persons of a frame; errors start with `place`."""
     if not isinstance(frame, list):
-        raise InputError(f"{place} is no list of persons")
+        raise InputError(f"{place} is not a list of persons; copy the file again")
     poses, pixels, scores = [], [], []
     for person in frame:
         seen, pose = _values(place, person, "pose2d", 2), _values(place, person, "pose3d", 3)
@@ -168,16 +168,16 @@ def _values(place: str, person: Any, key: str, dimensions: int) -> np.ndarray:
     try:
         values = np.array(person[key], np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{place}, '{key}' is not numbers ({error})") from error
-    if values.shape != (dimensions * JOINTS,) or not (np.abs(values) < _LARGEST[key]).all():
+        raise InputError(f"{place}, '{key}' has values that are not numbers ({error}); copy the file again") from error
+    if values.shape != (dimensions * JOINTS,) or not (np.abs(values) < _LIMITS[key]).all():
         raise InputError(
             f"{place}, '{key}' has shape {list(values.shape)} or is not finite, or too large, expected "
-            f"{dimensions} × {JOINTS} numbers below {_LARGEST[key]:g}"
+            f"{dimensions} × {JOINTS} numbers below {_LIMITS[key]:g}"
         )
     return values.reshape(dimensions, JOINTS).T
 
 
-def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def _find_axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Return the rotation [3, 3] from `pose3d` [N, 13, 3] to the optical frame (see the module); check the unit."""
     index = layouts.get(LAYOUT).index
     hips, shoulders = (
@@ -194,31 +194,31 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     means = (np.where(known, points, 0).sum(axis=1, keepdims=True) / counts for points in (poses, pixels))
     poses, pixels = (np.where(known, points - mean, 0) for points, mean in zip((poses, pixels), means, strict=True))
     flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
-    left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
-    if left > _LOOSE:
+    residual, turn = min(((_residual(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
+    if residual > _ROTATION_RESIDUAL:
         fitted = _rotation(poses, pixels, turn)
-        if (better := _unexplained(poses, pixels, fitted)) < left / 2:
-            left, turn = better, fitted
-    if not left <= _UNEXPLAINED:
+        if (better := _residual(poses, pixels, fitted)) < residual / 2:
+            residual, turn = better, fitted
+    if not residual <= _MAX_RESIDUAL:
         raise InputError(
-            f"'{path}': 'pose3d' does not lie over 'pose2d' ({left:.0%} of its variance is left): they are of "
-            "different persons or of another form"
+            f"'{path}': 'pose3d' does not project to 'pose2d' ({residual:.0%} of its variance unexplained): they are "
+            "of different persons or of another format"
         )
     return turn
 
 
-def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _project_and_scale(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the projected poses [N, 13, 2] and their best scales [N, 1, 1] px/m."""
     seen = (poses @ turn.T)[..., :2]
     scales = (seen * pixels).sum(axis=(1, 2)) / np.maximum((seen**2).sum(axis=(1, 2)), 1e-9)
     return seen, np.maximum(scales, 0.0)[:, None, None]
 
 
-def _unexplained(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
+def _residual(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
     """Return the share of the pixels' variance that the rotated poses do not explain, median over the N poses."""
-    seen, scales = _scales(poses, pixels, turn)
-    left = ((pixels - scales * seen) ** 2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9)
-    return float(np.median(left))
+    seen, scales = _project_and_scale(poses, pixels, turn)
+    residual = ((pixels - scales * seen) ** 2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9)
+    return float(np.median(residual))
 
 
 def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -230,21 +230,21 @@ def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.nda
         u, _, v = np.linalg.svd(rows, full_matrices=False)
         right, down = u @ v  # the orthonormal rows nearest to it
         turn = np.stack([right, down, np.cross(right, down)])
-        scales = _scales(poses, pixels, turn)[1]
+        scales = _project_and_scale(poses, pixels, turn)[1]
         sizes = 1 / np.maximum(scales, 1e-3 * scales.max() + 1e-9)
     return turn
 
 
-def _placed(found: _People, axes: np.ndarray) -> _People:
+def _place_people(found: _People, axes: np.ndarray) -> _People:
     """Return the people whose position in the camera's frame can be determined, at that position."""
     k, weights = INTRINSICS, np.ones(JOINTS)
     rays = np.dstack([(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones(found.pixels.shape[:2])])
-    put = [fit_translation(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
-    kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
-    return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
+    placed = [fit_translation(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
+    kept = [n for n, pose in enumerate(placed) if np.isfinite(pose).all()]
+    return _People(np.reshape([placed[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
 
 
-def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
+def _track_people(people: list[_People], spacing_s: float) -> list[Track]:
     """Track people from frame to frame by distance; the longest observed first."""
     tracks: list[Track] = []
     for t, found in enumerate(people):
@@ -252,9 +252,9 @@ def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
         if tracks and len(found.scores):
             last = [max(track) for track in tracks]
             known = np.array([tracks[m][at][0].mean(axis=0) for m, at in enumerate(last)])
-            apart = np.linalg.norm((known[:, None] - found.poses.mean(axis=1)[None]) * _ASIDE, axis=-1)
+            away = np.linalg.norm((known[:, None] - found.poses.mean(axis=1)[None]) * _AXIS_WEIGHTS, axis=-1)
             gate = _GATE_M + _SPEED_M_S * spacing_s * (t - np.array(last) - 1)
-            pairs = [(m, n) for m, n in zip(*linear_sum_assignment(apart), strict=True) if apart[m, n] <= gate[m]]
+            pairs = [(m, n) for m, n in zip(*linear_sum_assignment(away), strict=True) if away[m, n] <= gate[m]]
         owner = {n: m for m, n in pairs}
         for n, score in enumerate(found.scores):
             if n not in owner:
@@ -264,11 +264,11 @@ def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
     return sorted(tracks, key=lambda track: -sum(max(score, 1e-3) for _, _, score in track.values()))
 
 
-def _steady(track: Track) -> np.ndarray:
+def _filter_positions(track: Track) -> np.ndarray:
     """Return the poses [N, 13, 3] of a track at median-filtered positions."""
     poses = np.stack([joints for joints, _, _ in track.values()])
     places = poses.mean(axis=1, keepdims=True)
-    return poses - places + median_filter(places, (_STEADY, 1, 1), mode="nearest")
+    return poses - places + median_filter(places, (_FILTER_FRAMES, 1, 1), mode="nearest")
 
 
 def _sequence(path: Path, tracks: list[Track], frames: int, fps: float) -> SkeletonSequence:
@@ -276,7 +276,7 @@ def _sequence(path: Path, tracks: list[Track], frames: int, fps: float) -> Skele
     pixels = np.full((len(tracks), frames, JOINTS, 2), np.nan, np.float32)
     for m, track in enumerate(tracks):
         at = list(track)
-        joints[m, at], pixels[m, at] = _steady(track), [px for _, px, _ in track.values()]
+        joints[m, at], pixels[m, at] = _filter_positions(track), [px for _, px, _ in track.values()]
     # Poses are complete, but a joint missing in the image was lifted from a wrong position.
     joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
     known = np.isfinite(joints).all(axis=-1).astype(np.float32)
@@ -344,7 +344,7 @@ class Smarthome(Source):
         metas = {name: parse_name(name) for name in skeletons}
         # The published lists name a few clips of an activity that is none of the 31.
         if foreign := [name for name, meta in metas.items() if meta["activity"] not in CLASSES]:
-            logger.warning("%d clips are of no activity of Smarthome, first %s: left out", len(foreign), foreign[0])
+            logger.warning("%d clips are of no Smarthome activity, first %s: skipping them", len(foreign), foreign[0])
         entries = []
         for name, meta in metas.items():
             if meta["activity"] in self.classes:
@@ -384,7 +384,7 @@ class Smarthome(Source):
     def _files(self) -> dict[str, dict[str, Path]]:
         """Return the files of each clip by kind."""
         if not self.root.is_dir():
-            raise no_folder(self.root)
+            raise missing_folder_error(self.root)
         found: dict[str, dict[str, Path]] = {}
         for folder, _, names in walk(self.root):
             for path in (Path(folder, name) for name in names):
@@ -407,13 +407,13 @@ class Smarthome(Source):
 
     def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
         """Return the skeletons of each clip, all of one release: the preferred one if both exist."""
-        there = {kind for files in found.values() for kind in files} & {"refined", "first"}
-        release = self.config.release if self.config.release in there else next(iter(there), "")
+        releases = {kind for files in found.values() for kind in files} & {"refined", "first"}
+        release = self.config.release if self.config.release in releases else next(iter(releases), "")
         chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}
-        without = [name for name, files in sorted(found.items()) if not there & files.keys()]
+        without = [name for name, files in sorted(found.items()) if not releases & files.keys()]
         if without and chosen:
-            logger.warning("%d videos have no skeletons, first '%s': left out", len(without), without[0])
-        lacking = sum(1 for files in found.values() if there & files.keys() and release not in files)
-        if lacking:
-            logger.warning("%d clips have skeletons of the other release than '%s' alone: left out", lacking, release)
+            logger.warning("%d videos have no skeletons, first '%s': skipping them", len(without), without[0])
+        other_release = sum(1 for files in found.values() if releases & files.keys() and release not in files)
+        if other_release:
+            logger.warning("%d clips have no skeletons of release '%s': skipping them", other_release, release)
         return chosen

@@ -29,8 +29,8 @@ from actrec.datasets.store_format import (
 from actrec.types import STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
-MAPPED = 256
-"""Largest number of mapped shards of a process: each is an open file."""
+MAX_MAPPED_SHARDS = 256
+"""Largest number of mapped shards of a process; each is an open file."""
 
 REPAIR = "run the same actrec prepare with --repair"
 
@@ -38,9 +38,8 @@ REPAIR = "run the same actrec prepare with --repair"
 class PreparedDataset(ClipDataset):
     """Clips of a prepared store. Arrays are read-only views of the files without a copy.
 
-    Each process opens the files at its first read, so workers of a DataLoader have their own, and checks the checksum
-    of
-    an array at its first access.
+    Each process opens the files at its first read, so workers of a DataLoader have their own, and checks the
+    checksum of an array at its first access.
 
     Args:
         folder: Folder of the store.
@@ -83,11 +82,11 @@ class PreparedDataset(ClipDataset):
         split = split or splits[0]
         if split not in splits:
             raise ConfigError(f"{self.head.dataset} has split {', '.join(splits)}; got '{split}'")
-        wanted = f"{split}#{fold}" if fold else split
-        if wanted not in known:
+        requested = f"{split}#{fold}" if fold else split
+        if requested not in known:
             folds = sum(name.startswith(f"{split}#") for name in known)
             raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
-        parts = self._index.parts[known.index(wanted)][self._chosen]
+        parts = self._index.parts[known.index(requested)][self._chosen]
         return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == unknown)))
 
     def __len__(self) -> int:
@@ -122,8 +121,8 @@ class PreparedDataset(ClipDataset):
     @property
     def streams(self) -> frozenset[str]:
         """Return the streams of the clips."""
-        held = {"bodies", *self.head.streams}
-        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+        keys_present = {"bodies", *self.head.streams}
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in keys_present)
 
     def joints_digest(self, index: int) -> bytes:
         """Return a digest of a clip's joints from the checksum in the index, without reading the clip."""
@@ -169,8 +168,8 @@ class PreparedDataset(ClipDataset):
                 for place, row in self._rows(clip):
                     self._checked[place] = False
                     self._check(self._shard(clip), Row._make(row), place)
-            except InputError as found:
-                error = str(found)
+            except InputError as problem:
+                error = str(problem)
             yield str(self._index.names[clip]), error
 
     def _rows(self, clip: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -189,10 +188,10 @@ class PreparedDataset(ClipDataset):
     ) -> np.ndarray:
         row = Row._make(values)
         self._check(shard, row, place)
-        wanted = range(row.shape[0]) if indices is None else map(int, indices)
+        requested = range(row.shape[0]) if indices is None else map(int, indices)
         shape, limit = tuple(row.shape[: row.dimensions]), float(self.head.settings["flow_limit_m_s"])
         try:
-            return decode_frames(row.content(shard), CODECS[row.codec], shape, wanted, limit)
+            return decode_frames(row.content(shard), CODECS[row.codec], shape, requested, limit)
         except InputError as error:
             raise InputError(f"'{self._path(self._clip_of(place))}': {error}: {REPAIR}") from error
 
@@ -218,7 +217,7 @@ class PreparedDataset(ClipDataset):
         content = self._maps.get(number)
         if content is None:
             content = self._maps[number] = map_file(self._path(clip), int(self._index.sizes[number]))
-            if len(self._maps) > MAPPED:
+            if len(self._maps) > MAX_MAPPED_SHARDS:
                 self._maps.popitem(last=False)
         return content
 
@@ -250,8 +249,8 @@ def open_store(folder: Path) -> tuple[Head, Index]:
     index = read_index(folder, head)
     for name, size in zip(index.shards.tolist(), index.sizes.tolist(), strict=True):
         path = folder / name
-        found = path.stat().st_size if path.is_file() else -1
-        if found < size:
-            state = "is missing" if found < 0 else f"is truncated: {found} of {size} bytes are there"
+        actual = path.stat().st_size if path.is_file() else -1
+        if actual < size:
+            state = "is missing" if actual < 0 else f"is truncated: {actual} of {size} bytes are there"
             raise InputError(f"'{path}' {state}: {REPAIR}")
     return head, index

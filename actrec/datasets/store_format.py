@@ -12,7 +12,7 @@
 | --- | --- | --- |
 | `raw` | points, stamps, sizes | none |
 | `jpeg` | color [T, H, W, 3] uint8 | JPEG of the given quality, 4:4:4 |
-| `flow8` | scene flow [T, H, W, 3] m/s | rounded to limit / 127, clipped at ± limit; unknown stays unknown |
+| `flow8` | scene flow [T, H, W, 3] m/s | rounded to limit / 127, clipped at ± limit; NaN stays NaN |
 
 A table [2, T] with the begin and end of each frame precedes the images: each frame is decoded alone, and an image of
 several frames is stored once.
@@ -159,7 +159,7 @@ def store_error(folder: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write to '{folder}': {error.strerror}; every worker must reach this folder")
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: after a kill it has the old or the new content. Raises StoreError."""
     scratch = path.with_name(path.name + ".new")
     try:
@@ -197,7 +197,7 @@ def read_head(folder: Path) -> Head:
 
 def write_head(folder: Path, head: Head) -> None:
     """Replace `store.json` atomically; raises StoreError."""
-    write_whole(folder / STORE, json.dumps(dataclasses.asdict(head), indent=1).encode())
+    write_atomically(folder / STORE, json.dumps(dataclasses.asdict(head), indent=1).encode())
 
 
 def read_index(folder: Path, head: Head) -> Index:
@@ -218,7 +218,7 @@ def write_index(folder: Path, index: Index) -> str:
     """Replace `index.npz` atomically; return its SHA-256. Raises StoreError."""
     memory = io.BytesIO()
     np.savez(memory, **{field.name: getattr(index, field.name) for field in dataclasses.fields(Index)})
-    write_whole(folder / INDEX, memory.getvalue())
+    write_atomically(folder / INDEX, memory.getvalue())
     return hashlib.sha256(memory.getvalue()).hexdigest()
 
 
@@ -240,7 +240,7 @@ def encode_raw(key: str, value: np.ndarray) -> EncodedArray:
     """Encode an array without compression."""
     dtype = value.dtype.newbyteorder("<").str
     if dtype not in DTYPES:
-        raise InputError(f"{key} is {value.dtype}, which a prepared store does not keep")
+        raise InputError(f"{key} is {value.dtype}, not one of a prepared store's types {', '.join(DTYPES)}")
     return EncodedArray(key, "raw", dtype, value.shape, (np.ascontiguousarray(value, dtype).tobytes(),))
 
 
@@ -291,11 +291,11 @@ class ImageEncoder:
         """Return the encoded images nearest to the stamps [T]; raises InputError if there are no images."""
         if not self._coded:
             raise InputError(f"{self.key} has no images")
-        shown = nearest(np.array(self._stamps, np.int64), stamps_ns)
+        nearest_images = nearest(np.array(self._stamps, np.int64), stamps_ns)
         ends = np.cumsum([0, *map(len, self._coded)])
-        table = np.stack([ends[shown], ends[shown + 1]]).astype("<u8")
+        table = np.stack([ends[nearest_images], ends[nearest_images + 1]]).astype("<u8")
         codec, dtype = ("flow8", "<f4") if self.key == "flow" else ("jpeg", "|u1")
-        return EncodedArray(self.key, codec, dtype, (len(shown), *self.shape), (table.tobytes(), *self._coded))
+        return EncodedArray(self.key, codec, dtype, (len(nearest_images), *self.shape), (table.tobytes(), *self._coded))
 
 
 def decode_frames(
@@ -304,14 +304,14 @@ def decode_frames(
     """Decode the images `indices` of an encoded array of `shape` [T, H, W, 3]; raises InputError if one is damaged."""
     table = np.frombuffer(content, "<u8", 2 * shape[0]).reshape(2, -1)
     frames = content[table.nbytes :]
-    wanted = list(indices)
-    out = np.empty((len(wanted), *shape[1:]), np.uint8)
-    seen: dict[int, int] = {}
-    for place, index in enumerate(wanted):
-        if index in seen:  # the first frame is repeated before the start of a recording
-            out[place] = out[seen[index]]
+    requested = list(indices)
+    out = np.empty((len(requested), *shape[1:]), np.uint8)
+    decoded: dict[int, int] = {}
+    for place, index in enumerate(requested):
+        if index in decoded:  # the first frame is repeated before the start of a recording
+            out[place] = out[decoded[index]]
             continue
-        seen[index] = place
+        decoded[index] = place
         start, end = int(table[0, index]), int(table[1, index])
         image = cv2.imdecode(np.frombuffer(frames[start:end], np.uint8), cv2.IMREAD_COLOR)
         if image is None or image.shape != shape[1:]:

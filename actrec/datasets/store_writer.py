@@ -25,7 +25,7 @@ from actrec.datasets.store_format import (
     EncodedArray,
     Row,
     store_error,
-    write_whole,
+    write_atomically,
 )
 from actrec.utils.errors import DeviceError, InputError
 
@@ -43,7 +43,7 @@ class ShardWriter:
         self._folder, self._limit = folder, limit
         self._file: Any = None
         self._end = 0
-        self._lost: OSError | None = None
+        self._sync_error: OSError | None = None
         self.name = ""
 
     def add(self, arrays: Sequence[EncodedArray]) -> list[Row]:
@@ -80,12 +80,12 @@ class ShardWriter:
     def sync(self) -> None:
         """Flush all added clips to the disk, or raise StoreError."""
         try:
-            if self._lost is None and self._file is not None:
+            if self._sync_error is None and self._file is not None:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            self._lost = error  # a second fsync would report success
-        if self._lost is not None:
-            raise store_error(self._folder, self._lost) from self._lost
+            self._sync_error = error  # a second fsync would report success
+        if self._sync_error is not None:
+            raise store_error(self._folder, self._sync_error) from self._sync_error
 
     def close(self) -> None:
         """Close the shard."""
@@ -105,7 +105,7 @@ class ShardWriter:
             with open(self._folder / self.name, "rb+") as kept:
                 os.fsync(kept.fileno())
         except OSError as error:
-            self._lost = error
+            self._sync_error = error
 
 
 class Record(NamedTuple):
@@ -151,7 +151,7 @@ class Journal:
             if isinstance(error, BlockingIOError):
                 raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
             raise DeviceError(  # some network and cluster file systems do not lock
-                f"the file system of '{folder}' locks no files ({error.strerror}), so that two runs could write to it: "
+                f"the file system of '{folder}' cannot lock files ({error.strerror}), so two runs could write to it: "
                 "choose another --out, or mount it with locks"
             ) from error
         try:
@@ -176,7 +176,7 @@ class Journal:
         records = list(records)
         self._append({"clips": records})
         for record in records:
-            self._note(record)
+            self._remember(record)
 
     def drop(self, names: Iterable[str]) -> None:
         """Drop clips, which must be prepared again."""
@@ -186,32 +186,31 @@ class Journal:
         for name in names:
             del self.records[name]
 
-    def shorten(self) -> None:
+    def rewrite(self) -> None:
         """Rewrite the journal without dropped clips. Requires that every shard ends with a valid clip."""
-        write_whole(self.path, _line({"clips": list(self.records.values())}))
+        write_atomically(self.path, _line({"clips": list(self.records.values())}))
         self._file.close()
         self._file = open(self.path, "ab")  # noqa: SIM115
         self.ends = {}
         for record in self.records.values():
-            self._note(record)
+            self._remember(record)
 
     def compact(self, shard_bytes: int) -> list[str]:
         """Copy the clips of shards with unused bytes into new shards of `shard_bytes`, and record them.
 
         The old shards stay complete until they are deleted, so that open readers keep their mapped files. Returns the
-        names
-        of damaged clips, which are not moved and must be prepared again. After StoreError, nothing is lost.
+        names of damaged clips, which are not moved and must be prepared again. After StoreError, nothing is lost.
         """
         damaged: list[str] = []
         writer = ShardWriter(self.folder, shard_bytes)
         try:
-            for records in self.with_holes():
+            for records in self.shards_with_gaps():
                 damaged += self._move(writer, sorted(records, key=lambda record: record.end))
         finally:
             writer.close()
         return damaged
 
-    def with_holes(self) -> list[list[Record]]:
+    def shards_with_gaps(self) -> list[list[Record]]:
         """Return the clips of each shard that has unused bytes."""
         shards: dict[str, list[Record]] = defaultdict(list)
         for record in self.records.values():
@@ -243,7 +242,7 @@ class Journal:
         self.add(moved)
         return damaged
 
-    def _note(self, record: Record) -> None:
+    def _remember(self, record: Record) -> None:
         self.ends[record.shard] = max(self.ends.get(record.shard, 0), record.end)
         self.records[record.name] = record
 
@@ -263,20 +262,20 @@ class Journal:
 
     def _read(self) -> None:
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
+        end = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:end].splitlines(), start=1):
             try:
                 read = json.loads(line)
                 for name, signature, frames, shard, rows in read.get("clips", ()):
-                    self._note(Record(name, signature, frames, shard, [Row(*row) for row in rows]))
+                    self._remember(Record(name, signature, frames, shard, [Row(*row) for row in rows]))
                 for name in read.get("drop", ()):
                     self.records.pop(name, None)
             except (ValueError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"'{self.path}' is damaged in line {number}: delete '{self.folder}' and prepare the dataset again"
                 ) from error
-        if whole < len(content):  # the kill came while a line was written
-            os.truncate(self.path, whole)
+        if end < len(content):  # the kill came while a line was written
+            os.truncate(self.path, end)
 
 
 def _line(content: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.datasets.archive import read_mat, read_mats
-from actrec.datasets.base import Clip, Entry, Source, no_folder
+from actrec.datasets.base import Clip, Entry, Source, missing_folder_error
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
@@ -49,14 +49,14 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> tuple[Skeleton
     _check(path, world)
     pixels, mirrored = None, False
     if image.is_file():
-        seen = _joints(image, "S", 2).astype(np.float32)
-        if len(seen) != len(world):
-            raise InputError(f"'{image}' has {len(seen)} frames but '{path.name}' {len(world)}: copy both again")
-        if mirrored := _mirrored(world, seen):
-            seen[..., 0] = COLOR_SIZE[0] - 1 - seen[..., 0]
-        known = _known(world) & np.isfinite(seen).all(axis=-1)
-        seen[~known] = np.nan
-        pixels, _ = convert(seen[None], known[None].astype(np.float32), LAYOUT)
+        joints_px = _joints(image, "S", 2).astype(np.float32)
+        if len(joints_px) != len(world):
+            raise InputError(f"'{image}' has {len(joints_px)} frames but '{path.name}' {len(world)}: copy both again")
+        if mirrored := _mirrored(world, joints_px):
+            joints_px[..., 0] = COLOR_SIZE[0] - 1 - joints_px[..., 0]
+        known = _known(world) & np.isfinite(joints_px).all(axis=-1)
+        joints_px[~known] = np.nan
+        pixels, _ = convert(joints_px[None], known[None].astype(np.float32), LAYOUT)
     meta: dict[str, Any] = {"format": "sysu", "fps": fps, "image_size": COLOR_SIZE}
     return from_kinect(name, world[None], LAYOUT, stamps_at(fps, len(world)), pixels=pixels, meta=meta), mirrored
 
@@ -81,7 +81,7 @@ def _check(path: Path, world: np.ndarray) -> None:
     hips, shoulders = world[:, index["hip_center"]], world[:, index["shoulder_center"]]
     both = _known(hips) & _known(shoulders)
     if not both.any():
-        raise InputError(f"'{path}' has no body in {len(world)} frames; leave it out")
+        raise InputError(f"'{path}' has no body in {len(world)} frames; remove it")
     trunk = (shoulders - hips)[both]
     length, up = float(np.median(np.linalg.norm(trunk, axis=-1))), float(np.median(trunk[:, 1]))
     if not (_TRUNK_M[0] <= length <= _TRUNK_M[1] and up > 0):
@@ -91,16 +91,16 @@ def _check(path: Path, world: np.ndarray) -> None:
         )
 
 
-def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
+def _mirrored(world: np.ndarray, joints_px: np.ndarray) -> bool:
     """Return whether the image is mirrored: u grows with x, which points to the sensor's left."""
-    both = _known(world) & _known(seen)
-    x, u = (np.where(both, values, np.nan) for values in (world[..., 0], seen[..., 0]))
+    both = _known(world) & _known(joints_px)
+    x, u = (np.where(both, values, np.nan) for values in (world[..., 0], joints_px[..., 0]))
     frames = both.any(axis=1)
     x, u = (values[frames] - np.nanmean(values[frames], axis=1, keepdims=True) for values in (x, u))
     return bool(np.nansum(x * u) > 0)
 
 
-COUNT = 30
+FOLDS = 30
 SUBJECTS = 40
 CLIPS = SUBJECTS * len(CLASSES)
 PARTS = ("train", "test")
@@ -132,7 +132,7 @@ def read_folds(path: Path, split: str) -> list[Fold]:
     largest = max(int(row.max()) for rows in lists.values() for row in rows)
     people = split == "cross_subject" and largest <= SUBJECTS
     folds = []
-    for k in range(COUNT):
+    for k in range(FOLDS):
         fold = {part: _clips(path, k + 1, rows[k], people) for part, rows in lists.items()}
         for part, other in (PARTS, PARTS[::-1]):
             fold.setdefault(part, frozenset(range(1, CLIPS + 1)) - fold.get(other, frozenset()))
@@ -153,9 +153,9 @@ def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray]:
         rows = [np.asarray(row).reshape(-1) for row in value.reshape(-1)]
     else:
         table = np.atleast_2d(value)
-        rows = list(table if len(table) == COUNT else table.T)
-    if len(rows) != COUNT or not all(len(row) for row in rows):
-        raise InputError(f"'{path}': '{named[0]}' {list(value.shape)} is not {COUNT} folds")
+        rows = list(table if len(table) == FOLDS else table.T)
+    if len(rows) != FOLDS or not all(len(row) for row in rows):
+        raise InputError(f"'{path}': '{named[0]}' {list(value.shape)} is not {FOLDS} folds")
     for k, row in enumerate(rows):
         # round(inf) == inf.
         if row.dtype.kind not in "iuf" or not np.isfinite(row).all() or (row != np.round(row)).any():
@@ -165,9 +165,9 @@ def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray]:
 
 def _clips(path: Path, fold: int, row: np.ndarray, people: bool) -> frozenset[int]:
     numbers, largest = [int(n) for n in row], SUBJECTS if people else CLIPS
-    wrong = next((n for n in numbers if not 1 <= n <= largest), None)
-    if wrong is not None:
-        raise InputError(f"'{path}': fold {fold} names {wrong}, but there are 1 to {largest}")
+    invalid = next((n for n in numbers if not 1 <= n <= largest), None)
+    if invalid is not None:
+        raise InputError(f"'{path}': fold {fold} names {invalid}, but there are 1 to {largest}")
     if len(set(numbers)) < len(numbers):
         twice = next(n for n in numbers if numbers.count(n) > 1)
         raise InputError(f"'{path}': fold {fold} names {twice} twice; copy the list again")
@@ -198,9 +198,9 @@ def _check_fold(path: Path, number: int, fold: Fold, split: str) -> None:
 
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal, of the Kinect v1's color camera."""
+"""Nominal intrinsics of the Kinect v1's color camera."""
 
-UNPACKED = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
+ARCHIVE_FOLDERS = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
 """Folder of the subjects in the published archive."""
 
 _VIDEO = re.compile(r"video(\d+)")
@@ -210,7 +210,7 @@ _VIDEO = re.compile(r"video(\d+)")
 class SysuConfig(VideoConfig):
     """Options of SYSU."""
 
-    fold: int = setting(1, "published fold, 1 to 30", range=(1, COUNT))
+    fold: int = setting(1, "published fold, 1 to 30", range=(1, FOLDS))
     cross_subject_folds: str = setting(
         "cross_subject_folds.mat", "the authors' list of folds of cross_subject, relative to the root"
     )
@@ -228,7 +228,7 @@ class Sysu(Source):
 
     classes = CLASSES
     splits: ClassVar = ("cross_subject", "same_subject")
-    folds: ClassVar = COUNT
+    folds: ClassVar = FOLDS
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
@@ -249,7 +249,7 @@ class Sysu(Source):
         """
         people = self._people()
         self._lists = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
-        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
+        return [entry for n, folder in enumerate(people, start=1) for entry in self._entries_of(n, folder, len(people))]
 
     def read(self, entry: Entry) -> Clip:
         """Read the body; color, pixels and motion if there are images."""
@@ -271,7 +271,7 @@ class Sysu(Source):
         self.check(split)
         if split not in self._lists:
             if not self._path(split).is_file():
-                raise self._unlisted(split)
+                raise self._missing_list_error(split)
             self._lists[split] = self._list(split, int(entry.meta["subjects"]))
         number = clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
         return "train" if number in self._lists[split][self.config.fold - 1]["train"] else "test"
@@ -279,10 +279,10 @@ class Sysu(Source):
     def check(self, split: str) -> None:
         """Raise ConfigError for an unknown split, DeviceError for a split without its list of folds."""
         if split in type(self).splits and split not in self.splits:
-            raise self._unlisted(split)
+            raise self._missing_list_error(split)
         super().check(split)
 
-    def _unlisted(self, split: str) -> DeviceError:
+    def _missing_list_error(self, split: str) -> DeviceError:
         return DeviceError(
             f"there is no '{self._path(split)}', the authors' 30 folds of SYSU's split {split}: copy it there from the "
             f"dataset's archive, or name it by the option {split}_folds"
@@ -311,10 +311,10 @@ class Sysu(Source):
 
     def _people(self) -> list[Path]:
         """Return the folders of the subjects, sorted by name (capitals first)."""
-        places = (self.root / inner for inner in UNPACKED)
+        places = (self.root / inner for inner in ARCHIVE_FOLDERS)
         root = next((place for place in places if place.is_dir()), self.root)
         if not root.is_dir():
-            raise no_folder(root)
+            raise missing_folder_error(root)
         people = sorted((f for f in root.iterdir() if any(f.glob("video*/sklWorld.mat"))), key=lambda f: f.name)
         if not people:
             raise DeviceError(f"'{self.root}' holds no <person>/video<n>/sklWorld.mat; give SYSU3DAction's folder")
@@ -322,7 +322,7 @@ class Sysu(Source):
             raise InputError(f"'{root}' holds {len(people)} subjects, SYSU has {SUBJECTS}; move the others away")
         return people
 
-    def _of(self, subject: int, person: Path, subjects: int) -> list[Entry]:
+    def _entries_of(self, subject: int, person: Path, subjects: int) -> list[Entry]:
         found: dict[int, dict[str, Path]] = {}
         for path in person.glob("video*/sklWorld.mat"):
             match = _VIDEO.fullmatch(path.parent.name)

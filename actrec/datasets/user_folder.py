@@ -35,10 +35,10 @@ PEOPLE = Registry("reader of people", {"any": "actrec.perception.recorded_joints
 
 logger = logging.getLogger(__name__)
 
-OTHER = -1
+UNKNOWN_LABEL = -1
 """Label of recordings labeled `unknown`, which show none of the classes."""
 
-_EARLY_S = 2.0
+_MAX_LOG_DELAY_S = 2.0
 """Bags are read by log time, which can be later than the stamp by a varying delay."""
 
 
@@ -51,12 +51,12 @@ class FolderConfig:
     recording: dict = setting({}, "fields of RecordingConfig, for recordings without this information")
 
 
-def _texts(name: str, value: Any) -> list[str]:
+def _name_list(name: str, value: Any) -> list[str]:
     """Return one or several names as a list; numbers are names too."""
-    several = list(value) if isinstance(value, (list, tuple)) else [value]
-    if any(type(one) not in (str, int) for one in several):
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if any(type(each) not in (str, int) for each in values):
         raise ConfigError(f"{name} is {value!r}, expected a name or a list of names")
-    return [str(one) for one in several]
+    return [str(each) for each in values]
 
 
 class Folder(Source):
@@ -89,15 +89,15 @@ class Folder(Source):
         classes: Sequence[str] = (),
     ):
         super().__init__(Path(root).expanduser())
-        people, classes = _texts("held_out", held_out), _texts("classes", classes)
+        people, classes = _name_list("held_out", held_out), _name_list("classes", classes)
         values = {"held_out": people, "bodies": bodies, "recording": {} if recording is None else recording}
         options = config.build(FolderConfig, values)
         config.check_names(options.recording, (), "recording")
         self.held_out, self.bodies = tuple(people), options.bodies
         self.recording = config.build(RecordingConfig, options.recording)
-        given = self.recording.intrinsics
-        if given and given.count(",") != 3:  # a file: absolute, since a worker may have another working directory
-            self.recording = replace(self.recording, intrinsics=str(Path(given).expanduser().absolute()))
+        intrinsics = self.recording.intrinsics
+        if intrinsics and intrinsics.count(",") != 3:  # a file; a worker may have another working directory
+            self.recording = replace(self.recording, intrinsics=str(Path(intrinsics).expanduser().absolute()))
         self._clips = self._labeled()
         labels = {clip.label for clip in self._clips} - {UNKNOWN}
         self.classes = tuple(classes) or tuple(sorted(labels))
@@ -114,11 +114,11 @@ class Folder(Source):
 
     def entries(self) -> list[Entry]:
         """Return every clip of a class, in the order of the labels file or of names."""
-        return [entry for entry in self._entries() if entry.label != OTHER]
+        return [entry for entry in self._entries() if entry.label != UNKNOWN_LABEL]
 
     def unknown_entries(self) -> list[Entry]:
         """Return every clip labeled `unknown`, with label −1."""
-        return [entry for entry in self._entries() if entry.label == OTHER]
+        return [entry for entry in self._entries() if entry.label == UNKNOWN_LABEL]
 
     def has_split(self, split: str) -> bool:
         """Return whether a split is defined; "person" needs `held_out`."""
@@ -146,7 +146,7 @@ class Folder(Source):
         try:
             if self._last is None or self._last[0] != path:  # several clips may share the last recording
                 self._last = path, PEOPLE.create("any", path=str(path), config=self.recording)
-            return _clip(entry, self._last[1], self.bodies)
+            return _cut_clip(entry, self._last[1], self.bodies)
         except DeviceError:
             raise
         except ActrecError as error:
@@ -163,7 +163,7 @@ class Folder(Source):
             if first is not None and first.color is None:
                 raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
             # Start near the clip: a long recording may have many clips.
-            for frame in recording.frames(max(begin - _EARLY_S, 0.0)):
+            for frame in recording.frames(max(begin - _MAX_LOG_DELAY_S, 0.0)):
                 assert first is not None
                 seconds = (frame.stamp_ns - first.stamp_ns) / NANOSECONDS
                 if end >= 0 and seconds > end:
@@ -218,7 +218,7 @@ class Folder(Source):
         return clips
 
     def _entries(self) -> list[Entry]:
-        classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: OTHER}
+        classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: UNKNOWN_LABEL}
         bodies = Counter(clip.span for clip in self._clips)
         return [_entry(clip, classes[clip.label], self.root, bodies[clip.span] > 1) for clip in self._clips]
 
@@ -240,29 +240,27 @@ def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
         "start_ms": round(1e3 * clip.start_s),
         "end_ms": end_ms,
     }
-    whose = f"#{clip.body}" if shared else ""
-    return Entry(clip.recording + span + whose, label, meta, {"recording": root / clip.recording})
+    body_suffix = f"#{clip.body}" if shared else ""
+    return Entry(clip.recording + span + body_suffix, label, meta, {"recording": root / clip.recording})
 
 
-def _clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
+def _cut_clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
     """Cut the span and select the people of an entry."""
     times = (sequence.stamps_ns - sequence.stamps_ns[0]) // 1_000_000
     end = int(entry.meta["end_ms"])
-    within = (times >= int(entry.meta["start_ms"])) & ((times <= end) | (end < 0))
-    if not within.any():
-        raise InputError(
-            f"nothing lies between the start and end that its label gives: it lasts {times[-1] / 1e3:.2f} s"
-        )
-    seen = np.isfinite(sequence.bodies[:, within]).any(axis=(2, 3))  # (M, T)
-    order = sorted(range(len(seen)), key=lambda m: -int(seen[m].sum()))
-    if wanted := str(entry.meta["body"]):
-        if wanted not in sequence.body_ids:
-            raise InputError(f"it shows no body '{wanted}'; it shows {', '.join(sequence.body_ids)}")
-        first = sequence.body_ids.index(wanted)
+    in_span = (times >= int(entry.meta["start_ms"])) & ((times <= end) | (end < 0))
+    if not in_span.any():
+        raise InputError(f"its label's start and end contain no frame: it lasts {times[-1] / 1e3:.2f} s")
+    observed = np.isfinite(sequence.bodies[:, in_span]).any(axis=(2, 3))  # (M, T)
+    order = sorted(range(len(observed)), key=lambda m: -int(observed[m].sum()))
+    if labeled_body := str(entry.meta["body"]):
+        if labeled_body not in sequence.body_ids:
+            raise InputError(f"it has no body '{labeled_body}'; it has {', '.join(sequence.body_ids)}")
+        first = sequence.body_ids.index(labeled_body)
         order = [first, *(m for m in order if m != first)]
-    if not seen[order[0]].any():
-        raise InputError("it has no body" + (f" as '{wanted}'" if wanted else ""))
-    frames = np.flatnonzero(within)[seen[order[0]]]
+    if not observed[order[0]].any():
+        raise InputError("it has no body" + (f" as '{labeled_body}'" if labeled_body else ""))
+    frames = np.flatnonzero(in_span)[observed[order[0]]]
     kept = sequence.bodies[order[:bodies]][:, frames]
     absent = np.full((bodies - len(kept), *kept.shape[1:]), np.nan, np.float32)
     return Clip(entry.name, entry.label, sequence.stamps_ns[frames], np.concatenate([kept, absent]))

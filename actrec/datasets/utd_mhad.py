@@ -88,7 +88,7 @@ def _sequence(
 
 
 INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
-"""Nominal, of the Kinect SDK's depth camera; the joints' own frame."""
+"""Nominal intrinsics of the Kinect's depth camera, in whose frame the joints are."""
 
 
 def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
@@ -136,8 +136,8 @@ class UtdMhad(ArchiveSource):
                 raise InputError(
                     f"'{path}' is of an action or a subject that UTD-MHAD does not have; move it elsewhere"
                 )
-            own = {kind: paths[name] for kind, paths in files.items() if name in paths}
-            entries.append(Entry(name, meta["action"] - 1, meta, own))
+            sample_files = {kind: paths[name] for kind, paths in files.items() if name in paths}
+            entries.append(Entry(name, meta["action"] - 1, meta, sample_files))
         return sorted(entries, key=lambda entry: [entry.meta[key] for key in KEYS])
 
     def _files(self, kind: str) -> dict[str, Path]:

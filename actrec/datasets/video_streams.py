@@ -32,13 +32,13 @@ class VideoConfig:
     )
 
 
-SLACK = 2
+FRAME_TOLERANCE = 2
 """Frames by which a video and its skeleton may always differ."""
 
 MARGIN = 0.25
 """Margin of the region around the joints in which motion is computed, relative to its larger side."""
 
-SMALLEST = 16
+MIN_REGION_PX = 16
 """Smallest side in px of a region in which motion is computed."""
 
 
@@ -48,7 +48,7 @@ class ColorVideo:
 
     Attributes:
         path: The file, or a folder of images in the order of the numbers in their names.
-        stamps_ns: [T] of the skeleton, which starts with the video.
+        stamps_ns: [T] stamps, ns, of the skeleton, which starts with the video.
         mirror: Exchange left and right of the images.
     """
 
@@ -58,7 +58,7 @@ class ColorVideo:
     mirror: bool = False
 
     @cached_property
-    def _head(self) -> image_folder.VideoInfo:
+    def _info(self) -> image_folder.VideoInfo:
         if not self.path.exists():
             raise DeviceError(f"there is no file '{self.path}'; check the path")
         return image_folder.read_folder_info(self.path) if self.path.is_dir() else video.read_video_info(self.path)
@@ -66,11 +66,11 @@ class ColorVideo:
     @cached_property
     def _source(self) -> np.ndarray:
         """Return the image index of each stamp [T]."""
-        return aligned(self.path, self._head, self.stamps_ns, self.config.tolerance)
+        return align_frames(self.path, self._info, self.stamps_ns, self.config.tolerance)
 
     def size(self) -> np.ndarray:
         """Return width and height [2] of the decoded images, px."""
-        width, height = self._head.size
+        width, height = self._info.size
         scale = min(1.0, self.config.max_side / max(width, height)) if self.config.max_side else 1.0
         return np.array([max(round(width * scale), 1), max(round(height * scale), 1)], np.float32)
 
@@ -108,7 +108,7 @@ class ColorVideo:
         for now, image in self.shown():
             if before is not None:
                 then, last = before
-                found = _moved(last, image, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
+                found = _flow_at_joints(last, image, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
                 moved[:, then:now] = found[:, None]
             before = now, image
         if before is not None and before[0]:
@@ -126,8 +126,7 @@ class ColorVideo:
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
         """Return the streams of the video: color and size, with joints also pixels and motion.
 
-        `pixels` [M, T, V, 2] refer to the mirrored-back image of `pixels_size`, None for the video's own; NaN for
-        missing.
+        `pixels` [M, T, V, 2], NaN for missing, are in the unmirrored image of `pixels_size`; None is the video's.
         """
         decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
         if pixels is not None:
@@ -137,35 +136,35 @@ class ColorVideo:
 
     def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """Scale pixels [..., 2] from images of `size` (None for the video's own) to the decoded images."""
-        return scaled(pixels, size or self._head.size, self.size())
+        return scale_pixels(pixels, size or self._info.size, self.size())
 
     def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         return self.motion(self.pixels(pixels, size))
 
-    def _images(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (number, image) of the images `wanted`, in increasing order; decodes up to the last of them."""
-        if not len(wanted):
+    def _images(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (number, image) of the images `numbers`, in increasing order; decodes up to the last of them."""
+        if not len(numbers):
             return
         width, height = (int(side) for side in self.size())
-        size = None if (width, height) == self._head.size else (width, height)
+        size = None if (width, height) == self._info.size else (width, height)
         if self.path.is_dir():
-            yield from image_folder.read_folder_images(self.path, wanted, self._head, self.mirror, size)
+            yield from image_folder.read_folder_images(self.path, numbers, self._info, self.mirror, size)
             return
-        left, last, number = list(wanted), None, -1
+        pending, last, number = list(numbers), None, -1
         with video.open_video(self.path) as container:
             for number, image in enumerate(video.decode_frames(self.path, container)):
                 last = image
-                if number == left[0]:
+                if number == pending[0]:
                     yield number, video.to_rgb(image, self.mirror, size)
-                    left.pop(0)
-                    if not left:
+                    pending.pop(0)
+                    if not pending:
                         return
         # Some containers hold a packet or two without an image; if more are missing, the stamps would be wrong.
-        if last is None or self._head.frames - 1 - number > SLACK:
-            count = f"{number + 1} of {self._head.frames} frames decoded"
+        if last is None or self._info.frames - 1 - number > FRAME_TOLERANCE:
+            count = f"{number + 1} of {self._info.frames} frames decoded"
             raise InputError(f"'{self.path}' is corrupt or truncated: {count}; copy it again")
-        held = video.to_rgb(last, self.mirror, size)
-        yield from ((int(number), held) for number in left)
+        repeated = video.to_rgb(last, self.mirror, size)
+        yield from ((int(number), repeated) for number in pending)
 
 
 def joint_streams(video: ColorVideo | None, pixels: np.ndarray, size: tuple[int, int]) -> Mapping[str, np.ndarray]:
@@ -175,49 +174,49 @@ def joint_streams(video: ColorVideo | None, pixels: np.ndarray, size: tuple[int,
     return video.streams(pixels, size)
 
 
-def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
+def _flow_at_joints(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
     """Return the optical flow [M, V, 2] px/s at joints [M, V, 2], computed near them only."""
     found = np.full(pixels.shape, np.nan, np.float32)
     for m, joints in enumerate(pixels):
-        seen = joints[np.isfinite(joints).all(axis=-1)]
-        if not len(seen):
+        known = joints[np.isfinite(joints).all(axis=-1)]
+        if not len(known):
             continue
-        margin = max(MARGIN * float(np.ptp(seen, axis=0).max()), 32.0)
-        left, top = np.maximum(seen.min(axis=0) - margin, 0).astype(int)
-        right, bottom = np.maximum(seen.max(axis=0) + margin, 0).astype(int)
+        margin = max(MARGIN * float(np.ptp(known, axis=0).max()), 32.0)
+        left, top = np.maximum(known.min(axis=0) - margin, 0).astype(int)
+        right, bottom = np.maximum(known.max(axis=0) + margin, 0).astype(int)
         shown = (slice(top, bottom), slice(left, right))
-        if min(before[shown].shape[:2]) >= SMALLEST:
+        if min(before[shown].shape[:2]) >= MIN_REGION_PX:
             corner = np.array([left, top], np.float32)
             found[m] = motion_between_images(before[shown], after[shown], joints - corner, seconds)
     return found
 
 
-def aligned(path: Path, head: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
+def align_frames(path: Path, info: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
     """Return the image index of each stamp [T]: frame for frame, or the nearest in time if the rates differ.
 
     Raises:
         InputError: The video has another length, or an image of a folder is missing.
     """
     count = len(stamps_ns)
-    if head.frames != count and path.is_dir():
+    if info.frames != count and path.is_dir():
         image_folder.check_numbering(path)
-    if abs(head.frames - count) <= max(SLACK, tolerance * count):
-        return np.minimum(np.arange(count), head.frames - 1)
-    if head.fps > 0 and count > 1:
+    if abs(info.frames - count) <= max(FRAME_TOLERANCE, tolerance * count):
+        return np.minimum(np.arange(count), info.frames - 1)
+    if info.fps > 0 and count > 1:
         seconds = (stamps_ns - stamps_ns[0]) / NANOSECONDS
         spacing = seconds[-1] / (count - 1)
-        lasting, expected = head.frames / head.fps, seconds[-1] + spacing
-        if abs(lasting - expected) <= max(SLACK * spacing, tolerance * expected):
-            shown = np.round(np.arange(head.frames) / head.fps * NANOSECONDS).astype(np.int64)
+        duration, expected = info.frames / info.fps, seconds[-1] + spacing
+        if abs(duration - expected) <= max(FRAME_TOLERANCE * spacing, tolerance * expected):
+            shown = np.round(np.arange(info.frames) / info.fps * NANOSECONDS).astype(np.int64)
             return windows.nearest(shown, stamps_ns - stamps_ns[0])
-    rate = f" at {head.fps:g} Hz" if head.fps > 0 else ""
+    rate = f" at {info.fps:g} Hz" if info.fps > 0 else ""
     raise InputError(
-        f"'{path}' has {head.frames} frames{rate} but its skeleton {count}: one of them is truncated or "
-        "of another recording; copy both again, or leave the clip out"
+        f"'{path}' has {info.frames} frames{rate} but its skeleton {count}: one of them is truncated or "
+        "of another recording; copy both again, or remove the clip"
     )
 
 
-def scaled(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
+def scale_pixels(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
     """Scale pixels [..., 2] (centers at integers) from an image of `size` to one of `target`."""
     ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
     return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

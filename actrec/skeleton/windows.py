@@ -56,7 +56,9 @@ def resample(stamps_ns: np.ndarray, positions: np.ndarray, sample_ns: np.ndarray
     return _interpolate_each(times, positions, known, sample_times, max_gap_s)
 
 
-def sampled(stamps_ns: np.ndarray, values: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+def resample_points(
+    stamps_ns: np.ndarray, values: np.ndarray, sample_ns: np.ndarray, max_gap_s: float = 0.5
+) -> np.ndarray:
     """Interpolate points linearly in time; NaN in gaps over `max_gap_s`, also before the first and after the last.
 
     Args:
@@ -273,8 +275,8 @@ class Series(Generic[T]):
         return [self._values[index] for index in nearest(np.array(self._stamps), sample_ns)]
 
     def interpolated(self, sample_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
-        """Interpolate arrays [..., V, D] in time at the stamps [T]; see `sampled`."""
-        return sampled(np.array(self._stamps), np.stack(self._values), sample_ns, max_gap_s)  # type: ignore[arg-type]
+        """Interpolate arrays [..., V, D] in time at the stamps [T]; see `resample_points`."""
+        return resample_points(np.array(self._stamps), np.stack(self._values), sample_ns, max_gap_s)  # type: ignore[arg-type]
 
 
 class OneEuro:

@@ -1,4 +1,4 @@
-"""Labels of a software RealSense equal those of the simulated camera that renders its images."""
+"""Labels of a software RealSense equal the labels of the simulated camera that renders its images."""
 
 import itertools
 import threading

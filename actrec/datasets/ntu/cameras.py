@@ -29,8 +29,8 @@ DEPTH = re.compile(r"M?Depth-(\d+)\.png", re.IGNORECASE)
 _MIN_JOINTS = 50
 """Observed joints needed for a fit: two frames of a body."""
 
-_OUTLIER = 5.0
-"""px; the camera model fits to 1 px."""
+_OUTLIER_PX = 5.0
+"""Smallest residual of an outlier; the camera model fits to 1 px."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _fit(
     points, observed = positions[known], pixels[known].astype(np.float64)
     if len(points) < _MIN_JOINTS:
         raise InputError(f"{len(points)} joints with pixels cannot fit the cameras; needed: {_MIN_JOINTS}")
-    found = []
+    solutions = []
     for axis in (0, 1):
         z = points[:, 2]
         design = np.stack([points[:, axis] / z, np.ones_like(z), 1 / z][: 3 if with_offset else 2], axis=1)
@@ -135,9 +135,9 @@ def _fit(
         for _ in range(2):
             solution = np.linalg.lstsq(design[near], observed[near, axis], rcond=None)[0]
             residual = np.abs(design @ solution - observed[:, axis])
-            near = residual <= max(_OUTLIER, 3 * float(np.median(residual)))
-        found.append(solution)
-    (fx, cx, *dx), (fy, cy, *dy) = ([float(value) for value in solution] for solution in found)
+            near = residual <= max(_OUTLIER_PX, 3 * float(np.median(residual)))
+        solutions.append(solution)
+    (fx, cx, *dx), (fy, cy, *dy) = ([float(value) for value in solution] for solution in solutions)
     offset = np.array([dx[0] / fx, dy[0] / fy, 0.0]) if with_offset else np.zeros(3)
     return Intrinsics(*size, fx, fy, cx, cy), offset
 
@@ -177,15 +177,15 @@ def _depth_maps(folder: Path) -> dict[int, Path]:
     """Return the depth maps by frame number, from 1."""
     if not folder.is_dir():
         raise DeviceError(f"there is no folder '{folder}'; check the path")
-    found: dict[int, Path] = {}
+    maps: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         if match := DEPTH.fullmatch(path.name):
-            if int(match[1]) in found:
-                raise InputError(f"'{path}' and '{found[int(match[1])].name}' are the same frame; remove one kind")
-            found[int(match[1])] = path
-    if not found:
+            if int(match[1]) in maps:
+                raise InputError(f"'{path}' and '{maps[int(match[1])].name}' are the same frame; remove one kind")
+            maps[int(match[1])] = path
+    if not maps:
         raise InputError(f"'{folder}' holds no depth map (Depth-00000001.png or MDepth-00000001.png and on)")
-    return found
+    return maps
 
 
 def _read_depth(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, no_folder, unreadable_folder, walk
+from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, unreadable_folder_error, walk
 from actrec.datasets.ntu.cameras import DEPTH, cameras_of, ntu_frames
 from actrec.datasets.ntu.skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
@@ -194,7 +194,7 @@ def find_samples(root: Path) -> dict[str, dict[str, Path]]:
         InputError: A `.skeleton` file has another name, or a sample exists twice.
     """
     if not root.is_dir():
-        raise no_folder(root)
+        raise missing_folder_error(root)
     found: dict[str, dict[str, Path]] = {"skeleton": {}, "color": {}, "depth": {}, "masked": {}}
 
     def add(kind: str, sample: str, path: Path) -> None:
@@ -229,7 +229,7 @@ def _holds_depth(folder: Path) -> bool:
             first = [item.name for item in islice(inside, 8)]
         return not first or any(DEPTH.fullmatch(name) for name in first)
     except OSError as error:
-        raise unreadable_folder(error) from error
+        raise unreadable_folder_error(error) from error
 
 
 def _sample_meta(path: Path) -> dict[str, int]:

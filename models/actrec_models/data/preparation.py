@@ -32,9 +32,9 @@ from actrec.datasets.store_format import (
     Index,
     read_head,
     store_error,
+    write_atomically,
     write_head,
     write_index,
-    write_whole,
 )
 from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Journal, Record
 from actrec.skeleton.layouts import CANONICAL
@@ -178,7 +178,7 @@ def prepare_source(
             )
         listed = [{"name": name, "reason": reason} for name, reason in skipped.items()]
         content = json.dumps(listed, indent=1, ensure_ascii=False)
-        write_whole(out / SKIPPED, content.encode("utf-8", "backslashreplace"))
+        write_atomically(out / SKIPPED, content.encode("utf-8", "backslashreplace"))
         _finish(journal, head, protocols, held)
         store = PreparedDataset(out)
         prepared, seconds = len(missing) - len(skipped), round(time.monotonic() - began, 2)
@@ -302,11 +302,11 @@ def _forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
 
 def _free(journal: Journal, head: Head, shard_bytes: int) -> None:
     """Delete dropped clips from the disk."""
-    if journal.with_holes():
+    if journal.shards_with_gaps():
         _mark_incomplete(journal.folder, head)
         _forget(journal, head, journal.compact(shard_bytes))
     _tidy(journal)
-    journal.shorten()
+    journal.rewrite()
 
 
 def _tidy(journal: Journal) -> None:

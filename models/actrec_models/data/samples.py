@@ -148,7 +148,7 @@ class Samples(Dataset[Sample]):
 
     def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
         if place is not None:
-            return self._of_clip(clip.sampled(place[0]), self.specs, place[1])
+            return self._of_clip(clip.at_stamps(place[0]), self.specs, place[1])
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
         sample = clip.sample(self.window.seconds, self.window.frames, self.recipe.clips == "stretched")
         return self._of_clip(sample, self.specs, start)
@@ -163,7 +163,7 @@ class Samples(Dataset[Sample]):
             stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
         specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, options.mirror)
         start = self._start(rng) if place is None else place[1]
-        return self._of_clip(clip.sampled(stamps, self._speed(stamps)), specs, start)
+        return self._of_clip(clip.at_stamps(stamps, self._speed(stamps)), specs, start)
 
     def _speed(self, stamps: np.ndarray) -> float:
         """Return the playback speed of stamps [frames] in the clip's own time."""

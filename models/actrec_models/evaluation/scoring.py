@@ -246,7 +246,7 @@ class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
 def clip_inputs(clip: Clip, package: ModelPackage, mode: str) -> Iterator[Inputs]:
     """Yield a package's network inputs for each clip of T frames in a recording, as `score` takes them."""
     for part in parts(clip, package.inputs, package.window, mode):
-        yield from each_clip(clip.sampled(part.stamps_ns), package.inputs, part.window, part.starts)
+        yield from each_clip(clip.at_stamps(part.stamps_ns), package.inputs, part.window, part.starts)
 
 
 def _identity(value: Any) -> Any:

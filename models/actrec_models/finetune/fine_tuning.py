@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from actrec import features
-from actrec.datasets.user_folder import OTHER, Folder
+from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance, Rejection
 from actrec.skeleton.layouts import CANONICAL
@@ -147,7 +147,7 @@ def fine_tune_package(
     correct, known_labels = (np.concatenate([getattr(run, kind) for run in runs]) for kind in ("correct", "labels"))
     chosen = rejection.choose(known, known_labels, _balance(unknown, outliers))
     rejected = float((chosen.confidence(unknown) < chosen.threshold).mean()) if len(unknown) else float("nan")
-    kinds = ["recordings labeled unknown"] if (labels == OTHER).any() else []
+    kinds = ["recordings labeled unknown"] if (labels == UNKNOWN_LABEL).any() else []
     kinds += [f"a held-out class of each of {len(rounds)} validation runs"] if len(recordings.classes) > 2 else []
     calibrated_on = (
         f"clips of {len(rounds)} held-out folds ({chosen.known_kept:.1%} kept), against "
@@ -184,7 +184,7 @@ def _held_out_classes(recordings: Recordings, folds: Folds) -> list[int | None]:
     classes = len(recordings.classes)
     chosen: list[int | None] = []
     for fold in range(folds.count):
-        in_fold = set(recordings.labels[folds.fold_of_clip == fold].tolist()) - {OTHER}
+        in_fold = set(recordings.labels[folds.fold_of_clip == fold].tolist()) - {UNKNOWN_LABEL}
         candidates = [(fold + k) % classes for k in range(classes)] if classes > 2 else []
         chosen.append(next((held_out for held_out in candidates if in_fold - {held_out}), None))
     return chosen

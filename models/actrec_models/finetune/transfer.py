@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.user_folder import OTHER
+from actrec.datasets.user_folder import UNKNOWN_LABEL
 from actrec.inference.package import ModelPackage
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -332,7 +332,7 @@ class Trainer:
         The augmentation may prepend another clip. For these heads that clip is of the same fold, since it could
         otherwise be a test clip of the head.
         """
-        classes, known = len(self.recordings.classes), self.labels != OTHER
+        classes, known = len(self.recordings.classes), self.labels != UNKNOWN_LABEL
         logits = np.zeros((len(self.labels), classes), np.float32)
         parts = [np.flatnonzero(folds.fold_of_clip == fold) for fold in range(folds.count)]
         with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
@@ -368,8 +368,8 @@ class Trainer:
         excluded = labels == held_out if held_out is not None else np.zeros(len(labels), bool)
         trained = np.flatnonzero(~in_fold & ~excluded)
         network, _ = self.train(trained, held_out, seconds, title)
-        known = np.flatnonzero(in_fold & (labels != OTHER) & ~excluded)
-        unknown = np.flatnonzero((in_fold & (labels == OTHER)) | excluded)
+        known = np.flatnonzero(in_fold & (labels != UNKNOWN_LABEL) & ~excluded)
+        unknown = np.flatnonzero((in_fold & (labels == UNKNOWN_LABEL)) | excluded)
         known_logits, unknown_logits = (
             np.concatenate([self._logits(network, clips, augmented) for augmented in (False, True)])
             for clips in (known, unknown)

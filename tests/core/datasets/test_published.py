@@ -70,10 +70,10 @@ def test_nucla_invalid_files_raise(data_root, tmp_path):
     entries = {e.name: e for e in source.entries()}
     assert len(entries) == 6
     messages = [
-        "corrupt or no N-UCLA",
-        "corrupt or no N-UCLA",
-        "of class 7, but its name",
-        "says that it is",
+        "corrupt or not an N-UCLA",
+        "corrupt or not an N-UCLA",
+        "of class 7, but its file name",
+        "but its file name is",
         "is .0., exp",
     ]
     for file, message in zip(raw, messages, strict=False):
@@ -292,7 +292,7 @@ def test_shrec17_invalid_sequences_raise(shrec17):
     files[5].unlink()
     source = datasets.source("shrec17_14", shrec17)
     entries = {e.name: e for e in source.entries()}
-    messages = ["is empty", "columns, expected 66", "frames but the list says", "line 4 has 3 columns", "is corrupt"]
+    messages = ["is empty", "columns, expected 66", "frames but the list has", "line 4 has 3 columns", "is corrupt"]
     for row, file, message in zip(rows, files, messages, strict=False):
         with pytest.raises(InputError, match=f"{message}") as raised:
             source.read(entries[str(Path(path(row)).parent)])

@@ -189,10 +189,10 @@ def changed(key, change):
     (changed("pose2d", lambda v: [*v[:-1], float("nan")]), "frame 2, 'pose2d' .* not finite"),
     (changed("pose2d", lambda v: [1e300, *v[1:]]), "frame 2, 'pose2d' .* too large"),
     (changed("pose3d", lambda v: [*v[:-1], 2e3]), "frame 2, 'pose3d' .* too large.* 3 × 13 numbers below 1000"),
-    (changed("pose2d", lambda v: ["a"] * 26), "frame 2, 'pose2d' is not numbers"),
+    (changed("pose2d", lambda v: ["a"] * 26), "frame 2, 'pose2d' has values that are not numbers"),
     (changed("pose2d", lambda v: v + [0] * 8), r"'pose2d' has shape \[34\].*expected 2 × 13"),
     ([[{"pose2d": [0] * 26}]], "without 'pose3d': take the skeletons with 3D poses"),
-    ([3], "frame 1 is no list of persons"),
+    ([3], "frame 1 is not a list of persons"),
     ([["x"]], "frame 1 has a person without"),
 ])  # fmt: skip
 def test_smarthome_invalid_file_raises(tmp_path, frames, message):
@@ -208,20 +208,20 @@ def test_smarthome_other_units_or_people_raises(tmp_path):
     strange = [published([person()]) for _ in range(3)]
     for frame in strange:
         frame[0]["pose2d"] = np.random.default_rng(0).uniform(0, 480, 26).tolist()
-    with pytest.raises(InputError, match="does not lie over 'pose2d'"):
+    with pytest.raises(InputError, match="does not project to 'pose2d'"):
         read_smarthome(write(tmp_path, frames=strange))
 
 
 def test_smarthome_truncated_missing_or_foreign_file_raises(tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text()[:500])
-    with pytest.raises(InputError, match=f"{NAME}.json' is truncated or no JSON"):
+    with pytest.raises(InputError, match=f"{NAME}.json' is truncated or not JSON"):
         read_smarthome(path)
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="holds no 'frames'"):
         read_smarthome(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="is truncated or no JSON"):
+    with pytest.raises(InputError, match="is truncated or not JSON"):
         read_smarthome(path)
     with pytest.raises(DeviceError, match="check the path"):
         read_smarthome(tmp_path / "gone.json")
@@ -296,14 +296,14 @@ def test_smarthome_clips_of_unknown_activity_skipped_with_warning(root, caplog):
     known = Smarthome(root).entries()
     write(root, "Pour.Fromcup_p03_r00_v01_c01")  # as the published lists name some
     assert Smarthome(root).entries() == known
-    assert "1 clips are of no activity of Smarthome, first Pour.Fromcup_p03_r00_v01_c01: left out" in caplog.text
+    assert "1 clips are of no Smarthome activity, first Pour.Fromcup_p03_r00_v01_c01: skipping them" in caplog.text
 
 
 def test_smarthome_videos_without_skeletons_warn(root, caplog):
     known = Smarthome(root).entries()
     (root / "Walk_p03_r00_v05_c01.mp4").touch()
     assert Smarthome(root).entries() == known
-    assert "1 videos have no skeletons, first 'Walk_p03_r00_v05_c01': left out" in caplog.text
+    assert "1 videos have no skeletons, first 'Walk_p03_r00_v05_c01': skipping them" in caplog.text
 
 
 def test_smarthome_all_archives_in_one_root_read(tmp_path, caplog):
@@ -318,7 +318,7 @@ def test_smarthome_all_archives_in_one_root_read(tmp_path, caplog):
     assert entry.files == {
         "skeleton": tmp_path / f"v1.2/{NAME}_pose3d.json", "color": tmp_path / f"mp4/{NAME}.mp4"
     }  # fmt: skip
-    assert "1 clips have skeletons of the other release than 'refined' alone: left out" in caplog.text
+    assert "1 clips have no skeletons of release 'refined': skipping them" in caplog.text
     first = {e.name: e.files["skeleton"].parent.name for e in Smarthome(tmp_path, release="first").entries()}
     assert first == {NAME: "json", "Walk_p03_r00_v01_c01": "json"}
     (tmp_path / f"mp4/{NAME}.mp4").unlink()
@@ -352,7 +352,7 @@ def test_smarthome_color_and_pixels_read(root):
     clip = source.read(entries["Walk_p03_r00_v01_c01"])
     assert set(clip.streams) == {"color", "size", "pixels", "motion"}
     assert clip.streams["size"].tolist() == [320, 240]
-    sampled = clip.sampled(clip.stamps_ns[[0, 11]])
+    sampled = clip.at_stamps(clip.stamps_ns[[0, 11]])
     for t in range(2):
         u, v = np.round(sampled["pixels"][0, t, KINECT_V2_25.index["wrist_right"]]).astype(int)
         assert sampled["color"][t, v, u, 0] > 150 > sampled["color"][t, v, u, 2]

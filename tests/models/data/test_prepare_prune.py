@@ -53,7 +53,7 @@ def test_prune_deletes_bytes_and_names_of_missing_clips(published, half_missing,
     assert prune(published, out).fingerprint == summary.fingerprint and sorted(out.glob("shard_*.bin")) == shards
 
 
-@pytest.mark.parametrize("method", ["add", "shorten"])
+@pytest.mark.parametrize("method", ["add", "rewrite"])
 def test_prune_interrupted_keeps_all_clips(published, half_missing, monkeypatch, method):
     out, names, _ = half_missing
 
@@ -98,8 +98,8 @@ def test_prune_damaged_clip_prepared_again(published, half_missing):
 def test_prune_full_shards_kept(published, tmp_path):
     prepare("nucla", published, tmp_path / "out", run=Run(shard_bytes=SHARDS))
     with Journal(tmp_path / "out") as journal:
-        assert not journal.with_holes()
+        assert not journal.shards_with_gaps()
         shards = [record.shard for record in journal.records.values()]
         name, shard = next((n, r.shard) for n, r in journal.records.items() if shards.count(r.shard) > 1)
         journal.drop([name])
-        assert [records[0].shard for records in journal.with_holes()] == [shard]
+        assert [records[0].shard for records in journal.shards_with_gaps()] == [shard]

@@ -140,7 +140,7 @@ def test_prepare_file_system_without_locks_raises_own_error(published, tmp_path,
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(DeviceError, match=r"locks no files \(Function not implemented\).*choose another --out"):
+    with pytest.raises(DeviceError, match=r"cannot lock files \(Function not implemented\).*choose another --out"):
         prepare("nucla", published, tmp_path / "out")
 
 

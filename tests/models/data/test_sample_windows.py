@@ -56,7 +56,7 @@ def test_windows_stretched_covers_whole_recording(frames):
     [(stamps, part, starts)] = parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
     assert (part, starts, len(stamps)) == (window, (0,), 4)
     assert (stamps[0], stamps[-1]) == (clip.stamps_ns[0], clip.stamps_ns[-1])
-    x = clip.sampled(stamps)["bodies"][0, :, 0, 0]
+    x = clip.at_stamps(stamps)["bodies"][0, :, 0, 0]
     np.testing.assert_allclose(x - x[0], np.linspace(0, frames - 1, 4), rtol=1e-4)
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store import MAPPED, PreparedDataset
+from actrec.datasets.store import MAX_MAPPED_SHARDS, PreparedDataset
 from actrec.datasets.store_format import INDEX, STORE, ImageEncoder, decode_frames, encode_raw
 from actrec.datasets.store_writer import ShardWriter
 from actrec.features.clips import example_clip
@@ -107,7 +107,7 @@ def test_store_arrays_memory_mapped_and_read_only(nucla):
 
 
 def test_store_file_count_independent_of_clip_count(nucla):
-    assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAPPED
+    assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAX_MAPPED_SHARDS
     store = PreparedDataset(nucla)
     assert store._maps == {}, "no file is open before a clip is read"
     for index in range(len(store)):
@@ -182,7 +182,7 @@ def test_store_every_stream_restored(tmp_path):
         assert np.nanmax(np.abs(clip.streams["flow"] - np.clip(expected["flow"], -4, 4))) <= bound
         np.testing.assert_array_equal(clip.streams.at("color", np.array([5, 2, 2])), clip.streams["color"][[5, 2, 2]])
         # A window decodes only the images that the network uses.
-        window = clip.sampled(np.array([0, 0, 100_000_000]))
+        window = clip.at_stamps(np.array([0, 0, 100_000_000]))
         np.testing.assert_array_equal(window["color"], clip.streams["color"][[0, 0, 3]])
 
 

@@ -306,7 +306,7 @@ def test_sysu_color_aligned_with_joints(tmp_path, mirrored):
     assert (clip.name, clip.label) == ("BoTong_video2", 1)
     assert set(clip.streams) == {"color", "size", "pixels", "motion"} and clip.streams["size"].tolist() == [320, 240]
     hand = KINECT_V2_25.index["hand_right"]
-    sampled = clip.sampled(clip.stamps_ns[[0, 5]])
+    sampled = clip.at_stamps(clip.stamps_ns[[0, 5]])
     for t in range(2):
         u, v = np.round(sampled["pixels"][0, t, hand]).astype(int)
         assert sampled["color"][t, v, u, 0] > 150 > sampled["color"][t, v, u, 2]

@@ -15,7 +15,7 @@ from actrec import datasets
 from actrec.cli import main
 from actrec.datasets import user_folder
 from actrec.datasets.base import content
-from actrec.datasets.user_folder import OTHER, Folder
+from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.perception import recorded_joints
 from actrec.utils.errors import ConfigError, InputError
 from tests.models.made_up import TINY
@@ -42,14 +42,14 @@ def test_folder_labels_file_assigns_clips_and_people(recordings):
     assert [(e.name, source.classes[e.label], e.meta["person"]) for e in entries] == [
         ("one@0-0.55", "wave", "anna"), ("one@0.6-", "clap", "ben"), ("two", "wave", "ben")
     ]  # fmt: skip
-    assert [(e.name, e.label) for e in source.unknown_entries()] == [("two@0-0.5", OTHER)]
+    assert [(e.name, e.label) for e in source.unknown_entries()] == [("two@0-0.5", UNKNOWN_LABEL)]
     first, second, third = (source.read(entry) for entry in entries)
     assert (first.stamps_ns[0], len(first.stamps_ns), second.stamps_ns[0]) == (START, 6, START + 6 * PERIOD_NS)
     np.testing.assert_allclose(second.bodies[0, 0], person_at(0.6), atol=1e-6)
     # The clip starts when the labeled person enters.
     assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
     np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
-    assert source.read(source.unknown_entries()[0]).label == OTHER
+    assert source.read(source.unknown_entries()[0]).label == UNKNOWN_LABEL
 
 
 def test_folder_two_people_labeled_separately(tmp_path):

@@ -124,8 +124,11 @@ def test_folder_invalid_recording_raises(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("one,wave,5,6,", "one' from 5 s to 6 s cannot be used: nothing lies between .*: it lasts 1.90 s"),
-        ("one,wave,,,body_9", "shows no body 'body_9'; it shows body_1"),
+        (
+            "one,wave,5,6,",
+            "one' from 5 s to 6 s cannot be used: its label's start and end contain no frame: it lasts 1.90 s",
+        ),
+        ("one,wave,,,body_9", "has no body 'body_9'; it has body_1"),
     ],
 )
 def test_folder_label_not_matching_recording_raises(tmp_path, row, message):

@@ -13,7 +13,7 @@ import actrec_models.networks
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
-from actrec.datasets.video_streams import ColorVideo, VideoConfig, scaled
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, scale_pixels
 from actrec.features.clips import cut, window_inputs
 from actrec.perception.pipeline import BodyPerception
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -91,7 +91,7 @@ def test_color_video_converts_only_requested_frames(video, monkeypatch):
         monkeypatch.setattr(module, name, count_call)
     stamps = stamps_at(30.0, 30)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
-    sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
+    sampled = clip.at_stamps(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
     assert "color" in sampled and not converted  # images are decoded on access only
     assert frame_numbers(sampled["color"]) == [3, 9, 9, 20]
     assert len(converted) <= 4  # three images, and one more for a folder's image size
@@ -108,8 +108,8 @@ def test_color_video_single_clip_decodes_only_its_images(video, monkeypatch):
 
     monkeypatch.setattr(ColorVideo, "at", count_call)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
-    sample = clip.sampled(stamps)
-    single, from_all = cut(sample, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
+    sample = clip.at_stamps(stamps)
+    single, from_all = cut(sample, 10, 5, alone=True), cut(clip.at_stamps(stamps), 10, 5)
     np.testing.assert_array_equal(single["color"], from_all["color"])
     assert decoded == [5, 30] and frame_numbers(single["color"]) == [10, 11, 12, 13, 14]
     with pytest.raises(InputError, match="has no frames 28 to 33 of 30"):
@@ -297,7 +297,7 @@ def smooth(values):
 
 def test_ntu_motion_matches_pixel_speed(ntu_video):
     video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
-    small = scaled(ntu_video.pixels, (1920, 1080), video.size())
+    small = scale_pixels(ntu_video.pixels, (1920, 1080), video.size())
     motion = video.motion(small)
     for joint in ("hand_right", "wrist_right"):  # the hand moves to the mouth and back
         v = KINECT_V2_25.index[joint]

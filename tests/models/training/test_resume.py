@@ -189,13 +189,13 @@ def test_resume_damaged_checkpoint_uses_previous(tmp_path, monkeypatch, caplog):
 
 def test_save_checkpoint_full_disk_keeps_previous(tmp_path, monkeypatch):
     whole, out, left = run(tmp_path / "whole"), tmp_path / "run", iter(range(3))
-    write_whole = torch.save
+    write_atomically = torch.save
 
     def save(content, file):
         if next(left, None) is None:
             file.write(b"as much as there was room for")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_whole(content, file)
+        write_atomically(content, file)
 
     with monkeypatch.context() as full:
         full.setattr(checkpoints.torch, "save", save)
