@@ -63,7 +63,7 @@ def train_to(step, folder):
 
 @pytest.mark.timeout(300)
 def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
-    children.killed(train_to, KILLED_AT, folder)
+    children.run_until_killed(train_to, KILLED_AT, folder)
     step = checkpoints.read(folder / "run/last.ckpt")["global_step"]
     assert 0 < step <= KILLED_AT
     assert train(folder) == 0

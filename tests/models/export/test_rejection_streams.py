@@ -14,7 +14,7 @@ from actrec_models.training import checkpoints
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import skeletons
 from tests.models.small import SMALL
-from tests.models.training.test_training_streams import made_up, write
+from tests.models.training.test_training_streams import make_clips, write
 
 NAME = "c3d_flow"
 HELD = {"share": 0.25}
@@ -28,10 +28,10 @@ def _other(clips):
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """Fake the clips by dataset and part, and the recordings labeled unknown."""
-    known, other = made_up(NAME, 12), _other(made_up(NAME, 4))
+    known, other = make_clips(NAME, 12), _other(make_clips(NAME, 4))
     clips = {
         ("nucla", "train"): known,
-        ("nucla", "test"): made_up(NAME, 4),
+        ("nucla", "test"): make_clips(NAME, 4),
         "ntu60": other,
         "utd_mhad": _other(skeletons(4)),
     }
@@ -63,8 +63,8 @@ def test_calibration_obstacle_contains_cause(datasets, tmp_path, fields, message
 @pytest.mark.parametrize(("known", "other"), [(True, False), (True, True), (False, False)])
 def test_calibration_obstacle_optional_stream_only_of_known_clips(monkeypatch, tmp_path, known, other):
     """Otherwise the threshold would separate clips with hands from clips without."""
-    clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
-    clips["ntu60"] = _other(made_up("deepacts", 4) if other else skeletons(4))
+    clips = {"nucla": make_clips("deepacts", 4) if known else skeletons(4)}
+    clips["ntu60"] = _other(make_clips("deepacts", 4) if other else skeletons(4))
     monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: clips[name])
     monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
     (tmp_path / "ntu").mkdir()
@@ -80,7 +80,7 @@ def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_pa
     datasets["train"] = skeletons(4)
     obstacle = rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path))
     assert obstacle.endswith("which its recordings labeled unknown do not contain")
-    datasets["train"] = made_up(NAME, 4)
+    datasets["train"] = make_clips(NAME, 4)
     assert rejection.calibration_obstacle(settings, network.input_specs, str(tmp_path)) == ""
 
 
@@ -88,7 +88,7 @@ def test_calibration_obstacle_unknown_recordings_without_stream(datasets, tmp_pa
 def test_export_chooses_rejection_on_held_out_clips(datasets, tmp_path, capsys, monkeypatch, own):
     monkeypatch.setattr(unknown_clips, "_MOST", 3)
     if own:
-        datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
+        datasets.update(train=make_clips(NAME, 3), test=make_clips(NAME, 2))
     others = "" if own else "ntu60"
     path = write(tmp_path / "recipe.yaml", NAME, validation=HELD, unknown_dataset=others)
     out, folder = tmp_path / "run", tmp_path / "package"

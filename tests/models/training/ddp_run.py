@@ -1,4 +1,4 @@
-"""What `torchrun` starts in test_ddp: `actrec train` on made-up clips, with a note of what each process drew."""
+"""The script that `torchrun` starts in test_ddp: `actrec train` on synthetic clips, with recorded batches."""
 
 import os
 import sys
@@ -22,36 +22,36 @@ RECIPE = {
     "batch": 4, "epochs": 2, "learning_rate": 0.01, "optimizer": {"name": "sgd"}, "schedule": {"name": "constant"},
     "augmentation": {"before": 0.0}, "validation": {"share": 0.25},
 }  # fmt: skip
-"""Of a network without batch norms, which processes on a CPU do not share."""
+"""A recipe of a network without batch norms, which processes on a CPU do not synchronize."""
 FRAMES = 20
 
 
 def clips(*_, **__):
-    """Eleven clips of scene flow."""
+    """Return a dataset of eleven clips of scene flow."""
     network = create("c3d_flow", num_classes=2, **FLOW)
     stamps = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
-    made = []
+    found = []
     for number in range(11):
         clip = example_clip(network.input_specs, FRAMES, seed=number)
         clip["flow"] = clip["flow"] + np.float32(0.5 * (number % 2))
-        made.append(Clip(f"clip{number}", number % 2, stamps, clip.pop("bodies"), clip))
-    return ClipDataset(made, ("still", "moving"))
+        found.append(Clip(f"clip{number}", number % 2, stamps, clip.pop("bodies"), clip))
+    return ClipDataset(found, ("still", "moving"))
 
 
-def note(folder):
-    """Has every process write down the draws of its batches."""
-    draw = EpochBatchSampler.__iter__
+def record_batches(folder):
+    """Make each process write its sampled batches to a file."""
+    original = EpochBatchSampler.__iter__
 
-    def noted(self):
+    def record(self):
         with open(Path(folder) / f"draws_{self.rank}.txt", "a", encoding="utf-8") as file:
-            for batch in draw(self):
+            for batch in original(self):
                 print(*(f"{epoch}:{index}" for epoch, index, _ in batch), file=file, flush=True)
                 yield batch
 
-    EpochBatchSampler.__iter__ = noted  # type: ignore[method-assign]
+    EpochBatchSampler.__iter__ = record  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     datasets.create = clips
-    note(os.environ["ACTREC_TEST_NOTES"])
+    record_batches(os.environ["ACTREC_TEST_NOTES"])
     sys.exit(main(sys.argv[1:]))

@@ -18,8 +18,8 @@ from tests.models.made_up import CLASSES, skeletons
 from tests.models.training import children
 
 
-class Counting(lightning.LightningModule):
-    """A weight that is the number of steps so far."""
+class StepCounter(lightning.LightningModule):
+    """A module whose weight equals the number of steps."""
 
     def __init__(self):
         super().__init__()
@@ -32,14 +32,14 @@ class Counting(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-@pytest.mark.parametrize(("warm_up", "kept"), [(True, 36.0), (False, 7.9)])
-def test_averaging_short_training_keeps_last_steps(warm_up, kept):
-    counting, averaging = Counting(), Averaging(0.99, warm_up)
+@pytest.mark.parametrize(("warm_up", "expected"), [(True, 36.0), (False, 7.9)])
+def test_averaging_short_training_keeps_last_steps(warm_up, expected):
+    counter, averaging = StepCounter(), Averaging(0.99, warm_up)
     lightning.Trainer(
         accelerator="cpu", max_epochs=1, callbacks=[averaging], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
-    ).fit(counting, DataLoader(torch.zeros(40, 1)))  # fmt: skip
-    assert counting.weight.item() == pytest.approx(kept, abs=0.01)
+    ).fit(counter, DataLoader(torch.zeros(40, 1)))  # fmt: skip
+    assert counter.weight.item() == pytest.approx(expected, abs=0.01)
 
 
 def test_averaging_warm_up_decay_grows_to_setting():
@@ -50,7 +50,7 @@ def test_averaging_warm_up_decay_grows_to_setting():
 
 
 ON_CPU = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
-RENEWED = {"recalibration_batches": 3, "ema_decay": 0.9}
+SETTINGS = {"recalibration_batches": 3, "ema_decay": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -60,32 +60,32 @@ def dataset(monkeypatch):
 
 
 def run(out, **changes):
-    return children.run(out, ON_CPU, **{**RENEWED, **changes})
+    return children.run(out, ON_CPU, **{**SETTINGS, **changes})
 
 
 @pytest.fixture
-def looked_at(monkeypatch):
-    """The batches of each estimate, in turn."""
-    seen, estimate = [], callbacks.estimate_norms
+def estimate_batches(monkeypatch):
+    """Return a list that records the batches of each estimate."""
+    recorded, estimate = [], callbacks.estimate_norms
 
-    def noted(network, look, batches):
-        seen.append([])
+    def record_estimate(network, look, batches):
+        recorded.append([])
 
-        def noting(batch):
-            seen[-1].append(copy.deepcopy(batch))
+        def record_batch(batch):
+            recorded[-1].append(copy.deepcopy(batch))
             return look(batch)
 
-        return estimate(network, noting, batches)
+        return estimate(network, record_batch, batches)
 
-    monkeypatch.setattr(callbacks, "estimate_norms", noted)
-    return seen
+    monkeypatch.setattr(callbacks, "estimate_norms", record_estimate)
+    return recorded
 
 
 def statistics(state):
     return {name: value for name, value in state.items() if name.endswith(("running_mean", "running_var"))}
 
 
-class Small(nn.Module):
+class SmallNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.frozen, self.unused = (nn.BatchNorm1d(4) for _ in range(3))
@@ -98,31 +98,31 @@ class Small(nn.Module):
 
 def test_estimate_norms_gives_mean_over_batches_without_dropout():
     torch.manual_seed(0)
-    network = Small().train()
+    network = SmallNetwork().train()
     network.frozen.eval()
     batches = [5 + 2 * torch.randn(8, 4) for _ in range(3)]
     for _ in range(4):
         network(batches[0])
-    kept = copy.deepcopy(network.state_dict())
+    before = copy.deepcopy(network.state_dict())
     found = callbacks.estimate_norms(network, network, iter(batches))
     assert found == [network.first, network.last]
     mean = torch.stack([batch.mean(0) for batch in batches]).mean(0)
     variance = torch.stack([batch.var(0) for batch in batches]).mean(0)
     torch.testing.assert_close(network.first.running_mean, mean)
     torch.testing.assert_close(network.first.running_var, variance)
-    # Each batch comes as whole to the last norm: of variance n/(n-1) where all of it is there.
+    # The last norm sees whole batches of normalized values, whose unbiased variance is n/(n-1).
     torch.testing.assert_close(network.last.running_var, torch.full((4,), 8 / 7), atol=1e-3, rtol=0)
-    now = network.state_dict()
-    for name, value in kept.items():
+    after = network.state_dict()
+    for name, value in before.items():
         if not name.startswith(("first.running", "last.running")):
-            assert torch.equal(now[name], value), name
+            assert torch.equal(after[name], value), name
     assert network.dropout.training
     assert not network.frozen.training
     assert (network.first.momentum, network.last.momentum) == (0.1, 0.01)
 
 
 def test_estimate_norms_error_restores_modes_and_momenta():
-    network = Small().train()
+    network = SmallNetwork().train()
 
     def look(batch):
         raise RuntimeError("no memory")
@@ -137,33 +137,33 @@ def test_estimate_norms_error_restores_modes_and_momenta():
     ("changes", "estimates"),
     [({}, 1), ({"ema_decay": 0.0}, 1), ({"accumulate": 2}, 1), ({"validation": {"share": 0.2}}, 2)],
 )
-def test_recalibration_saved_weights_have_own_statistics(changes, estimates, looked_at, tmp_path):
-    kept = run(tmp_path, **changes)
-    assert len(looked_at) == estimates
-    assert {len(batches) for batches in looked_at} == {3 * changes.get("accumulate", 1)}
-    content = checkpoints.read(kept)
+def test_recalibration_saved_weights_have_own_statistics(changes, estimates, estimate_batches, tmp_path):
+    path = run(tmp_path, **changes)
+    assert len(estimate_batches) == estimates
+    assert {len(batches) for batches in estimate_batches} == {3 * changes.get("accumulate", 1)}
+    content = checkpoints.read(path)
     module = RecognitionModule(content["hyper_parameters"]["recipe"], list(CLASSES))
     module.load_state_dict(content["state_dict"])
     number = content["actrec"]["epoch"] - 1 if "validation" in changes else 0
-    callbacks.estimate_norms(module.network.train(), module.network.losses, looked_at[number][:])
-    again = statistics(module.state_dict())
-    assert again
+    callbacks.estimate_norms(module.network.train(), module.network.losses, estimate_batches[number][:])
+    recalibrated = statistics(module.state_dict())
+    assert recalibrated
     for name, value in statistics(content["state_dict"]).items():
-        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(recalibrated[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("changes", "batches"),
     [
-        ({"validation": {"share": 0.2}}, [4, 4]),  # an epoch each
+        ({"validation": {"share": 0.2}}, [4, 4]),  # one estimate per epoch
         ({"validation": {"share": 0.2}, "recalibration_batches": 0}, []),
         ({"validation": {"share": 0.2}, "ema_decay": 0.0}, []),
         ({}, []),
     ],
 )
-def test_recalibration_default_depends_on_validation_and_average(changes, batches, looked_at, tmp_path):
+def test_recalibration_default_depends_on_validation_and_average(changes, batches, estimate_batches, tmp_path):
     run(tmp_path, **{"recalibration_batches": None, **changes})
-    assert [len(seen) for seen in looked_at] == batches
+    assert [len(estimate) for estimate in estimate_batches] == batches
 
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
@@ -172,24 +172,24 @@ def test_default_recalibration_batches_is_quarter_of_epoch(clips, batches):
 
 
 def test_recalibration_changes_statistics_only(tmp_path):
-    one = checkpoints.read(run(tmp_path / "one"))["state_dict"]
-    other = checkpoints.read(run(tmp_path / "other", recalibration_batches=0))["state_dict"]
-    changed = {name for name, value in one.items() if not torch.equal(value, other[name])}
+    with_recalibration = checkpoints.read(run(tmp_path / "one"))["state_dict"]
+    without = checkpoints.read(run(tmp_path / "other", recalibration_batches=0))["state_dict"]
+    changed = {name for name, value in with_recalibration.items() if not torch.equal(value, without[name])}
     assert changed
-    assert changed <= set(statistics(one))
+    assert changed <= set(statistics(with_recalibration))
 
 
-def test_recalibration_continues_into_next_epoch(looked_at, tmp_path):
-    run(tmp_path, recalibration_batches=7, epochs=1)  # of five steps
-    assert len(looked_at[0]) == 7
+def test_recalibration_continues_into_next_epoch(estimate_batches, tmp_path):
+    run(tmp_path, recalibration_batches=7, epochs=1)  # an epoch has five steps
+    assert len(estimate_batches[0]) == 7
 
 
 @pytest.mark.parametrize("changes", [{}, {"validation": {"share": 0.2}}])
 def test_recalibration_killed_run_gives_same_weights(changes, tmp_path):
-    whole = run(tmp_path / "whole", **changes)
+    uninterrupted = run(tmp_path / "whole", **changes)
     number = 2 if changes else 1
-    children.killed(children.run_to_estimate, number, tmp_path / "killed", ON_CPU, {**RENEWED, **changes})
+    children.run_until_killed(children.run_to_estimate, number, tmp_path / "killed", ON_CPU, {**SETTINGS, **changes})
     assert not checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
-    ended = run(tmp_path / "killed", **changes)
-    ours, theirs = (checkpoints.read(path)["state_dict"] for path in (whole, ended))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    resumed = run(tmp_path / "killed", **changes)
+    expected, found = (checkpoints.read(path)["state_dict"] for path in (uninterrupted, resumed))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())

@@ -1,4 +1,4 @@
-"""Two processes under torchrun give the weights of one, except for rounding, and resume from a checkpoint."""
+"""Two processes under torchrun give the weights of one process, except for rounding."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ SCRIPT = Path(ddp_run.__file__)
 
 
 def torchrun(folder, out, *options):
-    """`torchrun --nproc_per_node 2 … train`, on clips that the script makes up."""
+    """Run `torchrun --nproc_per_node 2 … train` on the script's synthetic clips."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(ddp_run.RECIPE))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
@@ -38,9 +38,9 @@ def torchrun(folder, out, *options):
 
 def test_ddp_two_processes_give_weights_of_one(tmp_path, monkeypatch):
     out = tmp_path / "two"
-    done = torchrun(tmp_path, out, "--threads", "1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == [str(out / "best.ckpt")], "the first process alone prints"
+    process = torchrun(tmp_path, out, "--threads", "1")
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout.split() == [str(out / "best.ckpt")], "only the first process prints"
     monkeypatch.setattr(datasets, "create", ddp_run.clips)
     torch.set_num_threads(1)
     trainer.train(config.build(Recipe, ddp_run.RECIPE), "", tmp_path / "one", progress=False, threads=1)
@@ -49,15 +49,15 @@ def test_ddp_two_processes_give_weights_of_one(tmp_path, monkeypatch):
     for part in ("state_dict", "current_model_state"):
         for name, value in one[part].items():
             torch.testing.assert_close(two[part][name], value, rtol=1e-4, atol=1e-6)
-    moved = one["current_model_state"]["network.c3d.conv1.weight"] - one["state_dict"]["network.c3d.conv1.weight"]
-    assert moved.abs().max() > 1e-5, "the average is not the newest"
+    difference = one["current_model_state"]["network.c3d.conv1.weight"] - one["state_dict"]["network.c3d.conv1.weight"]
+    assert difference.abs().max() > 1e-5, "the average differs from the last weights"
     assert "2 × cpu" in two["actrec"]["provenance"]["device"]
     best = [content["callbacks"]["Checkpoints"]["best"] for content in (two, one)]
     assert best[0] == pytest.approx(best[1], abs=1e-5)
-    drawn = [(tmp_path / f"draws_{rank}.txt").read_text().splitlines() for rank in (0, 1)]
-    whole = EpochBatchSampler(ddp_run.clips().labels[:8], Sampling(), 1, 4)
-    expected = [[f"{epoch}:{index}" for epoch, index, _ in batch] for _ in range(2) for batch in whole]
-    assert [f"{a} {b}".split() for a, b in zip(*drawn, strict=True)] == expected
+    batches = [(tmp_path / f"draws_{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    sampler = EpochBatchSampler(ddp_run.clips().labels[:8], Sampling(), 1, 4)
+    expected = [[f"{epoch}:{index}" for epoch, index, _ in batch] for _ in range(2) for batch in sampler]
+    assert [f"{a} {b}".split() for a, b in zip(*batches, strict=True)] == expected
     assert sorted(path.name for path in (out / "log").iterdir()) == ["tensorboard", "version_0"]
     assert not list(out.rglob("*.part"))
 
@@ -65,21 +65,21 @@ def test_ddp_two_processes_give_weights_of_one(tmp_path, monkeypatch):
 def test_ddp_processes_split_batches_and_validation_clips():
     labels = torch.arange(23).numpy() % 3
     options = {"sampling": Sampling(repeats=2), "seed": 3, "batch": 8}
-    one = EpochBatchSampler(labels, **options)
-    whole = [batch for _ in range(2) for batch in one]
-    assert {epoch for batch in whole for epoch, _, _ in batch} == {0, 1}
+    single = EpochBatchSampler(labels, **options)
+    expected = [batch for _ in range(2) for batch in single]
+    assert {epoch for batch in expected for epoch, _, _ in batch} == {0, 1}
     for world, accumulate in ((2, 1), (2, 2), (4, 2)):
         ranks = [EpochBatchSampler(labels, **options, accumulate=accumulate, rank=r, world=world) for r in range(world)]
         parts = [[batch for _ in range(2) for batch in rank] for rank in ranks]
-        together = [draw for step in zip(*parts, strict=True) for part in step for draw in part]
-        assert together == [draw for batch in whole for draw in batch]
+        merged = [draw for step in zip(*parts, strict=True) for part in step for draw in part]
+        assert merged == [draw for batch in expected for draw in batch]
     with pytest.raises(ConfigError, match="a batch of 8 clips does not divide among 3 processes × 1 parts"):
         EpochBatchSampler(labels, **options, world=3)
     with pytest.raises(ConfigError, match="a batch of 64 clips is more than the training part's 46"):
         EpochBatchSampler(labels, Sampling(repeats=2), 1, 64)
-    shares = [list(RankBatchSampler(11, 2, rank, 3)) for rank in range(3)]
-    assert len({len(batches) for batches in shares}) == 1
-    indices = [index for batches in shares for batch in batches for index in batch]
+    rank_batches = [list(RankBatchSampler(11, 2, rank, 3)) for rank in range(3)]
+    assert len({len(batches) for batches in rank_batches}) == 1
+    indices = [index for batches in rank_batches for batch in batches for index in batch]
     assert sorted(index for index in indices if index != PAD) == list(range(11))
 
 
@@ -91,7 +91,7 @@ def test_ddp_processes_split_batches_and_validation_clips():
     ],
 )
 def test_ddp_loss_reaches_all_trained_parameters(name, options):
-    """Several processes wait for every gradient: PyTorch refuses to train what gets none."""
+    """All trained parameters get gradients, which DDP requires."""
     network = actrec_models.networks.create(name, num_classes=2, **{**SMALL[name], **options}).train()
     network.losses({**example_inputs(network, 2), "label": torch.arange(2)})["loss"].backward()
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
@@ -104,7 +104,7 @@ def test_machine_impossible_settings_refused(monkeypatch):
     with pytest.raises(ConfigError, match="--nodes 2 would wait for machines that nothing starts.*torchrun"):
         Machine(nodes=2).trainer_options()
     with monkeypatch.context() as patch:
-        patch.setenv("MASTER_ADDR", "10.0.0.1")  # and NODE_RANK: Lightning's own way
+        patch.setenv("MASTER_ADDR", "10.0.0.1")  # Lightning's own variables, with NODE_RANK
         assert Machine(nodes=2).trainer_options()["num_nodes"] == 2
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ SIZES = {
     "efficientnet_b0": (5_288_548, 360),
     "resnet50": (25_557_032, 320),
 }
-"""Parameters, and entries of the state dict, of the published checkpoints."""
+"""Numbers of parameters and of state dict entries in the published checkpoints."""
 USES = [
     ("p_i3d", "i3d", {}, 3),
     ("vpn_i3d", "i3d", {}, 1),
@@ -44,17 +44,17 @@ USES = [
 ]
 
 
-def is_learnt(name):
+def is_parameter(name):
     return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
-    return {kind: public.saved(folder / f"{kind}.pt", shapes()) for kind, shapes in public.PUBLIC.items()}
+    return {kind: public.save(folder / f"{kind}.pt", shapes()) for kind, shapes in public.PUBLIC.items()}
 
 
-def small(name, classes=5, **options):
+def small_network(name, classes=5, **options):
     torch.manual_seed(1)
     return actrec_models.networks.create(name, num_classes=classes, **{**SMALL[name], **options})
 
@@ -62,26 +62,26 @@ def small(name, classes=5, **options):
 @pytest.mark.parametrize("kind", list(public.PUBLIC))
 def test_public_checkpoints_have_published_names(kind):
     shapes = public.PUBLIC[kind]()
-    parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_parameter(name))
     assert (parameters, len(shapes)) == SIZES[kind]
     assert initial_weights.detect_format(public.tensors(shapes))[0] == kind
 
 
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
 def test_load_public_checkpoints_fill_networks(name, kind, options, copies, files):
-    with torch.device("meta"):  # names and shapes alone: the largest has 150 M parameters
+    with torch.device("meta"):  # without memory, as the largest network has 150 M parameters
         network = actrec_models.networks.create(name, num_classes=5, **options)
     assert len(network.weight_targets[kind]) == copies
     report = initial_weights.load(network, name, files[kind])
     classifier = initial_weights.FORMATS[kind].classifier
     assert (report.missing, report.unfit, report.reshaped) == ((), (), ())
     assert all(entry.startswith(classifier) for entry in report.unexpected)
-    taken = [entry for entry in public.PUBLIC[kind]() if not entry.startswith(classifier)]
-    assert len(report.loaded) == copies * len(taken)
+    expected = [entry for entry in public.PUBLIC[kind]() if not entry.startswith(classifier)]
+    assert len(report.loaded) == copies * len(expected)
     for target in network.weight_targets[kind]:
-        below = [entry for entry in network.state_dict() if entry.startswith(f"{target}.")]
-        left = set(below) - set(report.loaded)
-        assert not [entry for entry in left if is_learnt(entry) and entry not in report.kept]
+        entries = [entry for entry in network.state_dict() if entry.startswith(f"{target}.")]
+        remaining = set(entries) - set(report.loaded)
+        assert not [entry for entry in remaining if is_parameter(entry) and entry not in report.kept]
 
 
 @pytest.mark.parametrize(("name", "kind", "options"), [(n, k, o) for n, k, o, _ in USES if n[:3] in ("vpn", "dee")])
@@ -90,22 +90,22 @@ def test_load_public_checkpoints_values_are_in_place(name, kind, options, files)
     initial_weights.load(network, name, files[kind])
     state = network.state_dict()
     for target in network.weight_targets[kind]:
-        for place, entry in enumerate(public.PUBLIC[kind](), start=1):
+        for position, entry in enumerate(public.PUBLIC[kind](), start=1):
             if not entry.startswith(initial_weights.FORMATS[kind].classifier):
-                assert (state[f"{target}.{entry}"] == place).all(), entry
+                assert (state[f"{target}.{entry}"] == position).all(), entry
 
 
 def test_detect_format_other_names_recognized(files, tmp_path):
-    known = public.tensors(public.c3d())
+    c3d = public.tensors(public.c3d())
     caffe = {"conv1": "conv1a", "conv2": "conv2a", "fc6": "fc6-1", "fc7": "fc7-1", "fc8": "fc8-1"}
-    renamed = {".".join([caffe.get(n.split(".")[0], n.split(".")[0]), n.split(".")[1]]): v for n, v in known.items()}
+    renamed = {".".join([caffe.get(n.split(".")[0], n.split(".")[0]), n.split(".")[1]]): v for n, v in c3d.items()}
     assert "fc6-1.weight" in renamed
     mmaction = {}
-    for name, value in known.items():
+    for name, value in c3d.items():
         layer, part = name.split(".")
         layer = {"conv1": "conv1a", "conv2": "conv2a"}.get(layer, layer)
         mmaction[f"backbone.{layer}.conv.{part}" if layer.startswith("conv") else f"backbone.{layer}.{part}"] = value
-    wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in known.items()}}
+    wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in c3d.items()}}
     for content in (renamed, mmaction, wrapped):
         torch.save(content, tmp_path / "other.pt")
         kind, tensors = initial_weights.detect_format(initial_weights.read(tmp_path / "other.pt").tensors)
@@ -119,18 +119,18 @@ def test_load_classifier_of_other_classes_is_kept(files):
     assert report.kept == ()
     assert (network.branches["body"].net.classifier[1].weight == 359).all()
     network = actrec_models.networks.create("deepacts_cnn", num_classes=7, modalities=("body",))
-    before = network.branches["body"].net.classifier[1].weight.clone()
+    previous = network.branches["body"].net.classifier[1].weight.clone()
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert len(report.kept) == 2
-    assert torch.equal(network.branches["body"].net.classifier[1].weight, before)
+    assert torch.equal(network.branches["body"].net.classifier[1].weight, previous)
     assert "2 classifier kept" in str(report)
 
 
 def test_reshape_weight_keeps_response():
     rgb = torch.randn(8, 3, 7, 7)
     for channels in (1, 2, 6):
-        made = initial_weights.reshape_weight(rgb, (8, channels, 7, 7))
-        torch.testing.assert_close(made.sum(dim=1), rgb.sum(dim=1))
+        reshaped = initial_weights.reshape_weight(rgb, (8, channels, 7, 7))
+        torch.testing.assert_close(reshaped.sum(dim=1), rgb.sum(dim=1))
     clip = initial_weights.reshape_weight(rgb, (8, 3, 5, 7, 7))
     torch.testing.assert_close(clip.sum(dim=2), rgb)
     torch.testing.assert_close(initial_weights.reshape_weight(rgb, (8, 2, 5, 7, 7)).sum(dim=(1, 2)), rgb.sum(dim=1))
@@ -141,25 +141,25 @@ def test_reshape_weight_keeps_response():
 
 
 def test_load_partly_fitting_file_refused(files):
-    network = small("vpn_i3d")
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network = small_network("vpn_i3d")
+    previous = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ConfigError, match=r"i3d.pt .*of another shape \(visual\..* → .*\): it does not fit vpn_i3d"):
         initial_weights.load(network, "vpn_i3d", files["i3d"])
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(torch.equal(value, previous[name]) for name, value in network.state_dict().items())
     assert len(str(initial_weights.Report("f", "k", missing=tuple("abcdefghij"))).splitlines()) == 1
 
 
 def test_load_foreign_format_lists_accepted(files, tmp_path):
     with pytest.raises(ConfigError, match=r"c3d.pt holds C3D .*; p_i3d takes: Inception I3D"):
-        initial_weights.load(small("p_i3d"), "p_i3d", files["c3d"])
+        initial_weights.load(small_network("p_i3d"), "p_i3d", files["c3d"])
     with pytest.raises(ConfigError, match=r"res_tcn_bjcn takes: its own alone"):
-        initial_weights.load(small("res_tcn_bjcn"), "res_tcn_bjcn", files["c3d"])
+        initial_weights.load(small_network("res_tcn_bjcn"), "res_tcn_bjcn", files["c3d"])
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "foreign.pt")
     with pytest.raises(ConfigError, match=r"foreign.pt has unknown names \(layer.weight\)"):
-        initial_weights.load(small("p_i3d"), "p_i3d", tmp_path / "foreign.pt")
+        initial_weights.load(small_network("p_i3d"), "p_i3d", tmp_path / "foreign.pt")
 
 
-class Bomb:
+class CodeInPickle:
     def __init__(self, path):
         self.path = path
 
@@ -168,9 +168,9 @@ class Bomb:
 
 
 def test_read_file_with_code_refused(tmp_path):
-    torch.save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pt")
-    with pytest.raises(PackageError, match=r"bomb.pt is refused: .*safetensors"):
-        initial_weights.read(tmp_path / "bomb.pt")
+    torch.save({"state_dict": CodeInPickle(tmp_path / "boom")}, tmp_path / "code.pt")
+    with pytest.raises(PackageError, match=r"code.pt is refused: .*safetensors"):
+        initial_weights.read(tmp_path / "code.pt")
     assert not (tmp_path / "boom").exists()
 
 
@@ -195,27 +195,27 @@ def test_read_damaged_file_refused(tmp_path, files):
             initial_weights.read(tmp_path / name)
         assert "\n" not in str(raised.value)
     torch.save({f"{name}.weight": torch.zeros(9) for name in range(300)}, tmp_path / "whole.pt")
-    whole = (tmp_path / "whole.pt").read_bytes()
-    for length in range(0, len(whole), len(whole) // 40):  # of some lengths PyTorch says "Invalid argument"
-        (tmp_path / "cut.pt").write_bytes(whole[:length])
+    complete = (tmp_path / "whole.pt").read_bytes()
+    for length in range(0, len(complete), len(complete) // 40):  # for some lengths, PyTorch raises "Invalid argument"
+        (tmp_path / "cut.pt").write_bytes(complete[:length])
         with pytest.raises(PackageError, match=r"cut.pt is (refused: it is no plain file|no file that torch)"):
             initial_weights.read(tmp_path / "cut.pt")
 
 
 @pytest.mark.parametrize("fused", [[], [{"name": "joints"}, {"name": "bones"}]])
 def test_read_package_without_weights_names_remedy(tmp_path, fused):
-    described = tiny_description()
-    made = dataclasses.replace(described.provenance, figures={"fused": fused} if fused else {})
-    package.write(tmp_path / "bare", dataclasses.replace(described, provenance=made), tiny_onnx())
-    again = "export it again from its checkpoint, or take a package that has it"
-    remedy = "take one of its networks, joints, bones" if fused else again
+    description = tiny_description()
+    provenance = dataclasses.replace(description.provenance, figures={"fused": fused} if fused else {})
+    package.write(tmp_path / "bare", dataclasses.replace(description, provenance=provenance), tiny_onnx())
+    export_again = "export it again from its checkpoint, or take a package that has it"
+    remedy = "take one of its networks, joints, bones" if fused else export_again
     for read in (initial_weights.read, initial_weights.identity):
         with pytest.raises(PackageError, match=rf"bare came without model\.safetensors: {remedy}"):
             read(tmp_path / "bare")
 
 
 def test_load_own_weights_fill_network(tmp_path):
-    source, target = small("res_tcn_bjcn"), small("res_tcn_bjcn")
+    source, target = small_network("res_tcn_bjcn"), small_network("res_tcn_bjcn")
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1)
@@ -223,16 +223,16 @@ def test_load_own_weights_fill_network(tmp_path):
     report = initial_weights.load(target, "res_tcn_bjcn", tmp_path / "model.safetensors")
     assert set(report.loaded) == set(source.state_dict())
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
-    more = small("res_tcn_bjcn", classes=9)
-    report = initial_weights.load(more, "res_tcn_bjcn", tmp_path / "model.safetensors")
+    more_classes = small_network("res_tcn_bjcn", classes=9)
+    report = initial_weights.load(more_classes, "res_tcn_bjcn", tmp_path / "model.safetensors")
     assert report.kept and not report.unfit
-    other = small("res_tcn_bjcn", width=16)
+    other_width = small_network("res_tcn_bjcn", width=16)
     with pytest.raises(ConfigError, match="of another shape"):
-        initial_weights.load(other, "res_tcn_bjcn", tmp_path / "model.safetensors")
+        initial_weights.load(other_width, "res_tcn_bjcn", tmp_path / "model.safetensors")
 
 
 def checkpoint(path, name, network):
-    """As `actrec train` leaves it, as far as initial weights are concerned."""
+    """Write the parts of a training checkpoint that initial weights need."""
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     parameters = {"recipe": {"model": name}, "classes": list("abcde")}
     torch.save({"hyper_parameters": parameters, "state_dict": state}, path)
@@ -240,7 +240,7 @@ def checkpoint(path, name, network):
 
 
 def test_load_parts_fill_joint_network(tmp_path):
-    whole = small("sem_spa")
+    joint = small_network("sem_spa")
     options, shared = SMALL["sem_spa"], {"num_classes": 5, "bodies": 2}
     parts = {
         "sem_net": actrec_models.networks.create(
@@ -248,29 +248,29 @@ def test_load_parts_fill_joint_network(tmp_path):
         ),
         "spa_net_4d": actrec_models.networks.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
     }
-    for name, place in {"sem_net": "sem", "spa_net_4d": "spa"}.items():
+    for name, target in {"sem_net": "sem", "spa_net_4d": "spa"}.items():
         file = checkpoint(tmp_path / f"{name}.ckpt", name, parts[name])
-        report = initial_weights.load(whole, "sem_spa", file)
+        report = initial_weights.load(joint, "sem_spa", file)
         assert (report.missing, report.unexpected, report.unfit) == ((), (), ())
-        filled = whole.get_submodule(place).state_dict()
+        filled = joint.get_submodule(target).state_dict()
         assert all(torch.equal(filled[key], value) for key, value in parts[name].state_dict().items())
-    file = checkpoint(tmp_path / "other.ckpt", "spa_net_3p1d", small("spa_net_3p1d"))
+    file = checkpoint(tmp_path / "other.ckpt", "spa_net_3p1d", small_network("spa_net_3p1d"))
     with pytest.raises(ConfigError, match="holds weights of spa_net_3p1d; sem_spa takes: weights of sem_net"):
-        initial_weights.load(whole, "sem_spa", file)
+        initial_weights.load(joint, "sem_spa", file)
 
 
 def test_load_trained_part_fills_whole(tmp_path):
-    part, whole = small("c3d_flow"), small("flow_skeleton")
+    part, complete = small_network("c3d_flow"), small_network("flow_skeleton")
     checkpoint(tmp_path / "c3d_flow.ckpt", "c3d_flow", part)
-    report = initial_weights.load(whole, "flow_skeleton", tmp_path / "c3d_flow.ckpt")
-    assert torch.equal(whole.state_dict()["c3d.conv1.weight"], part.state_dict()["c3d.conv1.weight"])
+    report = initial_weights.load(complete, "flow_skeleton", tmp_path / "c3d_flow.ckpt")
+    assert torch.equal(complete.state_dict()["c3d.conv1.weight"], part.state_dict()["c3d.conv1.weight"])
     assert report.kind == "c3d_flow"
     assert any(name.startswith("skeleton.") for name in report.missing)
 
 
 def test_export_untrained_network_works(tmp_path, capsys, caplog):
     weights = tmp_path / "start.safetensors"
-    weights.write_bytes(exporter.weights_bytes(small("res_tcn_bjcn", classes=2)))
+    weights.write_bytes(exporter.weights_bytes(small_network("res_tcn_bjcn", classes=2)))
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
     command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave, point"]
     assert main([*command, "--seed", "7", "--out", str(tmp_path / "random")]) == 0
@@ -278,20 +278,20 @@ def test_export_untrained_network_works(tmp_path, capsys, caplog):
     assert main([*command, "--init", str(weights), "--out", str(tmp_path / "begun")]) == 0
     assert "initialized from start.safetensors, not trained" in capsys.readouterr().out
     assert "start.safetensors (res_tcn_bjcn):" in caplog.text
-    for name, words in {"random": "untrained", "begun": "initialized from start.safetensors"}.items():
+    for name, text_part in {"random": "untrained", "begun": "initialized from start.safetensors"}.items():
         text = (tmp_path / name / "README.md").read_text()
-        assert "not trained" in text and words in text and "Accuracy" not in text
+        assert "not trained" in text and text_part in text and "Accuracy" not in text
         assert main(["models", str(tmp_path / name)]) == 0
         assert "its labels mean nothing" in capsys.readouterr().out
     assert (tmp_path / "begun/model.safetensors").exists() and not (tmp_path / "random/model.safetensors").exists()
-    # The command in its provenance makes the same package, with the same random weights.
-    again = shlex.split(package.load(tmp_path / "random").provenance.recipe)
-    assert again[:4] == ["actrec", *command[:3]] and again[again.index("--seed") + 1] == "7"
-    assert main([*again[1:-1], str(tmp_path / "once_more")]) == 0
+    # The command in its provenance reproduces the package, with the same random weights.
+    repeated = shlex.split(package.load(tmp_path / "random").provenance.recipe)
+    assert repeated[:4] == ["actrec", *command[:3]] and repeated[repeated.index("--seed") + 1] == "7"
+    assert main([*repeated[1:-1], str(tmp_path / "once_more")]) == 0
     first, second = (inference.load(tmp_path / name) for name in ("random", "once_more"))
     x = example_arrays(first.package.inputs, first.package.window, first.package.bodies, 2)
     np.testing.assert_allclose(first.backend.run(x), second.backend.run(x), rtol=1e-4)
-    # A package is a start too.
+    # A package gives initial weights too.
     assert main([*command, "--init", str(tmp_path / "begun"), "--out", str(tmp_path / "again")]) == 0
 
 
@@ -324,39 +324,39 @@ def test_export_wrong_use_refused(arguments, message, tmp_path, capsys):
 
 
 def test_load_variant_lists_missing_values(tmp_path, caplog):
-    """VPN, Sect. 3.3: the visual backbone is trained alone first."""
-    backbone, whole = small("vpn_i3d", attention="none", embedding="none"), small("vpn_i3d")
+    """VPN, Sect. 3.3: the visual backbone is trained first, without attention."""
+    backbone, complete = small_network("vpn_i3d", attention="none", embedding="none"), small_network("vpn_i3d")
     checkpoint(tmp_path / "l1.ckpt", "vpn_i3d", backbone)
     with caplog.at_level("WARNING"):
-        report = initial_weights.load(whole, "vpn_i3d", tmp_path / "l1.ckpt")
+        report = initial_weights.load(complete, "vpn_i3d", tmp_path / "l1.ckpt")
     assert set(report.loaded) == set(backbone.state_dict())
     assert report.missing and f"{len(report.missing)} missing" in caplog.text
     name = "visual.Mixed_3b.b0.conv3d.weight"
-    assert torch.equal(whole.state_dict()[name], backbone.state_dict()[name])
+    assert torch.equal(complete.state_dict()[name], backbone.state_dict()[name])
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d", "sem_spa"])
 def test_load_new_input_channels_start_at_zero(name, tmp_path):
-    known = small(name)
-    further: dict[str, object] = {"positions": True}
+    original = small_network(name)
+    added: dict[str, object] = {"positions": True}
     if name == "sem_spa":
-        further = {"spa_options": {**SMALL[name]["spa_options"], **further}}
-    whole = small(name, **further)
-    report = initial_weights.load(whole, name, checkpoint(tmp_path / "last.ckpt", name, known))
+        added = {"spa_options": {**SMALL[name]["spa_options"], **added}}
+    complete = small_network(name, **added)
+    report = initial_weights.load(complete, name, checkpoint(tmp_path / "last.ckpt", name, original))
     assert (report.missing, report.unexpected, report.unfit) == ((), (), ())
     assert len(report.reshaped) == 2
-    assert logits_of(whole).equal(logits_of(known))
+    assert logits_of(complete).equal(logits_of(original))
     if name != "sem_spa":
-        other = small(name, layout="hand_22", bodies=1)
-        foreign = initial_weights.load(whole, name, checkpoint(tmp_path / "hand.ckpt", name, other))
-        assert len(foreign.unfit) == 2
-    back = initial_weights.load(known, name, checkpoint(tmp_path / "more.ckpt", name, whole))
-    assert len(back.unfit) == 2
+        other_layout = small_network(name, layout="hand_22", bodies=1)
+        other_report = initial_weights.load(complete, name, checkpoint(tmp_path / "hand.ckpt", name, other_layout))
+        assert len(other_report.unfit) == 2
+    reverse_report = initial_weights.load(original, name, checkpoint(tmp_path / "more.ckpt", name, complete))
+    assert len(reverse_report.unfit) == 2
 
 
 def logits_of(network):
-    """Of one example clip; the extra inputs are whatever the clip has."""
+    """Return the logits of one example clip."""
     clip = example_clip(network.input_specs, network.config.frames, 1)
-    made = features.inputs(clip, network.input_specs)
+    inputs = features.inputs(clip, network.input_specs)
     with torch.no_grad():
-        return network.eval()(**{key: torch.from_numpy(value[None]) for key, value in made.items()})
+        return network.eval()(**{key: torch.from_numpy(value[None]) for key, value in inputs.items()})

@@ -1,4 +1,4 @@
-"""Provenance of a run: commit of the source, all parts of a resumed run, content of the data."""
+"""Provenance of a run: commit, parts of a resumed run, and fingerprint of the data."""
 
 import shutil
 import subprocess
@@ -24,9 +24,9 @@ def clips(monkeypatch):
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
-def git(folder, *words):
-    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    return subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True).stdout
+def git(folder, *args):
+    user = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    return subprocess.run(["git", "-C", folder, *user, *args], capture_output=True, text=True, check=True).stdout
 
 
 def test_commit_is_of_own_checkout(tmp_path, monkeypatch):
@@ -50,42 +50,42 @@ def test_commit_is_of_own_checkout(tmp_path, monkeypatch):
 
 def test_commit_without_git_is_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.commit() == "", "a robot without git must not lose a fine-tuned network"
+    assert provenance.commit() == "", "training works without git"
 
 
-def made_by(monkeypatch, commit, version):
-    """Has trainings be made by another code."""
+def set_versions(monkeypatch, commit, version):
+    """Set the commit and the package version of following trainings."""
     monkeypatch.setattr(provenance, "commit", lambda: commit)
     monkeypatch.setattr(provenance, "packages", lambda: {"actrec": version, "numpy": "2.0"})
 
 
 def test_provenance_resumed_with_other_code_lists_both(clips, tmp_path, monkeypatch):
     stages = [{"epochs": 1}, {"epochs": 1}]
-    made_by(monkeypatch, "aaaa", "1.0")
+    set_versions(monkeypatch, "aaaa", "1.0")
     children.run(tmp_path, CPU, stages=stages)
     for commit, version in (("bbbb+", "1.1"), ("bbbb+", "1.1"), ("", "1.1")):
-        (tmp_path / "last.ckpt").unlink()  # the last stage is trained again, from the weights of the first
-        made_by(monkeypatch, commit, version)
-        kept = children.run(tmp_path, CPU, stages=stages)
-        content = checkpoints.read(kept)["actrec"]["provenance"]
+        (tmp_path / "last.ckpt").unlink()  # the last stage is repeated from the weights of the first
+        set_versions(monkeypatch, commit, version)
+        path = children.run(tmp_path, CPU, stages=stages)
+        content = checkpoints.read(path)["actrec"]["provenance"]
         assert content["commit"] == f"aaaa, then {commit or 'unknown'}"
         assert content["packages"] == {"actrec": "1.0, then 1.1", "numpy": "2.0"}
-    recipe, run = checkpoints.load_checkpoint(kept)[0], provenance.from_checkpoint(checkpoints.read(kept))
+    recipe, run = checkpoints.load_checkpoint(path)[0], provenance.from_checkpoint(checkpoints.read(path))
     assert provenance.package_provenance(recipe, run).commit == "aaaa, then unknown"
 
 
 def test_merge_lists_parts_in_order():
-    def going_on(before, **changed):
-        now = {"commit": "b", "host": "here", "device": "cpu", "packages": {"numpy": "2.1"}, **changed}
-        return provenance.merge(before, now)
+    def merge_with(before, **changes):
+        current = {"commit": "b", "host": "here", "device": "cpu", "packages": {"numpy": "2.1"}, **changes}
+        return provenance.merge(before, current)
 
-    alone = going_on({"epochs": 3})
-    assert alone == going_on({}) == going_on(alone), "from before it was kept; nothing; the same again"
-    assert going_on({"commit": ""})["commit"] == "unknown, then b"
-    gone = going_on({**alone, "packages": {"scipy": "1.0", "numpy": "2.0"}}, device="2 × H200", commit="c")
-    assert (gone["commit"], gone["device"], gone["host"]) == ("b, then c", "cpu, then 2 × H200", "here")
-    assert gone["packages"] == {"scipy": "1.0", "numpy": "2.0, then 2.1"}
-    assert going_on(gone)["commit"] == "b, then c, then b"
+    single = merge_with({"epochs": 3})
+    assert single == merge_with({}) == merge_with(single), "missing, empty and equal provenance"
+    assert merge_with({"commit": ""})["commit"] == "unknown, then b"
+    merged = merge_with({**single, "packages": {"scipy": "1.0", "numpy": "2.0"}}, device="2 × H200", commit="c")
+    assert (merged["commit"], merged["device"], merged["host"]) == ("b, then c", "cpu, then 2 × H200", "here")
+    assert merged["packages"] == {"scipy": "1.0", "numpy": "2.0, then 2.1"}
+    assert merge_with(merged)["commit"] == "b, then c, then b"
 
 
 def test_fingerprint_differs_for_other_content(tmp_path):
@@ -96,19 +96,19 @@ def test_fingerprint_differs_for_other_content(tmp_path):
     source = Places(tmp_path)
     entry = Entry("clip", 0, files={"skeleton": short, "color": long, "depth": folder})
 
-    def written(path, place, content=b"2"):
-        before = path.read_bytes()
-        path.write_bytes(before[:place] + content + before[place + 1 :])
-        found = source.fingerprint([entry])
-        path.write_bytes(before)
-        return found
+    def fingerprint_with(path, position, content=b"2"):
+        original = path.read_bytes()
+        path.write_bytes(original[:position] + content + original[position + 1 :])
+        fingerprint = source.fingerprint([entry])
+        path.write_bytes(original)
+        return fingerprint
 
     first = source.fingerprint([entry])
-    places = [(short, 0), (short, 50_000), (short, 99_999), (long, 0), (long, 65_535), (long, 299_999)]
-    found = {written(path, place) for path, place in places}
-    assert len(found | {first}) == 7
-    assert written(long, 150_000) == first, "the middle of a long file is not read"
-    assert written(long, 150_000, b"22") != first
+    positions = [(short, 0), (short, 50_000), (short, 99_999), (long, 0), (long, 65_535), (long, 299_999)]
+    fingerprints = {fingerprint_with(path, position) for path, position in positions}
+    assert len(fingerprints | {first}) == 7
+    assert fingerprint_with(long, 150_000) == first, "the middle of a long file is not read"
+    assert fingerprint_with(long, 150_000, b"22") != first
     (folder / "1.png").touch()
     assert source.fingerprint([entry]) != first
     short.unlink()
@@ -117,20 +117,20 @@ def test_fingerprint_differs_for_other_content(tmp_path):
 
 
 def test_fingerprint_of_folder_depends_on_content(tmp_path):
-    """Of the same size and name, as a bag that is recorded again may be."""
+    """Files with equal names and sizes, but other content, change the fingerprint."""
     bag = tmp_path / "clap/clap_001"
     for path in (tmp_path / "wave/a.skeleton", bag / "metadata.yaml", bag / "clap_001_0.mcap"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(1000))
 
-    def found():
+    def fingerprint():
         source = datasets.source("folder", tmp_path)
         return source.fingerprint(source.entries())
 
-    first = found()
-    assert found() == first
+    first = fingerprint()
+    assert fingerprint() == first
     for path in (tmp_path / "wave/a.skeleton", bag / "clap_001_0.mcap"):
         path.write_bytes(bytes(999) + b"1")
-        assert found() != first
+        assert fingerprint() != first
         path.write_bytes(bytes(1000))
-    assert found() == first
+    assert fingerprint() == first

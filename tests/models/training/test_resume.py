@@ -1,4 +1,4 @@
-"""A resumed run ends with the same weights, to the bit, and one run at a time writes to a folder."""
+"""A resumed run gives bit-identical weights, and only one run at a time writes to a folder."""
 
 import dataclasses
 import errno
@@ -39,40 +39,40 @@ def run(out, machine=EACH_STEP, **changes):
     return children.run(out, machine, **changes)
 
 
-def at_step(monkeypatch, wanted, action):
-    """Has `action` run before a step of the whole run, counted from 0."""
+def at_step(monkeypatch, number, action):
+    """Call `action` before the given global step, counted from 0."""
     step = RecognitionModule.training_step
 
-    def changed(self, batch, index):
-        if self.trainer.global_step == wanted:
+    def step_with_action(self, batch, index):
+        if self.trainer.global_step == number:
             action()
         return step(self, batch, index)
 
-    monkeypatch.setattr(RecognitionModule, "training_step", changed)
+    monkeypatch.setattr(RecognitionModule, "training_step", step_with_action)
 
 
 def state(path):
     content = checkpoints.read(path)
-    kept = {"weights": content["state_dict"], "now": content.get("current_model_state", {})}
-    kept["optimizer"] = {
+    tensors = {"weights": content["state_dict"], "now": content.get("current_model_state", {})}
+    tensors["optimizer"] = {
         f"{index} {name}": value for index, values in content["optimizer_states"][0]["state"].items()
         for name, value in values.items() if isinstance(value, torch.Tensor)
     }  # fmt: skip
     rates = [group["lr"] for group in content["optimizer_states"][0]["param_groups"]]
-    return kept, rates, content["global_step"]
+    return tensors, rates, content["global_step"]
 
 
-def same(one, other):
-    (ours, rates, steps), (theirs, other_rates, other_steps) = state(one), state(other)
+def assert_same_state(path, other):
+    (tensors, rates, steps), (other_tensors, other_rates, other_steps) = state(path), state(other)
     assert (rates, steps) == (other_rates, other_steps)
-    for part, values in ours.items():
-        assert values.keys() == theirs[part].keys()
+    for part, values in tensors.items():
+        assert values.keys() == other_tensors[part].keys()
         for name, value in values.items():
-            assert torch.equal(value, theirs[part][name]), (part, name)
+            assert torch.equal(value, other_tensors[part][name]), (part, name)
 
 
 VARIANTS = {
-    "as recipes are": ({}, 0, 7),
+    "default": ({}, 0, 7),
     "with workers": ({}, 2, 8),
     "in parts, balanced, without average": (
         {"accumulate": 2, "ema_decay": 0.0, "sampling": {"repeats": 2, "balance": "classes"}}, 0, 13,
@@ -90,15 +90,15 @@ VARIANTS = {
 def test_resume_killed_run_gives_same_weights(variant, tmp_path, monkeypatch):
     changes, workers, step = VARIANTS[variant]
     machine = dataclasses.replace(EACH_STEP, workers=workers)
-    whole = run(tmp_path / "whole", machine, **changes)
-    children.killed(children.run_to_step, step, tmp_path / "killed", machine, changes)
+    uninterrupted = run(tmp_path / "whole", machine, **changes)
+    children.run_until_killed(children.run_to_step, step, tmp_path / "killed", machine, changes)
     position = checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]
     assert not position["finished"]
-    assert checkpoints.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step was kept"
-    ended = run(tmp_path / "killed", machine, **changes)
-    assert whole.name == ended.name == ("best.ckpt" if "validation" in changes else "last.ckpt")
-    same(tmp_path / "whole/last.ckpt", tmp_path / "killed/last.ckpt")
-    same(whole, ended)
+    assert checkpoints.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step is saved"
+    resumed = run(tmp_path / "killed", machine, **changes)
+    assert uninterrupted.name == resumed.name == ("best.ckpt" if "validation" in changes else "last.ckpt")
+    assert_same_state(tmp_path / "whole/last.ckpt", tmp_path / "killed/last.ckpt")
+    assert_same_state(uninterrupted, resumed)
     assert checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
 
 
@@ -109,12 +109,12 @@ PLATEAUS = [
 
 
 def test_resume_plateau_schedule_stays_within_stage(tmp_path):
-    whole = run(tmp_path / "whole", stages=PLATEAUS)
-    children.killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
+    uninterrupted = run(tmp_path / "whole", stages=PLATEAUS)
+    children.run_until_killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
     assert not (tmp_path / "killed/last.ckpt").exists()
-    same(whole, run(tmp_path / "killed", stages=PLATEAUS))
-    kept = checkpoints.read(whole)["plateau"]["schedule"]
-    assert (kept["patience"], kept["factor"]) == (1, 0.1)
+    assert_same_state(uninterrupted, run(tmp_path / "killed", stages=PLATEAUS))
+    schedule = checkpoints.read(uninterrupted)["plateau"]["schedule"]
+    assert (schedule["patience"], schedule["factor"]) == (1, 0.1)
 
 
 def test_resume_fresh_run_ignores_older_checkpoints(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_resume_fresh_run_ignores_older_checkpoints(tmp_path, monkeypatch):
 def test_train_signal_saves_step_and_exits(tmp_path, monkeypatch, capsys):
     path, out = write(tmp_path / "recipe.yaml"), tmp_path / "run"
     command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     for number, status, step in ((signal.SIGTERM, 143, 3), (signal.SIGINT, 130, 6)):
         with monkeypatch.context() as patched:
             at_step(patched, step - 1, lambda number=number: os.kill(os.getpid(), number))
@@ -143,9 +143,9 @@ def test_train_signal_saves_step_and_exits(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"stopped by {number.name}; step {step} is saved in {out / 'last.ckpt'}" in error
         assert checkpoints.read(out / "last.ckpt")["global_step"] == step
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert main(command) == 0
-    same(run(tmp_path / "whole"), out / "last.ckpt")
+    assert_same_state(run(tmp_path / "whole"), out / "last.ckpt")
 
 
 @pytest.mark.parametrize("validation", [{}, {"share": 0.2, "by": "subject"}])
@@ -154,22 +154,22 @@ def test_train_signal_in_last_step_of_stage_stops_before_next(validation, tmp_pa
     run(tmp_path / "whole", **changes)
     hook = "on_validation_epoch_end" if validation else "on_train_epoch_end"
     with monkeypatch.context() as patched:
-        before = getattr(RecognitionModule, hook)
+        original = getattr(RecognitionModule, hook)
 
-        def signaled(self):
-            before(self)
+        def raise_signal(self):
+            original(self)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        patched.setattr(RecognitionModule, hook, signaled)
+        patched.setattr(RecognitionModule, hook, raise_signal)
         with pytest.raises(trainer.TrainingInterrupted, match=r"stage_1_whole/last.ckpt: the same command resumes it"):
             run(tmp_path / "run", **changes)
         assert not (tmp_path / "run/last.ckpt").exists()
-        run(tmp_path / "run", **changes)  # its signal is too late: nothing is left to be stopped
-    same(tmp_path / "whole/last.ckpt", tmp_path / "run/last.ckpt")
+        run(tmp_path / "run", **changes)  # the signal comes after the last step, so it stops nothing
+    assert_same_state(tmp_path / "whole/last.ckpt", tmp_path / "run/last.ckpt")
 
 
 def test_resume_damaged_checkpoint_uses_previous(tmp_path, monkeypatch, caplog):
-    whole, out = run(tmp_path / "whole"), tmp_path / "run"
+    uninterrupted, out = run(tmp_path / "whole"), tmp_path / "run"
     with monkeypatch.context() as patched:
         at_step(patched, 8, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
         with pytest.raises(RuntimeError, match="power cut"):
@@ -180,7 +180,7 @@ def test_resume_damaged_checkpoint_uses_previous(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "actrec_models"):
         run(out)
     assert f"{last}: damaged; resuming from previous.ckpt" in caplog.text
-    same(whole, last)
+    assert_same_state(uninterrupted, last)
     for path in (last, out / "previous.ckpt"):
         path.write_bytes(b"")
     with pytest.raises(PackageError, match=r"previous.ckpt is refused.*--fresh"):
@@ -188,25 +188,25 @@ def test_resume_damaged_checkpoint_uses_previous(tmp_path, monkeypatch, caplog):
 
 
 def test_save_checkpoint_full_disk_keeps_previous(tmp_path, monkeypatch):
-    whole, out, left = run(tmp_path / "whole"), tmp_path / "run", iter(range(3))
-    write_atomically = torch.save
+    uninterrupted, out, saves = run(tmp_path / "whole"), tmp_path / "run", iter(range(3))
+    torch_save = torch.save
 
     def save(content, file):
-        if next(left, None) is None:
+        if next(saves, None) is None:
             file.write(b"as much as there was room for")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_atomically(content, file)
+        torch_save(content, file)
 
-    with monkeypatch.context() as full:
-        full.setattr(checkpoints.torch, "save", save)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.torch, "save", save)
         with pytest.raises(
             DeviceError, match=r"last.ckpt: the disk is full; make room and give the same command again"
         ):
             run(out)
-    assert not list(out.glob(".*.part")), "room is not wasted on half a file"
+    assert not list(out.glob(".*.part")), "partial files are removed"
     assert checkpoints.read(out / "last.ckpt")["global_step"] == 3
     run(out)
-    same(whole, out / "last.ckpt")
+    assert_same_state(uninterrupted, out / "last.ckpt")
 
 
 def test_write_error_full_disk_is_found_in_cause(tmp_path):
@@ -216,8 +216,8 @@ def test_write_error_full_disk_is_found_in_cause(tmp_path):
         except OSError:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 8") from None
     except RuntimeError as error:
-        told = checkpoints._write_error(tmp_path / "last.ckpt", error)
-    assert "the disk is full; make room" in told and "there is no earlier one" in told
+        message = checkpoints._write_error(tmp_path / "last.ckpt", error)
+    assert "the disk is full; make room" in message and "there is no earlier one" in message
 
 
 def test_resume_other_recipe_or_data_refused(tmp_path, monkeypatch):
@@ -229,85 +229,85 @@ def test_resume_other_recipe_or_data_refused(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-@pytest.mark.parametrize("named_again", [False, True])
-def test_resume_initial_weights_must_be_equal(named_again, tmp_path, monkeypatch):
+@pytest.mark.parametrize("init_given", [False, True])
+def test_resume_initial_weights_must_be_equal(init_given, tmp_path, monkeypatch):
     first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
     name = initial_weights.identity(first)
     assert name.startswith("last.ckpt sha256:")
 
-    whole = run(tmp_path / "whole", init=[first])
-    with monkeypatch.context() as stopped:
-        at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    uninterrupted = run(tmp_path / "whole", init=[first])
+    with monkeypatch.context() as patched:
+        at_step(patched, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to resume"):
         run(tmp_path / "run", init=[other])
     renamed = tmp_path / "renamed.ckpt"
     renamed.write_bytes(first.read_bytes())
-    kept = run(tmp_path / "run", init=[renamed]) if named_again else run(tmp_path / "run")
-    same(whole, kept)
-    assert checkpoints.read(kept)["actrec"]["provenance"]["init"] == [name]
-    settings, content = checkpoints.load_checkpoint(kept)[0], checkpoints.read(kept)
+    path = run(tmp_path / "run", init=[renamed]) if init_given else run(tmp_path / "run")
+    assert_same_state(uninterrupted, path)
+    assert checkpoints.read(path)["actrec"]["provenance"]["init"] == [name]
+    settings, content = checkpoints.load_checkpoint(path)[0], checkpoints.read(path)
     assert provenance.package_provenance(settings, provenance.from_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
 
 
 def test_provenance_contains_recordings_of_initial_weights(tmp_path, monkeypatch):
-    """`actrec eval` must not score a network on them as on others."""
+    """The recordings of initial weights count as training data, which `actrec eval` excludes."""
 
-    def of(name):
+    def set_identity(name):
         monkeypatch.setattr(datasets.ClipDataset, "identities", lambda self: (name,))
 
-    def learnt(file):
+    def recordings_of(file):
         return checkpoints.read(file)["actrec"]["provenance"]["recordings"]
 
-    of("theirs")
+    set_identity("first")
     first = run(tmp_path / "first", epochs=1)
-    of("mine")
-    with monkeypatch.context() as stopped:
-        at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    set_identity("mine")
+    with monkeypatch.context() as patched:
+        at_step(patched, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", init=[first])
-    assert set(learnt(run(tmp_path / "run"))) == {"theirs", "mine"}
-    assert learnt(first) == ["theirs"]
+    assert set(recordings_of(run(tmp_path / "run"))) == {"first", "mine"}
+    assert recordings_of(first) == ["first"]
 
 
 def test_resume_unsaved_initial_weights_must_be_given_again(tmp_path, monkeypatch):
-    """The first stage trains another network; the recipe's network, which they are for, comes after it."""
+    """The initial weights belong to the second stage's network, so the first stage does not save them."""
     first, out = run(tmp_path / "first", epochs=1), tmp_path / "run"
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
-    with monkeypatch.context() as stopped:
-        at_step(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patched:
+        at_step(patched, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(trainer.TrainingInterrupted):
             run(out, init=[first], stages=stages)
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
         run(out, stages=stages)
-    same(run(out, init=[first], stages=stages), run(tmp_path / "whole", init=[first], stages=stages))
+    assert_same_state(run(out, init=[first], stages=stages), run(tmp_path / "whole", init=[first], stages=stages))
     assert run(out, stages=stages) == out / "last.ckpt", "--init is optional now"
 
 
 def test_resume_between_stages_gives_same_initial_weights(tmp_path, monkeypatch):
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}] * 2 + [{"epochs": 1}]
     run(tmp_path / "whole", stages=stages)
-    with monkeypatch.context() as stopped:
-        stopped.setattr(RecognitionModule, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patched:
+        patched.setattr(RecognitionModule, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(trainer.TrainingInterrupted):
             run(tmp_path / "run", stages=stages)
     run(tmp_path / "run", stages=stages)
     for name in ("stage_1_sem_net/last.ckpt", "stage_2_sem_net/last.ckpt", "last.ckpt"):
-        same(tmp_path / "whole" / name, tmp_path / "run" / name)
+        assert_same_state(tmp_path / "whole" / name, tmp_path / "run" / name)
 
 
 def test_train_unwritable_folder_refused(tmp_path):
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
+    for folder in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
         with pytest.raises(DeviceError, match=r"cannot write the run to .*choose another --out"):
-            run(place)
+            run(folder)
 
 
-class Torn(Subjects):
-    """One clip of which cannot be read, or ends the process that reads it."""
+class UnreadableClip(Subjects):
+    """A dataset with one clip that cannot be read, or that kills the process that reads it."""
 
     fault = InputError("clip7.skeleton: the file ends in frame 3")
 
@@ -321,24 +321,24 @@ class Torn(Subjects):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_train_unreadable_clip_refused_by_name(workers, tmp_path, monkeypatch):
-    whole = skeletons()
-    torn = Torn(whole._clips, whole.classes)
-    monkeypatch.setattr(datasets, "create", lambda name, root, **options: torn)
+    complete = skeletons()
+    clips = UnreadableClip(complete._clips, complete.classes)
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: clips)
     with pytest.raises(InputError, match=r"^clip7.skeleton: the file ends in frame 3$"):
         run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
     if workers:
-        monkeypatch.setattr(Torn, "fault", None)
+        monkeypatch.setattr(UnreadableClip, "fault", None)
         with pytest.raises(DeviceError, match=r"a process that reads clips was killed.*take fewer --workers"):
             run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
 
 
 def test_translate_errors_full_memory_and_disk_name_remedy(tmp_path):
-    for raised, message in (
+    for exception, message in (
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "GPU's memory is full.*--set accumulate=4"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write to .*No space left.*make room"),
     ):
         with pytest.raises(DeviceError, match=message), checkpoints.translate_errors(tmp_path):
-            raise raised
+            raise exception
     with pytest.raises(OSError, match="other"), checkpoints.translate_errors(tmp_path):
         raise OSError(errno.EIO, "other")
     with pytest.raises(RuntimeError, match="mat1"), checkpoints.translate_errors(tmp_path):
@@ -350,38 +350,38 @@ def test_train_loss_not_finite_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(RecognitionModule, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
     with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
         run(tmp_path, batch=2)
-    # Shorter epochs than that end it too, before their checkpoint.
+    # It stops in shorter epochs too, before their checkpoint.
     with pytest.raises(ConfigError, match=r"the loss is nan at step .*--fresh"):
         run(tmp_path / "short", Machine(accelerator="cpu", workers=0))
     assert not (tmp_path / "short/last.ckpt").exists()
 
 
 def test_resume_finished_run_is_unchanged(tmp_path, monkeypatch):
-    kept = run(tmp_path)
-    written = kept.stat().st_mtime_ns
-    at_step(monkeypatch, 10, lambda: pytest.fail("trained on"))
-    assert run(tmp_path) == kept
-    assert kept.stat().st_mtime_ns == written
+    path = run(tmp_path)
+    modified_ns = path.stat().st_mtime_ns
+    at_step(monkeypatch, 10, lambda: pytest.fail("trained again"))
+    assert run(tmp_path) == path
+    assert path.stat().st_mtime_ns == modified_ns
 
 
 def test_early_stopping_held_out_subjects_stops_training(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
-    monkeypatch.setattr(RecognitionModule, "training_step", lambda self, batch, index: None)  # nothing is ever better
-    kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, ema_decay=0.0)
+    monkeypatch.setattr(RecognitionModule, "training_step", lambda self, batch, index: None)  # the loss never improves
+    path = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, ema_decay=0.0)
     content = checkpoints.read(tmp_path / "last.ckpt")
     assert content["actrec"]["finished"]
     assert 0 < content["epoch"] < 8
-    assert kept.name == "best.ckpt"
-    assert content["actrec"]["provenance"]["held_out"] == 5, "one subject: two would be too many"
+    assert path.name == "best.ckpt"
+    assert content["actrec"]["provenance"]["held_out"] == 5, "one subject is held out"
     assert yaml.safe_load(yaml.safe_dump(content["actrec"]))["provenance"]["data_sha256"] == skeletons().fingerprint()
 
 
-HOLDER = """
+LOCK_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from actrec_models.training.checkpoints import locked
 with locked(Path(sys.argv[1])):
-    reader = os.fork()  # as a process that reads clips is
+    reader = os.fork()  # like a process that reads clips
     if reader:
         print(reader, flush=True)
     signal.pause()
@@ -390,18 +390,18 @@ with locked(Path(sys.argv[1])):
 
 def test_train_locked_folder_refused_until_owner_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    reader = int(holder.stdout.readline())
+    owner = subprocess.Popen([sys.executable, "-c", LOCK_SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    reader = int(owner.stdout.readline())
     try:
         with pytest.raises(DeviceError, match=f"another actrec train is writing to '{tmp_path}'"):
             children.run(tmp_path, Machine(), epochs=1)
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
-        holder.kill()
-        holder.wait()
+        owner.kill()
+        owner.wait()
         assert children.run(tmp_path, Machine(), epochs=1).is_file()
-        assert children.run(tmp_path, Machine(), epochs=1).is_file(), "the run before let go of its folder"
+        assert children.run(tmp_path, Machine(), epochs=1).is_file(), "the run before released its lock"
     finally:
-        holder.kill()
+        owner.kill()
         subprocess.run(["kill", f"-{signal.SIGKILL.value}", str(reader)], check=False)
 
 
@@ -413,8 +413,8 @@ def test_locked_first_process_only(tmp_path, monkeypatch):
 
 
 def test_locked_missing_folder_is_not_created(tmp_path):
-    with locked(tmp_path / "absent"):
-        assert not (tmp_path / "absent").exists()
+    with locked(tmp_path / "missing"):
+        assert not (tmp_path / "missing").exists()
 
 
 def test_resume_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path, caplog):

@@ -30,7 +30,7 @@ def clips(monkeypatch):
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
-def rows(folder):
+def read_metrics(folder):
     newest = sorted(folder.glob("log/version_*/metrics.csv"))[-1]
     return list(csv.DictReader(newest.read_text().splitlines()))
 
@@ -41,61 +41,61 @@ def test_stage_unset_fields_default_to_recipe():
     assert [(stage.epochs, stage.learning_rate) for stage in recipe.plan()] == [(3, 0.25), (7, 0.5), (7, 0.25)]
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_train_recipe_field_overridden_by_every_stage_warned(own, tmp_path, caplog):
-    rate = {"learning_rate": 1e-3} if own else {}
+@pytest.mark.parametrize("learning_rate_in_stage", [True, False])
+def test_train_recipe_field_overridden_by_every_stage_warned(learning_rate_in_stage, tmp_path, caplog):
+    rate = {"learning_rate": 1e-3} if learning_rate_in_stage else {}
     children.run(tmp_path / "run", CPU, stages=[{"epochs": 1, **rate}, {"epochs": 1}], epochs=1, learning_rate=0.02)
-    told = [record.getMessage() for record in caplog.records if "does nothing" in record.getMessage()]
-    assert told == ["epochs does nothing: each of the stages has its own"]  # the second stage goes by the rate
+    messages = [record.getMessage() for record in caplog.records if "does nothing" in record.getMessage()]
+    assert messages == ["epochs does nothing: each of the stages has its own"]  # the second stage uses the rate
 
 
-@pytest.mark.parametrize(("smoothing", "told"), [(0.1, 0), (0.0, 0), (0.3, 1)])
-def test_label_smoothing_without_effect_warned(smoothing, told, caplog):
+@pytest.mark.parametrize(("smoothing", "warnings"), [(0.1, 0), (0.0, 0), (0.3, 1)])
+def test_label_smoothing_without_effect_warned(smoothing, warnings, caplog):
     recipe = config.build(Recipe, {**TINY, "label_smoothing": smoothing})
     run = TrainingRun(recipe, skeletons(), False, False, CPU, [])
     run.check_stages(recipe, run.module(recipe))
-    assert len([r for r in caplog.records if "label_smoothing does nothing: sem_net has" in r.getMessage()]) == told
+    assert len([r for r in caplog.records if "label_smoothing does nothing: sem_net has" in r.getMessage()]) == warnings
 
 
 def test_stage_starts_from_initial_weights_of_its_network(tmp_path, monkeypatch, caplog):
-    alone = children.run(tmp_path / "alone", CPU, epochs=1)
-    begun = {}
+    pretrained = children.run(tmp_path / "alone", CPU, epochs=1)
+    initial = {}
     start = RecognitionModule.on_train_batch_start
 
-    def first(self, batch, index):
-        begun.setdefault(self.recipe.model, {k: v.detach().clone() for k, v in self.network.state_dict().items()})
+    def record_weights(self, batch, index):
+        initial.setdefault(self.recipe.model, {k: v.detach().clone() for k, v in self.network.state_dict().items()})
         start(self, batch, index)
 
-    monkeypatch.setattr(RecognitionModule, "on_train_batch_start", first)
-    own = {name: value for name, value in TINY["options"].items() if name not in ("bodies", "frames")}
+    monkeypatch.setattr(RecognitionModule, "on_train_batch_start", record_weights)
+    sem = {name: value for name, value in TINY["options"].items() if name not in ("bodies", "frames")}
     spa = {"width": 8, "widths": [1, 2], "depths": [1, 1], "kernel": 3}
-    options = {"bodies": 1, "frames": 8, "spa_frames": 8, "streams": "joint", "sem_options": own, "spa_options": spa}
+    options = {"bodies": 1, "frames": 8, "spa_frames": 8, "streams": "joint", "sem_options": sem, "spa_options": spa}
     stages = [{"model": "sem_net", "options": TINY["options"], "epochs": 1}, {"epochs": 1}]
     with caplog.at_level(logging.INFO):
-        children.run(tmp_path / "both", CPU, [alone], model="sem_spa", options=options, stages=stages, seed=2)
-    learnt = checkpoints.read(alone)["state_dict"]
-    weights = [name for name, value in begun["sem_net"].items() if value.ndim > 1]
-    assert weights and all(torch.equal(begun["sem_net"][name], learnt[f"network.{name}"]) for name in weights)
+        children.run(tmp_path / "both", CPU, [pretrained], model="sem_spa", options=options, stages=stages, seed=2)
+    expected = checkpoints.read(pretrained)["state_dict"]
+    weights = [name for name, value in initial["sem_net"].items() if value.ndim > 1]
+    assert weights and all(torch.equal(initial["sem_net"][name], expected[f"network.{name}"]) for name in weights)
 
 
 def test_early_stopping_stage_counts_own_epochs(tmp_path):
-    held = {"share": 0.2, "metric": "loss", "patience": 1}
-    still = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "ema_decay": 0.0}
+    validation = {"share": 0.2, "metric": "loss", "patience": 1}
+    constant = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "ema_decay": 0.0}
     best = children.run(
-        tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimizer={"name": "sgd"},
-        **still,
+        tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=validation, optimizer={"name": "sgd"},
+        **constant,
     )  # fmt: skip
     first = checkpoints.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
-    took = provenance.from_checkpoint(first)
-    assert took["epochs"] == len(rows(tmp_path / "run" / "stage_1_whole")) < 30
-    whole = provenance.from_checkpoint(checkpoints.read(best))
-    assert took["epochs"] < whole["epochs"] <= took["epochs"] + 2
-    assert whole["hours"] > took["hours"]
+    first_stage = provenance.from_checkpoint(first)
+    assert first_stage["epochs"] == len(read_metrics(tmp_path / "run" / "stage_1_whole")) < 30
+    both_stages = provenance.from_checkpoint(checkpoints.read(best))
+    assert first_stage["epochs"] < both_stages["epochs"] <= first_stage["epochs"] + 2
+    assert both_stages["hours"] > first_stage["hours"]
 
 
 @pytest.mark.parametrize("outliers", [0.0, 0.2])
 def test_validation_loss_is_independent_of_process_count(outliers, monkeypatch):
-    """What fills up the last batch of a process that has a clip less counts nowhere."""
+    """Padding in a process's last batch does not change the loss."""
     recipe = config.build(Recipe, {**TINY, "outliers": outliers})
     torch.manual_seed(0)
     module = RecognitionModule(recipe.as_dict(), ["rests", "waves"]).eval()
@@ -119,7 +119,7 @@ def test_validation_loss_is_independent_of_process_count(outliers, monkeypatch):
 def test_monitor_logs_learning_rate_of_step(tmp_path):
     schedule = {"name": "steps", "every": 2, "factor": 0.1}
     children.run(tmp_path / "run", CPU, epochs=4, learning_rate=0.01, schedule=schedule)
-    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run")]
+    rates = [float(row["learning_rate"]) for row in read_metrics(tmp_path / "run")]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
@@ -152,40 +152,40 @@ def test_optional_streams_missing_warned_once(modalities, caplog):
     recipe = config.build(Recipe, {**TINY, "model": "deepacts_graph", "options": options, "stages": stages})
     run = TrainingRun(recipe, skeletons(), False, False, Machine(accelerator="cpu"), [])
     run.check_stages(recipe, run.module(recipe))
-    told = "deepacts_graph also takes face, hands, which not every clip of dataset 'made_up' has"
-    assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * (len(modalities) > 1)
+    message = "deepacts_graph also takes face, hands, which not every clip of dataset 'made_up' has"
+    assert [record.getMessage().startswith(message) for record in caplog.records] == [True] * (len(modalities) > 1)
 
 
 OTHER = {"model": "sem_net", "options": dict(TINY["options"]), "window_s": 1.0, "epochs": 1}
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [("recipe", "another seed"), ("data", "another data"), ("init", "began from random weights, not")],
 )
-def test_train_folder_of_other_run_refused_first(other, said, clips, tmp_path, monkeypatch):
+def test_train_folder_of_other_run_refused_first(other, message, clips, tmp_path, monkeypatch):
     out, stages = tmp_path / "run", [{"epochs": 1}, OTHER, {"epochs": 1}]
     children.run(out, CPU, stages=stages, **({"seed": 2} if other == "recipe" else {}))
     shutil.rmtree(out / "stage_1_whole")
     init = [out / "last.ckpt"] if other == "init" else []
     if other == "data":
         monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons(24))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         children.run(out, CPU, init=init, stages=stages)
     assert not (out / "stage_1_whole").exists()
 
 
 def test_train_fresh_keeps_initial_weights(clips, tmp_path):
-    """Nor another run in a folder of this one, whatever it is called."""
+    """`--fresh` also keeps other runs in subfolders, whatever their name."""
     out, stages = tmp_path / "run", [{"epochs": 1}, OTHER, {"epochs": 1}]
     children.run(out / "stage_1", CPU, epochs=1)
-    whole = children.run(out, CPU, stages=stages)
-    there = sorted(out.rglob("*.ckpt"))
+    path = children.run(out, CPU, stages=stages)
+    existing = sorted(out.rglob("*.ckpt"))
     changed = config.build(Recipe, {**TINY, "stages": stages, "seed": 2})
     fresh = {"progress": False, "threads": 1, "machine": CPU, "resume": False}
-    for file in (whole, out / "stage_1_whole/../stage_2_sem_net/last.ckpt"):
+    for file in (path, out / "stage_1_whole/../stage_2_sem_net/last.ckpt"):
         with pytest.raises(ConfigError, match=f"--fresh would delete {file}, which --init names: choose another --out"):
             trainer.train(changed, "", out, init=[file], **fresh)
-    assert sorted(out.rglob("*.ckpt")) == there
+    assert sorted(out.rglob("*.ckpt")) == existing
     trainer.train(changed, "", out, init=[out / "stage_1/last.ckpt"], **fresh)
     assert (out / "stage_1/last.ckpt").is_file()

@@ -54,34 +54,34 @@ def test_datasets_create_unknown_name_refused(tmp_path):
 
 def test_augmentation_same_seed_gives_same_window(nucla):
     clip, options = nucla["train"][0], augmentation.Augmentation(missing=1.0)
-    draws = []
+    windows_drawn = []
     for _ in range(2):
         rng = np.random.default_rng(5)
         window = augmentation.sample_window(clip, 5.0, 60, options, rng)
-        draws.append(augmentation.augment_bodies(window, options, rng))
-    assert draws[0].shape == (1, 60, 25, 3)
-    assert draws[0].dtype == np.float32
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert 0 < np.isnan(draws[0]).mean() < 0.7
+        windows_drawn.append(augmentation.augment_bodies(window, options, rng))
+    assert windows_drawn[0].shape == (1, 60, 25, 3)
+    assert windows_drawn[0].dtype == np.float32
+    np.testing.assert_array_equal(windows_drawn[0], windows_drawn[1])
+    assert 0 < np.isnan(windows_drawn[0]).mean() < 0.7
 
 
 def test_augmentation_disabled_gives_live_window(nucla):
     clip = nucla["train"][3]
-    nothing = {field.name: 0.0 for field in dataclasses.fields(augmentation.Augmentation)}
-    off = config.build(augmentation.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
+    no_change = {field.name: 0.0 for field in dataclasses.fields(augmentation.Augmentation)}
+    disabled = config.build(augmentation.Augmentation, {**no_change, "speed": 1.0, "mirror": False})
     rng = np.random.default_rng(1)
-    window = augmentation.augment_bodies(augmentation.sample_window(clip, 5.0, 60, off, rng), off, rng)
+    window = augmentation.augment_bodies(augmentation.sample_window(clip, 5.0, 60, disabled, rng), disabled, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
 
 
 def test_stretched_window_contains_whole_clip():
-    """A step at the middle stays there, whatever the clip's length: no speed is left."""
-    off = augmentation.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
+    """A step in the middle of the clip stays in the middle for any clip length."""
+    disabled = augmentation.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
     for frames in (10, 40, 400):
         bodies = np.zeros((1, frames, 25, 3), np.float32)
         bodies[:, frames // 2 :] = 1.0
         clip = Clip("step", 0, np.arange(frames) * 33_000_000, bodies)
-        window = augmentation.sample_window(clip, 5.0, 20, off, np.random.default_rng(1))
+        window = augmentation.sample_window(clip, 5.0, 20, disabled, np.random.default_rng(1))
         assert (window[0, :9] == 0).all() and (window[0, 11:] == 1).all()
 
 
@@ -92,7 +92,7 @@ def test_stretched_window_pace_keeps_ends():
     found = [augmentation.sample_window(clip, 5.0, 21, options, rng)[0, :, 0, 0] for _ in range(30)]
     assert np.allclose([w[0] for w in found], 0) and np.allclose([w[-1] for w in found], 1)
     middles = [w[10] for w in found]
-    assert 0.2 < min(middles) < 0.35 and 0.65 < max(middles) < 0.8  # 0.5 to the power of 1/2 and of 2
+    assert 0.2 < min(middles) < 0.35 and 0.65 < max(middles) < 0.8  # 0.5**2 and 0.5**0.5
 
 
 def test_mirror_twice_gives_original(nucla):
@@ -104,42 +104,42 @@ def test_mirror_twice_gives_original(nucla):
 
 
 def test_follow_joins_clips_without_jump(nucla):
-    before, clip = nucla["train"][0], nucla["train"][40]
-    joined = augmentation.follow(before, clip, np.random.default_rng(1))
-    assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(before.stamps_ns) + len(clip.stamps_ns)
+    first, clip = nucla["train"][0], nucla["train"][40]
+    joined = augmentation.follow(first, clip, np.random.default_rng(1))
+    assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(first.stamps_ns) + len(clip.stamps_ns)
     assert (np.diff(joined.stamps_ns) > 0).all()
-    cut = len(before.stamps_ns)
-    np.testing.assert_allclose(joined.bodies[0, cut - 1, 0], joined.bodies[0, cut, 0], atol=1e-6)
-    np.testing.assert_array_equal(joined.bodies[:, cut:], clip.bodies)
+    boundary = len(first.stamps_ns)
+    np.testing.assert_allclose(joined.bodies[0, boundary - 1, 0], joined.bodies[0, boundary, 0], atol=1e-6)
+    np.testing.assert_array_equal(joined.bodies[:, boundary:], clip.bodies)
     assert joined.label == clip.label
 
 
 def test_follow_different_body_counts_are_joined(nucla):
-    one, other = nucla["train"][0], nucla["train"][40]
-    two = dataclasses.replace(other, bodies=np.concatenate([other.bodies, other.bodies + np.float32(0.5)]))
-    after_two = augmentation.follow(two, one, np.random.default_rng(1))
-    np.testing.assert_array_equal(after_two.bodies, augmentation.follow(other, one, np.random.default_rng(1)).bodies)
-    after_one = augmentation.follow(one, two, np.random.default_rng(1)).bodies
-    before = len(one.stamps_ns)
-    np.testing.assert_array_equal(after_one[0], augmentation.follow(one, other, np.random.default_rng(1)).bodies[0])
-    assert np.isnan(after_one[1, :before]).all() and not np.isnan(after_one[1, before:]).any()
+    first, second = nucla["train"][0], nucla["train"][40]
+    two_bodies = dataclasses.replace(second, bodies=np.concatenate([second.bodies, second.bodies + np.float32(0.5)]))
+    after_two = augmentation.follow(two_bodies, first, np.random.default_rng(1))
+    np.testing.assert_array_equal(after_two.bodies, augmentation.follow(second, first, np.random.default_rng(1)).bodies)
+    after_one = augmentation.follow(first, two_bodies, np.random.default_rng(1)).bodies
+    frames = len(first.stamps_ns)
+    np.testing.assert_array_equal(after_one[0], augmentation.follow(first, second, np.random.default_rng(1)).bodies[0])
+    assert np.isnan(after_one[1, :frames]).all() and not np.isnan(after_one[1, frames:]).any()
 
 
 @pytest.mark.parametrize("joint", ["spine_base", "spine_mid", "elbow_left"])
 def test_augment_bodies_missing_joint_keeps_others(nucla, joint):
-    """Somebody behind a table has no hips; arms and head are all that there is to learn from."""
-    lost, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
+    """A missing joint, such as hips behind a table, leaves the other joints usable."""
+    missing, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
     bodies = nucla["train"][0].window(5.0, 60)
-    bodies[:, :, lost] = np.nan
+    bodies[:, :, missing] = np.nan
     options = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False)
-    varied = augmentation.augment_bodies(bodies, options, rng)
-    assert np.isnan(varied[:, :, lost]).all()
-    kept = np.delete(varied - bodies, lost, axis=2)
-    assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees of a person 2 m tall, bones 10 % longer
-    still = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
+    augmented = augmentation.augment_bodies(bodies, options, rng)
+    assert np.isnan(augmented[:, :, missing]).all()
+    change = np.delete(augmented - bodies, missing, axis=2)
+    assert np.abs(change).max() < 1.5  # from noise, a tilt of 15° at a height of 2 m, and bones 10 % longer
+    constant = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
     bodies[:] = bodies[:, :1]
     np.testing.assert_array_equal(
-        np.ptp(np.delete(augmentation.augment_bodies(bodies, still, rng), lost, axis=2), axis=1), 0
+        np.ptp(np.delete(augmentation.augment_bodies(bodies, constant, rng), missing, axis=2), axis=1), 0
     )
 
 
@@ -148,18 +148,18 @@ def test_synthetic_action_uses_visible_pose(nucla):
     bodies = clip.bodies.copy()
     bodies[:, : len(clip.stamps_ns) // 2] = np.nan
     bodies[:, :, KINECT_V2_25.index["spine_mid"]] = np.nan
-    late = dataclasses.replace(clip, bodies=bodies)
+    half = dataclasses.replace(clip, bodies=bodies)
     for seed in range(10):
-        assert np.isfinite(unknown_clips.synthetic_body_action(late, 5.0, 60, np.random.default_rng(seed))).all()
+        assert np.isfinite(unknown_clips.synthetic_body_action(half, 5.0, 60, np.random.default_rng(seed))).all()
 
 
 def test_exchange_sides_is_temporary(nucla):
     bodies = nucla["train"][0].window(5.0, 60)
     changed = bodies.copy()
     augmentation._exchange_sides(changed, np.random.default_rng(3))
-    different = (changed != bodies).any(axis=(0, 2, 3))
-    assert 0 < different.sum() <= 30
-    np.testing.assert_array_equal(changed[:, different], bodies[:, different][:, :, list(KINECT_V2_25.mirror)])
+    exchanged = (changed != bodies).any(axis=(0, 2, 3))
+    assert 0 < exchanged.sum() <= 30
+    np.testing.assert_array_equal(changed[:, exchanged], bodies[:, exchanged][:, :, list(KINECT_V2_25.mirror)])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -168,20 +168,20 @@ def test_synthetic_action_keeps_bones_and_is_smooth(nucla, seed):
     assert window.shape == (1, 60, 25, 3)
     bones = np.linalg.norm(window[0] - window[0][:, list(KINECT_V2_25.parents)], axis=-1)
     np.testing.assert_allclose(bones, np.broadcast_to(bones[0], bones.shape), atol=1e-4)
-    assert np.abs(np.diff(window[0], axis=0)).max() < 1.5  # an arm's length a twelfth of a second at the most
+    assert np.abs(np.diff(window[0], axis=0)).max() < 1.5  # at most an arm's length in 1/12 s
 
 
 def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
     recording = next(clip for clip in nucla["train"] if 15 <= len(clip.stamps_ns) <= 20)
     clip = rendered_skeletons.estimate(recording, seed=1)
     assert clip is not None
-    truth = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
-    assert np.nanmedian(np.linalg.norm(truth - clip.bodies[0], axis=-1)) < 0.12
+    expected = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
+    assert np.nanmedian(np.linalg.norm(expected - clip.bodies[0], axis=-1)) < 0.12
     rendered_skeletons.write(tmp_path / "clips.npz", [clip, clip])
-    again = rendered_skeletons.read(tmp_path / "clips.npz")
-    assert [(c.name, c.label) for c in again] == [(recording.name, recording.label)] * 2
-    np.testing.assert_array_equal(again[1].bodies, clip.bodies)
-    np.testing.assert_array_equal(again[1].stamps_ns, clip.stamps_ns)
+    loaded = rendered_skeletons.read(tmp_path / "clips.npz")
+    assert [(c.name, c.label) for c in loaded] == [(recording.name, recording.label)] * 2
+    np.testing.assert_array_equal(loaded[1].bodies, clip.bodies)
+    np.testing.assert_array_equal(loaded[1].stamps_ns, clip.stamps_ns)
     np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))
     with pytest.raises(InputError, match=r"foreign.npz.*has no array"):
         rendered_skeletons.read(tmp_path / "foreign.npz")
@@ -189,14 +189,14 @@ def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
 
 def test_augment_bodies_proportions_scale_both_sides_equally(nucla):
     body = nucla["train"][0].bodies
-    off = {"tilt_deg": 0.0, "noise_m": 0.0, "bias_m": 0.0, "exchange": 0.0, "missing": 0.0, "mirror": False}
-    options = augmentation.Augmentation(proportions=0.3, **off)
-    varied = augmentation.augment_bodies(body, options, np.random.default_rng(2))
+    disabled = {"tilt_deg": 0.0, "noise_m": 0.0, "bias_m": 0.0, "exchange": 0.0, "missing": 0.0, "mirror": False}
+    options = augmentation.Augmentation(proportions=0.3, **disabled)
+    augmented = augmentation.augment_bodies(body, options, np.random.default_rng(2))
     index = KINECT_V2_25.index
 
     def ratio(a, b):
-        old, new = (np.linalg.norm(x[0, :, index[a]] - x[0, :, index[b]], axis=-1) for x in (body, varied))
-        return new / old
+        before, after = (np.linalg.norm(x[0, :, index[a]] - x[0, :, index[b]], axis=-1) for x in (body, augmented))
+        return after / before
 
     left, right = ratio("elbow_left", "wrist_left"), ratio("elbow_right", "wrist_right")
     np.testing.assert_allclose(left, left[0], rtol=1e-3)
@@ -215,10 +215,10 @@ def test_sample_window_one_frame_is_repeated():
 def test_augment_bodies_few_frames_may_lose_limbs(frames):
     options = augmentation.Augmentation(missing=1.0, exchange=1.0)
     for seed in range(5):
-        varied = augmentation.augment_bodies(
+        augmented = augmentation.augment_bodies(
             np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed)
         )
-        assert varied.shape == (1, frames, 25, 3) and np.isnan(varied).any()
+        assert augmented.shape == (1, frames, 25, 3) and np.isnan(augmented).any()
 
 
 @pytest.mark.parametrize(
@@ -246,38 +246,38 @@ def test_read_recipe_shipped_are_valid(root):
 
 @pytest.fixture
 def every_eighth(monkeypatch):
-    """What makes the datasets of this test's commands: they hold every eighth clip."""
-    whole = datasets.create
+    """Make `datasets.create` return every eighth clip only."""
+    create = datasets.create
 
-    def thinned(name, root, **options):
-        clips = whole(name, root, **options)
+    def create_every_eighth(name, root, **options):
+        clips = create(name, root, **options)
         return ClipDataset([clips[i] for i in range(0, len(clips), 8)], clips.classes)
 
-    monkeypatch.setattr(datasets, "create", thinned)
-    return thinned
+    monkeypatch.setattr(datasets, "create", create_every_eighth)
+    return create_every_eighth
 
 
 def test_commands_train_resume_export_and_eval_work_together(every_eighth, data_root, tmp_path, monkeypatch, capsys):
-    """The commands a user runs, on a small network and few clips."""
+    """The commands work together, with a small network and few clips."""
     settings = tmp_path / "recipe.yaml"
     out, folder = tmp_path / "run", tmp_path / "package"
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 16}))
     command = ["train", str(settings), "--data", str(data_root), "--out", str(out), "--quiet", "--threads", "1"]
-    with monkeypatch.context() as power_cut:
-        draw, calls = augmentation.sample_window, iter(range(190))
+    with monkeypatch.context() as patched:
+        sample_window, calls = augmentation.sample_window, iter(range(190))
 
-        def cut(*arguments):
+        def fail_after_calls(*arguments):
             if next(calls, None) is None:
                 raise RuntimeError("power cut")
-            return draw(*arguments)
+            return sample_window(*arguments)
 
-        power_cut.setattr(augmentation, "sample_window", cut)
+        patched.setattr(augmentation, "sample_window", fail_after_calls)
         with pytest.raises(RuntimeError, match="power cut"):
             main(command)
     assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 0
     assert main(command) == 0
-    done = torch.load(out / "last.ckpt", weights_only=True)
-    assert (done["epoch"], done["global_step"]) == (2, 3 * (len(every_eighth("nucla", str(data_root / "nucla"))) // 16))
+    last = torch.load(out / "last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (2, 3 * (len(every_eighth("nucla", str(data_root / "nucla"))) // 16))
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 32}))
     assert main(command) == 2
     assert "another batch" in capsys.readouterr().err
@@ -295,8 +295,8 @@ def test_commands_train_resume_export_and_eval_work_together(every_eighth, data_
     assert session.package.float16.accuracy == pytest.approx(half.accuracy)
     assert half.accuracy == pytest.approx(report.accuracy, abs=2.5 / len(clips))
     capsys.readouterr()
-    for more in ([], ["--precision", "float16"]):
-        assert main(["eval", str(folder), "--data", str(data_root), "--json", *more]) == 0
+    for options in ([], ["--precision", "float16"]):
+        assert main(["eval", str(folder), "--data", str(data_root), "--json", *options]) == 0
         assert '"accuracy"' in capsys.readouterr().out
     with pytest.raises(InputError, match="evaluate it on the dataset it was trained for"):
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
@@ -309,11 +309,11 @@ def test_package_of_stretched_clips_states_live_accuracy(data_root, tmp_path, ca
     common = ["--data", str(data_root)]
     assert main(["train", str(settings), "--out", str(run), "--threads", "1", "--quiet", *common]) == 0
     assert main(["export", str(run / "last.ckpt"), "--out", str(folder), *common]) == 0
-    told = package.load(folder).provenance
-    assert told.figures["clips"] == "stretched"
-    assert f"| Live | {told.live_note} |" in (folder / "README.md").read_text()
+    provenance = package.load(folder).provenance
+    assert provenance.figures["clips"] == "stretched"
+    assert f"| Live | {provenance.live_note} |" in (folder / "README.md").read_text()
     capsys.readouterr()
-    for clips, expected in (("stretched", told.accuracy), ("live", told.figures["live_accuracy"])):
+    for clips, expected in (("stretched", provenance.accuracy), ("live", provenance.figures["live_accuracy"])):
         assert main(["eval", str(folder), "--clips", clips, "--json", "--quiet", *common]) == 0
         assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(expected)
 
@@ -324,7 +324,7 @@ def test_train_unsuited_initial_weights_refused(data_root, tmp_path, capsys):
     other = training_module.RecognitionModule({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
     parameters = {"recipe": dict(other.recipe.as_dict()), "classes": ["a", "b"]}
     torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
-    # Its training part holds test clips of the recipe's split, says the name of its own.
+    # Its split has another name, so its training part may have test clips of the recipe's split.
     settings = {**recipe.Recipe().as_dict(), **SMALL, "split": "subject"}
     parameters = {"recipe": settings, "classes": list(datasets.create("nucla", str(data_root / "nucla")).classes)}
     leaking = training_module.RecognitionModule(**parameters)
@@ -343,8 +343,8 @@ def test_training_few_steps_lower_loss(nucla):
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)
     module = training_module.RecognitionModule(settings.as_dict(), list(nucla["train"].classes))
     window = settings.window(module.network)
-    drawn = Samples(nucla["train"], module.network.input_specs, window, settings, None)
-    items = [drawn[i] for i in range(0, 960, 40)]
+    samples = Samples(nucla["train"], module.network.input_specs, window, settings, None)
+    items = [samples[i] for i in range(0, 960, 40)]
     batch = {k: torch.from_numpy(np.stack([np.asarray(item[k]) for item in items])) for k in items[0]}
     optimizer = torch.optim.AdamW(module.network.parameters(), 5e-3)
     losses = []
@@ -381,9 +381,9 @@ def test_bfloat16_emulated_is_warned_and_not_used_by_teach(data_root, tmp_path, 
 
 def test_fast_bfloat16_follows_cpu_capabilities(monkeypatch):
     cpu = torch.device("cpu")
-    for held, expected in (
+    for capabilities, expected in (
         ({"avx512_bf16": False, "amx_bf16": True, "cpu_name": "bf16"}, True),
         ({"avx512_bf16": False, "avx2": True, "cpu_name": "bf16"}, False),
     ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda held=held: held)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
         assert trainer.fast_bfloat16(cpu) is expected

@@ -1,4 +1,4 @@
-"""Training of networks with more inputs than bodies, on clips of simulated people with synthetic images and flow."""
+"""Training of networks with more inputs than bodies, on synthetic clips with images and flow."""
 
 import csv
 
@@ -28,8 +28,8 @@ FRAMES = 24
 STAMPS = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
 
 
-def made_up(name, count):
-    """Clips with every stream that a network can use; images and flow of the second class are brighter."""
+def make_clips(name, count):
+    """Return clips with all streams of a network; the second class has brighter images and larger flow."""
     network = actrec_models.networks.create(name, num_classes=2, **SMALL[name])
     clips = []
     for n in range(count):
@@ -45,7 +45,7 @@ def made_up(name, count):
 
 @pytest.fixture
 def dataset(monkeypatch):
-    """Gives a function that lets every dataset be these clips."""
+    """Return a function that makes all datasets return given clips."""
 
     def use(clips):
         monkeypatch.setattr(datasets, "create", lambda name, root, **options: clips)
@@ -72,7 +72,7 @@ def metrics(folder):
 
 
 def test_samples_equal_live_windows():
-    clip = made_up("p_i3d", 1)[0]
+    clip = make_clips("p_i3d", 1)[0]
     window = clip.sample(1.0, 15)
     assert set(window) == {"bodies", "pixels", "hands", "hand_pixels", "color", "size"} & (set(window) | {"bodies"})
     for key, value in window.items():
@@ -82,32 +82,32 @@ def test_samples_equal_live_windows():
     np.testing.assert_allclose(window["pixels"][:, -1], clip.streams["pixels"][:, -1], atol=1e-3)
     longer = clip.sample(10.0, 20)
     np.testing.assert_array_equal(longer["color"][0], clip.streams["color"][0])
-    assert np.isfinite(longer["pixels"]).all(), "before the recording its first frame is held"
+    assert np.isfinite(longer["pixels"]).all(), "before the recording, its first frame repeats"
 
 
 def test_dataset_streams_are_common_to_all_clips():
-    whole = made_up("p_i3d", 2)
-    assert {"bodies", "color"} <= whole.streams
-    bare = Clip("bare", 0, STAMPS, whole[0].bodies)
-    assert ClipDataset([whole[0], bare], CLASSES).streams == {"bodies"}
+    clips = make_clips("p_i3d", 2)
+    assert {"bodies", "color"} <= clips.streams
+    joints_only = Clip("bare", 0, STAMPS, clips[0].bodies)
+    assert ClipDataset([clips[0], joints_only], CLASSES).streams == {"bodies"}
 
 
 def test_samples_streams_share_drawn_stamps():
-    clip, options = made_up("c3d_flow", 1)[0], augmentation.Augmentation()
+    clip, options = make_clips("c3d_flow", 1)[0], augmentation.Augmentation()
     network = actrec_models.networks.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
     settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
     samples = Samples(ClipDataset([clip], CLASSES), network.input_specs, network.window, settings, options)
-    first, again = samples[0], samples[0, 0, 0]
-    other = samples[1, 0, 0]
+    first, repeated = samples[0], samples[0, 0, 0]
+    other_epoch = samples[1, 0, 0]
     assert first["label"] == 0
     for spec in network.input_specs:
         assert first[spec.name].shape == spec.shape
-        np.testing.assert_array_equal(first[spec.name], again[spec.name])
-    assert any((first[spec.name] != other[spec.name]).any() for spec in network.input_specs)
+        np.testing.assert_array_equal(first[spec.name], repeated[spec.name])
+    assert any((first[spec.name] != other_epoch[spec.name]).any() for spec in network.input_specs)
 
 
 def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
-    dataset(made_up("p_i3d", 4))
+    dataset(make_clips("p_i3d", 4))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
     stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
     path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages, recalibration_batches=1), tmp_path / "run"
@@ -116,48 +116,48 @@ def test_p_i3d_stages_train_and_resume(dataset, tmp_path, capsys):
     folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
     contents = [torch.load(folder / "last.ckpt", weights_only=True) for folder in folders]
     assert [content["epoch"] for content in contents] == [0, 0, 0, 1]
-    seconds = [content["actrec"]["seconds"] for content in contents]  # of all stages so far
+    seconds = [content["actrec"]["seconds"] for content in contents]  # summed over the stages so far
     assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
     assert all(float(row["loss"]) > 0 for folder in folders for row in metrics(folder) if row["loss"])
     states = [content["state_dict"] for content in contents]
-    frozen = {  # parameters that a stage must not change: of the parts in pose and attention, of the LSTM in joint
+    frozen = {  # parameters that a stage keeps: the parts in pose and attention, the LSTM in joint
         stage: [name for name in states[0] if name.startswith(f"network.{prefix}")]
         for stage, prefix in ((1, "parts."), (2, "parts."), (3, "pose."))
     }
     for stage, names in frozen.items():
         assert names
-        for name in names:  # their running average with themselves rounds
+        for name in names:  # averaging equal weights rounds
             torch.testing.assert_close(states[stage][name], states[stage - 1][name], rtol=1e-5, atol=1e-7)
-    moved = [name for name in states[0] if not torch.allclose(states[2][name], states[3][name], rtol=1e-3)]
-    assert any(name.startswith("network.parts.") for name in moved)
+    changed = [name for name in states[0] if not torch.allclose(states[2][name], states[3][name], rtol=1e-3)]
+    assert any(name.startswith("network.parts.") for name in changed)
     (out / "last.ckpt").unlink()
-    assert main(command) == 0  # the stages that are done are not done again
+    assert main(command) == 0  # finished stages are skipped
     content = torch.load(out / "last.ckpt", weights_only=True)
     assert content["actrec"]["seconds"] > seconds[2]
-    again = content["state_dict"]
+    resumed = content["state_dict"]
     assert torch.load(folders[0] / "last.ckpt", weights_only=True)["epoch"] == 0
-    assert set(again) == set(states[3])
+    assert set(resumed) == set(states[3])
 
 
 def test_samples_contain_inputs_of_stage_only():
     network = actrec_models.networks.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
     settings = config.build(Recipe, {"model": "p_i3d", "unknown_dataset": ""})
-    every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augmentation.Augmentation())
-    whole, pictures = Samples(*every)[2, 0, 0], set(network.parts)
-    for stage, names in {"parts": pictures, "pose": {"pose"}, "joint": {*pictures, "pose"}}.items():
+    arguments = (make_clips("p_i3d", 1), network.input_specs, network.window, settings, augmentation.Augmentation())
+    full, crops = Samples(*arguments)[2, 0, 0], set(network.parts)
+    for stage, names in {"parts": crops, "pose": {"pose"}, "joint": {*crops, "pose"}}.items():
         network.stage(stage)
         made = [spec.name for spec in network.stage_input_specs]
-        sample = Samples(*every, made=made)[2, 0, 0]
+        sample = Samples(*arguments, made=made)[2, 0, 0]
         assert set(sample) == {*names, "label"}
         for name in names:
-            np.testing.assert_array_equal(sample[name], whole[name])
+            np.testing.assert_array_equal(sample[name], full[name])
         network.losses(
             {k: torch.as_tensor(np.asarray(v)[None]).repeat(2, *[1] * np.ndim(v)) for k, v in sample.items()}
         )
 
 
 def test_losses_of_several_parts_are_logged(dataset, tmp_path):
-    dataset(made_up("vpn_i3d", 8))
+    dataset(make_clips("vpn_i3d", 8))
     settings = write(tmp_path / "recipe.yaml", "vpn_i3d", epochs=4, learning_rate=3e-3, batch=8)
     trainer.train(recipe.read(settings), str(tmp_path), tmp_path / "run", progress=False)
     rows = metrics(tmp_path / "run")
@@ -173,16 +173,16 @@ def test_csv_logger_writes_row_per_epoch(dataset, tmp_path):
     rows = metrics(tmp_path / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(row[name] for row in rows for name in ("loss", "learning_rate", "val_loss", "val_accuracy"))
-    cut = EpochCsvLogger(tmp_path / "cut", name="log")
-    cut.log_metrics({"val_loss": 0.5, "epoch": 0}, 5)
-    cut.finalize("failed")
+    logger = EpochCsvLogger(tmp_path / "cut", name="log")
+    logger.log_metrics({"val_loss": 0.5, "epoch": 0}, 5)
+    logger.finalize("failed")
     assert metrics(tmp_path / "cut") == [{"epoch": "0", "step": "5", "val_loss": "0.5"}]
 
 
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
 def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path, capsys):
-    """Windows of several clips, and stamps whose extrema come from the training part."""
-    dataset(made_up(name, 8))
+    """Networks with windows of several clips, or with extrema from the training part, train and export."""
+    dataset(make_clips(name, 8))
     path, out, folder = write(tmp_path / "recipe.yaml", name), tmp_path / "run", tmp_path / "package"
     assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
     assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(tmp_path)]) == 0
@@ -214,16 +214,16 @@ def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path
     ],
 )
 def test_train_recipe_unsuited_to_network_refused(name, settings, message, dataset, tmp_path):
-    dataset(made_up(name, 4))
+    dataset(make_clips(name, 4))
     with pytest.raises(ConfigError, match=message):
-        chosen = recipe.read(write(tmp_path / "recipe.yaml", name, **settings))
-        trainer.train(chosen, str(tmp_path), tmp_path / "run", progress=False)
+        settings_read = recipe.read(write(tmp_path / "recipe.yaml", name, **settings))
+        trainer.train(settings_read, str(tmp_path), tmp_path / "run", progress=False)
 
 
 def test_train_dataset_without_streams_refused(dataset, tmp_path):
-    whole = made_up("p_i3d", 4)
+    clips = make_clips("p_i3d", 4)
     dataset(
-        ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(whole.__getitem__, range(4))], CLASSES)
+        ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(clips.__getitem__, range(4))], CLASSES)
     )
     with pytest.raises(ConfigError, match=r"p_i3d takes bodies, color.* has no color \(it holds bodies\)"):
         trainer.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)
