@@ -262,7 +262,7 @@ def test_predict_observed_frames_replace_images(tmp_path: Path) -> None:
         session.predict({"bodies": clip["bodies"]})
 
 
-def test_session_keys_are_those_of_inputs(tmp_path: Path) -> None:
+def test_session_keys_equal_input_keys(tmp_path: Path) -> None:
     specs = [
         JOINTS,
         InputSpec("hands", "hands", "hand_21", (1, 3, 4, 42), "px"),

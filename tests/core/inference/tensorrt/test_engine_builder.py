@@ -52,7 +52,7 @@ def engines(tmp_path):
 
 @pytest.fixture
 def interruptible():
-    """Make Ctrl-C raise KeyboardInterrupt, also in background jobs, where it is ignored."""
+    """Make Ctrl-C raise KeyboardInterrupt, also in background jobs, which ignore it."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
