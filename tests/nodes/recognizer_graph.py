@@ -126,10 +126,10 @@ class Graph:
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self.peer.create_client(kind, f"recognizer_node/{name}")
         assert client.wait_for_service(TIMEOUT_S)
-        done = threading.Event()
+        answered = threading.Event()
         future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(TIMEOUT_S), f"{name} did not answer"
+        future.add_done_callback(lambda _: answered.set())
+        assert answered.wait(TIMEOUT_S), f"{name} did not answer"
         self.peer.destroy_client(client)
         return future.result()
 

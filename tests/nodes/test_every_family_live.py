@@ -52,10 +52,10 @@ class LiveGraph:
         assert self._client.wait_for_service(PATIENCE_S)
 
     def load(self, folder: Path) -> None:
-        done = threading.Event()
+        answered = threading.Event()
         future = self._client.call_async(LoadModel.Request(package=str(folder)))
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(PATIENCE_S), "load_model did not answer"
+        future.add_done_callback(lambda _: answered.set())
+        assert answered.wait(PATIENCE_S), "load_model did not answer"
         assert future.result().success, future.result().message
 
     def predicted(self, model: str) -> list[ActionLabel]:

@@ -48,7 +48,7 @@ class SlowRecognizer:
         self._label.publish(ActionLabel(header=header))
 
 
-def play(add, host, recording, **parameters):
+def start_replay(add, host, recording, **parameters):
     node = add(CameraNode, driver="replay", on_end="stay", replay__path=str(recording), replay__rate=0.0, **parameters)
     assert host.start() is None
     return node
@@ -60,7 +60,7 @@ def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recor
     recognizer = SlowRecognizer(peer)
     recognizer.gate.set()
     peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
-    play(add, host, recording, joints_ahead=9)
+    start_replay(add, host, recording, joints_ahead=9)
     peer.wait_for(topics.SKELETONS, 300)
     peer.wait_until(lambda: len(recognizer.stamps) == 300)
     assert recognizer.ahead <= 9
@@ -70,7 +70,7 @@ def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, peer,
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
     recognizer = SlowRecognizer(peer)  # publishes no label
     peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
-    node = play(add, host, recording, joints_ahead=30)
+    node = start_replay(add, host, recording, joints_ahead=30)
     peer.wait_for(topics.SKELETONS, 300)
     assert recognizer.answered == -1
     assert node.is_active
@@ -95,7 +95,7 @@ def test_flow_control_skeletons_answer_images(add, host, peer, tmp_path, monkeyp
 
     peer.create_subscription(Image, topics.COLOR, answer, topics.IMAGE_PUBLISHER)
     peer.subscribe(Image, topics.COLOR, topics.IMAGE_PUBLISHER)
-    node = play(add, host, tmp_path)
+    node = start_replay(add, host, tmp_path)
     peer.wait_for(topics.COLOR, 20)
     peer.wait_until(lambda: len(images) == 20)
     assert node.statistics.snapshot().failed == 0

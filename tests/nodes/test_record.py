@@ -234,9 +234,9 @@ def test_record_executable_reads_parameters(graph, tmp_path):
     parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=3.0"]
     options = [word for parameter in parameters for word in ("-p", parameter)]
     arguments = [sys.executable, "-c", code, "--ros-args", *options]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "messages, 0 lost" in done.stdout and len(messages(tmp_path / "b", "/skeletons")) > 0
+    process = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert "messages, 0 lost" in process.stdout and len(messages(tmp_path / "b", "/skeletons")) > 0
     second = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1 and "exists already" in second.stderr and "Traceback" not in second.stderr
 
@@ -247,9 +247,9 @@ def test_record_executable_reads_parameters(graph, tmp_path):
 )
 def test_record_executable_wrong_parameters_are_one_line(arguments, line):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
-    start_record = [sys.executable, "-c", code, "--ros-args", *arguments]
-    done = subprocess.run(start_record, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
+    command = [sys.executable, "-c", code, "--ros-args", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and line in process.stderr and "Traceback" not in process.stderr
 
 
 def test_record_without_publishers_removes_the_bag(tmp_path):

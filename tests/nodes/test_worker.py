@@ -48,21 +48,21 @@ def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[i
 
 
 def test_worker_keeps_the_newest_and_counts_the_dropped(statistics: Statistics) -> None:
-    done, _ = run(1, [1, 2, 3, 4, 5], statistics)
+    processed, _ = run(1, [1, 2, 3, 4, 5], statistics)
     snapshot = statistics.snapshot()
-    assert done == [1, 5]
+    assert processed == [1, 5]
     assert (snapshot.received, snapshot.processed, snapshot.dropped, snapshot.queue) == (5, 2, 3, 0)
 
 
 def test_worker_full_queue_drops_the_oldest(statistics: Statistics) -> None:
-    done, _ = run(3, [1, 2, 3, 4, 5], statistics)
-    assert done == [1, 3, 4, 5]
+    processed, _ = run(3, [1, 2, 3, 4, 5], statistics)
+    assert processed == [1, 3, 4, 5]
     assert statistics.snapshot().dropped == 1
 
 
 def test_worker_failure_is_reported_and_work_continues(statistics: Statistics) -> None:
-    done, errors = run(9, [1, -2, 3], statistics)
-    assert done == [1, 3]
+    processed, errors = run(9, [1, -2, 3], statistics)
+    assert processed == [1, 3]
     assert [str(error) for error in errors] == ["bad item -2"]
     assert (statistics.snapshot().processed, statistics.snapshot().failed) == (2, 1)
 

@@ -93,8 +93,8 @@ def test_prepare_ntu_truncated_file_skipped(data_root, tmp_path):
         shutil.copy(path, folder)
     content = files[1].read_bytes()
     (folder / files[1].name).write_bytes(content[: len(content) // 2])
-    done = prepare("ntu60", folder, tmp_path / "out", options={"incomplete": "keep"})
-    (skipped,) = done.skipped
+    summary = prepare("ntu60", folder, tmp_path / "out", options={"incomplete": "keep"})
+    (skipped,) = summary.skipped
     assert skipped["name"] == files[1].stem and "truncated" in skipped["reason"]
     stored = PreparedDataset(tmp_path / "out")
     source = datasets.source("ntu60", folder, incomplete="keep")
@@ -242,11 +242,11 @@ def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkey
     with open(next(out.glob("shard_*.bin")), "ab") as file:
         file.write(b"half a clip")
     (out / "shard_0123456789ab.bin").write_bytes(b"of an unknown worker")
-    done = prepare("slow", published, out)
-    assert done.prepared == len(names_of(published)) - journaled
-    assert done.fingerprint == prepare("slow", published, tmp_path / "at_once").fingerprint
+    summary = prepare("slow", published, out)
+    assert summary.prepared == len(names_of(published)) - journaled
+    assert summary.fingerprint == prepare("slow", published, tmp_path / "at_once").fingerprint
     used = sum(path.stat().st_size for path in out.glob("shard_*.bin"))
-    assert used == done.bytes, "files of dead workers are removed"
+    assert used == summary.bytes, "files of dead workers are removed"
     assert all(not error for _, error in PreparedDataset(out).damaged())
 
 
@@ -255,21 +255,21 @@ def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypa
     monkeypatch.setattr(prepare_cluster, "ATTEMPTS", 2)
     names = names_of(published)
     options = {"once": names[1], "always": names[2], "marks": str(tmp_path)}
-    done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
-    assert done.skipped == [{"name": names[2], "reason": "2 workers died while they worked on it"}]
-    assert done.clips == len(names) - 1 and (tmp_path / f"{names[1]}.killed").exists()
+    summary = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
+    assert summary.skipped == [{"name": names[2], "reason": "2 workers died while they worked on it"}]
+    assert summary.clips == len(names) - 1 and (tmp_path / f"{names[1]}.killed").exists()
     shutil.copytree(published, tmp_path / "others")
     (tmp_path / f"others/{names[2]}.json").unlink()
     expected = prepare("nucla", tmp_path / "others", tmp_path / "here")
-    assert expected.fingerprint == done.fingerprint
+    assert expected.fingerprint == summary.fingerprint
 
 
 def test_prepare_external_cluster_gives_same_store(published, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 2}
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
-        done = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
-    assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
+        summary = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
+    assert summary.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
     assert worker._WORKERS == {}, "its workers keep running without open files"
 
 
@@ -350,10 +350,10 @@ def test_prepare_full_disk_raises_and_resumes(limit, published, tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     with Journal(out) as journal:
         journaled = len(journal.records)
-    done = prepare("nucla", published, out)
-    assert done.prepared == len(names_of(published)) - journaled
+    summary = prepare("nucla", published, out)
+    assert summary.prepared == len(names_of(published)) - journaled
     assert (journaled > 0) == (limit > 10_000)
-    assert done.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
+    assert summary.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b'{"clips":[["a",1,2,"shard_a.bin",[]]]}'])

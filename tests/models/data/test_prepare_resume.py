@@ -98,13 +98,13 @@ def test_prepare_folder_recording_identified_by_its_files(tmp_path):
 
 def test_prepare_store_without_journal_unchanged(published, tmp_path):
     out = tmp_path / "out"
-    done = prepare("nucla", published, out)
+    summary = prepare("nucla", published, out)
     content = (out / JOURNAL).read_bytes()
     for journal in (b"", content[: content.index(b"\n", len(content) // 2) + 1][:-40]):
         (out / JOURNAL).write_bytes(journal)
-        with pytest.raises(InputError, match=f"the finished store {done.clips}"):
+        with pytest.raises(InputError, match=f"the finished store {summary.clips}"):
             prepare("nucla", published, out)
-        assert PreparedDataset(out).fingerprint() == done.fingerprint
+        assert PreparedDataset(out).fingerprint() == summary.fingerprint
         assert not [error for _, error in PreparedDataset(out).damaged() if error]
 
 
@@ -155,8 +155,8 @@ def test_prepare_user_folder_written(published, tmp_path):
     for number, path in enumerate(sorted(published.glob("*.json"))[:4]):
         (user_folder / ("wave", "clap")[number % 2]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, user_folder / ("wave", "clap")[number % 2])
-    done = prepare("folder", user_folder, tmp_path / "out")
-    assert done.clips == 4
+    summary = prepare("folder", user_folder, tmp_path / "out")
+    assert summary.clips == 4
     clips = datasets.create("folder", tmp_path / "out", split="all")
     assert clips.classes == ("clap", "wave") and len(clips) == 4
     with pytest.raises(ConfigError, match="folder has split all, part; got 'person'"):
@@ -274,8 +274,8 @@ def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkey
     assert shards
     with Journal(tmp_path / "out") as journal:
         assert not journal.records
-    done = prepare("nucla", published, tmp_path / "out")
-    assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
+    summary = prepare("nucla", published, tmp_path / "out")
+    assert summary.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
 
 
 def test_prepare_ctrl_c_in_compiled_code_stops(published, tmp_path, monkeypatch):

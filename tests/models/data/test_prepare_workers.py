@@ -28,8 +28,8 @@ def registered(monkeypatch):
 def test_prepare_worker_memory_use_by_libraries_tolerated(published, tmp_path, monkeypatch):
     """Workers with little memory per core run, although dask would pause or restart them."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 200 * 2**20)
-    done = prepare("nucla", published, tmp_path / "out", run=Run(workers=2))
-    assert done.clips == len(names_of(published)) and not done.skipped
+    summary = prepare("nucla", published, tmp_path / "out", run=Run(workers=2))
+    assert summary.clips == len(names_of(published)) and not summary.skipped
 
 
 def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
@@ -38,8 +38,8 @@ def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
     names = names_of(published)
     options = {"once": names[1], "marks": str(tmp_path)}
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # the default is 15 s
-        done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
-    assert done.clips == len(names) and not done.skipped
+        summary = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
+    assert summary.clips == len(names) and not summary.skipped
 
 
 def test_prepare_paused_cluster_raises(monkeypatch):

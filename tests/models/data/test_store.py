@@ -277,8 +277,8 @@ def test_store_truncated_or_lost_shard_raises_on_open(copy, root):
         file.truncate(size // 2)
     with pytest.raises(InputError, match=rf"{path.name}' is truncated: {size // 2} of {size} bytes.*--repair"):
         PreparedDataset(copy)
-    done = prepare("nucla", root, copy)
-    assert 0 < done.prepared < done.clips == 50
+    summary = prepare("nucla", root, copy)
+    assert 0 < summary.prepared < summary.clips == 50
     for shard in copy.glob("shard_*.bin"):
         shard.unlink()
     with pytest.raises(InputError, match="is missing"):

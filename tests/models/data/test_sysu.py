@@ -286,9 +286,9 @@ def test_prepare_sysu_listed_clip_without_file_skipped(sysu_root, tmp_path):
     shutil.copytree(sysu_root / "3DvideoNorm", root / "3DvideoNorm")
     savemat(root / "cross_subject_folds.mat", {"train": make_folds(np.random.default_rng(7), same_subject=False)})
     (root / "3DvideoNorm/P02/video3/sklWorld.mat").unlink()
-    done = prepare("sysu", root, tmp_path / "out")
-    assert done.clips == 479 and [item["name"] for item in done.skipped] == ["P02_video3"]
-    assert "there is no 'P02/video3/sklWorld.mat'" in done.skipped[0]["reason"]
+    summary = prepare("sysu", root, tmp_path / "out")
+    assert summary.clips == 479 and [item["name"] for item in summary.skipped] == ["P02_video3"]
+    assert "there is no 'P02/video3/sklWorld.mat'" in summary.skipped[0]["reason"]
 
 
 @pytest.mark.parametrize("inner", ["", "3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction"])

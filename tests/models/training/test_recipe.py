@@ -1,4 +1,4 @@
-"""Recipes: files and names, every shipped one, optimizers and schedules."""
+"""Recipes: files, names, all shipped ones, optimizers and schedules."""
 
 import json
 import shutil
@@ -30,11 +30,11 @@ from tests.models.made_up import skeletons
 FOLDER = Path(__file__).parents[3] / "models/recipes"
 
 
-@pytest.mark.parametrize("asked", ["papers/vpn_ntu60", "papers/vpn_ntu60.yaml", "models/recipes/papers/vpn_ntu60.yaml"])
-def test_find_recipe_by_name_in_any_folder(asked, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["papers/vpn_ntu60", "papers/vpn_ntu60.yaml", "models/recipes/papers/vpn_ntu60.yaml"])
+def test_find_recipe_by_name_in_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipe.find(asked) == FOLDER / "papers/vpn_ntu60.yaml"
-    assert recipe.read(asked).model == "vpn_i3d"
+    assert recipe.find(name) == FOLDER / "papers/vpn_ntu60.yaml"
+    assert recipe.read(name).model == "vpn_i3d"
 
 
 def test_find_recipe_file_before_name(tmp_path, monkeypatch):
@@ -62,17 +62,17 @@ def test_find_recipe_in_installation(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("name", "message"),
     [("vpn_ntu60", "did you mean papers/vpn_ntu60"), ("x", "known: deepacts_cnn_nucla, "), (".", "recipe '.'")],
 )
-def test_find_recipe_unknown_name_lists_known(asked, said, tmp_path, monkeypatch):
+def test_find_recipe_unknown_name_lists_known(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=said):
-        recipe.read(asked)
+    with pytest.raises(ConfigError, match=message):
+        recipe.read(name)
 
 
 SHIPPED = sorted(FOLDER.rglob("*.yaml"))
-OTHERS: list[tuple[str, dict[str, Any]]] = [  # variants by --set that the papers' recipes state
+VARIANTS: list[tuple[str, dict[str, Any]]] = [  # variants by --set in the comments of the papers' recipes
     *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
       for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
     ("deepacts_ntu60", {"split": "cross_view", "options": {"bodies": 2, "modalities": ["body"]}}),
@@ -89,17 +89,17 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [  # variants by --set that the paper
 
 @cache
 def network_of(model, options):
-    """At full size, but without memory."""
+    """Create a network of full size on the meta device."""
     with torch.device("meta"):
         return actrec_models.networks.create(model, num_classes=10, **json.loads(options))
 
 
-def follow(chosen):
-    """Builds all that a recipe names."""
-    source = DATASETS.get(chosen.dataset)
-    assert chosen.split in source.splits
-    for stage in chosen.plan():
-        own = chosen.for_stage(stage)
+def check_recipe(settings):
+    """Build all parts of a recipe."""
+    source = DATASETS.get(settings.dataset)
+    assert settings.split in source.splits
+    for stage in settings.plan():
+        own = settings.for_stage(stage)
         network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
         if stage.name:
             network.stage(stage.name)
@@ -107,23 +107,23 @@ def follow(chosen):
         assert features.streams(network.input_specs)
         if source.layout == "hand_22":
             assert {spec.layout for spec in network.input_specs} == {"hand_22"}
-        chosen_optimizer, schedule, sampling, validation = own.components()
-        assert unused(chosen_optimizer) == unused(schedule) == [], "settings that do nothing"
-        optimizer = chosen_optimizer.make(network.parameters(), own.learning_rate, own.weight_decay)
+        optimizer_settings, schedule, sampling, validation = own.components()
+        assert unused(optimizer_settings) == unused(schedule) == [], "all settings have an effect"
+        optimizer = optimizer_settings.make(network.parameters(), own.learning_rate, own.weight_decay)
         schedule.make(optimizer, own.learning_rate, 1000, own.epochs)
-        assert own.batch % 4 == 0, "four GPUs can share it"
+        assert own.batch % 4 == 0, "the batch divides among four GPUs"
         assert sampling.repeats >= 1
         assert validation.share < 0.5
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_recipe_every_shipped_one_can_be_trained(path):
-    follow(recipe.read(path))
+    check_recipe(recipe.read(path))
 
 
-@pytest.mark.parametrize(("name", "changes"), OTHERS)
+@pytest.mark.parametrize(("name", "changes"), VARIANTS)
 def test_recipe_variants_can_be_trained(name, changes):
-    follow(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
+    check_recipe(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
 
 
 NTU = [
@@ -137,32 +137,32 @@ NTU = [
 
 @pytest.mark.parametrize(("name", "changes"), NTU)
 def test_recipe_ntu_mutual_actions_give_inputs(name, changes):
-    """Clips of NTU RGB+D show up to two people; image inputs are of the first one."""
-    chosen = recipe.read(FOLDER / f"papers/{name}.yaml", changes)
-    for stage in chosen.plan():
-        own = chosen.for_stage(stage)
+    """Clips of NTU RGB+D have up to two people; image inputs show the first one."""
+    settings = recipe.read(FOLDER / f"papers/{name}.yaml", changes)
+    for stage in settings.plan():
+        own = settings.for_stage(stage)
         network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
-        made = [Samples(both, network.input_specs, own.window(network), own, None)[0] for both in mutual(network)]
-        assert {spec.name: made[0][spec.name].shape for spec in network.input_specs} == {
+        samples = [Samples(clips, network.input_specs, own.window(network), own, None)[0] for clips in mutual(network)]
+        assert {spec.name: samples[0][spec.name].shape for spec in network.input_specs} == {
             spec.name: spec.shape for spec in network.input_specs
         }
-        of_second = [spec.name for spec in network.input_specs if (made[0][spec.name] != made[1][spec.name]).any()]
-        assert bool(of_second) == (getattr(network.config, "bodies", 1) == 2 and own.model != "c3d_flow_at1")
+        changed = [spec.name for spec in network.input_specs if (samples[0][spec.name] != samples[1][spec.name]).any()]
+        assert bool(changed) == (getattr(network.config, "bodies", 1) == 2 and own.model != "c3d_flow_at1")
 
 
 def mutual(network):
-    """Clips of two people, of whom the second does something else in the other one."""
+    """Return two datasets of one clip with two people; the second person's motion differs."""
     stamps = (np.arange(24) / 12 * NANOSECONDS).astype(np.int64)
     streams = example_clip(network.input_specs, 24, 2)
     bodies = streams.pop("bodies")
-    moved = bodies.copy()
-    moved[1] += 0.3 * np.sin(np.arange(24, dtype=np.float32))[:, None, None]
-    return [ClipDataset([Clip("mutual", 0, stamps, both, streams)], ["a", "b"]) for both in (bodies, moved)]
+    changed = bodies.copy()
+    changed[1] += 0.3 * np.sin(np.arange(24, dtype=np.float32))[:, None, None]
+    return [ClipDataset([Clip("mutual", 0, stamps, positions, streams)], ["a", "b"]) for positions in (bodies, changed)]
 
 
 def test_recipe_gestures_are_stretched():
-    chosen = recipe.read(FOLDER / "papers/sem_spa_shrec17.yaml")
-    for stage in map(chosen.for_stage, chosen.plan()):
+    settings = recipe.read(FOLDER / "papers/sem_spa_shrec17.yaml")
+    for stage in map(settings.for_stage, settings.plan()):
         assert (stage.clips, stage.check().stretched) == ("stretched", 1.0)
 
 
@@ -176,8 +176,8 @@ def test_recipe_exists_for_every_paper_and_dataset():
         "vpn_i3d": ("ntu60", "ntu120", "smarthome", "nucla"),
     }  # fmt: skip
     assert found == {(model, dataset) for model, datasets in families.items() for dataset in datasets}
-    others = {changes["model"] for _, changes in OTHERS if "model" in changes}
-    assert set(families) | others == set(actrec_models.networks.list_models())
+    variants = {changes["model"] for _, changes in VARIANTS if "model" in changes}
+    assert set(families) | variants == set(actrec_models.networks.list_models())
 
 
 @pytest.mark.parametrize(
@@ -242,33 +242,33 @@ def test_read_recipe_binary_refused(tmp_path):
 
 def test_validation_holds_out_whole_subjects():
     clips = skeletons(50)
-    kept, held = Validation(share=0.2, by="subject").split(clips, seed=1)
-    subjects = [{meta["subject"] for meta in part.metas} for part in (kept, held)]
+    training, held_out = Validation(share=0.2, by="subject").split(clips, seed=1)
+    subjects = [{meta["subject"] for meta in part.metas} for part in (training, held_out)]
     assert subjects[0] | subjects[1] == set(range(5))
     assert not subjects[0] & subjects[1]
-    assert (len(kept), len(held)) == (40, 10)
-    assert isinstance(held, ClipSubset)
-    assert [held[i].name for i in range(10)] == list(held.names)
-    assert [held[i].label for i in range(10)] == list(held.labels)
-    assert held.fingerprint() == clips.fingerprint()
-    again = Validation(share=0.2, by="subject").split(clips, seed=1)[1]
-    assert again.names == held.names
-    singles = Validation(share=0.1).split(clips, seed=1)[1]
-    assert 4 <= len(singles) <= 6
+    assert (len(training), len(held_out)) == (40, 10)
+    assert isinstance(held_out, ClipSubset)
+    assert [held_out[i].name for i in range(10)] == list(held_out.names)
+    assert [held_out[i].label for i in range(10)] == list(held_out.labels)
+    assert held_out.fingerprint() == clips.fingerprint()
+    repeated = Validation(share=0.2, by="subject").split(clips, seed=1)[1]
+    assert repeated.names == held_out.names
+    single_clips = Validation(share=0.1).split(clips, seed=1)[1]
+    assert 4 <= len(single_clips) <= 6
     assert Validation().split(clips, seed=1) == (clips, None)
     with pytest.raises(ConfigError, match=r"validation by 'view': the clips have subject"):
         Validation(share=0.2, by="view").split(clips, seed=1)
-    one = ClipSubset(clips, range(0, 50, 5))
+    subset = ClipSubset(clips, range(0, 50, 5))
     with pytest.raises(ConfigError, match="would hold out all 10 clips"):
-        Validation(share=0.2, by="subject").split(one, seed=1)
+        Validation(share=0.2, by="subject").split(subset, seed=1)
 
 
 def test_validation_holds_out_named_subjects():
     clips = skeletons(50)
-    kept, held = Validation(by="subject", only=(3, 1)).split(clips, seed=1)
-    assert {meta["subject"] for meta in held.metas} == {1, 3}
-    assert {meta["subject"] for meta in kept.metas} == {0, 2, 4}
-    assert (len(kept), len(held)) == (30, 20)
+    training, held_out = Validation(by="subject", only=(3, 1)).split(clips, seed=1)
+    assert {meta["subject"] for meta in held_out.metas} == {1, 3}
+    assert {meta["subject"] for meta in training.metas} == {0, 2, 4}
+    assert (len(training), len(held_out)) == (30, 20)
     with pytest.raises(ConfigError, match=r"no clip has 7; there are 0, 1, 2, 3, 4"):
         Validation(by="subject", only=(3, 7)).split(clips, seed=1)
     with pytest.raises(ConfigError, match="would hold out all 50 clips"):
@@ -276,33 +276,33 @@ def test_validation_holds_out_named_subjects():
 
 
 def test_for_stage_unset_fields_come_from_recipe():
-    chosen = config.build(
+    settings = config.build(
         Recipe, {"model": "flow_skeleton", "window_s": 3.0, "batch": 60, "stages": [
             {"model": "res_tcn_bjcn", "batch": 128, "epochs": 3}, {"weight_decay": 0.5, "learning_rate": 0.1}]},
     )  # fmt: skip
-    first, second = (chosen.for_stage(stage) for stage in chosen.plan())
+    first, second = (settings.for_stage(stage) for stage in settings.plan())
     assert (first.model, first.batch, first.window_s, first.epochs) == ("res_tcn_bjcn", 128, None, 3)
     assert (second.model, second.batch, second.weight_decay, second.learning_rate) == ("flow_skeleton", 60, 0.5, 0.1)
-    assert chosen.plan()[0].title == "res_tcn_bjcn"
+    assert settings.plan()[0].title == "res_tcn_bjcn"
 
 
 @pytest.mark.parametrize("name", ["c3d_flow_at2", "flow_skeleton_frozen", "flow_skeleton_joint"])
 def test_recipe_flow_skeleton_stage_equals_skeleton_recipe(name):
-    alone = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
+    skeleton = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
     fused = recipe.read(FOLDER / "papers" / f"{name}_ntu60.yaml")
     first = fused.for_stage(fused.plan()[0])
     settings = ("model", "epochs", "batch", "learning_rate", "augment", "precision", "optimizer", "schedule",
                 "validation", "weight_decay", "gradient_clip", "ema_decay", "window_s")  # fmt: skip
-    assert {key: getattr(first, key) for key in settings} == {key: getattr(alone, key) for key in settings}
+    assert {key: getattr(first, key) for key in settings} == {key: getattr(skeleton, key) for key in settings}
     second = fused.for_stage(fused.plan()[1])
     assert (second.augment, second.precision) == (True, "bf16-mixed")
 
 
 def test_read_recipe_number_formats_accepted(tmp_path):
     (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-3\nstages:\n  - {learning_rate: 2E-4}\nwindow_s: 1e+0\n")
-    read = recipe.read(tmp_path / "recipe.yaml", {"weight_decay": "5e-4"})
-    assert (read.learning_rate, read.window_s, read.weight_decay) == (1e-3, 1.0, 5e-4)
-    assert read.plan()[0].learning_rate == 2e-4
+    settings = recipe.read(tmp_path / "recipe.yaml", {"weight_decay": "5e-4"})
+    assert (settings.learning_rate, settings.window_s, settings.weight_decay) == (1e-3, 1.0, 5e-4)
+    assert settings.plan()[0].learning_rate == 2e-4
 
 
 def test_read_checkpoint_unknown_recipe_field_refused(tmp_path):
@@ -313,22 +313,22 @@ def test_read_checkpoint_unknown_recipe_field_refused(tmp_path):
         checkpoints.read(path)
 
 
-RATE, STEPS_AN_EPOCH = 0.01, 5
+RATE, STEPS_PER_EPOCH = 0.01, 5
 
 
 def rates(epochs, **options):
-    """The learning rate at the start of each step."""
+    """Return the learning rate at the start of each step."""
     schedule = config.build(Schedule, options)
     schedule.check()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
-    steps = epochs * STEPS_AN_EPOCH
-    by_step = schedule.make(optimizer, RATE, steps, epochs)
+    steps = epochs * STEPS_PER_EPOCH
+    scheduler = schedule.make(optimizer, RATE, steps, epochs)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        if by_step is not None:
-            by_step.step()
+        if scheduler is not None:
+            scheduler.step()
     return np.array(found)
 
 
@@ -337,8 +337,8 @@ def test_schedule_steps_gives_papers_rates():
     np.testing.assert_allclose(vpn, np.repeat([1e-2, 1e-3, 1e-4], 50))
     c3d = rates(12, name="steps", factor=0.2, every=4)
     np.testing.assert_allclose(c3d, np.repeat([1e-2, 2e-3, 4e-4], 20))
-    uneven = rates(10, name="steps", milestones=[2, 7])
-    np.testing.assert_allclose(uneven, np.repeat([1e-2, 1e-3, 1e-4], [10, 25, 15]))
+    milestones = rates(10, name="steps", milestones=[2, 7])
+    np.testing.assert_allclose(milestones, np.repeat([1e-2, 1e-3, 1e-4], [10, 25, 15]))
 
 
 def test_schedule_exponential_decays_by_factor():
@@ -354,8 +354,8 @@ def test_schedule_cosine_rises_and_falls():
     assert (np.diff(found[11:]) < 0).all()
     assert found.max() == pytest.approx(RATE)
     assert found[-1] == pytest.approx(0.2 * RATE, rel=0.02)
-    whole = rates(20, name="cosine", warm_up=0.0)
-    np.testing.assert_allclose(whole, RATE * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2, atol=1e-9)
+    cosine = rates(20, name="cosine", warm_up=0.0)
+    np.testing.assert_allclose(cosine, RATE * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2, atol=1e-9)
 
 
 def test_schedule_constant_and_one_cycle_give_expected_rates():
@@ -369,13 +369,13 @@ def test_schedule_constant_and_one_cycle_give_expected_rates():
 @pytest.mark.parametrize(("warm_up", "steps"), [(0.1, 10), (0.25, 4), (0.5, 2), (0.05, 20)])
 def test_schedule_one_cycle_single_warm_up_step_works(warm_up, steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
-    schedule, seen = Schedule(warm_up=warm_up).make(optimizer, RATE, steps, 1), []
+    schedule, rates_seen = Schedule(warm_up=warm_up).make(optimizer, RATE, steps, 1), []
     for _ in range(steps - 1):
         optimizer.step()
         schedule.step()
-        seen.append(optimizer.param_groups[0]["lr"])
-    assert np.isfinite(seen).all()
-    assert max(seen) <= RATE * (1 + 1e-6)
+        rates_seen.append(optimizer.param_groups[0]["lr"])
+    assert np.isfinite(rates_seen).all()
+    assert max(rates_seen) <= RATE * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -384,37 +384,37 @@ def test_schedule_one_cycle_single_warm_up_step_works(warm_up, steps):
 )
 def test_schedule_one_cycle_varies_momentum(name, momentum, low, high):
     optimizer = Optimizer(name=name, momentum=momentum).make([nn.Parameter(torch.zeros(2))], RATE, 0.0)
-    schedule, seen = Schedule(warm_up=0.5).make(optimizer, RATE, 11, 1), []
+    schedule, momenta = Schedule(warm_up=0.5).make(optimizer, RATE, 11, 1), []
     for _ in range(10):
         group = optimizer.param_groups[0]
-        seen.append(group["momentum"] if name == "sgd" else group["betas"][0])
+        momenta.append(group["momentum"] if name == "sgd" else group["betas"][0])
         optimizer.step()
         schedule.step()
-    assert (seen[0], min(seen), seen[-1]) == pytest.approx((high, low, high), abs=0.02)
-    assert max(seen) == high
+    assert (momenta[0], min(momenta), momenta[-1]) == pytest.approx((high, low, high), abs=0.02)
+    assert max(momenta) == high
 
 
 def test_schedule_plateau_waits_for_patience():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
     plateau = Schedule(name="plateau", factor=0.1, patience=3).make(optimizer, RATE, 10, 1)
-    seen = []
+    rates_seen = []
     for loss in (1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8):
         plateau.step(loss)
-        seen.append(optimizer.param_groups[0]["lr"])
-    np.testing.assert_allclose(seen, [RATE] * 5 + [RATE / 10] * 2)
+        rates_seen.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates_seen, [RATE] * 5 + [RATE / 10] * 2)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
 def test_optimizer_decays_matrices_only(name, kind):
     layer = nn.Linear(3, 2)
-    made = Optimizer(name=name, momentum=0.8, nesterov=name == "sgd").make(layer.parameters(), RATE, 0.1)
-    assert type(made).__name__ == kind
-    assert [(len(g["params"][0].shape), g["weight_decay"], g["lr"]) for g in made.param_groups] == [
+    optimizer = Optimizer(name=name, momentum=0.8, nesterov=name == "sgd").make(layer.parameters(), RATE, 0.1)
+    assert type(optimizer).__name__ == kind
+    assert [(len(g["params"][0].shape), g["weight_decay"], g["lr"]) for g in optimizer.param_groups] == [
         (2, 0.1, RATE), (1, 0.0, RATE)]  # fmt: skip
-    group = made.param_groups[0]
+    group = optimizer.param_groups[0]
     assert (group["momentum"], group["nesterov"]) == (0.8, True) if name == "sgd" else group["betas"] == (0.8, 0.999)
-    whole = Optimizer(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
-    assert [(len(g["params"]), g["weight_decay"]) for g in whole.param_groups] == [(2, 0.1)]
+    decay_all = Optimizer(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
+    assert [(len(g["params"]), g["weight_decay"]) for g in decay_all.param_groups] == [(2, 0.1)]
 
 
 def test_optimizer_without_trained_parameters_refused():
@@ -429,7 +429,7 @@ def test_optimizer_without_trained_parameters_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "idle"),
+    ("kind", "options", "expected"),
     [
         (
             Schedule,
@@ -444,5 +444,5 @@ def test_optimizer_without_trained_parameters_refused():
         (Optimizer, {"name": "adam", "momentum": 0.8, "beta_2": 0.99, "decay_all": True}, []),
     ],
 )
-def test_unused_lists_settings_without_effect(kind, options, idle):
-    assert unused(config.build(kind, options)) == idle
+def test_unused_lists_settings_without_effect(kind, options, expected):
+    assert unused(config.build(kind, options)) == expected
