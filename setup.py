@@ -72,6 +72,7 @@ EXTRAS = {
         "onnxscript",
         "safetensors",
         "distributed>=2024.1",
+        "pyarrow>=16,<21",
     ],
     "dev": [
         "pytest>=8",

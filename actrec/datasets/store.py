@@ -1,38 +1,180 @@
-"""Reader of prepared datasets: clips in a few memory-mapped files, written by `actrec prepare`."""
+"""Prepared datasets: clips in a few memory-mapped files, written by `actrec prepare`.
 
+| file | content |
+| --- | --- |
+| `store.json` | dataset, options, settings, and whether the store is complete |
+| `shard_….arrow` | the arrays, in a few large Arrow IPC streams; a record batch is a clip, a row an array |
+| `index.npz` | position, label, name and checksums of each clip, to read without a search |
+| `skipped.json` | unreadable items with the reason |
+"""
+
+import contextlib
+import dataclasses
 import errno
 import hashlib
+import io
+import json
 import mmap
-from collections import OrderedDict
+import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actrec.datasets.base import Clip, ClipDataset, LazyStreams
-from actrec.datasets.store_format import (
-    CODECS,
-    DTYPES,
-    IDENTITY,
-    PARTS,
-    STORE,
-    STORED_KEYS,
-    Head,
-    Index,
-    Row,
-    decode_frames,
-    read_head,
-    read_index,
-)
-from actrec.types import STREAMS
+from actrec.datasets.store_codecs import CODECS, DTYPES, decode_frames
+from actrec.types import KEYS, STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+
+SCHEMA = 3
+STORE, INDEX, SKIPPED = "store.json", "index.npz", "skipped.json"
+STORED_KEYS = ("stamps_ns", *KEYS)
+PARTS = ("", "train", "test")
+IDENTITY = "identity"
+"""Key of the recording's identity (`Source.identity`) in a clip's metadata."""
+
+ROW = np.dtype([
+    ("key", "u1"), ("codec", "u1"), ("dtype", "u1"), ("dimensions", "u1"), ("shape", "<i4", (5,)),
+    ("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"),
+])  # fmt: skip
+"""An array of a clip: indices into `STORED_KEYS`, `CODECS` and `DTYPES`; `size` bytes at `offset` of the shard."""
 
 MAX_MAPPED_SHARDS = 256
 """Largest number of mapped shards of a process; each is an open file."""
 
 REPAIR = "run the same actrec prepare with --repair"
+
+
+def intact(shard: memoryview, row: tuple[Any, ...]) -> bool:
+    """Return whether the bytes of an array, a tuple of the fields of `ROW`, match the checksum."""
+    *_, offset, size, crc = row
+    return zlib.crc32(shard[offset : offset + size]) == crc
+
+
+@dataclass(frozen=True)
+class Head:
+    """Content of `store.json`."""
+
+    dataset: str
+    options: dict[str, Any]
+    settings: dict[str, Any]
+    classes: list[str]
+    layout: str
+    complete: bool = False  # whether the preparation is finished
+    streams: list[str] = dataclasses.field(default_factory=list)  # keys of `KEYS` that every clip has
+    clips: int = 0
+    index_sha256: str = ""
+    version: str = ""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Index:
+    """Content of `index.npz`."""
+
+    names: np.ndarray  # [N] clip names
+    labels: np.ndarray  # [N] int64
+    shard: np.ndarray  # [N] index into `shards`
+    first: np.ndarray  # [N + 1]: the arrays of clip n are rows[first[n]:first[n + 1]]
+    rows: np.ndarray  # [R] of `ROW`
+    shards: np.ndarray  # file names
+    sizes: np.ndarray  # bytes of each shard
+    splits: np.ndarray  # [S] protocols of the dataset; a fold is "split#fold"
+    parts: np.ndarray  # [S, N] indices into `PARTS`
+    metas_json: np.ndarray  # metadata of the clips, a JSON list
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def metas(self) -> list[dict[str, int | str]]:
+        """Return the metadata of each clip."""
+        read: list[dict[str, int | str]] = json.loads(self.metas_json.tobytes() or b"[]")
+        return read
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise DeviceError instead of OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DeviceError(
+                f"no space is left in '{folder}' ({error.strerror}): no prepared clip is lost; free some space and run "
+                "the same command again"
+            ) from error
+        raise DeviceError(
+            f"cannot write to '{folder}': {error.strerror}; every worker must reach this folder"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file atomically: after a kill it has the old or the new content. Raises DeviceError."""
+    scratch = path.with_name(path.name + ".new")
+    with writing(path.parent):
+        try:
+            with open(scratch, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
+
+
+def read_head(folder: Path) -> Head:
+    """Read `store.json`; raises DeviceError if there is none, InputError if it is damaged or has another schema."""
+    path = folder / STORE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DeviceError(
+            f"there is no prepared dataset in '{folder}' ({error.strerror}): run actrec prepare"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"'{path}' is damaged: delete '{folder}' and prepare the dataset again") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise InputError(
+            f"'{path}' has schema {schema}, this actrec reads {SCHEMA}: prepare the dataset again into another folder"
+        )
+    try:
+        return Head(**content)
+    except TypeError as error:
+        raise InputError(f"'{path}' is damaged or foreign: delete '{folder}' and prepare the dataset again") from error
+
+
+def write_head(folder: Path, head: Head) -> None:
+    """Replace `store.json` atomically; raises DeviceError."""
+    write_atomically(folder / STORE, json.dumps(dataclasses.asdict(head), indent=1).encode())
+
+
+def read_index(folder: Path, head: Head) -> Index:
+    """Read `index.npz`; raises InputError if it is missing, damaged or does not belong to `store.json`."""
+    path = folder / INDEX
+    remedy = "run the same actrec prepare again to rewrite it"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}): {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != head.index_sha256:
+        raise InputError(f"'{path}' is damaged or of another preparation: {remedy}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return Index(**{field.name: arrays[field.name] for field in dataclasses.fields(Index)})
+
+
+def write_index(folder: Path, index: Index) -> str:
+    """Replace `index.npz` atomically; return its SHA-256. Raises DeviceError."""
+    memory = io.BytesIO()
+    np.savez(memory, **{field.name: getattr(index, field.name) for field in dataclasses.fields(Index)})
+    write_atomically(folder / INDEX, memory.getvalue())
+    return hashlib.sha256(memory.getvalue()).hexdigest()
 
 
 class PreparedDataset(ClipDataset):
@@ -56,14 +198,11 @@ class PreparedDataset(ClipDataset):
         self.head, self._index = loaded or open_store(self.folder)
         self.classes, self.layout = tuple(self.head.classes), self.head.layout
         self._chosen = np.arange(len(self._index)) if chosen is None else np.asarray(chosen, np.int64)
-        self._maps: OrderedDict[int, memoryview] = OrderedDict()
+        self._maps: dict[int, memoryview] = {}
         self._checked = np.zeros(len(self._index.rows), bool)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_chosen": self._chosen}  # another process maps its own
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["_chosen"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedDataset, (self.folder, self._chosen)  # another process maps its own
 
     def subset(self, chosen: Sequence[int] | np.ndarray) -> "PreparedDataset":
         """Return the subset of clips with these indices [N]."""
@@ -126,9 +265,9 @@ class PreparedDataset(ClipDataset):
 
     def joints_digest(self, index: int) -> bytes:
         """Return a digest of a clip's joints from the checksum in the index, without reading the clip."""
-        rows = (Row._make(row) for _, row in self._rows(int(self._chosen[index])))
-        row = next(row for row in rows if STORED_KEYS[row.key] == "bodies")
-        return f"{row.shape} {row.crc}".encode()
+        bodies = STORED_KEYS.index("bodies")
+        _, _, _, _, shape, _, _, crc = next(row for _, row in self._rows(int(self._chosen[index])) if row[0] == bodies)
+        return f"{shape} {crc}".encode()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, and of names, labels, shapes and checksums of the clips."""
@@ -144,18 +283,17 @@ class PreparedDataset(ClipDataset):
 
     def __getitem__(self, index: int) -> Clip:
         clip = int(self._chosen[index])
+        shard = self._shard(clip)
         arrays: dict[str, Any] = {}
         frames: dict[str, Any] = {}
-        shard = self._shard(clip)
         for place, row in self._rows(clip):
             key = STORED_KEYS[row[0]]
             if key in ("stamps_ns", "bodies"):
-                arrays[key] = self._raw(shard, row, place)
-            elif row[1] == 0:
-                arrays[key] = partial(self._raw, shard, row, place)
-            else:
-                arrays[key] = partial(self._images, shard, row, place, None)
-                frames[key] = partial(self._images, shard, row, place)
+                arrays[key] = self._read(shard, place, row)
+                continue
+            arrays[key] = partial(self._read, shard, place, row)
+            if row[1]:  # not raw
+                frames[key] = arrays[key]
         name, label = str(self._index.names[clip]), int(self._index.labels[clip])
         stamps, bodies = arrays.pop("stamps_ns"), arrays.pop("bodies")
         return Clip(name, label, stamps, bodies, LazyStreams(arrays, frames) if arrays else {})
@@ -166,8 +304,7 @@ class PreparedDataset(ClipDataset):
             error = ""
             try:
                 for place, row in self._rows(clip):
-                    self._checked[place] = False
-                    self._check(self._shard(clip), Row._make(row), place)
+                    self._check(self._shard(clip), place, row)
             except InputError as problem:
                 error = str(problem)
             yield str(self._index.names[clip]), error
@@ -177,31 +314,30 @@ class PreparedDataset(ClipDataset):
         first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
         return enumerate(self._index.rows[first:last].tolist(), start=first)
 
-    def _raw(self, shard: memoryview, row: tuple[Any, ...], place: int) -> np.ndarray:
-        _, _, dtype, dimensions, shape, offset, size, _ = row
-        if not self._checked[place]:
-            self._check(shard, Row._make(row), place)
-        return np.ndarray(shape[:dimensions], DTYPES[dtype], shard[offset : offset + size])
-
-    def _images(
-        self, shard: memoryview, values: tuple[Any, ...], place: int, indices: Sequence[int] | np.ndarray | None
+    def _read(
+        self, shard: memoryview, place: int, row: tuple[Any, ...], indices: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
-        row = Row._make(values)
-        self._check(shard, row, place)
-        requested = range(row.shape[0]) if indices is None else map(int, indices)
-        shape, limit = tuple(row.shape[: row.dimensions]), float(self.head.settings["flow_limit_m_s"])
+        """Return an array, or the images `indices` of it."""
+        if not self._checked[place]:
+            self._check(shard, place, row)
+        _, codec, dtype, dimensions, shape, offset, size, _ = row
+        if codec == 0:
+            return np.ndarray(shape[:dimensions], DTYPES[dtype], shard[offset : offset + size])
+        requested = range(shape[0]) if indices is None else map(int, indices)
+        limit = float(self.head.settings["flow_limit_m_s"])
         try:
-            return decode_frames(row.content(shard), CODECS[row.codec], shape, requested, limit)
+            return decode_frames(
+                shard[offset : offset + size], CODECS[codec], tuple(shape[:dimensions]), requested, limit
+            )
         except InputError as error:
             raise InputError(f"'{self._path(self._clip_of(place))}': {error}: {REPAIR}") from error
 
-    def _check(self, shard: memoryview, row: Row, place: int) -> None:
-        if self._checked[place]:
-            return
-        if not row.intact(shard):
+    def _check(self, shard: memoryview, place: int, row: tuple[Any, ...]) -> None:
+        if not intact(shard, row):
             clip = self._clip_of(place)
+            key, _, _, _, _, offset, _, _ = row
             raise InputError(
-                f"'{self._path(clip)}' is damaged at byte {row.offset} ({STORED_KEYS[row.key]} of clip "
+                f"'{self._path(clip)}' is damaged at byte {offset} ({STORED_KEYS[key]} of clip "
                 f"'{self._index.names[clip]}'): {REPAIR}"
             )
         self._checked[place] = True
@@ -216,24 +352,26 @@ class PreparedDataset(ClipDataset):
         number = int(self._index.shard[clip])
         content = self._maps.get(number)
         if content is None:
-            content = self._maps[number] = map_file(self._path(clip), int(self._index.sizes[number]))
+            path = self._path(clip)
+            try:
+                content = map_file(path)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise DeviceError(
+                        f"'{path}' cannot be opened: {error.strerror}; raise the limit (ulimit -n)"
+                    ) from error
+                raise InputError(f"'{path}' cannot be read ({error}): {REPAIR}") from error
+            self._maps[number] = content
             if len(self._maps) > MAX_MAPPED_SHARDS:
-                self._maps.popitem(last=False)
+                del self._maps[next(iter(self._maps))]
         return content
 
 
-def map_file(path: Path, size: int) -> memoryview:
-    """Map a file read-only; raises InputError if it is missing or shorter than `size`."""
-    try:
-        with open(path, "rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise DeviceError(f"'{path}' cannot be opened: {error.strerror}; raise the limit (ulimit -n)") from error
-        raise InputError(f"'{path}' cannot be read ({error}): {REPAIR}") from error
-    if len(content) < size:
-        raise InputError(f"'{path}' is truncated: {len(content)} of {size} bytes are there: {REPAIR}")
-    return memoryview(content)
+def map_file(path: Path) -> memoryview:
+    """Map a file read-only; raises OSError."""
+    with open(path, "rb") as file:
+        empty = os.fstat(file.fileno()).st_size == 0
+        return memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def is_store(folder: str | Path) -> bool:
@@ -242,7 +380,7 @@ def is_store(folder: str | Path) -> bool:
 
 
 def open_store(folder: Path) -> tuple[Head, Index]:
-    """Return head and index of a finished store after checking the size of every shard; raises like PreparedDataset."""
+    """Return head and index of a finished store; checks the size of each shard; raises like PreparedDataset."""
     head = read_head(folder)
     if not head.complete:
         raise InputError(f"the preparation in '{folder}' is not finished: run the same actrec prepare again")

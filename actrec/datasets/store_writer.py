@@ -1,282 +1,244 @@
-"""Writer of a prepared store: shards of clips, the journal from which a preparation resumes, and compaction.
+"""Writer of a prepared store: shards of clips in the Arrow IPC stream format, from which a preparation resumes.
 
-Each worker writes its own shards; one process writes the journal, a JSON line per batch of clips, so that a kill at any
-moment loses no recorded clip.
+A record batch is a clip and a row one of its arrays. Each worker appends to its own shards, so that a kill loses
+no clip before the last `sync`. Of several clips of a name, the one in the last shard is valid.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import uuid
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actrec.datasets.store import map_file
-from actrec.datasets.store_format import (
-    ALIGNMENT,
-    CODECS,
-    DTYPES,
-    JOURNAL,
-    STORED_KEYS,
-    EncodedArray,
-    Row,
-    store_error,
-    write_atomically,
-)
-from actrec.utils.errors import DeviceError, InputError
+import numpy as np
+from tqdm import tqdm
+
+from actrec.datasets.store import STORED_KEYS, intact, map_file, writing
+from actrec.datasets.store_codecs import CODECS, DTYPES, EncodedArray
+from actrec.utils.errors import DeviceError, MissingLibraryError
 
 SHARD_BYTES = 512 * 2**20
 LOCK = ".lock"
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""End of an Arrow stream; the shard of a killed worker has none."""
+
+
+class Record(NamedTuple):
+    """A clip in a shard, and the position behind it. It is prepared again if its entry has another signature."""
+
+    name: str
+    signature: int
+    shard: str
+    rows: list[tuple[Any, ...]]
+    end: int
+
+    def intact(self, content: memoryview) -> bool:
+        """Return whether all arrays match their checksums."""
+        return all(intact(content, row) for row in self.rows)
+
+
+def record_batch(arrays: Sequence[EncodedArray]) -> Any:
+    """Return the Arrow record batch of a clip. Raises MissingLibraryError."""
+    pa = _pyarrow()
+    types = [pa.utf8(), pa.utf8(), pa.utf8(), pa.list_(pa.int32()), pa.large_binary(), pa.uint32()]
+    columns = [*zip(*arrays, strict=True), [zlib.crc32(array.content) for array in arrays]]
+    return pa.record_batch(columns, schema=pa.schema(zip([*EncodedArray._fields, "crc32"], types, strict=True)))
+
+
+def read_shard(name: str, content: memoryview) -> Iterator[tuple[Record, Any]]:
+    """Yield each clip of a shard and its record batch, up to the first that is incomplete or unreadable."""
+    pa = _pyarrow()
+    shard = pa.py_buffer(content)
+    source = pa.BufferReader(shard)
+    try:
+        stream = pa.ipc.open_stream(source)
+        while True:
+            batch, metadata = stream.read_next_batch_with_custom_metadata()
+            batch.validate(full=True)
+            _, offsets, data = batch.column("content").buffers()
+            places = (data.address - shard.address + np.frombuffer(offsets, np.int64)).tolist()
+            rows = []
+            for place, array in enumerate(batch.drop_columns("content").to_pylist()):
+                codes = STORED_KEYS.index(array["key"]), CODECS.index(array["codec"]), DTYPES.index(array["dtype"])
+                dimensions, size = len(array["shape"]), places[place + 1] - places[place]
+                shape = (*array["shape"], *[0] * (5 - dimensions))
+                rows.append((*codes, dimensions, shape, places[place], size, array["crc32"]))
+            clip = metadata[b"name"].decode("utf-8", "surrogateescape")
+            yield Record(clip, int(metadata[b"signature"]), name, rows, source.tell()), batch
+    except (StopIteration, pa.ArrowException, OSError, ValueError, LookupError, TypeError):
+        return
 
 
 class ShardWriter:
-    """Writer that appends clips to shards, and starts a new one when `limit` bytes are reached. Not thread-safe.
-
-    Bytes of a killed writer behind the last recorded clip are never read.
-    """
+    """Writer that appends clips to shards, and starts a new one when `limit` bytes are reached. Not thread-safe."""
 
     def __init__(self, folder: Path, limit: int = SHARD_BYTES):
         self._folder, self._limit = folder, limit
         self._file: Any = None
-        self._end = 0
-        self._sync_error: OSError | None = None
-        self.name = ""
+        self._stream: Any = None
+        self._synced = 0
+        self.path = folder
 
-    def add(self, arrays: Sequence[EncodedArray]) -> list[Row]:
-        """Append a clip to the shard `name`; return its rows. After StoreError, the incomplete clip is removed."""
-        size = sum(sum(len(part) for part in array.parts) + ALIGNMENT for array in arrays)
-        try:
-            if self._file is None or (self._end and self._end + size > self._limit):
-                self.sync()
-                self.close()
-                self.name, self._end = f"shard_{uuid.uuid4().hex[:12]}.bin", 0
-                self._file = open(self._folder / self.name, "xb")  # noqa: SIM115
-            return self._append(arrays)
-        except OSError as error:
-            self._undo()
-            raise store_error(self._folder, error) from error
-
-    def _append(self, arrays: Sequence[EncodedArray]) -> list[Row]:
-        at, rows = self._end, []
-        for array in arrays:
-            gap = -at % ALIGNMENT
-            self._file.write(bytes(gap))
-            start, size, crc = at + gap, 0, 0
-            for part in array.parts:
-                self._file.write(part)
-                crc, size = zlib.crc32(part, crc), size + len(part)
-            at = start + size
-            shape = [*array.shape, *[0] * (5 - len(array.shape))]
-            codes = STORED_KEYS.index(array.key), CODECS.index(array.codec), DTYPES.index(array.dtype)
-            rows.append(Row(*codes, len(array.shape), shape, start, size, crc))
-        self._file.flush()
-        self._end = at
-        return rows
+    def add(self, name: str, signature: int, batch: Any) -> None:
+        """Append a clip to the shard `path`. If DeviceError is raised, all clips since the last `sync` are removed."""
+        if self._file is not None and self._file.tell() + batch.nbytes > self._limit:
+            self.sync()
+            self.close()
+        with self._undone_on_error():
+            if self._file is None:
+                last = max((int(path.name[6:12]) for path in shards(self._folder)), default=0)
+                self.path = self._folder / f"shard_{last + 1:06d}_{uuid.uuid4().hex[:12]}.arrow"
+                self._file, self._synced = open(self.path, "xb"), 0  # noqa: SIM115
+                self._stream = _pyarrow().ipc.new_stream(self._file, batch.schema)
+            metadata = {"name": name.encode("utf-8", "surrogateescape"), "signature": str(signature)}
+            self._stream.write_batch(batch, custom_metadata=metadata)
+            self._file.flush()
 
     def sync(self) -> None:
-        """Flush all added clips to the disk, or raise StoreError."""
-        try:
-            if self._sync_error is None and self._file is not None:
+        """Flush all added clips to the disk, or remove them and raise DeviceError."""
+        with self._undone_on_error():
+            if self._file is not None:
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            self._sync_error = error  # a second fsync would report success
-        if self._sync_error is not None:
-            raise store_error(self._folder, self._sync_error) from self._sync_error
+                self._synced = self._file.tell()
 
     def close(self) -> None:
-        """Close the shard."""
+        """End the shard after `sync`."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # without an end, the shard is checked when it is read
+                self._stream.close()
+                self._file.close()
             self._file = None
 
-    def _undo(self) -> None:
-        """Remove an incomplete clip after a failed write."""
-        if self._file is None:
-            return
-        with contextlib.suppress(OSError):  # unflushed bytes belong to the incomplete clip
-            self._file.close()
-        self._file = None
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
         try:
-            os.truncate(self._folder / self.name, self._end)
-            with open(self._folder / self.name, "rb+") as kept:
-                os.fsync(kept.fileno())
-        except OSError as error:
-            self._sync_error = error
+            with writing(self._folder):
+                yield
+        except DeviceError:
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # unwritten bytes are of no use
+                    self._file.close()
+                with contextlib.suppress(OSError):  # otherwise, the next preparation checks the clips
+                    os.truncate(self.path, self._synced)
+                self._file = None
+            raise
 
 
-class Record(NamedTuple):
-    """A prepared clip of `frames` in a shard; it is prepared again if its entry has another signature."""
+class Shards:
+    """The clips in the shards of a store.
 
-    name: str
-    signature: int
-    frames: int
-    shard: str
-    rows: list[Row]
-
-    @property
-    def end(self) -> int:
-        """Return the offset of the clip's end in the shard."""
-        return max(row.offset + row.size for row in self.rows)
-
-
-class Journal:
-    """The records of a store by name; the last one of a name is valid. Only one process can open it.
+    Args:
+        verify: Check every clip; damaged ones are not valid.
 
     Attributes:
-        records: Records by clip name.
-        ends: For each shard, the end of the last clip ever recorded in it, also of dropped clips.
+        records: Valid clips by name.
+        sizes: Bytes of each shard.
+        gaps: Shards that hold more than valid clips.
+
+    Raises:
+        DeviceError: A shard is not accessible.
+    """
+
+    def __init__(self, folder: Path, verify: bool = False, progress: bool = False):
+        self.folder = folder
+        self.records: dict[str, Record] = {}
+        self.sizes: dict[str, int] = {}
+        self.gaps: set[str] = set()
+        self.read(verify, progress)
+
+    def read(self, verify: bool = False, progress: bool = False) -> None:
+        """Add the clips of new shards. The shard of a killed worker is cut at its first incomplete or damaged clip."""
+        new = [path for path in shards(self.folder) if path.name not in self.sizes]
+        for path in tqdm(new, desc="checking", unit="file", disable=not (verify and progress)):
+            with writing(self.folder):
+                content = map_file(path)
+                ended, end = content[-len(END) :] == END, 0
+                for record, _ in read_shard(path.name, content):
+                    if (verify or not ended) and not record.intact(content):
+                        self.gaps.add(path.name)
+                        if ended:
+                            continue
+                        break
+                    end = record.end
+                    self.drop([record.name])
+                    self.records[record.name] = record
+                if ended and end + len(END) < len(content):  # the rest is unreadable
+                    self.gaps.add(path.name)
+                if not ended:
+                    os.truncate(path, end)
+                    with open(path, "ab") as file:
+                        file.write(END)
+                        file.flush()
+                        os.fsync(file.fileno())
+                self.sizes[path.name] = path.stat().st_size
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget clips; their bytes stay on the disk."""
+        self.gaps |= {self.records.pop(name).shard for name in names if name in self.records}
+
+    def compact(self, shard_bytes: int) -> None:
+        """Copy the intact valid clips of shards with gaps into new shards of `shard_bytes`, then delete the old ones.
+
+        Open readers keep their mapped files. If DeviceError is raised, nothing is lost.
+        """
+        old = sorted(self.gaps)
+        with writing(self.folder), contextlib.closing(ShardWriter(self.folder, shard_bytes)) as writer:
+            for shard in old:
+                content = map_file(self.folder / shard)
+                for record, batch in read_shard(shard, content):
+                    if self.records.get(record.name) == record and record.intact(content):
+                        writer.add(record.name, record.signature, batch)
+            writer.sync()
+        self.drop([record.name for record in self.records.values() if record.shard in old])
+        self.read()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete the shards without valid clips.
+
+        Bytes of replaced clips stay: another process may have them mapped, and truncation would kill it (SIGBUS).
+        """
+        used = {record.shard for record in self.records.values()}
+        self.gaps &= used
+        with writing(self.folder):
+            for path in shards(self.folder):
+                if path.name not in used:
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a store for this process.
 
     Raises:
         DeviceError: Another process writes to this folder, or the file system cannot lock files.
-        InputError: The journal is damaged.
     """
-
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / JOURNAL
-        self.records: dict[str, Record] = {}
-        self.ends: dict[str, int] = {}
+    with writing(folder):
+        lock = open(folder / LOCK, "w", encoding="ascii")  # noqa: SIM115
+    with lock:
         try:
-            self._lock = open(folder / LOCK, "w", encoding="ascii")  # noqa: SIM115
-            self._file = open(self.path, "ab")  # noqa: SIM115
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
         except OSError as error:
-            raise store_error(folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            if isinstance(error, BlockingIOError):
-                raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
             raise DeviceError(  # some network and cluster file systems do not lock
                 f"the file system of '{folder}' cannot lock files ({error.strerror}), so two runs could write to it: "
                 "choose another --out, or mount it with locks"
             ) from error
-        try:
-            self._read()
-        except InputError:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the lock."""
-        self._file.close()
-        self._lock.close()
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Record clips that are on the disk. After StoreError, the journal is as it was before."""
-        records = list(records)
-        self._append({"clips": records})
-        for record in records:
-            self._remember(record)
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Drop clips, which must be prepared again."""
-        names = [name for name in names if name in self.records]
-        if names:
-            self._append({"drop": names})
-        for name in names:
-            del self.records[name]
-
-    def rewrite(self) -> None:
-        """Rewrite the journal without dropped clips. Requires that every shard ends with a valid clip."""
-        write_atomically(self.path, _line({"clips": list(self.records.values())}))
-        self._file.close()
-        self._file = open(self.path, "ab")  # noqa: SIM115
-        self.ends = {}
-        for record in self.records.values():
-            self._remember(record)
-
-    def compact(self, shard_bytes: int) -> list[str]:
-        """Copy the clips of shards with unused bytes into new shards of `shard_bytes`, and record them.
-
-        The old shards stay complete until they are deleted, so that open readers keep their mapped files. Returns the
-        names of damaged clips, which are not moved and must be prepared again. After StoreError, nothing is lost.
-        """
-        damaged: list[str] = []
-        writer = ShardWriter(self.folder, shard_bytes)
-        try:
-            for records in self.shards_with_gaps():
-                damaged += self._move(writer, sorted(records, key=lambda record: record.end))
-        finally:
-            writer.close()
-        return damaged
-
-    def shards_with_gaps(self) -> list[list[Record]]:
-        """Return the clips of each shard that has unused bytes."""
-        shards: dict[str, list[Record]] = defaultdict(list)
-        for record in self.records.values():
-            shards[record.shard].append(record)
-        used = {
-            name: sum(-(-row.size // ALIGNMENT) * ALIGNMENT for record in records for row in record.rows)
-            for name, records in shards.items()
-        }
-        return [records for name, records in sorted(shards.items()) if used[name] < self.ends[name]]
-
-    def _move(self, writer: ShardWriter, records: Sequence[Record]) -> list[str]:
-        """Copy the intact clips of a shard; return the names of the others."""
-        shard = map_file(self.folder / records[0].shard, max(record.end for record in records))
-        moved, damaged = [], []
-        for record in records:
-            if not all(row.intact(shard) for row in record.rows):
-                damaged.append(record.name)  # a new checksum would hide it
-                continue
-            arrays = [
-                EncodedArray(
-                    STORED_KEYS[row.key], CODECS[row.codec], DTYPES[row.dtype], tuple(row.shape[: row.dimensions]),
-                    (row.content(shard),),
-                )
-                for row in record.rows
-            ]  # fmt: skip
-            rows = writer.add(arrays)
-            moved.append(record._replace(shard=writer.name, rows=rows))
-        writer.sync()
-        self.add(moved)
-        return damaged
-
-    def _remember(self, record: Record) -> None:
-        self.ends[record.shard] = max(self.ends.get(record.shard, 0), record.end)
-        self.records[record.name] = record
-
-    def _append(self, content: dict[str, Any]) -> None:
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            self._file.write(_line(content))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            # Unwritten bytes in the buffer would be written later: start with a new file object.
-            with contextlib.suppress(OSError):
-                self._file.close()
-            os.truncate(self.path, end)
-            self._file = open(self.path, "ab")  # noqa: SIM115
-            raise store_error(self.folder, error) from error
-
-    def _read(self) -> None:
-        content = self.path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:end].splitlines(), start=1):
-            try:
-                read = json.loads(line)
-                for name, signature, frames, shard, rows in read.get("clips", ()):
-                    self._remember(Record(name, signature, frames, shard, [Row(*row) for row in rows]))
-                for name in read.get("drop", ()):
-                    self.records.pop(name, None)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise InputError(
-                    f"'{self.path}' is damaged in line {number}: delete '{self.folder}' and prepare the dataset again"
-                ) from error
-        if end < len(content):  # the kill came while a line was written
-            os.truncate(self.path, end)
+        yield
 
 
-def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+def shards(folder: Path) -> list[Path]:
+    """Return the shards of a store, the oldest first."""
+    return sorted(folder.glob(f"shard_{'[0-9]' * 6}_*.arrow"))
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("preparation needs the library 'pyarrow': pip install 'actrec[train]'") from error
+    return pyarrow

@@ -9,7 +9,7 @@ import numpy as np
 
 from actrec import scene_flow
 from actrec.datasets.base import Clip
-from actrec.datasets.store_format import ImageEncoder
+from actrec.datasets.store_codecs import ImageEncoder
 from actrec.perception.pipeline import (
     BodyPerception,
     BodyPerceptionConfig,

@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import json
-import os
 import pickle
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,9 @@ from tqdm import tqdm
 
 from actrec import __version__, datasets
 from actrec.datasets.base import Entry, Source
-from actrec.datasets.store import PreparedDataset, map_file, open_store
-from actrec.datasets.store_format import (
+from actrec.datasets.store import (
     IDENTITY,
     INDEX,
-    JOURNAL,
     PARTS,
     ROW,
     SKIPPED,
@@ -30,16 +27,18 @@ from actrec.datasets.store_format import (
     STORED_KEYS,
     Head,
     Index,
+    PreparedDataset,
+    open_store,
     read_head,
-    store_error,
     write_atomically,
     write_head,
     write_index,
+    writing,
 )
-from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Journal, Record
+from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Shards, locked, shards
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
-from actrec.utils.errors import ActrecError, ConfigError, InputError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation_cluster import Batch, run_here, run_on_cluster
 from actrec_models.data.preparation_worker import Job, signature
@@ -154,22 +153,30 @@ def prepare_source(
     for name, divided in protocols.items():  # before the work: the list of a split may be missing
         for entry in entries[:1]:
             divided.part(entry, name.split("#")[0])
-    with _opened(out, head) as journal:
-        _tidy(journal)
-        if run.repair:
-            _forget(journal, head, _damaged(journal, run.progress))
-        _forget(journal, head, _truncated(journal))
-        absent = sorted(journal.records.keys() - {entry.name for entry in entries})
+    _check_folder(out)
+    with locked(out):
+        store = _open(out, head, run)
+        absent = sorted(store.records.keys() - {entry.name for entry in entries})
         if run.prune:
-            _forget(journal, head, absent)
-            _free(journal, head, run.shard_bytes)
+            store.drop(absent)
             absent = []
-        # Changed items stay in the journal until they are prepared again.
-        made = {name: record.signature for name, record in journal.records.items()}
+        if store.gaps and (run.prune or run.repair):
+            _mark_incomplete(out, head)
+            store.compact(run.shard_bytes)
+        # Changed items stay in the store until they are prepared again.
+        made = {name: record.signature for name, record in store.records.items()}
         missing = [entry for entry in entries if made.get(entry.name) != signature(entry, settings)]
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
-        skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else {}
-        held = [entry for entry in entries if entry.name in journal.records]
+        skipped = _run(job, run, head, source, missing, len(entries) - len(missing)) if missing else {}
+        for name in skipped.keys() & made.keys():
+            skipped[name] += "; the store keeps its earlier clip"
+        store.read()
+        held = [entry for entry in entries if entry.name in store.records]
+        if len(held) + len(skipped.keys() - made.keys()) < len(entries):
+            raise DeviceError(
+                f"'{out}' lacks clips that workers have written: every worker must write to this same folder; run the "
+                "same command again"
+            )
         if not any(entry.label >= 0 for entry in held):
             without = "all that can be read show none of its classes (unknown)" if held else "it has no items"
             reason = next(iter(skipped.values()), without)
@@ -179,11 +186,11 @@ def prepare_source(
         listed = [{"name": name, "reason": reason} for name, reason in skipped.items()]
         content = json.dumps(listed, indent=1, ensure_ascii=False)
         write_atomically(out / SKIPPED, content.encode("utf-8", "backslashreplace"))
-        _finish(journal, head, protocols, held)
-        store = PreparedDataset(out)
+        _finish(store, head, protocols, held)
+        clips = PreparedDataset(out)
         prepared, seconds = len(missing) - len(skipped), round(time.monotonic() - began, 2)
         return Summary(
-            str(out), dataset, len(store), prepared, listed, absent, *store.size, seconds, store.fingerprint()
+            str(out), dataset, len(clips), prepared, listed, absent, *clips.size, seconds, clips.fingerprint()
         )
 
 
@@ -197,9 +204,7 @@ def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _run(
-    job: Job, run: Run, journal: Journal, head: Head, source: Source, todo: list[Entry], done: int
-) -> dict[str, str]:
+def _run(job: Job, run: Run, head: Head, source: Source, todo: list[Entry], done: int) -> dict[str, str]:
     """Prepare the entries; return the reasons of the unreadable ones by name, in order."""
     size = 1 if job.settings.heavy else BATCH
     pending = deque(Batch(todo[start : start + size]) for start in range(0, len(todo), size))
@@ -213,65 +218,53 @@ def _run(
     with bar, contextlib.closing(outcomes):
         for outcome in outcomes:
             reasons |= dict(outcome.skipped)
-            try:
-                if outcome.records:
-                    _mark_incomplete(journal.folder, head)
-                    journal.add(outcome.records)
-            except ActrecError as failed:
-                outcome.error = failed
+            if outcome.clips:
+                _mark_incomplete(job.folder, head)
             if outcome.error is not None:
                 error = error or outcome.error
-                pending.clear()  # running tasks are still recorded
-            bar.update(len(outcome.records) + len(outcome.skipped))
+                pending.clear()  # running tasks are still finished
+            bar.update(outcome.clips + len(outcome.skipped))
             bar.set_postfix_str(f"{len(reasons)} skipped" if reasons else "")
     if error is not None:
         raise error
-    for name in reasons.keys() & journal.records.keys():
-        reasons[name] += "; the store keeps its earlier clip"
     return {entry.name: reasons[entry.name] for entry in todo if entry.name in reasons}
 
 
 # -- the store's folder ------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _opened(out: Path, head: Head) -> Iterator[Journal]:
-    """Open the journal of a store with this head; create the store if there is none."""
-    ours = {STORE, INDEX, JOURNAL, SKIPPED, LOCK}
-    try:
+def _check_folder(out: Path) -> None:
+    """Create the folder of a store; raise if it holds another store's schema or other files."""
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in out.iterdir())
-    except OSError as error:
-        raise store_error(out, error) from error
-    others = [name for name in names if name.removesuffix(".new") not in ours
-              and not (name.startswith("shard_") and name.endswith(".bin"))]  # fmt: skip
-    if others:
+    if STORE in names:
+        read_head(out)
+    ours = {STORE, INDEX, SKIPPED, LOCK, *(path.name for path in shards(out))}
+    if others := [name for name in names if name.removesuffix(".new") not in ours]:
         raise ConfigError(f"'{out}' holds other files ({others[0]}): choose an empty folder with --out")
-    with Journal(out) as journal:
-        before = read_head(out) if (out / STORE).is_file() else None
-        count = len(journal.records)
-        if before is None and count:
-            raise InputError(
-                f"'{out}' has no {STORE} with the settings of the {count} clips in its {JOURNAL}: choose another "
-                f"--out, or delete '{out}'"
-            )
-        if before is None or not (count or before.complete):  # nothing was prepared yet
-            write_head(out, head)
-        else:
-            _check_same(out, before, head)
-            if before.complete and count < before.clips:  # the shards of the others would be deleted
-                raise InputError(
-                    f"'{journal.path}' lists {count} clips, the finished store {before.clips}: it can still be trained "
-                    f"from; to prepare again, choose another --out, or delete '{out}'"
-                )
-        yield journal
+
+
+def _open(out: Path, head: Head, run: Run) -> Shards:
+    """Open the clips of a store with this head; create the store if there is none."""
+    store = Shards(out, run.repair, run.progress)
+    before = read_head(out) if (out / STORE).is_file() else None
+    if before is None and store.records:
+        raise InputError(
+            f"'{out}' has no {STORE} with the settings of its {len(store.records)} clips: choose another --out, or "
+            f"delete '{out}'"
+        )
+    if before is None or not (store.records or before.complete):  # nothing was prepared yet
+        write_head(out, head)
+    else:
+        _check_same(out, before, head)
+    return store
 
 
 def _check_same(out: Path, before: Head, head: Head) -> None:
     """Raise if the store was prepared with other settings."""
     was, now = _made_by(before), _made_by(head)
-    other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    if other:
+    if other := [key for key in {**was, **now} if was.get(key) != now.get(key)]:
         name = other[0].partition(" ")[2]
         words = [f"{name}={values.get(other[0])}" for values in (was, now)]
         words = [word if len(word) < 80 else f"another {name}" for word in words]
@@ -288,95 +281,31 @@ def _made_by(head: Head) -> dict[str, Any]:
 
 
 def _mark_incomplete(out: Path, head: Head) -> None:
-    """Mark the store as incomplete before the journal changes."""
+    """Mark the store as incomplete before its index is outdated."""
     if read_head(out).complete:
         write_head(out, head)
 
 
-def _forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
-    """Drop clips that must be prepared again."""
-    if any(name in journal.records for name in names):
-        _mark_incomplete(journal.folder, head)
-        journal.drop(names)
-
-
-def _free(journal: Journal, head: Head, shard_bytes: int) -> None:
-    """Delete dropped clips from the disk."""
-    if journal.shards_with_gaps():
-        _mark_incomplete(journal.folder, head)
-        _forget(journal, head, journal.compact(shard_bytes))
-    _tidy(journal)
-    journal.rewrite()
-
-
-def _tidy(journal: Journal) -> None:
-    """Remove leftovers of dead workers: shards without records, and bytes behind the last clip of a shard.
-
-    Bytes of replaced clips stay: another process may have them mapped, and truncation would kill it (SIGBUS).
-    """
-    used = {record.shard for record in journal.records.values()}
-    try:
-        for path in journal.folder.glob("shard_*.bin"):
-            if path.name not in used:
-                path.unlink()
-            elif path.stat().st_size > journal.ends[path.name]:
-                os.truncate(path, journal.ends[path.name])
-    except OSError as error:
-        raise store_error(journal.folder, error) from error
-
-
-def _truncated(journal: Journal) -> list[str]:
-    """Return the names of clips with missing bytes."""
-    paths = {name: journal.folder / name for name in {record.shard for record in journal.records.values()}}
-    sizes = {name: path.stat().st_size if path.is_file() else -1 for name, path in paths.items()}
-    return [record.name for record in journal.records.values() if record.end > sizes[record.shard]]
-
-
-def _damaged(journal: Journal, progress: bool) -> list[str]:
-    """Return the names of clips with a wrong checksum or missing bytes."""
-    maps: dict[str, memoryview] = {}
-
-    def intact(record: Record) -> bool:
-        try:
-            if record.shard not in maps:
-                maps.clear()  # one shard at a time: there may be more of them than files may be open
-                maps[record.shard] = map_file(journal.folder / record.shard, record.end)
-            return all(row.intact(maps[record.shard]) for row in record.rows)
-        except InputError:
-            return False
-
-    records = sorted(journal.records.values(), key=lambda record: (record.shard, record.end))
-    return [r.name for r in tqdm(records, desc="checking", unit="clip", disable=not progress) if not intact(r)]
-
-
-def _finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
+def _finish(store: Shards, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
     """Write the index of the entries `held`, then the head of a finished store. Keep an up-to-date store unchanged."""
-    records = [journal.records[entry.name] for entry in held]
-    index = _index(protocols, held, records)
+    index = _index(protocols, held, store)
+    there = None
     with contextlib.suppress(ActrecError):
-        _, there = open_store(journal.folder)
-        names = [field.name for field in dataclasses.fields(Index)]
-        if all(np.array_equal(getattr(there, name), getattr(index, name)) for name in names):
-            return
-    streams = frozenset.intersection(*(frozenset(STORED_KEYS[row.key] for row in record.rows) for record in records))
-    done = dataclasses.replace(
-        head,
-        complete=True,
-        streams=[key for key in STORED_KEYS if key in streams],
-        clips=len(index),
-        index_sha256=write_index(journal.folder, index),
-    )
-    write_head(journal.folder, done)
-    _tidy(journal)
+        _, there = open_store(store.folder)
+    names = [field.name for field in dataclasses.fields(Index)]
+    if there is None or not all(np.array_equal(getattr(there, name), getattr(index, name)) for name in names):
+        _mark_incomplete(store.folder, head)
+        rows = np.split(index.rows["key"], index.first[1:-1])
+        digest = write_index(store.folder, index)
+        streams = [key for place, key in enumerate(STORED_KEYS) if all(place in keys for keys in rows)]
+        done = dataclasses.replace(head, complete=True, streams=streams, clips=len(index), index_sha256=digest)
+        write_head(store.folder, done)
+    store.tidy()
 
 
-def _index(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:
-    shards = sorted({record.shard for record in records})
-    place = {name: number for number, name in enumerate(shards)}
-    sizes = np.zeros(len(shards), np.int64)
-    for record in records:
-        sizes[place[record.shard]] = max(sizes[place[record.shard]], record.end)
-    rows = [(*row[:4], tuple(row.shape), *row[5:]) for record in records for row in record.rows]
+def _index(protocols: Mapping[str, Source], entries: Sequence[Entry], store: Shards) -> Index:
+    records = [store.records[entry.name] for entry in entries]
+    names, shard = np.unique([record.shard for record in records], return_inverse=True)
     splits = [(source, name.split("#")[0]) for name, source in protocols.items()]
     parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for source, split in splits]
     source = splits[0][0]
@@ -385,12 +314,11 @@ def _index(protocols: Mapping[str, Source], entries: Sequence[Entry], records: S
     return Index(
         names=np.array([entry.name for entry in entries]),
         labels=np.array([entry.label for entry in entries], np.int64),
-        lengths=np.array([record.frames for record in records], np.int32),
-        shard=np.array([place[record.shard] for record in records], np.int32),
+        shard=shard.astype(np.int32),
         first=np.cumsum([0, *(len(record.rows) for record in records)]).astype(np.int64),
-        rows=np.array(rows, ROW),
-        shards=np.array(shards),
-        sizes=sizes,
+        rows=np.array([row for record in records for row in record.rows], ROW),
+        shards=names,
+        sizes=np.array([store.sizes[name] for name in names.tolist()], np.int64),
         splits=np.array(list(protocols)),
         parts=np.array(parts, np.uint8).reshape(len(protocols), len(entries)),
         metas_json=np.frombuffer(json.dumps(metas).encode(), np.uint8),

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
-from actrec.datasets.store_format import EncodedArray, ImageEncoder, StoreError, encode_raw
-from actrec.datasets.store_writer import SHARD_BYTES, Record, ShardWriter
+from actrec.datasets.store_codecs import EncodedArray, ImageEncoder, encode_raw
+from actrec.datasets.store_writer import SHARD_BYTES, ShardWriter, record_batch
 from actrec.skeleton import layouts
 from actrec.types import KEYS
 from actrec.utils.errors import ActrecError, ConfigError, InputError, MissingLibraryError
@@ -143,9 +143,9 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Outcome of a task: written clips, name and reason of unreadable items, and an error that stops the run."""
+    """Outcome of a task: number of clips, name and reason of unreadable items, and an error that stops the run."""
 
-    records: list[Record] = field(default_factory=list)
+    clips: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     error: ActrecError | None = None
 
@@ -171,14 +171,14 @@ _LOCK = threading.Lock()
 
 
 def work(job: Job, entries: Sequence[Entry]) -> Outcome:
-    """Prepare items; the returned records are on the disk."""
+    """Prepare items; the counted clips are on the disk."""
     outcome = Outcome()
     try:
         worker = _worker(job)
         for entry in entries:
             try:
                 arrays = encode(worker.source, entry, job.settings, worker.estimation)
-            except (ConfigError, MissingLibraryError, StoreError):
+            except (ConfigError, MissingLibraryError):
                 raise
             except ActrecError as error:
                 outcome.skipped.append((entry.name, " ".join(str(error).split())))
@@ -190,17 +190,15 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
                     raise KeyboardInterrupt from error
                 outcome.skipped.append((entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
-            rows = worker.writer.add(arrays)
-            frames = arrays[0].shape[0]
-            outcome.records.append(Record(entry.name, signature(entry, job.settings), frames, worker.writer.name, rows))
+            worker.writer.add(entry.name, signature(entry, job.settings), record_batch(arrays))
+            outcome.clips += 1
     except ActrecError as error:
         outcome.error = error
     try:
-        if outcome.records:
+        if outcome.clips:
             _worker(job).writer.sync()
     except ActrecError as error:
-        outcome.records.clear()  # it is unknown which of them are on the disk
-        outcome.error = outcome.error or error
+        outcome.clips, outcome.error = 0, outcome.error or error
     return outcome
 
 

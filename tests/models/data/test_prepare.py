@@ -17,9 +17,8 @@ import pytest
 
 from actrec import datasets
 from actrec.cli import main
-from actrec.datasets.store import PreparedDataset
-from actrec.datasets.store_format import JOURNAL, SKIPPED, STORE, read_head
-from actrec.datasets.store_writer import Journal
+from actrec.datasets.store import SKIPPED, STORE, PreparedDataset, read_head
+from actrec.datasets.store_writer import END, Shards, ShardWriter, locked, shards
 from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 from actrec_models.data import preparation as module
 from actrec_models.data import preparation_cluster as prepare_cluster
@@ -196,7 +195,7 @@ def test_prepare_into_foreign_folder_raises(published, tmp_path):
 
 def test_prepare_concurrent_runs_raises(published, tmp_path):
     prepare("nucla", published, tmp_path / "out")
-    with Journal(tmp_path / "out"), pytest.raises(DeviceError, match="another actrec prepare is writing"):
+    with locked(tmp_path / "out"), pytest.raises(DeviceError, match="another actrec prepare is writing"):
         prepare("nucla", published, tmp_path / "out")
 
 
@@ -226,26 +225,25 @@ def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkey
     monkeypatch.setattr(module, "BATCH", 2)
     child = run_python(PREPARE, published, out)
     assert child.stdout.readline() == "ready\n"
-    journal = out / JOURNAL
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+    while sum(path.stat().st_size for path in shards(out)) < 50_000:  # of four clips
         assert child.poll() is None
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
     assert not read_head(out).complete
-    journaled = sum(len(json.loads(line)["clips"]) for line in journal.read_text().splitlines())
-    assert journaled >= 4
-    # An incomplete line and an incomplete shard simulate a kill during writing.
-    with open(journal, "ab") as file:
-        file.write(b'{"clips":[["a01')
-    with open(next(out.glob("shard_*.bin")), "ab") as file:
-        file.write(b"half a clip")
-    (out / "shard_0123456789ab.bin").write_bytes(b"of an unknown worker")
+    (shard,) = shards(out)
+    content = shard.read_bytes()
+    recorded = len(Shards(out).records)
+    assert recorded >= 3
+    # The beginning of another clip simulates a kill during writing.
+    shard.write_bytes(shard.read_bytes().removesuffix(END) + content[:4000])
+    assert len(Shards(out).records) == recorded
+    (out / "shard_000009_0123456789ab.arrow").write_bytes(b"of an unknown worker")
     summary = prepare("slow", published, out)
-    assert summary.prepared == len(names_of(published)) - journaled
+    assert summary.prepared == len(names_of(published)) - recorded
     assert summary.fingerprint == prepare("slow", published, tmp_path / "at_once").fingerprint
-    used = sum(path.stat().st_size for path in out.glob("shard_*.bin"))
+    used = sum(path.stat().st_size for path in shards(out))
     assert used == summary.bytes, "files of dead workers are removed"
     assert all(not error for _, error in PreparedDataset(out).damaged())
 
@@ -341,27 +339,58 @@ except DeviceError as error:
 
 @pytest.mark.parametrize("limit", [1500, 60_000])
 def test_prepare_full_disk_raises_and_resumes(limit, published, tmp_path):
-    """With 1500 bytes the journal exceeds the limit first, with 60,000 a shard."""
+    """With 1500 bytes the first clip exceeds the limit, with 60,000 a later one."""
     out = tmp_path / "out"
     child = run_python(LIMITED, published, out, limit)
     output, _ = child.communicate(timeout=60)
     assert output.startswith("no space is left in") and "no prepared clip is lost" in output
     assert len(output.strip().splitlines()) == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    with Journal(out) as journal:
-        journaled = len(journal.records)
+    recorded = len(Shards(out).records)
     summary = prepare("nucla", published, out)
-    assert summary.prepared == len(names_of(published)) - journaled
-    assert (journaled > 0) == (limit > 10_000)
+    assert summary.prepared == len(names_of(published)) - recorded
+    assert (recorded > 0) == (limit > 10_000)
     assert summary.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
 
 
-@pytest.mark.parametrize("line", [b"nonsense", b'{"clips":[["a",1,2,"shard_a.bin",[]]]}'])
-def test_prepare_damaged_journal_raises(published, tmp_path, line):
-    prepare("nucla", published, tmp_path / "out")
-    path = tmp_path / "out" / JOURNAL
-    path.write_bytes(line + b"\n" + path.read_bytes())
-    with pytest.raises(InputError, match="journal.jsonl' is damaged in line 1"):
+@pytest.mark.parametrize("place", [0, 8, 40, 900, 1100, 20_000])
+def test_prepare_damaged_shard_never_adopts_wrong_arrays(published, tmp_path, place):
+    """The names, shapes and types of a shard may be damaged, which have no checksum."""
+    summary = prepare("nucla", published, tmp_path / "out")
+    (shard,) = shards(tmp_path / "out")
+    content = bytearray(shard.read_bytes())
+    content[place : place + 8] = bytes(value ^ 255 for value in content[place : place + 8])
+    shard.write_bytes(content)
+    again = prepare("nucla", published, tmp_path / "out", run=Run(repair=True))
+    assert again.fingerprint == summary.fingerprint and again.prepared > 0
+    assert all(not error for _, error in PreparedDataset(tmp_path / "out").damaged())
+
+
+@pytest.mark.parametrize("damage", ["tail", "middle"])
+def test_prepare_unfinished_shard_with_damage_prepares_those_clips_again(published, tmp_path, damage):
+    """After a power failure, bytes may be missing on the disk."""
+    summary = prepare("nucla", published, tmp_path / "out")
+    (shard,) = shards(tmp_path / "out")
+    content = bytearray(shard.read_bytes()[: -len(END)])
+    start = len(content) - 3000 if damage == "tail" else len(content) // 2
+    content[start : start + 3000] = bytes(3000)
+    shard.write_bytes(content)
+    again = prepare("nucla", published, tmp_path / "out")
+    assert again.fingerprint == summary.fingerprint and 0 < again.prepared < summary.clips
+    assert all(not error for _, error in PreparedDataset(tmp_path / "out").damaged())
+
+
+def test_prepare_worker_writing_to_other_folder_raises(published, tmp_path, monkeypatch):
+    """A machine of a cluster may have a local folder of the same name."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(worker, "ShardWriter", lambda folder, limit: ShardWriter(tmp_path / "other", limit))
+    with pytest.raises(DeviceError, match="lacks clips .*every worker must write to this same folder"):
+        prepare("nucla", published, tmp_path / "out")
+
+
+def test_prepare_without_pyarrow_names_the_library(published, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingLibraryError, match="pip install"):
         prepare("nucla", published, tmp_path / "out")
 
 

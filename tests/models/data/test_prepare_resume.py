@@ -11,9 +11,8 @@ import pytest
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Entry
-from actrec.datasets.store import PreparedDataset
-from actrec.datasets.store_format import JOURNAL, STORE
-from actrec.datasets.store_writer import Journal
+from actrec.datasets.store import STORE, PreparedDataset
+from actrec.datasets.store_writer import Shards, shards
 from actrec.datasets.user_folder import Folder
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import preparation_worker as worker
@@ -96,16 +95,14 @@ def test_prepare_folder_recording_identified_by_its_files(tmp_path):
     assert worker.signature(entry, PrepareConfig()) != expected
 
 
-def test_prepare_store_without_journal_unchanged(published, tmp_path):
+def test_prepare_again_lost_shards_prepares_their_clips_again(published, tmp_path):
     out = tmp_path / "out"
-    summary = prepare("nucla", published, out)
-    content = (out / JOURNAL).read_bytes()
-    for journal in (b"", content[: content.index(b"\n", len(content) // 2) + 1][:-40]):
-        (out / JOURNAL).write_bytes(journal)
-        with pytest.raises(InputError, match=f"the finished store {summary.clips}"):
-            prepare("nucla", published, out)
-        assert PreparedDataset(out).fingerprint() == summary.fingerprint
-        assert not [error for _, error in PreparedDataset(out).damaged() if error]
+    first = prepare("nucla", published, out, run=Run(shard_bytes=60_000))
+    for path in shards(out)[::2]:
+        path.unlink()
+    second = prepare("nucla", published, out)
+    assert second.fingerprint == first.fingerprint and 0 < second.prepared < first.clips
+    assert not [error for _, error in PreparedDataset(out).damaged() if error]
 
 
 def test_prepare_update_keeps_open_readers_working(published, tmp_path):
@@ -113,7 +110,7 @@ def test_prepare_update_keeps_open_readers_working(published, tmp_path):
     prepare("nucla", published, tmp_path / "out")
     reader = PreparedDataset(tmp_path / "out")
     expected = reader[0].bodies.copy()
-    (shard,) = (tmp_path / "out").glob("shard_*.bin")
+    (shard,) = shards(tmp_path / "out")
     size = shard.stat().st_size
     for name in reader.names[1:]:  # the first clip stays, so its shard stays
         content = json.loads((published / f"{name}.json").read_text())
@@ -145,7 +142,7 @@ def test_prepare_file_system_without_locks_raises_own_error(published, tmp_path,
 
 
 def test_prepare_undeletable_old_shard_raises(published, tmp_path):
-    (tmp_path / "out" / "shard_old.bin").mkdir(parents=True)  # a folder, which unlink does not remove
+    (tmp_path / "out" / "shard_000001_old.arrow").mkdir(parents=True)  # a folder, which unlink does not remove
     with pytest.raises(DeviceError, match="cannot write to '.*out': Is a directory"):
         prepare("nucla", published, tmp_path / "out")
 
@@ -258,12 +255,12 @@ def test_prepare_failed_run_leaves_folder_reusable(published, tmp_path):
     assert prepare("nucla", published, tmp_path / "out").clips == len(names_of(published))
 
 
-def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkeypatch):
-    sync, shards = os.fsync, []
+def test_prepare_failed_sync_discards_its_clips(published, tmp_path, monkeypatch):
+    sync, failed = os.fsync, []
 
     def fail(number):
-        if "shard_" in os.readlink(f"/proc/self/fd/{number}") and not shards:
-            shards.append(number)
+        if "shard_" in os.readlink(f"/proc/self/fd/{number}") and not failed:
+            failed.append(number)
             raise OSError(errno.EIO, "Input/output error")
         sync(number)
 
@@ -271,9 +268,8 @@ def test_prepare_failed_sync_not_recorded_in_journal(published, tmp_path, monkey
         patch.setattr(os, "fsync", fail)
         with pytest.raises(DeviceError, match="cannot write to"):
             prepare("nucla", published, tmp_path / "out")
-    assert shards
-    with Journal(tmp_path / "out") as journal:
-        assert not journal.records
+    assert failed
+    assert not Shards(tmp_path / "out").records
     summary = prepare("nucla", published, tmp_path / "out")
     assert summary.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store import MAX_MAPPED_SHARDS, PreparedDataset
-from actrec.datasets.store_format import INDEX, STORE, ImageEncoder, decode_frames, encode_raw
-from actrec.datasets.store_writer import ShardWriter
+from actrec.datasets.store import INDEX, MAX_MAPPED_SHARDS, STORE, PreparedDataset
+from actrec.datasets.store_codecs import ImageEncoder, decode_frames, encode_raw
+from actrec.datasets.store_writer import ShardWriter, record_batch, shards
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.estimation import PrepareConfig
@@ -107,7 +107,7 @@ def test_store_arrays_memory_mapped_and_read_only(nucla):
 
 
 def test_store_file_count_independent_of_clip_count(nucla):
-    assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAX_MAPPED_SHARDS
+    assert len(shards(nucla)) == 1 < MAX_MAPPED_SHARDS
     store = PreparedDataset(nucla)
     assert store._maps == {}, "no file is open before a clip is read"
     for index in range(len(store)):
@@ -242,7 +242,7 @@ def test_store_parts_and_options_checked(tmp_path):
 
 
 def shard_of(store):
-    return next(store.glob("shard_*.bin"))
+    return shards(store)[0]
 
 
 def test_store_flipped_bit_reported_and_repaired(copy, root, tmp_path, capsys):
@@ -257,7 +257,9 @@ def test_store_flipped_bit_reported_and_repaired(copy, root, tmp_path, capsys):
         file.seek(-1, 1)
         file.write(bytes([byte ^ 4]))
     name = store.names[7]
-    with pytest.raises(InputError, match=rf"shard_\w+.bin' is damaged at byte \d+ \(bodies of clip '{name}'.*--repair"):
+    with pytest.raises(
+        InputError, match=rf"shard_\w+.arrow' is damaged at byte \d+ \(bodies of clip '{name}'.*--repair"
+    ):
         PreparedDataset(copy)[7]
     command = ["prepare", "nucla", "--data", str(published), "--out", str(copy), "--quiet", "--workers", "0"]
     assert main([*command, "--check", "--repair"]) == main([*command, "--check", "--prune"]) == 2
@@ -279,7 +281,7 @@ def test_store_truncated_or_lost_shard_raises_on_open(copy, root):
         PreparedDataset(copy)
     summary = prepare("nucla", root, copy)
     assert 0 < summary.prepared < summary.clips == 50
-    for shard in copy.glob("shard_*.bin"):
+    for shard in shards(copy):
         shard.unlink()
     with pytest.raises(InputError, match="is missing"):
         PreparedDataset(copy)
@@ -290,9 +292,10 @@ def test_store_truncated_or_lost_shard_raises_on_open(copy, root):
     ("file", "content", "error", "message"),
     [
         (STORE, b"{", InputError, "store.json' is damaged"),
-        (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 2: prepare"),
-        (STORE, b'{"schema": 1, "streams": ["color"]}', InputError, "schema 1, this actrec reads 2: prepare"),
-        (STORE, b'{"schema": 2, "wings": 2}', InputError, "damaged or foreign"),
+        (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 3: prepare"),
+        (STORE, b'{"schema": 1, "streams": ["color"]}', InputError, "^.*schema 1, this actrec reads 3: prepare.*again"),
+        (STORE, b'{"schema": 2, "streams": ["color"]}', InputError, "^.*schema 2, this actrec reads 3: prepare.*again"),
+        (STORE, b'{"schema": 3, "wings": 2}', InputError, "damaged or foreign"),
         (STORE, None, DeviceError, "no prepared dataset"),
         (INDEX, b"", InputError, "index.npz' is damaged.*run the same actrec prepare again"),
         (INDEX, None, InputError, "index.npz' cannot be read"),
@@ -304,6 +307,14 @@ def test_store_damaged_settings_or_index_raises(copy, file, content, error, mess
         (copy / file).write_bytes(content)
     with pytest.raises(error, match=message):
         PreparedDataset(copy)
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_prepare_into_store_of_earlier_schema_raises(tmp_path, root, schema):
+    (tmp_path / STORE).write_text(json.dumps({"schema": schema}))
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(InputError, match=f"^.*schema {schema}, this actrec reads 3: prepare.*again.*$"):
+        prepare("nucla", root, tmp_path)
 
 
 def test_store_lost_index_rebuilt(copy, root):
@@ -321,24 +332,24 @@ def test_image_encoder_repeated_images_stored_once():
     for stamp in (0, 10):
         encoder.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
     encoded = encoder.encoded(np.array([0, 1, 2, 9, 10, 30]))
-    content = memoryview(b"".join(encoded.parts))
+    content = memoryview(encoded.content)
     images = decode_frames(content, "jpeg", encoded.shape, range(6), 4.0)
     np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 0, 0, 200, 200, 200])
-    assert len(encoded.parts) == 3
+    assert content.nbytes == 2 * 6 * 8 + sum(map(len, encoder._coded)) and len(encoder) == 2
     with pytest.raises(InputError, match="another|after"):
         encoder.add(20, np.zeros((9, 8, 3), np.uint8))
     with pytest.raises(InputError, match="two images of 10 ns"):
         encoder.add(10, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match="image 0 of 6 cannot be decoded"):
-        decode_frames(memoryview(bytes(encoded.parts[0]) + bytes(len(content))), "jpeg", encoded.shape, [0], 4.0)
+        decode_frames(memoryview(encoded.content[:96] + bytes(len(content))), "jpeg", encoded.shape, [0], 4.0)
 
 
 def test_writer_large_clips_start_new_shards(tmp_path):
-    writer = ShardWriter(tmp_path, limit=1000)
+    writer = ShardWriter(tmp_path, limit=3000)
     names = []
-    for size in (100, 100, 900, 5000, 10):
-        writer.add([encode_raw("bodies", np.zeros(size, np.uint8))])
-        names.append(writer.name)
+    for size in (100, 100, 2000, 9000, 10):
+        writer.add("clip", 0, record_batch([encode_raw("bodies", np.zeros(size, np.uint8))]))
+        names.append(writer.path.name)
     writer.close()
     assert names[0] == names[1] != names[2] and len(set(names)) == 4
     assert {path.name for path in tmp_path.iterdir()} == set(names)
