@@ -282,7 +282,7 @@ class PreparedDataset(ClipDataset):
         return digest.hexdigest()
 
     def __getitem__(self, index: int) -> Clip:
-        clip = int(self._chosen[index])
+        clip = self._chosen.item(index)
         shard = self._shard(clip)
         arrays: dict[str, Any] = {}
         frames: dict[str, Any] = {}
@@ -294,7 +294,7 @@ class PreparedDataset(ClipDataset):
             arrays[key] = partial(self._read, shard, place, row)
             if row[1]:  # not raw
                 frames[key] = arrays[key]
-        name, label = str(self._index.names[clip]), int(self._index.labels[clip])
+        name, label = self._index.names.item(clip), self._index.labels.item(clip)
         stamps, bodies = arrays.pop("stamps_ns"), arrays.pop("bodies")
         return Clip(name, label, stamps, bodies, LazyStreams(arrays, frames) if arrays else {})
 
@@ -311,7 +311,7 @@ class PreparedDataset(ClipDataset):
 
     def _rows(self, clip: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Yield the rows of a clip with their places in the index; as plain tuples, which are faster."""
-        first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
+        first, last = self._index.first.item(clip), self._index.first.item(clip + 1)
         return enumerate(self._index.rows[first:last].tolist(), start=first)
 
     def _read(
@@ -349,7 +349,7 @@ class PreparedDataset(ClipDataset):
         return self.folder / str(self._index.shards[self._index.shard[clip]])
 
     def _shard(self, clip: int) -> memoryview:
-        number = int(self._index.shard[clip])
+        number = self._index.shard.item(clip)
         content = self._maps.get(number)
         if content is None:
             path = self._path(clip)

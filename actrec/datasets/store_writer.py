@@ -45,7 +45,8 @@ def record_batch(arrays: Sequence[EncodedArray]) -> Any:
     pa = _pyarrow()
     types = [pa.utf8(), pa.utf8(), pa.utf8(), pa.list_(pa.int32()), pa.large_binary(), pa.uint32()]
     columns = [*zip(*arrays, strict=True), [zlib.crc32(array.content) for array in arrays]]
-    return pa.record_batch(columns, schema=pa.schema(zip([*EncodedArray._fields, "crc32"], types, strict=True)))
+    values = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+    return pa.record_batch(values, names=[*EncodedArray._fields, "crc32"])
 
 
 def read_shard(name: str, content: memoryview) -> Iterator[tuple[Record, Any]]:
