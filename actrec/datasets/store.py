@@ -288,7 +288,7 @@ class PreparedDataset(ClipDataset):
         frames: dict[str, Any] = {}
         for place, row in self._rows(clip):
             key = STORED_KEYS[row[0]]
-            if key in ("stamps_ns", "bodies"):
+            if row[0] < 2:  # stamps and bodies
                 arrays[key] = self._read(shard, place, row)
                 continue
             arrays[key] = partial(self._read, shard, place, row)
