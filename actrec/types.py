@@ -12,6 +12,9 @@ from actrec.utils.errors import InputError
 
 NANOSECONDS = 1_000_000_000
 
+EQUIDISTANT = "equidistant"
+"""ROS's name of the lens model of fisheye cameras (OpenCV's cv::fisheye)."""
+
 MAX_DEPTH_M = 100.0
 """Limit of plausible depth; larger values are in millimeters."""
 
@@ -24,7 +27,8 @@ class Intrinsics:
         width, height: Image size in pixels.
         fx, fy, cx, cy: Focal lengths and principal point in pixels.
         distortion: OpenCV's coefficients, five (k1, k2, p1, p2, k3) or eight (and k4, k5, k6 of the rational model);
-            empty for a rectified image.
+            four (k1 to k4) of an equidistant lens; empty for a rectified image.
+        lens: `EQUIDISTANT` for a fisheye lens, else empty.
     """
 
     width: int
@@ -34,6 +38,12 @@ class Intrinsics:
     cx: float
     cy: float
     distortion: tuple[float, ...] = ()
+    lens: str = ""
+
+    @property
+    def is_distorted(self) -> bool:
+        """Whether straight lines are bent in the image."""
+        return bool(self.lens) or any(self.distortion)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -44,7 +54,7 @@ class Intrinsics:
         """Return the intrinsics of the same image resized to width×height (pixel centers at integers)."""
         sx, sy = width / self.width, height / self.height
         cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
-        return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion)
+        return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion, self.lens)
 
 
 @dataclass
@@ -58,6 +68,7 @@ class RgbdFrame:
         intrinsics: Intrinsics of both images.
         frame_id: Name of the optical frame.
         skeletons: Joints that the source knows (simulated camera, recordings), else empty.
+        up: [3] unit vector against gravity in the optical frame, (0, −1, 0) for a level camera; None if unknown.
     """
 
     stamp_ns: int
@@ -66,6 +77,7 @@ class RgbdFrame:
     intrinsics: Intrinsics
     frame_id: str = "camera_color_optical_frame"
     skeletons: list["Body"] = field(default_factory=list)
+    up: np.ndarray | None = None
 
     @property
     def stamp(self) -> float:
@@ -174,6 +186,7 @@ KEYS: dict[str, tuple[int | None, str, str]] = {
     "face_pixels": (1, "[M, T, 68, 2]", "the face in the color image, px"),
     "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the color image"),
     "size": (None, "[2]", "width and height of the color image, px"),
+    "up": (None, "[3]", "unit vector against gravity in the optical frame; absent for a level camera"),
     "color": (0, "[T, H, W, 3]", "uint8 RGB"),
     "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the color image's field of view at any size"),
 }

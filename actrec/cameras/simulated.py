@@ -40,7 +40,14 @@ class SimulatedConfig:
     )
     seed: int = setting(0, "Random seed of performances and noise.", range=(0, 2**31 - 1))
     camera_height: float = setting(1.0, "Camera height above the floor (actions only).", unit="m", range=(0.1, 3))
-    camera_pitch: float = setting(0.0, "Downward tilt of the camera (actions only).", unit="deg", range=(-45, 45))
+    camera_pitch: float = setting(0.0, "Downward tilt of the camera (actions only).", unit="deg", range=(-85, 85))
+    camera_roll: float = setting(
+        0.0,
+        "Roll of the camera about its optical axis, clockwise seen from behind (actions only).",
+        unit="deg",
+        range=(-180, 180),
+    )
+    gravity: bool = setting(True, "State the direction of gravity, as a camera with an accelerometer does.")
     distance: float = setting(2.9, "Distance to the first actor (actions only).", unit="m", range=(1, 8))
     facing: float = setting(
         0.0, "Heading of the actors, left of the direction to the camera (actions only).", unit="deg", range=(-180, 180)
@@ -114,7 +121,7 @@ class SimulatedCamera(Camera):
                 c.actors,
                 seed=c.seed,
                 side=c.side,
-                camera=CameraPose(c.camera_height, math.radians(c.camera_pitch)),
+                camera=CameraPose(c.camera_height, math.radians(c.camera_pitch), math.radians(c.camera_roll)),
                 distance=c.distance,
                 person=c.person,
                 facing=math.radians(c.facing),
@@ -194,4 +201,5 @@ class SimulatedCamera(Camera):
             color = self._noise.color(color, number)
             depth = self._noise.depth(depth, snapshot.rendering.facing, number)
         stamp = self._start_ns + round(elapsed * NANOSECONDS)
-        return RgbdFrame(stamp, color, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot
+        up = scene.camera.up if self.config.gravity else None
+        return RgbdFrame(stamp, color, depth, self._intrinsics, self.config.frame_id, snapshot.bodies, up), snapshot

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actrec.features.leveling import level_clip
 from actrec.features.specs import Feature, FrameFeature, InputSpec
 from actrec.types import Clip
 from actrec.utils.registry import Registry
@@ -61,7 +62,7 @@ def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
     Raises:
         InputError: A key is missing from the clip, or shapes disagree.
     """
-    memo: dict[Any, Any] = {}
+    clip, memo = level_clip(clip), dict[Any, Any]()
     return {spec.name: feature(spec.modality).make(clip, spec, memo) for spec in specs}
 
 

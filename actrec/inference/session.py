@@ -150,6 +150,9 @@ class _TracedClip(Mapping[str, np.ndarray]):
         self.read.add(key)
         return self._clip[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._clip
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._clip)
 

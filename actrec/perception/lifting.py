@@ -23,7 +23,7 @@ import numpy as np
 
 from actrec.skeleton import layouts
 from actrec.types import MAX_DEPTH_M, Intrinsics, refuse_integers
-from actrec.utils import geometry
+from actrec.utils import camera_model
 from actrec.utils.config import build, setting
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import fit_similarity, fit_translation
@@ -304,8 +304,8 @@ def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     rays[:, 0] = (pixels[:, 0] - intrinsics.cx) / intrinsics.fx
     rays[:, 1] = (pixels[:, 1] - intrinsics.cy) / intrinsics.fy
     known = np.isfinite(pixels).all(axis=1)
-    if any(intrinsics.distortion) and known.any():
-        rays[known, :2] = geometry.rays(pixels[known], intrinsics)
+    if intrinsics.is_distorted and known.any():
+        rays[known, :2] = camera_model.rays(pixels[known], intrinsics)
     return rays
 
 

@@ -4,17 +4,20 @@ No MediaPipe is loaded here.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from actrec.perception.gravity import GravityConfig, GravityEstimator
 from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.config import build, setting
+from actrec.utils.gravity import BodyKind
 from actrec.utils.registry import Registry
 
 ESTIMATORS = Registry(
@@ -104,8 +107,8 @@ FINGER_RADIUS_M = 0.008
 
 
 @dataclass(frozen=True)
-class BodyPerceptionConfig(BodyEstimatorConfig, LiftingConfig, TrackerConfig):
-    """Settings of the estimator, the lifting and the tracker of bodies."""
+class BodyPerceptionConfig(BodyEstimatorConfig, LiftingConfig, TrackerConfig, GravityConfig):
+    """Settings of the estimator, the lifting and the tracker of bodies, and of the direction of gravity."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,14 @@ class PipelineConfig(BodyPerceptionConfig, HandPerceptionConfig, FacePerceptionC
 
 
 class _Perception:
-    """Common part of the perception of bodies, hands and faces."""
+    """Common part of the perception of bodies, hands and faces.
+
+    Attributes:
+        up: Unit vector [3] against gravity in the optical frame of the last frame; None if unknown.
+
+    The networks see the image turned by the quarter turns that bring it nearest to upright; results refer to the image
+    as it came.
+    """
 
     config_class: ClassVar[type]
     kind: ClassVar[str]
@@ -150,10 +160,26 @@ class _Perception:
     def __init__(self, **options: Any):
         self.config: Any = build(self.config_class, options)
         self._estimator = create(self.kind, **_options(self.config, self.estimator_config))
+        self._turns = 0
+        self.up: np.ndarray | None = None
 
     def reset(self) -> None:
         """Forget all tracked objects."""
         self._estimator.reset()
+
+    def _upright(self, frame: RgbdFrame) -> RgbdFrame:
+        """Return the frame turned upright, by its `up`."""
+        self.up = frame.up
+        turns = 0 if frame.up is None else gravity.quarter_turns(frame.up, self._turns)
+        if turns != self._turns:
+            self._estimator.reset()
+            self._turns = turns
+        return gravity.turn_frame(frame, turns)
+
+    def _turned_back(self, found: Iterable[BodyKind], frame: RgbdFrame) -> list[BodyKind]:
+        """Return bodies, hands or faces of the upright image as they are in the frame's own image."""
+        upright = gravity.turn_intrinsics(frame.intrinsics, self._turns)
+        return [gravity.turn_joints(each, upright, -self._turns) for each in found]
 
     def close(self) -> None:
         """Free the models."""
@@ -164,8 +190,10 @@ class _Perception:
     ) -> Iterator[tuple[Detection, np.ndarray, np.ndarray]]:
         """Yield hands or faces, whose landmarks have no visibility, with their positions and scores."""
         config = LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
-        for found in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
+        upright = self._upright(frame)
+        turned = [gravity.turn_joints(_canonical(body), frame.intrinsics, self._turns) for body in bodies]
+        for found in self._estimator.estimate(upright, turned):
+            image = found.pixels, found.world, found.scores, upright.depth, upright.intrinsics
             yield found, *lift(*image, radius_m, config=config)
 
 
@@ -187,14 +215,21 @@ class BodyPerception(_Perception):
         super().__init__(**options)
         self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
         self._tracker = Tracker(**_options(self.config, TrackerConfig))
+        self._gravity = GravityEstimator(**_options(self.config, GravityConfig))
 
     def process(self, frame: RgbdFrame) -> list[Body]:
         """Return the bodies in `frame`, `kinect_v2_25`, tracked, with ids "body_1", "body_2" and so on.
 
+        The direction of gravity is taken from the frame or the setting `mount`, else estimated.
+
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        return self._tracker.update(frame.stamp_ns, [self._body(d, frame) for d in self._estimator.estimate(frame)])
+        upright = self._upright(dataclasses.replace(frame, up=self._gravity.known(frame)))
+        found = [self._body(detection, upright) for detection in self._estimator.estimate(upright)]
+        bodies = self._tracker.update(frame.stamp_ns, self._turned_back(found, frame))
+        self._gravity.update(frame, bodies)
+        return bodies
 
     def reset(self) -> None:
         """Forget all tracked bodies; ids continue to count up."""
@@ -224,7 +259,8 @@ class HandPerception(_Perception):
         """
         config = self.config
         lifted = self._lifted(frame, bodies, config.hand_joint_window_m, config.hand_depth_m, FINGER_RADIUS_M)
-        return [Hand(f.body_id, f.layout, xyz, f.pixels, scores, side=f.side) for f, xyz, scores in lifted]
+        hands = (Hand(f.body_id, f.layout, xyz, f.pixels, scores, side=f.side) for f, xyz, scores in lifted)
+        return self._turned_back(hands, frame)
 
 
 class FacePerception(_Perception):
@@ -236,11 +272,12 @@ class FacePerception(_Perception):
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
         """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces. Raises as for hands."""
         lifted = self._lifted(frame, bodies, self.config.face_point_window_m, self.config.face_depth_m, 0.0)
-        return [Face(f.body_id, f.layout, xyz, f.pixels, scores) for f, xyz, scores in lifted]
+        faces = (Face(f.body_id, f.layout, xyz, f.pixels, scores) for f, xyz, scores in lifted)
+        return self._turned_back(faces, frame)
 
 
 class People(NamedTuple):
-    """The people in one frame: bodies in `kinect_v2_25`, and hands and faces with the ids of their bodies."""
+    """The people in one frame: bodies in `kinect_v2_25`, hands and faces with the ids of their bodies."""
 
     bodies: list[Body]
     hands: list[Hand]
@@ -268,12 +305,18 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def up(self) -> np.ndarray | None:
+        """Unit vector [3] against gravity in the optical frame of the last frame; None if unknown."""
+        return self._bodies.up
+
     def process(self, frame: RgbdFrame) -> People:
         """Return the tracked bodies in `frame` with their hands and faces.
 
         Without a tracked body there are no hands and faces. A body is reported from its second frame on (`min_hits`).
         """
         bodies = self._bodies.process(frame)
+        frame = dataclasses.replace(frame, up=self._bodies.up)
         hands = self._hands.process(frame, bodies) if self._hands and bodies else []
         faces = self._faces.process(frame, bodies) if self._faces and bodies else []
         return People(bodies, hands, faces)

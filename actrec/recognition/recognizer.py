@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from actrec.features.leveling import level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.tracks import (
@@ -24,9 +25,12 @@ from actrec.recognition.tracks import (
 )
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
-from actrec.utils import config
+from actrec.utils import config, gravity
 from actrec.utils.config import setting
 from actrec.utils.geometry import motion_at_joints
+
+TURNED_COSINE = 0.94
+"""Cosine of 20°: a direction of gravity that changes by more means a camera that was turned."""
 
 TOLERANCE_S = 1 / 120
 """Messages whose stamps differ by less belong to the same frame."""
@@ -145,7 +149,7 @@ class ActionRecognizer:
         with self._lock:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
-            buffers.image_size = self._buffers.image_size
+            buffers.image_size, buffers.up = self._buffers.image_size, self._buffers.up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
             for body_id, old in self._tracks.items():
                 tracks[body_id].last_seen_ns = old.last_seen_ns
@@ -179,27 +183,33 @@ class ActionRecognizer:
                 found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
         return {stream: message for stream, message in found.items() if message}
 
-    def add_skeletons(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
+    def add_skeletons(
+        self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None = None
+    ) -> list[ActionPrediction]:
         """Add one frame's tracked bodies, in any layout that converts to kinect_v2_25, to their windows.
+
+        Args:
+            stamp_ns, bodies: The frame.
+            up: [3] unit vector against gravity in the optical frame; None if unknown.
 
         Returns:
             One last `unknown` for each body whose track has ended.
 
         Raises:
-            InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates; the
-                frame is then ignored.
+            InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates, or
+                `up` is no direction; the frame is then ignored.
         """
         with self._lock:
-            return self._add_frame(stamp_ns, bodies)
+            return self._add_frame(stamp_ns, bodies, up)
 
-    def add_hands(self, stamp_ns: int, hands: Sequence[Hand]) -> list[ActionPrediction]:
+    def add_hands(self, stamp_ns: int, hands: Sequence[Hand], up: np.ndarray | None = None) -> list[ActionPrediction]:
         """Add one frame's hands, as a frame of a hand model (see `add_skeletons`) or beside the skeletons.
 
         Raises `InputError` for a wrong shape or infinite coordinates.
         """
         with self._lock:
             if self.tracked_stream == "hands":
-                return self._add_frame(stamp_ns, hands)
+                return self._add_frame(stamp_ns, hands, up)
             self._buffers.newest_ns["hands"] = stamp_ns
             self._add_points(stamp_ns, hands_by_id(hands))
             self._match(stamp_ns, new_hands=True)
@@ -231,8 +241,10 @@ class ActionRecognizer:
         with self._lock:
             self._buffers.image_size = (width, height)
 
-    def _add_frame(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
+    def _add_frame(self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
+        if up is not None:
+            self._set_up(gravity.check_up(up))
         if stamp_ns == self._newest_ns:
             self.counts.duplicates += 1
             return []
@@ -251,6 +263,15 @@ class ActionRecognizer:
         self._pending = _Frame(stamp_ns, [b for b in self._tracks if b in found], not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._tracks]
+
+    def _set_up(self, up: np.ndarray) -> None:
+        """Keep the direction of gravity; a camera that was turned restarts all windows."""
+        before, self._buffers.up = self._buffers.up, up
+        if before is not None and before @ up < TURNED_COSINE:
+            self.counts.restarts += 1
+            for track in self._tracks.values():
+                track.window = self._inputs.new_track().window
+                self._inputs.restart(track)
 
     def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints]) -> None:
         new = [body_id for body_id in found if body_id not in self._tracks]
@@ -286,14 +307,14 @@ class ActionRecognizer:
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):
-                view = BodyView(size=size, color=color, flow=flow)
+                view = level_view(BodyView(size=size, color=color, flow=flow), self._buffers.up)
                 self._buffers.frames[spec.name].add(stamp_ns, feature.observe(view, spec))
         for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
             track = self._tracks.get(body_id)
             if track is None:
                 continue
             hands = track.points["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in track.points else None
-            view = BodyView(joints.positions, joints.pixels, hands, size, color, flow)
+            view = level_view(BodyView(joints.positions, joints.pixels, hands, size, color, flow), self._buffers.up)
             for spec, feature in complete:
                 if not is_per_body(feature):
                     continue

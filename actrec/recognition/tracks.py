@@ -186,6 +186,7 @@ class StreamBuffers:
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     newest_ns: dict[str, int] = field(default_factory=dict)  # stream to the stamp of its newest message
     image_size: tuple[int, int] | None = None  # width and height of the color image in px
+    up: np.ndarray | None = None  # [3] unit vector against gravity in the optical frame
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""
@@ -277,6 +278,8 @@ def make_clips(
                 )
         if "size" in inputs.keys and buffers.image_size is not None:
             clip["size"] = np.array(buffers.image_size, np.float32)
+        if buffers.up is not None:
+            clip["up"] = buffers.up
         for spec, _ in inputs.frame_inputs:
             frames = tracks[body_id].frames.get(spec.name) or buffers.frames.get(spec.name)
             if frames:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.calibration_files import check_intrinsics, from_hfov, from_yaml
+from actrec.utils.calibration_files import from_hfov, from_yaml
+from actrec.utils.camera_model import make_intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
@@ -184,9 +185,9 @@ def resolve_intrinsics(
     if text.count(",") == 3:
         try:
             fx, fy, cx, cy = (float(value) for value in text.split(","))
-            return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy))
         except ValueError as error:
             raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
+        return make_intrinsics(f"intrinsics '{text}'", width, height, [fx, 0, cx, 0, fy, cy, 0, 0, 1])
     if text:
         camera = from_yaml(Path(text).expanduser())
     elif folder is not None and (folder / INTRINSICS_FILE).is_file():

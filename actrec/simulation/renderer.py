@@ -190,7 +190,7 @@ class Renderer:
     """
 
     def __init__(self, intrinsics: Intrinsics, atlas: Atlas, up: np.ndarray):
-        if any(intrinsics.distortion):
+        if intrinsics.is_distorted:
             raise InputError("intrinsics have distortion, which the renderer does not support: use undistorted ones")
         self.intrinsics = intrinsics
         self._atlas = atlas

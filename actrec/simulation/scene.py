@@ -45,12 +45,22 @@ class CameraPose:
 
     height: float = 1.0  # height of its center above the floor, m
     pitch: float = 0.0  # downward tilt, radians
+    roll: float = 0.0  # clockwise about its optical axis, seen from behind, radians
 
     @property
     def rotation(self) -> np.ndarray:
         """Return the camera axes as columns in room coordinates, [3, 3]."""
         c, s = np.cos(self.pitch), np.sin(self.pitch)
-        return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
+        pitched = np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
+        if not self.roll:
+            return pitched
+        c, s = np.cos(self.roll), np.sin(self.roll)
+        return pitched @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+    @property
+    def up(self) -> np.ndarray:
+        """Return the unit vector [3] float32 against gravity in the camera's optical frame."""
+        return (-self.rotation[1]).astype(np.float32)
 
     @property
     def position(self) -> np.ndarray:

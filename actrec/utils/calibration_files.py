@@ -17,15 +17,10 @@ import numpy as np
 import yaml
 
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
 COLOR, DEPTH, MOUNT = "color", "depth", "mount"
-
-DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
-"""ROS names of the lens models that `Intrinsics` supports."""
-
-_UNDISTORTED = ("pinhole", "none")
-"""Names that some drivers use for a lens without distortion."""
 
 _ASPECT_TOLERANCE = 0.005
 
@@ -86,11 +81,6 @@ def rectified(topic: str) -> bool:
     return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
-def is_supported_lens(model: str, coefficients: Any) -> bool:
-    """Return whether `Intrinsics` supports a lens with ROS's distortion_model and D."""
-    return model in DISTORTION_MODELS or (model.lower() in _UNDISTORTED and not any(coefficients))
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raise DeviceError if it cannot be read, InputError if it is not a mapping."""
     try:
@@ -112,27 +102,23 @@ def from_yaml(path: Path) -> Intrinsics:
         InputError: A key is missing or not a number, or the lens model is not supported.
     """
     content = load_yaml(path)
-    model = str(content.get("distortion_model") or "")
     try:
         if "camera_matrix" in content:
-            k = [float(value) for value in content["camera_matrix"]["data"]]
-            width, height = int(content["image_width"]), int(content["image_height"])
-            fx, fy, cx, cy = k[0], k[4], k[2], k[5]
+            size = int(content["image_width"]), int(content["image_height"])
+            k = content["camera_matrix"]["data"]
             d = content.get("distortion_coefficients", {}).get("data", [])
         else:
-            width, height = int(content["width"]), int(content["height"])
-            fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
-            d = content.get("distortion", [])
-        if not is_supported_lens(model, d):
-            raise InputError(
-                f"'{path}' has distortion '{model}', supported are {', '.join(filter(None, DISTORTION_MODELS))}: "
-                "calibrate with one of them, or use rectified images with their intrinsics"
-            )
-        return check_intrinsics(Intrinsics(width, height, fx, fy, cx, cy, distortion_coefficients(d)))
+            size = int(content["width"]), int(content["height"])
+            fx, fy, cx, cy = (content[key] for key in ("fx", "fy", "cx", "cy"))
+            k, d = [fx, 0, cx, 0, fy, cy, 0, 0, 1], content.get("distortion", [])
+        models = [str(content.get(key) or "") for key in ("distortion_model", "camera_model")]
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"'{path}' is not intrinsics of a camera: {error}") from error
+    # OpenCV's fisheye calibration names the lens in camera_model; elsewhere that is "pinhole".
+    model = models[1] if models[1].lower() not in UNDISTORTED else models[0]
+    return make_intrinsics(f"'{path}'", *size, k, model, d)
 
 
 def positive_number(path: Path, content: dict[str, Any], key: str) -> float:
@@ -144,28 +130,6 @@ def positive_number(path: Path, content: dict[str, Any], key: str) -> float:
     if key in content and not 0 < value < math.inf:
         raise InputError(f"'{path}': {key} is '{content[key]}', expected a positive number")
     return value
-
-
-def check_intrinsics(camera: Intrinsics) -> Intrinsics:
-    """Return the camera itself; raise ValueError if its values are impossible."""
-    if min(camera.width, camera.height) <= 0:
-        raise ValueError(f"images of {camera.width}×{camera.height}")
-    numbers = camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion
-    if not (camera.fx > 0 and camera.fy > 0 and all(map(math.isfinite, numbers))):
-        raise ValueError(f"fx, fy, cx, cy are {', '.join(f'{value:g}' for value in numbers[:4])}")
-    return camera
-
-
-def distortion_coefficients(values: Any) -> tuple[float, ...]:
-    """Convert OpenCV's coefficients to five, eight, or none if all are 0; raise TypeError or ValueError for others."""
-    coefficients = tuple(float(value) for value in values)
-    if not any(coefficients):
-        return ()
-    if not any(coefficients[8:]):  # OpenCV's rational model has six more
-        coefficients = coefficients[:8]
-    if len(coefficients) not in (4, 5, 8):
-        raise ValueError(f"{len(coefficients)} distortion coefficients, supported are 4, 5 and 8")
-    return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
 def scale_to_size(camera: Intrinsics, width: int, height: int) -> Intrinsics:
@@ -230,13 +194,13 @@ def write_intrinsics(
 
     `name` becomes the `camera_name`, `note` a comment at the top: how and when the camera was calibrated.
     """
-    k, d = camera.matrix, [*camera.distortion] or [0.0] * 5
+    k, (model, d) = camera.matrix, ros_lens(camera)
     content: dict[str, Any] = {
         "image_width": camera.width,
         "image_height": camera.height,
         "camera_name": name,
         "camera_matrix": _matrix(k),
-        "distortion_model": "plumb_bob" if len(d) <= 5 else "rational_polynomial",
+        "distortion_model": model,
         "distortion_coefficients": _matrix(np.array([d])),
         "rectification_matrix": _matrix(np.eye(3)),
         "projection_matrix": _matrix(np.hstack([k, np.zeros((3, 1))])),

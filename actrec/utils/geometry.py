@@ -34,23 +34,6 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
     return np.stack([x, y, z], axis=-1).astype(np.float32)
 
 
-def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Return x/z and y/z [..., 2] float64 of the rays through pixels [..., 2], without lens distortion.
-
-    Outside the image, where a distortion model is invalid, rays continue as in a pinhole camera.
-    """
-    center, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
-    if not any(intrinsics.distortion):
-        return (np.asarray(pixels, np.float64) - center) / focal
-    flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
-    inside = flat.clip(-1.0, (intrinsics.width, intrinsics.height))
-    distortion = np.array(intrinsics.distortion or (0.0,) * 5)
-    # OpenCV's default of five iterations leaves tenths of a pixel at the corners of wide lenses.
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-6)
-    straight = cv2.undistortPointsIter(inside, intrinsics.matrix, distortion, None, None, criteria)
-    return (np.asarray(straight) + (flat - inside) / focal).reshape(pixels.shape)
-
-
 def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     """Return the point [H, W, 3], m (optical frame), of each pixel of a depth image [H, W]; NaN if missing."""
     height, width = depth.shape

@@ -4,8 +4,8 @@ import numpy as np
 
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.camera_model import rays
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import rays
 from actrec.utils.jit import kernel
 
 _CORNER_MARGIN = 1.2
@@ -25,9 +25,14 @@ class Registration:
     Args:
         depth, color: Intrinsics of the images, with distortion.
         geometry: Pose, scale and bias of the depth camera.
+
+    Raises:
+        InputError: The color camera has a fisheye lens.
     """
 
     def __init__(self, depth: Intrinsics, color: Intrinsics, geometry: DepthGeometry):
+        if color.lens:
+            raise InputError(f"depth is not registered to images of {color.lens} lenses: use rectified color images")
         self._size = depth.height, depth.width
         self._color = color
         self._scale, self._bias = geometry.scale, geometry.bias

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec.types import Intrinsics
-from actrec.utils import geometry
+from actrec.utils import camera_model
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
 
@@ -81,6 +81,8 @@ def rotation_sigma_deg(vector: np.ndarray, covariance: np.ndarray, axes: np.ndar
 
 def distortion_coefficients(camera: Intrinsics) -> np.ndarray:
     """Return the lens distortion in OpenCV's form."""
+    if camera.lens:
+        raise InputError(f"calibration does not support {camera.lens} lenses: use rectified images")
     return np.array(camera.distortion or (0.0,) * 5, np.float64)
 
 
@@ -92,7 +94,7 @@ def project(points: np.ndarray, camera: Intrinsics) -> np.ndarray:
 
 def pixel_rays(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
     """Return the [N, 3] ray directions, z = 1, of pixels [N, 2]."""
-    plane = geometry.rays(np.asarray(pixels), camera)
+    plane = camera_model.rays(np.asarray(pixels), camera)
     return np.column_stack([plane, np.ones(len(plane))])
 
 

@@ -4,20 +4,25 @@ import importlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from actrec_msgs.msg import ActionLabel, SkeletonArray
+from geometry_msgs.msg import Vector3Stamped
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import cameras
 from actrec.cameras.base import Camera
 from actrec.types import RgbdFrame
-from actrec.utils import calibration_files
+from actrec.utils import calibration_files, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, EndOfStream
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode
+
+SAME_UP_COSINE = 0.9998
+"""Cosine of 1°: a smaller change of the direction of gravity is not published."""
 
 HUNG_S = 1.0
 """A driver that exceeds its timeout by more than this is abandoned."""
@@ -144,6 +149,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._skipped = 0
         self._flow: FlowControl | None = None
         self._mount_publisher: Any = None
+        self._mount_up: np.ndarray | None = None
+        self._published_up: np.ndarray | None = None
 
     def figures(self) -> dict[str, float | int]:
         """Return the driver's figures."""
@@ -164,6 +171,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             (topics.DEPTH, Image, topics.IMAGE_PUBLISHER),
             (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
+            (topics.UP, Vector3Stamped, topics.LATCHED),
         ):
             self._by_topic[name] = self.create_output(kind, name, profile)
 
@@ -171,6 +179,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         """Open the device and start reading."""
         assert self._camera is not None
         self._camera.open()
+        self._mount_up = self._published_up = None
         self._publish_mount(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)
@@ -213,6 +222,7 @@ class CameraNode(ActrecNode[CameraConfig]):
     def publish(self, frame: RgbdFrame) -> None:
         """Publish one frame; each message has its stamp."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
+        frame = self._with_up(frame, head)
         if frame.color is None:
             self._publish_joints(topics.SKELETONS, frame, head)
             return
@@ -232,7 +242,17 @@ class CameraNode(ActrecNode[CameraConfig]):
             # Only a source without images publishes `skeletons`; else the skeleton node does.
             self._by_topic[topic] = self.create_output(SkeletonArray, topic)
             self._by_topic[topic].on_activate(None)
-        self._by_topic[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
+        self._by_topic[topic].publish(conversions.bodies_to_message(frame.skeletons, head, frame.up))
+
+    def _with_up(self, frame: RgbdFrame, head: Any) -> RgbdFrame:
+        """Return the frame with the direction of gravity, by the mount if the camera has none; publish a new one."""
+        up = frame.up if frame.up is not None else self._mount_up
+        if up is None:
+            return frame
+        if self._published_up is None or up @ self._published_up < SAME_UP_COSINE:
+            self._by_topic[topics.UP].publish(Vector3Stamped(header=head, vector=conversions.up_to_vector(up)))
+            self._published_up = up
+        return replace(frame, up=up)
 
     def _publish_mount(self, camera: Camera) -> None:
         """Publish the static transform of the camera's `SERIAL_mount.yaml`, if there is one, or warn."""
@@ -243,6 +263,8 @@ class CameraNode(ActrecNode[CameraConfig]):
             return
         if mount is None:
             return
+        # The z axis of the robot's frame points up (REP-103).
+        self._mount_up = gravity.check_up(mount.pose[2, :3])
         images = getattr(camera.config, "frame_id", mount.child)
         if images != mount.child:
             self.warn(

@@ -1,12 +1,15 @@
 """The nodes `skeleton_node`, `hand_node` and `face_node`: RGB-D frames to detections."""
 
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from geometry_msgs.msg import Vector3Stamped
 
 from actrec.perception import pipeline
 from actrec.types import NANOSECONDS, RgbdFrame
@@ -51,7 +54,7 @@ class PerceptionNode(FrameNode[ConfigT]):
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
-        self._publisher.publish(type(self).to_message(self.detect(frame), head))
+        self._publisher.publish(type(self).to_message(self.detect(frame), head, self._perception.up))
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame."""
@@ -72,6 +75,31 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
     message_class = SkeletonArray
     topic = topics.SKELETONS
     to_message = conversions.bodies_to_message
+
+    def __init__(self, **node_options: Any):
+        super().__init__(**node_options)
+        self._up: np.ndarray | None = None
+        self._up_subscription: Any = None
+
+    def activate(self) -> None:
+        """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
+        self._up = None
+        self._up_subscription = self.create_subscription(Vector3Stamped, topics.UP, self._keep_up, topics.LATCHED)
+        super().activate()
+
+    def deactivate(self) -> None:
+        """Unsubscribe."""
+        super().deactivate()
+        if self._up_subscription is not None:
+            self.destroy_subscription(self._up_subscription)
+            self._up_subscription = None
+
+    def detect(self, frame: RgbdFrame) -> list[Any]:
+        """Return the bodies in a frame."""
+        return super().detect(dataclasses.replace(frame, up=self._up))
+
+    def _keep_up(self, message: Vector3Stamped) -> None:
+        self._up = conversions.vector_to_up(message.vector)
 
 
 @dataclass(frozen=True)
@@ -116,6 +144,8 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         """Return the detections in a frame, near its skeletons if there are any."""
         message = self._nearest(frame.stamp_ns)
         bodies = conversions.message_to_bodies(message) if message is not None else []
+        if message is not None:
+            frame = dataclasses.replace(frame, up=conversions.vector_to_up(message.up))
         return list(self._perception.process(frame, bodies))
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:

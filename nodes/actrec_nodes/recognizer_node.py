@@ -135,11 +135,12 @@ class RecognizerInputs:
         return receive
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
-        bodies = conversions.message_to_bodies(message)
-        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies))
+        bodies, up = conversions.message_to_bodies(message), conversions.vector_to_up(message.up)
+        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies, up))
 
     def _on_hands(self, message: HandArray) -> None:
-        ended = self._recognizer.add_hands(_stamp_ns(message), conversions.message_to_hands(message))
+        hands, up = conversions.message_to_hands(message), conversions.vector_to_up(message.up)
+        ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
         if self._recognizer.tracked_stream == "hands":
             self._put(message, ended)
 

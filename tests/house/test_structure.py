@@ -31,6 +31,7 @@ FLAT = {"actrec", "actrec/cli", "actrec/datasets", "models/actrec_models/network
 SHARED_NAMES = {
     "base.py": "the base classes of the package around it",
     "camera.py": "the driver in the folder of its vendor",
+    "gravity.py": "mountings and level axes, and the estimation from people",
     "registry.py": "how names are found, and the networks by name",
     "run.py": "the command and the graph that it starts",
     "skeleton.py": "the features of skeletons, and the layers of their networks",

@@ -145,14 +145,14 @@ def test_intrinsics_round_trip(distortion: tuple[float, ...]) -> None:
 
 
 def test_camera_info_without_calibration_raises_input_error() -> None:
-    with pytest.raises(InputError, match="not calibrated"):
+    with pytest.raises(InputError, match="uncalibrated camera"):
         c.info_to_intrinsics(CameraInfo(width=640, height=480))
 
 
 def test_camera_info_unsupported_distortion_or_binning_raises_input_error() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
-    info.distortion_model = "equidistant"
-    with pytest.raises(InputError, match="'equidistant' is not supported; supported: plumb_bob"):
+    info.distortion_model = "ftheta"
+    with pytest.raises(InputError, match="'ftheta' is not supported; known: plumb_bob"):
         c.info_to_intrinsics(info)
     info.distortion_model, info.binning_x = "plumb_bob", 2
     with pytest.raises(InputError, match="binning"):

@@ -27,6 +27,7 @@ from actrec.recordings.rosbag.bag_writer import (
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -163,7 +164,15 @@ class SkeletonBagRecording(OpenBag):
             for _, _, raw in messages(self._reader, [self._topic], start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
-                yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, message.header.frame_id, bodies)
+                frame_id, up = message.header.frame_id, _up(message)
+                yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
+
+
+def _up(message: Any) -> np.ndarray | None:
+    """Return the direction of gravity of a `SkeletonArray`; None if it is unknown, or the bag is from before `up`."""
+    vector = getattr(message, "up", None)
+    up = np.zeros(3) if vector is None else np.array([vector.x, vector.y, vector.z])
+    return gravity.check_up(up) if up.any() else None
 
 
 def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:

@@ -25,6 +25,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 
 from actrec.recordings import existing_path, log
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
+from actrec.utils import camera_model
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 METADATA_VERSION: Final = 8
@@ -173,11 +174,15 @@ class BagWriter:
             self._write_message(COLOR_TOPIC, _IMAGE, frame.stamp_ns, self._image(frame.color, "rgb8", header))
         if frame.skeletons or frame.color is None:
             topic = SKELETONS_TOPIC if frame.color is None else TRUE_SKELETONS_TOPIC
-            self.write_bodies(topic, frame.stamp_ns, frame.frame_id, frame.skeletons)
+            self.write_bodies(topic, frame.stamp_ns, frame.frame_id, frame.skeletons, frame.up)
 
-    def write_bodies(self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body]) -> None:
-        """Write a `SkeletonArray`."""
+    def write_bodies(
+        self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body], up: np.ndarray | None = None
+    ) -> None:
+        """Write a `SkeletonArray`; `up` [3] is the unit vector against gravity, None if unknown."""
         types = self._store(SKELETONS).types
+        x, y, z = (0.0, 0.0, 0.0) if up is None else map(float, up)
+        vector = types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
         point, skeleton = types["geometry_msgs/msg/Point32"], types["actrec_msgs/msg/Skeleton"]
         skeletons = [
             skeleton(
@@ -189,7 +194,7 @@ class BagWriter:
             )
             for body in bodies
         ]
-        message = types[SKELETONS](header=self._header(stamp_ns, frame_id), skeletons=skeletons)
+        message = types[SKELETONS](header=self._header(stamp_ns, frame_id), up=vector, skeletons=skeletons)
         self._write_message(topic, SKELETONS, stamp_ns, message)
 
     def _abort(self, error: OSError) -> None:
@@ -239,13 +244,13 @@ class BagWriter:
     def _info(self, intrinsics: Intrinsics, header: Any) -> Any:
         types = self._store(_INFO).types
         region = types["sensor_msgs/msg/RegionOfInterest"]
-        d = np.array(intrinsics.distortion or (0.0,) * 5, dtype=np.float64)
+        model, d = camera_model.ros_lens(intrinsics)
         return types[_INFO](
             header=header,
             height=intrinsics.height,
             width=intrinsics.width,
-            distortion_model="rational_polynomial" if len(d) == 8 else "plumb_bob",
-            d=d,
+            distortion_model=model,
+            d=np.array(d),
             k=intrinsics.matrix.reshape(-1),
             r=np.eye(3).reshape(-1),
             p=np.hstack([intrinsics.matrix, np.zeros((3, 1))]).reshape(-1),

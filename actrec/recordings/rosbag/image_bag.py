@@ -21,7 +21,7 @@ from actrec.recordings.rosbag.bag_reader import (
     stamp_ns,
 )
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import calibration_files
+from actrec.utils import camera_model
 from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix
 from actrec.utils.errors import ActrecError, InputError
 from actrec.utils.registration import Registration
@@ -331,20 +331,10 @@ def _intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectif
             f"{topic} is for {info.width}×{info.height} images, but the color images are {width}×{height}; "
             "choose another with camera_info_topic, or give the option intrinsics"
         )
-    k = [float(value) for value in info.k]
-    if not (k[0] > 0 and k[4] > 0):  # nor NaN
-        raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {INTRINSICS_REMEDY}")
     if rectified:
-        p = [float(value) for value in info.p]
-        fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
-        return Intrinsics(width, height, fx, fy, cx, cy)
-    if not calibration_files.is_supported_lens(info.distortion_model, info.d):
-        raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
-    try:
-        distortion = calibration_files.distortion_coefficients(info.d)
-    except ValueError as error:
-        raise InputError(f"{topic} has {error}; play the rectified images instead") from error
-    return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion)
+        p = [*info.p[0:3], *info.p[4:7], *info.p[8:11]]
+        return camera_model.make_intrinsics(topic, width, height, p if p[0] > 0 else info.k)
+    return camera_model.make_intrinsics(topic, width, height, info.k, info.distortion_model, info.d)
 
 
 def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) -> np.ndarray:

@@ -11,13 +11,13 @@ from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
 from actrec_msgs.msg import Hand as HandMsg
 from actrec_msgs.msg import Skeleton as SkeletonMsg
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point32
+from geometry_msgs.msg import Point32, Vector3
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
-from actrec.utils.calibration_files import DISTORTION_MODELS, distortion_coefficients, is_supported_lens
+from actrec.utils import camera_model, gravity
 from actrec.utils.errors import InputError
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -154,25 +154,14 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     """Return the intrinsics of a full, not binned image (K and D).
 
     Raises:
-        InputError: The camera is not calibrated (fx is 0), or its distortion, binning or region is not supported.
+        InputError: As `camera_model.make_intrinsics`, or for binning or a region of interest.
     """
-    fx, fy = float(message.k[0]), float(message.k[4])
-    if not (fx > 0 and fy > 0 and message.width and message.height):
-        raise InputError("camera_info has no focal length or size: the camera is not calibrated; run its calibration")
-    if not is_supported_lens(message.distortion_model, message.d):
-        known = ", ".join(m for m in DISTORTION_MODELS if m)
-        raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
     roi, full = message.roi, (0, 0, message.width, message.height)  # a full region may be stated as zeros
     is_cut = any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != full
     if max(message.binning_x, message.binning_y) > 1 or is_cut:
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
-    try:
-        coefficients = distortion_coefficients(message.d)
-    except ValueError as error:
-        raise InputError(f"camera_info has {error}") from error
-    return Intrinsics(
-        int(message.width), int(message.height), fx, fy, float(message.k[2]), float(message.k[5]), coefficients
-    )
+    size = int(message.width), int(message.height)
+    return camera_model.make_intrinsics("camera_info", *size, message.k, message.distortion_model, message.d)
 
 
 def rectified_info(message: CameraInfo) -> CameraInfo:
@@ -198,32 +187,47 @@ def rectified_info(message: CameraInfo) -> CameraInfo:
 def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
     """Return the camera_info of an image; R is the identity, and P repeats K."""
     c = intrinsics
-    distortion = list(c.distortion) or [0.0] * 5
+    model, d = camera_model.ros_lens(intrinsics)
     return CameraInfo(
         header=head,
         width=c.width,
         height=c.height,
-        distortion_model="plumb_bob" if len(distortion) <= 5 else "rational_polynomial",
-        d=distortion,
+        distortion_model=model,
+        d=d,
         k=[c.fx, 0.0, c.cx, 0.0, c.fy, c.cy, 0.0, 0.0, 1.0],
         r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
         p=[c.fx, 0.0, c.cx, 0.0, 0.0, c.fy, c.cy, 0.0, 0.0, 0.0, 1.0, 0.0],
     )
 
 
-def bodies_to_message(bodies: Sequence[Body], head: Header) -> SkeletonArray:
-    """Convert bodies to a SkeletonArray."""
-    return SkeletonArray(header=head, skeletons=[_fill(SkeletonMsg(), body) for body in bodies])
+def bodies_to_message(bodies: Sequence[Body], head: Header, up: np.ndarray | None = None) -> SkeletonArray:
+    """Convert bodies to a SkeletonArray; `up` [3] is the unit vector against gravity, None if unknown."""
+    return SkeletonArray(header=head, up=up_to_vector(up), skeletons=[_fill(SkeletonMsg(), body) for body in bodies])
 
 
-def hands_to_message(hands: Sequence[Hand], head: Header) -> HandArray:
+def hands_to_message(hands: Sequence[Hand], head: Header, up: np.ndarray | None = None) -> HandArray:
     """Convert hands to a HandArray."""
-    return HandArray(header=head, hands=[_fill(HandMsg(side=hand.side), hand) for hand in hands])
+    return HandArray(header=head, up=up_to_vector(up), hands=[_fill(HandMsg(side=hand.side), hand) for hand in hands])
 
 
-def faces_to_message(faces: Sequence[Face], head: Header) -> FaceArray:
+def faces_to_message(faces: Sequence[Face], head: Header, up: np.ndarray | None = None) -> FaceArray:
     """Convert faces to a FaceArray."""
-    return FaceArray(header=head, faces=[_fill(FaceMsg(), face) for face in faces])
+    return FaceArray(header=head, up=up_to_vector(up), faces=[_fill(FaceMsg(), face) for face in faces])
+
+
+def up_to_vector(up: np.ndarray | None) -> Vector3:
+    """Convert a unit vector against gravity; zeros if it is unknown."""
+    return Vector3() if up is None else Vector3(x=float(up[0]), y=float(up[1]), z=float(up[2]))
+
+
+def vector_to_up(vector: Vector3) -> np.ndarray | None:
+    """Return the unit vector [3] against gravity; None for zeros.
+
+    Raises:
+        InputError: It is not finite.
+    """
+    found = np.array([vector.x, vector.y, vector.z])
+    return gravity.check_up(found) if found.any() else None
 
 
 def message_to_bodies(message: SkeletonArray) -> list[Body]:

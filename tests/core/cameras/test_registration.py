@@ -6,8 +6,8 @@ import pytest
 
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.camera_model import rays
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import rays
 from actrec.utils.registration import Registration
 from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, share_within
 

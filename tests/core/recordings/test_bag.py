@@ -161,7 +161,7 @@ def test_bag_recording_without_camera_info_needs_option(tmp_path, bag):
         ({"width": 32, "height": 24}, "is for 32×24 images, but the color images are 64×48"),
         ({"width": W, "height": H, "fx": 0.0}, "uncalibrated camera"),
         ({"width": W, "height": H, "fx": float("nan")}, "uncalibrated camera"),
-        ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
+        ({"width": W, "height": H, "model": "ftheta"}, "lens model 'ftheta'"),
     ],
 )
 def test_bag_recording_mismatched_camera_info_raises(tmp_path, bag, arguments, message):

@@ -90,8 +90,8 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
         ("fx: 30", "lacks 'width'"),
         ("width: [", "is not YAML"),
         ("7", "is not a mapping"),
-        (text.replace("fx: 30", "fx: 0"), "is not intrinsics of a camera: fx, fy, cx, cy are 0, 31, 15.5, 11.5"),
-        (text.replace("height: 24", "height: 0"), "is not intrinsics of a camera: images of 32×0"),
+        (text.replace("fx: 30", "fx: 0"), "uncalibrated camera .fx is 0, fy 31"),
+        (text.replace("height: 24", "height: 0"), "is of 32×0 images"),
         (text + "depth_scale: mm", "depth_scale is 'mm', expected a positive number"),
         (text + "depth_scale: -0.001", "depth_scale is '-0.001'"),
     ):
@@ -108,10 +108,10 @@ def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
     assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
     undistorted = ros.read_text().replace("0.1", "0") + "distortion_model: pinhole\n"
     ros.write_text(ros.read_text() + "distortion_model: equidistant\n")
-    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', supported are plumb_bob"):
+    with pytest.raises(InputError, match=r"camera\.yaml': an equidistant lens has 4 coefficients"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     ros.write_text(undistorted.replace("data: [0,", "data: [0.1,"))
-    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'pinhole'"):
+    with pytest.raises(InputError, match=r"camera\.yaml': the lens model is 'pinhole'"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     ros.write_text(undistorted)
     assert frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)[0].intrinsics.distortion == ()

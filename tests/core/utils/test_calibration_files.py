@@ -170,7 +170,7 @@ def test_from_yaml_reads_opencv_distortions(
     path = tmp_path / "lens.yaml"
     path.write_text(f"width: 64\nheight: 48\nfx: 50\nfy: 50\ncx: 32\ncy: 24\ndistortion: {list(written)}\n")
     if read is None:
-        with pytest.raises(InputError, match=f"{len(written)} distortion coefficients, supported are 4, 5"):
+        with pytest.raises(InputError, match=f"{len(written)} distortion coefficients, expected 4, 5"):
             from_yaml(path)
     else:
         assert from_yaml(path).distortion == read

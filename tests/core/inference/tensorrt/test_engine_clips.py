@@ -24,11 +24,12 @@ def write_hands_bag(path: Path, frames: list[dict[str, np.ndarray]], topic: str 
     types = store.types
     with Writer(path, version=9) as writer:
         connection = writer.add_connection(topic, HANDS, typestore=store)
+        unknown = types["geometry_msgs/msg/Vector3"](x=0.0, y=0.0, z=0.0)
         for t, hands in enumerate(frames):
             stamp = types["builtin_interfaces/msg/Time"](sec=5, nanosec=t * STEP_NS)
             header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
             messages = [_message(types, side, joints) for side, joints in hands.items()]
-            raw = store.serialize_cdr(types[HANDS](header=header, hands=messages), HANDS)
+            raw = store.serialize_cdr(types[HANDS](header=header, up=unknown, hands=messages), HANDS)
             writer.write(connection, 5_000_000_000 + t * STEP_NS, raw)
     return path
 

@@ -1,0 +1,159 @@
+"""The direction of gravity in a camera's frame, and what follows from it: level axes and upright images.
+
+`up` is a unit vector in the optical frame (x right, y down, z forward) against gravity: (0, −1, 0) for a level camera.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import numpy as np
+
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError, InputError
+
+BodyKind = TypeVar("BodyKind", bound=Body)
+
+LEVEL = (0.0, -1.0, 0.0)
+"""`up` of a level camera."""
+
+MOUNTS = {
+    "level": LEVEL,
+    "upside_down": (0.0, 1.0, 0.0),
+    "portrait_left": (1.0, 0.0, 0.0),
+    "portrait_right": (-1.0, 0.0, 0.0),
+}
+"""Name of a mounting to its `up`; in `portrait_left` the top of the camera points to the left, seen from behind it."""
+
+
+def up_from_angles(roll_deg: float, pitch_deg: float) -> np.ndarray:
+    """Return `up` [3] of a camera looking down by `pitch_deg`, then rolled about its optical axis.
+
+    Args:
+        roll_deg: Clockwise seen from behind the camera: 90 is `portrait_right`, 180 `upside_down`.
+        pitch_deg: Positive if the camera looks down.
+    """
+    roll, pitch = np.deg2rad(roll_deg), np.deg2rad(pitch_deg)
+    return np.array([-np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch), -np.sin(pitch)], np.float32)
+
+
+def angles_from_up(up: np.ndarray) -> tuple[float, float]:
+    """Return (roll, pitch) in degrees, the inverse of `up_from_angles`; roll is 0 if the camera looks straight down."""
+    x, y, z = (float(value) for value in up)
+    across = np.hypot(x, y)
+    roll = np.rad2deg(np.arctan2(-x, -y)) if across > 1e-3 else 0.0
+    return float(roll), float(np.rad2deg(np.arctan2(-z, across)))
+
+
+def parse_mount(text: str) -> np.ndarray:
+    """Return `up` [3] of a mounting: a name in `MOUNTS`, or "ROLL,PITCH" in degrees (see `up_from_angles`).
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if text in MOUNTS:
+        return np.array(MOUNTS[text], np.float32)
+    try:
+        roll, pitch = (float(part) for part in text.split(","))
+    except ValueError:
+        roll = pitch = np.nan
+    if not (np.isfinite(roll) and abs(pitch) <= 90):
+        raise ConfigError(
+            f"mount is '{text}', expected {', '.join(MOUNTS)}, or roll and pitch in degrees with pitch within ±90, "
+            "such as 0,25 for a level camera that looks down by 25°"
+        )
+    return up_from_angles(roll, pitch)
+
+
+def check_up(up: np.ndarray) -> np.ndarray:
+    """Return `up` as a float32 unit vector [3].
+
+    Raises:
+        InputError: It is not three finite numbers, or zero.
+    """
+    vector = np.asarray(up, np.float64)
+    length = np.linalg.norm(vector)
+    if vector.shape != (3,) or not np.isfinite(length) or length < 1e-6:
+        raise InputError(f"up is {vector.tolist()}, expected a direction of three finite numbers")
+    return (vector / length).astype(np.float32)
+
+
+def level_rotation(up: np.ndarray) -> np.ndarray:
+    """Return the rotation [3, 3] float32 from the optical frame to level axes, in which `up` is (0, −1, 0).
+
+    It undoes the roll about the optical axis, then the pitch, and keeps the heading of the camera.
+    """
+    roll, pitch = np.deg2rad(angles_from_up(up))
+    cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+    unroll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    unpitch = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    return (unpitch @ unroll).astype(np.float32)
+
+
+def quarter_turns(up: np.ndarray, current: int | None = None) -> int:
+    """Return how many clockwise quarter turns bring an image nearest to upright: 0 to 3.
+
+    Args:
+        up: [3].
+        current: Turns so far; they stay within 55° of roll, so that a camera at 45° does not turn back and forth.
+    """
+    roll, pitch = angles_from_up(up)
+    if current is not None and abs((roll - 90 * current + 180) % 360 - 180) < 55:
+        return current
+    return current or 0 if abs(pitch) > 80 else int(np.round(roll / 90)) % 4
+
+
+# -- quarter turns of images, pixels, vectors and intrinsics ----------------------------------------------------------
+
+
+def turn_image(image: np.ndarray, turns: int, axis: int = 0) -> np.ndarray:
+    """Turn an image [H, W, …] clockwise by quarter turns, as a contiguous array; `axis` is the axis of H."""
+    return np.ascontiguousarray(np.rot90(image, -turns, (axis, axis + 1))) if turns % 4 else image
+
+
+def turn_pixels(pixels: np.ndarray, width: int, height: int, turns: int) -> np.ndarray:
+    """Return pixels [..., 2] of a width×height image in the image turned clockwise; NaN stays."""
+    u, v = pixels[..., 0], pixels[..., 1]
+    by_turns = [(u, v), (height - 1 - v, u), (width - 1 - u, height - 1 - v), (v, width - 1 - u)]
+    return np.stack(by_turns[turns % 4], axis=-1)
+
+
+def turn_vectors(vectors: np.ndarray, turns: int) -> np.ndarray:
+    """Return vectors [..., 2 or 3] of the optical frame or the image in the axes of the image turned clockwise."""
+    x, y, rest = vectors[..., :1], vectors[..., 1:2], vectors[..., 2:]
+    by_turns = [(x, y), (-y, x), (-x, -y), (y, -x)]
+    return np.concatenate([*by_turns[turns % 4], rest], axis=-1)
+
+
+def turn_intrinsics(intrinsics: Intrinsics, turns: int) -> Intrinsics:
+    """Return the intrinsics of the image turned clockwise by quarter turns."""
+    for _ in range(turns % 4):
+        i = intrinsics
+        d = i.distortion
+        if d:  # p1 and p2 change places with the axes: x' = −y, y' = x
+            d = (d[0], d[1], d[3], -d[2], *d[4:])
+        intrinsics = dataclasses.replace(
+            i, width=i.height, height=i.width, fx=i.fy, fy=i.fx, cx=i.height - 1 - i.cy, cy=i.cx, distortion=d
+        )
+    return intrinsics
+
+
+def turn_frame(frame: RgbdFrame, turns: int) -> RgbdFrame:
+    """Return the frame with its images turned clockwise by quarter turns, without known joints."""
+    if not turns % 4:
+        return frame
+    return dataclasses.replace(
+        frame,
+        color=None if frame.color is None else turn_image(frame.color, turns),
+        depth=None if frame.depth is None else turn_image(frame.depth, turns),
+        intrinsics=turn_intrinsics(frame.intrinsics, turns),
+        skeletons=[],
+        up=None if frame.up is None else turn_vectors(frame.up, turns),
+    )
+
+
+def turn_joints(joints: BodyKind, image: Intrinsics, turns: int) -> BodyKind:
+    """Return a body, hand or face of an image with these intrinsics as it is in the image turned clockwise."""
+    if not turns % 4:
+        return joints
+    pixels = turn_pixels(joints.pixels, image.width, image.height, turns)
+    return dataclasses.replace(joints, positions=turn_vectors(joints.positions, turns), pixels=pixels)

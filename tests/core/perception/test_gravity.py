@@ -1,0 +1,113 @@
+"""The direction of gravity from the frame, the setting, and the people and the floor in view."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actrec import cameras
+from actrec.features.clips import example_clip
+from actrec.features.specs import InputSpec
+from actrec.perception.gravity import LEVEL, GravityEstimator, angle_deg
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils import camera_model, geometry, gravity
+from actrec.utils.errors import ConfigError
+
+CAMERA = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
+FLOOR_M, WALL_M, RATE_HZ = 1.0, 4.5, 10
+
+
+def room() -> np.ndarray:
+    """Return the depth [H, W] of a floor one meter under a level camera, and of a wall."""
+    pixels = np.stack(np.meshgrid(np.arange(CAMERA.width), np.arange(CAMERA.height)), axis=-1)
+    down = camera_model.rays(pixels, CAMERA)[..., 1]
+    return np.where(down > 0, np.minimum(FLOOR_M / np.maximum(down, 1e-6), WALL_M), WALL_M).astype(np.float32)
+
+
+def standing() -> np.ndarray:
+    """Return the joints [25, 3] of a person on the floor."""
+    spec = InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))
+    return example_clip([spec], 1)["bodies"][0, 0]
+
+
+def lying() -> np.ndarray:
+    """Return the joints [25, 3] of a person who lies across the image, on the floor."""
+    joints = standing() @ geometry.rotation(2, np.pi / 2).T
+    return joints + np.array([0.0, FLOOR_M - 0.05 - joints[:, 1].max(), 2.6 - joints[:, 2].mean()], np.float32)
+
+
+def observe(
+    estimator: GravityEstimator, joints: np.ndarray, seconds: float, turns: int = 0, depth: np.ndarray | None = None
+) -> None:
+    """Show a person to a camera whose image must be turned by `turns` quarter turns."""
+    start = getattr(estimator, "shown", 0)
+    for k in range(start, start + round(seconds * RATE_HZ)):
+        frame = RgbdFrame(k * 1_000_000_000 // RATE_HZ, None, depth, CAMERA)
+        body = Body("body_1", "kinect_v2_25", joints, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+        estimator.update(gravity.turn_frame(frame, -turns), [gravity.turn_joints(body, CAMERA, -turns)])
+    estimator.shown = start + round(seconds * RATE_HZ)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_estimate_standing_person_gives_the_mounting(turns: int, with_depth: bool) -> None:
+    estimator = GravityEstimator()
+    observe(estimator, standing(), 5, turns, room() if with_depth else None)
+    assert estimator.up is not None
+    assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < (0.5 if with_depth else 8)
+
+
+def test_estimate_lying_person_on_the_floor_keeps_a_level_camera() -> None:
+    estimator = GravityEstimator()
+    observe(estimator, lying(), 6, depth=room())
+    assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 0.5
+
+
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_estimate_fall_does_not_turn_the_camera(with_depth: bool) -> None:
+    estimator = GravityEstimator()
+    depth = room() if with_depth else None
+    observe(estimator, standing(), 5, depth=depth)
+    observe(estimator, lying(), 30, depth=depth)
+    assert estimator.up is not None and angle_deg(estimator.up, LEVEL) < 8
+
+
+def test_estimate_camera_turned_while_running_follows_the_floor() -> None:
+    estimator = GravityEstimator()
+    observe(estimator, standing(), 5, depth=room())
+    observe(estimator, standing(), 10, turns=1, depth=room())
+    assert estimator.up is not None and angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -1)) < 0.5
+
+
+def test_estimate_without_people_is_unknown() -> None:
+    estimator = GravityEstimator()
+    estimator.update(RgbdFrame(0, None, room(), CAMERA), [])
+    assert estimator.up is None
+
+
+def test_known_prefers_the_setting_to_the_frame_and_the_frame_to_people() -> None:
+    up = gravity.parse_mount("portrait_left")
+    frame = RgbdFrame(0, None, None, CAMERA, up=gravity.parse_mount("upside_down"))
+    by_frame, by_setting = GravityEstimator(), GravityEstimator(mount="portrait_left")
+    observe(by_frame, standing(), 5)
+    np.testing.assert_array_equal(by_frame.known(frame), frame.up)
+    np.testing.assert_array_equal(by_setting.known(frame), up)
+    observe(by_setting, standing(), 5)
+    np.testing.assert_array_equal(by_setting.known(dataclasses.replace(frame, up=None)), up)
+
+
+def test_mount_unknown_name_raises() -> None:
+    with pytest.raises(ConfigError, match="upside_down"):
+        GravityEstimator(mount="sideways")
+
+
+@pytest.mark.parametrize("roll, pitch", [(0, 20), (90, 0), (-150, 15)])
+def test_estimate_rendered_room_is_within_a_degree(roll: float, pitch: float) -> None:
+    estimator = GravityEstimator()
+    options = {"camera_roll": roll, "camera_pitch": pitch, "camera_height": 1.6, "width": 320, "height": 240}
+    with cameras.create("simulated", realtime=False, fps=5, gravity=False, start_stamp_ns=0, **options) as camera:
+        for _ in range(25):
+            frame = camera.read(5.0)
+            estimator.update(frame, frame.skeletons)
+    assert estimator.up is not None
+    assert angle_deg(estimator.up, gravity.up_from_angles(roll, pitch)) < 1.0

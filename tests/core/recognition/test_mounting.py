@@ -1,0 +1,65 @@
+"""The recognizer with cameras in any mounting, whose direction of gravity is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.features.clips import example_clip
+from actrec.features.specs import InputSpec
+from actrec.inference.session import Session
+from actrec.recognition import ActionPrediction, ActionRecognizer
+from actrec.types import Body, Hand
+from actrec.utils import gravity
+from actrec.utils.errors import InputError
+from tests.core.recognition.test_recognizer import body, stamp
+
+FRAMES = 75
+PERIOD_NS = 1_000_000_000 // 15
+
+
+@pytest.fixture(scope="module", params=["deepacts_graph_nucla", "sem_net_shrec17"])
+def session(request: pytest.FixtureRequest) -> Session:
+    return inference.load(request.param)
+
+
+def predict(session: Session, joints: np.ndarray, up: np.ndarray | None) -> ActionPrediction:
+    """Return the label of the last of the frames [T, V, 3]."""
+    recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.1, smoothing_s=0.0, top_k=3)
+    for t, positions in enumerate(joints):
+        pixels, scores = np.full((len(positions), 2), np.nan, np.float32), np.ones(len(positions), np.float32)
+        if recognizer.tracked_stream == "hands":
+            recognizer.add_hands(t * PERIOD_NS, [Hand("body_1", "hand_22", positions, pixels, scores)], up)
+        else:
+            recognizer.add_skeletons(t * PERIOD_NS, [Body("body_1", "kinect_v2_25", positions, pixels, scores)], up)
+    return recognizer.predict()[-1]
+
+
+@pytest.mark.parametrize("roll, pitch", [(90, 0), (180, 0), (-90, 0), (30, -30), (150, 30)])
+def test_predict_any_mounting_gives_the_label_of_a_level_camera(session: Session, roll: float, pitch: float) -> None:
+    layout = session.package.inputs[0].layout
+    spec = InputSpec("body", "body", layout, (1, 3, FRAMES, 22 if layout == "hand_22" else 25))
+    joints = example_clip([spec], FRAMES)["bodies"][0]
+    expected = predict(session, joints, None)
+    up = gravity.up_from_angles(roll, pitch)
+    found = predict(session, (joints @ gravity.level_rotation(up)).astype(np.float32), up)
+    assert found.top_labels == expected.top_labels
+    np.testing.assert_allclose(found.top_probabilities, expected.top_probabilities, atol=1e-3)
+
+
+def test_add_skeletons_turned_camera_restarts_windows() -> None:
+    recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"), interval_s=0.0)
+    for frame in range(20):
+        recognizer.add_skeletons(stamp(frame), [body(0.0)], gravity.up_from_angles(0, frame / 5))
+    (before,) = recognizer.predict()
+    recognizer.add_skeletons(stamp(20), [body(0.0)], gravity.up_from_angles(90, 0))
+    (after,) = recognizer.predict()
+    assert before.window_start_ns == stamp(0) and after.window_start_ns == stamp(20)
+
+
+def test_add_skeletons_wrong_up_raises_and_ignores_the_frame() -> None:
+    recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"))
+    with pytest.raises(InputError, match="up is"):
+        recognizer.add_skeletons(stamp(0), [dataclasses.replace(body(0.0))], np.zeros(3))
+    assert recognizer.predict() == []
