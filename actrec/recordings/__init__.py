@@ -185,9 +185,11 @@ def resolve_intrinsics(
     if text.count(",") == 3:
         try:
             fx, fy, cx, cy = (float(value) for value in text.split(","))
-        except ValueError as error:
-            raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
-        return make_intrinsics(f"intrinsics '{text}'", width, height, [fx, 0, cx, 0, fy, cy, 0, 0, 1])
+            return make_intrinsics("intrinsics", width, height, [fx, 0, cx, 0, fy, cy, 0, 0, 1])
+        except (ValueError, InputError) as error:
+            raise ConfigError(
+                f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file ({error})"
+            ) from error
     if text:
         camera = from_yaml(Path(text).expanduser())
     elif folder is not None and (folder / INTRINSICS_FILE).is_file():
