@@ -20,11 +20,11 @@ PIXELS = ("pixels", "hand_pixels", "face_pixels")
 
 
 def level_clip(clip: Clip) -> Clip:
-    """Return the clip in level axes, without its key "up"; a clip without that key as it is.
+    """Return the clip in level axes, without its key "up"; the clip of a level camera, or without that key, as it is.
 
     Images are turned on first access. Frames observed under the name of an input are level already.
     """
-    if "up" not in clip:
+    if "up" not in clip or gravity.is_level(clip["up"]):
         return clip
     return _leveled(clip, *_leveling(clip["up"]), _size(clip))
 
@@ -41,7 +41,7 @@ def _leveled(clip: Clip, rotation: np.ndarray, turns: int, size: tuple[int, int]
 
 def level_view(view: BodyView, up: np.ndarray | None) -> BodyView:
     """Return one frame of a body in level axes."""
-    if up is None:
+    if up is None or gravity.is_level(up):
         return view
     rotation, turns = _leveling(up)
     size = view.size

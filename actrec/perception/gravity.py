@@ -91,8 +91,10 @@ class GravityEstimator:
             axis, weight = body_axis(body.positions, body.scores)
             if weight > 0:
                 self._samples.append((frame.stamp_ns, axis, weight))
+        if not bodies or not self._samples or frame.stamp_ns - self._samples[0][0] < self._window_ns:
+            return
         weights = np.array([weight for _, _, weight in self._samples])
-        if not bodies or weights.sum() < MIN_WEIGHT or frame.stamp_ns - self._samples[0][0] < self._window_ns:
+        if weights.sum() < MIN_WEIGHT:
             return
         axis = median_direction(np.array([axis for _, axis, _ in self._samples]), weights)
         stands = weights[weights > SEATED_WEIGHT].sum() >= MIN_WEIGHT

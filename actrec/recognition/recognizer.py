@@ -1,5 +1,6 @@
 """The action recognizer, its settings, predictions and counters."""
 
+import dataclasses
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -267,7 +268,7 @@ class ActionRecognizer:
     def _set_up(self, up: np.ndarray) -> None:
         """Keep the direction of gravity; a camera that was turned restarts all windows."""
         before, self._buffers.up = self._buffers.up, up
-        if before is not None and before @ up < TURNED_COSINE:
+        if (np.array(gravity.LEVEL) if before is None else before) @ up < TURNED_COSINE and self._tracks:
             self.counts.restarts += 1
             for track in self._tracks.values():
                 track.window = self._inputs.new_track().window
@@ -305,16 +306,18 @@ class ActionRecognizer:
         flow_message = self._buffers.flow.at(stamp_ns, TOLERANCE_S)
         flow = flow_message[0] if flow_message else None
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
+        # The images are turned once, for all bodies.
+        scene = level_view(BodyView(size=size, color=color, flow=flow), self._buffers.up if complete else None)
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):
-                view = level_view(BodyView(size=size, color=color, flow=flow), self._buffers.up)
-                self._buffers.frames[spec.name].add(stamp_ns, feature.observe(view, spec))
+                self._buffers.frames[spec.name].add(stamp_ns, feature.observe(scene, spec))
         for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
             track = self._tracks.get(body_id)
             if track is None:
                 continue
             hands = track.points["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in track.points else None
-            view = level_view(BodyView(joints.positions, joints.pixels, hands, size, color, flow), self._buffers.up)
+            view = level_view(BodyView(joints.positions, joints.pixels, hands, size), self._buffers.up)
+            view = dataclasses.replace(view, color=scene.color, flow=scene.flow)
             for spec, feature in complete:
                 if not is_per_body(feature):
                     continue

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -75,6 +75,21 @@ def check_up(up: np.ndarray) -> np.ndarray:
     if vector.shape != (3,) or not np.isfinite(length) or length < 1e-6:
         raise InputError(f"up is {vector.tolist()}, expected a direction of three finite numbers")
     return (vector / length).astype(np.float32)
+
+
+def is_level(up: np.ndarray) -> bool:
+    """Return whether a camera is level within 0.01°, so that nothing has to be turned or rotated."""
+    return bool(np.abs(np.asarray(up) - LEVEL).max() < 1.7e-4)
+
+
+def up_from_vector(vector: Any) -> np.ndarray | None:
+    """Return the unit vector [3] against gravity of a Vector3 message; None for zeros, which mean unknown.
+
+    Raises:
+        InputError: It is not finite.
+    """
+    found = np.array([vector.x, vector.y, vector.z])
+    return check_up(found) if found.any() else None
 
 
 def level_rotation(up: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from geometry_msgs.msg import Vector3Stamped
 
 from actrec.perception import pipeline
 from actrec.types import NANOSECONDS, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode
@@ -40,6 +41,7 @@ class PerceptionNode(FrameNode[ConfigT]):
         super().__init__(self.node_name, self.perception_class.config_class, **node_options)
         self._perception: Any = None
         self._publisher: Any = None
+        self._listening: list[Any] = []
 
     def configure(self) -> None:
         """Make the estimator."""
@@ -50,6 +52,16 @@ class PerceptionNode(FrameNode[ConfigT]):
         """Reset the tracks, then subscribe."""
         self._perception.reset()
         super().activate()
+
+    def deactivate(self) -> None:
+        """Unsubscribe."""
+        super().deactivate()
+        while self._listening:
+            self.destroy_subscription(self._listening.pop())
+
+    def listen(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> None:
+        """Subscribe until the node is deactivated."""
+        self._listening.append(self.create_subscription(kind, topic, callback, profile))
 
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""
@@ -79,27 +91,19 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
     def __init__(self, **node_options: Any):
         super().__init__(**node_options)
         self._up: np.ndarray | None = None
-        self._up_subscription: Any = None
 
     def activate(self) -> None:
         """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
         self._up = None
-        self._up_subscription = self.create_subscription(Vector3Stamped, topics.UP, self._keep_up, topics.LATCHED)
+        self.listen(Vector3Stamped, topics.UP, self._keep_up, topics.LATCHED)
         super().activate()
-
-    def deactivate(self) -> None:
-        """Unsubscribe."""
-        super().deactivate()
-        if self._up_subscription is not None:
-            self.destroy_subscription(self._up_subscription)
-            self._up_subscription = None
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the bodies in a frame."""
         return super().detect(dataclasses.replace(frame, up=self._up))
 
     def _keep_up(self, message: Vector3Stamped) -> None:
-        self._up = conversions.vector_to_up(message.vector)
+        self._up = gravity.up_from_vector(message.vector)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,6 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
     def __init__(self, **node_options: Any):
         super().__init__(**node_options)
         self._parts_settings = parameters.declare(self, BodyPartsConfig)
-        self._skeletons: Any = None
         self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=KEPT)
         self._arrived = threading.Condition()
         self._max_age_ns, self._wait_s = 0, 0.0
@@ -130,22 +133,15 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         settings = self._parts_settings.read()
         self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
         self._recent.clear()
-        self._skeletons = self.create_subscription(SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL)
+        self.listen(SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL)
         super().activate()
-
-    def deactivate(self) -> None:
-        """Unsubscribe from skeletons too."""
-        super().deactivate()
-        if self._skeletons is not None:
-            self.destroy_subscription(self._skeletons)
-            self._skeletons = None
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame, near its skeletons if there are any."""
         message = self._nearest(frame.stamp_ns)
         bodies = conversions.message_to_bodies(message) if message is not None else []
         if message is not None:
-            frame = dataclasses.replace(frame, up=conversions.vector_to_up(message.up))
+            frame = dataclasses.replace(frame, up=gravity.up_from_vector(message.up))
         return list(self._perception.process(frame, bodies))
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:

@@ -21,6 +21,7 @@ from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.recognizer import STREAM_NAMES
 from actrec.types import Intrinsics
+from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, InputError
 from actrec_nodes.bringup.graph import GRAPH
@@ -135,11 +136,11 @@ class RecognizerInputs:
         return receive
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
-        bodies, up = conversions.message_to_bodies(message), conversions.vector_to_up(message.up)
+        bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
         self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies, up))
 
     def _on_hands(self, message: HandArray) -> None:
-        hands, up = conversions.message_to_hands(message), conversions.vector_to_up(message.up)
+        hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
         ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
         if self._recognizer.tracked_stream == "hands":
             self._put(message, ended)

@@ -29,10 +29,10 @@ UPSIDE_DOWN = gravity.parse_mount("upside_down")
 def test_up_round_trip_and_unknown() -> None:
     head = c.header(1, "lens")
     for to_message in (c.bodies_to_message, c.hands_to_message, c.faces_to_message):
-        assert c.vector_to_up(to_message([], head).up) is None
-        np.testing.assert_allclose(c.vector_to_up(to_message([], head, UPSIDE_DOWN).up), UPSIDE_DOWN, atol=1e-6)
+        assert gravity.up_from_vector(to_message([], head).up) is None
+        np.testing.assert_allclose(gravity.up_from_vector(to_message([], head, UPSIDE_DOWN).up), UPSIDE_DOWN, atol=1e-6)
     with pytest.raises(InputError, match="up is"):
-        c.vector_to_up(Vector3(x=float("nan")))
+        gravity.up_from_vector(Vector3(x=float("nan")))
 
 
 def test_camera_node_publishes_the_mount_of_its_calibration(host, add, peer, monkeypatch, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_camera_node_publishes_the_mount_of_its_calibration(host, add, peer, mon
     add(CameraNode, driver="simulated", simulated__width=64, simulated__height=48, simulated__gravity=False)
     assert host.start() is None
     peer.wait_until(lambda: bool(peer.received[topics.UP]))
-    np.testing.assert_allclose(c.vector_to_up(peer.received[topics.UP][0].vector), pose[2, :3], atol=1e-6)
+    np.testing.assert_allclose(gravity.up_from_vector(peer.received[topics.UP][0].vector), pose[2, :3], atol=1e-6)
 
 
 @pytest.mark.parametrize("source", ["mount", "topic"])
@@ -68,7 +68,7 @@ def test_skeleton_node_turned_camera_finds_the_person(host, add, peer, person, s
     peer.send_frames_until(turned(), lambda: len([m for m in received if m.skeletons and m.up.y > 0.9]) >= 5)
     message = [m for m in received if m.skeletons][-1]
     body = c.message_to_bodies(message)[0]
-    np.testing.assert_allclose(c.vector_to_up(message.up), UPSIDE_DOWN, atol=1e-5)
+    np.testing.assert_allclose(gravity.up_from_vector(message.up), UPSIDE_DOWN, atol=1e-5)
     head, base = body.positions[3], body.positions[0]
     assert (head - base) @ UPSIDE_DOWN > 0.3, "the head is above the hips"
     assert node.statistics.snapshot().failed == 0

@@ -5,12 +5,12 @@ import time
 from collections import deque
 from typing import Any
 
-import cv2
 import numpy as np
 
 from actrec.cameras.azure_kinect.sdk import Capture
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Intrinsics
+from actrec.utils import camera_model
 from actrec.utils.errors import DeviceError
 
 PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
@@ -138,6 +138,5 @@ class BodyTracker:
         camera, pixels = self._intrinsics, np.full((len(joints), 2), np.nan, np.float32)
         known = np.nan_to_num(joints[:, 2]) > 0
         if known.any():
-            points, distortion = joints[known].astype(np.float64), np.array(camera.distortion or (0.0,) * 5)
-            pixels[known] = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.matrix, distortion)[0][:, 0]
+            pixels[known] = camera_model.project(joints[known], camera)
         return Body(f"body_{number}", CANONICAL, joints, pixels, scores)

@@ -164,15 +164,10 @@ class SkeletonBagRecording(OpenBag):
             for _, _, raw in messages(self._reader, [self._topic], start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
-                frame_id, up = message.header.frame_id, _up(message)
+                # Bags from before the field `up` are those of a camera whose mounting is unknown.
+                up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
+                frame_id = message.header.frame_id
                 yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
-
-
-def _up(message: Any) -> np.ndarray | None:
-    """Return the direction of gravity of a `SkeletonArray`; None if it is unknown, or the bag is from before `up`."""
-    vector = getattr(message, "up", None)
-    up = np.zeros(3) if vector is None else np.array([vector.x, vector.y, vector.z])
-    return gravity.check_up(up) if up.any() else None
 
 
 def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:

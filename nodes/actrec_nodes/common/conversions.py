@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 
 from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
-from actrec.utils import camera_model, gravity
+from actrec.utils import camera_model
 from actrec.utils.errors import InputError
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -218,16 +218,6 @@ def faces_to_message(faces: Sequence[Face], head: Header, up: np.ndarray | None 
 def up_to_vector(up: np.ndarray | None) -> Vector3:
     """Convert a unit vector against gravity; zeros if it is unknown."""
     return Vector3() if up is None else Vector3(x=float(up[0]), y=float(up[1]), z=float(up[2]))
-
-
-def vector_to_up(vector: Vector3) -> np.ndarray | None:
-    """Return the unit vector [3] against gravity; None for zeros.
-
-    Raises:
-        InputError: It is not finite.
-    """
-    found = np.array([vector.x, vector.y, vector.z])
-    return gravity.check_up(found) if found.any() else None
 
 
 def message_to_bodies(message: SkeletonArray) -> list[Body]:
