@@ -164,7 +164,7 @@ class SkeletonBagRecording(OpenBag):
             for _, _, raw in messages(self._reader, [self._topic], start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
-                # Bags from before the field `up` are those of a camera whose mounting is unknown.
+                # Older bags have no field `up`: the mounting is unknown.
                 up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
                 frame_id = message.header.frame_id
                 yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
