@@ -69,6 +69,7 @@ class RgbdFrame:
         frame_id: Name of the optical frame.
         skeletons: Joints that the source knows (simulated camera, recordings), else empty.
         up: [3] unit vector against gravity in the optical frame, (0, −1, 0) for a level camera; None if unknown.
+        up_source: Where `up` comes from, a name in `actrec.utils.gravity.SOURCES`.
     """
 
     stamp_ns: int
@@ -78,6 +79,7 @@ class RgbdFrame:
     frame_id: str = "camera_color_optical_frame"
     skeletons: list["Body"] = field(default_factory=list)
     up: np.ndarray | None = None
+    up_source: str = "camera"
 
     @property
     def stamp(self) -> float:
@@ -186,13 +188,13 @@ KEYS: dict[str, tuple[int | None, str, str]] = {
     "face_pixels": (1, "[M, T, 68, 2]", "the face in the color image, px"),
     "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the color image"),
     "size": (None, "[2]", "width and height of the color image, px"),
-    "up": (None, "[3]", "unit vector against gravity in the optical frame; absent for a level camera"),
     "color": (0, "[T, H, W, 3]", "uint8 RGB"),
     "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the color image's field of view at any size"),
+    "up": (None, "[3]", "unit vector against gravity in the optical frame; absent for a level camera"),
 }
-"""Key of a clip to (time axis, shape, meaning). Body 0 is the subject of the clip. Instead of "color" or "flow", a clip
-may hold, under the name of an input with a `FrameFeature`, that input's `observe`d frames [T, …] of body 0: the live
-recognizer keeps crops, not images."""
+"""Key of a clip to (time axis, shape, meaning); add keys at the end, since prepared stores number them. Body 0 is the
+subject of the clip. Instead of "color" or "flow", a clip may hold, under the name of an input with a `FrameFeature`,
+that input's `observe`d frames [T, …] of body 0: the live recognizer keeps crops, not images."""
 
 STREAMS = {
     "bodies": ("bodies", "pixels"),

@@ -14,6 +14,7 @@ import numpy as np
 from actrec.skeleton import windows
 from actrec.skeleton.windows import nearest, resample_points
 from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 
@@ -74,6 +75,13 @@ class Clip:
     stamps_ns: np.ndarray
     bodies: np.ndarray
     streams: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def leveled(self) -> "Clip":
+        """Return the clip of the bodies alone in level axes (`actrec.utils.gravity`); as they are without key "up"."""
+        bodies = self.bodies
+        if "up" in self.streams and not gravity.is_level(up := self.streams["up"]):
+            bodies = bodies @ gravity.level_rotation(gravity.check_up(up)).T
+        return Clip(self.name, self.label, self.stamps_ns, bodies)
 
     def window(self, seconds: float, frames: int) -> np.ndarray:
         """Return the bodies [M, frames, V, 3] m of the live recognizer's window at the end of the clip."""
@@ -231,6 +239,7 @@ class ClipDataset:
         for clip in self._clips:
             digest.update(f"{clip.name} {clip.label}".encode())
             digest.update(np.ascontiguousarray(clip.bodies).tobytes())
+            digest.update(clip.streams["up"].tobytes() if "up" in clip.streams else b"")
         return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ from actrec.features.keypoints import (
     MotionFeature,
     MotionPreprocessing,
 )
+from actrec.features.leveling import level_clip
 from actrec.features.skeleton import BodyFeature, BonesFeature, SkeletonPreprocessing
 from actrec.features.specs import Feature, InputSpec
 from actrec.skeleton import layouts
@@ -160,7 +161,7 @@ def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list
     """
     wanted = [spec for spec in specs if spec.modality in STAMPS]
     found: dict[str, list[float]] = {}
-    for clip in clips:
+    for clip in map(level_clip, clips):
         memo: dict[Any, Any] = {}
         for spec in wanted:
             values = STAMPS[spec.modality]().coordinates(clip, spec, memo)

@@ -7,6 +7,7 @@ lies on the floor from a camera that is turned.
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +51,11 @@ class GravityConfig:
 
 
 class GravityEstimator:
-    """Direction of gravity: from the frame, the setting `mount`, or the people and the floor in view.
+    """Direction of gravity: from the setting `mount`, the frame, or the people and the floor in view.
 
-    An estimate is kept once people were observed for `gravity_window_s`. Later it changes only if the floor under the
-    people contradicts it: a person who lies down does not turn the camera.
+    There is an estimate once people were observed for `gravity_window_s`. People alone, without a floor, turn the
+    camera by 45° to 135° only if they walk: a person who lies down does not. If the camera is moved later, the
+    estimate follows within two more windows.
 
     Args:
         options: Fields of `GravityConfig`.
@@ -63,6 +65,7 @@ class GravityEstimator:
 
     Attributes:
         up: Unit vector [3] against gravity in the optical frame; None if unknown so far.
+        source: Source of `up`, a name in `gravity.SOURCES`; empty if unknown.
     """
 
     config_class = GravityConfig
@@ -71,59 +74,126 @@ class GravityEstimator:
         self.config = build(GravityConfig, options)
         self._mount = None if self.config.mount == "auto" else gravity.parse_mount(self.config.mount)
         self._window_ns = int(self.config.gravity_window_s * NANOSECONDS)
-        self._is_final = False
-        self._samples: deque[tuple[int, np.ndarray, float]] = deque()
-        self.up: np.ndarray | None = self._mount
+        self._estimate: np.ndarray | None = None
+        self._moved: np.ndarray | None = None  # another direction, in one window so far
+        self._samples: deque[_Sample] = deque()
+        self._newest: tuple[RgbdFrame, list[Body]] | None = None
+        self._doubted = False
+        self._choice = gravity.Choice(logger)
+        self.up = self._choice.of({"setting": self._mount})
+
+    @property
+    def source(self) -> str:
+        """Return the source of `up`."""
+        return self._choice.source
 
     def known(self, frame: RgbdFrame) -> np.ndarray | None:
-        """Return `up` before the people in `frame` are known: the frame's own, the setting's, or the estimate."""
-        if self._mount is None and frame.up is not None:
-            self.up, self._is_final = gravity.check_up(frame.up), True
+        """Return `up` before the people in `frame` are known: the setting's, the frame's own, or the estimate."""
+        own = None if frame.up is None else gravity.check_up(frame.up)
+        self.up = self._choice.of({"setting": self._mount, frame.up_source: own, "estimate": self._estimate})
         return self.up
 
     def update(self, frame: RgbdFrame, bodies: list[Body]) -> None:
         """Add the tracked bodies (`kinect_v2_25`) of a frame."""
         if self._mount is not None or frame.up is not None:
             return
-        if self._samples and not 0 <= frame.stamp_ns - self._samples[-1][0] <= self._window_ns:
+        if self._samples and not 0 <= frame.stamp_ns - self._samples[-1].stamp_ns <= self._window_ns:
             self._samples.clear()
         for body in bodies:
             axis, weight = body_axis(body.positions, body.scores)
             if weight > 0:
-                self._samples.append((frame.stamp_ns, axis, weight))
-        if not bodies or not self._samples or frame.stamp_ns - self._samples[0][0] < self._window_ns:
-            return
-        weights = np.array([weight for _, _, weight in self._samples])
+                base = body.positions[_BASE]
+                self._samples.append(_Sample(frame.stamp_ns, body.body_id, axis, weight, base))
+        if bodies:
+            self._newest = frame, bodies
+        if bodies and self._samples and frame.stamp_ns - self._samples[0].stamp_ns >= self._window_ns:
+            self._decide(frame, bodies)
+
+    def conclude(self) -> np.ndarray | None:
+        """Return `up`, by all people since the last estimate even if they were observed for less than the window."""
+        if self._estimate is None and self._newest is not None:
+            self._decide(*self._newest)
+        return self.up
+
+    def _decide(self, frame: RgbdFrame, bodies: list[Body]) -> None:
+        """Estimate from the window's samples and the floor under the people, and clear the samples."""
+        samples = list(self._samples)
+        weights = np.array([sample.weight for sample in samples])
         if weights.sum() < MIN_WEIGHT:
             return
-        axis = median_direction(np.array([axis for _, axis, _ in self._samples]), weights)
+        self._samples.clear()
+        axis = median_direction(np.array([sample.axis for sample in samples]), weights)
         stands = weights[weights > SEATED_WEIGHT].sum() >= MIN_WEIGHT
         axis = round_to_mount(axis, STANDING_ERROR_DEG if stands else SEATED_ERROR_DEG)
-        self._decide(axis, frame, bodies)
-        self._samples.clear()
-
-    def _decide(self, axis: np.ndarray, frame: RgbdFrame, bodies: list[Body]) -> None:
-        """Choose between the people's axis and the assumption so far, by the floor under the people."""
-        assumed = self.up if self._is_final and self.up is not None else LEVEL
-        agrees = angle_deg(axis, assumed) < MAX_LEAN_DEG
-        if self._is_final and agrees:
-            return
+        assumed = LEVEL if self._estimate is None else self._estimate
+        angle = angle_deg(axis, assumed)
         on_floor = find_floor(frame, bodies, axis)
-        if not agrees and on_floor is None and angle_deg(axis, assumed) < UPSIDE_DOWN_DEG:
-            lying = find_floor(frame, bodies, assumed)
-            if lying is not None or self._is_final:
-                self.up, self._is_final = assumed if self._is_final else lying, True
+        if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG:
+            on_floor = find_floor(frame, bodies, assumed)  # people who lie on it
+            if on_floor is None and not walks(samples, axis):
+                self._doubt(axis)
                 return
-        self.up, self._is_final = axis if on_floor is None else on_floor, True
-        if not agrees:
-            roll, pitch = gravity.angles_from_up(self.up)
+        found = axis if on_floor is None else on_floor
+        if self._estimate is None:
+            self._set(found)
+        elif angle_deg(found, self._estimate) < (FLOOR_CHANGE_DEG if on_floor is not None else PEOPLE_CHANGE_DEG):
+            self._moved = None
+        elif on_floor is not None or stands:
+            if self._moved is not None and angle_deg(found, self._moved) < FLOOR_CHANGE_DEG + STANDING_ERROR_DEG:
+                self._set(found)
+            else:
+                self._moved = found
+
+    def _set(self, up: np.ndarray) -> None:
+        before, self._estimate, self._moved = self._estimate, up, None
+        self.up = self._choice.of({"estimate": up})
+        roll, pitch = gravity.angles_from_up(up)
+        if before is not None or angle_deg(up, LEVEL) > MAX_LEAN_DEG:
             logger.warning(
-                "people lie sideways or upside down in the image: assuming a camera that is rolled by %.0f° and looks "
-                "down by %.0f°; set mount if this is wrong (mount:=level)", roll, pitch
+                "%s: by the people and the floor it is rolled by %.0f° and looks down by %.0f°; set mount if this is "
+                "wrong (mount:=level)",
+                "the camera was moved" if before is not None else "the camera is not upright", roll, pitch,
+            )  # fmt: skip
+
+    def _doubt(self, axis: np.ndarray) -> None:
+        """Warn once of people who lie sideways in the image, without a floor or a walk as evidence."""
+        if not self._doubted:
+            self._doubted = True
+            name = min(gravity.MOUNTS, key=lambda mount: angle_deg(axis, np.array(gravity.MOUNTS[mount], np.float32)))
+            logger.warning(
+                "people lie sideways in the image, and no floor is in view: they may lie, or the camera may be turned. "
+                "It counts as upright until a person walks; if it is turned, set mount:=%s", name
             )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """A body in one frame: direction [3] to its head, weight of that, hips [3] m."""
+
+    stamp_ns: int
+    body_id: str
+    axis: np.ndarray
+    weight: float
+    base: np.ndarray
+
+
+def walks(samples: Sequence[_Sample], axis: np.ndarray) -> bool:
+    """Return whether a straight body moves across its own axis [3], as lying people do not."""
+    bases: dict[str, list[np.ndarray]] = {}
+    for sample in samples:
+        if sample.weight > SEATED_WEIGHT and np.isfinite(sample.base).all():
+            bases.setdefault(sample.body_id, []).append(sample.base - (sample.base @ axis) * axis)
+    ways = (np.linalg.norm(np.subtract(way, np.median(way, axis=0)), axis=1) for way in bases.values())
+    return any(float(np.percentile(way, 90)) > WALK_M for way in ways)
+
+
 LEVEL = np.array(gravity.LEVEL, np.float32)
+
+FLOOR_CHANGE_DEG, PEOPLE_CHANGE_DEG = 4.0, 20.0
+"""Change of an estimate by the floor, or by standing people alone, beyond which the camera was moved."""
+
+WALK_M = 0.4
+"""Distance of a walk from its middle in m, from which on a person is upright."""
 
 MAX_LEAN_DEG = 45.0
 """Angle between people's axis and `up` beyond which people lie, or the camera is turned."""

@@ -231,6 +231,10 @@ class BodyPerception(_Perception):
         self._gravity.update(frame, bodies)
         return bodies
 
+    def conclude_up(self) -> np.ndarray | None:
+        """Return `up` at the end of a recording, however short; see `GravityEstimator.conclude`."""
+        return self._gravity.conclude()
+
     def reset(self) -> None:
         """Forget all tracked bodies; ids continue to count up."""
         super().reset()

@@ -13,6 +13,7 @@ import numpy as np
 
 from actrec import cameras
 from actrec.datasets.shrec17 import read_gesture
+from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
@@ -32,14 +33,15 @@ from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
 
 HANDS = "actrec_msgs/msg/HandArray"
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Increase it when the estimator returns other joints for the same images."""
 
-_CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids")
+_CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids", "up")
 
 
 def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> SkeletonSequence:
@@ -64,7 +66,11 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
         sequence = open_sequence(path, config.sequence or None, config.fps)
     elif kind == "bag" and SKELETONS in message_types(path):
         with SkeletonBagRecording(path, config) as bag:
-            sequence = stack_bodies(path.stem, ((f.stamp_ns, f.skeletons) for f in bag.frames()))
+            estimator, frames = GravityEstimator(), list(bag.frames())
+            for frame in frames:
+                estimator.update(frame, frame.skeletons)
+            found = ((frame.stamp_ns, frame.skeletons, frame.up) for frame in frames)
+            sequence = stack_bodies(path.stem, found, estimator.conclude)
     else:
         sequence = _read_estimated(path, config)
     if not len(sequence) or not np.isfinite(sequence.bodies).any():
@@ -72,37 +78,54 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     return sequence
 
 
-def stack_bodies(name: str, frames: Iterable[tuple[int, list[Body]]]) -> SkeletonSequence:
-    """Stack the bodies (`kinect_v2_25`) of successive frames into a sequence with one track for each id.
+Observed = tuple[int, list[Body], np.ndarray | None]
+"""Stamp, bodies (`kinect_v2_25`) and `up` of a frame."""
 
-    Frames whose stamp does not increase are skipped.
+
+def stack_bodies(
+    name: str, frames: Iterable[Observed], estimate: Callable[[], np.ndarray | None] | None = None
+) -> SkeletonSequence:
+    """Stack the bodies of successive frames into a sequence with one track for each id.
+
+    Frames whose stamp does not increase are skipped. If `up` changes, as of a camera on a robot's head, all joints are
+    rotated to the camera's last direction.
+
+    Args:
+        name: Name of the sequence.
+        frames: The frames.
+        estimate: Returns `up` if no frame has it; called after the last frame.
     """
-    kept: list[tuple[int, list[Body]]] = []
-    for stamp, bodies in frames:
-        if not kept or stamp > kept[-1][0]:
-            kept.append((stamp, bodies))
-    ids = tuple(dict.fromkeys(body.body_id for _, bodies in kept for body in bodies))
+    kept: list[Observed] = []
+    for observed in frames:
+        if not kept or observed[0] > kept[-1][0]:
+            kept.append(observed)
+    known = [up for *_, up in kept if up is not None]
+    last = known[-1] if known else estimate() if estimate is not None else None
+    ids = tuple(dict.fromkeys(body.body_id for _, bodies, _ in kept for body in bodies))
     shape = len(ids), len(kept), 25
     positions, pixels = (np.full((*shape, size), np.nan, np.float32) for size in (3, 2))
     scores = np.zeros(shape, np.float32)
-    for t, (_, bodies) in enumerate(kept):
+    up = known[0] if known else last
+    for t, (_, bodies, now) in enumerate(kept):
+        up = up if now is None else now
         for body in bodies:
             m = ids.index(body.body_id)
             positions[m, t], pixels[m, t], scores[m, t] = body.positions, body.pixels, body.scores
-    stamps = np.array([stamp for stamp, _ in kept], np.int64)
-    return SkeletonSequence(name, stamps, positions, scores, pixels, ids, meta={"format": "tracks"})
+        if up is not None and last is not None and up @ last < 1 - 1e-7:
+            positions[:, t] = positions[:, t] @ gravity.rotation_between(up, last).T
+    stamps = np.array([stamp for stamp, *_ in kept], np.int64)
+    return SkeletonSequence(name, stamps, positions, scores, pixels, ids, meta={"format": "tracks"}, up=last)
 
 
 def read_hands(path: str | Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return all hands of a recording.
+    """Return all hands of a recording, in level axes if it has the direction of gravity.
 
     Args:
         path: A bag with `HandArray` messages, or a `skeletons_world.txt` of SHREC'17.
         layout: Layout of the returned joints: `hand_22`, or as recorded.
 
     Returns:
-        Stamps [T] int64 ns, and joints [M, T, V, 3] float32 meters in the optical frame, NaN if missing; M counts each
-        side of each person.
+        Stamps [T] int64 ns, and joints [M, T, V, 3] float32 meters, NaN if missing; M counts each side of each person.
 
     Raises:
         DeviceError: The path does not exist.
@@ -136,13 +159,15 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
         with contextlib.suppress(InputError):  # a damaged cache is replaced
             a = load_npz(file, _CACHE_KEYS)
             ids = tuple(str(body_id) for body_id in a["body_ids"])
-            return SkeletonSequence(path.stem, a["stamps_ns"], a["bodies"], a["scores"], a["pixels"], ids)
+            up = a["up"] if np.isfinite(a["up"]).all() else None
+            return SkeletonSequence(path.stem, a["stamps_ns"], a["bodies"], a["scores"], a["pixels"], ids, up=up)
     try:
         recording = open_recording(path, config)
     except ConfigError as error:
         raise ConfigError(f"'{path}': {error}") from error
     with recording, contextlib.closing(BodyPerception()) as perception:
-        sequence = stack_bodies(path.stem, ((f.stamp_ns, perception.process(f)) for f in recording.frames()))
+        found = ((frame.stamp_ns, perception.process(frame), frame.up) for frame in recording.frames())
+        sequence = stack_bodies(path.stem, found, perception.conclude_up)
     _write_cache(file, sequence)
     return sequence
 
@@ -158,7 +183,8 @@ def _cache_key(path: Path, config: RecordingConfig) -> str:
 def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
     """Write the cache atomically; only warn on failure, because it can be estimated again."""
     staging = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-1]}
+    arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-2]}
+    arrays["up"] = np.full(3, np.nan, np.float32) if sequence.up is None else sequence.up
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(staging, **arrays, body_ids=np.array(sequence.body_ids, dtype=np.str_))
@@ -178,8 +204,10 @@ def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
         frames: dict[int, dict[str, np.ndarray]] = {}
         with reading(path):
             for _, _, raw in messages(reader, [topic]):
-                hands = store.deserialize_cdr(raw, HANDS).hands
-                found = {f"{h.body_id} {h.side}": _hand_joints(h, layout) for h in hands}
+                message = store.deserialize_cdr(raw, HANDS)
+                up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
+                level = np.eye(3, dtype=np.float32) if up is None else gravity.level_rotation(up)
+                found = {f"{h.body_id} {h.side}": _hand_joints(h, layout) @ level.T for h in message.hands}
                 frames.setdefault(stamp_ns(raw), {}).update(found)
     finally:
         reader.close()
@@ -212,7 +240,7 @@ def camera_observations(driver: str, options: dict[str, Any], images: bool) -> I
             bodies = frame.skeletons
 
             def write(bag: BagWriter) -> None:
-                bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
+                bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies, frame.up)
                 if images and frame.color is not None:
                     bag.write_frame(replace(frame, skeletons=[]))
 
@@ -222,7 +250,7 @@ def camera_observations(driver: str, options: dict[str, Any], images: bool) -> I
 
 
 def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
-    """Return a function that adds the detected bodies to a frame; frames without color are returned unchanged.
+    """Return a function that adds the detected bodies and `up` to a frame; frames without color stay unchanged.
 
     The models are loaded at the first color image and freed by `stack`.
     """
@@ -233,6 +261,7 @@ def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFra
             return frame
         if not perceptions:
             perceptions.append(stack.enter_context(contextlib.closing(BodyPerception())))
-        return replace(frame, skeletons=perceptions[0].process(frame))
+        bodies = perceptions[0].process(frame)
+        return replace(frame, skeletons=bodies, up=perceptions[0].up)
 
     return annotate

@@ -31,6 +31,7 @@ class SkeletonSequence:
         pixels: [M, T, 25, 2] float32 (u, v) in the color image, not mirrored; NaN if the format has none.
         body_ids: M strings that start with a letter (REP-155).
         label: Number of the action in the dataset (NTU "A001" is 1); None if unlabeled.
+        up: [3] unit vector against gravity in the optical frame; None if unknown.
         meta: Other data of the format: `subject`, `view`, `fps`, `label_name`, …
     """
 
@@ -42,6 +43,7 @@ class SkeletonSequence:
     body_ids: tuple[str, ...]
     label: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    up: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.stamps_ns)

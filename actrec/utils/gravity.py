@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,57 @@ MOUNTS = {
     "portrait_right": (-1.0, 0.0, 0.0),
 }
 """Name of a mounting to its `up`; in `portrait_left` the top of the camera points to the left, seen from behind it."""
+
+
+SOURCES = {
+    "setting": "the setting mount",
+    "calibration": "the calibrated mount",
+    "tf": "TF",
+    "camera": "the camera's data",
+    "accelerometer": "the accelerometer",
+    "estimate": "people and floor",
+}
+"""Sources of `up`, the first known one is used, with their names in messages. "camera" is the source of a frame that
+does not name it: a recording, or the simulated camera."""
+
+MAX_DISAGREEMENT_DEG = 10.0
+"""Angle between two sources from which on there is a warning."""
+
+
+class Choice:
+    """Choice of `up` among the sources that know it, in the order of `SOURCES`.
+
+    Args:
+        log: Gets the source's name whenever it changes, and one warning for each pair of sources that disagree.
+
+    Attributes:
+        source: Name of the source in use; empty if none knows `up`.
+    """
+
+    def __init__(self, log: Any):
+        self._log, self.source = log, ""
+        self._disagreeing: set[tuple[str, str]] = set()
+
+    def of(self, known: Mapping[str, np.ndarray | None]) -> np.ndarray | None:
+        """Return `up` [3] of the first source that knows it, None if none does."""
+        stated = [(name, up) for name in SOURCES if (up := known.get(name)) is not None]
+        if not stated:
+            self.source = ""
+            return None
+        (source, best), *others = stated
+        if source != self.source:
+            self.source = source
+            roll, pitch = angles_from_up(best)
+            self._log.info(f"direction of gravity from {SOURCES[source]}: roll {roll:.0f}°, pitch {pitch:.0f}°")
+        for other, up in others:
+            angle = float(np.degrees(np.arccos(np.clip(best @ up, -1, 1))))
+            if angle > MAX_DISAGREEMENT_DEG and other != "estimate" and (source, other) not in self._disagreeing:
+                self._disagreeing.add((source, other))
+                self._log.warning(
+                    f"{SOURCES[source]} and {SOURCES[other]} disagree by {angle:.0f}° on the direction of gravity: "
+                    f"using {SOURCES[source]}; correct it if the camera was moved"
+                )
+        return best
 
 
 def up_from_angles(roll_deg: float, pitch_deg: float) -> np.ndarray:
@@ -102,6 +154,11 @@ def level_rotation(up: np.ndarray) -> np.ndarray:
     unroll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     unpitch = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     return (unpitch @ unroll).astype(np.float32)
+
+
+def rotation_between(up: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the rotation [3, 3] float32 from the frame of a camera with `up` to the frame of one with `other`."""
+    return level_rotation(other).T @ level_rotation(up)
 
 
 def quarter_turns(up: np.ndarray, current: int | None = None) -> int:

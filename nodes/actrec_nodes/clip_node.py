@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import stamp_ns
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
@@ -51,11 +52,15 @@ class ClipNode(Node):
     def _on_skeletons(self, message: SkeletonArray) -> None:
         stamp, frame_id = conversions.stamp_to_ns(message.header.stamp), message.header.frame_id
         try:
-            bodies = conversions.message_to_bodies(message)
+            bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
         except InputError as error:  # a bad message must not stop the node
             self.get_logger().error(f"skipping skeletons: {error}", throttle_duration_sec=5.0)
             return
-        self._put(Observation(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies)))
+
+        def write(bag: BagWriter) -> None:
+            bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies, up)
+
+        self._put(Observation(stamp, bodies, write))
 
     def _subscribe(self, topic: str, kind: type) -> None:
         name, msgtype = f"/{topic}", f"sensor_msgs/msg/{kind.__name__}"

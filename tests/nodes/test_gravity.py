@@ -74,6 +74,21 @@ def test_skeleton_node_turned_camera_finds_the_person(host, add, peer, person, s
     assert node.statistics.snapshot().failed == 0
 
 
+@pytest.mark.parametrize("source", ["image", "skeletons"])
+def test_bag_with_images_keeps_the_direction_of_gravity(tmp_path: Path, person, source: str) -> None:  # noqa: F811
+    """A camera that is turned by hand from frame to frame; skeletons know it by the frame, the topic by its changes."""
+    ups = [gravity.up_from_angles(roll, 10) for roll in (0, 0, 30, 60)]
+    with BagWriter(tmp_path / "bag") as bag:
+        for frame, up in zip(person, ups, strict=False):
+            bag.write_frame(dataclasses.replace(frame, up=up if source == "image" else None, skeletons=[]))
+            if source == "skeletons":
+                bag.write_bodies("/skeletons", frame.stamp_ns, "a_long_frame_id", [], up)
+    assert bag.counts.get("/camera/up", 0) == (3 if source == "image" else 0), "unchanged directions are not repeated"
+    frames = list(recordings.open_recording(tmp_path / "bag").frames())
+    assert len(frames) == 4
+    np.testing.assert_allclose([frame.up for frame in frames], ups, atol=1e-6)
+
+
 def test_bag_keeps_the_direction_of_gravity(tmp_path: Path, person) -> None:  # noqa: F811
     with BagWriter(tmp_path / "bag") as bag:
         for frame, up in itertools.product(person[:1], (None, UPSIDE_DOWN)):

@@ -23,7 +23,7 @@ from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
 from actrec.perception.recorded_joints import read_bodies, read_hands
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import CANONICAL, HANDS
-from actrec.utils import config
+from actrec.utils import config, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError, PackageError
 
@@ -284,6 +284,8 @@ def recorded_windows(package: ModelPackage, paths: Sequence[str], count: int) ->
         else:
             sequence = read_bodies(path)
             stamps, tracks = sequence.stamps_ns, sequence.bodies
+            if sequence.up is not None:
+                tracks = tracks @ gravity.level_rotation(sequence.up).T
         wanted = (count - len(rows)) // (len(paths) - number)
         for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:
             at = windows.sample_stamps(int(end), package.window.seconds, package.window.frames)

@@ -36,6 +36,7 @@ COLOR_TOPIC, COLOR_INFO_TOPIC = "/camera/color/image_raw", "/camera/color/camera
 DEPTH_TOPIC, DEPTH_INFO_TOPIC = "/camera/depth_registered/image_raw", "/camera/depth_registered/camera_info"
 SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC = "/skeletons", "/ground_truth/skeletons"
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
+UP_TOPIC, UP = "/camera/up", "geometry_msgs/msg/Vector3Stamped"
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 _MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
@@ -84,6 +85,7 @@ class BagWriter:
         self._depth_encoding = depth_encoding
         self._connections: dict[str, Any] = {}
         self._stores: dict[str, Any] = {}
+        self._up: np.ndarray | None = None
         self._flushed = time.monotonic()
         self._open = True
         try:
@@ -156,7 +158,7 @@ class BagWriter:
             self._abort(error)
 
     def write_frame(self, frame: RgbdFrame) -> None:
-        """Write color, depth, their camera_info, and the skeletons of a frame.
+        """Write color, depth, their camera_info, the skeletons, and a new `up` of a frame.
 
         Raises:
             InputError: The frame violates the data contract.
@@ -165,6 +167,7 @@ class BagWriter:
         frame.check()
         header = self._header(frame.stamp_ns, frame.frame_id)
         if frame.color is not None:
+            self._write_up(frame, header)
             info = self._info(frame.intrinsics, header)
             self._write_message(COLOR_INFO_TOPIC, _INFO, frame.stamp_ns, info)
             if frame.depth is not None:
@@ -176,13 +179,23 @@ class BagWriter:
             topic = SKELETONS_TOPIC if frame.color is None else TRUE_SKELETONS_TOPIC
             self.write_bodies(topic, frame.stamp_ns, frame.frame_id, frame.skeletons, frame.up)
 
+    def _write_up(self, frame: RgbdFrame, header: Any) -> None:
+        if frame.up is None or (self._up is not None and np.allclose(frame.up, self._up, atol=1e-4)):
+            return
+        self._up = frame.up
+        types = self._store(UP).types
+        self.add_topic(UP_TOPIC, UP, [qos(latched=True)])
+        self._write_message(UP_TOPIC, UP, frame.stamp_ns, types[UP](header=header, vector=self._vector(UP, frame.up)))
+
+    def _vector(self, msgtype: str, up: np.ndarray | None) -> Any:
+        x, y, z = (0.0, 0.0, 0.0) if up is None else map(float, up)
+        return self._store(msgtype).types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
+
     def write_bodies(
         self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body], up: np.ndarray | None = None
     ) -> None:
         """Write a `SkeletonArray`; `up` [3] is the unit vector against gravity, None if unknown."""
         types = self._store(SKELETONS).types
-        x, y, z = (0.0, 0.0, 0.0) if up is None else map(float, up)
-        vector = types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
         point, skeleton = types["geometry_msgs/msg/Point32"], types["actrec_msgs/msg/Skeleton"]
         skeletons = [
             skeleton(
@@ -194,7 +207,9 @@ class BagWriter:
             )
             for body in bodies
         ]
-        message = types[SKELETONS](header=self._header(stamp_ns, frame_id), up=vector, skeletons=skeletons)
+        message = types[SKELETONS](
+            header=self._header(stamp_ns, frame_id), up=self._vector(SKELETONS, up), skeletons=skeletons
+        )
         self._write_message(topic, SKELETONS, stamp_ns, message)
 
     def _abort(self, error: OSError) -> None:

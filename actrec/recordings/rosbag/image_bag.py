@@ -1,5 +1,6 @@
 """Playback of the images of rosbag2 bags (mcap or sqlite3): color, with depth paired and registered to it."""
 
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,6 +13,7 @@ from actrec.recordings import INTRINSICS_REMEDY, image_decoding, log, resolve_in
 from actrec.recordings.image_decoding import DamagedImageError
 from actrec.recordings.rosbag.bag_reader import (
     INFO,
+    SKELETONS,
     OpenBag,
     find_topics,
     is_registered,
@@ -20,8 +22,9 @@ from actrec.recordings.rosbag.bag_reader import (
     replace_stamp,
     stamp_ns,
 )
+from actrec.recordings.rosbag.bag_writer import UP, UP_TOPIC
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import camera_model
+from actrec.utils import camera_model, gravity
 from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix
 from actrec.utils.errors import ActrecError, InputError
 from actrec.utils.registration import Registration
@@ -68,6 +71,7 @@ class BagRecording(OpenBag):
         self._unstamped = False
         self._metric = False  # whether an image has shown that depth is in meters
         self._registration: Registration | None = None
+        self._ups: tuple[np.ndarray, np.ndarray] | None = None
         with reading(self.path):
             self.topics = find_topics(self.path, self._reader, self.config, self._encoding)
             probe = [(time, stamp_ns(raw)) for _, time, raw in islice(self._messages([self.topics.color]), _PROBE)]
@@ -87,6 +91,7 @@ class BagRecording(OpenBag):
             image, frame_id = self._first_image()
             self.intrinsics = self._resolve_intrinsics(image.shape[1], image.shape[0])
             self._registration = self._register(frame_id)
+            self._ups = recorded_up(self._reader)
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first color message."""
@@ -256,7 +261,8 @@ class BagRecording(OpenBag):
             try:
                 image, frame_id = self._color(color)
                 meters = None if depth is None else self._depth(depth)
-                frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id)
+                stamp = stamp_ns(color)
+                frame = RgbdFrame(stamp, image, meters, self.intrinsics, frame_id, up=self._up(stamp))
                 frame.check()
                 return frame
             except DamagedImageError as error:
@@ -266,6 +272,35 @@ class BagRecording(OpenBag):
                 return None
             except ActrecError as error:
                 raise type(error)(f"bag '{self.path}': {error}") from error
+
+    def _up(self, stamp: int) -> np.ndarray | None:
+        """Return the last `up` until this stamp, else the first."""
+        if self._ups is None:
+            return None
+        return self._ups[1][max(int(np.searchsorted(self._ups[0], stamp, side="right")) - 1, 0)]
+
+
+def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return stamps [N] in ns and unit vectors [N, 3] against gravity of an open bag; None if it has none.
+
+    They come from the skeletons if these have them, by which they were made, else from topics `…/camera/up`.
+    """
+    kinds = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+    skeletons = [
+        c.topic for c in reader.connections if c.msgtype == SKELETONS and "Vector3 up" in (c.msgdef.data or "")
+    ]
+    stated = [topic for topic, kind in kinds.items() if kind == UP and topic.endswith(UP_TOPIC)]
+    for topics in (skeletons, stated):
+        found: dict[int, np.ndarray] = {}
+        for _, _, raw in messages(reader, topics) if topics else ():
+            length = struct.unpack_from("<I", raw, 12)[0]  # of the frame_id, after encapsulation and stamp
+            vector = np.frombuffer(raw, "<f8", 3, 4 + -(-(12 + length) // 8) * 8)  # aligned to 8 bytes
+            if np.isfinite(vector).all() and vector.any():
+                found[stamp_ns(raw)] = gravity.check_up(vector)
+        if found:
+            stamps = sorted(found)
+            return np.array(stamps, np.int64), np.array([found[stamp] for stamp in stamps])
+    return None
 
 
 class _Pairer:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from actrec.scene_flow.stream import Flow, FlowPairs, SceneFlowConfig
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.windows import nearest
 from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
-from actrec.utils import config
+from actrec.utils import config, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import motion_at_joints, motion_between_images, project
@@ -122,7 +122,7 @@ SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face
 
 @dataclass
 class Seen:
-    """Estimates of one frame; motion [V, 2] px/s by body."""
+    """Estimates of one frame; motion [V, 2] px/s by body; `up` [3] of the camera, None if unknown."""
 
     stamp_ns: int
     size: tuple[int, int]
@@ -130,6 +130,7 @@ class Seen:
     hands: list[Hand] = field(default_factory=list)
     faces: list[Face] = field(default_factory=list)
     motion: dict[str, np.ndarray] = field(default_factory=dict)
+    up: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,14 @@ class Estimation:
             bodies = self._body.process(frame) if self._body is not None else _bodies_at(known, frame)
             if bodies is None:
                 continue  # a frame that the clip does not have
-            now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies)
+            now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies, up=frame.up)
+            turned = replace(frame, up=_up_of(known) if self._body is None else self._body.up)
+            if self._body is not None and self._body.config.mount != "auto":
+                now.up = self._body.up
             if self._hand is not None and bodies:  # without bodies it would search the whole image
-                now.hands = self._hand.process(frame, bodies)
+                now.hands = self._hand.process(turned, bodies)
             if self._face is not None and bodies:
-                now.faces = self._face.process(frame, bodies)
+                now.faces = self._face.process(turned, bodies)
             self._move(name, last, frame, seen, images["flow"])
             if with_color:
                 images["color"].add(frame.stamp_ns, shrunk(frame.color, self.settings.image_height))
@@ -201,11 +205,14 @@ class Estimation:
         if "flow" in self.settings.estimate and not images["flow"]:
             raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
         made = {key: value for key, value in images.items() if len(value)}
+        up = _steady(known, seen)
+        if up is None and self._body is not None:
+            up = self._body.conclude_up()
         if known is None:
             ids, seen = self._main(name, seen)
             known = _clip_of(name, label, ids, seen)
-            return Found(known, self._points(known, ids, seen), made)
-        points = self._points(known, [_id(m) for m in range(len(known.bodies))], seen)
+            return Found(known, self._points(known, ids, seen, up), made)
+        points = self._points(known, [_id(m) for m in range(len(known.bodies))], seen, up)
         if offset is not None:  # beside the clip's own joints, not where the camera of the images sees them
             points |= {key: points[key] - np.asarray(offset, np.float32) for key in ("hands", "face") if key in points}
         return Found(known, points, made)
@@ -252,8 +259,8 @@ class Estimation:
         shown = [k for k, now in enumerate(seen) if any(body.body_id in ids for body in now.bodies)]
         return ids, seen[shown[0] : shown[-1] + 1]
 
-    def _points(self, clip: Clip, ids: list[str], seen: list[Seen]) -> dict[str, np.ndarray]:
-        """Return hands, face, motion and pixels as arrays, NaN for missing."""
+    def _points(self, clip: Clip, ids: list[str], seen: list[Seen], up: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return hands, face, motion and pixels as arrays, NaN for missing, and `up` if known."""
         keys = [key for name in self.settings.estimate for key in STREAM_KEYS[name] if key in SHAPES]
         if "pixels" not in clip.streams:
             keys.append("pixels")
@@ -270,7 +277,25 @@ class Estimation:
         if "size" in clip.streams and not np.array_equal(clip.streams["size"], size):
             other = np.asarray(clip.streams["size"]).tolist()
             raise InputError(f"clip '{clip.name}' counts pixels in {other} px, but its frames are {size.tolist()} px")
-        return {**made, "size": size}
+        return {**made, "size": size, **({} if up is None else {"up": up})}
+
+
+def _up_of(clip: Clip | None) -> np.ndarray | None:
+    return clip.streams.get("up") if clip is not None else None
+
+
+def _steady(known: Clip | None, seen: list[Seen]) -> np.ndarray | None:
+    """Rotate all estimated points to the camera's direction in the clip, or in its last frame; return `up` there."""
+    ups = [now.up for now in seen if now.up is not None]
+    own = _up_of(known)
+    up = own if own is not None else ups[-1] if ups else None
+    for now in seen:
+        if up is None or now.up is None or now.up @ up > 1 - 1e-7:
+            continue
+        turn = gravity.rotation_between(now.up, up)
+        for each in (*(now.bodies if known is None else ()), *now.hands, *now.faces):
+            each.positions = each.positions @ turn.T
+    return up
 
 
 def _clip_of(name: str, label: int, ids: list[str], seen: list[Seen]) -> Clip:

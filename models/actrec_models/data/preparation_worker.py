@@ -42,7 +42,7 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
             f"clip '{entry.name}' has no {lacking[0]} (it has {', '.join(sorted(held)) or 'bodies alone'}): leave it "
             f"out of --streams{remedy}"
         )
-    keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
+    keys = [key for stream in settings.kept for key in (*STREAM_KEYS[stream], "up") if key in held]
     points = {key: _points(found, key) for key in keys if KEYS[key][0] != 0}
     images = {key: _images(found, key, settings) for key in keys if KEYS[key][0] == 0}
     if "color" in images:

@@ -30,6 +30,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
 
     The seed determines room and noise.
     """
+    clip = clip.leveled()
     known = np.isfinite(clip.bodies).all(axis=-1).astype(np.float32)
     pixels = np.full((*clip.bodies.shape[:-1], 2), np.nan, np.float32)
     ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))

@@ -133,9 +133,9 @@ class Samples(Dataset[Sample]):
         if self.augmentation is None:
             return {**self._recorded(clip, place, rng), "label": clip.label}
         if rng.random() < self.recipe.outliers:
-            return {**self._of_bodies(self._no_class(clip, rng), rng), "label": OUTLIER}
+            return {**self._of_bodies(self._no_class(clip.leveled(), rng), rng), "label": OUTLIER}
         if self._bodies_alone:
-            shown = clip if place is None else _until(clip, place[0][-1])
+            shown = clip if place is None else _until(clip.leveled(), place[0][-1])
             return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": clip.label}
         return {**self._varied_streams(clip, place, self.augmentation, rng), "label": clip.label}
 
@@ -171,12 +171,13 @@ class Samples(Dataset[Sample]):
         return round(float(stamps[-1] - stamps[0]) / spacing_ns / (len(stamps) - 1), 6) if len(stamps) > 1 else 1.0
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Return an augmented window [M, T, V, 3] of a clip in m, before normalization."""
+        """Return an augmented window [M, T, V, 3] of a clip in m, in level axes, before normalization."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
-        before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
+        before = self.clips[int(rng.integers(len(self.clips)))].leveled() if options.before else None
         return self._varied(
-            data_augmentation.sample_window(clip, seconds, frames, options, rng, before, self.clips.layout), rng
+            data_augmentation.sample_window(clip.leveled(), seconds, frames, options, rng, before, self.clips.layout),
+            rng,
         )
 
     def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:

@@ -311,7 +311,10 @@ def hands_from_bodies(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
     Each clip gets the first pose of one clip of `poses` (hands), in turn, rotated like its forearm.
     """
     step = max(len(poses) // max(len(clips), 1), 1)
-    hands = [hand_from_body(clips[i], poses[i * step % len(poses)].bodies[0, 0]) for i in range(len(clips))]
+    hands = [
+        hand_from_body(clips[i].leveled(), poses[i * step % len(poses)].leveled().bodies[0, 0])
+        for i in range(len(clips))
+    ]
     return ClipDataset(hands, clips.classes, "hand_22")
 
 

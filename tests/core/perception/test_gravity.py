@@ -37,13 +37,19 @@ def lying() -> np.ndarray:
 
 
 def observe(
-    estimator: GravityEstimator, joints: np.ndarray, seconds: float, turns: int = 0, depth: np.ndarray | None = None
+    estimator: GravityEstimator,
+    joints: np.ndarray,
+    seconds: float,
+    turns: int = 0,
+    depth: np.ndarray | None = None,
+    speed: float = 0.0,
 ) -> None:
-    """Show a person to a camera whose image must be turned by `turns` quarter turns."""
+    """Show a person to a camera whose image must be turned by `turns` quarter turns; `speed` in m/s to the right."""
     start = getattr(estimator, "shown", 0)
     for k in range(start, start + round(seconds * RATE_HZ)):
         frame = RgbdFrame(k * 1_000_000_000 // RATE_HZ, None, depth, CAMERA)
-        body = Body("body_1", "kinect_v2_25", joints, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+        now = joints + np.array([speed * (k - start) / RATE_HZ, 0, 0], np.float32)
+        body = Body("body_1", "kinect_v2_25", now, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
         estimator.update(gravity.turn_frame(frame, -turns), [gravity.turn_joints(body, CAMERA, -turns)])
     estimator.shown = start + round(seconds * RATE_HZ)  # type: ignore[attr-defined]
 
@@ -52,9 +58,22 @@ def observe(
 @pytest.mark.parametrize("with_depth", [True, False])
 def test_estimate_standing_person_gives_the_mounting(turns: int, with_depth: bool) -> None:
     estimator = GravityEstimator()
-    observe(estimator, standing(), 5, turns, room() if with_depth else None)
+    speed = 0.0 if with_depth or turns % 2 == 0 else 0.4
+    observe(estimator, standing(), 5, turns, room() if with_depth else None, speed)
     assert estimator.up is not None
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < (0.5 if with_depth else 8)
+
+
+@pytest.mark.parametrize("turns, name", [(1, "portrait_right"), (3, "portrait_left")])
+def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: str, caplog) -> None:
+    """A person who lies looks like one who stands before a turned camera; for that one the remedy is right."""
+    estimator = GravityEstimator()
+    observe(estimator, standing(), 30, turns)
+    assert estimator.up is None
+    assert [r.getMessage().partition("set mount:=")[2] for r in caplog.records] == [name], "one warning"
+    assert angle_deg(gravity.parse_mount(name), gravity.turn_vectors(LEVEL, -turns)) < 0.1
+    observe(estimator, standing(), 5, turns, speed=0.4)
+    assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < 8, "a person walks"
 
 
 def test_estimate_lying_person_on_the_floor_keeps_a_level_camera() -> None:
@@ -77,6 +96,24 @@ def test_estimate_camera_turned_while_running_follows_the_floor() -> None:
     observe(estimator, standing(), 5, depth=room())
     observe(estimator, standing(), 10, turns=1, depth=room())
     assert estimator.up is not None and angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -1)) < 0.5
+
+
+@pytest.mark.parametrize("pitch", [0])
+def test_estimate_tilted_camera_follows_within_two_windows(pitch: int, caplog) -> None:
+    """The camera pitches by 12° while it runs, and back to level; the floor shows it."""
+    estimator = GravityEstimator()
+    ups = [gravity.up_from_angles(0, angle) for angle in (pitch, 12 - pitch)]
+    for number, up in enumerate(ups):
+        options = {"camera_pitch": float(gravity.angles_from_up(up)[1]), "camera_height": 1.6, "fps": 5}
+        options |= {"width": 320, "height": 240, "gravity": False, "start_stamp_ns": number * 10**11}
+        with cameras.create("simulated", realtime=False, **options) as camera:
+            for _ in range(50):
+                frame = camera.read(5.0)
+                estimator.update(frame, frame.skeletons)
+        assert angle_deg(estimator.up, up) < 1.0
+    assert [r.getMessage().partition(":")[0] for r in caplog.records if r.levelname == "WARNING"] == [
+        "the camera was moved"
+    ]
 
 
 def test_estimate_without_people_is_unknown() -> None:
