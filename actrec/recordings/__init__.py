@@ -29,6 +29,7 @@ FORMATS = Registry(
     install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": "pip install opencv-contrib-python"},
 )
 
+BAG_SUFFIXES, PACKED_SUFFIXES = (".mcap", ".db3"), (".zstd", ".zst", ".lz4")
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 _SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
 INTRINSICS_FILE = "intrinsics.yaml"
@@ -127,22 +128,20 @@ def detect_format(path: str | Path) -> str:
     """
     path = existing_path(path)
     if path.is_dir():
-        files = [path / "metadata.yaml", *path.glob("*.mcap"), *path.glob("*.db3")]
         try:
+            files = [path / "metadata.yaml", *filter(_is_bag, path.iterdir())]
             return "bag" if any(file.is_file() for file in files) else "folder"
         except OSError as error:
             raise DeviceError(f"cannot read '{path}': {error.strerror}") from error
     if path.suffix.lower() in _VIDEO_SUFFIXES:
         return "video"
-    if path.suffix in (".mcap", ".db3"):
+    if _is_bag(path):
         return "bag"
     if path.suffix == ".bag":
         raise InputError(
             f"'{path}' is a ROS 1 bag: convert it with `rosbags-convert --src '{path}' --dst NEW`; or, if librealsense "
             "recorded it, play it with driver realsense and its option recording"
         )
-    if path.suffix == ".zstd":
-        raise InputError(f"'{path}' is part of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
     if skeleton_format(path) is not None:
         return "skeleton"
     raise InputError(
@@ -150,6 +149,11 @@ def detect_format(path: str | Path) -> str:
         f"({', '.join(_VIDEO_SUFFIXES)}) or a skeleton file (.skeleton, .json, .mat, .npz, .csv); or give its format: "
         f"{', '.join(FORMATS.names())}"
     )
+
+
+def _is_bag(path: Path) -> bool:
+    name = path.stem if path.suffix in PACKED_SUFFIXES else path.name
+    return name.endswith(BAG_SUFFIXES)
 
 
 def skeleton_format(path: Path) -> str | None:

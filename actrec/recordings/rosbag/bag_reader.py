@@ -1,4 +1,4 @@
-"""Reading of rosbag2 bags (mcap or sqlite3) through `rosbags`: messages, choice of topics, playback of skeletons."""
+"""Reading of rosbag2 bags (mcap or sqlite3): messages, choice of topics, playback of skeletons."""
 
 import re
 import struct
@@ -11,24 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings import Recording, RecordingConfig, existing_path, resolve_nominal_intrinsics
+from actrec.recordings import Recording, RecordingConfig, existing_path, log, resolve_nominal_intrinsics
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
-from actrec.recordings.rosbag.bag_writer import (
-    SKELETONS,
-    SKELETONS_TOPIC,
-    TRUE_SKELETONS_TOPIC,
-    decompress_message,
-    typestore_with,
-)
+from actrec.recordings.rosbag.bag_files import Bag
+from actrec.recordings.rosbag.bag_writer import SKELETONS, SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils import gravity
-from actrec.utils.errors import ActrecError, ConfigError, InputError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -54,52 +47,62 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (ActrecError, GeneratorExit):
         raise
+    except OSError as error:
+        raise DeviceError(f"cannot read bag '{path}': {error.strerror or error}") from error
     except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct raise various errors
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"bag '{path}' is corrupt, truncated or unfinished ({cause}); recover an mcap with "
+            f"bag '{path}' is corrupt ({cause}); recover its whole messages with "
             f"`actrec record --recover '{path}' --out NEW`"
         ) from error
 
 
-def open_reader(path: Path) -> Any:
-    """Return an open `rosbags.rosbag2.Reader`.
+def open_reader(path: Path, quiet: bool = False) -> Bag:
+    """Return an open bag; log a warning about each part that is skipped, unless `quiet`.
 
     Raises:
-        InputError: The bag is corrupt or unfinished.
+        DeviceError: A file cannot be read.
+        InputError: The bag is corrupt, or holds no messages.
     """
-    for log in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
-        if log.is_file() and log.stat().st_size:  # rosbags would read the database without its log
-            file = str(log).removesuffix("-wal")
-            raise InputError(
-                f"bag '{path}' was not finished: '{log.name}' still holds messages; write them into the bag with "
-                f"`python3 -c \"import sqlite3; sqlite3.connect('{file}').execute('PRAGMA wal_checkpoint(TRUNCATE)')\"`"
-            )
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        raise InputError(
-            f"bag '{path}' has no metadata.yaml: it was not finished; recover it with "
-            f"`actrec record --recover '{path}' --out NEW`, or play its .mcap or .db3 file itself"
-        )
     with reading(path):
-        reader = Reader(path)
-        reader.open()
-    return reader
+        bag = Bag(path)
+    if any(channel.msgcount for channel in (*bag.connections, *bag.foreign)):
+        for note in () if quiet else bag.notes:
+            log.warning("bag '%s': %s", path, note)
+        return bag
+    bag.close()
+    if bag.is_lost:
+        raise InputError(
+            f"bag '{path}' holds no whole message ({'; '.join(bag.notes)}): it was stopped or copied too early; "
+            "copy it again, or record it again"
+        )
+    raise InputError(f"bag '{path}' holds no messages: record again while its topics are published (ros2 topic list)")
 
 
 def message_types(path: Path) -> set[str]:
-    """Return the message types of which a bag holds messages."""
-    reader = open_reader(path)
-    try:
-        return {connection.msgtype for connection in reader.connections if connection.msgcount}
-    finally:
-        reader.close()
+    """Return the ROS message types of which a bag holds messages."""
+    bag = open_reader(path, quiet=True)
+    bag.close()
+    return {connection.msgtype for connection in bag.connections if connection.msgcount}
 
 
-def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
+def nothing_to_play(path: Path, bag: Bag) -> InputError:
+    """Return the error for a bag without images and skeletons, which lists its topics."""
+    found = ", ".join(str(channel) for channel in (*bag.connections, *bag.foreign) if channel.msgcount)
+    remedy = "record topics of these types"
+    if any(channel.encoding == "ros1" for channel in bag.foreign):
+        remedy = "convert the original ROS 1 bag with `rosbags-convert --src OLD.bag --dst NEW`"
+    elif bag.foreign:
+        remedy = "record the topics in ROS 2: actrec record --out NEW --topics TOPIC"
+    return InputError(
+        f"bag '{path}' has neither images ({IMAGE}, {COMPRESSED}) nor skeletons ({SKELETONS}): {remedy}; it has: "
+        f"{found}"
+    )
+
+
+def messages(reader: Bag, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
     """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
-    connections = [connection for connection in reader.connections if connection.topic in topics]
-    for connection, time, raw in reader.messages(connections, start=start):
-        yield connection.topic, time, decompress_message(raw)
+    return reader.messages(topics, start)
 
 
 def stamp_ns(raw: bytes | memoryview) -> int:
@@ -170,7 +173,7 @@ class SkeletonBagRecording(OpenBag):
                 yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
 
 
-def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
+def choose_topic(path: Path, reader: Bag, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
     """Return the topic of type `kind` to play: the given one, a preferred one, or the only one.
 
     Raises:
@@ -183,14 +186,14 @@ def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...],
     return topic
 
 
-def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
+def typestore_of(path: Path, reader: Bag, topic: str, kind: str) -> Any:
     """Return the typestore for a topic's messages: the bag's own definition, else the installed one."""
-    definition = next(c.msgdef for c in reader.connections if c.topic == topic)
-    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 bags of Humble store none
+    definition = next(c for c in reader.connections if c.topic == topic)
+    if definition.language != "ros2msg":  # sqlite3 bags of Humble store none
         return typestore_with(kind)
     store = get_typestore(Stores.EMPTY)
     with reading(path):
-        store.register(get_types_from_msg(definition.data, kind))
+        store.register(get_types_from_msg(definition.definition, kind))
     return store
 
 
@@ -215,7 +218,7 @@ class Topics:
     depth_info: str | None  # CameraInfo of the depth images, if they are not registered to color
 
 
-def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
+def find_topics(path: Path, reader: Bag, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
     """Choose the image topics of an open bag by type, name and encoding.
 
     `encoding_of` returns the encoding (or compressed format) of a topic's first message.
@@ -231,7 +234,9 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
     if color is None:
         colors = [topic for topic, kind in kinds.items() if kind == "color"]
         if not colors:
-            found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds)) or "no image topic"
+            if not kinds:
+                raise nothing_to_play(path, reader)
+            found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds))
             raise InputError(
                 f"bag '{path}' has no color images of a supported encoding ({', '.join(COLOR_ENCODINGS)}, jpeg, png); "
                 f"it has: {found}"

@@ -1,29 +1,23 @@
-"""Writing of rosbag2 mcap bags for `ros2 bag play`, RViz and Foxglove, without ROS, and recovery of unfinished ones.
+"""Writing of rosbag2 mcap bags for `ros2 bag play`, RViz and Foxglove, without ROS.
 
 Metadata version 8 is the newest that both Humble and Jazzy read; version 9 no longer stores QoS profiles as text.
-Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; after a crash, `recover` finishes the bag.
+Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; `recovery.recover` finishes a bag after a crash.
 """
 
-import itertools
 import os
 import re
-import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
-from rosbags.rosbag2.metadata import parse_qos
-from rosbags.rosbag2.storage_mcap import zstd
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings import existing_path, log
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -42,12 +36,6 @@ _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 _MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
 _FOREVER = QosTime(9223372036, 854775807)
 _MILLIMETERS = np.float32(1000.0)
-
-_MCAP_MAGIC = b"\x89MCAP0\r\n"
-_PADDING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
-
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-"""Start of compressed data; a serialized message starts with 0."""
 
 
 def qos(reliable: bool = True, latched: bool = False) -> Qos:
@@ -313,150 +301,3 @@ def _definition(name: str) -> dict[str, Any]:
         f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_MESSAGE_SOURCES}; "
         f"source the workspace that builds {package}"
     )
-
-
-def decompress_message(raw: bytes) -> bytes:
-    """Return a serialized message, decompressed if the bag compresses each message.
-
-    The data is inspected, since only metadata.yaml states this compression and a file may be read without it.
-    """
-    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD_MAGIC else raw
-
-
-def recover(path: str | Path, out: str | Path) -> dict[str, int]:
-    """Copy every whole message of an unfinished or damaged mcap (or its folder) to a new, finished bag.
-
-    Returns:
-        Number of recovered messages by topic.
-
-    Raises:
-        DeviceError: The file does not exist, or `out` exists.
-        InputError: The file is not an mcap, or holds no message.
-    """
-    path = existing_path(path)
-    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
-    if len(files) != 1:
-        raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; give the path of the file itself")
-    messages = read_messages(files[0])
-    first = next(messages, None)
-    if first is None:
-        raise InputError(f"'{files[0]}' holds no whole message: nothing can be recovered")
-    counts: dict[str, int] = {}
-    connections: dict[_Channel, Any] = {}
-    try:
-        with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            for channel, stamp, raw in itertools.chain([first], messages):  # one by one: a bag may exceed the memory
-                if channel not in connections:
-                    connections[channel] = _add_connection(writer, channel)
-                if connections[channel] is not None:
-                    writer.write(connections[channel], stamp, raw)
-                    counts[channel.topic] = counts.get(channel.topic, 0) + 1
-    except (WriterError, OSError) as error:
-        raise DeviceError(f"cannot write the bag '{out}': {getattr(error, 'strerror', None) or error}") from error
-    return counts
-
-
-class _Channel(NamedTuple):
-    topic: str
-    msgtype: str
-    definition: str
-    qos: str
-
-
-def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
-    """Yield (channel, log time in ns, serialized message) of each whole message of an mcap, in file order.
-
-    The records are parsed by the mcap specification, without index or footer. `mcap.stream_reader` is not used: it
-    returns a truncated last message as a complete one, and loses all messages of a chunk with an error.
-    """
-    schemas: dict[int, tuple[str, str]] = {}
-    channels: dict[int, _Channel] = {}
-    for kind, body in _file_records(file):
-        try:
-            if kind == _SCHEMA:
-                (number,) = struct.unpack_from("<H", body)
-                (name, _, definition), _ = _strings(body, 2, 3)
-                schemas[number] = name, definition
-            elif kind == _CHANNEL:
-                number, schema = struct.unpack_from("<HH", body)
-                (topic, _), at = _strings(body, 4, 2)
-                (size,) = struct.unpack_from("<I", body, at)
-                metadata, at, end = {}, at + 4, at + 4 + size
-                while at < end:
-                    (key, value), at = _strings(body, at, 2)
-                    metadata[key] = value
-                channels[number] = _Channel(topic, *schemas[schema], metadata.get("offered_qos_profiles", ""))
-            elif kind == _MESSAGE:
-                number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-                message = channels[number], stamp, decompress_message(body[22:])
-        except (KeyError, struct.error, UnicodeDecodeError, zstd.ZstdError):
-            continue  # damaged, or of a damaged schema or channel
-        if kind == _MESSAGE:
-            yield message
-
-
-def _file_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the records of the data section, also from inside chunks, until the file ends or is damaged."""
-    with file.open("rb") as stream:
-        if stream.read(len(_MCAP_MAGIC)) != _MCAP_MAGIC:
-            raise InputError(f"'{file}' is not an mcap file")
-        for kind, body, whole in _records(stream, file.stat().st_size):
-            if kind == _CHUNK:
-                data = _chunk_records(file, body, whole)
-                yield from ((k, b) for k, b, complete in _records(BytesIO(data), len(data)) if complete)
-            elif whole:
-                yield kind, body
-
-
-def _records(stream: IO[bytes], end: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (opcode, body, whether it is whole) of successive records; only the last one may be truncated."""
-    while len(head := stream.read(9)) == 9:
-        kind, size = struct.unpack("<BQ", head)
-        if kind in (_PADDING, _DATA_END):
-            return
-        body = stream.read(min(size, end - stream.tell()))  # a damaged size may have any value
-        yield kind, body, len(body) == size
-
-
-def _chunk_records(file: Path, body: bytes, whole: bool) -> bytes:
-    """Return the decompressed records of a chunk; empty if it is damaged, or compressed and truncated."""
-    try:
-        (compression,), at = _strings(body, 28, 1)
-        data = body[at + 8 :]
-        if not compression:
-            return data
-        if not whole:
-            return b""
-        if compression == "zstd":
-            return bytes(zstd.decompress(data))
-        if compression == "lz4":
-            from lz4.frame import decompress  # type: ignore[import-untyped]
-
-            return bytes(decompress(data))
-    except Exception as error:  # zstd, lz4 and struct raise various errors
-        log.warning("'%s': skipping a damaged chunk (%s)", file, " ".join(str(error).split()))
-        return b""
-    raise InputError(f"'{file}' is compressed with '{compression}', which is not supported; known: zstd, lz4")
-
-
-def _strings(body: bytes, at: int, count: int) -> tuple[list[str], int]:
-    """Return `count` successive length-prefixed strings from offset `at`, and the offset after them."""
-    found = []
-    for _ in range(count):
-        (size,) = struct.unpack_from("<I", body, at)
-        found.append(body[at + 4 : at + 4 + size].decode())
-        at += 4 + size
-    return found, at
-
-
-def _add_connection(writer: Writer, channel: _Channel) -> Any:
-    """Return the connection, or None if the type's definition is not a ROS message (IDL, JSON)."""
-    store = get_typestore(Stores.EMPTY)
-    try:
-        store.register(get_types_from_msg(channel.definition, channel.msgtype))
-        return writer.add_connection(
-            channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=parse_qos(channel.qos)
-        )
-    except TypesysError:
-        log.warning("skipping %s (%s): its definition in the bag cannot be read", channel.topic, channel.msgtype)
-        return None

@@ -222,7 +222,10 @@ class BagRecording(OpenBag):
 
     def _deserialize(self, topic: str, raw: bytes) -> Any:
         kind = next(c.msgtype for c in self._reader.connections if c.topic == topic)
-        return STORE.deserialize_cdr(raw, kind)
+        try:
+            return STORE.deserialize_cdr(raw, kind)
+        except Exception as error:  # rosbags raises various errors
+            raise DamagedImageError(f"a message on {topic} is damaged ({type(error).__name__}: {error})") from error
 
     def _color(self, raw: bytes) -> tuple[np.ndarray, str]:
         """Return the image and its frame_id."""

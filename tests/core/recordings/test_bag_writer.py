@@ -16,7 +16,9 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.recordings import open_recording, skeleton_files
-from actrec.recordings.rosbag.bag_writer import BagWriter, qos, read_messages, recover
+from actrec.recordings.rosbag.bag_writer import BagWriter, qos
+from actrec.recordings.rosbag.mcap_file import read_messages
+from actrec.recordings.rosbag.recovery import recover
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -227,7 +229,7 @@ def test_recover_topic_without_ros_definition_skipped(tmp_path, person_frames, c
     (tmp_path / "cut.mcap").write_bytes(whole[:header_end] + json + whole[header_end:-100])
     counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
     assert counts["/camera/color/image_raw"] == 2 and "/map" not in counts
-    assert caplog.text.count("skipping /map (foo.Bar): its definition in the bag cannot be read") == 1
+    assert caplog.text.count("skipping /map (foo.Bar, json): its messages are not of ROS 2") == 1
 
 
 def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypatch):
@@ -244,8 +246,8 @@ def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypat
             assert len(written) == number
             yield message
 
-    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.Writer.write", count)
-    monkeypatch.setattr("actrec.recordings.rosbag.bag_writer.read_messages", read_and_count)
+    monkeypatch.setattr("actrec.recordings.rosbag.recovery.Writer.write", count)
+    monkeypatch.setattr("actrec.recordings.rosbag.bag_files.read_messages", read_and_count)
     recover(tmp_path / "b", tmp_path / "saved")
     assert len(written) >= 12
 
@@ -260,7 +262,7 @@ def test_recover_invalid_input_raises(tmp_path, person_frames):
     with pytest.raises(DeviceError, match="there is no recording '.*nothing'"):
         recover(tmp_path / "nothing", tmp_path / "y")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DeviceError, match="holds 0 .mcap files"):
+    with pytest.raises(InputError, match="holds no .mcap or .db3 file"):
         recover(tmp_path / "empty", tmp_path / "y")
     write(tmp_path / "b", person_frames[:1])
     with pytest.raises(DeviceError, match="exists already"):
@@ -317,8 +319,8 @@ def test_recover_killed_recorder_keeps_flushed_messages(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
     assert not (tmp_path / "b/metadata.yaml").exists()
-    with pytest.raises(InputError, match="was not finished; recover it with `actrec record --recover"):
-        open_recording(tmp_path / "b")
+    with open_recording(tmp_path / "b") as recording:
+        assert len(list(recording.frames())) == 20
     assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] == 20
 
 

@@ -87,7 +87,7 @@ def test_folder_recording_beside_classes_raises(tmp_path, data_root):
     assert len(Folder(tmp_path).entries()) == 1
 
 
-def test_folder_invalid_recording_raises(tmp_path):
+def test_folder_invalid_recording_raises_and_unfinished_warns(tmp_path, caplog):
     complete = write_bag(tmp_path / "wave/whole", walker)
     write_bag(tmp_path / "wave/nobody", lambda k: [])
     truncated = write_bag(tmp_path / "wave/cut", walker)
@@ -109,10 +109,11 @@ def test_folder_invalid_recording_raises(tmp_path):
         except InputError as error:
             errors[entry.name.split("/")[1]] = str(error)
             assert "\n" not in str(error)
-    assert set(errors) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
+    assert set(errors) == {"nobody", "empty", "film.mp4", "joints.skeleton"}
     assert "shows no person in any of its 20 frames" in errors["nobody"]
-    assert "actrec record --recover" in errors["cut"] and "actrec record --recover" in errors["killed"]
-    assert "no color images" in errors["empty"]
+    for name in ("cut", "killed"):
+        assert f"finish it with `actrec record --recover '{tmp_path / 'wave' / name}' --out NEW`" in caplog.text
+    assert "holds no messages" in errors["empty"]
     for name, message in errors.items():
         assert f"wave/{name}' cannot be used" in message
     source = datasets.source("folder", tmp_path)
