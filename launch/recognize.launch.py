@@ -61,15 +61,19 @@ def nodes(context: LaunchContext) -> list[Node]:
         "respawn": is_true(given["respawn"], "respawn"),
         "respawn_delay": RESPAWN_DELAY_S,
     }
-    shared = parameters(given)
+    files = parameter_files(given, context.launch_configurations.get("ros_namespace", ""))
+    shared: dict[str, object] = {"autostart": True}
+    if given["use_sim_time"]:
+        shared["use_sim_time"] = is_true(given["use_sim_time"], "use_sim_time")
     if is_true(given["composed"], "composed"):
-        return [Node(executable="graph", arguments=graph_arguments(given, left_out), parameters=shared, **common)]
+        arguments = graph_arguments(given, left_out)
+        return [Node(executable="graph", arguments=arguments, parameters=[*files, shared], **common)]
     specs = graph.select(without=left_out)
     return [
         Node(
             executable=spec.name,
             name=spec.name,
-            parameters=[*shared, *filter(None, [graph.start_after(spec, specs)])],
+            parameters=[*files, {**shared, **own_parameters(given, spec.name), **graph.start_after(spec, specs)}],
             **common,
         )
         for spec in specs
@@ -84,25 +88,28 @@ def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:
     return arguments + [f"--driver-option={word}" for word in driver_options(given)]
 
 
-def parameters(given: dict[str, str]) -> list:
-    """Return the parameter file, followed by the parameters that launch arguments set."""
-    own: dict[str, object] = {"autostart": True}
-    if given["use_sim_time"]:
-        own["use_sim_time"] = is_true(given["use_sim_time"], "use_sim_time")
-    if given["driver"]:
-        own["driver"] = given["driver"]
-    if given["model"]:
-        own["model"] = given["model"]
-    own.update(graph.driver_options(given["driver"], driver_options(given)))
+def own_parameters(given: dict[str, str], node: str) -> dict[str, object]:
+    """Return the parameters of one node that launch arguments set."""
+    own: dict[str, object] = {}
+    if node == "camera_node":
+        own = {"driver": given["driver"]} if given["driver"] else {}
+        own.update(graph.driver_options(given["driver"], driver_options(given)))
+    elif node == "recognizer_node" and given["model"]:
+        own = {"model": given["model"]}
     # launch parses plain strings as YAML, which would change "/data/run #3" and the serial number 017.
-    own = {
+    return {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value for name, value in own.items()
     }
+
+
+def parameter_files(given: dict[str, str], outer: str) -> list[str]:
+    """Return the parameter file, if one is given, checked for nodes in the namespace argument below `outer`."""
     if not given["params_file"]:
-        return [own]
+        return []
     file = os.path.expanduser(given["params_file"])
-    graph.check(file)  # launch itself would only warn
-    return [file, own]
+    namespace = "".join(f"/{part.strip('/')}" for part in (outer, given["namespace"]) if part.strip("/"))
+    graph.check(file, namespace=namespace)  # launch itself would only warn
+    return [file]
 
 
 def driver_options(given: dict[str, str]) -> list[str]:

@@ -95,7 +95,7 @@ def nodes(recognize: Any, **arguments: str) -> list[Any]:
     declared = {a.args[0]: a.kwargs["default_value"] for a in actions(description, "DeclareLaunchArgument")}
     assert set(arguments) <= set(declared)
     (function,) = actions(description, "OpaqueFunction")
-    return function.kwargs["function"](SimpleNamespace(arguments=declared | arguments))
+    return function.kwargs["function"](SimpleNamespace(arguments=declared | arguments, launch_configurations={}))
 
 
 def parameters_of(node: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_launch_starts_each_node_in_its_own_process(load) -> None:
     *other_nodes, camera = processes
     assert all(node.kwargs["parameters"] == [{"autostart": True}] for node in other_nodes)
     names = ",".join(node.kwargs["name"] for node in other_nodes)
-    assert camera.kwargs["parameters"] == [{"autostart": True}, {"start_after": names}]
+    assert camera.kwargs["parameters"] == [{"autostart": True, "start_after": names}]
     assert {node.kwargs["package"] for node in processes} == {"actrec"}
 
 
@@ -146,7 +146,7 @@ def test_launch_parameter_file_is_checked_once(load, tmp_path, caplog) -> None:
 
 def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
     (tmp_path / "robot.yaml").write_text("")
-    processes = nodes(
+    recognizer, *_, camera = processes = nodes(
         load("recognize"),
         driver="replay",
         driver_options='path="/my data/run.mcap" loop=true rate=0.5',
@@ -160,15 +160,10 @@ def test_launch_arguments_become_parameters_after_the_file(load, tmp_path) -> No
         assert node.kwargs["parameters"][0] == f"{tmp_path}/robot.yaml"
         assert node.kwargs["namespace"] == "robot"
         assert node.kwargs["ros_arguments"] == ["--log-level", "warn"]
-    assert parameters_of(processes[0]) == {
-        "autostart": True,
-        "use_sim_time": True,
-        "driver": "replay",
-        "model": "mine",
-        "replay.path": "/my data/run.mcap",
-        "replay.loop": True,
-        "replay.rate": 0.5,
-    }
+    assert parameters_of(recognizer) == {"autostart": True, "use_sim_time": True, "model": "mine"}
+    replay = {"driver": "replay", "replay.path": "/my data/run.mcap", "replay.loop": True, "replay.rate": 0.5}
+    names = ",".join(node.kwargs["name"] for node in processes if node is not camera)
+    assert parameters_of(camera) == {"autostart": True, "use_sim_time": True, "start_after": names, **replay}
 
 
 def test_launch_switches_exclude_nodes(load) -> None:
@@ -191,11 +186,11 @@ def test_launch_composed_is_one_process(load) -> None:
 
 def test_launch_text_argument_stays_a_text(load) -> None:
     options = "serial=017322071234 path='/data/run #3: again.mcap' fps=15"
-    processes = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
-    assert parameters_of(processes[0])["replay.serial"] == "017322071234"
-    assert parameters_of(processes[0])["replay.path"] == "/data/run #3: again.mcap"
-    assert parameters_of(processes[0])["replay.fps"] == 15
-    assert parameters_of(processes[0])["model"] == "2026_11_22"
+    recognizer, *_, camera = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
+    assert parameters_of(camera)["replay.serial"] == "017322071234"
+    assert parameters_of(camera)["replay.path"] == "/data/run #3: again.mcap"
+    assert parameters_of(camera)["replay.fps"] == 15
+    assert parameters_of(recognizer)["model"] == "2026_11_22"
 
 
 def test_launch_arguments_outrank_the_parameter_file(load) -> None:

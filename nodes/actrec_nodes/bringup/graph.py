@@ -1,17 +1,14 @@
 """The nodes of the graph: their names, purposes, order of activation, and parameter files. Imports no ROS."""
 
-import difflib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import yaml
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec.utils.registry import Registry
+from actrec_nodes.common import parameter_files
 
 
 @dataclass(frozen=True)
@@ -136,48 +133,22 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     return {f"{driver}.{key}": value for key, value in settings.items()}
 
 
-PARAMETERS = "ros__parameters"
+def check(path: str, arguments: Sequence[str] = (), namespace: str = "") -> None:
+    """Refuse a parameter file without effect on the graph, because ROS ignores entries of unknown nodes.
 
-_ALIKE = 0.8
-"""Similarity of another name to one of ours above which it may be a typing error."""
+    An empty file is accepted. Log a warning about an entry that is meant for a node but does not fit its name.
 
-
-def check(path: str) -> None:
-    """Refuse a parameter file without parameters of any node of the graph, because ROS ignores unknown nodes.
-
-    An empty file is accepted. A name close to one of ours causes a warning; it may be another package's node.
+    Args:
+        path: The file.
+        arguments: Arguments for ROS, which may change the namespace.
+        namespace: Namespace of the nodes, without the last slash.
 
     Raises:
-        ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it names other nodes only.
+        ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it sets none of these nodes.
     """
-    if not os.path.isfile(path):
-        raise ConfigError(f"there is no parameter file {path}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read parameter file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"parameter file {path} is not YAML: {str(error).splitlines()[0]}") from error
-    if content is None:
+    if any("__node:=" in argument for argument in arguments):  # unknown names
+        parameter_files.read(path)
         return
-    named = list(_nodes(content))
-    if not named:
-        raise ConfigError(
-            f"parameter file {path} sets no parameters, expected 'NODE: {{{PARAMETERS}: {{NAME: VALUE}}}}'"
-        )
-    ours = [spec.name for spec in GRAPH]
-    if not any(name in ours or "*" in name for name in named):
-        raise ConfigError(f"parameter file {path} is for {', '.join(named)}; the nodes here are {', '.join(ours)}")
-    for name in named:
-        if name not in ours and (meant := difflib.get_close_matches(name, ours, 1, _ALIKE)):
-            logger.warning("parameter file %s is for %s too, which is no node here: %s is", path, name, meant[0])
-
-
-def _nodes(content: Any) -> Iterator[str]:
-    """Yield the names of nodes with parameters, without namespaces, which are part of the key or the keys above."""
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, dict) and PARAMETERS in value:
-            yield str(key).rsplit("/", 1)[-1]
-        else:
-            yield from _nodes(value)
+    namespace = parameter_files.namespace(arguments) or namespace
+    for line in parameter_files.check(path, [f"{namespace}/{spec.name}" for spec in GRAPH]):
+        logger.warning("%s", line)

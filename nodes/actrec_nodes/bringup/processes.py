@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.common import parameter_files
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 N = TypeVar("N", bound=Node)
@@ -213,9 +214,14 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
     """
     try:
+        files = parameter_files.given(args)
+        for path in files:
+            parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy
         with ros(args) as context, Host(context) as host:
             node = node_class(context=context)
             host.add(node)
+            for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
+                node.get_logger().warning(line)
 
             def wait_for_others() -> None:
                 if missing := wait_until_active(node, node.start_after, READY_S):

@@ -30,7 +30,7 @@ from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.processes import Host, ros
-from actrec_nodes.common import conversions, topics
+from actrec_nodes.common import conversions, parameter_files, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 from actrec_nodes.common.lifecycle import ActrecNode
 
@@ -98,8 +98,9 @@ def plan(
         )
     specs = graph.select(nodes, [*without, "camera"] if vendor else without)
     arguments: list[str] = []
+    for path in [*params, *parameter_files.given(ros_args)]:
+        graph.check(path, ros_args)
     for path in params:
-        graph.check(path)
         arguments += ["--params-file", path]
     if log_level:
         arguments += ["--log-level", log_level]
@@ -307,15 +308,20 @@ def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Th
         given = chosen.overrides.get(spec.name, {})
         parameters = [Parameter(name, value=value) for name, value in given.items()]
         host.add(spec.load()(context=context, parameter_overrides=parameters))
-    if unknown := _unknown(host.nodes):
-        host.nodes[0].warn(f"no node here has a parameter {', '.join(unknown)}: ignored")
+    for line in _unknown(host.nodes):
+        host.nodes[0].get_logger().warning(line)
     yield None if host.start() is not None else _Threads(host)
 
 
 def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
-    """Return the given parameters that no node declares, which ROS ignores; drivers declare theirs later."""
-    given = {name for node in nodes for name in getattr(node, "_parameter_overrides", {}) if "." not in name}
-    return sorted(name for name in given if not any(node.has_parameter(name) for node in nodes))
+    """Return a line for each given parameter that no node declares, which ROS ignores."""
+    given = {name: node for node in nodes for name in getattr(node, "_parameter_overrides", {})}
+    known = sorted({name for node in nodes for name in node._parameters})
+    return [
+        f"no node here has a parameter {name}, it is ignored{hint}"
+        for name in sorted(given)
+        if (hint := parameter_files.unknown_name(name, known)) is not None
+    ]
 
 
 class _Processes:
