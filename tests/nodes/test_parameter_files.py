@@ -122,7 +122,7 @@ def test_parameter_file_without_effect_is_refused(text: str, line: str, write: W
 
 def test_run_parameter_file_for_a_namespace_works_after_each_remedy(write: Write, capfd: Any) -> None:
     """The driver of the file is unknown, so that a run that uses the file ends with that error."""
-    text = "{}/camera_node: {{ros__parameters: {{driver: no_such, drivr: replay}}}}"
+    text = "{}/camera_node: {{ros__parameters: {{driver: no_such, drivers: replay}}}}"
     run = ["run", "--nodes", "camera"]
     file = write(text.format("/robot"))
     assert run_main([*run, "--params", file]) == 2
@@ -135,7 +135,7 @@ def test_run_parameter_file_for_a_namespace_works_after_each_remedy(write: Write
         assert run_main([*run, "--params", *remedy]) == 1
         error = capfd.readouterr().err
         assert "unknown camera driver 'no_such'" in error and "has no effect" not in error
-        assert "no node here has a parameter drivr, it is ignored; did you mean driver?" in error
+        assert "no node here has a parameter drivers, it is ignored; did you mean driver?" in error
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_run_parameter_file_for_a_namespace_works_after_each_remedy(write: Write
         ("amcl: {ros__parameters: {alpha1: 0.2}}", ["sets nothing in /camera_node: it is for /amcl"]),
         ("face_node: {ros__parameters: {silence_s: 1.0}}", []),
         (
-            "/**: {ros__parameters: {drivr: replay, alpha1: 1}}\ncamera_node: {ros__parameters: {alpha2: 2}}",
-            ["no parameter drivr, it is ignored; did you mean driver?", "no parameter alpha2, it is ignored; known: "],
+            "/**: {ros__parameters: {drivers: replay, alpha1: 1}}\ncamera_node: {ros__parameters: {alpha2: 2}}",
+            ["no parameter drivers, it is ignored; did you mean driver?", "no parameter alpha2, it is ignored; known"],
         ),
         (
             "camera_node: {ros__parameters: {repaly: {path: x}, simulated: {fps: 5}}}",

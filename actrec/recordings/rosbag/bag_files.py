@@ -188,7 +188,7 @@ class Sqlite3File:
         return channels
 
     def _counts(self) -> list[tuple[int, int, int, int]]:
-        """Return topic id, number of messages, first and last time, of each topic; of a damaged file, what is whole."""
+        """Return topic id, number of messages, first and last time, of each topic, or of its whole part."""
         query = "SELECT topic_id, count(*), min(timestamp), max(timestamp) FROM messages GROUP BY topic_id"
         try:
             return list(self._database.execute(query))

@@ -289,9 +289,7 @@ def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
     They come from the skeletons if these have them, by which they were made, else from topics `…/camera/up`.
     """
     kinds = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
-    skeletons = [
-        c.topic for c in reader.connections if c.msgtype == SKELETONS and "Vector3 up" in (c.msgdef.data or "")
-    ]
+    skeletons = [c.topic for c in reader.connections if c.msgtype == SKELETONS and "Vector3 up" in c.definition]
     stated = [topic for topic, kind in kinds.items() if kind == UP and topic.endswith(UP_TOPIC)]
     for topics in (skeletons, stated):
         found: dict[int, np.ndarray] = {}

@@ -36,7 +36,7 @@ class Channel(NamedTuple):
     """A topic of a file of a bag.
 
     Attributes:
-        definition: Text of the message definition, that of another system as Latin-1; empty if the file has none.
+        definition: Text of the message definition; Latin-1 if not of ROS; empty if the file has none.
         qos: Offered QoS profiles, as YAML.
         encoding: Of the messages; "cdr" in ROS 2.
         language: Of the definition; "ros2msg" or an IDL in ROS 2, empty for no definition.
