@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
     "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "mounting": ("benchmarks.mounting:measure", "packages on recordings of a rolled or pitched camera"),
     "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
     "ntu": ("benchmarks.cameras:measure_ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),
     "nucla-live": ("benchmarks.live_accuracy:live", "N-UCLA's test part through the live recognizer and offline"),

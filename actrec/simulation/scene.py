@@ -1,7 +1,7 @@
 """Scenes of procedural or scripted actors in a room: images and exact ground truth at any time."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -385,16 +385,29 @@ def scripted_scene(
 
 
 def scene_from_scripts(
-    intrinsics: Intrinsics, scripts: Sequence[Script], label: str, *, loop: bool = False, seed: int = 0
+    intrinsics: Intrinsics,
+    scripts: Sequence[Script],
+    label: str,
+    *,
+    loop: bool = False,
+    seed: int = 0,
+    mount: Callable[[CameraPose], CameraPose] | None = None,
 ) -> Scene:
-    """Create a room around scripts: floor under the lowest foot, walls behind and beside."""
+    """Create a room around scripts: floor under the lowest foot, walls behind and beside.
+
+    `mount` returns another pose of the camera in that room, from the pose of the camera that recorded the scripts.
+    """
     if not scripts:
         return Scene([], intrinsics, CameraPose(), furnished_room(seed=seed))
-    appearances = itertools.cycle(DEFAULT_APPEARANCES)
-    actors = [ScriptedActor(script, next(appearances), label, loop) for script in scripts]
     joints = np.concatenate([s.joints[s.present] for s in scripts])
-    camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts)))
-    points = joints.reshape(-1, 3) @ camera.rotation.T + camera.position
+    recorded = camera = CameraPose(*estimate_ground(joints, max(s.stature for s in scripts)))
+    points = joints.reshape(-1, 3) @ recorded.rotation.T + recorded.position
     width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
     back = max(float(points[:, 2].max()), 2.5) + _WALL_DISTANCE
+    if mount is not None:
+        camera = mount(recorded)
+        offset = camera.to_camera(recorded.position)
+        scripts = [script.moved(camera.rotation.T @ recorded.rotation, offset) for script in scripts]
+    appearances = itertools.cycle(DEFAULT_APPEARANCES)
+    actors = [ScriptedActor(script, next(appearances), label, loop) for script in scripts]
     return Scene(actors, intrinsics, camera, furnished_room(back, width, seed, camera.height))

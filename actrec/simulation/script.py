@@ -114,6 +114,16 @@ class Script:
         ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
         return float(np.clip(ratio * reference.stature, 1.0, 2.2))
 
+    def moved(self, rotation: np.ndarray, translation: np.ndarray) -> "Script":
+        """Return the motion in the frame of another camera: rotated by `rotation` [3, 3], then translated [3] m."""
+        return replace(
+            self,
+            root=self.root @ rotation.T + translation,
+            directions=self.directions @ rotation.T,
+            heads=rotation @ self.heads,
+            hands=rotation @ self.hands,
+        )
+
     def pose(self, time: float) -> ActorPose | None:
         """Return the pose at `time` seconds, interpolated between frames; None while the body is absent."""
         k = int(np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 1))

@@ -4,8 +4,9 @@ A network trained only on a Kinect's joints has not learned the errors of an est
 limbs, other proportions. `actrec prepare --render-every` writes such clips; a recipe's `rendered` adds them.
 """
 
+import contextlib
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +15,52 @@ from tqdm import tqdm
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.scene import scene_from_scripts
+from actrec.simulation.scene import CameraPose, scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 FPS = 15.0
 
 
-def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
-    """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
+def frames(
+    clip: Clip, seed: int, fps: float = FPS, mount: Callable[[CameraPose], CameraPose] | None = None
+) -> Iterator[RgbdFrame]:
+    """Yield the frames of the simulated camera before which the bodies of a clip move, with sensor noise and `up`.
 
-    The seed determines room and noise.
+    The seed determines room and noise; `mount` moves the camera as in `scene_from_scripts`.
     """
     clip = clip.leveled()
     known = np.isfinite(clip.bodies).all(axis=-1).astype(np.float32)
     pixels = np.full((*clip.bodies.shape[:-1], 2), np.nan, np.float32)
     ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, known, pixels, ids)
-    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed)
+    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=mount)
     noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
-    stamps = [round(number / fps * NANOSECONDS) for number in range(max(1, int(scene.duration * fps)))]
+    for number in range(max(1, int(scene.duration * fps))):
+        shown = scene.at(number / fps).rendering
+        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+        yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
+
+
+def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
+    """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
+
+    The seed determines room and noise. The clip holds `up` of its camera.
+    """
     found: dict[int, np.ndarray] = {}
-    perception = BodyPerception()
-    try:
-        for number, stamp in enumerate(stamps):
-            shown = scene.at(number / fps).rendering
-            color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
-            if bodies := perception.process(RgbdFrame(stamp, color, depth, INTRINSICS)):
-                found[stamp] = bodies[0].positions
-    finally:
-        perception.close()
-    if not found or len(found) < 0.5 * len(stamps):
+    with contextlib.closing(BodyPerception()) as perception:
+        for frame in frames(clip, seed, fps):
+            if bodies := perception.process(frame):
+                found[frame.stamp_ns] = bodies[0].positions
+    if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
         return None
-    return Clip(clip.name, clip.label, np.array(list(found), np.int64), np.stack(list(found.values()))[None])
+    stamps, bodies = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
+    return Clip(clip.name, clip.label, stamps, bodies, {"up": frame.up})
 
 
 def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:
@@ -86,6 +96,7 @@ def write(path: Path, clips: Sequence[Clip]) -> None:
         stamps_ns=np.concatenate([clip.stamps_ns for clip in clips]),
         label=np.array([clip.label for clip in clips]),
         name=np.array([clip.name for clip in clips]),
+        up=np.stack([clip.streams.get("up", gravity.LEVEL) for clip in clips]).astype(np.float32),
     )
 
 
@@ -96,10 +107,10 @@ def read(path: Path) -> list[Clip]:
         DeviceError: There is no such file.
         InputError: It is corrupt or another kind of file.
     """
-    arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name"))
+    arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name", "up"))
     if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (25, 3):
         raise InputError(f"'{path}' is no file of rendered clips; make it with actrec prepare --render-every")
     cuts = np.cumsum(arrays["length"])[:-1]
     parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)
-    rows = zip(arrays["name"], arrays["label"], *parts, strict=True)
-    return [Clip(str(name), int(label), stamps, bodies[None]) for name, label, stamps, bodies in rows]
+    rows = zip(arrays["name"], arrays["label"], *parts, arrays["up"], strict=True)
+    return [Clip(str(name), int(label), stamps, bodies[None], {"up": up}) for name, label, stamps, bodies, up in rows]
