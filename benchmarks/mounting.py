@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,8 +71,8 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--up", choices=KNOWLEDGE, nargs="+", default=KNOWLEDGE, help="(default: all)")
     parser.add_argument("--ups", type=Path, metavar="JSON", help="write the estimated directions here, or, for a "
                         "dataset of hands, take those of a dataset of people")  # fmt: skip
-    parser.add_argument("--found", type=Path, metavar="FOLDER", help="save the skeletons found in pixels here, or "
-                        "score the ones saved here")  # fmt: skip
+    parser.add_argument("--found", type=Path, default=Path("runs/mounting"), metavar="FOLDER", help="of skeletons "
+                        "found in pixels; existing ones are only scored (default: %(default)s)")  # fmt: skip
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     args = parser.parse_args(list(arguments))
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
@@ -82,12 +82,8 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
     if not args.pixels:
         rows = _from_joints(test, sessions, mountings, args.up, args.ups)
     else:
-        rows = []
-        for up in args.up:
-            for mounting in mountings:
-                clips = _from_pixels(test, mounting, up, args)
-                if sessions:
-                    rows.append(_row(mounting, up, clips, test, sessions))
+        found = _from_pixels(test, [(mounting, up) for up in args.up for mounting in mountings], args)
+        rows = [_row(mounting, up, clips, test, sessions) for mounting, up, clips in found if sessions]
     return {"dataset": args.dataset, "from": "pixels" if args.pixels else "joints", "mountings": rows}
 
 
@@ -176,21 +172,28 @@ def _body(positions: np.ndarray) -> Body:
 # -- pixels ------------------------------------------------------------------------------------------------------------
 
 
-def _from_pixels(test: Any, mounting: Mounting, up: str, args: argparse.Namespace) -> list[Clip]:
-    """Return every n-th recording as the perception sees it; a person's recordings follow each other in one stream."""
-    file = None if args.found is None else args.found / f"{args.dataset}_{up}_{mounting.roll}_{mounting.pitch}.npz"
-    if file is not None and file.is_file():
-        return recordings.read(file)
+def _from_pixels(
+    test: Any, wanted: Sequence[tuple[Mounting, str]], args: argparse.Namespace
+) -> Iterator[tuple[Mounting, str, list[Clip]]]:
+    """Yield every n-th recording as the perception sees it; a person's recordings follow each other in one stream."""
     streams: dict[str, list[Clip]] = {}
     for index in range(0, len(test), args.pixels):
         streams.setdefault(str(test.entries[index].meta["subject"]), []).append(test[index])
-    tasks = [(clips, mounting, up) for clips in streams.values()]
-    with multiprocessing.get_context("spawn").Pool(min(args.workers, len(tasks))) as pool:
-        found = [clip for clips in tqdm(pool.imap(_perceive, tasks), total=len(tasks), unit="person") for clip in clips]
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        recordings.write(file, found)
-    return found
+    files = {each: _file(each, args) for each in wanted}
+    tasks = [(clips, *each) for each in wanted if not files[each].is_file() for clips in streams.values()]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        perceived = iter(tqdm(pool.imap(_perceive, tasks), total=len(tasks), unit="person", file=sys.stderr))
+        for mounting, up in wanted:
+            file = files[mounting, up]
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                recordings.write(file, [clip for _ in streams for clip in next(perceived)])
+            yield mounting, up, recordings.read(file)
+
+
+def _file(wanted: tuple[Mounting, str], args: argparse.Namespace) -> Path:
+    mounting, up = wanted
+    return Path(args.found) / f"{args.dataset}_{up}_{mounting.roll}_{mounting.pitch}.npz"
 
 
 def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:

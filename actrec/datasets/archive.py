@@ -85,7 +85,7 @@ def archived(path: Path, sequences: Iterable[SkeletonSequence], keys: Sequence[s
     for sequence in sequences:
         label = (sequence.label or 0) - 1
         entry = Entry(sequence.name, label, {key: sequence.meta[key] for key in keys}, {"skeleton": path})
-        items.append((entry, Clip(sequence.name, label, sequence.stamps_ns, sequence.bodies)))
+        items.append((entry, Clip(sequence.name, label, sequence.stamps_ns, sequence.bodies, sequence.streams)))
     return items
 
 

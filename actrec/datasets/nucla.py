@@ -14,9 +14,15 @@ import numpy as np
 from actrec.datasets.archive import ArchiveSource, archived, files_by_name
 from actrec.datasets.base import Clip, Entry
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, read_text, split_frames, stamps_at
+from actrec.utils import gravity
 from actrec.utils.errors import InputError
 
 FPS = 12.0
+
+MOUNTINGS = {1: (0.2, 13.7), 2: (2.2, 15.8), 3: (2.2, 18.4)}
+"""View to roll and pitch of its camera in degrees (`gravity.up_from_angles`), which the dataset does not publish: the
+mean of the people's axes and of the floor under their feet, which differ by up to 4°."""
+
 CLASSES = (
     "pick up with one hand", "pick up with two hands", "drop trash", "walk around", "sit down", "stand up",
     "donning", "doffing", "throw", "carry",
@@ -70,7 +76,9 @@ def _sequence(name: str, xyz: np.ndarray, label: int, fps: float, **more: Any) -
     if 1 <= label <= len(CLASSES):
         meta["label_name"] = CLASSES[label - 1]
     meta.update(parse_name(name))
-    return from_kinect(name, xyz[None], "kinect_v1_20", stamps_at(fps, len(xyz)), label=label, meta=meta)
+    mounting = MOUNTINGS.get(meta.get("view", 0))
+    up = None if mounting is None else gravity.up_from_angles(*mounting)
+    return from_kinect(name, xyz[None], "kinect_v1_20", stamps_at(fps, len(xyz)), label=label, meta=meta, up=up)
 
 
 KEYS = ("action", "subject", "episode", "view")
@@ -113,7 +121,7 @@ class Nucla(ArchiveSource):
                 f"'{path}' contains {sequence.name} of class {sequence.label}, but its file name is "
                 f"{entry.name} of class {entry.label + 1}; copy it again"
             )
-        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""

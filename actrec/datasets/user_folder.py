@@ -263,5 +263,5 @@ def _cut_clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
     frames = np.flatnonzero(in_span)[observed[order[0]]]
     kept = sequence.bodies[order[:bodies]][:, frames]
     absent = np.full((bodies - len(kept), *kept.shape[1:]), np.nan, np.float32)
-    streams = {} if sequence.up is None else {"up": sequence.up}
-    return Clip(entry.name, entry.label, sequence.stamps_ns[frames], np.concatenate([kept, absent]), streams)
+    padded = np.concatenate([kept, absent])
+    return Clip(entry.name, entry.label, sequence.stamps_ns[frames], padded, sequence.streams)

@@ -21,9 +21,15 @@ from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.skeleton import layouts
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
+
+ROLL_DEG, PITCH_DEG = -0.8, 4.8
+"""Mounting of the camera (`gravity.up_from_angles`), which the dataset does not publish: the mean of the people's axes
+and of the floor under their feet, which differ by 3°."""
+
 CLASSES = (
     "swipe left", "swipe right", "wave", "clap", "throw", "cross arms on the chest", "basketball shoot", "draw x",
     "draw circle clockwise", "draw circle counter-clockwise", "draw triangle", "bowling", "boxing", "baseball swing",
@@ -84,7 +90,8 @@ def _sequence(
     if action is not None and 1 <= action <= len(CLASSES):
         meta.update(action=action, subject=subject, trial=trial, label_name=CLASSES[action - 1])
     ordered = xyz[None][:, :, TO_KINECT_V1]  # (1, T, 20, 3), UTD-MHAD's order to the SDK's
-    return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta)
+    up = gravity.up_from_angles(ROLL_DEG, PITCH_DEG)
+    return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta, up=up)
 
 
 INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
@@ -151,7 +158,7 @@ class UtdMhad(ArchiveSource):
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
         sequence = read_utd_mhad_mat(entry.files["skeleton"])
-        return Clip(sequence.name, entry.label, sequence.stamps_ns, sequence.bodies)
+        return Clip(sequence.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """Yield the depth maps without color, since the calibration between the cameras is not published.
@@ -167,7 +174,8 @@ class UtdMhad(ArchiveSource):
                 f"'{entry.files['depth']}' has {len(maps)} frames but its skeleton {len(stamps)}: copy both again"
             )
         pairs = zip(stamps, maps, strict=True)
-        return (RgbdFrame(int(stamp), None, depth, INTRINSICS) for stamp, depth in pairs)
+        up = gravity.up_from_angles(ROLL_DEG, PITCH_DEG)
+        return (RgbdFrame(int(stamp), None, depth, INTRINSICS, up=up) for stamp, depth in pairs)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""

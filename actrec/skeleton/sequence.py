@@ -48,6 +48,11 @@ class SkeletonSequence:
     def __len__(self) -> int:
         return len(self.stamps_ns)
 
+    @property
+    def streams(self) -> dict[str, np.ndarray]:
+        """Return the streams of a clip besides the bodies (`actrec.datasets.base.Clip`): `up`, if known."""
+        return {} if self.up is None else {"up": self.up}
+
     def bodies_at(self, index: int) -> list[Body]:
         """Return the bodies in frame `index` with at least one known joint."""
         return [
@@ -68,6 +73,7 @@ def from_kinect(
     body_ids: tuple[str, ...] | None = None,
     label: int | None = None,
     meta: dict[str, Any] | None = None,
+    up: np.ndarray | None = None,
 ) -> SkeletonSequence:
     """Create a sequence from joints of a Kinect; other arguments as in `SkeletonSequence`.
 
@@ -95,7 +101,8 @@ def from_kinect(
         pixels = np.full((*bodies.shape[:-1], 2), np.nan, np.float32)
     ids = body_ids or tuple(f"body_{m + 1}" for m in range(len(bodies)))
     stamps = np.asarray(stamps_ns, np.int64)
-    return SkeletonSequence(name, stamps, bodies, confidence, pixels.astype(np.float32), ids, label, dict(meta or {}))
+    shown = pixels.astype(np.float32)
+    return SkeletonSequence(name, stamps, bodies, confidence, shown, ids, label, dict(meta or {}), up)
 
 
 def check_distance(name: str, positions: np.ndarray) -> None:

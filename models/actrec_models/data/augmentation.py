@@ -60,7 +60,7 @@ class Augmentation:
     hold_s: float = setting(0.8, "the last pose is held up to so long after the action", unit="s", range=(0.0, 5.0))
     before: float = setting(0.3, "share of clips that follow upon another one, as live actions do", range=(0.0, 1.0))
     frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
-    tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
+    tilt_deg: float = setting(20.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
     turn_deg: float = setting(
         25.0, "turn left after facing is normalized, of hands and of bodies' joints and bones", unit="deg",
         range=(0.0, 180.0),
