@@ -32,14 +32,21 @@ def frames(
 ) -> Iterator[RgbdFrame]:
     """Yield the frames of the simulated camera before which the bodies of a clip move, with sensor noise and `up`.
 
-    The seed determines room and noise; `mount` moves the camera as in `scene_from_scripts`.
+    The camera looks down as the one that recorded the clip. The seed determines room and noise; `mount` returns another
+    pose of the camera from that one.
     """
+    pitch = np.radians(gravity.angles_from_up(clip.streams.get("up", np.array(gravity.LEVEL)))[1])
     clip = clip.leveled()
+
+    def pose(level: CameraPose) -> CameraPose:
+        recorded = CameraPose(level.height, level.pitch + pitch)
+        return recorded if mount is None else mount(recorded)
+
     known = np.isfinite(clip.bodies).all(axis=-1).astype(np.float32)
     pixels = np.full((*clip.bodies.shape[:-1], 2), np.nan, np.float32)
     ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, known, pixels, ids)
-    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=mount)
+    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
     noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
     for number in range(max(1, int(scene.duration * fps))):
         shown = scene.at(number / fps).rendering
