@@ -87,7 +87,7 @@ def tiny_description(
         inputs=(InputSpec("body", "body", "kinect_v2_25", (bodies, 3, frames, 25), "m", RAW),),
         rejection=Rejection(threshold, 1.0, "nothing"),
         provenance=Provenance(
-            "made up", "none", 0, 1, 1.0, "none", "tests/tiny_model.py", "0000000", "2025-01-01T00:00:00"
+            "made up", "none", 0, 1, 1.0, "none", ("tests/tiny_model.py",), "0000000", "2025-01-01T00:00:00"
         ),
     )
 

@@ -51,7 +51,7 @@ class Provenance:
         epochs: Whole epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
         license: Allowed use by the data's license ("research use").
-        recipe: The command that trains it again.
+        recipe: Commands that train it again, in order.
         commit: Source that trained it.
         created: ISO 8601 date and time.
         onnx_sha256: Hash of `model.onnx`; `write` fills it in.
@@ -71,7 +71,7 @@ class Provenance:
     epochs: int
     accuracy: float
     license: str
-    recipe: str
+    recipe: tuple[str, ...]
     commit: str
     created: str
     onnx_sha256: str = ""
@@ -240,6 +240,9 @@ def load(path: str | Path, verify: bool = True) -> ModelPackage:
     file = folder / DESCRIPTION
     mapping = _read_yaml(folder, file)
     _check_version(file, mapping)
+    provenance = mapping.get("provenance") if isinstance(mapping, dict) else None
+    if isinstance(provenance, dict) and isinstance(provenance.get("recipe"), str):  # of an earlier version
+        provenance["recipe"] = [provenance["recipe"]]
     try:
         package = config.read_mapping(ModelPackage, mapping, DESCRIPTION)
         _check(package)

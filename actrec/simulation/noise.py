@@ -16,6 +16,15 @@ _SILHOUETTE = np.float32(0.05)
 
 
 @kernel
+def _least_similar_neighbor(exact: np.ndarray, v: int, u: int) -> Real:
+    """Return the depth of the neighbor in row or column whose depth differs most."""
+    here, other = exact[v, u], exact[v, u - 1]
+    for depth in (exact[v, u + 1], exact[v - 1, u], exact[v + 1, u]):
+        other = depth if abs(depth - here) > abs(other - here) else other
+    return other
+
+
+@kernel
 def degrade_depth(
     exact: np.ndarray, facing: np.ndarray, axial: np.ndarray, tilted: np.ndarray, steep: np.ndarray, model: np.ndarray,
     shift: Real, patches: np.ndarray, white: np.ndarray, jitter: np.ndarray, chance: np.ndarray, offsets: np.ndarray,
@@ -38,11 +47,10 @@ def degrade_depth(
         offsets: [8] start positions in the tiles.
         measured: [H, W] float32, out.
     """
-    quantum, grazing, flying, loss, dropout = model[0], model[1], model[2], model[3], model[4]
-    near, far = model[5], model[6]
+    quantum, grazing, flying, loss, dropout, near, far = model
     height, width = exact.shape
     mask = white.shape[0] - 1
-    nan = np.float32(np.nan)
+    measured[:] = np.float32(np.nan)
     z_scale, c_scale = np.float32(len(axial) - 1) / far, np.float32(len(steep) - 1)
     sign = _ONE if shift >= _ZERO else -_ONE
     lost_or_flying = loss + flying
@@ -58,31 +66,24 @@ def degrade_depth(
             if shift != _ZERO:
                 column = sign * (np.float32(u) - shift / here)
                 if column > reach + _HALF:
-                    measured[v, u] = nan
                     continue
                 reach = min(reach, column)
             i = (u + offsets[5]) & mask
             if dropout_chance[i] < dropout:
-                measured[v, u] = nan
                 continue
             x, y = u + displaced[i, 0], v + displaced[i, 1]
             if x < 0 or x >= width or y < 0 or y >= height:
                 x, y = u, v
             z, cosine = exact[y, x], facing[y, x]
             if lost_or_flying > _ZERO and inner_row and 0 < u < width - 1:
-                other = exact[v, u - 1]
-                other = exact[v, u + 1] if abs(exact[v, u + 1] - here) > abs(other - here) else other
-                other = exact[v - 1, u] if abs(exact[v - 1, u] - here) > abs(other - here) else other
-                other = exact[v + 1, u] if abs(exact[v + 1, u] - here) > abs(other - here) else other
+                other = _least_similar_neighbor(exact, v, u)
                 if abs(other - here) > _SILHOUETTE * here:
                     chance_value = silhouette_chance[i]
                     if chance_value < loss:
-                        measured[v, u] = nan
                         continue
                     if chance_value < lost_or_flying:
                         z = here + (other - here) * (chance_value - loss) / flying
             if z > far or z < near or cosine + np.float32(0.02) * grazing_noise[i] < grazing:
-                measured[v, u] = nan
                 continue
             bin_z, bin_c = int(z * z_scale + _HALF), int(max(cosine, _ZERO) * c_scale + _HALF)
             z += (axial[bin_z] + tilted[bin_z] * steep[bin_c]) * patch[i]

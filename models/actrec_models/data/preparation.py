@@ -147,12 +147,7 @@ def prepare_source(
     )  # fmt: skip
     if settings.estimate and source.layout != CANONICAL:
         raise ConfigError(f"{dataset} has joints {source.layout}: only {CANONICAL} can be estimated")
-    entries = [*source.entries(), *source.unknown_entries()]
-    if twice := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
-        raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
-    for name, divided in protocols.items():  # before the work: the list of a split may be missing
-        for entry in entries[:1]:
-            divided.part(entry, name.split("#")[0])
+    entries = _entries(dataset, source, protocols)
     _check_folder(out)
     with locked(out):
         store = _open(out, head, run)
@@ -179,10 +174,9 @@ def prepare_source(
             )
         if not any(entry.label >= 0 for entry in held):
             without = "all that can be read show none of its classes (unknown)" if held else "it has no items"
-            reason = next(iter(skipped.values()), without)
-            raise InputError(
-                f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"
-            )
+            cause = next(iter(skipped.values()), without)
+            found = f"none of the {len(entries)} items of {dataset} in '{source.root}'"
+            raise InputError(f"{found} can be prepared: {cause}")
         listed = [{"name": name, "reason": reason} for name, reason in skipped.items()]
         content = json.dumps(listed, indent=1, ensure_ascii=False)
         write_atomically(out / SKIPPED, content.encode("utf-8", "backslashreplace"))
@@ -192,6 +186,17 @@ def prepare_source(
         return Summary(
             str(out), dataset, len(clips), prepared, listed, absent, *clips.size, seconds, clips.fingerprint()
         )
+
+
+def _entries(dataset: str, source: Source, protocols: Mapping[str, Source]) -> list[Entry]:
+    """Return the items of a dataset, whose names must differ and which each protocol must assign to a part."""
+    entries = [*source.entries(), *source.unknown_entries()]
+    if twice := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
+        raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
+    for name, divided in protocols.items():  # before the work: the list of a split may be missing
+        for entry in entries[:1]:
+            divided.part(entry, name.split("#")[0])
+    return entries
 
 
 def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:

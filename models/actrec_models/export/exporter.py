@@ -103,7 +103,7 @@ def export_network(
         epochs=0,
         accuracy=0.0,
         license="the license of the initial weights" if init else "none needed: random weights",
-        recipe=_command(name, options, init, classes, folder, seed),
+        recipe=(_command(name, options, init, classes, folder, seed),),
         commit=provenance.commit(),
         created=now(),
         figures={"parameters": parameter_count(network), "streams": len(features.modalities(network.input_specs))},
@@ -283,7 +283,7 @@ def card(model: ModelPackage, name: str) -> str:
             f"**This model is not trained** ({trained.split}). It shows whether a network fits a robot's time and "
             "memory budget. Its labels mean nothing, and it never publishes `unknown`.\n\n"
         )
-        rows += [*lower, ("Made again by", f"`{trained.recipe}`")]
+        rows += [*lower, ("Made again by", _list_commands(trained.recipe))]
     else:
         note = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
         rows += [*_accuracy_rows(trained), *lower, *_rejection_rows(model), *_training_rows(trained)]
@@ -339,9 +339,9 @@ def _training_rows(trained: Provenance) -> list[tuple[str, str]]:
     parts = trained.figures.get("fused", [])
     commands = [("Last command", trained.command)] if "fused" not in trained.figures else []
     commands += [(f"Last command of {part['name']}", part.get("command", "")) for part in parts]
-    rows = [("Trained again by", f"`{trained.recipe or trained.command or '?'}`")]
+    rows = [("Trained again by", _list_commands(trained.recipe or (trained.command or "?",)))]
     # They differ from the recipe's if recipe fields were overridden.
-    rows += [(name, f"`{command}`") for name, command in commands if command and command != trained.recipe]
+    rows += [(name, f"`{command}`") for name, command in commands if command and command not in trained.recipe]
     packages = ", ".join(f"{name} {version}" for name, version in trained.packages.items())
     facts = [
         ("Trained in", trained.trained_on and f"{trained.hours:.2f} h on {trained.trained_on}"),
@@ -354,6 +354,10 @@ def _training_rows(trained: Provenance) -> list[tuple[str, str]]:
         run = f"seed {part['seed']}, {part['epochs']} epochs, commit {part['commit'] or 'unknown'}"
         rows.append((f"Of it {part['share']:.3g}", f"{part['name']}: {part['network']}, {run}"))
     return rows
+
+
+def _list_commands(commands: Sequence[str]) -> str:
+    return "<br>".join(f"`{command}`" for command in commands)
 
 
 def escape_markdown(text: str) -> str:

@@ -1,6 +1,7 @@
 """Fusion of separately trained networks into one package, which scores as `actrec eval --fuse`."""
 
 import dataclasses
+import itertools
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -297,13 +298,13 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
         **provenance.as_figures(one for part in parts for one in part.figures.get(provenance.INITIAL_TRAININGS, ())),
     }
     # The recipe of a network made for fusion may end with the export of the fused package; it then replaces `command`.
-    whole = [part.recipe for part in parts if "--fuse" in part.recipe and "fused" not in part.figures]
-    steps = [part.recipe for part in parts if part.recipe and part.recipe not in whole]
+    whole = [part.recipe for part in parts if "--fuse" in " ".join(part.recipe) and "fused" not in part.figures]
+    steps = [part.recipe for part in parts if part.recipe not in whole]
     return dataclasses.replace(
         provenance.package_provenance(
             recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}
         ),
-        recipe=" && ".join(dict.fromkeys([*steps, *(whole or [command])])),
+        recipe=tuple(dict.fromkeys(itertools.chain(*steps, *(whole or [(command,)])))),
         command=command,
         data_sha256=parts[0].data_sha256 if len({part.data_sha256 for part in parts}) == 1 else "",
         hours=round(sum(part.hours for part in parts), 4),

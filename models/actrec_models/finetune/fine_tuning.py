@@ -215,7 +215,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         epochs=result.epochs,
         accuracy=figures["accuracy"],
         license=_LICENSE + base.provenance.license.removeprefix(_LICENSE),
-        recipe=command,
+        recipe=(command,),
         commit=provenance.commit(),
         data_sha256=result.recordings.fingerprint,
         created=provenance.now(),

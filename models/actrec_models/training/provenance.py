@@ -222,7 +222,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         epochs=run["epochs"],
         accuracy=0.0,
         license=dataset_attribute(recipe.dataset, "license"),
-        recipe=" && ".join(recipe.commands),
+        recipe=tuple(recipe.commands),
         commit=run.get("commit", commit()),
         created=now(),
         settings=config.to_plain(recipe.as_dict()),

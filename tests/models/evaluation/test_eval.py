@@ -30,7 +30,7 @@ def places(monkeypatch):
 
 def write(folder, dataset="places", split="all", seed=1, weights=None, settings=None, figures=None, **changes):
     """Write a tiny package with this provenance; return its path as text."""
-    of = Provenance(dataset, split, seed, 3, 0.0, "none", "made up", "0000000", "2025-01-01T00:00:00")
+    of = Provenance(dataset, split, seed, 3, 0.0, "none", ("made up",), "0000000", "2025-01-01T00:00:00")
     of = replace(of, settings=settings or {}, figures=figures or {})
     described = replace(tiny_description(), provenance=of, **changes)
     plain = tiny_onnx(classes=len(described.labels))

@@ -48,7 +48,7 @@ def places(monkeypatch):
 def write(folder, spec="raw", seed=1, settings: Any = SETTINGS, content=None, **changes):
     """Write a package with this provenance; return its path as text."""
     of = Provenance(
-        "places_train", "all", seed, 3, 0.0, "none", f"train {folder.name}", "c0ffee", "2025-01-01T00:00:00"
+        "places_train", "all", seed, 3, 0.0, "none", (f"train {folder.name}",), "c0ffee", "2025-01-01T00:00:00"
     )
     of = dataclasses.replace(of, settings=dict(settings), figures={"parameters": 100 * seed}, **changes.pop("of", {}))
     described = dataclasses.replace(tiny_description(), provenance=of, **{"inputs": (SPECS[spec],), **changes})
@@ -101,7 +101,7 @@ def test_fuse_package_stores_its_networks(tmp_path):
     assert trained.figures["parameters"] == 300
     assert [part["name"] for part in trained.figures["fused"]] == ["one", "other"]
     again = f"actrec export {' '.join(streams)} --fuse softmax --weights 0.666667 0.333333 --out {tmp_path}/both"
-    assert trained.recipe == f"train one && train other && {again}" and trained.command == again
+    assert trained.recipe == ("train one", "train other", again) and trained.command == again
     card = (tmp_path / "both/README.md").read_text()
     assert ", 6 epochs, seeds 1, 2 |" in card and "| Last command of one | `really` |" in card
     assert "| Of it 0.667 | one: deepacts_graph (tiny), seed 1, 3 epochs, commit c0ffee |" in card
@@ -218,7 +218,7 @@ def saved(path, epochs):
     ],
 )
 def test_fuse_recordings_stored_if_known_for_all_networks(dataset, learnt, expected):
-    of = Provenance(dataset, "all", 1, 3, 0.0, "none", "", "", "")
+    of = Provenance(dataset, "all", 1, 3, 0.0, "none", (), "", "")
     described = [
         dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures=each)) for each in learnt
     ]

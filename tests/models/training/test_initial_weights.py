@@ -285,7 +285,7 @@ def test_export_untrained_network_works(tmp_path, capsys, caplog):
         assert "its labels mean nothing" in capsys.readouterr().out
     assert (tmp_path / "begun/model.safetensors").exists() and not (tmp_path / "random/model.safetensors").exists()
     # The command in its provenance reproduces the package, with the same random weights.
-    repeated = shlex.split(package.load(tmp_path / "random").provenance.recipe)
+    repeated = shlex.split(package.load(tmp_path / "random").provenance.recipe[0])
     assert repeated[:4] == ["actrec", *command[:3]] and repeated[repeated.index("--seed") + 1] == "7"
     assert main([*repeated[1:-1], str(tmp_path / "once_more")]) == 0
     first, second = (inference.load(tmp_path / name) for name in ("random", "once_more"))
