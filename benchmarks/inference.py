@@ -80,7 +80,7 @@ def _child(package: ModelPackage, precision: str, threads: int, calls: int) -> d
 
 
 def latency(folder: str, precision: str, threads: int, calls: int) -> dict[str, Any]:
-    """Milliseconds of one window, of the first after loading, and of four windows in one run.
+    """Return the milliseconds of one window, of the first after loading, and of four windows in one run.
 
     The network alone: features are made before. Nothing was computed in this process before.
     """
@@ -110,7 +110,7 @@ def _timed(backend: OnnxRuntimeBackend, inputs: dict[str, np.ndarray], calls: in
 
 
 def _node(package: ModelPackage) -> dict[str, Any]:
-    """Resident memory of a recognizer node in a process of its own, once it is active."""
+    """Return the resident memory of an active recognizer node in a process of its own."""
     command = [sys.executable, *NODE, "--ros-args", "-p", f"model:={package.path}", "-p", "autostart:=true"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
@@ -123,7 +123,7 @@ def _node(package: ModelPackage) -> dict[str, Any]:
 
 
 def _once_settled(process: "subprocess.Popen[str]") -> float:
-    """Memory that has not grown for some seconds."""
+    """Return the memory when it has not grown for some seconds."""
     end, last, since = time.monotonic() + _STARTING_S, 0.0, time.monotonic()
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -139,7 +139,7 @@ def _once_settled(process: "subprocess.Popen[str]") -> float:
 
 
 def _resident(pid: int) -> float:
-    """10^6 bytes, as Linux counts them."""
+    """Return the resident memory by Linux, in 10^6 bytes."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6
 

@@ -146,7 +146,7 @@ class _Run:
         )
 
     def summary(self) -> dict[str, Any]:
-        """One line of figures."""
+        """Return one line of figures."""
         values = 1e3 * np.array([latency for _, latency in self.latencies])
         p50, p95 = np.percentile(values, (50, 95)) if len(values) else (float("nan"), float("nan"))
         span = self.last["at"] - self.first["at"]
@@ -165,7 +165,7 @@ class _Run:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One line of figures for each node."""
+        """Return one line of figures for each node."""
         span = self.last["at"] - self.first["at"]
         return [
             {

@@ -15,7 +15,7 @@ WARM_UP = 3
 
 
 def measure(graph: Path, examples: Path, runs: int, threads: int) -> dict[str, float]:
-    """Median milliseconds of a run, and the process's peak memory.
+    """Return the median milliseconds of a run, and the process's peak memory.
 
     Args:
         graph: ONNX file.

@@ -1,4 +1,4 @@
-"""3-D view of frames, skeletons and labels in Rerun: its viewer, or a file for it."""
+"""3-D view of frames, skeletons and labels in the viewer Rerun, or in an .rrd file."""
 
 import importlib
 import os
@@ -29,7 +29,7 @@ class Viewer:
 
     Args:
         out: `.rrd` file to write instead of opening a viewer.
-        connect: Address of a running viewer, as it prints it (`rerun+http://…/proxy`).
+        connect: Address that a running viewer prints (`rerun+http://…/proxy`).
 
     Raises:
         ConfigError: Both are given, or the file's name does not end with `.rrd`.
@@ -112,7 +112,7 @@ def _rerun() -> Any:
     except ImportError as error:
         raise MissingLibraryError(
             f"actrec view needs Rerun ({error}): make venv EXTRAS='live view', or: pip install 'rerun-sdk==0.23.1' "
-            "'pyarrow<21' (later ones need numpy 2, which ROS and MediaPipe do not take)"
+            "'pyarrow<21' (later versions need numpy 2, which ROS and MediaPipe do not support)"
         ) from error
 
 

@@ -178,7 +178,7 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise DeviceError(
-                "TensorRT does not take the engine: it is corrupt, or of another TensorRT or GPU; delete it"
+                "TensorRT cannot load the engine: it is corrupt, or of another TensorRT or GPU; delete it"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         # An axis of free size is the batch.
@@ -226,9 +226,9 @@ class Engine:
         context = self._engine.create_execution_context()
         if context is None:
             raise DeviceError(
-                "not enough GPU memory to run the engine: end what else uses it, or take backend onnxruntime"
+                "not enough GPU memory to run the engine: close other programs that use it, or set backend onnxruntime"
             )
-        # 8.6 gives a profile by itself to the first context alone. This copies through the same stream.
+        # TensorRT 8.6 sets a profile automatically for the first context only. This copies through the same stream.
         _require(context.set_optimization_profile_async(0, self._cuda.stream), "the profile of its shapes")
         for name, buffer in self._buffers.items():
             _require(context.set_tensor_address(name, buffer.address), f"an address for '{name}'")

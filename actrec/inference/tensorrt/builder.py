@@ -79,7 +79,7 @@ class BuildConfig:
         return tuple(name.strip() for name in self.keep.split(",") if name.strip())
 
     def shapes(self, package: ModelPackage) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """Each input's smallest, usual and largest shape."""
+        """Return each input's smallest, usual and largest shape."""
         counts = (1, min(self.usual, self.most), self.most)
         return {spec.name: tuple((count, *spec.shape) for count in counts) for spec in package.inputs}
 

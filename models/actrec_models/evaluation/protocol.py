@@ -1,4 +1,4 @@
-"""What an evaluation scores: models, the part of a dataset, how its classes map, and overlap with the training."""
+"""Scope of an evaluation: models, the part of a dataset, how its classes map, and overlap with the training."""
 
 import dataclasses
 import json

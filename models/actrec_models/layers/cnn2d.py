@@ -52,7 +52,7 @@ class EfficientNetB0(nn.Module):
         self.apply(_initialize)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes)."""
+        """Map (N, 3, H, W) to (N, classes)."""
         f = self.features(image)  # (N, C, H / 32, W / 32)
         return self.classifier(f.mean(dim=(2, 3)))
 
@@ -74,7 +74,7 @@ class MBConv(nn.Module):
         self.drop = drop
 
     def forward(self, f: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         out = self.block(f)
         if not self.residual:
             return out
@@ -93,7 +93,7 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, f: Tensor) -> Tensor:
-        """(N, C, H, W) of the same shape."""
+        """Map (N, C, H, W) to the same shape."""
         pooled = f.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
         return f * torch.sigmoid(self.fc2(nn.functional.silu(self.fc1(pooled))))
 
@@ -158,7 +158,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes)."""
+        """Map (N, 3, H, W) to (N, classes)."""
         f = self.pool(self.bn1(self.conv1(image)).relu())  # (N, C, H / 4, W / 4)
         for number in range(1, len(RESNET_STAGES) + 1):
             f = self.get_submodule(f"layer{number}")(f)
@@ -182,7 +182,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         f = self.bn1(self.conv1(f_in)).relu()
         f = self.bn2(self.conv2(f)).relu()
         return (self.bn3(self.conv3(f)) + self.downsample(f_in)).relu()

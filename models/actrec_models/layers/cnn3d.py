@@ -73,7 +73,7 @@ class MaxPool3dSame(nn.Module):
         self.kernel, self.stride = tuple(kernel), tuple(stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉).
+        """Map (N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉).
 
         The port pads with zeros, this ignores the outside: the same, since x follows a ReLU and is never below 0.
         """
@@ -95,7 +95,7 @@ class Unit3d(nn.Module):
             self.bn = nn.BatchNorm3d(after, eps=1e-3, momentum=NORM_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, before, T, H, W) to (N, after, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
+        """Map (N, before, T, H, W) to (N, after, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
         pads = same(x, self.kernel, self.stride)
         padding = [before for before, _ in pads]
         if any(before != behind for before, behind in pads):  # the first layer, on even sizes
@@ -121,7 +121,7 @@ class InceptionBlock(nn.Module):
         self.channels = b0 + b1b + b2b + b3b
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, before, T, H, W) to (N, channels, T, H, W)."""
+        """Map (N, before, T, H, W) to (N, channels, T, H, W)."""
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 
@@ -194,17 +194,17 @@ class InceptionI3d(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of x (N, C, T, H, W), averaged over time."""
+        """Return the logits (N, classes) of x (N, C, T, H, W), averaged over time."""
         return self.classify(self.forward_features(x))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Return logits (N, classes) from the last block's output, (N, C, T', H', W')."""
+        """Return the logits (N, classes) from the last block's output, (N, C, T', H', W')."""
         pooled = self.dropout(average_pool(features))  # (N, C, T'', 1, 1)
         return self.logits(pooled).mean(dim=(2, 3, 4))  # (N, classes)
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """I3D's last pool, over the image and each two neighboring steps: to (N, C, max(T' − 1, 1), 1, 1)."""
+    """Apply I3D's last pool, over the image and two neighboring steps each: to (N, C, max(T' − 1, 1), 1, 1)."""
     x = x.mean(dim=(3, 4), keepdim=True)  # (N, C, T', 1, 1)
     return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[1] > 1 else x
 
@@ -258,7 +258,7 @@ class ResNextBottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, T, H, W) to (N, 2·C, T / stride, H / stride, W / stride)."""
+        """Map (N, C_in, T, H, W) to (N, 2·C, T / stride, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -306,13 +306,13 @@ class ResNext3d(nn.Module):
         return self.channels, t, s, s
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
+        """Map (N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
         x = 127.5 * x + self.offset  # 0..255 less the mean, as the port has it
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, T, H, W) to (N, classes)."""
+        """Map (N, 3, T, H, W) to (N, classes)."""
         assert self.fc is not None, "made without classes: use forward_features"
         return self.fc(self.forward_features(x).mean(dim=(2, 3, 4)))
 
@@ -370,7 +370,7 @@ class C3d(nn.Module):
         self.apply(glorot)
 
     def forward(self, clip: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
-        """Logits (N, classes), or fc7's features FC-4096 (N, fc).
+        """Return the logits (N, classes), or fc7's features FC-4096 (N, fc).
 
         Args:
             clip: (N, 3, T, H, W).
@@ -390,5 +390,5 @@ class C3d(nn.Module):
 
 
 def boosted(y: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 4 of "Learning Scene Flow With Skeleton Guidance": F = (1 + M) * Y, Y (N, c, l, h, w), M (N, 1, l, h, w)."""
+    """Compute F = (1 + M) * Y, Y (N, c, l, h, w), M (N, 1, l, h, w): Eq. 4 of "… Scene Flow With Skeleton Guidance"."""
     return (1 + mask) * y

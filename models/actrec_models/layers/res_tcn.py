@@ -42,7 +42,7 @@ class Unit(nn.Module):
         self.downsample = nn.Identity() if plain else Convolution(channels_in, channels_out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, L) to (N, C_out, L / stride)."""
+        """Map (N, C_in, L) to (N, C_out, L / stride)."""
         return self.downsample(x) + self.conv(self.dropout(torch.relu(self.norm(x))))
 
 
@@ -59,7 +59,7 @@ class Convolution(nn.Module):
         self.filters = nn.Conv1d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2 + self.surplus)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, L) to (N, C_out, L / stride)."""
+        """Map (N, C_in, L) to (N, C_out, L / stride)."""
         return self.filters(x)[:, :, self.surplus :]
 
 
@@ -92,7 +92,7 @@ class Pooling(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, L) to (N, C)."""
+        """Map (N, C, L) to (N, C)."""
         return torch.relu(self.norm(x)).mean(dim=2)
 
 
@@ -107,7 +107,7 @@ class ResTcn(nn.Module):
         self.apply(glorot)
 
     def forward(self, x0: Tensor) -> Tensor:
-        """(N, 256) of X^(0) (N, 3·K, frames)."""
+        """Map X^(0) (N, 3·K, frames) to (N, 256)."""
         return self.pool_tcn(self.tcn(x0)[-1])
 
 
@@ -122,7 +122,7 @@ class ResBjcn(nn.Module):
         nn.init.ones_(self.smooth.weight)  # one number: at random it might hide the joints
 
     def joints(self, x0: Tensor) -> list[Tensor]:
-        """BJCN-1, BJCN-2, … of X^(0) (N, 3·K, frames), each (N, N_l, 3·K): the movements of each row."""
+        """Return BJCN-1, BJCN-2, … of X^(0) (N, 3·K, frames), each (N, N_l, 3·K): the movements of each row."""
         x = self.smooth(x0.unsqueeze(1)).squeeze(1)  # (N, 3·K, frames / 5)
         return self.bjcn(x.transpose(1, 2))  # (N, frames / 5, 3·K)
 
@@ -153,7 +153,7 @@ class TwoBranches(ResBjcn):
 
 
 def l1_norm(module: nn.Module) -> Tensor:
-    """Σ |w| over the weights of all convolutions."""
+    """Return Σ |w| over the weights of all convolutions."""
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
     return torch.stack([c.weight.abs().sum() for c in convolutions]).sum()
 

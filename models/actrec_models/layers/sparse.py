@@ -22,13 +22,13 @@ class Neighborhood(Protocol):
     """Neighborhood of a level, as the layers use it."""
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbors but the center."""
+        """Compute the sum of Eq. 9 over the neighbors without the center."""
 
     def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
         """Return the points in the same voxel, earlier and later by a branch's dilation."""
 
     def pool(self, f: Tensor, channels: int) -> Tensor:
-        """Eq. 10, from the level below."""
+        """Compute Eq. 10 from the level below."""
 
     def mean(self, f: Tensor) -> Tensor:
         """Global average pooling over the points that are there."""
@@ -59,7 +59,7 @@ class PaddedNeighborhood(NamedTuple):
     present: Tensor
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbors but the center, weight (positions, C, C′): (N, P, C) to (N, P, C′)."""
+        """Compute the sum of Eq. 9 without the center, weight (positions, C, C′): (N, P, C) to (N, P, C′)."""
         positions, c, c_out = weight.shape
         w = functional.embedding(self.kernel.clamp(0, positions - 1), weight.flatten(1))
         w = w.reshape(-1, c, c_out)  # (N, Q, C·C′) -> (N·Q, C, C′)
@@ -75,7 +75,7 @@ class PaddedNeighborhood(NamedTuple):
         return rows(f, times.flatten(1), self.points).reshape(-1, self.points, 2 * channels)
 
     def pool(self, f: Tensor, channels: int) -> Tensor:
-        """Eq. 10: F_out(i) = max F_in(j) over the points j of the level below in i's voxel; (N, P, C) to (N, P, C)."""
+        """Compute Eq. 10: F_out(i) = max F_in(j) over the lower level's points j in voxel i; (N, P, C) to (N, P, C)."""
         children = rows(f, self.cells, self.points)  # (N, P·8, C)
         return children.reshape(-1, self.points, 8, channels).amax(dim=2)
 
@@ -87,7 +87,7 @@ class PaddedNeighborhood(NamedTuple):
 
 
 def rows(f: Tensor, index: Tensor, points: int) -> Tensor:
-    """Rows of (N, P, C) by an index (N, K) that counts from 1: (N, K, C), zeros for 0.
+    """Return the rows of (N, P, C) by an index (N, K) that counts from 1: (N, K, C), zeros for 0.
 
     Out of range counts as the nearest row, so that no input can read another clip's rows.
     """
@@ -114,7 +114,7 @@ class SparseConvolution(nn.Module):
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
     def forward(self, f: Tensor, near: "Neighborhood") -> Tensor:
-        """(N, P, C) to (N, P, C′)."""
+        """Map (N, P, C) to (N, P, C′)."""
         return torch.matmul(f, self.weight[self.center]) + near.convolve(f, self.weight)
 
 
@@ -122,7 +122,7 @@ class PointNorm(nn.BatchNorm1d):
     """Batch normalization over the points that are there."""
 
     def forward(self, f: Tensor) -> Tensor:
-        """(points, C), or (N, P, C) whose absent rows have no meaning afterwards: then from the running statistics."""
+        """Normalize (points, C), or by the running statistics (N, P, C), whose absent rows become meaningless."""
         if f.ndim == 2:
             return super().forward(f)
         assert self.running_mean is not None and self.running_var is not None
@@ -149,7 +149,7 @@ class TemporalConvolution(nn.Module):
         self.norm = PointNorm(channels)
 
     def forward(self, f: Tensor, near: "Neighborhood") -> Tensor:
-        """(N, P, C) to (N, P, C)."""
+        """Map (N, P, C) to (N, P, C)."""
         f = torch.relu(self.split_norm(self.split(f)))
         scales = []
         for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=-1), strict=True)):
@@ -273,7 +273,7 @@ def gradients(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor, of_features
 
 
 def _grouped(x: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
-    """Rows (pairs, C), each times the matrix of its position: (pairs, C′)."""
+    """Multiply each of the rows (pairs, C) by the matrix of its position: (pairs, C′)."""
     out = x.new_empty(len(x), weight.shape[2])
     for position, start, end in _groups(pairs):
         torch.mm(x[start:end], weight[position], out=out[start:end])
@@ -281,7 +281,7 @@ def _grouped(x: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
 
 
 def _groups(pairs: Pairs) -> list[tuple[int, int, int]]:
-    """(position, first pair, end) of every group that has pairs."""
+    """Return (position, first pair, end) of every group that has pairs."""
     ends = pairs.ends.flatten().tolist()
     positions, starts = pairs.ends.shape[1], [0, *ends]
     return [(group % positions, starts[group], end) for group, end in enumerate(ends) if end > starts[group]]
@@ -412,7 +412,7 @@ class Points:
         return torch.where(kept > 0, numbers, torch.full_like(numbers, self.count))
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbors but the center, weight (positions, C, C′): (points, C) to (points, C′)."""
+        """Compute the sum of Eq. 9 without the center, weight (positions, C, C′): (points, C) to (points, C′)."""
         return PairProducts.apply(f, weight, self._pairs)
 
     def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
@@ -422,7 +422,7 @@ class Points:
         return _with_nothing(f).index_select(0, index).reshape(self.count, 2 * channels)
 
     def pool(self, f: Tensor, channels: int) -> Tensor:
-        """Eq. 10: the largest over the points of the level below in the voxel: (points below, C) to (points, C)."""
+        """Compute Eq. 10, the maximum over the lower level's points in a voxel: (points below, C) to (points, C)."""
         assert self._children is not None
         children = _with_nothing(f).index_select(0, self._children.flatten())
         return children.reshape(self.count, 8, channels).amax(dim=1)
@@ -435,5 +435,5 @@ class Points:
 
 
 def _with_nothing(f: Tensor) -> Tensor:
-    """Rows (points, C) and one of zeros."""
+    """Append a row of zeros to (points, C)."""
     return torch.cat([f, f.new_zeros(1, f.shape[1])])

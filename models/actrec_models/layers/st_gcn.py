@@ -8,7 +8,7 @@ from actrec_models.layers.common import sizes
 
 
 def adjacency(layout: str) -> Tensor:
-    """A_t of Eq. 2, [V, V]: 1 where a bone connects two joints of the layout, 0 otherwise."""
+    """Return A_t of Eq. 2, [V, V]: 1 where a bone connects two joints of the layout, 0 otherwise."""
     skeleton = layouts.get(layout)
     matrix = torch.zeros(len(skeleton), len(skeleton))
     for a, b in skeleton.edges:
@@ -52,7 +52,7 @@ class GraphConvolution(nn.Module):
         self.weight = nn.Conv2d(channels_in, channels_out * len(adjacency), kernel_size=1)  # W_k, all k at once
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """(N, C_in, T, V) to (N, C_out, T, V)."""
+        """Map (N, C_in, T, V) to (N, C_out, T, V)."""
         f = self.weight(f_in)  # (N, K·C, T, V)
         channels, t, v = sizes(f)
         k, c = self.subsets, channels // self.subsets
@@ -96,7 +96,7 @@ class GraphBlock(nn.Module):
             )
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """(N, C_in, T, V) to (N, C_out, T', V); T' = T / stride, or `unpadded_frames`."""
+        """Map (N, C_in, T, V) to (N, C_out, T', V); T' = T / stride, or `unpadded_frames`."""
         middle = f_in
         if not self.padding:
             frames, reach = sizes(f_in)[1], self.kernel // 2
@@ -114,5 +114,5 @@ def unpadded_frames(frames: int, kernel: int, stride: int) -> int:
 
 
 def present(value: Tensor) -> Tensor:
-    """(N, 1): 1 for a sample of (N, …) that holds anything, 0 where all is zero, as an absent stream is."""
+    """Return (N, 1): 0 for samples of (N, …) that are all zero, such as an absent stream, else 1."""
     return (value.flatten(1).abs().amax(dim=1, keepdim=True) > 0).to(value.dtype)

@@ -58,7 +58,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (N, classes) of inputs by name, each (N, *shape)."""
+        """Return the logits (N, classes) of inputs by name, each (N, *shape)."""
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses that the paper trains on.

@@ -28,7 +28,7 @@ from actrec_models.networks.base import Network
 
 @dataclass(frozen=True)
 class Joints:
-    """What a modality is made of: so many sets of a layout's joints, in a unit."""
+    """Joints of a modality: some sets of one layout's joints, in one unit."""
 
     layout: str
     sets: int
@@ -49,17 +49,17 @@ MODALITIES = {
 """The five parts of Deep Action Stamps (Fig. 2 A, C, B, D, E): N = 25, 25, 42, 68, 25."""
 
 MOTION_MODALITIES = {name: Joints("kinect_v2_25", 1, "m") for name in ("body_motion", "bones_motion")}
-"""Beyond the paper, for the graph network and HCN: what each joint and bone has moved since the frame before."""
+"""Beyond the paper, for the graph network and HCN: the motion of each joint and bone since the last frame."""
 
 HAND_MODALITIES = ("body", "bones", *MOTION_MODALITIES)
-"""Those that a clip of a hand has."""
+"""Modalities of a clip of a hand."""
 
 IMAGE_NETWORKS = ("efficientnet_b0", "resnet50")
 
 
 @dataclass(frozen=True)
 class DeepActsOptions:
-    """Options that all of the family have."""
+    """Options of all networks of the family."""
 
     num_classes: int = setting(60, "classes", range=(1, 100_000))
     modalities: tuple[str, ...] = setting(
@@ -144,10 +144,10 @@ def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
 
 
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
-    """Return an input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them.
+    """Return an input (M, 3, T, N) per modality: joints over time, for the graph network and HCN.
 
     Raises:
-        ConfigError: The network is to run frame by frame, and a modality needs two.
+        ConfigError: The network must run frame by frame, but a modality needs two frames.
     """
     shape = (options.bodies, 3, options.frames)
     streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
@@ -162,7 +162,7 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
 
 
 def stamp_specs(options: CnnOptions) -> list[InputSpec]:
-    """Return a Deep Action Stamp (M, 3, size, size) a modality, with Eq. 1's extrema in its preprocessing.
+    """Return a Deep Action Stamp (M, 3, size, size) per modality, with Eq. 1's extrema in its preprocessing.
 
     Raises:
         ConfigError: `extrema` names an unknown modality, or is not a pair in order; a modality has no stamp.
@@ -192,7 +192,7 @@ def _extrema(options: CnnOptions, name: str) -> dict[str, float]:
     except (TypeError, ValueError):
         low = high = 0.0
     if not low < high:
-        raise ConfigError(f"extrema: {name} is {options.extrema[name]}, expected [c_min, c_max], the lesser first")
+        raise ConfigError(f"extrema: {name} is {options.extrema[name]}, expected [c_min, c_max], the smaller first")
     return {"minimum": low, "maximum": high}
 
 
@@ -212,7 +212,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pooled_frames(options: DeepActsGraphConfig) -> int:
-    """T' of the last block's output, which the global average pool goes over.
+    """Return T' of the last block's output, over which the global pool averages.
 
     Raises:
         ConfigError: The clip is too short for unpadded convolutions.
@@ -229,7 +229,7 @@ def pooled_frames(options: DeepActsGraphConfig) -> int:
 
 
 def receptive_field(kernel: int) -> int:
-    """Frames that one output of the last block is about."""
+    """Return the number of frames that affect one output of the last block."""
     step = np.cumprod([1, *(stride for _, stride in LAYERS[:-1])])
     return 1 + int(step.sum()) * (kernel - 1)
 
@@ -252,13 +252,13 @@ class GraphBranch(nn.Module):
         self.fc = nn.Linear(widths[-1], options.num_classes)
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """(N, M, 3, T, V) to (N, classes)."""
+        """Map (N, M, 3, T, V) to (N, classes)."""
         f = self.blocks(self.normalize(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
         f = f.reshape(-1, sizes(f_in)[0], self.fc.in_features).mean(dim=1)  # mean of (N, M, C) over M
         return self.fc(f) * present(f_in)
 
     def normalize(self, f_in: Tensor) -> Tensor:
-        """Batch normalization of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
+        """Batch-normalize each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
         _, c, t, v = sizes(f_in)
         f = f_in.reshape(-1, c, t, v)  # (N·M, C, T, V)
         f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T)
@@ -292,7 +292,7 @@ class Hcn(nn.Module):
         self.apply(glorot)
 
     def forward(self, joints: Tensor) -> Tensor:
-        """(N, M, 3, T, V) to (N, classes)."""
+        """Map (N, M, 3, T, V) to (N, classes)."""
         n, m, c, t, v = joints.shape
         position = joints.reshape(n * m, c, t, v)  # (N·M, C, T, V)
         motion = torch.matmul(self.to_motion, position)  # (N·M, C, T, V)
@@ -310,7 +310,7 @@ class _JointsFirst(nn.Module):
 
 
 def _stream(joints: int, base: int, dropout: float) -> nn.Sequential:
-    """conv1 to conv4 of one stream: (N, 3, T, V) to (N, 2·base, T / 4, base / 4)."""
+    """Make conv1 to conv4 of one stream: (N, 3, T, V) to (N, 2·base, T / 4, base / 4)."""
     return nn.Sequential(
         nn.Conv2d(3, 2 * base, 1),  # conv1
         nn.ReLU(),
@@ -349,7 +349,7 @@ class StampBranch(nn.Module):
         self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD)).reshape(3, 1, 1), persistent=False)
 
     def forward(self, stamps: Tensor) -> Tensor:
-        """(N, M, 3, H, W) to (N, classes), averaged over the bodies that are there."""
+        """Map (N, M, 3, H, W) to (N, classes), averaged over the present bodies."""
         n, m, c, h, w = stamps.shape
         pictures = stamps.reshape(n * m, c, h, w)  # (N·M, C, H, W)
         # The mean is taken off first: around 0.5 a half-precision number is coarser than around 0.
@@ -359,7 +359,7 @@ class StampBranch(nn.Module):
 
 
 class _Branches(Network):
-    """One branch a modality, in the order of the inputs; the branches' scores are summed."""
+    """One branch per modality, in the order of the inputs; the branches' scores are summed."""
 
     branches: nn.ModuleDict
 
@@ -374,7 +374,7 @@ class _Branches(Network):
     def _branch(self, joints: Joints) -> nn.Module: ...
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Sum of the branches' class scores, (N, classes)."""
+        """Return the sum of the branches' class scores, (N, classes)."""
         scores = [branch(inputs[name]) for name, branch in zip(self.names, self.branches.values(), strict=True)]
         return sum(scores[1:], scores[0])
 
@@ -391,7 +391,7 @@ class DeepActsGraph(_Branches):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """One input a modality, (M, 3, T, N) without the batch axis."""
+        """One input per modality, (M, 3, T, N) without the batch axis."""
         return graph_specs(self.config)
 
 
@@ -414,7 +414,7 @@ class DeepActsCnn(_Branches):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """One stamp a modality, (M, 3, size, size); HCN's are (M, 3, T, N)."""
+        """One stamp per modality, (M, 3, size, size); HCN's are (M, 3, T, N)."""
         return graph_specs(self.config) if self.config.cnn == "hcn" else stamp_specs(self.config)
 
     @property
@@ -451,7 +451,7 @@ class _Ensemble(Network):
 
     @property
     def weight_targets(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
-        """Those of the convolutional networks, and the networks that it joins, trained apart."""
+        """Targets of the convolutional networks, and the separately trained networks of the ensemble."""
         public = {
             form: tuple(f"cnns.{name}.{target}" for target in targets)
             for name, cnn in zip(self.cnns, self._parts[1:], strict=True)
@@ -463,7 +463,7 @@ class _Ensemble(Network):
         return {**public, **apart}
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Sum of all branches' class scores, (N, classes)."""
+        """Return the sum of all branches' class scores, (N, classes)."""
         scores = [part(**{name: inputs[name] for name in part.names}) for part in self._parts]
         return sum(scores[1:], scores[0])
 

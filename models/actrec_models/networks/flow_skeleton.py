@@ -84,12 +84,12 @@ def areas(joints: Tensor, size: int, width: int, radius: float) -> Tensor:
 
 
 def binary(area: Tensor) -> Tensor:
-    """Eq. 3: 1 in the area of any joint, else 0; (N, l, h, w) of areas (N, l, K, h, w)."""
+    """Compute Eq. 3: 1 in the area of any joint, else 0; (N, l, h, w) of areas (N, l, K, h, w)."""
     return area.amax(dim=2)
 
 
 def weighted(area: Tensor, score: Tensor) -> Tensor:
-    """Eq. 5: 1 + score_k in the area of joint k, the mean score where areas overlap, else 0; (N, l, h, w).
+    """Compute Eq. 5: 1 + score_k in the area of joint k, the mean score where areas overlap, else 0; (N, l, h, w).
 
     `area` is (N, l, K, h, w), `score` (N, K).
     """
@@ -209,12 +209,12 @@ class ResTcnBjcn(Network):
         return WindowSpec(self.config.frames / KINECT_HZ, self.config.frames // self.config.step)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "joint_map" (N, 3·K, frames)."""
+        """Return the logits of "joint_map" (N, 3·K, frames)."""
         found = self.skeleton(inputs["joint_map"])
         return self.fc_skeleton(found[0] if self.config.bjcn else found)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy and the L1 norm of the convolutions."""
+        """Return the cross-entropy and the L1 norm of the convolutions."""
         return _regularized(super().losses(batch), self.config.l1, self.skeleton)
 
 
@@ -247,7 +247,7 @@ class C3dFlow(Network):
         return WindowSpec(frames * FLOW_STEP / KINECT_HZ, frames, self.config.frames, self.config.frames // 2, "mean")
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "flow_rgb" (N, 3, T, H, W)."""
+        """Return the logits of "flow_rgb" (N, 3, T, H, W)."""
         return self.c3d(inputs["flow_rgb"])
 
 
@@ -269,7 +269,7 @@ class C3dFlowAt1(C3dFlow):
         return [*super().input_specs, InputSpec("joint_pixels", "joint_pixels", LAYOUT, shape, "px", preprocessing)]
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "flow_rgb" (N, 3, T, H, W) and "joint_pixels" (N, T, K, 2)."""
+        """Return the logits of "flow_rgb" (N, 3, T, H, W) and "joint_pixels" (N, T, K, 2)."""
         return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"]))
 
 
@@ -293,7 +293,7 @@ class C3dFlowAt2(C3dFlowAt1):
         self.train()
 
     def _skeleton(self) -> ResBjcn:
-        """BJCN-1 to BJCN-4, which the score is drawn from."""
+        """Return BJCN-1 to BJCN-4, from which the score is computed."""
         c = self.config
         bottom = ResBjcn(c.map_frames, 2 * c.skeleton_width, c.skeleton_dropout)
         if c.layer != "sum":
@@ -320,7 +320,7 @@ class C3dFlowAt2(C3dFlowAt1):
         return [*super().input_specs, _map_spec(self.config.bodies, self.config.map_frames, "window", FLOW_STEP)]
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "flow_rgb", "joint_pixels" and "joint_map"."""
+        """Return the logits of "flow_rgb", "joint_pixels" and "joint_map"."""
         layers = self.skeleton.joints(inputs["joint_map"])
         score = informativeness(layers, self.config.layer)  # (N, K)
         return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))
@@ -350,7 +350,7 @@ class FlowSkeleton(C3dFlowAt2):
         return TwoBranches(3 * JOINTS * c.bodies, c.map_frames, c.skeleton_width, c.skeleton_dropout)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits of "flow_rgb", "joint_pixels" and "joint_map"."""
+        """Return the logits of "flow_rgb", "joint_pixels" and "joint_map"."""
         skeleton, layers = self.skeleton(inputs["joint_map"])  # FC-768
         score = informativeness(layers, self.config.layer)  # (N, K)
         flow = self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))  # FC-4096

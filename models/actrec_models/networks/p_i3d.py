@@ -76,7 +76,7 @@ class PoseLstm(nn.Module):
                 nn.init.constant_(parameter[options.hidden : 2 * options.hidden], float(name.startswith("bias_ih")))
 
     def forward(self, x: Tensor) -> Tensor:
-        """h^s, the last layer's hidden states at all time steps, (N, t_p·hidden), of poses x (N, 3, t_p, J)."""
+        """Return h^s, the last layer's hidden states at all time steps, (N, t_p·hidden), of poses x (N, 3, t_p, J)."""
         n, c, t, j = x.shape
         x = x.permute(0, 2, 3, 1).reshape(n, t, j * c)  # (N, t_p, J·3): x_t = (x_t,1, …, x_t,J)
         h, _ = self.lstm(x)  # (N, t_p, hidden)
@@ -161,7 +161,7 @@ class PI3d(Network):
         return WindowSpec(frames / FPS, frames, clip, stride, combine="logits")
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (N, classes)."""
+        """Return the logits (N, classes)."""
         if len(self.config.parts) == 1:
             (part,) = self.config.parts
             return self.parts[part](inputs[part])
@@ -172,7 +172,7 @@ class PI3d(Network):
         return self.attention(self.pose(pose))
 
     def _classify(self, inputs: dict[str, Tensor], alpha: Tensor | None) -> Tensor:
-        """Eq. 1 and 4, and the layers that follow; without α the parts count as they are."""
+        """Compute Eq. 1 and 4, and the layers that follow; without α all parts have weight 1."""
         i3ds = [i3d for i3d in self.parts.values() if isinstance(i3d, InceptionI3d)]
         g = [i3d.forward_features(inputs[p], self.aggregated_after) for p, i3d in zip(self.parts, i3ds, strict=True)]
         if alpha is not None:
@@ -237,7 +237,7 @@ class PI3d(Network):
         return {"loss": loss, "logits": logits, **terms}
 
     def _weight_norm(self) -> Tensor:
-        """‖W_uv‖₂ with the weights between all layers u and v that the logits come through taken as one matrix."""
+        """Return ‖W_uv‖₂ of one matrix of all weights between layers u and v that lead to the logits."""
         weights = [p for module in self._used() for p in module.parameters() if p.ndim > 1]
         return torch.stack([w.square().sum() for w in weights]).sum().sqrt()
 
@@ -248,7 +248,7 @@ class PI3d(Network):
         return [*self._features(), self.second, *([self.pose.lstm, self.attention] if self.config.attention else [])]
 
     def _features(self) -> Iterator[nn.Module]:
-        """f_g of Eq. 1: the layers of each I3D up to the aggregation."""
+        """Compute f_g of Eq. 1: the layers of each I3D up to the aggregation."""
         for i3d in self.parts.values():
             yield from (i3d.get_submodule(name) for name in chain("", self.aggregated_after))
 

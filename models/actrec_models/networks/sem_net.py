@@ -87,7 +87,7 @@ class GrCfsa(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, V) to the heads' outputs, concatenated: (N, S·C, T, V)."""
+        """Map (N, C, T, V) to the heads' outputs, concatenated: (N, S·C, T, V)."""
         if self.mode == "unified":
             return self._unified(x)
         if self.mode == "single_frame":
@@ -100,7 +100,7 @@ class GrCfsa(nn.Module):
         return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
 
     def within_frames(self, x: Tensor, described_by: Tensor) -> Tensor:
-        """Eq. 4, each frame with attention of its own, computed from `described_by`: both (N, C, T, V)."""
+        """Compute Eq. 4 with attention of each frame's own, computed from `described_by`: both (N, C, T, V)."""
         c, t, v = sizes(x)
         described_by = described_by.transpose(1, 2).reshape(-1, c, 1, v)  # (N·T, C, 1, V)
         weights = self.weights(described_by).transpose(-1, -2)  # (N·T, S, V, V)
@@ -109,11 +109,11 @@ class GrCfsa(nn.Module):
         return y.transpose(1, 2)  # (N, S·C, T, V)
 
     def weights(self, x: Tensor) -> Tensor:
-        """σ(α / √C_e) of Eq. 7 from the features (N, C, 1, V) of one frame, or of the mean frame: (N, S, V, V)."""
+        """Return σ(α / √C_e) of Eq. 7 of the features (N, C, 1, V) of one frame, or the mean frame: (N, S, V, V)."""
         return torch.softmax(self._alpha(x) * self.scale, dim=-1)
 
     def _alpha(self, x: Tensor) -> Tensor:
-        """β f1(x)·f2(x)ᵀ + α̂ between all positions of (N, C, T, V): (N, S, T·V, T·V); rows attend to columns."""
+        """Return β f1(x)·f2(x)ᵀ + α̂ of all positions of (N, C, T, V): (N, S, T·V, T·V); rows attend to columns."""
         _, t, v = sizes(x)
         f1 = self.f1(x).reshape(-1, self.heads, self.embedding, t * v)  # (N, S, C_e, T·V)
         f2 = self.f2(x).reshape(-1, self.heads, self.embedding, t * v)
@@ -123,7 +123,7 @@ class GrCfsa(nn.Module):
         return alpha + (self.alpha_hat if t == 1 else self.alpha_hat.repeat(1, t, t))
 
     def _unified(self, x: Tensor) -> Tensor:
-        """Eq. 2 and 3: every joint of every frame attends to all others."""
+        """Compute Eq. 2 and 3: every joint of every frame attends to all others."""
         c, t, v = sizes(x)
         weights = self.weights(x).transpose(-1, -2)  # (N, S, T·V, T·V)
         y = torch.matmul(x.reshape(-1, 1, c, t * v), weights)  # (N, S, C, T·V)
@@ -131,7 +131,7 @@ class GrCfsa(nn.Module):
 
 
 def running_mean(x: Tensor, memory: int) -> Tensor:
-    """Mean over time of (N, C, T, V) up to each frame; after `memory` frames the old ones fade instead of adding up."""
+    """Return the mean of (N, C, T, V) over time up to each frame; beyond `memory` frames, older ones fade."""
     with warnings.catch_warnings():  # the weights are a constant of an exported graph
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         weights = torch.tensor(running_mean_weights(sizes(x)[1], memory), device=x.device, dtype=x.dtype)  # (T, T)
@@ -140,7 +140,7 @@ def running_mean(x: Tensor, memory: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def running_mean_weights(frames: int, memory: int) -> list[list[float]]:
-    """[T, T]: m_t = Σ_τ w_tτ x_τ of the recursion m_t = m_{t−1} + (x_t − m_{t−1}) / min(t, memory), t from 1."""
+    """Return w [T, T] of m_t = Σ_τ w_tτ x_τ, where m_t = m_{t−1} + (x_t − m_{t−1}) / min(t, memory), t from 1."""
     weights, row = [], [0.0] * frames
     for t in range(frames):
         share = 1 / min(t + 1, memory)
@@ -166,7 +166,7 @@ class TemporalBranch(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, f: Tensor) -> Tensor:
-        """(N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
+        """Map (N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
         if self.causal:
             first = last_aligned(sizes(f)[1], self.stride)
             f = nn.functional.pad(f, (0, 0, self.dilation * (self.kernel - 1) - first, 0))
@@ -203,7 +203,7 @@ class MultiScaleFeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
+        """Map (N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
         f = torch.cat([branch(part) for branch, part in zip(self.branches, self.parts(x), strict=True)], dim=1)
         return torch.relu(self.dropout(f) + self.shortcut(x))
 
@@ -212,7 +212,7 @@ class MultiScaleFeedForward(nn.Module):
         return self.split(x).split(self.width, dim=1)
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Return the frames of (N, C, T, V) that outputs are about."""
+        """Return the frames of (N, C, T, V) that outputs belong to."""
         if self.stride == 1:
             return x
         if self.causal:
@@ -237,7 +237,7 @@ class SemBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, T, V) to (N, C_out, T / stride, V)."""
+        """Map (N, C_in, T, V) to (N, C_out, T / stride, V)."""
         return self.feed_forward(self.mix(x, self.attention(x)))
 
     def mix(self, x: Tensor, heads: Tensor) -> Tensor:
@@ -273,13 +273,13 @@ class SemStream(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, M, 3, T, V) to (N, classes)."""
+        """Map (N, M, 3, T, V) to (N, classes)."""
         f = self.blocks(self.normalize(x))  # (N·M, C, T', V)
         f = f[:, :, -self.length :].mean(dim=(2, 3))  # (N·M, C)
         return self.fc(f.reshape(-1, sizes(x)[0], self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Batch normalization of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
+        """Batch-normalize each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
         _, c, t, v = sizes(x)
         f = x.reshape(-1, c, t, v).permute(0, 1, 3, 2).reshape(-1, c * v, t)  # (N·M, C·V, T)
         return self.norm(f).reshape(-1, c, v, t).permute(0, 1, 3, 2)  # (N·M, C, T, V)
@@ -299,7 +299,7 @@ class SemNet(Network):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """One input a stream, (M, 3, T, V) without the batch axis."""
+        """One input per stream, (M, 3, T, V) without the batch axis."""
         hand = HAND_PREPROCESSING if self.config.layout == "hand_22" else {}
         options = SkeletonPreprocessing(placing="running" if self.config.causal else "window", **hand)
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
@@ -309,11 +309,11 @@ class SemNet(Network):
         ]
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Class scores, (N, classes)."""
+        """Return the class scores, (N, classes)."""
         return combine([stream(inputs[name]) for name, stream in self.streams.items()])
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of each stream, summed: they are trained apart and only their scores meet."""
+        """Return the summed cross-entropies of the streams, which are trained separately; only scores are fused."""
         scores = {name: stream(batch[name]) for name, stream in self.streams.items()}
         parts = {name: self._loss(score, batch["label"]) for name, score in scores.items()}
         own = parts if len(parts) > 1 else {}
@@ -324,7 +324,7 @@ class SemNet(Network):
 
 
 def combine(scores: list[Tensor]) -> Tensor:
-    """One stream's class scores, or log(softmax(a) + softmax(b) + …) of several: (N, classes)."""
+    """Return one stream's class scores, or log(softmax(a) + softmax(b) + …) of several: (N, classes)."""
     if len(scores) == 1:
         return scores[0]
     total, *others = (torch.log_softmax(score, dim=1) for score in scores)
@@ -345,11 +345,11 @@ def _check(options: SemNetConfig) -> None:
     if min((*options.channels, *options.strides, *options.kernels, *options.dilations)) < 1:
         raise ConfigError("channels, strides, kernels and dilations must be 1 and more")
     if any(kernel % 2 == 0 for kernel in options.kernels):
-        raise ConfigError(f"kernels are {options.kernels}, a branch that keeps T has an odd one")
+        raise ConfigError(f"kernels are {options.kernels}, each must be odd to keep T")
     uneven = [c for c in options.channels if c % len(options.kernels)]
     if uneven:
         raise ConfigError(f"{uneven[0]} channels cannot be split into {len(options.kernels)} branches")
     if options.causal and options.attention == "unified":
-        raise ConfigError("attention 'unified' looks at all frames, so it cannot be causal: choose cross_frame")
+        raise ConfigError("attention 'unified' attends to all frames, so it cannot be causal: choose cross_frame")
     if options.causal and any(name.endswith("_motion") for name in MODALITIES[options.streams]):
         raise ConfigError(f"streams '{options.streams}' needs two frames, so it cannot run frame by frame: choose fuse")

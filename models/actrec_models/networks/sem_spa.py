@@ -58,7 +58,7 @@ class SemSpa(Network):
         return mean(*(network(**_own(network, inputs)) for network in (self.sem, self.spa)))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each network's own loss, summed: they are trained apart and only their scores meet."""
+        """Return the sum of the networks' own losses: they are trained separately, only their scores are fused."""
         sem, spa = self.sem.losses(batch), self.spa.losses(batch)
         logits = mean(sem["logits"], spa["logits"])
         return {"loss": sem["loss"] + spa["loss"], "logits": logits, "sem": sem["loss"], "spa": spa["loss"]}

@@ -80,7 +80,7 @@ class Spa3p1dBlock(nn.Module):
         self.shortcut = Shortcut(channels_in, channels_out)
 
     def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
-        """(N, P, C) to (N, P, C′)."""
+        """Map (N, P, C) to (N, P, C′)."""
         f = torch.relu(self.norm(self.spatial(f_in, near)))
         f = self.temporal(f, near)
         return torch.relu(f + self.shortcut(f_in))
@@ -98,7 +98,7 @@ class Spa4dBlock(nn.Module):
         self.shortcut = Shortcut(channels_in, channels_out)
 
     def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
-        """(N, P, C) to (N, P, C′)."""
+        """Map (N, P, C) to (N, P, C′)."""
         f = self.norm(self.spatiotemporal(f_in, near))
         return torch.relu(f + self.shortcut(f_in))
 
@@ -114,7 +114,7 @@ class Shortcut(nn.Module):
             self.norm = PointNorm(channels_out)
 
     def forward(self, f: Tensor) -> Tensor:
-        """(N, P, C) to (N, P, C′)."""
+        """Map (N, P, C) to (N, P, C′)."""
         return f if self.same else self.norm(self.linear(f))
 
 
@@ -214,7 +214,7 @@ class SpaNet3p1d(Network):
         ]
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (N, classes) of the tables and features by name."""
+        """Return the logits (N, classes) of the tables and features by name."""
         f = inputs["voxel_features"]
         f = f.flatten(1, 3)  # (N, M, T, V, C) -> (N, M·T·V, C): F of Eq. 8, C = V or V + 7
         if not self.training:
@@ -223,7 +223,7 @@ class SpaNet3p1d(Network):
         return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, C) -> (points, C)
 
     def scores(self, f: Tensor, levels: Sequence[Neighborhood]) -> Tensor:
-        """Logits (N, classes) of the features of the first level's points, (N, P, C) or (points, C)."""
+        """Return the logits (N, classes) of the features of the first level's points, (N, P, C) or (points, C)."""
         for level, (blocks, near) in enumerate(zip(self.levels, levels, strict=True)):
             f = near.pool(f, self._channels[level - 1]) if level else f
             assert isinstance(blocks, nn.ModuleList)

@@ -1,4 +1,4 @@
-"""Frame by frame: a step takes one new frame and the kept state of earlier ones, and returns the logits of that frame.
+"""Frame-by-frame networks: a step takes a new frame and the state of earlier ones, and returns the logits.
 
 Evaluated à trous: a layer behind temporal strides of s is computed at every frame, and its temporal kernel reaches over
 frames s apart. So at every frame the step equals the window form on the window that ends there, with the same
@@ -34,7 +34,7 @@ from actrec_models.networks.sem_net import (
 
 @dataclass(frozen=True)
 class State:
-    """A value that a step hands to later ones.
+    """A value that a step passes to later steps.
 
     Attributes:
         name: The step takes `past_<name>` (N·M, C, count, V) and gives `new_<name>` (N·M, C, 1, V).
@@ -90,21 +90,21 @@ class Past:
         return before
 
     def mean(self, name: str, value: Tensor, step: int, memory: int) -> Tensor:
-        """Return running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
+        """Return the running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
         before = self.read(name, value, step)
         mean = before + (value - before) / self.count(f"{name}.count", value, step, memory)
         self.write(name, mean)
         return mean
 
     def count(self, name: str, value: Tensor, step: int, most: int) -> Tensor:
-        """How many values `step` frames apart there have been, this one too and `most` at most: (N·M, 1, 1, 1)."""
+        """Return the number of values so far, `step` frames apart, with this one, at most `most`: (N·M, 1, 1, 1)."""
         count = (self.read(name, value[:, :1, :, :1], step) + 1).clamp(max=most)
         self.write(name, count)
         return count
 
 
 class Step(nn.Module):
-    """A network's step, which shares its weights; `states` are the values that a runner has to keep.
+    """A network's step, which shares its weights; `states` are the values to pass to the next step.
 
     Raises:
         ConfigError: The network has no such form (`ADAPTERS`), or was not made for it.
@@ -133,12 +133,12 @@ class Step(nn.Module):
 
     @property
     def example_inputs(self) -> dict[str, Tensor]:
-        """All inputs of a first step, zero."""
+        """Zeros for all inputs of a first step."""
         frames = {name: torch.zeros(1, *shape) for name, shape in self.frame_shapes.items()}
         return {**frames, **{f"past_{s.name}": torch.zeros(self.past_shape(s)) for s in self.states}}
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (N, classes) as of this frame, and each state's new value.
+        """Return the logits (N, classes) at this frame, and each state's new value.
 
         Args:
             inputs: The frame by input name, (N, M, 3, 1, V), and `past_<state>` of each state.
@@ -230,7 +230,7 @@ def _convolve(conv: nn.Conv2d, window: Tensor) -> Tensor:
 
 
 def _pool(f: Tensor, past: Past, name: str, step: int, count: int) -> Tensor:
-    """Mean over V and the last `count` outputs, or as many as there have been: (N·M, C, 1, 1)."""
+    """Return the mean over V and the last `count` outputs, or all so far: (N·M, C, 1, 1)."""
     f = f.mean(dim=3, keepdim=True)
     outputs = past.window(name, f, step, count).sum(dim=2, keepdim=True)
     return outputs / past.count(f"{name}.count", f, step, count)

@@ -85,7 +85,7 @@ class PoseGraphs(nn.Module):
             nn.init.xavier_uniform_(W_t)
 
     def forward(self, P: Tensor) -> Tensor:
-        """(N, 3, t_p, J) to [f_1⁺, …, f_tp⁺], (N, 64, t_p, J)."""
+        """Map (N, 3, t_p, J) to [f_1⁺, …, f_tp⁺], (N, 64, t_p, J)."""
         G = P.permute(0, 2, 3, 1)  # (N, t_p, J, 3)
         f = torch.matmul(torch.matmul(self.adjacency, G), self.weight)  # (N, t_p, J, 64)
         return f.permute(0, 3, 1, 2)  # (N, 64, t_p, J)
@@ -106,7 +106,7 @@ class GcnBackbone(nn.Module):
         self.channels = CONV_CHANNELS[-1] * (options.poses // 4) * (len(layouts.get(layout)) // 4)
 
     def forward(self, P: Tensor) -> Tensor:
-        """(N, 3, t_p, J) to h*, (N, 128·(t_p / 4)·(J / 4))."""
+        """Map (N, 3, t_p, J) to h*, (N, 128·(t_p / 4)·(J / 4))."""
         h = self.convolutions(self.graphs(P) + self.residual(P))  # (N, 128, t_p / 4, J / 4)
         return h.flatten(1)  # (N, 128·(t_p / 4)·(J / 4))
 
@@ -120,7 +120,7 @@ class LstmBackbone(nn.Module):
         self.channels = options.lstm_units * options.poses
 
     def forward(self, P: Tensor) -> Tensor:
-        """(N, 3, t_p, J) to h*, the last layer's states of all poses, (N, t_p·units)."""
+        """Map (N, 3, t_p, J) to h*, the last layer's states of all poses, (N, t_p·units)."""
         x = P.permute(0, 2, 1, 3).flatten(2)  # (N, t_p, 3·J)
         return self.lstm(x)[0].flatten(1)  # (N, t_p·units)
 
@@ -139,7 +139,7 @@ class AttentionNetwork(nn.Module):
         self.temporal = None if options.attention == "spatial" else _latent(self.backbone.channels, HIDDEN[1], steps)
 
     def forward(self, P: Tensor) -> Attention:
-        """Poses (N, 3, t_p, J) to attention weights."""
+        """Map poses (N, 3, t_p, J) to attention weights."""
         h = self.backbone(P)  # h*
         z_1 = self.spatial(h)  # (N, m·n)
         A_T = None if self.temporal is None else torch.softmax(self.temporal(h), dim=1)  # (N, t_c)
@@ -163,17 +163,17 @@ class SpatialEmbedding(nn.Module):
         self.pose = nn.Parameter(torch.empty(options.embedding_size, regions))
         nn.init.xavier_uniform_(self.visual)
         nn.init.xavier_uniform_(self.pose)
-        # What a divergence in one direction holds is not taught: DDP would wait for its gradient.
+        # The fixed side of a one-directional divergence gets no gradient, for which DDP would wait.
         self.visual.requires_grad_(self.kind != "kl_visual_pose")
         self.pose.requires_grad_(self.kind != "kl_pose_visual")
 
     def forward(self, f: Tensor, z_1: Tensor) -> tuple[Tensor, Tensor]:
-        """From f (N, c, t_c, m, n) and z_1 (N, m·n) to f_e and P_e, (N, D_e)."""
+        """Map f (N, c, t_c, m, n) and z_1 (N, m·n) to f_e and P_e, (N, D_e)."""
         f_s = f.sum(dim=2).flatten(1)  # (N, c·m·n)
         return functional.linear(f_s, unit_norm(self.visual)), functional.linear(z_1, unit_norm(self.pose))
 
     def loss(self, f: Tensor, z_1: Tensor) -> Tensor:
-        """L_e, the mean over the batch."""
+        """Return L_e, the mean over the batch."""
         f_e, P_e = self(f, z_1)
         if self.kind == "euclidean":  # Eq. 4
             difference = functional.normalize(f_e, dim=1, eps=1e-5) - functional.normalize(P_e, dim=1, eps=1e-5)
@@ -186,7 +186,7 @@ class SpatialEmbedding(nn.Module):
 
 
 def unit_norm(T: Tensor) -> Tensor:
-    """T / ‖T‖₂, where ‖T‖₂ is the largest singular value."""
+    """Return T / ‖T‖₂, where ‖T‖₂ is the largest singular value."""
     small = T if T.shape[0] <= T.shape[1] else T.T
     with torch.autocast(T.device.type, enabled=False):
         gram = torch.matmul(small.float(), small.float().T)
@@ -195,7 +195,7 @@ def unit_norm(T: Tensor) -> Tensor:
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """D_KL(p‖q) of the softmax distributions of p and q (N, D_e), mean over the batch; p is held, q learns."""
+    """Return D_KL(p‖q) of the softmax distributions of p and q (N, D_e), mean over the batch; only q gets gradients."""
     log_p, log_q = torch.log_softmax(p.detach(), dim=1), torch.log_softmax(q, dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
 
@@ -213,7 +213,7 @@ class VpnLayer(nn.Module):
         self.embedding = None if options.embedding == "none" else SpatialEmbedding(c * regions, regions, options)
 
     def forward(self, f: Tensor, P: Tensor) -> tuple[Tensor, Attention]:
-        """From f (N, c, t_c, m, n) and P (N, 3, t_p, J) to f′ (N, c or 2·c, t_c, m, n) and the attention."""
+        """Map f (N, c, t_c, m, n) and P (N, 3, t_p, J) to f′ (N, c or 2·c, t_c, m, n) and the attention."""
         attention = self.attention(P)
         return self.modulate(f, attention), attention
 
@@ -229,7 +229,7 @@ class VpnLayer(nn.Module):
 
 
 def attention_regularizer(attention: Attention) -> Tensor:
-    """L_a of Eq. 6, the mean over the batch."""
+    """Return L_a of Eq. 6, the mean over the batch."""
     L_a = attention.A_S.abs().sum(dim=1)
     if attention.A_T is not None:
         L_a = L_a + (1 - attention.A_T).square().sum(dim=1)
@@ -293,11 +293,11 @@ class Vpn(Network):
 
     @abstractmethod
     def _feature_shape(self) -> tuple[int, int, int, int]:
-        """(c, t_c, m, n) of its feature map."""
+        """Return (c, t_c, m, n) of its feature map."""
 
     @abstractmethod
     def _features(self, body_crop: Tensor) -> Tensor:
-        """(N, 3, T, H, W) to f, (N, c, t_c, m, n)."""
+        """Map (N, 3, T, H, W) to f, (N, c, t_c, m, n)."""
 
     @property
     def input_specs(self) -> list[InputSpec]:
@@ -311,16 +311,16 @@ class Vpn(Network):
 
     @property
     def window(self) -> WindowSpec:
-        """Two clips' time, clips half overlapping; the maximum of their probabilities, as in the paper's inference."""
+        """Twice a clip's time, in clips that overlap by half; the maximum probability counts, as in the paper."""
         frames = self.config.frames
         return WindowSpec(2 * frames / RATE_HZ, 2 * frames, frames, frames // 2, "max")
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (N, classes) of "body_crop" (N, 3, T, H, W) and "pose" (N, 3, t_p, J)."""
+        """Return the logits (N, classes) of "body_crop" (N, 3, T, H, W) and "pose" (N, 3, t_p, J)."""
         return self._recognize(inputs)[0]
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Eq. 5: L = λ1·L_C + (1 − λ1)·L_e + λ2·L_a; without L_e, L = L_C + λ2·L_a.
+        """Compute Eq. 5: L = λ1·L_C + (1 − λ1)·L_e + λ2·L_a; without L_e, L = L_C + λ2·L_a.
 
         Args:
             batch: The inputs by name, and "label" [N] (−1 takes no part in L_C).
@@ -340,7 +340,7 @@ class Vpn(Network):
         return {"loss": loss, "logits": logits, "classification": L_C, "embedding": L_e, "attention": L_a}
 
     def _recognize(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Attention | None]:
-        """Logits, f and the attention."""
+        """Return the logits, f and the attention."""
         f = self._features(inputs["body_crop"])  # (N, c, t_c, m, n)
         attended, attention = f, None
         if self.vpn is not None:
@@ -350,7 +350,7 @@ class Vpn(Network):
 
 
 class VpnI3d(Vpn):
-    """VPN upon I3D's `Mixed_5c`: (N, 1024, 8, 7, 7) of 64 frames of 224 × 224 px."""
+    """VPN on I3D's `Mixed_5c`: (N, 1024, 8, 7, 7) of 64 frames of 224 × 224 px."""
 
     weight_targets: Mapping[str, tuple[str, ...]] = {"i3d": ("visual",)}
 
@@ -369,7 +369,7 @@ class VpnI3d(Vpn):
 
 
 class VpnResnext101(Vpn):
-    """VPN upon 3D ResNeXt-101 (Table 5): (N, 2048, 4, 4, 4) of 64 frames of 112 × 112 px."""
+    """VPN on 3D ResNeXt-101 (Table 5): (N, 2048, 4, 4, 4) of 64 frames of 112 × 112 px."""
 
     config_class = VpnResnext101Config
     weight_targets: Mapping[str, tuple[str, ...]] = {"resnext3d_101": ("visual",)}

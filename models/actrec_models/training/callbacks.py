@@ -50,9 +50,8 @@ class TrainingInterrupted(ActrecError):  # noqa: N818  (no error, as StopIterati
 class Checkpoints(Checkpoint):
     """Save `last.ckpt` after each epoch, within it, and at a signal; `best.ckpt` if clips are held out.
 
-    In contrast to Lightning's `ModelCheckpoint(save_on_exception=True)` and its SIGTERM handling, a signal never saves a
-    part of an accumulated batch (resumed weights then differ by up to 0.3), nor a loss that is not finite, and a moved
-    folder keeps its best value.
+    Lightning's `ModelCheckpoint(save_on_exception=True)` and signal handling also save a part of an accumulated batch
+    (resumed weights then differ by up to 0.3) and weights that are NaN, and a moved folder loses its best value.
 
     Args:
         folder: Folder of the stage.
@@ -378,9 +377,9 @@ def estimate_norms(
 ) -> list[_BatchNorm]:
     """Set the statistics of batch norms in training mode to the mean over batches.
 
-    In contrast to `torch.optim.swa_utils.update_bn`, dropout is off, as in evaluation (with it on, `deepacts_graph_nucla`
-    labels 421 of 464 test clips correctly, not 425); norms in evaluation mode, or that no batch reaches, keep their
-    statistics; and modes are restored after an error too.
+    Unlike `torch.optim.swa_utils.update_bn`, this turns dropout off, keeps the statistics of norms in evaluation mode
+    or that no batch reaches, and restores modes after an error. With `update_bn`, `deepacts_graph_nucla` has 421 of
+    464 test clips right, not 425.
 
     Args:
         network: Network in training mode, except its frozen parts.

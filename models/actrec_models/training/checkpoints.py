@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Any]:
         mappings = (recipe, content["state_dict"], content["actrec"])
         known = isinstance(classes, list) and all(isinstance(each, dict) for each in mappings)
     except Exception as error:  # torch and pickle raise a dozen types for a file that is not a plain checkpoint
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a cut file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a truncated file
             raise PackageError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
         raise PackageError(f"{path} is refused: {_FOREIGN}") from error
     if not known:

@@ -112,7 +112,7 @@ class Optimizer:
         """
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
-            raise ConfigError("nothing of the network is to be trained: name another stage, or unfreeze a part")
+            raise ConfigError("no parameter of the network is trained: name another stage, or unfreeze a part")
         decayed = [p for p in trained if p.ndim > 1 or self.decay_all]
         plain = [p for p in trained if p.ndim <= 1 and not self.decay_all]
         groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
@@ -142,7 +142,7 @@ class Schedule:
     def check(self) -> None:
         """Raise `ConfigError` if a setting of the schedule is missing or belongs to another schedule."""
         if self.name in _BY_EPOCH and (self.every is None) == (not self.milestones):
-            raise ConfigError(f"Schedule {self.name} goes by epochs: give it `every`, or milestones to steps")
+            raise ConfigError(f"Schedule {self.name} counts epochs: set `every`, or milestones for steps")
         if self.milestones and self.name != "steps":
             raise ConfigError(f"Schedule.milestones belong to steps, not to {self.name}")
         numbers = [entry for entry in self.milestones if isinstance(entry, (int, float)) and entry > 0]

@@ -248,7 +248,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.complain(line, "warning")
 
     def age(self, stamp_ns: int) -> float:
-        """Seconds from a stamp to now on the node's clock (simulated with `use_sim_time`)."""
+        """Return the seconds from a stamp to now on the node's clock (simulated with `use_sim_time`)."""
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
     def report(self) -> None:

@@ -1,4 +1,4 @@
-"""NTU RGB+D 60 and 120 as datasets: files found and paired, official splits, incomplete samples, bad input."""
+"""NTU RGB+D 60 and 120 as datasets: file search, official splits, incomplete samples, images, bad input."""
 
 import pickle
 import shutil
@@ -32,7 +32,7 @@ def name(setup=1, camera=1, subject=1, replication=1, action=1):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Makes samples of these names, each with one person."""
+    """Return a function that writes samples with these names, of one person each, and returns their root."""
 
     def make(*names, frames=12, folder="nturgb+d_skeletons"):
         for sample in names:
@@ -59,14 +59,14 @@ def test_ntu_published_recordings_read(data_root):
 
 
 def test_ntu_splits_match_official_splits(tmp_path):
-    """Counts of subjects, cameras and setups; which of them train is in the papers and the authors' code."""
+    """Training subjects, cameras and setups match the papers and the authors' code."""
     small, large = Ntu60(tmp_path), Ntu120(tmp_path)
     assert len(SUBJECTS_60) == 20 and len(SUBJECTS_120) == 53 and SUBJECTS_60 < SUBJECTS_120
     assert max(SUBJECTS_60) <= 40 and max(SUBJECTS_120) <= 106
     assert len(small.classes) == 60 and len(large.classes) == 120 and len(set(large.classes)) == 120
     assert large.classes[:60] == small.classes
-    camera_observations = [small.part(entry(camera=camera), "cross_view") for camera in (1, 2, 3)]
-    assert camera_observations == ["test", "train", "train"]
+    of_camera = [small.part(entry(camera=camera), "cross_view") for camera in (1, 2, 3)]
+    assert of_camera == ["test", "train", "train"]
     of_setup = [large.part(entry(setup=setup), "cross_setup") for setup in range(1, 33)]
     assert of_setup == ["test", "train"] * 16
     of_subject = [large.part(entry(subject=subject), "cross_subject") for subject in (1, 3, 100, 106)]
@@ -85,8 +85,8 @@ def test_ntu_both_datasets_in_one_root_read(dataset):
 
 
 @pytest.mark.parametrize("kind", ["ntu60", "nucla", "smarthome"])
-def test_source_links_to_own_folders_add_no_copies(tmp_path, kind):
-    """Links to their own folder, two of which a plain walk would follow forever, and to another name."""
+def test_source_links_to_folders_add_no_copies(tmp_path, kind):
+    """Two links lead back to a parent folder, and one gives a folder a second name."""
     (tmp_path / "a").mkdir()
     for file in (f"{FIRST}.skeleton", "a01_s01_e00_v01.json", "Walk_p02_r00_v01_c01.json"):
         (tmp_path / "a" / file).touch()
@@ -99,16 +99,16 @@ def test_source_links_to_own_folders_add_no_copies(tmp_path, kind):
 def test_ntu_incomplete_samples_skipped(dataset):
     bad, good, absent = name(action=2), name(action=3), name(action=4)
     root = dataset(bad, good)
-    (root / LIST_60).write_text(HEAD.format(2) + f"{bad}\n{absent}\n")  # naming a file that is not there is no error
+    (root / LIST_60).write_text(HEAD.format(2) + f"{bad}\n{absent}\n")  # a listed file may be missing
     assert [e.name for e in datasets.source("ntu60", root).entries()] == [good]
     assert len(datasets.source("ntu60", root, incomplete="keep").entries()) == 2
     with pytest.raises(DeviceError, match=f"no {LIST_120}.*incomplete=keep"):
         datasets.source("ntu120", root).entries()
-    (root / LIST_60).rename(root / LIST_120)  # the longer list has the names of both
+    (root / LIST_60).rename(root / LIST_120)  # the list for NTU RGB+D 120 includes 60's
     for which in ("ntu60", "ntu120"):
         assert [e.name for e in datasets.source(which, root).entries()] == [good]
     (root / LIST_120).unlink()
-    (root / LIST_BEFORE).write_text(f"{bad}\n")  # NTU RGB+D's own, as it was called at first
+    (root / LIST_BEFORE).write_text(f"{bad}\n")  # the list's earlier file name
     assert [e.name for e in datasets.source("ntu60", root).entries()] == [good]
     with pytest.raises(DeviceError, match=f"no {LIST_120}"):
         datasets.source("ntu120", root).entries()
@@ -186,7 +186,7 @@ def test_ntu_two_videos_or_depth_folders_of_one_sample_raises(dataset):
     for folder in ("nturgb+d_depth_masked", "nturgb+d_depth"):
         (root / folder / name()).mkdir(parents=True)
     (found,) = datasets.source("ntu60", root, incomplete="keep").entries()
-    assert found.files["depth"] == root / "nturgb+d_depth" / name()  # the whole maps
+    assert found.files["depth"] == root / "nturgb+d_depth" / name()  # preferred to masked maps
     assert found.files["color"] == root / "rgb" / f"{name()}_rgb.avi"
     (root / "again" / name()).mkdir(parents=True)
     with pytest.raises(InputError, match="belong to the same sample"):
@@ -194,7 +194,7 @@ def test_ntu_two_videos_or_depth_folders_of_one_sample_raises(dataset):
 
 
 def test_ntu_folder_with_sample_name_may_hold_any_file(dataset):
-    """Skeletons, or frames cut out of videos, which many keep in a folder a clip; only depth maps are noted."""
+    """A folder for each sample may hold skeletons or extracted frames; only depth maps become a stream."""
     root = dataset(name(), folder=f"nturgb+d_skeletons/{name()}")
     for place, file in (("frames", "img_00001.jpg"), ("nturgb+d_depth", "Depth-00000001.png")):
         (root / place / name()).mkdir(parents=True)
@@ -205,21 +205,23 @@ def test_ntu_folder_with_sample_name_may_hold_any_file(dataset):
 
 
 def test_ntu_unreadable_samples_raise_and_others_are_read(dataset):
-    good, empty, cut, nobody, gone = (name(action=action) for action in range(1, 6))
-    root = dataset(good, empty, cut, nobody, gone)
-    files = {sample: root / "nturgb+d_skeletons" / f"{sample}.skeleton" for sample in (empty, cut, nobody, gone)}
+    good, empty, truncated, no_body, missing = (name(action=action) for action in range(1, 6))
+    root = dataset(good, empty, truncated, no_body, missing)
+    files = {
+        sample: root / "nturgb+d_skeletons" / f"{sample}.skeleton" for sample in (empty, truncated, no_body, missing)
+    }
     files[empty].write_text("")
-    files[cut].write_text(files[cut].read_text()[:5000].rsplit(" ", 1)[0])
-    files[nobody].write_text("2\n0\n0\n")
+    files[truncated].write_text(files[truncated].read_text()[:5000].rsplit(" ", 1)[0])
+    files[no_body].write_text("2\n0\n0\n")
     source = datasets.source("ntu60", root, incomplete="keep")
     entries = {e.name: e for e in source.entries()}
     assert source.read(entries[good]).bodies.shape == (1, 12, 25, 3)
-    for sample, message in ((empty, "is empty"), (cut, "is truncated"), (nobody, "has no body in 2 frames")):
+    for sample, message in ((empty, "is empty"), (truncated, "is truncated"), (no_body, "has no body in 2 frames")):
         with pytest.raises(InputError, match=f"{sample}.*{message}"):
             source.read(entries[sample])
-    files[gone].unlink()
-    with pytest.raises(DeviceError, match=gone):
-        source.read(entries[gone])
+    files[missing].unlink()
+    with pytest.raises(DeviceError, match=missing):
+        source.read(entries[missing])
 
 
 def test_ntu_single_frame_and_missing_joints_read(tmp_path):
@@ -257,7 +259,7 @@ def test_ntu_source_pickled_keeps_fingerprint(dataset):
 
 @pytest.fixture(scope="module")
 def with_depth(data_root, tmp_path_factory):
-    """The first sample with its video, and depth maps of a wall behind the person and a board at the person."""
+    """Return the root of the first sample with its video, and depth maps of a wall with a disk at the left hand."""
     root = tmp_path_factory.mktemp("ntu")
     (root / f"{FIRST}.skeleton").symlink_to(data_root / f"ntu/skeleton/{FIRST}.skeleton")
     (root / f"{FIRST}_rgb.avi").symlink_to(data_root / f"ntu/rgb/{FIRST}_rgb.avi")
@@ -268,13 +270,13 @@ def with_depth(data_root, tmp_path_factory):
         cv2.circle(depth, hand.tolist(), 8, round(1000 * recording.positions[0, t, 7, 2]), -1)
         folder = root / "nturgb+d_depth_masked" / FIRST
         folder.mkdir(parents=True, exist_ok=True)
-        if t != 2:  # a frame that was lost
+        if t != 2:  # the third frame has no depth map
             cv2.imwrite(str(folder / f"MDepth-{t + 1:08}.png"), depth)
     return root
 
 
-def test_ntu_color_and_pixels_mirrored_back(data_root):
-    """Expect the published image mirrored back, and pixels at the projections of the optical joints."""
+def test_ntu_color_and_pixels_are_not_mirrored(data_root):
+    """Published images are mirrored; color and pixels are not."""
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     entry = source.entries()[0]
     clip = source.read(entry)
@@ -284,8 +286,8 @@ def test_ntu_color_and_pixels_mirrored_back(data_root):
     assert isinstance(clip.streams, LazyStreams)
     first = clip.streams.at("color", np.array([0]))[0]
     assert first.shape == (270, 480, 3) and clip.streams["size"].tolist() == [480, 270]
-    turned = cv2.resize(published[:, ::-1], (480, 270), interpolation=cv2.INTER_AREA)
-    assert np.abs(first.astype(int) - turned).mean() < 3 < np.abs(first.astype(int) - turned[:, ::-1]).mean()
+    mirrored = cv2.resize(published[:, ::-1], (480, 270), interpolation=cv2.INTER_AREA)
+    assert np.abs(first.astype(int) - mirrored).mean() < 3 < np.abs(first.astype(int) - mirrored[:, ::-1]).mean()
     pixels = clip.streams["pixels"][0, 0]
     left, right = (pixels[KINECT_V2_25.index[f"shoulder_{side}"], 0] for side in ("left", "right"))
     assert left > right  # the person faces the camera
@@ -293,7 +295,7 @@ def test_ntu_color_and_pixels_mirrored_back(data_root):
 
 
 def test_ntu_frames_depth_registered_to_color(with_depth):
-    """Expect depth drawn at the left hand in the depth map to lie at the hand in the color image."""
+    """The disk at the left hand in the depth map lies at the left hand in the color image."""
     source = datasets.source("ntu60", with_depth, incomplete="keep", max_side=640)
     (entry,) = source.entries()
     clip, hand = source.read(entry), KINECT_V2_25.index["hand_left"]
@@ -310,7 +312,7 @@ def test_ntu_frames_depth_registered_to_color(with_depth):
 
 
 def test_ntu_camera_offset_aligns_lifted_joints(with_depth):
-    """The color camera sits some centimeters beside the camera that measures the joints."""
+    """The color camera is some centimeters beside the depth camera, whose frame joints have."""
     source = datasets.source("ntu60", with_depth, incomplete="keep")
     (entry,) = source.entries()
     clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
@@ -320,7 +322,7 @@ def test_ntu_camera_offset_aligns_lifted_joints(with_depth):
     np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
 
 
-def test_ntu_frames_without_depth_or_color(data_root, dataset):
+def test_ntu_frames_without_depth_have_color_alone(data_root, dataset):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=320)
     with_video, without = source.entries()[:2]
     first = next(source.frames(with_video))
@@ -363,7 +365,7 @@ def test_ntu_invalid_video_raises(dataset):
 
 
 def test_ntu_camera_estimates_agree_between_files(data_root):
-    """Of one setup and camera, each file's own fit finds the same cameras."""
+    """Fits to different files of one setup and camera give the same focal length."""
     files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))
     focal = [fit_cameras(read_ntu_file(file)).color.fx for file in files]
     assert len(files) == 10 and np.std(focal) < 3

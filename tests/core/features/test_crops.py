@@ -28,8 +28,8 @@ def observe(view, name="body_crop", **options):
     return feature.observe(view, spec(name, **options))
 
 
-def boxed(box: Any) -> Any:
-    """Assert that there is a box."""
+def present(box: Any) -> Any:
+    """Check that there is a box, and return it."""
     assert box is not None
     return box
 
@@ -50,8 +50,8 @@ def noise():
     return np.random.default_rng(1).integers(1, 256, (60, 80, 3)).astype(np.uint8)
 
 
-def _m():
-    """Return the joints [25, 3] of the example's actor."""
+def example_joints():
+    """Return the joints [25, 3] of a person, m."""
     return example_clip([InputSpec("body", "body", V2, (1, 3, 1, 25))], 1)["bodies"][0, 0]
 
 
@@ -83,7 +83,7 @@ def test_body_box_contains_visible_joints():
     pixels = np.full((25, 2), np.nan)
     assert body_box(pixels, 1.2) is None
     pixels[3] = (100, 50)
-    assert body_box(pixels, 1.2) is None  # one joint tells no size
+    assert body_box(pixels, 1.2) is None  # one joint gives no size
     pixels[14], pixels[10] = (120, 250), (160, np.nan)
     assert body_box(pixels, 1.2) == (110.0, 150.0, pytest.approx(240.0))
 
@@ -91,9 +91,9 @@ def test_body_box_contains_visible_joints():
 @pytest.mark.parametrize("yaw", [0.0, 0.7, np.pi / 2, np.pi])
 @pytest.mark.parametrize("distance", [1.5, 4.0])
 def test_pixels_per_meter_any_orientation_matches(yaw, distance):
-    still = _m()
-    about = (still - still[0]) @ rotation(1, yaw).T + np.array([0.2, 0.0, distance])
-    assert pixels_per_meter(project(about, CAMERA), V2) == pytest.approx(CAMERA.fx / distance, rel=0.25)
+    joints = example_joints()
+    turned = (joints - joints[0]) @ rotation(1, yaw).T + np.array([0.2, 0.0, distance])
+    assert pixels_per_meter(project(turned, CAMERA), V2) == pytest.approx(CAMERA.fx / distance, rel=0.25)
 
 
 def test_pixels_per_meter_misplaced_joint_is_ignored(view):
@@ -106,18 +106,18 @@ def test_pixels_per_meter_misplaced_joint_is_ignored(view):
 
 def test_hand_box_uses_hand_or_falls_back_to_joints(view):
     found = np.array([[200.0, 90.0], [210.0, 80.0]] + 19 * [[np.nan, np.nan]])
-    lost = np.full((21, 2), np.nan)
-    assert boxed(hand_box(view.pixels, found, "left", 0.4))[:2] == (205.0, 85.0)
+    missing = np.full((21, 2), np.nan)
+    assert present(hand_box(view.pixels, found, "left", 0.4))[:2] == (205.0, 85.0)
     joints = view.pixels[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]]
     middle = (joints.min(axis=0) + joints.max(axis=0)) / 2
-    for hand in (lost, None):
-        box = boxed(hand_box(view.pixels, hand, "left", 0.4))
+    for hand in (missing, None):
+        box = present(hand_box(view.pixels, hand, "left", 0.4))
         np.testing.assert_allclose(box[:2], middle)
         assert box[2] == pytest.approx(0.4 * pixels_per_meter(view.pixels, V2))
-    assert boxed(hand_box(view.pixels, found, "left", 0.4))[2] == box[2]  # the same size
-    unseen = view.pixels.copy()
-    unseen[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]] = np.nan
-    assert hand_box(unseen, lost, "left", 0.4) is None
+    assert present(hand_box(view.pixels, found, "left", 0.4))[2] == box[2]  # the same size
+    without_hand = view.pixels.copy()
+    without_hand[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]] = np.nan
+    assert hand_box(without_hand, missing, "left", 0.4) is None
     assert hand_box(np.full((25, 2), np.nan), found, "left", 0.4) is None  # no body, no size
 
 
@@ -182,17 +182,17 @@ def test_jittered_moves_and_mirrors_all_squares_alike(view):
     ]
     other = InputSpec("pose", "pose", V2, (3, 4, 25), preprocessing={"scale": "torso"})
     rng = np.random.default_rng(1)
-    seen = set()
+    mirrors = set()
     for _ in range(20):
         *varied, same = jittered([*specs, other], rng)
         assert same is other
-        (drawn,) = {tuple(sorted(s.preprocessing.items())) for s in varied}
-        options = dict(drawn)
+        (shared,) = {tuple(sorted(s.preprocessing.items())) for s in varied}
+        options = dict(shared)
         assert abs(options["shift_x"]) <= JITTER and abs(options["shift_y"]) <= JITTER
-        assert not options["mirror"], "the poses that go with them are not mirrored"
-        seen.add(jittered(specs, rng)[0].preprocessing["mirror"])
-    assert seen == {True, False}
-    box = boxed(body_box(view.pixels, 1.2))
+        assert not options["mirror"], "mirrored crops would not match the poses"
+        mirrors.add(jittered(specs, rng)[0].preprocessing["mirror"])
+    assert mirrors == {True, False}
+    box = present(body_box(view.pixels, 1.2))
     moved = cut(view.color, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
     np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
@@ -200,19 +200,19 @@ def test_jittered_moves_and_mirrors_all_squares_alike(view):
 def test_jittered_mirror_exchanges_hands(clip):
     plain = {"shift_x": 0.0, "shift_y": 0.0, "mirror": False}
     both = [dataclasses.replace(spec(n), preprocessing=plain) for n in NAMES[1:]]
-    recorded = features.inputs(clip, both)
-    seen = set()
+    original = features.inputs(clip, both)
+    mirrors = set()
     for seed in range(8):
-        for specs in (both, both[1:2]):  # of one hand alone there is no other
+        for specs in (both, both[1:2]):  # a single hand cannot be exchanged
             varied = jittered(specs, np.random.default_rng(seed))
             mirrored = varied[0].preprocessing["mirror"]
-            shown = features.inputs(clip, [dataclasses.replace(s, preprocessing={"mirror": mirrored}) for s in varied])
-            for one in specs:
-                other = one.name.replace("left", "R").replace("right", "left").replace("R", "right")
-                source = recorded[other if mirrored and len(specs) > 1 else one.name]
-                np.testing.assert_array_equal(shown[one.name], source[..., ::-1] if mirrored else source)
-            seen.add(mirrored)
-    assert seen == {True, False}
+            found = features.inputs(clip, [dataclasses.replace(s, preprocessing={"mirror": mirrored}) for s in varied])
+            for each in specs:
+                other = each.name.replace("left", "R").replace("right", "left").replace("R", "right")
+                source = original[other if mirrored and len(specs) > 1 else each.name]
+                np.testing.assert_array_equal(found[each.name], source[..., ::-1] if mirrored else source)
+            mirrors.add(mirrored)
+    assert mirrors == {True, False}
     assert not any(s.preprocessing["mirror"] for k in range(8) for s in jittered(both, np.random.default_rng(k), False))
 
 
@@ -258,8 +258,8 @@ def test_hand_crop_recorded_video_centers_hand(data_root):
 
 def test_hand_box_near_camera_is_larger():
     near = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
-    person = _m()
-    far_box = boxed(hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45))
-    near_box = boxed(hand_box(project(person, near), None, "left", 0.45))
+    person = example_joints()
+    far_box = present(hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45))
+    near_box = present(hand_box(project(person, near), None, "left", 0.45))
     ratio = (person[0, 2] + 2.0) / person[0, 2]
     assert near_box[2] / far_box[2] == pytest.approx(ratio, rel=0.15)

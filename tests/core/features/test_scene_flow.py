@@ -43,7 +43,7 @@ def test_colors_are_linear_with_one_code_for_no_motion():
     assert found.dtype == np.uint8
     assert found[0].tolist() == [[128] * 3, [255, 0, 159], [255, 0, 255], [128, 159, 128]]
     assert (found[1] == 128).all()
-    assert np.isnan(flow[0, 3, 0])  # the caller's array is left alone
+    assert np.isnan(flow[0, 3, 0])  # the caller's array is not modified
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_joint_pixels_match_position_in_flow_image(image, reduction):
             np.testing.assert_allclose(made["joint_pixels"][t, 7], spot_center, atol=1.4)
 
 
-def test_joint_pixels_kinect_example():
+def test_joint_pixels_kinect_image_match_published_crop():
     pixels = np.full((1, 4, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [200, 180]
     found = make(PIXELS, pixels=pixels, size=np.array([512, 424]))
@@ -183,13 +183,13 @@ def test_joint_pixels_invalid_input_raises(pixels, size, message):
 # -- joint_map ---------------------------------------------------------------------------------------------------------
 
 
-def bodies_at_random(count=2, frames=12):
+def random_bodies(count=2, frames=12):
     rng = np.random.default_rng(7)
     return rng.uniform([-2, -2, 0.5], [2, 2, 4.5], (count, frames, 25, 3)).astype(np.float32)
 
 
 def test_joint_map_rows_and_normalization():
-    bodies = bodies_at_random()
+    bodies = random_bodies()
     found = make(MAP, bodies=bodies)
     lower, upper = [-2.5, -2.5, 0.0], [2.5, 2.5, 5.0]
     for m, t, v, d in np.ndindex(*bodies.shape):
@@ -200,7 +200,7 @@ def test_joint_map_rows_and_normalization():
 
 
 def test_joint_map_absent_body_is_zero_and_outside_is_clipped():
-    bodies = bodies_at_random()
+    bodies = random_bodies()
     bodies[1] = np.nan
     bodies[0, 0, 0] = [99, -99, 99]
     found = make(MAP, bodies=bodies)
@@ -210,12 +210,12 @@ def test_joint_map_absent_body_is_zero_and_outside_is_clipped():
 
 
 def test_joint_map_column_depends_on_pose_only():
-    bodies = bodies_at_random()
+    bodies = random_bodies()
     np.testing.assert_array_equal(make(MAP, bodies=bodies)[:, 4:9], make(MAP, bodies=bodies[:, 4:9])[:, :5])
 
 
 def test_joint_map_missing_joint_moves_to_parent():
-    bodies = bodies_at_random(1)
+    bodies = random_bodies(1)
     bodies[0, 3, 7] = np.nan  # the left hand, whose parent is the wrist
     found = make(MAP, bodies=bodies)
     np.testing.assert_array_equal(found[21:24, 3], found[18:21, 3])
@@ -223,7 +223,7 @@ def test_joint_map_missing_joint_moves_to_parent():
 
 
 def test_joint_map_rate_interpolates_columns():
-    bodies = bodies_at_random(1, 4)
+    bodies = random_bodies(1, 4)
     found = make(changed(MAP, rate=3), bodies=bodies)
     plain = make(MAP, bodies=bodies)
     np.testing.assert_allclose(found[:, 0:10:3], plain[:, :4], atol=1e-6)
@@ -233,21 +233,21 @@ def test_joint_map_rate_interpolates_columns():
 
 @pytest.mark.parametrize("rate", [1, 3])
 def test_joint_map_starts_at_first_visible_frame(rate):
-    bodies = bodies_at_random(2, 5)
+    bodies = random_bodies(2, 5)
     bodies[0, :, 7], bodies[1] = np.nan, np.nan  # a joint and a person that are always missing
-    begun = make(changed(MAP, rate=rate), bodies=bodies[:, 1:])
-    held = np.concatenate([bodies[:, 1:2], bodies[:, 1:2], bodies[:, 1:]], axis=1)
-    nobody = np.concatenate([np.full_like(bodies[:, :1], np.nan), held], axis=1)
-    for window in (held, nobody):
+    expected = make(changed(MAP, rate=rate), bodies=bodies[:, 1:])
+    repeated = np.concatenate([bodies[:, 1:2], bodies[:, 1:2], bodies[:, 1:]], axis=1)
+    empty_first = np.concatenate([np.full_like(bodies[:, :1], np.nan), repeated], axis=1)
+    for window in (repeated, empty_first):
         assert first_visible_frame(window) == window.shape[1] - 4
-        np.testing.assert_array_equal(make(changed(MAP, rate=rate), bodies=window[:, -6:]), begun)
+        np.testing.assert_array_equal(make(changed(MAP, rate=rate), bodies=window[:, -6:]), expected)
     still = make(changed(MAP, rate=rate), bodies=np.repeat(bodies[:, :1], 5, axis=1))
     assert np.abs(still[:, 0]).max() > 0 and (still[:, 1:] == 0).all()
     assert (make(MAP, bodies=bodies * np.nan) == 0).all()
 
 
 def test_joint_map_entering_body_is_not_interpolated_from_zero():
-    bodies = bodies_at_random(2, 4)
+    bodies = random_bodies(2, 4)
     bodies[1, 0] = np.nan
     found = make(changed(MAP, rate=3), bodies=bodies)
     assert (found[75:, :3] == 0).all()
@@ -270,8 +270,8 @@ def test_joint_map_invalid_bodies_raise(shape, message):
 
 def test_joint_map_invalid_bounds_or_layout_raises():
     with pytest.raises(ConfigError, match="upper"):
-        make(changed(MAP, lower_m=(3.0, -2.5, 0.0)), bodies=bodies_at_random())
+        make(changed(MAP, lower_m=(3.0, -2.5, 0.0)), bodies=random_bodies())
     with pytest.raises(ConfigError, match="kinect_v2_25"):
-        make(dataclasses.replace(MAP, layout="octopus_8"), bodies=bodies_at_random())
+        make(dataclasses.replace(MAP, layout="octopus_8"), bodies=random_bodies())
     with pytest.raises(InputError, match="needs 'bodies'"):
         make(MAP, flow=np.zeros((4, 24, 32, 3), np.float32))

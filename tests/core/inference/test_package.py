@@ -56,6 +56,13 @@ def test_load_written_package_reads_back(folder: Path) -> None:
     assert loaded.read_onnx() == tiny_onnx()
 
 
+def test_load_single_command_of_earlier_version_becomes_list(folder: Path) -> None:
+    mapping = yaml.safe_load((folder / "model.yaml").read_text())
+    mapping["provenance"]["recipe"] = "train a && train b"
+    (folder / "model.yaml").write_text(yaml.safe_dump(mapping))
+    assert package.load(folder).provenance.recipe == ("train a && train b",)
+
+
 def test_write_stores_weights_and_card(tmp_path: Path) -> None:
     package.write(tmp_path / "p", tiny_description(), tiny_onnx(), weights=b"tensors", card="# Card\n")
     assert (tmp_path / "p/model.safetensors").read_bytes() == b"tensors"

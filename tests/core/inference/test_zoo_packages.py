@@ -36,6 +36,7 @@ def test_shipped_package_opens_predicts_and_has_card(folder: Path) -> None:
     total = prediction.probabilities.sum()  # without the background's probability
     assert 0 < total < 1 if description.rejection.background is not None else total == pytest.approx(1.0, abs=1e-4)
     card = (folder / "README.md").read_text()
+    assert "&&" not in card and all(f"`{command}`" in card for command in description.provenance.recipe)
     assert "research use" in card.lower() and "research use" in description.provenance.license
     assert description.rejection.threshold > 0 and description.rejection.calibrated_on
     assert not list(folder.glob("*.pkl")) + list(folder.glob("*.pt*")), "no shipped package has a pickle"

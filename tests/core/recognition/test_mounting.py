@@ -25,7 +25,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 
 def predict(session: Session, joints: np.ndarray, up: np.ndarray | None) -> ActionPrediction:
-    """Return the label of the last of the frames [T, V, 3]."""
+    """Return the prediction at the last of the frames [T, V, 3] of joints."""
     recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.1, smoothing_s=0.0, top_k=3)
     for t, positions in enumerate(joints):
         pixels, scores = np.full((len(positions), 2), np.nan, np.float32), np.ones(len(positions), np.float32)
@@ -37,7 +37,7 @@ def predict(session: Session, joints: np.ndarray, up: np.ndarray | None) -> Acti
 
 
 @pytest.mark.parametrize("roll, pitch", [(90, 0), (180, 0), (-90, 0), (30, -30), (150, 30)])
-def test_predict_any_mounting_gives_the_label_of_a_level_camera(session: Session, roll: float, pitch: float) -> None:
+def test_predict_any_mounting_gives_label_of_level_camera(session: Session, roll: float, pitch: float) -> None:
     layout = session.package.inputs[0].layout
     spec = InputSpec("body", "body", layout, (1, 3, FRAMES, 22 if layout == "hand_22" else 25))
     joints = example_clip([spec], FRAMES)["bodies"][0]
@@ -58,7 +58,7 @@ def test_add_skeletons_turned_camera_restarts_windows() -> None:
     assert before.window_start_ns == stamp(0) and after.window_start_ns == stamp(20)
 
 
-def test_add_skeletons_wrong_up_raises_and_ignores_the_frame() -> None:
+def test_add_skeletons_invalid_up_raises_and_skips_frame() -> None:
     recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"))
     with pytest.raises(InputError, match="up is"):
         recognizer.add_skeletons(stamp(0), [dataclasses.replace(body(0.0))], np.zeros(3))

@@ -15,10 +15,10 @@ from tests.core.simulation.conftest import PosedActor
 INDEX = KINECT_V2_25.index
 
 
-def standing(shift=(0.0, 1.0, 2.6), velocity=(0.0, 0.0, 0.0), turn=0.0, looks=0):
+def standing(shift=(0.0, 1.0, 2.6), velocity=(0.0, 0.0, 0.0), turn=0.0, appearance=0):
     """Return a body at rest at `shift` in the camera's frame, moving at `velocity`, turning at `turn` rad/s about y."""
     return PosedActor(
-        DEFAULT_APPEARANCES[looks],
+        DEFAULT_APPEARANCES[appearance],
         lambda t: (rotation(1, turn * t).astype(np.float64), np.array(shift) + t * np.array(velocity)),
     )
 
@@ -29,7 +29,7 @@ def points_of(rendering, intrinsics):
     return np.stack([(u - intrinsics.cx) / intrinsics.fx * z, (v - intrinsics.cy) / intrinsics.fy * z, z], -1)
 
 
-def test_snapshot_depth_at_joints_is_skin(intrinsics) -> None:
+def test_scene_depth_at_visible_joints_is_skin(intrinsics) -> None:
     scene = performed_scene(intrinsics, ("wave", "point", "pick_up"), seed=3)
     for time in (0.0, 1.5, 4.5, 8.0, 10.0):
         snapshot = scene.at(time)
@@ -71,14 +71,14 @@ def test_scene_flow_translation_is_velocity(intrinsics) -> None:
 
 
 def test_scene_flow_rotation_matches_points(intrinsics) -> None:
-    spin, dt = 0.8, 1 / 60
-    scene = Scene([standing(turn=spin)], intrinsics, CameraPose())
+    turn, dt = 0.8, 1 / 60
+    scene = Scene([standing(turn=turn)], intrinsics, CameraPose())
     snapshot = scene.at(0.0)
     flow = scene.scene_flow(snapshot, dt)
     person = snapshot.rendering.people == 0
     center = np.array([0.0, 1.0, 2.6])
     points = points_of(snapshot.rendering, intrinsics)[person]
-    moved = (points - center) @ rotation(1, spin * dt).T.astype(np.float64) + center
+    moved = (points - center) @ rotation(1, turn * dt).T.astype(np.float64) + center
     np.testing.assert_allclose(flow[person], (moved - points) / dt, atol=3e-3)
 
 
@@ -145,7 +145,7 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
 
 
 def test_visibility_nearer_actor_occludes_other(intrinsics) -> None:
-    near, far = standing((0.05, 1.0, 2.2)), standing((0.0, 1.0, 3.2), looks=1)
+    near, far = standing((0.05, 1.0, 2.2)), standing((0.0, 1.0, 3.2), appearance=1)
     scene = Scene([far, near], intrinsics, CameraPose())
     snapshot = scene.at(0.0)
     people = snapshot.rendering.people
@@ -212,9 +212,9 @@ def test_renderer_invalid_input_raises(intrinsics) -> None:
     scene = Scene([standing()], intrinsics, CameraPose())
     with pytest.raises(InputError, match="later"):
         scene.scene_flow(scene.at(0.0), 0.0)
-    bent = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5, (0.1, 0.0, 0.0, 0.0, 0.0))
+    distorted = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5, (0.1, 0.0, 0.0, 0.0, 0.0))
     with pytest.raises(InputError, match="distortion"):
-        Scene([standing()], bent, CameraPose())
+        Scene([standing()], distorted, CameraPose())
 
 
 def test_rendered_surfaces_have_texture(intrinsics) -> None:

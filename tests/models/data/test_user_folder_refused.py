@@ -58,8 +58,8 @@ def test_folder_invalid_contents_raise(tmp_path):
     (tmp_path / "labels.csv").write_text("recording,label\n")
     with pytest.raises(InputError, match=r"labels.csv' names no recording: write a line for each"):
         Folder(tmp_path)
-    (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
-    with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
+    (tmp_path / "labels.csv").write_text("recording,label\nabsent,wave\n")
+    with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'absent'"):
         datasets.source("folder", tmp_path)
     (tmp_path / "labels.csv").unlink()
     write_bag(tmp_path / "loose", walker)
@@ -99,7 +99,7 @@ def test_folder_invalid_recording_raises_and_unfinished_warns(tmp_path, caplog):
     empty = tmp_path / "wave/empty"
     with BagWriter(empty) as bag:
         bag.add_topic("/chatter", "std_msgs/msg/String")
-    (tmp_path / "wave/film.mp4").write_bytes(b"not a video")
+    (tmp_path / "wave/video.mp4").write_bytes(b"not a video")
     (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
     source = datasets.source("folder", tmp_path)
     errors = {}
@@ -109,7 +109,7 @@ def test_folder_invalid_recording_raises_and_unfinished_warns(tmp_path, caplog):
         except InputError as error:
             errors[entry.name.split("/")[1]] = str(error)
             assert "\n" not in str(error)
-    assert set(errors) == {"nobody", "empty", "film.mp4", "joints.skeleton"}
+    assert set(errors) == {"nobody", "empty", "video.mp4", "joints.skeleton"}
     assert "shows no person in any of its 20 frames" in errors["nobody"]
     for name in ("cut", "killed"):
         assert f"finish it with `actrec record --recover '{tmp_path / 'wave' / name}' --out NEW`" in caplog.text

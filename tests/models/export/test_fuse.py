@@ -103,6 +103,7 @@ def test_fuse_package_stores_its_networks(tmp_path):
     again = f"actrec export {' '.join(streams)} --fuse softmax --weights 0.666667 0.333333 --out {tmp_path}/both"
     assert trained.recipe == ("train one", "train other", again) and trained.command == again
     card = (tmp_path / "both/README.md").read_text()
+    assert f"| Trained again by | `train one`<br>`train other`<br>`{again}` |" in card
     assert ", 6 epochs, seeds 1, 2 |" in card and "| Last command of one | `really` |" in card
     assert "| Of it 0.667 | one: deepacts_graph (tiny), seed 1, 3 epochs, commit c0ffee |" in card
     assert trained.settings["dataset"] == "places_train" and "clips" in trained.settings

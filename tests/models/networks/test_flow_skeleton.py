@@ -32,8 +32,8 @@ def logits(model, batch):
         return model.eval()(**{s.name: batch[s.name] for s in model.input_specs})
 
 
-def lively(module):
-    """Statistics as after training, so that batch normalization does something."""
+def with_random_norms(module):
+    """Give batch norms random statistics and weights, as after training; return the module in evaluation mode."""
     for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm1d)):
         norm.running_mean.uniform_(-0.3, 0.3)
         norm.running_var.uniform_(0.5, 1.5)
@@ -46,7 +46,7 @@ def lively(module):
 
 
 def convolve(x, filters, stride=1):
-    """W * x of x [C, L], element by element: filter of length f reaches (f − 1) // 2 back, the rest ahead."""
+    """Convolve x [C, L] element by element; a filter of length f starts (f − 1) // 2 elements before its output."""
     weight, bias = filters.weight.detach().numpy(), filters.bias.detach().numpy()
     length, reach = weight.shape[2], (weight.shape[2] - 1) // 2
     out = np.zeros((len(weight), x.shape[1] // stride))
@@ -68,7 +68,7 @@ def activated(x, norm):
 def test_res_tcn_equals_equation_1(kernel):
     """X^(N) = X^(1) + Σ W^i * max(0, X^(i−1)), X^(1) = W_1 X^(0)."""
     torch.manual_seed(3)
-    branch = lively(Branch(6, 4, kernel, dropout=0.5))
+    branch = with_random_norms(Branch(6, 4, kernel, dropout=0.5))
     x0 = torch.randn(1, 6, 20)
     found = [x[0].detach().numpy() for x in branch(x0)[:4]]
     expected = [convolve(x0[0].numpy(), branch.first.filters)]
@@ -83,7 +83,7 @@ def test_res_tcn_equals_equation_1(kernel):
 @pytest.mark.parametrize("kernel", [8, 1])
 def test_res_tcn_doubled_filters_adapt_residual(kernel):
     torch.manual_seed(3)
-    unit = lively(Unit(4, 8, kernel, stride=2, dropout=0.5))
+    unit = with_random_norms(Unit(4, 8, kernel, stride=2, dropout=0.5))
     x = torch.randn(1, 4, 20)
     expected = convolve(x[0].numpy(), unit.downsample.filters, 2)
     expected += convolve(activated(x[0].numpy(), unit.norm), unit.conv.filters, 2)
@@ -97,8 +97,8 @@ def test_two_branches_have_expected_shapes():
         shapes = [[tuple(x.shape[1:]) for x in layers] for layers in (model.res_tcn.tcn(x0), model.joints(x0))]
         assert model(x0)[0].shape == (2, 768)
     assert shapes[0] == [(64, 300)] * 4 + [(128, 150)] * 3 + [(256, 75)] * 3
-    assert shapes[1] == [(128, 150)] * 4 + [(256, 75)] * 3 + [(512, 38)] * 3  # twice the filters; four keep the joints
-    assert model.bjcn.first.filters.weight.shape == (128, 60, 1)  # every fifth frame; filter size 1, as long as N
+    assert shapes[1] == [(128, 150)] * 4 + [(256, 75)] * 3 + [(512, 38)] * 3  # twice the filters
+    assert model.bjcn.first.filters.weight.shape == (128, 60, 1)  # every fifth frame; filter size 1
     assert (model.fc_tcn.out_features, model.fc_bjcn.out_features) == (256, 512)
 
 
@@ -126,7 +126,7 @@ def test_two_branches_have_expected_parameters():
 
 def test_res_bjcn_shares_filters_across_joints():
     torch.manual_seed(3)
-    model = lively(TwoBranches(150, 40, width=4))
+    model = with_random_norms(TwoBranches(150, 40, width=4))
     x0 = torch.randn(1, 150, 40)
     order = torch.randperm(150)
     for layer, exchanged in zip(model.joints(x0)[:4], model.joints(x0[:, order])[:4], strict=True):
@@ -136,7 +136,7 @@ def test_res_bjcn_shares_filters_across_joints():
 
 
 def test_two_branches_fc_512_ends_in_softmax():
-    model = lively(TwoBranches(150, 40, width=4))
+    model = with_random_norms(TwoBranches(150, 40, width=4))
     found, _ = model(torch.randn(3, 150, 40))
     assert found.shape == (3, 16 + 32)
     torch.testing.assert_close(found[:, 16:].sum(dim=1), torch.ones(3))
@@ -184,18 +184,18 @@ def test_masks_equal_equations_3_and_5(width):
     found = areas(joints, size, width, radius)
     once, scored = np.zeros((2, 3, width, width)), np.zeros((2, 3, width, width))
     for n, frame, j, i in np.ndindex(once.shape):
-        there = []
+        inside = []
         for k in range(6):
             a, b = on_grid(joints[n, frame, k], size, width)
             if (i - a) ** 2 + (j - b) ** 2 <= radius**2:
-                there.append(float(score[n, k]))
-        if there:
+                inside.append(float(score[n, k]))
+        if inside:
             once[n, frame, j, i] = 1
-            scored[n, frame, j, i] = 1 + np.mean(there)
+            scored[n, frame, j, i] = 1 + np.mean(inside)
     np.testing.assert_array_equal(binary(found), once)
     np.testing.assert_allclose(weighted(found, score), scored, atol=1e-6)
     assert once.sum() > 0
-    assert (once.sum() > 6 * 3 * 2) == (radius >= 1)  # below, an area is the joint's own pixel
+    assert (once.sum() > 6 * 3 * 2) == (radius >= 1)  # a smaller area is the pixel of the joint alone
 
 
 def test_joint_masks_fit_every_stage():
@@ -215,8 +215,8 @@ def test_joint_masks_absent_joints_are_ignored():
     joints = torch.full((1, 16, 50, 2), -56.0)
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints))
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints, torch.ones(1, 50)))
-    seen_once = torch.tensor([[[[-56.0, -56.0]], [[40.0, 60.0]], [[30.0, 10.0]], [[-56.0, -56.0]]]])  # (1, 4, 1, 2)
-    found = between(seen_once, flow_skeleton.LOST * 112)
+    visible_twice = torch.tensor([[[[-56.0, -56.0]], [[40.0, 60.0]], [[30.0, 10.0]], [[-56.0, -56.0]]]])  # (1, 4, 1, 2)
+    found = between(visible_twice, flow_skeleton.LOST * 112)
     assert found.tolist() == [[[[40.0, 60.0]], [[30.0, 10.0]]]]
     assert between(found, flow_skeleton.LOST * 112).tolist() == [[[[35.0, 35.0]]]]
 
@@ -275,7 +275,7 @@ def test_flow_skeleton_frozen_skeleton_keeps_weights(name):
 
 @pytest.mark.parametrize("name", FUSED)
 def test_flow_skeleton_joint_skeleton_learns_through_mask(name):
-    """Eq. 6's φ: with nothing of the skeleton model in the features, its bottom layers learn by the mask alone."""
+    """Without the skeleton model's features, its bottom layers get gradients through the mask alone (φ in Eq. 6)."""
     model = network(name, skeleton="joint", l1=0.0).train()
     if name == "flow_skeleton":
         torch.nn.init.zeros_(model.fc_fused.weight[:, model.config.fc :])
@@ -332,15 +332,13 @@ def test_flow_skeleton_loss_includes_l1_norm(name):
     model = network(name)
     found = model.losses(batch_for(model))
     weights = [m.weight for m in model.skeleton.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.Conv2d)]
-    assert (
-        len(weights) == 2 * 12 + 1
-    )  # ten layers and two that take the residual along, twice; the temporal downsampling
+    assert len(weights) == 2 * 12 + 1  # per branch ten layers and two residual convolutions; temporal downsampling
     expected = 1e-4 * sum(float(np.abs(w.detach().numpy()).sum()) for w in weights)
     assert found["l1"].item() == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(found["loss"], found["cross_entropy"] + found["l1"])
 
 
-def test_flow_skeleton_windows_are_papers():
+def test_flow_skeleton_windows_match_papers():
     for name in ("c3d_flow", *FUSED):
         window = actrec_models.networks.create(name, num_classes=5, width=4, fc=16).window
         assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
@@ -351,7 +349,7 @@ def test_flow_skeleton_windows_are_papers():
     assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
 
 
-def test_flow_skeleton_input_shapes_are_papers():
+def test_flow_skeleton_input_shapes_match_papers():
     with torch.device("meta"):
         specs = actrec_models.networks.create("flow_skeleton", num_classes=60).input_specs
     assert {s.name: s.shape for s in specs} == {

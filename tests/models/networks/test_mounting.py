@@ -16,7 +16,7 @@ ROUNDING = {"joint_pixels": 1.0}
 
 
 def mounted(clip: Clip, roll: float, pitch: float) -> dict[str, np.ndarray]:
-    """Return what a camera with this mounting measures of the scene of a level camera's clip."""
+    """Return the clip that a camera with this mounting would record instead of a level camera."""
     up = gravity.up_from_angles(roll, pitch)
     to_camera, turns = gravity.level_rotation(up), -gravity.quarter_turns(up)
     found = {"up": up}
@@ -38,7 +38,7 @@ def mounted(clip: Clip, roll: float, pitch: float) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", actrec_models.list_models())
 @pytest.mark.parametrize("roll, pitch", [(0, 25), (90, 0), (180, 0), (-90, 0), (180, -30)])
-def test_inputs_do_not_depend_on_the_mounting(name: str, roll: float, pitch: float) -> None:
+def test_window_inputs_any_mounting_equal_level_camera(name: str, roll: float, pitch: float) -> None:
     network = actrec_models.create(name, num_classes=3, **SMALL[name])
     specs, window = network.input_specs, network.window
     level = example_clip(specs, window.frames, getattr(network.config, "bodies", 1))

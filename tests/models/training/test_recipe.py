@@ -187,7 +187,7 @@ def test_recipe_exists_for_every_paper_and_dataset():
         ({"optimizer": {"beta": 1}}, "unknown option beta of Optimizer; known: beta_2"),
         ({"optimizer": {"nesterov": True}}, "nesterov needs sgd"),
         ({"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "nesterov needs sgd with a momentum"),
-        ({"schedule": {"name": "steps"}}, "Schedule steps goes by epochs: give it `every`, or milestones"),
+        ({"schedule": {"name": "steps"}}, "Schedule steps counts epochs: set `every`, or milestones"),
         ({"schedule": {"name": "exponential", "milestones": [3]}}, "milestones belong to steps, not to exponential"),
         ({"schedule": {"name": "steps", "milestones": [9, 3]}}, "expected rising numbers of epochs"),
         ({"schedule": {"name": "steps", "milestones": ["three"]}}, "expected rising numbers of epochs"),
@@ -424,7 +424,7 @@ def test_optimizer_without_trained_parameters_refused():
         (2, 3)
     ]
     layer.requires_grad_(False)
-    with pytest.raises(ConfigError, match="nothing of the network is to be trained"):
+    with pytest.raises(ConfigError, match="no parameter of the network is trained"):
         Optimizer().make(layer.parameters(), RATE, 0.1)
 
 

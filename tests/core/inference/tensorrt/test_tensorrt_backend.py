@@ -24,7 +24,7 @@ from tests import ntu_text
 from tests.core.inference.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
-ENGINE = "TensorRT does not take the engine"
+ENGINE = "TensorRT cannot load the engine"
 
 
 @pytest.fixture
