@@ -50,6 +50,11 @@ class Intrinsics:
         """The 3×3 camera matrix K, float64."""
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
 
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """Return width and height of the same image at square pixels, the aspect of the scene in it."""
+        return self.width, max(round(self.height * self.fx / self.fy), 1)
+
     def resized(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same image resized to width×height (pixel centers at integers)."""
         sx, sy = width / self.width, height / self.height

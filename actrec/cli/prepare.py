@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     height = "height to reduce color to, with all pixel coordinates (default: unchanged)"
     add("--picture-size", type=int, default=0, metavar="PX", help=height)
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable")
-    other = "another setting of the preparation, e.g. image_quality=90 or flow.width=160"
+    other = "another setting of the preparation, e.g. image_quality=90 or flow.height=120"
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=other)
     processes = "processes of this machine; 0 for this one alone (default: one per available core, %(default)s)"
     add("--workers", type=int, default=usable_cores(), metavar="N", help=processes)

@@ -5,7 +5,7 @@ Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN us
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +27,7 @@ LENGTHS = {
 """Distances (m) between joints of an adult. Foreshortening makes a segment shorter in the image, never longer."""
 
 Box = tuple[float, float, float]
-"""Center (u, v) and side of a square in the color image, px."""
+"""Center (u, v) and side of a square in the color image, px; pixel centers are at integers."""
 
 JITTER = (256 - 224) / 2 / 224
 """Maximum shift of the square, as a share of its side: I3D is trained on random 224×224 px crops of 256×256."""
@@ -92,20 +92,48 @@ def _is_square(spec: InputSpec) -> bool:
 
 def cut(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     """Cut a square from an image [H, W, 3] uint8, black outside it, and scale it to [size, size, 3]."""
-    height, width = image.shape[:2]
-    side = max(round(box[2]), 1)
-    left, top = round(box[0] - side / 2), round(box[1] - side / 2)
-    x0, x1 = max(left, 0), min(left + side, width)
-    y0, y1 = max(top, 0), min(top + side, height)
-    out = np.zeros((size, size, 3), dtype=np.uint8)
-    if x0 >= x1 or y0 >= y1:
-        return out
-    # The visible part in the scaled square, at least one pixel.
-    u0, v0 = min((x0 - left) * size // side, size - 1), min((y0 - top) * size // side, size - 1)
-    u1, v1 = max(-(-(x1 - left) * size // side), u0 + 1), max(-(-(y1 - top) * size // side), v0 + 1)
-    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    out[v0:v1, u0:u1] = cv2.resize(image[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=how)
-    return out
+    side = max(box[2], 1.0)
+    return cut_rectangle(image, (box[0] + 0.5 - side / 2, box[1] + 0.5 - side / 2, side, side), (size, size))
+
+
+def cut_rectangle(
+    image: np.ndarray,
+    rectangle: tuple[float, float, float, float],
+    size: tuple[int, int],
+    convert: Callable[[np.ndarray], np.ndarray] = lambda part: part,
+) -> np.ndarray:
+    """Cut a rectangle from an image, exact to fractions of a pixel, and scale it: averaged if smaller, else linearly.
+
+    Args:
+        image: [H, W, 3].
+        rectangle: Left, top, width and height, px from the image's corner.
+        size: Width and height of the result.
+        convert: Conversion of the part that is used to uint8.
+
+    Returns:
+        [height, width, 3] uint8, black outside the image.
+    """
+    corner, sides, target = np.array(rectangle[:2]), np.array(rectangle[2:]), np.array(size)
+    scale, limits = sides / target, np.array(image.shape[1::-1])
+    margin = np.where(scale < 1, 1, 0)  # the neighbors of the outermost pixels
+    low = np.clip(np.floor(corner) - margin, 0, limits).astype(int)
+    high = np.clip(np.ceil(corner + sides) + margin, 0, limits).astype(int)
+    if (low >= high).any():
+        return np.zeros((size[1], size[0], 3), np.uint8)
+    part = convert(image[low[1] : high[1], low[0] : high[0]])
+    smaller = np.maximum(np.round((high - low) / np.maximum(scale, 1)), 1).astype(int)
+    if (smaller < high - low).any():
+        part = cv2.resize(part, (int(smaller[0]), int(smaller[1])), interpolation=cv2.INTER_AREA)
+    step = (high - low) / smaller  # px of the image in a pixel of the part
+    start = (corner + scale / 2 - low) / step - 0.5  # the first pixel of the result in the part
+    matrix = np.column_stack([np.diag(scale / step), start])
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out = cv2.warpAffine(np.ascontiguousarray(part), matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
+    for axis in (0, 1):
+        center = corner[axis] + (np.arange(size[axis]) + 0.5) * scale[axis]
+        outside = (center < 0) | (center >= limits[axis])
+        out[(slice(None), outside) if axis == 0 else outside] = 0
+    return np.asarray(out)
 
 
 def pixels_per_meter(pixels: np.ndarray, layout: str) -> float:
@@ -200,7 +228,7 @@ class WholeImage(Square):
         """Return the square around the image."""
         assert view.color is not None
         height, width = view.color.shape[:2]
-        return width / 2, height / 2, float(max(height, width))
+        return (width - 1) / 2, (height - 1) / 2, float(max(height, width))
 
 
 class BodyCrop(Square):

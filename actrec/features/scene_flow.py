@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 
+from actrec.features.crops import cut_rectangle
 from actrec.features.skeleton import fill_missing
 from actrec.features.specs import BodyView, Feature, FrameFeature, InputSpec, required, required_joints
 from actrec.skeleton import layouts
@@ -56,6 +56,9 @@ class FlowPreprocessing(FlowCrop):
     )
     mean: float = setting(128.0, "subtracted from the colors: the code for no motion", range=(0.0, 255.0))
     scale: float = setting(1.0, "factor on the colors afterwards; 1 for C3D")
+    exact: bool = setting(
+        False, "cut at fractions of the flow's pixels, not at whole ones as for packages without this key"
+    )
 
 
 def reduced(size: int) -> tuple[int, int]:
@@ -97,18 +100,23 @@ class FlowRgb(FrameFeature):
         return options
 
     def observe(self, view: BodyView, spec: InputSpec) -> np.ndarray:
-        """Return the center crop of one frame's flow as an image, uint8 [120, 160, 3] for a 112×112 input."""
+        """Return the center crop of one frame's flow as an image, uint8 [120, 160, 3] for a 112×112 input.
+
+        The crop is cut in the pixels of the color image, as for joints; without its size, flow pixels are square.
+        """
         flow = view.flow
         if flow is None or flow.ndim != 3 or flow.shape[2] != 3 or min(flow.shape) < 3:
             shape = None if flow is None else list(flow.shape)
             raise InputError(f"scene flow is {shape}, expected [h, w, 3] in m/s for input '{spec.name}'")
         options = self.options(spec)
-        left, top, across, down = options.center_crop(flow.shape[1], flow.shape[0])
-        x, y = round(left), round(top)
-        crop = flow[y : y + max(round(down), 1), x : x + max(round(across), 1)]
-        target = reduced(spec.shape[-1])
-        interpolation = cv2.INTER_AREA if crop.shape[1] > target[0] else cv2.INTER_LINEAR
-        return cv2.resize(colors(crop, options.max_speed_m_s), target, interpolation=interpolation)
+        height, width = flow.shape[:2]
+        size = view.size or (width, height)
+        left, top, across, down = options.center_crop(*size)
+        right, below = width / size[0], height / size[1]  # px of the flow in a pixel of the color image
+        crop = left * right, top * below, across * right, down * below
+        if not options.exact:
+            crop = round(crop[0]), round(crop[1]), max(round(crop[2]), 1), max(round(crop[3]), 1)
+        return cut_rectangle(flow, crop, reduced(spec.shape[-1]), lambda part: colors(part, options.max_speed_m_s))
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
         """Return the square of each frame minus the mean, the input of C3D."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.features.leveling import level_view
+from actrec.features.leveling import PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.tracks import (
@@ -172,7 +172,7 @@ class ActionRecognizer:
     @property
     def needs_image_size(self) -> bool:
         """Whether `set_image_size` must be called because no color images are added."""
-        return "color" not in self._inputs.streams and bool(self._inputs.keys & {"size", "motion"})
+        return "color" not in self._inputs.streams and bool(self._inputs.keys & {"size", "motion", *PIXELS})
 
     @property
     def missing(self) -> dict[str, str]:
@@ -305,9 +305,10 @@ class ActionRecognizer:
         color = self._buffers.color.at(stamp_ns, TOLERANCE_S)
         flow_message = self._buffers.flow.at(stamp_ns, TOLERANCE_S)
         flow = flow_message[0] if flow_message else None
+        shown = size if size or not flow_message else flow_message[1].square_size
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         # The images are turned once, for all bodies.
-        scene = level_view(BodyView(size=size, color=color, flow=flow), self._buffers.up if complete else None)
+        scene = level_view(BodyView(size=shown, color=color, flow=flow), self._buffers.up if complete else None)
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):
                 self._buffers.frames[spec.name].add(stamp_ns, feature.observe(scene, spec))

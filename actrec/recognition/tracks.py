@@ -276,7 +276,7 @@ def make_clips(
                 clip[key] = np.stack(
                     [_points(tracks[b], key, at, inputs) for b, at in zip(chosen, stamps, strict=True)]
                 )
-        if "size" in inputs.keys and buffers.image_size is not None:
+        if buffers.image_size is not None and ("size" in inputs.keys or buffers.up is not None):
             clip["size"] = np.array(buffers.image_size, np.float32)
         if buffers.up is not None:
             clip["up"] = buffers.up

@@ -18,8 +18,12 @@ class SceneFlowConfig:
     """Method and image size. The method's own settings are `<method>.<setting>`."""
 
     method: str = setting("dis", "Scene flow method: a name in actrec.scene_flow.")
-    width: int = setting(320, "Width of the flow image.", unit="px", range=(16, 4096))
-    height: int = setting(240, "Height of the flow image.", unit="px", range=(16, 4096))
+    height: int = setting(
+        240,
+        "Height of the flow image (the width of a portrait one); the other side keeps the aspect of the image.",
+        unit="px",
+        range=(16, 4096),
+    )
     max_gap_s: float = setting(0.5, "Maximum time between the two frames of a pair.", unit="s", range=(0.001, 10.0))
     camera_motion: str = setting(
         "none",
@@ -27,6 +31,11 @@ class SceneFlowConfig:
         choices=("none", "estimate", "tf"),
     )
     fixed_frame: str = setting("odom", "Fixed TF frame for the camera's pose.")
+
+    def size(self, image: Intrinsics) -> tuple[int, int]:
+        """Return width and height of the flow of an image, in its aspect within half a pixel."""
+        short = min(image.width, image.height)
+        return round(image.width * self.height / short), round(image.height * self.height / short)
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,7 @@ class FlowPairs:
         if frame.color is None or frame.depth is None:
             raise InputError("scene flow needs color and depth, but the frame has none: use an RGB-D camera")
         frame.check()  # before resizing, which would hide that color and depth differ in size
-        size = self._config.width, self._config.height
-        small = resize(frame.color, frame.depth, frame.intrinsics, *size)
+        small = resize(frame.color, frame.depth, frame.intrinsics, *self._config.size(frame.intrinsics))
         newest = self._last = RgbdFrame(frame.stamp_ns, *small, frame.frame_id)
         if last is None or last.intrinsics != newest.intrinsics:
             return None

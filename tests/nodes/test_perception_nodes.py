@@ -258,7 +258,7 @@ def test_scene_flow_has_the_stamp_of_the_first_frame(host, add, peer, person) ->
 
 
 def test_scene_flow_preview_is_published_to_subscribers(host, add, peer, person) -> None:
-    node = add(SceneFlowNode, width=160, height=120, camera_motion="estimate")
+    node = add(SceneFlowNode, height=120, camera_motion="estimate")
     assert host.start() is None
     peer.send_frames_until(repeat(person), lambda: node.statistics.snapshot().processed >= 3)
     peer.subscribe(Image, topics.SCENE_FLOW_PREVIEW)
@@ -271,7 +271,7 @@ def test_scene_flow_preview_is_published_to_subscribers(host, add, peer, person)
 
 def test_scene_flow_of_a_still_scene_is_zero_and_gaps_make_no_pair(host, add, peer) -> None:
     peer.subscribe(Image, topics.SCENE_FLOW)
-    node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
+    node = add(SceneFlowNode, height=48, max_gap_s=0.2)
     assert host.start() is None
     received = peer.received[topics.SCENE_FLOW]
     peer.send_frames_until(still(), lambda: len(received) >= 2)
@@ -308,7 +308,7 @@ def test_scene_flow_wrong_settings_fail_to_configure(host, add, parameters, line
 
 
 def test_listen_nodes_of_one_process_share_subscriptions(host, add, peer) -> None:
-    first, second = add(SceneFlowNode, width=64, height=48), add(FaceNode)
+    first, second = add(SceneFlowNode, height=48), add(FaceNode)
     frames: dict[str, list[RgbdFrame]] = {"first": [], "second": []}
     first.process = frames["first"].append
     second.process = frames["second"].append

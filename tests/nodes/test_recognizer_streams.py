@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ros
 EVERY = (topics.SKELETONS, topics.HANDS, topics.FACE, topics.SCENE_FLOW, topics.COLOR, topics.COLOR_INFO)
 NEEDS = {
     "joints": (BODY, {topics.SKELETONS}),
-    "hands": (HANDS, {topics.SKELETONS, topics.HANDS}),
+    "hands": (HANDS, {topics.SKELETONS, topics.HANDS, topics.COLOR_INFO}),
     "face": (FACE, {topics.SKELETONS, topics.FACE, topics.COLOR_INFO}),
     "motion": (MOTION, {topics.SKELETONS, topics.SCENE_FLOW, topics.COLOR_INFO}),
     "flow": (FLOW, {topics.SKELETONS, topics.SCENE_FLOW}),

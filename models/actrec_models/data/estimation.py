@@ -32,7 +32,7 @@ STREAM_KEYS = {
     "hands": ("hands", "hand_pixels", "size"),
     "face": ("face", "face_pixels", "size"),
     "motion": ("motion", "size"),
-    "flow": ("flow",),
+    "flow": ("flow", "size"),
     "color": ("color",),
 }
 """Keys of a clip that belong to each stream, besides bodies and stamps."""

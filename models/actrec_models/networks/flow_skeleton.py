@@ -237,7 +237,7 @@ class C3dFlow(Network):
     def input_specs(self) -> list[InputSpec]:
         """The flow clip, (3, 16, 112, 112)."""
         c = self.config
-        preprocessing = dataclasses.asdict(FlowPreprocessing(scale=c.scale))
+        preprocessing = dataclasses.asdict(FlowPreprocessing(scale=c.scale, exact=True))
         return [InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, c.frames, c.size, c.size), "m/s", preprocessing)]
 
     @property

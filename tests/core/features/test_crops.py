@@ -56,18 +56,28 @@ def example_joints():
 
 
 def test_cut_same_size_copies(noise):
-    np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 20), noise[20:40, 30:50])
+    np.testing.assert_array_equal(cut(noise, (39.5, 29.5, 20.0), 20), noise[20:40, 30:50])
 
 
 def test_cut_scales_by_area_or_linearly(noise):
     down = noise[10:50, 20:60].reshape(20, 2, 20, 2, 3).mean(axis=(1, 3))
-    assert np.abs(cut(noise, (40.0, 30.0, 40.0), 20) - down).max() <= 1
-    up = cv2.resize(noise[20:40, 30:50], (50, 50), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 50), up)
+    assert np.abs(cut(noise, (39.5, 29.5, 40.0), 20) - down).max() <= 1
+    up = cv2.resize(noise[19:41, 29:51], (66, 66), interpolation=cv2.INTER_LINEAR)[3:63, 3:63]
+    found = cut(noise, (39.5, 29.5, 20.0), 60)
+    assert np.abs(found.astype(int) - up).max() <= 16  # OpenCV interpolates at 1/32 px
+
+
+@pytest.mark.parametrize(("side", "size"), [(20.0, 56), (30.7, 28), (57.3, 24), (20.0, 20)])
+def test_cut_keeps_places_to_fractions_of_a_pixel(side, size):
+    u, v = np.meshgrid(np.arange(160.0), np.arange(120.0))
+    found = cut(np.stack([u, v, v], axis=-1).astype(np.float32), (70.3, 60.4, side), size)
+    place = (np.arange(size) + 0.5 - size / 2) * side / size
+    np.testing.assert_allclose(found[size // 2, :, 0], 70.3 + place, atol=0.1)
+    np.testing.assert_allclose(found[:, size // 2, 1], 60.4 + place, atol=0.1)
 
 
 def test_cut_outside_image_is_black(noise):
-    corner = cut(noise, (0.0, 0.0, 20.0), 20)
+    corner = cut(noise, (-0.5, -0.5, 20.0), 20)
     np.testing.assert_array_equal(corner[10:, 10:], noise[:10, :10])
     assert not corner[:10].any() and not corner[:, :10].any()
     for box in ((-50.0, 30.0, 20.0), (40.0, 500.0, 20.0), (1e9, -1e9, 3.0)):

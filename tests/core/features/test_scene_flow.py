@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,7 +19,8 @@ from actrec.features.specs import BodyView, InputSpec
 from actrec.utils.errors import ConfigError, InputError
 
 LAYOUT = "kinect_v2_25"
-FLOW = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 4, 112, 112), "m/s", dataclasses.asdict(FlowPreprocessing()))
+PREPROCESSING = dataclasses.asdict(FlowPreprocessing(exact=True))
+FLOW = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 4, 112, 112), "m/s", PREPROCESSING)
 PIXELS = InputSpec("joint_pixels", "joint_pixels", LAYOUT, (4, 50, 2), "px", dataclasses.asdict(PixelPreprocessing()))
 MAP = InputSpec("joint_map", "joint_map", LAYOUT, (150, 20), "m", dataclasses.asdict(JointMapPreprocessing()))
 
@@ -67,6 +69,15 @@ def test_observe_returns_small_uint8():
     assert found.dtype == np.uint8
     assert (found[:, :70] == 128).all()
     np.testing.assert_array_equal(found, FlowRgb().observe(BodyView(flow=flow.copy()), FLOW))
+
+
+def test_observe_package_without_exact_gets_the_same_input_as_before():
+    """A package of an older version was trained on flow of 320×240, cut at whole pixels."""
+    flow = np.random.default_rng(2).normal(0, 1, (240, 320, 3)).astype(np.float32)
+    before = cv2.resize(colors(flow[52:188, 69:250], (2.0, 2.0, 2.0)), (160, 120), interpolation=cv2.INTER_AREA)
+    old = dataclasses.replace(FLOW, preprocessing={k: v for k, v in PREPROCESSING.items() if k != "exact"})
+    for size in (None, (640, 480)):
+        np.testing.assert_array_equal(FlowRgb().observe(BodyView(flow=flow, size=size), old), before)
 
 
 def test_inputs_from_observed_frames_equal_inputs_from_flow():
@@ -124,8 +135,8 @@ def test_joint_pixels_match_position_in_flow_image(image, reduction):
             spot = np.maximum(made["flow_rgb"][0, t], 0)
             rows, columns = np.indices(spot.shape)
             spot_center = np.array([(spot * columns).sum(), (spot * rows).sum()]) / spot.sum()
-            # Half a pixel by rounding the joint, up to 0.9 by cutting half-size flow at whole pixels of its own.
-            np.testing.assert_allclose(made["joint_pixels"][t, 7], spot_center, atol=1.4)
+            # Half a pixel by rounding the joint, a quarter by the spot, which is drawn in whole pixels of half size.
+            np.testing.assert_allclose(made["joint_pixels"][t, 7], spot_center, atol=0.55 + 0.45 * (reduction - 1))
 
 
 def test_joint_pixels_kinect_image_match_published_crop():

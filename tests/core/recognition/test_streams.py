@@ -90,7 +90,8 @@ def test_streams_and_image_size_follow_model(tmp_path: Path) -> None:
     session = load(tmp_path, HANDS, FLOW)
     recognizer = make(session)
     assert recognizer.streams == {"hands": False, "flow": True, "bodies": True}
-    assert not recognizer.needs_image_size and make(load(tmp_path / "b", FACE)).needs_image_size
+    assert recognizer.needs_image_size and make(load(tmp_path / "b", FACE)).needs_image_size
+    assert not make(load(tmp_path / "f", FLOW)).needs_image_size, "the flow's camera_info gives the aspect"
     assert not make(load(tmp_path / "c", CROP)).needs_image_size, "the images give the size"
     assert make(load(tmp_path / "d", MOTION)).needs_image_size and make(load(tmp_path / "e", PLACES)).needs_image_size
 

@@ -110,7 +110,7 @@ def test_estimate_rotation_without_tracks_returns_none(fast: scene_flow_benchmar
 
 
 def test_flow_pairs_changed_intrinsics_returns_none(fast: scene_flow_benchmark.Pair) -> None:
-    pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig(camera_motion="estimate", width=160, height=120))
+    pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig(camera_motion="estimate", height=120))
     first, second = frames(fast)
     assert second.color is not None and second.depth is not None
     assert pairs.add(first) is None

@@ -3,8 +3,40 @@
 import numpy as np
 import pytest
 
-from actrec.scene_flow.stream import flow_image, resize
-from actrec.types import Intrinsics
+from actrec.scene_flow import ColorDepth, SceneFlow
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, flow_image, resize
+from actrec.types import Intrinsics, RgbdFrame
+
+
+class Still(SceneFlow):
+    """No motion."""
+
+    def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:
+        return np.zeros((*first[1].shape, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "height", "expected"),
+    [
+        ((640, 480), 240, (320, 240)),
+        ((640, 480), 120, (160, 120)),
+        ((848, 480), 240, (424, 240)),
+        ((1280, 720), 240, (427, 240)),
+        ((960, 540), 240, (427, 240)),  # NTU's color
+        ((512, 424), 240, (290, 240)),
+        ((720, 1280), 240, (240, 427)),
+        ((64, 48), 240, (320, 240)),
+    ],
+)
+def test_flow_of_any_image_size_keeps_its_aspect(image, height, expected) -> None:
+    width, rows = image
+    camera = Intrinsics(width, rows, 1.1 * rows, 1.1 * rows, width / 2, rows / 2)
+    pairs = FlowPairs(Still(), SceneFlowConfig(height=height))
+    color, depth = np.zeros((rows, width, 3), np.uint8), np.ones((rows, width), np.float32)
+    found = [pairs.add(RgbdFrame(ns, color, depth, camera)) for ns in (0, 10**8)][1]
+    assert found is not None and found.intrinsics == camera.resized(*expected)
+    assert found.velocity.shape == (*expected[::-1], 3)
+    assert found.intrinsics.fx == pytest.approx(found.intrinsics.fy, rel=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_prepare_again_updates_only_added_changed_and_deleted_clips(published, t
         ({}, {"wings": 2}, "nucla has no option 'wings'; known: none"),
         ({"streams": ["scent"]}, {}, "--streams has 'scent'; known: bodies"),
         ({"estimate": ["age"]}, {}, "--estimate has 'age'; known: bodies"),
-        ({"flow": {"width": -1}}, {}, "SceneFlowConfig.width is -1, allowed"),
+        ({"flow": {"height": -1}}, {}, "SceneFlowConfig.height is -1, allowed"),
         ({"body": {"wings": 2}}, {}, "unknown option wings of BodyPerceptionConfig"),
         ({"hand": {"wings": 2}}, {}, "unknown option wings of HandPerceptionConfig"),
         ({"face": {"wings": 2}}, {}, "unknown option wings of FacePerceptionConfig"),
