@@ -176,7 +176,8 @@ def node_process(name: str, namespace: str, parameters: Mapping[str, Any]) -> "I
     command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name, "--ros-args", "-r", f"__ns:=/{namespace}"]
     for key, value in {"autostart": "true", **parameters}.items():
         command += ["-p", f"{key}:={value}"]
-    child = subprocess.Popen([*command, "--log-level", "warn"], start_new_session=True)
+    environment = {**os.environ, "ACTREC_PARENT": str(os.getpid())}
+    child = subprocess.Popen([*command, "--log-level", "warn"], start_new_session=True, env=environment)
     try:
         yield child
     finally:

@@ -19,6 +19,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.bringup.processes import PARENT
 from actrec_nodes.common import topics
 
 RESPAWN_DELAY_S = 2.0
@@ -40,7 +41,8 @@ SWITCHES = {spec.switch: f"{spec.name}: {spec.purpose}; true or false" for spec 
 def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in ARGUMENTS.items()]
     switches = [DeclareLaunchArgument(name, default_value="true", description=text) for name, text in SWITCHES.items()]
-    environment = [SetEnvironmentVariable(*item) for item in transport.profile_environment().items()]
+    variables = {**transport.profile_environment(), PARENT: str(os.getpid())}  # no node outlives a killed launch
+    environment = [SetEnvironmentVariable(*item) for item in variables.items()]
     return LaunchDescription([*arguments, *switches, *environment, OpaqueFunction(function=nodes)])
 
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from actrec import __version__
-from actrec.utils import config, single_threaded_blas
+from actrec.utils import config, single_threaded_blas, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -212,9 +212,9 @@ def driver_options(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Let SIGINT and SIGTERM set the event instead of ending the process, so that results so far are kept."""
+    """Let a signal to stop set the event instead of ending the process, so that results so far are kept."""
     stopped = threading.Event()
-    previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
+    previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in stop_signals()}
     try:
         yield stopped
     finally:

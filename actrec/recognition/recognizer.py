@@ -36,6 +36,9 @@ TURNED_COSINE = 0.94
 TOLERANCE_S = 1 / 120
 """Messages whose stamps differ by less belong to the same frame."""
 
+MAX_LEAD_S = 60.0
+"""Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
+
 STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
 """Stream to its name in messages to the user."""
 
@@ -418,6 +421,8 @@ class ActionRecognizer:
             return f"no {STREAM_NAMES[stream]} so far"
         if newest is not None and newest - received > int(self.config.stream_timeout_s * NANOSECONDS):
             return f"no recent {STREAM_NAMES[stream]}"
+        if newest is not None and received - newest > MAX_LEAD_S * NANOSECONDS:
+            return f"{STREAM_NAMES[stream]} have stamps of another clock"
         return ""
 
     def _missing_inputs(self, track: BodyTrack) -> str:

@@ -15,7 +15,7 @@ from actrec.utils.calibration_files import rectified
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.frame_node import why_silent
+from actrec_nodes.common.subscriptions import Subscription, why_silent
 from actrec_nodes.common.tf import TfPoses
 
 ROBOT_WAIT_S = 0.3
@@ -38,7 +38,7 @@ class ImageTopicNode(Node):
         name = self._subscription.topic_name
         self._rectified = rectified(name)
         info = posixpath.join(posixpath.dirname(name), "camera_info")
-        self.create_subscription(CameraInfo, info, self._on_info, topics.IMAGE_SUBSCRIBER)
+        Subscription(self, CameraInfo, info, self._on_info, topics.INFO_SUBSCRIBER)
 
     def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
         """Return the next image: stamp in nanoseconds, [H, W, 3] uint8 RGB, and intrinsics if its camera_info has them.
@@ -50,7 +50,9 @@ class ImageTopicNode(Node):
         with self._received:
             if not self._received.wait_for(lambda: self._newest is not None, timeout_s):
                 topic = self._subscription.topic_name
-                raise DeviceError(f"no image came on {topic} within {timeout_s:g} s: {why_silent(self, topic)}")
+                raise DeviceError(
+                    f"no image came on {topic} within {timeout_s:g} s: {why_silent(self, topic, Image, ())}"
+                )
             message, self._newest = self._newest, None
         assert message is not None
         return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_color(message), self._intrinsics

@@ -20,6 +20,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, EndOfStream
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode
+from actrec_nodes.common.subscriptions import Subscription
 
 SAME_UP_COSINE = 0.9998
 """Cosine of 1°: a smaller change of the direction of gravity is not published."""
@@ -53,7 +54,7 @@ class FlowControl:
         self._sent: list[int] = []
         self._closed = False
         self._subscriptions = [
-            node.create_subscription(kind, topic, self._listener(topic), topics.SMALL)
+            Subscription(node, kind, topic, self._listener(topic), topics.SMALL)
             for topic, kind in ((topics.ACTION_LABEL, ActionLabel), (topics.SKELETONS, SkeletonArray))
         ]
 
@@ -63,7 +64,7 @@ class FlowControl:
             self._closed = True
             self._answered.notify_all()
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions = []
 
     def sent(self, stamp_ns: int) -> None:

@@ -16,6 +16,7 @@ from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.subscriptions import Subscription
 
 IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Image, topics.DEPTH_INFO: CameraInfo}
 
@@ -29,8 +30,8 @@ class ClipNode(Node):
     def __init__(self, images: bool, **node_options: Any):
         super().__init__("clip_node", **node_options)
         self._observations: queue.Queue[Observation] = queue.Queue(QUEUE_SIZE)
-        self._subscription = self.create_subscription(
-            SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
+        self._subscription = Subscription(
+            self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
         for topic, kind in IMAGES.items() if images else ():
             self._subscribe(topic, kind)
@@ -74,7 +75,8 @@ class ClipNode(Node):
 
             self._put(Observation(stamp, None, write))
 
-        self.create_subscription(kind, topic, keep, topics.IMAGE_SUBSCRIBER, raw=True)
+        profile = topics.INFO_SUBSCRIBER if kind is CameraInfo else topics.IMAGE_SUBSCRIBER
+        Subscription(self, kind, topic, keep, profile, raw=True)
 
     def _put(self, observation: Observation) -> None:
         if self._observations.full():

@@ -17,6 +17,7 @@ from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode
+from actrec_nodes.common.subscriptions import Subscription
 
 ConfigT = TypeVar("ConfigT")
 
@@ -41,7 +42,7 @@ class PerceptionNode(FrameNode[ConfigT]):
         super().__init__(self.node_name, self.perception_class.config_class, **node_options)
         self._perception: Any = None
         self._publisher: Any = None
-        self._listening: list[Any] = []
+        self._listening: list[Subscription] = []
 
     def configure(self) -> None:
         """Make the estimator."""
@@ -57,11 +58,11 @@ class PerceptionNode(FrameNode[ConfigT]):
         """Unsubscribe."""
         super().deactivate()
         while self._listening:
-            self.destroy_subscription(self._listening.pop())
+            self._listening.pop().close()
 
     def listen(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> None:
         """Subscribe until the node is deactivated."""
-        self._listening.append(self.create_subscription(kind, topic, callback, profile))
+        self._listening.append(Subscription(self, kind, topic, callback, profile, self.warn))
 
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""
@@ -95,7 +96,7 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
     def activate(self) -> None:
         """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
         self._up = None
-        self.listen(Vector3Stamped, topics.UP, self._keep_up, topics.LATCHED)
+        self.listen(Vector3Stamped, topics.UP, self._keep_up, topics.INFO_SUBSCRIBER)
         super().activate()
 
     def detect(self, frame: RgbdFrame) -> list[Any]:

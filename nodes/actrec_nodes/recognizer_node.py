@@ -20,13 +20,14 @@ from actrec.inference import zoo
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.recognizer import STREAM_NAMES
-from actrec.types import Intrinsics
+from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, InputError
 from actrec_nodes.bringup.graph import GRAPH
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
+from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
 
 FALLBACK = "onnxruntime"
 """The backend that runs anywhere."""
@@ -79,33 +80,33 @@ class RecognizerInputs:
 
     def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
         self._node, self._recognizer, self._worker = node, recognizer, worker
-        self._subscriptions: dict[str, Any] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
+        self._jumped = False
         self.newest: Frame | None = None
 
     def open(self) -> None:
         """Subscribe to the streams that the model takes, and unsubscribe from all others."""
         wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
         if self._recognizer.needs_image_size:
-            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.IMAGE_SUBSCRIBER)
+            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.INFO_SUBSCRIBER)
         for name in [name for name in self._subscriptions if name not in wanted]:
-            self._node.destroy_subscription(self._subscriptions.pop(name))
+            self._subscriptions.pop(name).close()
         for name, (kind, callback, profile) in wanted.items():
             if name not in self._subscriptions:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
-                self._subscriptions[name] = self._node.create_subscription(
-                    kind, name, self._guarded(name, callback), profile
+                self._subscriptions[name] = Subscription(
+                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn
                 )
 
     def close(self) -> None:
         """Unsubscribe from everything."""
-        for subscription in self._subscriptions.values():
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
+        while self._subscriptions:
+            self._subscriptions.popitem()[1].close()
 
     def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
         """Return the message type, callback and QoS of each topic of a stream."""
@@ -116,7 +117,7 @@ class RecognizerInputs:
             "face": {topics.FACE: (FaceArray, self._on_faces, profile)},
             "color": {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)},
             "flow": {
-                topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
+                topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.INFO_SUBSCRIBER),
                 topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
             },
         }
@@ -146,6 +147,13 @@ class RecognizerInputs:
             self._put(message, ended)
 
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
+        back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
+        if back > 0 and not self._jumped:
+            self._jumped = True  # told once: a recording that loops does this again and again
+            self._node.warn(
+                f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
+                "(a recording that starts again, simulated time, or a clock that was set): windows restart"
+            )
         self.newest = Frame(_stamp_ns(message), message.header.frame_id, ended)
         self._worker.put(self.newest)
 
@@ -172,10 +180,13 @@ class RecognizerInputs:
         """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
         now, found = time.monotonic(), {}
         for stream in self._recognizer.streams:
-            topic = [*self._entries(stream)][-1]
+            topic, (kind, *_) = [*self._entries(stream).items()][-1]
             starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
             if topic not in self._received and not starting:
-                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: is {PUBLISHERS[stream]} active?"
+                why = why_silent(self._node, self._topic(topic), kind)
+                if why == NO_PUBLISHER or PUBLISHERS[stream] in why:
+                    why = f"{why}: is {PUBLISHERS[stream]} active?"
+                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}"
         self._received.clear()
         return found
 

@@ -17,20 +17,16 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_event import SubscriptionEventCallbacks
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS
+from actrec.utils import stop_signals
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import parameters, topics
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ModuleNotFoundError:  # its name in Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+from actrec_nodes.common.subscriptions import Subscription
 
 GRAPH_TOPICS = (
     topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
@@ -78,7 +74,7 @@ class RecordNode(Node):
         self.dropped, self.lost = 0, 0
         self.error: ActrecError | None = None
         self._wanted = {self.resolve_topic_name(name) for name in self.config.topics or GRAPH_TOPICS}
-        self._sinks: dict[str, Any] = {}
+        self._sinks: dict[str, Subscription] = {}
         self._writer = BagWriter(self.config.out)
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...], int]] = deque()
         self._waiting_bytes = 0
@@ -112,6 +108,8 @@ class RecordNode(Node):
             for topic, types in self.get_topic_names_and_types():
                 if topic in self._wanted and topic not in self._sinks and self.get_publishers_info_by_topic(topic):
                     self._subscribe(topic, types[0])
+            for sink in self._sinks.values():
+                sink.follow()
         except ActrecError as error:
             self.error = error
 
@@ -128,25 +126,17 @@ class RecordNode(Node):
     def _subscribe(self, topic: str, msgtype: str) -> None:
         offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
         self._enqueue(0, self._writer.add_topic, topic, msgtype, [_offered(profile) for profile in offered])
-        self._sinks[topic] = self.create_subscription(
-            _message_class(msgtype),
-            topic,
-            lambda raw: self._receive(topic, cast("bytes", raw)),
-            self._requested(offered),
-            raw=True,
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
-        )
-
-    def _requested(self, offered: list[QoSProfile]) -> QoSProfile:
-        """Return a profile that matches every publisher, and receives earlier messages of latched ones."""
-        reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
-        latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
-        return QoSProfile(
+        # Matches every publisher, also one that comes later, and receives earlier messages of latched ones.
+        profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=self.config.queue_depth,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
         )
+        self._sinks[topic] = Subscription(
+            self, _message_class(msgtype), topic, lambda raw: self._receive(topic, cast("bytes", raw)), profile,
+            lambda line: None, raw=True, exclusive=True, lost=self._on_lost,
+        )  # fmt: skip
 
     def _on_lost(self, event: Any) -> None:
         self.lost += event.total_count_change
@@ -240,7 +230,7 @@ def run(stopped: threading.Event, progress: Callable[[RecordNode, float], None],
 def main() -> int:
     """Run the executable `record_node`, whose settings are ROS parameters; SIGINT and SIGTERM finish the bag."""
     stopped = threading.Event()
-    for kind in (signal.SIGINT, signal.SIGTERM):
+    for kind in stop_signals():
         signal.signal(kind, lambda *_: stopped.set())
     try:
         node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"))

@@ -14,7 +14,9 @@ from actrec.utils.errors import ActrecError, DeviceError
 from actrec.visualization.rerun_view import Viewer
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.synchronizer import Listener, RgbdMessages, SynchronizerConfig, listen
+from actrec_nodes.common.frame_source import FrameSubscription, Listener
+from actrec_nodes.common.subscriptions import Subscription
+from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
 
 SILENCE_S = 10.0
 """Time for the first message."""
@@ -33,16 +35,16 @@ class VisualizationNode(Node):
         super().__init__("visualization_node", **node_options)
         self.received = False
         self._viewer = viewer
-        self._stop_listening = listen(
+        self._frames = FrameSubscription(
             Listener(self, self._on_frame, self._warn, lambda number: None), SynchronizerConfig()
         )
         for topic, (kind, read) in BODIES.items():
-            self.create_subscription(kind, topic, self._bodies_callback(topic, read), topics.SMALL)
-        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
+            Subscription(self, kind, topic, self._bodies_callback(topic, read), topics.SMALL, self._warn)
+        Subscription(self, ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL, self._warn)
 
     def destroy_node(self) -> None:
         """Unsubscribe from images, then destroy the node."""
-        self._stop_listening()
+        self._frames.close()
         super().destroy_node()
 
     def _bodies_callback(self, topic: str, read: Callable[[Any], Sequence[Any]]) -> Callable[[Any], None]:

@@ -29,8 +29,13 @@ def image(pixels: np.ndarray, encoding: str, pad: int = 0, bigendian: bool = Fal
 
 
 def test_stamp_round_trip_is_exact() -> None:
-    for stamp in (0, 1, 999_999_999, 1_700_000_000_123_456_789):
+    for stamp in (0, 1, 999_999_999, 1_700_000_000_123_456_789, -5_000_000_001, 2**31 * 10**9 - 1, -(2**31) * 10**9):
         assert c.stamp_to_ns(c.ns_to_stamp(stamp)) == stamp
+
+
+def test_stamp_of_year_2500_is_refused() -> None:
+    with pytest.raises(InputError, match="stamp 16725225600 s is beyond the range of ROS messages"):
+        c.ns_to_stamp(16_725_225_600 * 10**9)
 
 
 def test_color_round_trip_is_exact_and_a_view(color: np.ndarray) -> None:

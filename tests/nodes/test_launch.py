@@ -5,6 +5,7 @@ The launch packages have no wheel, so small fakes record the arguments of action
 
 import argparse
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
@@ -125,9 +126,10 @@ def test_launch_starts_each_node_in_its_own_process(load) -> None:
 def test_launch_sets_the_transport_profile(load, monkeypatch) -> None:
     description = load("recognize").generate_launch_description()
     names = {action.args[0] for action in actions(description, "SetEnvironmentVariable")}
-    assert names == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
+    assert names == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "ACTREC_PARENT"}
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    assert actions(load("recognize").generate_launch_description(), "SetEnvironmentVariable") == []
+    (only,) = actions(load("recognize").generate_launch_description(), "SetEnvironmentVariable")
+    assert only.args == ("ACTREC_PARENT", str(os.getpid()))
 
 
 def test_launch_arguments_have_descriptions(load) -> None:

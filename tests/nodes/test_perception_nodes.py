@@ -148,14 +148,14 @@ def test_frame_node_without_images_reports_an_error(host, add, peer) -> None:
     topic = "/camera/color/image_raw"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed > 0)
-    cause = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
+    cause = "/peer publishes it but sends nothing: is the camera connected, or a recording without images?"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: {cause}")
 
 
 def test_frame_node_without_camera_info_reports_an_error(host, add, peer) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
-    message = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
+    message = "color images arrive, but no camera_info on /camera/color/camera_info: it has no publisher"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
         peer.send(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)

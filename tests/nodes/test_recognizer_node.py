@@ -14,7 +14,7 @@ from actrec_msgs.srv import ListModels
 from actrec.inference import package
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions
-from tests.nodes.recognizer_graph import TIMEOUT_S, Make, body, stamp
+from tests.nodes.recognizer_graph import PERIOD_NS, TIMEOUT_S, Make, body, stamp
 from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
 
 pytestmark = pytest.mark.ros
@@ -276,10 +276,25 @@ def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Mak
     graph.labels.clear()
     reported.clear()
     assert reported.wait(TIMEOUT_S)
-    assert (
-        "waiting for skeletons on /skeletons: is skeleton_node active? (no message for 0.3 s" in graph.node.last_error
-    )
+    line = "waiting for skeletons on /skeletons: /peer publishes it but sends nothing (no message for 0.3 s"
+    assert line in graph.node.last_error
     assert graph.labels == []
+
+
+@pytest.mark.parametrize("jump_s", [-(2**31), -5, 0, 2**31 - 1], ids=["1901", "negative", "zero", "2038"])
+def test_recognizer_bad_stamps_restart_windows_with_one_warning(make: Make, tiny: str, jump_s: int) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    told: list[str] = []
+    graph.node.warn = told.append  # type: ignore[method-assign,assignment]
+    for frame in range(12):
+        graph.step(stamp(frame), body(1.0))
+    for start in (jump_s * 10**9, stamp(20), jump_s * 10**9, stamp(40)):
+        for frame in range(3):
+            (label,) = graph.step(start + frame * PERIOD_NS, body(-1.0))
+            assert conversions.stamp_to_ns(label.window_start) >= start, "no joint from before the jump"
+    assert [line.split(" by ")[0] for line in told] == ["stamps of skeletons jumped back"]
+    assert graph.node.last_error == ""
 
 
 def test_recognizer_constant_stamps_are_reported(make: Make, tiny: str) -> None:

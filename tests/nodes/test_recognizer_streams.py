@@ -119,8 +119,16 @@ def test_load_model_of_each_family_changes_the_streams(make: Make, scene: Scene,
 @pytest.mark.parametrize(
     ("stream", "topic", "error"),
     [
-        ("flow", topics.SCENE_FLOW, "waiting for scene flow on /scene_flow: is scene_flow_node active?"),
-        ("crop", topics.COLOR, "waiting for color images on /camera/color/image_raw: is camera_node active?"),
+        (
+            "flow",
+            topics.SCENE_FLOW,
+            "waiting for scene flow on /scene_flow: it has no publisher: is scene_flow_node active?",
+        ),
+        (
+            "crop",
+            topics.COLOR,
+            "waiting for color images on /camera/color/image_raw: it has no publisher: is camera_node active?",
+        ),
     ],
 )
 def test_recognizer_reports_missing_streams(
@@ -144,7 +152,12 @@ def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, pa
     lines: list[str] = []
     graph.node.complain = lambda line, level="error": lines.append(line)  # type: ignore[method-assign]
     feed = Feed(graph, scene, without=(topics.HANDS,))
-    feed.until(lambda: "working without hands on /hands: is hand_node active?" in lines and bool(predicted(graph)))
+    feed.until(
+        lambda: (
+            "working without hands on /hands: it has no publisher: is hand_node active?" in lines
+            and bool(predicted(graph))
+        )
+    )
 
 
 def test_recognizer_streams_of_other_stamps_are_reported(make: Make, scene: Scene, package: Callable[..., str]) -> None:

@@ -7,7 +7,8 @@ from rclpy.node import Node
 
 from actrec.types import Intrinsics
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common.synchronizer import Listener, SynchronizerConfig, listen
+from actrec_nodes.common.frame_source import FrameSubscription, Listener
+from actrec_nodes.common.synchronizer import SynchronizerConfig
 
 
 def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) -> None:
@@ -16,7 +17,7 @@ def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) 
     host.add(node)
     received: list[Any] = []
     complaints: list[str] = []
-    stop = listen(
+    frames = FrameSubscription(
         Listener(node, received.append, complaints.append, lambda number: None), SynchronizerConfig(use_depth=False)
     )
     raw = c.intrinsics_to_info(Intrinsics(8, 6, 10, 10, 4, 3, (0.1, -0.2, 0.0, 0.0, 0.05)), c.header(0, "lens"))
@@ -28,5 +29,5 @@ def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) 
         return bool(received)
 
     peer.wait_until(publish)
-    stop()
+    frames.close()
     assert received[0].frame(complaints.append).intrinsics == Intrinsics(8, 6, 9, 9, 3.5, 2.5)

@@ -1,5 +1,7 @@
 """The synchronizer pairs color with depth by stamp, and emits color without depth after a timeout."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,6 @@ from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common.synchronizer import (
-    LEAST_BYTES,
-    PENDING_BYTES,
     RgbdMessages,
     Synchronizer,
     SynchronizerConfig,
@@ -17,6 +17,8 @@ from actrec_nodes.common.synchronizer import (
 
 MS = NANOSECONDS // 1000
 INTRINSICS = Intrinsics(8, 6, 10, 10, 4, 3)
+ALONE = "working on color alone: "
+NO_DEPTH = f"{ALONE}no depth image so far on camera/depth_registered/image_raw"
 
 
 def color(ms: float):
@@ -99,7 +101,7 @@ def test_synchronizer_without_depth_emits_color_alone_until_depth_returns() -> N
     count = len(bench.out)
     assert count == 9
     assert all(d is None for _, d in bench.out)
-    assert set(bench.lines) == {"no depth image for 1 s: working on color alone"}
+    assert set(bench.lines) == {NO_DEPTH}
     for k in range(40, 43):
         bench.now = k / 30
         bench.sync.add_color(color(100 + 33 * k))
@@ -132,7 +134,7 @@ def test_synchronizer_waits_again_for_late_depth_that_returns() -> None:
         if k >= 50:
             bench.sync.add_depth(depth(100 + 33 * (k - 15)))
     assert [d is None for _, d in bench.out[-20:]] == [False] * 20
-    assert bench.lines[-1].startswith("no depth image for 1 s")
+    assert bench.lines[-1] == NO_DEPTH
 
 
 def test_synchronizer_depth_later_than_the_limit_does_not_delay_color() -> None:
@@ -142,7 +144,7 @@ def test_synchronizer_depth_later_than_the_limit_does_not_delay_color() -> None:
         bench.sync.add_color(color(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * (k - 15)))
     assert len(bench.out) == 90 - 10 and all(d is None for _, d in bench.out)
-    assert "or depth_wait_s where depth comes late" in bench.lines[-1]
+    assert "depth comes 0.5 s after its color image" in bench.lines[-1]
 
 
 def test_synchronizer_frequent_depth_pairs_the_nearest() -> None:
@@ -211,14 +213,110 @@ def test_synchronizer_replayed_recording_after_a_pause_has_depth() -> None:
             if k < 29:  # the recording ends before its last depth image
                 bench.sync.add_depth(depth(100 + 33 * k))
     assert bench.out == [(100 + 33 * k, 100 + 33 * k) for k in range(29)] * 2
-    assert (bench.unpaired, bench.lines) == (1, [])
+    assert bench.unpaired == 1
+    assert [line.split(" (")[0] for line in bench.lines] == ["color's stamps jumped back by 1.0 s"]
 
 
-def test_synchronizer_waiting_images_are_bounded_by_memory() -> None:
-    bench = Bench(depth_wait_s=60.0)
-    for k in range(2 * PENDING_BYTES // LEAST_BYTES):
-        bench.sync.add_color(color(100 + k))
-    assert bench.unpaired == PENDING_BYTES // LEAST_BYTES
+LATE = [(100 + 33 * k, k / 30, k / 30 + 0.45) for k in range(300)]
+"""Stamp in ms, arrival of color and of depth in s: late by as much as 14 images."""
+
+
+def play(bench: Bench, images: list[tuple[float, float, float | None]]) -> None:
+    """Deliver color and depth at their times; no depth for None."""
+    events = [(at, bench.sync.add_color, color(stamp)) for stamp, at, _ in images]
+    events += [(at, bench.sync.add_depth, depth(stamp)) for stamp, _, at in images if at is not None]
+    for at, add, message in sorted(events, key=lambda event: event[0]):
+        bench.now = at
+        add(message)
+
+
+@pytest.mark.parametrize("disordered", [False, True], ids=["in order", "out of order"])
+def test_synchronizer_depth_of_random_delay_is_paired(disordered: bool) -> None:
+    bench, random = Bench(), np.random.default_rng(0)
+    delays = random.uniform(0, 0.5, 300)
+    arrivals = np.array([at for _, at, _ in LATE]) + delays
+    arrivals = arrivals if disordered else np.maximum.accumulate(arrivals)
+    play(bench, [(stamp, at, late) for (stamp, at, _), late in zip(LATE, arrivals.tolist(), strict=True)])
+    assert all(d == t for t, d in bench.out) and bench.out == sorted(bench.out)
+    assert len(bench.out) + bench.unpaired == 300 and not bench.lines
+    assert bench.unpaired <= (6 if disordered else 0), "the first ones, until the disorder is known"
+
+
+def test_synchronizer_lost_depth_does_not_delay_the_next_frame() -> None:
+    bench = Bench()
+    play(bench, [(t, at, None if k % 10 == 5 else late) for k, (t, at, late) in enumerate(LATE)])
+    assert len(bench.out) == 270 and bench.unpaired == 30 and not bench.lines
+
+
+def test_synchronizer_waiting_images_are_bounded_in_number() -> None:
+    """Beyond the limit, images that wait are kept and new ones are dropped evenly; the advice pairs them all."""
+    few = Bench(depth_wait_images=10)
+    play(few, LATE)
+    assert all(d == t for t, d in few.out) and len(few.out) >= 140
+    assert np.diff([t for t, _ in few.out]).max() < 210, "dropped evenly, not in bursts"
+    (number,) = re.findall(r"set depth_wait_images to (\d+)", few.lines[-1])
+    enough = Bench(depth_wait_images=int(number))
+    play(enough, LATE)
+    assert len(enough.out) == 300 and not enough.lines
+
+
+def test_synchronizer_waiting_images_are_references() -> None:
+    bench, image = Bench(), color(100)
+    bench.sync.add_color(image)
+    held = [w.message for w in bench.sync._color]
+    assert held[0] is image
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.2, 3.0])
+def test_synchronizer_depth_later_than_the_limit_advises_a_wait_that_pairs_all(delay: float) -> None:
+    images = [(stamp, at, at + delay) for stamp, at, _ in LATE]
+    short = Bench(depth_wait_s=0.3)
+    play(short, images)
+    assert len(short.out) >= 285 and all(d is None for _, d in short.out), "color is not delayed"
+    assert f"depth comes {delay:.1f} s after its color image, later than depth_wait_s (0.3 s)" in short.lines[-1]
+    advised = {name: float(value) for name, value in re.findall(r"(depth_wait_\w+) to ([\d.]+)", short.lines[-1])}
+    images_at_most = int(advised.get("depth_wait_images", 64))
+    patient = Bench(depth_wait_s=advised["depth_wait_s"], depth_wait_images=images_at_most)
+    play(patient, images)
+    assert patient.out == [(stamp, stamp) for stamp, _, _ in LATE] and not patient.lines
+
+
+def test_synchronizer_stopped_depth_is_reported_and_color_goes_on() -> None:
+    bench = Bench()
+    play(bench, [(t, at, late if k < 100 or k > 200 else None) for k, (t, at, late) in enumerate(LATE)])
+    assert {line.split(" s ago")[0][:-4] for line in bench.lines} == {f"{ALONE}depth stopped"}
+    paired = [t for t, d in bench.out if d is not None]
+    assert paired[:100] == [t for t, _, _ in LATE[:100]] and len(paired) >= 180, "depth is used again when it returns"
+    assert sum(d is None for _, d in bench.out) >= 60, "color alone goes on"
+
+
+def test_synchronizer_delay_around_the_limit_does_not_alternate() -> None:
+    """Depth that is now in time and now too late would cost the images that wait at each change."""
+    bench = Bench(depth_wait_s=0.5)
+    play(bench, [(t, at, at + (0.45 if k // 5 % 2 else 0.55)) for k, (t, at, _) in enumerate(LATE)])
+    assert len(bench.out) >= 280 and bench.unpaired <= 20
+
+
+@pytest.mark.parametrize("stamp_s", [0, -5, -(2**31), 2**31 - 1])
+def test_synchronizer_stamps_of_any_size_are_paired_and_recovered_from(stamp_s: int) -> None:
+    bench = Bench()
+    for k in range(40):
+        at = stamp_s * 1000 + k if 10 <= k < 20 else 50_000 + 33 * k
+        bench.now = k / 30
+        bench.sync.add_color(color(at))
+        bench.sync.add_depth(depth(at))
+    assert len(bench.out) == 40 and all(t == d for t, d in bench.out)
+    assert len(bench.lines) == 1 and "stamps jumped back by" in bench.lines[0]
+
+
+def test_synchronizer_color_out_of_order_is_emitted_in_order() -> None:
+    bench = Bench()
+    for k, stamp in enumerate((100, 133, 199, 166, 232)):
+        bench.now = k / 30
+        bench.sync.add_color(color(stamp))
+    for stamp in (100, 133, 166, 199, 232):
+        bench.sync.add_depth(depth(stamp))
+    assert bench.out == [(t, t) for t in (100, 133, 166, 199, 232)] and not bench.lines
 
 
 def test_synchronizer_pause_of_the_camera_does_not_give_up_depth() -> None:
@@ -239,7 +337,21 @@ def test_synchronizer_depth_of_another_clock_is_reported() -> None:
         bench.sync.add_color(color(100 + 33 * k))
     assert bench.out
     assert all(d is None for _, d in bench.out)
-    assert "depth's stamps are" in bench.lines[0]
+    assert bench.lines[0].startswith(f"{ALONE}depth arrives in time, but its stamps are 49.9 s from color's")
+
+
+def test_synchronizer_advised_tolerance_pairs_shifted_stamps() -> None:
+    def shifted(**options: float) -> Bench:
+        bench = Bench(depth_wait_s=0.5, **options)
+        for k in range(60):
+            bench.now = k / 30
+            bench.sync.add_color(color(100 + 33 * k))
+            bench.sync.add_depth(depth(110 + 33 * k))
+        return bench
+
+    line = shifted(sync_tolerance_s=0.002).lines[0]
+    advised = shifted(sync_tolerance_s=float(line.split("set sync_tolerance_s to ")[1]))
+    assert advised.out == [(100 + 33 * k, 110 + 33 * k) for k in range(60)] and not advised.lines
 
 
 def test_synchronizer_without_use_depth_does_not_wait() -> None:
@@ -294,7 +406,7 @@ def test_synchronizer_without_depth_emits_color_of_any_stamps(stamps: list[int])
         bench.sync.add_color(color(stamp))
     assert [t for t, _ in bench.out] == stamps[-len(bench.out) :] and len(bench.out) > 170
     assert len(bench.out) + bench.unpaired == 240
-    assert "no depth image for 1 s: working on color alone" in bench.lines
+    assert NO_DEPTH in bench.lines
 
 
 def test_synchronizer_images_sent_twice_wait_for_late_depth() -> None:
@@ -313,7 +425,7 @@ def test_synchronizer_drops_frames_until_camera_info() -> None:
     bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(100))
     assert bench.out == []
-    assert bench.lines == ["no camera_info yet: frames are dropped until it comes"]
+    assert bench.lines == ["color images arrive, but no camera_info on camera/color/camera_info"]
     bench.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))
     bench.sync.add_color(color(133))
     bench.sync.add_depth(depth(133))

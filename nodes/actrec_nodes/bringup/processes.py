@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from actrec.utils import stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common import parameter_files
@@ -35,6 +37,12 @@ DRAIN_S = 5.0
 
 READY_S = 60.0
 """Time to wait for the nodes of `start_after`."""
+
+PARENT = "ACTREC_PARENT"
+"""Environment variable: the process with whose end this one ends."""
+
+ORPHAN_S = 2.0
+"""Time to close the camera and the nodes after that process has ended."""
 
 _STEP_S = 0.05
 _ANSWER_S = 1.0
@@ -65,9 +73,9 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM; ignore the second during the clean-up, not the third.
+    """Raise KeyboardInterrupt at the first signal to stop; ignore the second during the clean-up, not the third.
 
-    A terminal and a launch file can both send SIGINT at one Ctrl-C.
+    A terminal and a launch file can both send SIGINT at one Ctrl-C. A terminal that closes sends SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -82,12 +90,35 @@ def _interruptible() -> Iterator[None]:
         if count > 2:
             os._exit(128 + number)
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that `PARENT` names has ended, even by SIGKILL: no orphan keeps the camera.
+
+    A thread then sends SIGTERM, and ends the process after `ORPHAN_S` in any case.
+    """
+    parent = int(os.environ.pop(PARENT, "0"))
+    if not parent:
+        return
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:  # ended while this process started
+        os._exit(1)
+
+    def follow() -> None:
+        select.select([descriptor], [], [])
+        transport.remove_orphans()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_S)
+        os._exit(1)
+
+    threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
 class Host:
@@ -213,6 +244,7 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
 
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
     """
+    end_with_parent()
     try:
         files = parameter_files.given(args)
         for path in files:

@@ -27,9 +27,9 @@ from std_msgs.msg import String
 from actrec import cli
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
-from actrec_nodes.bringup import graph
+from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
-from actrec_nodes.bringup.processes import Host, ros
+from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros
 from actrec_nodes.common import conversions, parameter_files, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 from actrec_nodes.common.lifecycle import ActrecNode
@@ -217,6 +217,8 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
         `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None if a node failed,
         which it has logged.
     """
+    end_with_parent()
+    transport.remove_orphans()
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
         on_label = chosen.on_label or (lambda *_: None)
         monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
@@ -385,7 +387,8 @@ def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Proce
             # JSON is YAML with quoted strings.
             command += ["-p", f"{name}:={json.dumps(value)}"]
         # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the nodes in order.
-        children[spec.name] = subprocess.Popen(command, start_new_session=True)
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        children[spec.name] = subprocess.Popen(command, start_new_session=True, env=environment)
     running = _Processes(children)
     try:
         yield running

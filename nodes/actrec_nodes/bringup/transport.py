@@ -4,6 +4,7 @@
 """
 
 import array
+import fcntl
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -54,6 +56,22 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
         raise ConfigError(f"{PROFILE} is not installed: build the workspace again (make build, or colcon build)")
     # Humble knows the first name, later distributions the second.
     return {"FASTRTPS_DEFAULT_PROFILES_FILE": path, "FASTDDS_DEFAULT_PROFILES_FILE": path}
+
+
+def remove_orphans(folder: Path = Path("/dev/shm")) -> None:
+    """Remove the shared memory of Fast DDS that killed processes left, as `fastdds shm clean` does.
+
+    A process that runs holds a lock on the file `…_el` or `…_sl` beside its memory.
+    """
+    for lock in [*folder.glob("fastrtps_*_el"), *folder.glob("fastrtps_*_sl")]:
+        memory = lock.with_name(lock.name[:-3])
+        try:
+            with lock.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for path in (memory, folder / f"sem.{memory.name}_mutex", lock):
+                    path.unlink(missing_ok=True)
+        except OSError:  # in use, another user's, or removed meanwhile
+            continue
 
 
 def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:

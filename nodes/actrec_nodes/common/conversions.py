@@ -43,8 +43,10 @@ def stamp_to_ns(stamp: Time) -> int:
 
 
 def ns_to_stamp(nanoseconds: int) -> Time:
-    """Return nanoseconds as a message's stamp."""
+    """Return nanoseconds as a message's stamp; raise InputError if it does not fit."""
     sec, nanosec = divmod(int(nanoseconds), NANOSECONDS)
+    if not -(2**31) <= sec < 2**31:
+        raise InputError(f"stamp {sec} s is beyond the range of ROS messages (1901 to 2038): is its unit nanoseconds?")
     return Time(sec=sec, nanosec=nanosec)
 
 

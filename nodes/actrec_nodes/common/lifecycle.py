@@ -21,6 +21,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError
 from actrec_nodes.common import diagnostics, parameters, topics
 from actrec_nodes.common.diagnostics import Statistics
+from actrec_nodes.common.subscriptions import publisher_events
 
 ConfigT = TypeVar("ConfigT")
 T = TypeVar("T")
@@ -197,7 +198,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
         """Create a publisher that publishes while the node is active, and is destroyed by `cleanup`."""
-        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile))
+        events = publisher_events(self, topic, profile, self.warn)
+        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events))
         return self._outputs[-1]
 
     def start_timer(self, period_s: float, callback: Callable[[], None]) -> None:

@@ -1,35 +1,21 @@
-"""Pairs of color and depth images by stamp, or color alone if depth is absent, late or of another size.
+"""Pairs of color and depth images by stamp, or color alone if depth is absent, too late or of another clock."""
 
-The nodes of one process share their subscriptions: each frame is received, paired and decoded once.
-"""
-
+import math
 import statistics
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import NANOSECONDS, RgbdFrame
-from actrec.utils.calibration_files import rectified
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.conversions import rectified_info
-
-PENDING = 8
-"""Smallest limit of the images that wait for their partner."""
-
-PENDING_BYTES = 64_000_000
-"""More images may wait up to this size together: two seconds of 640×480 color at 30 Hz."""
-
-LEAST_BYTES = 250_000
-"""Smallest size that an image counts for, which limits the number of small ones."""
 
 FIRST_TOLERANCE_NS = NANOSECONDS // 60
 """Half a frame at 30 Hz, until the camera's interval is known."""
@@ -37,13 +23,36 @@ FIRST_TOLERANCE_NS = NANOSECONDS // 60
 INTERVALS = 30
 """Recent intervals of color that determine the tolerance."""
 
+RECENT = 1024
+"""Color images whose arrival is remembered: half a minute at 30 Hz, so that the delay of late depth is known."""
+
+DISORDER = 300
+"""Depth images after which a delivery out of order is forgotten: ten seconds at 30 Hz."""
+
+STEADY = 10
+"""Depth images in time, in a row, after which color waits again for depth that was too late."""
+
+MARGIN = 1.25
+"""Factor on a measured delay, in advice on `depth_wait_s` and for depth out of order."""
+
+MAX_DELAY_S = 20.0
+"""Stamps of depth that are older than this against color's are of another clock."""
+
+OUT_OF_ORDER = 3
+"""A color image that is older by up to this number of intervals arrived out of order; else stamps jumped back."""
+
 
 @dataclass(frozen=True)
 class SynchronizerConfig:
     """Settings of a node's subscription to images."""
 
     use_depth: bool = setting(True, "Use depth; without it joints have the estimator's position, not a metric one.")
-    depth_wait_s: float = setting(1.0, "Without depth for this long, use color alone.", unit="s", range=(0.0, 60.0))
+    depth_wait_s: float = setting(
+        1.0, "Wait of a color image for its depth; then color is used alone.", unit="s", range=(0.0, 60.0)
+    )
+    depth_wait_images: int = setting(
+        64, "Images that wait at most: 400 MB of 1920×1080 color, 60 MB of 640×480.", range=(1, 10_000)
+    )
     silence_s: float = setting(
         5.0, "Without color or camera_info for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
@@ -69,12 +78,26 @@ class RgbdMessages:
             return self._frame
 
 
+@dataclass
+class _Waiting:
+    """A received message (a reference, no copy) that waits for its partner."""
+
+    stamp_ns: int
+    message: Image
+    received_at: float
+    depth: Image | None = None
+    paired_at: float = math.inf
+
+
 class Synchronizer:
     """Takes messages and emits frames in the order of their stamps.
 
-    A color image waits for the depth image nearest to it in time. Without depth for `depth_wait_s`, color is emitted
-    alone, at once, until depth comes again with a shorter delay. A stamp that jumps back, as in a recording that starts
-    again, drops all waiting images. Not thread-safe: its callbacks belong in one mutually exclusive group.
+    A color image waits for the depth image nearest to it in time, up to `depth_wait_s`. At most `depth_wait_images`
+    wait; if more would have to, new ones are dropped evenly, so that the others can still be paired. Without a pair for
+    `depth_wait_s`, color is emitted alone, at once, until depth comes in time again. Depth may arrive out of order: a
+    frame is then held as long as an earlier depth image was late before. A color stamp that jumps back, as in a
+    recording that starts again, drops all waiting images. Not thread-safe: its callbacks belong in one mutually
+    exclusive group.
 
     Args:
         config: The settings.
@@ -82,6 +105,7 @@ class Synchronizer:
         complain: Called with a line about degraded input, perhaps at every frame.
         unpaired: Called with the number of dropped color images.
         clock: Monotonic seconds.
+        why: Returns why nothing comes on a topic, such as that it has no publisher.
     """
 
     def __init__(
@@ -91,25 +115,32 @@ class Synchronizer:
         complain: Callable[[str], None],
         unpaired: Callable[[int], None] = lambda number: None,
         clock: Callable[[], float] = time.monotonic,
+        why: Callable[[str], str] = lambda topic: topic,
     ):
         self._config, self._emit, self._complain = config, emit, complain
-        self._unpaired, self._clock = unpaired, clock
+        self._unpaired, self._clock, self._why = unpaired, clock, why
         self._repeated = 0
         self._info: CameraInfo | None = None
+        self._alone = ""  # why color is emitted alone; empty while it waits for depth
+        self._told: dict[str, float] = {}
+        self._depth_at: float | None = None  # arrival of the newest depth image
+        self._newest_depth_ns: int | None = None
         self.reset()
 
     def reset(self) -> None:
         """Drop all images, but not the camera_info."""
-        self._color: deque[tuple[int, Image]] = deque()
-        self._depth: deque[tuple[int, Image]] = deque()
+        self._color: list[_Waiting] = []  # by stamp, as is depth
+        self._depth: list[_Waiting] = []
         self._intervals: deque[int] = deque(maxlen=INTERVALS)
         self._depth_intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
-        self._received_at = 0.0  # of the last color image, by the clock
-        self._newest_depth_ns = -1
-        self._sent_alone: deque[tuple[int, float]] = deque()  # stamps sent without depth, and when
+        self._emitted_ns: int | None = None
+        self._received_at = 0.0  # of the last color image
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=RECENT)  # of color: stamp and time
+        self._depth_arrivals: deque[tuple[int, float]] = deque(maxlen=64)
+        self._delays: deque[float] = deque(maxlen=STEADY)  # of depth after its color
+        self._disorder: deque[float] = deque(maxlen=DISORDER)  # of each depth image after a later one
         self._waiting_since: float | None = None
-        self._without_depth = not self._config.use_depth
 
     def add_info(self, message: CameraInfo) -> None:
         """Keep the color camera's newest camera_info."""
@@ -117,129 +148,222 @@ class Synchronizer:
 
     def add_color(self, message: Image) -> None:
         """Emit a color image with its depth, or let it wait."""
-        stamp = conversions.stamp_to_ns(message.header.stamp)
-        self._note(stamp)
+        stamp, now = conversions.stamp_to_ns(message.header.stamp), self._clock()
+        if not self._note(stamp, now):
+            self._unpaired(1)
+            return
         if not self._config.use_depth:
             self._send(stamp, message, None)
             return
-        match = self._partner(stamp)
+        self._arrivals.append((stamp, now))
+        item = _Waiting(stamp, message, now)
         if self._waiting_since is None:
             # Counted from a waiting color image: after a pause of all topics, depth may follow at once.
-            self._waiting_since = self._clock()
-        if match is not None:
-            self._pair(stamp, message, *match)
-        elif self._without_depth or self._clock() - self._waiting_since > self._config.depth_wait_s:
-            self._send_alone(stamp, message)
+            self._waiting_since = now
+        self._flush(now)
+        if (match := self._partner(stamp)) is not None:
+            insort(self._color, item, key=_stamp)
+            self._pair(item, match, now)
+        elif self._alone or (
+            now - self._waiting_since > self._config.depth_wait_s and all(other.depth is None for other in self._color)
+        ):
+            self._send_alone(item, now)
+        elif self._is_crowded(item):
+            self._unpaired(1)
         else:
-            self._color.append((stamp, message))
-            self._unpaired(_limit(self._color))
+            insort(self._color, item, key=_stamp)
 
     def add_depth(self, message: Image) -> None:
         """Emit a depth image with its color, or let it wait."""
-        stamp = conversions.stamp_to_ns(message.header.stamp)
-        if self._depth and stamp < self._depth[-1][0]:
+        stamp, now = conversions.stamp_to_ns(message.header.stamp), self._clock()
+        self._depth_at, tolerance, before = now, self._tolerance_ns(), self._newest_depth_ns
+        jumped = before is not None and before - stamp > self._config.depth_wait_s * NANOSECONDS
+        if jumped:
             self._depth.clear()
-        before, self._newest_depth_ns = self._newest_depth_ns, stamp
-        if 0 <= before < stamp:
+            self._depth_arrivals.clear()
+        elif before is not None and stamp > before:
             self._depth_intervals.append(stamp - before)
-        tolerance = self._tolerance_ns()
-        if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._sent_alone):
-            # Its color has been sent; later frames wait again.
-            self._without_depth = False
-            self._sent_alone.clear()
-            self._waiting_since = None
+        self._newest_depth_ns = stamp if before is None or jumped else max(stamp, before)
+        self._disorder.append(max((now - at for other, at in self._depth_arrivals if other > stamp), default=0.0))
+        self._depth_arrivals.append((stamp, now))
+        arrived = next((at for other, at in reversed(self._arrivals) if abs(other - stamp) <= tolerance), None)
+        if arrived is not None:
+            self._delays.append(now - arrived)
+        if self._alone and arrived is not None:
+            if self._is_in_time():  # its color has been sent; later frames wait again
+                self._alone, self._waiting_since = "", None
             return
-        self._depth.append((stamp, message))
+        self._depth = [item for item in self._depth if now - item.received_at <= self._config.depth_wait_s]
+        if len(self._depth) < self._config.depth_wait_images:
+            insort(self._depth, _Waiting(stamp, message, now), key=_stamp)
         # Color images before the last depth image were matched when it came.
-        since = before if before < stamp else -1
-        for waiting in [item for item in self._color if since < item[0] <= stamp + tolerance]:
-            match = self._partner(waiting[0])
-            if match is not None and _nearest(self._color, match[0], tolerance) is waiting:
-                self._pair(*waiting, *match)
-        _limit(self._depth)
+        since = before if before is not None and before < stamp else None
+        for waiting in [w for w in self._color if w.depth is None and w.stamp_ns <= stamp + tolerance]:
+            if since is not None and waiting.stamp_ns <= since:
+                continue
+            match = self._partner(waiting.stamp_ns)
+            if match is not None and _nearest(self._color, match.stamp_ns, tolerance) is waiting:
+                self._pair(waiting, match, now)
+        self._flush(now)
 
-    def _partner(self, color_ns: int) -> tuple[int, Image] | None:
+    def _partner(self, color_ns: int) -> _Waiting | None:
         """Return the depth image that belongs to a color image; None while a nearer one may come."""
         best = _nearest(self._depth, color_ns, self._tolerance_ns())
-        if best is None or self._depth[-1][0] >= color_ns or not self._depth_intervals:
+        if best is None or self._depth[-1].stamp_ns >= color_ns or not self._depth_intervals:
             return best
         # A later depth image is nearer than half an interval; the median is robust to lost frames and bursts.
-        return best if 2 * (color_ns - best[0]) <= statistics.median(self._depth_intervals) else None
+        return best if 2 * (color_ns - best.stamp_ns) <= statistics.median(self._depth_intervals) else None
 
-    def _note(self, stamp: int) -> None:
-        """Check the order and interval of the stamps."""
+    def _note(self, stamp: int, now: float) -> bool:
+        """Check the order and interval of the stamps; return False for an image that came too late for its place."""
+        pause = max(self._config.depth_wait_s, OUT_OF_ORDER * self._interval_ns() / NANOSECONDS)
+        paused = now - self._received_at > pause
+        self._received_at = now
         self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
         if self._repeated > 1:  # some drivers send an image twice
             self._complain("color images repeat the previous stamp: without new stamps no action is recognized")
-        if self._newest_ns is not None and stamp < self._newest_ns:
+        back = 0 if self._newest_ns is None else self._newest_ns - stamp
+        if 0 < back <= OUT_OF_ORDER * self._interval_ns():
+            return self._emitted_ns is None or stamp > self._emitted_ns
+        if back > 0:
+            self._tell(
+                "jump",
+                f"color's stamps jumped back by {back / NANOSECONDS:.1f} s (a recording that starts again, simulated "
+                "time, or a clock that was set): images that wait are dropped, and windows restart",
+                again_s=math.inf,
+            )
             # Depth from before the jump is later than this color image; depth may have jumped first.
             self._unpaired(len(self._color))
             tolerance = self._tolerance_ns()
-            depth = [item for item in self._depth if item[0] <= stamp + tolerance]
+            depth = [item for item in self._depth if item.stamp_ns <= stamp + tolerance]
             # The wait continues, or it would never end if stamps jump repeatedly; after a pause it starts again.
-            paused = self._clock() - self._received_at > self._config.depth_wait_s
-            without, waiting = self._without_depth, None if paused else self._waiting_since
+            waiting = None if paused else self._waiting_since
             self.reset()
-            self._depth.extend(depth)
-            self._without_depth, self._waiting_since = without, waiting
-        elif self._newest_ns is not None and stamp > self._newest_ns:
-            self._intervals.append(stamp - self._newest_ns)
-        self._newest_ns, self._received_at = stamp, self._clock()
+            self._depth, self._waiting_since, self._received_at = depth, waiting, now
+        else:
+            if back < 0:
+                self._intervals.append(-back)
+            if paused and self._color:
+                self._waiting_since = now
+        self._newest_ns = stamp
+        return True
+
+    def _interval_ns(self) -> int:
+        # The lower quartile: the median is of several frames if half of them are lost, and the minimum is far too short
+        # if stamps jitter.
+        return sorted(self._intervals)[len(self._intervals) // 4] if self._intervals else 2 * FIRST_TOLERANCE_NS
 
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # The lower quartile: the median is of several frames if half of them are lost, and the minimum is far too short
-        # if stamps jitter.
-        return sorted(self._intervals)[len(self._intervals) // 4] // 2 if self._intervals else FIRST_TOLERANCE_NS
+        return self._interval_ns() // 2
 
-    def _pair(self, color_ns: int, color: Image, depth_ns: int, depth: Image) -> None:
-        self._without_depth = False
-        self._unpaired(sum(stamp <= color_ns and image is not color for stamp, image in self._color))
-        self._color = deque(item for item in self._color if item[0] > color_ns)
-        self._depth = deque(item for item in self._depth if item[0] > depth_ns)
-        self._waiting_since = self._clock() if self._color else None
-        self._send(color_ns, color, depth)
+    def _pair(self, item: _Waiting, match: _Waiting, now: float) -> None:
+        self._alone = ""
+        item.depth, item.paired_at = match.message, now
+        self._depth = [other for other in self._depth if other.stamp_ns > match.stamp_ns]
+        kept = [other for other in self._color if other is item or other.stamp_ns != item.stamp_ns]  # sent twice
+        self._unpaired(len(self._color) - len(kept))
+        self._color = kept
+        self._flush(now)
 
-    def _send_alone(self, stamp: int, color: Image) -> None:
-        if not self._depth:
-            self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on color alone")
-        else:
-            apart, allowed = min(abs(stamp - d) for d, _ in self._depth) / 1e6, self._tolerance_ns() / 1e6
-            self._complain(
-                f"depth's stamps are {apart:.0f} ms or more from color's (allowed {allowed:.0f} ms): "
-                "working on color alone; synchronize the streams or set sync_tolerance_s, or depth_wait_s where depth "
-                "comes late"
-            )
-        self._without_depth = True
+    def _flush(self, now: float) -> None:
+        """Emit the pairs in order; drop a color image before them if its depth is lost, hold them while it may come."""
+        patience = min(MARGIN * max(self._disorder, default=0.0), self._config.depth_wait_s)
+        while self._color:
+            head = self._color[0]
+            if head.depth is None:
+                later = min(item.paired_at for item in self._color)
+                if later == math.inf or now - later < patience:
+                    break
+                self._unpaired(1)
+            del self._color[0]
+            if head.depth is not None:
+                self._send(head.stamp_ns, head.message, head.depth)
+            self._waiting_since = self._color[0].received_at if self._color else None
+
+    def _is_crowded(self, item: _Waiting) -> bool:
+        """Return whether an image must not wait because of `depth_wait_images`: none that waits is dropped for it."""
+        limit, interval = self._config.depth_wait_images, self._interval_ns()
+        known = len(self._delays) == STEADY
+        delay = min(MARGIN * max(self._delays) if known else math.inf, self._config.depth_wait_s)
+        spacing = delay * NANOSECONDS / limit  # of the images that wait, if all that wait are to be paired
+        dense = bool(self._color) and interval < spacing and item.stamp_ns - self._color[-1].stamp_ns < spacing
+        if len(self._color) < limit and not dense:
+            return False
+        megabytes = sum(len(waiting.message.data) for waiting in self._color) / 1e6
+        needed = math.ceil(MARGIN * self._config.depth_wait_s * NANOSECONDS / interval)
+        self._tell(
+            "crowded",
+            f"{len(self._color)} color images ({megabytes:.0f} MB) wait for late depth, so others are dropped: set "
+            f"depth_wait_images to {needed} or more, or lower the camera's rate",
+        )
+        return True
+
+    def _is_in_time(self) -> bool:
+        """Return whether depth comes in time again, steadily if it was late before."""
+        wait = self._config.depth_wait_s
+        if self._alone != "late":
+            return self._delays[-1] <= wait
+        return len(self._delays) == STEADY and max(self._delays) <= 0.9 * wait
+
+    def _send_alone(self, item: _Waiting, now: float) -> None:
+        self._alone, line = self._cause(now)
+        self._tell(self._alone, f"working on color alone: {line}")
         self._unpaired(len(self._color))
         self._color.clear()
+        self._send(item.stamp_ns, item.message, None)
+
+    def _cause(self, now: float) -> tuple[str, str]:
+        """Return the kind of cause for which color has no depth, and a line about it."""
+        wait, newest = self._config.depth_wait_s, self._newest_depth_ns
+        if newest is None or self._depth_at is None:
+            return "never", f"no depth image so far on {self._why(topics.DEPTH)}"
+        silence, tolerance = now - self._depth_at, self._tolerance_ns()
+        apart = min(abs(newest - stamp) for stamp, _ in self._arrivals)
+        if silence > wait or (apart <= tolerance and max(self._delays, default=0.0) <= wait):
+            return "stopped", f"depth stopped {silence:.1f} s ago on {self._why(topics.DEPTH)}"
+        delay, first = max(self._delays, default=0.0), self._arrivals[0][0]
+        if delay <= wait and newest < first:  # its color came before this node started
+            delay = (self._arrivals[-1][0] - newest) / NANOSECONDS
+        if wait < delay < MAX_DELAY_S:
+            needed = math.ceil(10 * MARGIN * delay) / 10
+            images = math.ceil(needed * NANOSECONDS / self._interval_ns())
+            more = f" and depth_wait_images to {images}" if images > self._config.depth_wait_images else ""
+            return "late", (
+                f"depth comes {delay:.1f} s after its color image, later than depth_wait_s ({wait:g} s): set "
+                f"depth_wait_s to {needed:g}{more}; labels are then as late as depth"
+            )
+        seconds = apart / NANOSECONDS
+        remedy = f", or set sync_tolerance_s to {math.ceil(1000 * seconds) / 1000:g}" if seconds < 1.0 else ""
+        return "apart", (
+            f"depth arrives in time, but its stamps are {seconds:.3g} s from color's (allowed "
+            f"{tolerance / NANOSECONDS:.3g} s): let the driver stamp both with one clock{remedy}"
+        )
+
+    def _tell(self, kind: str, line: str, again_s: float = 1.0) -> None:
+        """Complain, but once per `again_s` about one kind of cause."""
         now = self._clock()
-        while self._sent_alone and now - self._sent_alone[0][1] > self._config.depth_wait_s:
-            self._sent_alone.popleft()
-        self._sent_alone.append((stamp, now))
-        self._send(stamp, color, None)
+        if now - self._told.get(kind, -math.inf) >= again_s:
+            self._told[kind] = now
+            self._complain(line)
 
     def _send(self, stamp: int, color: Image, depth: Image | None) -> None:
+        self._emitted_ns = stamp
         if self._info is None:
-            self._complain("no camera_info yet: frames are dropped until it comes")
+            self._tell("info", f"color images arrive, but no camera_info on {self._why(topics.COLOR_INFO)}")
             self._unpaired(1)
             return
         self._emit(RgbdMessages(color, depth, self._info))
 
 
-def _limit(pending: deque[tuple[int, Image]]) -> int:
-    """Drop the oldest images above the limit of memory; return their number."""
-    dropped = 0
-    while len(pending) > PENDING and sum(max(len(m.data), LEAST_BYTES) for _, m in pending) > PENDING_BYTES:
-        pending.popleft()
-        dropped += 1
-    return dropped
+def _stamp(item: _Waiting) -> int:
+    return item.stamp_ns
 
 
-def _nearest(pending: deque[tuple[int, Image]], stamp: int, tolerance: int) -> tuple[int, Image] | None:
-    best = min(pending, key=lambda item: abs(item[0] - stamp), default=None)
-    return best if best is not None and abs(best[0] - stamp) <= tolerance else None
+def _nearest(waiting: list[_Waiting], stamp: int, tolerance: int) -> _Waiting | None:
+    best = min(waiting, key=lambda item: abs(item.stamp_ns - stamp), default=None)
+    return best if best is not None and abs(best.stamp_ns - stamp) <= tolerance else None
 
 
 def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFrame:
@@ -273,91 +397,3 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
         if np.isnan(depth).all():
             complain("depth has no valid pixel: the sensor is covered, too close or not running")
     return RgbdFrame(messages.stamp_ns, color, depth, intrinsics, messages.color.header.frame_id)
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A node that receives frames, of the topics that its remaps name.
-
-    `emit` is called in the thread of the listener that holds the subscriptions, and must return at once. For the other
-    callbacks see `Synchronizer`.
-    """
-
-    node: Node
-    emit: Callable[[RgbdMessages], None]
-    complain: Callable[[str], None]
-    unpaired: Callable[[int], None]
-
-
-_LOCK = threading.Lock()
-
-_SOURCES: "dict[tuple[object, ...], _Source]" = {}
-
-
-def listen(listener: Listener, config: SynchronizerConfig) -> Callable[[], None]:
-    """Start to pass frames to a listener; return a function that stops it.
-
-    The listeners of one process to the same topics with the same settings share their subscriptions, because
-    deserializing an image holds Python's lock.
-    """
-    node = listener.node
-    key = (node.context, config, *(node.resolve_topic_name(name) for name in topics.CAMERA_TOPICS))
-    with _LOCK:
-        source = _SOURCES.setdefault(key, _Source(config))
-        source.add(listener)
-
-    def stop() -> None:
-        with _LOCK:
-            if source.remove(listener):
-                _SOURCES.pop(key, None)
-
-    return stop
-
-
-class _Source:
-    """The subscriptions behind one or more listeners; the first listener's node holds them."""
-
-    def __init__(self, config: SynchronizerConfig):
-        self._config = config
-        self._listeners: tuple[Listener, ...] = ()
-        self._subscriptions: list[Any] = []
-
-    def add(self, listener: Listener) -> None:
-        self._listeners += (listener,)
-        if len(self._listeners) == 1:
-            self._subscribe()
-
-    def remove(self, listener: Listener) -> bool:
-        """Remove a listener, and move its subscriptions to the next one; return whether none is left."""
-        held = self._listeners[:1] == (listener,)
-        self._listeners = tuple(other for other in self._listeners if other is not listener)
-        if held:
-            for subscription in self._subscriptions:
-                listener.node.destroy_subscription(subscription)
-            self._subscriptions = []
-            if self._listeners:
-                self._subscribe()
-        return not self._listeners
-
-    def _subscribe(self) -> None:
-        holder = self._listeners[0]
-        synchronizer = Synchronizer(self._config, self._emit, holder.complain, self._unpaired)
-        straight = rectified(holder.node.resolve_topic_name(topics.COLOR))
-        wanted = [
-            (Image, topics.COLOR, synchronizer.add_color),
-            (CameraInfo, topics.COLOR_INFO, lambda m: synchronizer.add_info(rectified_info(m) if straight else m)),
-        ]
-        if self._config.use_depth:
-            wanted.append((Image, topics.DEPTH, synchronizer.add_depth))
-        self._subscriptions = [
-            holder.node.create_subscription(kind, name, callback, topics.IMAGE_SUBSCRIBER)
-            for kind, name, callback in wanted
-        ]
-
-    def _emit(self, messages: RgbdMessages) -> None:
-        for listener in self._listeners:
-            listener.emit(messages)
-
-    def _unpaired(self, number: int) -> None:
-        for listener in self._listeners:
-            listener.unpaired(number)

@@ -38,6 +38,10 @@ class TfPoses:
     def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float) -> np.ndarray:
         """Return [4, 4] `frame` → `fixed`; raise DeviceError with TF's message if it is not known within `wait_s`."""
         wait = Duration(seconds=wait_s)
+        if stamp_ns < 0:
+            raise DeviceError(
+                f"the stamp {stamp_ns / 1e9:.3f} s of frame '{frame}' is negative, which TF does not know"
+            )
         try:
             found = self._buffer.lookup_transform(fixed, frame, Time(nanoseconds=stamp_ns), wait).transform
         except self._unknown as error:

@@ -66,7 +66,10 @@ IMAGE_PUBLISHER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLAT
 """Of images and camera_info: reliable, so that subscribers of either kind connect."""
 
 IMAGE_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-"""Of images and camera_info: best effort, so that any driver connects; a lost image is not sent again."""
+"""Of images: best effort, so that any driver connects; a lost image is not sent again."""
+
+INFO_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.TRANSIENT_LOCAL)
+"""Of camera_info and `camera/up`, by `Subscription`: from any publisher, and earlier messages of one that latches."""
 
 SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Of skeletons, hands, face and labels, on both sides: small, and a lost frame damages a window."""

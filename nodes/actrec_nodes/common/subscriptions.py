@@ -1,0 +1,201 @@
+"""Subscriptions that follow the quality of service (QoS) that publishers offer, and causes of silent topics."""
+
+import posixpath
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ModuleNotFoundError:  # its name in Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+NO_PUBLISHER = "it has no publisher"
+SENDS_NOTHING = "publishes it but sends nothing"
+
+FOLLOW_S = 0.5
+"""Interval at which the QoS of publishers and subscription is compared."""
+
+
+class Subscription:
+    """A subscription to a topic whose publishers may be reliable or best-effort, latched or volatile, and may change.
+
+    A reliable profile becomes best-effort while a publisher offers no more. A latched (transient-local) profile gets
+    all live messages, and those sent before the start by publishers that latch them; it may get a message twice. A
+    best-effort and volatile profile matches any publisher.
+
+    Args:
+        node: Owns the subscription.
+        kind, topic, callback: As for `Node.create_subscription`.
+        profile: The QoS wanted.
+        warn: Called with a line if a publisher offers less than wanted.
+        raw: Pass the serialized message.
+        exclusive: One subscription at a time, so that no message is received twice: latched if all publishers are.
+        lost: Called with the middleware's event of lost messages.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        profile: QoSProfile,
+        warn: Callable[[str], None] | None = None,
+        raw: bool = False,
+        exclusive: bool = False,
+        lost: Callable[[Any], None] | None = None,
+    ):
+        self.topic_name = node.resolve_topic_name(topic)
+        self._node, self._kind, self._callback, self._profile = node, kind, callback, profile
+        self._warn = warn or (lambda line: node.get_logger().warning(line))
+        self._raw, self._exclusive, self._lost = raw, exclusive, lost
+        self._lock = threading.RLock()
+        self._held: dict[tuple[ReliabilityPolicy, DurabilityPolicy], Any] = {}
+        self._weaker: set[str] = set()
+        self._closed = False
+        self._timer: Any = None
+        self.follow()
+        if profile.reliability == ReliabilityPolicy.RELIABLE or profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            # A steady clock, because a simulated clock may stand still.
+            self._timer = node.create_timer(FOLLOW_S, self.follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._node.destroy_timer(self._timer)
+            while self._held:
+                self._node.destroy_subscription(self._held.popitem()[1])
+
+    def follow(self, _: Any = None) -> None:
+        """Subscribe again if the publishers' QoS asks for it."""
+        with self._lock:
+            if self._closed:
+                return
+            publishers = [
+                info
+                for info in self._node.get_publishers_info_by_topic(self.topic_name)
+                if info.topic_type == type_name(self._kind)
+            ]
+            offered = [info.qos_profile for info in publishers]
+            wanted = requested(self._profile, offered, self._exclusive)
+            for policies in [policies for policies in self._held if policies not in wanted and self._exclusive]:
+                self._node.destroy_subscription(self._held.pop(policies))
+            for policies in wanted:
+                if policies not in self._held:
+                    self._held[policies] = self._subscribe(*policies)
+            # The new one is there before the old one ends, so that no message is lost.
+            for policies in [policies for policies in self._held if policies not in wanted]:
+                self._node.destroy_subscription(self._held.pop(policies))
+            self._report(publishers)
+
+    def _subscribe(self, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> Any:
+        profile = QoSProfile(
+            history=self._profile.history, depth=self._profile.depth, reliability=reliability, durability=durability
+        )
+        events = SubscriptionEventCallbacks(incompatible_qos=self.follow, message_lost=self._lost)
+        return self._node.create_subscription(
+            self._kind, self.topic_name, self._callback, profile, raw=self._raw, event_callbacks=events
+        )
+
+    def _report(self, publishers: Sequence[Any]) -> None:
+        if self._profile.reliability != ReliabilityPolicy.RELIABLE:
+            return
+        weaker = {_owner(info) for info in publishers if info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT}
+        for name in sorted(weaker - self._weaker):
+            self._warn(
+                f"{name} publishes {self.topic_name} best effort, and this node wants it reliable: subscribed best "
+                "effort, so lost messages are not sent again; let it publish reliable"
+            )
+        self._weaker = weaker
+
+
+def requested(
+    profile: QoSProfile, offered: Sequence[QoSProfile], exclusive: bool = False
+) -> list[tuple[ReliabilityPolicy, DurabilityPolicy]]:
+    """Return the policies of the subscriptions that a profile needs with these publishers; see `Subscription`."""
+    reliable = profile.reliability == ReliabilityPolicy.RELIABLE and all(
+        offer.reliability == ReliabilityPolicy.RELIABLE for offer in offered
+    )
+    reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    # Only a reliable publisher and subscription pass on earlier messages.
+    latched = [
+        offer.durability == DurabilityPolicy.TRANSIENT_LOCAL and offer.reliability == ReliabilityPolicy.RELIABLE
+        for offer in offered
+    ]
+    earlier = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and any(latched)
+    volatile, with_earlier = (
+        (reliability, DurabilityPolicy.VOLATILE),
+        (
+            ReliabilityPolicy.RELIABLE,
+            DurabilityPolicy.TRANSIENT_LOCAL,
+        ),
+    )
+    if exclusive:
+        return [with_earlier if earlier and all(latched) else volatile]
+    return [volatile, with_earlier] if earlier else [volatile]
+
+
+def publisher_events(
+    node: Node, topic: str, offered: QoSProfile, warn: Callable[[str], None]
+) -> PublisherEventCallbacks:
+    """Return event callbacks of a publisher that name a subscriber whose QoS asks for more, both policies, a remedy."""
+    name = node.resolve_topic_name(topic)
+
+    def report(event: Any) -> None:
+        for info in node.get_subscriptions_info_by_topic(name):
+            if asked := _more(info.qos_profile, offered):
+                warn(
+                    f"{_owner(info)} gets nothing from {name}: it asks for {asked[0]}, and this node publishes "
+                    f"{asked[1]}; let it subscribe {asked[1]}"
+                )
+
+    return PublisherEventCallbacks(incompatible_qos=report)
+
+
+def _more(asked: QoSProfile, offered: QoSProfile) -> tuple[str, str] | None:
+    """Return the first policy that a subscription asks for and a publisher does not offer, and the one offered."""
+    if asked.durability == DurabilityPolicy.TRANSIENT_LOCAL != offered.durability:
+        return "transient local", "volatile"
+    if asked.reliability == ReliabilityPolicy.RELIABLE != offered.reliability:
+        return "reliable", "best effort"
+    return None
+
+
+def why_silent(node: Node, topic: str, kind: type, ours: Sequence[str] | None = None) -> str:
+    """Explain why no message arrives on a topic (its resolved name): its publishers, and other topics of its type.
+
+    `ours` are topics of the graph that are no replacement; without it, no other topics are listed.
+    """
+    publishers, expected = node.get_publishers_info_by_topic(topic), type_name(kind)
+    foreign = [info for info in publishers if info.topic_type != expected]
+    if publishers and len(foreign) == len(publishers):
+        return f"{_owner(foreign[0])} publishes {foreign[0].topic_type} on it, expected {expected}: remap another topic"
+    if publishers:
+        names = ", ".join(sorted({_owner(info) for info in publishers}))
+        return f"{names} {SENDS_NOTHING}"
+    if ours is None:
+        return NO_PUBLISHER
+    # A camera's images are called image, image_raw, image_rect, …
+    word = "camera_info" if kind.__name__ == "CameraInfo" else "image"
+    excluded = {topic, *map(node.resolve_topic_name, ours)}
+    found = [name for name, types in node.get_topic_names_and_types() if expected in types and name not in excluded]
+    others = sorted(name for name in found if word in posixpath.basename(name) and node.count_publishers(name))
+    what = "images are" if word == "image" else "camera_info is"
+    return f"{NO_PUBLISHER}; {what} on {', '.join(others)}: remap {topic}" if others else NO_PUBLISHER
+
+
+def _owner(info: Any) -> str:
+    return posixpath.join(info.node_namespace, info.node_name)
+
+
+def type_name(kind: Any) -> str:
+    """Return the name of a message's type in the graph: sensor_msgs/msg/Image."""
+    package, _, name = kind.__module__.partition(".msg.")
+    return f"{package}/msg/{kind.__name__}" if name else kind.__module__
