@@ -1,14 +1,18 @@
 """Interface of camera drivers, mapping of device clocks to system time, and pace of recordings."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from actrec.cameras.accelerometer import GravityFilter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import CameraFiles
 from actrec.utils.config import setting
+
+logger = logging.getLogger(__name__)
 
 _Self = TypeVar("_Self", bound="Camera")
 
@@ -23,6 +27,9 @@ _OFFSET_WINDOW_NS = 10 * NANOSECONDS
 
 _RESET_NS = NANOSECONDS
 """A larger jump of a device clock is a reset."""
+
+MAX_REJECTED = 500
+"""Samples in a row that are not gravity, from which on there is a warning: 5 s at 100 Hz."""
 
 _MEAN_WEIGHT = 0.05
 """Weight of a new frame in the running means."""
@@ -185,6 +192,8 @@ class DeviceCamera(Camera):
         unpaired: Pairs dropped because color and depth are more than half a frame period apart.
     """
 
+    _warned_gravity: bool = False
+
     @property
     def live(self) -> bool:  # type: ignore[override]
         """False for a recording."""
@@ -201,7 +210,21 @@ class DeviceCamera(Camera):
             "color_and_depth_apart": self.unpaired,
         }
 
+    def _with_gravity(self, frame: RgbdFrame, measured: GravityFilter | None) -> RgbdFrame:
+        """Add the direction of gravity by the accelerometer, if it has settled; warn once if it cannot."""
+        if measured is None:
+            return frame
+        frame.up, frame.up_source = measured.up, "accelerometer"
+        if measured.rejected > MAX_REJECTED and not self._warned_gravity:
+            self._warned_gravity = True
+            logger.warning(
+                "the accelerometer of camera %s measures %.2f m/s², expected 9.81 at rest: it shakes, or is not "
+                "calibrated; set mount if the direction of gravity is wrong", self.serial, measured.measured
+            )  # fmt: skip
+        return frame
+
     def _reset(self) -> None:
+        self._warned_gravity = False
         self.skipped = self.incomplete = self.unpaired = 0
         self._clock, self._stamps = DeviceClock(), StampStatistics()
 

@@ -39,11 +39,12 @@ def _leveled(clip: Clip, rotation: np.ndarray, turns: int, size: tuple[int, int]
     return LazyClip(make, spans, None if clip.shown is None else _leveled(clip.shown, rotation, turns, size))
 
 
-def level_view(view: BodyView, up: np.ndarray | None) -> BodyView:
-    """Return one frame of a body in level axes."""
-    if up is None or gravity.is_level(up):
+def level_view(view: BodyView, up: np.ndarray | None, reference: np.ndarray | None = None) -> BodyView:
+    """Return one frame of a body in level axes; its image is turned as one of a camera with `up` = `reference` [3]."""
+    if up is None or (gravity.is_level(up) and (reference is None or gravity.is_level(reference))):
         return view
     rotation, turns = _leveling(up)
+    turns = turns if reference is None else gravity.quarter_turns(reference)
     size = view.size
     lost = size is None and turns != 0  # pixels cannot be turned in an image of unknown size
     return dataclasses.replace(

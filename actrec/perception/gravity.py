@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from actrec.perception import floor_plane
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS, Body, RgbdFrame
-from actrec.utils import camera_model, gravity
+from actrec.utils import gravity
 from actrec.utils.config import build, setting
+from actrec.utils.errors import InputError
 
 _INDEX = KINECT_V2_25.index
 _LEGS = np.array([[_INDEX[f"{joint}_{side}"] for joint in ("hip", "knee", "ankle")] for side in ("left", "right")])
@@ -204,16 +206,6 @@ STANDING_ERROR_DEG, SEATED_ERROR_DEG = 6.0, 30.0
 UPSIDE_DOWN_DEG = 135.0
 """Angle beyond which people do not lie: a person on the head for seconds is too rare."""
 
-FLOOR_ROWS, FLOOR_BAND_M, FLOOR_NOISE_M = 80, 0.35, 0.03
-"""Rows of depth readings that are used, half the height of the readings' band about the feet, tolerance in m."""
-
-MAX_FLOOR_DEPTH_M = 6.0
-
-MAX_FLOOR_TILT_DEG, MIN_FLOOR_SHARE, MAX_FEET_M = 20.0, 0.03, 0.15
-
-MIN_FLOOR_EXTENT_M, MAX_BELOW_FLOOR = 0.25, 0.05
-"""Standard deviation of the floor's readings along its shorter side, and the share of readings below it."""
-
 
 def round_to_mount(up: np.ndarray, within_deg: float) -> np.ndarray:
     """Return the mounting of `gravity.MOUNTS` within this angle of `up` [3], else `up` itself."""
@@ -228,45 +220,15 @@ def angle_deg(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def find_floor(frame: RgbdFrame, bodies: list[Body], up: np.ndarray) -> np.ndarray | None:
-    """Return the normal [3] of the floor under people, near a direction `up` [3]; None if there is no such plane.
-
-    A plane is fitted to the depth readings about the height of the lowest joints, robustly (Tukey's weights).
-    """
-    if frame.depth is None:
-        return None
+    """Return the normal [3] of the floor under people, near a direction `up` [3]; None if there is none in view."""
     joints = np.concatenate([body.positions for body in bodies])
     joints = joints[np.isfinite(joints).all(axis=1)]
-    step = max(min(frame.depth.shape) // FLOOR_ROWS, 1)
-    depth = frame.depth[::step, ::step]
-    v, u = np.nonzero((depth > 0.2) & (depth < MAX_FLOOR_DEPTH_M))
-    least = max(MIN_FLOOR_SHARE * depth.size, 10)
-    if len(v) < least or not len(joints):
+    if frame.depth is None or not len(joints):
         return None
-    pixels = np.stack([u, v], axis=1) * step
-    rays = np.concatenate([camera_model.rays(pixels, frame.intrinsics), np.ones((len(u), 1))], axis=1)
-    points = rays * depth[v, u][:, None]
-    normal, feet = np.asarray(up, np.float64), float((joints @ up).min())
-    offset, reach = feet, FLOOR_BAND_M
-    for _ in range(12):
-        height = points @ normal - offset
-        weight = np.clip(1 - (height / reach) ** 2, 0, None) ** 2
-        if (weight > 0).sum() < least:
-            return None
-        center = weight @ points / weight.sum()
-        spread = (points - center) * np.sqrt(weight)[:, None]
-        fitted = np.linalg.eigh(spread.T @ spread)[1][:, 0]
-        normal = fitted if fitted @ up > 0 else -fitted
-        offset, reach = float(center @ normal), max(0.7 * reach, 2 * FLOOR_NOISE_M)
-    height, noise = points @ normal - offset, FLOOR_NOISE_M * np.maximum(1.0, points[:, 2] / 2) ** 2
-    flat = np.abs(height) < noise
-    stands = abs(float((joints @ normal).min()) - offset) < MAX_FEET_M
-    if angle_deg(normal, up) > MAX_FLOOR_TILT_DEG or flat.sum() < least or not stands:
+    try:
+        return gravity.check_up(floor_plane.find_floor(frame.depth, frame.intrinsics, up, joints).normal)
+    except InputError:
         return None
-    # A floor extends to all sides, and nearly nothing is below it; a ledge, a lap or a cut through the room does not.
-    extent = np.sqrt(np.linalg.eigvalsh(np.cov(points[flat].T))[1])
-    if extent < MIN_FLOOR_EXTENT_M or (height < -3 * noise).mean() > MAX_BELOW_FLOOR:
-        return None
-    return gravity.check_up(normal)
 
 
 def body_axis(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:

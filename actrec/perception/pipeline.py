@@ -231,6 +231,11 @@ class BodyPerception(_Perception):
         self._gravity.update(frame, bodies)
         return bodies
 
+    @property
+    def up_source(self) -> str:
+        """Source of `up`, a name in `actrec.utils.gravity.SOURCES`; empty if it is unknown."""
+        return self._gravity.source
+
     def conclude_up(self) -> np.ndarray | None:
         """Return `up` at the end of a recording, however short; see `GravityEstimator.conclude`."""
         return self._gravity.conclude()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.features.leveling import PIXELS, level_view
+from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.tracks import (
@@ -154,6 +154,7 @@ class ActionRecognizer:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
             buffers.image_size, buffers.up = self._buffers.image_size, self._buffers.up
+            buffers.newest_up = self._buffers.newest_up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
             for body_id, old in self._tracks.items():
                 tracks[body_id].last_seen_ns = old.last_seen_ns
@@ -215,7 +216,7 @@ class ActionRecognizer:
             if self.tracked_stream == "hands":
                 return self._add_frame(stamp_ns, hands, up)
             self._buffers.newest_ns["hands"] = stamp_ns
-            self._add_points(stamp_ns, hands_by_id(hands))
+            self._add_points(stamp_ns, hands_by_id(hands), up)
             self._match(stamp_ns, new_hands=True)
         return []
 
@@ -223,7 +224,7 @@ class ActionRecognizer:
         """Add one frame's faces; raise `InputError` for a wrong shape or infinite coordinates."""
         with self._lock:
             self._buffers.newest_ns["face"] = stamp_ns
-            self._add_points(stamp_ns, faces_by_id(faces))
+            self._add_points(stamp_ns, faces_by_id(faces), self._buffers.newest_up)
 
     def add_scene_flow(self, stamp_ns: int, flow: np.ndarray, intrinsics: Intrinsics) -> None:
         """Add scene flow [h, w, 3] m/s with the stamp of its pair's first frame, and the intrinsics of its pixels."""
@@ -248,7 +249,8 @@ class ActionRecognizer:
     def _add_frame(self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
         if up is not None:
-            self._set_up(gravity.check_up(up))
+            up = gravity.check_up(up)
+            self._set_up(up)
         if stamp_ns == self._newest_ns:
             self.counts.duplicates += 1
             return []
@@ -263,21 +265,38 @@ class ActionRecognizer:
         self._newest_ns = stamp_ns
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
         self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
-        self._update_tracks(stamp_ns, found)
+        self._update_tracks(stamp_ns, found, up)
         self._pending = _Frame(stamp_ns, [b for b in self._tracks if b in found], not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._tracks]
 
     def _set_up(self, up: np.ndarray) -> None:
-        """Keep the direction of gravity; a camera that was turned restarts all windows."""
-        before, self._buffers.up = self._buffers.up, up
-        if (np.array(gravity.LEVEL) if before is None else before) @ up < TURNED_COSINE and self._tracks:
+        """Keep the direction of gravity.
+
+        Windows are in the axes of a camera with the `up` of their buffers. They restart if the camera is turned at
+        once, or so far that its images need another quarter turn. A slow tilt is compensated frame by frame.
+        """
+        buffers = self._buffers
+        reference = np.array(gravity.LEVEL) if buffers.up is None else buffers.up
+        newest, buffers.newest_up = reference if buffers.newest_up is None else buffers.newest_up, up
+        turns = gravity.quarter_turns(reference)
+        turned = newest @ up < TURNED_COSINE or gravity.quarter_turns(up, turns) != turns
+        if turned and self._tracks:
             self.counts.restarts += 1
             for track in self._tracks.values():
                 track.window = self._inputs.new_track().window
                 self._inputs.restart(track)
+        if turned or buffers.up is None or not self._tracks:
+            buffers.up = up
 
-    def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints]) -> None:
+    def _steady(self, positions: np.ndarray, up: np.ndarray | None) -> np.ndarray:
+        """Return positions [..., 3] of a frame with this `up` in the axes of the windows."""
+        reference = self._buffers.up
+        if up is None or reference is None or up @ reference > 1 - 1e-7:
+            return positions
+        return (positions @ gravity.rotation_between(up, reference).T).astype(np.float32)
+
+    def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints], up: np.ndarray | None) -> None:
         new = [body_id for body_id in found if body_id not in self._tracks]
         new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
         room = max(self.config.max_bodies - len(self._tracks), 0)
@@ -285,22 +304,24 @@ class ActionRecognizer:
         self._tracks.update((body_id, self._inputs.new_track()) for body_id in new[:room])
         for body_id, track in self._tracks.items():
             if body_id in found:
-                if track.window.add(stamp_ns, found[body_id].positions):
+                if track.window.add(stamp_ns, self._steady(found[body_id].positions, up)):
                     self.counts.restarts += 1
                     self._inputs.restart(track)
                 track.last_seen_ns = stamp_ns
         self._buffers.newest_ns["bodies"] = stamp_ns
-        self._buffers.skeletons.add(stamp_ns, dict(found))
+        self._buffers.skeletons.add(stamp_ns, (dict(found), up))
         self._add_points(stamp_ns, {body_id: {"pixels": joints.pixels} for body_id, joints in found.items()})
         self._match(stamp_ns)
 
-    def _add_points(self, stamp_ns: int, found: Mapping[str, Mapping[str, np.ndarray | None]]) -> None:
-        """Keep the points of tracked bodies that the model takes."""
+    def _add_points(
+        self, stamp_ns: int, found: Mapping[str, Mapping[str, np.ndarray | None]], up: np.ndarray | None = None
+    ) -> None:
+        """Keep the points of tracked bodies that the model takes, in the axes of the windows."""
         for body_id in found.keys() & self._tracks.keys():
             kept = self._tracks[body_id].points
             for key, value in found[body_id].items():
                 if key in kept and value is not None:
-                    kept[key].add(stamp_ns, value)
+                    kept[key].add(stamp_ns, self._steady(value, up) if key in JOINTS else value)
 
     def _match(self, stamp_ns: int, new_hands: bool = False) -> None:
         """Compute the features of the messages with this stamp; again if its hands are new."""
@@ -311,16 +332,18 @@ class ActionRecognizer:
         shown = size if size or not flow_message else flow_message[1].square_size
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         # The images are turned once, for all bodies.
-        scene = level_view(BodyView(size=shown, color=color, flow=flow), self._buffers.up if complete else None)
+        bodies, up = self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or ({}, None)
+        up = self._buffers.up if up is None else up
+        scene = level_view(BodyView(size=shown, color=color, flow=flow), up if complete else None, self._buffers.up)
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):
                 self._buffers.frames[spec.name].add(stamp_ns, feature.observe(scene, spec))
-        for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
+        for body_id, joints in bodies.items():
             track = self._tracks.get(body_id)
             if track is None:
                 continue
             hands = track.points["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in track.points else None
-            view = level_view(BodyView(joints.positions, joints.pixels, hands, size), self._buffers.up)
+            view = level_view(BodyView(joints.positions, joints.pixels, hands, size), up, self._buffers.up)
             view = dataclasses.replace(view, color=scene.color, flow=scene.flow)
             for spec, feature in complete:
                 if not is_per_body(feature):

@@ -181,12 +181,15 @@ class StreamBuffers:
     """
 
     frames: dict[str, Series[np.ndarray]]  # observed frames of image stacks that show the whole scene, by input name
-    skeletons: Series[dict[str, BodyJoints]] = field(default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES))
+    skeletons: Series[tuple[dict[str, BodyJoints], np.ndarray | None]] = field(
+        default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES)
+    )  # by body id, and the `up` of their frame
     color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     newest_ns: dict[str, int] = field(default_factory=dict)  # stream to the stamp of its newest message
     image_size: tuple[int, int] | None = None  # width and height of the color image in px
-    up: np.ndarray | None = None  # [3] unit vector against gravity in the optical frame
+    up: np.ndarray | None = None  # [3] unit vector against gravity in the axes of the windows
+    newest_up: np.ndarray | None = None  # the same in the newest frame
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""

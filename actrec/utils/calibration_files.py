@@ -49,11 +49,13 @@ class Mount:
         parent: Frame of the robot, e.g. base_link.
         child: Optical frame of the camera.
         pose: [4, 4] float64 transform of points, m, from the camera to the parent frame.
+        moving: Whether the parent moves, as a gripper or a head does, so that its z axis does not always point up.
     """
 
     parent: str
     child: str
     pose: np.ndarray
+    moving: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,12 +216,14 @@ def write_intrinsics(
 def write_mount(path: Path, mount: Mount, note: str = "") -> None:
     """Write a static transform: frames, translation in m, rotation as a quaternion x, y, z, w."""
     translation, rotation = mount.pose[:3, 3].tolist(), quaternion(mount.pose[:3, :3])
-    content = {
+    content: dict[str, Any] = {
         "parent_frame": mount.parent,
         "child_frame": mount.child,
         "translation": dict(zip("xyz", translation, strict=True)),
         "rotation": dict(zip("xyzw", rotation, strict=True)),
     }
+    if mount.moving:
+        content["moving"] = True
     _write(path, content, note)
 
 
@@ -229,7 +233,9 @@ def _read_mount(path: Path) -> Mount:
         pose = np.eye(4)
         pose[:3, 3] = [float(content["translation"][axis]) for axis in "xyz"]
         pose[:3, :3] = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
-        return Mount(str(content["parent_frame"]), str(content["child_frame"]), rigid(pose))
+        return Mount(
+            str(content["parent_frame"]), str(content["child_frame"]), rigid(pose), bool(content.get("moving"))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' is not a camera mount ({error}): run actrec calibrate hand-eye again") from error
 

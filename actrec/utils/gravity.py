@@ -29,13 +29,13 @@ MOUNTS = {
 SOURCES = {
     "setting": "the setting mount",
     "calibration": "the calibrated mount",
+    "camera": "camera/up or the recording",
     "tf": "TF",
-    "camera": "the camera's data",
     "accelerometer": "the accelerometer",
     "estimate": "people and floor",
 }
 """Sources of `up`, the first known one is used, with their names in messages. "camera" is the source of a frame that
-does not name it: a recording, or the simulated camera."""
+names no other: a recording, the simulated camera, or the topic `camera/up`."""
 
 MAX_DISAGREEMENT_DEG = 10.0
 """Angle between two sources from which on there is a warning."""
@@ -46,13 +46,14 @@ class Choice:
 
     Args:
         log: Gets the source's name whenever it changes, and one warning for each pair of sources that disagree.
+        announce: Whether to log the source.
 
     Attributes:
         source: Name of the source in use; empty if none knows `up`.
     """
 
-    def __init__(self, log: Any):
-        self._log, self.source = log, ""
+    def __init__(self, log: Any, announce: bool = True):
+        self._log, self._announce, self.source = log, announce, ""
         self._disagreeing: set[tuple[str, str]] = set()
 
     def of(self, known: Mapping[str, np.ndarray | None]) -> np.ndarray | None:
@@ -65,7 +66,8 @@ class Choice:
         if source != self.source:
             self.source = source
             roll, pitch = angles_from_up(best)
-            self._log.info(f"direction of gravity from {SOURCES[source]}: roll {roll:.0f}°, pitch {pitch:.0f}°")
+            if self._announce:
+                self._log.info(f"direction of gravity from {SOURCES[source]}: roll {roll:.0f}°, pitch {pitch:.0f}°")
         for other, up in others:
             angle = float(np.degrees(np.arccos(np.clip(best @ up, -1, 1))))
             if angle > MAX_DISAGREEMENT_DEG and other != "estimate" and (source, other) not in self._disagreeing:

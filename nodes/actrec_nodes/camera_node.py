@@ -22,8 +22,8 @@ from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription
 
-SAME_UP_COSINE = 0.9998
-"""Cosine of 1°: a smaller change of the direction of gravity is not published."""
+SAME_UP_COSINE = 0.999986
+"""Cosine of 0.3°: a smaller change of the direction of gravity is not published."""
 
 HUNG_S = 1.0
 """A driver that exceeds its timeout by more than this is abandoned."""
@@ -151,7 +151,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._flow: FlowControl | None = None
         self._mount_publisher: Any = None
         self._mount_up: np.ndarray | None = None
-        self._published_up: np.ndarray | None = None
+        self._published_up: tuple[str, np.ndarray] | None = None
+        self._gravity = gravity.Choice(self.get_logger())
 
     def figures(self) -> dict[str, float | int]:
         """Return the driver's figures."""
@@ -173,6 +174,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
             (topics.UP, Vector3Stamped, topics.LATCHED),
+            (topics.MEASURED_UP, Vector3Stamped, topics.LATCHED),
         ):
             self._by_topic[name] = self.create_output(kind, name, profile)
 
@@ -246,14 +248,16 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._by_topic[topic].publish(conversions.bodies_to_message(frame.skeletons, head, frame.up))
 
     def _with_up(self, frame: RgbdFrame, head: Any) -> RgbdFrame:
-        """Return the frame with the direction of gravity, by the mount if the camera has none; publish a new one."""
-        up = frame.up if frame.up is not None else self._mount_up
+        """Return the frame with the direction of gravity, by the mount before the camera; publish a new one."""
+        up = self._gravity.of({"calibration": self._mount_up, frame.up_source: frame.up})
         if up is None:
             return frame
-        if self._published_up is None or up @ self._published_up < SAME_UP_COSINE:
-            self._by_topic[topics.UP].publish(Vector3Stamped(header=head, vector=conversions.up_to_vector(up)))
-            self._published_up = up
-        return replace(frame, up=up)
+        source, before = self._gravity.source, self._published_up
+        if before is None or source != before[0] or up @ before[1] < SAME_UP_COSINE:
+            topic = topics.MEASURED_UP if source == "accelerometer" else topics.UP
+            self._by_topic[topic].publish(Vector3Stamped(header=head, vector=conversions.up_to_vector(up)))
+            self._published_up = source, up
+        return replace(frame, up=up, up_source=source)
 
     def _publish_mount(self, camera: Camera) -> None:
         """Publish the static transform of the camera's `SERIAL_mount.yaml`, if there is one, or warn."""
@@ -264,8 +268,8 @@ class CameraNode(ActrecNode[CameraConfig]):
             return
         if mount is None:
             return
-        # The z axis of the robot's frame points up (REP-103).
-        self._mount_up = gravity.check_up(mount.pose[2, :3])
+        if not mount.moving:  # else TF has it (gravity_frame)
+            self._mount_up = gravity.check_up(mount.pose[2, :3])  # the z axis of the robot's frame points up (REP-103)
         images = getattr(camera.config, "frame_id", mount.child)
         if images != mount.child:
             self.warn(

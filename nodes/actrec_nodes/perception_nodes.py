@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
-from geometry_msgs.msg import Vector3Stamped
 
 from actrec.perception import pipeline
 from actrec.types import NANOSECONDS, RgbdFrame
@@ -17,6 +15,7 @@ from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode
+from actrec_nodes.common.gravity import GravityInputConfig, GravityInputs
 from actrec_nodes.common.subscriptions import Subscription
 
 ConfigT = TypeVar("ConfigT")
@@ -91,20 +90,33 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
 
     def __init__(self, **node_options: Any):
         super().__init__(**node_options)
-        self._up: np.ndarray | None = None
+        self._gravity_settings = parameters.declare(self, GravityInputConfig)
+        self._gravity: GravityInputs | None = None
 
     def activate(self) -> None:
         """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
-        self._up = None
-        self.listen(Vector3Stamped, topics.UP, self._keep_up, topics.INFO_SUBSCRIBER)
+        self._gravity = GravityInputs(self, self._gravity_settings.read())
         super().activate()
+
+    def deactivate(self) -> None:
+        """Unsubscribe."""
+        super().deactivate()
+        if self._gravity is not None:
+            self._gravity.close()
+            self._gravity = None
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the bodies in a frame."""
-        return super().detect(dataclasses.replace(frame, up=self._up))
+        inputs = self._gravity
+        return super().detect(frame if inputs is None else inputs.add_to(frame))
 
-    def _keep_up(self, message: Vector3Stamped) -> None:
-        self._up = gravity.up_from_vector(message.vector)
+    def figures(self) -> dict[str, float | int | str]:
+        """Return the direction of gravity and its source."""
+        source, up = getattr(self._perception, "up_source", ""), getattr(self._perception, "up", None)
+        if up is None:
+            return {**super().figures(), "gravity": "unknown"}
+        roll, pitch = gravity.angles_from_up(up)
+        return {**super().figures(), "gravity": source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
 
 
 @dataclass(frozen=True)

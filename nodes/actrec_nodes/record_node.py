@@ -30,7 +30,7 @@ from actrec_nodes.common.subscriptions import Subscription
 
 GRAPH_TOPICS = (
     topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
-    topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT,
+    topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT, topics.UP, topics.MEASURED_UP,
 )  # fmt: skip
 """The topics recorded by default: all but scene flow, which is 110 MB/s."""
 

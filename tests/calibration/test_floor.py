@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
+from actrec import recordings
+from actrec.perception.floor_plane import Floor, find_floor
 from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
 from actrec_calibration.depth import plane_depth
 from actrec_calibration.detection import detect
-from actrec_calibration.floor import Floor, FloorBoard, calibrate, find_floor
+from actrec_calibration.floor import FloorBoard, calibrate
 from actrec_calibration.poses import image_rays, invert, pixel_rays, pose_difference, pose_from_vector, rotation_vector
 from tests.reference import calibration_views as simulated
 from tests.reference.board_rendering import render
 
+CONFIG = recordings.RecordingConfig(intrinsics="525,525,319.5,239.5", depth_scale=0.0002)
 BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
 
 
@@ -114,6 +117,14 @@ def test_find_floor_without_floor_is_refused():
         find_floor(wall, rig.depth)
     with pytest.raises(InputError, match="0 readings below 5 m"):
         find_floor(np.full((424, 512), np.nan, np.float32), rig.depth)
+
+
+def test_find_floor_wall_behind_a_person_is_refused(data_root):
+    """The fit turns to the wall in front of the camera, which hardly sees the floor."""
+    with recordings.open_recording(data_root / "rgbd/person_turning", CONFIG) as recording:
+        frame = next(recording.frames())
+    with pytest.raises(InputError, match=r"tilted by \d+° from the up direction, so it is a wall|is it a table"):
+        find_floor(frame.depth, frame.intrinsics)
 
 
 def test_find_floor_rotated_camera_needs_up():

@@ -2,27 +2,33 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from actrec_msgs.msg import SkeletonArray
 from geometry_msgs.msg import Vector3, Vector3Stamped
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Imu
 
 from actrec import recordings
 from actrec.recordings.rosbag.bag_writer import BagWriter
-from actrec.types import RgbdFrame
+from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files, gravity
-from actrec.utils.errors import InputError
+from actrec.utils.errors import InputError, MissingLibraryError
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
+from actrec_nodes.common.gravity import GravityInputConfig, GravityInputs
 from actrec_nodes.perception_nodes import SkeletonNode
 from tests.nodes.test_perception_nodes import person, repeat  # noqa: F401
 
 pytestmark = pytest.mark.ros
 
+CAMERA = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
 UPSIDE_DOWN = gravity.parse_mount("upside_down")
 
 
@@ -49,6 +55,142 @@ def test_camera_node_publishes_the_mount_of_its_calibration(host, add, peer, mon
     assert host.start() is None
     peer.wait_until(lambda: bool(peer.received[topics.UP]))
     np.testing.assert_allclose(gravity.up_from_vector(peer.received[topics.UP][0].vector), pose[2, :3], atol=1e-6)
+
+
+def write_mount(folder: Path, monkeypatch, up: np.ndarray, moving: bool = False) -> None:
+    """Write the calibrated mount of the simulated camera, which gets a serial number."""
+    from actrec.cameras.simulated import SimulatedCamera
+
+    monkeypatch.setenv("ACTREC_CAMERAS", str(folder))
+    monkeypatch.setattr(SimulatedCamera, "serial", "S1")
+    pose = np.eye(4)
+    pose[:3, :3] = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]) @ gravity.level_rotation(up)
+    mount = calibration_files.Mount("base_link", "camera_color_optical_frame", pose, moving)
+    calibration_files.write_mount(calibration_files.path_of("S1", calibration_files.MOUNT), mount)
+    read = calibration_files.load("S1").mount
+    assert read is not None and read.moving == moving
+    np.testing.assert_allclose(read.pose[2, :3], up, atol=1e-6)
+
+
+TILTED = gravity.up_from_angles(0, 20)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_camera_node_mount_beats_the_accelerometer(host, add, peer, monkeypatch, tmp_path: Path, moving: bool) -> None:
+    """Unless the mount's parent moves, whose z axis is no direction of gravity."""
+    from actrec.cameras.simulated import SimulatedCamera
+
+    write_mount(tmp_path, monkeypatch, TILTED, moving)
+    read, lines = SimulatedCamera.read, []
+    monkeypatch.setattr(
+        SimulatedCamera, "read", lambda *args: dataclasses.replace(read(*args), up_source="accelerometer")
+    )
+    for topic in (topics.UP, topics.MEASURED_UP):
+        peer.subscribe(Vector3Stamped, topic, topics.LATCHED)
+    node = add(CameraNode, driver="simulated", simulated__width=64, simulated__height=48)
+    monkeypatch.setattr(node._gravity, "_log", SimpleNamespace(info=lines.append, warning=lines.append))
+    assert host.start() is None
+    used, unused = (topics.MEASURED_UP, topics.UP) if moving else (topics.UP, topics.MEASURED_UP)
+    peer.wait_until(lambda: bool(peer.received[used]))
+    np.testing.assert_allclose(
+        gravity.up_from_vector(peer.received[used][0].vector), gravity.LEVEL if moving else TILTED, atol=0.1
+    )
+    peer.wait_until(lambda: node.statistics.snapshot().processed > 10)
+    assert not peer.received[unused]
+    assert lines[1:] == ([] if moving else [
+        "the calibrated mount and the accelerometer disagree by 20° on the direction of gravity: using the calibrated "
+        "mount; correct it if the camera was moved"
+    ])  # fmt: skip
+
+
+class Buffer:
+    """A TF buffer of a head that pitches by 10° a second up to 40°, and is unknown from 5 to 7 s."""
+
+    def lookup_transform(self, target, source, time, timeout):
+        seconds = time.nanoseconds / 1e9
+        if target == "lens":  # the accelerometer's fixed place
+            matrix = gravity.level_rotation(UPSIDE_DOWN)
+        elif 5 < seconds < 7:
+            raise LookupError("no such transform.\nMore of it.")
+        else:
+            assert (target, source) == ("base_footprint", "lens")
+            matrix = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]) @ gravity.level_rotation(head_at(seconds))
+        x, y, z, w = calibration_files.quaternion(np.asarray(matrix, np.float64))
+        rotation = SimpleNamespace(x=x, y=y, z=z, w=w)
+        return SimpleNamespace(transform=SimpleNamespace(translation=Vector3(), rotation=rotation))
+
+    def clear(self) -> None:
+        pass
+
+
+def head_at(seconds: float) -> np.ndarray:
+    return gravity.up_from_angles(0, min(10 * seconds, 40))
+
+
+@pytest.fixture
+def tf(monkeypatch):
+    """Replace tf2_ros, which has no wheel."""
+    listener = SimpleNamespace(unregister=lambda: None)
+    module = SimpleNamespace(
+        Buffer=Buffer, TransformListener=lambda buffer, node: listener, TransformException=LookupError
+    )
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+
+
+def test_gravity_inputs_follow_tf_at_each_stamp(add, tf, monkeypatch) -> None:
+    node, lines = add(SkeletonNode), []
+    monkeypatch.setattr(SkeletonNode, "warn", lambda self, line: lines.append(line))
+    inputs = GravityInputs(node, GravityInputConfig(gravity_frame="base_footprint"))
+
+    def at(seconds: float) -> RgbdFrame:
+        return inputs.add_to(RgbdFrame(round(seconds * 1e9), None, None, CAMERA, "lens"))
+
+    for seconds in (0.0, 1.0, 1.3, 3.9, 5.0, 5.9):
+        frame = at(seconds)
+        assert frame.up_source == "tf"
+        np.testing.assert_allclose(frame.up, head_at(seconds), atol=1e-5)
+    assert not lines, "a direction is held for a second"
+    assert at(6.5).up is None
+    assert lines == [
+        "TF does not have the direction of gravity, from 'base_footprint' to 'lens' (no such transform.): set "
+        "gravity_frame to a frame of this tree whose z axis points up, or to '' to estimate it"
+    ]
+    np.testing.assert_allclose(at(7.5).up, head_at(4), atol=1e-5)
+    inputs._keep_measured(Vector3Stamped(vector=c.up_to_vector(UPSIDE_DOWN)))
+    assert at(8).up_source == "tf", "before the accelerometer"
+    inputs._keep_up(Vector3Stamped(vector=c.up_to_vector(UPSIDE_DOWN)))
+    assert at(8).up_source == "camera", "after a stated direction"
+    inputs.close()
+
+
+def test_gravity_inputs_without_tf2_ros_name_the_remedy(add, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    with pytest.raises(MissingLibraryError, match="gravity_frame needs tf2_ros.*or set gravity_frame to ''"):
+        GravityInputs(add(SkeletonNode), GravityInputConfig(gravity_frame="odom"))
+
+
+@pytest.mark.parametrize("frame_id", ["lens", "imu"])
+def test_skeleton_node_takes_the_accelerometer_of_another_driver(host, add, peer, person, tf, frame_id: str) -> None:  # noqa: F811
+    """The accelerometer is in the optical frame, or elsewhere by TF, mounted upside down."""
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode, imu=True)
+    assert host.start() is None
+    received, up = peer.received[topics.SKELETONS], gravity.up_from_angles(0, 20)
+    in_sensor = up if frame_id == "lens" else gravity.turn_vectors(up, 2)
+
+    def moving() -> Iterator[RgbdFrame]:
+        for number, frame in enumerate(repeat(person)):
+            for k in range(10):
+                x, y, z = map(float, 9.81 * in_sensor)
+                imu = Imu(linear_acceleration=Vector3(x=x, y=y, z=z))
+                imu.header = c.header(number * 10**8 + k * 10**7, frame_id)
+                peer.send(topics.IMU, imu, qos_profile_sensor_data)
+            yield dataclasses.replace(frame, up=None, frame_id="lens")
+
+    peer.send_frames_until(moving(), lambda: any(m.up.z < -0.2 for m in received))
+    np.testing.assert_allclose(gravity.up_from_vector(received[-1].up), up, atol=0.02)
+    figures = node.figures()
+    assert (figures["gravity"], round(figures["pitch_deg"])) == ("accelerometer", 20)
 
 
 @pytest.mark.parametrize("source", ["mount", "topic"])

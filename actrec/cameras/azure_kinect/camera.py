@@ -1,5 +1,6 @@
 """Camera driver of the Azure Kinect, compatible cameras (Orbbec Femto) and their recordings."""
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from actrec.cameras.accelerometer import GravityFilter
 from actrec.cameras.azure_kinect.bodies import PROCESSING, BodyTracker
 from actrec.cameras.azure_kinect.sdk import (
     COLOR_MODES,
@@ -31,6 +33,10 @@ from actrec.utils.registration import Registration
 _COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
 _BROWN_CONRADY = 4  # K4A_CALIBRATION_LENS_DISTORTION_MODEL_BROWN_CONRADY, the model of every shipped camera
 
+_ACCELEROMETER = 3  # K4A_CALIBRATION_TYPE_ACCEL
+
+logger = logging.getLogger(__name__)
+
 _POLL_S = 0.05
 """Longest wait inside the SDK, and so of a thread that closes the camera."""
 
@@ -48,6 +54,7 @@ class AzureKinectConfig(DeviceConfig):
     color_format: str = setting(
         "mjpg", "Color format that the camera sends; the SDK decodes bgra32.", choices=("mjpg", "bgra32")
     )
+    accelerometer: bool = setting(True, "Measure the direction of gravity.")
     width: int = setting(0, "Width of the registered images; 0 for the color camera's.", unit="px", range=(0, 4096))
     rectify: bool = setting(False, "Remove lens distortion.")
     rate: float = setting(
@@ -181,13 +188,18 @@ def _intrinsics(camera: Any) -> Intrinsics:
 def _factory_geometry(calibration: Any) -> DepthGeometry:
     depth_to_color = calibration.extrinsics[0][1]  # K4A_CALIBRATION_TYPE_DEPTH to …_COLOR
     pose = np.eye(4)
-    pose[:3, :3] = np.array(depth_to_color.rotation).reshape(3, 3)
+    pose[:3, :3] = _rotation(calibration, 0)
     pose[:3, 3] = np.array(depth_to_color.translation) / 1000
     return DepthGeometry(pose)
 
 
+def _rotation(calibration: Any, sensor: int) -> np.ndarray:
+    """Return the factory's rotation [3, 3] from a sensor's axes to the color camera's."""
+    return np.array(calibration.extrinsics[sensor][1].rotation, np.float64).reshape(3, 3)
+
+
 class AzureKinectCamera(DeviceCamera):
-    """Azure Kinect with depth registered to color. The IMU stays off.
+    """Azure Kinect with depth registered to color, and the direction of gravity by its inertial sensor.
 
     A stamp is the middle of the color exposure, mapped to system time by `DeviceClock`. It includes the smallest
     transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
@@ -215,6 +227,7 @@ class AzureKinectCamera(DeviceCamera):
         self._source: Device | Playback | None = None
         self._images: RegisteredImages | None = None
         self._tracker: BodyTracker | None = None
+        self._gravity: GravityFilter | None = None
         self._lock = threading.Lock()  # held while the SDK is used; close waits for it
         self._closing = threading.Event()
         self._pace = Pace(self.config.rate)
@@ -251,7 +264,7 @@ class AzureKinectCamera(DeviceCamera):
             for part in (self._tracker, self._images, self._source):
                 if part is not None:
                     part.close()
-            self._tracker = self._images = self._source = None
+            self._tracker = self._images = self._source = self._gravity = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
         """Return the newest frame of a camera, or the next frame of a recording when it is due."""
@@ -297,6 +310,13 @@ class AzureKinectCamera(DeviceCamera):
         files = calibration_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
         self._images = images = RegisteredImages(k4a, calibration, files, c)
+        if c.accelerometer and self._source.start_imu():
+            self._gravity = GravityFilter(_rotation(calibration, _ACCELEROMETER))
+        elif c.accelerometer and self.live:
+            logger.warning(
+                "the accelerometer of Azure Kinect %s does not start: the direction of gravity is estimated; plug the "
+                "camera in again, or set mount", self.serial
+            )  # fmt: skip
         if k4abt is not None:
             pose = images.geometry.to_color
             self._tracker = BodyTracker(k4abt, calibration, pose, images.intrinsics, c.body_processing, c.body_model)
@@ -373,7 +393,16 @@ class AzureKinectCamera(DeviceCamera):
             self.without_bodies += bodies is None
             frame.skeletons = bodies or []
         frame.stamp_ns = self._stamp_ns if self.live else self._pace.advance(capture.color.device_us * 1000)
-        return frame
+        if self._gravity is not None:
+            self._measure(self._gravity, capture.color.device_us)
+        return self._with_gravity(frame, self._gravity)
+
+    def _measure(self, measured: GravityFilter, until_us: int) -> None:
+        """Add the samples of the inertial sensor up to a frame's device time; of a camera, all that have arrived."""
+        source, _ = self._opened()
+        for sample in source.motion() if isinstance(source, Device) else source.motion(until_us):
+            measured.rotate(int(sample.gyro_timestamp_usec) * 1000, np.array(sample.gyro_sample.v))
+            measured.add(int(sample.acc_timestamp_usec) * 1000, np.array(sample.acc_sample.v))
 
     def _stamp(self, image: Image) -> None:
         """Set the stamp of a color image in system time."""

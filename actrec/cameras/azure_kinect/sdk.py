@@ -189,8 +189,19 @@ class Device:
             )
         return Capture(k4a, handle)
 
+    def start_imu(self) -> bool:
+        """Start the inertial sensor; return False if it does not start."""
+        return not self._k4a.k4a_device_start_imu(self._handle)
+
+    def motion(self) -> Iterator[Any]:
+        """Yield the queued samples of the inertial sensor (`k4a_imu_sample_t`)."""
+        sample = self._k4a.k4a_imu_sample_t()
+        while self._k4a.k4a_device_get_imu_sample(self._handle, sample, 0) == self._k4a.K4A_WAIT_RESULT_SUCCEEDED:
+            yield sample
+
     def close(self) -> None:
         """Stop the cameras and close the device."""
+        self._k4a.k4a_device_stop_imu(self._handle)
         self._k4a.k4a_device_stop_cameras(self._handle)
         self._k4a.k4a_device_close(self._handle)
 
@@ -202,6 +213,7 @@ class Playback:
         serial: Serial number of the recorded camera; empty if unknown.
         calibration: Factory calibration.
         fps: Frames per second.
+        has_imu: Whether it has samples of the inertial sensor.
 
     Args:
         k4a, record: Bindings of libk4a and libk4arecord.
@@ -221,8 +233,9 @@ class Playback:
             result = record.k4a_playback_open(str(file).encode(), self._handle)
         if result:
             raise DeviceError(f"'{path}' is not an Azure Kinect recording{_quote(errors)}: record it with k4arecorder")
+        self._moved_us = 0
         try:
-            self.calibration, self.fps = self._describe()
+            self.calibration, self.fps, self.has_imu = self._describe()
             text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
             failed = record.k4a_playback_get_tag(self._handle, b"K4A_DEVICE_SERIAL_NUMBER", text, size)
             self.serial = "" if failed else text.value.decode(errors="replace")
@@ -245,11 +258,24 @@ class Playback:
             raise DeviceError(f"the recording '{self._path}' is damaged: record it again, or cut it with mkvmerge")
         return Capture(self._k4a, handle)
 
+    def start_imu(self) -> bool:
+        """Return whether the recording has samples of the inertial sensor."""
+        return self.has_imu
+
+    def motion(self, until_us: int) -> Iterator[Any]:
+        """Yield the next samples of the inertial sensor (`k4a_imu_sample_t`) until a device time."""
+        sample = self._k4a.k4a_imu_sample_t()
+        while self._moved_us < until_us:
+            if self._record.k4a_playback_get_next_imu_sample(self._handle, sample):
+                return
+            self._moved_us = int(sample.acc_timestamp_usec)
+            yield sample
+
     def close(self) -> None:
         """Close the file."""
         self._record.k4a_playback_close(self._handle)
 
-    def _describe(self) -> tuple[Any, int]:
+    def _describe(self) -> tuple[Any, int, bool]:
         settings, calibration = self._record.k4a_record_configuration_t(), self._k4a.k4a_calibration_t()
         if self._record.k4a_playback_get_record_configuration(self._handle, settings):
             raise DeviceError(f"the recording '{self._path}' has no configuration: record it again")
@@ -258,7 +284,7 @@ class Playback:
             raise DeviceError(f"the recording '{self._path}' has no {missing}: record both")
         if self._record.k4a_playback_get_calibration(self._handle, calibration):
             raise DeviceError(f"the recording '{self._path}' has no calibration: record it again")
-        return calibration, RATES[settings.camera_fps]
+        return calibration, RATES[settings.camera_fps], bool(settings.imu_track_enabled)
 
 
 def _find(k4a: Any, serial: str) -> tuple[Any, str]:

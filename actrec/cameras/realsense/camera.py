@@ -13,6 +13,7 @@ import pyrealsense2 as rs
 
 from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.cameras.realsense import device as realsense_device
+from actrec.cameras.realsense import motion
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
@@ -61,6 +62,7 @@ class RealSenseConfig(DeviceConfig):
     options: str = setting(
         "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
+    accelerometer: bool = setting(True, "Measure the direction of gravity, if the camera has an accelerometer.")
     reset: str = setting(
         "stall",
         "When to reset the camera on opening: after a stall, always, or never.",
@@ -89,6 +91,7 @@ class RealSenseCamera(DeviceCamera):
         self._reset()
         self._pipeline: Any = None
         self._context: Any = None
+        self._motion: motion.MotionSensor | None = None
         self.serial = self.config.serial
         self._stalled = False
 
@@ -117,7 +120,10 @@ class RealSenseCamera(DeviceCamera):
             own = self.config.calibration == "auto" and serial
             files = calibration_files.load(serial) if own else CameraFiles(serial)
             self._depth = RegisteredDepth(profile, self.config, files)
-            self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
+            color = profile.get_stream(rs.stream.color)
+            if self.config.accelerometer:
+                self._motion = motion.start(profile.get_device(), color, serial)
+            self._half_frame_ns = NANOSECONDS / color.fps() / 2
         except BaseException:
             self.close()
             raise
@@ -125,6 +131,9 @@ class RealSenseCamera(DeviceCamera):
     def close(self) -> None:
         """Stop the streams; safe to call twice, and while another thread reads."""
         pipeline, self._pipeline = self._pipeline, None
+        sensor, self._motion = self._motion, None
+        if sensor is not None:
+            sensor.close()
         if pipeline is not None:
             with contextlib.suppress(RuntimeError):  # not started, or unplugged
                 pipeline.stop()
@@ -255,7 +264,8 @@ class RealSenseCamera(DeviceCamera):
         self._stamps.update(stamp, arrival)
         if not self.live:
             stamp = self._pace.advance(stamp)
-        return RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
+        frame = RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
+        return self._with_gravity(frame, None if self._motion is None else self._motion.filter)
 
     def _stamp(self, frame: Any, arrival: int) -> int:
         """Return the capture time in nanoseconds of the system's clock; as recorded for a recording."""

@@ -10,6 +10,7 @@ import numpy as np
 from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible
 from actrec.cli.calibrate import lens
 from actrec.cli.calibrate.lens import load, log
+from actrec.perception.floor_plane import find_floor
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount, rectified
@@ -196,8 +197,15 @@ def _check_extrinsics_known(known: CameraFiles) -> None:
         )
 
 
-def _write_mount(args: argparse.Namespace, command: str, path: Path, pose: np.ndarray, figures: dict[str, Any]) -> int:
-    mount = Mount(args.parent, args.child, pose)
+def _write_mount(
+    args: argparse.Namespace,
+    command: str,
+    path: Path,
+    pose: np.ndarray,
+    figures: dict[str, Any],
+    moving: bool = False,
+) -> int:
+    mount = Mount(args.parent, args.child, pose, moving)
     calibration_files.write_mount(path, mount, lens.note_of(command, figures))
     lens.print_figures(args, figures)
     return 0
@@ -250,7 +258,7 @@ def run_hand_eye(args: argparse.Namespace) -> int:
         "rms_px": round(result.rms, 3),
         "left_out": {name: f"{error:.1f} px" for name, error in result.rejected.items()},
     }
-    return _write_mount(args, "hand-eye", path, result.camera, figures)
+    return _write_mount(args, "hand-eye", path, result.camera, figures, args.mount == "hand")
 
 
 def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[Any], Intrinsics]:
@@ -331,7 +339,7 @@ def run_floor(args: argparse.Namespace) -> int:
     else:
         color, depth, geometry = _floor_cameras(args)
         frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
-    planes = [floor.find_floor(geometry.scale * frame.depth + geometry.bias, depth, up) for frame in frames]
+    planes = [find_floor(geometry.scale * frame.depth + geometry.bias, depth, up) for frame in frames]
     views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
     result = floor.calibrate(board, views, placed, color, geometry.to_color, args.base_height)
     first = planes[0]

@@ -30,7 +30,7 @@ COLOR_TOPIC, COLOR_INFO_TOPIC = "/camera/color/image_raw", "/camera/color/camera
 DEPTH_TOPIC, DEPTH_INFO_TOPIC = "/camera/depth_registered/image_raw", "/camera/depth_registered/camera_info"
 SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC = "/skeletons", "/ground_truth/skeletons"
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
-UP_TOPIC, UP = "/camera/up", "geometry_msgs/msg/Vector3Stamped"
+UP_TOPIC, MEASURED_UP_TOPIC, UP = "/camera/up", "/camera/measured_up", "geometry_msgs/msg/Vector3Stamped"
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 _MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"

@@ -22,7 +22,7 @@ from actrec.recordings.rosbag.bag_reader import (
     replace_stamp,
     stamp_ns,
 )
-from actrec.recordings.rosbag.bag_writer import UP, UP_TOPIC
+from actrec.recordings.rosbag.bag_writer import MEASURED_UP_TOPIC, UP, UP_TOPIC
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import camera_model, gravity
 from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix
@@ -286,12 +286,15 @@ class BagRecording(OpenBag):
 def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Return stamps [N] in ns and unit vectors [N, 3] against gravity of an open bag; None if it has none.
 
-    They come from the skeletons if these have them, by which they were made, else from topics `…/camera/up`.
+    They come from the skeletons if these have them, else from topics `…/camera/up` or `…/camera/measured_up`.
     """
     kinds = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
     skeletons = [c.topic for c in reader.connections if c.msgtype == SKELETONS and "Vector3 up" in c.definition]
-    stated = [topic for topic, kind in kinds.items() if kind == UP and topic.endswith(UP_TOPIC)]
-    for topics in (skeletons, stated):
+    stated, measured = (
+        [topic for topic, kind in kinds.items() if kind == UP and topic.endswith(name)]
+        for name in (UP_TOPIC, MEASURED_UP_TOPIC)
+    )
+    for topics in (skeletons, stated, measured):
         found: dict[int, np.ndarray] = {}
         for _, _, raw in messages(reader, topics) if topics else ():
             length = struct.unpack_from("<I", raw, 12)[0]  # of the frame_id, after encapsulation and stamp

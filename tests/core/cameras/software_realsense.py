@@ -26,8 +26,16 @@ VIEWS = TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3))
 class SoftwareRealSense:
     """Camera whose test plugs it in, unplugs it and sends its frames; `fps` is the rate of its only profile."""
 
-    def __init__(self, serial: str = "843112070001", views: TwoViews | None = None, usb: str = "3.2", fps: int = 30):
-        self.serial, self.fps = serial, fps
+    def __init__(
+        self,
+        serial: str = "843112070001",
+        views: TwoViews | None = None,
+        usb: str = "3.2",
+        fps: int = 30,
+        mount: np.ndarray | None = None,
+    ):
+        """`mount` [3, 3] rotates from the axes of its motion sensor to the color camera's; None for none."""
+        self.serial, self.fps, self.mount = serial, fps, mount
         self.views = views or VIEWS
         self.usb = usb
         self._announced: list[Any] = []
@@ -52,6 +60,8 @@ class SoftwareRealSense:
         place.rotation = self.views.to_color[:3, :3].T.ravel().tolist()
         place.translation = self.views.to_color[:3, 3].tolist()
         self._depth.register_extrinsics_to(self._color, place)
+        if self.mount is not None:
+            self._add_motion(self.mount)
         self.device.create_matcher(rs.matchers.default)
         # A context forgets a software device when the list that announced it is deleted.
         context.set_devices_changed_callback(lambda event: self._announced.append(event.get_new_devices()))
@@ -59,6 +69,26 @@ class SoftwareRealSense:
         deadline = time.monotonic() + 5
         while not self._announced and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def _add_motion(self, mount: np.ndarray) -> None:
+        self._motion_sensor = self.device.add_sensor("Motion Module")
+        self._motion = {}
+        for kind in (rs.stream.accel, rs.stream.gyro):
+            stream = rs.motion_stream()
+            stream.type, stream.uid, stream.fmt, stream.fps = kind, int(kind) * 10 + 1, rs.format.motion_xyz32f, 200
+            self._motion[kind] = self._motion_sensor.add_motion_stream(stream)
+            place = rs.extrinsics()
+            place.rotation, place.translation = mount.T.ravel().tolist(), [0.0, 0.0, 0.0]
+            self._motion[kind].register_extrinsics_to(self._color, place)
+
+    def move(self, kind: Any, value: np.ndarray, stamp_ms: float) -> None:
+        """Send a sample [3] of `rs.stream.accel`, m/s², or `rs.stream.gyro`, rad/s, in the sensor's axes."""
+        frame, vector = rs.software_motion_frame(), rs.vector()
+        vector.x, vector.y, vector.z = map(float, value)
+        frame.data, frame.timestamp, frame.domain = vector, stamp_ms, rs.timestamp_domain.global_time
+        frame.frame_number, frame.profile = self._number, self._motion[kind].as_motion_stream_profile()
+        self._number += 1
+        self._motion_sensor.on_motion_frame(frame)
 
     def unplug(self) -> None:
         """Remove the camera from the context's list."""

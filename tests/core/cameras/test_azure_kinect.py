@@ -54,13 +54,13 @@ def test_read_bgra_is_exact(sdk, tmp_path):
         assert sdk.configured()["format"] == 3
 
 
-def test_open_starts_configured_modes_without_imu(sdk, tmp_path):
+def test_open_starts_configured_modes(sdk, tmp_path):
     simulated_camera = studio.simulated_camera(depth_mode=4, color_resolution=6)
     sdk.plug(simulated_camera.write(tmp_path / "scene"))
     options = {"color_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
     with AzureKinectCamera(library=sdk.library, **options):
         assert sdk.configured() == {
-            "format": 0, "resolution": 6, "depth_mode": 4, "rate": 1, "synchronized": 0, "imu_starts": 0
+            "format": 0, "resolution": 6, "depth_mode": 4, "rate": 1, "synchronized": 0, "imu_starts": 1
         }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_estimate_tilted_camera_follows_within_two_windows(pitch: int, caplog) -
     estimator = GravityEstimator()
     ups = [gravity.up_from_angles(0, angle) for angle in (pitch, 12 - pitch)]
     for number, up in enumerate(ups):
-        options = {"camera_pitch": float(gravity.angles_from_up(up)[1]), "camera_height": 1.6, "fps": 5}
+        options = {"camera_pitch": float(gravity.angles_from_up(up)[1]), "camera_height": 1.3, "fps": 5}
         options |= {"width": 320, "height": 240, "gravity": False, "start_stamp_ns": number * 10**11}
         with cameras.create("simulated", realtime=False, **options) as camera:
             for _ in range(50):

@@ -1,6 +1,7 @@
 """The recognizer with cameras in any mounting, whose direction of gravity is known."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ def session(request: pytest.FixtureRequest) -> Session:
     return inference.load(request.param)
 
 
-def predict(session: Session, joints: np.ndarray, up: np.ndarray | None) -> ActionPrediction:
-    """Return the prediction at the last of the frames [T, V, 3] of joints."""
+def predict(session: Session, joints: np.ndarray, ups: Sequence[np.ndarray | None]) -> ActionPrediction:
+    """Return the prediction at the last of the frames [T, V, 3] of joints, each with its direction of gravity."""
     recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.1, smoothing_s=0.0, top_k=3)
-    for t, positions in enumerate(joints):
+    for t, (positions, up) in enumerate(zip(joints, ups, strict=True)):
         pixels, scores = np.full((len(positions), 2), np.nan, np.float32), np.ones(len(positions), np.float32)
         if recognizer.tracked_stream == "hands":
             recognizer.add_hands(t * PERIOD_NS, [Hand("body_1", "hand_22", positions, pixels, scores)], up)
@@ -41,14 +42,27 @@ def test_predict_any_mounting_gives_label_of_level_camera(session: Session, roll
     layout = session.package.inputs[0].layout
     spec = InputSpec("body", "body", layout, (1, 3, FRAMES, 22 if layout == "hand_22" else 25))
     joints = example_clip([spec], FRAMES)["bodies"][0]
-    expected = predict(session, joints, None)
+    expected = predict(session, joints, [None] * FRAMES)
     up = gravity.up_from_angles(roll, pitch)
-    found = predict(session, (joints @ gravity.level_rotation(up)).astype(np.float32), up)
+    found = predict(session, (joints @ gravity.level_rotation(up)).astype(np.float32), [up] * FRAMES)
+    assert found.top_labels == expected.top_labels
+    np.testing.assert_allclose(found.top_probabilities, expected.top_probabilities, atol=1e-3)
+
+
+def test_predict_nodding_camera_gives_the_label_of_a_still_one(session: Session) -> None:
+    """A head nods by 40° and rolls by 20° during the window; frames with unknown `up` are as the ones before."""
+    layout = session.package.inputs[0].layout
+    spec = InputSpec("body", "body", layout, (1, 3, FRAMES, 22 if layout == "hand_22" else 25))
+    joints = example_clip([spec], FRAMES)["bodies"][0]
+    ups = [gravity.up_from_angles(20 * np.sin(t / 9), 40 * np.sin(t / 12)) for t in range(FRAMES)]
+    seen = np.stack([frame @ gravity.level_rotation(up) for frame, up in zip(joints, ups, strict=True)])
+    expected, found = predict(session, joints, [None] * FRAMES), predict(session, seen, ups)
     assert found.top_labels == expected.top_labels
     np.testing.assert_allclose(found.top_probabilities, expected.top_probabilities, atol=1e-3)
 
 
 def test_add_skeletons_turned_camera_restarts_windows() -> None:
+    """At once, or slowly beyond the next quarter turn of the image."""
     recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"), interval_s=0.0)
     for frame in range(20):
         recognizer.add_skeletons(stamp(frame), [body(0.0)], gravity.up_from_angles(0, frame / 5))
@@ -56,6 +70,10 @@ def test_add_skeletons_turned_camera_restarts_windows() -> None:
     recognizer.add_skeletons(stamp(20), [body(0.0)], gravity.up_from_angles(90, 0))
     (after,) = recognizer.predict()
     assert before.window_start_ns == stamp(0) and after.window_start_ns == stamp(20)
+    for frame in range(21, 61):
+        recognizer.add_skeletons(stamp(frame), [body(0.0)], gravity.up_from_angles(90 + 2 * (frame - 20), 0))
+    (rolled,) = recognizer.predict()
+    assert stamp(40) < rolled.window_start_ns < stamp(50) and recognizer.counts.restarts == 2
 
 
 def test_add_skeletons_invalid_up_raises_and_skips_frame() -> None:

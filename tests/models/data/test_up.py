@@ -75,7 +75,7 @@ def test_folder_and_store_keep_the_direction_of_gravity(tmp_path: Path, up_at) -
     store = PreparedDataset(tmp_path / "store")
     for n, entry in enumerate(folder.entries()):
         read, stored = folder.read(entry), store[n]
-        first = 4 if up_at(0) is None else 0  # earlier frames were written as those of a level camera
+        first = 4 if up_at(0) is None else 0  # earlier frames were written level
         for clip in (read, stored):
             np.testing.assert_allclose(clip.streams["up"], up_at(30), atol=1e-6)
             np.testing.assert_allclose(clip.leveled().bodies[:, first:], level[n].bodies[:, first:], atol=1e-5)

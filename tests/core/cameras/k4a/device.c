@@ -18,6 +18,8 @@ static struct slot {
     capture_t *queue[QUEUE];
     int waiting;
 } slots[SLOTS];
+typedef struct { float temperature, acceleration[3]; uint64_t moved_us; float turn[3]; uint64_t turned_us; } imu_sample_t;
+static struct { imu_sample_t samples[4096]; int next, count; } imu;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 
@@ -53,6 +55,11 @@ void fake_unplug(int index) {
 void fake_trouble(int index, int trouble) { slots[index].trouble = trouble; }
 int fake_imu_starts(int index) { return slots[index].imu_starts; }
 int fake_configured(int index, int field) { return ((int *)&slots[index].configuration)[field]; }
+
+void fake_imu(uint64_t device_us, float ax, float ay, float az, float gx, float gy, float gz) {
+    imu.samples[imu.count++ % 4096] = (imu_sample_t){25, {ax, ay, az}, device_us, {gx, gy, gz}, device_us};
+}
+void fake_imu_clear(void) { imu.next = imu.count = 0; }
 
 int fake_push(int index, int frame, uint64_t colour_us, uint64_t depth_us, int parts, uint64_t received_ns) {
     pthread_mutex_lock(&lock);
@@ -152,6 +159,24 @@ int k4a_device_start_imu(device_t *device) {
     slots[device->slot].imu_starts++;
     return SUCCEEDED;
 }
+
+void k4a_device_stop_imu(device_t *device) { (void)device; }
+
+int k4a_device_get_imu_sample(device_t *device, imu_sample_t *out, int32_t timeout_ms) {
+    (void)timeout_ms;
+    if (!fake_check(device, DEVICE) || imu.next == imu.count)
+        return TIMEOUT;
+    *out = imu.samples[imu.next++ % 4096];
+    return SUCCEEDED;
+}
+
+int fake_imu_next(imu_sample_t *out) { /* of a recording */
+    if (imu.next == imu.count)
+        return END_OF_FILE;
+    *out = imu.samples[imu.next++ % 4096];
+    return SUCCEEDED;
+}
+bool fake_imu_recorded(void) { return imu.count > 0; }
 
 int k4a_device_get_capture(device_t *device, capture_t **out, int32_t timeout_ms) {
     if (!fake_check(device, DEVICE))

@@ -9,6 +9,9 @@ typedef struct {
     int32_t rest[4];
 } recorded_t;
 
+int fake_imu_next(void *out);
+bool fake_imu_recorded(void);
+
 int k4a_playback_open(const char *path, playback_t **out) {
     scene_t *scene = fake_scene(path);
     if (!scene) {
@@ -35,7 +38,8 @@ int k4a_playback_get_record_configuration(playback_t *playback, recorded_t *out)
     const scene_t *scene = playback->scene;
     *out = (recorded_t){.colour_format = scene->colour_format, .resolution = scene->calibration.colour_resolution,
                         .depth_mode = scene->calibration.depth_mode, .rate = scene->rate,
-                        .colour = scene->tracks & COLOUR, .depth = (scene->tracks & DEPTH) != 0};
+                        .colour = scene->tracks & COLOUR, .depth = (scene->tracks & DEPTH) != 0,
+                        .imu = fake_imu_recorded()};
     return SUCCEEDED;
 }
 
@@ -48,6 +52,10 @@ int k4a_playback_get_tag(playback_t *playback, const char *name, char *out, size
         memcpy(out, playback->scene->serial, needed);
     *size = needed;
     return fits ? SUCCEEDED : TOO_SMALL;
+}
+
+int k4a_playback_get_next_imu_sample(playback_t *playback, void *out) {
+    return fake_check(playback, PLAYBACK) ? fake_imu_next(out) : FAILED;
 }
 
 int k4a_playback_get_next_capture(playback_t *playback, capture_t **out) {

@@ -54,6 +54,7 @@ class SimulatedCameraFile:
     rate: int = 2
     tracks: int = BOTH
     model: int = BROWN_CONRADY
+    imu_to_color: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     def write(self, path: Path) -> Path:
         """Write a file that the simulated libraries read."""
@@ -68,6 +69,7 @@ class SimulatedCameraFile:
         extrinsics = np.tile(identity, (4, 4, 1))
         extrinsics[0, 1] = _extrinsics(self.to_color)
         extrinsics[1, 0] = _extrinsics(np.linalg.inv(self.to_color))
+        extrinsics[2:, 1, :9] = self.imu_to_color.ravel()  # gyroscope and accelerometer
         cameras = [self._camera(self.depth, identity), self._camera(self.color, extrinsics[0, 1])]
         modes = np.array([self.depth_mode, self.color_resolution], "<i4")
         return b"".join([*cameras, extrinsics.tobytes(), modes.tobytes()])
@@ -114,6 +116,7 @@ class SimulatedSdk:
             subprocess.run(["cc", *options, "-o", out, *files, *linked, "-lm", "-lpthread"], check=True)
         self.library, self.body_library = str(folder / "libk4a.so"), str(folder / "libk4abt.so")
         self._k4a: Any = ctypes.CDLL(self.library)
+        self._k4a.fake_imu.argtypes = [ctypes.c_uint64, *[ctypes.c_float] * 6]
         self.bodies: Any = ctypes.CDLL(self.body_library)
         self._k4a.fake_push.argtypes = [
             ctypes.c_int,
@@ -140,6 +143,10 @@ class SimulatedSdk:
         received = time.monotonic_ns() - late_ns
         depth_us = device_us if depth_us is None else depth_us
         assert self._k4a.fake_push(slot, shot, device_us, depth_us, parts, received), "no room, or not started"
+
+    def move(self, device_us: int, acceleration: np.ndarray, turn: np.ndarray | tuple[float, ...] = (0, 0, 0)) -> None:
+        """Add a sample of the inertial sensor, m/s² and rad/s, to the camera's queue or the recording."""
+        self._k4a.fake_imu(device_us, *map(float, acceleration), *map(float, turn))
 
     def configured(self, slot: int = 0) -> dict[str, int]:
         """Return the configuration of the last start."""
@@ -183,6 +190,7 @@ def sdk(built_sdk: SimulatedSdk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     yield built_sdk
     for slot in range(4):
         built_sdk.unplug(slot)
+    built_sdk._k4a.fake_imu_clear()
     built_sdk.bodies.fake_bodies_hold(0)
     built_sdk.bodies.fake_bodies_break(0)
     assert built_sdk.live() == {}
