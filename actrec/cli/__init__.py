@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from actrec import __version__
 from actrec.utils import config, single_threaded_blas, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
+from actrec.utils.folders import NO_HOME
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
@@ -111,6 +112,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_stdout()  # the reader (head, less) has ended
         return 1
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # of Path.expanduser
+            raise
+        return _fail(NO_HOME, 1)
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from actrec.inference import zoo
-from actrec.utils import calibration_files
+from actrec.utils import calibration_files, folders
 from actrec.utils.errors import ActrecError
 
 EPILOG = """\
@@ -34,7 +34,7 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        area: "software", "models", "cameras", "accelerator" or "transport".
+        area: "software", "folders", "models", "cameras", "accelerator" or "transport".
         name: Checked item.
         ok: Whether the item works.
         value: Observed state in one line.
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def findings(with_transport: bool) -> Iterator[Finding]:
     """Run every check, in the order in which a user would repair things."""
     yield from check_software()
+    yield from check_folders()
     yield from check_models()
     yield from check_cameras()
     yield from check_accelerators()
@@ -237,6 +238,29 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def check_folders() -> Iterator[Finding]:
+    """Check the folders that actrec and ROS write to by default; logs and caches go to temporary folders instead."""
+    where, cause = folders.ros_logs()
+    remedy = "set ROS_LOG_DIR or ROS_HOME to a folder that can be written, or free space"
+    yield _folder("ROS logs", where, cause, remedy)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    yield _folder("caches", f"{home}/actrec", remedy="set XDG_CACHE_HOME, and ACTREC_ENGINES for TensorRT engines")
+    own = str(calibration_files.search_folders()[0])
+    yield _folder("camera calibrations", own, remedy="set ACTREC_CAMERAS or XDG_CONFIG_HOME")
+
+
+def _folder(name: str, where: str, cause: str | None = None, remedy: str = "") -> Finding:
+    if cause is None:
+        try:
+            cause = folders.problem(folders.expanded(where))
+        except ActrecError:
+            cause = "there is no home folder"
+    return Finding("folders", name, not cause, f"{where} cannot be written: {cause}" if cause else where, remedy)
 
 
 # -- model packages ----------------------------------------------------------------------------------------------------

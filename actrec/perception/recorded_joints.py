@@ -33,8 +33,8 @@ from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
-from actrec.utils import gravity
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils import folders, gravity
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 HANDS = "actrec_msgs/msg/HandArray"
 
@@ -149,8 +149,12 @@ def read_hands(path: str | Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
 
 def cache_folder() -> Path:
     """Return the folder of cached skeletons; it may be emptied at any time."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "actrec/skeletons"
+    try:
+        return folders.user_folder("", "XDG_CACHE_HOME", "~/.cache", "actrec/skeletons")
+    except DeviceError as error:
+        folder = folders.temporary("skeletons")
+        log.warning("skeletons are cached in %s: %s", folder, error)
+        return folder
 
 
 def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
@@ -191,7 +195,8 @@ def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
         os.replace(staging, file)
     except OSError as error:
         staging.unlink(missing_ok=True)
-        log.warning("cannot cache the skeletons of '%s' in %s: %s", sequence.name, file.parent, error.strerror)
+        text = "cannot cache the skeletons of '%s' in %s (%s): they are estimated again; set XDG_CACHE_HOME"
+        log.warning(text, sequence.name, file.parent, error.strerror)
 
 
 def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from actrec.utils.calibration_files import from_hfov, from_yaml
 from actrec.utils.camera_model import make_intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.folders import expanded
 from actrec.utils.registry import Registry
 
 __all__ = ["FORMATS", "Recording", "RecordingConfig", "detect_format", "open_recording"]
@@ -113,7 +114,7 @@ def existing_path(path: str | Path) -> Path:
     Raises:
         DeviceError: There is no such file or folder.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.exists():
         raise DeviceError(f"there is no recording '{path}'; check the path")
     return path
@@ -195,7 +196,7 @@ def resolve_intrinsics(
                 f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file ({error})"
             ) from error
     if text:
-        camera = from_yaml(Path(text).expanduser())
+        camera = from_yaml(expanded(text))
     elif folder is not None and (folder / INTRINSICS_FILE).is_file():
         camera = from_yaml(folder / INTRINSICS_FILE)
     elif config.hfov_deg > 0:

@@ -30,6 +30,7 @@ from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.folders import expanded
 
 READ_TIMEOUT_S = 10.0
 
@@ -118,7 +119,7 @@ def record(
     """
     config.check()
     clips, failed = RecordedClips(), 0
-    folder = _prepare_folder(Path(config.out).expanduser(), config)
+    folder = _prepare_folder(expanded(config.out), config)
 
     def read_next() -> Observation:
         if stopped.is_set():

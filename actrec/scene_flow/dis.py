@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 
 from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.types import Intrinsics
-from actrec.utils import config
+from actrec.utils import config, jit
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
@@ -89,7 +88,7 @@ class DisFlow(SceneFlow):
         return out
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
     """Add the values of a shifted row on the centers' surfaces to total and count; simple enough for SIMD."""
     for k in range(center.size):
@@ -98,7 +97,7 @@ def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: 
         count[k] += np.float32(1) if near else np.float32(0)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.ndarray) -> None:
     """Write to out [H, W] the mean of the valid depths around each pixel on its own surface."""
     height, width = depth.shape
@@ -116,7 +115,7 @@ def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.nd
             out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.njit(nogil=True)
 def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
     """Sample depth bilinearly over the neighbors on the nearest pixel's surface; NaN outside the image."""
     height, width = depth.shape
@@ -137,7 +136,7 @@ def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
     return total / weights if weights > 0 else nearest
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.njit(nogil=True)
 def _lift(pixels, depth0, depth1, fx, fy, cx, cy, dt, step, max_speed, out):  # type: ignore[no-untyped-def]
     """Write to out [H, W, 3] the velocity from optical flow pixels [H, W, 2] and two depth images."""
     height, width = depth0.shape

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from actrec.types import Intrinsics
+from actrec.utils import folders
 from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
@@ -152,11 +153,11 @@ def search_folders() -> list[Path]:
     """Return the folders to search in order; new files are written to the first.
 
     These are `$ACTREC_CAMERAS` if it is set, else `calibration/cameras` of a source checkout, then
-    `~/.config/actrec/cameras`.
+    `~/.config/actrec/cameras`, which without a home folder is a path that starts with `~`.
     """
     if given := os.environ.get("ACTREC_CAMERAS"):
-        return [Path(given).expanduser()]
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "actrec/cameras"
+        return [folders.expanded(given)]
+    home = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config")) / "actrec/cameras"
     return [_CHECKOUT_FOLDER, home] if _CHECKOUT_FOLDER.is_dir() else [home]
 
 
@@ -171,6 +172,15 @@ def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
     places = [folder] if folder else search_folders()
     files = [place / f"{serial}_{part}.yaml" for place in places]
     return next((file for file in files if file.is_file()), files[0])
+
+
+def check_writable(path: Path) -> None:
+    """Raise DeviceError if a camera's file cannot be written."""
+    cause = "there is no home folder" if path.parts[0] == "~" else folders.problem(path.parent)
+    if cause:
+        raise DeviceError(
+            f"cannot write '{path}' ({cause}): name a folder with --cameras, or set ACTREC_CAMERAS or XDG_CONFIG_HOME"
+        )
 
 
 def load(serial: str, folder: Path | None = None) -> CameraFiles:
@@ -268,7 +278,7 @@ def _write(path: Path, content: dict[str, Any], note: str) -> None:
         staging.write_text(text)
         os.replace(staging, path)
     except OSError as error:
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another folder") from error
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; set ACTREC_CAMERAS to another folder") from error
     finally:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)

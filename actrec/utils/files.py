@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from actrec.utils.errors import DeviceError, InputError, PackageError
+from actrec.utils.folders import expanded
 
 
 def write_folder(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
@@ -65,8 +66,8 @@ def check_output_folder(folder: str | Path, files: Sequence[str], overwrite: boo
         DeviceError: The folder cannot be created.
     """
     try:
-        target = Path(folder).expanduser().resolve()
-    except RuntimeError as error:  # ~NAME of an unknown user, or a symlink loop
+        target = expanded(folder).resolve()
+    except RuntimeError as error:  # a symlink loop
         raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
     try:
         if target.exists():

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
+from actrec.utils.folders import expanded
 
 COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
 DEPTH_MODES = ("nfov_2x2binned", "nfov_unbinned", "wfov_2x2binned", "wfov_unbinned")
@@ -100,7 +101,7 @@ def load_record(k4a_path: str) -> Any:
 
 def _open_library(part: str, path: str) -> Any:
     reasons = []
-    for name in (str(Path(path).expanduser()),) if path else _NAMES[part]:
+    for name in (str(expanded(path)),) if path else _NAMES[part]:
         try:
             return ctypes.CDLL(name)
         except OSError as error:
@@ -225,7 +226,7 @@ class Playback:
 
     def __init__(self, k4a: Any, record: Any, path: str):
         self._k4a, self._record, self._path = k4a, record, path
-        file = Path(path).expanduser()
+        file = expanded(path)
         if not file.is_file():
             raise DeviceError(f"there is no recording '{path}': check the option recording")
         self._handle = record.k4a_playback_t()

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
@@ -19,6 +18,7 @@ from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
+from actrec.utils.folders import expanded
 from actrec.utils.registration import Registration
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class RealSenseCamera(DeviceCamera):
             raise realsense_device.explain_start_error(error, device, streams) from error
 
     def _play(self) -> Any:
-        path, config = Path(self.config.recording).expanduser(), rs.config()
+        path, config = expanded(self.config.recording), rs.config()
         if not path.is_file():
             raise DeviceError(f"there is no recording '{path}': check the path")
         try:

@@ -21,7 +21,7 @@ from actrec import cameras
 from actrec.cli import add_driver, driver_options, interruptible
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
-from actrec.utils.calibration_files import COLOR, DEPTH, from_yaml, path_of
+from actrec.utils.calibration_files import COLOR, DEPTH, check_writable, from_yaml, path_of
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 PREVIEW_PERIOD_S = 0.5
@@ -442,9 +442,10 @@ def target(args: argparse.Namespace, part: str) -> Path:
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise ConfigError if `path` exists, unless it may be overwritten."""
+    """Raise ConfigError if `path` exists, unless it may be overwritten; DeviceError if it cannot be written."""
     if path.exists() and not overwrite:
         raise ConfigError(f"'{path}' exists already: add --overwrite to replace it")
+    check_writable(path)
 
 
 def log(text: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec.utils.errors import DeviceError
+from actrec.utils.folders import expanded, user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +61,14 @@ class EngineKey:
 
 def default_folder() -> Path:
     """Return `ACTREC_ENGINES`, or `~/.cache/actrec/engines`; a DeviceError if there is no such home."""
-    if os.environ.get(VARIABLE):
-        return _expanded(os.environ[VARIABLE])
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "actrec/engines"
-
-
-def _expanded(path: str) -> Path:
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        raise DeviceError(f"engines cannot be kept in '{path}': there is no such home; name a folder in {VARIABLE}")
-    return Path(expanded)
+    return user_folder(VARIABLE, "XDG_CACHE_HOME", "~/.cache", "actrec/engines")
 
 
 class EngineCache:
     """Engines in a folder (`default_folder` if empty), each `NAME.engine` with `NAME.json`, which is written last."""
 
     def __init__(self, folder: str | Path = ""):
-        self.folder = _expanded(str(folder)) if folder else default_folder()
+        self.folder = expanded(folder) if folder else default_folder()
 
     def find(self, key: EngineKey) -> bytes | None:
         """Return the engine of that key; None if there is none, or only a damaged one (which is logged)."""

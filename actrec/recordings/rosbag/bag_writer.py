@@ -21,6 +21,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.folders import expanded
 
 METADATA_VERSION: Final = 8
 FLUSH_S = 1.0
@@ -67,7 +68,7 @@ class BagWriter:
     def __init__(self, path: str | Path, depth_encoding: str = "16UC1"):
         if depth_encoding not in DEPTH_ENCODINGS:
             raise ConfigError(f"depth encoding is '{depth_encoding}', allowed: {', '.join(DEPTH_ENCODINGS)}")
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.counts: dict[str, int] = {}
         self.bytes_written = 0
         self._depth_encoding = depth_encoding

@@ -14,6 +14,7 @@ from actrec.recordings.rosbag.bag_files import recorded_messages
 from actrec.recordings.rosbag.bag_writer import METADATA_VERSION, typestore_with
 from actrec.recordings.rosbag.mcap_file import Channel
 from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.folders import expanded
 
 
 def recover(path: str | Path, out: str | Path) -> dict[str, int]:
@@ -34,7 +35,7 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     connections: dict[Channel, Any] = {}
     try:
-        with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+        with Writer(expanded(out), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
             known: dict[tuple[str, str], Any] = {}  # the files of a bag declare the same topics
             for channel, stamp, raw in itertools.chain([first], messages):  # one by one: a bag may exceed the memory
                 if channel not in connections:

@@ -11,11 +11,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
 from actrec.scene_flow.primal_dual.sweeps import TERMS
+from actrec.utils import jit
 from actrec.utils.config import setting
 
 
@@ -109,7 +109,7 @@ _EPS = _F(1e-10)
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def half(gray, depth, out_gray, out_depth, low, high):  # type: ignore[no-untyped-def]
     """Write the next coarser level of gray and depth [H, W]."""
     rows, columns = gray.shape
@@ -131,13 +131,13 @@ def half(gray, depth, out_gray, out_depth, low, high):  # type: ignore[no-untype
             out_depth[y, x] = _near(depth, 2 * x, 2 * y)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _add(total, row, weight):  # type: ignore[no-untyped-def]
     for x in range(total.size):
         total[x] += weight * row[x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _near(depth, x, y):  # type: ignore[no-untyped-def]
     """Return the weighted mean of the neighboring depths on the pixel's own surface."""
     rows, columns = depth.shape
@@ -156,7 +156,7 @@ def _near(depth, x, y):  # type: ignore[no-untyped-def]
     return total / near
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def doubled(values, factor, out):  # type: ignore[no-untyped-def]
     """Write `factor` times a level's values, upsampled to the next finer level."""
     rows, columns = out.shape
@@ -173,7 +173,7 @@ def doubled(values, factor, out):  # type: ignore[no-untyped-def]
             out[y, x] = a * line[max(k - 1, 0)] + b * line[k] + c * line[min(k + 1, end)]
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@jit.njit(nogil=True, inline="always")
 def _weights(x, last):  # type: ignore[no-untyped-def]
     """Return k and the weights of the coarse pixels k − 1, k and k + 1 at the fine pixel x; 0 outside the image."""
     k = x // 2
@@ -184,7 +184,7 @@ def _weights(x, last):  # type: ignore[no-untyped-def]
     return k, before / total, at / total, after / total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def surface(depth, fx, fy, cx, cy, rx, ry, low, high):  # type: ignore[no-untyped-def]
     """Write r_x and r_y."""
     rows, columns = depth.shape
@@ -196,13 +196,13 @@ def surface(depth, fx, fy, cx, cy, rx, ry, low, high):  # type: ignore[no-untype
             ry[y, x] = _closeness(((y + 1 - cy) * down - (y - cy) * z) / fy, down - z) if y + 1 < rows else _F(1)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@jit.njit(nogil=True, inline="always")
 def _closeness(side, away):  # type: ignore[no-untyped-def]
     apart = math.sqrt(side * side + away * away)
     return _F(2 / apart) if apart > 0 else _F(1)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def gradients(gray, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[no-untyped-def]
     """Write the gradients of gray and of depth."""
     rows, columns = gray.shape
@@ -221,7 +221,7 @@ def gradients(gray, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[n
             zy[y, x] = (c * (depth[down, x] - z) + d * (z - depth[up, x])) / whole_y if known else _F(0)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def energy_terms(gray0, depth0, gray1, depth1, ix, iy, zx, zy, u, v, weights, out, change, low, high):  # type: ignore[no-untyped-def]
     """Write the rows low to high of the planes `sweeps.TERMS`, except rx and ry, which are read.
 
@@ -286,7 +286,7 @@ _NETWORK = np.array(
 _FAR = _F(1e30)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  # type: ignore[no-untyped-def]
     """Write the rows low to high of the 3×3 weighted median of planes [K, H, W]; pixels without depth keep theirs.
 
@@ -322,21 +322,21 @@ def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  #
             _known(out[k, y], found, values[k, y], depth[y])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _weigh(weights, depth, middle, change, weigh_depth, weigh_change):  # type: ignore[no-untyped-def]
     for x in range(weights.size):
         apart = depth[x] - middle[x]
         weights[x] = _F(1) / (_F(1) + weigh_depth * apart * apart + weigh_change * change[x] * change[x])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _set(to, values):  # type: ignore[no-untyped-def]
     """Copy values; `to[:] = values` takes three seconds longer to compile, for its message about unequal shapes."""
     for x in range(to.size):
         to[x] = values[x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _exchange(a, b, weight_a, weight_b):  # type: ignore[no-untyped-def]
     for x in range(a.size):
         swap = a[x] > b[x]
@@ -347,7 +347,7 @@ def _exchange(a, b, weight_a, weight_b):  # type: ignore[no-untyped-def]
         weight_b[x] = r if swap else s
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _choose(found, values, weights, total):  # type: ignore[no-untyped-def]
     """Write the value at which the cumulated weights reach half of the total, interpolated between two values."""
     for x in range(found.size):
@@ -360,7 +360,7 @@ def _choose(found, values, weights, total):  # type: ignore[no-untyped-def]
                 found[x] = (_F(1) - share) * values[n - 1, x] + share * values[n, x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _known(out, found, value, depth):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = found[x] if depth[x] > 0 else value[x]

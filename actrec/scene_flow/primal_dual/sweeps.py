@@ -11,8 +11,9 @@ SIMD.
 import itertools
 from concurrent.futures import Executor
 
-import numba
 import numpy as np
+
+from actrec.utils import jit
 
 # There is no NaN here: missing depth is 0.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
@@ -68,7 +69,7 @@ def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Exec
     return state
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.njit(nogil=True)
 def _strip(state: np.ndarray, terms: np.ndarray, count: int, low: int, high: int, out: np.ndarray) -> None:
     """Write the rows low to high of the state after `count` iterations to `out`."""
     first, last = max(low - count, 0), min(high + count, state.shape[1])
@@ -81,7 +82,7 @@ def _strip(state: np.ndarray, terms: np.ndarray, count: int, low: int, high: int
                 out[n, y, x] = mine[n, y - first, x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _sweeps(s: np.ndarray, t: np.ndarray, first: int, count: int) -> None:
     """Run `count` iterations of s [13, h, W] in place: dual ascent of a row, then primal descent, then the next row.
 
@@ -114,14 +115,14 @@ def _sweeps(s: np.ndarray, t: np.ndarray, first: int, count: int) -> None:
             _extrapolate(s[_W, y], s[_W_BAR, y], c)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _depth_dual(pd, sigma, zt, zx, zy, u, v, w):  # type: ignore[no-untyped-def]
     for x in range(pd.size):
         raised = pd[x] + sigma[x] * (zt[x] + zx[x] * u[x] + zy[x] * v[x] - w[x])
         pd[x] = min(max(raised, _F(-1)), _F(1))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _dual(px, py, f, below):  # type: ignore[no-untyped-def]
     """Ascend with the step σ = 1 / (2 λ r), which cancels λ and r; then project to length 1."""
     right = f[1:]
@@ -137,7 +138,7 @@ def _dual(px, py, f, below):  # type: ignore[no-untyped-def]
     px[last], py[last] = a * shrink, b * shrink
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ignore[no-untyped-def]
     """Write the divergence of (r p); nothing flows across the border of the image."""
     from_above, to_below = _F(1) if up else _F(0), _F(1) if down else _F(0)
@@ -151,21 +152,21 @@ def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ign
         after[x] -= rx[x] * px[x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _descend(divergence, f, tau, of_pd, pd):  # type: ignore[no-untyped-def]
     """Replace the divergence with f + τ λ div p + (τ ∂ρ_Z) pd."""
     for x in range(f.size):
         divergence[x] = f[x] + tau[x] * divergence[x] + of_pd[x] * pd[x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _share(share, it, ix, iy, u, v, reach):  # type: ignore[no-untyped-def]
     """Write the length of the proximal step of |ρ_I| along its gradient, limited to the step size."""
     for x in range(share.size):
         share[x] = min(max((it[x] + ix[x] * u[x] + iy[x] * v[x]) * reach[x], _F(-1)), _F(1))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _step(f, bar, descended, step, share):  # type: ignore[no-untyped-def]
     for x in range(f.size):
         new = descended[x] - step[x] * share[x]
@@ -173,7 +174,7 @@ def _step(f, bar, descended, step, share):  # type: ignore[no-untyped-def]
         f[x] = new
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@jit.njit(nogil=True, fastmath=_FASTMATH)
 def _extrapolate(f, bar, new):  # type: ignore[no-untyped-def]
     for x in range(f.size):
         bar[x] = _F(2) * new[x] - f[x]

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -24,11 +25,13 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from actrec.utils import stop_signals
+from actrec.utils import folders, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common import parameter_files
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
+
+logger = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=Node)
 
@@ -57,8 +60,11 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
 
     Raises:
         ConfigError: ROS cannot read the command line or a parameter file in it.
+        DeviceError: No folder for logs can be written.
     """
     transport.prepare()
+    if warning := folders.prepare_ros_logs():
+        logger.warning(warning)
     context = Context()
     try:
         rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)

@@ -23,6 +23,7 @@ from std_msgs.msg import Empty
 
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
+from actrec.utils import folders
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.common.topics import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
 
@@ -86,6 +87,7 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
         DeviceError: The two processes did not find each other, or one failed.
     """
     environment = dict(os.environ)
+    folders.prepare_ros_logs(environment)
     if with_profile:
         environment.update(profile_environment(environment))
     else:

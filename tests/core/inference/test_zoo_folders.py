@@ -44,9 +44,9 @@ def test_find_without_home_finds_shipped_packages(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", no_such_user)
     assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
-    with pytest.raises(DeviceError, match=r"engines cannot be kept in '~/.cache': .* name a folder in ACTREC_ENGINES"):
+    with pytest.raises(DeviceError, match="there is no home folder: set ACTREC_ENGINES or XDG_CACHE_HOME, or HOME"):
         EngineCache()
-    with pytest.raises(DeviceError, match="in '~/mine': there is no such home"):
+    with pytest.raises(DeviceError, match="'~/mine': .* there is no such home folder"):
         EngineCache("~/mine")
 
 

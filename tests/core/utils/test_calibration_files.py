@@ -151,7 +151,7 @@ def test_load_invalid_depth_geometry_raises(folder: Path, change: dict[str, obje
 
 def test_write_intrinsics_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
+    with pytest.raises(DeviceError, match="cannot write .*set ACTREC_CAMERAS to another folder"):
         calibration_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
 
 

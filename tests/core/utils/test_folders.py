@@ -1,0 +1,120 @@
+"""Users without a home folder, read-only folders and full disks: the true cause, and a variable that mends it."""
+
+import errno
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+from actrec.perception.recorded_joints import cache_folder
+from actrec.utils import calibration_files, folders, jit
+from actrec.utils.errors import DeviceError
+from tests.house.test_cli import run_main
+
+NOWHERE = "/proc/nonexistent"
+"""No folder can be created here, also not by root."""
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take the home folder away, as a container with a numeric user has none."""
+    for name in ("HOME", "ROS_HOME", "ROS_LOG_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ACTREC_CAMERAS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: (_ for _ in ()).throw(KeyError(user)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "cause"),
+    [
+        ({}, "~/.ros/log", "HOME is not set"),
+        ({"HOME": NOWHERE}, "~/.ros/log", "No such file or directory"),
+        ({"HOME": NOWHERE, "ROS_HOME": "/dev/null"}, "/dev/null/log", "Not a directory"),
+        ({"HOME": "{tmp}", "ROS_LOG_DIR": NOWHERE}, NOWHERE, "No such file or directory"),
+        ({"HOME": "{tmp}"}, "~/.ros/log", ""),
+        ({"ROS_HOME": "{tmp}/ros"}, "{tmp}/ros/log", ""),
+        ({"HOME": NOWHERE, "ROS_LOG_DIR": "{tmp}/log"}, "{tmp}/log", ""),
+    ],
+)
+def test_prepare_ros_logs_replaces_an_unwritable_folder(
+    no_home: None, tmp_path: Path, given: dict[str, str], where: str, cause: str
+) -> None:
+    environment = {name: value.format(tmp=tmp_path) for name, value in given.items()}
+    warning = folders.prepare_ros_logs(environment)
+    if not cause:
+        assert warning == "" and ("ROS_LOG_DIR" in environment) == ("ROS_LOG_DIR" in given)
+        return
+    assert f"because {where} cannot be written ({cause}): set ROS_LOG_DIR or ROS_HOME to a folder" in warning
+    assert environment["ROS_LOG_DIR"] == f"{tmp_path}/actrec_{os.getuid()}_ros_logs"
+    assert folders.prepare_ros_logs(environment) == "", "also in child processes"
+
+
+def test_prepare_ros_logs_on_a_full_disk_raises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    line = r"ROS cannot write its logs to .* \(No space left on device\), and temporary files cannot be .*: set TMPDIR"
+    with pytest.raises(DeviceError, match=line + "; set ROS_LOG_DIR or ROS_HOME to a folder"):
+        folders.prepare_ros_logs({"HOME": str(tmp_path)})
+
+
+def test_temporary_folder_of_another_user_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = folders.temporary("logs")
+    assert folders.temporary("logs") == first and first.stat().st_mode & 0o777 == 0o700
+    first.chmod(0o777)
+    assert folders.temporary("logs") != first
+
+
+def test_calibrations_without_home_are_read_but_not_written(
+    no_home: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(calibration_files, "_CHECKOUT_FOLDER", tmp_path / "none")
+    assert calibration_files.load("123").color is None
+    with pytest.raises(DeviceError, match=r"no home folder\): name a folder with --cameras, or set ACTREC_C"):
+        calibration_files.check_writable(calibration_files.path_of("123", "color"))
+    for name, below in (("ACTREC_CAMERAS", ""), ("XDG_CONFIG_HOME", "actrec/cameras")):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        path = calibration_files.path_of("123", "color")
+        calibration_files.check_writable(path)
+        assert path == tmp_path / name / below / "123_color.yaml"
+        monkeypatch.delenv(name)
+
+
+def test_cached_skeletons_without_home_go_to_a_temporary_folder(
+    no_home: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cache_folder() == tmp_path / f"actrec_{os.getuid()}_skeletons"
+    assert "there is no home folder: set XDG_CACHE_HOME, or HOME" in caplog.text
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache/actrec/skeletons"
+
+
+def test_command_with_a_path_in_no_home_ends_with_one_line(no_home: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("record --recover ~/bag --out x", "calibrate intrinsics ~/x --serial 1 --cameras /tmp"):
+        assert run_main(command.split()) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("actrec: ") and line.endswith(folders.NO_HOME)
+
+
+def test_compiled_code_is_cached_in_a_temporary_folder_if_no_other_is_writable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from numba.core import caching
+
+    monkeypatch.setattr(
+        caching.CompileResultCacheImpl, "_locator_classes", caching.CompileResultCacheImpl._locator_classes[:1]
+    )
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert jit.njit()(lambda x: x + 1)(2) == 3
+        assert jit.njit()(lambda x: x + 2)(2) == 4
+    assert caplog.text.count("set NUMBA_CACHE_DIR") == 1
+    assert list(tmp_path.rglob("*.nbi"))
