@@ -1,4 +1,4 @@
-"""Folders of the user, for ROS's logs, caches and calibrations: where they are, and which variable moves them.
+"""Folders of the user for ROS's logs, caches and calibrations: their places, and the variables that move them.
 
 Services and containers run without a home folder, or with a read-only one.
 """
