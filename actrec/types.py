@@ -75,6 +75,7 @@ class RgbdFrame:
         skeletons: Joints that the source knows (simulated camera, recordings), else empty.
         up: [3] unit vector against gravity in the optical frame, (0, −1, 0) for a level camera; None if unknown.
         up_source: Where `up` comes from, a name in `actrec.utils.gravity.SOURCES`.
+        depth_scale: Length of one unit of the depth image as it came, m; 1 for meters.
     """
 
     stamp_ns: int
@@ -85,6 +86,7 @@ class RgbdFrame:
     skeletons: list["Body"] = field(default_factory=list)
     up: np.ndarray | None = None
     up_source: str = "camera"
+    depth_scale: float = 1.0
 
     @property
     def stamp(self) -> float:

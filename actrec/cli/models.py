@@ -118,7 +118,11 @@ def _description(figures: dict[str, Any]) -> str:
         f"  actions    {', '.join(figures['labels'])}",
         f"  window     {window['seconds']:g} s as {window['frames']} frames{clips}, {figures['bodies']} body/bodies "
         "together",
-        *(f"  input      {s['name']} {s['shape']}: {s['modality']} of {s['layout']}" for s in figures["inputs"]),
+        *(
+            f"  input      {s['name']} {s['shape']}: {s['modality']} of {s['layout']}"
+            + (f" at {s['rate']:g} Hz" if s["rate"] else "")
+            for s in figures["inputs"]
+        ),
         f"  rejection  {Rejection(**rejection).note} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(figures['provenance'])}",
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
@@ -130,10 +134,12 @@ def _description(figures: dict[str, Any]) -> str:
 
 
 def _training(provenance: dict[str, Any]) -> str:
-    if Provenance(**provenance).untrained:
+    trained = Provenance(**provenance)
+    if trained.untrained:
         return f"nothing ({provenance['split']}): its labels mean nothing"
     figures, data = provenance["figures"], f"{provenance['dataset']} ({provenance['split']})"
     if not figures.get("test_clips", 1):
         return f"{data}, not measured: the split has no test part"
     how = f"by {figures['evaluated_by']}" if "evaluated_by" in figures else "on its test"
-    return f"{data}, {provenance['accuracy']:.1%} top-1 {how}"
+    rate = f" at {trained.rates_text}" if trained.frame_rates else ""
+    return f"{data}{rate}, {provenance['accuracy']:.1%} top-1 {how}"

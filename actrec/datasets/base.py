@@ -17,6 +17,9 @@ from actrec.types import KEYS, STREAMS, LazyClip, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
+RATED_CLIPS = 32
+"""Clips of a dataset that are read to find its frame rates."""
+
 
 class LazyStreams(Mapping[str, np.ndarray]):
     """Streams of a clip that are decoded at every access and not cached.
@@ -228,6 +231,15 @@ class ClipDataset:
     def identities(self) -> tuple[str, ...]:
         """Return the distinct identities of the user's recordings; empty for published datasets."""
         return tuple(dict.fromkeys(filter(None, self.recordings)))
+
+    def frame_rates(self) -> tuple[float, ...]:
+        """Return the lowest, the median and the highest frame rate, Hz, of some clips, each once."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), RATED_CLIPS)).astype(int))
+        stamps = [self[index].stamps_ns for index in chosen]
+        found = [(len(each) - 1) * 1e9 / max(int(each[-1] - each[0]), 1) for each in stamps if len(each) > 1]
+        if not found:
+            return ()
+        return tuple(dict.fromkeys(round(float(np.percentile(found, share)), 1) for share in (0, 50, 100)))
 
     def joints_digest(self, index: int) -> bytes:
         """Return a digest of a clip's joints."""

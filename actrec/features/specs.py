@@ -25,6 +25,11 @@ class WindowSpec:
     combine: str = "mean"  # clips' scores: "mean" or (renormalized) "max" of probabilities, mean of "logits"
 
     @property
+    def rate(self) -> float:
+        """Return the frames per second, Hz."""
+        return self.frames / self.seconds
+
+    @property
     def clip_frames(self) -> int:
         """Return T, the frames per network input."""
         return self.clip or self.frames
@@ -46,6 +51,7 @@ class InputSpec:
     shape: tuple[int, ...]  # without the batch axis
     unit: str = ""  # SI unit of the values before normalization, "" for none
     preprocessing: dict[str, Any] = field(default_factory=dict)  # options of the feature
+    rate: float = 0.0  # Hz at which images are taken (`features.rates`); 0 for joints, which are interpolated
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Provenance:
         packages: Versions of Python and of the libraries.
         trained_on: Machine and device.
         hours: Duration of the training.
+        frame_rates: Frame rates of the training recordings in Hz: lowest, median and highest; empty if unknown.
     """
 
     dataset: str
@@ -83,11 +84,18 @@ class Provenance:
     packages: dict[str, Any] = field(default_factory=dict)
     trained_on: str = ""
     hours: float = 0.0
+    frame_rates: tuple[float, ...] = ()
 
     @property
     def untrained(self) -> bool:
         """Whether the network is untrained. A checkpoint from within its first epoch counts as trained."""
         return self.epochs == 0 and self.dataset == UNTRAINED
+
+    @property
+    def rates_text(self) -> str:
+        """The frame rates of the training recordings, for the user."""
+        low, high = min(self.frame_rates, default=0.0), max(self.frame_rates, default=0.0)
+        return f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
 
     @property
     def live_note(self) -> str:

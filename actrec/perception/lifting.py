@@ -17,7 +17,7 @@ Steps of `lift`:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,12 @@ NEIGHBOR_M = 0.25
 
 BEHIND_M = 0.1
 """Minimum depth of an occluded joint behind the surface."""
+
+PLAUSIBLE_SIZES = (0.4, 2.5)
+"""Size by depth relative to the estimator's own; other people, or their depth, are not real."""
+
+MIN_READINGS = 4
+"""Joints with depth for a reading of the size."""
 
 LIMB_SAMPLES = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
 """Relative positions of the tested points along a limb."""
@@ -190,6 +196,19 @@ class LiftingConfig:
     no_depth_score: float = setting(0.5, "Factor on all scores without any depth", range=(0.0, 1.0))
 
 
+def is_plausible(size: float) -> bool:
+    """Return whether a size by depth, relative to the estimator's own shape, can be a real person's; NaN can."""
+    return not size <= PLAUSIBLE_SIZES[0] and not size >= PLAUSIBLE_SIZES[1]
+
+
+class Lifted(NamedTuple):
+    """Joints in meters."""
+
+    positions: np.ndarray  # [V, 3] float32 m in the optical frame, NaN if unknown
+    scores: np.ndarray  # [V] float32
+    size: float  # size by depth relative to the estimator's own shape, about 0.8 to 1.2; NaN if unknown
+
+
 def lift(
     pixels: np.ndarray,
     world: np.ndarray | None,
@@ -214,30 +233,74 @@ def lift(
         config, options: Settings, or fields of `LiftingConfig`.
 
     Returns:
-        Positions [V, 3] float32 meters in the optical frame, NaN if unknown, and scores [V] float32: unchanged for
-        joints with depth, times `filled_score` for joints from the world landmarks, times `no_depth_score` without any
-        valid depth, 0 for NaN positions.
+        Positions and scores as of `lift_measured`.
 
     Raises:
         InputError: Shapes do not fit each other, or depth is not in meters.
         ConfigError: An option is unknown or out of range.
     """
     config = config or build(LiftingConfig, options)
+    lifted = lift_measured(pixels, world, scores, depth, intrinsics, radii, links, config)
+    known = lifted.positions[np.isfinite(lifted.positions[:, 2]), 2]
+    away = float(np.median(known)) * (1.0 if is_plausible(lifted.size) else lifted.size) if len(known) else 0.0
+    if depth is not None and away > MAX_DEPTH_M:
+        raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
+    return lifted.positions, lifted.scores
+
+
+def lift_measured(
+    pixels: np.ndarray,
+    world: np.ndarray | None,
+    scores: np.ndarray,
+    depth: np.ndarray | None,
+    intrinsics: Intrinsics,
+    radii: np.ndarray | Sequence[float] | float,
+    links: np.ndarray | None,
+    config: LiftingConfig,
+) -> Lifted:
+    """Lift joints as `lift`, and measure their size.
+
+    Depth that makes a person larger or smaller than `PLAUSIBLE_SIZES` is not used.
+
+    Returns:
+        Positions, NaN if unknown, and scores: unchanged for joints with depth, times `filled_score` for joints from the
+        world landmarks, times `no_depth_score` without any plausible depth, 0 for NaN positions.
+
+    Raises:
+        InputError: Shapes do not fit each other, or depth is not of floats.
+    """
     pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
     rays = _rays(pixels, intrinsics)
     placed = fit_translation(world, rays, scores)
-    surface, fitted = np.full(len(pixels), np.nan), placed
+    surface, fitted, size = np.full(len(pixels), np.nan), placed, float("nan")
     if depth is not None:
         depths = np.zeros(len(pixels)) + np.asarray(radii)
-        surface, fitted = _find_surfaces(config, pixels, rays, placed, scores, depth, intrinsics.fx, depths, links)
+        surface, fitted, size = _find_surfaces(
+            config, pixels, rays, placed, scores, depth, intrinsics.fx, depths, links
+        )
     seen = np.isfinite(surface)
     if not seen.any():
-        return _result(placed, scores * config.no_depth_score)
-    if (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
-        raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
+        return Lifted(*_result(placed, scores * config.no_depth_score), size)
     lifted = _on_rays(rays, surface + radii)
     positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
-    return _result(positions, np.where(seen, scores, scores * config.filled_score))
+    return Lifted(*_result(positions, np.where(seen, scores, scores * config.filled_score)), size)
+
+
+def _measure_size(samples: np.ndarray, expected: np.ndarray, scores: np.ndarray, min_score: float) -> float:
+    """Return the median of the depth at visible joints relative to the expected depth [V]; NaN for few readings.
+
+    Args:
+        samples: [V, GRID²] depth in the joints' windows, sorted, NaN last. A window must be half full.
+        expected: [V] depth of the surface in m, by the estimator's own shape.
+        scores: [V].
+        min_score: Least score of a visible joint.
+    """
+    count = np.isfinite(samples).sum(axis=1)
+    usable = (scores >= min_score) & (2 * count >= samples.shape[1]) & (expected > 0)
+    if usable.sum() < MIN_READINGS:
+        return float("nan")
+    near = samples[usable, (count[usable] - 1) // 4]  # a person is before the background
+    return float(np.median(near / expected[usable]))
 
 
 def _find_surfaces(
@@ -250,8 +313,8 @@ def _find_surfaces(
     focal: float,
     radii: np.ndarray,
     links: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return [V] depth of each joint's surface, NaN if none fits, and the world landmarks fitted to them."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return [V] depth of each joint's surface, NaN if none fits, the world landmarks fitted to them, and the size."""
     has_shape = np.isfinite(placed).all()
     middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
     relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
@@ -263,18 +326,21 @@ def _find_surfaces(
     # At least 5×5 pixels: joints are not located better, and single pixels are noisy.
     half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
     samples = _sample_depth(depth, pixels, half)
+    size = _measure_size(samples, placed[:, 2] - radii, scores, config.min_joint_score)
+    if not is_plausible(size):
+        return np.full(len(pixels), np.nan), placed, size
     layers = _split_surfaces(samples, config.surface_gap_m, config.min_share)
     trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
     wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
     expected = _estimate_distance(layers, relative, scores, middle) + relative
     surface = _pick_surface(layers, expected, narrow, wide)
     if not has_shape or not np.isfinite(surface).any():
-        return surface, placed
+        return surface, placed, size
     # Occluders must not bend the fit; the fit then detects occlusions better.
     surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), links)
     fitted = fit_similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
     surface = _pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
-    return _without_occluded(surface, rays, fitted, links), fitted
+    return _without_occluded(surface, rays, fitted, links), fitted, size
 
 
 def _checked(

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.perception.gravity import GravityConfig, GravityEstimator
-from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links
+from actrec.perception.lifting import LiftingConfig, joint_radii, lift_measured, limb_links
+from actrec.perception.size import SizeMonitor
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
@@ -194,7 +195,7 @@ class _Perception:
         turned = [gravity.turn_joints(_canonical(body), frame.intrinsics, self._turns) for body in bodies]
         for found in self._estimator.estimate(upright, turned):
             image = found.pixels, found.world, found.scores, upright.depth, upright.intrinsics
-            yield found, *lift(*image, radius_m, config=config)
+            yield found, *lift_measured(*image, radius_m, None, config)[:2]
 
 
 class BodyPerception(_Perception):
@@ -206,6 +207,9 @@ class BodyPerception(_Perception):
     Raises:
         ConfigError: An option is unknown or out of range.
         MissingLibraryError: The estimator's library is not installed.
+
+    Attributes:
+        sizes: Check of the unit of depth by the size of people.
     """
 
     config_class = BodyPerceptionConfig
@@ -216,11 +220,13 @@ class BodyPerception(_Perception):
         self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
         self._tracker = Tracker(**_options(self.config, TrackerConfig))
         self._gravity = GravityEstimator(**_options(self.config, GravityConfig))
+        self.sizes = SizeMonitor()
 
     def process(self, frame: RgbdFrame) -> list[Body]:
         """Return the bodies in `frame`, `kinect_v2_25`, tracked, with ids "body_1", "body_2" and so on.
 
-        The direction of gravity is taken from the frame or the setting `mount`, else estimated.
+        The direction of gravity is taken from the frame or the setting `mount`, else estimated. Depth in another unit
+        is not used, and named in a warning.
 
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
@@ -244,11 +250,14 @@ class BodyPerception(_Perception):
         """Forget all tracked bodies; ids continue to count up."""
         super().reset()
         self._tracker.reset()
+        self.sizes.reset()
 
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)
         image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
-        positions, scores = convert(*lift(*image, radii, links, self._lifting), found.layout, CANONICAL)
+        lifted = lift_measured(*image, radii, links, self._lifting)
+        self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
+        positions, scores = convert(lifted.positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
 

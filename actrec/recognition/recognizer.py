@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actrec.features import rates
 from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
@@ -38,6 +39,9 @@ TOLERANCE_S = 1 / 120
 
 MAX_LEAD_S = 60.0
 """Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
+
+RATE_S = 1.0
+"""Time over which the rate of frames is measured, at least."""
 
 STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
 """Stream to its name in messages to the user."""
@@ -187,6 +191,31 @@ class ActionRecognizer:
             if self._newest_ns is None:
                 found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
         return {stream: message for stream, message in found.items() if message}
+
+    @property
+    def live_rate(self) -> float:
+        """Mean rate in Hz of the frames in a body's window, of images if the model takes any; 0 in the first second."""
+        with self._lock:
+            track = max(self._tracks.values(), key=lambda track: track.window.duration_s, default=None)
+            stacks = [*self._buffers.frames.values(), *(track.frames.values() if track else ())]
+            stamps = [each.stamps_ns for each in stacks or ([track.window] if track else [])]
+        least_ns = min(RATE_S, self._inputs.window.seconds) * NANOSECONDS
+        known = [each for each in stamps if each and each[-1] - each[0] >= least_ns]
+        return min(map(rates.frame_rate, known), default=0.0)
+
+    @property
+    def model_rate(self) -> float:
+        """Rate in Hz at which the model takes images, or else of its training recordings; 0 if unknown."""
+        package = self._session.package
+        trained = min(package.provenance.frame_rates, default=0.0)
+        return rates.image_rate(package.inputs, package.window) or trained
+
+    @property
+    def slow(self) -> str:
+        """Warning, with a remedy, about frames that come too slowly for the model; empty if there is none."""
+        package = self._session.package
+        warning = rates.describe_rate(package.inputs, package.window, self.live_rate)
+        return warning and f"model {package.name}: {warning}"
 
     def add_skeletons(
         self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None = None

@@ -52,7 +52,7 @@ class RecordingConfig:
     intrinsics: str = setting("", "Pinhole intrinsics: 'fx,fy,cx,cy' in pixels, or the path of a YAML file")
     hfov_deg: float = setting(0.0, "Horizontal field of view, if no intrinsics are known", unit="degrees",
                               range=(0.0, 179.0))  # fmt: skip
-    depth_scale: float = setting(0.0, "Length of one unit of a depth image", unit="m", range=(0.0, 1.0))
+    depth_scale: float = setting(0.0, "Length of one unit of a depth image", unit="m", range=(0.0, 1000.0))
     fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 uses the default of its format", unit="Hz",
                          range=(0.0, 1000.0))  # fmt: skip
     sequence: str = setting("", "Sequence of a file with several: its name, or, in quotes, its index from 0")

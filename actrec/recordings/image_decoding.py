@@ -16,10 +16,13 @@ COLOR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
                     "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
 """Supported color encodings and their channels; the last four are old and new names of two YUV byte orders."""
 
-DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4", "64FC1": "f8", "16SC1": "i2", "32SC1": "i4"}
 """Supported depth encodings and their numpy types."""
 
 MILLIMETER = 0.001
+
+_UNITS = {"16UC1": MILLIMETER, "mono16": MILLIMETER, "32FC1": 1.0, "64FC1": 1.0}
+"""Meters per unit of depth encodings (REP 118); the unit of the others is not defined."""
 
 _TO_RGB = {
     "bgr8": cv2.COLOR_BGR2RGB,
@@ -81,28 +84,52 @@ def color(encoding: str, image: np.ndarray) -> np.ndarray:
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
 
 
-def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
-    """Convert pixels [H, W] of a depth encoding to float32 meters, NaN if missing.
+def check_depth_encoding(encoding: str) -> None:
+    """Raise InputError, with the reason, if an encoding cannot hold depth."""
+    if encoding in DEPTH_ENCODINGS:
+        return
+    if encoding.startswith(("8UC", "8SC")) or encoding in COLOR_ENCODINGS:
+        raise InputError(
+            f"depth is an image of encoding '{encoding}', made for display: 8 bits hold no distances; use the topic "
+            "on which the camera's driver publishes 16UC1 or 32FC1"
+        )
+    raise InputError(f"image encoding '{encoding}' is not depth; supported: {', '.join(DEPTH_ENCODINGS)}")
 
-    `scale` is in meters per unit; 0 uses REP 118: 0.001 for integers, 1 for floats.
+
+def depth_unit(encoding: str, scale: float = 0.0) -> float:
+    """Return the meters per unit of a depth image: `scale`, or if 0 the encoding's own (REP 118).
 
     Raises:
-        InputError: It is not a depth encoding.
+        InputError: It is not a depth encoding, or its unit is not defined and no scale is given.
     """
-    if encoding not in DEPTH_ENCODINGS:
-        raise InputError(f"image encoding '{encoding}' is not depth; supported: {', '.join(DEPTH_ENCODINGS)}")
-    if image.dtype.kind == "u":
-        return depth_in_meters(image, scale or MILLIMETER)
-    meters = image.astype(np.float32) * np.float32(scale or 1.0)
-    meters[~(np.isfinite(meters) & (meters > 0))] = np.nan
+    check_depth_encoding(encoding)
+    if not scale and encoding not in _UNITS:
+        raise InputError(
+            f"depth is an image of encoding '{encoding}', whose unit is not defined: set depth_scale (0.001 for "
+            "millimeters)"
+        )
+    return scale or _UNITS[encoding]
+
+
+def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
+    """Convert pixels [H, W] of a depth encoding to float32 meters, NaN if missing (0, negative or infinite).
+
+    `scale` is in meters per unit; 0 as in `depth_unit`, which raises InputError.
+    """
+    unit = depth_unit(encoding, scale)
+    if image.dtype.kind in "ui":
+        return depth_in_meters(image, unit)
+    meters = (image if unit == 1.0 else image * image.dtype.type(unit)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        np.putmask(meters, ~((meters > 0) & (meters < np.inf)), np.nan)
     return meters
 
 
 def depth_in_meters(units: np.ndarray, scale: float) -> np.ndarray:
-    """Convert integer depth of `scale` meters per unit to float32 meters; 0 becomes NaN."""
-    meters = units * np.float32(scale)
-    meters[units == 0] = np.nan
-    return meters.astype(np.float32, copy=False)
+    """Convert integer depth of `scale` meters per unit to float32 meters; 0 and less become NaN."""
+    meters: np.ndarray = np.divide(units, np.float32(1.0 / scale), dtype=np.float32)
+    np.putmask(meters, units <= 0, np.nan)
+    return meters
 
 
 def decompress_color(data: bytes | np.ndarray) -> np.ndarray:

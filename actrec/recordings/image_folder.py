@@ -92,7 +92,8 @@ class FolderRecording(Recording):
         for stamp, (file, depth) in zip(self._stamps, self._pairs, strict=True):
             if stamp >= first:
                 color = _read_color(file)
-                frame = RgbdFrame(int(stamp), color, None if depth is None else self._depth(depth), self.intrinsics)
+                meters = None if depth is None else self._depth(depth)
+                frame = RgbdFrame(int(stamp), color, meters, self.intrinsics, depth_scale=self._scale or 1.0)
                 try:
                     frame.check()
                 except InputError as error:
@@ -131,7 +132,8 @@ class FolderRecording(Recording):
         else:
             units = _read(source, cv2.IMREAD_UNCHANGED)
         if units.ndim != 2 or units.dtype != np.uint16:
-            raise InputError(f"'{source}' is {units.dtype}{list(units.shape)}, expected 16-bit depth [H, W]")
+            found = f"{units.dtype}{list(units.shape)}"
+            raise InputError(f"'{source}' is {found}, expected 16-bit depth [H, W]; 8 bits are for display")
         return depth_in_meters(units, self._scale)
 
 

@@ -176,6 +176,11 @@ class Window:
             self._dropped = last
 
     @property
+    def stamps_ns(self) -> list[int]:
+        """Stamps of the observations."""
+        return list(self._stamps)
+
+    @property
     def newest(self) -> np.ndarray:
         """Newest observation, [V, 3]."""
         return self._positions[-1]
@@ -224,6 +229,11 @@ class Series(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._stamps)
+
+    @property
+    def stamps_ns(self) -> list[int]:
+        """Stamps of the values, increasing."""
+        return list(self._stamps)
 
     def accepts(self, stamp_ns: int) -> bool:
         """Return whether `add` would keep a value with this stamp."""

@@ -60,6 +60,13 @@ def make_intrinsics(
         raise InputError(
             f"{source}: focal lengths of {fx:g} and {fy:g} px are implausible for {width}×{height} images: {REMEDY}"
         )
+    across, down = 2 * (cx + 0.5) / width, 2 * (cy + 0.5) / height
+    if min(across, down) > 1.4 or max(across, down) < 0.7:
+        other = f"{across * width:.0f}×{down * height:.0f}"
+        raise InputError(
+            f"{source}: K is of about {other} images, by its principal point, but is stated for {width}×{height}: "
+            "calibrate at the size of the images, or take their own camera_info"
+        )
     lens, distortion = _lens(source, model, coefficients)
     return Intrinsics(width, height, fx, fy, cx, cy, distortion, lens)
 

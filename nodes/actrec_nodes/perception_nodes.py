@@ -105,6 +105,11 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
             self._gravity.close()
             self._gravity = None
 
+    def figures(self) -> dict[str, float | str]:
+        """Return the size of people by depth relative to the estimator's, and the warning about the unit of depth."""
+        sizes = None if self._perception is None else self._perception.sizes
+        return {} if sizes is None else {"people_size": sizes.size, "warning": sizes.fault}
+
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the bodies in a frame."""
         inputs = self._gravity

@@ -214,7 +214,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
         self._inputs: RecognizerInputs | None = None
         self._skipped = 0
-        self._reason = ""
+        self._reason = self._named_slow = ""
         self._last_counts = Counts()
         self._fallback = ""
         self._closing = False
@@ -237,7 +237,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             assert self._session is not None
             self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._skipped, self._reason, self._last_counts = 0, "", Counts()
+        self._skipped, self._reason, self._last_counts, self._named_slow = 0, "", Counts(), ""
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
         self._inputs = RecognizerInputs(self, self._recognizer, worker)
         self._inputs.open()
@@ -255,13 +255,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self._session = self._recognizer = None
             self._cleaned += 1
 
-    def figures(self) -> dict[str, str]:
-        """Return the model and the device that it runs on."""
-        session = self._session
-        if session is None:
+    def figures(self) -> dict[str, float | str]:
+        """Return the model, the device that it runs on, and the rate of its frames."""
+        session, recognizer = self._session, self._recognizer
+        if session is None or recognizer is None:
             return {}
         why = f" ({self._fallback})" if self._fallback else ""
-        return {"model": session.package.name, "device": f"{session.backend.device}{why}"}
+        rates = {"live_rate_hz": recognizer.live_rate, "model_rate_hz": recognizer.model_rate}
+        device = f"{session.backend.device}{why}"
+        return {"model": session.package.name, "device": device, **rates, "warning": recognizer.slow}
 
     def close(self) -> None:
         """Wait for a model that is being loaded, or stop the build of its engine, then close the node."""
@@ -324,6 +326,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             )
         elif trouble := self._trouble(recognizer) or (self._reason and f"labels are unknown: {self._reason}"):
             self.fail(DeviceError(trouble))
+        if (slow := recognizer.slow) and self._named_slow != (name := recognizer.session.package.name):
+            self._named_slow = name  # once for each model
+            self.warn(slow)
         for stream, words in silent.items():
             if not needed[stream]:
                 self.warn(f"working without {words}")

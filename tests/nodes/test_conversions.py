@@ -103,7 +103,6 @@ def test_flow_round_trip_keeps_nan() -> None:
     ("convert", "encoding", "supported"),
     [
         (c.image_to_color, "8UC3", "rgb8, bgr8"),
-        (c.image_to_depth, "rgb8", "16UC1"),
         (c.image_to_flow, "8UC3", "32FC3"),
     ],
 )
@@ -113,6 +112,26 @@ def test_image_unknown_encoding_raises_input_error_with_the_supported_ones(
     message = Image(height=2, width=2, encoding=encoding, step=6, data=array.array("B", bytes(12)))
     with pytest.raises(InputError, match=f"'{encoding}' is not supported here; supported: .*{supported}"):
         convert(message)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "cause"),
+    [("8UC1", "8 bits hold no distances; .* 16UC1"), ("rgb8", "display"), ("32SC1", "set depth_scale"), ("abc", "")],
+)
+def test_image_to_depth_of_unsuitable_encoding_raises_with_the_cause(encoding: str, cause: str) -> None:
+    message = Image(height=1, width=2, encoding=encoding, step=8, data=array.array("B", bytes(8)))
+    with pytest.raises(InputError, match=f"'{encoding}'.*{cause}"):
+        c.image_to_depth(message)
+
+
+def test_image_to_depth_of_64_bits_or_with_scale_returns_metres() -> None:
+    np.testing.assert_array_equal(c.image_to_depth(image(np.array([[1.5, np.inf]]), "64FC1")), [[1.5, np.nan]])
+    for kind, encoding in ((np.uint16, "16UC1"), (np.int32, "32SC1"), (np.float32, "32FC1"), (np.float64, "64FC1")):
+        units = np.array([[15000, 0, 7]]).astype(kind)
+        metres = c.image_to_depth(image(units, encoding), 0.0001)
+        assert metres.dtype == np.float32
+        np.testing.assert_allclose(metres, [[1.5, np.nan, 0.0007]], rtol=1e-6)
+    np.testing.assert_array_equal(c.image_to_depth(image(np.array([[-5]], np.int32), "32SC1"), 0.001), [[np.nan]])
 
 
 @pytest.mark.parametrize(("step", "size"), [(8, 48), (24, 100)])

@@ -234,17 +234,20 @@ class BagRecording(OpenBag):
             return image_decoding.decompress_color(message.data), message.header.frame_id
         return image_decoding.color(message.encoding, image_decoding.pixels(message)), message.header.frame_id
 
-    def _depth(self, raw: bytes) -> np.ndarray:
+    def _depth(self, raw: bytes) -> tuple[np.ndarray, float]:
+        """Return depth in meters and the length of its unit, m."""
         assert self.topics.depth is not None
         message = self._deserialize(self.topics.depth, raw)
-        scale = self.config.depth_scale
-        if hasattr(message, "format"):
-            meters = image_decoding.decompress_depth(message.format, message.data, scale)
+        packed = getattr(message, "format", "")
+        encoding = ("32FC1" if packed.startswith("32FC1") else "16UC1") if packed else message.encoding
+        unit = image_decoding.depth_unit(encoding, self.config.depth_scale)
+        if packed:
+            meters = image_decoding.decompress_depth(packed, message.data, self.config.depth_scale)
         else:
-            meters = image_decoding.depth(message.encoding, image_decoding.pixels(message), scale)
+            meters = image_decoding.depth(encoding, image_decoding.pixels(message), unit)
         if not self._metric:
             self._check_unit(meters)
-        return meters if self._registration is None else self._registration.register(meters)
+        return meters if self._registration is None else self._registration.register(meters), unit
 
     def _check_unit(self, meters: np.ndarray) -> None:
         """Refuse millimeters read as meters, until one image is near: later images may show the sky only."""
@@ -263,9 +266,10 @@ class BagRecording(OpenBag):
         with reading(self.path):
             try:
                 image, frame_id = self._color(color)
-                meters = None if depth is None else self._depth(depth)
+                meters, unit = (None, 1.0) if depth is None else self._depth(depth)
                 stamp = stamp_ns(color)
-                frame = RgbdFrame(stamp, image, meters, self.intrinsics, frame_id, up=self._up(stamp))
+                up = self._up(stamp)
+                frame = RgbdFrame(stamp, image, meters, self.intrinsics, frame_id, up=up, depth_scale=unit)
                 frame.check()
                 return frame
             except DamagedImageError as error:

@@ -1,6 +1,7 @@
 """Logits of a dataset's clips, computed by the session that runs live; one clip is in memory at a time."""
 
 import dataclasses
+import logging
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
+from actrec.features import rates
 from actrec.features.clips import each_clip
 from actrec.inference import session as windowed
 from actrec.inference.package import ModelPackage
@@ -23,6 +25,8 @@ from actrec_models.data.samples import Samples, parts
 from actrec_models.evaluation.fusion import merge_classes
 from actrec_models.evaluation.metrics import EvaluationResult
 from actrec_models.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 CLIP_MODES = ("live", "whole", "stretched")
 
@@ -97,6 +101,10 @@ def score(
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_layout(session.package, clips)
+    package = session.package
+    source_hz = min(clips.frame_rates(), default=0.0) if rates.image_rate(package.inputs, package.window) else 0.0
+    if slow := rates.describe_rate(package.inputs, package.window, source_hz):
+        logger.warning("%s: %s", package.name, slow)
     augmented = augmented_samples(session.package, clips, mode) if draws else None
     loader = DataLoader(
         _PreparedInputs(clips, session.package, mode, augmented, draws), batch_size=None, num_workers=workers,

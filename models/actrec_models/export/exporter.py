@@ -314,7 +314,8 @@ def _accuracy_rows(trained: Provenance) -> list[tuple[str, str]]:
         accuracy += f", by {figures['evaluated_by']}, of the head on the frozen backbone"
     seeds = [part["seed"] for part in figures.get("fused", [])] or [trained.seed]
     seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    rows = [("Trained on", f"{trained.dataset}, split {trained.split}, {trained.epochs} epochs, {seed}")]
+    rate = f" at {trained.rates_text}" if trained.frame_rates else ""
+    rows = [("Trained on", f"{trained.dataset}{rate}, split {trained.split}, {trained.epochs} epochs, {seed}")]
     rows.append(("Accuracy", accuracy))
     return [*rows, ("Live", trained.live_note)] if trained.live_note else rows
 

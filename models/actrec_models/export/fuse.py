@@ -302,7 +302,12 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
     steps = [part.recipe for part in parts if part.recipe not in whole]
     return dataclasses.replace(
         provenance.package_provenance(
-            recipe, {"epochs": sum(part.epochs for part in parts), "commit": provenance.commit()}
+            recipe,
+            {
+                "epochs": sum(part.epochs for part in parts),
+                "commit": provenance.commit(),
+                "frame_rates": sorted({rate for part in parts for rate in part.frame_rates}),
+            },
         ),
         recipe=tuple(dict.fromkeys(itertools.chain(*steps, *(whole or [(command,)])))),
         command=command,

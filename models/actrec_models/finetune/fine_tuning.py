@@ -219,6 +219,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         commit=provenance.commit(),
         data_sha256=result.recordings.fingerprint,
         created=provenance.now(),
+        frame_rates=base.provenance.frame_rates,  # of the network; the head is taught in windows of its rate
         figures={
             "parameters": provenance.parameter_count(result.network),
             "streams": len(features.modalities(base.inputs)),

@@ -195,8 +195,8 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
     trained = provenance.package_provenance(recipe, provenance.from_checkpoint(content))
     figures = {"parameters": provenance.parameter_count(network), **trained.figures}
     trained = dataclasses.replace(trained, figures=figures)
-    description = provenance.describe_package(recipe.model, recipe.options, classes, network, trained)
-    return recipe, dataclasses.replace(description, window=recipe.window(network)), network
+    window = recipe.window(network)
+    return recipe, provenance.describe_package(recipe.model, recipe.options, classes, network, trained, window), network
 
 
 def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[str, Tensor]]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from actrec import datasets
+from actrec.features import rates
+from actrec.features.specs import WindowSpec
 from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance
 from actrec.utils import config
@@ -122,6 +124,7 @@ def _output(command: list[str]) -> str:
 def describe_run(
     recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int,
     init: Sequence[str] = (), recordings: Sequence[str] = (), initial_trainings: Sequence[Mapping[str, Any]] = (),
+    frame_rates: Sequence[float] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Return plain values for the checkpoint, which holds the recipe too.
 
@@ -135,6 +138,7 @@ def describe_run(
         init: `initial_weights.identity` of each file of initial weights.
         recordings: `ClipDataset.identities` of the training part and of the initial weights' training clips.
         initial_trainings: `training` of each training of the initial weights.
+        frame_rates: `datasets.frame_rates` of the training part.
     """
     program = Path(sys.argv[0]).name
     return {
@@ -147,6 +151,7 @@ def describe_run(
         "init": list(init),
         "clips": clips,
         "held_out": held_out,
+        "frame_rates": list(frame_rates),
         "commit": commit(),
         "packages": packages(),
         "command": shlex.join(["actrec" if program == "__main__.py" else program, *sys.argv[1:]]),
@@ -233,21 +238,24 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
         hours=round(run.get("hours", 0.0), 4),
+        frame_rates=tuple(run.get("frame_rates", ())),
     )
 
 
 def describe_package(
-    name: str, options: dict[str, Any], classes: Sequence[str], network: Network, trained: Provenance
-) -> ModelPackage:
-    """Return the description of a network's package, with the network's own window and no rejection."""
+    name: str, options: dict[str, Any], classes: Sequence[str], network: Network, trained: Provenance,
+    window: WindowSpec | None = None,
+) -> ModelPackage:  # fmt: skip
+    """Return the description of a network's package, without rejection; `window` None for the network's own."""
+    window = window or network.window
     return ModelPackage(
         schema_version=package.SCHEMA_VERSION,
         family=name,
         variant=", ".join(f"{k} {v}" for k, v in sorted(options.items())) or "as published",
         labels=tuple(classes),
-        window=network.window,
+        window=window,
         bodies=getattr(network.config, "bodies", 1),
-        inputs=tuple(network.input_specs),
+        inputs=rates.with_rates(network.input_specs, window),
         rejection=package.Rejection(),
         provenance=trained,
     )

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from actrec import datasets
 from actrec.datasets.base import ClipDataset
-from actrec.features import stamps
+from actrec.features import rates, stamps
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import rendered_skeletons, unknown_clips
@@ -171,7 +171,7 @@ def train(
         identities = [initial_weights.identity(file) for file in init]
         clips = training_clips(recipe, data_root, root)
         run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), identities)
-        recipe = run.with_extrema(recipe)
+        recipe = run.completed(recipe)
         module = run.module(recipe)
         run.load(module, recipe, init)
         if recipe.unknown_dataset and not len(recipe.unknown_clips(data_root, "train", root)):
@@ -243,7 +243,7 @@ class TrainingRun:
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint = whole.fingerprint()
-        self.recordings = whole.identities()
+        self.recordings, self.frame_rates = whole.identities(), whole.frame_rates()
         self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
         self.validation = recipe.components().validation
         self.clips, self.held = self.validation.split(whole, recipe.seed)
@@ -274,10 +274,17 @@ class TrainingRun:
             raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
         return module
 
-    def with_extrema(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with Eq. 1's extrema of the training part, if its network takes stamps and it has none."""
+    def completed(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with, unless it states them, the window for slower recordings, and extrema of stamps."""
         with torch.random.fork_rng(devices=[]):  # this network must not change the next one's random weights
             network = create(recipe.model, num_classes=len(self.clips.classes), **recipe.network_options())
+        specs, median = network.input_specs, self.frame_rates[len(self.frame_rates) // 2] if self.frame_rates else 0.0
+        fitted = rates.fit_window(specs, recipe.window(network), median)
+        if recipe.window_s is None and recipe.clips != "stretched" and fitted != network.window:
+            logger.info("%s takes images at the recordings' %g Hz: window_s %g", recipe.model, median, fitted.seconds)
+            recipe = dataclasses.replace(recipe, window_s=fitted.seconds)
+        elif slow := rates.describe_rate(specs, recipe.window(network), median):
+            logger.warning("%s: %s", recipe.dataset, slow)
         if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
             return recipe
         window, stretched = recipe.window(network), recipe.clips == "stretched"
@@ -330,7 +337,7 @@ class TrainingRun:
         if self.resume:
             for stage, folder in zip(plan[1:], folders[1:], strict=True):  # `fit` checks the first one
                 if found := checkpoints.newest(folder):
-                    own = self.with_extrema(recipe.for_stage(stage)) if stage.model else recipe
+                    own = self.completed(recipe.for_stage(stage)) if stage.model else recipe
                     checkpoints.check_same_run(found, own, self.fingerprint, self.init)
         else:
             _delete_checkpoints(folders, init)
@@ -343,7 +350,7 @@ class TrainingRun:
                     "name the same --init again"
                 )
             if stage.model:
-                own = self.with_extrema(recipe.for_stage(stage))
+                own = self.completed(recipe.for_stage(stage))
                 torch.set_rng_state(random_state)  # equal initial weights whether or not earlier stages just ran
                 trained = RecognitionModule(own.as_dict(), list(self.clips.classes))
                 for file in init:
@@ -417,7 +424,7 @@ class TrainingRun:
         held = len(self.held or ())
         now = provenance.describe_run(
             recipe, self.fingerprint, len(self.clips), held, self.device, self.world, self.init, self.recordings,
-            self.initial_trainings,
+            self.initial_trainings, self.frame_rates,
         )  # fmt: skip
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),

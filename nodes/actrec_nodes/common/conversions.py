@@ -24,14 +24,12 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 _ENCODINGS: dict[str, tuple[str, int]] = {
     **{name: ("u1", channels) for name, channels in image_decoding.COLOR_ENCODINGS.items()},
-    "16UC1": ("u2", 1),
-    "mono16": ("u2", 1),
-    "32FC1": ("f4", 1),
+    **{name: (code, 1) for name, code in image_decoding.DEPTH_ENCODINGS.items()},
     "32FC3": ("f4", 3),
 }
 
 COLOR_ENCODINGS = tuple(image_decoding.COLOR_ENCODINGS)
-DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
+DEPTH_ENCODINGS = tuple(image_decoding.DEPTH_ENCODINGS)
 FLOW_ENCODINGS = ("32FC3",)
 
 MILLIMETRES = 1000.0
@@ -89,17 +87,10 @@ def image_to_color(message: Image) -> np.ndarray:
     return pixels if message.encoding == "rgb8" else image_decoding.color(message.encoding, pixels)
 
 
-def image_to_depth(message: Image) -> np.ndarray:
-    """Return [H, W] float32 metres, NaN for missing values (0, negative or infinite); raise InputError as above."""
-    pixels = image_to_array(message, DEPTH_ENCODINGS)
-    if pixels.dtype == np.uint16:
-        depth = np.divide(pixels, np.float32(MILLIMETRES), dtype=np.float32)
-        np.putmask(depth, pixels == 0, np.nan)
-        return depth
-    depth = pixels.astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        np.putmask(depth, ~((depth > 0) & (depth < np.inf)), np.nan)
-    return depth
+def image_to_depth(message: Image, scale: float = 0.0) -> np.ndarray:
+    """Return [H, W] float32 metres, NaN for missing values; `scale` and InputError as in `image_decoding.depth`."""
+    image_decoding.check_depth_encoding(message.encoding)
+    return image_decoding.depth(message.encoding, image_to_array(message, DEPTH_ENCODINGS), scale)
 
 
 def image_to_flow(message: Image) -> np.ndarray:

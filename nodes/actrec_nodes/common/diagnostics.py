@@ -183,7 +183,7 @@ class Publisher:
         """Publish one status with the statistics and `more` as values.
 
         It is an error after a recent error, and a warning if the node is `busy` (with work before it can run), is not
-        active, or drops many inputs.
+        active, drops many inputs, or states a "warning" in `more`.
         """
         if self._publisher is None:
             return
@@ -194,6 +194,8 @@ class Publisher:
             level, message = 1, busy or "not active"
         elif statistics.received and statistics.dropped > DROPPING * statistics.received:
             level, message = 1, f"dropped {statistics.dropped} of {statistics.received}"
+        elif more.get("warning"):
+            level, message = 1, str(more["warning"])
         status = self._msg.DiagnosticStatus(
             level=bytes([level]),
             name=self._node.get_fully_qualified_name(),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
+from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
@@ -47,6 +48,9 @@ class SynchronizerConfig:
     """Settings of a node's subscription to images."""
 
     use_depth: bool = setting(True, "Use depth; without it joints have the estimator's position, not a metric one.")
+    depth_scale: float = setting(
+        0.0, "Length of one unit of depth images; 0: 0.001 for 16UC1, 1 for 32FC1.", unit="m", range=(0.0, 1000.0)
+    )
     depth_wait_s: float = setting(
         1.0, "Wait of a color image for its depth; then color is used alone.", unit="s", range=(0.0, 60.0)
     )
@@ -64,8 +68,8 @@ class SynchronizerConfig:
 class RgbdMessages:
     """The messages of one frame, converted on first use, once for all users; `stamp_ns` is the color image's."""
 
-    def __init__(self, color: Image, depth: Image | None, info: CameraInfo):
-        self.color, self.depth, self.info = color, depth, info
+    def __init__(self, color: Image, depth: Image | None, info: CameraInfo, depth_scale: float = 0.0):
+        self.color, self.depth, self.info, self.depth_scale = color, depth, info, depth_scale
         self.stamp_ns = conversions.stamp_to_ns(color.header.stamp)
         self._frame: RgbdFrame | None = None
         self._lock = threading.Lock()
@@ -354,7 +358,7 @@ class Synchronizer:
             self._tell("info", f"color images arrive, but no camera_info on {self._why(topics.COLOR_INFO)}")
             self._unpaired(1)
             return
-        self._emit(RgbdMessages(color, depth, self._info))
+        self._emit(RgbdMessages(color, depth, self._info, self._config.depth_scale))
 
 
 def _stamp(item: _Waiting) -> int:
@@ -377,16 +381,17 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
     if (intrinsics.height, intrinsics.width) != color.shape[:2]:
         raise InputError(
             f"camera_info is of a {intrinsics.width}×{intrinsics.height} image, but color is "
-            f"{color.shape[1]}×{color.shape[0]}"
+            f"{color.shape[1]}×{color.shape[0]}: remap camera_info to this image's, or calibrate at its size"
         )
-    depth = None
+    depth, unit = None, 1.0
     if messages.depth is not None and (messages.depth.height, messages.depth.width) != color.shape[:2]:
         complain(
             f"depth is {messages.depth.width}×{messages.depth.height}, color is {color.shape[1]}×{color.shape[0]}: "
             "working on color alone; register depth to color in the camera's driver (align_depth)"
         )
     elif messages.depth is not None:
-        depth = conversions.image_to_depth(messages.depth)
+        unit = image_decoding.depth_unit(messages.depth.encoding, messages.depth_scale)
+        depth = conversions.image_to_depth(messages.depth, messages.depth_scale)
         depth.flags.writeable = False
         seen_from = messages.depth.header.frame_id, messages.color.header.frame_id
         if all(seen_from) and len(set(seen_from)) == 2:
@@ -396,4 +401,5 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
             )
         if np.isnan(depth).all():
             complain("depth has no valid pixel: the sensor is covered, too close or not running")
-    return RgbdFrame(messages.stamp_ns, color, depth, intrinsics, messages.color.header.frame_id)
+    frame_id = messages.color.header.frame_id
+    return RgbdFrame(messages.stamp_ns, color, depth, intrinsics, frame_id, depth_scale=unit)

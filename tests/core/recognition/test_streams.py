@@ -11,7 +11,7 @@ import pytest
 
 from actrec import inference
 from actrec.features.clips import CAMERA
-from actrec.features.specs import InputSpec
+from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.recognition.tracks import BUFFERED_IMAGES, FRAMES_PER_SAMPLE
@@ -30,6 +30,7 @@ from tests.example_scene import (
     MOTION,
     PIXELS,
     PLACES,
+    RATE_HZ,
     WINDOW,
     Scene,
     stamp,
@@ -84,6 +85,25 @@ def test_predict_streams_equal_offline(
         scale = np.abs(offline[name]).max()
         np.testing.assert_allclose(value, offline[name], atol=1e-4 * scale, err_msg=name)
         assert np.abs(other_window[name] - offline[name]).max() > 0.005 * scale, "another window gives other inputs"
+
+
+def test_recognizer_slow_images_warns_with_number_that_differ(
+    tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = WindowSpec(FRAMES / (2 * RATE_HZ), FRAMES)  # of a network that takes images at 30 Hz
+    session = load(tmp_path, CROP, window=fast)
+    recognizer, right = make(session), make(load(tmp_path / "right", CROP))
+    runs = note_runs(session, monkeypatch)
+    for t in range(2 * FRAMES):
+        assert t > 2 or not recognizer.slow, "not known at once"
+        scene.add_frame(recognizer, t)
+        scene.add_frame(right, t)
+    recognizer.predict()
+    differing = len(np.unique(runs[0]["body_crop"][0], axis=1).transpose(1, 0, 2, 3))
+    assert differing == FRAMES // 2
+    assert recognizer.live_rate == pytest.approx(15) and recognizer.model_rate == 30
+    assert f"only {differing} of its {FRAMES} images differ" in recognizer.slow
+    assert right.model_rate == 15 and right.slow == ""
 
 
 def test_streams_and_image_size_follow_model(tmp_path: Path) -> None:

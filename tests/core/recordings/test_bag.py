@@ -23,7 +23,7 @@ RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (H, W, 3), dtype=np.uint8)
 MILLIMETERS = RNG.integers(0, 5000, (H, W)).astype(np.uint16)
 MILLIMETERS[:4] = 0
-METERS = np.where(MILLIMETERS > 0, MILLIMETERS * np.float32(0.001), np.nan).astype(np.float32)
+METERS = np.where(MILLIMETERS > 0, MILLIMETERS / np.float32(1000), np.nan).astype(np.float32)
 
 
 def stamps(count):

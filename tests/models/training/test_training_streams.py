@@ -1,6 +1,7 @@
 """Training of networks with more inputs than bodies, on synthetic clips with images and flow."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -179,6 +180,24 @@ def test_csv_logger_writes_row_per_epoch(dataset, tmp_path):
     assert metrics(tmp_path / "cut") == [{"epoch": "0", "step": "5", "val_loss": "0.5"}]
 
 
+def test_training_takes_images_at_the_rate_of_slower_recordings():
+    """A 30 Hz network on 15 Hz clips: T different images, and the window says so."""
+    clips = make_clips("vpn_i3d", 2)
+    settings = Recipe(model="vpn_i3d", options=SMALL["vpn_i3d"], dataset="nucla")
+    run = trainer.TrainingRun(settings, clips, False, False, trainer.Machine(accelerator="cpu"), [])
+    found = run.completed(settings)
+    network = actrec_models.networks.create("vpn_i3d", num_classes=2, **SMALL["vpn_i3d"])
+    assert run.frame_rates == (RATE_HZ,)
+    assert found.window(network).rate == pytest.approx(RATE_HZ, rel=1e-3) and network.window.rate == 30
+
+    def differing(window):
+        shown = clips[0].sample(window.seconds, window.frames)["color"][-window.clip_frames :]
+        return len(np.unique(shown.reshape(len(shown), -1), axis=0))
+
+    assert (differing(network.window), differing(found.window(network))) == (9, 16)
+    assert run.completed(dataclasses.replace(settings, window_s=2.0)).window_s == 2.0
+
+
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
 def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path, capsys):
     """Networks with windows of several clips, or with extrema from the training part, train and export."""
@@ -189,6 +208,8 @@ def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path
     package = inference.load(folder).package
     network = actrec_models.networks.create(name, num_classes=2, **SMALL[name])
     assert (package.window, package.labels) == (network.window, CLASSES)
+    assert package.provenance.frame_rates == (RATE_HZ,)
+    assert {spec.rate for spec in package.inputs if spec.modality == "flow_rgb"} <= {10.0}
     assert "not calibrated" in package.rejection.calibrated_on
     assert package.rejection.threshold == 0
     if name == "deepacts":
