@@ -24,7 +24,7 @@ TYPICAL_SIZE = 1.05
 """Median size of simulated and recorded people whose depth is right; it is 0.9 to 1.2 of adults."""
 
 SAME_FACTOR = 1.5
-"""Largest ratio of a size to a usual factor that is named; children are smaller than the estimator takes them for."""
+"""Largest ratio of a size to a usual factor; children are smaller than the estimator assumes."""
 
 logger = logging.getLogger(__name__)
 

@@ -105,23 +105,21 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
             self._gravity.close()
             self._gravity = None
 
-    def figures(self) -> dict[str, float | str]:
-        """Return the size of people by depth relative to the estimator's, and the warning about the unit of depth."""
-        sizes = None if self._perception is None else self._perception.sizes
-        return {} if sizes is None else {"people_size": sizes.size, "warning": sizes.fault}
-
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the bodies in a frame."""
         inputs = self._gravity
         return super().detect(frame if inputs is None else inputs.add_to(frame))
 
     def figures(self) -> dict[str, float | int | str]:
-        """Return the direction of gravity and its source."""
-        source, up = getattr(self._perception, "up_source", ""), getattr(self._perception, "up", None)
-        if up is None:
-            return {**super().figures(), "gravity": "unknown"}
-        roll, pitch = gravity.angles_from_up(up)
-        return {**super().figures(), "gravity": source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
+        """Return the direction of gravity and its source, the size of people by depth, and the warning about it."""
+        found = dict(super().figures())
+        if (perception := self._perception) is None:
+            return {**found, "gravity": "unknown"}
+        found |= {"people_size": perception.sizes.size, "warning": perception.sizes.fault}
+        if perception.up is None:
+            return {**found, "gravity": "unknown"}
+        roll, pitch = gravity.angles_from_up(perception.up)
+        return {**found, "gravity": perception.up_source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,22 @@ def test_skeleton_node_without_usable_depth_publishes_pixels(host, add, peer, pe
     assert node.statistics.snapshot().failed == 0
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.0001])
+def test_skeleton_node_depth_in_tenths_of_millimeters_warns_until_scaled(host, add, peer, person, scale) -> None:
+    peer.subscribe(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode, depth_scale=scale)
+    assert host.start() is None
+    tenths = [RgbdFrame(f.stamp_ns, f.color, f.depth * np.float32(10), f.intrinsics) for f in person]
+    received = peer.received[topics.SKELETONS]
+    peer.send_frames_until(repeat(tenths), lambda: node.figures()["people_size"] > 0)
+    figures, body = node.figures(), c.message_to_bodies([m for m in received if m.skeletons][-1])[0]
+    assert np.nanmedian(body.positions[:, 2]) < 5, "at a plausible distance, by depth or by the estimator's size"
+    if scale:
+        assert figures["warning"] == "" and 0.6 < figures["people_size"] < 1.4 and body.scores.max() > 0.5
+    else:
+        assert "set depth_scale to 0.0001 m (now 0.001 m)" in figures["warning"] and body.scores.max() <= 0.5
+
+
 def test_skeleton_node_wrong_encoding_is_one_line_and_the_node_continues(host, add, peer, capfd, monkeypatch) -> None:
     monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     peer.subscribe(SkeletonArray, topics.SKELETONS)
