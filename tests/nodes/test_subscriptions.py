@@ -160,6 +160,19 @@ def test_why_silent_names_the_publisher_and_its_type(peer) -> None:
     peer.destroy_publisher(wrong)
 
 
+def test_why_silent_camera_info_sent_once_without_latching_names_the_remedy(peer) -> None:
+    topic = peer.resolve_topic_name(topics.COLOR_INFO)
+    for durability, hint in (
+        (VOLATILE, " (sent only once, it must be latched: durability transient local)"),
+        (LATCHED, ""),
+    ):
+        publisher = peer.create_publisher(CameraInfo, topic, profile((RELIABLE, durability)))
+        peer.wait_until(lambda: peer.count_publishers(topic) == 1)
+        assert why_silent(peer, topic, CameraInfo) == f"/peer publishes it but sends nothing{hint}"
+        peer.destroy_publisher(publisher)
+        peer.wait_until(lambda: peer.count_publishers(topic) == 0)
+
+
 def test_node_names_a_subscriber_that_asks_for_more(host, context, peer) -> None:
     node: ActrecNode[Any] = ActrecNode("probe", SynchronizerConfig, context=context)
     lines: list[str] = []
