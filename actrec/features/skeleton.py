@@ -8,7 +8,7 @@ import numpy as np
 from actrec.features.specs import Feature, InputSpec, evenly_spaced, pad_bodies, required_joints
 from actrec.skeleton import layouts
 from actrec.types import Clip
-from actrec.utils import config
+from actrec.utils import config, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
@@ -38,6 +38,12 @@ class SkeletonPreprocessing:
         "window",
         "frames that define a frame's center, rotation and scale: all of the window, or those up to it as in a stream",
         choices=("window", "running"),
+    )
+    pitch_deg: float = setting(
+        0.0,
+        "the joints are seen as by a camera that looks down by this angle, like those of the training data",
+        unit="deg",
+        range=(-90.0, 90.0),
     )
 
 
@@ -79,6 +85,8 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
     The result is float32 without NaN; an absent body is all zero. The layout has the Kinect's joint names.
     """
     clip = np.asarray(bodies, dtype=np.float32)
+    if options.pitch_deg:
+        clip = clip @ gravity.level_rotation(gravity.up_from_angles(0.0, options.pitch_deg))
     if options.placing == "window":
         return Normalizer.fit(clip[0], options, layout).apply(clip, layout)
     frames = range(clip.shape[1])

@@ -87,6 +87,9 @@ class DeepActsGraphConfig(DeepActsOptions):
         choices=("same", "none"),
     )
     dropout: float = setting(0.0, "in each block of the graph network", range=(0.0, 0.9))
+    pitch_deg: float = setting(
+        0.0, "bodies are seen as by a camera that looks down by this angle", unit="deg", range=(-90.0, 90.0)
+    )
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,9 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     specs = []
     for name in options.modalities:
         joints = modality_joints(options, name)
-        placing = {"placing": "running"} if streamed and name in ("body", "bones") else {}
+        placing: dict[str, Any] = {"placing": "running"} if streamed and name in ("body", "bones") else {}
+        if isinstance(options, DeepActsGraphConfig) and options.pitch_deg:
+            placing["pitch_deg"] = options.pitch_deg
         specs.append(_spec(name, joints, (*shape, len(joints)), placing))
     return specs
 
