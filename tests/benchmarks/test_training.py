@@ -53,7 +53,7 @@ def test_training_wrong_network_raises_config_error_before_it_measures(arguments
         training.measure(arguments)
 
 
-def test_recipe_of_every_network_is_its_papers():
+def test_recipe_of_any_network_is_single_stage_of_its_paper():
     for name in networks.list_models():
         chosen = training.recipe_of(name)
         assert chosen.model == name

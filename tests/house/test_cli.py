@@ -51,7 +51,7 @@ def test_wrong_use_exits_with_two_and_one_line(name: str, capsys: pytest.Capture
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_without_arguments_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main([]) == 0
     assert all(name in capsys.readouterr().out for name in ["actrec"])
 
@@ -62,19 +62,19 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name in cli.COMMANDS if name not in output] == []
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"actrec {__version__}"
 
 
-def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["fly"]) == 2
     error = capsys.readouterr().err
     assert "fly" in error
     assert "record" in error
 
 
-def test_options_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_command_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["--wings"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
@@ -100,7 +100,9 @@ def test_arguments_reach_the_command(command: types.ModuleType) -> None:
     assert run_main(["probe", "--number", "7"]) == 7
 
 
-def test_missing_library_says_how_to_install_it(command: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_library_error_names_install_command(
+    command: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run(args: object) -> int:
         raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy.node")
 
@@ -186,7 +188,7 @@ def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
-def test_benchmarks_resolve(name: str) -> None:
+def test_benchmark_names_resolve_to_functions(name: str) -> None:
     module, function = bench.BENCHMARKS[name][0].split(":")
     assert callable(getattr(importlib.import_module(module), function))
 

@@ -111,7 +111,7 @@ def test_scripts_are_bash(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["actrec.service", "actrec-camera.service", "Dockerfile", *SCRIPTS])
-def test_paths_named_exist(name: str) -> None:
+def test_jetson_files_name_existing_paths(name: str) -> None:
     text = (JETSON / name).read_text()
     pattern = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:deploy|scripts|config)/[\w./-]+\.\w+)"
     paths = {a or b for a, b in re.findall(pattern, text)}

@@ -250,7 +250,7 @@ def test_load_model_bad_model_keeps_the_current_one(make: Make, tiny: str, tmp_p
     assert graph.node.get_parameter("model").value == tiny
 
 
-def test_list_models(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_models_skips_broken_packages(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", str(Path(tiny).parent))
     write_tiny(Path(tiny).parent / "broken")
     (Path(tiny).parent / "broken/model.onnx").write_bytes(b"")

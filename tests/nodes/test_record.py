@@ -154,7 +154,7 @@ def test_record_discovers_topics_while_the_simulated_clock_stands(ros, tmp_path)
     assert {m.data for m in messages(tmp_path / "b", "/late")} == {"text"}
 
 
-def test_record_named_topics_for_a_duration(graph, tmp_path):
+def test_record_with_duration_writes_named_topics(graph, tmp_path):
     node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=3.0)
     assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
 

@@ -213,10 +213,12 @@ class RealSenseCamera(DeviceCamera):
             config.enable_device_from_file(str(path), repeat_playback=False)
             config.enable_stream(rs.stream.color)
             config.enable_stream(rs.stream.depth)
-            # Set before the start, or the first frames are missed.
-            device = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
-            device.as_playback().set_real_time(self.config.realtime)
+            # Paused until both streams have started: playback begins with the first one, and loses the other's frames.
+            playback = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device().as_playback()
+            playback.set_real_time(self.config.realtime)
+            playback.pause()
             profile = self._pipeline.start(config)
+            playback.resume()
         except RuntimeError as error:
             raise DeviceError(
                 f"'{path}' is not a librealsense recording (.db3, .bag) with color and depth: "

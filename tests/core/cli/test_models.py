@@ -106,7 +106,7 @@ def test_models_broken_package_refused_in_one_line(capsys: pytest.CaptureFixture
     assert error.startswith("actrec: ") and error.count("\n") == 1 and name in error
 
 
-def test_models_without_torch_says_how_to_install(
+def test_models_without_torch_names_install_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "_networks", lambda: None)

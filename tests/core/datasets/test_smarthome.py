@@ -61,7 +61,7 @@ def test_smarthome_joints_match_person_position(tmp_path, axes):
     expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
     assert read.bodies.shape == (1, 20, 25, 3) and read.bodies.dtype == np.float32
     np.testing.assert_allclose(read.bodies[0, 5:15], expected[5:15], atol=0.02)
-    # The person's right hand waves before them: left and right, near and far are as they were.
+    # The right hand waves in front of the person: left, right and depth are not exchanged.
     hand, base = KINECT_V2_25.index["wrist_right"], KINECT_V2_25.index["spine_base"]
     assert (read.bodies[0, :, hand, 2] < read.bodies[0, :, base, 2]).all()
     np.testing.assert_allclose(read.pixels[0, 3, hand], project(truth[3][6], INTRINSICS), atol=0.01)
@@ -80,16 +80,16 @@ def test_smarthome_noisy_poses_keep_orientation(tmp_path):
     expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
     relative = [bodies - bodies.mean(axis=1, keepdims=True) for bodies in (read.bodies[0], expected)]
     assert np.linalg.norm(relative[0] - relative[1], axis=-1).mean() < 0.1
-    assert np.abs((read.bodies[0] - expected).mean(axis=1)).max() < 0.3  # of 3 m
+    assert np.abs((read.bodies[0] - expected).mean(axis=1)).max() < 0.3  # at 3 m
 
 
 def test_smarthome_poses_of_other_camera_rotated(tmp_path):
     turned, truth = [], []
-    other = rotation(0, 1.45) @ rotation(1, 0.9)  # z up, and the camera looked another way
+    other = rotation(0, 1.45) @ rotation(1, 0.9)  # z up, another viewing direction
     for t in range(24):
         joints = person(t=t)
         middle = joints.mean(axis=0)
-        truth.append((joints - middle) @ rotation(1, 0.2 * t).T + middle)  # they turn round
+        truth.append((joints - middle) @ rotation(1, 0.2 * t).T + middle)  # the person turns
         frame = published([truth[-1]], axes=1)
         pose = np.reshape(frame[0]["pose3d"], (3, 13)).T @ other.T
         turned.append([{**frame[0], "pose3d": pose.T.reshape(-1).tolist()}])
@@ -102,16 +102,16 @@ def test_smarthome_people_tracked_and_sorted_by_visibility(tmp_path):
     frames = []
     for t in range(30):
         near, far = person(x=-1.0 + 0.05 * t, z=3.0), person(x=1.0, z=4.5)
-        here = [far, near] if t % 2 else [near, far]  # the file's order means nothing
+        here = [far, near] if t % 2 else [near, far]  # the order in the file changes
         if 10 <= t < 14:
-            here = [far]  # the near one is lost for a while
+            here = [far]  # the near person is not detected for some frames
         if t >= 20:
             here = [*here, person(x=0.0, z=6.0)]
         frames.append(published(here))
     read = read_smarthome(write(tmp_path, frames=frames))
-    assert len(read.bodies) == 2  # of three, those seen most
+    assert len(read.bodies) == 2  # the two of three people with most frames
     base = KINECT_V2_25.index["spine_base"]
-    assert np.abs(read.bodies[0, :, base, 0] - 1.0).max() < 0.05  # the far one, seen in every frame
+    assert np.abs(read.bodies[0, :, base, 0] - 1.0).max() < 0.05  # the far person, in every frame
     near = read.bodies[1, :, base, 0]
     assert np.isnan(near[10:14]).all() and np.isfinite(np.delete(near, range(10, 14))).all()
     assert np.nanmax(np.abs(near - (-1.0 + 0.05 * np.arange(30)))) < 0.25
@@ -121,17 +121,19 @@ def test_smarthome_people_tracked_and_sorted_by_visibility(tmp_path):
 
 def test_smarthome_depth_error_keeps_identity(tmp_path):
     frames = [published([person(z=4.0, t=t)]) for t in range(20)]
-    for frame in frames[3:16:4]:  # taken for a child, who would stand 1.2 m nearer
+    for frame in frames[3:16:4]:  # estimated as a child, which is 1.2 m nearer
         frame[0]["pose3d"] = (0.7 * np.array(frame[0]["pose3d"])).tolist()
     read = read_smarthome(write(tmp_path, frames=frames))
     assert len(read.bodies) == 1 and np.isfinite(read.bodies).all()
-    assert np.nanmax(np.abs(read.bodies[0, :, KINECT_V2_25.index["spine_mid"], 2] - 4.0)) < 0.1  # the median's place
+    assert (
+        np.nanmax(np.abs(read.bodies[0, :, KINECT_V2_25.index["spine_mid"], 2] - 4.0)) < 0.1
+    )  # at the median position
 
 
 @pytest.mark.parametrize("marker", [0.0, -1.0])
 def test_smarthome_person_without_pixels_missing(tmp_path, marker):
     frames = [published([person(t=t)]) for t in range(12)]
-    for frame in frames:  # measured from the feet
+    for frame in frames:  # relative to the feet
         frame[0]["pose3d"] = np.add(frame[0]["pose3d"], np.repeat([0.0, 0.9, 0.0], 13)).tolist()
     for frame in frames[4:7]:
         frame[0]["pose2d"] = [marker] * 26
@@ -144,7 +146,7 @@ def test_smarthome_outlier_poses_keep_others(tmp_path):
     rng = np.random.default_rng(0)
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
     frames = [published([joints]) for joints in truth]
-    for frame in frames[:9]:  # lifted while the person was not seen yet
+    for frame in frames[:9]:  # poses from before the person is visible
         frame[0]["pose3d"] = rng.normal(0, 0.4, 39).tolist()
     read = read_smarthome(write(tmp_path, frames=frames))
     expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
@@ -157,7 +159,7 @@ def test_smarthome_joints_without_pixels_missing(tmp_path, marker):
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
     frames = [published([joints]) for joints in truth]
     unseen = [LCRNET_13.index["ankle_left"], LCRNET_13.index["elbow_right"]]
-    for frame in frames[5:]:  # one estimator saw no more of the person, and the others followed it
+    for frame in frames[5:]:  # refined from one estimator that lost the person
         pixels = np.reshape(frame[0]["pose2d"], (2, 13))
         pixels[:, unseen] = marker
         frame[0]["pose2d"] = pixels.reshape(-1).tolist()
@@ -253,8 +255,8 @@ def test_smarthome_splits_match_published_splits(root):
 
     assert part("cross_subject", "train") == ["Walk_p03", "WatchTV_p03"]
     assert len(part("cross_subject", "test")) == 4
-    assert part("cross_view_1", "train") == ["Walk_p03"]  # WatchTV is none of the 19
-    assert part("cross_view_1", "test") == ["Walk_p02"]  # camera 5 is for validation
+    assert part("cross_view_1", "train") == ["Walk_p03"]  # WatchTV is not one of the 19 activities
+    assert part("cross_view_1", "test") == ["Walk_p02"]  # camera 5 is in neither part
     assert part("cross_view_2", "train") == ["Drink.Fromcup_p02", "Walk_p03"]
     assert part("cross_view_2", "train", activities="cross_view") == ["Drink.Fromcup_p02", "Walk_p03"]
     with pytest.raises(ConfigError, match="cross_view_1, cross_view_2; got 'cross_view'"):
@@ -262,7 +264,7 @@ def test_smarthome_splits_match_published_splits(root):
 
 
 def test_smarthome_classes_follow_activities():
-    assert list(CLASSES) == sorted(CLASSES)  # as the authors number them
+    assert list(CLASSES) == sorted(CLASSES)  # the authors' order
     assert len(set(CLASSES)) == 31 and len(set(CLASSES_CROSS_VIEW)) == 19 and set(CLASSES_CROSS_VIEW) < set(CLASSES)
 
 
@@ -294,7 +296,7 @@ def test_smarthome_invalid_root_raises(root, tmp_path_factory):
 
 def test_smarthome_clips_of_unknown_activity_skipped_with_warning(root, caplog):
     known = Smarthome(root).entries()
-    write(root, "Pour.Fromcup_p03_r00_v01_c01")  # as the published lists name some
+    write(root, "Pour.Fromcup_p03_r00_v01_c01")  # a spelling in the published lists
     assert Smarthome(root).entries() == known
     assert "1 clips are of no Smarthome activity, first Pour.Fromcup_p03_r00_v01_c01: skipping them" in caplog.text
 

@@ -34,7 +34,7 @@ def standing(yaw=0.0):
 
 
 def depth_of(points, radius, wall=WALL):
-    """Depth of balls on [N, 3] points and of the limbs' way between them, before a wall."""
+    """Return depth of balls at points [N, 3] and of the limbs between them, in front of a wall."""
     depth = np.full((CAMERA.height, CAMERA.width), wall, np.float32)
     for x, y, z in points:
         center, reach = project(np.array([x, y, z]), CAMERA), radius * CAMERA.fx / z
@@ -77,7 +77,7 @@ def test_lift_scaled_and_rotated_world_landmarks_same_result():
 
 @pytest.mark.parametrize("offset", [-6, -4, 4, 6])
 def test_lift_joint_on_edge_of_arm_uses_arm(offset):
-    # An upright arm 6 cm wide, 13 pixels at 2 m, in front of the wall; the pixel is up to its very edge.
+    # An upright arm 6 cm wide, 13 pixels at 2 m, in front of the wall; the pixel moves up to its edge.
     truth = np.stack([np.zeros(9), np.linspace(-0.4, 0.4, 9), np.full(9, 2.0)], axis=1).astype(np.float32)
     depth = depth_of(np.stack([np.zeros(99), np.linspace(-0.5, 0.5, 99), np.full(99, 2.0)], axis=1), 0.03)
     pixels = project(truth, CAMERA) + np.array([offset, 0], np.float32)
@@ -211,7 +211,7 @@ def test_lift_invalid_input_raises():
 
 @pytest.mark.parametrize(("kind", "said"), [(np.uint16, "depth is uint16, expected float32"), (np.float32, "2500 m")])
 def test_lift_depth_in_millimeters_raises(kind, said):
-    """It put people two kilometres away."""
+    """Depth in mm that is taken for m would put people two kilometers away."""
     world = standing()
     pixels = project(world + np.array([0, 0, 2.5], np.float32), CAMERA)
     millimetres = np.full((480, 640), 2500, kind)

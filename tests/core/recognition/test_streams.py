@@ -373,7 +373,7 @@ def test_set_session_body_model_after_hand_model(tmp_path: Path, scene: Scene) -
     assert any(label.body_id == "body_1" and label.top_labels for label in labels)
 
 
-def test_set_session_hand_model_of_other_layout(tmp_path: Path, scene: Scene) -> None:
+def test_set_session_hand_model_of_other_layout_predicts_both_hands(tmp_path: Path, scene: Scene) -> None:
     first, second = (
         load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))
         for layout in ("hand_21", "hand_22")

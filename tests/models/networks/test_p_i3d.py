@@ -35,7 +35,7 @@ def inputs_of(batch):
 
 
 def unequal(model):
-    """With attention weights that have been learnt, so to say."""
+    """Give the network random attention weights, as after training."""
     torch.manual_seed(7)
     with torch.no_grad():
         model.attention.w_s.weight.normal_()
@@ -107,7 +107,7 @@ def test_p_i3d_equals_equations_1_to_4(frames):
 
 def test_p_i3d_loss_equals_equation_5():
     model = unequal(network(lambda_1=0.3, lambda_2=0.02)).eval()
-    batch = {**batch_for(model), "label": torch.tensor([2, 0, -1, 3])}  # the third shows no class
+    batch = {**batch_for(model), "label": torch.tensor([2, 0, -1, 3])}  # the third clip has no class
     found = {name: value.detach().double().numpy() for name, value in model.losses(batch).items()}
     alpha = attention_by_hand(model, batch["pose"])
     logits = logits_by_hand(model, batch, alpha)
@@ -131,7 +131,7 @@ def test_p_i3d_initial_attention_is_equal():
     alpha = model.attend(batch_for(model)["pose"])
     assert torch.equal(alpha, torch.full((4, K), 1 / 3))
     w_h = model.attention.w_h.weight
-    assert w_h.std().item() == pytest.approx(w_h.shape[1] ** -0.5, rel=0.2)  # the rest is Gaussian
+    assert w_h.std().item() == pytest.approx(w_h.shape[1] ** -0.5, rel=0.2)  # the other weights are Gaussian
 
 
 TRAINED = {
@@ -153,7 +153,7 @@ def test_p_i3d_stage_trains_own_parameters_only(stage, aggregation):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=0.01)
-    for _ in range(2):  # at first W_s is zero: no gradient reaches the layers before it
+    for _ in range(2):  # W_s is zero at first, so earlier layers get gradients in the second step
         optimizer.zero_grad()
         model.losses(batch_for(model))["loss"].backward()
         assert all(p.grad is not None for p in trained)
@@ -390,4 +390,4 @@ def test_p_i3d_ablations_are_exported(options):
     graph = onnx.load_from_string(onnx_graph.to_onnx(network(**options))).graph  # parity is checked inside
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("LSTM") == (3 if options.get("attention", True) else 0)
-    assert kinds.count("Pad") == 3  # one an I3D: the first convolution's, a constant
+    assert kinds.count("Pad") == 3  # one constant padding per I3D, at its first convolution
