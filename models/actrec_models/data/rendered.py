@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import cv2
 import numpy as np
 import yaml
 
@@ -62,7 +63,7 @@ class RenderedConfig:
     actions: list = setting(["all"], f"classes: all, or some of {', '.join(CYCLE)}")
     takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
     flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
-    flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
+    flow_shrink: int = setting(2, "so many columns and rows of the flow are averaged to one", range=(1, 16))
     noise: bool = setting(True, "degrade color and depth as a real sensor does")
     sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS))
     seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
@@ -150,7 +151,7 @@ class RenderedItem:
         return np.stack([self._seen(int(number))[0] for number in wanted])
 
     def flow(self, numbers: Iterable[int] | None = None) -> np.ndarray:
-        """Return scene flow [T, h, w, 3] float16 m/s, every `flow_shrink`-th pixel, of all frames or of `numbers`."""
+        """Return scene flow [T, h, w, 3] float16 m/s, reduced by `flow_shrink`, of all frames or of `numbers`."""
         if numbers is None:
             return self._moving[0]
         return np.stack([self._shrunk(self._field(int(number))) for number in numbers])
@@ -193,8 +194,8 @@ class RenderedItem:
         return self._method.estimate(color0, depth0, color1, depth1, self.intrinsics, dt)
 
     def _shrunk(self, field: np.ndarray) -> np.ndarray:
-        step = self.options.flow_shrink
-        return field[step // 2 :: step, step // 2 :: step].astype(np.float16)
+        size = [side // self.options.flow_shrink for side in field.shape[1::-1]]
+        return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_AREA)).astype(np.float16)
 
     @cached_property
     def _method(self) -> SceneFlow:

@@ -1,5 +1,6 @@
 """Clips of the simulated camera as a dataset."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_rendered_joints_match_depth_and_flow(source, clip):
     u, v = np.round(pixels[fastest]).astype(int)
     velocity = (clip.bodies[0, fastest + 1, 20] - clip.bodies[0, fastest, 20]) * source.config.fps
     np.testing.assert_allclose(clip.streams["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
+
+
+@pytest.mark.parametrize("shrink", [2, 3, 4])
+def test_rendered_reduced_flow_is_at_the_same_place(source, shrink):
+    entry = next(e for e in source.entries() if e.name == "wave_p1_v1_t1")
+    centers = []
+    for step in (1, shrink):
+        options = dataclasses.replace(source.config, width=96, height=72, flow_shrink=step)
+        speed = np.linalg.norm(RenderedItem(options, entry).flow([5])[0].astype(np.float32), axis=-1)
+        rows, columns = np.indices(speed.shape)
+        centers.append(np.array([(speed * columns).sum(), (speed * rows).sum()]) / speed.sum())
+    np.testing.assert_allclose((centers[1] + 0.5) * shrink - 0.5, centers[0], atol=0.25)
 
 
 def test_rendered_read_is_deterministic(source):
