@@ -1,9 +1,10 @@
-"""`actrec bench camera`, `recordings` and `ntu`: camera drivers over minutes, recordings, and NTU RGB+D's files."""
+"""`actrec bench camera`, `gravity`, `recordings`, `ntu`: drivers over minutes, mountings, recordings, NTU's files."""
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from actrec.datasets.ntu.skeletons import (
     read_ntu_skeleton,
     unmirror,
 )
+from actrec.perception.gravity import GravityEstimator
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import config
+from actrec.utils import config, gravity
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 from actrec.utils.geometry import kinect_to_optical, project
@@ -201,3 +203,47 @@ def _cameras(file: Path) -> dict[str, Any]:
         for name, value in (("median", np.median(away)), ("95 %", np.percentile(away, 95)), ("max", away.max())):
             row[f"{image} {name} px"] = round(float(value), 3)
     return row
+
+
+def measure_gravity(arguments: list[str]) -> dict[str, Any]:
+    """Measure the error of `up` in degrees: of a RealSense in software whose mount turns, and of the estimate."""
+    parser = Parser(prog="actrec bench gravity", description="Error of the direction of gravity by its source.")
+    parser.add_argument("--turn", type=float, default=40.0, help="pitch down within a second, degrees (default: 40)")
+    args = parser.parse_args(arguments)
+    from tests.core.cameras.software_realsense import moving_camera
+
+    figures: dict[str, Any] = {}
+    for name, gyroscope in (("accelerometer and gyroscope", True), ("accelerometer alone", False)):
+        # At rest for 3 s, pitched within 1 s, at rest for 4 s.
+        found = list(moving_camera(lambda t: args.turn * min(max(t - 3, 0), 1), 8.0, gyroscope))
+        parts = {"static": (1, 3), "turning": (3, 4), "1 to 4 s after": (5, 8)}
+        figures[name] = {
+            part: {"mean": round(float(np.mean(errors)), 2), "largest": round(max(errors), 2)}
+            for part, (begin, end) in parts.items()
+            if (errors := [_angle(up, true) for t, up, true in found if begin <= t < end and up is not None])
+        }
+    for name, height, pitch in (("estimate, floor in view", 1.3, 10.0), ("estimate, people alone", 1.3, 10.0)):
+        figures[name] = _estimated(height, pitch, args.turn / 2, with_depth="floor" in name)
+    return figures
+
+
+def _estimated(height: float, pitch: float, turn: float, with_depth: bool) -> dict[str, float]:
+    """Return the error of an estimate, and the time until it follows a turn of the mount, in s (NaN: 30 s or more)."""
+    estimator, found = GravityEstimator(), {"error_deg": np.nan, "follows_turn_after_s": np.nan}
+    for number, down in enumerate((pitch, pitch + turn)):
+        true, options = gravity.up_from_angles(0, down), {"fps": 5, "width": 320, "height": 240, "gravity": False}
+        options |= {"camera_pitch": down, "camera_height": height, "start_stamp_ns": number * 20 * NANOSECONDS}
+        with cameras.create("simulated", realtime=False, **options) as camera:
+            for k in range(150 if number else 100):
+                frame = camera.read(5.0)
+                estimator.update(frame if with_depth else replace(frame, depth=None), frame.skeletons)
+                if number and estimator.up is not None and _angle(estimator.up, true) < 2:
+                    found["follows_turn_after_s"] = k / 5
+                    break
+        if not number and estimator.up is not None:
+            found["error_deg"] = round(_angle(estimator.up, true), 2)
+    return found
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))

@@ -2,7 +2,7 @@
 
 Joints of a test part are rotated as if the camera were turned. Pixels are rendered: recordings move the simulated actor
 in front of a turned camera, and the perception estimates them again. The direction of gravity is ignored, known, or
-estimated by `GravityEstimator` from what the camera sees.
+estimated by `GravityEstimator` from people and floor.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--pitches", default=",".join(map(str, PITCHES)), help="degrees (default: %(default)s)")
     parser.add_argument("--up", choices=KNOWLEDGE, nargs="+", default=KNOWLEDGE, help="(default: all)")
     parser.add_argument("--ups", type=Path, metavar="JSON", help="write the estimated directions here, or, for a "
-                        "dataset of hands, take those of a dataset of people")  # fmt: skip
+                        "dataset of hands, read the ones of a dataset of people")  # fmt: skip
     parser.add_argument("--found", type=Path, default=Path("runs/mounting"), metavar="FOLDER", help="of skeletons "
                         "found in pixels; existing ones are only scored (default: %(default)s)")  # fmt: skip
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from actrec import features
+from actrec.features.leveling import without_gravity
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.simulation.actions import Performance
 from actrec.simulation.actor import ActorPose, hand_joints
@@ -53,6 +54,8 @@ def each_clip(
     Raises:
         InputError: The window is shorter than one clip, or as for `features.inputs`.
     """
+    if window.gravity == "camera":
+        clip = without_gravity(clip)
     specs = list(specs)
     whole = [spec for spec in specs if spans_window(spec)]
     others = [spec for spec in specs if spec not in whole]

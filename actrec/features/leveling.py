@@ -29,6 +29,17 @@ def level_clip(clip: Clip) -> Clip:
     return _leveled(clip, *_leveling(clip["up"]), _size(clip))
 
 
+def without_gravity(clip: Clip) -> Clip:
+    """Return the clip without its key "up", in the camera's axes."""
+    make = {key: partial(clip.__getitem__, key) for key in clip if key != "up"}
+    if not isinstance(clip, LazyClip):
+        return {key: value() for key, value in make.items()}
+    spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
+        key: partial(clip.part, key) for key in ("color", "flow") if key in clip
+    }
+    return LazyClip(make, spans, None if clip.shown is None else without_gravity(clip.shown))
+
+
 def _leveled(clip: Clip, rotation: np.ndarray, turns: int, size: tuple[int, int] | None) -> Clip:
     make = {key: partial(_level_key, clip, key, rotation, turns, size) for key in clip if key != "up"}
     if not isinstance(clip, LazyClip):

@@ -13,6 +13,9 @@ from actrec.utils.errors import InputError
 
 COMBINE = ("mean", "logits", "max")
 
+AXES = ("leveled", "camera")
+"""Axes of joints, flow and images: level ones wherever the direction of gravity is known, or always the camera's."""
+
 
 @dataclass(frozen=True)
 class WindowSpec:
@@ -23,6 +26,7 @@ class WindowSpec:
     clip: int = 0  # T, frames per network input; 0 for all of them
     stride: int = 0  # frames from the start of one clip to the next; 0 for a single clip
     combine: str = "mean"  # clips' scores: "mean" or (renormalized) "max" of probabilities, mean of "logits"
+    gravity: str = "leveled"  # one of `AXES`, in which the network was trained
 
     @property
     def rate(self) -> float:

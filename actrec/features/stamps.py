@@ -16,7 +16,7 @@ from actrec.features.keypoints import (
     MotionFeature,
     MotionPreprocessing,
 )
-from actrec.features.leveling import level_clip
+from actrec.features.leveling import level_clip, without_gravity
 from actrec.features.skeleton import BodyFeature, BonesFeature, SkeletonPreprocessing
 from actrec.features.specs import Feature, InputSpec
 from actrec.skeleton import layouts
@@ -153,15 +153,17 @@ STAMPS: dict[str, type[Stamp]] = {
 }  # fmt: skip
 
 
-def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list[float]]:
+def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec], axes: str = "leveled") -> dict[str, list[float]]:
     """Compute c_min and c_max of Eq. 1 over the training clips, for the option `extrema` of the DeepActs networks.
+
+    `axes` is one of `actrec.features.specs.AXES`.
 
     Returns:
         Modality ("body", "hands", …) to [minimum, maximum]; modalities without data are omitted.
     """
     wanted = [spec for spec in specs if spec.modality in STAMPS]
     found: dict[str, list[float]] = {}
-    for clip in map(level_clip, clips):
+    for clip in map(level_clip if axes == "leveled" else without_gravity, clips):
         memo: dict[Any, Any] = {}
         for spec in wanted:
             values = STAMPS[spec.modality]().coordinates(clip, spec, memo)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from actrec.features.specs import COMBINE, InputSpec, WindowSpec
+from actrec.features.specs import AXES, COMBINE, InputSpec, WindowSpec
 from actrec.types import UNKNOWN
 from actrec.utils import config
 from actrec.utils import files as utils_files
@@ -355,6 +355,7 @@ def _check(package: ModelPackage) -> None:
             window.stride > 0 or window.clip_frames == window.frames,
             f"window: clips of {window.clip} frames in {window.frames} need a stride",
         ),
+        (window.gravity in AXES, f"window: gravity is '{window.gravity}', allowed: {', '.join(AXES)}"),
         (window.combine in COMBINE, f"window: combine is '{window.combine}', allowed: {', '.join(COMBINE)}"),
         (1 <= package.bodies <= 16, f"bodies is {package.bodies}, allowed: 1 to 16"),
         (bool(inputs), "inputs is empty"),

@@ -157,8 +157,9 @@ class ActionRecognizer:
         with self._lock:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
-            buffers.image_size, buffers.up = self._buffers.image_size, self._buffers.up
-            buffers.newest_up = self._buffers.newest_up
+            buffers.image_size = self._buffers.image_size
+            if inputs.window.gravity != "camera":
+                buffers.up, buffers.newest_up = self._buffers.up, self._buffers.newest_up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
             for body_id, old in self._tracks.items():
                 tracks[body_id].last_seen_ns = old.last_seen_ns
@@ -277,8 +278,8 @@ class ActionRecognizer:
 
     def _add_frame(self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
-        if up is not None:
-            up = gravity.check_up(up)
+        up = None if up is None else gravity.check_up(up)
+        if up is not None and self._inputs.window.gravity != "camera":
             self._set_up(up)
         if stamp_ns == self._newest_ns:
             self.counts.duplicates += 1
@@ -362,7 +363,7 @@ class ActionRecognizer:
         complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
         # The images are turned once, for all bodies.
         bodies, up = self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or ({}, None)
-        up = self._buffers.up if up is None else up
+        up = self._buffers.up if up is None or self._buffers.up is None else up
         scene = level_view(BodyView(size=shown, color=color, flow=flow), up if complete else None, self._buffers.up)
         for spec, feature in complete:
             if not is_per_body(feature) and self._buffers.frames[spec.name].accepts(stamp_ns):

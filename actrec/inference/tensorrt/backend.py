@@ -284,7 +284,7 @@ def recorded_windows(package: ModelPackage, paths: Sequence[str], count: int) ->
         else:
             sequence = read_bodies(path)
             stamps, tracks = sequence.stamps_ns, sequence.bodies
-            if sequence.up is not None:
+            if sequence.up is not None and package.window.gravity != "camera":
                 tracks = tracks @ gravity.level_rotation(sequence.up).T
         wanted = (count - len(rows)) // (len(paths) - number)
         for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:

@@ -68,7 +68,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
         return None
     assert frame.up is not None, "the simulated camera has it"
     stamps, bodies = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
-    return Clip(clip.name, clip.label, stamps, bodies, {"up": frame.up})
+    return Clip(clip.name, clip.label, stamps, bodies, {} if frame.up is None else {"up": frame.up})
 
 
 def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:

@@ -51,7 +51,8 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
         yield Part(clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window, window.starts)
         return
     rate, end = window.frames / window.seconds, int(clip.stamps_ns[-1])
-    part = window if any(map(spans_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)
+    clip_window = WindowSpec(window.clip_frames / rate, window.clip_frames, gravity=window.gravity)
+    part = window if any(map(spans_window, inputs)) else clip_window
     held = int((end - int(clip.stamps_ns[0])) / NANOSECONDS * rate + _EARLY) + 1  # samples that the recording holds
     if held <= part.frames:
         yield Part(windows.sample_stamps(end, part.seconds, part.frames), part, _starts(part, part.frames - held))
@@ -133,9 +134,9 @@ class Samples(Dataset[Sample]):
         if self.augmentation is None:
             return {**self._recorded(clip, place, rng), "label": clip.label}
         if rng.random() < self.recipe.outliers:
-            return {**self._of_bodies(self._no_class(clip.leveled(), rng), rng), "label": OUTLIER}
+            return {**self._of_bodies(self._no_class(self._in_axes(clip), rng), rng), "label": OUTLIER}
         if self._bodies_alone:
-            shown = clip if place is None else _until(clip.leveled(), place[0][-1])
+            shown = clip if place is None else _until(self._in_axes(clip), place[0][-1])
             return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": clip.label}
         return {**self._varied_streams(clip, place, self.augmentation, rng), "label": clip.label}
 
@@ -174,11 +175,17 @@ class Samples(Dataset[Sample]):
         """Return an augmented window [M, T, V, 3] of a clip in m, in level axes, before normalization."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
-        before = self.clips[int(rng.integers(len(self.clips)))].leveled() if options.before else None
+        before = self._in_axes(self.clips[int(rng.integers(len(self.clips)))]) if options.before else None
         return self._varied(
-            data_augmentation.sample_window(clip.leveled(), seconds, frames, options, rng, before, self.clips.layout),
+            data_augmentation.sample_window(
+                self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
+            ),
             rng,
         )
+
+    def _in_axes(self, clip: Clip) -> Clip:
+        """Return the bodies of a clip in the axes that the network takes."""
+        return clip if self.window.gravity == "camera" else clip.leveled()
 
     def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Return an augmented window of synthetic unknown motion, based on the body or hand of a clip."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from actrec import datasets
-from actrec.features.specs import WindowSpec
+from actrec.features.specs import AXES, WindowSpec
 from actrec.inference import zoo
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
@@ -245,6 +245,10 @@ class Recipe:
     )
     window_s: float | None = setting(None, "window of the network; default: its paper's", unit="s", range=(0.1, 60.0))
     frames: int | None = setting(None, "T, frames of a clip of that window; default: its paper's", range=(1, 1000))
+    gravity: str = setting(
+        "leveled", "axes of the data: level ones if the direction of gravity is known, or always the camera's",
+        choices=AXES,
+    )  # fmt: skip
     clips: str = setting(
         "live",
         "clips of a recording in evaluation: the window at its end (live); clips all over it, also in training, as in "
@@ -358,8 +362,8 @@ class Recipe:
 
     def window(self, network: Network) -> WindowSpec:
         """Return the window of a network that was made with `network_options`."""
-        window = network.window
-        return window if self.window_s is None else dataclasses.replace(window, seconds=self.window_s)
+        seconds = network.window.seconds if self.window_s is None else self.window_s
+        return dataclasses.replace(network.window, seconds=seconds, gravity=self.gravity)
 
     def unknown_clips(
         self, data_root: str, part: str, root: str = ""

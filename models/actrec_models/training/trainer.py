@@ -289,7 +289,7 @@ class TrainingRun:
             return recipe
         window, stretched = recipe.window(network), recipe.clips == "stretched"
         samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))
-        extrema = stamps.extrema(samples, network.input_specs)
+        extrema = stamps.extrema(samples, network.input_specs, recipe.gravity)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": extrema})
 
     def load(self, module: RecognitionModule, recipe: Recipe, init: Sequence[Path]) -> None:

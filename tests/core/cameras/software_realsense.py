@@ -7,14 +7,18 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyrealsense2 as rs
 
+from actrec.cameras.realsense import device as realsense_device
+from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.types import Intrinsics
+from actrec.utils import geometry, gravity
 from tests.core.cameras.two_views import COLOR, TwoViews
 
 UNITS = 0.00025
@@ -160,9 +164,36 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
         thread.join()
 
 
+def moving_camera(
+    pitch_deg: Callable[[float], float], seconds: float, gyroscope: bool = True, rate_hz: int = 200
+) -> Iterator[tuple[float, np.ndarray | None, np.ndarray]]:
+    """Play a RealSense whose mount pitches; yield the time, `up` of the driver's frame and the true one, at 10 Hz."""
+    context, random, mount = rs.context(), np.random.default_rng(0), geometry.rotation(0, 0.3)
+    with patch.object(realsense_device, "open_context", lambda: context):
+        device = SoftwareRealSense(mount=mount)
+        device.plug_into(context)
+        flat = np.full((VIEWS.depth.height, VIEWS.depth.width), 1.5, np.float32)
+        with RealSenseCamera(calibration="factory") as camera:
+            for k in range(round(seconds * rate_hz)):
+                t, step = k / rate_hz, 1 / rate_hz
+                rate, up = (
+                    np.radians(pitch_deg(t) - pitch_deg(t - step)) / step,
+                    gravity.up_from_angles(0, pitch_deg(t)),
+                )
+                if gyroscope:  # pitching down turns the camera about −x
+                    device.move(rs.stream.gyro, mount.T @ (random.normal(0, 0.005, 3) - [rate, 0, 0]), 1e3 * t)
+                device.move(rs.stream.accel, mount.T @ (9.81 * up + random.normal(0, 0.08, 3)), 1e3 * t)
+                if k % (rate_hz // 10) == 0:
+                    measured, deadline = camera._motion.filter, time.monotonic() + 5
+                    while measured._last_ns != round(1e9 * t) and time.monotonic() < deadline:
+                        time.sleep(0.001)
+                    device.send(gray_image(), flat)
+                    yield t, camera.read(5.0).up, up
+        device.unplug()
+
+
 def main() -> None:
     """Run the benchmark with the arguments of the command line."""
-    from actrec.cameras.realsense import device as realsense_device
     from benchmarks import cameras
 
     context = rs.context()

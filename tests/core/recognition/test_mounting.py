@@ -49,6 +49,30 @@ def test_predict_any_mounting_gives_label_of_level_camera(session: Session, roll
     np.testing.assert_allclose(found.top_probabilities, expected.top_probabilities, atol=1e-3)
 
 
+def test_predict_package_in_the_cameras_axes_ignores_the_mounting(session: Session) -> None:
+    """Live, and from a clip; leveled is the default."""
+    window = session.package.window
+    assert window.gravity == "leveled"
+    package = dataclasses.replace(session.package, window=dataclasses.replace(window, gravity="camera"))
+    in_camera = Session(package, session.backend)
+    layout = session.package.inputs[0].layout
+    spec = InputSpec("body", "body", layout, (1, 3, FRAMES, 22 if layout == "hand_22" else 25))
+    joints, up = example_clip([spec], FRAMES)["bodies"][0], gravity.up_from_angles(180, 0)
+    expected = predict(session, joints, [None] * FRAMES)
+    np.testing.assert_allclose(
+        predict(in_camera, joints, [up] * FRAMES).top_probabilities, expected.top_probabilities, atol=1e-5
+    )
+    assert predict(session, joints, [up] * FRAMES).top_probabilities != expected.top_probabilities
+    spec = InputSpec("body", "body", layout, (1, 3, window.frames, spec.shape[-1]))
+    clip = {"bodies": example_clip([spec], window.frames)["bodies"]}
+    plain, leveled, ignored = (
+        made.logits([{**clip, **gravity_of}])
+        for made, gravity_of in ((session, {}), (session, {"up": up}), (in_camera, {"up": up}))
+    )
+    np.testing.assert_allclose(ignored, plain, atol=1e-5)
+    assert np.abs(leveled - plain).max() > 0.1
+
+
 def test_predict_nodding_camera_gives_the_label_of_a_still_one(session: Session) -> None:
     """A head nods by 40° and rolls by 20° during the window; frames with unknown `up` are as the ones before."""
     layout = session.package.inputs[0].layout

@@ -24,10 +24,10 @@ UPS = {"upside down": gravity.up_from_angles(180, 20), "left": gravity.up_from_a
 NODDING = [gravity.up_from_angles(roll, 10 + roll) for roll in np.linspace(0, 15, 20)]
 
 
-def samples(clips: list[Clip], augmentation: Augmentation | None, kind: str) -> Samples:
+def samples(clips: list[Clip], augmentation: Augmentation | None, kind: str, **settings: str) -> Samples:
     network = create("sem_net", num_classes=2, frames=16, bodies=2)
-    recipe = config.build(Recipe, {"model": "sem_net", "clips": kind, "outliers": 0.3})
-    return Samples(ClipDataset(clips, ["a", "b"]), network.input_specs, network.window, recipe, augmentation)
+    recipe = config.build(Recipe, {"model": "sem_net", "clips": kind, "outliers": 0.3, **settings})
+    return Samples(ClipDataset(clips, ["a", "b"]), network.input_specs, recipe.window(network), recipe, augmentation)
 
 
 def seen_by(clip: Clip, up: np.ndarray | None) -> Clip:
@@ -46,6 +46,17 @@ def test_samples_do_not_depend_on_the_mounting(up, augmentation, kind: str) -> N
     for draw in [(epoch, index, 0) for epoch in range(4) for index in range(2)]:
         for name, value in expected[draw].items():
             np.testing.assert_allclose(turned[draw][name], value, atol=2e-5)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation()], ids=["recorded", "augmented"])
+def test_samples_in_the_cameras_axes_ignore_the_mounting(augmentation) -> None:
+    up = gravity.up_from_angles(-80, 30)
+    clips = [people(1), people(2, 30)]
+    stated = [Clip(c.name, c.label, c.stamps_ns, c.bodies, {"up": up}) for c in clips]
+    expected, found = samples(clips, augmentation, "live"), samples(stated, augmentation, "live", gravity="camera")
+    assert found.window.gravity == "camera"
+    for name, value in expected[1, 1, 0].items():
+        np.testing.assert_array_equal(found[1, 1, 0][name], value)
 
 
 def write_takes(root: Path, up_at) -> ClipDataset:
