@@ -132,7 +132,7 @@ LoadModel.__class__.__import_type_support__()
 def check_software() -> Iterator[Finding]:
     """Check Python, ROS 2, the messages and the libraries."""
     python = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
-    yield _software("python", sys.version_info >= (3, 10), python, "actrec needs Python 3.10 or newer")
+    yield _software("python", sys.version_info >= (3, 10), python, "install Python 3.10 or newer")
     yield check_ros()
     yield check_messages()
     yield check_opencv_wheels()

@@ -1,13 +1,20 @@
 """Bags whose images have no stamps, files of compressed bags, and unfinished databases."""
 
 import logging
+import shlex
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 from actrec.recordings import open_recording
 from actrec.recordings.rosbag.recovery import recover
@@ -64,10 +71,28 @@ def test_open_recording_message_compressed_file_without_metadata_plays(tmp_path,
         np.testing.assert_array_equal(frame.color, RGB)
 
 
-def test_open_recording_ros1_bag_raises_with_conversion(tmp_path):
-    (tmp_path / "walk.bag").write_bytes(b"#ROSBAG V2.0\n")
-    with pytest.raises(InputError, match="a ROS 1 bag: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"):
-        open_recording(tmp_path / "walk.bag")
+def test_open_recording_ros1_bag_plays_after_the_conversion_that_the_error_names(tmp_path, bag):
+    store, old = get_typestore(Stores.ROS1_NOETIC), tmp_path / "walk.bag"
+    header = partial(store.types["std_msgs/msg/Header"], seq=0, frame_id="lens")
+    region = store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    k, stamp = (
+        np.array([600.0, 0, 30, 0, 600, 20, 0, 0, 1]),
+        store.types["builtin_interfaces/msg/Time"](1_700_000_000, 0),
+    )
+    image = [header(stamp=stamp), H, W, "rgb8", 0, 3 * W, RGB.reshape(-1)]
+    lens = [header(stamp=stamp), H, W, "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), np.zeros(12), 0, 0, region]
+    with Ros1Writer(old) as writer:
+        for topic, kind, fields in ((INFO, "CameraInfo", lens), (COLOR, "Image", image)):
+            name = f"sensor_msgs/msg/{kind}"
+            connection = writer.add_connection(topic, name, typestore=store)
+            writer.write(connection, START, store.serialize_ros1(store.types[name](*fields), name))
+    with pytest.raises(InputError, match="a ROS 1 bag: convert it with `rosbags-convert --src") as raised:
+        open_recording(old)
+    tool, *arguments = shlex.split(str(raised.value).split("`")[1])
+    command = [sys.executable, Path(sys.executable).with_name(tool), *arguments]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (frame,) = frames_of(tmp_path / "NEW")
+    np.testing.assert_array_equal(frame.color, RGB)
 
 
 def test_open_recording_sqlite3_with_write_ahead_log_plays_it(tmp_path, bag):
