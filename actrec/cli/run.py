@@ -97,7 +97,8 @@ def table(result: dict[str, Any]) -> str:
     shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
     used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
     lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
-    return "\n".join([*lines, f"memory: {used}"])
+    warnings = [f"{name}: {f['warning']}" for name, f in result["nodes"].items() if f and f.get("warning")]
+    return "\n".join([*lines, f"memory: {used}", *warnings])
 
 
 def _pair(figures: dict[str, Any], kind: str) -> str:

@@ -119,6 +119,28 @@ def test_bag_recording_float_depth_in_millimeters_raises_unless_scaled(tmp_path,
     np.testing.assert_allclose(frame.depth, METERS, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "encoding", "unit", "cause"),
+    [
+        (np.float64, "64FC1", 0.001, ""),
+        (np.int32, "32SC1", 0.001, "whose unit is not defined: set depth_scale"),
+        (np.uint8, "8UC1", 0.0, "8 bits hold no distances"),
+    ],
+)
+def test_bag_recording_depth_of_other_sizes_is_converted_or_refused(tmp_path, bag, kind, encoding, unit, cause):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(DEPTH, START, MILLIMETERS.astype(kind), encoding)
+        b.image(COLOR, START, RGB, "rgb8")
+    if cause:
+        with pytest.raises(InputError, match=cause):
+            frames_of(tmp_path / "b", depth_topic=DEPTH)
+    if unit:
+        (frame,) = frames_of(tmp_path / "b", depth_scale=unit)
+        np.testing.assert_allclose(frame.depth, METERS, rtol=1e-6)
+        assert frame.depth_scale == unit
+
+
 def test_bag_recording_float_depth_of_sky_accepted(tmp_path, bag):
     far = np.where(np.arange(H)[:, None] < 0.8 * H, 65504.0, 3.0) * np.ones(W)
     with bag(tmp_path / "b") as b:

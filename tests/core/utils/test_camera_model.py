@@ -100,6 +100,8 @@ def changed(index: int, value: float) -> list[float]:
         (K, "rational_polynomial", (0.1,) * 12, "12 distortion coefficients"),
         (K, "pinhole", (0.1, 0, 0, 0, 0), "D is not zero"),
         (K[:6], "", (), "K has 6 values"),
+        ([2 * value for value in K], "", (), "K is of about 1[23][0-9]{2}×[0-9]+ images, .* stated for 640×480"),
+        ([value / 2 for value in K], "", (), "calibrate at the size of the images"),
         (["a"] * 9, "", (), "not numbers"),
     ],
 )
