@@ -14,6 +14,7 @@ from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.tracks import (
+    BUFFER_S,
     BodyJoints,
     BodyTrack,
     ModelInputs,
@@ -488,6 +489,14 @@ class ActionRecognizer:
         for spec, feature in inputs.frame_inputs:
             frames = track.frames[spec.name] if is_per_body(feature) else buffers.frames[spec.name]
             if not reasons and not len(frames):
-                names = " and ".join(STREAM_NAMES[s] for s in ("color", "flow") if feature.streams.get(s))
-                reasons.append(f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both")
+                images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
+                names = " and ".join(STREAM_NAMES[stream] for stream in images)
+                newest = buffers.newest_ns["bodies"]
+                late = max((buffers.newest_ns[stream] - newest for stream in images), default=0) / NANOSECONDS
+                reasons.append(
+                    f"skeletons come {late:.1f} s after their {names}, which are kept for {BUFFER_S:g} s: reduce the "
+                    "delay of depth"
+                    if late > BUFFER_S
+                    else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
+                )
         return "; ".join(reasons)

@@ -16,7 +16,7 @@ from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.recognition.tracks import BUFFERED_IMAGES, FRAMES_PER_SAMPLE
 from actrec.skeleton.layouts import convert
-from actrec.types import Body
+from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import InputError, PackageError
 from tests.example_scene import (
     ALL,
@@ -176,6 +176,25 @@ def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene)
         recognizer.add_skeletons(stamp(t), scene.bodies(t))
     (label,) = recognizer.predict()
     assert "no color images match the stamps" in label.reason
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "reason"),
+    [
+        (0.5, ""),
+        (1.5, "skeletons come 1.5 s after their color images, which are kept for 1 s: reduce the delay of depth"),
+        (3600.0, "color images have stamps of another clock"),
+    ],
+)
+def test_recognizer_images_ahead_of_skeletons_are_reported(
+    tmp_path: Path, scene: Scene, ahead_s: float, reason: str
+) -> None:
+    recognizer = make(load(tmp_path, CROP), min_seconds=0.0)
+    ahead = round(ahead_s * NANOSECONDS / (stamp(1) - stamp(0)))
+    for t in range(max(ahead - 2 * FRAMES, 0), FRAMES + ahead):
+        recognizer.add_color(stamp(t), scene.clip["color"][t % FRAMES])
+    recognizer.add_skeletons(stamp(FRAMES - 1), scene.bodies(FRAMES - 1))
+    assert recognizer.predict()[0].reason == reason
 
 
 def test_predict_message_order_does_not_matter(tmp_path: Path, scene: Scene) -> None:
