@@ -16,9 +16,11 @@ from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.subscriptions import Subscription
+from actrec_nodes.common.subscriptions import Subscription, type_name
 
 IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Image, topics.DEPTH_INFO: CameraInfo}
+
+INFOS = {topics.COLOR: topics.COLOR_INFO, topics.DEPTH: topics.DEPTH_INFO}
 
 QUEUE_SIZE = 500
 """Queue size in observations; the oldest are dropped beyond it (250 MB of images or more)."""
@@ -30,6 +32,7 @@ class ClipNode(Node):
     def __init__(self, images: bool, **node_options: Any):
         super().__init__("clip_node", **node_options)
         self._observations: queue.Queue[Observation] = queue.Queue(QUEUE_SIZE)
+        self._infos: dict[str, bytes] = {}  # the newest camera_info by topic
         self._subscription = Subscription(
             self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
@@ -64,13 +67,18 @@ class ClipNode(Node):
         self._put(Observation(stamp, bodies, write))
 
     def _subscribe(self, topic: str, kind: type) -> None:
-        name, msgtype = f"/{topic}", f"sensor_msgs/msg/{kind.__name__}"
+        name, info_name = f"/{topic}", f"/{INFOS.get(topic, '')}"
 
         def keep(raw: bytes) -> None:
-            stamp = stamp_ns(raw)
+            stamp, info = stamp_ns(raw), self._infos.get(info_name)
+            if kind is CameraInfo:
+                self._infos[name] = raw
 
             def write(bag: BagWriter) -> None:
-                bag.add_topic(name, msgtype)
+                if info is not None and not bag.counts.get(info_name):  # sent once, before this clip
+                    bag.add_topic(info_name, type_name(CameraInfo))
+                    bag.write(info_name, stamp, info)
+                bag.add_topic(name, type_name(kind))
                 bag.write(name, stamp, raw)
 
             self._put(Observation(stamp, None, write))

@@ -39,7 +39,7 @@ QUICK = ["--countdown", "0.2", "--seconds", "0.5"]
 class People:
     """A thread that publishes skeletons and images at 20 Hz until it is stopped."""
 
-    def __init__(self, visible=True):
+    def __init__(self, visible=True, latched_info=False):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("people", context=self.context)
@@ -49,7 +49,9 @@ class People:
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
         self._color = make(conversions.Image, topics.COLOR, topics.IMAGE_PUBLISHER)
         self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
-        self._info = make(conversions.CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
+        self._latched_info = latched_info
+        profile = topics.LATCHED if latched_info else topics.IMAGE_PUBLISHER
+        self._info = make(conversions.CameraInfo, topics.COLOR_INFO, profile)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -58,7 +60,8 @@ class People:
         while not self._stop.wait(0.05):
             head = conversions.header(START + sent * PERIOD_NS, "lens")
             color, depth = np.full((48, 64, 3), sent % 256, np.uint8), np.full((48, 64), 2.0, np.float32)
-            self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
+            if sent == 0 or not self._latched_info:
+                self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
             self._depth.publish(conversions.depth_to_image(depth, head))
             self._color.publish(conversions.color_to_image(color, head))
             pixels, scores = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
@@ -74,12 +77,13 @@ class People:
 
 
 @pytest.fixture
-def people():
-    people = People()
+def people(request):
+    people = People(latched_info=getattr(request, "param", False))
     yield people
     people.stop()
 
 
+@pytest.mark.parametrize("people", [False, True], indirect=True, ids=["camera_info each frame", "latched once"])
 def test_record_label_running_graph_keeps_clips(people, tmp_path, capsys):
     out = tmp_path / "clips"
     command = ["record", "--label", "wave", "--out", str(out), "--repeat", "2", "--person", "anna", "--images", *QUICK]

@@ -131,7 +131,7 @@ def test_skeleton_node_gets_up_of_latched_and_volatile_publishers(host, add, pee
     def send() -> bool:
         if policies[1] == VOLATILE:
             publisher.publish(up)
-        return peer.wait(lambda: node._up is not None, 0.05)
+        return peer.wait(lambda: node._gravity._up is not None, 0.05)
 
     peer.wait_until(send)
 
