@@ -491,7 +491,7 @@ class ActionRecognizer:
             if not reasons and not len(frames):
                 images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
                 names = " and ".join(STREAM_NAMES[stream] for stream in images)
-                late = (max(buffers.newest_ns[s] for s in images) - buffers.newest_ns["bodies"]) / NANOSECONDS
+                late = (max((buffers.newest_ns[s] for s in images), default=0) - buffers.newest_ns["bodies"]) / NANOSECONDS
                 reasons.append(
                     f"skeletons come {late:.1f} s after their {names}, which are kept for {BUFFER_S:g} s: reduce the "
                     "delay of depth"
