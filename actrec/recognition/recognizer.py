@@ -469,8 +469,7 @@ class ActionRecognizer:
 
     def _missing(self, stream: str) -> str:
         """Return why a stream counts as missing; empty if it is present."""
-        newest = self._buffers.newest_ns.get("bodies")
-        received = self._buffers.newest_ns.get(stream)
+        newest, received = (self._buffers.newest_ns.get(name) for name in ("bodies", stream))
         if received is None:
             return f"no {STREAM_NAMES[stream]} so far"
         if newest is not None and newest - received > int(self.config.stream_timeout_s * NANOSECONDS):
@@ -491,10 +490,10 @@ class ActionRecognizer:
             if not reasons and not len(frames):
                 images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
                 names = " and ".join(STREAM_NAMES[stream] for stream in images)
-                late = (max((buffers.newest_ns[s] for s in images), default=0) - buffers.newest_ns["bodies"]) / NANOSECONDS
+                ahead = [buffers.newest_ns[stream] - buffers.newest_ns["bodies"] for stream in images]
+                late = max(ahead, default=0) / NANOSECONDS
                 reasons.append(
-                    f"skeletons come {late:.1f} s after their {names}, which are kept for {BUFFER_S:g} s: reduce the "
-                    "delay of depth"
+                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): make depth faster"
                     if late > BUFFER_S
                     else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
                 )
