@@ -83,7 +83,8 @@ def predict_offline(sequence: SkeletonSequence, session: Session) -> inference.P
     window = session.package.window
     wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
     bodies = [windows.resample(sequence.stamps_ns, body, wanted) for body in sequence.bodies]
-    return session.predict({"bodies": np.stack(bodies)})
+    up = {} if sequence.up is None else {"up": sequence.up}
+    return session.predict({"bodies": np.stack(bodies), **up})
 
 
 def share(outcomes: Sequence[T], holds: Callable[[T], bool]) -> float:
@@ -245,7 +246,7 @@ class Peer(Node):
             bodies = sequence.bodies_at(index)[:1]
             for body in bodies:
                 body.body_id = body_id
-            self._publish(int(stamp_ns), bodies)
+            self._publish(int(stamp_ns), bodies, sequence.up)
         self.last_stamp_ns = int(stamps_ns[-1])
         owner = body_id if bodies else ""
 
@@ -257,9 +258,9 @@ class Peer(Node):
         self._labels.clear()
         return label
 
-    def _publish(self, stamp_ns: int, bodies: list[Body]) -> None:
+    def _publish(self, stamp_ns: int, bodies: list[Body], up: np.ndarray | None = None) -> None:
         head = conversions.header(stamp_ns, "camera_color_optical_frame")
-        self._publisher.publish(conversions.bodies_to_message(bodies, head))
+        self._publisher.publish(conversions.bodies_to_message(bodies, head, up))
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         with self._changed:

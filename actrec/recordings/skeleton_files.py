@@ -58,10 +58,11 @@ class SkeletonRecording(Recording):
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first; `skeletons` may be empty."""
-        stamps = self.sequence.stamps_ns
+        stamps, up = self.sequence.stamps_ns, self.sequence.up
         for index, stamp in enumerate(stamps):
             if stamp - stamps[0] >= round(start_s * NANOSECONDS):
-                yield RgbdFrame(int(stamp), None, None, self.intrinsics, skeletons=self.sequence.bodies_at(index))
+                bodies = self.sequence.bodies_at(index)
+                yield RgbdFrame(int(stamp), None, None, self.intrinsics, skeletons=bodies, up=up)
 
 
 def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]:

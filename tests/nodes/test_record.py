@@ -18,7 +18,7 @@ pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . s
 
 import rclpy
 from actrec_msgs.msg import Skeleton, SkeletonArray
-from geometry_msgs.msg import Point32
+from geometry_msgs.msg import Point32, Vector3Stamped
 from rclpy.executors import SingleThreadedExecutor
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
@@ -27,6 +27,7 @@ from actrec import cameras
 from actrec.cli import main
 from actrec.recordings import open_recording
 from actrec.types import Intrinsics
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import RecordNode, record
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.ros
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 DEPTH = (RNG.integers(1, 5000, (48, 64)) * np.float32(0.001)).astype(np.float32)
+UP = gravity.up_from_angles(180, 20)
 START = 1_700_000_000_000_000_000
 
 
@@ -50,6 +52,8 @@ class Graph:
         self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
         self._info = make(conversions.CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
+        self._up = make(Vector3Stamped, topics.UP, topics.LATCHED)
+        self._up.publish(Vector3Stamped(header=conversions.header(START, "lens"), vector=conversions.up_to_vector(UP)))
         self._text = make(String, topics.ACTION_LABEL_TEXT, topics.LATCHED)
         self._text.publish(String(data="published before the recording"))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -124,7 +128,8 @@ def test_record_writes_the_graphs_topics_unchanged(graph, tmp_path):
     for frame in frames:
         k = round((frame.stamp_ns - START) / 33_333_333)
         np.testing.assert_array_equal(frame.color, np.roll(COLOR, k, axis=1))
-        np.testing.assert_array_equal(frame.depth, DEPTH)
+        np.testing.assert_allclose(frame.depth, DEPTH, rtol=1e-6)
+        np.testing.assert_allclose(frame.up, UP, atol=1e-6, err_msg="published before the recording")
 
 
 def test_record_replayed_frames_are_equal(graph, tmp_path):

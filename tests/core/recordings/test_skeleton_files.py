@@ -9,7 +9,7 @@ import pytest
 from actrec.datasets import nucla, utd_mhad
 from actrec.datasets.ntu import skeletons
 from actrec.datasets.ntu.skeletons import COLOR_SIZE
-from actrec.recordings import skeleton_files
+from actrec.recordings import open_recording, skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -244,3 +244,11 @@ def test_open_sequences_pickled_arrays_raises(tmp_path):
     np.savez(tmp_path / "p.npz", xyz=np.array([{}], dtype=object), length=[1], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match=r"p\.npz"):
         skeleton_files.open_sequences(tmp_path / "p.npz")
+
+
+def test_skeleton_recording_frames_have_the_direction_of_gravity_of_their_dataset(data_root) -> None:
+    path = sorted((data_root / "nucla/raw").rglob("*.json"))[0]
+    recording = open_recording(path)
+    frames = list(recording.frames())
+    assert recording.sequence.up is not None
+    assert all(np.array_equal(frame.up, recording.sequence.up) for frame in frames)
