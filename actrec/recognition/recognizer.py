@@ -493,7 +493,7 @@ class ActionRecognizer:
                 ahead = [buffers.newest_ns[stream] - buffers.newest_ns["bodies"] for stream in images]
                 late = max(ahead, default=0) / NANOSECONDS
                 reasons.append(
-                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): make depth faster"
+                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): speed up depth"
                     if late > BUFFER_S
                     else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
                 )

@@ -16,7 +16,7 @@ from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.subscriptions import Subscription, type_name
+from actrec_nodes.common.subscriptions import Subscription, type_name, why_silent
 
 IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Image, topics.DEPTH_INFO: CameraInfo}
 
@@ -48,9 +48,10 @@ class ClipNode(Node):
         try:
             return self._observations.get(timeout=timeout_s)
         except queue.Empty:
+            topic = self._subscription.topic_name
             raise DeviceError(
-                f"nothing is published on {self._subscription.topic_name}: start the graph first (actrec run) with its "
-                "skeleton node, or give --driver"
+                f"no skeletons on {topic}: {why_silent(self, topic, SkeletonArray)}; start the graph first (actrec "
+                "run) with its skeleton node, or give --driver"
             ) from None
 
     def _on_skeletons(self, message: SkeletonArray) -> None:

@@ -29,13 +29,13 @@ BODIES: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
 
 
 class VisualizationNode(Node):
-    """Passes messages to a viewer in its callbacks; `received` is whether any has arrived."""
+    """Passes messages to a viewer in its callbacks; `received` is whether any has arrived, `frames` the images."""
 
     def __init__(self, viewer: Viewer, **node_options: Any):
         super().__init__("visualization_node", **node_options)
         self.received = False
         self._viewer = viewer
-        self._frames = FrameSubscription(
+        self.frames = FrameSubscription(
             Listener(self, self._on_frame, self._warn, lambda number: None), SynchronizerConfig()
         )
         for topic, (kind, read) in BODIES.items():
@@ -44,7 +44,7 @@ class VisualizationNode(Node):
 
     def destroy_node(self) -> None:
         """Unsubscribe from images, then destroy the node."""
-        self._frames.close()
+        self.frames.close()
         super().destroy_node()
 
     def _bodies_callback(self, topic: str, read: Callable[[Any], Sequence[Any]]) -> Callable[[Any], None]:
@@ -90,6 +90,6 @@ def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: 
             passed = time.monotonic() - began
             if not node.received and passed > min(SILENCE_S, duration_s or SILENCE_S):
                 raise DeviceError(
-                    f"nothing came on {node.resolve_topic_name(topics.COLOR)} nor on the graph's other topics: start "
-                    "the graph first (actrec run), or give --driver"
+                    f"{node.frames.silent()}, and nothing on the graph's other topics; start the graph first (actrec "
+                    "run), or give --driver"
                 )

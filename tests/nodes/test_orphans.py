@@ -68,11 +68,13 @@ def test_remove_orphans_keeps_the_memory_in_use(tmp_path: Path) -> None:
     for name in names:
         for path in (name, f"{name}_el", f"sem.{name}_mutex"):
             (tmp_path / path).touch()
+            os.utime(tmp_path / path, (0, 0))
+    (tmp_path / "fastrtps_port7415_el").touch()  # just made
     with (tmp_path / "fastrtps_port7413_el").open() as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         transport.remove_orphans(tmp_path)
     kept = {"fastrtps_port7413", "another"}
-    assert {p.name for p in tmp_path.iterdir()} == {
+    assert {p.name for p in tmp_path.iterdir()} - {"fastrtps_port7415_el"} == {
         path for name in kept for path in (name, f"{name}_el", f"sem.{name}_mutex")
     }
 

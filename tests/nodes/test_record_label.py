@@ -137,7 +137,9 @@ def test_record_label_without_a_graph_is_refused(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(clip_recorder, "READ_TIMEOUT_S", 0.3)
     assert main(["record", "--label", "wave", "--out", str(tmp_path / "clips"), *QUICK]) == 1
-    assert "nothing is published on /skeletons: start the graph first (actrec run)" in capsys.readouterr().err
+    assert (
+        "no skeletons on /skeletons: it has no publisher; start the graph first (actrec run)" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

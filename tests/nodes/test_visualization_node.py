@@ -92,7 +92,9 @@ def test_view_shows_the_messages_of_a_graph(graph):
 
 
 def test_view_silent_graph_and_wrong_arguments_are_reported():
-    with pytest.raises(DeviceError, match="nothing came on /elsewhere nor .* start the graph first"):
+    with pytest.raises(
+        DeviceError, match="no image on /elsewhere: it has no publisher, and nothing .* start the graph first"
+    ):
         visualization_node.run(FakeViewer(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
     with pytest.raises(ConfigError, match="ROS refuses its arguments"):
         visualization_node.run(FakeViewer(), threading.Event(), 0.3, ["-p", "nonsense"])

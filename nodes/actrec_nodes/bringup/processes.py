@@ -110,7 +110,7 @@ def end_with_parent() -> None:
     A thread then sends SIGTERM, and ends the process after `ORPHAN_S` in any case.
     """
     parent = int(os.environ.pop(PARENT, "0"))
-    if not parent:
+    if not parent or not hasattr(os, "pidfd_open"):  # Linux
         return
     try:
         descriptor = os.pidfd_open(parent)

@@ -67,6 +67,8 @@ def remove_orphans(folder: Path = Path("/dev/shm")) -> None:
     for lock in [*folder.glob("fastrtps_*_el"), *folder.glob("fastrtps_*_sl")]:
         memory = lock.with_name(lock.name[:-3])
         try:
+            if time.time() - lock.stat().st_mtime < SETTLE_S:  # its process may be about to lock it
+                continue
             with lock.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for path in (memory, folder / f"sem.{memory.name}_mutex", lock):

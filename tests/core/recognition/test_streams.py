@@ -182,7 +182,7 @@ def test_recognizer_ignores_images_of_other_frames(tmp_path: Path, scene: Scene)
     ("ahead_s", "reason"),
     [
         (0.5, ""),
-        (1.5, "skeletons come 1.5 s after their color images (kept for 1 s): make depth faster"),
+        (1.5, "skeletons come 1.5 s after their color images (kept for 1 s): speed up depth"),
         (3600.0, "color images have stamps of another clock"),
     ],
 )
