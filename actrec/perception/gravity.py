@@ -81,6 +81,7 @@ class GravityEstimator:
         self._samples: deque[_Sample] = deque()
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
         self._doubted = False
+        self._turns: int | None = None
         self._choice = gravity.Choice(logger)
         self.up = self._choice.of({"setting": self._mount})
 
@@ -93,6 +94,14 @@ class GravityEstimator:
         """Return `up` before the people in `frame` are known: the setting's, the frame's own, or the estimate."""
         own = None if frame.up is None else gravity.check_up(frame.up)
         self.up = self._choice.of({"setting": self._mount, frame.up_source: own, "estimate": self._estimate})
+        if self.up is not None and self._turns != (turns := gravity.quarter_turns(self.up, self._turns)):
+            if self._turns is not None and self.source != "estimate":
+                roll, pitch = gravity.angles_from_up(self.up)
+                logger.warning(
+                    "the camera was turned: by %s it is rolled by %.0f° and looks down by %.0f°; images are turned "
+                    "upright, and label windows restart", gravity.SOURCES[self.source], roll, pitch
+                )  # fmt: skip
+            self._turns = turns
         return self.up
 
     def update(self, frame: RgbdFrame, bodies: list[Body]) -> None:

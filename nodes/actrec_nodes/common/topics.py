@@ -31,22 +31,27 @@ VENDORS: dict[str, dict[str, str]] = {
         COLOR_INFO: "/camera/camera/color/camera_info",
         DEPTH: "/camera/camera/aligned_depth_to_color/image_raw",
         DEPTH_INFO: "/camera/camera/aligned_depth_to_color/camera_info",
+        IMU: "/camera/camera/imu",
     },
     "azure_kinect_ros_driver": {
         COLOR: "/rgb/image_raw",
         COLOR_INFO: "/rgb/camera_info",
         DEPTH: "/depth_to_rgb/image_raw",
         DEPTH_INFO: "/depth_to_rgb/camera_info",
+        IMU: "/imu",
     },
     "orbbec_camera": {
         COLOR: "/camera/color/image_raw",
         COLOR_INFO: "/camera/color/camera_info",
         DEPTH: "/camera/depth/image_raw",
         DEPTH_INFO: "/camera/depth/camera_info",
+        IMU: "/camera/gyro_accel/sample",
     },
 }
 """By driver, its default names of the camera's topics, with depth registered to color
-(realsense2_camera: `align_depth.enable:=true`; orbbec_camera: `depth_registration:=true`)."""
+(realsense2_camera: `align_depth.enable:=true`; orbbec_camera: `depth_registration:=true`), and of the accelerometer
+(realsense2_camera: `enable_accel:=true enable_gyro:=true unite_imu_method:=2`; orbbec_camera:
+`enable_sync_output_accel_gyro:=true`)."""
 
 
 def vendor_remaps(vendor: str) -> list[tuple[str, str]]:

@@ -133,6 +133,17 @@ def test_known_prefers_the_setting_to_the_frame_and_the_frame_to_people() -> Non
     np.testing.assert_array_equal(by_setting.known(dataclasses.replace(frame, up=None)), up)
 
 
+def test_known_camera_turned_while_running_follows_at_once_with_one_message(caplog) -> None:
+    estimator = GravityEstimator()
+    ups = [gravity.up_from_angles(roll, 10) for roll in (0, 3, 88, 90, 100, 70)]
+    for number, up in enumerate(ups):
+        frame = RgbdFrame(number, None, None, CAMERA, up=up, up_source="accelerometer")
+        np.testing.assert_array_equal(estimator.known(frame), up)
+    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        "the camera was turned: by the accelerometer it is rolled by 88° and looks down by 10°"
+    ]
+
+
 def test_mount_unknown_name_raises() -> None:
     with pytest.raises(ConfigError, match="upside_down"):
         GravityEstimator(mount="sideways")
