@@ -41,7 +41,7 @@ class SkeletonPreprocessing:
     )
     pitch_deg: float = setting(
         0.0,
-        "the joints are seen as by a camera that looks down by this angle, like those of the training data",
+        "the joints are seen as by a camera that looks down by this angle, as in the training data",
         unit="deg",
         range=(-90.0, 90.0),
     )

@@ -1,7 +1,8 @@
 """Every network labels the simulated camera in one running graph; networks are small and untrained."""
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,25 +85,31 @@ def write_small(name: str, folder: Path) -> package.ModelPackage:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, package.ModelPackage]:
-    """Export all packages before the graph runs, as it would slow the export down."""
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], package.ModelPackage]:
+    """Return a function that exports a network at its first call."""
     folder = tmp_path_factory.mktemp("networks")
-    return {name: write_small(name, folder) for name in list_models()}
+    return functools.cache(lambda name: write_small(name, folder))
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.ModelPackage]) -> Iterator[LiveGraph]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGraph]:
     first = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
     with ros() as context, Host(context) as host:
         yield LiveGraph(host, context, str(first.path))
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_model_family_is_exported(packages: Callable[[str], package.ModelPackage], name: str) -> None:
+    """All exports come before the graph, which would slow them down, and each has a time limit of its own."""
+    assert packages(name).family == name
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list_models())
 def test_model_family_labels_the_simulated_actor_live(
-    live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
+    live: LiveGraph, packages: Callable[[str], package.ModelPackage], name: str
 ) -> None:
-    model = packages[name]
+    model = packages(name)
     live.load(model.path)
     recognizer = live.nodes["recognizer_node"]
     assert live.peer.wait(lambda: len(live.predicted(name)) >= 2, PATIENCE_S), recognizer.last_error or "no error"

@@ -1,4 +1,8 @@
-"""Metrics of a classifier, computed from labels [N] and probabilities [N, classes]."""
+"""Metrics of a classifier, computed from labels [N] and probabilities [N, classes].
+
+torchmetrics gives equal top-k accuracies, confusion matrices, average precisions and calibration errors, 18 lines here;
+it has no multiclass Brier score, risk-coverage curve or bootstrap by clip, and takes 1.7 s to import.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
