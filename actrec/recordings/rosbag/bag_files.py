@@ -199,7 +199,7 @@ class Sqlite3File:
                     times.setdefault(key, []).append(time)
             if not times:
                 raise
-            self.lost = str(error)
+            self.lost = f"{error}, after {sum(map(len, times.values()))} whole messages"
             return [(key, len(found), min(found), max(found)) for key, found in times.items()]
 
 

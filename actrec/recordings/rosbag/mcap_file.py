@@ -180,7 +180,7 @@ class McapFile:
             at += size
         if chunk and not counted:
             self._scan_chunk(*chunk, count=True)
-        self.lost = f"whole up to {min(at, self._size) / 1e6:.1f} of {self._size / 1e6:.1f} MB, without an index"
+        self.lost = f"it ends without an index, after {sum(self._counts.values())} whole messages"
 
     def _scan_chunk(self, offset: int, size: int, count: bool) -> None:
         for kind, body, whole in _records(BytesIO(data := self._chunk(offset, size)), len(data)):
