@@ -50,7 +50,9 @@ def raw(data: bytes) -> bytes:
     return u(4, len(data)) + data
 
 
-def write_mcap(path: Path, entries: list[Entry], compression: str | None = "", index: bool = True) -> None:
+def write_mcap(
+    path: Path, entries: list[Entry], compression: str | None = "", index: bool = True, checksum: int = 0
+) -> None:
     """Write an mcap as any recorder: one chunk, or no chunks if compression is None; with or without an index."""
     channels = list(dict.fromkeys(channel for channel, _, _ in entries))
     definitions = b"".join(
@@ -71,7 +73,7 @@ def write_mcap(path: Path, entries: list[Entry], compression: str | None = "", i
     else:
         body = COMPRESS[compression](definitions + messages)
         size = len(definitions + messages)
-        content += mcap_record(6, u(8, *times, size), u(4, 0), compression, u(8, len(body)), body)
+        content += mcap_record(6, u(8, *times, size), u(4, checksum), compression, u(8, len(body)), body)
         chunk_index = mcap_record(8, u(8, *times, at, len(content) - at), u(4, 0), u(8, 0), compression, u(8, 0, 0))
     content += mcap_record(15, u(4, 0))
     summary = len(content) if index else 0
@@ -117,6 +119,14 @@ def test_bag_recording_foreign_topics_skipped_with_one_line(tmp_path, ros_entrie
     ]
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "x.mcap", 2 * PERIOD / 1e9)] == stamps(4)[2:]
     assert recover(tmp_path / "x.mcap", tmp_path / "saved") == {INFO: 1, DEPTH: 4, COLOR: 4}
+
+
+def test_bag_recording_damaged_chunk_raises_and_recovers(tmp_path, ros_entries):
+    write_mcap(tmp_path / "x.mcap", ros_entries, "zstd", checksum=1)
+    with pytest.raises(InputError, match=r"is corrupt \(.*checksum differs\); .* `actrec record --recover '.*x.mcap'"):
+        frames_of(tmp_path / "x.mcap")
+    assert recover(tmp_path / "x.mcap", tmp_path / "saved")[COLOR] == 4
+    assert len(frames_of(tmp_path / "saved")) == 4
 
 
 def test_bag_recording_foreign_topics_alone_raise_with_list_and_remedy(tmp_path):
