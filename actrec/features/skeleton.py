@@ -47,7 +47,7 @@ class SkeletonPreprocessing:
     )
 
 
-HAND_PREPROCESSING = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
+HAND_PREPROCESSING: dict[str, Any] = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
 """Fields of `SkeletonPreprocessing` for a hand, which has no spine and no torso."""
 
 

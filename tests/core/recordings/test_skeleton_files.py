@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ def test_open_sequences_pickled_arrays_raises(tmp_path):
 
 def test_skeleton_recording_frames_have_the_direction_of_gravity_of_their_dataset(data_root) -> None:
     path = sorted((data_root / "nucla/raw").rglob("*.json"))[0]
-    recording = open_recording(path)
+    recording: Any = open_recording(path)
     frames = list(recording.frames())
     assert recording.sequence.up is not None
     assert all(np.array_equal(frame.up, recording.sequence.up) for frame in frames)
