@@ -112,7 +112,7 @@ def test_check_other_size_needs_same_aspect(images, work_folder, capsys):
     path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
     assert status(["check", str(images), "--serial", "0123"]) == 0
-    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
+    calibration_files.write_intrinsics(path, VGA.resized(1280, 720), "0123_color")
     assert status(["check", str(images), "--serial", "0123"]) == 1
     assert "of another aspect" in capsys.readouterr().err
 
