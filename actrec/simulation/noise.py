@@ -25,6 +25,14 @@ def _least_similar_neighbor(exact: np.ndarray, v: int, u: int) -> Real:
 
 
 @kernel
+def _quantize(z: Real, quantum: Real) -> Real:
+    """Round a depth, m, to a multiple of the disparity quantum (0 for none), then to whole millimeters."""
+    if quantum > _ZERO:
+        z = _ONE / (max(np.float32(int(_ONE / (z * quantum) + _HALF)), _ONE) * quantum)
+    return np.float32(int(z * np.float32(1000) + _HALF)) * np.float32(0.001)
+
+
+@kernel
 def degrade_depth(
     exact: np.ndarray, facing: np.ndarray, axial: np.ndarray, tilted: np.ndarray, steep: np.ndarray, model: np.ndarray,
     shift: Real, patches: np.ndarray, white: np.ndarray, jitter: np.ndarray, chance: np.ndarray, offsets: np.ndarray,
@@ -59,7 +67,6 @@ def degrade_depth(
         dropout_chance, silhouette_chance = chance[(v + offsets[2]) & mask], chance[(v + offsets[3]) & mask]
         grazing_noise = white[(v + offsets[4]) & mask]
         reach = np.float32(1e30)
-        inner_row = 0 < v < height - 1
         for k in range(width):
             u = width - 1 - k if shift >= _ZERO else k
             here = exact[v, u]
@@ -75,7 +82,7 @@ def degrade_depth(
             if x < 0 or x >= width or y < 0 or y >= height:
                 x, y = u, v
             z, cosine = exact[y, x], facing[y, x]
-            if lost_or_flying > _ZERO and inner_row and 0 < u < width - 1:
+            if lost_or_flying > _ZERO and 0 < v < height - 1 and 0 < u < width - 1:
                 other = _least_similar_neighbor(exact, v, u)
                 if abs(other - here) > _SILHOUETTE * here:
                     chance_value = silhouette_chance[i]
@@ -87,9 +94,7 @@ def degrade_depth(
                 continue
             bin_z, bin_c = int(z * z_scale + _HALF), int(max(cosine, _ZERO) * c_scale + _HALF)
             z += (axial[bin_z] + tilted[bin_z] * steep[bin_c]) * patch[i]
-            if quantum > _ZERO:
-                z = _ONE / (max(np.float32(int(_ONE / (z * quantum) + _HALF)), _ONE) * quantum)
-            measured[v, u] = np.float32(int(z * np.float32(1000) + _HALF)) * np.float32(0.001)
+            measured[v, u] = _quantize(z, quantum)
 
 
 @kernel
