@@ -305,13 +305,14 @@ class ActionRecognizer:
         """Keep the direction of gravity.
 
         Windows are in the axes of a camera with the `up` of their buffers. They restart if the camera is turned at
-        once, or so far that its images need another quarter turn. A slow tilt is compensated frame by frame.
+        once or, if the model takes pixels, by another quarter turn. A slow tilt is compensated frame by frame.
         """
         buffers = self._buffers
         reference = np.array(gravity.LEVEL) if buffers.up is None else buffers.up
         newest, buffers.newest_up = reference if buffers.newest_up is None else buffers.newest_up, up
         turns = gravity.quarter_turns(reference)
-        turned = newest @ up < TURNED_COSINE or gravity.quarter_turns(up, turns) != turns
+        in_image = self._inputs.needs_pixels or self._inputs.keys & {*PIXELS}
+        turned = newest @ up < TURNED_COSINE or (in_image and gravity.quarter_turns(up, turns) != turns)
         if turned and self._tracks:
             self.counts.restarts += 1
             for track in self._tracks.values():
@@ -322,10 +323,9 @@ class ActionRecognizer:
 
     def _steady(self, positions: np.ndarray, up: np.ndarray | None) -> np.ndarray:
         """Return positions [..., 3] of a frame with this `up` in the axes of the windows."""
-        reference = self._buffers.up
-        if up is None or reference is None or up @ reference > 1 - 1e-7:
+        if up is None or self._buffers.up is None or up @ self._buffers.up > 1 - 1e-7:
             return positions
-        return (positions @ gravity.rotation_between(up, reference).T).astype(np.float32)
+        return (positions @ gravity.rotation_between(up, self._buffers.up).T).astype(np.float32)
 
     def _update_tracks(self, stamp_ns: int, found: Mapping[str, BodyJoints], up: np.ndarray | None) -> None:
         new = [body_id for body_id in found if body_id not in self._tracks]

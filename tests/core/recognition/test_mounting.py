@@ -85,9 +85,13 @@ def test_predict_nodding_camera_gives_the_label_of_a_still_one(session: Session)
     np.testing.assert_allclose(found.top_probabilities, expected.top_probabilities, atol=1e-3)
 
 
-def test_add_skeletons_turned_camera_restarts_windows() -> None:
-    """At once, or slowly beyond the next quarter turn of the image."""
+@pytest.mark.parametrize("with_pixels", [False, True])
+def test_add_skeletons_turned_camera_restarts_windows(with_pixels: bool) -> None:
+    """At once, or slowly beyond the next quarter turn of the image if the model takes pixels."""
     recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"), interval_s=0.0)
+    if with_pixels:
+        recognizer._inputs = dataclasses.replace(recognizer._inputs, keys=frozenset({"pixels", "size"}))
+        recognizer.set_image_size(640, 480)
     for frame in range(20):
         recognizer.add_skeletons(stamp(frame), [body(0.0)], gravity.up_from_angles(0, frame / 5))
     (before,) = recognizer.predict()
@@ -97,7 +101,8 @@ def test_add_skeletons_turned_camera_restarts_windows() -> None:
     for frame in range(21, 61):
         recognizer.add_skeletons(stamp(frame), [body(0.0)], gravity.up_from_angles(90 + 2 * (frame - 20), 0))
     (rolled,) = recognizer.predict()
-    assert stamp(40) < rolled.window_start_ns < stamp(50) and recognizer.counts.restarts == 2
+    assert (stamp(40) < rolled.window_start_ns < stamp(50)) == with_pixels
+    assert recognizer.counts.restarts == 1 + with_pixels
 
 
 def test_add_skeletons_invalid_up_raises_and_skips_frame() -> None:
