@@ -8,6 +8,7 @@ import pytest
 from actrec.simulation import kernels
 from actrec.simulation.renderer import ShapeBuilder, join_placed, place_shapes
 from actrec.utils import jit
+from actrec.utils.errors import DeviceError
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
 SIZE = (60, 80)
@@ -158,7 +159,11 @@ def test_kernel_without_cache_folder_compiles(monkeypatch) -> None:
             raise RuntimeError("cannot cache function: no locator available")
         return compile_(**options)
 
+    def no_folder(name):
+        raise DeviceError("no folder can be written")
+
     monkeypatch.setattr(jit.numba, "njit", no_cache)
+    monkeypatch.setattr(jit.folders, "temporary", no_folder)
     assert jit.kernel(lambda x: x + 1)(2) == 3
 
 
