@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from actrec import features
+from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance, Rejection
@@ -207,6 +208,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         PackageError: The folder exists, or the graph disagrees with PyTorch.
     """
     base, figures = result.base, report(result)
+    taught = ClipDataset(result.recordings.clips, result.recordings.classes)
     content = to_onnx(result.network)
     trained = Provenance(
         dataset="folder",
@@ -219,7 +221,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         commit=provenance.commit(),
         data_sha256=result.recordings.fingerprint,
         created=provenance.now(),
-        frame_rates=base.provenance.frame_rates,  # of the network; the head is taught in windows of its rate
+        frame_rates=tuple(sorted({*base.provenance.frame_rates, *taught.frame_rates()})),
         figures={
             "parameters": provenance.parameter_count(result.network),
             "streams": len(features.modalities(base.inputs)),

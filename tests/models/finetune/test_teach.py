@@ -107,6 +107,7 @@ def test_teach_command_writes_working_package(mine, tmp_path, capsys, utd):
     assert session.package.labels == ACTIONS and output["package"] == str(out)
     assert session.package.provenance.accuracy == output["accuracy"] >= 0.75
     assert session.package.provenance.figures["taught_from"] == "deepacts_graph_nucla"
+    assert session.package.provenance.frame_rates == (12.0, 30.0), "of the package and of the recordings"
     assert session.package.provenance.recipe == ("actrec teach mine --steps 0 --rehearsals 1 --out taught",)
     assert session.package.rejection.threshold == output["threshold"]
     window = session.package.window
