@@ -202,8 +202,8 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
     end = 0
     with contextlib.closing(BodyPerception(mount="level" if up == "ignored" else "auto")) as perception:
         for number, clip in enumerate(clips):
-            # The first recording is repeated until `up` is estimated.
-            for _ in range(3 if number == 0 and up == "estimated" else 1):
+            # The first recording is repeated until `up` is estimated, which takes four seconds.
+            for _ in range(9 if number == 0 and up == "estimated" else 1):
                 bodies = {}
                 for frame in recordings.frames(clip, seed=len(clip.name), mount=partial(_mount, clip, mounting)):
                     frame = replace(frame, stamp_ns=end + frame.stamp_ns, up=frame.up if up == "known" else None)

@@ -82,6 +82,7 @@ class GravityEstimator:
         self._newest: tuple[RgbdFrame, list[Body]] | None = None
         self._doubted = False
         self._turns: int | None = None
+        self._tries = 0
         self._choice = gravity.Choice(logger)
         self.up = self._choice.of({"setting": self._mount})
 
@@ -141,9 +142,16 @@ class GravityEstimator:
         on_floor = find_floor(frame, bodies, axis)
         if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG:
             on_floor = find_floor(frame, bodies, assumed)  # people who lie on it
-            if on_floor is None and not walks(samples, axis):
-                self._doubt(axis)
+        if on_floor is None and self._estimate is None:
+            on_floor = search_floor(frame, bodies, axis)  # people who bend
+            if on_floor is None and frame.depth is not None and self._tries < MAX_TRIES:
+                self._tries += 1  # the floor may be found in a later frame
+                middle = len(samples) // 2
+                self._samples.extend(samples[middle:])
                 return
+        if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG and not walks(samples, axis):
+            self._doubt(axis)
+            return
         found = axis if on_floor is None else on_floor
         if self._estimate is None:
             self._set(found)
@@ -203,6 +211,12 @@ LEVEL = np.array(gravity.LEVEL, np.float32)
 FLOOR_CHANGE_DEG, PEOPLE_CHANGE_DEG = 4.0, 20.0
 """Change of an estimate by the floor, or by standing people alone, beyond which the camera was moved."""
 
+MAX_TRIES = 2
+"""Times that a search for the floor is repeated before the people's axis alone is taken."""
+
+MAX_BEND_DEG = 45.0
+"""Angle to the vertical up to which the floor under people is searched."""
+
 WALK_M = 0.4
 """Distance of a walk from its middle in m, from which on a person is upright."""
 
@@ -238,6 +252,25 @@ def find_floor(frame: RgbdFrame, bodies: list[Body], up: np.ndarray) -> np.ndarr
         return gravity.check_up(floor_plane.find_floor(frame.depth, frame.intrinsics, up, joints).normal)
     except InputError:
         return None
+
+
+def search_floor(frame: RgbdFrame, bodies: list[Body], axis: np.ndarray) -> np.ndarray | None:
+    """Return the normal [3] of the floor under people who bend, or lean by up to `MAX_BEND_DEG` to any side.
+
+    Several planes may pass for a floor; the returned one agrees with most of the directions that were tried.
+    """
+    across = np.cross(axis, [0.0, 0.0, 1.0] if abs(axis[2]) < 0.9 else [1.0, 0.0, 0.0])
+    across /= np.linalg.norm(across)
+    found: list[np.ndarray] = []
+    for lean in np.radians((MAX_BEND_DEG / 2, MAX_BEND_DEG)):
+        for side in np.radians(np.arange(0, 360, 45)):
+            sideways = np.cos(side) * across + np.sin(side) * np.cross(axis, across)
+            floor = find_floor(frame, bodies, np.cos(lean) * axis + np.sin(lean) * sideways)
+            found += [] if floor is None else [floor]
+    if not found:
+        return None
+    agree = [sum(angle_deg(one, other) < FLOOR_CHANGE_DEG for other in found) for one in found]
+    return found[int(np.argmax(agree))]
 
 
 def body_axis(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:

@@ -88,7 +88,7 @@ class DeepActsGraphConfig(DeepActsOptions):
     )
     dropout: float = setting(0.0, "in each block of the graph network", range=(0.0, 0.9))
     pitch_deg: float = setting(
-        0.0, "bodies are seen as by a camera that looks down by this angle", unit="deg", range=(-90.0, 90.0)
+        0.0, "downward angle of the axes, see `SkeletonPreprocessing`", unit="deg", range=(-90.0, 90.0)
     )
 
 

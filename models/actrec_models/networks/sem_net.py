@@ -9,6 +9,7 @@ import functools
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -300,7 +301,7 @@ class SemNet(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """One input per stream, (M, 3, T, V) without the batch axis."""
-        hand = HAND_PREPROCESSING if self.config.layout == "hand_22" else {}
+        hand: dict[str, Any] = HAND_PREPROCESSING if self.config.layout == "hand_22" else {}
         options = SkeletonPreprocessing(placing="running" if self.config.causal else "window", **hand)
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
         return [
