@@ -124,6 +124,7 @@ class GravityEstimator:
     def conclude(self) -> np.ndarray | None:
         """Return `up`, by all people since the last estimate even if they were observed for less than the window."""
         if self._estimate is None and self._newest is not None:
+            self._tries = MAX_TRIES
             self._decide(*self._newest)
         return self.up
 
