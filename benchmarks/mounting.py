@@ -8,7 +8,6 @@ estimated by `GravityEstimator` from people and floor.
 import argparse
 import contextlib
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -26,7 +25,6 @@ from actrec.cli import Parser, count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
-from actrec.simulation.scene import CameraPose
 from actrec.skeleton.layouts import CANONICAL
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import gravity
@@ -40,10 +38,6 @@ ROLLS = tuple(range(-165, 181, 15))
 PITCHES = (-30, -15, 15, 30)
 
 _BLANK = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-
-
-WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
-"""Height that a pitched camera looks at, and the least height of a camera."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +199,9 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
             # The first recording is repeated until `up` is estimated, which takes four seconds.
             for _ in range(9 if number == 0 and up == "estimated" else 1):
                 bodies = {}
-                for frame in recordings.frames(clip, seed=len(clip.name), mount=partial(_mount, clip, mounting)):
+                for frame in recordings.frames(
+                    clip, seed=len(clip.name), mount=partial(recordings.turned, clip, mounting.roll, mounting.pitch)
+                ):
                     frame = replace(frame, stamp_ns=end + frame.stamp_ns, up=frame.up if up == "known" else None)
                     for body in perception.process(frame)[:1]:
                         bodies[frame.stamp_ns] = body.positions
@@ -218,12 +214,3 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
                 known = {} if perception.up is None or up == "ignored" else {"up": perception.up}
                 found.append(Clip(clip.name, clip.label, stamps, positions[None], known))
     return found
-
-
-def _mount(clip: Clip, mounting: Mounting, recorded: CameraPose) -> CameraPose:
-    """Return the camera rolled, and, if pitched, at a height from which the person stays in view."""
-    roll, pitch = math.radians(mounting.roll), math.radians(mounting.pitch)
-    if not mounting.pitch:
-        return CameraPose(recorded.height, recorded.pitch, roll)
-    distance = float(np.nanmedian(clip.bodies[0, :, 0, 2]))
-    return CameraPose(max(MIN_HEIGHT_M, WAIST_M + distance * math.tan(pitch)), pitch, roll)
