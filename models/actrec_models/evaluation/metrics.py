@@ -1,7 +1,8 @@
 """Metrics of a classifier, computed from labels [N] and probabilities [N, classes].
 
-torchmetrics gives equal top-k accuracies, confusion matrices, average precisions and calibration errors, 18 lines here;
-it has no multiclass Brier score, risk-coverage curve or bootstrap by clip, and takes 1.7 s to import.
+torchmetrics gives equal top-k accuracies, confusion matrices and average precisions, and calibration errors that differ
+where confidences tie: 18 lines here. It has no multiclass Brier score, risk-coverage curve or bootstrap by clip, and
+takes 1.7 s to import.
 """
 
 from collections.abc import Mapping, Sequence
