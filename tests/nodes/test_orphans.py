@@ -80,9 +80,10 @@ def test_remove_orphans_keeps_the_memory_in_use(tmp_path: Path) -> None:
 
 
 def test_stop_signals_include_the_terminals_unless_nohup_ignores_it() -> None:
-    assert stop_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        assert stop_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert signal.SIGHUP not in stop_signals()
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -50,7 +50,7 @@ def test_models_describes_package(capsys: pytest.CaptureFixture[str], zoo_of_two
     assert "left, right, far" in text and "CPU, 1 thread" in text
     assert cli.main(["models", str(zoo_of_two / "tiny"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["window"] == {
-        "seconds": 2.0, "frames": 8, "clip": 0, "stride": 0, "combine": "mean",
+        "seconds": 2.0, "frames": 8, "clip": 0, "stride": 0, "combine": "mean", "gravity": "leveled",
     }  # fmt: skip
 
 

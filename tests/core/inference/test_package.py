@@ -103,7 +103,7 @@ def test_check_output_folder_unwritable_refused(tmp_path: Path, monkeypatch: pyt
         files.check_output_folder(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
         files.check_output_folder("/proc/x9/p", package.FILES)
-    with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
+    with pytest.raises(DeviceError, match="~nosuchuser9/p.*no such home folder"):
         files.check_output_folder("~nosuchuser9/p", package.FILES)
 
     def fail(*_: object) -> None:
