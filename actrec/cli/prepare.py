@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec.cli import amount, count, names
+from actrec.cli import count, names
 from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
@@ -60,8 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--render-every", type=count, metavar="N", help="write no store: render every N-th training clip with the "
         "simulated camera, estimate its bodies again and write them to --out FILE.npz (`rendered` of a "
         "recipe)")  # fmt: skip
-    add("--render-pitch", type=amount, default=0.0, metavar="DEG", help="with --render-every: every second clip from a "
-        "camera that looks up or down by up to this angle")  # fmt: skip
     add("--check", action="store_true", help="only verify every checksum of the store")
     add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     add("--prune", action="store_true", help="delete the clips of removed items and old versions of changed items")
@@ -130,9 +128,7 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     options = config.parse_pairs(args.option, "option")
     root = args.root or data.folder(args.data, args.dataset)
     clips = data.create(args.dataset, root, part="train", **options)
-    found, skipped = rendered.estimate_all(
-        clips, args.render_every, rendered.FPS, max(args.workers, 1), args.render_pitch
-    )
+    found, skipped = rendered.estimate_all(clips, args.render_every, rendered.FPS, max(args.workers, 1))
     for line in skipped:
         print(line, file=sys.stderr)
     if not found:

@@ -8,7 +8,6 @@ import contextlib
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +72,14 @@ def turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) 
     return CameraPose(max(MIN_HEIGHT_M, WAIST_M + distance * math.tan(pitch)), pitch, roll)
 
 
-def estimate(clip: Clip, seed: int, fps: float = FPS, pitch_deg: float = 0.0) -> Clip | None:
+def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
-    The seed determines room and noise, and, if it is odd and `pitch_deg` is not 0, another pitch within ±`pitch_deg`.
-    The clip holds `up` of its camera.
+    The seed determines room and noise. The clip holds `up` of its camera.
     """
-    mount = None
-    if pitch_deg and seed % 2:
-        mount = partial(turned, clip, 0.0, float(np.random.default_rng(seed).uniform(-pitch_deg, pitch_deg)))
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(BodyPerception()) as perception:
-        for frame in frames(clip, seed, fps, mount):
+        for frame in frames(clip, seed, fps):
             if bodies := perception.process(frame):
                 found[frame.stamp_ns] = bodies[0].positions
     if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
@@ -94,19 +89,15 @@ def estimate(clip: Clip, seed: int, fps: float = FPS, pitch_deg: float = 0.0) ->
     return Clip(clip.name, clip.label, stamps, bodies, {} if frame.up is None else {"up": frame.up})
 
 
-def estimate_all(
-    clips: ClipDataset, every: int, fps: float, workers: int, pitch_deg: float = 0.0
-) -> tuple[list[Clip], list[str]]:
+def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip in several processes; return the clips, and messages about skipped ones.
-
-    Every second one is seen from another pitch, see `estimate`.
 
     Raises:
         ConfigError: The clips do not show bodies.
     """
     if clips.layout != CANONICAL:
         raise ConfigError(f"only bodies ({CANONICAL}) can be rendered, but these clips hold {clips.layout}")
-    tasks = [(clips[index], seed, fps, pitch_deg) for seed, index in enumerate(range(0, len(clips), every))]
+    tasks = [(clips[index], seed, fps) for seed, index in enumerate(range(0, len(clips), every))]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
     skipped = [f"{task[0].name} skipped: {result}" for task, result in zip(tasks, results, strict=True)
@@ -114,7 +105,7 @@ def estimate_all(
     return [result for result in results if isinstance(result, Clip)], skipped
 
 
-def _task(arguments: tuple[Clip, int, float, float]) -> Clip | str:
+def _task(arguments: tuple[Clip, int, float]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
     try:
         return estimate(*arguments) or "half of its frames have no body"
