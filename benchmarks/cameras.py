@@ -231,7 +231,8 @@ def _estimated(height: float, pitch: float, turn: float, with_depth: bool) -> di
     """Return the error of an estimate, and the time until it follows a turn of the mount, in s (NaN: 30 s or more)."""
     estimator, found = GravityEstimator(), {"error_deg": np.nan, "follows_turn_after_s": np.nan}
     for number, down in enumerate((pitch, pitch + turn)):
-        true, options = gravity.up_from_angles(0, down), {"fps": 5, "width": 320, "height": 240, "gravity": False}
+        true = gravity.up_from_angles(0, down)
+        options: dict[str, Any] = {"fps": 5, "width": 320, "height": 240, "gravity": False}
         options |= {"camera_pitch": down, "camera_height": height, "start_stamp_ns": number * 20 * NANOSECONDS}
         with cameras.create("simulated", realtime=False, **options) as camera:
             for k in range(150 if number else 100):
