@@ -8,6 +8,7 @@ estimated by `GravityEstimator` from people and floor.
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -25,6 +26,7 @@ from actrec.cli import Parser, count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
+from actrec.simulation.scene import CameraPose
 from actrec.skeleton.layouts import CANONICAL
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import gravity
@@ -38,6 +40,9 @@ ROLLS = tuple(range(-165, 181, 15))
 PITCHES = (-30, -15, 15, 30)
 
 _BLANK = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+
+WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
+"""Height that a pitched camera looks at, and the least height of a camera."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
             for _ in range(9 if number == 0 and up == "estimated" else 1):
                 bodies = {}
                 for frame in recordings.frames(
-                    clip, seed=len(clip.name), mount=partial(recordings.turned, clip, mounting.roll, mounting.pitch)
+                    clip, seed=len(clip.name), mount=partial(_turned, clip, mounting.roll, mounting.pitch)
                 ):
                     frame = replace(frame, stamp_ns=end + frame.stamp_ns, up=frame.up if up == "known" else None)
                     for body in perception.process(frame)[:1]:
@@ -214,3 +219,17 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
                 known = {} if perception.up is None or up == "ignored" else {"up": perception.up}
                 found.append(Clip(clip.name, clip.label, stamps, positions[None], known))
     return found
+
+
+def _turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) -> CameraPose:
+    """Return a camera with this roll, and, unless the pitch is 0, with this pitch where the person stays in view.
+
+    Args:
+        clip: Its bodies give the distance.
+        recorded: Pose of the camera that recorded it.
+    """
+    roll, pitch = math.radians(roll_deg), math.radians(pitch_deg)
+    if not pitch_deg:
+        return CameraPose(recorded.height, recorded.pitch, roll)
+    distance = float(np.nanmedian(clip.bodies[0, :, 0, 2]))
+    return CameraPose(max(MIN_HEIGHT_M, WAIST_M + distance * math.tan(pitch)), pitch, roll)

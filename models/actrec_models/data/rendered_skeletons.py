@@ -5,7 +5,6 @@ limbs, other proportions. `actrec prepare --render-every` writes such clips; a r
 """
 
 import contextlib
-import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,9 +25,6 @@ from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 FPS = 15.0
-
-WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
-"""Height that a pitched camera looks at, and the least height of a camera."""
 
 
 def frames(
@@ -58,20 +54,6 @@ def frames(
         yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
 
 
-def turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) -> CameraPose:
-    """Return a camera with this roll, and, unless the pitch is 0, with this pitch where the person stays in view.
-
-    Args:
-        clip: Its bodies give the distance.
-        recorded: Pose of the camera that recorded it.
-    """
-    roll, pitch = math.radians(roll_deg), math.radians(pitch_deg)
-    if not pitch_deg:
-        return CameraPose(recorded.height, recorded.pitch, roll)
-    distance = float(np.nanmedian(clip.bodies[0, :, 0, 2]))
-    return CameraPose(max(MIN_HEIGHT_M, WAIST_M + distance * math.tan(pitch)), pitch, roll)
-
-
 def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
@@ -86,7 +68,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
         return None
     assert frame.up is not None, "the simulated camera has it"
     stamps, bodies = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
-    return Clip(clip.name, clip.label, stamps, bodies, {} if frame.up is None else {"up": frame.up})
+    return Clip(clip.name, clip.label, stamps, bodies, {"up": frame.up})
 
 
 def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:

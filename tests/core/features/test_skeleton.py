@@ -6,6 +6,7 @@ from actrec.datasets.nucla import read_nucla_npz
 from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, fill_missing, normalize, stack
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import rotation
 
@@ -125,3 +126,10 @@ def test_hand_preprocessing_centers_and_scales_hand():
     np.testing.assert_array_equal(vectors[..., 0, :], made[..., 0, :])
     np.testing.assert_array_equal(vectors[..., 1:, :], bones(made, "hand_22")[..., 1:, :])
     assert (bones(made, "hand_22")[..., 0, :] == 0).all()
+
+
+def test_normalize_with_pitch_is_as_seen_by_a_camera_that_looks_down(clip):
+    seen = clip @ gravity.level_rotation(gravity.up_from_angles(0.0, 15.0))
+    pitched = normalize(clip, SkeletonPreprocessing(pitch_deg=15.0))
+    np.testing.assert_allclose(pitched, normalize(seen, AS_TRAINED), atol=1e-5)
+    assert np.abs(pitched - normalize(clip, AS_TRAINED)).max() > 0.1

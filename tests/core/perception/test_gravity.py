@@ -8,7 +8,8 @@ import pytest
 from actrec import cameras
 from actrec.features.clips import example_clip
 from actrec.features.specs import InputSpec
-from actrec.perception.gravity import LEVEL, GravityEstimator, angle_deg
+from actrec.perception import gravity as estimation
+from actrec.perception.gravity import LEVEL, MAX_TRIES, GravityEstimator, angle_deg, search_floor
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model, geometry, gravity
 from actrec.utils.errors import ConfigError
@@ -159,3 +160,24 @@ def test_estimate_rendered_room_is_within_a_degree(roll: float, pitch: float) ->
             estimator.update(frame, frame.skeletons)
     assert estimator.up is not None
     assert angle_deg(estimator.up, gravity.up_from_angles(roll, pitch)) < 1.0
+
+
+@pytest.mark.parametrize("roll", [0, 90, 180])
+def test_search_floor_under_people_who_bend_finds_it(roll):
+    options = {"camera_height": 1.3, "camera_pitch": 17.0, "camera_roll": float(roll), "noise": False}
+    with cameras.create("simulated", realtime=False, **options) as camera:
+        frame = camera.read(5.0)
+    leaning = gravity.up_from_angles(roll + 35, 10)
+    found = search_floor(frame, frame.skeletons, leaning)
+    assert found is not None and angle_deg(found, frame.up) < 1.0
+
+
+def test_update_without_floor_searches_a_few_times_only(monkeypatch):
+    searches = []
+    monkeypatch.setattr(estimation, "search_floor", lambda *_: searches.append(1))
+    estimator = GravityEstimator(gravity_window_s=0.5)
+    person = Body("body_1", "kinect_v2_25", lying(), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+    wall = np.full((CAMERA.height, CAMERA.width), WALL_M, np.float32)
+    for k in range(100):
+        estimator.update(RgbdFrame(k * 10**8, None, wall, CAMERA), [person])
+    assert estimator.up is None and len(searches) == MAX_TRIES

@@ -1,8 +1,16 @@
 """Recorded skeletons, rendered and estimated again as training clips."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from actrec import cli, datasets
+from actrec.perception.gravity import angle_deg, body_axis, median_direction
+from actrec.simulation.scene import scene_from_scripts
+from actrec.simulation.script import scripts_from_recording
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.utils import gravity
 from actrec_models.data import rendered_skeletons
 
 
@@ -30,3 +38,38 @@ def test_prepare_render_every_of_hands_is_refused(data_root, tmp_path, capsys):
     arguments = ["--data", str(data_root), "--render-every", "300", "--out", str(tmp_path / "hands.npz")]
     assert cli.main(["prepare", "shrec17_14", *arguments]) == 2
     assert "hand_22" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dataset", "part"), [("nucla", "train"), ("nucla", "test"), ("utd_mhad", "test")])
+def test_mounting_of_a_dataset_is_upright_for_its_people(data_root, dataset, part):
+    clips = datasets.create(dataset, str(data_root / dataset), part=part)
+    axes = [
+        body_axis(joints, np.isfinite(joints).all(axis=-1).astype(np.float32))
+        for clip in (clips[i].leveled() for i in range(0, len(clips), 10))
+        for joints in clip.bodies[0, ::5]
+    ]
+    upright = [(axis, weight) for axis, weight in axes if weight > 0.5]
+    found = median_direction(np.array([a for a, _ in upright]), np.array([w for _, w in upright]))
+    assert angle_deg(found, np.array(gravity.LEVEL)) < 5.0
+
+
+def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
+    clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")[0]
+    scores, pixels = (
+        np.ones(clip.bodies.shape[:3], np.float32),
+        np.full((*clip.bodies.shape[:3], 2), np.nan, np.float32),
+    )
+    recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, scores, pixels, ("body_1",))
+    scripts = scripts_from_recording(recording)
+    still = scene_from_scripts(rendered_skeletons.INTRINSICS, scripts, clip.name)
+    turned = scene_from_scripts(
+        rendered_skeletons.INTRINSICS,
+        scripts,
+        clip.name,
+        mount=lambda pose: replace(pose, height=2.0, pitch=0.4, roll=2.0),
+    )
+    first, second = (scene.actors[0].pose(0.5).joints for scene in (still, turned))
+    in_room = [
+        joints @ scene.camera.rotation.T + scene.camera.position for joints, scene in ((first, still), (second, turned))
+    ]
+    np.testing.assert_allclose(*in_room, atol=1e-5)
