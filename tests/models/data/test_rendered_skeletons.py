@@ -72,4 +72,4 @@ def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
     in_room = [
         joints @ scene.camera.rotation.T + scene.camera.position for joints, scene in ((first, still), (second, turned))
     ]
-    np.testing.assert_allclose(*in_room, atol=1e-5)
+    np.testing.assert_allclose(in_room[0], in_room[1], atol=1e-5)
