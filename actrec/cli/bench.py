@@ -36,8 +36,6 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "renderer": ("benchmarks.perception:measure_renderer", "frames a second of the simulated camera on one core"),
     "scene-flow": ("benchmarks.scene_flow:measure", "scene flow: exact motion, its authors, warping, frames a second"),
     "simulated-nucla": ("benchmarks.pipeline:simulated", "from pixels to label, with the truth known"),
-    "streaming": ("benchmarks.networks:streaming", "networks frame by frame against their window forms"),
-    "streaming-accuracy": ("benchmarks.networks:streaming_accuracy", "accuracy of networks that run frame by frame"),
     "teach": ("benchmarks.training:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
     "transport": ("benchmarks.pipeline:transport", "images from one process to another: share and latency"),

@@ -36,8 +36,8 @@ class SkeletonPreprocessing:
     )
     placing: str = setting(
         "window",
-        "frames that define a frame's center, rotation and scale: all of the window, or those up to it as in a stream",
-        choices=("window", "running"),
+        "frames that define the center, rotation and scale: all of the window",
+        choices=("window",),
     )
     pitch_deg: float = setting(
         0.0,
@@ -87,11 +87,7 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
     clip = np.asarray(bodies, dtype=np.float32)
     if options.pitch_deg:
         clip = clip @ gravity.level_rotation(gravity.up_from_angles(0.0, options.pitch_deg))
-    if options.placing == "window":
-        return Normalizer.fit(clip[0], options, layout).apply(clip, layout)
-    frames = range(clip.shape[1])
-    running = [Normalizer.fit(clip[0, : t + 1], options, layout).apply(clip[:, t], layout) for t in frames]
-    return np.stack(running, axis=1)
+    return Normalizer.fit(clip[0], options, layout).apply(clip, layout)
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:

@@ -1,15 +1,7 @@
-"""ONNX Runtime: the backend of model packages on CPU or CUDA, and networks that run frame by frame on the CPU.
+"""ONNX Runtime: the backend of model packages on CPU or CUDA."""
 
-session = StreamingSession("model.stream.onnx")  # from `actrec_models.export.onnx_graph.step_to_onnx`
-logits = session.step({"body": frame})           # [classes], as of this frame
-session.reset()                                  # another person
-"""
-
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +17,6 @@ logger = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 
 _CPU = "CPUExecutionProvider"
-
-STEP_METADATA = "actrec.streaming"
-"""Key of a step network's metadata: state name to the frames between the values of it that a step takes, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -138,103 +127,3 @@ def _shape(sizes: list[Any]) -> tuple[int | None, ...]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-# -- frame by frame ----------------------------------------------------------------------------------------------------
-
-
-class _Ring:
-    """The last values of one state, `step` frames apart; the frames between are other such series.
-
-    Each value is kept twice, one length apart, so that any `count` successive ones are contiguous. `shape` is a step's
-    input, (rows, C, count, V).
-    """
-
-    def __init__(self, shape: tuple[int, int, int, int], step: int):
-        rows, channels, self.count, joints = shape
-        self.step = step
-        self.values = np.zeros((step, rows, channels, 2 * self.count, joints), dtype=np.float32)
-        self.taken = np.zeros(shape, dtype=np.float32)
-
-    def read(self, time: int) -> np.ndarray:
-        """Return [rows, C, count, V], the oldest first, before frame `time` is written; valid until the next call."""
-        turn, series = divmod(time, self.step)
-        first = turn % self.count
-        np.copyto(self.taken, self.values[series, :, :, first : first + self.count])
-        return self.taken
-
-    def write(self, time: int, value: np.ndarray) -> None:
-        """Keep frame `time`'s value [rows, C, 1, V]."""
-        turn, series = divmod(time, self.step)
-        self.values[series, :, :, turn % self.count :: self.count] = value
-
-
-class StreamingSession:
-    """A step network with the states of one stream of frames; a step computes one frame and reuses earlier results.
-
-    Args:
-        onnx: The file's content, or its path.
-        batch: N streams that are stepped together.
-
-    Raises:
-        PackageError: The file is missing, corrupt or no step network.
-    """
-
-    def __init__(self, onnx: bytes | str | Path, batch: int = 1, threads: int = 1):
-        where = "the step network" if isinstance(onnx, bytes) else str(onnx)
-        try:
-            content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
-        except OSError as error:
-            raise PackageError(f"{where}: {error.strerror or error}: export the step network again") from error
-        self._session = _open(content, where, threads, [_CPU])
-        shapes = {value.name: value.shape for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
-        metadata = self._session.get_modelmeta().custom_metadata_map.get(STEP_METADATA)
-        steps: dict[str, int] = json.loads(metadata) if metadata else {}
-        if not steps or not all(f"past_{name}" in shapes and f"new_{name}" in self._outputs for name in steps):
-            raise PackageError(
-                f"{where} is no step network: write one with actrec_models.export.onnx_graph.step_to_onnx"
-            )
-        self.batch, self.time = batch, 0
-        self.frames = {name: tuple(shape[1:]) for name, shape in shapes.items() if not name.startswith("past_")}
-        """Input name to the shape of one frame, (M, 3, 1, V)."""
-        self.bodies = next(iter(self.frames.values()))[0]
-        self._rings = {
-            name: _Ring((batch * self.bodies, *shapes[f"past_{name}"][1:]), step) for name, step in steps.items()
-        }
-
-    def reset(self) -> None:
-        """Forget all frames: the next one is the first."""
-        self.time = 0
-        for ring in self._rings.values():
-            ring.values.fill(0)
-
-    def step(self, frame: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return logits [N, classes] as of this frame.
-
-        Args:
-            frame: Input name to (N, M, 3, 1, V) float32, made as for the window form; the batch axis is optional
-                if N is 1, and the result then has none either.
-
-        Raises:
-            InputError: A frame's input is absent or has another shape; the message has both shapes.
-        """
-        given = {name: self._batched(name, frame) for name in self.frames}
-        past = {f"past_{name}": ring.read(self.time) for name, ring in self._rings.items()}
-        values = dict(zip(self._outputs, self._session.run(None, {**given, **past}), strict=True))
-        for name, ring in self._rings.items():
-            ring.write(self.time, values[f"new_{name}"])
-        self.time += 1
-        single = all(np.ndim(frame[name]) == len(shape) for name, shape in self.frames.items())
-        return values["logits"][0] if single else values["logits"]
-
-    def _batched(self, name: str, frame: Mapping[str, np.ndarray]) -> np.ndarray:
-        if name not in frame:
-            raise InputError(f"a frame holds {', '.join(sorted(frame)) or 'nothing'}, but the network takes '{name}'")
-        value, shape = np.asarray(frame[name], dtype=np.float32), self.frames[name]
-        batched = value[None] if value.ndim == len(shape) else value
-        if batched.shape != (self.batch, *shape):
-            raise InputError(
-                f"input '{name}' is {list(value.shape)}, expected [N, M, 3, 1, V] = {[self.batch, *shape]}"
-            )
-        return batched

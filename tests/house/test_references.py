@@ -16,7 +16,6 @@ OTHER = {
     "actrec.env": "environment file of the Jetson service",
     "actrec.service": "systemd unit",
     "actrec.example": "domain of a mail address",
-    "actrec.streaming": "key of ONNX metadata",
     "docs/operators.md": "a page of onnx-tensorrt",
     "config/VENDOR.yaml": "placeholder",
     "scripts/wheels_setup.sh": "template with the suffix .in",

@@ -66,9 +66,7 @@ def join_graphs(
     logits = [part.graph.output[0].name for part in parts]
     classes = int(parts[0].graph.output[0].type.tensor_type.shape.dim[1].dim_value)
     examples = {f"logits_{k}": torch.zeros(2, classes) for k in range(len(parts))}
-    traced = onnx.load_model_from_string(
-        trace_module(Fusion(method, shares), examples, ["logits"], opset=opsets[0][""])
-    )
+    traced = onnx.load_model_from_string(trace_module(Fusion(method, shares), examples, opset=opsets[0][""]))
     head = onnx.compose.add_prefix(traced, "fused/")
     _rename(head, {f"fused/logits_{k}": name for k, name in enumerate(logits)} | {"fused/logits": "logits"})
     graph = onnx.helper.make_graph(

@@ -1,17 +1,15 @@
-"""ONNX graphs of networks and of their streaming steps: exported, simplified, checked against PyTorch and TensorRT.
+"""ONNX graphs of networks: exported, simplified, checked against PyTorch and TensorRT.
 
 The check of TensorRT's operators reads the graph alone and needs no TensorRT.
 """
 
 import contextlib
 import io
-import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,8 @@ from torch import Tensor, nn
 
 from actrec.features.clips import example_clip, window_inputs
 from actrec.features.specs import InputSpec, WindowSpec
-from actrec.inference.onnxruntime_backend import STEP_METADATA
 from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
-from actrec_models.networks.streaming import Step
 
 OPSET = 17
 
@@ -251,30 +247,20 @@ def check_operators(network: Network, content: bytes) -> None:
 
 
 class _Positional(nn.Module):
-    """Network, or its step, with positional inputs and outputs, as the ONNX exporter needs."""
+    """Network with positional inputs, as the ONNX exporter needs."""
 
-    def __init__(self, module: Network | Step, names: Iterable[str]):
+    def __init__(self, network: Network, names: Iterable[str]):
         super().__init__()
-        self.network, self.names = module, list(names)
+        self.network, self.names = network, list(names)
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.network(**dict(zip(self.names, inputs, strict=True)))
-        if isinstance(self.network, Step):
-            logits, new = outputs
-            return (logits, *(new[state.name] for state in self.network.states))
-        return outputs
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(**dict(zip(self.names, inputs, strict=True)))
 
 
-def trace_module(
-    module: nn.Module,
-    inputs: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    rows: Mapping[str, str] = MappingProxyType({}),
-    opset: int = OPSET,
-) -> bytes:
-    """Export a module with positional inputs without checks; it is in evaluation mode afterwards.
+def trace_module(module: nn.Module, inputs: Mapping[str, Tensor], opset: int = OPSET) -> bytes:
+    """Export a module that returns logits for positional inputs, with a dynamic batch and without checks.
 
-    The first axis of each tensor is dynamic, with the name "batch" or the one in `rows`.
+    It is in evaluation mode afterwards.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
@@ -287,9 +273,8 @@ def trace_module(
         warnings.simplefilter("ignore", UserWarning)
         try:
             torch.onnx.export(
-                module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), output_names=list(outputs),
-                dynamic_axes={name: {0: rows.get(name, "batch")} for name in (*inputs, *outputs)},
-                opset_version=opset, dynamo=False,
+                module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), output_names=["logits"],
+                dynamic_axes={name: {0: "batch"} for name in (*inputs, "logits")}, opset_version=opset, dynamo=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             raise PackageError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
@@ -302,7 +287,7 @@ def trace_module(
 def trace(network: Network) -> bytes:
     """Export a network as ONNX without checks; it is in evaluation mode afterwards. Raises as `trace_module`."""
     inputs = example_inputs(network, 2)
-    return trace_module(_Positional(network, inputs), inputs, ["logits"])
+    return trace_module(_Positional(network, inputs), inputs)
 
 
 def to_onnx(network: Network) -> bytes:
@@ -338,52 +323,3 @@ def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
         errors.append(relative_error(found, expected))
     return errors
-
-
-def step_to_onnx(network: Network) -> bytes:
-    """Export a network's streaming step, which `StreamingSession` runs; the batch is dynamic.
-
-    Inputs are the network's, with T = 1, and `past_<state>`; outputs are "logits" and `new_<state>`. The file's
-    metadata holds the number of frames between the values of each state.
-
-    Raises:
-        ConfigError: The network cannot run frame by frame.
-        PackageError: TensorRT does not support an operator, or ONNX Runtime disagrees with PyTorch.
-    """
-    step = Step(network).eval()
-    content = simplify(_trace_step(step))
-    if found := tensorrt_problems(onnx.load_model_from_string(content)):
-        raise PackageError(f"the step's ONNX graph cannot become a TensorRT engine: {found[0]}: not written")
-    _check_step_parity(step, content)
-    return content
-
-
-def _trace_step(step: Step) -> bytes:
-    inputs, outputs = step.example_inputs, ["logits", *(f"new_{state.name}" for state in step.states)]
-    rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
-    model = onnx.load_model_from_string(trace_module(_Positional(step, inputs), inputs, outputs, rows))
-    shapes = [(step.network.config.num_classes,), *((state.shape[0], 1, state.shape[1]) for state in step.states)]
-    for value, shape in zip(model.graph.output, shapes, strict=True):  # not always inferred by the exporter
-        for axis, size in enumerate(shape, start=1):
-            value.type.tensor_type.shape.dim[axis].dim_value = size
-    entry = model.metadata_props.add()
-    entry.key, entry.value = STEP_METADATA, json.dumps({state.name: state.step for state in step.states})
-    return bytes(model.SerializeToString())
-
-
-def _check_step_parity(step: Step, content: bytes, steps: int = 3, batch: int = 2) -> None:
-    """Compare some steps with PyTorch, each after a past of repeated frames."""
-    session = open_graph(content)
-    generator = torch.Generator().manual_seed(1)
-    past = {f"past_{state.name}": torch.zeros(step.past_shape(state, batch)) for state in step.states}
-    for _ in range(steps):
-        frames = {n: torch.randn(batch, *shape, generator=generator) for n, shape in step.frame_shapes.items()}
-        with torch.no_grad():
-            logits, new = step(**frames, **past)
-        expected = [logits, *(new[state.name] for state in step.states)]
-        found = session.run(None, {name: value.numpy() for name, value in (*frames.items(), *past.items())})
-        errors = [relative_error(value, wanted.numpy()) for value, wanted in zip(found, expected, strict=True)]
-        difference = float(np.max(errors))  # NaN if one is NaN
-        if not difference <= PARITY:
-            raise PackageError(f"step: ONNX and PyTorch differ by {difference:.2g}, allowed: {PARITY:g}: not written")
-        past = {f"past_{s.name}": new[s.name].repeat(1, 1, s.count, 1) for s in step.states}

@@ -62,11 +62,7 @@ class GraphConvolution(nn.Module):
 
 
 class GraphBlock(nn.Module):
-    """Graph convolution, then convolution over time, with a residual connection.
-
-    Without `padding`, the temporal convolution (odd `kernel`) sees no zeros beyond the clip: the clip gets shorter, and
-    the last output is of the last `kernel` frames.
-    """
+    """Graph convolution, then convolution over time with an odd `kernel`, with a residual connection."""
 
     def __init__(
         self,
@@ -77,15 +73,13 @@ class GraphBlock(nn.Module):
         kernel: int = 9,
         dropout: float = 0.0,
         residual: bool = True,
-        padding: bool = True,
     ):
         super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
         self.spatial = GraphConvolution(channels_in, channels_out, adjacency)
         self.temporal = nn.Sequential(
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, (kernel, 1), (stride, 1), (kernel // 2 if padding else 0, 0)),
+            nn.Conv2d(channels_out, channels_out, (kernel, 1), (stride, 1), (kernel // 2, 0)),
             nn.BatchNorm2d(channels_out),
             nn.Dropout(dropout),
         )
@@ -96,21 +90,11 @@ class GraphBlock(nn.Module):
             )
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """Map (N, C_in, T, V) to (N, C_out, T', V); T' = T / stride, or `unpadded_frames`."""
-        middle = f_in
-        if not self.padding:
-            frames, reach = sizes(f_in)[1], self.kernel // 2
-            first = (frames - self.kernel) % self.stride  # such that the last output ends with the last frame
-            f_in, middle = f_in[:, :, first:], f_in[:, :, first + reach : frames - reach]
+        """Map (N, C_in, T, V) to (N, C_out, T / stride, V)."""
         f = self.temporal(self.spatial(f_in))
         if self.residual is not None:
-            f = f + self.residual(middle)
+            f = f + self.residual(f_in)
         return torch.relu(f)
-
-
-def unpadded_frames(frames: int, kernel: int, stride: int) -> int:
-    """Return the output length of an unpadded temporal convolution over `frames`; below 1 if there are too few."""
-    return (frames - kernel) // stride + 1
 
 
 def present(value: Tensor) -> Tensor:

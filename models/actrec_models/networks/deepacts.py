@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
 from actrec_models.layers.common import glorot, sizes
-from actrec_models.layers.st_gcn import GraphBlock, partition, present, unpadded_frames
+from actrec_models.layers.st_gcn import GraphBlock, partition, present
 from actrec_models.networks.base import Network
 
 
@@ -81,11 +80,6 @@ class DeepActsGraphConfig(DeepActsOptions):
 
     width: int = setting(64, "channels of the first block", range=(4, 512))
     kernel: int = setting(9, "temporal kernel of a block, odd", range=(1, 31))
-    padding: str = setting(
-        "same",
-        "of the temporal convolutions; none: as streaming has it, with no zeros beyond the clip",
-        choices=("same", "none"),
-    )
     dropout: float = setting(0.0, "in each block of the graph network", range=(0.0, 0.9))
     pitch_deg: float = setting(
         0.0, "downward angle of the axes, see `SkeletonPreprocessing`", unit="deg", range=(-90.0, 90.0)
@@ -147,22 +141,13 @@ def modality_joints(options: DeepActsOptions, modality: str) -> Joints:
 
 
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
-    """Return an input (M, 3, T, N) per modality: joints over time, for the graph network and HCN.
-
-    Raises:
-        ConfigError: The network must run frame by frame, but a modality needs two frames.
-    """
-    shape = (options.bodies, 3, options.frames)
-    streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
-    if streamed and (moved := [name for name in options.modalities if name in MOTION_MODALITIES]):
-        raise ConfigError(f"padding none is for one frame at a time, and {moved[0]} needs two: choose padding same")
+    """Return an input (M, 3, T, N) per modality: joints over time, for the graph network and HCN."""
+    pitch = getattr(options, "pitch_deg", 0.0)
     specs = []
     for name in options.modalities:
         joints = modality_joints(options, name)
-        placing: dict[str, Any] = {"placing": "running"} if streamed and name in ("body", "bones") else {}
-        if isinstance(options, DeepActsGraphConfig) and options.pitch_deg:
-            placing["pitch_deg"] = options.pitch_deg
-        specs.append(_spec(name, joints, (*shape, len(joints)), placing))
+        shape = (options.bodies, 3, options.frames, len(joints))
+        specs.append(_spec(name, joints, shape, {"pitch_deg": pitch} if pitch else {}))
     return specs
 
 
@@ -216,41 +201,17 @@ HCN_POOLING = 16
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def pooled_frames(options: DeepActsGraphConfig) -> int:
-    """Return T' of the last block's output, over which the global pool averages.
-
-    Raises:
-        ConfigError: The clip is too short for unpadded convolutions.
-    """
-    frames = options.frames
-    for _, stride in LAYERS:
-        frames = -(-frames // stride) if options.padding == "same" else unpadded_frames(frames, options.kernel, stride)
-    if frames < 1:
-        raise ConfigError(
-            f"frames is {options.frames}: without padding, kernel {options.kernel} needs "
-            f"{receptive_field(options.kernel)}"
-        )
-    return frames
-
-
-def receptive_field(kernel: int) -> int:
-    """Return the number of frames that affect one output of the last block."""
-    step = np.cumprod([1, *(stride for _, stride in LAYERS[:-1])])
-    return 1 + int(step.sum()) * (kernel - 1)
-
-
 class GraphBranch(nn.Module):
     """ST-GCN on one modality: (N, M, 3, T, V) to class scores (N, classes), zero for an input that is all zero."""
 
     def __init__(self, options: Any, joints: Joints):
         super().__init__()
         adjacency = partition(joints.layout, joints.sets)
-        self.padding, self.length = options.padding == "same", pooled_frames(options)
         self.norm = nn.BatchNorm1d(3 * len(joints))
         widths = [options.width * multiple for multiple, _ in LAYERS]
         self.blocks = nn.Sequential(
             *(
-                GraphBlock(before, after, adjacency, stride, options.kernel, options.dropout, layer > 0, self.padding)
+                GraphBlock(before, after, adjacency, stride, options.kernel, options.dropout, layer > 0)
                 for layer, (before, after, (_, stride)) in enumerate(zip([3, *widths], widths, LAYERS, strict=False))
             )
         )

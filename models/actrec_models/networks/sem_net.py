@@ -5,9 +5,7 @@ feed-forward layer (Fig. 4). The paper gives no widths; these reproduce every si
 """
 
 import dataclasses
-import functools
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +55,6 @@ class SemNetConfig:
     beta: float = setting(1.0, "β of Eq. 7 to start from, learned a head", range=(0.0, 1000.0))
     kernels: tuple[int, ...] = setting((3, 3, 3, 3), "Table 2: temporal kernel of each branch, odd")
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "Table 2: temporal dilation of each branch")
-    causal: bool = setting(False, "nothing looks ahead, so that it can run frame by frame (`networks.streaming`)")
     dropout: float = setting(0.0, "in each block", range=(0.0, 0.9))
     label_smoothing: float = setting(0.0, "of each stream's cross-entropy", range=(0.0, 0.9))
 
@@ -71,14 +68,13 @@ class GrCfsa(nn.Module):
     Args:
         channels_in: C_in.
         joints: N of the paper, V here.
-        memory: Frames, at this depth, of the running mean that replaces the mean over time in the causal network.
         options: Options of the network.
     """
 
-    def __init__(self, channels_in: int, joints: int, memory: int, options: SemNetConfig):
+    def __init__(self, channels_in: int, joints: int, options: SemNetConfig):
         super().__init__()
         self.heads, self.embedding = options.heads, options.embedding
-        self.mode, self.causal, self.memory = options.attention, options.causal, memory
+        self.mode = options.attention
         self.scale = 1 / math.sqrt(options.embedding)
         self.f1 = nn.Conv2d(channels_in, options.heads * options.embedding, kernel_size=1)
         self.f2 = nn.Conv2d(channels_in, options.heads * options.embedding, kernel_size=1)
@@ -92,21 +88,18 @@ class GrCfsa(nn.Module):
         if self.mode == "unified":
             return self._unified(x)
         if self.mode == "single_frame":
-            return self.within_frames(x, x)
-        if self.causal:
-            return self.within_frames(x, running_mean(x, self.memory))
+            return self._single_frame(x)
         c, t, v = sizes(x)
         weights = self.weights(x.mean(dim=2, keepdim=True))  # (N, S, V, V): the same for all frames
         y = torch.matmul(x.reshape(-1, 1, c * t, v), weights.transpose(-1, -2))  # Eq. 4: (N, S, C·T, V)
         return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
 
-    def within_frames(self, x: Tensor, described_by: Tensor) -> Tensor:
-        """Compute Eq. 4 with attention of each frame's own, computed from `described_by`: both (N, C, T, V)."""
+    def _single_frame(self, x: Tensor) -> Tensor:
+        """Compute Eq. 4 and 5: every joint attends to the joints of its own frame."""
         c, t, v = sizes(x)
-        described_by = described_by.transpose(1, 2).reshape(-1, c, 1, v)  # (N·T, C, 1, V)
-        weights = self.weights(described_by).transpose(-1, -2)  # (N·T, S, V, V)
-        rows = x.transpose(1, 2).reshape(-1, 1, c, v)  # (N·T, 1, C, V)
-        y = torch.matmul(rows, weights).reshape(-1, t, self.heads * c, v)  # (N, T, S·C, V)
+        frames = x.transpose(1, 2).reshape(-1, c, 1, v)  # (N·T, C, 1, V)
+        weights = self.weights(frames).transpose(-1, -2)  # (N·T, S, V, V)
+        y = torch.matmul(frames.transpose(1, 2), weights).reshape(-1, t, self.heads * c, v)  # (N, T, S·C, V)
         return y.transpose(1, 2)  # (N, S·C, T, V)
 
     def weights(self, x: Tensor) -> Tensor:
@@ -131,52 +124,18 @@ class GrCfsa(nn.Module):
         return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
 
 
-def running_mean(x: Tensor, memory: int) -> Tensor:
-    """Return the mean of (N, C, T, V) over time up to each frame; beyond `memory` frames, older ones fade."""
-    with warnings.catch_warnings():  # the weights are a constant of an exported graph
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        weights = torch.tensor(running_mean_weights(sizes(x)[1], memory), device=x.device, dtype=x.dtype)  # (T, T)
-    return torch.matmul(weights, x)  # (N, C, T, V)
-
-
-@functools.lru_cache(maxsize=64)
-def running_mean_weights(frames: int, memory: int) -> list[list[float]]:
-    """Return w [T, T] of m_t = Σ_τ w_tτ x_τ, where m_t = m_{t−1} + (x_t − m_{t−1}) / min(t, memory), t from 1."""
-    weights, row = [], [0.0] * frames
-    for t in range(frames):
-        share = 1 / min(t + 1, memory)
-        row = [weight * (1 - share) for weight in row]
-        row[t] = share
-        weights.append(row)
-    return weights
-
-
 class TemporalBranch(nn.Module):
-    """One branch of C_out / B channels: a k × 1 convolution over time with a dilation, and its normalization.
+    """One branch of C_out / B channels: a k × 1 convolution over time with a dilation, and its normalization."""
 
-    If `causal`, it looks back only, and its last output is of the last frame.
-    """
-
-    def __init__(self, channels: int, kernel: int, dilation: int, stride: int, causal: bool):
+    def __init__(self, channels: int, kernel: int, dilation: int, stride: int):
         super().__init__()
-        self.kernel, self.dilation, self.stride, self.causal = kernel, dilation, stride, causal
-        reach = dilation * (kernel - 1)
-        self.conv = nn.Conv2d(
-            channels, channels, (kernel, 1), (stride, 1), (0 if causal else reach // 2, 0), (dilation, 1)
-        )
+        padding = dilation * (kernel - 1) // 2
+        self.conv = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map (N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
-        if self.causal:
-            first = last_aligned(sizes(f)[1], self.stride)
-            f = nn.functional.pad(f, (0, 0, self.dilation * (self.kernel - 1) - first, 0))
         return self.norm(self.conv(f))
-
-
-def last_aligned(frames: int, stride: int) -> int:
-    """Return the first of every `stride`th frame such that the last frame is among them."""
-    return (frames - 1) % stride
 
 
 class MultiScaleFeedForward(nn.Module):
@@ -191,59 +150,44 @@ class MultiScaleFeedForward(nn.Module):
         stride: int,
         kernels: tuple[int, ...],
         dilations: tuple[int, ...],
-        causal: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.stride, self.causal = stride, causal
+        self.stride = stride
         self.width = channels // len(kernels)
         self.split = nn.Sequential(nn.Conv2d(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), nn.ReLU())
         self.branches = nn.ModuleList(
-            TemporalBranch(self.width, k, d, stride, causal) for k, d in zip(kernels, dilations, strict=True)
+            TemporalBranch(self.width, k, d, stride) for k, d in zip(kernels, dilations, strict=True)
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
-        f = torch.cat([branch(part) for branch, part in zip(self.branches, self.parts(x), strict=True)], dim=1)
-        return torch.relu(self.dropout(f) + self.shortcut(x))
-
-    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the branches' inputs: B × (N, C / B, T, V)."""
-        return self.split(x).split(self.width, dim=1)
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """Return the frames of (N, C, T, V) that outputs belong to."""
-        if self.stride == 1:
-            return x
-        if self.causal:
-            x = x[:, :, last_aligned(sizes(x)[1], self.stride) :]
-        return nn.functional.max_pool2d(x, 1, (self.stride, 1))  # of one frame: every `stride`th
+        parts = self.split(x).split(self.width, dim=1)  # B × (N, C / B, T, V)
+        f = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], dim=1)
+        if self.stride > 1:
+            x = nn.functional.max_pool2d(x, 1, (self.stride, 1))  # of one frame: every `stride`th
+        return torch.relu(self.dropout(f) + x)
 
 
 class SemBlock(nn.Module):
     """Fig. 5: S heads concatenated, a linear layer, MS-TFF; a residual connection around each half."""
 
-    def __init__(
-        self, channels_in: int, channels_out: int, stride: int, joints: int, memory: int, options: SemNetConfig
-    ):
+    def __init__(self, channels_in: int, channels_out: int, stride: int, joints: int, options: SemNetConfig):
         super().__init__()
-        self.attention = GrCfsa(channels_in, joints, memory, options)
+        self.attention = GrCfsa(channels_in, joints, options)
         self.linear = _pointwise(options.heads * channels_in, channels_out)
         self.shortcut: nn.Module = (
             nn.Identity() if channels_in == channels_out else _pointwise(channels_in, channels_out)
         )
         self.feed_forward = MultiScaleFeedForward(
-            channels_out, stride, options.kernels, options.dilations, options.causal, options.dropout
+            channels_out, stride, options.kernels, options.dilations, options.dropout
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, V) to (N, C_out, T / stride, V)."""
-        return self.feed_forward(self.mix(x, self.attention(x)))
-
-    def mix(self, x: Tensor, heads: Tensor) -> Tensor:
-        """Return the block's first half (N, C_out, T, V) of input (N, C_in, T, V) and heads (N, S·C_in, T, V)."""
-        return torch.relu(self.linear(heads) + self.shortcut(x))
+        heads = self.attention(x)  # (N, S·C_in, T, V)
+        return self.feed_forward(torch.relu(self.linear(heads) + self.shortcut(x)))
 
 
 def _pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -257,15 +201,8 @@ class SemStream(nn.Module):
         super().__init__()
         joints = len(layouts.get(options.layout))
         self.norm = nn.BatchNorm1d(3 * joints)
-        lengths = [math.ceil(options.frames / math.prod(options.strides[:i])) for i in range(len(options.strides) + 1)]
-        self.length = lengths[-1]  # T of the last block's output
-        before = (3, *options.channels)
-        self.blocks = nn.Sequential(
-            *(
-                SemBlock(before[i], options.channels[i], stride, joints, lengths[i], options)
-                for i, stride in enumerate(options.strides)
-            )
-        )
+        sizes_and_strides = zip((3, *options.channels), options.channels, options.strides, strict=False)
+        self.blocks = nn.Sequential(*(SemBlock(*block, joints, options) for block in sizes_and_strides))
         self.fc = nn.Linear(options.channels[-1], options.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -275,8 +212,7 @@ class SemStream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, M, 3, T, V) to (N, classes)."""
-        f = self.blocks(self.normalize(x))  # (N·M, C, T', V)
-        f = f[:, :, -self.length :].mean(dim=(2, 3))  # (N·M, C)
+        f = self.blocks(self.normalize(x)).mean(dim=(2, 3))  # (N·M, C)
         return self.fc(f.reshape(-1, sizes(x)[0], self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -302,11 +238,10 @@ class SemNet(Network):
     def input_specs(self) -> list[InputSpec]:
         """One input per stream, (M, 3, T, V) without the batch axis."""
         hand: dict[str, Any] = HAND_PREPROCESSING if self.config.layout == "hand_22" else {}
-        options = SkeletonPreprocessing(placing="running" if self.config.causal else "window", **hand)
+        options = dataclasses.asdict(SkeletonPreprocessing(**hand))
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
         return [
-            InputSpec(name, name, self.config.layout, shape, unit="m", preprocessing=dataclasses.asdict(options))
-            for name in self.streams
+            InputSpec(name, name, self.config.layout, shape, unit="m", preprocessing=options) for name in self.streams
         ]
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -350,7 +285,3 @@ def _check(options: SemNetConfig) -> None:
     uneven = [c for c in options.channels if c % len(options.kernels)]
     if uneven:
         raise ConfigError(f"{uneven[0]} channels cannot be split into {len(options.kernels)} branches")
-    if options.causal and options.attention == "unified":
-        raise ConfigError("attention 'unified' attends to all frames, so it cannot be causal: choose cross_frame")
-    if options.causal and any(name.endswith("_motion") for name in MODALITIES[options.streams]):
-        raise ConfigError(f"streams '{options.streams}' needs two frames, so it cannot run frame by frame: choose fuse")

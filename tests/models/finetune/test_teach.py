@@ -296,7 +296,7 @@ def test_network_has_pretrained_backbone_and_new_head(base):
     [
         ("as published", {}),
         ("dropout 0.1, width 24", {"dropout": 0.1, "width": 24}),
-        ("kernel 3, modalities ['body', 'bones'], padding none", {"kernel": 3, "padding": "none"}),
+        ("kernel 3, modalities ['body', 'bones']", {"kernel": 3}),
     ],
 )
 def test_network_options_are_parsed_from_package(base, variant, expected):

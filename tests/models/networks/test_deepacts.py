@@ -321,11 +321,6 @@ def test_deepacts_imagenet_weights_fill_every_branch():
             {"modalities": ("body", "body_motion")},
             "there is no stamp of body_motion: choose from body, bones",
         ),
-        (
-            "deepacts_graph",
-            {"modalities": ("bones_motion",), "padding": "none"},
-            "bones_motion needs two: choose padding",
-        ),
         ("deepacts_cnn", {"modalities": ("body", "body")}, "each once"),
         ("deepacts_graph", {"kernel": 4}, "kernel is 4"),
         ("deepacts_cnn", {"cnn": "vgg16"}, "cnn is 'vgg16', allowed: efficientnet_b0, resnet50, hcn"),

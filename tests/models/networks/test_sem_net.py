@@ -7,7 +7,7 @@ import torch
 
 import actrec_models.networks
 from actrec.utils.errors import ConfigError
-from actrec_models.networks.sem_net import GrCfsa, MultiScaleFeedForward, SemBlock, SemNetConfig, running_mean
+from actrec_models.networks.sem_net import GrCfsa, MultiScaleFeedForward, SemBlock, SemNetConfig
 from benchmarks.networks import complexity
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "heads": 2, "embedding": 4, "frames": 8}
@@ -56,7 +56,7 @@ def test_sem_net_has_gflops_and_parameters_of_table_2(form):
 def attention_layer(mode, regularized=True, channels=3, joints=5):
     torch.manual_seed(2)
     options = SemNetConfig(heads=2, embedding=4, attention=mode, global_regularization=regularized, beta=1.5)
-    layer = GrCfsa(channels, joints, 9, options)
+    layer = GrCfsa(channels, joints, options)
     if regularized:
         torch.nn.init.normal_(layer.alpha_hat)
     return layer
@@ -130,33 +130,21 @@ def heads(layer, x):
         return layer(torch.from_numpy(x[None]).float()).numpy().reshape(2, *x.shape)
 
 
-def test_running_mean_fades_after_memory():
-    x = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 2, 7, 3))).float()
-    found = running_mean(x, memory=5).numpy()
-    for t in range(5):
-        np.testing.assert_allclose(found[:, :, t], x[:, :, : t + 1].mean(dim=2), atol=1e-6)
-    for t in (5, 6):
-        np.testing.assert_allclose(found[:, :, t], 0.8 * found[:, :, t - 1] + 0.2 * x[:, :, t].numpy(), atol=1e-6)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("causal", [False, True])
-def test_multi_scale_feed_forward_equals_reference(stride, causal):
+def test_multi_scale_feed_forward_equals_reference(stride):
     """Fig. 4: split by 1×1, one temporal window a branch, concatenated, added to the input."""
     torch.manual_seed(3)
-    layer = MultiScaleFeedForward(4, stride, (3, 5), (1, 3), causal).eval()
+    layer = MultiScaleFeedForward(4, stride, (3, 5), (1, 3)).eval()
     x = torch.randn(1, 4, 9, 2)
     with torch.no_grad():
         found = layer(x).numpy()[0]
-        parts = np.concatenate([p.numpy()[0] for p in layer.parts(x)])
-        np.testing.assert_allclose(parts, layer.split(x).numpy()[0])
-    first = (9 - 1) % stride if causal else 0
-    outputs = list(range(first, 9, stride))
+        parts = layer.split(x).numpy()[0]
+    outputs = list(range(0, 9, stride))
     assert found.shape == (4, len(outputs), 2)
     for b, (k, d) in enumerate(((3, 1), (5, 3))):
         branch = layer.branches[b]
         weight = branch.conv.weight.detach().numpy()[..., 0]  # (C / B, C / B, k)
-        ahead = 0 if causal else d * (k - 1) // 2
+        ahead = d * (k - 1) // 2
         for i, t in enumerate(outputs):
             value = branch.conv.bias.detach().numpy()[:, None] * np.ones((1, 2))
             for tap in range(k):
@@ -171,7 +159,7 @@ def test_sem_block_equals_reference():
     """Fig. 5: heads concatenated, linear, residual; MS-TFF, residual."""
     torch.manual_seed(4)
     options = SemNetConfig(heads=3, embedding=4, kernels=(3, 3), dilations=(1, 2))
-    block: Any = SemBlock(6, 8, 1, 5, 7, options).eval()
+    block: Any = SemBlock(6, 8, 1, 5, options).eval()
     x = torch.randn(2, 6, 7, 5)
     with torch.no_grad():
         found = block(x)
@@ -183,7 +171,7 @@ def test_sem_block_equals_reference():
             y += (product + conv.bias[:, None, None]) / np.sqrt(1 + norm.eps)
         y = torch.relu(y)
         torch.testing.assert_close(found, block.feed_forward(y), atol=1e-5, rtol=1e-5)
-    assert isinstance(SemBlock(8, 8, 1, 5, 7, options).shortcut, torch.nn.Identity)
+    assert isinstance(SemBlock(8, 8, 1, 5, options).shortcut, torch.nn.Identity)
 
 
 def test_sem_net_has_streams_of_table_3():
@@ -218,8 +206,6 @@ def test_sem_net_softmax_is_sum_of_streams(streams, names):
         {"kernels": (3,), "dilations": (1,)},
         {"kernels": (9,), "dilations": (1,)},
         {"kernels": (3, 5, 7, 9), "dilations": (1, 1, 1, 1)},
-        {"causal": True},
-        {"causal": True, "attention": "single_frame"},
     ],
     ids=str,
 )
@@ -239,17 +225,6 @@ def test_sem_net_hand_layout_works():
     assert model(body=torch.randn(2, *spec.shape)).shape == (2, 5)
 
 
-def test_sem_net_causal_ignores_future_frames():
-    blocks = network(causal=True, channels=(8, 16), strides=(1, 1)).streams["body"].blocks
-    x = torch.randn(1, 3, 12, 25)
-    changed = x.clone()
-    changed[:, :, 7:] += 1
-    with torch.no_grad():
-        a, b = blocks(x), blocks(changed)
-    torch.testing.assert_close(a[:, :, :7], b[:, :, :7])
-    assert not torch.allclose(a[:, :, 7:], b[:, :, 7:])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -258,10 +233,8 @@ def test_sem_net_causal_ignores_future_frames():
         ({"kernels": (3, 4, 3, 3)}, "kernels are .*odd"),
         ({"channels": (8, 10)}, "10 channels cannot be split into 4 branches"),
         ({"strides": (0, 1)}, "must be 1 and more"),
-        ({"attention": "unified", "causal": True}, "cannot be causal: choose cross_frame"),
         ({"layout": "face_68"}, "layout is 'face_68', allowed: kinect_v2_25, hand_22"),
         ({"streams": "both"}, "streams is 'both', allowed: joint, bone, fuse, motion, four"),
-        ({"streams": "four", "causal": True}, "streams 'four' needs two frames.*choose fuse"),
     ],
 )
 def test_sem_net_bad_options_refused(options, message):
