@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -190,7 +191,10 @@ class ClipDataset:
         classes: Class names by label.
         layout: Joint layout of the bodies.
         entries: The items of the clips.
+        scene_flow: Method and height (px) of the clips' scene flow; empty if unknown.
     """
+
+    scene_flow: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, clips: Iterable[Clip], classes: Sequence[str], layout: str = "kinect_v2_25"):
         self._clips, self.classes, self.layout = list(clips), tuple(classes), layout

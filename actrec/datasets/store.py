@@ -70,6 +70,7 @@ class Head:
     index_sha256: str = ""
     version: str = ""
     schema: int = SCHEMA
+    scene_flow: dict[str, Any] = dataclasses.field(default_factory=dict)  # method and height of estimated flow
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class PreparedDataset(ClipDataset):
         self.folder = Path(folder)
         self.head, self._index = loaded or open_store(self.folder)
         self.classes, self.layout = tuple(self.head.classes), self.head.layout
+        self.scene_flow = self.head.scene_flow
         self._chosen = np.arange(len(self._index)) if chosen is None else np.asarray(chosen, np.int64)
         self._maps: dict[int, memoryview] = {}
         self._checked = np.zeros(len(self._index.rows), bool)

@@ -64,6 +64,7 @@ class Provenance:
         trained_on: Machine and device.
         hours: Duration of the training.
         frame_rates: Frame rates of the training recordings in Hz: lowest, median and highest; empty if unknown.
+        scene_flow: Method and height (px) of the training's scene flow; empty if unknown or not taken.
     """
 
     dataset: str
@@ -85,6 +86,7 @@ class Provenance:
     trained_on: str = ""
     hours: float = 0.0
     frame_rates: tuple[float, ...] = ()
+    scene_flow: dict[str, Any] = field(default_factory=dict)
 
     @property
     def untrained(self) -> bool:
@@ -96,6 +98,10 @@ class Provenance:
         """The frame rates of the training recordings, for the user."""
         low, high = min(self.frame_rates, default=0.0), max(self.frame_rates, default=0.0)
         return f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
+
+    def other_flow(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of the training's scene flow that differ in `made`; empty if either is unknown."""
+        return {name: value for name, value in self.scene_flow.items() if made.get(name, value) != value}
 
     @property
     def live_note(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,11 @@ class SceneFlowConfig:
         choices=("none", "estimate", "tf"),
     )
     fixed_frame: str = setting("odom", "Fixed TF frame for the camera's pose.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that a network's training and its live use share."""
+        return {"method": self.method, "height": self.height}
 
     def size(self, image: Intrinsics) -> tuple[int, int]:
         """Return width and height of the flow of an image, in its aspect within half a pixel."""

@@ -1,6 +1,7 @@
 """The node `recognizer_node`: the streams that its model package takes to action labels."""
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class RecognizerInputs:
 
     Attributes:
         newest: The newest frame.
+        scene_flow: Statistics of `scene_flow_node`, with the flow's method and height; empty until they arrive.
     """
 
     def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
@@ -85,6 +87,7 @@ class RecognizerInputs:
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
+        self.scene_flow: dict[str, Any] = {}
         self._jumped = False
         self.newest: Frame | None = None
 
@@ -117,6 +120,7 @@ class RecognizerInputs:
             "face": {topics.FACE: (FaceArray, self._on_faces, profile)},
             "color": {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)},
             "flow": {
+                topics.SCENE_FLOW_STATISTICS: (String, self._on_flow_statistics, topics.LATCHED),
                 topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.INFO_SUBSCRIBER),
                 topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
             },
@@ -173,6 +177,9 @@ class RecognizerInputs:
         flow = conversions.image_to_flow(message)
         self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
 
+    def _on_flow_statistics(self, message: String) -> None:
+        self.scene_flow = json.loads(message.data)
+
     def _on_flow_info(self, message: CameraInfo) -> None:
         self._intrinsics = conversions.info_to_intrinsics(message)
 
@@ -214,7 +221,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
         self._inputs: RecognizerInputs | None = None
         self._skipped = 0
-        self._reason = self._named_slow = ""
+        self._reason = ""
+        self._warned: set[tuple[str, str]] = set()
         self._last_counts = Counts()
         self._fallback = ""
         self._closing = False
@@ -237,7 +245,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             assert self._session is not None
             self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._skipped, self._reason, self._last_counts, self._named_slow = 0, "", Counts(), ""
+        self._skipped, self._reason, self._last_counts, self._warned = 0, "", Counts(), set()
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
         self._inputs = RecognizerInputs(self, self._recognizer, worker)
         self._inputs.open()
@@ -263,7 +271,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         why = f" ({self._fallback})" if self._fallback else ""
         rates = {"live_rate_hz": recognizer.live_rate, "model_rate_hz": recognizer.model_rate}
         device = f"{session.backend.device}{why}"
-        return {"model": session.package.name, "device": device, **rates, "warning": recognizer.slow}
+        warning = "; ".join(filter(None, self._warnings(recognizer).values()))
+        return {"model": session.package.name, "device": device, **rates, "warning": warning}
 
     def close(self) -> None:
         """Wait for a model that is being loaded, or stop the build of its engine, then close the node."""
@@ -326,12 +335,23 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             )
         elif trouble := self._trouble(recognizer) or (self._reason and f"labels are unknown: {self._reason}"):
             self.fail(DeviceError(trouble))
-        if (slow := recognizer.slow) and self._named_slow != (name := recognizer.session.package.name):
-            self._named_slow = name  # once for each model
-            self.warn(slow)
+        for kind, warning in self._warnings(recognizer).items():
+            if warning and (once := (kind, recognizer.session.package.name)) not in self._warned:
+                self._warned.add(once)
+                self.warn(warning)
         for stream, words in silent.items():
             if not needed[stream]:
                 self.warn(f"working without {words}")
+
+    def _warnings(self, recognizer: ActionRecognizer) -> dict[str, str]:
+        """Return warnings about streams that differ from the model's training, empty if there are none, by subject."""
+        made = self._inputs.scene_flow if self._inputs is not None else {}
+        package = recognizer.session.package
+        other = package.provenance.other_flow(made)
+        differ = " and ".join(f"{name} {made[name]}, trained with {value}" for name, value in other.items())
+        remedy = " ".join(f"-p scene_flow_node:{name}:={value}" for name, value in other.items())
+        flow = differ and f"model {package.name}: scene flow has {differ}; start with --ros-args {remedy}"
+        return {"rate": recognizer.slow, "scene flow": flow}
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:
         """Return the problem with the stamps received since the last call; empty if there is none."""

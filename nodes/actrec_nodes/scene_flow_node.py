@@ -56,6 +56,10 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         if self._preview.get_subscription_count():
             self._preview.publish(conversions.color_to_image(flow_image(flow.velocity), head))
 
+    def figures(self) -> dict[str, float | str]:
+        """Return method and height, which the recognizer compares with its model's training."""
+        return self.config.identity
+
     def cleanup(self) -> None:
         """Free the method."""
         if self._tf is not None:

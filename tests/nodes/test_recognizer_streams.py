@@ -4,15 +4,21 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from actrec_msgs.msg import ActionLabel
+from rclpy.parameter import Parameter
 
 from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
+from actrec.inference.package import load, write
+from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene
 from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make
 from tests.tiny_model import RAW, write_any
@@ -144,6 +150,28 @@ def test_recognizer_reports_missing_streams(
     assert "\n" not in graph.node.last_error
     feed.without = ()
     feed.until(lambda: bool(predicted(graph)))
+
+
+def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
+    make: Make, package: Callable[..., str], tmp_path: Path, host: Any, add: Any, capfd: Any
+) -> None:
+    """The parameters that the warning names, given to the real node of scene flow, end it."""
+    with_flow = load(package(FLOW))
+    trained = replace(with_flow.provenance, scene_flow={"method": "pd_flow", "height": 120})
+    described = replace(with_flow, provenance=trained)
+    graph = make(model=str(write(tmp_path / "flow", described, with_flow.read_onnx()).path), watchdog_s=0.1)
+    assert graph.start()
+    node = add(SceneFlowNode, statistics_period_s=0.1)
+    assert host.start() is None
+    graph.wait_until(lambda: bool(graph.node._warned))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "trained with" in line]
+    assert "model flow: scene flow has method dis, trained with pd_flow and height 240, trained with 120" in line
+    assert graph.node.figures()["warning"] in line
+    node.close()
+    with ros(line[line.index("--ros-args") :].split()) as context, Host(context) as other:
+        other.add(SceneFlowNode(context=context, parameter_overrides=[Parameter("statistics_period_s", value=0.1)]))
+        assert other.start() is None
+        graph.wait_until(lambda: graph.node.figures()["warning"] == "")
 
 
 def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, package: Callable[..., str]) -> None:

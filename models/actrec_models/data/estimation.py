@@ -98,6 +98,12 @@ class PrepareConfig:
         return tuple(dict.fromkeys([*self.streams, *self.estimate]))
 
     @property
+    def scene_flow(self) -> SceneFlowConfig | None:
+        """Return the settings of the estimated scene flow; None if none is estimated."""
+        from_depth = "motion" in self.estimate and self.motion_from == "depth"
+        return config.build(SceneFlowConfig, self.flow) if "flow" in self.estimate or from_depth else None
+
+    @property
     def heavy(self) -> bool:
         """Return whether a clip takes seconds, not milliseconds."""
         return bool(self.estimate) or self.uses_images
@@ -152,8 +158,7 @@ class Estimation:
         self._face = FacePerception(**settings.face) if "face" in wanted else None
         self._pairs: FlowPairs | None = None
         self._since = 0  # the first frame that shows the image before
-        if "flow" in wanted or ("motion" in wanted and settings.motion_from == "depth"):
-            options = config.build(SceneFlowConfig, settings.flow)
+        if (options := settings.scene_flow) is not None:
             self._pairs = FlowPairs(scene_flow.create(options.method), options)
 
     def close(self) -> None:

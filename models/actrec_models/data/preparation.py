@@ -143,7 +143,7 @@ def prepare_source(
     pickled = pickle.dumps(source)  # before it reads files
     head = Head(
         dataset, _recorded(source, options), dataclasses.asdict(settings), list(source.classes), source.layout,
-        version=__version__,
+        version=__version__, scene_flow=settings.scene_flow.identity if settings.scene_flow else {},
     )  # fmt: skip
     if settings.estimate and source.layout != CANONICAL:
         raise ConfigError(f"{dataset} has joints {source.layout}: only {CANONICAL} can be estimated")

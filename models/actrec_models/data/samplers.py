@@ -114,7 +114,7 @@ class ClipSubset(ClipDataset):
 
     def __init__(self, clips: ClipDataset, indices: Sequence[int] | np.ndarray):
         self.clips, self.indices = clips, [int(index) for index in indices]
-        self.classes, self.layout = clips.classes, clips.layout
+        self.classes, self.layout, self.scene_flow = clips.classes, clips.layout, clips.scene_flow
 
     def __len__(self) -> int:
         return len(self.indices)

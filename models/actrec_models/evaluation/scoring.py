@@ -105,6 +105,11 @@ def score(
     source_hz = min(clips.frame_rates(), default=0.0) if rates.image_rate(package.inputs, package.window) else 0.0
     if slow := rates.describe_rate(package.inputs, package.window, source_hz):
         logger.warning("%s: %s", package.name, slow)
+    if other := package.provenance.other_flow(clips.scene_flow):
+        settings = " ".join(f"--set flow.{name}={value}" for name, value in other.items())
+        logger.warning(
+            "%s was trained with another scene flow: actrec prepare the dataset with %s", package.name, settings
+        )
     augmented = augmented_samples(session.package, clips, mode) if draws else None
     loader = DataLoader(
         _PreparedInputs(clips, session.package, mode, augmented, draws), batch_size=None, num_workers=workers,

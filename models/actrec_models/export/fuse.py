@@ -305,6 +305,7 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, o
                 "epochs": sum(part.epochs for part in parts),
                 "commit": provenance.commit(),
                 "frame_rates": sorted({rate for part in parts for rate in part.frame_rates}),
+                "scene_flow": next((part.scene_flow for part in parts if part.scene_flow), {}),
             },
         ),
         recipe=tuple(dict.fromkeys(itertools.chain(*steps, *(whole or [(command,)])))),

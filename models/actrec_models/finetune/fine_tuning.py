@@ -222,6 +222,7 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         data_sha256=result.recordings.fingerprint,
         created=provenance.now(),
         frame_rates=tuple(sorted({*base.provenance.frame_rates, *taught.frame_rates()})),
+        scene_flow=base.provenance.scene_flow,
         figures={
             "parameters": provenance.parameter_count(result.network),
             "streams": len(features.modalities(base.inputs)),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def _output(command: list[str]) -> str:
 def describe_run(
     recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int,
     init: Sequence[str] = (), recordings: Sequence[str] = (), initial_trainings: Sequence[Mapping[str, Any]] = (),
-    frame_rates: Sequence[float] = (),
+    frame_rates: Sequence[float] = (), scene_flow: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
     """Return plain values for the checkpoint, which holds the recipe too.
 
@@ -138,7 +139,8 @@ def describe_run(
         init: `initial_weights.identity` of each file of initial weights.
         recordings: `ClipDataset.identities` of the training part and of the initial weights' training clips.
         initial_trainings: `training` of each training of the initial weights.
-        frame_rates: `datasets.frame_rates` of the training part.
+        frame_rates: `ClipDataset.frame_rates` of the training part.
+        scene_flow: `ClipDataset.scene_flow` of the training part, if the network takes scene flow.
     """
     program = Path(sys.argv[0]).name
     return {
@@ -152,6 +154,7 @@ def describe_run(
         "clips": clips,
         "held_out": held_out,
         "frame_rates": list(frame_rates),
+        "scene_flow": dict(scene_flow),
         "commit": commit(),
         "packages": packages(),
         "command": shlex.join(["actrec" if program == "__main__.py" else program, *sys.argv[1:]]),
@@ -239,6 +242,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
         hours=round(run.get("hours", 0.0), 4),
         frame_rates=tuple(run.get("frame_rates", ())),
+        scene_flow=run.get("scene_flow", {}),
     )
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from actrec import datasets
+from actrec import datasets, features
 from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
 from actrec.utils.config import setting
@@ -242,8 +242,8 @@ class TrainingRun:
         if "bf16-mixed" in precisions and not fast_bfloat16(self.device):
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
-        self.fingerprint = whole.fingerprint()
-        self.recordings, self.frame_rates = whole.identities(), whole.frame_rates()
+        self.fingerprint, self.recordings = whole.fingerprint(), whole.identities()
+        self.frame_rates, self.scene_flow = whole.frame_rates(), whole.scene_flow
         self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
         self.validation = recipe.components().validation
         self.clips, self.held = self.validation.split(whole, recipe.seed)
@@ -425,6 +425,7 @@ class TrainingRun:
         now = provenance.describe_run(
             recipe, self.fingerprint, len(self.clips), held, self.device, self.world, self.init, self.recordings,
             self.initial_trainings, self.frame_rates,
+            self.scene_flow if "flow" in features.streams(module.network.input_specs) else {},
         )  # fmt: skip
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),

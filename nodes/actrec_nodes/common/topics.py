@@ -20,6 +20,7 @@ FACE = "face"
 SCENE_FLOW = "scene_flow"
 SCENE_FLOW_INFO = "scene_flow/camera_info"
 SCENE_FLOW_PREVIEW = "scene_flow/preview"
+SCENE_FLOW_STATISTICS = "scene_flow_node/statistics"
 ACTION_LABEL = "action_label"
 ACTION_LABEL_TEXT = "action_label/text"
 

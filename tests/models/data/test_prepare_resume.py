@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,9 +173,13 @@ def test_prepare_user_folder_color_kept(tmp_path):
     assert clip.streams["color"].shape == (5, 48, 64, 3)
     assert [int(image.mean()) for image in clip.streams["color"]] == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(clip.streams["size"], [64, 48])
-    settings = PrepareConfig(streams=["bodies", "color"], estimate=["motion"])
+    assert PreparedDataset(tmp_path / "out").scene_flow == {}
+    settings = PrepareConfig(streams=["bodies", "color"], estimate=["motion"], flow={"height": 48})
     prepare("folder", tmp_path / "mine", tmp_path / "moved", settings=settings)
-    assert {"color", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].streams)
+    moved = PreparedDataset(tmp_path / "moved")
+    assert {"color", "motion"} <= set(moved[0].streams)
+    assert moved.subset([0]).scene_flow == {"method": "dis", "height": 48}
+    assert replace(settings, motion_from="color").scene_flow is None
 
 
 def test_prepare_color_not_recorded_raises(tmp_path, published):

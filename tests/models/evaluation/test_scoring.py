@@ -49,6 +49,19 @@ def test_score_equals_session_logits(tiny):
     assert report.per_class["left"]["recall"] == pytest.approx(2 / 3)
 
 
+def test_score_other_scene_flow_warns_with_settings_of_prepare(tiny, caplog):
+    trained = replace(tiny.package.provenance, scene_flow={"method": "pd_flow", "height": 120})
+    session = Session(replace(tiny.package, provenance=trained), tiny.backend, warm_up_runs=0)
+    dataset = clips()
+    for dataset.scene_flow in ({}, trained.scene_flow, {"method": "dis", "height": 120}):
+        assert "scene flow" not in caplog.text
+        scoring.score(session, dataset)
+    assert (
+        "tiny was trained with another scene flow: actrec prepare the dataset with --set flow.method=pd_flow"
+        in caplog.text
+    )
+
+
 def with_settings(session, **settings):
     provenance = replace(session.package.provenance, settings=settings)
     return Session(replace(session.package, provenance=provenance), session.backend, warm_up_runs=0)

@@ -18,7 +18,7 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation
 from actrec_models.data.samples import Samples
-from actrec_models.training import checkpoints, module, recipe, trainer
+from actrec_models.training import checkpoints, module, provenance, recipe, trainer
 from actrec_models.training.callbacks import EpochCsvLogger
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
@@ -196,6 +196,19 @@ def test_training_takes_images_at_the_rate_of_slower_recordings():
 
     assert (differing(network.window), differing(found.window(network))) == (9, 16)
     assert run.completed(dataclasses.replace(settings, window_s=2.0)).window_s == 2.0
+
+
+@pytest.mark.parametrize(("name", "scene_flow"), [("flow_skeleton", True), ("vpn_i3d", False)])
+def test_package_states_scene_flow_of_training_if_network_takes_it(name, scene_flow, dataset, tmp_path):
+    clips, made = make_clips(name, 4), {"method": "pd_flow", "height": 120}
+    clips.scene_flow = made
+    dataset(clips)
+    trainer.train(recipe.read(write(tmp_path / "recipe.yaml", name)), "", tmp_path / "run", progress=False, threads=1)
+    content = checkpoints.read(tmp_path / "run/last.ckpt")
+    settings = module.RecognitionModule(*content["hyper_parameters"].values()).recipe
+    trained = provenance.package_provenance(settings, provenance.from_checkpoint(content))
+    assert trained.scene_flow == (made if scene_flow else {})
+    assert trained.other_flow({"method": "dis", "height": 120}) == ({"method": "pd_flow"} if scene_flow else {})
 
 
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
