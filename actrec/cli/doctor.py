@@ -1,11 +1,13 @@
 """`actrec doctor`: check software, model packages, hardware and image transport, with a remedy for each fault."""
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -15,16 +17,25 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from actrec import cameras
+from actrec.cli import add_driver, driver_options
+from actrec.features import rates
+from actrec.features.specs import WindowSpec
 from actrec.inference import zoo
+from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import calibration_files, folders
-from actrec.utils.errors import ActrecError
+from actrec.utils.errors import ActrecError, EndOfStream
 
 EPILOG = """\
 Exit status 0 if the graph can run, 1 if not.
 
 Example:
   actrec doctor
+  actrec doctor --driver realsense --model deepacts_graph_nucla    # stand in view of the camera
   actrec doctor --no-transport --json | jq '.findings[] | select(.state != "ok")'
 """
 
@@ -34,7 +45,7 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        area: "software", "folders", "models", "cameras", "accelerator" or "transport".
+        area: "software", "folders", "models", "cameras", "frames", "accelerator" or "transport".
         name: Checked item.
         ok: Whether the item works.
         value: Observed state in one line.
@@ -62,12 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--no-transport", action="store_true", help="skip the measurement of the image transport (8 s)")
+    add_driver(parser, "also check the rate and the depth unit of this camera or recording, with a person in view")
+    parser.add_argument("--model", help="model package that the camera's frame rate must suit")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding; return 1 if one of them keeps the graph from running."""
     found: list[Finding] = []
-    for finding in findings(with_transport=not args.no_transport):
+    checks = findings(with_transport=not args.no_transport)
+    options = driver_options(args)
+    if args.driver:
+        checks = itertools.chain(checks, check_frames(args.driver, options, args.model))
+    for finding in checks:
         if not args.json:
             if not found or found[-1].area != finding.area:
                 print(finding.area)
@@ -342,6 +359,46 @@ def _check_realsense() -> Finding:
             calibration = str(error)
         described.append(f"serial {serial}, {calibration}")
     return Finding("cameras", "pyrealsense2", bool(devices), "; ".join(described) or "finds no device", remedy)
+
+
+CHECKED_FRAMES, CHECKED_PERIOD_S, MAX_FRAMES = 30, 0.1, 1000
+"""Frames in which people are searched, the least time from one to the next, and the largest number of read frames."""
+
+
+def check_frames(driver: str, options: dict[str, Any], model: str | None = None) -> Iterator[Finding]:
+    """Check the rate of a camera or recording, for a model package, and the unit of its depth by the size of people."""
+    package = zoo.find(model) if model else None
+    stamps: list[int] = []
+    kept: list[RgbdFrame] = []
+    try:
+        with cameras.create(driver, **options) as camera, contextlib.suppress(EndOfStream):
+            while len(kept) < CHECKED_FRAMES and len(stamps) < MAX_FRAMES:
+                frame = camera.read(timeout_s=5.0)
+                stamps.append(frame.stamp_ns)
+                if not kept or frame.stamp_ns - kept[-1].stamp_ns >= CHECKED_PERIOD_S * NANOSECONDS:
+                    kept.append(frame)
+    except ActrecError as error:
+        yield Finding("frames", driver, False, str(error), "correct --driver and --driver-option", required=True)
+        return
+    hz = rates.frame_rate(stamps)
+    specs, window = (package.inputs, package.window) if package else ((), WindowSpec(1.0, 1))
+    value, _, remedy = rates.describe_rate(specs, window, hz).partition("; ")
+    yield Finding("frames", "rate", not value, value or f"{hz:.3g} Hz", remedy)
+    if not any(frame.color is not None and frame.depth is not None for frame in kept):
+        yield Finding("frames", "depth unit", False, "no color with depth", "use an RGB-D camera")
+        return
+    perception = importlib.import_module(
+        "actrec.perception.pipeline"
+    )  # as late as the drivers, whose libraries may fail
+    with contextlib.closing(perception.BodyPerception()) as people:
+        for frame in kept:
+            people.process(frame)
+    value, _, remedy = people.sizes.fault.partition("; ")
+    if np.isnan(people.sizes.size):
+        value, remedy = "unknown: a person is in view in too few frames", "stand in view of the camera, head to feet"
+    yield Finding(
+        "frames", "depth unit", not value, value or f"people are {people.sizes.size:.2f} of their size", remedy
+    )
 
 
 def check_accelerators() -> Iterator[Finding]:

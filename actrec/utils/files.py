@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from actrec.utils.errors import DeviceError, InputError, PackageError
@@ -93,6 +92,8 @@ def _check_replaceable(target: Path, files: Sequence[str], overwrite: bool) -> N
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
     """Return an image, as `cv2.imread`; None if the file is not an image, or truncated."""
+    import cv2  # late: `actrec doctor` starts without it, to report it
+
     try:
         content = np.fromfile(path, np.uint8)
     except OSError:
@@ -102,6 +103,8 @@ def read_image(path: Path, flags: int) -> np.ndarray | None:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image, as `cv2.imwrite`; raise OSError, or InputError for an unknown suffix."""
+    import cv2
+
     if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
         raise InputError(f"'{path}' has no suffix of a writable image format: use .png")
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

@@ -1,6 +1,5 @@
 """Projection, changes of axes between sensor frames, rigid fits of shapes, and optical flow at joints."""
 
-import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
@@ -176,6 +175,8 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
         )
     if not seconds > 0:
         raise InputError(f"seconds between the images is {seconds}, expected more than 0")
+    import cv2  # late, as in `actrec.utils.files`
+
     gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # A hand is about ten pixels wide: a search at half size, or smoothing, would remove most of its motion.

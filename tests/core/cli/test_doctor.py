@@ -4,6 +4,8 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,27 @@ def test_check_cameras_azure_kinect_without_sdk_is_gap(tmp_path: Path, monkeypat
     assert found.ok
 
 
+@pytest.mark.parametrize("depth_scale", [0.001, 0.01])
+def test_check_frames_wrong_depth_unit_names_depth_scale_that_mends_it(data_root: Path, depth_scale: float) -> None:
+    recording = {"path": str(data_root / "rgbd/person_turning"), "intrinsics": "525,525,319.5,239.5", "rate": 0.0}
+    rate, unit = doctor.check_frames("replay", {**recording, "depth_scale": depth_scale})
+    assert (rate.ok, rate.value) == (True, "30 Hz")
+    assert unit.ok == (depth_scale == 0.001)
+    assert unit.ok or ("wrong by a factor of 10" in unit.value and unit.remedy.startswith("set depth_scale to 0.001 m"))
+
+
+def test_check_frames_slow_camera_without_people_names_rate_and_missing_person() -> None:
+    camera = {"fps": 4.0, "actors": 0, "realtime": False, "width": 160, "height": 120}
+    rate, unit = doctor.check_frames("simulated", camera)
+    assert (rate.state, rate.remedy) == ("gap", "use a source of 5 Hz or more")
+    assert "too few frames" in unit.value and "stand in view" in unit.remedy
+
+
+def test_check_frames_camera_that_does_not_open_is_fault() -> None:
+    (finding,) = doctor.check_frames("replay", {"path": "/nowhere"})
+    assert finding.state == "fault" and "no recording '/nowhere'" in finding.value
+
+
 def test_check_cameras_ignores_other_devices_of_a_maker(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Bluetooth 9460/9560")
     plug_in(tmp_path, "045e", "Wired Keyboard 600", port="1-2")
@@ -122,6 +145,13 @@ def test_check_transport_measurement_error_is_reported() -> None:
 
     found = list(doctor.check_transport(broken))
     assert [f.value for f in found if "images" in f.name] == ["no discovery"] * 2
+
+
+def test_doctor_starts_without_the_libraries_that_it_checks() -> None:
+    absent = sorted({*doctor.REQUIRED, *doctor.OPTIONAL} - {"numpy"})
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import actrec.cli.doctor"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_check_library_missing_and_required_is_fault() -> None:
