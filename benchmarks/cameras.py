@@ -1,11 +1,9 @@
-"""`actrec bench camera`, `gravity`, `recordings`, `ntu`: drivers over minutes, mountings, recordings, NTU's files."""
+"""`actrec bench camera`, `renderer`, `gravity`: drivers over minutes, the simulated camera, direction of gravity."""
 
+import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,25 +12,12 @@ import psutil
 
 from actrec import cameras
 from actrec.cameras.base import Camera
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, count
-from actrec.datasets.ntu.cameras import fit_cameras
-from actrec.datasets.ntu.skeletons import (
-    COLOR_SIZE,
-    DEPTH_SIZE,
-    BodyCleaning,
-    clean,
-    read_ntu_file,
-    read_ntu_skeleton,
-    unmirror,
-)
 from actrec.perception.gravity import GravityEstimator
-from actrec.recordings import RecordingConfig, open_recording
-from actrec.recordings.rosbag.bag_writer import BagWriter
-from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS
 from actrec.utils import config, gravity
-from actrec.utils.config import build
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
-from actrec.utils.geometry import kinect_to_optical, project
+from actrec.utils.errors import ConfigError, EndOfStream
 
 _SETTLED = 0.1
 """Share of the run after which caches are full and memory is measured first."""
@@ -93,116 +78,41 @@ def _watched(camera: Camera, seconds: float) -> dict[str, Any]:
     }
 
 
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+_CASES = ((1, False), (1, True), (2, False), (2, True))
 
 
-def measure_recordings(arguments: list[str]) -> dict[str, Any]:
-    """Write and read frames of blurred noise, 640×480, as a bag and as a folder."""
+def measure_renderer(arguments: list[str]) -> dict[str, Any]:
+    """Measure frames per second of processor time for one and two actors, without and with sensor noise."""
     parser = Parser(
-        prog="actrec bench recordings", description="Processor time to write and to replay a frame, by format."
-    )
-    parser.add_argument("--frames", type=count, default=60, help="frames to write and read")
-    frames = _frames(parser.parse_args(arguments).frames)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="actrec_bench_") as folder:
-        bag, images = Path(folder) / "bag", Path(folder) / "images"
-        for name, path, write in (("bag (mcap)", bag, _write_bag), ("folder (png)", images, _write_folder)):
-            for action, call in (("write", lambda w=write, p=path: w(p, frames)), ("replay", lambda p=path: _read(p))):
-                began = time.process_time()
-                call()
-                spent = 1000 * (time.process_time() - began) / len(frames)
-                size = sum(file.stat().st_size for file in path.rglob("*.*")) / 1e6 / len(frames)
-                rows.append({"format": name, "action": action, "cpu_ms": round(spent, 2), "mb": round(size, 2)})
-    return {"frames": len(frames), "rows": rows}
-
-
-def _frames(count: int) -> list[RgbdFrame]:
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    color = cv2.GaussianBlur(noise, (0, 0), 3)
-    depth = cv2.GaussianBlur(noise[..., 0], (0, 0), 3).astype(np.float32) / 50 + 1
-    period = NANOSECONDS // 30
-    return [RgbdFrame(k * period, np.roll(color, k, 1), np.roll(depth, k, 1), INTRINSICS) for k in range(count)]
-
-
-def _write_bag(path: Path, frames: list[RgbdFrame]) -> None:
-    with BagWriter(path) as writer:
-        for frame in frames:
-            writer.write_frame(frame)
-
-
-def _write_folder(path: Path, frames: list[RgbdFrame]) -> None:
-    path.mkdir()
-    for k, frame in enumerate(frames):
-        assert frame.color is not None and frame.depth is not None
-        cv2.imwrite(str(path / f"color{k}.png"), cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR))
-        cv2.imwrite(str(path / f"depth{k}.png"), (frame.depth * 1000).astype(np.uint16))
-
-
-def _read(path: Path) -> None:
-    config = build(RecordingConfig, {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001})
-    with open_recording(path, config) as recording:
-        for _ in recording.frames():
-            pass
-
-
-SAMPLES = 114_480
-"""Of NTU RGB+D 120."""
-
-
-def measure_ntu(arguments: list[str]) -> dict[str, Any]:
-    """Read `.skeleton` files repeatedly, and compare projected joints with the files' own pixels."""
-    parser = Parser(
-        prog="actrec bench ntu", description="NTU RGB+D's files: reading speed, and the cameras found in them."
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of .skeleton files, e.g. nturgb+d_skeletons")
-    parser.add_argument("--files", type=count, default=100, help="how many of them")
-    parser.add_argument("--repeat", type=count, default=5, help="times that each is read; the fastest round counts")
+        prog="actrec bench renderer", description="Speed of the simulated camera on one core.",
+        epilog="Example: actrec bench renderer --frames 300 --json",
+    )  # fmt: skip
+    parser.add_argument("--frames", type=count, default=300, help="frames a case (default: 300)")
+    parser.add_argument("--width", type=count, default=640)
+    parser.add_argument("--height", type=count, default=480)
+    parser.add_argument("--sensor", default="structured_light", help="noise model of the depth sensor")
     args = parser.parse_args(arguments)
-    files = sorted(args.data.rglob("*.skeleton"))[: args.files]
-    if not files:
-        raise DeviceError(f"'{args.data}' holds no .skeleton file; check the path")
-    read_ntu_file(files[0])  # compiles
-    spent = {
-        "file": _seconds(read_ntu_file, files, args.repeat),
-        "clip": _seconds(lambda file: clean(read_ntu_skeleton(file), BodyCleaning()), files, args.repeat),
-    }
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        rows = [_case(args, actors, noise) for actors, noise in _CASES]
+    finally:
+        cv2.setNumThreads(threads)
+    return {"size": f"{args.width}x{args.height}", "frames": args.frames, "renderer": rows}
+
+
+def _case(args: argparse.Namespace, actors: int, noise: bool) -> dict[str, Any]:
+    options = {"width": args.width, "height": args.height, "sensor": args.sensor, "actors": actors, "noise": noise}
+    with SimulatedCamera(realtime=False, **options) as camera:
+        camera.read()
+        spent, began = time.process_time(), time.perf_counter()
+        for _ in range(args.frames):
+            camera.read()
+        spent, wall = time.process_time() - spent, time.perf_counter() - began
     return {
-        "files": len(files),
-        "megabytes a file": round(sum(file.stat().st_size for file in files) / len(files) / 1e6, 3),
-        "files parsed a second": round(1 / spent["file"]),
-        "clips a second, bodies cleaned": round(1 / spent["clip"]),
-        "megabytes of text a second": round(
-            sum(file.stat().st_size for file in files) / len(files) / 1e6 / spent["clip"]
-        ),
-        "minutes for NTU 120 on one core": round(SAMPLES * spent["clip"] / 60, 1),
-        "cameras": [_cameras(file) for file in files],
-    }
-
-
-def _seconds(read: Callable[[Path], Any], files: list[Path], repeat: int) -> float:
-    rounds = []
-    for _ in range(repeat):
-        began = time.process_time()
-        for file in files:
-            read(file)
-        rounds.append((time.process_time() - began) / len(files))
-    return min(rounds)
-
-
-def _cameras(file: Path) -> dict[str, Any]:
-    recording = read_ntu_file(file)
-    cameras, joints = fit_cameras(recording), kinect_to_optical(recording.positions)
-    row: dict[str, Any] = {"file": file.stem, "frames": joints.shape[1]}
-    for image, found, own in (
-        ("color", cameras.pixels(joints), unmirror(recording.color_pixels, COLOR_SIZE[0])),
-        ("depth", project(joints, cameras.depth), unmirror(recording.depth_pixels, DEPTH_SIZE[0])),
-    ):
-        away = np.linalg.norm(found - own, axis=-1)
-        away = away[np.isfinite(away)]
-        for name, value in (("median", np.median(away)), ("95 %", np.percentile(away, 95)), ("max", away.max())):
-            row[f"{image} {name} px"] = round(float(value), 3)
-    return row
+        "actors": actors, "noise": "on" if noise else "off", "fps_of_one_core": round(args.frames / spent, 1),
+        "ms_a_frame": round(1000 * spent / args.frames, 2), "fps_by_the_clock": round(args.frames / wall, 1),
+    }  # fmt: skip
 
 
 def measure_gravity(arguments: list[str]) -> dict[str, Any]:

@@ -1,28 +1,30 @@
-"""`actrec bench inference`: latency of model packages in ONNX Runtime, in each precision they have, and memory."""
+"""`actrec bench inference` and `networks`: latency and memory of model packages, and of networks as published."""
 
 import argparse
-import json
+import copy
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from actrec.cli import Parser, count
 from actrec.inference import zoo
-from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.inference.package import ModelPackage
-from actrec.inference.tensorrt.backend import simulated_windows
-from actrec.utils.errors import ActrecError, ConfigError, DeviceError
-
-EPILOG = """\
-Example:
-  actrec bench inference
-  actrec bench inference --packages deepacts_graph_nucla,~/my_model_int8 --calls 200
-"""
+from actrec.utils import config
+from actrec.utils.errors import DeviceError
+from actrec_models.export import onnx_graph
+from actrec_models.networks import NETWORKS, create, list_models
+from benchmarks import in_process, memory_mb
 
 NODE = ["-m", "actrec_nodes.bringup.processes", "recognizer_node"]
 
@@ -31,9 +33,14 @@ _SETTLED_S, _STARTING_S = 4.0, 60.0
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Return a row for each package, precision and number of threads, each in a process of its own."""
-    args = _parser().parse_args(arguments)
-    if args.calls < 1:
-        raise ConfigError(f"--calls is {args.calls}, expected 1 or more")
+    parser = Parser(
+        prog="actrec bench inference", description="Latency and memory of model packages in ONNX Runtime.",
+        epilog="Example: actrec bench inference --packages deepacts_graph_nucla,~/my_model_int8 --calls 200",
+    )  # fmt: skip
+    parser.add_argument("--packages", default="", help="names or folders, with commas between (default: the zoo)")
+    parser.add_argument("--calls", type=count, default=1000, help="that are timed (default: %(default)s)")
+    parser.add_argument("--no-node", dest="node", action="store_false", help="leave the recognizer's memory out")
+    args = parser.parse_args(arguments)
     names = args.packages.split(",") if args.packages else [entry.name for entry in zoo.list_packages()]
     rows = []
     for name in names:
@@ -41,72 +48,11 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         for precision in package.precisions:
             for threads in (1, 2):
                 print(f"{package.name} {precision}, {threads} threads", file=sys.stderr, flush=True)
-                rows.append(_child(package, precision, threads, args.calls))
+                rows.append(in_process("benchmarks:time_package", str(package.path), precision, threads, args.calls))
     figures: dict[str, Any] = {"calls": args.calls, "cores": os.cpu_count() or 1, "latency": rows}
     if args.node:
         figures["recognizer"] = [_node(zoo.find(name)) for name in names]
     return figures
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="actrec bench inference",
-        description="Latency and memory of model packages in ONNX Runtime.",
-        epilog=EPILOG,
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--packages", default="", help="names or folders, with commas between (default: the zoo)")
-    parser.add_argument("--calls", type=count, default=1000, help="that are timed (default: %(default)s)")
-    parser.add_argument("--no-node", dest="node", action="store_false", help="leave the recognizer's memory out")
-    return parser
-
-
-def _child(package: ModelPackage, precision: str, threads: int, calls: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.inference",
-        str(package.path),
-        precision,
-        f"{threads}",
-        f"{calls}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    if done.returncode:
-        raise DeviceError(f"measuring {package.name} in {precision} failed (exit status {done.returncode}); see above")
-    row: dict[str, Any] = json.loads(done.stdout)
-    return row
-
-
-def latency(folder: str, precision: str, threads: int, calls: int) -> dict[str, Any]:
-    """Return the milliseconds of one window, of the first after loading, and of four windows in one run.
-
-    The network alone: features are made before. Nothing was computed in this process before.
-    """
-    package = zoo.find(folder)
-    alone, four = simulated_windows(package, 1), simulated_windows(package, 4)
-    began = time.perf_counter()
-    backend = OnnxRuntimeBackend(package, device="cpu", precision=precision, threads=threads)
-    loaded = time.perf_counter() - began
-    first = _timed(backend, alone, 1)[0]
-    times, together = _timed(backend, alone, calls), _timed(backend, four, max(calls // 10, 1))
-    return {
-        "package": package.name, "precision": precision, "threads": threads,
-        "p50_ms": round(float(np.median(times)), 2), "p99_ms": round(float(np.quantile(times, 0.99)), 2),
-        "four_p50_ms": round(float(np.median(together)), 2), "first_ms": round(first, 1),
-        "load_ms": round(1000 * loaded), "megabytes": round(package.onnx_path(precision).stat().st_size / 1e6, 1),
-        "resident_mb": round(_resident(os.getpid())),
-    }  # fmt: skip
-
-
-def _timed(backend: OnnxRuntimeBackend, inputs: dict[str, np.ndarray], calls: int) -> list[float]:
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        backend.run(inputs)
-        times.append(1000 * (time.perf_counter() - began))
-    return times
 
 
 def _node(package: ModelPackage) -> dict[str, Any]:
@@ -129,7 +75,7 @@ def _once_settled(process: "subprocess.Popen[str]") -> float:
         if process.poll() is not None:
             told = process.stderr.read() if process.stderr else ""
             raise DeviceError(f"the recognizer ended: {told.strip().splitlines()[-1:] or 'it does not say why'}")
-        found = _resident(process.pid)
+        found = memory_mb("VmRSS", process.pid)
         if found > last + 1:
             last, since = found, time.monotonic()
         if found > 50 and time.monotonic() - since > _SETTLED_S:
@@ -138,22 +84,142 @@ def _once_settled(process: "subprocess.Popen[str]") -> float:
     return last
 
 
-def _resident(pid: int) -> float:
-    """Return the resident memory by Linux, in 10^6 bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6
+@dataclass(frozen=True)
+class Complexity:
+    """Trainable parameters of a network, and multiply-adds of one forward pass."""
+
+    parameters: int
+    multiply_adds: int
 
 
-def main(arguments: list[str]) -> int:
-    """Print one row as JSON."""
-    folder, precision, threads, calls = arguments
-    try:
-        print(json.dumps(latency(folder, precision, int(threads), int(calls))))
-    except ActrecError as error:
-        print(error, file=sys.stderr)
-        return 1
+def complexity(network: nn.Module, inputs: dict[str, Tensor] | None = None) -> Complexity:
+    """Count the parameters and multiply-adds of a network for batch 1, on the `meta` device, without computing.
+
+    Convolutions, linear layers, matrix products and those inside recurrent layers count; biases, normalization,
+    activation, softmax and pooling do not, as in the papers' figures.
+
+    Args:
+        network: Is not changed.
+        inputs: By name, of which only shapes count; None for one clip by the network's `input_specs`.
+    """
+    if inputs is None:
+        specs: Any = network.input_specs
+        inputs = {spec.name: torch.empty(1, *spec.shape, device="meta") for spec in specs}
+    shapes_only = _on_meta(network).eval()
+    counter = _Counter()
+    with torch.no_grad(), torch.device("meta"), counter:
+        shapes_only(**{name: value.to("meta") for name, value in inputs.items()})
+    return Complexity(sum(p.numel() for p in network.parameters()), counter.multiply_adds)
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """Return a copy whose parameters and buffers have shapes but no values."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
+    memo.update({id(b): b.to("meta") for b in network.buffers()})
+    return copy.deepcopy(network, memo)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of the executed operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.multiply_adds += _multiply_adds(function.overloadpacket, args, result)
+        return result
+
+
+def _multiply_adds(operator: Any, args: Any, result: Any) -> int:
+    aten = torch.ops.aten
+    if operator is aten.convolution:
+        # Each output value (input value, if transposed) takes one kernel: channels of its group × positions.
+        transposed = args[6]
+        return (args[0] if transposed else result).numel() * prod(args[1].shape[1:])
+    if operator in (aten.mm, aten.bmm, aten.mv):
+        return result.numel() * args[0].shape[-1]
+    if operator in (aten.addmm, aten.baddbmm, aten.addmv):
+        return result.numel() * args[1].shape[-1]
+    if operator is aten.dot:
+        return args[0].numel()
     return 0
 
 
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+CLASSES = 60
+
+_FURTHER = ("sem_net:frames=64",)
+"""Measured in addition to every network at its published size."""
+
+
+def networks(arguments: list[str]) -> dict[str, Any]:
+    """Measure size, time and memory of each network in processes of its own, and compare ONNX Runtime with PyTorch."""
+    parser = Parser(
+        prog="actrec bench networks",
+        description="Every network at its published size, with random weights, in processes of its own.",
+        epilog="Example:\n  actrec bench networks --models sem_net,spa_net_4d --runs 10",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--models", help="names separated by commas, with options as name:key=value;key=value")
+    parser.add_argument("--runs", type=count, default=30, help="measured runs, after three others (default: 30)")
+    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime (default: 2)")
+    args = parser.parse_args(arguments)
+    wanted = args.models.split(",") if args.models else [*list_models(), *_FURTHER]
+    for entry in wanted:
+        _read(entry)  # report a wrong name before hours of work
+    rows = []
+    for number, entry in enumerate(wanted, start=1):
+        print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
+        rows.append(_row(entry, args.runs, args.threads))
+    return {"runs": args.runs, "threads": args.threads, "cores": os.cpu_count(), "networks": rows}
+
+
+def _read(entry: str) -> tuple[str, dict[str, Any]]:
+    name, _, options = entry.partition(":")
+    NETWORKS.get(name)
+    return name, config.parse_pairs(filter(None, options.split(";")), "network option")
+
+
+def _row(entry: str, runs: int, threads: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = in_process("benchmarks.inference:prepare", entry, scratch)
+        files = f"{scratch}/model.onnx", f"{scratch}/inputs.npz"
+        timed = in_process("benchmarks:time_graph", *files, runs, threads)
+    clips = prepared["clips"]
+    return {
+        "network": entry,
+        "parameters_m": prepared["parameters"] / 1e6,
+        "multiply_adds_g": prepared["multiply_adds"] / 1e9,
+        "frames": prepared["frames"],
+        "clips": clips,
+        "ms_a_clip": timed["ms"],
+        "ms_a_window": timed["ms"] * clips,
+        "peak_mb": timed["peak_mb"],
+        "parity": prepared["parity"],
+    }
+
+
+def prepare(entry: str, folder: str) -> dict[str, Any]:
+    """Write `model.onnx` and `inputs.npz` of one clip, and return the figures known before the network runs.
+
+    Raises:
+        PackageError: TensorRT would not parse the graph.
+    """
+    name, options = _read(entry)
+    torch.manual_seed(1)
+    network = create(name, num_classes=CLASSES, **options)
+    size = complexity(network)
+    content = onnx_graph.trace(network)
+    onnx_graph.check_operators(network, content)
+    (parity,) = onnx_graph.parity_errors(network, content, [1])
+    Path(folder, "model.onnx").write_bytes(content)
+    inputs = onnx_graph.example_inputs(network, 1)
+    np.savez(Path(folder, "inputs.npz"), **{name: value.numpy() for name, value in inputs.items()})
+    return {
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+        "frames": network.window.clip_frames,
+        "clips": len(network.window.starts),
+        "parity": parity,
+    }

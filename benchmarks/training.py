@@ -43,6 +43,7 @@ from actrec_models.training import provenance, recipe
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
+from benchmarks import in_process
 
 RECIPES = Path(__file__).parents[1] / "models/recipes"
 
@@ -80,29 +81,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     rows = []
     for number, entry in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
-        rows.append(_child(entry, device, args))
+        options = args.threads, args.workers, args.batch, args.seconds
+        rows.append(in_process("benchmarks.training:row", entry, device.type, *options))
     name = provenance.device_name(device) if device.type == "cuda" else f"cpu ({args.threads} threads)"
     return {"device": name, "cores": os.cpu_count(), "torch": torch.__version__, "networks": rows}
-
-
-def _child(entry: str, device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure one network in a process of its own, so that its memory is its own."""
-    asked = {"threads": args.threads, "workers": args.workers, "batch": args.batch, "seconds": args.seconds}
-    return json.loads(_python("benchmarks.training", entry, device.type, json.dumps(asked)).splitlines()[-1])
-
-
-def _python(module: str, *arguments: object) -> str:
-    """Run a module in a process of its own and return its output.
-
-    Raises:
-        ActrecError: It failed, and has printed its error.
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    words = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    if done.returncode:
-        raise ActrecError(f"{module} {arguments[0]} failed (exit status {done.returncode}); see above")
-    return done.stdout
 
 
 def recipe_of(entry: str) -> Recipe:
@@ -132,19 +114,18 @@ def _recipes() -> dict[str, Recipe]:
     return found
 
 
-def row(
-    entry: str, device: torch.device, *, threads: int, workers: int | None, batch: int | None, seconds: float
-) -> dict[str, Any]:
+def row(entry: str, on: str, threads: int, workers: int | None, batch: int | None, seconds: float) -> dict[str, Any]:
     """Return the figures of one network.
 
     Args:
         entry: As for `recipe_of`.
-        device: Trains the network.
+        on: Type of the device that trains the network.
         threads: On a CPU.
         workers: Processes that read clips; None as `actrec train`.
         batch: Clips a step; None for the recipe's, on a CPU as many as a third of `seconds` allows.
         seconds: Shortest duration of each measurement.
     """
+    device = torch.device(on)
     if device.type == "cpu":
         torch.set_num_threads(threads)
     torch.manual_seed(1)
@@ -364,7 +345,12 @@ def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
 
 
 def _actrec(command: str, *arguments: object) -> str:
-    return _python("actrec", command, *arguments)
+    """Run a command in a process of its own and return its output; raise ActrecError if it fails."""
+    words = [sys.executable, "-m", "actrec", command, *map(str, arguments)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ActrecError(f"actrec {command} {arguments[0]} failed (exit status {done.returncode}); see above")
+    return done.stdout
 
 
 # -- teach -------------------------------------------------------------------------------------------------------------
@@ -480,7 +466,3 @@ def _lesson(lesson: fine_tuning.FineTuned) -> dict[str, Any]:
     names = ("validation_accuracy", "validation_clips", "threshold", "steps", "minutes", "processor_minutes")
     own = {"evaluated_by": figures["evaluated_by"], "own accuracy": figures["accuracy"]}
     return own | {name: figures[name] for name in names}
-
-
-if __name__ == "__main__":
-    print(json.dumps(row(sys.argv[1], torch.device(sys.argv[2]), **json.loads(sys.argv[3]))))

@@ -51,34 +51,6 @@ HAND_PREPROCESSING: dict[str, Any] = {"center": "palm", "align": "none", "scale"
 """Fields of `SkeletonPreprocessing` for a hand, which has no spine and no torso."""
 
 
-@dataclass(frozen=True)
-class Normalizer:
-    """Position, orientation and size of a person."""
-
-    origin: np.ndarray  # [3] m
-    turn: np.ndarray  # rotation [3, 3] of the right-to-left axis to +x
-    unit: float  # unit of length, m
-
-    @classmethod
-    def fit(cls, body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> "Normalizer":
-        """Return the normalizer of one body's frames [T, V, 3]."""
-        index = layouts.get(layout).index
-        origin, turn, unit = np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0
-        if options.center != "none":
-            origin = _mean(body[:, index[options.center]], fallback=body)
-        if options.align == "yaw":
-            turn = _facing_rotation(body, index)
-        if options.scale == "torso":
-            unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
-        elif options.scale == "hand":
-            unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
-        return cls(origin, turn, unit)
-
-    def apply(self, bodies: np.ndarray, layout: str) -> np.ndarray:
-        """Normalize joints [..., V, 3]; missing ones are moved to their parents."""
-        return fill_missing(((bodies - self.origin) @ self.turn.T) / np.float32(self.unit), layout)
-
-
 def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
     """Normalize a clip [M, T, V, 3] (m, NaN for missing) by its first body, and move missing joints to their parents.
 
@@ -87,7 +59,17 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
     clip = np.asarray(bodies, dtype=np.float32)
     if options.pitch_deg:
         clip = clip @ gravity.level_rotation(gravity.up_from_angles(0.0, options.pitch_deg))
-    return Normalizer.fit(clip[0], options, layout).apply(clip, layout)
+    body, index = clip[0], layouts.get(layout).index
+    origin, turn, unit = np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0
+    if options.center != "none":
+        origin = _mean(body[:, index[options.center]], fallback=body)
+    if options.align == "yaw":
+        turn = _facing_rotation(body, index)
+    if options.scale == "torso":
+        unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
+    elif options.scale == "hand":
+        unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
+    return fill_missing(((clip - origin) @ turn.T) / np.float32(unit), layout)
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:

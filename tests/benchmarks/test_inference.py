@@ -1,16 +1,24 @@
-"""`actrec bench inference`: rows of a package in each of its precisions, and the recognizer's memory."""
+"""`actrec bench inference` and `networks`: rows of packages and networks, and the recognizer's memory."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 
+import benchmarks
 from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.package import LowerPrecision
+from actrec.utils.errors import ConfigError
 from benchmarks import inference
 from tests.tiny_model import write_tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_inference_has_a_row_for_each_precision_and_number_of_threads(
@@ -36,3 +44,49 @@ def test_inference_recognizer_has_less_than_300_mb_and_no_torch(tmp_path: Path) 
     row = inference._node(write_tiny(tmp_path / "tiny"))
     assert row["torch"] is False
     assert 50 < row["resident_mb"] < 300
+
+
+MODEL = "deepacts_graph:width=4;frames=16;modalities=[bones]"
+
+
+def test_networks_small_network_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "networks", "--models", MODEL, "--runs", "2", "--threads", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["networks"][0]
+    assert (row["network"], row["frames"], row["clips"]) == (MODEL, 16, 1)
+    assert 0 < row["parameters_m"] < 0.1
+    assert row["multiply_adds_g"] > 0
+    assert row["ms_a_clip"] > 0
+    assert row["ms_a_window"] == row["ms_a_clip"]
+    assert 20 < row["peak_mb"] < 1000
+    assert row["parity"] <= 1e-4
+
+
+def test_networks_unknown_network_raises_config_error_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_row", lambda *arguments: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match="unknown network 'lstm'"):
+        inference.networks(["--models", "deepacts_graph,lstm"])
+
+
+def test_importing_benchmarks_loads_no_library() -> None:
+    command = "import benchmarks, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert not {"torch", "cv2", "numpy", "onnxruntime"} & set(loaded.split())
+
+
+def test_time_graph_measures_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Graph:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def run(self, outputs, inputs):
+            calls.append(inputs["x"].shape)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Graph)
+    np.savez(tmp_path / "inputs.npz", x=np.zeros((1, 2)))
+    figures = benchmarks.time_graph("model.onnx", str(tmp_path / "inputs.npz"), 5, 1)
+    assert calls == [(1, 2)] * (benchmarks.WARM_UP + 5)
+    assert figures["peak_mb"] > 10

@@ -12,8 +12,8 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup.processes import Host, ros
-from benchmarks import live_accuracy, pipeline
-from benchmarks.pipeline import SimulatedOutcome, _is_swapped, _nearest
+from benchmarks import live_accuracy
+from benchmarks.live_accuracy import SimulatedOutcome, _is_swapped, _nearest
 from tests.tiny_model import person_at, write_tiny
 
 
@@ -54,11 +54,11 @@ def test_check_classes_of_another_model_raises_input_error(data_root: Path, tmp_
 def test_choose_samples_each_class_equally_with_a_fixed_seed(data_root: Path) -> None:
     sequences = live_accuracy.test_sequences(data_root)
     assert len(sequences) == 464
-    drawn = pipeline.choose(sequences, 4)
+    drawn = live_accuracy.choose(sequences, 4)
     assert Counter(sequence.meta["label_name"] for sequence in drawn) == dict.fromkeys(CLASSES, 4)
     assert len({sequence.name for sequence in drawn}) == 40
     assert all(sequence.meta["view"] == 3 and len(sequence) >= 12 for sequence in drawn)
-    assert [s.name for s in pipeline.choose(sequences, 4)] == [s.name for s in drawn]
+    assert [s.name for s in live_accuracy.choose(sequences, 4)] == [s.name for s in drawn]
 
 
 def body(positions: np.ndarray) -> Body:
@@ -86,7 +86,7 @@ def test_figures_of_two_sequences_are_shares_and_millimetres() -> None:
         SimulatedOutcome("a", "carry", *seen, "carry", "carry", 0.9, "carry", "carry"),
         SimulatedOutcome("b", "throw", *seen, "carry", "unknown", 0.3, "throw", "unknown"),
     ]
-    figures = pipeline.figures(outcomes)
+    figures = live_accuracy.figures(outcomes)
     assert figures["top-1 from pixels"] == 0.5 and figures["unknown from pixels"] == 0.5
     assert figures["top-1 of the recorded joints"] == 1.0
     assert figures["frames with a skeleton, of processed frames"] == 0.5

@@ -48,7 +48,7 @@ def test_training_small_network_is_measured(capsys):
     ],
 )
 def test_training_wrong_network_raises_config_error_before_it_measures(arguments, message, monkeypatch):
-    monkeypatch.setattr(training, "_child", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(training, "in_process", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=message):
         training.measure(arguments)
 
@@ -97,7 +97,7 @@ def test_rendered_wrong_networks_raise_config_error_before_rendering(tmp_path, m
 
 
 def test_actrec_failed_command_raises_actrec_error():
-    with pytest.raises(ActrecError, match="actrec prepare failed"):
+    with pytest.raises(ActrecError, match="actrec prepare no_such_dataset failed"):
         training._actrec("prepare", "no_such_dataset", "--quiet")
 
 

@@ -117,7 +117,7 @@ def test_simulate_full_disk_prints_one_line(tmp_path, capsys) -> None:
 
 
 def test_measure_renderer_covers_all_cases() -> None:
-    from benchmarks.perception import measure_renderer
+    from benchmarks.cameras import measure_renderer
 
     figures = measure_renderer(["--frames", "2", "--width", "160", "--height", "120"])
     assert [(row["actors"], row["noise"]) for row in figures["renderer"]] == [

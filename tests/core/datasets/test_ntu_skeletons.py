@@ -7,7 +7,7 @@ from actrec.datasets.ntu.cameras import fit_cameras
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical, project
-from benchmarks import cameras
+from benchmarks import streams
 from tests import ntu_text
 
 NAME = "S001C001P001R001A001"
@@ -175,8 +175,8 @@ def test_read_ntu_damaged_bytes_raise_or_read(tmp_path):
 
 
 def test_bench_ntu_returns_rows(data_root):
-    figures = cameras.measure_ntu(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
+    figures = streams.ntu(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
     assert figures["files"] == 2 and figures["clips a second, bodies cleaned"] > 0
     assert max(row["color max px"] for row in figures["cameras"]) < 1
     with pytest.raises(DeviceError, match=r"holds no \.skeleton file"):
-        cameras.measure_ntu(["--data", str(data_root / "nucla")])
+        streams.ntu(["--data", str(data_root / "nucla")])

@@ -325,7 +325,7 @@ def test_recover_killed_recorder_keeps_flushed_messages(tmp_path):
 
 
 def test_bench_recordings_returns_rows():
-    from benchmarks.cameras import measure_recordings
+    from benchmarks.streams import recordings
 
-    rows = measure_recordings(["--frames", "3"])["rows"]
+    rows = recordings(["--frames", "3"])["rows"]
     assert len(rows) == 4 and all(row["cpu_ms"] > 0 and row["mb"] > 0 for row in rows)
