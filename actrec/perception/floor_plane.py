@@ -88,13 +88,14 @@ def find_floor(
     Raises:
         InputError: There is no such plane, or much of the visible surface is below it (a table).
     """
-    v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
-    if len(v) < 1000:
-        raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")
-    some = slice(None, None, max(1, len(v) // (FIT_READINGS if joints is None else STANDING_READINGS)))
-    v, u = v[some], u[some]
-    plane = camera_model.rays(np.stack([u, v], axis=1), camera)
-    readings = _Readings(np.column_stack([plane, np.ones(len(plane))]), depth[v, u].astype(np.float64))
+    return fit_floor(Readings.of(depth, camera, joints is not None), up, joints, seed)
+
+
+def fit_floor(
+    readings: "Readings", up: np.ndarray | tuple[float, float, float], joints: np.ndarray | None, seed: int = 0
+) -> Floor:
+    """Find the floor like `find_floor`, in readings that several calls may share."""
+    readings = Readings(readings.rays, readings.depth, readings.points)
     upwards = np.asarray(up, np.float64) / np.linalg.norm(up)
     if joints is None:
         random = np.random.default_rng(seed)
@@ -116,7 +117,7 @@ def find_floor(
     return Floor(normal, height, readings.rays[thinned], readings.depth[thinned], readings.sigma[thinned])
 
 
-def _check(readings: "_Readings", normal: np.ndarray, height: float, up: np.ndarray, joints: np.ndarray | None) -> None:
+def _check(readings: "Readings", normal: np.ndarray, height: float, up: np.ndarray, joints: np.ndarray | None) -> None:
     """Raise InputError if a fitted plane is no floor."""
     tilt = float(np.degrees(np.arccos(np.clip(normal @ up, -1, 1))))
     if tilt > (MAX_TILT_DEG if joints is None else MAX_STANDING_TILT_DEG):
@@ -168,13 +169,28 @@ def _max_distance(z: np.ndarray) -> np.ndarray:
     return np.asarray(0.01 + 0.005 * z**2)
 
 
-class _Readings:
+class Readings:
     """Readings [N] of a depth image with their rays [N, 3], compared with a plane (normal, height)."""
 
-    def __init__(self, rays: np.ndarray, depth: np.ndarray):
-        self.rays, self.depth = rays, depth
-        self.points = rays * depth[:, None]
+    def __init__(self, rays: np.ndarray, depth: np.ndarray, points: np.ndarray):
+        self.rays, self.depth, self.points = rays, depth, points
         self.sigma = _max_distance(depth)  # of each reading; first a coarse bound
+
+    @classmethod
+    def of(cls, depth: np.ndarray, camera: Intrinsics, standing: bool) -> "Readings":
+        """Return evenly chosen readings of `depth` [H, W] m; `standing` for a floor under people.
+
+        Raises:
+            InputError: There are too few.
+        """
+        v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
+        if len(v) < 1000:
+            raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")
+        some = slice(None, None, max(1, len(v) // (STANDING_READINGS if standing else FIT_READINGS)))
+        v, u = v[some], u[some]
+        plane = camera_model.rays(np.stack([u, v], axis=1), camera)
+        rays, z = np.column_stack([plane, np.ones(len(plane))]), depth[v, u].astype(np.float64)
+        return cls(rays, z, rays * z[:, None])
 
     def floor_depth(self, normal: np.ndarray, height: float) -> np.ndarray:
         """Return [N] depth of the floor along the rays; infinite above the horizon."""
