@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out or --label is missing: name the new bag with --out, or an action with --label")
     if args.recover:
-        from actrec.recordings.rosbag.recovery import recover
+        from actrec.recordings.rosbag.bag_files import recover
 
         return _report(args, recover(args.recover, args.out), {})
     if args.driver and args.topics:

@@ -17,16 +17,15 @@ from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
+from actrec.recordings.rosbag.bag_files import typestore_of
 from actrec.recordings.rosbag.bag_reader import (
     SKELETONS,
     SkeletonBagRecording,
     choose_topic,
     message_types,
-    messages,
     open_reader,
     reading,
     stamp_ns,
-    typestore_of,
 )
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.recordings.skeleton_files import open_sequence
@@ -200,22 +199,19 @@ def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
 
 
 def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    reader = open_reader(path)
-    try:
+    with open_reader(path) as reader:
         if not any(c.msgtype == HANDS and c.msgcount for c in reader.connections):
             raise InputError(f"bag '{path}' holds no {HANDS} messages: record the topic hands")
-        topic = choose_topic(path, reader, HANDS, ("/hands",))
-        store = typestore_of(path, reader, topic, HANDS)
+        channel = choose_topic(path, reader, HANDS, ("/hands",))
         frames: dict[int, dict[str, np.ndarray]] = {}
         with reading(path):
-            for _, _, raw in messages(reader, [topic]):
+            store = typestore_of(channel)
+            for _, _, raw in reader.messages([channel.topic]):
                 message = store.deserialize_cdr(raw, HANDS)
                 up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
                 level = np.eye(3, dtype=np.float32) if up is None else gravity.level_rotation(up)
                 found = {f"{h.body_id} {h.side}": _hand_joints(h, layout) @ level.T for h in message.hands}
                 frames.setdefault(stamp_ns(raw), {}).update(found)
-    finally:
-        reader.close()
     stamps = sorted(frames)
     every = {name: joints for hands in frames.values() for name, joints in hands.items()}
     tracks = [[frames[stamp].get(name, np.full_like(every[name], np.nan)) for stamp in stamps] for name in every]

@@ -1,22 +1,30 @@
-"""The files of a bag: found with or without metadata.yaml, opened, and read together in order of time."""
+"""The files of a bag: found with or without metadata.yaml, opened, read together in order of time, and recovered."""
 
+import itertools
 import re
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lz4.frame  # type: ignore[import-untyped]
 import yaml
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2.metadata import parse_qos
 from rosbags.rosbag2.storage_mcap import zstd
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
-from actrec.recordings import BAG_SUFFIXES, PACKED_SUFFIXES, log
+from actrec.recordings import BAG_SUFFIXES, PACKED_SUFFIXES, existing_path, log
 from actrec.recordings.rosbag import foxglove
-from actrec.recordings.rosbag.mcap_file import Channel, McapFile, Message, decompress, in_time_order, read_messages
-from actrec.utils.errors import InputError
+from actrec.recordings.rosbag.bag_writer import METADATA_VERSION, typestore_with
+from actrec.recordings.rosbag.mcap_file import Channel, McapFile, check_start, decompress, in_time_order
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.folders import expanded
 
 _PART = re.compile(r"(.+)_(\d+)(\.\w+)")
 """File name of a part of a recording that rosbag2 has split."""
@@ -25,54 +33,51 @@ _SQLITE = b"SQLite format 3\0"
 
 
 class Bag:
-    """An open bag: one file, or a folder with one recording in one or several files.
+    """An open bag: one file, or a folder with one recording in one or several files; a context manager.
 
     Topics that are not of ROS 2, and missing or damaged files, are skipped and listed in `notes`.
+
+    Args:
+        path: The file or folder.
+        salvage: Also skip damaged content in the middle of a file, with a warning.
 
     Attributes:
         connections: Topics of ROS 2 messages, with their number of messages.
         foreign: Topics of other systems.
         notes: Lines about skipped content.
         duration: Time from the first message to the last, ns.
-        is_open: False after `close`.
         is_lost: Whether a file is damaged or not finished.
 
     Raises:
         InputError: A file is no bag, or the folder holds none or several recordings.
     """
 
-    def __init__(self, path: Path):
-        self.is_open, self._stack = True, ExitStack()
+    def __init__(self, path: Path, salvage: bool = False):
+        self._stack, self._salvage = ExitStack(), salvage
         self._files: list[Any] = []
+        self._convert: dict[tuple[Any, int], Callable[[bytes], bytes]] = {}
+        self._channels: dict[tuple[str, str], Channel] = {}
         try:
             found, self.notes = bag_files(path)
             for file in found:
                 try:
-                    self._files.append(self._stack.enter_context(opened(file)))
-                except InputError as error:
+                    self._files.append(self._stack.enter_context(_opened(file, salvage)))
+                except (InputError, sqlite3.DatabaseError) as error:
                     if len(found) == 1:
                         raise
-                    self.notes.append(f"skipping one of its files: {error}")
+                    self.notes.append(f"skipping '{file.name}': {error}")
+            self._files.sort(key=lambda file: int(file.start))
+            for file in self._files:
+                self._add_channels(file)
         except BaseException:
             self.close()
             raise
-        self._files.sort(key=lambda file: int(file.start))
-        self._convert: dict[tuple[Any, int], Callable[[bytes], bytes]] = {}
-        for file, key, channel in [(f, key, channel) for f in self._files for key, channel in f.channels.items()]:
-            if converter := foxglove.converter(channel):
-                kind, self._convert[file, key] = converter
-                file.channels[key] = channel._replace(msgtype=kind, definition="", encoding="cdr", language="")
-        channels: dict[tuple[str, str], Channel] = {}
-        for channel in (channel for file in self._files for channel in file.channels.values()):
-            known = channels.get((channel.topic, channel.msgtype))
-            count = channel.msgcount + (known.msgcount if known else 0)
-            channels[channel.topic, channel.msgtype] = (known or channel)._replace(msgcount=count)
-        self.connections = [channel for channel in channels.values() if not channel.foreign]
-        self.foreign = [channel for channel in channels.values() if channel.foreign]
+        self.connections = [channel for channel in self._channels.values() if not channel.foreign]
+        self.foreign = [channel for channel in self._channels.values() if channel.foreign]
         spans = [(f.start, f.end) for f in self._files if any(c.msgcount for c in f.channels.values())]
         self.duration = max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0
         self.is_lost = len(found) > len(self._files) or any(file.lost for file in self._files)
-        for file in self._files:
+        for file in () if salvage else self._files:
             if file.lost:
                 self.notes.append(
                     f"'{file.path.name}' is damaged or not finished ({file.lost}): playing its whole messages; "
@@ -82,38 +87,63 @@ class Bag:
             listed = ", ".join(map(str, self.foreign))
             self.notes.append(f"skipping topics whose messages are not of ROS 2: {listed}")
 
-    def messages(self, topics: Sequence[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
-        names: list[str] = []  # of the topics, by a number that is the same in all files
+    def __enter__(self) -> "Bag":
+        return self
 
-        def read(file: Any, wanted: dict[int, int]) -> Iterator[Message]:
-            for time, channel, raw in file.messages(wanted, start):
-                convert = self._convert.get((file, channel), bytes)
-                yield time, wanted[channel], convert(decompress(raw))
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        sources: list[tuple[int, Callable[[], Iterable[Message]]]] = []
+    def messages(
+        self, topics: Sequence[str] | None = None, start: int | None = None
+    ) -> Iterator[tuple[Channel, int, bytes]]:
+        """Yield (channel, log time, serialized message) of these topics, in order of log time, from `start` on.
+
+        `topics` None yields all in `connections`.
+        """
+        sources = []
         for file in self._files:
-            wanted = {}
-            for key, channel in file.channels.items():
-                if channel.topic in topics and not channel.foreign:
-                    wanted[key] = len(names)
-                    names.append(channel.topic)
+            wanted = {
+                key: self._channels[channel.topic, channel.msgtype]
+                for key, channel in file.channels.items()
+                if not channel.foreign and (topics is None or channel.topic in topics)
+            }
             if wanted and (start is None or file.end >= start):
-                sources.append((file.start, partial(read, file, wanted)))
-        for time, number, raw in in_time_order(sources):
-            yield names[number], time, raw
+                sources.append(self._file_messages(file, wanted, start))
+        return ((channel, time, raw) for time, channel, raw in in_time_order(sources))
 
     def close(self) -> None:
         """Close the files; safe to call twice."""
-        self.is_open = False
         self._stack.close()
+
+    def _add_channels(self, file: Any) -> None:
+        """Add the channels of a file, those in Foxglove's schemas with their conversion to ROS messages."""
+        for key, channel in file.channels.items():
+            if converter := foxglove.converter(channel):
+                kind, self._convert[file, key] = converter
+                channel = channel._replace(msgtype=kind, definition="", encoding="cdr", language="")
+                file.channels[key] = channel
+            known = self._channels.get((channel.topic, channel.msgtype))
+            count = channel.msgcount + (known.msgcount if known else 0)
+            self._channels[channel.topic, channel.msgtype] = (known or channel)._replace(msgcount=count)
+
+    def _file_messages(self, file: Any, wanted: dict[int, Channel], start: int | None) -> Iterator[Any]:
+        yield file.start, None, None  # see `in_time_order`
+        for time, key, raw in file.messages(wanted, start):
+            try:
+                content = self._convert.get((file, key), bytes)(decompress(raw))
+            except Exception as error:  # zstd, lz4 and rosbags raise various errors
+                if not self._salvage:
+                    raise
+                log.warning("'%s': skipping a damaged message on %s: %s", file.path, wanted[key].topic, error)
+                continue
+            yield time, wanted[key], content
 
 
 class Sqlite3File:
-    """An open sqlite3 file of a bag, with its write-ahead log or journal; attributes as `McapFile`."""
+    """An open sqlite3 file of a bag, with its write-ahead log or journal; arguments and attributes as `McapFile`."""
 
-    def __init__(self, path: Path, name: Path | None = None):
-        self.path, self.lost = name or path, ""
+    def __init__(self, path: Path, name: Path | None = None, salvage: bool = False):
+        self.path, self.lost, self._salvage = name or path, "", salvage
         self._stack = ExitStack()
         try:
             self._database = self._open(path)
@@ -131,28 +161,25 @@ class Sqlite3File:
         """Close the file; safe to call twice."""
         self._stack.close()
 
-    def messages(self, channels: Iterable[int], start: int | None = None) -> Iterator[Message]:
-        """Yield the messages of these channels in order of log time, from `start` on."""
+    def messages(self, channels: Iterable[int], start: int | None = None) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (log time in ns, channel, message) of these channels in order of log time, from `start` on."""
         wanted, first = list(channels), -1 if start is None else start
         query = "SELECT timestamp, topic_id, data FROM messages"
-        if self.lost:  # also of its index; Python loses the last row of any query before the damage
-            with suppress(sqlite3.DatabaseError):
+        if self.lost or self._salvage:  # the index may be lost too; Python loses the last row before the damage
+            try:
                 for row in self._database.execute(f"{query} NOT INDEXED ORDER BY id"):
                     if row[1] in wanted and row[0] >= first:
                         yield row
+            except sqlite3.DatabaseError as error:
+                if self._salvage:
+                    log.warning("'%s': skipping the rest of this file: %s", self.path, error)
             return
         where = f"topic_id IN ({','.join('?' * len(wanted))}) AND timestamp >= ?"
         yield from self._database.execute(f"{query} WHERE {where} ORDER BY timestamp, id", (*wanted, first))
 
     def _open(self, path: Path) -> sqlite3.Connection:
         with path.open("rb") as stream:
-            begin = stream.read(len(_SQLITE))
-        if begin != _SQLITE:
-            raise InputError(
-                f"'{self.path}' is not an sqlite3 file: "
-                + (f"it starts with {begin!r}" if begin else "it is empty")
-                + "; copy it again"
-            )
+            check_start(self.path, stream, _SQLITE, "sqlite3")
         logs = [path.with_name(f"{path.name}-{end}") for end in ("wal", "journal")]
         logs = [file for file in logs if file.is_file() and file.stat().st_size]
         if logs:
@@ -204,49 +231,18 @@ class Sqlite3File:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a file of a bag, compressed or not: yield a `McapFile` or `Sqlite3File`.
-
-    Raises:
-        InputError: It is of another format.
-    """
+def _opened(path: Path, salvage: bool) -> Iterator[Any]:
+    """Open a file of a bag, compressed or not: yield a `McapFile` or `Sqlite3File`."""
     with ExitStack() as stack:
         file = path
         if path.suffix in PACKED_SUFFIXES:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_bag_"))) / path.stem
-            with _unpacking(path) as source, file.open("wb") as target, suppress(EOFError):  # truncated
+            unpacked = lz4.frame.open(path) if path.suffix == ".lz4" else zstd.open(path)
+            with unpacked as source, file.open("wb") as target, suppress(EOFError):  # truncated
                 shutil.copyfileobj(source, target)
-        part: Any = (Sqlite3File if file.suffix == ".db3" else McapFile)(file, path)
+        part: Any = (Sqlite3File if file.suffix == ".db3" else McapFile)(file, path, salvage)
         stack.callback(part.close)
         yield part
-
-
-def recorded_messages(path: Path) -> Iterator[tuple[Channel, int, bytes]]:
-    """Yield (channel, log time in ns, serialized message) of each whole message of a bag, file by file.
-
-    Damaged and missing content is skipped with a warning.
-
-    Raises:
-        InputError: The path is no bag, or holds several recordings.
-    """
-    files, notes = bag_files(path)
-    for note in notes:
-        log.warning("bag '%s': %s", path, note)
-    for file in files:
-        try:
-            if file.suffix == ".mcap":
-                yield from read_messages(file)
-                continue
-            with opened(file) as part:
-                if isinstance(part, McapFile):
-                    yield from read_messages(part.file)
-                else:
-                    for time, key, raw in part.messages(part.channels):
-                        yield part.channels[key], time, decompress(raw)
-        except (InputError, sqlite3.DatabaseError) as error:
-            if len(files) == 1 and isinstance(error, InputError):
-                raise
-            log.warning("'%s': skipping the rest of this file: %s", file, error)
 
 
 def bag_files(path: Path) -> tuple[list[Path], list[str]]:
@@ -306,9 +302,58 @@ def _listed_files(folder: Path, notes: list[str]) -> list[str]:
     return [path.stem if path.suffix in PACKED_SUFFIXES else path.name for path in paths]
 
 
-def _unpacking(path: Path) -> Any:
-    if path.suffix == ".lz4":
-        import lz4.frame  # type: ignore[import-untyped]
+def recover(path: str | Path, out: str | Path) -> dict[str, int]:
+    """Copy every whole message of an unfinished or damaged bag, in one file or several, to a new, finished mcap.
 
-        return lz4.frame.open(path)
-    return zstd.open(path)
+    Returns:
+        Number of recovered messages by topic.
+
+    Raises:
+        DeviceError: The bag does not exist, or `out` exists.
+        InputError: It is no bag, or holds no message.
+    """
+    path = existing_path(path)
+    nothing = InputError(f"'{path}' holds no whole message: nothing can be recovered")
+    try:
+        bag = Bag(path, salvage=True)
+    except sqlite3.DatabaseError as error:
+        raise nothing from error
+    counts: Counter[str] = Counter()
+    connections: dict[Channel, Any] = {}
+    with bag:
+        for note in bag.notes:
+            log.warning("bag '%s': %s", path, note)
+        messages = bag.messages()
+        first = next(messages, None)
+        if first is None:
+            raise nothing
+        try:
+            with Writer(expanded(out), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+                for channel, time, raw in itertools.chain([first], messages):  # one by one: it may exceed the memory
+                    if channel not in connections:
+                        connections[channel] = _add_connection(writer, channel)
+                    if connections[channel] is not None:
+                        writer.write(connections[channel], time, raw)
+                        counts[channel.topic] += 1
+        except (WriterError, OSError) as error:
+            raise DeviceError(f"cannot write the bag '{out}': {getattr(error, 'strerror', None) or error}") from error
+    return dict(counts)
+
+
+def _add_connection(writer: Writer, channel: Channel) -> Any:
+    """Return the connection, or None, with a warning, if the messages have no known definition."""
+    try:
+        store, profiles = typestore_of(channel), parse_qos(channel.qos)
+        return writer.add_connection(channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=profiles)
+    except (TypesysError, InputError) as error:
+        log.warning("skipping %s: %s", channel, error or "its definition in the bag cannot be read")
+        return None
+
+
+def typestore_of(channel: Channel) -> Any:
+    """Return the typestore for a channel's messages: the bag's own definition, else the installed one."""
+    if channel.language != "ros2msg":  # sqlite3 bags of Humble store none
+        return typestore_with(channel.msgtype)
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(channel.definition, channel.msgtype))
+    return store

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from actrec.recordings import Recording, RecordingConfig, existing_path, log, resolve_nominal_intrinsics
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
-from actrec.recordings.rosbag.bag_files import Bag
-from actrec.recordings.rosbag.bag_writer import SKELETONS, SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
+from actrec.recordings.rosbag.bag_files import Bag, typestore_of
+from actrec.recordings.rosbag.bag_writer import SKELETONS, SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC
+from actrec.recordings.rosbag.mcap_file import Channel
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, RgbdFrame
@@ -81,9 +81,8 @@ def open_reader(path: Path, quiet: bool = False) -> Bag:
 
 def message_types(path: Path) -> set[str]:
     """Return the ROS message types of which a bag holds messages."""
-    bag = open_reader(path, quiet=True)
-    bag.close()
-    return {connection.msgtype for connection in bag.connections if connection.msgcount}
+    with open_reader(path, quiet=True) as bag:
+        return {connection.msgtype for connection in bag.connections if connection.msgcount}
 
 
 def nothing_to_play(path: Path, bag: Bag) -> InputError:
@@ -98,11 +97,6 @@ def nothing_to_play(path: Path, bag: Bag) -> InputError:
         f"bag '{path}' has neither images ({IMAGE}, {COMPRESSED}) nor skeletons ({SKELETONS}): {remedy}; it has: "
         f"{found}"
     )
-
-
-def messages(reader: Bag, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
-    return reader.messages(topics, start)
 
 
 def stamp_ns(raw: bytes | memoryview) -> int:
@@ -139,8 +133,7 @@ class OpenBag(Recording):
 
     def close(self) -> None:
         """Close the bag; safe to call twice."""
-        if self._reader.is_open:
-            self._reader.close()
+        self._reader.close()
 
 
 class SkeletonBagRecording(OpenBag):
@@ -154,17 +147,18 @@ class SkeletonBagRecording(OpenBag):
 
     def _prepare(self) -> None:
         preferred = SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC
-        self._topic = choose_topic(self.path, self._reader, SKELETONS, preferred, self.config.skeleton_topic)
-        self._store = typestore_of(self.path, self._reader, self._topic, SKELETONS)
+        channel = choose_topic(self.path, self._reader, SKELETONS, preferred, self.config.skeleton_topic)
+        self._topics = [channel.topic]
         self.intrinsics = resolve_nominal_intrinsics(self.path, self.config, KINECT_V1)
         with reading(self.path):
-            self._first_time = next(time for _, time, _ in messages(self._reader, [self._topic]))
+            self._store = typestore_of(channel)
+            self._first_time = next(time for _, time, _ in self._reader.messages(self._topics))
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield a frame for each message from `start_s` after the first; `skeletons` may be empty."""
         start = self._first_time + round(start_s * NANOSECONDS)
         with reading(self.path):
-            for _, _, raw in messages(self._reader, [self._topic], start):
+            for _, _, raw in self._reader.messages(self._topics, start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
                 # Older bags have no field `up`: the mounting is unknown.
@@ -173,28 +167,18 @@ class SkeletonBagRecording(OpenBag):
                 yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, frame_id, bodies, up)
 
 
-def choose_topic(path: Path, reader: Bag, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
-    """Return the topic of type `kind` to play: the given one, a preferred one, or the only one.
+def choose_topic(path: Path, reader: Bag, kind: str, preferred: tuple[str, ...], name: str = "") -> Channel:
+    """Return the channel of type `kind` to play: on the given topic, a preferred one, or the only one.
 
     Raises:
         ConfigError: It is absent, or there are several and none is given.
     """
-    topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
+    channels = {c.topic: c for c in reader.connections if c.msgtype == kind and c.msgcount}
+    topics = sorted(channels)
     topic = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
     if topic not in topics or (not name and topic not in preferred and len(topics) > 1):
         raise ConfigError(f"bag '{path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
-    return topic
-
-
-def typestore_of(path: Path, reader: Bag, topic: str, kind: str) -> Any:
-    """Return the typestore for a topic's messages: the bag's own definition, else the installed one."""
-    definition = next(c for c in reader.connections if c.topic == topic)
-    if definition.language != "ros2msg":  # sqlite3 bags of Humble store none
-        return typestore_with(kind)
-    store = get_typestore(Stores.EMPTY)
-    with reading(path):
-        store.register(get_types_from_msg(definition.definition, kind))
-    return store
+    return channels[topic]
 
 
 def _body(skeleton: Any) -> Body:

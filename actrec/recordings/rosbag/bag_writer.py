@@ -1,7 +1,7 @@
 """Writing of rosbag2 mcap bags for `ros2 bag play`, RViz and Foxglove, without ROS.
 
 Metadata version 8 is the newest that both Humble and Jazzy read; version 9 no longer stores QoS profiles as text.
-Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; `recovery.recover` finishes a bag after a crash.
+Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; `bag_files.recover` finishes a bag after a crash.
 """
 
 import os

@@ -17,7 +17,6 @@ from actrec.recordings.rosbag.bag_reader import (
     OpenBag,
     find_topics,
     is_registered,
-    messages,
     reading,
     replace_stamp,
     stamp_ns,
@@ -184,7 +183,7 @@ class BagRecording(OpenBag):
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == TRANSFORMS and t.endswith(STATIC_TRANSFORMS)]
         # Not through self._messages: these messages have no header whose stamp could be replaced.
-        transforms = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
+        transforms = [self._deserialize(channel.topic, raw) for channel, _, raw in self._reader.messages(static)]
         pose = _pose_of_depth(transforms, depth_frame, color_frame)
         return Registration(lens, self.intrinsics, DepthGeometry(pose))
 
@@ -209,8 +208,8 @@ class BagRecording(OpenBag):
         return _intrinsics_from_info(self.topics.info, info, width, height, rectified(self.topics.color))
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-        for topic, time, raw in messages(self._reader, topics, start):
-            yield topic, time, replace_stamp(raw, time) if self._unstamped else raw
+        for channel, time, raw in self._reader.messages(topics, start):
+            yield channel.topic, time, replace_stamp(raw, time) if self._unstamped else raw
 
     def _encoding(self, topic: str) -> str:
         """Return the encoding of a topic's first image; empty without images."""
@@ -300,7 +299,7 @@ def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
     )
     for topics in (skeletons, stated, measured):
         found: dict[int, np.ndarray] = {}
-        for _, _, raw in messages(reader, topics) if topics else ():
+        for _, _, raw in reader.messages(topics):
             length = struct.unpack_from("<I", raw, 12)[0]  # of the frame_id, after encapsulation and stamp
             vector = np.frombuffer(raw, "<f8", 3, 4 + -(-(12 + length) // 8) * 8)  # aligned to 8 bytes
             if np.isfinite(vector).all() and vector.any():

@@ -10,8 +10,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin
 
 from actrec.recordings import RecordingConfig, open_recording, skeleton_files
+from actrec.recordings.rosbag.bag_files import recover
 from actrec.recordings.rosbag.bag_writer import BagWriter
-from actrec.recordings.rosbag.recovery import recover
 from actrec.types import Body
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 

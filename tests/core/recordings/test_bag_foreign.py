@@ -18,8 +18,9 @@ from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from actrec.recordings import open_recording
-from actrec.recordings.rosbag.mcap_file import Channel, read_messages
-from actrec.recordings.rosbag.recovery import recover
+from actrec.recordings.rosbag import bag_files
+from actrec.recordings.rosbag.bag_files import recover
+from actrec.recordings.rosbag.mcap_file import Channel
 from actrec.utils.errors import InputError
 from tests.core.conftest import Bag
 from tests.core.recordings.test_bag import (
@@ -91,7 +92,8 @@ def ros_entries(tmp_path, bag) -> list[Entry]:
         for stamp in stamps(4):
             b.image(DEPTH, stamp, MILLIMETERS, "16UC1")
             b.image(COLOR, stamp, RGB, "rgb8")
-    return list(read_messages(tmp_path / "ros/ros.mcap"))
+    with bag_files.Bag(tmp_path / "ros/ros.mcap") as recorded:
+        return list(recorded.messages())
 
 
 FOREIGN: list[Entry] = [
@@ -321,7 +323,7 @@ FIRST_AND_LAST = stamps(120)[:40] + stamps(120)[80:]
         (damage_metadata, stamps(120), "metadata.yaml is damaged"),
         (drop_middle, FIRST_AND_LAST, "walk_1{} is missing: playing walk_0{}, walk_2{}"),
         (drop_middle_and_metadata, FIRST_AND_LAST, "walk_1{} is missing: playing walk_0{}, walk_2{}"),
-        (empty_last, stamps(120)[:80], "skipping one of its files: '{0}' is not an "),
+        (empty_last, stamps(120)[:80], "skipping 'walk_2{}': '{0}' is not an "),
         (cut_last, stamps(120)[:85], "'walk_2{}' is damaged or not finished ("),
     ],
 )

@@ -17,7 +17,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from actrec.recordings import open_recording
-from actrec.recordings.rosbag.recovery import recover
+from actrec.recordings.rosbag.bag_files import recover
 from actrec.utils.errors import InputError
 from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METERS, MILLIMETERS, PERIOD, RGB, START, H, W, frames_of
 

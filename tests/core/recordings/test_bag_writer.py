@@ -16,9 +16,8 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.recordings import open_recording, skeleton_files
+from actrec.recordings.rosbag.bag_files import Bag, recover
 from actrec.recordings.rosbag.bag_writer import BagWriter, qos
-from actrec.recordings.rosbag.mcap_file import read_messages
-from actrec.recordings.rosbag.recovery import recover
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -229,25 +228,25 @@ def test_recover_topic_without_ros_definition_skipped(tmp_path, person_frames, c
     (tmp_path / "cut.mcap").write_bytes(whole[:header_end] + json + whole[header_end:-100])
     counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
     assert counts["/camera/color/image_raw"] == 2 and "/map" not in counts
-    assert caplog.text.count("skipping /map (foo.Bar, json): its messages are not of ROS 2") == 1
+    assert caplog.text.count("skipping topics whose messages are not of ROS 2: /map (foo.Bar, json)") == 1
 
 
 def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypatch):
     """A bag may exceed the memory."""
     write(tmp_path / "b", person_frames[:3])
-    written, write_one = [], Writer.write
+    written, write_one, read_messages = [], Writer.write, Bag.messages
 
     def count(self, connection, stamp, raw):
         written.append(stamp)
         write_one(self, connection, stamp, raw)
 
-    def read_and_count(file):
-        for number, message in enumerate(read_messages(file)):
+    def read_and_count(bag):
+        for number, message in enumerate(read_messages(bag)):
             assert len(written) == number
             yield message
 
-    monkeypatch.setattr("actrec.recordings.rosbag.recovery.Writer.write", count)
-    monkeypatch.setattr("actrec.recordings.rosbag.bag_files.read_messages", read_and_count)
+    monkeypatch.setattr("actrec.recordings.rosbag.bag_files.Writer.write", count)
+    monkeypatch.setattr(Bag, "messages", read_and_count)
     recover(tmp_path / "b", tmp_path / "saved")
     assert len(written) >= 12
 
