@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from actrec.cameras.accelerometer import GravityFilter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles
 from actrec.utils.config import setting
+from actrec.utils.gravity import GravityFilter
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,11 @@ class DeviceCamera(Camera):
             "without_color_or_depth": self.incomplete,
             "color_and_depth_apart": self.unpaired,
         }
+
+    def _own_files(self) -> CameraFiles:
+        """Return this camera's files of `actrec calibrate`, empty if there are none or the settings exclude them."""
+        own = self.config.calibration == "auto" and self.serial
+        return calibration_files.load(self.serial) if own else CameraFiles(self.serial)
 
     def _with_gravity(self, frame: RgbdFrame, measured: GravityFilter | None) -> RgbdFrame:
         """Add the direction of gravity by the accelerometer, if it has settled; warn once if it cannot."""

@@ -22,7 +22,7 @@ log = logging.getLogger("actrec.recordings")
 FORMATS = Registry(
     "recording format",
     {
-        "bag": "actrec.recordings.rosbag:open_bag",
+        "bag": "actrec.recordings.rosbag.image_bag:open_bag",
         "folder": "actrec.recordings.image_folder:FolderRecording",
         "video": "actrec.recordings.video:VideoRecording",
         "skeleton": "actrec.recordings.skeleton_files:SkeletonRecording",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 from actrec.types import Intrinsics
 from actrec.utils import folders
@@ -240,12 +241,9 @@ def write_mount(path: Path, mount: Mount, note: str = "") -> None:
 def _read_mount(path: Path) -> Mount:
     content = load_yaml(path)
     try:
-        pose = np.eye(4)
-        pose[:3, 3] = [float(content["translation"][axis]) for axis in "xyz"]
-        pose[:3, :3] = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
-        return Mount(
-            str(content["parent_frame"]), str(content["child_frame"]), rigid(pose), bool(content.get("moving"))
-        )
+        rotation = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
+        pose = rigid(transform(rotation, [float(content["translation"][axis]) for axis in "xyz"]))
+        return Mount(str(content["parent_frame"]), str(content["child_frame"]), pose, bool(content.get("moving")))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' is not a camera mount ({error}): run actrec calibrate hand-eye again") from error
 
@@ -306,6 +304,13 @@ def unit_quaternion(values: Sequence[Any]) -> list[float]:
     if not abs(np.linalg.norm(numbers) - 1) < 0.01:
         raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")
     return numbers
+
+
+def transform(rotation: ArrayLike, translation: ArrayLike) -> np.ndarray:
+    """Return the [4, 4] float64 transform of a rotation [3, 3] and a translation [3]."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, translation
+    return pose
 
 
 def rigid(pose: np.ndarray) -> np.ndarray:

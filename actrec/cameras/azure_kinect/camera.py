@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from actrec.cameras.accelerometer import GravityFilter
-from actrec.cameras.azure_kinect.bodies import PROCESSING, BodyTracker
 from actrec.cameras.azure_kinect.sdk import (
     COLOR_MODES,
     DEPTH_MODES,
+    PROCESSING,
     RATES,
+    BodyTracker,
     Capture,
     Device,
     Image,
@@ -24,16 +24,16 @@ from actrec.cameras.azure_kinect.sdk import (
 )
 from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils import calibration_files
-from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
+from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size, transform
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.gravity import GravityFilter
 from actrec.utils.registration import Registration
 
 _COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
 _BROWN_CONRADY = 4  # K4A_CALIBRATION_LENS_DISTORTION_MODEL_BROWN_CONRADY, the model of every shipped camera
 
-_ACCELEROMETER = 3  # K4A_CALIBRATION_TYPE_ACCEL
+_DEPTH, _ACCELEROMETER = 0, 3  # K4A_CALIBRATION_TYPE_DEPTH, …_ACCEL
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class RegisteredImages:
     Args:
         k4a: Bindings of libk4a.
         calibration: Factory calibration.
-        files: Calibration files; None for the factory calibration only.
+        files: Calibration files, if any.
         config: Its `width`, `rectify` and `register`.
 
     Raises:
@@ -92,7 +92,7 @@ class RegisteredImages:
         DeviceError: The calibration's lens model is unknown, or the SDK rejects it.
     """
 
-    def __init__(self, k4a: Any, calibration: Any, files: CameraFiles | None, config: AzureKinectConfig):
+    def __init__(self, k4a: Any, calibration: Any, files: CameraFiles, config: AzureKinectConfig):
         self._k4a, self._register = k4a, config.register
         factory = _intrinsics(calibration.color_camera_calibration)
         if config.width > factory.width:
@@ -101,18 +101,17 @@ class RegisteredImages:
             )
         width = config.width or factory.width
         size = width, round(width * factory.height / factory.width)
-        calibrated = files.color if files is not None else None
-        self._color_intrinsics = scale_to_size(calibrated, *size) if calibrated is not None else factory.resized(*size)
+        self._color_intrinsics = scale_to_size(files.color, *size) if files.color else factory.resized(*size)
         self.intrinsics = replace(self._color_intrinsics, distortion=()) if config.rectify else self._color_intrinsics
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._registration: Registration | None = None
         self._transformation = None
         depth = _intrinsics(calibration.depth_camera_calibration)
-        if files is not None and files.geometry is not None and files.depth is not None:
+        if files.geometry is not None and files.depth is not None:
             self.depth_intrinsics, self.geometry = scale_to_size(files.depth, depth.width, depth.height), files.geometry
             self._registration = Registration(self.depth_intrinsics, self.intrinsics, self.geometry)
         else:
-            self.depth_intrinsics, self.geometry = depth, _factory_geometry(calibration)
+            self.depth_intrinsics, self.geometry = depth, DepthGeometry(_pose(calibration, _DEPTH))
             self._transformation = self._make_transformation(calibration)
 
     def color(self, image: Image) -> np.ndarray | None:
@@ -185,17 +184,10 @@ def _intrinsics(camera: Any) -> Intrinsics:
     return Intrinsics(*size, p.fx, p.fy, p.cx, p.cy, distortion if any(distortion) else ())
 
 
-def _factory_geometry(calibration: Any) -> DepthGeometry:
-    depth_to_color = calibration.extrinsics[0][1]  # K4A_CALIBRATION_TYPE_DEPTH to …_COLOR
-    pose = np.eye(4)
-    pose[:3, :3] = _rotation(calibration, 0)
-    pose[:3, 3] = np.array(depth_to_color.translation) / 1000
-    return DepthGeometry(pose)
-
-
-def _rotation(calibration: Any, sensor: int) -> np.ndarray:
-    """Return the factory's rotation [3, 3] from a sensor's axes to the color camera's."""
-    return np.array(calibration.extrinsics[sensor][1].rotation, np.float64).reshape(3, 3)
+def _pose(calibration: Any, sensor: int) -> np.ndarray:
+    """Return the factory's transform [4, 4] of points, m, from a sensor's axes to the color camera's."""
+    to_color = calibration.extrinsics[sensor][1]
+    return transform(np.reshape(to_color.rotation, (3, 3)), np.array(to_color.translation) / 1000)
 
 
 class AzureKinectCamera(DeviceCamera):
@@ -307,11 +299,10 @@ class AzureKinectCamera(DeviceCamera):
         else:
             self._source = Device(k4a, c.serial, c.color_mode, c.depth_mode, c.color_format, c.fps)
         self.serial = self._source.serial
-        files = calibration_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
-        self._images = images = RegisteredImages(k4a, calibration, files, c)
+        self._images = images = RegisteredImages(k4a, calibration, self._own_files(), c)
         if c.accelerometer and self._source.start_imu():
-            self._gravity = GravityFilter(_rotation(calibration, _ACCELEROMETER))
+            self._gravity = GravityFilter(_pose(calibration, _ACCELEROMETER)[:3, :3])
         elif c.accelerometer and self.live:
             logger.warning(
                 "the accelerometer of Azure Kinect %s does not start: the direction of gravity is estimated; plug the "
@@ -399,8 +390,7 @@ class AzureKinectCamera(DeviceCamera):
 
     def _measure(self, measured: GravityFilter, until_us: int) -> None:
         """Add the samples of the inertial sensor up to a frame's device time; of a camera, all that have arrived."""
-        source, _ = self._opened()
-        for sample in source.motion() if isinstance(source, Device) else source.motion(until_us):
+        for sample in self._opened()[0].motion(until_us):
             measured.rotate(int(sample.gyro_timestamp_usec) * 1000, np.array(sample.gyro_sample.v))
             measured.add(int(sample.acc_timestamp_usec) * 1000, np.array(sample.acc_sample.v))
 

@@ -1,4 +1,4 @@
-"""Microsoft's Azure Kinect libraries through the bindings of `pykinect-azure`: devices, recordings, captures.
+"""Microsoft's Azure Kinect libraries by the bindings of `pykinect-azure`: devices, recordings, captures, body tracking.
 
 Only the bindings are used. The classes of `pykinect-azure` end the process at every failure, including a timeout, keep
 the device in class attributes that two cameras would share, and leak images and body frames.
@@ -7,6 +7,7 @@ the device in class attributes that two cameras would share, and leak images and
 import ctypes
 import importlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +16,31 @@ from typing import Any
 import cv2
 import numpy as np
 
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
+from actrec.skeleton.layouts import CANONICAL, convert
+from actrec.types import Body, Intrinsics
+from actrec.utils import camera_model
 from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
 from actrec.utils.folders import expanded
 
 COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
 DEPTH_MODES = ("nfov_2x2binned", "nfov_unbinned", "wfov_2x2binned", "wfov_unbinned")
 RATES = (5, 15, 30)
+PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
+
+_SCORES = np.array([0.0, 0.5, 1.0, 1.0], np.float32)
+"""Score of a k4abt confidence level: none (out of range), low (occluded), medium (visible), high (not used yet)."""
+
+_MAX_QUEUED = 2
+"""Limit of captures in the body tracker; more would only add latency."""
+
+_POLL_MS = 100
+"""Longest wait inside the body tracker, and so of a thread that closes the camera."""
 
 _VARIABLES = {"k4a": "k4a_dll", "k4arecord": "record_dll", "k4abt": "k4abt_dll"}
 
-_NAMES = {
-    # Only the -dev package has the plain name.
-    "k4a": ("libk4a.so", "libk4a.so.1.4"),
-    "k4arecord": ("libk4arecord.so", "libk4arecord.so.1.4"),
-    "k4abt": ("libk4abt.so", "libk4abt.so.1.1"),
-}
+_RELEASES = {"k4a": "1.4", "k4arecord": "1.4", "k4abt": "1.1"}
+"""Suffix of each library's file; only the -dev package has the plain name."""
 
 _SENSOR_REMEDY = (
     "install Microsoft's libk4a1.4 from https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (on ARM "
@@ -78,14 +89,13 @@ def load(part: str, path: str = "") -> Any:
             f"camera driver 'azure_kinect' needs the library pykinect-azure ({error}): "
             "pip install --no-deps pykinect-azure (its opencv-python conflicts with opencv-contrib-python)"
         ) from error
-    variable = _VARIABLES[part]
     with _loading:
         library = _open_library(part, path)
-        loaded = getattr(bindings, variable)
+        loaded = getattr(bindings, _VARIABLES[part])
         if loaded is None:
             # setup_library of pykinect-azure ends the process if a file is missing, and requires one release of ONNX
             # Runtime for k4abt, which libk4abt finds itself.
-            setattr(bindings, variable, library)
+            setattr(bindings, _VARIABLES[part], library)
         elif loaded._handle != library._handle:
             raise DeviceError(
                 f"this process has loaded '{loaded._name}' and cannot load '{library._name}' too: use another "
@@ -96,12 +106,12 @@ def load(part: str, path: str = "") -> Any:
 
 def load_record(k4a_path: str) -> Any:
     """Load libk4arecord from the folder of libk4a, or from the system's if the path of libk4a has no folder."""
-    return load("k4arecord", str(Path(k4a_path).parent / _NAMES["k4arecord"][0]) if "/" in k4a_path else "")
+    return load("k4arecord", str(Path(k4a_path).parent / "libk4arecord.so") if "/" in k4a_path else "")
 
 
 def _open_library(part: str, path: str) -> Any:
     reasons = []
-    for name in (str(expanded(path)),) if path else _NAMES[part]:
+    for name in (str(expanded(path)),) if path else (f"lib{part}.so", f"lib{part}.so.{_RELEASES[part]}"):
         try:
             return ctypes.CDLL(name)
         except OSError as error:
@@ -137,10 +147,7 @@ class Device:
         serial: Serial number.
         calibration: Factory calibration for the modes.
 
-    Args:
-        k4a: Bindings of libk4a.
-        serial: Serial number; empty if only one is connected.
-        color_mode, depth_mode, color_format, fps: As in `AzureKinectConfig`.
+    The arguments are the bindings of libk4a and settings of `AzureKinectConfig`.
 
     Raises:
         DeviceError: There is none, or several without a serial number, or it does not open or start.
@@ -194,8 +201,8 @@ class Device:
         """Start the inertial sensor; return False if it does not start."""
         return not self._k4a.k4a_device_start_imu(self._handle)
 
-    def motion(self) -> Iterator[Any]:
-        """Yield the queued samples of the inertial sensor (`k4a_imu_sample_t`)."""
+    def motion(self, until_us: int) -> Iterator[Any]:
+        """Yield the samples of the inertial sensor (`k4a_imu_sample_t`) that have arrived, whatever `until_us`."""
         sample = self._k4a.k4a_imu_sample_t()
         while self._k4a.k4a_device_get_imu_sample(self._handle, sample, 0) == self._k4a.K4A_WAIT_RESULT_SUCCEEDED:
             yield sample
@@ -214,7 +221,6 @@ class Playback:
         serial: Serial number of the recorded camera; empty if unknown.
         calibration: Factory calibration.
         fps: Frames per second.
-        has_imu: Whether it has samples of the inertial sensor.
 
     Args:
         k4a, record: Bindings of libk4a and libk4arecord.
@@ -235,14 +241,19 @@ class Playback:
         if result:
             raise DeviceError(f"'{path}' is not an Azure Kinect recording{_quote(errors)}: record it with k4arecorder")
         self._moved_us = 0
-        try:
-            self.calibration, self.fps, self.has_imu = self._describe()
-            text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-            failed = record.k4a_playback_get_tag(self._handle, b"K4A_DEVICE_SERIAL_NUMBER", text, size)
-            self.serial = "" if failed else text.value.decode(errors="replace")
-        except BaseException:
+        settings, self.calibration = record.k4a_record_configuration_t(), k4a.k4a_calibration_t()
+        missing = ""
+        if record.k4a_playback_get_record_configuration(self._handle, settings):
+            missing = "configuration: record it again"
+        elif not (settings.color_track_enabled and settings.depth_track_enabled):
+            missing = f"{'depth' if settings.color_track_enabled else 'color'}: record both"
+        elif record.k4a_playback_get_calibration(self._handle, self.calibration):
+            missing = "calibration: record it again"
+        if missing:
             self.close()
-            raise
+            raise DeviceError(f"the recording '{path}' has no {missing}")
+        self.fps, self._has_imu = RATES[settings.camera_fps], bool(settings.imu_track_enabled)
+        self.serial = _text(record.k4a_playback_get_tag, self._handle, b"K4A_DEVICE_SERIAL_NUMBER")
 
     def next(self) -> "Capture":
         """Return the next capture.
@@ -261,7 +272,7 @@ class Playback:
 
     def start_imu(self) -> bool:
         """Return whether the recording has samples of the inertial sensor."""
-        return self.has_imu
+        return self._has_imu
 
     def motion(self, until_us: int) -> Iterator[Any]:
         """Yield the next samples of the inertial sensor (`k4a_imu_sample_t`) until a device time."""
@@ -276,16 +287,11 @@ class Playback:
         """Close the file."""
         self._record.k4a_playback_close(self._handle)
 
-    def _describe(self) -> tuple[Any, int, bool]:
-        settings, calibration = self._record.k4a_record_configuration_t(), self._k4a.k4a_calibration_t()
-        if self._record.k4a_playback_get_record_configuration(self._handle, settings):
-            raise DeviceError(f"the recording '{self._path}' has no configuration: record it again")
-        if not (settings.color_track_enabled and settings.depth_track_enabled):
-            missing = "depth" if settings.color_track_enabled else "color"
-            raise DeviceError(f"the recording '{self._path}' has no {missing}: record both")
-        if self._record.k4a_playback_get_calibration(self._handle, calibration):
-            raise DeviceError(f"the recording '{self._path}' has no calibration: record it again")
-        return calibration, RATES[settings.camera_fps], bool(settings.imu_track_enabled)
+
+def _text(get: Any, *arguments: Any) -> str:
+    """Return the text that a function of the SDK writes to its last two arguments; empty if it fails."""
+    text, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+    return "" if get(*arguments, text, size) else text.value.decode(errors="replace")
 
 
 def _find(k4a: Any, serial: str) -> tuple[Any, str]:
@@ -301,9 +307,7 @@ def _find(k4a: Any, serial: str) -> tuple[Any, str]:
         if result:
             problems.append(_explain_open_error(errors))
             continue
-        text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-        failed = k4a.k4a_device_get_serialnum(handle, text, size)
-        serials.append("(unknown)" if failed else text.value.decode(errors="replace"))
+        serials.append(_text(k4a.k4a_device_get_serialnum, handle) or "(unknown)")
         # YAML removes leading zeros of a number.
         if (serial and serial.lstrip("0") == serials[-1].lstrip("0")) or (not serial and count == 1):
             return handle, serials[-1]
@@ -331,7 +335,7 @@ def _quote(errors: list[str]) -> str:
 
 
 class Image:
-    """One image of a capture; this object releases its handle."""
+    """One image of a capture."""
 
     def __init__(self, k4a: Any, handle: Any):
         self._k4a, self.handle = k4a, handle
@@ -346,7 +350,6 @@ class Image:
         """Arrival at the host by its monotonic clock, ns; 0 if unknown."""
         return int(self._k4a.k4a_image_get_system_timestamp_nsec(self.handle))
 
-    @property
     def _size(self) -> tuple[int, int]:
         k4a = self._k4a
         return int(k4a.k4a_image_get_width_pixels(self.handle)), int(k4a.k4a_image_get_height_pixels(self.handle))
@@ -358,12 +361,10 @@ class Image:
 
     def depth(self) -> np.ndarray:
         """Return a depth image as [H, W] float32 m, NaN if missing."""
-        width, height = self._size
+        width, height = self._size()
         stride = int(self._k4a.k4a_image_get_stride_bytes(self.handle))
         millimeters: np.ndarray = np.ndarray((height, width), np.uint16, self._data().data, strides=(stride, 2))
-        meters = np.divide(millimeters, np.float32(1000), dtype=np.float32)
-        np.putmask(meters, millimeters == 0, np.nan)
-        return meters
+        return depth_in_meters(millimeters, MILLIMETER)
 
     def rgb(self, width: int) -> np.ndarray | None:
         """Return a color image as [H, W, 3] uint8 RGB; None if its JPEG is damaged.
@@ -371,7 +372,7 @@ class Image:
         A JPEG at least twice as wide as `width` is decoded at a half or a quarter of its size.
         """
         k4a, kind = self._k4a, int(self._k4a.k4a_image_get_format(self.handle))
-        own_width, height = self._size
+        own_width, height = self._size()
         if kind == k4a.K4A_IMAGE_FORMAT_COLOR_MJPG:
             factor = max(f for f in _DECODING_FLAGS if f == 1 or (own_width % f == 0 and own_width // f >= width))
             decoded = cv2.imdecode(self._data(), _DECODING_FLAGS[factor])
@@ -409,3 +410,99 @@ class Capture:
             if image is not None:
                 image.release()
         self._k4a.k4a_capture_release(self.handle)
+
+
+class BodyTracker:
+    """Body tracker of libk4abt, whose results are in the color camera's frame.
+
+    Args:
+        k4abt: Bindings of libk4abt.
+        calibration: The SDK's calibration of the captures.
+        to_color: [4, 4] transform of points, m, from the depth camera to the color camera.
+        intrinsics: Intrinsics of the color images.
+        processing: A key of `PROCESSING`.
+        model: Network file of the tracker; empty for the SDK's.
+
+    Raises:
+        DeviceError: It does not start, or has failed (also by its methods).
+    """
+
+    def __init__(
+        self, k4abt: Any, calibration: Any, to_color: np.ndarray, intrinsics: Intrinsics, processing: str, model: str
+    ):
+        self._k4abt, self._pose, self._intrinsics = k4abt, to_color, intrinsics
+        self._handle = k4abt.k4abt_tracker_t()
+        settings = k4abt.k4abt_tracker_configuration_t(
+            processing_mode=PROCESSING[processing], model_path=model.encode() or None
+        )
+        if k4abt.k4abt_tracker_create(calibration, settings, self._handle):
+            raise DeviceError(
+                f"Azure Kinect body tracking does not start on {processing}: it needs its network file and the CUDA, "
+                "cuDNN or TensorRT of its release; install them, or set body_processing=cpu, which is slow"
+            )
+        self._queued = 0
+        self._stopping = threading.Event()
+
+    def offer(self, capture: Capture) -> bool:
+        """Queue a capture; return False if the queue is full."""
+        while self._queued and self._pop(0) is not None:
+            continue  # results that came too late for their frames
+        if self._queued >= _MAX_QUEUED:
+            return False
+        queued = self._check(self._k4abt.k4abt_tracker_enqueue_capture(self._handle, capture.handle, 0))
+        self._queued += queued
+        return queued
+
+    def collect(self, device_us: int, tolerance_us: int, wait_s: float) -> list[Body] | None:
+        """Return the bodies of the depth image with this stamp; None after `wait_s`."""
+        deadline = time.monotonic() + wait_s
+        while self._queued and not self._stopping.is_set():
+            remaining_ms = max(0, round((deadline - time.monotonic()) * 1000))
+            found = self._pop(min(remaining_ms, _POLL_MS))
+            if found is not None and found[0] >= device_us - tolerance_us:
+                return found[1]
+            if not remaining_ms:
+                break
+        return None
+
+    def stop(self) -> None:
+        """Wake a waiting thread."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Free the tracker."""
+        self._k4abt.k4abt_tracker_shutdown(self._handle)
+        self._k4abt.k4abt_tracker_destroy(self._handle)
+
+    @staticmethod
+    def _check(result: int) -> bool:
+        """Return whether a call succeeded, not timed out."""
+        if result == 1:  # K4A_WAIT_RESULT_FAILED
+            raise DeviceError("Azure Kinect body tracking has failed: open the camera again, or set bodies=false")
+        return result == 0
+
+    def _pop(self, timeout_ms: int) -> tuple[int, list[Body]] | None:
+        """Return the device time, µs, of the oldest result, and its bodies; None after the timeout."""
+        k4abt = self._k4abt
+        frame = k4abt.k4abt_frame_t()
+        if not self._check(k4abt.k4abt_tracker_pop_result(self._handle, frame, timeout_ms)):
+            return None
+        self._queued -= 1
+        try:
+            bodies = []
+            for i in range(k4abt.k4abt_frame_get_num_bodies(frame)):
+                skeleton = k4abt.k4abt_skeleton_t()
+                if not k4abt.k4abt_frame_get_body_skeleton(frame, i, skeleton):
+                    bodies.append(self._body(int(k4abt.k4abt_frame_get_body_id(frame, i)), skeleton))
+            return int(k4abt.k4abt_frame_get_device_timestamp_usec(frame)), bodies
+        finally:
+            k4abt.k4abt_frame_release(frame)
+
+    def _body(self, number: int, skeleton: Any) -> Body:
+        confidence = np.array([joint.confidence_level for joint in skeleton.joints])
+        millimeters = np.array([joint.position.v for joint in skeleton.joints])
+        positions = millimeters / 1000 @ self._pose[:3, :3].T + self._pose[:3, 3]
+        positions[confidence == 0] = np.nan
+        joints, scores = convert(positions, _SCORES[confidence], "azure_kinect_32")
+        pixels = camera_model.project(joints, self._intrinsics)
+        return Body(f"body_{number}", CANONICAL, joints, pixels, scores)

@@ -12,9 +12,8 @@ import pyrealsense2 as rs
 
 from actrec.cameras.base import DeviceCamera, DeviceConfig, Pace
 from actrec.cameras.realsense import device as realsense_device
-from actrec.cameras.realsense import motion
+from actrec.recordings.image_decoding import depth_in_meters
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles, DepthGeometry, scale_to_size
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
@@ -91,7 +90,7 @@ class RealSenseCamera(DeviceCamera):
         self._reset()
         self._pipeline: Any = None
         self._context: Any = None
-        self._motion: motion.MotionSensor | None = None
+        self._motion: realsense_device.MotionSensor | None = None
         self.serial = self.config.serial
         self._stalled = False
 
@@ -116,13 +115,11 @@ class RealSenseCamera(DeviceCamera):
         self._pipeline = rs.pipeline(self._context)
         try:
             profile = self._play() if device is None else self._start(device)
-            self.serial = serial = realsense_device.info(profile.get_device(), rs.camera_info.serial_number)
-            own = self.config.calibration == "auto" and serial
-            files = calibration_files.load(serial) if own else CameraFiles(serial)
-            self._depth = RegisteredDepth(profile, self.config, files)
+            self.serial = realsense_device.info(profile.get_device(), rs.camera_info.serial_number)
+            self._depth = RegisteredDepth(profile, self.config, self._own_files())
             color = profile.get_stream(rs.stream.color)
             if self.config.accelerometer:
-                self._motion = motion.start(profile.get_device(), color, serial)
+                self._motion = realsense_device.start_motion(profile.get_device(), color, self.serial)
             self._half_frame_ns = NANOSECONDS / color.fps() / 2
         except BaseException:
             self.close()
@@ -323,7 +320,7 @@ class RegisteredDepth:
             self.color = scale_to_size(files.color, color.width(), color.height())
         else:
             self.color = from_realsense(color.get_intrinsics())
-        self._geometry = files.geometry or _factory_geometry(depth, color)
+        self._geometry = files.geometry or DepthGeometry(realsense_device.pose(depth, color))
         self._depth_intrinsics = from_realsense(depth.get_intrinsics())
         if files.depth is not None:
             self._depth_intrinsics = scale_to_size(files.depth, depth.width(), depth.height())
@@ -337,8 +334,7 @@ class RegisteredDepth:
         for filter_ in self._filters:
             frames = filter_.process(frames).as_frameset()
         frame = frames.get_depth_frame()
-        depth = np.asanyarray(frame.get_data()).astype(np.float32) * np.float32(frame.get_units())
-        depth[depth == 0] = np.nan
+        depth = depth_in_meters(np.asanyarray(frame.get_data()), frame.get_units())
         if not self._registers:
             return depth
         if self._registration is None:  # created here, since filters change the size
@@ -372,14 +368,6 @@ def _decimated(lens: Intrinsics, factor: int, height: int, width: int) -> Intrin
     """
     cx, cy = ((center + 0.5) / factor - 0.5 for center in (lens.cx, lens.cy))
     return Intrinsics(width, height, lens.fx / factor, lens.fy / factor, cx, cy, lens.distortion)
-
-
-def _factory_geometry(depth: Any, color: Any) -> DepthGeometry:
-    extrinsics = depth.get_extrinsics_to(color)
-    pose = np.eye(4)
-    pose[:3, :3] = np.array(extrinsics.rotation).reshape(3, 3).T  # column-major
-    pose[:3, 3] = extrinsics.translation
-    return DepthGeometry(pose)
 
 
 def from_realsense(lens: Any) -> Intrinsics:

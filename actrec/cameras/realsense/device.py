@@ -1,14 +1,20 @@
-"""RealSense devices: discovery, options, and explanations of librealsense's errors."""
+"""RealSense devices: discovery, options, motion sensors, and explanations of librealsense's errors."""
 
 import contextlib
+import logging
 import math
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyrealsense2 as rs
 
+from actrec.utils.calibration_files import transform
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+from actrec.utils.gravity import GravityFilter
+
+logger = logging.getLogger(__name__)
 
 USB = Path("/sys/bus/usb/devices")
 
@@ -18,6 +24,9 @@ _UDEV = (
 )
 
 _POLL_S = 0.1
+
+MIN_MOTION_HZ = 50
+"""The slowest profile of a motion sensor of at least this rate is used."""
 
 
 def open_context() -> Any:
@@ -147,3 +156,60 @@ def set_options(device: Any, text: str) -> None:
         if not allowed.min <= number <= allowed.max:
             raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}")
         sensor.set_option(known[name], number)
+
+
+def pose(source: Any, target: Any) -> np.ndarray:
+    """Return the factory's transform [4, 4] of points, m, between the sensors of two stream profiles."""
+    extrinsics = source.get_extrinsics_to(target)
+    return transform(np.reshape(extrinsics.rotation, (3, 3)).T, extrinsics.translation)  # column-major
+
+
+class MotionSensor:
+    """The accelerometer of a device, and its gyroscope if there is one, streaming beside the images.
+
+    Args:
+        sensor: The sensor, which has an accelerometer.
+        color: Profile of the color stream, to whose optical frame the factory's extrinsics rotate the samples.
+
+    Raises:
+        RuntimeError: The sensor does not start, or has no extrinsics.
+    """
+
+    def __init__(self, sensor: Any, color: Any):
+        streams = [_motion_profile(sensor, kind) for kind in (rs.stream.accel, rs.stream.gyro)]
+        self.filter = GravityFilter(pose(streams[0], color)[:3, :3])
+        self._sensor = sensor
+        sensor.open([stream for stream in streams if stream is not None])
+        sensor.start(self._receive)
+
+    def close(self) -> None:
+        """Stop the sensor."""
+        with contextlib.suppress(RuntimeError):  # unplugged
+            self._sensor.stop()
+            self._sensor.close()
+
+    def _receive(self, frame: Any) -> None:
+        data, stamp_ns = frame.as_motion_frame().get_motion_data(), round(frame.get_timestamp() * 1e6)
+        is_gyro = frame.get_profile().stream_type() == rs.stream.gyro
+        (self.filter.rotate if is_gyro else self.filter.add)(stamp_ns, np.array([data.x, data.y, data.z]))
+
+
+def start_motion(device: Any, color: Any, serial: str) -> MotionSensor | None:
+    """Return the started motion sensor of a device; None if it has none, or with a warning if it does not start."""
+    for sensor in device.query_sensors():
+        if _motion_profile(sensor, rs.stream.accel) is None:
+            continue
+        try:
+            return MotionSensor(sensor, color)
+        except RuntimeError as error:
+            logger.warning(
+                "the accelerometer of RealSense %s is not used (%s): the direction of gravity is estimated; set mount "
+                "if the estimate is wrong, or accelerometer to false", serial, " ".join(str(error).split()),
+            )  # fmt: skip
+    return None
+
+
+def _motion_profile(sensor: Any, kind: Any) -> Any:
+    """Return the slowest sufficient profile of a stream; None if the sensor does not have it."""
+    profiles = [p for p in sensor.get_stream_profiles() if p.stream_type() == kind]
+    return min(profiles, key=lambda p: (p.fps() < MIN_MOTION_HZ, p.fps()), default=None)

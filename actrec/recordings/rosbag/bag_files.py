@@ -116,7 +116,7 @@ class Bag:
         self._stack.close()
 
     def _add_channels(self, file: Any) -> None:
-        """Add the channels of a file, those in Foxglove's schemas with their conversion to ROS messages."""
+        """Add the channels of a file; Foxglove's schemas are converted to ROS messages."""
         for key, channel in file.channels.items():
             if converter := foxglove.converter(channel):
                 kind, self._convert[file, key] = converter

@@ -73,7 +73,6 @@ class BagWriter:
         self.bytes_written = 0
         self._depth_encoding = depth_encoding
         self._connections: dict[str, Any] = {}
-        self._stores: dict[str, Any] = {}
         self._up: np.ndarray | None = None
         self._flushed = time.monotonic()
         self._open = True
@@ -104,7 +103,7 @@ class BagWriter:
         """
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(
-                topic, msgtype, typestore=self._store(msgtype), offered_qos_profiles=list(offered) or [qos()]
+                topic, msgtype, typestore=typestore_with(msgtype), offered_qos_profiles=list(offered) or [qos()]
             )
             self.counts[topic] = 0
 
@@ -172,19 +171,19 @@ class BagWriter:
         if frame.up is None or (self._up is not None and np.allclose(frame.up, self._up, atol=1e-4)):
             return
         self._up = frame.up
-        types = self._store(UP).types
+        types = typestore_with(UP).types
         self.add_topic(UP_TOPIC, UP, [qos(latched=True)])
         self._write_message(UP_TOPIC, UP, frame.stamp_ns, types[UP](header=header, vector=self._vector(UP, frame.up)))
 
     def _vector(self, msgtype: str, up: np.ndarray | None) -> Any:
         x, y, z = (0.0, 0.0, 0.0) if up is None else map(float, up)
-        return self._store(msgtype).types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
+        return typestore_with(msgtype).types["geometry_msgs/msg/Vector3"](x=x, y=y, z=z)
 
     def write_bodies(
         self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body], up: np.ndarray | None = None
     ) -> None:
         """Write a `SkeletonArray`; `up` [3] is the unit vector against gravity, None if unknown."""
-        types = self._store(SKELETONS).types
+        types = typestore_with(SKELETONS).types
         point, skeleton = types["geometry_msgs/msg/Point32"], types["actrec_msgs/msg/Skeleton"]
         skeletons = [
             skeleton(
@@ -209,17 +208,12 @@ class BagWriter:
             f"space, then recover it with `actrec record --recover '{self.path}' --out NEW`"
         ) from error
 
-    def _store(self, msgtype: str) -> Any:
-        if msgtype not in self._stores:
-            self._stores[msgtype] = typestore_with(msgtype)
-        return self._stores[msgtype]
-
     def _write_message(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
         self.add_topic(topic, msgtype)
-        self.write(topic, stamp_ns, self._store(msgtype).serialize_cdr(message, msgtype))
+        self.write(topic, stamp_ns, typestore_with(msgtype).serialize_cdr(message, msgtype))
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
-        types = self._store(_IMAGE).types
+        types = typestore_with(_IMAGE).types
         sec, nanosec = divmod(stamp_ns, NANOSECONDS)
         stamp = types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
         return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
@@ -227,7 +221,7 @@ class BagWriter:
     def _image(self, pixels: np.ndarray, encoding: str, header: Any) -> Any:
         pixels = np.ascontiguousarray(pixels)
         little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-        return self._store(_IMAGE).types[_IMAGE](
+        return typestore_with(_IMAGE).types[_IMAGE](
             header=header,
             height=pixels.shape[0],
             width=pixels.shape[1],
@@ -246,7 +240,7 @@ class BagWriter:
         return np.rint(millimeters).astype(np.uint16)
 
     def _info(self, intrinsics: Intrinsics, header: Any) -> Any:
-        types = self._store(_INFO).types
+        types = typestore_with(_INFO).types
         region = types["sensor_msgs/msg/RegionOfInterest"]
         model, d = camera_model.ros_lens(intrinsics)
         return types[_INFO](
@@ -264,6 +258,7 @@ class BagWriter:
         )
 
 
+@cache
 def typestore_with(*names: str) -> Any:
     """Return a `rosbags` typestore with these message types ("sensor_msgs/msg/Image") and all their fields' types.
 

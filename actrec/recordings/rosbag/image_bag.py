@@ -4,19 +4,31 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
-from actrec.recordings import INTRINSICS_REMEDY, image_decoding, log, resolve_intrinsics
+from actrec.recordings import (
+    INTRINSICS_REMEDY,
+    Recording,
+    RecordingConfig,
+    existing_path,
+    image_decoding,
+    log,
+    resolve_intrinsics,
+)
 from actrec.recordings.image_decoding import DamagedImageError
 from actrec.recordings.rosbag.bag_reader import (
+    IMAGE_TYPES,
     INFO,
     SKELETONS,
     OpenBag,
+    SkeletonBagRecording,
     find_topics,
     is_registered,
+    message_types,
     reading,
     replace_stamp,
     stamp_ns,
@@ -24,7 +36,7 @@ from actrec.recordings.rosbag.bag_reader import (
 from actrec.recordings.rosbag.bag_writer import MEASURED_UP_TOPIC, UP, UP_TOPIC
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import camera_model, gravity
-from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix
+from actrec.utils.calibration_files import DepthGeometry, rectified, rotation_matrix, transform
 from actrec.utils.errors import ActrecError, InputError
 from actrec.utils.registration import Registration
 
@@ -46,6 +58,13 @@ _AHEAD_NS = 2 * NANOSECONDS
 
 _PROBE = 30
 """Color messages read to find the frame rate and the image size."""
+
+
+def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
+    """Open a bag: its images, or its skeletons if it has no images; raises as `BagRecording`."""
+    path = existing_path(path)
+    types = message_types(path)
+    return (SkeletonBagRecording if SKELETONS in types and not types & IMAGE_TYPES else BagRecording)(path, config)
 
 
 class BagRecording(OpenBag):
@@ -387,12 +406,10 @@ def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) ->
     """
     steps: dict[str, tuple[str, np.ndarray]] = {}
     for message in static:
-        for transform in message.transforms:
-            shift, turn = transform.transform.translation, transform.transform.rotation
-            step = np.eye(4)
-            step[:3, :3] = rotation_matrix(turn.x, turn.y, turn.z, turn.w)
-            step[:3, 3] = shift.x, shift.y, shift.z
-            steps[transform.child_frame_id.lstrip("/")] = transform.header.frame_id.lstrip("/"), step
+        for stamped in message.transforms:
+            shift, turn = stamped.transform.translation, stamped.transform.rotation
+            step = transform(rotation_matrix(turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
+            steps[stamped.child_frame_id.lstrip("/")] = stamped.header.frame_id.lstrip("/"), step
 
     def in_root(frame: str) -> tuple[str, np.ndarray]:
         pose = np.eye(4)

@@ -8,11 +8,11 @@ from geometry_msgs.msg import Vector3Stamped
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Imu
 
-from actrec.cameras.accelerometer import GravityFilter
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
+from actrec.utils.gravity import GravityFilter
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription

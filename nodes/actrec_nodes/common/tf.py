@@ -11,7 +11,7 @@ from rclpy.time import Time
 
 from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.types import RgbdFrame
-from actrec.utils.calibration_files import rotation_matrix
+from actrec.utils.calibration_files import rotation_matrix, transform
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
 WAIT_S = 0.05
@@ -59,10 +59,8 @@ class TfPoses:
 
 def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
     """Return [4, 4] of a geometry_msgs translation and unit quaternion."""
-    out = np.eye(4)
-    out[:3, :3] = rotation_matrix(rotation.x, rotation.y, rotation.z, rotation.w)
-    out[:3, 3] = translation.x, translation.y, translation.z
-    return out
+    turned = rotation_matrix(rotation.x, rotation.y, rotation.z, rotation.w)
+    return transform(turned, (translation.x, translation.y, translation.z))
 
 
 class TfCameraMotion:

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from actrec.cameras.accelerometer import GRAVITY_M_S2, GravityFilter
 from actrec.utils import geometry, gravity
+from actrec.utils.gravity import GRAVITY_M_S2, GravityFilter
 
 RATE_HZ = 100
 MOUNT = geometry.rotation(0, 0.3) @ geometry.rotation(2, 2.0)  # sensor to color
@@ -126,7 +126,7 @@ def test_realsense_measures_the_direction_of_gravity(monkeypatch, tmp_path) -> N
 
 def test_realsense_without_extrinsics_of_its_accelerometer_warns(caplog) -> None:
     rs = pytest.importorskip("pyrealsense2")
-    from actrec.cameras.realsense import motion
+    from actrec.cameras.realsense.device import start_motion
     from tests.core.cameras.software_realsense import SoftwareRealSense
 
     context, device = rs.context(), SoftwareRealSense(mount=np.eye(3))
@@ -134,9 +134,9 @@ def test_realsense_without_extrinsics_of_its_accelerometer_warns(caplog) -> None
     other = SoftwareRealSense()
     other.plug_into(context)
     with caplog.at_level(logging.WARNING):
-        assert motion.start(device.device, other._color, "S1") is None
+        assert start_motion(device.device, other._color, "S1") is None
     assert "the accelerometer of RealSense S1 is not used" in caplog.text and "set mount" in caplog.text
-    assert motion.start(other.device, other._color, "S2") is None, "a camera without one is silent"
+    assert start_motion(other.device, other._color, "S2") is None, "a camera without one is silent"
 
 
 @pytest.mark.parametrize("recorded", [False, True])
