@@ -37,25 +37,19 @@ _MAX_QUEUED = 2
 _POLL_MS = 100
 """Longest wait inside the body tracker, and so of a thread that closes the camera."""
 
-_VARIABLES = {"k4a": "k4a_dll", "k4arecord": "record_dll", "k4abt": "k4abt_dll"}
-
-_RELEASES = {"k4a": "1.4", "k4arecord": "1.4", "k4abt": "1.1"}
-"""Suffix of each library's file; only the -dev package has the plain name."""
+_LIBRARIES = {"k4a": ("k4a_dll", "1.4"), "k4arecord": ("record_dll", "1.4"), "k4abt": ("k4abt_dll", "1.1")}
+"""Variable of the bindings, and suffix of the file; only the -dev package has the plain name."""
 
 _SENSOR_REMEDY = (
     "install Microsoft's libk4a1.4 from https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (on ARM "
     "…/18.04/multiarch/prod/…), or for an Orbbec Femto https://github.com/orbbec/OrbbecSDK-K4A-Wrapper, and set the "
     "option library if the file is elsewhere"
 )
-_REMEDIES = {
-    "k4a": _SENSOR_REMEDY,
-    "k4arecord": _SENSOR_REMEDY,
-    "k4abt": (
-        "install Microsoft's Body Tracking SDK, libk4abt1.1 from "
-        "https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (not for ARM), and set the option "
-        "body_library if the file is elsewhere; or set bodies=false"
-    ),
-}
+_BODY_REMEDY = (
+    "install Microsoft's Body Tracking SDK, libk4abt1.1 from "
+    "https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (not for ARM), and set the option body_library if "
+    "the file is elsewhere; or set bodies=false"
+)
 
 _UDEV = (
     "permission denied: copy 99-k4a.rules (idVendor 045e, MODE 0666; in scripts/ of "
@@ -91,11 +85,11 @@ def load(part: str, path: str = "") -> Any:
         ) from error
     with _loading:
         library = _open_library(part, path)
-        loaded = getattr(bindings, _VARIABLES[part])
+        loaded = getattr(bindings, _LIBRARIES[part][0])
         if loaded is None:
             # setup_library of pykinect-azure ends the process if a file is missing, and requires one release of ONNX
             # Runtime for k4abt, which libk4abt finds itself.
-            setattr(bindings, _VARIABLES[part], library)
+            setattr(bindings, _LIBRARIES[part][0], library)
         elif loaded._handle != library._handle:
             raise DeviceError(
                 f"this process has loaded '{loaded._name}' and cannot load '{library._name}' too: use another "
@@ -111,14 +105,13 @@ def load_record(k4a_path: str) -> Any:
 
 def _open_library(part: str, path: str) -> Any:
     reasons = []
-    for name in (str(expanded(path)),) if path else (f"lib{part}.so", f"lib{part}.so.{_RELEASES[part]}"):
+    for name in (str(expanded(path)),) if path else (f"lib{part}.so", f"lib{part}.so.{_LIBRARIES[part][1]}"):
         try:
             return ctypes.CDLL(name)
         except OSError as error:
             reasons.append(str(error))
-    raise MissingLibraryError(
-        f"camera driver 'azure_kinect' cannot load lib{part} ({'; '.join(reasons)}): {_REMEDIES[part]}"
-    )
+    remedy = _BODY_REMEDY if part == "k4abt" else _SENSOR_REMEDY
+    raise MissingLibraryError(f"camera driver 'azure_kinect' cannot load lib{part} ({'; '.join(reasons)}): {remedy}")
 
 
 @contextmanager
@@ -161,9 +154,8 @@ class Device:
             self.calibration = k4a.k4a_calibration_t()
             if k4a.k4a_device_get_calibration(self._handle, mode, resolution, self.calibration):
                 raise DeviceError(f"the Azure Kinect {self.serial} has no readable calibration: plug it in again")
-            mjpg, bgra = k4a.K4A_IMAGE_FORMAT_COLOR_MJPG, k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32
             configuration = k4a.k4a_device_configuration_t(
-                color_format=mjpg if color_format == "mjpg" else bgra,
+                color_format=getattr(k4a, f"K4A_IMAGE_FORMAT_COLOR_{color_format.upper()}"),
                 color_resolution=resolution,
                 depth_mode=mode,
                 camera_fps=RATES.index(fps),
