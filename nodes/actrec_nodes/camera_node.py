@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import cameras
 from actrec.cameras.base import Camera
+from actrec.perception.gravity import GravityConfig, GravityEstimator
 from actrec.types import RgbdFrame
 from actrec.utils import calibration_files, gravity
 from actrec.utils.config import setting
@@ -153,6 +154,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._mount_up: np.ndarray | None = None
         self._published_up: tuple[str, np.ndarray] | None = None
         self._gravity = gravity.Choice(self.get_logger())
+        self._gravity_settings = parameters.declare(self, GravityConfig)
+        self._set_up: np.ndarray | None = None
+        self._of_joints: GravityEstimator | None = None
 
     def figures(self) -> dict[str, float | int]:
         """Return the driver's figures."""
@@ -183,6 +187,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert self._camera is not None
         self._camera.open()
         self._mount_up = self._published_up = None
+        settings = self._gravity_settings.read()
+        self._set_up = None if settings.mount == "auto" else gravity.parse_mount(settings.mount)
+        self._of_joints = GravityEstimator(gravity_window_s=settings.gravity_window_s)
         self._publish_mount(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)
@@ -227,6 +234,10 @@ class CameraNode(ActrecNode[CameraConfig]):
         head = conversions.header(frame.stamp_ns, frame.frame_id)
         frame = self._with_up(frame, head)
         if frame.color is None:
+            if frame.up is None and (estimator := self._of_joints) is not None:
+                up = estimator.known(frame)
+                estimator.update(frame, frame.skeletons)
+                frame = replace(frame, up=up)
             self._publish_joints(topics.SKELETONS, frame, head)
             return
         frame.check()
@@ -248,8 +259,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._by_topic[topic].publish(conversions.bodies_to_message(frame.skeletons, head, frame.up))
 
     def _with_up(self, frame: RgbdFrame, head: Any) -> RgbdFrame:
-        """Return the frame with the direction of gravity, by the mount before the camera; publish a new one."""
-        up = self._gravity.of({"calibration": self._mount_up, frame.up_source: frame.up})
+        """Return the frame with the direction of gravity, in the order of `gravity.SOURCES`; publish a new one."""
+        up = self._gravity.of({"setting": self._set_up, "calibration": self._mount_up, frame.up_source: frame.up})
         if up is None:
             return frame
         source, before = self._gravity.source, self._published_up

@@ -4,7 +4,7 @@ import re
 import sys
 import threading
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import cameras
 from actrec.cameras.base import Camera
+from actrec.features.clips import example_clip
+from actrec.features.specs import InputSpec
 from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
 from actrec_nodes.camera_node import CameraNode
@@ -158,6 +161,30 @@ def test_camera_node_frame_without_images_publishes_skeletons(stage, host, add, 
     assert stamps(messages) == [5, 6]
     assert messages[0].skeletons[0].layout == "kinect_v2_25"
     assert subscriber.received[topics.TRUE_SKELETONS] == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "parameters", "up"),
+    [
+        (2, {}, (0, 1, 0)),
+        (2, {"mount": "level"}, (0, -1, 0)),
+        (1, {}, (0, 0, 0)),  # a person who lies, or a turned camera
+    ],
+)
+def test_camera_node_joints_alone_have_the_estimated_direction_of_gravity(
+    stage, host, add, subscriber, caplog, turns, parameters, up
+) -> None:
+    """A person stands still before a camera that is turned by quarter turns."""
+    standing = example_clip([InputSpec("body", "body", "kinect_v2_25", (1, 3, 1, 25))], 1)["bodies"][0, 0]
+    person = gravity.turn_joints(replace(body(), positions=standing), INTRINSICS, turns)
+    stage(*[lambda k: RgbdFrame(k * STEP_NS, None, None, INTRINSICS, skeletons=[person])] * 40)
+    add(CameraNode, driver="stage", gravity_window_s=1.0, **parameters)
+    assert host.start() is None
+    messages = subscriber.wait_for(topics.SKELETONS, 40)
+    found = [(message.up.x, message.up.y, message.up.z) for message in messages]
+    np.testing.assert_allclose(found[-1], up, atol=1e-6)
+    assert (found[0] == found[-1]) == (turns == 1 or bool(parameters)), "it is unknown for the first second"
+    assert ("set mount:=portrait_" in caplog.text) == (turns == 1)
 
 
 def test_camera_node_frame_with_images_publishes_true_skeletons_separately(stage, host, add, subscriber) -> None:
