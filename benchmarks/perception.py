@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.cli import Parser, amount, count
+from actrec.cli import Parser, amount, count, names
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
 from actrec.perception.gravity import GravityEstimator
@@ -299,8 +299,7 @@ def scores(session: inference.Session, clips: ClipDataset) -> dict[str, int]:
 
 KNOWLEDGE = ("ignored", "known", "estimated")
 
-ROLLS = tuple(range(-165, 181, 15))
-PITCHES = (-30, -15, 15, 30)
+ROLLS, PITCHES = ",".join(map(str, range(-165, 181, 15))), "-30,-15,15,30"
 
 _BLANK = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
@@ -328,8 +327,8 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--dataset", default="nucla", help="(default: %(default)s)")
     parser.add_argument("--packages", default="", help="names or folders with commas between")
     parser.add_argument("--pixels", type=count, metavar="N", help="render every N-th recording (default: joints only)")
-    parser.add_argument("--rolls", default=",".join(map(str, ROLLS)), help="degrees (default: %(default)s)")
-    parser.add_argument("--pitches", default=",".join(map(str, PITCHES)), help="degrees (default: %(default)s)")
+    parser.add_argument("--rolls", type=_degrees, default=ROLLS, help="degrees (default: %(default)s)")
+    parser.add_argument("--pitches", type=_degrees, default=PITCHES, help="degrees (default: %(default)s)")
     parser.add_argument("--up", choices=KNOWLEDGE, nargs="+", default=KNOWLEDGE, help="(default: all)")
     parser.add_argument("--ups", type=Path, metavar="JSON", help="write the estimated directions here, or, for a "
                         "dataset of hands, read the ones of a dataset of people")  # fmt: skip
@@ -339,14 +338,18 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     args = parser.parse_args(list(arguments))
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
     sessions = [_session(name, test.classes) for name in args.packages.split(",") if name]
-    mountings = [Mounting(0, 0), *(Mounting(int(roll), 0) for roll in args.rolls.split(",") if int(roll)),
-                 *(Mounting(0, int(pitch)) for pitch in args.pitches.split(",") if int(pitch))]  # fmt: skip
+    turned = [*(Mounting(roll, 0) for roll in args.rolls), *(Mounting(0, pitch) for pitch in args.pitches)]
+    mountings = [Mounting(0, 0), *(each for each in turned if each.roll or each.pitch)]
     if not args.pixels:
         rows = _from_joints(test, sessions, mountings, args.up, args.ups)
     else:
         found = _from_pixels(test, [(mounting, up) for up in args.up for mounting in mountings], args)
         rows = [_row(mounting, up, clips, test, sessions) for mounting, up, clips in found if sessions]
     return {"dataset": args.dataset, "from": "pixels" if args.pixels else "joints", "mountings": rows}
+
+
+def _degrees(text: str) -> list[int]:
+    return list(map(int, names(text)))
 
 
 def _row(

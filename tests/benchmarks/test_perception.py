@@ -1,9 +1,12 @@
-"""`actrec bench rendered-skeletons`: packages and counts."""
+"""`actrec bench rendered-skeletons` and `mounting`: packages and counts."""
+
+import json
 
 import numpy as np
 import pytest
 
 from actrec import datasets
+from actrec.utils import gravity
 from actrec.utils.errors import ConfigError
 from actrec_models.data import rendered_skeletons
 from benchmarks import perception
@@ -37,3 +40,20 @@ def test_rendered_skeletons_package_of_other_classes_raises_config_error(data_ro
     words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla"]
     with pytest.raises(ConfigError, match="deepacts_graph_nucla does not have the dataset's 27 classes"):
         perception.rendered_skeletons(words)
+
+
+def test_mounting_joints_of_turned_camera_score_like_upright_ones_if_up_is_known(data_root, tmp_path, monkeypatch):
+    """A camera that hangs upside down, before the first recordings of one person."""
+    test = datasets.create("nucla", str(data_root / "nucla"), part="test")
+    first = test.subset([index for index, entry in enumerate(test.entries) if entry.meta["subject"] == 1][:12])
+    monkeypatch.setattr(datasets, "create", lambda name, folder, **options: first)
+    words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla", "--rolls", "0,180", "--pitches", ""]
+    rows = perception.mounting([*words, "--ups", str(tmp_path / "ups.json")])["mountings"]
+    right = {(row["roll"], row["up"]): row["deepacts_graph_nucla"] for row in rows}
+    assert [row["clips"] for row in rows] == [len(first)] * 6
+    assert right[180, "known"] == right[0, "known"] == right[0, "ignored"] >= 9
+    assert right[180, "ignored"] <= 4 < 8 <= right[180, "estimated"]
+    directions = json.loads((tmp_path / "ups.json").read_text())
+    assert len(directions["180,0"]) == len(first)
+    roll, pitch = gravity.angles_from_up(np.array(directions["180,0"][-1]))
+    assert abs(roll) > 160 and abs(pitch) < 25
