@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actrec import datasets
+from actrec.datasets.base import SourceDataset
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError
 from actrec_models.data import rendered_skeletons
@@ -45,6 +46,7 @@ def test_rendered_skeletons_package_of_other_classes_raises_config_error(data_ro
 def test_mounting_joints_of_turned_camera_score_like_upright_ones_if_up_is_known(data_root, tmp_path, monkeypatch):
     """A camera that hangs upside down, before the first recordings of one person."""
     test = datasets.create("nucla", str(data_root / "nucla"), part="test")
+    assert isinstance(test, SourceDataset)
     first = test.subset([index for index, entry in enumerate(test.entries) if entry.meta["subject"] == 1][:12])
     monkeypatch.setattr(datasets, "create", lambda name, folder, **options: first)
     words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla", "--rolls", "0,180", "--pitches", ""]
