@@ -22,9 +22,9 @@ from actrec.simulation.actor import ActorPose
 from actrec.simulation.appearance import Appearance, cast_member
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.renderer import furnished_room
-from actrec.simulation.scene import PlacedCamera, ProceduralActor, Scene
+from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, SceneFrame
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import image_points, project, rotation, unproject
 
 FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -72,6 +72,44 @@ CAMERAS = (
     Motion("camera nods 4°, rolls 4°, right 20 mm", (0, 0, 0), np.eye(3), (0.02, 0, 0), _turn(0, 4) @ _turn(2, 4)),
     Motion("camera turns 10°, person nearer 40 mm", (0, 0, -0.04), camera_turn=_turn(1, 10)),
 )
+
+
+@dataclass(frozen=True)
+class PlacedCamera(CameraPose):
+    """Arbitrary camera pose: axes [3, 3] as columns and center [3], in the room."""
+
+    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
+    center: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """Return the camera axes."""
+        return self.axes
+
+    @property
+    def position(self) -> np.ndarray:
+        """Return the camera center."""
+        return self.center
+
+
+def flow_between(first: Scene, frame: SceneFrame, second: Scene, later: SceneFrame, dt: float) -> np.ndarray:
+    """Return the exact velocity to a frame of another camera pose, `dt` seconds later.
+
+    The second scene has the same actors and room. The flow is [H, W, 3] float32 m/s, from the first camera's frame to
+    the other's.
+
+    Raises:
+        InputError: dt is not positive, or the actors differ.
+    """
+    placed_later = second.place(later.poses)
+    if placed_later is None:
+        raise InputError("no actor in the second frame: use a time at which the actors are present")
+    move = np.eye(4)
+    for camera, step in ((first.camera, np.asarray), (second.camera, np.linalg.inv)):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position
+        move = step(pose) @ move
+    return first.renderer.scene_flow(frame.rendering, placed_later, dt, move[:3])
 
 
 class _Statue:
@@ -129,7 +167,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
     for number, distance in enumerate(DISTANCES):
         before, after = _scenes(motion, distance, number, intrinsics)
         shots = before.at(0.0), after.at(0.0)
-        exact = sampled(before.flow_to(shots[0], after, shots[1], DT), step)
+        exact = sampled(flow_between(before, shots[0], after, shots[1], DT), step)
         size = intrinsics.width // step, intrinsics.height // step
         sensor = SensorNoise(SENSORS["structured_light"], intrinsics, number) if noise else None
         images = []

@@ -65,28 +65,17 @@ def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence
     return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
 
 
-def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: float = FPS) -> GestureSequence:
-    """Read the published sequence of one row of `read_list`, of the training or test list.
+def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
+    """Read a single `skeletons_world.txt`; the names of its folders identify it.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, corrupt or of another form, or its number of frames differs from the list.
+        InputError: It is truncated, corrupt or of another form.
     """
-    gesture, finger, subject, essai, _, _, frames = entry
-    path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
-    xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
-    if len(xyz) != frames:
-        raise InputError(f"'{path}' has {len(xyz)} frames but the list has {frames}: it is truncated, copy it again")
-    return _sequence(xyz, fps, gesture, finger, subject, essai, train)
-
-
-def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
-    """Read a single `skeletons_world.txt`; the names of its folders identify it. Raises like `read_shrec17`."""
     path = Path(path).resolve()
     xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
     named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
-    gesture, finger, subject, essai = map(int, named.groups()) if named else (0, 0, 0, 0)
-    return _sequence(xyz, fps, gesture, finger, subject, essai, None)
+    return _sequence(xyz, fps, *(map(int, named.groups()) if named else (0, 0, 0, 0)))
 
 
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
@@ -134,7 +123,7 @@ def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
 
 
 def _sequence(
-    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None
+    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None = None
 ) -> GestureSequence:
     name = sequence_name(gesture, finger, subject, essai)
     check_distance(name, xyz)
@@ -206,9 +195,13 @@ class Shrec17(ArchiveSource):
 
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
-        row = tuple(int(entry.meta.get(key, 0)) for key in COLUMNS)
-        s = read_shrec17(self.root, row, entry.meta["part"] == "train")
-        return Clip(s.name, entry.label, s.stamps_ns, s.hands)
+        path, expected = self.root / entry.name / FILE_NAME, entry.meta["frames"]
+        s = read_gesture(path)
+        if len(s.stamps_ns) != expected:
+            raise InputError(
+                f"'{path}' has {len(s.stamps_ns)} frames but the list has {expected}: it is truncated, copy it again"
+            )
+        return Clip(entry.name, entry.label, s.stamps_ns, s.hands)
 
     def _entry(self, name: str, meta: dict[str, int], part: str, file: Path) -> Entry:
         files = {"skeleton": file} if file.is_file() else {}

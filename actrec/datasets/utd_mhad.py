@@ -3,13 +3,9 @@
 The joint order is given by the dataset's `Skeleton_joint_order.txt` and differs from the Kinect SDK's. The right hand
 (joint 11) moves in the right-handed actions and the toes lie nearer to the sensor than the ankles, so the sides are the
 person's own and x grows to the sensor's left.
-
-Depth maps are 320×240 without background, one per skeleton frame, and mirrored. Mirrored back, joints projected with
-the nominal intrinsics lie on the body (a fit to 14 recordings gives a focal length of 284 px and a center at 161).
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +13,10 @@ import numpy as np
 
 from actrec.datasets.archive import ArchiveSource, archived, files_by_name, read_mat
 from actrec.datasets.base import Clip, Entry
-from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.skeleton import layouts
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
-from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import gravity
-from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.errors import InputError
 
 FPS = 30.0
 
@@ -94,34 +88,14 @@ def _sequence(
     return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta, up=up)
 
 
-INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
-"""Nominal intrinsics of the Kinect's depth camera, in whose frame the joints are."""
-
-
-def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
-    """Read `aA_sS_tT_depth.mat` as [T, 240, 320] float32 m, mirrored back, NaN for missing.
-
-    Raises like `read_mat`, and InputError if it holds no `d_depth` [240, 320, T] of millimeters.
-    """
-    path = Path(path)
-    value = read_mat(path, "d_depth")
-    if value.ndim == 2:  # MATLAB stores an array of one frame without its last axis
-        value = value[..., None]
-    if value.ndim != 3 or value.shape[:2] != (240, 320) or not value.shape[2]:
-        raise InputError(f"'{path}': d_depth is {value.dtype}{list(value.shape)}, expected [240, 320, frames]")
-    return depth_in_meters(np.ascontiguousarray(value.transpose(2, 0, 1)[:, :, ::-1]), MILLIMETER)
-
-
 KEYS = ("action", "subject", "trial")
-PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "color": "color.avi"}
-"""File name endings by kind."""
 
 
 class UtdMhad(ArchiveSource):
     """Split "subject", the official one: odd subjects train (431 clips), even ones test (430).
 
-    The root holds `utd_mhad_skeletons.npz`, or the published files in any folders: `aA_sS_tT_skeleton.mat` and, if
-    available, `…_depth.mat` and `…_color.avi`. Clips are skeletons; the other files are in `Entry.files`.
+    The root holds `utd_mhad_skeletons.npz`, or the published `aA_sS_tT_skeleton.mat` in any folders. Its depth maps and
+    videos are not read.
     """
 
     classes = CLASSES
@@ -135,47 +109,21 @@ class UtdMhad(ArchiveSource):
 
     def published(self) -> list[Entry]:
         """Return every item of the published files."""
-        files = {kind: self._files(kind) for kind in PUBLISHED}
+        files = files_by_name(self.root, self.archive, r"(a\d+_s\d+_t\d+)_skeleton\.mat")
         entries = []
-        for name, path in files["skeleton"].items():
+        for name, path in files.items():
             meta = parse_name(name)
             if not (1 <= meta["action"] <= len(CLASSES) and 1 <= meta["subject"] <= 8):
                 raise InputError(
                     f"'{path}' is of an action or a subject that UTD-MHAD does not have; move it elsewhere"
                 )
-            sample_files = {kind: paths[name] for kind, paths in files.items() if name in paths}
-            entries.append(Entry(name, meta["action"] - 1, meta, sample_files))
+            entries.append(Entry(name, meta["action"] - 1, meta, {"skeleton": path}))
         return sorted(entries, key=lambda entry: [entry.meta[key] for key in KEYS])
-
-    def _files(self, kind: str) -> dict[str, Path]:
-        try:
-            return files_by_name(self.root, self.archive, rf"(a\d+_s\d+_t\d+)_{PUBLISHED[kind]}")
-        except DeviceError:
-            if kind == "skeleton":
-                raise
-            return {}
 
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
         sequence = read_utd_mhad_mat(entry.files["skeleton"])
         return Clip(sequence.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
-
-    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """Yield the depth maps without color, since the calibration between the cameras is not published.
-
-        Raises:
-            InputError: There are no depth maps, or not one per skeleton frame.
-        """
-        if "depth" not in entry.files:
-            raise self.missing_images(entry, f"{entry.name}_depth.mat")
-        stamps, maps = self.read(entry).stamps_ns, read_utd_mhad_depth(entry.files["depth"])
-        if len(maps) != len(stamps):
-            raise InputError(
-                f"'{entry.files['depth']}' has {len(maps)} frames but its skeleton {len(stamps)}: copy both again"
-            )
-        pairs = zip(stamps, maps, strict=True)
-        up = gravity.up_from_angles(ROLL_DEG, PITCH_DEG)
-        return (RgbdFrame(int(stamp), None, depth, INTRINSICS, up=up) for stamp, depth in pairs)
 
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""

@@ -135,8 +135,9 @@ class ColorVideo:
         return LazyStreams(decode, {"color": self.at})
 
     def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Scale pixels [..., 2] from images of `size` (None for the video's own) to the decoded images."""
-        return scale_pixels(pixels, size or self._info.size, self.size())
+        """Scale pixels [..., 2] (centers at integers) from images of `size` (the video's) to decoded ones."""
+        ratio = self.size() / np.asarray(size or self._info.size, np.float32)
+        return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)
 
     def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         return self.motion(self.pixels(pixels, size))
@@ -214,9 +215,3 @@ def align_frames(path: Path, info: image_folder.VideoInfo, stamps_ns: np.ndarray
         f"'{path}' has {info.frames} frames{rate} but its skeleton {count}: one of them is truncated or "
         "of another recording; copy both again, or remove the clip"
     )
-
-
-def scale_pixels(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
-    """Scale pixels [..., 2] (centers at integers) from an image of `size` to one of `target`."""
-    ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
-    return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

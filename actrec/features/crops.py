@@ -241,23 +241,17 @@ class BodyCrop(Square):
         return body_box(_pixels(view, spec), self.options(spec).margin)
 
 
-class LeftHandCrop(Square):
-    """Crop of the left hand around its points, or else around wrist, hand and tip joints."""
+class HandCrop(Square):
+    """Crop of the left or right hand, by modality, around its points, or else around wrist, hand and tip joints."""
 
     config_class = HandCropPreprocessing
     streams: ClassVar = {"bodies": True, "color": True, "hands": False}
-    side = "left"
 
     def box(self, view: BodyView, spec: InputSpec) -> Box | None:
         """Return the square around the hand."""
-        hand = None if view.hand_pixels is None else view.hand_pixels[("left", "right").index(self.side)]
-        return hand_box(_pixels(view, spec), hand, self.side, self.options(spec).side, spec.layout)
-
-
-class RightHandCrop(LeftHandCrop):
-    """Crop of the right hand."""
-
-    side = "right"
+        side = spec.modality.removesuffix("_hand_crop")
+        hand = None if view.hand_pixels is None else view.hand_pixels[("left", "right").index(side)]
+        return hand_box(_pixels(view, spec), hand, side, self.options(spec).side, spec.layout)
 
 
 def _pixels(view: BodyView, spec: InputSpec) -> np.ndarray:

@@ -26,28 +26,31 @@ def level_clip(clip: Clip) -> Clip:
     """
     if "up" not in clip or gravity.is_level(clip["up"]):
         return clip
-    return _leveled(clip, *_leveling(clip["up"]), _size(clip))
+    rotation, turns = _leveling(clip["up"])
+    return _mapped(clip, partial(_level, rotation=rotation, turns=turns, size=_size(clip)))
 
 
 def without_gravity(clip: Clip) -> Clip:
     """Return the clip without its key "up", in the camera's axes."""
-    make = {key: partial(clip.__getitem__, key) for key in clip if key != "up"}
-    if not isinstance(clip, LazyClip):
-        return {key: value() for key, value in make.items()}
-    spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-        key: partial(clip.part, key) for key in ("color", "flow") if key in clip
-    }
-    return LazyClip(make, spans, None if clip.shown is None else without_gravity(clip.shown))
+    return _mapped(clip, lambda key, value: value)
 
 
-def _leveled(clip: Clip, rotation: np.ndarray, turns: int, size: tuple[int, int] | None) -> Clip:
-    make = {key: partial(_level_key, clip, key, rotation, turns, size) for key in clip if key != "up"}
+def _mapped(clip: Clip, change: Callable[[str, np.ndarray], np.ndarray]) -> Clip:
+    """Return the clip without its key "up", each value converted by `change(key, value)`, lazily if it is lazy."""
+    keys = [key for key in clip if key != "up"]
     if not isinstance(clip, LazyClip):
-        return {key: value() for key, value in make.items()}
-    spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-        key: partial(_level_span, clip, key, rotation, turns) for key in ("color", "flow") if key in clip
-    }
-    return LazyClip(make, spans, None if clip.shown is None else _leveled(clip.shown, rotation, turns, size))
+        return {key: change(key, clip[key]) for key in keys}
+
+    def make(key: str) -> np.ndarray:
+        return change(key, clip[key])
+
+    def span(key: str, start: int, frames: int) -> np.ndarray | None:
+        images = clip.part(key, start, frames)
+        return None if images is None else change(key, images)
+
+    spans = {key: partial(span, key) for key in ("color", "flow") if key in clip}
+    shown = None if clip.shown is None else _mapped(clip.shown, change)
+    return LazyClip({key: partial(make, key) for key in keys}, spans, shown)
 
 
 def level_view(view: BodyView, up: np.ndarray | None, reference: np.ndarray | None = None) -> BodyView:
@@ -58,14 +61,18 @@ def level_view(view: BodyView, up: np.ndarray | None, reference: np.ndarray | No
     turns = turns if reference is None else gravity.quarter_turns(reference)
     size = view.size
     lost = size is None and turns != 0  # pixels cannot be turned in an image of unknown size
+
+    def level(key: str, value: np.ndarray | None) -> np.ndarray | None:
+        return None if value is None or (lost and key in PIXELS) else _level(key, value, rotation, turns, size)
+
     return dataclasses.replace(
         view,
-        positions=None if view.positions is None else _rotate(view.positions, rotation),
-        pixels=None if view.pixels is None or lost else _turn_pixels(view.pixels, size, turns),
-        hand_pixels=None if view.hand_pixels is None or lost else _turn_pixels(view.hand_pixels, size, turns),
+        positions=level("bodies", view.positions),
+        pixels=level("pixels", view.pixels),
+        hand_pixels=level("hand_pixels", view.hand_pixels),
         size=size if size is None or turns % 2 == 0 else (size[1], size[0]),
-        color=None if view.color is None else _level_images(view.color, "color", rotation, turns),
-        flow=None if view.flow is None else _level_images(view.flow, "flow", rotation, turns),
+        color=level("color", view.color),
+        flow=level("flow", view.flow),
     )
 
 
@@ -82,38 +89,16 @@ def _size(clip: Clip) -> tuple[int, int] | None:
     return None
 
 
-def _level_key(clip: Clip, key: str, rotation: np.ndarray, turns: int, size: tuple[int, int] | None) -> np.ndarray:
-    value = clip[key]
+def _level(key: str, value: np.ndarray, rotation: np.ndarray, turns: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Rotate joints and velocities, turn images and pixels; `size` of the image is before the turn."""
     if key in ("color", "flow"):
-        return _level_images(value, key, rotation, turns)
-    if key in JOINTS:
-        return _rotate(value, rotation)
-    if key in PIXELS:
-        return _turn_pixels(value, size, turns)
+        value = gravity.turn_image(value, turns, axis=value.ndim - 3)
+    if key in (*JOINTS, "flow"):
+        return (value @ rotation.T).astype(np.float32, copy=False)
+    if key in PIXELS and turns:
+        if size is None:
+            raise InputError("pixels of a camera that is not upright need the size of the color image, key 'size'")
+        return gravity.turn_pixels(value, *size, turns)
     if key == "motion":
         return gravity.turn_vectors(value, turns)
     return value[::-1].copy() if key == "size" and turns % 2 else value
-
-
-def _level_span(
-    clip: LazyClip, key: str, rotation: np.ndarray, turns: int, start: int, frames: int
-) -> np.ndarray | None:
-    images = clip.part(key, start, frames)
-    return None if images is None else _level_images(images, key, rotation, turns)
-
-
-def _level_images(images: np.ndarray, key: str, rotation: np.ndarray, turns: int) -> np.ndarray:
-    turned = gravity.turn_image(images, turns, axis=images.ndim - 3)
-    return turned if key == "color" else _rotate(turned, rotation)
-
-
-def _rotate(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    return (vectors @ rotation.T).astype(np.float32, copy=False)
-
-
-def _turn_pixels(pixels: np.ndarray, size: tuple[int, int] | None, turns: int) -> np.ndarray:
-    if turns == 0:
-        return pixels
-    if size is None:
-        raise InputError("pixels of a camera that is not upright need the size of the color image, key 'size'")
-    return gravity.turn_pixels(pixels, *size, turns)

@@ -37,11 +37,6 @@ def with_rates(specs: Iterable[InputSpec], window: WindowSpec) -> tuple[InputSpe
     return tuple(dataclasses.replace(spec, rate=round(image_rate([spec], window), 3)) for spec in specs)
 
 
-def distinct_images(frames: int, rate: float, source_hz: float) -> int:
-    """Return about how many of `frames` images at `rate` Hz differ, each the nearest of a source of `source_hz`."""
-    return min(frames, round(frames * source_hz / rate))
-
-
 def fit_window(specs: Iterable[InputSpec], window: WindowSpec, source_hz: float) -> WindowSpec:
     """Return the window for training on recordings of `source_hz`.
 
@@ -62,9 +57,10 @@ def describe_rate(specs: Iterable[InputSpec], window: WindowSpec, source_hz: flo
     rate = image_rate(specs, window)
     if 0 < source_hz < LEAST_SHARE * rate:
         frames, seconds = window.clip_frames, window.frames / source_hz
+        distinct = min(frames, round(frames * source_hz / rate))
         return (
             f"frames come at {source_hz:.3g} Hz, but the network takes images at {rate:.3g} Hz: only "
-            f"{distinct_images(frames, rate, source_hz)} of its {frames} images differ; use a source of {rate:.3g} Hz, "
+            f"{distinct} of its {frames} images differ; use a source of {rate:.3g} Hz, "
             f"or train the network for this one (actrec train --set window_s={seconds:.3g})"
         )
     if 0 < source_hz < LEAST_SHARE * LEAST_JOINT_HZ:

@@ -144,33 +144,14 @@ def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_
 
 
 class BodyFeature(Feature):
-    """Normalized joints, (M, 3, T, V)."""
+    """Normalized joints or bones, or their difference to the previous frame, (M, 3, T, V), by modality."""
 
     config_class = SkeletonPreprocessing
     streams: ClassVar = {"bodies": True}
-    modality = "body"
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input from "bodies"; fewer than M are padded as absent."""
-        return stack(normalized(clip, spec, memo), self.modality, spec.layout, self.options(spec).root_bone)
-
-
-class BonesFeature(BodyFeature):
-    """Bones of the normalized joints, (M, 3, T, V)."""
-
-    modality = "bones"
-
-
-class BodyMotionFeature(BodyFeature):
-    """Difference of each normalized joint to the previous frame, (M, 3, T, V): "joint motion" in the literature."""
-
-    modality = "body_motion"
-
-
-class BonesMotionFeature(BodyFeature):
-    """Difference of each bone to the previous frame, (M, 3, T, V): "bone motion" in the literature."""
-
-    modality = "bones_motion"
+        return stack(normalized(clip, spec, memo), spec.modality, spec.layout, self.options(spec).root_bone)
 
 
 class PoseFeature(Feature):

@@ -352,11 +352,17 @@ class VoxelFeatures(Feature):
         return made
 
 
-class VoxelTable(VoxelFeatures):
-    """One table of all levels."""
+TABLES: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "voxel_neighbors": ("tiles", np.concatenate),  # pairs of neighbors in tiles of one relative position, (ΣQ, 1 + B)
+    "voxel_sums": ("sums", np.hstack),  # products that each point sums in Eq. 9, (P, ΣJ)
+    "voxel_times": ("times", np.stack),  # points in the same voxel at other times, (L, P, 2·D)
+    "voxel_cells": ("cells", np.stack),  # points of the finer level that Eq. 10 pools, itself on level 0, (L, P, 8)
+}
+"""Field of `Tables` of each modality, and how the levels are joined."""
 
-    table: ClassVar[str]
-    join: ClassVar[Callable[..., np.ndarray]] = staticmethod(np.stack)
+
+class VoxelTable(VoxelFeatures):
+    """One table of all levels, see `TABLES`."""
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the table from "bodies", once per clip for all tables."""
@@ -364,33 +370,8 @@ class VoxelTable(VoxelFeatures):
         if key not in memo:
             options = self.options(spec)
             memo[key] = tables(coordinates(self._places(clip, spec, memo), options.space), options)
-        return self._checked(self.join([getattr(level, self.table) for level in memo[key]]), spec)
-
-
-class VoxelNeighbors(VoxelTable):
-    """Pairs of neighbors in tiles of one relative position, levels concatenated: (ΣQ, 1 + B)."""
-
-    table = "tiles"
-    join = staticmethod(np.concatenate)
-
-
-class VoxelSums(VoxelTable):
-    """Products that each point sums in Eq. 9, levels side by side: (P, ΣJ)."""
-
-    table = "sums"
-    join = staticmethod(np.hstack)
-
-
-class VoxelTimes(VoxelTable):
-    """Points in the same voxel at other times, (L, P, 2·D)."""
-
-    table = "times"
-
-
-class VoxelCells(VoxelTable):
-    """Points of the finer level that Eq. 10 pools, (L, P, 8); on level 0 the point itself."""
-
-    table = "cells"
+        table, join = TABLES[spec.modality]
+        return self._checked(join([getattr(level, table) for level in memo[key]]), spec)
 
 
 def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.interpolate import CubicHermiteSpline
 
 from actrec.simulation import posture as body
 from actrec.simulation.actor import ActorPose
-from actrec.simulation.posture import Curve, IdleMotion, Physique, Style, ease, pose
+from actrec.simulation.posture import IdleMotion, Physique, Style, curve_through, ease, pose
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 
@@ -156,8 +157,8 @@ def _keyed(make: Callable[[float, float], _Keys]) -> Callable[[float, Style], np
     """Return a posture function that interpolates the keyframes `make(size, turn)`."""
 
     @lru_cache(maxsize=64)
-    def curve(size: float, turn: float) -> Curve:
-        return Curve.through(*make(size, turn))
+    def curve(size: float, turn: float) -> CubicHermiteSpline:
+        return curve_through(*make(size, turn))
 
     return lambda elapsed, style: curve(style.size, style.turn)(elapsed)
 

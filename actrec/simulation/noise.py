@@ -149,10 +149,6 @@ class DepthSensor:
         angle = np.arccos(np.clip(cosine, 0.0, 1.0))
         return np.where(angle >= self.tilt_from, angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2, 0.0)
 
-    def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-        """Return the axial standard deviation (m) before quantization."""
-        return self.axial(depth) + self.tilted(depth) * self.steep(cosine)
-
 
 SENSORS = {
     # Kinect v1, Xtion. Noise: Nguyen, Izadi and Lovell (2012); quanta: Khoshelham and Elberink (2012).

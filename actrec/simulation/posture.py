@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicHermiteSpline
 
 from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, finger_frames
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -293,37 +294,21 @@ def ease(x: float | np.ndarray) -> np.ndarray:
     return x**3 * (10 - 15 * x + 6 * x * x)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Monotone piecewise cubic through keyframes (Fritsch and Butland, 1984); it does not overshoot."""
+def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> CubicHermiteSpline:
+    """Return the monotone piecewise cubic through keyframes (Fritsch and Butland, 1984), which does not overshoot.
 
-    times: np.ndarray  # [K] seconds, increasing
-    keys: np.ndarray  # [K, C] values
-    slopes: np.ndarray  # [K, C] per second
-
-    @classmethod
-    def through(cls, times: Sequence[float], keys: Sequence[np.ndarray]) -> "Curve":
-        """Create the curve; it starts and ends at rest."""
-        t, y = np.asarray(times, np.float64), np.asarray(keys, np.float64)
-        step = np.diff(t)[:, None]
-        rise = np.diff(y, axis=0) / step
-        slopes = np.zeros_like(y)
-        before, after = rise[:-1], rise[1:]
-        w_before, w_after = 2 * step[1:] + step[:-1], step[1:] + 2 * step[:-1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean = (w_before + w_after) / (w_before / before + w_after / after)
-        slopes[1:-1] = np.where(before * after > 0, mean, 0.0)
-        return cls(t, y, slopes)
-
-    def __call__(self, time: float) -> np.ndarray:
-        """Return the values [C] at `time`, constant outside the keys."""
-        time = float(np.clip(time, self.times[0], self.times[-1]))
-        k = int(np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 2))
-        h = self.times[k + 1] - self.times[k]
-        x = (time - self.times[k]) / h
-        a, b = self.keys[k], self.keys[k + 1]
-        p, q = self.slopes[k] * h, self.slopes[k + 1] * h
-        return a + x * (p + x * (3 * (b - a) - 2 * p - q + x * (2 * (a - b) + p + q)))
+    It starts and ends at rest; call it with times, s, between the first and the last.
+    """
+    t, y = np.asarray(times, np.float64), np.asarray(keys, np.float64)
+    step = np.diff(t)[:, None]
+    rise = np.diff(y, axis=0) / step
+    slopes = np.zeros_like(y)
+    before, after = rise[:-1], rise[1:]
+    w_before, w_after = 2 * step[1:] + step[:-1], step[1:] + 2 * step[:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (w_before + w_after) / (w_before / before + w_after / after)
+    slopes[1:-1] = np.where(before * after > 0, mean, 0.0)
+    return CubicHermiteSpline(t, y, slopes)
 
 
 _IDLE_AMPLITUDES = {

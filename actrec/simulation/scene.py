@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -70,24 +70,6 @@ class CameraPose:
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         """Transform points [..., 3] from room coordinates to the camera's optical frame."""
         return (points - self.position) @ self.rotation
-
-
-@dataclass(frozen=True)
-class PlacedCamera(CameraPose):
-    """Arbitrary camera pose: axes [3, 3] as columns and center [3], in the room."""
-
-    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
-    center: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
-
-    @property
-    def rotation(self) -> np.ndarray:
-        """Return the camera axes."""
-        return self.axes
-
-    @property
-    def position(self) -> np.ndarray:
-        """Return the camera center."""
-        return self.center
 
 
 class Actor(Protocol):
@@ -188,7 +170,7 @@ class Scene:
         self.actors, self.intrinsics, self.camera = list(actors), intrinsics, camera
         faces = tuple(actor.appearance.face for actor in actors) or (Appearance().face,)
         up = camera.rotation.T @ np.array([0.0, -1.0, 0.0])
-        self._renderer = Renderer(intrinsics, atlas(faces), up)
+        self.renderer = Renderer(intrinsics, atlas(faces), up)
         self._shapes = [body_shapes(a.appearance, a.rest, i, len(faces)) for i, a in enumerate(actors)]
         self._background = render_room(room or furnished_room(), intrinsics, camera.rotation, camera.position)
         if stools:  # static, so part of the background
@@ -196,7 +178,7 @@ class Scene:
             feet = [camera.to_camera(np.array([[x, 0.0, z]])) for x, z in stools]
             placed = renderer.join_placed([renderer.place_shapes(shapes, foot, axes, -1) for foot in feet])
             contacts = np.concatenate([np.concatenate(feet), np.full((len(feet), 1), 0.2)], axis=1)
-            drawn = self._renderer.render(placed, self._background, contacts)
+            drawn = self.renderer.render(placed, self._background, contacts)
             floor = self._background.floor & (drawn.ids < 0)
             self._background = Background(drawn.color, drawn.depth, drawn.facing, floor)
 
@@ -221,7 +203,7 @@ class Scene:
         if placed is None:
             rendering = Rendering.empty(self._background)
         else:
-            rendering = self._renderer.render(placed, self._background, self._contacts(poses))
+            rendering = self.renderer.render(placed, self._background, self._contacts(poses))
         bodies, labels = [], {}
         for index, (actor, pose) in enumerate(zip(self.actors, poses, strict=True)):
             if pose is not None:
@@ -281,30 +263,11 @@ class Scene:
         placed_later = self.place([pose if pose is None or later is None else later for pose, later in steps])
         if placed_later is None:
             return np.zeros((*frame.rendering.depth.shape, 3), np.float32)
-        flow = self._renderer.scene_flow(frame.rendering, placed_later, dt)
+        flow = self.renderer.scene_flow(frame.rendering, placed_later, dt)
         for index, (pose, later) in enumerate(steps):
             if pose is not None and later is None:
                 flow[frame.rendering.people == index] = np.nan
         return flow
-
-    def flow_to(self, frame: SceneFrame, other: "Scene", later: SceneFrame, dt: float) -> np.ndarray:
-        """Return the exact velocity to a frame of another camera pose, `dt` seconds later.
-
-        `later` is a frame of `other`, a scene of the same actors and room with another camera pose. The flow is
-        [H, W, 3] float32 m/s, from this camera's frame to the other's.
-
-        Raises:
-            InputError: dt is not positive, or the actors differ.
-        """
-        placed_later = other.place(later.poses)
-        if placed_later is None:
-            raise InputError("no actor in the second frame: use a time at which the actors are present")
-        move = np.eye(4)
-        for camera, step in ((self.camera, np.asarray), (other.camera, np.linalg.inv)):
-            pose = np.eye(4)
-            pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position
-            move = step(pose) @ move
-        return self._renderer.scene_flow(frame.rendering, placed_later, dt, move[:3])
 
 
 def performed_scene(

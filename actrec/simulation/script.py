@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, unit
 from actrec.simulation.posture import Physique
@@ -227,13 +228,7 @@ def _fill_gaps(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> n
 
 def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     """Smooth over the first axis with a Gaussian, replicating the ends."""
-    if sigma <= 0 or len(values) < 3:
-        return values
-    radius = int(np.ceil(3 * sigma))
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    padded = np.concatenate([np.repeat(values[:1], radius, 0), values, np.repeat(values[-1:], radius, 0)])
-    return np.sum([w * padded[i : i + len(values)] for i, w in enumerate(weights)], axis=0)
+    return gaussian_filter1d(values, sigma, axis=0, mode="nearest", truncate=3.0) if sigma > 0 else values
 
 
 def _fit_bone_lengths(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:

@@ -60,6 +60,9 @@ class PdFlowConfig:
 DEPTH_STEP = 0.1
 """Depths farther apart than this (m) are different surfaces and are not averaged in the pyramid."""
 
+MIN_ROWS = 30
+"""Minimum rows per thread: fewer take less time than waking the thread."""
+
 Camera = tuple[float, ...]
 """fx, fy, cx, cy; half of each at the next coarser level."""
 
@@ -405,7 +408,8 @@ class CpuSolver:
         state = np.empty((len(sweeps.STATE), *first.gray.shape), np.float32)
         state[:3] = state[3:6] = start[:3]
         state[6:] = start[3:]
-        state = sweeps.iterate(state, terms, iterations, self._pool, self.threads)
+        together = iterations if self._strips(first.gray.shape[0]) == 1 else sweeps.TOGETHER
+        state = sweeps.iterate(state, terms, iterations, self._share, together)
         flow, filtered = state[:3], np.empty_like(start)
         # The linearized terms hold within about a pixel of the initial flow.
         np.clip(flow[:2], start[:2] - 1, start[:2] + 1, out=flow[:2])
@@ -431,9 +435,12 @@ class CpuSolver:
         self._share(rows, energy_terms, *images, ix, iy, zx, zy, start[0], start[1], weights, terms, change)
         return terms, change
 
+    def _strips(self, rows: int) -> int:
+        return max(min(self.threads, rows // MIN_ROWS), 1)
+
     def _share(self, rows: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Share the rows of an output among the threads."""
-        strips = max(min(self.threads, rows // sweeps.MIN_ROWS), 1)
+        strips = self._strips(rows)
         if self._pool is None or strips == 1:
             work(*arguments, 0, rows)
             return

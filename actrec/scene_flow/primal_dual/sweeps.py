@@ -8,8 +8,7 @@ Loops run over single rows and few arrays: with more, the compiler cannot prove 
 SIMD.
 """
 
-import itertools
-from concurrent.futures import Executor
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,38 +38,25 @@ _IT, _IX, _IY, _ZT, _ZX, _ZY, _SIGMA, _RX, _RY, _MZX, _MZY, _M, _TAU_U, _TAU_V, 
 TOGETHER = 10
 """Iterations of a strip between two exchanges with its neighbors."""
 
-MIN_ROWS = 30
-"""Minimum rows per thread: fewer take less time than waking the thread."""
 
-
-def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Executor | None, strips: int) -> np.ndarray:
+def iterate(
+    state: np.ndarray, terms: np.ndarray, iterations: int, share: Callable[..., None], together: int = TOGETHER
+) -> np.ndarray:
     """Return the state [13, H, W] after `iterations` with the terms [18, H, W]; the arguments are not modified.
 
-    The image is divided into `strips`, on which a pool of threads works, if there is one.
+    `share(rows, work, *arguments)` calls `work(*arguments, low, high)` for strips of rows. Each of them is iterated
+    `together` times between two exchanges.
     """
-    height = state.shape[1]
-    strips = max(min(strips, height // MIN_ROWS), 1) if threads is not None else 1
-    edges = [height * k // strips for k in range(strips + 1)]
-    if strips == 1:
-        state = state.copy()
-        _sweeps(state, terms, 0, iterations)
-        return state
-    assert threads is not None
-    done, other = 0, np.empty_like(state)
-    while done < iterations:
-        count = min(TOGETHER, iterations - done)
-        jobs = [
-            threads.submit(_strip, state, terms, count, low, high, other) for low, high in itertools.pairwise(edges)
-        ]
-        for job in jobs:
-            job.result()
-        done += count
-        state, other = other, state if done > count else np.empty_like(state)
+    spare = None
+    for done in range(0, iterations, together):
+        out = np.empty_like(state) if spare is None else spare
+        share(state.shape[1], _strip, state, terms, min(together, iterations - done), out)
+        state, spare = out, state if done else None
     return state
 
 
 @jit.njit(nogil=True)
-def _strip(state: np.ndarray, terms: np.ndarray, count: int, low: int, high: int, out: np.ndarray) -> None:
+def _strip(state: np.ndarray, terms: np.ndarray, count: int, out: np.ndarray, low: int, high: int) -> None:
     """Write the rows low to high of the state after `count` iterations to `out`."""
     first, last = max(low - count, 0), min(high + count, state.shape[1])
     mine = state[:, first:last].copy()

@@ -285,7 +285,7 @@ class TrainingRun:
             recipe = dataclasses.replace(recipe, window_s=fitted.seconds)
         elif slow := rates.describe_rate(specs, recipe.window(network), median):
             logger.warning("%s: %s", recipe.dataset, slow)
-        if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
+        if "extrema" in recipe.options or not any(s.modality.endswith("_stamp") for s in network.input_specs):
             return recipe
         window, stretched = recipe.window(network), recipe.clips == "stretched"
         samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))

@@ -5,9 +5,10 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from actrec.simulation.scene import CameraPose, PlacedCamera, Scene, performed_scene
+from actrec.simulation.scene import CameraPose, Scene, performed_scene
 from actrec.types import Intrinsics
 from actrec.utils.geometry import rotation
+from benchmarks.scene_flow import PlacedCamera
 
 COLOR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
 DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)

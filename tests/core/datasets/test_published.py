@@ -189,8 +189,6 @@ def utd_mhad(data_root, tmp_path):
 def test_utd_mhad_files_match_archive(data_root, utd_mhad):
     published = datasets.source("utd_mhad", utd_mhad)
     same(published, datasets.source("utd_mhad", data_root / "utd_mhad"), 14)
-    for entry in published.entries():
-        assert set(entry.files) == {"skeleton", "depth"} and entry.files["depth"].name == f"{entry.name}_depth.mat"
     assert [e.meta["action"] for e in published.entries()][:3] == [1, 3, 5]  # by number, not by letter
     assert pickle.loads(pickle.dumps(published)).fingerprint(published.entries()) == published.fingerprint(
         published.entries()

@@ -1,7 +1,6 @@
 """Primal-dual scene flow against the numpy reference, exact motion, and the authors' program."""
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -90,9 +89,9 @@ def test_iterate_in_strips_equals_whole_sweeps(strips: int) -> None:
     rng = np.random.default_rng(1)
     state = rng.normal(size=(len(sweeps.STATE), 130, 37)).astype(np.float32)
     terms = 0.1 * rng.uniform(size=(len(sweeps.TERMS), 130, 37)).astype(np.float32)
-    whole = sweeps.iterate(state, terms, 25, None, 1)
-    with ThreadPoolExecutor(strips) as threads:
-        np.testing.assert_array_equal(sweeps.iterate(state, terms, 25, threads, strips), whole)
+    one, several = CpuSolver(PdFlowConfig(), 1), CpuSolver(PdFlowConfig(), strips)
+    whole = sweeps.iterate(state, terms, 25, one._share, together=25)
+    np.testing.assert_array_equal(sweeps.iterate(state, terms, 25, several._share), whole)
 
 
 def test_reference_every_level_lowers_energy() -> None:

@@ -23,19 +23,18 @@ def test_noise_depth_of_wall_has_model_spread_without_bias(name, depth) -> None:
     noise = SensorNoise(sensor, INTRINSICS, seed=1)
     samples = np.stack([noise.depth(*wall(depth), number) for number in range(6)])
     quantum = sensor.disparity_step * depth**2
-    expected = np.sqrt(sensor.sigma(np.array(depth), np.array(1.0)) ** 2 + quantum**2 / 12 + 0.001**2 / 12)
+    expected = np.sqrt(sensor.axial(np.array(depth)) ** 2 + quantum**2 / 12 + 0.001**2 / 12)
     assert np.nanstd(samples) == pytest.approx(expected, rel=0.10)
     assert abs(np.nanmean(samples) - depth) < 0.25 * expected + 0.5 * quantum * 0.2
 
 
-def test_sigma_matches_published_figures() -> None:
-    one = np.array(1.0)
+def test_axial_noise_matches_published_figures() -> None:
     # Nguyen 2012: 0.0012 + 0.0019·(2 − 0.4)² at 2 m, face on.
-    assert STRUCTURED_LIGHT.sigma(np.array(2.0), one) == pytest.approx(0.006064)
+    assert STRUCTURED_LIGHT.axial(2.0) == pytest.approx(0.006064)
     # Fankhauser 2015: 1.5 − 0.5·2 + 0.3·4 mm.
-    assert TIME_OF_FLIGHT.sigma(np.array(2.0), one) == pytest.approx(0.0017, rel=1e-3)
+    assert TIME_OF_FLIGHT.axial(2.0) == pytest.approx(0.0017, rel=1e-3)
     # Intel: 0.08 px at 2 m with f 420 px and B 50 mm.
-    assert STEREO.sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
+    assert STEREO.axial(2.0) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
 
 
 def test_noise_depth_grows_with_angle() -> None:

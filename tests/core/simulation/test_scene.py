@@ -10,6 +10,7 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import project, rotation
+from benchmarks.scene_flow import flow_between
 from tests.core.simulation.conftest import PosedActor
 
 INDEX = KINECT_V2_25.index
@@ -129,7 +130,7 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     )
     after = Scene([turned], intrinsics, there)
     first, second = before.at(0.0), after.at(0.0)
-    flow = before.flow_to(first, after, second, dt)
+    flow = flow_between(before, first, after, second, dt)
     moved_points = points_of(first.rendering, intrinsics) + flow * dt
     u, v = np.round(project(moved_points, intrinsics)).astype(int).transpose(2, 0, 1)
     inside = (u >= 0) & (v >= 0) & (u < intrinsics.width) & (v < intrinsics.height)
@@ -137,11 +138,11 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     person = (first.rendering.people == 0)[inside]
     assert np.median(np.abs(gap[person])) < 3e-3
     assert np.median(np.abs(gap[~person])) < 3e-3
-    same = before.flow_to(first, before, before.at(0.0), dt)
+    same = flow_between(before, first, before, before.at(0.0), dt)
     np.testing.assert_allclose(same, 0, atol=1e-3)
     nobody = Scene([], intrinsics, there)
     with pytest.raises(InputError, match="no actor"):
-        before.flow_to(first, nobody, nobody.at(0.0), dt)
+        flow_between(before, first, nobody, nobody.at(0.0), dt)
 
 
 def test_visibility_nearer_actor_occludes_other(intrinsics) -> None:

@@ -13,7 +13,7 @@ import actrec_models.networks
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
-from actrec.datasets.video_streams import ColorVideo, VideoConfig, scale_pixels
+from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.features.clips import cut, window_inputs
 from actrec.perception.pipeline import BodyPerception
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -297,7 +297,7 @@ def smooth(values):
 
 def test_ntu_motion_matches_pixel_speed(ntu_video):
     video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
-    small = scale_pixels(ntu_video.pixels, (1920, 1080), video.size())
+    small = video.pixels(ntu_video.pixels, (1920, 1080))
     motion = video.motion(small)
     for joint in ("hand_right", "wrist_right"):  # the hand moves to the mouth and back
         v = KINECT_V2_25.index[joint]
