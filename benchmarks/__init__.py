@@ -15,6 +15,33 @@ from typing import Any
 
 from actrec.utils.errors import ActrecError
 
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
+    "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
+    "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),
+    "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
+    "data": ("benchmarks.streams:data", "clips a second from datasets' files and from a prepared store"),
+    "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
+    "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
+    "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
+    "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
+    "networks": ("benchmarks.inference:networks", "size, time and memory of every network in ONNX Runtime"),
+    "ntu": ("benchmarks.streams:ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),
+    "nucla-live": ("benchmarks.live_accuracy:live", "N-UCLA's test part through the live recognizer and offline"),
+    "pipeline": ("benchmarks.pipeline:pipeline", "the whole graph: pace, latency, memory, growth of queues"),
+    "recordings": ("benchmarks.streams:recordings", "CPU time to write and to replay a frame, by format"),
+    "rendered": ("benchmarks.training:rendered", "every RGB and flow network trained, small, on simulated clips"),
+    "rendered-skeletons": ("benchmarks.perception:rendered_skeletons", "packages on rendered test recordings"),
+    "renderer": ("benchmarks.cameras:measure_renderer", "frames a second of the simulated camera on one core"),
+    "scene-flow": ("benchmarks.scene_flow:measure", "scene flow: exact motion, its authors, warping, frames a second"),
+    "simulated-nucla": ("benchmarks.live_accuracy:simulated", "from pixels to label, with the truth known"),
+    "teach": ("benchmarks.training:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
+    "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
+    "transport": ("benchmarks.streams:transport", "images from one process to another: share and latency"),
+}
+"""`module:function` and a one-line description by name."""
+
 
 def in_process(function: str, *arguments: object) -> Any:
     """Call `module:function` with JSON values in a process of its own, so that memory and threads are its own.
@@ -108,3 +135,30 @@ def time_package(folder: str, precision: str, threads: int, calls: int) -> dict[
         "load_ms": round(1000 * loaded), "megabytes": round(package.onnx_path(precision).stat().st_size / 1e6, 1),
         "resident_mb": round(memory_mb("VmRSS")),
     }  # fmt: skip
+
+
+def markdown(name: str, figures: dict[str, Any]) -> str:
+    """Format the figures as markdown tables: single values in one, each list of dictionaries in its own."""
+    tables = {key: value for key, value in figures.items() if _is_table(value)}
+    single = [{"figure": key, "value": value} for key, value in figures.items() if key not in tables]
+    parts = [f"### {name}"]
+    parts += [_table(single)] if single else []
+    parts += [f"{key}:\n\n{_table(rows)}" for key, rows in tables.items()]
+    return "\n\n".join(parts)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from actrec import __version__, cli
-from actrec.cli import bench
 from actrec.utils.errors import ConfigError, DeviceError
+from benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -182,18 +182,18 @@ def test_main_locale_without_a_character_prints_no_traceback() -> None:
 def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["bench"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in bench.BENCHMARKS)
+    assert all(name in listed for name in BENCHMARKS)
     assert run_main(["bench", "no_such"]) == 2
     assert "known" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_benchmark_names_resolve_to_functions(name: str) -> None:
-    module, function = bench.BENCHMARKS[name][0].split(":")
+    module, function = BENCHMARKS[name][0].split(":")
     assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_wrong_use_of_a_benchmark_exits_with_two_and_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["bench", name, "--no-such-option"]) == 2
     error = capsys.readouterr().err.strip()
@@ -225,7 +225,7 @@ def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: p
     figures = {"frames": 3, "by joint": [{"joint": "head", "error_mm": 12.5}, {"joint": "neck", "error_mm": 7.25}]}
     module.measure = lambda arguments: {**figures, "arguments": " ".join(arguments)}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "actrec_probe_bench", module)
-    monkeypatch.setitem(bench.BENCHMARKS, "probe", ("actrec_probe_bench:measure", "probes"))
+    monkeypatch.setitem(BENCHMARKS, "probe", ("actrec_probe_bench:measure", "probes"))
     assert run_main(["bench", "probe", "--frames", "3"]) == 0
     output = capsys.readouterr().out
     assert "| head | 12.5 |" in output

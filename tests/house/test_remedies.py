@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actrec import cli
-from actrec.cli import bench
+from benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration")
@@ -151,7 +151,7 @@ def test_commands_in_messages_exist_with_their_options() -> None:
             continue
         name = f"{command} {words[0]}" if words and f"{command} {words[0]}" in parsers() else command
         known = options_of(command, name) if command != "bench" else set(OPTION.findall(match[2]))
-        if command == "bench" and words and words[0] not in (*bench.BENCHMARKS, HOLE, "NAME") and words[0][0] != "-":
+        if command == "bench" and words and words[0] not in (*BENCHMARKS, HOLE, "NAME") and words[0][0] != "-":
             wrong.append(f"{place}: actrec bench {words[0]}")
         own = words[: words.index("--ros-args")] if "--ros-args" in words else words
         wrong += [f"{place}: actrec {name} {o}" for o in OPTION.findall(" ".join(own)) if o not in known]

@@ -1,20 +1,18 @@
 """Image transport between processes: Fast DDS loses nearly every 640×480 image with its default settings.
 
-`actrec doctor` calls `measure`, which runs this module twice, as `publish SECONDS` and `subscribe SECONDS`.
+`actrec doctor` calls `measure`, which runs `publish` and `subscribe` in two processes.
 """
 
 import array
 import fcntl
-import json
+import multiprocessing
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import rclpy
 from rclpy.node import Node
@@ -26,6 +24,8 @@ from actrec.types import NANOSECONDS
 from actrec.utils import folders
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.common.topics import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
+
+T = TypeVar("T")
 
 PROFILE = "config/fastdds.xml"
 
@@ -98,23 +98,20 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
     # Not the domain of a running graph.
     own = environment.get("ROS_DOMAIN_ID", "0")
     environment["ROS_DOMAIN_ID"] = random.choice([str(domain) for domain in DOMAINS if str(domain) != own])
-    subscriber, publisher = (
-        subprocess.Popen(
-            [sys.executable, "-m", "actrec_nodes.bringup.transport", role, str(seconds)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    with multiprocessing.get_context("spawn").Pool(2) as pool:  # terminates both
+        subscriber, publisher = (
+            pool.apply_async(_in_child, (environment, work, seconds)) for work in (subscribe, publish)
         )
-        for role in ("subscribe", "publish")
-    )
-    try:
-        sent = _result(publisher, seconds)["sent"]
-        latencies = sorted(_result(subscriber, seconds)["latencies_ms"])
-    finally:
-        for process in (publisher, subscriber):
-            process.kill()
-            process.communicate()
+        try:
+            sent = publisher.get(2 * DISCOVERY_S + seconds)
+            latencies = sorted(subscriber.get(2 * DISCOVERY_S + seconds))
+        except multiprocessing.TimeoutError:
+            raise DeviceError(
+                "the image transport check did not end: is another middleware set (RMW_IMPLEMENTATION)?"
+            ) from None
+        except Exception as error:  # of any kind, in the other process
+            line = " ".join(str(error).split())
+            raise DeviceError(f"the image transport check failed: {line}") from error
     return {
         "sent": sent,
         "arrived": len(latencies),
@@ -124,21 +121,21 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
     }
 
 
-def _result(process: "subprocess.Popen[str]", seconds: float) -> dict[str, Any]:
+def _in_child(environment: dict[str, str], work: Callable[[Node, float], T], seconds: float) -> T:
+    """Return what `work` returns with a node of its own, in a new process with this environment."""
+    os.environ.clear()
+    os.environ.update(environment)
+    rclpy.init()
+    node = rclpy.create_node(f"actrec_transport_{work.__name__}")
     try:
-        output, errors = process.communicate(timeout=2 * DISCOVERY_S + seconds)
-    except subprocess.TimeoutExpired:
-        raise DeviceError(
-            "the image transport check did not end: is another middleware set (RMW_IMPLEMENTATION)?"
-        ) from None
-    if process.returncode != 0:
-        last = (errors.strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(f"the image transport check failed: {last}")
-    return json.loads(output.strip().splitlines()[-1])
+        return work(node, seconds)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
-def publish(node: Node, seconds: float) -> dict[str, Any]:
-    """Publish images as soon as there is a subscriber, then on `transport_check/done`."""
+def publish(node: Node, seconds: float) -> int:
+    """Publish images as soon as there is a subscriber, then on `transport_check/done`; return their number."""
     images = node.create_publisher(Image, "transport_check/image", IMAGE_PUBLISHER)
     done = node.create_publisher(Empty, "transport_check/done", LATCHED)
     _wait(node, lambda: images.get_subscription_count() > 0 and done.get_subscription_count() > 0)
@@ -153,11 +150,11 @@ def publish(node: Node, seconds: float) -> dict[str, Any]:
     time.sleep(SETTLE_S)  # the last image may still be on its way
     done.publish(Empty())
     _wait(node, lambda: done.get_subscription_count() == 0)
-    return {"sent": count}
+    return count
 
 
-def subscribe(node: Node) -> dict[str, Any]:
-    """Collect the latency of each image in milliseconds until `transport_check/done`."""
+def subscribe(node: Node, seconds: float) -> list[float]:
+    """Return the latency of each image in milliseconds until `transport_check/done`."""
     latencies: list[float] = []
     finished: list[Empty] = []
 
@@ -167,8 +164,8 @@ def subscribe(node: Node) -> dict[str, Any]:
 
     node.create_subscription(Image, "transport_check/image", take, IMAGE_SUBSCRIBER)
     node.create_subscription(Empty, "transport_check/done", finished.append, LATCHED)
-    _wait(node, lambda: bool(finished), 2 * DISCOVERY_S)
-    return {"latencies_ms": latencies}
+    _wait(node, lambda: bool(finished), 2 * DISCOVERY_S + seconds)
+    return latencies
 
 
 def _wait(node: Node, condition: Callable[[], bool], timeout_s: float = DISCOVERY_S) -> None:
@@ -179,24 +176,3 @@ def _wait(node: Node, condition: Callable[[], bool], timeout_s: float = DISCOVER
                 "two processes on this machine do not find each other: a firewall, or ROS_LOCALHOST_ONLY?"
             )
         rclpy.spin_once(node, timeout_sec=0.02)
-
-
-def main(arguments: list[str]) -> int:
-    """Publish or subscribe, and print the result as a line of JSON."""
-    role, seconds = arguments[0], float(arguments[1])
-    rclpy.init()
-    node = rclpy.create_node(f"actrec_transport_{role}")
-    try:
-        result = publish(node, seconds) if role == "publish" else subscribe(node)
-        print(json.dumps(result))
-        return 0
-    except DeviceError as error:
-        print(error, file=sys.stderr)
-        return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
