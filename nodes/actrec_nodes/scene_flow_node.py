@@ -1,15 +1,19 @@
 """The node `scene_flow_node`: pairs of RGB-D frames to scene flow, the 3-D velocity of each pixel."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import scene_flow
+from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig, flow_image
 from actrec.types import RgbdFrame
+from actrec.utils.errors import DeviceError
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode
-from actrec_nodes.common.tf import TfCameraMotion
+from actrec_nodes.common.tf import WAIT_S, TfPoses
 
 
 class SceneFlowNode(FrameNode[SceneFlowConfig]):
@@ -24,16 +28,18 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._flow: Any = None
         self._info: Any = None
         self._preview: Any = None
-        self._tf: TfCameraMotion | None = None
+        self._tf: TfPoses | None = None
 
     def configure(self) -> None:
         """Find the method, declare its settings and make it."""
         method = scene_flow.METHODS.get(self.config.method)
         options = parameters.declare(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
+        lookup = None
         if self.config.camera_motion == "tf":
-            self._tf = TfCameraMotion(self, self.config.fixed_frame, self.warn)
-        self._pairs = FlowPairs(made, self.config, self._tf, self.warn)
+            self._tf = TfPoses(self, "camera_motion 'tf'", "set camera_motion to 'estimate'")
+            lookup = partial(camera_motion, self._tf, self.config.fixed_frame, self.warn)
+        self._pairs = FlowPairs(made, self.config, lookup, self.warn)
         self._flow = self.create_output(Image, topics.SCENE_FLOW, topics.IMAGE_PUBLISHER)
         self._info = self.create_output(CameraInfo, topics.SCENE_FLOW_INFO, topics.IMAGE_PUBLISHER)
         self._preview = self.create_output(Image, topics.SCENE_FLOW_PREVIEW, topics.IMAGE_PUBLISHER)
@@ -65,3 +71,15 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         if self._tf is not None:
             self._tf.close()
         self._pairs = self._tf = None
+
+
+def camera_motion(
+    tf: TfPoses, fixed_frame: str, warn: Callable[[str], None], first: RgbdFrame, second: RgbdFrame
+) -> CameraMotion | None:
+    """Return the camera's motion between two frames by TF, with `fixed_frame` at rest; warn and return None without."""
+    try:
+        poses = [tf.pose(fixed_frame, frame.frame_id, frame.stamp_ns, WAIT_S) for frame in (first, second)]
+    except DeviceError as error:
+        warn(f"the camera's motion stays in the flow, TF does not tell it: {error}")
+        return None
+    return CameraMotion.between(*poses)

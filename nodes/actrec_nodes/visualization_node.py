@@ -14,7 +14,7 @@ from actrec.utils.errors import ActrecError, DeviceError
 from actrec.visualization.rerun_view import Viewer
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.common.frame_source import FrameSubscription, Listener
+from actrec_nodes.common.frame_node import FrameSubscription
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
 
@@ -35,9 +35,7 @@ class VisualizationNode(Node):
         super().__init__("visualization_node", **node_options)
         self.received = False
         self._viewer = viewer
-        self.frames = FrameSubscription(
-            Listener(self, self._on_frame, self._warn, lambda number: None), SynchronizerConfig()
-        )
+        self.frames = FrameSubscription(self, SynchronizerConfig(), self._on_frame, self._warn)
         for topic, (kind, read) in BODIES.items():
             Subscription(self, kind, topic, self._bodies_callback(topic, read), topics.SMALL, self._warn)
         Subscription(self, ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL, self._warn)

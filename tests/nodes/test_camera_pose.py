@@ -1,6 +1,7 @@
 """The camera's motion from TF, with a fake buffer, as tf2_ros has no wheel."""
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ from geometry_msgs.msg import Quaternion, Vector3
 
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.geometry import rotation
-from actrec_nodes.common.tf import TfCameraMotion, pose_matrix
+from actrec_nodes.common.tf import TfPoses, pose_matrix
+from actrec_nodes.scene_flow_node import camera_motion
 
 C = Intrinsics(4, 3, 5.0, 5.0, 1.5, 1.0)
 
@@ -39,14 +41,14 @@ def motion_and_lines(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "tf2_ros", module)
     lines: list[str] = []
-    return TfCameraMotion(None, "odom", lines.append), lines  # type: ignore[arg-type]
+    return partial(camera_motion, TfPoses(None, "", ""), "odom", lines.append), lines  # type: ignore[arg-type]
 
 
 def frame(seconds: float) -> RgbdFrame:
     return RgbdFrame(round(seconds * 1e9), None, None, C, "camera")
 
 
-def test_tf_camera_motion_is_the_motion_between_two_frames(motion_and_lines) -> None:
+def test_camera_motion_is_the_motion_between_two_frames(motion_and_lines) -> None:
     found = motion_and_lines[0](frame(0.0), frame(0.1))
     # A static point comes nearer and rotates the other way.
     np.testing.assert_allclose(found.rotation, rotation(1, -0.01), atol=1e-6)
@@ -71,11 +73,11 @@ def test_pose_matrix_of_a_transform_is_homogeneous(axis: int) -> None:
     np.testing.assert_allclose(found[:3, 3], [1, 2, 3])
 
 
-def test_tf_camera_motion_clears_tf_if_stamps_jump_back(motion_and_lines, monkeypatch) -> None:
+def test_camera_motion_clears_tf_if_stamps_jump_back(motion_and_lines, monkeypatch) -> None:
     cleared: list[bool] = []
     monkeypatch.setattr(Buffer, "clear", lambda self: cleared.append(True), raising=False)
-    for seconds in (0.0, 0.1, 0.2):
+    for seconds in (1.0, 1.1, 2.1):
         motion_and_lines[0](frame(seconds), frame(seconds + 0.1))
     assert not cleared
-    assert motion_and_lines[0](frame(0.0), frame(0.1)) is not None
+    assert motion_and_lines[0](frame(0.1), frame(0.2)) is not None
     assert len(cleared) == 1

@@ -22,8 +22,7 @@ from actrec.utils.errors import InputError, MissingLibraryError
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
-from actrec_nodes.common.gravity import GravityInputConfig, GravityInputs
-from actrec_nodes.perception_nodes import SkeletonNode
+from actrec_nodes.perception_nodes import GravityInputConfig, GravityInputs, SkeletonNode
 from tests.nodes.test_perception_nodes import person, repeat  # noqa: F401
 
 pytestmark = pytest.mark.ros

@@ -7,7 +7,7 @@ from rclpy.node import Node
 
 from actrec.types import Intrinsics
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common.frame_source import FrameSubscription, Listener
+from actrec_nodes.common.frame_node import FrameSubscription
 from actrec_nodes.common.synchronizer import SynchronizerConfig
 
 
@@ -17,9 +17,7 @@ def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) 
     host.add(node)
     received: list[Any] = []
     complaints: list[str] = []
-    frames = FrameSubscription(
-        Listener(node, received.append, complaints.append, lambda number: None), SynchronizerConfig(use_depth=False)
-    )
+    frames = FrameSubscription(node, SynchronizerConfig(use_depth=False), received.append, complaints.append)
     raw = c.intrinsics_to_info(Intrinsics(8, 6, 10, 10, 4, 3, (0.1, -0.2, 0.0, 0.0, 0.05)), c.header(0, "lens"))
     raw.p = [9.0, 0.0, 3.5, 0.0, 0.0, 9.0, 2.5, 0.0, 0.0, 0.0, 1.0, 0.0]
 
