@@ -60,8 +60,7 @@ REMEDIES = {
 }
 """Top-level module to the remedy if a command cannot import it."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a full disk or quota; every command reports them in one line."""
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk or quota; every command reports them in one line
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,8 +15,7 @@ from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
 
-_SHOWN = 10
-"""Number of skipped items printed; the file lists all."""
+_SHOWN = 10  # number of skipped items printed; the file lists all
 
 EPILOG = """\
 The store holds the dataset in a few large files, memory-mapped when they are read. Training, evaluation and export read

@@ -59,21 +59,6 @@ class IntrinsicsConfig:
 
 
 @dataclass(frozen=True)
-class Displacement:
-    """Difference between two lenses at a grid of pixels.
-
-    Attributes:
-        pixels: [n, 2] in the first camera.
-        shift: [n, 2] px, where the second camera images the same points, minus `pixels`.
-        sigma: [n] px, standard deviation of the shift from the second camera's uncertainty.
-    """
-
-    pixels: np.ndarray
-    shift: np.ndarray
-    sigma: np.ndarray
-
-
-@dataclass(frozen=True)
 class Fit:
     """One least-squares fit to all corners of the views, with the pose of the board in each; `rms` in px."""
 
@@ -138,7 +123,7 @@ def calibrate(
     final = fit(board, used, size, config.model)
     _check_plausible(final, config)
     known = covariance(board, used, final)
-    uncertainty = displacement(final.camera, final.camera, known)
+    pixels, _, sigma = displacement(final.camera, final.camera, known)
     progress("checking with held-out views")
     return Calibration(
         camera=final.camera,
@@ -151,7 +136,7 @@ def calibrate(
         rejected=rejected,
         corners_rejected=all_corners - sum(len(view.detection) for view in used),
         unmoved=unmoved,
-        uncertainty=np.column_stack([uncertainty.pixels, uncertainty.sigma]),
+        uncertainty=np.column_stack([pixels, sigma]),
     )
 
 
@@ -232,14 +217,20 @@ def covariance(board: Board, views: Sequence[BoardView], result: Fit, count: int
     return np.asarray(sigma**2 * inverse * np.outer(scale, scale))
 
 
-def displacement(first: Intrinsics, second: Intrinsics, covariance: np.ndarray) -> Displacement:
-    """Project the rays of the first lens by the second, with the [n, n] covariance of its n leading coefficients."""
+def displacement(
+    first: Intrinsics, second: Intrinsics, covariance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Project the rays of the first lens by the second, with the [n, n] covariance of its n leading coefficients.
+
+    Returns:
+        A grid of pixels [n, 2] of the first camera, their shift [n, 2] to the second, px, and its deviation [n], px.
+    """
     u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
     pixels = np.stack([u.ravel(), v.ravel()], axis=1)
     projected, jacobian = _project(pixel_rays(pixels, first), (np.zeros(3), np.zeros(3)), second)
     jacobian = jacobian[:, 6 : 6 + len(covariance)].reshape(len(pixels), 2, -1)
     variance = np.einsum("nia,ab,nib->n", jacobian, covariance, jacobian)
-    return Displacement(pixels, projected - pixels, np.sqrt(np.maximum(variance, 0)))
+    return pixels, projected - pixels, np.sqrt(np.maximum(variance, 0))
 
 
 def _check_count(used: int, detected: int, config: IntrinsicsConfig) -> None:

@@ -130,24 +130,23 @@ class Check:
 
     Attributes:
         holds: Whether the stored calibration still holds.
-        stored: Stored lens, scaled to the images' size.
-        refitted: Lens fitted to the new views.
+        moved_px, moved_deviation_px: Largest displacement of a point near the new corners, and its standard deviation.
         tolerance_px: Maximum displacement of a point.
-        moved_px, deviation_px: Largest displacement of a point near the new corners, and its standard deviation.
-        stored_rms, refitted_rms: Reprojection error of the new views, px, each with its best poses.
-        view_rms: Reprojection error of each view with the stored lens, px.
+        stored_rms_px, refitted_rms_px: Reprojection error of the new views, each with its best poses.
+        stored, refitted: Stored lens, scaled to the images' size, and the lens fitted to the new views.
+        views: Reprojection error of each view with the stored lens, px.
         rejected: Reason by name of the rejected view.
     """
 
     holds: bool
+    moved_px: float
+    moved_deviation_px: float
+    tolerance_px: float
+    stored_rms_px: float
+    refitted_rms_px: float
     stored: Intrinsics
     refitted: Intrinsics
-    tolerance_px: float
-    moved_px: float
-    deviation_px: float
-    stored_rms: float
-    refitted_rms: float
-    view_rms: dict[str, float]
+    views: dict[str, float]
     rejected: dict[str, str]
 
 
@@ -170,33 +169,33 @@ def check(board: Board, views: Sequence[BoardView], stored: Intrinsics, config: 
     found = calibrate(board, views, limits)
     refit = fit(board, found.views, size, model, stored)
     known = covariance(board, found.views, refit, REFITTED)
-    moved = displacement(stored, refit.camera, known)
+    pixels, shift, sigma = displacement(stored, refit.camera, known)
     # Points near a detected corner; elsewhere the refitted lens is extrapolated.
     corners = np.concatenate([view.detection.pixels for view in found.views])
-    nearest = np.array([np.hypot(*(corners - point).T).min() for point in moved.pixels])
+    nearest = np.array([np.hypot(*(corners - point).T).min() for point in pixels])
     covered = nearest <= COVERED * size[0]
     view_rms = {view.name: reprojection_rms(board, view, stored) for view in found.views}
     tolerance = config.tolerance * stored.width
-    length = np.where(covered, np.hypot(*moved.shift.T), 0)
-    wrong = (length > tolerance) & (length > SIGNIFICANT * moved.sigma)
-    unclear = covered & ((RESOLVED * moved.sigma > tolerance) | (length > tolerance))
+    length = np.where(covered, np.hypot(*shift.T), 0)
+    wrong = (length > tolerance) & (length > SIGNIFICANT * sigma)
+    unclear = covered & ((RESOLVED * sigma > tolerance) | (length > tolerance))
     if not wrong.any() and unclear.any():
         raise InputError(
             f"these {len(found.views)} views cannot decide: they determine the lens to "
-            f"±{moved.sigma[covered].max():.1f} px, and {tolerance / RESOLVED:.1f} px are needed; show more views, "
+            f"±{sigma[covered].max():.1f} px, and {tolerance / RESOLVED:.1f} px are needed; show more views, "
             "tilted by up to 45°"
         )
     counts = [len(view.detection) for view in found.views]
     return Check(
         holds=not bool(wrong.any()),
+        moved_px=float(length.max()),
+        moved_deviation_px=float(sigma[length.argmax()]),
+        tolerance_px=tolerance,
+        stored_rms_px=float(np.sqrt(np.average(np.square(list(view_rms.values())), weights=counts))),
+        refitted_rms_px=refit.rms,
         stored=stored,
         refitted=refit.camera,
-        tolerance_px=tolerance,
-        moved_px=float(length.max()),
-        deviation_px=float(moved.sigma[length.argmax()]),
-        stored_rms=float(np.sqrt(np.average(np.square(list(view_rms.values())), weights=counts))),
-        refitted_rms=refit.rms,
-        view_rms=view_rms,
+        views=view_rms,
         rejected=found.rejected,
     )
 
@@ -316,24 +315,32 @@ def _draw_coverage(result: Calibration) -> np.ndarray:
     return drawn
 
 
+def summary(figures: dict[str, Any]) -> list[str]:
+    """Return lines about the figures of an intrinsics calibration: views, lens, errors, and what would improve it."""
+    values, sigma, uncertainty = figures["intrinsics"], figures["standard_deviations"], figures["uncertainty_px"]
+    pinhole = ", ".join(f"{name} {values[name]:.2f} ± {sigma[name]:.2f}" for name in COEFFICIENTS[:4])
+    distortion = " ".join(f"{value:.5f}" for name, value in values.items() if name[0] in "kp")
+    rejected = figures["rejected"]
+    return [
+        f"{len(figures['views'])} views used, {len(rejected)} rejected, {figures['unmoved']} ignored as unmoved",
+        *(f"  rejected {name}: {reason}" for name, reason in rejected.items()),
+        f"{pinhole} px; distortion {distortion}",
+        f"RMS {figures['rms_px']:.3f} px, of held-out views {figures['held_out_rms_px']:.3f} px; the lens is certain "
+        f"to ±{uncertainty['middle']:.2f} px in the image's middle and ±{uncertainty['worst']:.2f} px at worst",
+        *(f"to improve: {todo}" for todo in figures["missing"]),
+    ]
+
+
 def _page(figures: dict[str, Any]) -> str:
-    deviations, uncertainty = figures["standard_deviations"], figures["uncertainty_px"]
+    deviations = figures["standard_deviations"]
     rows = [f"| {name} | {value:.6g} | {deviations[name]:.2g} |" for name, value in figures["intrinsics"].items()]
     views = [f"| {name} | {value:.3f} |" for name, value in sorted(figures["views"].items(), key=lambda i: -i[1])]
-    rejected = [f"- {name}: {reason}" for name, reason in figures["rejected"].items()] or ["None."]
     parts = [
         f"# Intrinsics of {figures['width']}×{figures['height']} images",
-        f"Board: {figures['board']}. {len(figures['views'])} views, {figures['corners']} corners "
-        f"({figures['corners_rejected']} rejected).",
-        f"RMS {figures['rms_px']:.3f} px; of held-out views {figures['held_out_rms_px']:.3f} px. The projection of a "
-        f"point is certain to ±{uncertainty['middle']:.2f} px in the image's middle and to "
-        f"±{uncertainty['worst']:.2f} px in the worst place (standard deviation).",
+        f"Board: {figures['board']}. {figures['corners']} corners ({figures['corners_rejected']} rejected).",
+        *summary(figures),
         "| | value | standard deviation |\n| --- | --- | --- |\n" + "\n".join(rows),
         "![coverage of the image by the views](coverage.png)",
-        "## Still missing",
-        "\n".join(f"- {todo}" for todo in figures["missing"]) or "Nothing.",
-        "## Rejected views",
-        "\n".join(rejected),
         "## Views, the worst first",
         "| view | RMS, px |\n| --- | --- |\n" + "\n".join(views),
     ]

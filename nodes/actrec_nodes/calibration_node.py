@@ -18,8 +18,7 @@ from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.subscriptions import Subscription, why_silent
 from actrec_nodes.common.tf import TfPoses
 
-ROBOT_WAIT_S = 0.3
-"""Wait for a resting robot's pose: joint states come at a few Hz and more."""
+ROBOT_WAIT_S = 0.3  # wait for a resting robot's pose: joint states come at a few Hz and more
 
 
 class ImageTopicNode(Node):

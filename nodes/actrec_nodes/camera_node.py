@@ -23,19 +23,11 @@ from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription
 
-SAME_UP_COSINE = 0.999986
-"""Cosine of 0.3°: a smaller change of the direction of gravity is not published."""
-
-HUNG_S = 1.0
-"""A driver that exceeds its timeout by more than this is abandoned."""
-
-_DISCOVERY_S, _MATCH_S = 1.0, 10.0
-"""Waits of a recording's first frame, if the node started after others: to discover a subscriber of images, and to be
-matched with all discovered ones."""
-
-_NEXT_FRAME_S = 0.3
-"""Wait for the current frame before a driver is closed while a thread reads from it."""
-
+SAME_UP_COSINE = 0.999986  # cosine of 0.3°: a smaller change of the direction of gravity is not published
+HUNG_S = 1.0  # a driver that exceeds its timeout by more than this is abandoned
+_DISCOVERY_S = 1.0  # wait of a recording's first frame for a subscriber of images, if the node started after others
+_MATCH_S = 10.0  # its wait for the match with all discovered subscribers
+_NEXT_FRAME_S = 0.3  # wait for the current frame before a driver is closed while a thread reads from it
 _DISCOVERY_STEP_S = 0.05
 
 

@@ -22,8 +22,7 @@ IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Imag
 
 INFOS = {topics.COLOR: topics.COLOR_INFO, topics.DEPTH: topics.DEPTH_INFO}
 
-QUEUE_SIZE = 500
-"""Queue size in observations; the oldest are dropped beyond it (250 MB of images or more)."""
+QUEUE_SIZE = 500  # queue size in observations; the oldest are dropped beyond it (250 MB of images or more)
 
 
 class ClipNode(Node):

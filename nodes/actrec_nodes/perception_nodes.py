@@ -25,13 +25,11 @@ from actrec_nodes.common.tf import WAIT_S, TfPoses
 
 ConfigT = TypeVar("ConfigT")
 
-HOLD_S = 1.0
-"""Time for which the last direction from TF is used while TF does not know a newer one."""
+HOLD_S = 1.0  # time for which the last direction from TF is used while TF does not know a newer one
 
 _IMU_TF = "the accelerometer's place from TF"
 
-KEPT = 8
-"""Skeleton messages kept: enough for the frames in the queues."""
+KEPT = 8  # skeleton messages kept: enough for the frames in the queues
 
 
 class PerceptionNode(FrameNode[ConfigT]):

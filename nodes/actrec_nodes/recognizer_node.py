@@ -30,8 +30,7 @@ from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
 from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
 
-FALLBACK = "onnxruntime"
-"""The backend that runs anywhere."""
+FALLBACK = "onnxruntime"  # the backend that runs anywhere
 
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""

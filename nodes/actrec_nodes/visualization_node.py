@@ -18,8 +18,7 @@ from actrec_nodes.common.frame_node import FrameSubscription
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
 
-SILENCE_S = 10.0
-"""Time for the first message."""
+SILENCE_S = 10.0  # time for the first message
 
 BODIES: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
     topics.SKELETONS: (SkeletonArray, conversions.message_to_bodies),

@@ -1,9 +1,6 @@
 """`actrec calibrate`: calibrate a camera's lens, its depth, and its pose on the robot."""
 
 import argparse
-import importlib
-from contextlib import AbstractContextManager
-from typing import Any
 
 from actrec.cli.calibrate import lens, rig
 from actrec.utils.errors import ConfigError
@@ -22,20 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="calibrations", metavar="NAME")
     lens.add_commands(commands)
     rig.add_commands(commands)
-    parser.set_defaults(run=None, open_topic=open_topic, open_poses=open_poses)
-
-
-def open_topic(topic: str) -> AbstractContextManager[Any]:
-    """Subscribe to images; this imports ROS."""
-    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.calibration_node").images(topic)
-    return opened
-
-
-def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
-    """Listen to TF for a robot's poses; this imports ROS."""
-    node = importlib.import_module("actrec_nodes.calibration_node")
-    opened: AbstractContextManager[Any] = node.robot_poses(base, gripper)
-    return opened
+    parser.set_defaults(run=None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -143,25 +143,11 @@ def run_intrinsics(args: argparse.Namespace) -> int:
     calibration_files.write_intrinsics(path, result.camera, f"{serial}_{args.part}", geometry, note)
     if geometry is not None:
         log("the depth camera's extrinsics were calibrated with its previous lens: run actrec calibrate depth again")
-    print(json.dumps(figures) if args.json else _summary(figures))
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        print(*quality.summary(figures), f"wrote {path}; report: {folder / 'report.md'}", sep="\n")
     return 0
-
-
-def _summary(figures: dict[str, Any]) -> str:
-    values, sigma, uncertainty = figures["intrinsics"], figures["standard_deviations"], figures["uncertainty_px"]
-    pinhole = ", ".join(f"{name} {values[name]:.2f} ± {sigma[name]:.2f}" for name in PINHOLE)
-    distortion = " ".join(f"{value:.5f}" for name, value in values.items() if name[0] in "kp")
-    rejected = figures["rejected"]
-    lines = [
-        f"{len(figures['views'])} views used, {len(rejected)} rejected, {figures['unmoved']} ignored as unmoved",
-        *(f"  rejected {name}: {reason}" for name, reason in rejected.items()),
-        f"{pinhole} px; distortion {distortion}",
-        f"RMS {figures['rms_px']:.3f} px, of held-out views {figures['held_out_rms_px']:.3f} px; the lens is certain "
-        f"to ±{uncertainty['middle']:.2f} px in the image's middle and ±{uncertainty['worst']:.2f} px at worst",
-        *(f"to improve: {todo}" for todo in figures["missing"]),
-        f"wrote {figures['file']}; report: {Path(figures['report']) / 'report.md'}",
-    ]
-    return "\n".join(lines)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -178,30 +164,17 @@ def run_check(args: argparse.Namespace) -> int:
     result = quality.check(board, views, stored, limits)
     before, after = ({name: getattr(lens, name) for name in PINHOLE} for lens in (result.stored, result.refitted))
     if args.json:
-        figures = {
-            "file": str(path),
-            "holds": result.holds,
-            "moved_px": result.moved_px,
-            "moved_deviation_px": result.deviation_px,
-            "tolerance_px": result.tolerance_px,
-            "stored_rms_px": result.stored_rms,
-            "refitted_rms_px": result.refitted_rms,
-            "stored": before,
-            "refitted": after,
-            "views": result.view_rms,
-            "rejected": result.rejected,
-        }
-        print(json.dumps(figures))
+        print(json.dumps({"file": str(path), **vars(result), "stored": before, "refitted": after}))
     else:
         change = ", ".join(f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before)
         print(f"{path} {'holds' if result.holds else 'does not hold'}")
         print(
-            f"a point moves by {result.moved_px:.2f} ± {result.deviation_px:.2f} px at most; the tolerance is "
+            f"a point moves by {result.moved_px:.2f} ± {result.moved_deviation_px:.2f} px at most; the tolerance is "
             f"{result.tolerance_px:.2f} px"
         )
         print(
-            f"residuals of {len(result.view_rms)} views: {result.stored_rms:.3f} px with the stored lens, "
-            f"{result.refitted_rms:.3f} px with a refitted lens ({change})"
+            f"residuals of {len(result.views)} views: {result.stored_rms_px:.3f} px with the stored lens, "
+            f"{result.refitted_rms_px:.3f} px with a refitted lens ({change})"
         )
         if not result.holds:
             print("calibrate again: actrec calibrate intrinsics … --overwrite")
@@ -257,13 +230,7 @@ def _collect(
 ) -> tuple[list[Any], Callable[[str], np.ndarray]]:
     """Collect views from the source of the options; live, until `required` is met, with their images in a folder.
 
-    Returns:
-        The views, and a function that loads the image of a view by its name.
-
-    Raises:
-        ConfigError: No source, or several, or an impossible preview, or a driver without images of this lens.
-        DeviceError: The source is missing.
-        InputError: An image is mirrored or damaged.
+    Returns the views, and a function that loads the image of a view by its name.
     """
     if args.driver and args.part == DEPTH and driver_accepts(args.driver, "register"):
         raise ConfigError(
@@ -386,7 +353,12 @@ def open_live(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any
     views = load("views")
     if args.driver:
         return views.open_driver(args.driver, driver_options(args))
-    return views.open_topic(args.open_topic(args.topic))
+    return views.open_topic(open_topic(args.topic))
+
+
+def open_topic(topic: str) -> contextlib.AbstractContextManager[Any]:
+    """Subscribe to images; this imports ROS."""
+    return importlib.import_module("actrec_nodes.calibration_node").images(topic)
 
 
 def driver_accepts(driver: str, setting: str) -> bool:

@@ -1,6 +1,8 @@
 """`actrec calibrate depth`, `hand-eye` and `floor`: the depth camera, and the camera's pose on a robot."""
 
 import argparse
+import importlib
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,7 +285,7 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
     if args.intrinsics or (raw_topic and calibration_files.path_of(args.serial, COLOR, args.cameras).is_file()):
         known = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
     folder = args.keep or Path(f"hand_eye_{args.serial}")
-    with interruptible() as stopped, args.open_poses(base, gripper) as pose_at, lens.open_live(args) as read:
+    with interruptible() as stopped, open_poses(base, gripper) as pose_at, lens.open_live(args) as read:
         collector = hand_eye.HandEyeCollector(board, pose_at, hand_config, folder)
         with lens.name_saved_views(collector.views, folder):
             views, camera = hand_eye.collect(read, collector, stopped, known, log)
@@ -291,6 +293,11 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
     if camera is None:
         raise InputError("no image arrived: the camera is unknown")
     return views, camera
+
+
+def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
+    """Listen to TF for a robot's poses; this imports ROS."""
+    return importlib.import_module("actrec_nodes.calibration_node").robot_poses(base, gripper)
 
 
 def _frames(args: argparse.Namespace) -> tuple[str, str]:

@@ -35,17 +35,10 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=Node)
 
-DRAIN_S = 5.0
-"""Time to process the last inputs after a recording has ended."""
-
-READY_S = 60.0
-"""Time to wait for the nodes of `start_after`."""
-
-PARENT = "ACTREC_PARENT"
-"""Environment variable: the process with whose end this one ends."""
-
-ORPHAN_S = 2.0
-"""Time to close the camera and the nodes after that process has ended."""
+DRAIN_S = 5.0  # time to process the last inputs after a recording has ended
+READY_S = 60.0  # time to wait for the nodes of `start_after`
+PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end this one ends
+ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 
 _STEP_S = 0.05
 _ANSWER_S = 1.0

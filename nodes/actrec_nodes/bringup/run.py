@@ -12,9 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import psutil
 from actrec_msgs.msg import ActionLabel
 from lifecycle_msgs.msg import State
@@ -31,20 +30,13 @@ from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros
 from actrec_nodes.common import conversions, parameter_files, topics
-from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
+from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, percentiles_ms
 from actrec_nodes.common.lifecycle import ActrecNode
 
-EXIT_S = 15.0
-"""Time for a node's process to end."""
-
-LAST_STATISTICS_S = 2.0
-"""Time for the last statistics of ended processes to arrive."""
-
-KEPT = 100_000
-"""Latencies and changes kept: most of an hour at 30 Hz."""
-
-BODIES = 1000
-"""Bodies whose last label is kept."""
+EXIT_S = 15.0  # time for a node's process to end
+LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
+KEPT = 100_000  # latencies and changes kept: most of an hour at 30 Hz
+BODIES = 1000  # bodies whose last label is kept
 
 
 @dataclass(frozen=True)
@@ -152,10 +144,8 @@ class GraphMonitor(Node):
         """Return p50 and p95 from frame to label in milliseconds; None if stamps are not of this machine's clock."""
         with self._lock:
             latency = [seconds for _, seconds in self.latencies]
-        if not latency:
-            return {"p50": None, "p95": None}
-        p50, p95 = np.percentile(latency, (50, 95)) * 1e3
-        return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
+        p50, p95 = percentiles_ms(latency)
+        return {"p50": round(p50, 1), "p95": round(p95, 1)} if latency else {"p50": None, "p95": None}
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return the newest statistics of each node, as `NodeStatistics.json` writes them."""
@@ -270,28 +260,14 @@ def _without_images(result: dict[str, Any]) -> set[str]:
     return of_images if result["labels"] and "camera_node" in nodes and not came else set()
 
 
-class Running(Protocol):
-    """A running graph."""
-
-    def wait(self, duration_s: float | None) -> bool:
-        """Wait until all work is done or the time is over; return False if a node failed, which it has logged.
-
-        Raises:
-            DeviceError: A process has crashed.
-        """
-
-    def usage(self) -> dict[str, dict[str, float | None]]:
-        """Return memory and processor time by process."""
-
-    def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
-        """Stop the graph and return each node's last statistics."""
-
-
 class _Threads:
+    """The graph in this process."""
+
     def __init__(self, host: Host):
         self._host = host
 
     def wait(self, duration_s: float | None) -> bool:
+        """Wait until all work is done or the time is over; return False if a node failed, which it has logged."""
         self._host.wait(duration_s)
         return not any(node.exit_status for node in self._host.nodes)
 
@@ -327,12 +303,13 @@ def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
 
 
 class _Processes:
-    """The processes of the nodes, by name."""
+    """The graph in a process for each node, by name."""
 
     def __init__(self, children: "dict[str, subprocess.Popen[bytes]]"):
         self.children = children
 
     def wait(self, duration_s: float | None) -> bool:
+        """Wait as `_Threads` does; raise DeviceError if a process has crashed."""
         pidfds = {os.pidfd_open(child.pid): name for name, child in self.children.items()}
         try:
             ended, _, _ = select.select(list(pidfds), [], [], duration_s)
@@ -374,6 +351,10 @@ class _Processes:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+Running = _Threads | _Processes
+"""A running graph: `wait`, `usage` by process, and `finish`, which stops it and returns each node's last statistics."""
 
 
 @contextlib.contextmanager

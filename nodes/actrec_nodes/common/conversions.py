@@ -1,6 +1,7 @@
 """Conversions between ROS messages and the core's arrays, without copies if the encoding allows."""
 
 import array
+import copy
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -162,19 +163,10 @@ def rectified_info(message: CameraInfo) -> CameraInfo:
     p = [float(value) for value in message.p]
     if not p[0] > 0:  # no P
         p[0:3], p[4:7], p[8:11] = message.k[0:3], message.k[3:6], message.k[6:9]
-    return CameraInfo(
-        header=message.header,
-        width=message.width,
-        height=message.height,
-        distortion_model="plumb_bob",
-        d=[0.0] * 5,
-        k=[*p[0:3], *p[4:7], *p[8:11]],
-        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        p=p,
-        binning_x=message.binning_x,
-        binning_y=message.binning_y,
-        roi=message.roi,
-    )
+    info = copy.deepcopy(message)
+    info.distortion_model, info.d, info.p = "plumb_bob", [0.0] * 5, p
+    info.k, info.r = [*p[0:3], *p[4:7], *p[8:11]], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    return info
 
 
 def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:

@@ -14,23 +14,12 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped")
-"""The counters; see `NodeStatistics`."""
-
-KEPT = 1000
-"""Latencies kept for the percentiles: over half a minute at 30 Hz."""
-
-PLAUSIBLE_LATENCY_S = 30.0
-"""The stamp of a message older than this is a recording's and is not compared with the clock."""
-
-STALLED_S = 5.0
-"""Inputs have stopped if the last one is older than this and than three mean intervals."""
-
-RECENT_S = 10.0
-"""An error this recent makes the node's status an error."""
-
-DROPPING = 0.5
-"""Above this share of dropped inputs the node's status is a warning."""
+COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped")  # the counters; see `NodeStatistics`
+KEPT = 1000  # latencies kept for the percentiles: over half a minute at 30 Hz
+PLAUSIBLE_LATENCY_S = 30.0  # the stamp of a message older than this is a recording's and is not compared with the clock
+STALLED_S = 5.0  # inputs have stopped if the last one is older than this and than three mean intervals
+RECENT_S = 10.0  # an error this recent makes the node's status an error
+DROPPING = 0.5  # above this share of dropped inputs the node's status is a warning
 
 NO_FIGURES: Mapping[str, float | int | str] = MappingProxyType({})
 
@@ -139,7 +128,7 @@ class Statistics:
             counts, queue, last_error = dict(self._counts), self._queue, self._last_error
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         rate = (len(times) - 1) / span if span > 0 and not _stalled(times, time.monotonic()) else 0.0
-        (l50, l95), (w50, w95) = _percentiles(latency), _percentiles(work)
+        (l50, l95), (w50, w95) = percentiles_ms(latency), percentiles_ms(work)
         return NodeStatistics(
             **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
             queue=queue, last_error=last_error,
@@ -153,7 +142,8 @@ def _stalled(times: Sequence[float], now: float) -> bool:
     return now - times[-1] > max(STALLED_S, 3 * pace)
 
 
-def _percentiles(seconds: list[float]) -> tuple[float, float]:
+def percentiles_ms(seconds: list[float]) -> tuple[float, float]:
+    """Return p50 and p95 in milliseconds; NaN without values."""
     if not seconds:
         return float("nan"), float("nan")
     p50, p95 = np.percentile(seconds, (50, 95)) * 1e3

@@ -26,14 +26,9 @@ from actrec_nodes.common.subscriptions import publisher_events
 ConfigT = TypeVar("ConfigT")
 T = TypeVar("T")
 
-REPEAT_S = 5.0
-"""Shortest interval between two log lines of one kind."""
-
-LAST_STATISTICS_S = 0.5
-"""Time for the last statistics to reach subscribers."""
-
-COMPLAINTS = 100
-"""Kinds of log lines whose repetitions are counted."""
+REPEAT_S = 5.0  # shortest interval between two log lines of one kind
+LAST_STATISTICS_S = 0.5  # time for the last statistics to reach subscribers
+COMPLAINTS = 100  # kinds of log lines whose repetitions are counted
 
 
 @dataclass(frozen=True)

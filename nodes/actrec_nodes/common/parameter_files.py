@@ -13,11 +13,8 @@ from actrec.utils.errors import ConfigError
 
 PARAMETERS = "ros__parameters"
 
-_ALIKE = 0.8
-"""Similarity to a known name above which another name may be a typing error."""
-
-_LISTED = 25
-"""Known names that fit a line."""
+_ALIKE = 0.8  # similarity to a known name above which another name may be a typing error
+_LISTED = 25  # known names that fit a line
 
 _FORM = f"'NODE: {{{PARAMETERS}: {{NAME: VALUE}}}}'"
 

@@ -17,8 +17,7 @@ except ModuleNotFoundError:  # its name in Humble
 NO_PUBLISHER = "it has no publisher"
 SENDS_NOTHING = "publishes it but sends nothing"
 
-FOLLOW_S = 0.5
-"""Interval at which the QoS of publishers and subscription is compared."""
+FOLLOW_S = 0.5  # interval at which the QoS of publishers and subscription is compared
 
 
 class Subscription:
@@ -130,13 +129,8 @@ def requested(
         for offer in offered
     ]
     earlier = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and any(latched)
-    volatile, with_earlier = (
-        (reliability, DurabilityPolicy.VOLATILE),
-        (
-            ReliabilityPolicy.RELIABLE,
-            DurabilityPolicy.TRANSIENT_LOCAL,
-        ),
-    )
+    volatile = (reliability, DurabilityPolicy.VOLATILE)
+    with_earlier = (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
     if exclusive:
         return [with_earlier if earlier and all(latched) else volatile]
     return [volatile, with_earlier] if earlier else [volatile]

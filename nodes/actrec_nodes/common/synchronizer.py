@@ -8,6 +8,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
@@ -18,29 +19,14 @@ from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions, topics
 
-FIRST_TOLERANCE_NS = NANOSECONDS // 60
-"""Half a frame at 30 Hz, until the camera's interval is known."""
-
-INTERVALS = 30
-"""Recent intervals of color that determine the tolerance."""
-
-RECENT = 1024
-"""Color images whose arrival is remembered: half a minute at 30 Hz, so that the delay of late depth is known."""
-
-DISORDER = 300
-"""Depth images after which a delivery out of order is forgotten: ten seconds at 30 Hz."""
-
-STEADY = 10
-"""Depth images in time, in a row, after which color waits again for depth that was too late."""
-
-MARGIN = 1.25
-"""Factor on a measured delay, in advice on `depth_wait_s` and for depth out of order."""
-
-MAX_DELAY_S = 20.0
-"""Stamps of depth that are older than this against color's are of another clock."""
-
-OUT_OF_ORDER = 3
-"""A color image that is older by up to this number of intervals arrived out of order; else stamps jumped back."""
+FIRST_TOLERANCE_NS = NANOSECONDS // 60  # half a frame at 30 Hz, until the camera's interval is known
+INTERVALS = 30  # recent intervals of color that determine the tolerance
+RECENT = 1024  # color images whose arrival is remembered: half a minute at 30 Hz
+DISORDER = 300  # depth images after which a delivery out of order is forgotten: ten seconds at 30 Hz
+STEADY = 10  # depth images in time, in a row, after which color waits again for depth that was too late
+MARGIN = 1.25  # factor on a measured delay, in advice on `depth_wait_s` and for depth out of order
+MAX_DELAY_S = 20.0  # stamps of depth that are older than this against color's are of another clock
+OUT_OF_ORDER = 3  # intervals by which a color image may be older; beyond them stamps jumped back
 
 
 @dataclass(frozen=True)
@@ -361,8 +347,7 @@ class Synchronizer:
         self._emit(RgbdMessages(color, depth, self._info, self._config.depth_scale))
 
 
-def _stamp(item: _Waiting) -> int:
-    return item.stamp_ns
+_stamp = attrgetter("stamp_ns")
 
 
 def _nearest(waiting: list[_Waiting], stamp: int, tolerance: int) -> _Waiting | None:

@@ -12,11 +12,8 @@ from actrec.types import NANOSECONDS
 from actrec.utils.calibration_files import rotation_matrix, transform
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
-WAIT_S = 0.05
-"""Wait for the camera's pose, because odometry often comes a little after its image."""
-
-JUMP_NS = NANOSECONDS
-"""Stamps that jump back by more than this are of a recording that starts again."""
+WAIT_S = 0.05  # wait for the camera's pose, because odometry often comes a little after its image
+JUMP_NS = NANOSECONDS  # stamps that jump back by more than this are of a recording that starts again
 
 
 class TfPoses:
