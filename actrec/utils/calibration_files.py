@@ -5,7 +5,6 @@ are ROS camera_info files (see camera_calibration_parsers); the depth file adds 
 `SERIAL_mount.yaml` is the static transform from the robot to the camera.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from actrec.types import Intrinsics
-from actrec.utils import folders
+from actrec.utils import files, folders
 from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
@@ -270,16 +269,7 @@ def _matrix(values: np.ndarray) -> dict[str, Any]:
 def _write(path: Path, content: dict[str, Any], note: str) -> None:
     text = "".join(f"# {line}\n" for line in note.splitlines())
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text)
-        os.replace(staging, path)
-    except OSError as error:
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; set ACTREC_CAMERAS to another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            staging.unlink(missing_ok=True)
+    files.write_file(path, text.encode(), "set ACTREC_CAMERAS to another folder")
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Atomic writing of folders, and image files.
+"""Atomic writing of files and folders, and image files.
 
 `cv2.imread` and `cv2.imwrite` end the process at file names that are not UTF-8; the functions here do not.
 """
@@ -15,6 +15,20 @@ import numpy as np
 
 from actrec.utils.errors import DeviceError, InputError, PackageError
 from actrec.utils.folders import expanded
+
+
+def write_file(path: Path, content: bytes, remedy: str = "choose another place") -> None:
+    """Write a file and its folder, atomically: a reader sees the old or the new content; raise DeviceError."""
+    staging = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_bytes(content)
+        os.replace(staging, path)
+    except OSError as error:
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; {remedy}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)
 
 
 def write_folder(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from actrec.utils import files
 from actrec.utils.config import build, setting, validate
-from actrec.utils.errors import ConfigError, DeviceError, MissingLibraryError
+from actrec.utils.errors import ConfigError, MissingLibraryError
 
 CHARUCO, CHESSBOARD = "charuco", "chessboard"
 DICTIONARIES = tuple(f"{bits}x{bits}_{count}" for bits in (4, 5, 6, 7) for count in (50, 100, 250, 1000))
@@ -187,11 +188,7 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
         raise MissingLibraryError("printing a board needs fpdf2, which brings Pillow: pip install fpdf2") from error
     paper = _fit_paper(board, paper) if suffix == ".pdf" else ""
     content = _pdf(board, fpdf, PAPERS[paper]) if paper else _png(board, pillow)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+    files.write_file(path, content)
     return paper
 
 

@@ -14,7 +14,6 @@ pose on the other side: board → camera = X⁻¹ A B (Shah 2013 writes A B = X 
 then all corners of all images are fitted together, each image with a small error of the robot's pose.
 """
 
-import csv
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils import files
 from actrec.utils.calibration_files import quaternion, rigid, rotation_matrix, unit_quaternion
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
@@ -442,13 +442,9 @@ class HandEyeCollector:
         return f"{remaining} more: turn the hand, let it rest with the board in view" if remaining > 0 else ""
 
     def _write_poses(self) -> None:
-        path = self._folder / POSES_FILE
         rows = [(v.name, *map(float, v.gripper[:3, 3]), *quaternion(v.gripper[:3, :3])) for v in self.views]
-        try:
-            with path.open("w", newline="") as file:
-                csv.writer(file).writerows([["image", "x", "y", "z", "qx", "qy", "qz", "qw"], *rows])
-        except OSError as error:
-            raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+        lines = ["image,x,y,z,qx,qy,qz,qw", *(",".join(map(str, row)) for row in rows)]
+        files.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
 
 
 def collect(

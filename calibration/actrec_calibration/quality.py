@@ -1,7 +1,6 @@
 """Quality of a lens calibration: coverage of the image by the views, check of a stored calibration, and report."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
+from actrec.utils import files
 from actrec.utils.calibration_files import scale_to_size
 from actrec.utils.config import setting
-from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.errors import InputError
 from actrec_calibration.board import Board
 from actrec_calibration.detection import BoardCorners, BoardView, placement
 from actrec_calibration.intrinsics import (
@@ -247,31 +247,17 @@ def write_report(
     # The same gain in all views, for comparison.
     typical = float(np.median(np.concatenate([np.hypot(*part.T) for part in residuals])))
     gain = float(2 ** np.floor(np.log2(TYPICAL_ARROW * result.camera.width / max(typical, 1e-3))))
-    try:
-        (folder / "views").mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
-        (folder / "report.md").write_text(_page(figures))
-        save_image(folder / "coverage.png", _draw_coverage(result))
-        for view, residual in zip(result.views, residuals, strict=True):
-            drawn = _draw_residuals(load_image(view.name), view.detection.pixels, residual, gain)
-            save_image(folder / "views" / f"{Path(view.name).stem}.jpg", drawn)
-    except OSError as error:
-        raise DeviceError(f"cannot write the report '{folder}': {error.strerror}; choose another --report") from error
+    files.write_file(folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode(), "choose another --report")
+    files.write_file(folder / "report.md", _page(figures).encode())
+    save_image(folder / "coverage.png", _draw_coverage(result))
+    for view, residual in zip(result.views, residuals, strict=True):
+        drawn = _draw_residuals(load_image(view.name), view.detection.pixels, residual, gain)
+        save_image(folder / "views" / f"{Path(view.name).stem}.jpg", drawn)
 
 
 def save_image(path: Path, image: np.ndarray) -> None:
-    """Write [H, W, 3] RGB atomically: a viewer may be reading the file.
-
-    Raises:
-        DeviceError: It cannot be written.
-    """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+    """Write [H, W, 3] RGB atomically, because a viewer may be reading the file; raise DeviceError."""
+    files.write_file(path, cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
 
 
 def draw_preview(
