@@ -190,6 +190,18 @@ def _parse(text: str, accepts: Callable[[float], bool], what: str) -> float:
     raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
 
 
+def numbers(length: int, kind: Callable[[str], float] = finite) -> Callable[[str], tuple[float, ...]]:
+    """Return the parser of numbers separated by commas, each parsed by `kind`."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        words = text.replace("x", ",").split(",")
+        if len(words) != length:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {length} numbers with commas")
+        return tuple(map(kind, words))
+
+    return parse
+
+
 def names(text: str) -> list[str]:
     """Parse names separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]

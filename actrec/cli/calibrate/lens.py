@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from actrec import cameras
-from actrec.cli import add_driver, driver_options, interruptible
+from actrec.cli import add_driver, count, driver_options, interruptible, numbers
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, check_writable, from_yaml, path_of
@@ -85,7 +85,8 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "points", help_line, run_points, _POINTS)
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .skeleton, see below")
     parser.add_argument("--part", choices=(COLOR, DEPTH), default=COLOR, help="camera of the pixels and of the result")
-    parser.add_argument("--size", metavar="W,H", help="of the image in pixels (known for .skeleton)")
+    size = "of the image in pixels (known for .skeleton)"
+    parser.add_argument("--size", type=numbers(2, count), metavar="W,H", help=size)
     poses = tuple(load("poses").ESTIMATED_POSES)
     parser.add_argument("--pose", choices=poses, default="free", help="estimated camera pose")
     add_output(parser)
@@ -184,8 +185,7 @@ def run_check(args: argparse.Namespace) -> int:
 def run_points(args: argparse.Namespace) -> int:
     """Estimate the intrinsics and write them."""
     path = target(args, args.part)
-    size = None if args.size is None else _parse_size(args.size)
-    points, pixels, size = load("views").read_points([Path(file) for file in args.files], args.part, size)
+    points, pixels, size = load("views").read_points([Path(file) for file in args.files], args.part, args.size)
     result = load("poses").calibrate_from_points(points, pixels, size, args.pose)
     figures = {
         "file": str(path),
@@ -199,16 +199,6 @@ def run_points(args: argparse.Namespace) -> int:
     calibration_files.write_intrinsics(path, result.camera, name, note=note_of("points", figures))
     print_figures(args, figures)
     return 0
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(word) for word in text.replace("x", ",").split(","))
-        if min(width, height) <= 0:
-            raise ValueError("not positive")
-    except ValueError as error:
-        raise ConfigError(f"--size is '{text}', expected W,H, e.g. 640,480") from error
-    return width, height
 
 
 def _serial(args: argparse.Namespace) -> str:

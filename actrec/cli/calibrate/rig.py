@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible
+from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers
 from actrec.cli.calibrate import lens
 from actrec.cli.calibrate.lens import load, log
 from actrec.perception.floor_plane import find_floor
@@ -19,6 +19,7 @@ from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, Dep
 from actrec.utils.errors import ConfigError, InputError
 
 OPTICAL_FRAME = "camera_color_optical_frame"
+RAW_FIRST = "calibrate with raw depth first, without --registered"
 
 _DEPTH = """\
 FOLDER contains color/, depth/ (16-bit PNG, mm, 0 if missing) and, if the depth camera has them, ir/; images that belong
@@ -94,11 +95,7 @@ def _check_serial(camera: CameraFiles, serial: str) -> None:
 
 
 def _intrinsics(args: argparse.Namespace, given: Path | None, part: str, option: str) -> Intrinsics:
-    """Read the given intrinsics file, or the camera's own.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Read the given intrinsics file, or the camera's own; raise InputError if there is none."""
     path = given or calibration_files.path_of(args.serial, part, args.cameras)
     if given is None and not path.is_file():
         raise InputError(f"no intrinsics '{path}': run actrec calibrate intrinsics first, or name a file with {option}")
@@ -169,7 +166,7 @@ def _depth_from_driver(
     _check_serial(camera, args.serial)
     if known.geometry is None or known.depth is None:
         known = camera
-    _check_extrinsics_known(known)
+    _check_extrinsics_known(known, RAW_FIRST)
     assert camera.color is not None and camera.depth is not None and camera.geometry is not None
     pair = load("depth").CameraPair
     if args.registered:
@@ -185,30 +182,20 @@ def _depth_from_folder(
     color = _intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
     known, pair, read = replace(known, depth=depth), load("depth").CameraPair, load("views").read_rgbd_folder
     if args.registered:
-        _check_extrinsics_known(known)
+        _check_extrinsics_known(known, RAW_FIRST)
         return known, pair(color, color, np.eye(4)), read(args.images, board, (color, color), args.unit)
     initial = None if known.geometry is None else known.geometry.to_color
     return known, pair(color, depth, None, initial), read(args.images, board, (color, depth), args.unit)
 
 
-def _check_extrinsics_known(known: CameraFiles) -> None:
+def _check_extrinsics_known(known: CameraFiles, remedy: str) -> None:
     if known.geometry is None or known.depth is None:
-        raise InputError(
-            f"the extrinsics of the depth camera {known.serial} are unknown: calibrate with raw depth first, without "
-            "--registered"
-        )
+        raise InputError(f"the extrinsics of the depth camera {known.serial} are unknown: {remedy}")
 
 
-def _write_mount(
-    args: argparse.Namespace,
-    command: str,
-    path: Path,
-    pose: np.ndarray,
-    figures: dict[str, Any],
-    moving: bool = False,
-) -> int:
-    mount = Mount(args.parent, args.child, pose, moving)
-    calibration_files.write_mount(path, mount, lens.note_of(command, figures))
+def _write_mount(args: argparse.Namespace, command: str, pose: np.ndarray, figures: dict[str, Any]) -> int:
+    mount = Mount(args.parent, args.child, pose, moving=getattr(args, "mount", "") == "hand")
+    calibration_files.write_mount(Path(figures["file"]), mount, lens.note_of(command, figures))
     lens.print_figures(args, figures)
     return 0
 
@@ -260,7 +247,7 @@ def run_hand_eye(args: argparse.Namespace) -> int:
         "rms_px": round(result.rms, 3),
         "left_out": {name: f"{error:.1f} px" for name, error in result.rejected.items()},
     }
-    return _write_mount(args, "hand-eye", path, result.camera, figures, args.mount == "hand")
+    return _write_mount(args, "hand-eye", result.camera, figures)
 
 
 def _hand_eye_from_folder(args: argparse.Namespace, board: Any) -> tuple[list[Any], Intrinsics]:
@@ -318,10 +305,13 @@ def _frames(args: argparse.Namespace) -> tuple[str, str]:
 def _add_floor(parser: argparse.ArgumentParser) -> None:
     _add_rgbd(parser, "frames", 10)
     height = "of the base frame above the floor"
-    parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="pose of the board, see below")
+    parser.add_argument(
+        "--board-pose", required=True, type=numbers(3), metavar="X,Y,YAW", help="of the board, see below"
+    )
     parser.add_argument("--thickness", type=finite, default=0.0, metavar="M", help="of the board")
     parser.add_argument("--base-height", type=finite, default=0.0, metavar="M", help=height)
-    parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="approximate up direction in the optical frame")
+    up = "approximate up direction in the optical frame"
+    parser.add_argument("--up", default="0,-1,0", type=numbers(3), metavar="X,Y,Z", help=up)
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
     parser.add_argument("--child", default=OPTICAL_FRAME, help="the camera's optical frame")
     lens.add_board(parser)
@@ -335,9 +325,8 @@ def run_floor(args: argparse.Namespace) -> int:
     options = _options(args)
     if options.get("register") is False:
         raise ConfigError("the floor is detected in registered depth: omit the driver option 'register'")
-    placed = floor.FloorBoard(*_three_numbers(args.board_pose, "--board-pose"), thickness=args.thickness)
-    up = _three_numbers(args.up, "--up")
-    if not any(up):
+    placed = floor.FloorBoard(*args.board_pose, thickness=args.thickness)
+    if not any(args.up):
         raise ConfigError("--up is 0,0,0, which is no direction: use 0,-1,0 for an upright camera")
     if args.driver:
         camera, frames = load("views").capture_static_scene(args.driver, options, board, args.frames)
@@ -346,7 +335,7 @@ def run_floor(args: argparse.Namespace) -> int:
     else:
         color, depth, geometry = _floor_cameras(args)
         frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
-    planes = [find_floor(geometry.scale * frame.depth + geometry.bias, depth, up) for frame in frames]
+    planes = [find_floor(geometry.scale * frame.depth + geometry.bias, depth, args.up) for frame in frames]
     views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
     result = floor.calibrate(board, views, placed, color, geometry.to_color, args.base_height)
     first = planes[0]
@@ -361,17 +350,7 @@ def run_floor(args: argparse.Namespace) -> int:
         "board_over_floor_mm": round(1e3 * result.board_offset_m, 2),
         "board_to_floor_deg": round(result.board_angle_deg, 3),
     }
-    return _write_mount(args, "floor", path, result.camera, figures)
-
-
-def _three_numbers(text: str, option: str) -> tuple[float, float, float]:
-    try:
-        a, b, c = (float(word) for word in text.split(","))
-        if not np.isfinite([a, b, c]).all():
-            raise ValueError("not finite")
-    except ValueError as error:
-        raise ConfigError(f"{option} is '{text}', expected three numbers with commas, e.g. 0.9,0.25,-90") from error
-    return a, b, c
+    return _write_mount(args, "floor", result.camera, figures)
 
 
 def _floor_cameras(args: argparse.Namespace) -> tuple[Intrinsics, Intrinsics, DepthGeometry]:
@@ -380,9 +359,6 @@ def _floor_cameras(args: argparse.Namespace) -> tuple[Intrinsics, Intrinsics, De
     if args.registered:
         return color, color, DepthGeometry(np.eye(4))
     known = calibration_files.load(args.serial, args.cameras)
-    if known.depth is None or known.geometry is None:
-        raise InputError(
-            f"the extrinsics of the depth camera {args.serial} are unknown: run actrec calibrate depth first, or add "
-            "--registered for registered depth"
-        )
+    _check_extrinsics_known(known, "run actrec calibrate depth first, or add --registered for registered depth")
+    assert known.depth is not None and known.geometry is not None
     return color, known.depth, known.geometry
