@@ -216,11 +216,7 @@ def add_driver(parser: argparse._ActionsContainer, help_line: str) -> None:
 
 
 def driver_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the driver's settings.
-
-    Raises:
-        ConfigError: One is not KEY=VALUE, or there is no driver.
-    """
+    """Return the driver's settings; raise ConfigError if one is not KEY=VALUE, or there is no driver."""
     if args.driver_option and not args.driver:
         raise ConfigError("--driver-option: needs --driver")
     return config.parse_pairs(args.driver_option, "driver option")

@@ -44,11 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import_benchmarks() -> Any:
-    """Put the checkout's root on the path, for this process and its child processes, and import the package.
-
-    Raises:
-        ActrecError: This installation has no benchmarks: they are not installed with the packages.
-    """
+    """Import the checkout's benchmarks, for child processes too; raise ActrecError if they are not installed."""
     root = Path(actrec.__file__).resolve().parents[1]
     if not (root / "benchmarks").is_dir():
         raise ActrecError("benchmarks are not installed with actrec: run them in a checkout of its repository")

@@ -83,11 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def camera_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the camera's options from the command line.
-
-    Raises:
-        ConfigError: Both actions and a script, or a `--set` without `OPTION=VALUE`.
-    """
+    """Return the camera's options; raise ConfigError for actions with a script, or a `--set` without `OPTION=VALUE`."""
     if args.script and args.action:
         raise ConfigError("--action and --script exclude each other: use one of them")
     options = config.parse_pairs(args.set, "--set") | {"realtime": False}

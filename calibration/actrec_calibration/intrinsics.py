@@ -141,11 +141,7 @@ def calibrate(
 
 
 def image_size(views: Sequence[BoardView]) -> tuple[int, int]:
-    """Return width and height of all images.
-
-    Raises:
-        InputError: There are no views, or their sizes differ.
-    """
+    """Return width and height of all images; raise InputError if there are no views, or their sizes differ."""
     if not views:
         raise InputError("the board is in none of the images: check its --kind, --columns, --rows and --dictionary")
     sizes = {view.size: view.name for view in views}

@@ -248,12 +248,7 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def open_driver(driver: str, options: dict[str, Any]) -> Iterator[ReadImage]:
-    """Open a camera by its name in `actrec.cameras.DRIVERS`, without ROS; yield a function that returns the next image.
-
-    Raises:
-        ConfigError: Unknown driver or option.
-        DeviceError: There is no such camera.
-    """
+    """Open a driver of `actrec.cameras.DRIVERS`, without ROS; yield a function that returns the next image."""
     numbers = itertools.count(1)
     with cameras.create(driver, **options) as camera:
 
@@ -347,12 +342,7 @@ def images_until(read: ReadImage, stopped: threading.Event) -> Iterator[ColorIma
 def collect_views(
     read: ReadImage, collector: ViewCollector, stopped: threading.Event, on_image: Callable[[ColorImage, bool], None]
 ) -> list[BoardView]:
-    """Collect views until they suffice, the stream ends, or `stopped` is set; pass on each image, and if it is a view.
-
-    Raises:
-        DeviceError: No image arrives.
-        InputError: The images are mirrored.
-    """
+    """Collect views until they suffice, the stream ends, or `stopped` is set; pass on each image, and if it is one."""
     for image in images_until(read, stopped):
         on_image(image, collector.update(image))
         if collector.done:

@@ -39,11 +39,7 @@ class ClipNode(Node):
             self._subscribe(topic, kind)
 
     def read(self, timeout_s: float) -> Observation:
-        """Return the oldest observation in the queue.
-
-        Raises:
-            DeviceError: Nothing arrives.
-        """
+        """Return the oldest observation in the queue; raise DeviceError with the reason if nothing arrives."""
         try:
             return self._observations.get(timeout=timeout_s)
         except queue.Empty:

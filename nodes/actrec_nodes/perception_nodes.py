@@ -102,11 +102,7 @@ class GravityInputConfig:
 
 
 class GravityInputs:
-    """Adds the direction of gravity to frames: from `camera/up`, TF, or an accelerometer (`gravity.Choice`).
-
-    Raises:
-        MissingLibraryError: `gravity_frame` is set, but tf2_ros is not installed.
-    """
+    """Adds the direction of gravity to frames: from `camera/up`, TF, or an accelerometer (`gravity.Choice`)."""
 
     def __init__(self, node: ActrecNode[Any], config: GravityInputConfig):
         self._node, self._config = node, config

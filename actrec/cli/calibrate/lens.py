@@ -357,11 +357,7 @@ def driver_accepts(driver: str, setting: str) -> bool:
 
 
 def select_source(args: argparse.Namespace) -> None:
-    """Check that one source is given; add `--serial` to the driver's settings, if it selects cameras by serial number.
-
-    Raises:
-        ConfigError: None or several of a folder, a topic and a driver are given.
-    """
+    """Raise ConfigError unless one source is given; pass `--serial` to a driver that selects cameras by it."""
     options = driver_options(args)
     given = [name for name in ("folder", "topic", "driver") if getattr(args, name)]
     if len(given) != 1:

@@ -69,11 +69,7 @@ def find(name: str) -> NodeSpec:
 
 
 def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeSpec]:
-    """Return the nodes of these names or switches, all if empty, in the order of activation.
-
-    Raises:
-        ConfigError: A name is unknown, or no node is left.
-    """
+    """Return the nodes of these names or switches, all if empty, in order; raise ConfigError if none is left."""
     wanted = [find(name) for name in nodes] or list(GRAPH)
     excluded = [find(name) for name in without]
     chosen = [spec for spec in GRAPH if spec in wanted and spec not in excluded]
@@ -90,11 +86,7 @@ def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] 
 
 
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
-    """Return a line for each stream that the recognizer's model package takes and none of these nodes publishes.
-
-    Raises:
-        PackageError: There is no such package.
-    """
+    """Return a line for each stream that the recognizer's model package takes and none of these nodes publishes."""
     from actrec import features
     from actrec.inference import zoo  # not needed by launch files
     from actrec.inference.session import body_layout

@@ -356,11 +356,7 @@ def _nearest(waiting: list[_Waiting], stamp: int, tolerance: int) -> _Waiting | 
 
 
 def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFrame:
-    """Convert a frame; depth that does not fit color is dropped with a complaint.
-
-    Raises:
-        InputError: Encoding not supported, or camera_info of another size than the image.
-    """
+    """Convert a frame; complain about depth that does not fit color, raise InputError for a wrong camera_info."""
     color = conversions.image_to_color(messages.color)
     intrinsics = conversions.info_to_intrinsics(messages.info)
     if (intrinsics.height, intrinsics.width) != color.shape[:2]:
