@@ -107,7 +107,7 @@ def _record_clips(args: argparse.Namespace) -> int:
 
             source = camera_observations(args.driver, options, args.images)
         else:
-            source = importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images)
+            source = importlib.import_module("actrec_nodes.record_node").graph_observations(args.images)
         read = stack.enter_context(source)
         if sys.stderr.isatty():
             stack.callback(print, file=sys.stderr)

@@ -26,8 +26,8 @@ from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
 from actrec.types import Body, Intrinsics
 from actrec_nodes.bringup import run
-from actrec_nodes.clip_node import graph_observations
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.record_node import graph_observations
 from tests.tiny_model import person_at
 
 pytestmark = pytest.mark.ros

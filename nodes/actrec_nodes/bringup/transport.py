@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import rclpy
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 
@@ -125,7 +126,7 @@ def _in_child(environment: dict[str, str], work: Callable[[Node, float], T], sec
     """Return what `work` returns with a node of its own, in a new process with this environment."""
     os.environ.clear()
     os.environ.update(environment)
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # else the pool cannot terminate it
     node = rclpy.create_node(f"actrec_transport_{work.__name__}")
     try:
         return work(node, seconds)
