@@ -136,17 +136,16 @@ def _show_status(text: str, stays: bool, beep: bool) -> None:
 
 
 def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
+    def show(node: Any, seconds: float) -> None:
+        waiting = f", waiting for {len(node.missing)} topics" if node.missing else ""
+        _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{waiting}")
+
     recorder = importlib.import_module("actrec_nodes.record_node")
-    node = recorder.run(stopped, _show_node, out=args.out, topics=args.topics, duration_s=args.duration)
+    node = recorder.run(stopped, show, out=args.out, topics=args.topics, duration_s=args.duration)
     if not any(node.counts.values()):
         shutil.rmtree(Path(args.out).expanduser(), ignore_errors=True)  # it would block the next try
         raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
-
-
-def _show_node(node: Any, seconds: float) -> None:
-    waiting = f", waiting for {len(node.missing)} topics" if node.missing else ""
-    _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{waiting}")
 
 
 def _record_driver(

@@ -10,6 +10,7 @@ import numpy as np
 
 from actrec.perception.floor_plane import Floor
 from actrec.types import Intrinsics
+from actrec.utils import calibration_files
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
 from actrec_calibration.board import Board
@@ -49,10 +50,8 @@ class FloorBoard:
     def pose(self, base_height: float) -> np.ndarray:
         """Return [4, 4] board → base; the board's z axis points into the floor."""
         c, s = np.cos(np.radians(self.yaw)), np.sin(np.radians(self.yaw))
-        pose = np.eye(4)
-        pose[:3, :3] = np.array([[c, s, 0], [s, -c, 0], [0, 0, -1]])
-        pose[:3, 3] = self.x, self.y, self.thickness - base_height
-        return pose
+        place = self.x, self.y, self.thickness - base_height
+        return calibration_files.transform([[c, s, 0], [s, -c, 0], [0, 0, -1]], place)
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def calibrate(
     to_base = placed.pose(base_height)
     poses = [estimate_board_pose(board.points[corners.ids], corners.pixels, color) for corners, _ in views]
     offset_m, angle_deg = _check_board_on_floor(poses[0].pose, views[0][1], to_color, placed.thickness)
-    floor = np.eye(4)
-    floor[2, 3] = -base_height
+    floor = calibration_files.transform(np.eye(3), (0, 0, -base_height))
     sigma = max(float(np.median([pose.rms for pose in poses])) / np.sqrt(2), 0.03)
 
     def corner_errors(camera: np.ndarray, corners: BoardCorners) -> np.ndarray:

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec.types import NANOSECONDS, Intrinsics
-from actrec.utils import files
+from actrec.utils import calibration_files, files
 from actrec.utils.calibration_files import quaternion, rigid, rotation_matrix, unit_quaternion
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
@@ -252,8 +252,7 @@ class _Problem:
                 r, t = cv2.calibrateHandEye(gripper_r, gripper_t, board_r, board_t, method=method)
             except cv2.error:  # a subset without enough motion
                 continue
-            x = np.eye(4)
-            x[:3, :3], x[:3, 3] = r, t.ravel()
+            x = calibration_files.transform(r, t.ravel())
             if np.isfinite(x).all() and abs(np.linalg.det(r) - 1) <= 0.1:
                 in_base = grippers @ x @ boards
                 b = in_base.mean(axis=0)
@@ -354,10 +353,8 @@ def read_robot_poses(path: Path, unit: str = "m", inverted: bool = False) -> dic
 def _parse_pose(row: dict[str, Any]) -> np.ndarray:
     translation = [float(row[axis]) for axis in "xyz"]
     if "qw" in row:
-        pose = np.eye(4)
-        pose[:3, :3] = rotation_matrix(*unit_quaternion([row[f"q{axis}"] for axis in "xyzw"]))
-        pose[:3, 3] = translation
-        return rigid(pose)
+        turned = rotation_matrix(*unit_quaternion([row[f"q{axis}"] for axis in "xyzw"]))
+        return rigid(calibration_files.transform(turned, translation))
     rotation = [float(row[f"r{axis}"]) for axis in "xyz"]
     if not np.linalg.norm(rotation) < 2 * np.pi + 0.01:
         raise ValueError("a rotation vector longer than a full turn: give radians")

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec.types import Intrinsics
-from actrec.utils import camera_model
+from actrec.utils import calibration_files, camera_model
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
 
@@ -30,10 +30,7 @@ _MIRRORED = "the pixels belong to a mirrored image (or the points are left-hande
 
 def pose_from_vector(vector: np.ndarray) -> np.ndarray:
     """Return the [4, 4] pose of a rotation vector and a translation, [6]."""
-    pose = np.eye(4)
-    pose[:3, :3] = cv2.Rodrigues(np.asarray(vector[:3], np.float64))[0]
-    pose[:3, 3] = vector[3:]
-    return pose
+    return calibration_files.transform(cv2.Rodrigues(np.asarray(vector[:3], np.float64))[0], vector[3:])
 
 
 def pose_to_vector(pose: np.ndarray) -> np.ndarray:
@@ -48,10 +45,7 @@ def rotation_vector(pose: np.ndarray) -> np.ndarray:
 
 def invert(pose: np.ndarray) -> np.ndarray:
     """Return the inverse of a rigid transform."""
-    inverse = np.eye(4)
-    inverse[:3, :3] = pose[:3, :3].T
-    inverse[:3, 3] = -inverse[:3, :3] @ pose[:3, 3]
-    return inverse
+    return calibration_files.transform(pose[:3, :3].T, -pose[:3, :3].T @ pose[:3, 3])
 
 
 def transform(pose: np.ndarray, points: np.ndarray) -> np.ndarray:

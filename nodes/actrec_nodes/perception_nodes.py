@@ -49,7 +49,6 @@ class PerceptionNode(FrameNode[ConfigT]):
         super().__init__(self.node_name, self.perception_class.config_class, **node_options)
         self._perception: Any = None
         self._publisher: Any = None
-        self._listening: list[Subscription] = []
 
     def configure(self) -> None:
         """Make the estimator."""
@@ -60,16 +59,6 @@ class PerceptionNode(FrameNode[ConfigT]):
         """Reset the tracks, then subscribe."""
         self._perception.reset()
         super().activate()
-
-    def deactivate(self) -> None:
-        """Unsubscribe."""
-        super().deactivate()
-        while self._listening:
-            self._listening.pop().close()
-
-    def listen(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> None:
-        """Subscribe until the node is deactivated."""
-        self._listening.append(Subscription(self, kind, topic, callback, profile, self.warn))
 
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""
@@ -265,14 +254,22 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=KEPT)
         self._arrived = threading.Condition()
         self._max_age_ns, self._wait_s = 0, 0.0
+        self._skeletons: Subscription | None = None
 
     def activate(self) -> None:
         """Subscribe to skeletons too."""
         settings = self._parts_settings.read()
         self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
         self._recent.clear()
-        self.listen(SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL)
+        self._skeletons = Subscription(self, SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL, self.warn)
         super().activate()
+
+    def deactivate(self) -> None:
+        """Unsubscribe."""
+        super().deactivate()
+        if self._skeletons is not None:
+            self._skeletons.close()
+            self._skeletons = None
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame, near its skeletons if there are any."""
