@@ -407,7 +407,9 @@ class HandEyeCollector:
             name = f"view_{len(self.views) + 1:03d}.png"
             self.views.append(HandEyeView(name, self._board.points[corners.ids], corners.pixels, pose))
             save_image(self._folder / name, image.color)
-            self._write_poses()
+            rows = [(v.name, *map(float, v.gripper[:3, 3]), *quaternion(v.gripper[:3, :3])) for v in self.views]
+            lines = ["image,x,y,z,qx,qy,qz,qw", *(",".join(map(str, row)) for row in rows)]
+            files.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
         self.todo = self._next_instruction()
         return is_new
 
@@ -437,11 +439,6 @@ class HandEyeCollector:
             except InputError as error:
                 return str(error)
         return f"{remaining} more: turn the hand, let it rest with the board in view" if remaining > 0 else ""
-
-    def _write_poses(self) -> None:
-        rows = [(v.name, *map(float, v.gripper[:3, 3]), *quaternion(v.gripper[:3, :3])) for v in self.views]
-        lines = ["image,x,y,z,qx,qy,qz,qw", *(",".join(map(str, row)) for row in rows)]
-        files.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
 
 
 def collect(
