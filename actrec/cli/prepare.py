@@ -121,7 +121,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 
 def _render(args: argparse.Namespace, data: Any) -> int:
     """Write rendered and estimated training clips."""
-    rendered = importlib.import_module("actrec_models.data.rendered_skeletons")
+    rendered = importlib.import_module("actrec_models.data.rendered")
     if args.out is None or args.out.suffix != ".npz":
         raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
     options = config.parse_pairs(args.option, "option")

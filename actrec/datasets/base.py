@@ -1,5 +1,6 @@
 """Base classes of datasets: clips in the data contract, lazily decoded streams, and sources of published files."""
 
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -206,6 +207,13 @@ class ClipDataset:
     def __getitem__(self, index: int) -> Clip:
         return self._clips[index]
 
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> "ClipDataset":
+        """Return the clips with these indices [N]."""
+        part = copy.copy(self)
+        part.entries = [self.entries[index] for index in chosen]
+        part._clips = [self._clips[index] for index in chosen]
+        return part
+
     @property
     def labels(self) -> np.ndarray:
         """Return the label of each clip [N] without reading clips."""
@@ -269,8 +277,8 @@ class SourceDataset(ClipDataset):
     def __getitem__(self, index: int) -> Clip:
         return self.source.read(self.entries[index])
 
-    def subset(self, chosen: Sequence[int]) -> "SourceDataset":
-        """Return the subset of clips with these indices [N]."""
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> "SourceDataset":
+        """Return the clips with these indices [N]."""
         return SourceDataset(self.source, [self.entries[index] for index in chosen])
 
     @property

@@ -40,8 +40,7 @@ from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec_models.data.estimation import PrepareConfig
-from actrec_models.data.preparation_cluster import Batch, run_here, run_on_cluster
-from actrec_models.data.preparation_worker import Job, signature
+from actrec_models.data.preparation_workers import Batch, Job, run_here, run_on_cluster, signature
 
 BATCH = 32
 """Items per task if an item takes milliseconds; otherwise one."""
@@ -52,12 +51,10 @@ class Summary:
     """Summary of a preparation.
 
     Attributes:
-        clips: Number of clips in the store.
+        clips, shards, bytes: Numbers of clips and shards in the store, and their size.
         prepared: Number of clips prepared by this run.
         skipped: Name and reason of unreadable items.
         absent: Names of prepared clips that are no longer in the dataset; they stay on the disk.
-        shards: Number of shards.
-        bytes: Size of all shards.
     """
 
     folder: str

@@ -7,13 +7,13 @@ together see the same batches as one.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from actrec.datasets.base import Clip, ClipDataset
+from actrec.datasets.base import ClipDataset
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 
@@ -74,7 +74,7 @@ class Validation:
                 f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
                 f"its only groups are {', '.join(map(str, sorted(held, key=str)[:3]))}"
             )
-        return ClipSubset(clips, np.flatnonzero(~chosen)), ClipSubset(clips, np.flatnonzero(chosen))
+        return clips.subset(np.flatnonzero(~chosen)), clips.subset(np.flatnonzero(chosen))
 
     def _named(self, groups: list[int | str]) -> set[int | str]:
         unknown = [str(name) for name in self.only if name not in groups]
@@ -109,55 +109,10 @@ class Validation:
         return [meta[self.by] for meta in metas]
 
 
-class ClipSubset(ClipDataset):
-    """The clips with some indices of a dataset, read on access."""
-
-    def __init__(self, clips: ClipDataset, indices: Sequence[int] | np.ndarray):
-        self.clips, self.indices = clips, [int(index) for index in indices]
-        self.classes, self.layout, self.scene_flow = clips.classes, clips.layout, clips.scene_flow
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Clip:
-        return self.clips[self.indices[index]]
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Return the label of each clip [N]."""
-        return self.clips.labels[self.indices]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the name of each clip."""
-        names = self.clips.names
-        return tuple(names[index] for index in self.indices)
-
-    @property
-    def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """Return the metadata of each clip."""
-        metas = self.clips.metas
-        return tuple(metas[index] for index in self.indices)
-
-    @property
-    def streams(self) -> frozenset[str]:
-        """Return the streams of the clips."""
-        return self.clips.streams
-
-    def fingerprint(self) -> str:
-        """Return the fingerprint of the whole dataset; the recipe determines the subset."""
-        return self.clips.fingerprint()
-
-
 class EpochBatchSampler(Sampler[list[Draw]]):
     """Batch sampler that yields one epoch per iteration; after resuming, the first one begins at `steps_done`.
 
-    Args:
-        labels: Labels of the clips.
-        sampling: Repeats and class balance.
-        seed: Seed of the order.
-        batch: Clips per step, over all processes.
-        accumulate: Gradient accumulation: parts of a batch.
+    A step has `batch` clips in all processes together, in `accumulate` parts.
 
     Raises:
         ConfigError: There are fewer clips than a batch holds, or a batch does not divide among the processes.

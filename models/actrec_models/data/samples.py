@@ -90,8 +90,7 @@ class Samples(Dataset[Sample]):
     """Clips as network inputs, with random augmentation if given.
 
     If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`). It
-    depends
-    only on the seed and the draw, so that any number of workers and a resumed run see the same samples.
+    depends only on the seed and the draw, so that any number of workers and a resumed run see the same samples.
 
     Networks of bodies only get variations of time, body and camera. Networks of images, hands or flow get variations
     of time and of the image crop only, since a rotated body no longer fits its image.

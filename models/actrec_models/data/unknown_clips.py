@@ -126,11 +126,9 @@ def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.rando
 
 def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
     """Move one or both hands between points before the body, both often mirrored."""
-    left = body[0, _J["shoulder_left"]] - body[0, _J["shoulder_right"]]
-    left /= max(np.linalg.norm(left), 1e-6)
+    left = _unit(body[0, _J["shoulder_left"]] - body[0, _J["shoulder_right"]])
     up = body[0, _J["spine_shoulder"]] - body[0, _J["spine_base"]]
-    up = up - (up @ left) * left
-    up /= max(np.linalg.norm(up), 1e-6)
+    up = _unit(up - (up @ left) * left)
     axes = np.stack([left, up, np.cross(left, up)])  # left, up, forward
     sides = [("left", "right"), ("left",), ("right",)][rng.choice(3, p=[0.5, 0.25, 0.25])]
     start, stop = np.sort(rng.uniform(times[0] - 1.0, times[-1] + 1.0, 2))
@@ -153,15 +151,14 @@ def _lead(
     rest = body[0, wrist] - body[0, shoulder]
     marks = np.concatenate([[marks[0] - 0.5], marks, [marks[-1] + 0.5]])
     places = np.concatenate([[rest], places, [rest]])
-    path = np.stack([eased(times, marks, places[:, i]) for i in range(3)], axis=1)
+    path = eased(times, marks, places)
     upper = max(float(np.linalg.norm(body[0, elbow] - body[0, shoulder])), 0.05)
     fore = max(float(np.linalg.norm(body[0, wrist] - body[0, elbow])), 0.05)
     reach = np.clip(np.linalg.norm(path, axis=1), abs(upper - fore) + 0.02, upper + fore - 0.005)[:, None]
-    along = path / np.maximum(np.linalg.norm(path, axis=1, keepdims=True), 1e-6)
+    along = _unit(path)
     # The elbow lies on a circle about the line from shoulder to wrist, and hangs down and outwards on it.
     hint = -axes[1] + (0.5 if side == "left" else -0.5) * axes[0]
-    aside = hint - (along @ hint)[:, None] * along
-    aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-6)
+    aside = _unit(hint - (along @ hint)[:, None] * along)
     foot = (upper**2 - fore**2 + reach**2) / (2 * reach)
     bent = along * foot + aside * np.sqrt(np.maximum(upper**2 - foot**2, 0))
     origin = body[:, shoulder]
@@ -173,10 +170,10 @@ def _lead(
 
 
 def eased(times: np.ndarray, marks: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the values at `times`, easing in and out between marks."""
+    """Return the values [T] or [T, 3] at `times`, easing in and out between the ones [K] or [K, 3] at marks."""
     k = np.clip(np.searchsorted(marks, times) - 1, 0, len(marks) - 2)
     share = np.clip((times - marks[k]) / np.maximum(marks[k + 1] - marks[k], 1e-6), 0, 1)
-    share = share * share * (3 - 2 * share)
+    share = (share * share * (3 - 2 * share)).reshape(-1, *[1] * (values.ndim - 1))
     return values[k] * (1 - share) + values[k + 1] * share
 
 
@@ -251,9 +248,9 @@ def _pose(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 def _lead_slowly(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
     """Move the hand straight and slowly to another point, rotating it."""
-    way = rng.normal(0, 1, 3)
+    way = _unit(rng.normal(0, 1, 3))
     distance = rng.uniform(0.03, 0.3)
-    way *= distance / max(float(np.linalg.norm(way)), 1e-6)
+    way *= distance
     took = distance / rng.uniform(_SLOWEST, _SLOW)
     start = rng.uniform(times[0] - took, times[-1])
     share = eased(times, np.array([start, start + took]), np.array([0.0, 1.0]))[:, None]
@@ -273,7 +270,7 @@ def _wander(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
         circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         places = circle @ plane.T * np.exp(rng.uniform(np.log(0.04), np.log(0.3)))
     places[[0, -1]] = 0
-    path = np.stack([eased(times, marks, places[:, i]) for i in range(3)], axis=1)
+    path = eased(times, marks, places)
     within = (times > marks[0]) & (times < marks[-1])
     _turn(hand, within[:, None] * smooth_noise(times, rng, rng.uniform(0.0, 0.6), 0.8))
     hand += path[:, None]
@@ -281,8 +278,7 @@ def _wander(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
 
 def _move_fingers(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
     """Bend and stretch some fingers, each at its own time, as in counting or playing."""
-    across = hand[0, _INDEX] - hand[0, _PINKY]
-    across /= max(np.linalg.norm(across), 1e-6)
+    across = _unit(hand[0, _INDEX] - hand[0, _PINKY])
     moved = rng.permutation(len(FINGERS))[: rng.integers(1, len(FINGERS))]
     for finger in moved:
         marks = np.sort(rng.uniform(times[0], times[-1], rng.integers(3, 8)))

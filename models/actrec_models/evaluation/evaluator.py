@@ -14,7 +14,7 @@ from actrec.features import feature
 from actrec.features.specs import InputSpec
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.evaluation import fusion, scoring
+from actrec_models.evaluation import scoring
 from actrec_models.evaluation.metrics import EvaluationResult
 from actrec_models.evaluation.protocol import (
     USER_FOLDER,
@@ -186,12 +186,12 @@ def _fuse(
     options: EvalOptions,
 ) -> Evaluation:  # fmt: skip
     """Return the evaluation with the streams of each group fused."""
-    weights = fusion.normalized_weights(options.weights, len(groups[0])).tolist()
+    weights = scoring.fusion_weights(options.fuse, options.weights, len(groups[0])).tolist()
     mapped = class_map(evaluation.models[0], evaluation.target, clips)
     fused = []
     for group in groups:
         streams = [scores[index] for index in group]
-        probabilities = fusion.fuse([stream.logits for stream in streams], options.fuse, weights)
+        probabilities = scoring.fuse([stream.logits for stream in streams], options.fuse, weights)
         unreadable = {index: why for stream in streams for index, why in stream.unreadable.items()}
         name = " + ".join(evaluation.models[index].name for index in group)
         duplicates = frozenset(evaluation.duplicates)
@@ -254,18 +254,12 @@ def _clip_keys(clips: ClipDataset) -> frozenset[str]:
 
 
 def _kind(models: Sequence[Model], options: EvalOptions) -> str:
-    """Return "single", "comparison", "fusion", "seeds" or "folds".
-
-    Raises:
-        ConfigError: Options that contradict each other or the models.
-    """
+    """Return "single", "comparison", "fusion", "seeds" or "folds"; raise ConfigError if the options contradict."""
     requested = [name for name in ("fuse", "seeds", "folds") if getattr(options, name)]
     if "folds" in requested and len(requested) > 1:
         raise ConfigError(f"--{requested[0]} and --folds cannot be combined: the models are one per fold")
     if options.weights and not options.fuse:
         raise ConfigError("weights belong to fused streams: add --fuse softmax or --fuse logits")
-    if options.fuse:
-        fusion.check_method(options.fuse)
     if options.folds:
         return "folds"
     if requested and len(models) < 2:
@@ -282,12 +276,7 @@ def _kind(models: Sequence[Model], options: EvalOptions) -> str:
 
 
 def _fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple[int, ...], ...]:
-    """Return the indices of the models of each fusion: all models, or the models of each seed; empty without fusion.
-
-    Raises:
-        ConfigError: The seeds have different streams, or the weights do not fit.
-        InputError: The models' classes differ.
-    """
+    """Return the indices of the models of each fusion: all models, or those of each seed; empty without fusion."""
     if not options.fuse:
         return ()
     for other in models[1:]:
@@ -308,7 +297,7 @@ def _fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple
         for stream in zip(*groups, strict=True):
             if difference := _difference([models[index] for index in stream]):
                 raise ConfigError(f"{difference}: give the streams of each seed in the same order")
-    fusion.normalized_weights(options.weights, len(groups[0]))  # wrong weights are refused before an hour of scoring
+    scoring.fusion_weights(options.fuse, options.weights, len(groups[0]))  # refused before an hour of scoring
     return tuple(map(tuple, groups))
 
 
@@ -345,11 +334,7 @@ def comparable_inputs(specs: Sequence[InputSpec]) -> tuple[list[InputSpec], str]
 
 
 def draws_per_model(requested: Sequence[int], models: int) -> tuple[int, ...]:
-    """Return the number of augmented versions of a clip for each model.
-
-    Raises:
-        ConfigError: Neither one number nor one per model, or out of range.
-    """
+    """Return each model's number of augmented versions of a clip; raise ConfigError if it is out of range."""
     if len(requested) not in (0, 1, models):
         raise ConfigError(f"--draws has {len(requested)} numbers for {models} models: give one, or one per model")
     if any(not 0 <= number <= MAX_DRAWS for number in requested):

@@ -23,7 +23,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.networks.base import Network
 from actrec_models.training import checkpoints, provenance
-from actrec_models.training.provenance import FIRST_FOLD, same_recordings
+from actrec_models.training.provenance import same_recordings
 
 USER_FOLDER = "folder"
 """The dataset of the user's own recordings."""
@@ -86,10 +86,7 @@ def open_model(
 ) -> Model:
     """Open a package (a folder, or a name in the zoo) or a checkpoint of `actrec train`, which runs in PyTorch.
 
-    Args:
-        path: The package or checkpoint.
-        threads: CPU threads; 0 for all.
-        precision: Precision of a package, one of `actrec.inference.package.PRECISIONS`.
+    `threads` of the CPU, 0 for all; `precision` of a package is one of `actrec.inference.package.PRECISIONS`.
 
     Raises:
         PackageError: It is missing, corrupt or foreign, or has no network in this precision.
@@ -274,25 +271,15 @@ def _trained_options(model: Model, dataset: str) -> dict[str, Any]:
 
 
 def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -> None:
-    """Check that no model is tested on a fold that it was trained on; `folds` has one per model, or is empty.
-
-    Raises:
-        ConfigError: A model, or its initial weights, were trained on another split or fold.
-    """
+    """Raise ConfigError if a model was trained on the fold to test on; `folds` has one per model, or is empty."""
     for index, model in enumerate(models):
-        known, trained = model.package.provenance, None
-        options = known.settings.get("dataset_options")  # older packages do not store any
-        if options is not None and target.source.folds and same_recordings(known.dataset, target.dataset):
-            trained = int(options.get("fold", FIRST_FOLD))
-        scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
+        known, own = model.package.provenance, []
+        if (trained := known.settings.get("dataset_options")) is not None:  # older packages do not store any
+            own = [provenance.training(known.dataset, known.split, trained)]
         initial = known.figures.get(provenance.INITIAL_TRAININGS, ())
-        options = {**target.options, "fold": scored}
-        provenance.check(f"the pretrained network of {model.name}", initial, target.dataset, target.split, options)
-        if trained is not None and trained != scored:
-            raise ConfigError(
-                f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
-                "folds overlap, so it has trained on clips that it would be tested on"
-            )
+        tested = {**target.options, **({"fold": folds[index]} if folds else {})}
+        for who, trainings in ((f"the pretrained network of {model.name}", initial), (model.name, own)):
+            provenance.check(who, trainings, target.dataset, target.split, tested)
 
 
 # -- classes -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Reports of an evaluation: text, Markdown with plots, JSON, and a CSV of predictions per model."""
 
+import base64
 import csv
 import html
 import io
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ from matplotlib.figure import Figure
 
 from actrec import features
 from actrec.utils.errors import DeviceError
-from actrec_models.evaluation import html_page
 from actrec_models.evaluation.evaluator import Evaluation
 from actrec_models.evaluation.metrics import EvaluationResult, risk_at_coverage
 from actrec_models.evaluation.protocol import Model
@@ -39,8 +40,6 @@ METRIC_NAMES = {
 }
 """Key of `EvaluationResult.summary` to its name."""
 
-BAR = "\\|"
-
 PERCENTAGES = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision")
 
 CLIP_MODE_TEXT = {
@@ -48,6 +47,11 @@ CLIP_MODE_TEXT = {
     "whole": "Of each recording, windows over all of it, their scores combined as the package defines (whole).",
     "stretched": "Of each recording, one window into which all of it is stretched, however long it is (stretched).",
 }
+
+HTML = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+"""Templates of the page: one file, with its plots embedded."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,7 @@ class Table:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Check, before hours of scoring, that a report can be written.
-
-    Raises:
-        DeviceError: The folder cannot be created or written.
-    """
+    """Raise DeviceError, before hours of scoring, if a report cannot be written to a folder."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,7 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write report.html, report.md with its plots, figures.json, and a CSV of predictions per model.
-
-    An earlier report is replaced.
-
-    Raises:
-        DeviceError: The folder cannot be created or written.
-    """
+    """Write report.html, report.md with plots, figures.json and predictions as CSV; raise DeviceError if it fails."""
     folder = Path(folder)
     names = file_names(evaluation)
     try:
@@ -96,15 +90,17 @@ def write(evaluation: Evaluation, folder: str | Path) -> None:
             plots = draw_all(result) if result.readable.any() else {}
             for name, content in plots.items():
                 (folder / _plot_file(evaluation, result, name)).write_bytes(content)
-            captioned = [(PLOTS[name][0], content) for name, content in plots.items()]
-            sections.append((result.name, captioned, result_tables(result)))
+            embedded = [(PLOTS[name][0], base64.b64encode(content).decode()) for name, content in plots.items()]
+            sections.append((result.name, embedded, result_tables(result)))
         for result in (*evaluation.results, *evaluation.fused):
             _write_predictions(folder / f"predictions_{names[result.name]}.csv", result)
         figures = json.dumps(as_dict(evaluation), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
         (folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
-        page = html_page.render(title(evaluation), facts(evaluation), overview(evaluation), sections)
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        page = HTML.get_template("report.html").render(
+            title=title(evaluation), facts=facts(evaluation), overview=overview(evaluation), sections=sections
+        )
+        (folder / "report.html").write_text(page + "\n", encoding="utf-8")
     except OSError as error:
         raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
 
@@ -142,7 +138,8 @@ def markdown(evaluation: Evaluation) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    return [f"| {' | '.join(html.escape(cell, quote=False).replace('|', BAR) for cell in row)} |" for row in rows]
+    cells = [[html.escape(cell, quote=False).replace("|", r"\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def _write_predictions(path: Path, result: EvaluationResult) -> None:

@@ -1,4 +1,4 @@
-"""Logits of a dataset's clips, computed by the session that runs live; one clip is in memory at a time."""
+"""Logits of a dataset's clips, computed by the session that runs live, and their fusion over several models."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
@@ -22,13 +23,14 @@ from actrec.inference.session import Session
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.samples import Samples, parts
-from actrec_models.evaluation.fusion import merge_classes
 from actrec_models.evaluation.metrics import EvaluationResult
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 CLIP_MODES = ("live", "whole", "stretched")
+
+FUSIONS = ("softmax", "logits")
 
 BATCH = 64
 """Largest batch of clips of T frames; `Session.at_once` reduces it for large inputs."""
@@ -174,16 +176,49 @@ def make_result(
 ) -> EvaluationResult:
     """Return the result for probabilities [N, the model's classes]."""
     package_confidence = None if class_map is None else probabilities.max(axis=1)
-    if class_map is not None:
-        probabilities = merge_classes(probabilities, class_map, len(clips.classes))
-    probabilities = probabilities.copy()
-    probabilities[list(unreadable)] = 0.0
+    if class_map is None:
+        merged = probabilities.copy()
+    else:
+        merged = np.zeros((len(probabilities), len(clips.classes)))
+        np.add.at(merged.T, list(class_map), probabilities.T)
+    merged[list(unreadable)] = 0.0
     names = clips.names
     causes = {names[index]: cause for index, cause in sorted(unreadable.items())}
     return EvaluationResult(
-        name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, causes, package_confidence,
+        name, tuple(clips.classes), tuple(names), clips.labels, merged, threshold, causes, package_confidence,
         duplicates,
     )  # fmt: skip
+
+
+def fuse(logits: Sequence[np.ndarray], method: str = "softmax", weights: Sequence[float] = ()) -> np.ndarray:
+    """Return the probabilities [N, classes] of streams with the given logits [N, classes] on the same clips.
+
+    "softmax" sums probabilities; "logits" sums logits before one softmax. The nonnegative weights, empty for equal
+    ones, are normalized, which changes no ranking and keeps the confidence at the level of the streams.
+
+    Raises:
+        ConfigError: Unknown method or invalid weights.
+        InputError: The streams' shapes differ.
+    """
+    shares = fusion_weights(method, weights, len(logits))
+    if len({stream.shape for stream in logits}) != 1:
+        raise InputError(f"streams of {' and '.join(str(list(stream.shape)) for stream in logits)} cannot be fused")
+    stacked = np.stack(logits).astype(np.float64)  # (S, N, C)
+    if method == "logits":
+        return np.asarray(softmax(np.tensordot(shares, stacked, axes=1), axis=-1))
+    return np.asarray(np.tensordot(shares, softmax(stacked, axis=-1), axes=1))
+
+
+def fusion_weights(method: str, weights: Sequence[float], streams: int) -> np.ndarray:
+    """Return [streams] weights that sum to 1, by default equal; raise ConfigError for an unknown method or weights."""
+    if method not in FUSIONS:
+        raise ConfigError(f"streams are fused by {' or '.join(FUSIONS)}; got '{method}'")
+    given = np.asarray(list(weights) or [1.0] * streams, dtype=np.float64)
+    if len(given) != streams:
+        raise ConfigError(f"{len(given)} weights for {streams} streams: give one per stream, in their order")
+    if not np.isfinite(given).all() or (given < 0).any() or given.sum() <= 0:
+        raise ConfigError(f"weights {', '.join(f'{w:g}' for w in given)}: each must be 0 or more, one of them above 0")
+    return np.asarray(given / given.sum())
 
 
 def window_logits(session: Session, bodies: Iterable[np.ndarray], batch: int = 16) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from actrec.features.specs import InputSpec, WindowSpec
@@ -18,7 +19,7 @@ from actrec.inference import package, zoo
 from actrec.inference.package import ModelPackage, Provenance
 from actrec.utils import config, files
 from actrec.utils.errors import ConfigError, PackageError
-from actrec_models.evaluation import fusion
+from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
 from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx, trace_module
@@ -47,7 +48,7 @@ def join_graphs(
     Args:
         contents: Graphs with one output, logits [N, classes], and float32 inputs [N, …].
         names: For each graph, the names of its inputs in the joined graph; equal names are shared.
-        method: "softmax" or "logits" (`evaluation.fusion.fuse`).
+        method: "softmax" or "logits" (`evaluation.scoring.fuse`).
         shares: w, one per stream, above 0, with sum 1.
 
     Raises:
@@ -154,7 +155,7 @@ def fuse(
         sources: Checkpoints of `actrec train`, packages, or names of packages in the zoo.
         folder: Output folder; its name becomes the package's.
         data_root: Folder that contains a folder per dataset.
-        method: "softmax" or "logits" (`evaluation.fusion.fuse`).
+        method: "softmax" or "logits" (`evaluation.scoring.fuse`).
         weights: One per network, above 0; empty for equal weights.
         root: Folder of their dataset; empty for its folder in `data_root`.
 
@@ -197,8 +198,7 @@ def _shares(sources: Sequence[str | Path], method: str, weights: Sequence[float]
     """Return weights [streams] with sum 1, after checking method and weights."""
     if len(sources) < 2:
         raise ConfigError(f"--fuse needs two networks or more, got {sources[0] if sources else 'none'} alone")
-    fusion.check_method(method)
-    shares = fusion.normalized_weights(weights, len(sources))
+    shares = scoring.fusion_weights(method, weights, len(sources))
     if (shares == 0).any():
         raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: remove it")
     return shares
@@ -345,7 +345,7 @@ def _check_parity(
         run_onnx(stream.content, {own: inputs[shared] for own, shared in known.items()})
         for stream, known in zip(streams, names, strict=True)
     ]
-    expected = fusion.fuse(logits, method, shares.tolist())
-    difference = float(np.abs(fusion.softmax(run_onnx(content, inputs)) - expected).max())
+    expected = scoring.fuse(logits, method, shares.tolist())
+    difference = float(np.abs(softmax(run_onnx(content, inputs), axis=1) - expected).max())
     if not difference <= PARITY:
         raise PackageError(f"fused, the probabilities differ by {difference:.2g} from the networks' own: not written")

@@ -55,13 +55,9 @@ class FineTuned:
 
     Attributes:
         base: The pretrained package.
-        network: The fine-tuned network.
-        recordings: The training recordings.
         folds: Folds of the cross-validation.
         logits: [known clips, classes] cross-validated logits of the head on the frozen backbone.
-        rejection: Rejection for the package.
-        validation_accuracy: Accuracy on the held-out clips of the validation runs.
-        validation_clips: Number of these clips.
+        validation_accuracy: Accuracy on the `validation_clips` held-out clips of the validation runs.
         known_kept: Share of these, and of augmented versions of them, that the threshold accepts.
         unknown_rejected: Rejected share of the held-out classes and recordings labeled unknown; NaN if there are none.
         mirror: Whether mirrored clips were used.
@@ -92,9 +88,6 @@ def teach(
     """Fine-tune a package on the actions in a folder of recordings (`actrec.datasets.user_folder`).
 
     Args:
-        folder: The recordings.
-        settings: Settings.
-        progress: Show progress bars.
         threads: CPU threads; 0 for PyTorch's default.
         options: Options of `Folder`.
 
@@ -195,14 +188,9 @@ def _held_out_classes(recordings: Recordings, folds: Folds) -> list[int | None]:
 
 
 def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: bool = False) -> ModelPackage:
-    """Export a fine-tuned network, checked against PyTorch.
+    """Export a fine-tuned network, checked against PyTorch; the folder's name becomes the package's.
 
-    Args:
-        result: The fine-tuned network.
-        folder: Output folder; its name becomes the package's.
-        command: Command that repeats the fine-tuning.
-        seed: Its random seed.
-        overwrite: Replace an existing package.
+    `command` repeats the fine-tuning with the random seed `seed`.
 
     Raises:
         PackageError: The folder exists, or the graph disagrees with PyTorch.
@@ -343,8 +331,7 @@ def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:
     elif rejected is not None and rejected < _WEAK:
         lines.append(f"only {rejected:.0%} of other actions are rejected: record more with --label unknown")
     if reasons := figures["skipped"]:
-        more = len(reasons) - _LISTED_RECORDINGS
+        more = [f"and {len(reasons) - _LISTED_RECORDINGS} more"] if len(reasons) > _LISTED_RECORDINGS else []
         count = "1 recording" if len(reasons) == 1 else f"{len(reasons)} recordings"
-        listed = "; ".join(reasons[:_LISTED_RECORDINGS])
-        lines.append(f"{count} could not be used: {listed}{f'; and {more} more' if more > 0 else ''}")
+        lines.append(f"{count} could not be used: {'; '.join([*reasons[:_LISTED_RECORDINGS], *more])}")
     return lines

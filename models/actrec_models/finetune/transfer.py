@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from actrec.datasets.base import ClipDataset
@@ -95,13 +96,7 @@ class TeachConfig:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A package with its network's weights.
-
-    Attributes:
-        package: The package.
-        options: Options of its network, without the number of classes.
-        tensors: Its weights.
-    """
+    """A package with its network's weights, and its options without the number of classes."""
 
     package: ModelPackage
     options: dict[str, Any]
@@ -115,11 +110,7 @@ class PretrainedModel:
         return tuple(name for name, value in other.items() if self.tensors[name].shape != value.shape)
 
     def network(self, classes: int) -> Network:
-        """Return the network for `classes` classes, with the pretrained backbone and a head of zeros.
-
-        Raises:
-            ConfigError: Its head is not linear.
-        """
+        """Return the network: pretrained backbone, head of zeros; raise ConfigError unless the head is linear."""
         network: Network = create(self.package.family, num_classes=classes, **self.options)
         backbone = {name: value for name, value in self.tensors.items() if name not in self.head}
         network.load_state_dict(backbone, strict=False)
@@ -139,11 +130,7 @@ class PretrainedModel:
 
     @torch.no_grad()
     def check_head(self) -> None:
-        """Check that the logits are the sum of the head's layers for any weights.
-
-        Raises:
-            ConfigError: They are not.
-        """
+        """Raise ConfigError unless the logits are the sum of the head's layers for any weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self.network(3)
@@ -184,11 +171,7 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str | Path) -> PretrainedModel:
-    """Open a package for fine-tuning.
-
-    Raises:
-        PackageError: The package or its weights are missing, or the weights do not fit the network.
-    """
+    """Open a package for fine-tuning; raise PackageError if it, or its weights, are missing or damaged."""
     return PretrainedModel(*open_package(name))
 
 
@@ -196,12 +179,6 @@ def autocast(device: torch.device, precision: str) -> Any:
     """Return the context that computes in a precision of `TeachConfig`."""
     enabled = fast_bfloat16(device) if precision == "auto" else precision == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def stack_inputs(items: Sequence[dict[str, Any]], device: torch.device | None = None) -> Batch:
-    """Return the inputs of several samples as a batch, without labels."""
-    names = [name for name in items[0] if name != "label"]
-    return {name: torch.from_numpy(np.stack([item[name] for item in items])).to(device) for name in names}
 
 
 def fit_head(features: Tensor, labels: Tensor, classes: int, settings: TeachConfig) -> tuple[Tensor, Tensor]:
@@ -258,10 +235,11 @@ def fine_tune(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(progress)
         chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(settings.batch)]
-        items = [samples[(step + 1, index, number)] for number, index in enumerate(chosen)]
+        batch = default_collate([samples[(step + 1, index, number)] for number, index in enumerate(chosen)])
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        targets = inputs.pop("label")
         with autocast(device, settings.precision):
-            logits = network(**stack_inputs(items, device))
-        targets = torch.tensor([item["label"] for item in items], device=device)
+            logits = network(**inputs)
         loss = sample_losses(logits.float(), targets, settings.label_smoothing, settings.outlier_weight).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -291,8 +269,7 @@ class ValidationRun:
     """A network's logits of clips that it was not trained on.
 
     Attributes:
-        known: [2 N, classes] logits of known clips as recorded, then of an augmented version of each.
-        labels: [2 N] their labels.
+        known, labels: [2 N, classes] of known clips as recorded, then of an augmented version of each; [2 N].
         unknown: [K, classes] of clips of other actions, likewise.
         outliers: [L, classes] of synthetic outliers.
     """
@@ -305,9 +282,8 @@ class ValidationRun:
     @property
     def correct(self) -> np.ndarray:
         """[N] whether each known clip, as recorded, is recognized."""
-        count = len(self.labels) // 2
-        correct: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
-        return correct
+        correct = self.known.argmax(axis=1) == self.labels
+        return np.asarray(correct[: len(correct) // 2])
 
 
 class Trainer:
@@ -319,12 +295,10 @@ class Trainer:
         self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
         self.augmentation = settings.augmentation_for(recordings.classes)
         self.labels = recordings.labels
-        with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
-            everything, self.backbone = np.arange(len(self.labels)), base.network(2)
-            self.augmented = self._augmented_features([everything], bar, _FEATURES_SHARE * 60 * self.settings.minutes)
-            plain = self._samples(everything, None)
-            self.plain = self._features([plain[int(i)] for i in everything])[0]
-            bar.update()
+        everything, self.backbone = np.arange(len(self.labels)), base.network(2)
+        self.augmented = self._augmented_features([everything], "features", _FEATURES_SHARE * 60 * settings.minutes)
+        plain = self._samples(everything, None)
+        self.plain = self._features([plain[int(i)] for i in everything])[0]
 
     def cross_validate(self, folds: Folds) -> np.ndarray:
         """Return logits [known clips, classes] of the head on the frozen backbone, by a head without the clip's fold.
@@ -335,8 +309,7 @@ class Trainer:
         classes, known = len(self.recordings.classes), self.labels != UNKNOWN_LABEL
         logits = np.zeros((len(self.labels), classes), np.float32)
         parts = [np.flatnonzero(folds.fold_of_clip == fold) for fold in range(folds.count)]
-        with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
-            augmented = self._augmented_features(parts, bar, _FEATURES_SHARE * 60 * self.settings.minutes)
+        augmented = self._augmented_features(parts, "features of folds", _FEATURES_SHARE * 60 * self.settings.minutes)
         for fold in range(folds.count):
             held_out = folds.fold_of_clip == fold
             weight, bias = self._fit_head(augmented, ~held_out, classes)
@@ -349,9 +322,8 @@ class Trainer:
         augmented = self.augmented
         if len(indices) < len(self.labels):
             # Features of these clips alone: in `self.augmented`, other clips may be prepended.
-            name, limit = f"features of {title}", _VALIDATION_FEATURES_SHARE * seconds
-            with tqdm(total=self.settings.draws, desc=name, unit="pass", disable=not self.progress) as bar:
-                augmented = self._augmented_features([indices], bar, limit, held_out)
+            limit = _VALIDATION_FEATURES_SHARE * seconds
+            augmented = self._augmented_features([indices], f"features of {title}", limit, held_out)
         classes = len(self.recordings.classes) - (held_out is not None)
         network = self.base.network(classes)
         set_head(self.base.head_layers(network), *self._fit_head(augmented, np.ones(len(indices), bool), classes))
@@ -371,24 +343,25 @@ class Trainer:
         known = np.flatnonzero(in_fold & (labels != UNKNOWN_LABEL) & ~excluded)
         unknown = np.flatnonzero((in_fold & (labels == UNKNOWN_LABEL)) | excluded)
         known_logits, unknown_logits = (
-            np.concatenate([self._logits(network, clips, augmented) for augmented in (False, True)])
+            np.concatenate([self._logits(network, clips, augmentation) for augmentation in (None, self.augmentation)])
             for clips in (known, unknown)
         )
         known_labels = np.tile(_renumber(labels[known], held_out), 2)
-        return ValidationRun(known_logits, known_labels, unknown_logits, self._outlier_logits(network, trained))
+        outliers = self._logits(network, trained, self.augmentation, outliers=1)
+        return ValidationRun(known_logits, known_labels, unknown_logits, outliers)
 
     def _fit_head(self, augmented: Augmented, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
         (backbone_features, labels), keep = augmented, torch.from_numpy(chosen)
         return fit_head(backbone_features[:, keep].flatten(0, 1), labels[:, keep].reshape(-1), classes, self.settings)
 
     def _augmented_features(
-        self, parts: Sequence[np.ndarray], bar: tqdm, seconds: float, held_out: int | None = None
+        self, parts: Sequence[np.ndarray], title: str, seconds: float, held_out: int | None = None
     ) -> Augmented:
         """Return features of parts that are augmented separately, as many as the time allows, at least one pass."""
         drawn: list[Tensor] = []
         labels: list[Tensor] = []
         end = time.monotonic() + seconds
-        for draw in range(self.settings.draws):
+        for draw in tqdm(range(self.settings.draws), desc=title, unit="pass", disable=not self.progress):
             if drawn and time.monotonic() > end:
                 logger.warning("features: %d of %d passes within the time limit", draw, self.settings.draws)
                 break
@@ -399,7 +372,6 @@ class Trainer:
             part_features, part_labels = self._features([items[index] for index in sorted(items)])
             drawn.append(part_features)
             labels.append(part_labels)
-            bar.update()
         return torch.stack(drawn), torch.stack(labels)
 
     def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, held_out: int | None = None) -> Samples:
@@ -410,34 +382,29 @@ class Trainer:
         return Samples(dataset, self.specs, self.window, self.recipe, augmentation)
 
     def _features(self, items: list[dict]) -> tuple[Tensor, Tensor]:
-        batches = (stack_inputs(items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
-        rows = [
-            torch.cat(self.base.features(self.backbone, batch, self.settings.precision), dim=1) for batch in batches
-        ]
-        return torch.cat(rows), torch.tensor([item["label"] for item in items])
-
-    def _logits(self, network: Network, indices: np.ndarray, augmented: bool) -> np.ndarray:
-        """Return logits of clips as recorded, or of augmented versions that no training uses."""
-        if not augmented:
-            plain = self._samples(indices, None)
-            return self._run(network, [plain[i] for i in range(len(indices))])
-        samples = self._samples(indices, self.augmentation)
-        samples.recipe = dataclasses.replace(self.recipe, outliers=0.0)
-        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 0)] for i in range(len(indices))])
-
-    def _outlier_logits(self, network: Network, indices: np.ndarray) -> np.ndarray:
-        """Return logits of one synthetic outlier per clip, which no training uses."""
-        samples = self._samples(indices, self.augmentation)
-        samples.recipe = dataclasses.replace(self.recipe, outliers=1.0)
-        return self._run(network, [samples[(_HELD_OUT_EPOCH, i, 1)] for i in range(len(indices))])
+        rows = [self.base.features(self.backbone, inputs, self.settings.precision) for inputs in _batches(items)]
+        labels = torch.tensor([item["label"] for item in items])
+        return torch.cat([torch.cat(parts, dim=1) for parts in rows]), labels
 
     @torch.no_grad()
-    def _run(self, network: Network, items: list[dict]) -> np.ndarray:
+    def _logits(
+        self, network: Network, indices: np.ndarray, augmentation: Augmentation | None, outliers: int = 0
+    ) -> np.ndarray:
+        """Return logits of clips as recorded, or of augmented versions or outliers that no training uses."""
+        samples = self._samples(indices, augmentation)
+        samples.recipe = dataclasses.replace(self.recipe, outliers=float(outliers))
         rows = [np.zeros((0, network.config.num_classes), np.float32)]
-        for start in range(0, len(items), _BATCH):
+        for inputs in _batches([samples[(_HELD_OUT_EPOCH, i, outliers)] for i in range(len(indices))]):
             with autocast(torch.device("cpu"), self.settings.precision):
-                rows.append(network(**stack_inputs(items[start : start + _BATCH])).float().numpy())
+                rows.append(network(**inputs).float().numpy())
         return np.concatenate(rows)
+
+
+def _batches(items: list[dict]) -> Iterator[Batch]:
+    """Yield the inputs of samples in batches."""
+    for start in range(0, len(items), _BATCH):
+        batch = default_collate(items[start : start + _BATCH])
+        yield {name: value for name, value in batch.items() if name != "label"}
 
 
 def _renumber(labels: np.ndarray, held_out: int | None) -> np.ndarray:

@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,6 @@ class Checkpoints(Checkpoint):
     (resumed weights then differ by up to 0.3) and weights that are NaN, and a moved folder loses its best value.
 
     Args:
-        folder: Folder of the stage.
-        provenance: Provenance of the run.
         epochs_before: Epochs that earlier stages took.
         accumulate: Parts of a batch; a step ends with the last one.
         minutes: Time between two checkpoints within an epoch; 0 for none.
@@ -69,9 +67,8 @@ class Checkpoints(Checkpoint):
         self, folder: Path, provenance: dict[str, Any], epochs_before: int, accumulate: int, minutes: float, steps: int,
         metric: str, seconds: float, followed: bool,
     ):  # fmt: skip
-        self.folder, self.provenance, self.epochs_before, self.accumulate = (
-            folder, provenance, epochs_before, accumulate,
-        )  # fmt: skip
+        self.folder, self.provenance = folder, provenance
+        self.epochs_before, self.accumulate = epochs_before, accumulate
         self.minutes, self.steps, self.metric, self.seconds, self.followed = minutes, steps, metric, seconds, followed
         self.best: float | None = None
         self._position: dict[str, Any] = {"epoch": 0, "steps": 0, "epochs": epochs_before, "finished": False}
@@ -173,9 +170,7 @@ class Checkpoints(Checkpoint):
 class Monitor(lightning.Callback):
     """Log learning rate, clips per second, GPU memory: each epoch, and every few steps to TensorBoard.
 
-    Args:
-        batch: Clips of a step in all processes.
-        accumulate: Parts of a batch.
+    A step has `batch` clips in all processes together, in `accumulate` parts.
     """
 
     def __init__(self, batch: int, accumulate: int):
@@ -197,11 +192,7 @@ class Monitor(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step, check its loss, and log it every few steps.
-
-        Raises:
-            ConfigError: The loss is not finite.
-        """
+        """Count a step and log it every few steps; raise ConfigError if its loss is not finite."""
         if (batch_idx + 1) % self.accumulate:
             return
         self._epoch_steps += 1
@@ -269,10 +260,6 @@ class Averaging(WeightAveraging):
     After n steps of a stage the decay is at most (1 + n)/(10 + n), as in TensorFlow's ExponentialMovingAverage: the
     average is of the last tenth of the steps. With a decay of 0.99 alone, the weights of the first step, which may be
     random, are a third of it after a hundred steps.
-
-    Args:
-        decay: Decay of the average per step.
-        warm_up: Whether to limit the decay as above.
     """
 
     def __init__(self, decay: float, warm_up: bool = True):
@@ -305,12 +292,8 @@ def default_recalibration_batches(recipe: Recipe, clips: int, held: int) -> int:
     """Return the recalibration batches if a recipe sets none: a quarter of an epoch, 4 to 20; 0 without validation.
 
     Averaged weights that are evaluated during training need them: at a high learning rate, running statistics are so
-    far from the average's that a network may be at chance on held-out clips.
-
-    Args:
-        recipe: The recipe.
-        clips: Number of training clips.
-        held: Number of held-out clips.
+    far from the average's that a network may be at chance on held-out clips. `clips` and `held` count the training and
+    the held-out clips.
     """
     return min(max(clips // recipe.batch // 4, 4), 20) if held and recipe.ema_decay else 0
 
@@ -354,10 +337,7 @@ class BatchNormRecalibration(lightning.Callback):
             return
         self._done = epoch
         assert isinstance(module, RecognitionModule)
-        if self.averaging is None:
-            self._estimate(trainer, module, epoch)
-            return
-        with self.averaging.applied(module):
+        with nullcontext() if self.averaging is None else self.averaging.applied(module):
             self._estimate(trainer, module, epoch)
 
     def _estimate(self, trainer: lightning.Trainer, module: RecognitionModule, epoch: int) -> None:
@@ -379,15 +359,8 @@ def estimate_norms(
 
     Unlike `torch.optim.swa_utils.update_bn`, this turns dropout off, keeps the statistics of norms in evaluation mode
     or that no batch reaches, and restores modes after an error. With `update_bn`, `deepacts_graph_nucla` has 421 of
-    464 test clips right, not 425.
-
-    Args:
-        network: Network in training mode, except its frozen parts.
-        forward: Run a batch through it.
-        batches: Batches of the training part.
-
-    Returns:
-        The norms with new statistics, in the network's order.
+    464 test clips right, not 425. `forward` runs a batch through the network, which is in training mode except its
+    frozen parts. Return the norms with new statistics, in the network's order.
     """
     training = [part for part in network.modules() if part.training]
     dropouts = [part for part in training if isinstance(part, _DropoutNd)]

@@ -49,11 +49,7 @@ class EarlierVersionError(PackageError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of `actrec train`, without unpickling.
-
-    Raises:
-        PackageError: The file is missing, damaged, foreign, or would run code.
-    """
+    """Return a checkpoint's content, without unpickling; raise PackageError if it is missing, damaged or foreign."""
     if path.is_dir():
         raise PackageError(f"{path} is a folder: name a checkpoint in it, such as {path / LAST}")
     try:
@@ -76,9 +72,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Return the newest readable checkpoint of a run; None if there is no checkpoint.
-
-    If the last one is damaged or missing, return the one before it, with a warning.
+    """Return the newest readable checkpoint of a run, with a warning if it is not the last; None if there is none.
 
     Raises:
         PackageError: No checkpoint can be read.
@@ -104,11 +98,7 @@ class AtomicIO(TorchCheckpointIO):
     """Write a checkpoint under a temporary name, then rename it; the old `last.ckpt` becomes `previous.ckpt`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save as the base class, but atomically.
-
-        Raises:
-            DeviceError: The disk is full or not writable; earlier checkpoints are untouched.
-        """
+        """Save as the base class, but atomically; raise DeviceError if the disk is full or not writable."""
         target = Path(path)
         part = target.with_name(f".{target.name}.part")
         try:
@@ -168,42 +158,31 @@ def check_same_run(found: Checkpoint, recipe: Recipe, fingerprint: str, init: li
 # -- restored networks -------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(path: Path, content: dict[str, Any] | None = None) -> tuple[Recipe, list[str], Network]:
-    """Return the recipe, class names and network of a training checkpoint, whose `content` may have been read.
+def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
+    """Return a checkpoint's recipe, its package description without rejection and accuracy, and its network.
 
     Raises:
         PackageError: The file is missing or no checkpoint of `actrec train`.
     """
-    content = read(path) if content is None else content
+    content = read(path)  # once: a running training may replace the file
     parameters = content["hyper_parameters"]
     module = RecognitionModule(parameters["recipe"], parameters["classes"])
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise PackageError(f"{path} does not fit the network that its recipe names: train it again") from error
-    return module.recipe, parameters["classes"], module.network.eval()
-
-
-def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
-    """Return a checkpoint's recipe, its package description without rejection and accuracy, and its network.
-
-    Raises:
-        PackageError: As `load_checkpoint`.
-    """
-    content = read(path)  # once: a running training may replace the file
-    recipe, classes, network = load_checkpoint(path, content)
+    recipe, network = module.recipe, module.network.eval()
     trained = provenance.package_provenance(recipe, provenance.from_checkpoint(content))
     figures = {"parameters": provenance.parameter_count(network), **trained.figures}
     trained = dataclasses.replace(trained, figures=figures)
-    window = recipe.window(network)
-    return recipe, provenance.describe_package(recipe.model, recipe.options, classes, network, trained, window), network
+    description = provenance.describe_package(
+        recipe.model, recipe.options, parameters["classes"], network, trained, recipe.window(network)
+    )
+    return recipe, description, network
 
 
 def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[str, Tensor]]:
-    """Return a package's description, the options of its network, and the network's weights.
-
-    Args:
-        name: A package's folder, or its name in the zoo.
+    """Return the description of a package (a folder, or a name in the zoo), its network's options, and its weights.
 
     Raises:
         PackageError: The package or its weights are missing, or the weights do not fit the network.
@@ -276,10 +255,7 @@ def locked(out: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_errors(folder: Path) -> Iterator[None]:
-    """Convert PyTorch's errors of memory, disk and data loader processes to this project's.
-
-    Args:
-        folder: Folder that the run writes to.
+    """Convert PyTorch's errors of memory, disk and data loader processes, of a run that writes to `folder`, to ours.
 
     Raises:
         DeviceError: Memory or disk are full, a data loader process was killed, or another process of the run ended.

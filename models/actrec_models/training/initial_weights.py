@@ -96,7 +96,6 @@ class WeightFile:
     """The content of a file of weights.
 
     Attributes:
-        path: The file.
         tensors: Tensors by name, without the prefixes of wrappers.
         network: Our network that they are of; empty if unknown.
         classes: Number of that network's classes; 0 if unknown.
@@ -121,11 +120,8 @@ def read(path: Path) -> WeightFile:
     if path.is_dir():
         described = package.load(path, verify=False)
         trained = described.provenance
-        options = trained.settings.get("dataset_options", {})
-        trainings = (
-            *trained.figures.get(provenance.INITIAL_TRAININGS, ()),
-            provenance.training(trained.dataset, trained.split, options),
-        )
+        own = provenance.training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
+        trainings = (*trained.figures.get(provenance.INITIAL_TRAININGS, ()), own)
         tensors = read(package_weights(described)).tensors
         recordings = tuple(trained.figures.get("recordings", ()))
         return WeightFile(path, tensors, described.family, len(described.labels), recordings, trainings)
@@ -155,11 +151,7 @@ def read(path: Path) -> WeightFile:
 
 
 def package_weights(found: package.ModelPackage) -> Path:
-    """Return the path of the PyTorch weights in a package.
-
-    Raises:
-        PackageError: The package has none; the message names the remedy.
-    """
+    """Return the path of the PyTorch weights in a package; raise PackageError if it has none."""
     file = found.path / package.WEIGHTS
     if not file.is_file():
         fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
@@ -170,11 +162,7 @@ def package_weights(found: package.ModelPackage) -> Path:
 
 
 def identity(path: Path) -> str:
-    """Return name and SHA-256 of the weights that `read` takes from a path, for provenance.
-
-    Raises:
-        PackageError: The file is missing or cannot be read.
-    """
+    """Return name and SHA-256 of the weights in a path, for provenance; raise PackageError if it cannot be read."""
     file = package_weights(package.load(path, verify=False)) if path.is_dir() else path
     digest = hashlib.sha256()
     try:
@@ -220,16 +208,13 @@ class Report:
     """The result of `load`.
 
     Attributes:
-        file: Name of the file.
-        kind: Format or network that it holds.
+        kind: Format or network that the file holds.
         loaded: Names in the network that got their value unchanged.
         reshaped: "name [from] → [to]" of values in another shape (`reshape_weight`).
         kept: Classifier layers of the network, which keep their values because the file has other classes.
         missing: Names in the filled submodules that the file does not have.
         unexpected: Names in the file that no filled submodule has.
         unfit: "name [from] → [to]" of tensors whose shapes do not fit.
-        recordings: Identities of the user's recordings that the weights were trained on.
-        trainings: `provenance.training` of each training of the weights.
     """
 
     file: str
@@ -240,8 +225,6 @@ class Report:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
-    recordings: tuple[str, ...] = ()
-    trainings: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         lists = {"reshaped": self.reshaped, "classifier kept": self.kept, "missing": self.missing,
@@ -254,19 +237,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED_NAMES]) + (", …" if len(names) > _LISTED_NAMES else "")
 
 
-def load(network: Network, name: str, path: Path) -> Report:
-    """Copy the weights of a file into `network` and log the report.
+def load(network: Network, name: str, source: Path | WeightFile) -> Report:
+    """Copy weights into `network` and log the report.
 
     Args:
         network: Changed in place; unchanged after an error.
         name: Its name in `actrec_models.create`.
-        path: .safetensors, a torch file of tensors, a checkpoint of `actrec train`, or a model package's folder.
+        source: .safetensors, a torch file of tensors, a checkpoint of `actrec train`, or a model package's folder.
 
     Raises:
         PackageError: The file is missing, damaged, or would run code when read.
         ConfigError: It fits the network not at all, or only in small part; the names are listed.
     """
-    values, report = _plan(network, name, read(path))
+    values, report = _plan(network, name, source if isinstance(source, WeightFile) else read(source))
     with torch.no_grad():
         for parameter, value in values.values():
             parameter.copy_(value)
@@ -315,7 +298,7 @@ def _plan(network: Network, name: str, file: WeightFile) -> tuple[dict[str, tupl
                 lists["unfit"].append(change)
     lists["unexpected"] = [key for key in tensors if key not in used]
     fields: dict[str, Any] = {field: tuple(names) for field, names in lists.items()}
-    report = Report(file.path.name, kind, **fields, recordings=file.recordings, trainings=file.trainings)
+    report = Report(file.path.name, kind, **fields)
     used_share, filled_share = len(values) / max(1, len(tensors) - len(report.kept)), len(values) / max(1, wanted)
     if max(used_share, filled_share) < _MIN_SHARE:
         raise ConfigError(f"{report}: it does not fit {name}, choose another --init")

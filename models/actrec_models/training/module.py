@@ -16,16 +16,7 @@ from actrec_models.training.recipe import Recipe, Stage
 
 
 class RecognitionModule(lightning.LightningModule):
-    """Train a network on its own loss by a recipe.
-
-    Args:
-        recipe: Plain fields of `Recipe`.
-        classes: Class names.
-
-    Attributes:
-        stage: Current stage of the training.
-        epochs_before: Epochs of earlier stages.
-    """
+    """Train a network on its own loss by a recipe, given by its plain fields."""
 
     def __init__(self, recipe: dict[str, Any], classes: list[str]):
         super().__init__()
@@ -47,11 +38,7 @@ class RecognitionModule(lightning.LightningModule):
         return type(self.network).losses is Network.losses
 
     def enter(self, stage: Stage, epochs_before: int = 0) -> None:
-        """Enter a stage: its trained parameters, loss and learning rate.
-
-        Raises:
-            ConfigError: The network does not have it.
-        """
+        """Enter a stage: its trained parameters, loss, learning rate; raise ConfigError for an unknown one."""
         self.stage, self.epochs_before = stage, epochs_before
         self._plateau_state, self._epoch_loss = None, torch.zeros_like(self._epoch_loss)
         known = self.network.stages

@@ -38,14 +38,12 @@ PACKAGES = (
 _THEN = ", then "
 """Separates the provenances of a run and its resumptions."""
 
-_UNKNOWN = "unknown"
-
 
 # -- trainings on overlapping data -------------------------------------------------------------------------------------
 
 
 def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training as provenance stores it: dataset, split and options of the dataset."""
+    """Return a training as provenance stores it."""
     return {"dataset": dataset, "split": split, "options": dict(options)}
 
 
@@ -60,9 +58,8 @@ def as_figures(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[st
 
 def same_recordings(trained: str, dataset: str) -> bool:
     """Return whether two datasets are of the same recordings."""
-    if trained == dataset:
-        return True
-    return trained in datasets.DATASETS.names() and dataset in datasets.DATASETS.get(trained).merges
+    merges = datasets.DATASETS.get(trained).merges if trained in datasets.DATASETS.names() else {}
+    return trained == dataset or dataset in merges
 
 
 def check(
@@ -70,12 +67,8 @@ def check(
 ) -> None:
     """Refuse a test on clips that a network, or its initial weights, was trained on.
 
-    The user's own recordings are compared one by one instead (`ClipDataset.identities`).
-
-    Args:
-        who: Name of the network or weights, for the message.
-        trainings: Its earlier trainings (`training`).
-        dataset, split, options: The data to test on.
+    The user's own recordings are compared one by one instead (`ClipDataset.identities`). `who` is the network or
+    weights in the message, `dataset`, `split` and `options` are the data to test on.
 
     Raises:
         ConfigError: A training was by another split or fold of the same recordings.
@@ -130,11 +123,8 @@ def describe_run(
     """Return plain values for the checkpoint, which holds the recipe too.
 
     Args:
-        recipe: The recipe.
         fingerprint: `ClipDataset.fingerprint` of the training part.
-        clips: Number of training clips.
-        held_out: Number of validation clips.
-        device: Kind of device.
+        clips, held_out: Numbers of training and validation clips.
         world: Number of devices.
         init: `initial_weights.identity` of each file of initial weights.
         recordings: `ClipDataset.identities` of the training part and of the initial weights' training clips.
@@ -166,9 +156,7 @@ def describe_run(
 def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Return the provenance of a resumed run: all commits, versions and machines, e.g. "c0ffee, then decade".
 
-    Args:
-        before: `from_checkpoint` of the resumed run; empty for a new one.
-        now: `describe_run` of this run.
+    `before` is `from_checkpoint` of the resumed run, empty for a new one; `now` is `describe_run` of this run.
     """
     versions = dict(before.get("packages", {}))
     return {
@@ -188,9 +176,8 @@ def _sequence(before: str | None, now: str) -> str:
     """Return "before, then now", or one of them if they are equal."""
     if before is None:
         return now
-    if (before.split(_THEN)[-1] or _UNKNOWN) == (now or _UNKNOWN):
-        return before
-    return f"{before or _UNKNOWN}{_THEN}{now or _UNKNOWN}"
+    known = before or "unknown"
+    return before if known.split(_THEN)[-1] == (now or "unknown") else f"{known}{_THEN}{now or 'unknown'}"
 
 
 def packages() -> dict[str, str]:

@@ -105,11 +105,7 @@ class Optimizer:
             raise ConfigError(f"Optimizer.nesterov needs sgd with a momentum above 0, not {self.name}")
 
     def make(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """Return the optimizer of the parameters that have gradients.
-
-        Raises:
-            ConfigError: No parameter is trained.
-        """
+        """Return the optimizer of the parameters that have gradients; raise ConfigError if there are none."""
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
             raise ConfigError("no parameter of the network is trained: name another stage, or unfreeze a part")
@@ -306,11 +302,7 @@ class Recipe:
         return config.build(Augmentation, self.augmentation)
 
     def components(self) -> Components:
-        """Build the optimizer, schedule, sampling and validation settings.
-
-        Raises:
-            ConfigError: A field is unknown, or fields contradict each other.
-        """
+        """Build the parts; raise ConfigError if a field is unknown, or fields contradict each other."""
         config.check_names(self.options, NETWORK_RESERVED, "options")
         config.check_names(self.dataset_options, datasets.RESERVED, "dataset_options")
         config.check_names(self.unknown_options, datasets.RESERVED, "unknown_options")

@@ -26,7 +26,7 @@ from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import rendered_skeletons, unknown_clips
+from actrec_models.data import rendered, unknown_clips
 from actrec_models.data.samplers import EpochBatchSampler, RankBatchSampler
 from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
 from actrec_models.networks import create
@@ -141,16 +141,13 @@ def train(
     """Train by `recipe` and return the checkpoint: the best if the recipe holds clips out, else the last.
 
     Args:
-        recipe: The recipe.
         data_root: Folder with a subfolder per dataset.
         out: Folder for `last.ckpt`, the one before it (`previous.ckpt`), `best.ckpt` if clips are held out, and `log/`
             (`version_N/metrics.csv` and TensorBoard's files). Stages before the last one have subfolders of their own.
             Several nodes must share it.
         resume: Resume from the last checkpoint in `out`, if any.
-        progress: Show a progress bar.
         threads: CPU threads; 0 for all.
-        init: Files of initial weights; see `actrec_models.training.initial_weights`.
-        machine: Devices, workers, checkpoint intervals.
+        init: Files of initial weights (`initial_weights.load`).
         root: Folder of the recipe's dataset; empty for its own in `data_root`.
 
     Raises:
@@ -209,18 +206,14 @@ def _make_folder(out: Path) -> None:
 
 
 def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
-    """Return the recipe's training part, with its rendered clips if any.
-
-    Raises:
-        InputError: It is empty or has fewer than two classes.
-    """
+    """Return the training part, with the recipe's rendered clips if any; raise InputError if it is empty."""
     folder = root or datasets.folder(data_root, recipe.dataset)
     clips = datasets.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
     if not len(clips):
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
-    more = rendered_skeletons.read(Path(recipe.rendered))
+    more = rendered.read(Path(recipe.rendered))
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
@@ -258,11 +251,7 @@ class TrainingRun:
             logger.warning("no clip of the training part shows %s: this will not be learnt", ", ".join(absent))
 
     def module(self, recipe: Recipe) -> RecognitionModule:
-        """Return the recipe's network.
-
-        Raises:
-            ConfigError: It does not fit the dataset, or outliers do not fit it.
-        """
+        """Return the recipe's network; raise ConfigError if the dataset or outliers do not fit it."""
         module = RecognitionModule(recipe.as_dict(), list(self.clips.classes))
         for stage in recipe.plan():
             if not stage.model:
@@ -293,16 +282,13 @@ class TrainingRun:
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": extrema})
 
     def load(self, module: RecognitionModule, recipe: Recipe, init: Sequence[Path]) -> None:
-        """Load initial weights and note their trainings.
-
-        Raises:
-            ConfigError: They do not fit the network, or were trained on the recipe's test clips.
-        """
+        """Load initial weights; raise ConfigError if they do not fit, or were trained on the recipe's test clips."""
         for file in init:
-            loaded = initial_weights.load(module.network, recipe.model, file)
-            provenance.check(f"--init {file}", loaded.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
-            self.recordings += loaded.recordings
-            self.initial_trainings += loaded.trainings
+            weights = initial_weights.read(file)
+            initial_weights.load(module.network, recipe.model, weights)
+            provenance.check(f"--init {file}", weights.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
+            self.recordings += weights.recordings
+            self.initial_trainings += weights.trainings
 
     def check_stages(self, recipe: Recipe, module: RecognitionModule) -> None:
         """Check all stages before the first one is trained.
@@ -353,9 +339,9 @@ class TrainingRun:
                 own = self.completed(recipe.for_stage(stage))
                 torch.set_rng_state(random_state)  # equal initial weights whether or not earlier stages just ran
                 trained = RecognitionModule(own.as_dict(), list(self.clips.classes))
-                for file in init:
-                    if initial_weights.read(file).network == stage.model:
-                        initial_weights.load(trained.network, stage.model, file)
+                for weights in map(initial_weights.read, init):
+                    if weights.network == stage.model:
+                        initial_weights.load(trained.network, stage.model, weights)
                 kept = self.fit(trained, dataclasses.replace(stage, model="", options={}), folder, before)
                 initial_weights.load(module.network, recipe.model, kept)
             else:

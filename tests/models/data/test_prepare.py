@@ -21,8 +21,7 @@ from actrec.datasets.store import SKIPPED, STORE, PreparedDataset, read_head
 from actrec.datasets.store_writer import END, Shards, ShardWriter, locked, shards
 from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 from actrec_models.data import preparation as module
-from actrec_models.data import preparation_cluster as prepare_cluster
-from actrec_models.data import preparation_worker as worker
+from actrec_models.data import preparation_workers as workers
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation import Run, prepare
 from tests.models import flaky
@@ -250,7 +249,7 @@ def test_prepare_killed_run_loses_only_current_batch(published, tmp_path, monkey
 
 def test_prepare_killed_worker_loses_only_its_clip(published, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(prepare_cluster, "ATTEMPTS", 2)
+    monkeypatch.setattr(workers, "ATTEMPTS", 2)
     names = names_of(published)
     options = {"once": names[1], "always": names[2], "marks": str(tmp_path)}
     summary = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
@@ -268,7 +267,7 @@ def test_prepare_external_cluster_gives_same_store(published, tmp_path):
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
         summary = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
     assert summary.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
-    assert worker._WORKERS == {}, "its workers keep running without open files"
+    assert workers._WORKERS == {}, "its workers keep running without open files"
 
 
 def test_prepare_unreachable_cluster_raises(published, tmp_path, monkeypatch):
@@ -289,8 +288,8 @@ def test_prepare_no_worker_left_raises(published, tmp_path, monkeypatch):
         patch.setattr(distributed, "LocalCluster", fail)
         with pytest.raises(DeviceError, match=r"be started \(Nanny failed to start.\): --workers 0 does without"):
             prepare("nucla", published, tmp_path / "out", run=Run(workers=1))
-    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
-    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
+    monkeypatch.setattr(workers, "WAIT_S", 0.5)
+    monkeypatch.setattr(workers, "_COUNT_S", 0.2)
     monkeypatch.setattr(module, "BATCH", 1)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
@@ -302,8 +301,8 @@ def test_prepare_no_worker_left_raises(published, tmp_path, monkeypatch):
 def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
     """A dead worker's result is computed again; without workers, waiting ends with an error."""
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
-    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
+    monkeypatch.setattr(workers, "WAIT_S", 0.5)
+    monkeypatch.setattr(workers, "_COUNT_S", 0.2)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
     with distributed.LocalCluster(n_workers=1, **options) as cluster, distributed.Client(cluster) as client:
         future = client.submit(len, "item")
@@ -313,8 +312,8 @@ def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
             time.sleep(0.01)
 
         def result():
-            watch = prepare_cluster._Watch(client, "")
-            return prepare_cluster._result(future, prepare_cluster.Batch([]), deque(), watch, "")
+            watch = workers._Watch(client, "")
+            return workers._result(future, workers.Batch([]), deque(), watch, "")
 
         with pytest.raises(DeviceError, match="^no worker process is left: run the same command again"):
             result()
@@ -383,7 +382,7 @@ def test_prepare_unfinished_shard_with_damage_prepares_those_clips_again(publish
 def test_prepare_worker_writing_to_other_folder_raises(published, tmp_path, monkeypatch):
     """A machine of a cluster may have a local folder of the same name."""
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr(worker, "ShardWriter", lambda folder, limit: ShardWriter(tmp_path / "other", limit))
+    monkeypatch.setattr(workers, "ShardWriter", lambda folder, limit: ShardWriter(tmp_path / "other", limit))
     with pytest.raises(DeviceError, match="lacks clips .*every worker must write to this same folder"):
         prepare("nucla", published, tmp_path / "out")
 

@@ -16,7 +16,7 @@ from actrec.datasets.store import STORE, PreparedDataset
 from actrec.datasets.store_writer import Shards, shards
 from actrec.datasets.user_folder import Folder
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import preparation_worker as worker
+from actrec_models.data import preparation_workers as workers
 from actrec_models.data.estimation import PrepareConfig
 from actrec_models.data.preparation import Run, prepare
 from tests.models.flaky import names_of
@@ -91,9 +91,9 @@ def test_prepare_folder_recording_identified_by_its_files(tmp_path):
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     entry = Entry("wave_001", 0, {}, {"recording": bag})
-    expected = worker.signature(entry, PrepareConfig())
+    expected = workers.signature(entry, PrepareConfig())
     (bag / "wave_001_0.mcap").write_bytes(b"another take")
-    assert worker.signature(entry, PrepareConfig()) != expected
+    assert workers.signature(entry, PrepareConfig()) != expected
 
 
 def test_prepare_again_lost_shards_prepares_their_clips_again(published, tmp_path):
@@ -208,7 +208,7 @@ def test_prepare_bodies_with_later_videos_unchanged(data_root, tmp_path):
     several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["color"]), PrepareConfig()]
     assert set(entry.files) == {"skeleton", "color", "depth"}
     assert [len(set(entry.files) - settings.unread) for settings in several] == [3, 2, 1]
-    assert len({worker.signature(entry, settings) for settings in several}) == 3
+    assert len({workers.signature(entry, settings) for settings in several}) == 3
 
 
 def test_prepare_bodies_only_opens_no_video(data_root, tmp_path):
@@ -286,6 +286,6 @@ def test_prepare_ctrl_c_in_compiled_code_stops(published, tmp_path, monkeypatch)
         except KeyboardInterrupt as interrupt:
             raise SystemError("returned a result with an exception set") from interrupt
 
-    monkeypatch.setattr(worker, "encode", fail_like_compiled_code)
+    monkeypatch.setattr(workers, "encode", fail_like_compiled_code)
     with pytest.raises(KeyboardInterrupt):
         prepare("nucla", published, tmp_path / "out")

@@ -10,7 +10,7 @@ import pytest
 from actrec import datasets
 from actrec.cli import prepare as command
 from actrec.utils.errors import DeviceError
-from actrec_models.data import preparation_cluster as prepare_cluster
+from actrec_models.data import preparation_workers as workers
 from actrec_models.data.preparation import Run, prepare
 from tests.models import flaky
 from tests.models.flaky import names_of
@@ -43,16 +43,16 @@ def test_prepare_slow_worker_restart_awaited(published, tmp_path, monkeypatch):
 
 
 def test_prepare_paused_cluster_raises(monkeypatch):
-    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
-    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.1)
+    monkeypatch.setattr(workers, "WAIT_S", 0.5)
+    monkeypatch.setattr(workers, "_COUNT_S", 0.1)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
     with distributed.LocalCluster(n_workers=1, memory_limit="10MB", silence_logs="CRITICAL", **options) as cluster:
         with distributed.Client(cluster) as client:
             future = client.submit(len, "item")
-            watch = prepare_cluster._Watch(client, cluster.scheduler_address)
+            watch = workers._Watch(client, cluster.scheduler_address)
             with pytest.raises(DeviceError, match=r"because their memory is full: start them with --memory-limit 0"):
                 while True:
-                    prepare_cluster._next(distributed.as_completed([future]), watch)
+                    workers._next(distributed.as_completed([future]), watch)
 
 
 @pytest.mark.parametrize("error", [CancelledError(), CommClosedError("in <TCP (closed)>: reset by peer")])
@@ -64,7 +64,7 @@ def test_prepare_lost_scheduler_raises(error):
             raise error
 
     with pytest.raises(DeviceError, match="tcp://head:1 is no longer reachable: run the same"):
-        prepare_cluster._result(Future(), prepare_cluster.Batch([]), deque(), None, "tcp://head:1")
+        workers._result(Future(), workers.Batch([]), deque(), None, "tcp://head:1")
 
 
 @pytest.mark.parametrize("error", [CommClosedError("reset by peer"), AttributeError("'NoneType' has no 'ncores'")])
@@ -74,7 +74,7 @@ def test_prepare_lost_scheduler_while_counting_workers_raises(error):
             raise error
 
     with pytest.raises(DeviceError, match="tcp://head:1 is no longer reachable: run the same"):
-        prepare_cluster._threads(Client(), "tcp://head:1")
+        workers._threads(Client(), "tcp://head:1")
 
 
 def test_prepare_worker_count_matches_available_cores(monkeypatch):

@@ -41,12 +41,10 @@ STEPS, KILLED_AT = 60, 33
 def folder(tmp_path_factory):
     """Return a folder with prepared clips and the recipe."""
     root = tmp_path_factory.mktemp("rendered")
-    (root / "rendered").mkdir()
-    (root / "rendered/rendered.yaml").write_text(yaml.safe_dump(OPTIONS))
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     store = str(root / "data/rendered")
-    command = ["prepare", "rendered", "--data", str(root), "--out", store, "--streams", "bodies,flow"]
-    assert main([*command, "--workers", "0", "--quiet"]) == 0
+    options = [f"--option={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
+    assert main(["prepare", "rendered", *options, "--out", store, "--streams", "bodies,flow", "--quiet"]) == 0
     return root
 
 
@@ -78,7 +76,7 @@ def test_training_killed_and_resumed_recognizes_held_out_actors(folder, capsys):
     assert figures["notes"] == [RenderedRgbd.caveat]
     assert figures["clips"] == 9
     assert figures["accuracy"] == package.load(package_folder).provenance.accuracy >= 6 / 9, "chance is 3 of 9"
-    rendered = create("rendered", folder / "rendered", part="test")
+    rendered = create("rendered", folder / "rendered", part="test", **OPTIONS)
     session, window = inference.load(package_folder), package.load(package_folder).window
     scores = session.logits([rendered[k].sample(window.seconds, window.frames) for k in range(3)])
     assert np.isfinite(scores).all(), "clips from the renderer work without a store"

@@ -11,7 +11,7 @@ from actrec.simulation.scene import scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils import gravity
-from actrec_models.data import rendered_skeletons
+from actrec_models.data import rendered
 
 
 def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys):
@@ -20,7 +20,7 @@ def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys)
     assert cli.main(["prepare", "utd_mhad", *arguments]) == 0
     assert f"{out}: 2 of 2 clips" in capsys.readouterr().out
     official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
-    for clip in rendered_skeletons.read(out):
+    for clip in rendered.read(out):
         recorded = official[official.names.index(clip.name)]
         clip, recorded = clip.leveled(), recorded.leveled()
         assert clip.label == recorded.label and clip.bodies.shape[2:] == (25, 3)
@@ -61,9 +61,9 @@ def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
     )
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, scores, pixels, ("body_1",))
     scripts = scripts_from_recording(recording)
-    still = scene_from_scripts(rendered_skeletons.INTRINSICS, scripts, clip.name)
+    still = scene_from_scripts(rendered.INTRINSICS, scripts, clip.name)
     turned = scene_from_scripts(
-        rendered_skeletons.INTRINSICS,
+        rendered.INTRINSICS,
         scripts,
         clip.name,
         mount=lambda pose: replace(pose, height=2.0, pitch=0.4, roll=2.0),

@@ -310,7 +310,7 @@ def test_eval_model_scored_on_its_own_fold(tmp_path, capsys):
         [trained[1], trained[0], "--folds", "all"],
         [trained[1], trained[0]],
     ):
-        assert "parts of different folds overlap" in refused(capsys, *wrong)
+        assert "parts of different splits and folds overlap" in refused(capsys, *wrong)
     assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
     before = {
         "initial_trainings": [
@@ -321,7 +321,7 @@ def test_eval_model_scored_on_its_own_fold(tmp_path, capsys):
     begun = write(tmp_path / "begun", settings={"dataset_options": {"fold": 2}}, figures=before)
     assert "network of begun was trained on fold 1 of places, not 'all', fold 2" in refused(capsys, begun)
     default = write(tmp_path / "default", settings={"dataset_options": {}})
-    assert "parts of different folds overlap" in refused(capsys, default, "--folds", "2")
+    assert "parts of different splits and folds overlap" in refused(capsys, default, "--folds", "2")
 
 
 def test_eval_folds_scored_one_per_model(tmp_path, capsys):

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.evaluation import fusion, metrics
+from actrec_models.evaluation import metrics, scoring
 from actrec_models.evaluation import report as reports
 from actrec_models.evaluation.metrics import EvaluationResult
 
@@ -134,30 +135,32 @@ def test_result_invalid_input_refused():
 
 def test_fuse_matches_hand_computation():
     first, second = np.log([[0.6, 0.3, 0.1]]), np.log([[0.2, 0.7, 0.1]])
-    np.testing.assert_allclose(fusion.fuse([first, second]), [[0.4, 0.5, 0.1]])
-    weighted = fusion.fuse([first, second], "softmax", [1, 0.6])
+    np.testing.assert_allclose(scoring.fuse([first, second]), [[0.4, 0.5, 0.1]])
+    weighted = scoring.fuse([first, second], "softmax", [1, 0.6])
     np.testing.assert_allclose(weighted, [[(0.6 + 0.12) / 1.6, (0.3 + 0.42) / 1.6, 0.1]])
     mixed = np.sqrt([0.6 * 0.2, 0.3 * 0.7, 0.1 * 0.1])  # mean of logits: geometric mean of probabilities
-    np.testing.assert_allclose(fusion.fuse([first, second], "logits"), [mixed / mixed.sum()])
-    np.testing.assert_allclose(fusion.fuse([first, second], "logits", [0, 3]), [[0.2, 0.7, 0.1]])
+    np.testing.assert_allclose(scoring.fuse([first, second], "logits"), [mixed / mixed.sum()])
+    np.testing.assert_allclose(scoring.fuse([first, second], "logits", [0, 3]), [[0.2, 0.7, 0.1]])
 
 
 def test_fuse_wrong_weights_and_streams_refused():
     streams = [np.zeros((2, 3)), np.zeros((2, 3))]
     with pytest.raises(ConfigError, match="1 weights for 2 streams"):
-        fusion.fuse(streams, weights=[1])
+        scoring.fuse(streams, weights=[1])
     for weights in ([1, -1], [0, 0], [1, np.nan]):
         with pytest.raises(ConfigError, match="each must be 0 or more"):
-            fusion.fuse(streams, weights=weights)
+            scoring.fuse(streams, weights=weights)
     with pytest.raises(ConfigError, match="softmax or logits; got 'product'"):
-        fusion.fuse(streams, "product")
+        scoring.fuse(streams, "product")
     with pytest.raises(InputError, match=r"\[2, 3\] and \[2, 4\] cannot be fused"):
-        fusion.fuse([streams[0], np.zeros((2, 4))])
+        scoring.fuse([streams[0], np.zeros((2, 4))])
 
 
-def test_merge_classes_sums_probabilities():
-    merged = fusion.merge_classes(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
-    np.testing.assert_allclose(merged, [[0.3, 0.7]])
+def test_make_result_finer_classes_sums_probabilities():
+    clips = ClipDataset([Clip("clip", 1, np.arange(1), np.zeros((1, 1, 25, 3), np.float32))], ("a", "b"))
+    result = scoring.make_result("model", clips, np.array([[0.1, 0.2, 0.3, 0.4]]), {}, (0, 0, 1, 1))
+    np.testing.assert_allclose(result.probabilities, [[0.3, 0.7]])
+    assert result.package_confidence == [0.4]
 
 
 # -- plots -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from scipy.special import softmax
 
 from actrec import datasets, inference
 from actrec.cli import main
@@ -18,13 +19,13 @@ from actrec.inference import package
 from actrec.inference.package import Provenance
 from actrec.utils import config
 from actrec.utils.errors import PackageError
-from actrec_models.evaluation import fusion, protocol
+from actrec_models.evaluation import protocol, scoring
 from actrec_models.export import fuse
 from actrec_models.export.fuse import join_graphs
 from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
 from actrec_models.finetune.transfer import open_pretrained
 from actrec_models.training import checkpoints, initial_weights
-from actrec_models.training.checkpoints import load_checkpoint
+from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
@@ -136,7 +137,7 @@ def test_join_graphs_keeps_level_of_logits():
     x = rng.normal(2, 1, (5, 1, 3, FRAMES, 25)).astype(np.float32)
     logits = [run_onnx(part, {"body": x}) for part in parts]
     found = run_onnx(made, {"body": x}).astype(np.float64)
-    np.testing.assert_allclose(fusion.softmax(found), fusion.fuse(logits, "softmax", shares), atol=1e-6)
+    np.testing.assert_allclose(softmax(found, axis=1), scoring.fuse(logits, "softmax", shares), atol=1e-6)
     strength = sum(
         share * np.log(np.exp(each.astype(np.float64)).sum(1)) for share, each in zip(shares, logits, strict=True)
     )
@@ -162,7 +163,7 @@ def test_fuse_checkpoints_of_two_runs(tmp_path, monkeypatch):
     session = inference.load(made.path)
     inputs = example_arrays(made.inputs, made.window, made.bodies, 2)
     with torch.no_grad():
-        nets = [load_checkpoint(run)[2] for run in runs]
+        nets = [open_checkpoint(run)[2] for run in runs]
         apart = [net(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy() for net in nets]
     np.testing.assert_allclose(session.backend.run(inputs), (apart[0] + apart[1]) / 2, atol=1e-5)
     content = made.read_onnx()
@@ -176,7 +177,7 @@ def guards(content):
 def test_open_checkpoint_replaced_meanwhile_is_consistent(tmp_path, monkeypatch):
     path, newer = tmp_path / "last.ckpt", tmp_path / "newer.ckpt"
     saved(newer, epochs=2)
-    networks = [load_checkpoint(each)[2] for each in (saved(path, epochs=1), newer)]
+    networks = [open_checkpoint(each)[2] for each in (saved(path, epochs=1), newer)]
     read = checkpoints.read
 
     def replaced(file):

@@ -112,7 +112,7 @@ def test_export_disagreement_refused(monkeypatch):
         onnx_graph.to_onnx(model)
 
 
-def test_load_checkpoint_foreign_file_refused(tmp_path):
+def test_open_checkpoint_foreign_file_refused(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "boom"), "w"))
@@ -122,5 +122,5 @@ def test_load_checkpoint_foreign_file_refused(tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for name in ("bomb", "foreign", "text", "missing"):
         with pytest.raises(PackageError, match=f"{name}.ckpt"):
-            checkpoints.load_checkpoint(tmp_path / f"{name}.ckpt")
+            checkpoints.open_checkpoint(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "boom").exists()

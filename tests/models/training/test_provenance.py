@@ -70,7 +70,7 @@ def test_provenance_resumed_with_other_code_lists_both(clips, tmp_path, monkeypa
         content = checkpoints.read(path)["actrec"]["provenance"]
         assert content["commit"] == f"aaaa, then {commit or 'unknown'}"
         assert content["packages"] == {"actrec": "1.0, then 1.1", "numpy": "2.0"}
-    recipe, run = checkpoints.load_checkpoint(path)[0], provenance.from_checkpoint(checkpoints.read(path))
+    recipe, run = checkpoints.open_checkpoint(path)[0], provenance.from_checkpoint(checkpoints.read(path))
     assert provenance.package_provenance(recipe, run).commit == "aaaa, then unknown"
 
 

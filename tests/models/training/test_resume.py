@@ -16,6 +16,7 @@ import yaml
 
 from actrec import datasets
 from actrec.cli import main
+from actrec.datasets.base import ClipDataset
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
 from actrec_models.training import checkpoints, initial_weights, provenance, trainer
@@ -23,7 +24,7 @@ from actrec_models.training.checkpoints import LOCK, locked
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from tests.models.made_up import TINY, Subjects, skeletons, write
+from tests.models.made_up import TINY, skeletons, write
 from tests.models.training import children
 
 EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
@@ -247,7 +248,7 @@ def test_resume_initial_weights_must_be_equal(init_given, tmp_path, monkeypatch)
     path = run(tmp_path / "run", init=[renamed]) if init_given else run(tmp_path / "run")
     assert_same_state(uninterrupted, path)
     assert checkpoints.read(path)["actrec"]["provenance"]["init"] == [name]
-    settings, content = checkpoints.load_checkpoint(path)[0], checkpoints.read(path)
+    settings, content = checkpoints.open_checkpoint(path)[0], checkpoints.read(path)
     assert provenance.package_provenance(settings, provenance.from_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
@@ -306,7 +307,7 @@ def test_train_unwritable_folder_refused(tmp_path):
             run(folder)
 
 
-class UnreadableClip(Subjects):
+class UnreadableClip(ClipDataset):
     """A dataset with one clip that cannot be read, or that kills the data loader's process that reads it."""
 
     fault = InputError("clip7.skeleton: the file ends in frame 3")
