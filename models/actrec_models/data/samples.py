@@ -254,11 +254,7 @@ def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Rec
 
 
 def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
-    """Raise if a dataset has no required stream of the network; warn if mirroring changes a class.
-
-    Raises:
-        ConfigError: Names the missing and the available streams.
-    """
+    """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class."""
     streams = features.streams(specs)
     needed = sorted(stream for stream, required in streams.items() if required)
     if missing := [stream for stream in needed if stream not in clips.streams]:

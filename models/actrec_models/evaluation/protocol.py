@@ -286,11 +286,7 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
 
 
 def class_map(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...] | None:
-    """Return the dataset's class of each of the model's finer classes (`Source.merges`); None if they are the same.
-
-    Raises:
-        InputError: The classes do not match.
-    """
+    """Return the dataset's class of each of the model's finer classes (`Source.merges`); None if they are the same."""
     labels = tuple(model.package.labels)
     if labels == tuple(clips.classes):
         return None

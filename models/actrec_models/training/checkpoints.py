@@ -72,11 +72,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Return the newest readable checkpoint of a run, with a warning if it is not the last; None if there is none.
-
-    Raises:
-        PackageError: No checkpoint can be read.
-    """
+    """Return a run's newest readable checkpoint, None without any; raise PackageError if all are damaged."""
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
     for number, path in enumerate(found):
         try:
@@ -132,11 +128,7 @@ def _write_error(target: Path, error: Exception) -> str:
 
 
 def check_same_run(found: Checkpoint, recipe: Recipe, fingerprint: str, init: list[str]) -> list[str]:
-    """Check that a checkpoint is of this recipe on these data, and return the initial weights of its run.
-
-    Raises:
-        ConfigError: It is of another run (the message names the differences), or `init` is given and differs.
-    """
+    """Return the initial weights of a run; raise ConfigError if it has another recipe, other data or other `init`."""
     path, content = found
     before, run = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict(), content["actrec"]["provenance"]
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]

@@ -112,11 +112,7 @@ class WeightFile:
 
 
 def read(path: Path) -> WeightFile:
-    """Return the tensors of a file or of a model package's folder.
-
-    Raises:
-        PackageError: It is missing, damaged, holds no tensors, or would run code when read.
-    """
+    """Return the weights of a file or package's folder; raise PackageError if it is missing, damaged or has none."""
     if path.is_dir():
         described = package.load(path, verify=False)
         trained = described.provenance

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -115,36 +114,10 @@ def _output(command: list[str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def describe_run(
-    recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int,
-    init: Sequence[str] = (), recordings: Sequence[str] = (), initial_trainings: Sequence[Mapping[str, Any]] = (),
-    frame_rates: Sequence[float] = (), scene_flow: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, Any]:  # fmt: skip
-    """Return plain values for the checkpoint, which holds the recipe too.
-
-    Args:
-        fingerprint: `ClipDataset.fingerprint` of the training part.
-        clips, held_out: Numbers of training and validation clips.
-        world: Number of devices.
-        init: `initial_weights.identity` of each file of initial weights.
-        recordings: `ClipDataset.identities` of the training part and of the initial weights' training clips.
-        initial_trainings: `training` of each training of the initial weights.
-        frame_rates: `ClipDataset.frame_rates` of the training part.
-        scene_flow: `ClipDataset.scene_flow` of the training part, if the network takes scene flow.
-    """
+def describe_machine(device: torch.device, world: int) -> dict[str, Any]:
+    """Return commit, versions, command, host and the `world` devices of this run."""
     program = Path(sys.argv[0]).name
     return {
-        **_recordings(recordings),
-        **as_figures(initial_trainings),
-        "dataset": recipe.dataset,
-        "split": recipe.split,
-        "seed": recipe.seed,
-        "data_sha256": fingerprint,
-        "init": list(init),
-        "clips": clips,
-        "held_out": held_out,
-        "frame_rates": list(frame_rates),
-        "scene_flow": dict(scene_flow),
         "commit": commit(),
         "packages": packages(),
         "command": shlex.join(["actrec" if program == "__main__.py" else program, *sys.argv[1:]]),
@@ -156,20 +129,17 @@ def describe_run(
 def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Return the provenance of a resumed run: all commits, versions and machines, e.g. "c0ffee, then decade".
 
-    `before` is `from_checkpoint` of the resumed run, empty for a new one; `now` is `describe_run` of this run.
+    `before` is `from_checkpoint` of the resumed run, empty for a new one.
     """
     versions = dict(before.get("packages", {}))
+    recordings = list(dict.fromkeys([*before.get("recordings", ()), *now.get("recordings", ())]))
     return {
         **now,
         **{name: _sequence(before.get(name), now[name]) for name in ("commit", "host", "device")},
-        **_recordings([*before.get("recordings", ()), *now.get("recordings", ())]),
+        **({"recordings": recordings} if recordings else {}),
         **as_figures([*before.get(INITIAL_TRAININGS, ()), *now.get(INITIAL_TRAININGS, ())]),
         "packages": versions | {name: _sequence(versions.get(name), new) for name, new in now["packages"].items()},
     }
-
-
-def _recordings(identities: Sequence[str]) -> dict[str, list[str]]:
-    return {"recordings": list(dict.fromkeys(identities))} if identities else {}
 
 
 def _sequence(before: str | None, now: str) -> str:

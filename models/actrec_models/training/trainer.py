@@ -74,12 +74,7 @@ class Machine:
     checkpoint_steps: int = setting(0, "likewise, in steps", range=(0, 10**9))
 
     def trainer_options(self) -> dict[str, Any]:
-        """Return arguments for `lightning.Trainer`. Under torchrun, it uses torchrun's processes and nodes.
-
-        Raises:
-            ConfigError: There is no GPU or too few, torchrun started another number of processes, or nothing starts the
-                other nodes.
-        """
+        """Return arguments for `lightning.Trainer`, also under torchrun; raise ConfigError for absent devices."""
         gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
         if self.accelerator == "gpu" and not gpus:
             raise ConfigError("--accelerator gpu, but PyTorch finds none: install its CUDA build, or leave the option")
@@ -291,12 +286,7 @@ class TrainingRun:
             self.initial_trainings += weights.trainings
 
     def check_stages(self, recipe: Recipe, module: RecognitionModule) -> None:
-        """Check all stages before the first one is trained.
-
-        Raises:
-            ConfigError: The network has no such stage or nothing to train in it, a batch is larger than the training
-                part, or the recipe's network does not accept the weights of a stage's network.
-        """
+        """Raise ConfigError, before the first stage is trained, if a stage does not fit the network or the clips."""
         for stage in recipe.plan():
             own, trained = recipe.for_stage(stage), module
             if stage.model:
@@ -313,11 +303,7 @@ class TrainingRun:
             EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=self.world)
 
     def fit_stages(self, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
-        """Train the stages in order, each from the weights of the stages before; return the last checkpoint.
-
-        Raises:
-            ConfigError: A stage's folder holds another run, or `--fresh` would delete initial weights.
-        """
+        """Train each stage from the weights before; raise ConfigError if a folder holds another run, or `init`."""
         plan = recipe.plan()
         folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
         if self.resume:
@@ -408,11 +394,20 @@ class TrainingRun:
     ) -> list[lightning.Callback]:
         metric = self.validation.metric if self.held is not None else ""
         held = len(self.held or ())
-        now = provenance.describe_run(
-            recipe, self.fingerprint, len(self.clips), held, self.device, self.world, self.init, self.recordings,
-            self.initial_trainings, self.frame_rates,
-            self.scene_flow if "flow" in features.streams(module.network.input_specs) else {},
-        )  # fmt: skip
+        now = {
+            "dataset": recipe.dataset,
+            "split": recipe.split,
+            "seed": recipe.seed,
+            "data_sha256": self.fingerprint,
+            "init": self.init,
+            "clips": len(self.clips),
+            "held_out": held,
+            "frame_rates": list(self.frame_rates),
+            "scene_flow": dict(self.scene_flow) if "flow" in features.streams(module.network.input_specs) else {},
+            **({"recordings": self.recordings} if self.recordings else {}),
+            **provenance.as_figures(self.initial_trainings),
+            **provenance.describe_machine(self.device, self.world),
+        }
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),
             Checkpoints(
