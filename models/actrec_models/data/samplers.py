@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from actrec.datasets.base import ClipDataset
 from actrec.utils.config import setting
@@ -67,7 +67,10 @@ class Validation:
         if not self.holds:
             return clips, None
         groups = self._groups(clips)
-        held = self._named(groups) if self.only else self._drawn(groups, seed)
+        if unknown := [str(name) for name in self.only if name not in groups]:
+            known = ", ".join(map(str, sorted(set(groups), key=str)[:20]))
+            raise ConfigError(f"validation by '{self.by}': no clip has {', '.join(unknown)}; there are {known}")
+        held = set(self.only) or self._drawn(groups, seed)
         chosen = np.array([group in held for group in groups])
         if chosen.all():
             raise ConfigError(
@@ -75,13 +78,6 @@ class Validation:
                 f"its only groups are {', '.join(map(str, sorted(held, key=str)[:3]))}"
             )
         return clips.subset(np.flatnonzero(~chosen)), clips.subset(np.flatnonzero(chosen))
-
-    def _named(self, groups: list[int | str]) -> set[int | str]:
-        unknown = [str(name) for name in self.only if name not in groups]
-        if unknown:
-            known = ", ".join(map(str, sorted(set(groups), key=str)[:20]))
-            raise ConfigError(f"validation by '{self.by}': no clip has {', '.join(unknown)}; there are {known}")
-        return set(self.only)
 
     def _drawn(self, groups: list[int | str], seed: int) -> set[int | str]:
         rng = np.random.default_rng([seed, 1])
@@ -177,17 +173,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return rng.permutation(np.concatenate(rows))[: count * self.sampling.repeats]
 
 
-class RankBatchSampler(Sampler[list[int]]):
-    """Batch sampler of every clip once for one process of `world`, padded with `PAD` to equal lengths."""
-
-    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1):
-        each = math.ceil(count / world)
-        indices = [*range(rank, count, world)]
-        self.indices, self.batch = indices + [PAD] * (each - len(indices)), batch
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch):
-            yield self.indices[start : start + self.batch]
+def rank_batches(count: int, batch: int, rank: int = 0, world: int = 1) -> BatchSampler:
+    """Return batches of every clip once for one process of `world`, padded with `PAD` to equal lengths."""
+    indices = [*range(rank, count, world)]
+    return BatchSampler(indices + [PAD] * (math.ceil(count / world) - len(indices)), batch, drop_last=False)

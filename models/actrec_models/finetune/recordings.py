@@ -161,10 +161,7 @@ def make_folds(
     if len(names) > 1 and "" not in names and all(len(who) > 1 for who in people_of_class):
         # People with clips labeled `unknown` alone go to the folds in turn, or their recordings if no person is given.
         groups = [(name, "" if name else recording) for name, recording in zip(people, source.tolist(), strict=True)]
-        others = dict.fromkeys(group for group in groups if group[0] not in names)
-        fold_of = {(name, ""): fold for fold, name in enumerate(names)}
-        fold_of |= {group: number % len(names) for number, group in enumerate(others)}
-        return Folds(np.array([fold_of[group] for group in groups], dtype=np.int64), names, "person")
+        return Folds(_fold_each(groups, [(name, "") for name in names]), names, "person")
     fewest = min(len(set(source[labels == label].tolist())) for label in range(len(people_of_class)))
     by = "recording" if fewest > 1 else "clip"
     if by == "clip":
@@ -172,6 +169,14 @@ def make_folds(
         fewest = min(int((labels == label).sum()) for label in range(len(people_of_class)))
     fold_of_clip = _random_folds(labels, source, min(count, fewest), seed)
     return Folds(fold_of_clip, tuple(f"fold {k + 1}" for k in range(int(fold_of_clip.max()) + 1)), by)
+
+
+def _fold_each(groups: Sequence[object], known: Sequence[object]) -> np.ndarray:
+    """Return [N] a fold for each of the `known` groups; the other groups go to these folds in turn."""
+    others = dict.fromkeys(group for group in groups if group not in known)
+    fold_of = {group: fold for fold, group in enumerate(known)}
+    fold_of |= {group: number % len(known) for number, group in enumerate(others)}
+    return np.array([fold_of[group] for group in groups], dtype=np.int64)
 
 
 def _random_folds(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -185,10 +190,7 @@ def _random_folds(labels: np.ndarray, source: np.ndarray, count: int, seed: int)
     while not _valid_folds(labels, fold_of_clip, count):
         count += 1
         if count >= len(sources):
-            known = {each: fold for fold, each in enumerate(sources)}
-            others = dict.fromkeys(each for each in source.tolist() if each not in known)
-            fold_of = known | {each: fold % len(sources) for fold, each in enumerate(others)}
-            return np.array([fold_of[each] for each in source.tolist()], dtype=np.int64)
+            return _fold_each(source.tolist(), sources)
         fold_of_clip = _distribute(labels, source, count, seed, even=True)
     return fold_of_clip
 

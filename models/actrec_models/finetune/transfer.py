@@ -213,16 +213,13 @@ def set_head(layers: Sequence[nn.Linear], weight: Tensor, bias: Tensor) -> None:
         layer.bias.copy_(bias if number == 0 else torch.zeros_like(bias))
 
 
-def fine_tune(
-    network: Network, samples: Samples, labels: np.ndarray, settings: TeachConfig, seconds: float,
-    on_step: Callable[[], object],
-) -> int:  # fmt: skip
+def fine_tune(network: Network, samples: Samples, settings: TeachConfig, seconds: float, bar: tqdm) -> int:
     """Train the whole network on augmented clips, with class-balanced sampling, and return the number of steps.
 
     The network is in evaluation mode afterwards, on the CPU. The schedule is shortened to end within `seconds`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    seed = samples.recipe.seed
+    labels, seed = samples.clips.labels, samples.recipe.seed
     torch.manual_seed(seed)
     rng, start, step = np.random.default_rng([seed, len(labels)]), time.monotonic(), 0
     network.to(device).train()
@@ -246,7 +243,7 @@ def fine_tune(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         step += 1
-        on_step()
+        bar.update()
     network.cpu().eval()
     return step
 
@@ -329,7 +326,7 @@ class Trainer:
         set_head(self.base.head_layers(network), *self._fit_head(augmented, np.ones(len(indices), bool), classes))
         samples, seconds = self._samples(indices, self.augmentation, held_out), max(end - time.monotonic(), 0.0)
         with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
-            steps = fine_tune(network, samples, samples.clips.labels, self.settings, seconds, bar.update)
+            steps = fine_tune(network, samples, self.settings, seconds, bar)
         if steps < self.settings.steps:
             logger.warning("%s: %d of %d steps within the time limit", title, steps, self.settings.steps)
         return network, steps

@@ -27,7 +27,7 @@ from actrec.features import rates, stamps
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import rendered, unknown_clips
-from actrec_models.data.samplers import EpochBatchSampler, RankBatchSampler
+from actrec_models.data.samplers import EpochBatchSampler, rank_batches
 from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
 from actrec_models.networks import create
 from actrec_models.training import checkpoints, initial_weights, provenance
@@ -453,7 +453,7 @@ class TrainingRun:
         made = [spec.name for spec in network.stage_input_specs]
         samples = Samples(self.held, network.input_specs, recipe.window(network), recipe, None, made=made)
         size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
-        sampler = RankBatchSampler(len(self.held), size, trainer.global_rank, trainer.world_size)
+        sampler = rank_batches(len(self.held), size, trainer.global_rank, trainer.world_size)
         return DataLoader(samples, batch_sampler=sampler, **self._loader_options(recipe))
 
     def _loader_options(self, recipe: Recipe) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import actrec_models.networks
 from actrec import datasets
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data.samplers import PAD, EpochBatchSampler, RankBatchSampler, Sampling
+from actrec_models.data.samplers import PAD, EpochBatchSampler, Sampling, rank_batches
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.training import checkpoints, trainer
 from actrec_models.training.recipe import Recipe
@@ -77,9 +77,9 @@ def test_ddp_processes_split_batches_and_validation_clips():
         EpochBatchSampler(labels, **options, world=3)
     with pytest.raises(ConfigError, match="a batch of 64 clips is more than the training part's 46"):
         EpochBatchSampler(labels, Sampling(repeats=2), 1, 64)
-    rank_batches = [list(RankBatchSampler(11, 2, rank, 3)) for rank in range(3)]
-    assert len({len(batches) for batches in rank_batches}) == 1
-    indices = [index for batches in rank_batches for batch in batches for index in batch]
+    parts = [list(rank_batches(11, 2, rank, 3)) for rank in range(3)]
+    assert len({len(batches) for batches in parts}) == 1
+    indices = [index for batches in parts for batch in batches for index in batch]
     assert sorted(index for index in indices if index != PAD) == list(range(11))
 
 
