@@ -112,7 +112,7 @@ setup(
     python_requires=">=3.10",
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
-    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.html", "py.typed"] for name in PACKAGES},
+    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.jinja", "py.typed"] for name in PACKAGES},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/actrec"]),
         ("share/actrec", ["package.xml"]),

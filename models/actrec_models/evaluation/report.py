@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import io
 import json
 import re
@@ -48,10 +47,13 @@ CLIP_MODE_TEXT = {
     "stretched": "Of each recording, one window into which all of it is stretched, however long it is (stretched).",
 }
 
-HTML = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=lambda name: name == "report.html.jinja",
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
-"""Templates of the page: one file, with its plots embedded."""
+"""Templates of the HTML page, which embeds its plots, and of the Markdown page, which links them."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +80,27 @@ def check_folder(folder: str | Path) -> None:
 
 def write(evaluation: Evaluation, folder: str | Path) -> None:
     """Write report.html, report.md with plots, figures.json and predictions as CSV; raise DeviceError if it fails."""
-    folder = Path(folder)
-    names = file_names(evaluation)
+    folder, names, sections = Path(folder), file_names(evaluation), []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "figures.json").is_file():  # an earlier report's predictions would not match these figures
             for old in folder.glob("predictions_*.csv"):
                 old.unlink()
-        sections = []
         for result in evaluation.main_results:
-            plots = draw_all(result) if result.readable.any() else {}
-            for name, content in plots.items():
-                (folder / _plot_file(evaluation, result, name)).write_bytes(content)
-            embedded = [(PLOTS[name][0], base64.b64encode(content).decode()) for name, content in plots.items()]
-            sections.append((result.name, embedded, result_tables(result)))
+            prefix, plots = f"{names[result.name]}_" if len(evaluation.main_results) > 1 else "", []
+            for name, image in (draw_all(result) if result.readable.any() else {}).items():
+                (folder / f"{prefix}{name}.png").write_bytes(image)
+                plots.append((PLOTS[name][0], f"{prefix}{name}.png", base64.b64encode(image).decode()))
+            sections.append((result.name, plots, result_tables(result)))
         for result in (*evaluation.results, *evaluation.fused):
             _write_predictions(folder / f"predictions_{names[result.name]}.csv", result)
         figures = json.dumps(as_dict(evaluation), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(markdown(evaluation), encoding="utf-8")
-        page = HTML.get_template("report.html").render(
-            title=title(evaluation), facts=facts(evaluation), overview=overview(evaluation), sections=sections
-        )
-        (folder / "report.html").write_text(page + "\n", encoding="utf-8")
+        for name in ("report.md", "report.html"):
+            page = TEMPLATES.get_template(f"{name}.jinja").render(
+                title=title(evaluation), facts=facts(evaluation), overview=overview(evaluation), sections=sections
+            )
+            (folder / name).write_text(page.rstrip() + "\n", encoding="utf-8")
     except OSError as error:
         raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
 
@@ -121,25 +121,6 @@ def _aligned(table: Table) -> list[str]:
         "  ".join([f"  {row[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))])
         for row in (table.columns, *table.rows)
     ]
-
-
-def markdown(evaluation: Evaluation) -> str:
-    """Return the report as Markdown that links its plots."""
-    lines = [f"# {title(evaluation)}", "", *(f"{fact}\n" for fact in facts(evaluation))]
-    lines += _markdown_table(overview(evaluation))
-    for result in evaluation.main_results:
-        lines += ["", f"## {result.name}", ""]
-        for name, (caption, _) in PLOTS.items():
-            lines += [f"![{caption}]({_plot_file(evaluation, result, name)})", ""]
-        for table in result_tables(result):
-            lines += [f"### {table.title}", "", *_markdown_table(table), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    cells = [[html.escape(cell, quote=False).replace("|", r"\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def _write_predictions(path: Path, result: EvaluationResult) -> None:
@@ -165,11 +146,6 @@ def file_names(evaluation: Evaluation) -> dict[str, str]:
                 unique, number = f"{stem}_{number}", number + 1
             names[result.name] = unique
     return names
-
-
-def _plot_file(evaluation: Evaluation, result: EvaluationResult, plot: str) -> str:
-    prefix = f"{file_names(evaluation)[result.name]}_" if len(evaluation.main_results) > 1 else ""
-    return f"{prefix}{plot}.png"
 
 
 # -- content -----------------------------------------------------------------------------------------------------------
