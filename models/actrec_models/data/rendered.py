@@ -163,24 +163,17 @@ class RenderedItem:
 
     def flow(self, numbers: Iterable[int] | None = None) -> np.ndarray:
         """Return scene flow [T, h, w, 3] float16 m/s, reduced by `flow_shrink`, of all frames or of `numbers`."""
-        if numbers is None:
-            return self._moving[0]
-        return np.stack([self._shrunk(self._field(int(number))) for number in numbers])
+        wanted = range(len(self._times)) if numbers is None else numbers
+        size = self.options.width // self.options.flow_shrink, self.options.height // self.options.flow_shrink
+        fields = (self._field(int(number)) for number in wanted)
+        return np.stack([cv2.resize(field, size, interpolation=cv2.INTER_AREA) for field in fields]).astype(np.float16)
 
     def motion(self) -> np.ndarray:
         """Return the optical flow [1, T, 25, 2] at the joints, px/s."""
-        return self._moving[1]
-
-    @cached_property
-    def _moving(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return flow and motion, computed from the same fields."""
         size, pixels = (self.options.width, self.options.height), project(self.bodies, self.intrinsics)
-        flow, motion = [], []
-        for number, (joints, places) in enumerate(zip(self.bodies[0], pixels[0], strict=True)):
-            field = self._field(number)
-            flow.append(self._shrunk(field))
-            motion.append(motion_at_joints(field, joints, places, size, self.intrinsics))
-        return np.stack(flow), np.stack(motion)[None]
+        places = enumerate(zip(self.bodies[0], pixels[0], strict=True))
+        moved = [motion_at_joints(self._field(t), joints, px, size, self.intrinsics) for t, (joints, px) in places]
+        return np.stack(moved)[None]
 
     def frames(self) -> Iterator[RgbdFrame]:
         """Yield the camera frames with exact skeletons."""
@@ -199,10 +192,6 @@ class RenderedItem:
     def _field(self, number: int) -> np.ndarray:
         """Return the scene flow [H, W, 3] m/s from one frame to the next."""
         return self.scene.scene_flow(self.scene.at(float(self._times[number])), 1 / self.options.fps)
-
-    def _shrunk(self, field: np.ndarray) -> np.ndarray:
-        size = [side // self.options.flow_shrink for side in field.shape[1::-1]]
-        return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_AREA)).astype(np.float16)
 
     @cached_property
     def _noise(self) -> SensorNoise:

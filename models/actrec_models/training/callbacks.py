@@ -337,19 +337,16 @@ class BatchNormRecalibration(lightning.Callback):
             return
         self._done = epoch
         assert isinstance(module, RecognitionModule)
-        with nullcontext() if self.averaging is None else self.averaging.applied(module):
-            self._estimate(trainer, module, epoch)
-
-    def _estimate(self, trainer: lightning.Trainer, module: RecognitionModule, epoch: int) -> None:
         strategy, network = trainer.strategy, module.network
         torch.manual_seed(zlib.crc32(f"{module.recipe.seed} norms {epoch} {trainer.global_rank}".encode()))
         batches = (strategy.batch_to_device(batch) for batch in islice(self.draw(trainer, epoch + 1), self.batches))
-        with strategy.precision_plugin.forward_context():
-            norms = estimate_norms(network, network.losses, batches)
-        for norm in norms:  # equal in all processes, each of which had its own batches
-            for statistic in (norm.running_mean, norm.running_var):
-                assert statistic is not None
-                statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
+        with nullcontext() if self.averaging is None else self.averaging.applied(module):
+            with strategy.precision_plugin.forward_context():
+                norms = estimate_norms(network, network.losses, batches)
+            for norm in norms:  # equal in all processes, each of which had its own batches
+                for statistic in (norm.running_mean, norm.running_var):
+                    assert statistic is not None
+                    statistic.copy_(strategy.reduce(statistic.clone(), reduce_op="mean"))
 
 
 def estimate_norms(

@@ -44,7 +44,8 @@ def folder(tmp_path_factory):
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     store = str(root / "data/rendered")
     options = [f"--option={name}={json.dumps(value)}" for name, value in OPTIONS.items()]
-    assert main(["prepare", "rendered", *options, "--out", store, "--streams", "bodies,flow", "--quiet"]) == 0
+    command = ["prepare", "rendered", *options, "--out", store, "--streams", "bodies,flow"]
+    assert main([*command, "--workers", "0", "--quiet"]) == 0
     return root
 
 
