@@ -276,7 +276,7 @@ def _kind(models: Sequence[Model], options: EvalOptions) -> str:
 
 
 def _fusion_groups(models: Sequence[Model], options: EvalOptions) -> tuple[tuple[int, ...], ...]:
-    """Return the indices of the models of each fusion: all models, or those of each seed; empty without fusion."""
+    """Return the indices of the models of each fusion: all models, or one group a seed; empty without fusion."""
     if not options.fuse:
         return ()
     for other in models[1:]:
