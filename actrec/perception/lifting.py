@@ -41,7 +41,10 @@ TORSO = (
 """Links of the trunk in addition to the layout's bones."""
 
 OCCLUDER_M = 0.12
-"""Half the thickness of an occluding limb, and the tolerance of its depth."""
+"""Maximum difference in depth between an occluding limb and the surface."""
+
+PIXEL_ERROR_M = 0.02
+"""Error of joints in the image, as a distance at the person."""
 
 GRID = 7
 """Depth samples along each edge of a joint's window."""
@@ -61,9 +64,6 @@ PLAUSIBLE_SIZES = (0.4, 2.5)
 MIN_READINGS = 4
 """Joints with depth for a reading of the size."""
 
-LIMB_SAMPLES = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
-"""Relative positions of the tested points along a limb."""
-
 
 @cache
 def joint_radii(layout: str) -> np.ndarray:
@@ -81,12 +81,13 @@ def limb_links(layout: str) -> np.ndarray:
 
 
 def _without_occluded(
-    surface: np.ndarray, rays: np.ndarray, fitted: np.ndarray, links: np.ndarray | None
+    surface: np.ndarray, rays: np.ndarray, fitted: np.ndarray, radii: np.ndarray, links: np.ndarray | None
 ) -> np.ndarray:
     """Return the surface [V] at each joint (m), NaN where another limb occludes the joint.
 
     Depth alone does not separate a hand nearer than estimated from a shoulder behind the other one; in the second case
-    another limb of `links` [L, 2] is expected at the surface, by the fitted joints [V, 3].
+    another limb of `links` [L, 2] covers the joint's pixel, as thick as the `radii` [V], and the fitted joints [V, 3]
+    place it at the surface. A hand that hangs beside the hip does not cover it.
     """
     if links is None or not np.isfinite(fitted).all():
         return surface
@@ -94,15 +95,19 @@ def _without_occluded(
         candidates = np.flatnonzero(fitted[:, 2] - surface > BEHIND_M)
     if not len(candidates):
         return surface
-    start, end = fitted[links[:, 0]], fitted[links[:, 1]]
-    points = start[:, None] + LIMB_SAMPLES[:, None] * (end - start)[:, None]
-    surface_points = (rays * surface[:, None])[candidates]
-    beside = (np.abs(points[None] - surface_points[:, None, None]) < OCCLUDER_M).all(axis=3)
+    start, end = links.T
+    limbs = (rays[end] - rays[start])[:, :2]
+    offsets = rays[candidates, None, :2] - rays[start, :2]  # (candidates, L, 2)
+    along = np.clip((offsets * limbs).sum(axis=-1) / np.maximum((limbs**2).sum(axis=-1), 1e-12), 0.0, 1.0)
+    limb_z = fitted[start, 2] + along * (fitted[end, 2] - fitted[start, 2])
+    beside = np.linalg.norm(offsets - along[..., None] * limbs, axis=-1) * limb_z
+    covers = beside < np.maximum(radii[start], radii[end]) + PIXEL_ERROR_M
+    covers &= np.abs(limb_z - surface[candidates, None]) < OCCLUDER_M
     # The limb itself must lie before the joint, else it is the joint's own neighborhood.
-    before = fitted[candidates, 2][:, None, None] - points[None, :, :, 2] > BEHIND_M
+    covers &= fitted[candidates, None, 2] - limb_z > BEHIND_M
     own = (links[None] == candidates[:, None, None]).any(axis=2)
     result = surface.copy()
-    result[candidates[(beside & before & ~own[:, :, None]).any(axis=(1, 2))]] = np.nan
+    result[candidates[(covers & ~own).any(axis=1)]] = np.nan
     return result
 
 
@@ -187,7 +192,7 @@ class LiftingConfig:
         0.35, "Maximum distance of a surface behind the joint's expected depth", unit="m", range=(0.01, 2.0)
     )
     hidden_m: float = setting(
-        0.3, "Maximum distance of a surface before the joint's depth, else it occludes it", unit="m", range=(0.01, 2.0)
+        0.4, "Maximum distance of a surface before the joint's depth, else it occludes it", unit="m", range=(0.01, 2.0)
     )
     min_joint_score: float = setting(
         0.5, "Joints below this score get a third of the depth tolerances", range=(0.0, 1.0)
@@ -337,10 +342,10 @@ def _find_surfaces(
     if not has_shape or not np.isfinite(surface).any():
         return surface, placed, size
     # Occluders must not bend the fit; the fit then detects occlusions better.
-    surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), links)
+    surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), radii, links)
     fitted = fit_similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
     surface = _pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
-    return _without_occluded(surface, rays, fitted, links), fitted, size
+    return _without_occluded(surface, rays, fitted, radii, links), fitted, size
 
 
 def _checked(

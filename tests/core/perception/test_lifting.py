@@ -111,6 +111,19 @@ def test_lift_occluded_shoulder_not_on_occluder():
     assert sorted(scores[shoulders].tolist()) == pytest.approx([0.6, 1.0])
 
 
+def test_lift_hand_beside_hip_keeps_hip():
+    world = standing()
+    hand = [J[f"{joint}_left"] for joint in ("wrist", "index", "pinky", "thumb")]
+    world[hand] = np.array([0.21, 0.0, -0.02]) + (world[hand] - world[hand[0]]) * 0.5
+    truth = world + np.array([0, 0, 2.4], np.float32)
+    wrong = world.copy()
+    wrong[[J["hip_left"], J["hip_right"]], 2] += 0.17  # the estimator's own shape has the hips too far back
+    arguments = project(truth, CAMERA), wrong, np.ones(33), body_depth(truth, 0.04), CAMERA, 0.04
+    positions, scores = lift(*arguments, limb_links("mediapipe_33"))
+    assert error(positions, truth)[J["hip_left"]] < 0.05
+    assert scores[J["hip_left"]] == 1.0
+
+
 def test_lift_depth_holes_filled_from_world_landmarks():
     world = standing()
     truth = world + np.array([-0.3, 0, 2.5], np.float32)
