@@ -125,6 +125,15 @@ def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed:
     return {name: value for name, value in clip.items() if name in keys}
 
 
+def example_windows(
+    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return inputs [count, …] float32 by name: the first clips of `count` windows with simulated people."""
+    clips = (example_clip(specs, window.frames, bodies, seed * 1000 + n) for n in range(count))
+    made = [next(each_clip(clip, specs, window, starts=window.starts[:1])) for clip in clips]
+    return {spec.name: np.stack([inputs[spec.name] for inputs in made]) for spec in specs}
+
+
 def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return joints [M, T, 25, 3], hands [M, T, 2, 21, 3], face [M, T, 68, 3] of actors side by side, optical frame."""
     to_optical = np.diag([1.0, -1.0, -1.0])  # from left, up, forward of an actor that faces the camera

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actrec import features
-from actrec.features.clips import each_clip
+from actrec.features.clips import each_clip, example_windows
 from actrec.inference import session as windowed
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend, outputs_of
 from actrec.inference.package import ModelPackage
@@ -294,25 +294,12 @@ def recorded_windows(package: ModelPackage, paths: Sequence[str], count: int) ->
                 rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
     if not rows:
         raise InputError(f"no person is found in {', '.join(paths)}")
-    return _stacked(package, rows[:count])
+    return {name: np.stack([row[name] for row in rows[:count]]) for name in rows[0]}
 
 
-def simulated_windows(package: ModelPackage, count: int, seed: int = 0) -> Inputs:
-    """Return inputs [count, …] float32 of example clips whose joints are moved a little at random."""
-    rng = np.random.default_rng(seed)
-    rows: list[Inputs] = []
-    while len(rows) < count:
-        clip: Inputs = {}
-        for spec in package.inputs:
-            clip.update(windowed.example(package, spec))
-        if "bodies" in clip:
-            clip["bodies"] = clip["bodies"] + rng.normal(0, 0.02, clip["bodies"].shape).astype(np.float32)
-        rows += each_clip(clip, package.inputs, package.window)
-    return _stacked(package, rows[:count])
-
-
-def _stacked(package: ModelPackage, rows: Sequence[Inputs]) -> Inputs:
-    return {spec.name: np.stack([row[spec.name] for row in rows]) for spec in package.inputs}
+def simulated_windows(package: ModelPackage, count: int) -> Inputs:
+    """Return inputs [count, …] float32 of windows with simulated people."""
+    return example_windows(package.inputs, package.window, package.bodies, count)
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -7,10 +7,12 @@ mapped, and nothing is copied.
 import contextlib
 import ctypes
 import importlib
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,36 +46,47 @@ class Buffer:
         host: [most, …] page-locked.
         address: Address on the GPU.
         mapped: Both are the same memory.
-        owner: Object that keeps the memory allocated.
+        owner: Object that keeps the memory allocated, if any.
     """
 
     host: np.ndarray
     address: int
     mapped: bool
-    owner: Any
+    owner: Any = None
 
 
-class Cuda(Protocol):
+class Cuda(ABC):
     """One GPU and one stream on it. Methods besides `current` are called within `current`."""
 
-    library: str
+    library: ClassVar[str]
     gpu: Gpu
     stream: int
 
+    @abstractmethod
     def current(self) -> AbstractContextManager[None]:
         """Make the GPU's context the calling thread's."""
 
+    @abstractmethod
     def buffer(self, shape: tuple[int, ...]) -> Buffer:
         """Allocate zeros of that shape; a DeviceError if memory is full."""
 
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the stream is idle; a DeviceError if the GPU failed."""
+
+    @abstractmethod
+    def _copy(self, host: np.ndarray, address: int, upload: bool) -> None:
+        """Start copying rows to the GPU, or back."""
+
     def upload(self, buffer: Buffer, count: int) -> None:
         """Start copying the first `count` rows to the GPU; does nothing for mapped memory."""
+        if not buffer.mapped:
+            self._copy(buffer.host[:count], buffer.address, upload=True)
 
     def download(self, buffer: Buffer, count: int) -> None:
         """Start copying the first `count` rows back."""
-
-    def synchronize(self) -> None:
-        """Wait until the stream is idle; a DeviceError if the GPU failed."""
+        if not buffer.mapped:
+            self._copy(buffer.host[:count], buffer.address, upload=False)
 
 
 def open_cuda(library: str = "auto") -> Cuda:
@@ -107,7 +120,7 @@ def _out_of_memory(shape: tuple[int, ...], error: Exception) -> DeviceError:
     return DeviceError(f"{size:.0f} MiB for {list(shape)} cannot be had: {error}; end what else uses the GPU's memory")
 
 
-class _PyCuda:
+class _PyCuda(Cuda):
     """A GPU through pycuda."""
 
     library = "pycuda"
@@ -148,29 +161,23 @@ class _PyCuda:
             raise _out_of_memory(shape, error) from error
         return Buffer(host, int(memory), False, memory)
 
-    def upload(self, buffer: Buffer, count: int) -> None:
-        if not buffer.mapped:
-            with self._errors("a copy failed"):
-                self._driver.memcpy_htod_async(buffer.address, buffer.host[:count], self._stream)
-
-    def download(self, buffer: Buffer, count: int) -> None:
-        if not buffer.mapped:
-            with self._errors("a copy failed"):
-                self._driver.memcpy_dtoh_async(buffer.host[:count], buffer.address, self._stream)
+    def _copy(self, host: np.ndarray, address: int, upload: bool) -> None:
+        try:
+            if upload:
+                self._driver.memcpy_htod_async(address, host, self._stream)
+            else:
+                self._driver.memcpy_dtoh_async(host, address, self._stream)
+        except self._driver.Error as error:
+            raise DeviceError(f"a copy failed: {error}") from error
 
     def synchronize(self) -> None:
-        with self._errors("the GPU failed"):
-            self._stream.synchronize()
-
-    @contextlib.contextmanager
-    def _errors(self, problem: str) -> Iterator[None]:
         try:
-            yield
+            self._stream.synchronize()
         except self._driver.Error as error:
-            raise DeviceError(f"{problem}: {error}") from error
+            raise DeviceError(f"the GPU failed: {error}") from error
 
 
-class _CudaPython:
+class _CudaPython(Cuda):
     """A GPU through cuda-python's runtime API, by its new module name or its old one."""
 
     library = "cuda-python"
@@ -208,23 +215,21 @@ class _CudaPython:
             raise _out_of_memory(shape, error) from error
         host = np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointer)).reshape(shape)
         host[:] = 0
-        return Buffer(host, address, mapped, _Allocation(r, pointer, None if mapped else address))
+        made = Buffer(host, address, mapped)
+        weakref.finalize(made, r.cudaFreeHost, pointer)
+        if not mapped:
+            weakref.finalize(made, r.cudaFree, address)
+        return made
 
-    def upload(self, buffer: Buffer, count: int) -> None:
-        if not buffer.mapped:
-            host, kind = buffer.host[:count], self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-            self._copy(buffer.address, host.ctypes.data, host.nbytes, kind)
-
-    def download(self, buffer: Buffer, count: int) -> None:
-        if not buffer.mapped:
-            host, kind = buffer.host[:count], self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-            self._copy(host.ctypes.data, buffer.address, host.nbytes, kind)
+    def _copy(self, host: np.ndarray, address: int, upload: bool) -> None:
+        kinds, pointer = self._runtime.cudaMemcpyKind, host.ctypes.data
+        target, source = (address, pointer) if upload else (pointer, address)
+        kind = kinds.cudaMemcpyHostToDevice if upload else kinds.cudaMemcpyDeviceToHost
+        status = self._runtime.cudaMemcpyAsync(target, source, host.nbytes, kind, self._stream)
+        self._checked(status, "a copy failed")
 
     def synchronize(self) -> None:
         self._checked(self._runtime.cudaStreamSynchronize(self._stream), "the GPU failed")
-
-    def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
-        self._checked(self._runtime.cudaMemcpyAsync(target, source, size, kind, self._stream), "a copy failed")
 
     def _checked(self, answer: tuple[Any, ...], problem: str, remedy: str = "") -> Any:
         """Return the value of an answer (status, value)."""
@@ -234,18 +239,6 @@ class _CudaPython:
             reason = text.decode() if isinstance(text, bytes) else str(text)
             raise DeviceError(f"{problem}: {reason}" + (f"; {remedy}" if remedy else ""))
         return values[0] if values else None
-
-
-class _Allocation:
-    """Frees the memory of a `_CudaPython` buffer."""
-
-    def __init__(self, runtime: Any, pointer: int, address: int | None):
-        self._runtime, self._pointer, self._address = runtime, pointer, address
-
-    def __del__(self) -> None:
-        if self._address is not None:
-            self._runtime.cudaFree(self._address)
-        self._runtime.cudaFreeHost(self._pointer)
 
 
 _CLASSES: dict[str, Callable[[], Cuda]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}

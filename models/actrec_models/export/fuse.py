@@ -14,6 +14,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from actrec.features.clips import example_windows
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package, zoo
 from actrec.inference.package import ModelPackage, Provenance
@@ -22,7 +23,7 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
-from actrec_models.export.onnx_graph import PARITY, example_arrays, run_onnx, to_onnx, trace_module
+from actrec_models.export.onnx_graph import PARITY, run_onnx, to_onnx, trace_module
 from actrec_models.training import initial_weights, provenance
 from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.recipe import Recipe
@@ -340,7 +341,7 @@ def _check_parity(
     shares: np.ndarray,
 ) -> None:  # fmt: skip
     """Compare the graph's probabilities with its streams', on clips of simulated people."""
-    inputs = example_arrays(draft.inputs, draft.window, draft.bodies, _PARITY_CLIPS)
+    inputs = example_windows(draft.inputs, draft.window, draft.bodies, _PARITY_CLIPS)
     logits = [
         run_onnx(stream.content, {own: inputs[shared] for own, shared in known.items()})
         for stream, known in zip(streams, names, strict=True)

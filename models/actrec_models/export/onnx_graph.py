@@ -19,8 +19,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from actrec.features.clips import example_clip, window_inputs
-from actrec.features.specs import InputSpec, WindowSpec
+from actrec.features.clips import example_windows
 from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
 
@@ -84,21 +83,9 @@ def run_onnx(content: bytes, inputs: Mapping[str, np.ndarray], optimized: bool =
 
 
 def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return inputs (count, *shape) by name: the first clips of windows with simulated people."""
-    bodies = getattr(network.config, "bodies", 1)
-    arrays = example_arrays(network.input_specs, network.window, bodies, count, seed)
+    """Return inputs (count, *shape) by name (`actrec.features.clips.example_windows`)."""
+    arrays = example_windows(network.input_specs, network.window, getattr(network.config, "bodies", 1), count, seed)
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def example_arrays(
-    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Return arrays as `example_inputs`, from the description of a network."""
-    samples = []
-    for n in range(count):
-        clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
-        samples += window_inputs(clip, specs, window, starts=window.starts[:1])
-    return {spec.name: np.stack([sample[spec.name] for sample in samples]) for spec in specs}
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

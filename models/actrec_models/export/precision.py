@@ -16,11 +16,12 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from onnxruntime.transformers import float16
 
+from actrec.features.clips import example_windows
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.inference.session import RUN_BYTES
 from actrec.inference.tensorrt.builder import group_of, is_kept
 from actrec.utils.errors import ConfigError, PackageError
-from actrec_models.export.onnx_graph import example_arrays, open_graph, run_onnx, scratch_folder, tensorrt_problems
+from actrec_models.export.onnx_graph import open_graph, run_onnx, scratch_folder, tensorrt_problems
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def package_float16(package: ModelPackage, content: bytes) -> tuple[bytes, Lower
     Raises:
         PackageError: As `to_float16`; contains the family.
     """
-    inputs = example_arrays(package.inputs, package.window, package.bodies, _FLOAT16_CLIPS)
+    inputs = example_windows(package.inputs, package.window, package.bodies, _FLOAT16_CLIPS)
     try:
         half, largest = to_float16(content, inputs)
     except PackageError as error:

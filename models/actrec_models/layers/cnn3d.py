@@ -11,7 +11,7 @@ from torch.nn import functional
 from actrec import features
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.common import glorot, sizes
+from actrec_models.layers import glorot, sizes
 
 # -- I3D ---------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Acti
 import torch
 from torch import Tensor, nn
 
-from actrec_models.layers.common import glorot
+from actrec_models.layers import glorot
 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, stride) of Res-TCN's layers: 64 ×4, 128 ×3, 256 ×3."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from actrec.skeleton import layouts
-from actrec_models.layers.common import sizes
+from actrec_models.layers import sizes
 
 
 def adjacency(layout: str) -> Tensor:

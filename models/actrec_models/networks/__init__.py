@@ -23,7 +23,7 @@ NETWORKS = Registry(
         "sem_net": "actrec_models.networks.sem_net:SemNet",
         "spa_net_3p1d": "actrec_models.networks.spa_net:SpaNet3p1d",
         "spa_net_4d": "actrec_models.networks.spa_net:SpaNet4d",
-        "sem_spa": "actrec_models.networks.sem_spa:SemSpa",
+        "sem_spa": "actrec_models.networks.spa_net:SemSpa",
         "vpn_i3d": "actrec_models.networks.vpn:VpnI3d",
         "vpn_resnext101": "actrec_models.networks.vpn:VpnResnext101",
     },

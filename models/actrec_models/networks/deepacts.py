@@ -19,8 +19,8 @@ from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
+from actrec_models.layers import glorot, sizes
 from actrec_models.layers.cnn2d import EfficientNetB0, ResNet50
-from actrec_models.layers.common import glorot, sizes
 from actrec_models.layers.st_gcn import GraphBlock, partition, present
 from actrec_models.networks.base import Network
 

@@ -15,8 +15,8 @@ from actrec.features.scene_flow import FlowPreprocessing, JointMapPreprocessing,
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
+from actrec_models.layers import glorot
 from actrec_models.layers.cnn3d import C3d
-from actrec_models.layers.common import glorot
 from actrec_models.layers.res_tcn import SCORES, ResBjcn, ResTcn, TwoBranches, informativeness, l1_norm
 from actrec_models.networks.base import Network
 

@@ -17,7 +17,7 @@ from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.common import sizes
+from actrec_models.layers import sizes
 from actrec_models.networks.base import Network, cross_entropy
 
 MODALITIES = {

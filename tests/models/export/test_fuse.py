@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from actrec import datasets, inference
 from actrec.cli import main
+from actrec.features.clips import example_windows
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package
 from actrec.inference.package import Provenance
@@ -22,7 +23,7 @@ from actrec.utils.errors import PackageError
 from actrec_models.evaluation import protocol, scoring
 from actrec_models.export import fuse
 from actrec_models.export.fuse import join_graphs
-from actrec_models.export.onnx_graph import example_arrays, run_onnx, simplify
+from actrec_models.export.onnx_graph import run_onnx, simplify
 from actrec_models.finetune.transfer import open_pretrained
 from actrec_models.training import checkpoints, initial_weights
 from actrec_models.training.checkpoints import open_checkpoint
@@ -161,7 +162,7 @@ def test_fuse_checkpoints_of_two_runs(tmp_path, monkeypatch):
     assert all(part["file"].startswith("last.ckpt sha256:") for part in networks)
     assert made.family == "sem_net" and made.provenance.data_sha256 == skeletons().fingerprint()
     session = inference.load(made.path)
-    inputs = example_arrays(made.inputs, made.window, made.bodies, 2)
+    inputs = example_windows(made.inputs, made.window, made.bodies, 2)
     with torch.no_grad():
         nets = [open_checkpoint(run)[2] for run in runs]
         apart = [net(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy() for net in nets]
@@ -187,7 +188,7 @@ def test_open_checkpoint_replaced_meanwhile_is_consistent(tmp_path, monkeypatch)
 
     monkeypatch.setattr(checkpoints, "read", replaced)
     model = protocol.open_model(path)
-    x = example_arrays(model.package.inputs, model.package.window, 1, 2)
+    x = example_windows(model.package.inputs, model.package.window, 1, 2)
     with torch.no_grad():
         first, second = (net(**{name: torch.from_numpy(value) for name, value in x.items()}) for net in networks)
     assert not torch.allclose(first, second, atol=1e-3)

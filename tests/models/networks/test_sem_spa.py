@@ -5,7 +5,7 @@ import torch
 import actrec_models.networks
 from actrec import features
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.networks.sem_spa import mean
+from actrec_models.networks.spa_net import mean
 
 SMALL = {
     "frames": 12,

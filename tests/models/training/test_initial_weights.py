@@ -10,11 +10,10 @@ import torch
 import actrec_models.networks
 from actrec import features, inference
 from actrec.cli import main
-from actrec.features.clips import example_clip
+from actrec.features.clips import example_clip, example_windows
 from actrec.inference import package
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.export import exporter
-from actrec_models.export.onnx_graph import example_arrays
 from actrec_models.training import initial_weights
 from tests.models.small import SMALL
 from tests.models.training import public_checkpoints as public
@@ -289,7 +288,7 @@ def test_export_untrained_network_works(tmp_path, capsys, caplog):
     assert repeated[:4] == ["actrec", *command[:3]] and repeated[repeated.index("--seed") + 1] == "7"
     assert main([*repeated[1:-1], str(tmp_path / "once_more")]) == 0
     first, second = (inference.load(tmp_path / name) for name in ("random", "once_more"))
-    x = example_arrays(first.package.inputs, first.package.window, first.package.bodies, 2)
+    x = example_windows(first.package.inputs, first.package.window, first.package.bodies, 2)
     np.testing.assert_allclose(first.backend.run(x), second.backend.run(x), rtol=1e-4)
     # A package gives initial weights too.
     assert main([*command, "--init", str(tmp_path / "begun"), "--out", str(tmp_path / "again")]) == 0
