@@ -14,7 +14,7 @@ EPILOG = """\
 Example:
   actrec build-engine deepacts_graph_nucla
   actrec build-engine ~/my_actions --precision fp32 --most 8
-  actrec build-engine ~/my_actions_int8 --precision int8 --recordings clips/wave.mcap,clips/point.mcap
+  actrec build-engine ~/my_actions_int8 --precision int8
 Use it with:  actrec run --ros-args -p backend:=tensorrt
 """
 
@@ -26,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("package", help="name of a zoo package, or its folder")
     add("--precision", choices=("fp32", "fp16", "int8"), help="numeric type of the engine (default: fp16)")
     add("--keep", metavar="GROUP,…", help="layer groups that stay in float32")
-    people = "bags or skeleton files of people, to compare the engine on (default: simulated people)"
-    add("--recordings", metavar="PATH,…", help=people)
     add("--most", type=int, metavar="N", help="number of people at once (default: 4)")
     add("--workspace-mb", type=int, metavar="MIB", help="memory for kernels (default: 1024)")
     add("--optimization-level", type=int, metavar="0-5", help="builder effort (default: 3)")

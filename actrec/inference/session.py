@@ -1,7 +1,8 @@
 """Inference session: features, network, softmax and rejection, from a window to its prediction."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Protocol
@@ -139,25 +140,16 @@ def example(package: ModelPackage, spec: InputSpec) -> Clip:
     return clip
 
 
-class _TracedClip(Mapping[str, np.ndarray]):
+class _TracedClip(UserDict[str, np.ndarray]):
     """A clip that records which of its keys are read."""
 
     def __init__(self, clip: Clip):
-        self._clip = clip
+        super().__init__(clip)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> np.ndarray:
         self.read.add(key)
-        return self._clip[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._clip
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clip)
-
-    def __len__(self) -> int:
-        return len(self._clip)
+        return self.data[key]
 
 
 Shape = tuple[int | None, ...]

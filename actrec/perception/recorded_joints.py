@@ -1,4 +1,4 @@
-"""Bodies and hands of recordings as joint sequences: recorded, or estimated and cached; bodies of camera frames."""
+"""Bodies of recordings as joint sequences: recorded, or estimated and cached; bodies of camera frames."""
 
 import contextlib
 import hashlib
@@ -12,30 +12,21 @@ from typing import Any
 import numpy as np
 
 from actrec import cameras
-from actrec.datasets.shrec17 import read_gesture
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
-from actrec.recordings.rosbag.bag_files import typestore_of
 from actrec.recordings.rosbag.bag_reader import (
     SKELETONS,
     SkeletonBagRecording,
-    choose_topic,
     message_types,
-    open_reader,
-    reading,
-    stamp_ns,
 )
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.recordings.skeleton_files import open_sequence
-from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import Body, RgbdFrame
 from actrec.utils import folders, gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-
-HANDS = "actrec_msgs/msg/HandArray"
 
 CACHE_VERSION = 2
 """Increase it when the estimator returns other joints for the same images."""
@@ -116,36 +107,6 @@ def stack_bodies(
     return SkeletonSequence(name, stamps, positions, scores, pixels, ids, meta={"format": "tracks"}, up=last)
 
 
-def read_hands(path: str | Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return all hands of a recording, in level axes if it has the direction of gravity.
-
-    Args:
-        path: A bag with `HandArray` messages, or a `skeletons_world.txt` of SHREC'17.
-        layout: Layout of the returned joints: `hand_22`, or as recorded.
-
-    Returns:
-        Stamps [T] int64 ns, and joints [M, T, V, 3] float32 meters, NaN if missing; M counts each side of each person.
-
-    Raises:
-        DeviceError: The path does not exist.
-        InputError: The recording is corrupt, of another kind, or shows no hand.
-        ConfigError: A bag has several topics of hands.
-    """
-    path = existing_path(path)
-    if path.suffix == ".txt":
-        gesture = read_gesture(path)
-        stamps, hands = gesture.stamps_ns, gesture.hands
-        if layout != "hand_22":
-            raise InputError(f"'{path}' holds joints in hand_22, not in {layout}")
-    elif detect_format(path) == "bag":
-        stamps, hands = _read_bag_hands(path, layout)
-    else:
-        raise InputError(f"'{path}' holds no hands: give bags with {HANDS} messages, or skeletons_world.txt files")
-    if not np.isfinite(hands).any():
-        raise InputError(f"'{path}' shows no hand in any of its {len(stamps)} frames; record it again")
-    return stamps, hands
-
-
 def cache_folder() -> Path:
     """Return the folder of cached skeletons; it may be emptied at any time."""
     try:
@@ -196,31 +157,6 @@ def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
         staging.unlink(missing_ok=True)
         text = "cannot cache the skeletons of '%s' in %s (%s): they are estimated again; set XDG_CACHE_HOME"
         log.warning(text, sequence.name, file.parent, error.strerror)
-
-
-def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    with open_reader(path) as reader:
-        if not any(c.msgtype == HANDS and c.msgcount for c in reader.connections):
-            raise InputError(f"bag '{path}' holds no {HANDS} messages: record the topic hands")
-        channel = choose_topic(path, reader, HANDS, ("/hands",))
-        frames: dict[int, dict[str, np.ndarray]] = {}
-        with reading(path):
-            store = typestore_of(channel)
-            for _, _, raw in reader.messages([channel.topic]):
-                message = store.deserialize_cdr(raw, HANDS)
-                up = gravity.up_from_vector(message.up) if hasattr(message, "up") else None
-                level = np.eye(3, dtype=np.float32) if up is None else gravity.level_rotation(up)
-                found = {f"{h.body_id} {h.side}": _hand_joints(h, layout) @ level.T for h in message.hands}
-                frames.setdefault(stamp_ns(raw), {}).update(found)
-    stamps = sorted(frames)
-    every = {name: joints for hands in frames.values() for name, joints in hands.items()}
-    tracks = [[frames[stamp].get(name, np.full_like(every[name], np.nan)) for stamp in stamps] for name in every]
-    return np.array(stamps, np.int64), np.array(tracks, np.float32)
-
-
-def _hand_joints(hand: Any, layout: str) -> np.ndarray:
-    positions = np.array([(p.x, p.y, p.z) for p in hand.positions], np.float32).reshape(-1, 3)
-    return convert(positions, np.array(hand.confidences, np.float32), hand.layout, layout)[0]
 
 
 @contextlib.contextmanager

@@ -4,15 +4,13 @@ import functools
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from actrec import features
-from actrec.features.clips import each_clip, example_windows
-from actrec.inference import session as windowed
+from actrec.features.clips import example_windows
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend, outputs_of
 from actrec.inference.package import ModelPackage
 from actrec.inference.tensorrt import builder
@@ -20,12 +18,9 @@ from actrec.inference.tensorrt import cuda as tensorrt_cuda
 from actrec.inference.tensorrt.builder import BuildConfig, Progress, group_of
 from actrec.inference.tensorrt.cache import EngineCache
 from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
-from actrec.perception.recorded_joints import read_bodies, read_hands
-from actrec.skeleton import windows
-from actrec.skeleton.layouts import CANONICAL, HANDS
-from actrec.utils import config, gravity
+from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError, PackageError
+from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +47,6 @@ class TensorRtConfig(BuildConfig):
         0.05, "of an engine's logits from ONNX Runtime's, as a share of their spread; int8 three times that",
         range=(0.0, 1.0),
     )  # fmt: skip
-    recordings: str = setting(
-        "", "recordings of people that a new engine is compared on, with commas between; empty: simulated people"
-    )
 
 
 class TensorRtBackend:
@@ -118,10 +110,8 @@ class TensorRtBackend:
         Raises:
             PackageError: They disagree; the message has the first layers that differ.
         """
-        paths = [path.strip() for path in self.config.recordings.split(",") if path.strip()]
-        made = recorded_windows(package, paths, CHECKED) if paths else simulated_windows(package, CHECKED)
-        count = len(next(iter(made.values())))
-        rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(count)]
+        made = simulated_windows(package, CHECKED)
+        rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(CHECKED)]
         engine = Engine(self._trt, self._cuda, content, self.config.most, False)
         found = np.concatenate([engine.run(row) for row in rows])
         precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
@@ -129,7 +119,7 @@ class TensorRtBackend:
         difference, allowed = relative_difference(found, expected), margin * self.config.largest_difference
         if difference > allowed:
             raise PackageError(self._disagreement(package, difference, allowed, rows[0]))
-        return {"difference": difference, "compared_on": paths or "simulated people", "bytes": len(content)}
+        return {"difference": difference, "bytes": len(content)}
 
     def _disagreement(self, package: ModelPackage, difference: float, allowed: float, row: Inputs) -> str:
         """Return the error of an engine that disagrees, with a remedy."""
@@ -260,41 +250,6 @@ def _require(accepted: bool, what: str) -> None:
 
 
 # -- comparison with ONNX Runtime --------------------------------------------------------------------------------------
-
-
-def recorded_windows(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
-    """Return inputs [count, …] float32 of windows spread evenly over recordings.
-
-    Args:
-        package: Its inputs are made of bodies, or of hands as bodies, alone.
-        paths: Recordings of bodies or of hands, as `actrec.perception.recorded_joints` reads them.
-        count: Number of windows in all.
-
-    Raises:
-        ConfigError: The package takes more than joints.
-        InputError: A recording cannot be read, or shows no person; the message has its name.
-    """
-    layout = windowed.body_layout(package)
-    if set(features.streams(package.inputs)) != {"bodies"} or layout not in (CANONICAL, *HANDS):
-        raise ConfigError(f"{package.name} takes more than joints, which recordings do not give here: leave them out")
-    rows: list[Inputs] = []
-    for number, path in enumerate(paths):
-        if layout in HANDS:
-            stamps, tracks = read_hands(path, layout)
-        else:
-            sequence = read_bodies(path)
-            stamps, tracks = sequence.stamps_ns, sequence.bodies
-            if sequence.up is not None and package.window.gravity != "camera":
-                tracks = tracks @ gravity.level_rotation(sequence.up).T
-        wanted = (count - len(rows)) // (len(paths) - number)
-        for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:
-            at = windows.sample_stamps(int(end), package.window.seconds, package.window.frames)
-            bodies = np.stack([windows.resample(stamps, body, at) for body in tracks[: package.bodies]])
-            if np.isfinite(bodies).any():
-                rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
-    if not rows:
-        raise InputError(f"no person is found in {', '.join(paths)}")
-    return {name: np.stack([row[name] for row in rows[:count]]) for name in rows[0]}
 
 
 def simulated_windows(package: ModelPackage, count: int) -> Inputs:

@@ -88,11 +88,6 @@ def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Ten
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference: absolute, or relative to the largest expected value if that is above 1."""
-    return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
-
-
 # -- simplification ----------------------------------------------------------------------------------------------------
 
 
@@ -182,13 +177,9 @@ def tensorrt_problems(model: Any) -> list[str]:
     return found + [line for value in (*graph.input, *graph.output) for line in _value_problems(value)]
 
 
-def _operator(node: Any) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
-
-
 def _node_problems(node: Any, constant: set[str]) -> Iterator[str]:
     prefix = f"node '{node.name or node.output[0]}'"
-    operator = _operator(node)
+    operator = str(node.op_type) if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
     if operator not in SUPPORTED:
         yield f"{prefix} is a {operator}, which TensorRT's parser does not support"
     if operator in _POOLS:
@@ -308,5 +299,5 @@ def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed
         with torch.no_grad():
             expected = network(**inputs).numpy()
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
-        errors.append(relative_error(found, expected))
+        errors.append(float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max()))))
     return errors

@@ -435,7 +435,7 @@ def _int8_logits(content: bytes, clips: Sequence[Inputs]) -> np.ndarray:
     batch_size = max(1, min(_BATCH, RUN_BYTES // sum(value.nbytes for value in clips[0].values())))
     session, rows = None, []
     for start in range(0, len(clips), batch_size):
-        batch = list(clips[start : start + batch_size])
+        batch = [clips[at] for at in range(start, min(start + batch_size, len(clips)))]
         inputs = {name: np.stack([clip[name] for clip in batch]) for name in batch[0]}
         try:
             session = session or open_graph(content)

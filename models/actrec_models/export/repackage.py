@@ -1,12 +1,11 @@
 """Copies of a model package, made without its checkpoint: with other precisions or a new rejection threshold."""
 
-import copy
 import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 
@@ -140,13 +139,13 @@ def quantize(
     scoring.check_layout(base, part)
     content = base.read_onnx()
     precision.check_layer_groups(content, keep)  # before minutes of work
-    samples = SampledInputs(base, part, clips + INT8_HELD_OUT)
-    if len(samples) < INT8_LEAST_CLIPS:
+    chosen = np.random.default_rng(0).permutation(len(part))[: clips + INT8_HELD_OUT].tolist()
+    if len(chosen) < INT8_LEAST_CLIPS:
         raise ConfigError(
-            f"{name}'s training part gives {len(samples)} clips, int8's ranges need at least {INT8_LEAST_CLIPS}"
+            f"{name}'s training part gives {len(chosen)} clips, int8's ranges need at least {INT8_LEAST_CLIPS}"
         )
-    calibration = samples[: min(clips, len(samples) * 2 // 3)]
-    held_out = samples[len(calibration) :]
+    count = min(clips, len(chosen) * 2 // 3)
+    calibration, held_out = (SampledInputs(base, part, indices) for indices in (chosen[:count], chosen[count:]))
     try:
         network = precision.to_int8(content, calibration, held_out, keep)
     except PackageError as error:
@@ -164,31 +163,20 @@ def quantize(
 
 
 class SampledInputs(Sequence[Inputs]):
-    """A network's inputs of `count` randomly chosen clips, one window's clip each, as in the evaluation.
+    """A network's inputs of some clips of a dataset, one window's clip each, as in the evaluation.
 
     They are prepared on every access: the images of 300 clips of P-I3D take 35 GB.
     """
 
-    def __init__(self, base: ModelPackage, clips: ClipDataset, count: int):
-        self._base, self._clips = base, clips
+    def __init__(self, base: ModelPackage, clips: ClipDataset, indices: Sequence[int]):
+        self._base, self._clips, self._indices = base, clips, indices
         self._mode = str(base.provenance.settings.get("clips", "live"))
-        self._order = np.random.default_rng(0).permutation(len(clips))[:count]
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Inputs: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "SampledInputs": ...
-
-    def __getitem__(self, index: int | slice) -> "Inputs | SampledInputs":
-        if isinstance(index, slice):
-            part = copy.copy(self)
-            part._order = self._order[index]
-            return part
-        return next(scoring.clip_inputs(self._clips[int(self._order[index])], self._base, self._mode))
+    def __getitem__(self, index: Any) -> Inputs:
+        return next(scoring.clip_inputs(self._clips[self._indices[index]], self._base, self._mode))
 
 
 def _write_copy(

@@ -17,7 +17,7 @@ from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.base import Network, cross_entropy
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
 
@@ -104,7 +104,6 @@ class PartAttention(nn.Module):
 class PI3d(Network):
     """The network of Fig. 2, its ablations (Tables 1 and 2), its loss (Eq. 5) and the stages of Algorithm 1."""
 
-    family = "p_i3d"
     config_class = PI3dConfig
     config: PI3dConfig
     joint_layout: ClassVar[str] = "kinect_v2_25"
@@ -222,14 +221,14 @@ class PI3d(Network):
         label = batch["label"]
         if self._stage == "parts" or len(self.config.parts) == 1:
             scores = [i3d(batch[part]) for part, i3d in self.parts.items()]
-            losses = [_cross_entropy(s, label) for s in scores]
+            losses = [cross_entropy(s, label) for s in scores]
             return {"loss": sum(losses[1:], losses[0]), "logits": torch.stack(scores).mean(dim=0)}
         if self._stage == "pose":
             logits = self.pose.classifier(self.pose(batch["pose"]))
-            return {"loss": _cross_entropy(logits, label), "logits": logits}
+            return {"loss": cross_entropy(logits, label), "logits": logits}
         alpha = self.attend(batch["pose"]) if self.config.attention else None
         logits = self._classify(batch, alpha)
-        terms = {"cross_entropy": _cross_entropy(logits, label), "weight_regularizer": self._weight_norm()}
+        terms = {"cross_entropy": cross_entropy(logits, label), "weight_regularizer": self._weight_norm()}
         loss = terms["cross_entropy"] + self.config.lambda_2 * terms["weight_regularizer"]
         if alpha is not None:
             terms["attention_regularizer"] = (1 - alpha).square().sum(dim=1).mean()
@@ -267,10 +266,6 @@ class PI3d(Network):
             module.requires_grad_(True)
         if self._stage == "joint" and self.config.attention:
             self.pose.requires_grad_(False)
-
-
-def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, label, ignore_index=OUTLIER)
 
 
 def _check(options: PI3dConfig) -> None:

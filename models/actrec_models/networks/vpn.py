@@ -19,7 +19,7 @@ from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.base import Network, cross_entropy
 
 GCN_CHANNELS = 64
 
@@ -329,7 +329,7 @@ class Vpn(Network):
             "loss" L, "logits" [N, classes], "classification" L_C, "embedding" L_e and "attention" L_a.
         """
         logits, f, attention = self._recognize(batch)
-        L_C = functional.cross_entropy(logits, batch["label"], ignore_index=OUTLIER)
+        L_C = cross_entropy(logits, batch["label"])
         L_e = L_a = logits.new_zeros(())
         share = 1.0
         if self.vpn is not None and attention is not None:

@@ -107,11 +107,9 @@ def test_sampled_inputs_prepared_on_access(monkeypatch) -> None:
         yield {"x": np.full(8, clip, np.float32)}
 
     monkeypatch.setattr(scoring, "clip_inputs", inputs_of)
-    drawn = repackage.SampledInputs(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
-    used, others = drawn[:40], drawn[40:]
-    assert (len(drawn), len(used), len(others), asked) == (50, 40, 10, [])
-    assert [row["x"][0] for row in drawn] == asked[:50] == [row["x"][0] for row in (*used, *others)]
-    assert len(set(asked)) == 50 and set(asked) <= set(range(100, 160))
+    drawn = repackage.SampledInputs(zoo.find("sem_net_utd_mhad"), range(100, 160), range(50, 0, -1))
+    assert (len(drawn), asked) == (50, [])
+    assert [row["x"][0] for row in drawn] == asked == list(range(150, 100, -1))
     batches: list[int] = []
 
     class Watched(onnxruntime.InferenceSession):
@@ -120,9 +118,9 @@ def test_sampled_inputs_prepared_on_access(monkeypatch) -> None:
             return super().run(names, inputs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
-    assert precision._int8_logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
+    assert precision._int8_logits(wild(1.0), drawn).shape == (50, 4) and batches == [16, 16, 16, 2]
     monkeypatch.setattr(precision, "RUN_BYTES", 40)
-    assert precision._int8_logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
+    assert precision._int8_logits(wild(1.0), [drawn[k] for k in range(3)]).shape == (3, 4) and batches[4:] == [1, 1, 1]
 
 
 def test_to_int8_keep_leaves_group_in_float32(network, in_int8) -> None:

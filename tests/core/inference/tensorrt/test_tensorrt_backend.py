@@ -18,9 +18,8 @@ from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.inference.package import LowerPrecision
 from actrec.inference.tensorrt import backend
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
-from actrec.inference.tensorrt.backend import recorded_windows, simulated_windows
-from actrec.utils.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
-from tests import ntu_text
+from actrec.inference.tensorrt.backend import simulated_windows
+from actrec.utils.errors import DeviceError, InputError, MissingLibraryError, PackageError
 from tests.core.inference.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
@@ -201,27 +200,6 @@ def test_build_int8_takes_quantized_network(tiny, gpu, tmp_path):
         PackageError, match=r"at most 15% may; .*: quantize it again \(actrec quantize\) with --keep fc"
     ):
         inference.load(quantized, "tensorrt", precision="int8")
-
-
-def test_load_compares_engine_on_recordings(tiny, gpu, tmp_path):
-    rng = np.random.default_rng(0)
-    joints = (
-        np.linspace(-0.5, 0.5, 60)[:, None, None] * [1.0, 0.0, 0.0] + [0.0, 0.0, 2.5] + rng.normal(0, 0.1, (1, 25, 3))
-    )
-    first = ntu_text.write(tmp_path / "S001C001P001R001A001.skeleton", {7: joints}, 60)
-    second = ntu_text.write(tmp_path / "S001C001P001R001A002.skeleton", {8: -joints + [0, 0, 5]}, 60)
-    inference.load(tiny, "tensorrt", recordings=f"{first},{second}")
-    (details_file,) = (tmp_path / "engines").glob("*.json")
-    details = json.loads(details_file.read_text())
-    assert details["compared_on"] == [str(first), str(second)] and details["difference"] < 1e-5
-    windows = recorded_windows(tiny, [str(first), str(second)], 8)["body"]
-    assert windows.shape == (8, *tiny.inputs[0].shape) and np.isfinite(windows).all()
-    x = windows.mean(axis=(1, 3, 4))[:, 0]
-    # The x axis of Kinect files points the other way.
-    assert (np.diff(x[:4]) < 0).all() and (np.diff(x[4:]) > 0).all(), "windows are spread over each recording"
-    gpu()
-    with pytest.raises(ActrecError, match="nowhere"):
-        inference.load(tiny, "tensorrt", recordings=str(tmp_path / "nowhere.skeleton"), most=2)
 
 
 def test_load_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
