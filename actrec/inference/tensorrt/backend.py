@@ -1,9 +1,9 @@
 """TensorRT on an NVIDIA GPU: a package's engine, its comparison with ONNX Runtime, and its runs through CUDA graphs."""
 
-import functools
 import importlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,17 +68,8 @@ class TensorRtBackend:
         self.config = config.build(TensorRtConfig, options)
         self._trt = builder.tensorrt()
         self._cuda = tensorrt_cuda.open_cuda(self.config.memory)
-        cache = EngineCache(self.config.cache)
         with self._cuda.current():
-            content = builder.engine_of(
-                self._trt,
-                package,
-                self.config,
-                self._cuda.gpu,
-                cache,
-                functools.partial(self._check, package),
-                progress,
-            )
+            content = self._find_or_build(package, EngineCache(self.config.cache), progress)
             self._engine = Engine(self._trt, self._cuda, content, self.config.most, self.config.graph)
         self._running = threading.Lock()  # several threads may run one session, whose engine has one set of buffers
         self.inputs, self.output = self._engine.inputs, self._engine.output
@@ -103,6 +94,24 @@ class TensorRtBackend:
             count, most = len(next(iter(inputs.values()))), self.config.most
             parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, count, most)]
             return np.concatenate([self._engine.run(part) for part in parts])
+
+    def _find_or_build(self, package: ModelPackage, cache: EngineCache, progress: Progress | None) -> bytes:
+        """Return the engine from the cache, or build, check and store it. Raises as the class."""
+        key = builder.key_of(self._trt, package, self.config, self._cuda.gpu)
+        if (found := cache.find(key)) is not None:
+            return found
+        with cache.building(key) as built:
+            if built is not None:
+                return built
+            began = time.monotonic()
+            logger.info("building %s for %s; this takes minutes, once", key.name, self._cuda.gpu.name)
+            content, timings = builder.build(self._trt, package, self.config, cache.timings(key), progress)
+            details = {"seconds": round(time.monotonic() - began, 1), **self._check(package, content)}
+            if timings:
+                cache.store_timings(key, timings)
+            path = cache.store(key, content, details)
+            logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
+        return content
 
     def _check(self, package: ModelPackage, content: bytes) -> dict[str, Any]:
         """Compare a new engine with ONNX Runtime: in float32, or in int8 for an int8 engine.

@@ -4,14 +4,13 @@ import importlib
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from actrec.inference.package import ModelPackage
-from actrec.inference.tensorrt.cache import EngineCache, EngineKey
+from actrec.inference.tensorrt.cache import EngineKey
 from actrec.inference.tensorrt.cuda import Gpu
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
@@ -158,43 +157,6 @@ def takes_flags(trt: Any) -> bool:
     return hasattr(trt.BuilderFlag, "INT8")
 
 
-def engine_of(
-    trt: Any,
-    package: ModelPackage,
-    config: BuildConfig,
-    gpu: Gpu,
-    cache: EngineCache,
-    check: Callable[[bytes], dict[str, Any]],
-    progress: Progress | None = None,
-) -> bytes:
-    """Return the engine of a package: from the cache, or built, checked and stored.
-
-    Args:
-        check: Raises if an engine disagrees with ONNX Runtime; else returns details to store with it.
-        progress: Called at each step.
-
-    Raises:
-        PackageError: The network cannot become an engine, or the engine disagrees.
-        DeviceError: The cache cannot be written to, or memory is full.
-    """
-    key = key_of(trt, package, config, gpu)
-    found = cache.find(key)
-    if found is not None:
-        return found
-    with cache.building(key) as built:
-        if built is not None:
-            return built
-        began = time.monotonic()
-        logger.info("building %s for %s; this takes minutes, once", key.name, gpu.name)
-        content, timings = build(trt, package, config, cache.timings(key), progress)
-        details = {"seconds": round(time.monotonic() - began, 1), **check(content)}
-        if timings:
-            cache.store_timings(key, timings)
-        path = cache.store(key, content, details)
-        logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
-    return content
-
-
 def build(
     trt: Any,
     package: ModelPackage,
@@ -211,7 +173,8 @@ def build(
         onnx: Parsed in place of the package's own network: the same with more outputs.
 
     Raises:
-        PackageError, DeviceError: As `engine_of`.
+        PackageError: The network cannot become an engine.
+        DeviceError: Memory is full.
     """
     errors: list[str] = []
     log = _log(trt, errors)
@@ -286,20 +249,16 @@ def _set_precision(
 
 def _log(trt: Any, errors: list[str]) -> Any:
     """Return a TensorRT logger that writes to Python's log and appends errors to a list."""
-    levels = {
-        trt.Logger.INTERNAL_ERROR: logging.ERROR, trt.Logger.ERROR: logging.ERROR,
-        trt.Logger.WARNING: logging.DEBUG, trt.Logger.INFO: logging.DEBUG,
-    }  # fmt: skip
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            if level == logging.ERROR:
+            failed = severity in (trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR)
+            if failed:
                 errors.append(message)
-            logger.log(level, "TensorRT: %s", message)
+            logger.log(logging.ERROR if failed else logging.DEBUG, "TensorRT: %s", message)
 
     return Logger()
 

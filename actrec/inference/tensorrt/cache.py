@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -138,20 +137,20 @@ class EngineCache:
         return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{path.name}.", delete=False) as file:
-                try:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.chmod(file.name, 0o644)  # built perhaps as root: the node's user must read it
-                    os.replace(file.name, path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+            with scratch.open("wb") as file:
+                os.chmod(scratch, 0o644)  # built perhaps as root: the node's user must read it
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
         except OSError as error:
             raise self._unwritable(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> DeviceError:
         return DeviceError(

@@ -110,7 +110,7 @@ def export_network(
     )
     content = to_onnx(network)
     draft = describe_package(name, options, classes, network, trained)
-    draft, half = with_float16(draft, content) if float16 else (draft, {})
+    draft, half = precision.with_float16(draft, content) if float16 else (draft, {})
     tensors = weights_bytes(network) if init else None
     return package.write(folder, draft, content, tensors, card(draft, folder.name), overwrite, half)
 
@@ -148,7 +148,7 @@ def write_package(
     Raises:
         PackageError: The network is unsuited to float16.
     """
-    draft, half = with_float16(draft, content) if float16 else (draft, {})
+    draft, half = precision.with_float16(draft, content) if float16 else (draft, {})
     with tempfile.TemporaryDirectory() as scratch:
         written = package.write(Path(scratch) / folder.name, draft, content, lower=half)
         test = rejection.dataset_part(recipe, roots[0], "test", roots[1])
@@ -218,19 +218,9 @@ def with_lower_accuracies(
             session = inference.load(written, "onnxruntime", precision=name)
             logits = evaluation.score(session, test, recipe.clips).logits
             accuracy = float((logits.argmax(axis=1) == test.labels).mean())
-            draft = with_lower(draft, name, dataclasses.replace(lower, accuracy=accuracy))
+            described = dataclasses.replace(lower, accuracy=accuracy)
+            draft = dataclasses.replace(draft, **{name: described})  # type: ignore[arg-type]
     return draft
-
-
-def with_lower(draft: ModelPackage, name: str, lower: LowerPrecision | None) -> ModelPackage:
-    """Return the description with another network in the precision `name`."""
-    return dataclasses.replace(draft, **{name: lower})  # type: ignore[arg-type]
-
-
-def with_float16(draft: ModelPackage, content: bytes) -> tuple[ModelPackage, dict[str, bytes]]:
-    """Return the description with a float16 network, and that network as `package.write` takes it."""
-    half, description = precision.package_float16(draft, content)
-    return with_lower(draft, "float16", description), {"float16": half}
 
 
 def duplicate_figures(

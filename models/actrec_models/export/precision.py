@@ -1,6 +1,7 @@
 """Networks in lower precision: ONNX graphs in float16 and int8, checked against float32."""
 
 import contextlib
+import dataclasses
 import graphlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,8 +73,11 @@ def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
 # -- float16 -----------------------------------------------------------------------------------------------------------
 
 
-def package_float16(package: ModelPackage, content: bytes) -> tuple[bytes, LowerPrecision]:
-    """Return a package's network in float16 and its description, from its network in float32.
+def with_float16(package: ModelPackage, content: bytes) -> tuple[ModelPackage, dict[str, bytes]]:
+    """Return the description with a float16 network, and that network as `package.write` takes it.
+
+    Args:
+        content: The network in float32.
 
     Raises:
         PackageError: As `to_float16`; contains the family.
@@ -85,7 +89,7 @@ def package_float16(package: ModelPackage, content: bytes) -> tuple[bytes, Lower
         raise PackageError(
             f"{package.family} ({package.variant}) cannot be written in float16: {error}: omit --float16"
         ) from error
-    return half, LowerPrecision(largest)
+    return dataclasses.replace(package, float16=LowerPrecision(largest)), {"float16": half}
 
 
 def to_float16(

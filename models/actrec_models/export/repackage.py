@@ -50,8 +50,8 @@ def add_float16(
     folder = files.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     content, lower = base.read_onnx(), {name: base.read_onnx(name) for name in base.precisions[1:]}
-    lower["float16"], described = precision.package_float16(base, content)
-    draft = dataclasses.replace(base, float16=described)
+    draft, half = precision.with_float16(base, content)
+    lower |= half
     draft = _with_accuracy(draft, content, lower, "float16", data_root, root)
     return _write_copy(base, draft, content, lower, folder, overwrite, weights)
 
@@ -209,7 +209,8 @@ def _with_accuracy(
             model = protocol.open_model(written.path, precision=name)
             options = protocol.EvalOptions(root=root)
             accuracy = float(evaluator.evaluate_models([model], data_root, options).main_results[0].accuracy)
-    return exporter.with_lower(draft, name, dataclasses.replace(described, accuracy=accuracy))
+    scored = dataclasses.replace(described, accuracy=accuracy)
+    return dataclasses.replace(draft, **{name: scored})  # type: ignore[arg-type]
 
 
 def _scoring_obstacle(written: ModelPackage, data_root: str, root: str) -> str:

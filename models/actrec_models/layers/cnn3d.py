@@ -175,6 +175,11 @@ class InceptionI3d(nn.Module):
         channels, kernel, stride = {"1a_7x7": (64, 7, 2), "2b_1x1": (64, 1, 1), "2c_3x3": (192, 3, 1)}[name[7:]]
         return Unit3d(c, scaled(channels, width), kernel, stride), scaled(channels, width)
 
+    def feature_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """Return (c, t_c, m, n) of the last block's output for `frames` images of `size` × `size` px."""
+        regions = -(-size // 32)  # every halving rounds up
+        return self.channels["Mixed_5c"], -(-frames // 8), regions, regions
+
     def forward_features(self, x: Tensor, until: str = "Mixed_5c", after: str = "") -> Tensor:
         """Return the output of endpoint `until`.
 
@@ -300,10 +305,8 @@ class ResNext3d(nn.Module):
 
     def feature_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
         """Return (c, t_c, m, n) of the feature map of `frames` images of `size` × `size` px."""
-        t, s = _halve(frames), _halve(_halve(size))  # conv1 keeps time; the pool halves all
-        for _ in range(3):  # layer2 to layer4
-            t, s = _halve(t), _halve(s)
-        return self.channels, t, s, s
+        regions = -(-size // 32)  # every halving rounds up; conv1 keeps time
+        return self.channels, -(-frames // 16), regions, regions
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map (N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
@@ -320,11 +323,6 @@ class ResNext3d(nn.Module):
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     further = (ResNextBottleneck(RESNEXT_EXPANSION * channels, channels) for _ in range(blocks - 1))
     return nn.Sequential(ResNextBottleneck(channels_in, channels, stride), *further)
-
-
-def _halve(length: int) -> int:
-    """Return the output length of a kernel of 3 (or 7) with stride 2 and "same" padding."""
-    return (length + 1) // 2
 
 
 # -- C3D ---------------------------------------------------------------------------------------------------------------

@@ -219,16 +219,13 @@ class GraphBranch(nn.Module):
 
     def forward(self, f_in: Tensor) -> Tensor:
         """Map (N, M, 3, T, V) to (N, classes)."""
-        f = self.blocks(self.normalize(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
-        f = f.reshape(-1, sizes(f_in)[0], self.fc.in_features).mean(dim=1)  # mean of (N, M, C) over M
-        return self.fc(f) * present(f_in)
-
-    def normalize(self, f_in: Tensor) -> Tensor:
-        """Batch-normalize each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
-        _, c, t, v = sizes(f_in)
+        m, c, t, v = sizes(f_in)
         f = f_in.reshape(-1, c, t, v)  # (N·M, C, T, V)
-        f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T)
-        return self.norm(f).reshape(-1, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
+        f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T): each coordinate of each joint is normalized
+        f = self.norm(f).reshape(-1, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
+        f = self.blocks(f).mean(dim=(2, 3))  # global average pool: (N·M, C)
+        f = f.reshape(-1, m, self.fc.in_features).mean(dim=1)  # mean of (N, M, C) over M
+        return self.fc(f) * present(f_in)
 
 
 class Hcn(nn.Module):

@@ -212,14 +212,11 @@ class SemStream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, M, 3, T, V) to (N, classes)."""
-        f = self.blocks(self.normalize(x)).mean(dim=(2, 3))  # (N·M, C)
-        return self.fc(f.reshape(-1, sizes(x)[0], self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Batch-normalize each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
-        _, c, t, v = sizes(x)
+        m, c, t, v = sizes(x)
         f = x.reshape(-1, c, t, v).permute(0, 1, 3, 2).reshape(-1, c * v, t)  # (N·M, C·V, T)
-        return self.norm(f).reshape(-1, c, v, t).permute(0, 1, 3, 2)  # (N·M, C, T, V)
+        f = self.norm(f).reshape(-1, c, v, t).permute(0, 1, 3, 2)  # (N·M, C, T, V), each coordinate of a joint alone
+        f = self.blocks(f).mean(dim=(2, 3))  # (N·M, C)
+        return self.fc(f.reshape(-1, m, self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
 
 
 class SemNet(Network):

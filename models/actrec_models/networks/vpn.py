@@ -4,7 +4,6 @@ The pose backbone's h* gives attention weights A_S, A_T (Eq. 2), whose coupling 
 f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), used in training only, aligns f with the poses.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -273,6 +272,7 @@ class Vpn(Network):
     """Visual backbone, VPN layer, classifier."""
 
     config_class: ClassVar[type] = VpnConfig
+    backbone: ClassVar[type[nn.Module]]
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -281,23 +281,11 @@ class Vpn(Network):
             raise ConfigError(f"poses is {config.poses}, but a clip has {config.frames} frames to take them from")
         if config.attention == "none" and config.embedding != "none":
             raise ConfigError("without attention there is no z_1 to embed: set embedding to 'none' too")
-        self.visual = self._backbone()
-        shape = self._feature_shape()
+        self.visual: Any = self.backbone(num_classes=0, width=config.width, momentum=config.norm_momentum)
+        shape = self.visual.feature_shape(config.frames, config.size)  # (c, t_c, m, n)
         self.vpn = None if config.attention == "none" else VpnLayer(shape, config, LAYOUT)
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(shape[0] if self.vpn is None else self.vpn.channels, config.num_classes)
-
-    @abstractmethod
-    def _backbone(self) -> nn.Module:
-        """Return the visual backbone."""
-
-    @abstractmethod
-    def _feature_shape(self) -> tuple[int, int, int, int]:
-        """Return (c, t_c, m, n) of its feature map."""
-
-    @abstractmethod
-    def _features(self, body_crop: Tensor) -> Tensor:
-        """Map (N, 3, T, H, W) to f, (N, c, t_c, m, n)."""
 
     @property
     def input_specs(self) -> list[InputSpec]:
@@ -341,7 +329,7 @@ class Vpn(Network):
 
     def _recognize(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Attention | None]:
         """Return the logits, f and the attention."""
-        f = self._features(inputs["body_crop"])  # (N, c, t_c, m, n)
+        f = self.visual.forward_features(inputs["body_crop"])  # (N, c, t_c, m, n)
         attended, attention = f, None
         if self.vpn is not None:
             attended, attention = self.vpn(f, inputs["pose"])
@@ -352,35 +340,13 @@ class Vpn(Network):
 class VpnI3d(Vpn):
     """VPN on I3D's `Mixed_5c`: (N, 1024, 8, 7, 7) of 64 frames of 224 × 224 px."""
 
+    backbone = InceptionI3d
     weight_targets: Mapping[str, tuple[str, ...]] = {"i3d": ("visual",)}
-
-    visual: InceptionI3d
-
-    def _backbone(self) -> nn.Module:
-        return InceptionI3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)
-
-    def _feature_shape(self) -> tuple[int, int, int, int]:
-        config = self.config
-        regions = -(-config.size // 32)  # every halving rounds up
-        return self.visual.channels["Mixed_5c"], -(-config.frames // 8), regions, regions
-
-    def _features(self, body_crop: Tensor) -> Tensor:
-        return self.visual.forward_features(body_crop, until="Mixed_5c")
 
 
 class VpnResnext101(Vpn):
     """VPN on 3D ResNeXt-101 (Table 5): (N, 2048, 4, 4, 4) of 64 frames of 112 × 112 px."""
 
     config_class = VpnResnext101Config
+    backbone = ResNext3d
     weight_targets: Mapping[str, tuple[str, ...]] = {"resnext3d_101": ("visual",)}
-
-    visual: ResNext3d
-
-    def _backbone(self) -> nn.Module:
-        return ResNext3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)
-
-    def _feature_shape(self) -> tuple[int, int, int, int]:
-        return self.visual.feature_shape(self.config.frames, self.config.size)
-
-    def _features(self, body_crop: Tensor) -> Tensor:
-        return self.visual.forward_features(body_crop)

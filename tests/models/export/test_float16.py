@@ -122,10 +122,10 @@ def test_to_float16_unsupported_operator_refused():
         precision.to_float16(content, {"x": np.ones((1, CLASSES, 2, 2), np.float32)})
 
 
-def test_package_float16_refusal_contains_family(monkeypatch):
+def test_with_float16_refusal_contains_family(monkeypatch):
     monkeypatch.setattr(precision, "MAX_FLOAT16_DIFFERENCE", -1.0)
     with pytest.raises(PackageError, match=r"^deepacts_graph \(tiny\) cannot be written in float16: .*--float16"):
-        precision.package_float16(tiny_description(), tiny_onnx())
+        precision.with_float16(tiny_description(), tiny_onnx())
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
