@@ -175,7 +175,7 @@ class SampledInputs(Sequence[Inputs]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: Any) -> Inputs:
+    def __getitem__(self, index: Any) -> Inputs:  # type: ignore[override]  # of one clip, no slice
         return next(scoring.clip_inputs(self._clips[self._indices[index]], self._base, self._mode))
 
 

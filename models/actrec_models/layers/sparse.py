@@ -6,7 +6,7 @@ search. Rows of the tables count from 1; row 0 reads as zeros. `PaddedNeighborho
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,22 +16,6 @@ from torch.nn import functional
 
 from actrec.features.voxels import offsets
 from actrec.utils import jit
-
-
-class Neighborhood(Protocol):
-    """Neighborhood of a level, as the layers use it."""
-
-    def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Compute the sum of Eq. 9 over the neighbors without the center."""
-
-    def temporal_neighbors(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
-        """Return the points in the same voxel, earlier and later by a branch's dilation."""
-
-    def pool(self, f: Tensor, channels: int) -> Tensor:
-        """Compute Eq. 10 from the level below."""
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Global average pooling over the points that are there."""
 
 
 class PaddedNeighborhood(NamedTuple):
@@ -437,3 +421,7 @@ class Points:
 def _with_nothing(f: Tensor) -> Tensor:
     """Append a row of zeros to (points, C)."""
     return torch.cat([f, f.new_zeros(1, f.shape[1])])
+
+
+Neighborhood = PaddedNeighborhood | Points
+"""The neighborhood of a level, as the layers use it."""

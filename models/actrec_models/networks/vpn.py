@@ -272,7 +272,7 @@ class Vpn(Network):
     """Visual backbone, VPN layer, classifier."""
 
     config_class: ClassVar[type] = VpnConfig
-    backbone: ClassVar[type[nn.Module]]
+    backbone: ClassVar[type[InceptionI3d] | type[ResNext3d]]
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -281,7 +281,7 @@ class Vpn(Network):
             raise ConfigError(f"poses is {config.poses}, but a clip has {config.frames} frames to take them from")
         if config.attention == "none" and config.embedding != "none":
             raise ConfigError("without attention there is no z_1 to embed: set embedding to 'none' too")
-        self.visual: Any = self.backbone(num_classes=0, width=config.width, momentum=config.norm_momentum)
+        self.visual = self.backbone(num_classes=0, width=config.width, momentum=config.norm_momentum)
         shape = self.visual.feature_shape(config.frames, config.size)  # (c, t_c, m, n)
         self.vpn = None if config.attention == "none" else VpnLayer(shape, config, LAYOUT)
         self.dropout = nn.Dropout(config.dropout)
