@@ -306,7 +306,9 @@ def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape
     try:
         made = features.inputs(example(package, spec), [spec])[spec.name]
     except (ActrecError, LookupError, TypeError, ValueError) as error:
-        raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; export it again") from error
+        raise PackageError(
+            f"{file}: input '{spec.name}' cannot be made: {error}; export it again, or train it again if refused"
+        ) from error
     if made.shape != spec.shape:
         raise PackageError(
             f"{file}: input '{spec.name}' is stated as {list(spec.shape)} but is made as {list(made.shape)} "

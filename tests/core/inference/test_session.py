@@ -316,6 +316,7 @@ def test_session_fixed_batch_refused(tmp_path: Path) -> None:
         ({"preprocessing": {**RAW, "whiten": True}}, "whiten"),
         ({"preprocessing": {**RAW, "center": 3}}, "center"),
         ({"preprocessing": {**RAW, "center": ["hip"]}}, "cannot be made"),
+        ({"preprocessing": {**RAW, "placing": "running"}}, "or train it again"),  # of an earlier version
         ({"shape": (1, 75, FRAMES)}, "[N, 1, 75, 8]"),
     ],
 )
