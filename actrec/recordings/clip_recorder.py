@@ -1,6 +1,6 @@
 """Recording of labeled clips: count down, record into a bag, add a line to the labels file.
 
-Observations come from a camera (`actrec.perception.recorded_joints`) or a running ROS graph (`actrec_nodes.clip_node`).
+Observations come from a camera (`actrec.perception.recorded_joints`) or a running graph (`actrec_nodes.record_node`).
 Durations are measured by the camera's stamps.
 """
 

@@ -446,12 +446,8 @@ def collect(
 ) -> tuple[list[HandEyeView], Intrinsics | None]:
     """Collect views until they suffice, the stream ends, or `stopped` is set, and log each new instruction.
 
-    Returns:
-        The views, and the known intrinsics or the camera's own.
-
-    Raises:
-        DeviceError: No image or no pose arrives.
-        InputError: The images are mirrored or not of the intrinsics' size, or the intrinsics are unknown.
+    Returns the views, and the known intrinsics or the camera's own; raises InputError if the intrinsics are unknown, or
+    of another size than the images.
     """
     last_line, camera, first_ns = "", known, None
     for image in views.images_until(read, stopped):

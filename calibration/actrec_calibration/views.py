@@ -355,12 +355,7 @@ def collect_rgbd(
 ) -> tuple[CameraFiles, list[RgbdView]]:
     """Collect views by color and depth from a running camera, whenever the board rests in a new pose.
 
-    Returns:
-        The camera's own calibration, and the views: `count`, or the views so far if `stopped` is set.
-
-    Raises:
-        DeviceError: There is no such camera, or it stopped.
-        InputError: It has no depth.
+    Returns the camera's own calibration, and the views: `count`, or the views so far if `stopped` is set.
     """
     collector = ViewCollector(board)
     views: list[RgbdView] = []
@@ -381,12 +376,7 @@ def capture_static_scene(
 ) -> tuple[CameraFiles, list[RgbdView]]:
     """Capture the next `count` frames of a running camera; camera and board stand still.
 
-    Returns:
-        The camera's own calibration, and the frames that show the board.
-
-    Raises:
-        DeviceError: There is no such camera, or it stopped.
-        InputError: It has no depth, or no frame shows the board.
+    Returns the camera's own calibration, and the frames that show the board; raises InputError if there are none.
     """
     views: list[RgbdView] = []
     with cameras.create(driver, **options) as camera:

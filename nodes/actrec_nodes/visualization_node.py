@@ -76,9 +76,7 @@ class VisualizationNode(Node):
 def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: Sequence[str] = ()) -> None:
     """Show the running graph for a duration, or for 0 s until `stopped` is set; the caller handles signals.
 
-    Raises:
-        ConfigError: ROS refuses its arguments.
-        DeviceError: Nothing is published.
+    Raises DeviceError if nothing is published.
     """
     given = [sys.argv[0], "--ros-args", *(word for word in arguments if word != "--ros-args")]
     with spinning(lambda context: VisualizationNode(viewer, context=context), given) as node:

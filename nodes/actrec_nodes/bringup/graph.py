@@ -110,8 +110,7 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     """Convert settings of a camera driver, KEY=VALUE with values as in YAML, to parameters of `camera_node`.
 
-    Raises:
-        ConfigError: One is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
+    Raises ConfigError if one is not KEY=VALUE, no driver is given, or ROS has no parameters of the value's type.
     """
     settings = config.parse_pairs(options, "driver option")
     if settings and not driver:
