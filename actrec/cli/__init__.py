@@ -168,6 +168,12 @@ def count(text: str) -> int:
     return int(_parse(text, lambda number: number >= 1 and text.isdecimal(), "an integer of at least 1"))
 
 
+def up_to(limit: int) -> Callable[[str], int]:
+    """Return the parser of an integer from 0 to `limit`."""
+    what = f"a number from 0 to {limit}"
+    return lambda text: int(_parse(text, lambda number: text.isdecimal() and number <= limit, what))
+
+
 def amount(text: str) -> float:
     """Parse a number above 0."""
     return _parse(text, lambda number: 0 < number < math.inf, "a number above 0")

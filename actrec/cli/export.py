@@ -5,7 +5,7 @@ import importlib
 import logging
 from pathlib import Path
 
-from actrec.cli import names
+from actrec.cli import names, up_to
 from actrec.cli.train import add_data_argument, add_init_argument, add_root_argument
 from actrec.inference import zoo
 from actrec.inference.package import DESCRIPTION, ModelPackage
@@ -49,14 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", help="name of the network; `actrec models` lists them")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the network; repeatable")
     add("--classes", default="", help="labels, separated by commas")
-    add("--seed", type=_seed, help="seed of the random weights (default: 1)")
+    add("--seed", type=up_to(2**31 - 1), help="seed of the random weights (default: 1)")
     add_init_argument(untrained)
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {2**31 - 1}")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from actrec.cli import up_to
 from actrec.utils import config
 
 MAX_THREADS = 4096
@@ -62,13 +63,7 @@ def add_root_argument(parser: argparse._ActionsContainer) -> None:
 
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--threads`, which train, eval and teach share."""
-    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="CPU threads (default: all)")
-
-
-def _threads(text: str) -> int:
-    if not (text.isdecimal() and int(text) <= MAX_THREADS):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {MAX_THREADS}")
-    return int(text)
+    parser.add_argument("--threads", type=up_to(MAX_THREADS), default=0, metavar="N", help="CPU threads (default: all)")
 
 
 def add_init_argument(parser: argparse._ActionsContainer) -> None:

@@ -144,9 +144,7 @@ def _stalled(times: Sequence[float], now: float) -> bool:
 
 def percentiles_ms(seconds: list[float]) -> tuple[float, float]:
     """Return p50 and p95 in milliseconds; NaN without values."""
-    if not seconds:
-        return float("nan"), float("nan")
-    p50, p95 = np.percentile(seconds, (50, 95)) * 1e3
+    p50, p95 = np.percentile(seconds or [math.nan], (50, 95)) * 1e3
     return float(p50), float(p95)
 
 
