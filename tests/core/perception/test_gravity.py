@@ -65,6 +65,14 @@ def test_estimate_standing_person_gives_the_mounting(turns: int, with_depth: boo
     assert angle_deg(estimator.up, gravity.turn_vectors(LEVEL, -turns)) < (0.5 if with_depth else 8)
 
 
+@pytest.mark.parametrize("pitch", [8, 25])
+def test_estimate_small_tilt_without_floor_counts_as_exact_mounting(pitch: int) -> None:
+    """People's axes are too inaccurate to tell 8° from level."""
+    estimator, up = GravityEstimator(), gravity.up_from_angles(0, pitch)
+    observe(estimator, standing() @ gravity.level_rotation(up), 5)
+    assert angle_deg(estimator.up, LEVEL if pitch == 8 else up) < (0.1 if pitch == 8 else 8)
+
+
 @pytest.mark.parametrize("turns, name", [(1, "portrait_right"), (3, "portrait_left")])
 def test_estimate_still_person_sideways_without_floor_waits(turns: int, name: str, caplog) -> None:
     """A person who lies looks like one who stands before a turned camera; for that one the remedy is right."""
