@@ -223,7 +223,6 @@ class LazyClip(Mapping[str, np.ndarray]):
     Args:
         make: Key to a function that returns its array.
         span: Key of images to a function that returns some of them, given the first index and their number.
-        shown: See above.
     """
 
     def __init__(

@@ -24,8 +24,9 @@ from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.renderer import furnished_room
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, SceneFrame
 from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import image_points, project, rotation, unproject
+from actrec.utils.geometry import image_points, rotation, unproject
 
 FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 

@@ -32,8 +32,9 @@ from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config
+from actrec.utils.camera_model import project
 from actrec.utils.errors import DeviceError
-from actrec.utils.geometry import kinect_to_optical, project
+from actrec.utils.geometry import kinect_to_optical
 from actrec_models.data.estimation import STREAM_KEYS, PrepareConfig
 from actrec_models.data.preparation import Run, prepare_source
 from actrec_models.data.samples import Samples

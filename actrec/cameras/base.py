@@ -11,14 +11,16 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import CameraFiles
 from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError
 from actrec.utils.gravity import GravityFilter
 
 logger = logging.getLogger(__name__)
 
 _Self = TypeVar("_Self", bound="Camera")
 
-_PERIOD_NS = 33_333_333
-"""Frame period of a recording until the first interval is known."""
+_PERIOD_NS = 33_333_333  # of a recording until its first interval is known
+_RESET_NS = NANOSECONDS  # a larger jump of a device clock is a reset
+_MEAN_WEIGHT = 0.05  # of a new frame in the running means
 
 _LONGEST_PAUSE_NS = 3600 * NANOSECONDS
 """A longer step means that the clock was set while recording, e.g. when a robot received network time."""
@@ -26,14 +28,8 @@ _LONGEST_PAUSE_NS = 3600 * NANOSECONDS
 _OFFSET_WINDOW_NS = 10 * NANOSECONDS
 """Window for a clock's offset. It is long enough to contain a frame without delay; a drift of 50 ppm adds 0.5 ms."""
 
-_RESET_NS = NANOSECONDS
-"""A larger jump of a device clock is a reset."""
-
 MAX_REJECTED = 500
 """Samples in a row that are not gravity, from which on there is a warning: 5 s at 100 Hz."""
-
-_MEAN_WEIGHT = 0.05
-"""Weight of a new frame in the running means."""
 
 
 class Camera(ABC):
@@ -52,7 +48,7 @@ class Camera(ABC):
 
     config_class: ClassVar[type]
     config: Any
-    live: ClassVar[bool] = True
+    live: bool = True
     skipped: int = 0
     paced: bool = True
     serial: str = ""
@@ -175,12 +171,8 @@ class DeviceConfig:
     """Settings of a `DeviceCamera`."""
 
     serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
-    calibration: str = setting(
-        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
-    )
-    register: bool = setting(
-        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
-    )
+    calibration: str = setting("auto", "auto uses the files of actrec calibrate, if any.", choices=("auto", "factory"))
+    register: bool = setting(True, "Register depth to color; actrec calibrate depth needs false.")
     recording: str = setting("", "Recording by the vendor's tool to play instead of a camera.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
@@ -188,17 +180,36 @@ class DeviceConfig:
 class DeviceCamera(Camera):
     """Base of the drivers of depth cameras and their recordings.
 
+    `_name` is the kind of camera in messages.
+
     Attributes:
         incomplete: Pairs dropped because color or depth was missing.
         unpaired: Pairs dropped because color and depth are more than half a frame period apart.
     """
 
+    _name: ClassVar[str]
     _warned_gravity: bool = False
+    _source: Any = None  # the open device or recording
 
-    @property
-    def live(self) -> bool:  # type: ignore[override]
-        """False for a recording."""
-        return not self.config.recording
+    def open(self) -> None:
+        """Open the camera or the recording."""
+        if self._source is not None:
+            return
+        self._reset()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the device or recording and set `_source`."""
+
+    def _opened(self) -> Any:
+        if self._source is None:
+            raise DeviceError(f"the {self._name} is not open: call open() or use a with statement")
+        return self._source
 
     def figures(self) -> dict[str, float | int]:
         """Return delay and jitter of the stamps, the clocks' offset, and the dropped frames by cause."""
@@ -238,10 +249,8 @@ class DeviceCamera(Camera):
 class Pace:
     """Due times and increasing stamps of recorded frames, whose own stamps may jump.
 
-    A step backwards, of more than an hour, or to the start of a loop counts as one frame period.
-
-    Args:
-        rate: Recorded seconds played per second; 0 makes every frame due at once.
+    A step backwards, of more than an hour, or to the start of a loop counts as one frame period. `rate` is recorded
+    seconds per second; 0 makes every frame due at once.
     """
 
     def __init__(self, rate: float):

@@ -22,11 +22,12 @@ class Decoder:
     """Decoder thread that keeps up to `FRAMES_AHEAD` frames ready, so that a slow frame does not delay playback.
 
     Attributes:
+        recording: The recording, which only this thread reads.
         loops: Number of restarts of the recording so far.
-        stopped: Set by `stop`.
+        stopped: Set by `close`.
 
     Args:
-        recording: The recording; only this thread reads it until `stop`.
+        recording: The open recording.
         start_s: Start of each loop, s from the first frame.
         duration_s: Duration of a loop in recorded time, s; 0 plays to the end.
         loop: Whether to start over at the end.
@@ -35,7 +36,7 @@ class Decoder:
     def __init__(self, recording: Recording, start_s: float, duration_s: float, loop: bool):
         self.loops = 0
         self.stopped = threading.Event()
-        self._recording, self._start_s, self._loop = recording, start_s, loop
+        self.recording, self._start_s, self._loop = recording, start_s, loop
         self._duration_ns = round(duration_s * NANOSECONDS)
         self._items: queue.Queue[RgbdFrame | Exception | None] = queue.Queue(FRAMES_AHEAD)  # None: the next loop starts
         self._error: Exception | None = None
@@ -50,10 +51,10 @@ class Decoder:
                 item = self._items.get(timeout=min(_WAKE_S, max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 if self.stopped.is_set():
-                    raise DeviceError(f"the replay of '{self._recording.path}' was closed during a read") from None
+                    raise DeviceError(f"the replay of '{self.recording.path}' was closed during a read") from None
                 if time.monotonic() >= deadline:
                     raise DeviceError(
-                        f"no frame of '{self._recording.path}' within {timeout_s:g} s: use a faster disk or wait longer"
+                        f"no frame of '{self.recording.path}' within {timeout_s:g} s: use a faster disk or wait longer"
                     ) from None
                 continue
             if isinstance(item, RgbdFrame):
@@ -62,10 +63,11 @@ class Decoder:
             self.loops += item is None
         raise self._error
 
-    def stop(self) -> None:
-        """Stop decoding and wake waiting readers."""
+    def close(self) -> None:
+        """Stop decoding, wake waiting readers, and close the recording."""
         self.stopped.set()
         self._thread.join()
+        self.recording.close()
 
     def _run(self) -> None:
         try:
@@ -76,16 +78,16 @@ class Decoder:
                     if not self._put(frame):
                         return
                 if empty:
-                    raise InputError(f"'{self._recording.path}' has no frame after {self._start_s:g} s: lower start_s")
+                    raise InputError(f"'{self.recording.path}' has no frame after {self._start_s:g} s: lower start_s")
                 if not self._loop:
-                    raise EndOfStream(f"'{self._recording.path}' has ended")
+                    raise EndOfStream(f"'{self.recording.path}' has ended")
                 self._put(None)
         except Exception as error:  # raised in the reading thread
             self._put(error)
 
     def _frames_of_loop(self) -> Iterator[RgbdFrame]:
         elapsed_ns, last = 0, None
-        for frame in self._recording.frames(self._start_s):
+        for frame in self.recording.frames(self._start_s):
             elapsed_ns += max(0, frame.stamp_ns - last) if last is not None else 0
             if self._duration_ns and elapsed_ns >= self._duration_ns:
                 return
@@ -121,13 +123,10 @@ class ReplayConfig(RecordingConfig):
 
 
 class ReplayCamera(Camera):
-    """Camera that plays a recording.
+    """Camera that plays a recording; options: `ReplayConfig`.
 
     With `restamp`, stamps start at the current time, keep the recorded intervals and always increase (see `Pace`).
     Without it, frames keep the recorded stamps, jumps included.
-
-    Args:
-        options: Fields of `ReplayConfig`.
 
     Raises:
         ConfigError: An option is unknown, out of range, or `path` is missing.
@@ -138,46 +137,39 @@ class ReplayCamera(Camera):
 
     def __init__(self, **options: Any):
         self.config: ReplayConfig = build(ReplayConfig, options)
+        self.paced = self.config.rate > 0
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
-        self._opened_recording: tuple[Recording, Decoder] | None = None
+        self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)
-
-    @property
-    def paced(self) -> bool:  # type: ignore[override]
-        """False if the rate is 0."""
-        return self.config.rate > 0
 
     @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of the images; valid once open."""
-        return self._opened()[0].intrinsics
+        return self._opened().recording.intrinsics
 
     def open(self) -> None:
         """Open the recording and start decoding."""
-        if self._opened_recording is not None:
+        if self._decoder is not None:
             return
         c = self.config
         options = {field.name: getattr(c, field.name) for field in fields(RecordingConfig)}
         recording = open_recording(c.path, RecordingConfig(**options), c.format)
         if c.start_s > recording.duration_s:
-            length = recording.duration_s
             recording.close()
-            raise ConfigError(f"cannot start '{c.path}' at {c.start_s:g} s: it lasts {length:.2f} s")
+            raise ConfigError(f"cannot start '{c.path}' at {c.start_s:g} s: it lasts {recording.duration_s:.2f} s")
         self._pace.restart()
-        self._opened_recording = recording, Decoder(recording, c.start_s, c.duration_s, c.loop)
+        self._decoder = Decoder(recording, c.start_s, c.duration_s, c.loop)
 
     def close(self) -> None:
         """Stop decoding and close the file; safe to call twice, and while another thread reads."""
-        opened, self._opened_recording = self._opened_recording, None
-        if opened is not None:
-            recording, decoder = opened
-            decoder.stop()
-            recording.close()
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            decoder.close()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
         """Return the next frame when it is due; this waits through gaps of up to an hour."""
-        _, decoder = self._opened()
+        decoder = self._opened()
         frame = decoder.next(timeout_s)
         if decoder.stopped.wait(max(0.0, self._pace.due(frame.stamp_ns, decoder.loops) - time.monotonic())):
             raise DeviceError(f"the replay of '{self.config.path}' was closed during a read")
@@ -186,7 +178,7 @@ class ReplayCamera(Camera):
             frame.stamp_ns = stamp
         return frame
 
-    def _opened(self) -> tuple[Recording, Decoder]:
-        if self._opened_recording is None:
+    def _opened(self) -> Decoder:
+        if self._decoder is None:
             raise DeviceError(f"the replay of '{self.config.path}' is not open: call open() or use a with statement")
-        return self._opened_recording
+        return self._decoder

@@ -25,9 +25,7 @@ class SimulatedConfig:
     width: int = setting(640, "Image width.", unit="px", range=(32, 4096))
     height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
     fps: float = setting(30.0, "Frames per second.", unit="Hz", range=(0.1, 1000))
-    hfov: float = setting(
-        62.7, "Horizontal field of view (62.7° is a Kinect's, f = 525 px at 640).", unit="deg", range=(5, 150)
-    )
+    hfov: float = setting(62.7, "Horizontal field of view; 62.7° is a Kinect's.", unit="deg", range=(5, 150))
     actions: list[str] = setting(["all"], "Actions, performed in turn; 'all' means every action.")
     side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
     actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, 2))
@@ -42,10 +40,7 @@ class SimulatedConfig:
     camera_height: float = setting(1.0, "Camera height above the floor (actions only).", unit="m", range=(0.1, 3))
     camera_pitch: float = setting(0.0, "Downward tilt of the camera (actions only).", unit="deg", range=(-85, 85))
     camera_roll: float = setting(
-        0.0,
-        "Roll of the camera about its optical axis, clockwise seen from behind (actions only).",
-        unit="deg",
-        range=(-180, 180),
+        0.0, "Roll of the camera, clockwise seen from behind (actions only).", unit="deg", range=(-180, 180)
     )
     gravity: bool = setting(True, "State the direction of gravity, as a camera with an accelerometer does.")
     distance: float = setting(2.9, "Distance to the first actor (actions only).", unit="m", range=(1, 8))
@@ -53,35 +48,31 @@ class SimulatedConfig:
         0.0, "Heading of the actors, left of the direction to the camera (actions only).", unit="deg", range=(-180, 180)
     )
     person: int = setting(0, "Number of the actor; 0 for the default actors (actions only).", range=(0, 1_000_000))
-    realtime: bool = setting(
-        True, "Wait for each frame and skip late ones; false delivers frames as fast as they are read."
-    )
+    realtime: bool = setting(True, "Wait for each frame, skip late ones; false delivers them as fast as they are read.")
     duration: float = setting(0.0, "End after this time; 0 for never.", unit="s", range=(0, 1e9))
-    start_stamp_ns: int = setting(
-        -1, "Stamp of the first frame; -1 for the system time.", unit="ns", range=(-1, 2**63 - 1)
-    )
+    start_stamp_ns: int = setting(-1, "First stamp; -1 for the system time.", unit="ns", range=(-1, 2**63 - 1))
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class SimulatedCamera(Camera):
-    """Camera in a rendered scene. `frame.skeletons` has the exact joints ("actor_1", …); hidden joints have score 0.5.
+    """Camera in a rendered scene; options: `SimulatedConfig`.
+
+    `frame.skeletons` has the exact joints ("actor_1", …); hidden joints have score 0.5.
 
     Attributes:
         scene: The rendered scene; None until open.
         snapshot: Last frame without noise, with exact depth, people and joints; None before the first read.
-
-    Args:
-        options: Fields of `SimulatedConfig`.
 
     Raises:
         ConfigError: An option is unknown or out of range, or an action is unknown.
     """
 
     config_class: ClassVar[type] = SimulatedConfig
-    live: ClassVar[bool] = False
+    live = False
 
     def __init__(self, **options: Any):
         self.config: SimulatedConfig = build(SimulatedConfig, options)
+        self.paced = self.config.realtime
         c = self.config
         if c.sequence and not c.script:
             raise ConfigError("SimulatedConfig.sequence needs a script: set script=FILE as well")
@@ -93,11 +84,6 @@ class SimulatedCamera(Camera):
         self._noise: SensorNoise | None = None
         self._closed = threading.Event()
         self._start_ns, self._start_time, self._next = 0, 0.0, 0
-
-    @property
-    def paced(self) -> bool:  # type: ignore[override]
-        """False if frames come as fast as they are read."""
-        return self.config.realtime
 
     @property
     def intrinsics(self) -> Intrinsics:

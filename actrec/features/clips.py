@@ -12,8 +12,8 @@ from actrec.simulation.actions import Performance
 from actrec.simulation.actor import ActorPose, hand_joints
 from actrec.skeleton import layouts
 from actrec.types import KEYS, STREAMS, Clip, Intrinsics, LazyClip
+from actrec.utils.camera_model import project
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import project
 
 RATE_HZ = 15.0
 """Frames per second of example clips."""

@@ -61,10 +61,15 @@ class RecordingConfig:
 
 
 class Recording(ABC):
-    """Recorded frames in order; a context manager."""
+    """Recorded frames in order; a context manager.
+
+    Attributes:
+        intrinsics: Intrinsics of the images; nominal ones for a recording with joints only.
+        duration_s: Seconds from the first frame to the last, from the file's header or index.
+    """
 
     intrinsics: Intrinsics
-    """Intrinsics of the images; nominal ones for a recording with joints only."""
+    duration_s: float
 
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
@@ -75,11 +80,6 @@ class Recording(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    @property
-    @abstractmethod
-    def duration_s(self) -> float:
-        """Seconds from the first frame to the last, from the file's header or index."""
 
     @abstractmethod
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:

@@ -1,6 +1,5 @@
-"""Recording of labeled clips: count down, record into a bag, add a line to the labels file.
+"""Recording of labeled clips from a camera or a running ROS graph: count down, record a bag, add a line to the labels.
 
-Observations come from a camera (`actrec.perception.recorded_joints`) or a running graph (`actrec_nodes.record_node`).
 Durations are measured by the camera's stamps.
 """
 
@@ -33,12 +32,8 @@ from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputErro
 from actrec.utils.folders import expanded
 
 READ_TIMEOUT_S = 10.0
-
-COUNTDOWN_SUFFIX = " s left"
-"""End of the status text that changes with every frame."""
-
-UNFINISHED = ".unfinished"
-"""Folder of the clip being recorded; after a crash it holds the incomplete clip."""
+COUNTDOWN_SUFFIX = " s left"  # end of the status text that changes with every frame
+UNFINISHED = ".unfinished"  # folder of the clip being recorded; after a crash it holds the incomplete clip
 
 
 @dataclass(frozen=True)
@@ -89,9 +84,6 @@ class RecordedClips:
 ReadObservation = Callable[[float], Observation]
 """Returns the next observation within a timeout in s; raises EndOfStream at the end, DeviceError on a timeout."""
 
-ShowStatus = Callable[[str, bool], None]
-"""Shows a line of text; the second argument is False if the next line replaces it."""
-
 
 class _RejectedError(Exception):
     """The clip does not show a person well enough, or its stamps do not increase."""
@@ -102,15 +94,12 @@ class _StoppedError(Exception):
 
 
 def record(
-    read: ReadObservation, config: ClipRecorderConfig, stopped: threading.Event, show: ShowStatus
+    read: ReadObservation, config: ClipRecorderConfig, stopped: threading.Event, show: Callable[[str, bool], None]
 ) -> RecordedClips:
     """Record clips until there are enough; drop an interrupted clip and keep the finished ones.
 
-    Args:
-        read: Source of the observations.
-        config: Settings.
-        stopped: Event that ends the recording; a signal handler may set it.
-        show: Displays the status.
+    `stopped` ends the recording; a signal handler may set it. `show` displays a line of text; its second argument is
+    False if the next line replaces it.
 
     Raises:
         ConfigError: The label is invalid, or the label or person is a respelling of a recorded one.
@@ -126,12 +115,11 @@ def record(
             raise _StoppedError
         return read(READ_TIMEOUT_S)
 
+    def show_status(text: str) -> None:
+        show(f"{title}: {text}", False)
+
     while len(clips.kept) < config.repeat:
         title = f"'{config.label}', clip {len(clips.kept) + 1} of {config.repeat}"
-
-        def show_status(text: str, title: str = title) -> None:
-            show(f"{title}: {text}", False)
-
         try:
             clip = _record_clip(read_next, config, folder, show_status)
         except EndOfStream as error:

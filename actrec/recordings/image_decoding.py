@@ -4,6 +4,7 @@ RVL: Wilson, "Fast Lossless Depth Image Compression", ISS 2017.
 """
 
 import struct
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,8 @@ COLOR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
 
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4", "64FC1": "f8", "16SC1": "i2", "32SC1": "i4"}
 """Supported depth encodings and their numpy types."""
+
+FLOW_ENCODING = "32FC3"
 
 MILLIMETER = 0.001
 
@@ -46,27 +49,32 @@ class DamagedImageError(InputError):
     """One compressed image cannot be decoded; the next may be fine."""
 
 
-def pixels(message: Any) -> np.ndarray:
-    """Return a [H, W] or [H, W, C] view of the pixels of a `sensor_msgs/Image`, without row padding, in native order.
+def pixels(message: Any, supported: Iterable[str] = (*COLOR_ENCODINGS, *DEPTH_ENCODINGS)) -> np.ndarray:
+    """Return a read-only view [H, W] or [H, W, C] of the pixels of a `sensor_msgs/Image`; a copy in native byte order.
 
     Raises:
-        InputError: The encoding is not supported, or the data does not fit the size.
+        InputError: The encoding is not one of `supported`, or the data does not fit the size.
     """
     encoding, width, height, step = message.encoding, message.width, message.height, message.step
-    if encoding not in COLOR_ENCODINGS and encoding not in DEPTH_ENCODINGS:
-        known = ", ".join([*COLOR_ENCODINGS, *DEPTH_ENCODINGS])
-        raise InputError(f"image encoding '{encoding}' is not supported; supported: {known}")
-    dtype = np.dtype(DEPTH_ENCODINGS.get(encoding, "u1")).newbyteorder(">" if message.is_bigendian else "<")
-    channels = COLOR_ENCODINGS.get(encoding, 1)
+    if encoding not in supported:
+        raise InputError(f"image encoding '{encoding}' is not supported here; supported: {', '.join(supported)}")
+    channels = 3 if encoding == FLOW_ENCODING else COLOR_ENCODINGS.get(encoding, 1)
+    code = "f4" if encoding == FLOW_ENCODING else DEPTH_ENCODINGS.get(encoding, "u1")
+    dtype = np.dtype((">" if message.is_bigendian else "<") + code)
     row = width * channels * dtype.itemsize
     raw = np.frombuffer(message.data, np.uint8)
-    if width <= 0 or height <= 0 or step < row or len(raw) < (height - 1) * step + row:
+    if width <= 0 or height <= 0:
+        raise InputError(f"image is {width}×{height}: it has no pixels")
+    if step < row or len(raw) < (height - 1) * step + row:
         raise InputError(
-            f"image {width}×{height} {encoding} with step {step} needs {row} bytes a row, but has {len(raw)} bytes"
+            f"image {width}×{height} {encoding} needs {row} bytes a row, but its step is {step} and it has {len(raw)} "
+            "bytes"
         )
     shape = (height, width) if channels == 1 else (height, width, channels)
+    # The step may be padded, and need not be a multiple of the pixel's size.
     strides = (step, channels * dtype.itemsize, dtype.itemsize)[: len(shape)]
     view: np.ndarray = np.ndarray(shape, dtype, buffer=raw, strides=strides)
+    view.flags.writeable = False
     return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
 
 
@@ -130,6 +138,14 @@ def depth_in_meters(units: np.ndarray, scale: float) -> np.ndarray:
     meters: np.ndarray = np.divide(units, np.float32(1.0 / scale), dtype=np.float32)
     np.putmask(meters, units <= 0, np.nan)
     return meters
+
+
+def depth_in_millimeters(depth: np.ndarray) -> np.ndarray:
+    """Convert depth [H, W] in m to uint16 millimeters, 0 if missing or above the limit of 65.535 m."""
+    millimeters = depth * np.float32(1000.0)
+    with np.errstate(invalid="ignore"):
+        np.putmask(millimeters, ~((millimeters > 0) & (millimeters < 65535.5)), 0)
+    return np.rint(millimeters).astype(np.uint16)
 
 
 def decompress_color(data: bytes | np.ndarray) -> np.ndarray:

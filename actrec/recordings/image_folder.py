@@ -1,14 +1,11 @@
 """Folders of color and depth images: playback, reading as a video without depth, and writing.
 
-Layouts for playback, detected by file names:
+Layouts for playback, detected by file names; depth is optional:
 
-- `N.jpg` beside `N_depth.png`
-- `colorN.png` beside `depthN.png`
+- `N.jpg` beside `N_depth.png`, or `colorN.png` beside `depthN.png`
 - sub-folders `rgb` (or `color`) and `depth`; a file's name is a number, or its stamp (seconds as in TUM RGB-D, or
   milli-, micro- or nanoseconds since 1970)
 - a sub-folder of color beside `depth_mm.npz` with an array `depth` [T, H, W] in millimeters
-
-Depth is optional.
 """
 
 import contextlib
@@ -23,7 +20,7 @@ import numpy as np
 import yaml
 
 from actrec.recordings import INTRINSICS_FILE, Recording, RecordingConfig, existing_path, log, resolve_intrinsics
-from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters, depth_in_millimeters
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import load_npz, stamps_at
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
@@ -74,17 +71,13 @@ class FolderRecording(Recording):
         stamps = _stamps([number for number, _ in color], config.fps or fps or FPS)
         # Images skipped for missing depth count in the stamps.
         self._stamps = stamps[[file in played for _, file in color]]
+        self.duration_s = float(self._stamps[-1] - self._stamps[0]) / NANOSECONDS
         self._scale = config.depth_scale or scale or (0.0 if self._npz is None else MILLIMETER)
         if depth and not self._scale:
             raise InputError(
                 f"'{self.path}' has no depth scale: give option depth_scale (0.001 for millimeters, 0.0002 for "
                 "5000 units per meter), or depth_scale in its intrinsics.yaml"
             )
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first frame to the last."""
-        return float(self._stamps[-1] - self._stamps[0]) / NANOSECONDS
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first."""
@@ -227,14 +220,9 @@ def check_numbering(folder: Path) -> None:
 def read_folder_images(
     folder: Path, indices: np.ndarray, info: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, [H, W, 3] uint8 RGB) of the images with the given `indices`.
+    """Yield (index, [H, W, 3] uint8 RGB) of the images at `indices`, from 0 in natural order of the file names.
 
-    Args:
-        folder: Folder of images.
-        indices: Indices from 0, in natural order of the file names.
-        info: Result of `read_folder_info`.
-        mirror: Flip them horizontally.
-        size: Width and height to scale them to; None keeps their size.
+    `info` is the result of `read_folder_info`, `size` the width and height to scale to; None keeps their size.
 
     Raises:
         InputError: An image is corrupt, or of another size than the first.
@@ -288,10 +276,9 @@ class FolderWriter:
         """
         assert frame.color is not None and frame.depth is not None
         name = self._folder / f"{len(self._frames):06d}"
-        millimeters = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
         for file, image in (
             (Path(f"{name}.png"), cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR)),
-            (Path(f"{name}_depth.png"), millimeters),
+            (Path(f"{name}_depth.png"), depth_in_millimeters(frame.depth)),
         ):
             with write_errors(file):
                 files.write_image(file, image)

@@ -28,10 +28,7 @@ from actrec.types import UNKNOWN
 from actrec.utils.errors import DeviceError, InputError
 
 LABELS_FILE = "labels.csv"
-
-LOCK = ".labels.lock"
-"""Lock file on file systems that cannot lock a folder."""
-
+LOCK = ".labels.lock"  # lock file on file systems that cannot lock a folder
 PARTS = ("train", "test", "")
 REQUIRED = ("recording", "label")
 _SEPARATORS = re.compile(r"[ _-]+")

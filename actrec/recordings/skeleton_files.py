@@ -29,12 +29,8 @@ KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 KINECT_V2_COLOR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
 """Nominal values: joints and pixels of NTU files give focal lengths of 1054 to 1063 px."""
 
-_TICK_NS = 100
-"""Unit of the Kinect's relative time; frames at 30 Hz lie 330,000 apart."""
-
-_MAX_TICKS = 2**53
-"""28 years."""
-
+_TICK_NS = 100  # unit of the Kinect's relative time; frames at 30 Hz lie 330,000 apart
+_MAX_TICKS = 2**53  # 28 years
 _COLUMNS = 1 + 25 * 4
 
 
@@ -47,14 +43,10 @@ class SkeletonRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
+        stamps = self.sequence.stamps_ns
+        self.duration_s = float(stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) else 0.0
         nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
         self.intrinsics = resolve_nominal_intrinsics(self.path, config, nominal)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first frame to the last."""
-        stamps = self.sequence.stamps_ns
-        return float(stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) else 0.0
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first; `skeletons` may be empty."""

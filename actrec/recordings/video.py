@@ -15,7 +15,6 @@ import numpy as np
 
 from actrec.recordings import Recording, RecordingConfig, existing_path, log, resolve_intrinsics
 from actrec.recordings.image_folder import VideoInfo, write_errors
-from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils.calibration_files import from_hfov
 from actrec.utils.errors import InputError
@@ -128,14 +127,9 @@ class VideoRecording(Recording):
         with open_video(self.path) as container:
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
-            if container.duration:
-                self._duration = container.duration / av.time_base
-            elif stream.frames and self._rate:
-                self._duration = stream.frames / self._rate
-            else:
-                self._duration = self._measured_duration()
+            self.duration_s = container.duration / av.time_base if container.duration else self._measured_duration()
             if config.fps and self._rate:
-                self._duration *= self._rate / config.fps
+                self.duration_s *= self._rate / config.fps
             tags = (tag.upper() for each in (container, *container.streams) for tag in each.metadata)
             if any(tag.startswith("K4A_") for tag in tags):
                 source = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
@@ -156,11 +150,6 @@ class VideoRecording(Recording):
             stream = container.streams.video[0]
             stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
             return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first frame to the last, by the container, or at the given frame rate."""
-        return self._duration
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first."""
@@ -226,7 +215,7 @@ def _stated_duration(container: Any) -> float:
 
 
 class PreviewWriter:
-    """Writer of a video: color with joints on the left, depth on the right.
+    """Writer of a video: color on the left, depth on the right.
 
     Raises:
         DeviceError: The file cannot be written; `add` and `close` raise it too.
@@ -243,12 +232,12 @@ class PreviewWriter:
         self._stream: Any = None
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
-        """Append one frame; `actions` are the labels of its bodies, by id."""
+        """Append one frame; the labels of its bodies are not used."""
         assert frame.color is not None and frame.depth is not None
         gray = np.nan_to_num(frame.depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
         depth = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
         depth[np.isnan(frame.depth)] = 0
-        image = np.hstack([_with_joints(frame, actions), depth])
+        image = np.hstack([frame.color, depth])
         height, width = image.shape[0] & ~1, image.shape[1] & ~1
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
@@ -263,20 +252,3 @@ class PreviewWriter:
             if self._stream is not None:
                 self._container.mux(self._stream.encode())
             self._container.close()
-
-
-def _with_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
-    """Draw joints (occluded ones hollow) and actions on a copy of the color image, [H, W, 3]."""
-    assert frame.color is not None
-    image = frame.color.copy()
-    for body in frame.skeletons:
-        points = np.nan_to_num(body.pixels, nan=-1e4).clip(-1e4, 1e4).astype(int).tolist()
-        for joint, parent in KINECT_V2_25.edges:
-            cv2.line(image, points[joint], points[parent], (60, 230, 90), 1, cv2.LINE_AA)
-        for point, score in zip(points, body.scores, strict=True):
-            cv2.circle(image, point, 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
-        x, y = points[KINECT_V2_25.index["head"]]
-        text = f"{body.body_id}: {actions.get(body.body_id, '')}"
-        corner = max(x - 40, 2), max(y - 30, 14)
-        cv2.putText(image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-    return image

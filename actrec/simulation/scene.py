@@ -17,8 +17,8 @@ from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, 
 from actrec.simulation.script import Script, estimate_ground, recording_label, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body, Hand, Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import project
 
 OCCLUDED_SCORE = 0.5
 """Score of an occluded joint or one outside the image, like a Kinect's inferred joint."""

@@ -6,6 +6,7 @@ equidistant (cv::fisheye; Kannala & Brandt, "A generic camera model", 2006).
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,19 @@ def make_intrinsics(
         )
     lens, distortion = _lens(source, model, coefficients)
     return Intrinsics(width, height, fx, fy, cx, cy, distortion, lens)
+
+
+def from_camera_info(source: str, info: Any, rectified: bool = False) -> Intrinsics:
+    """Return the intrinsics of a `sensor_msgs/CameraInfo` by K and D, or of its rectified images by P, if it has P.
+
+    Raises:
+        InputError: As `make_intrinsics`.
+    """
+    size = int(info.width), int(info.height)
+    if not rectified:
+        return make_intrinsics(source, *size, info.k, info.distortion_model, info.d)
+    p = [*info.p[0:3], *info.p[4:7], *info.p[8:11]]
+    return make_intrinsics(source, *size, p if p[0] > 0 else info.k)
 
 
 def _lens(source: str, model: str, d: list[float]) -> tuple[str, tuple[float, ...]]:

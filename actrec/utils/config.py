@@ -17,8 +17,7 @@ from actrec.utils.errors import ActrecError, ConfigError, PackageError
 T = TypeVar("T")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _LEADING_ZERO = re.compile(r"0\d+")
-_QUOTED_STARTS = ('"', "'", "[", "{")
-"""First characters of YAML's quoted strings, lists and mappings."""
+_QUOTED_STARTS = ('"', "'", "[", "{")  # of YAML's quoted strings, lists and mappings
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -39,15 +38,7 @@ def setting(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """Return a dataclass field with the metadata of a ROS parameter and of `--help`.
-
-    Args:
-        default: The default value.
-        description: One sentence.
-        unit: SI unit, empty for none.
-        range: Inclusive lower and upper bound of a number.
-        choices: The allowed strings.
-    """
+    """Return a dataclass field with the metadata of a ROS parameter and of `--help`; `range` includes its bounds."""
     metadata = {"description": description, "unit": unit, "range": range, "choices": choices}
     if isinstance(default, (list, dict, set)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -76,10 +67,7 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
 
 
 def check_names(options: dict[str, Any], reserved: tuple[str, ...], source: str) -> None:
-    """Raise ConfigError if a name of `options` is not a string, or is reserved.
-
-    Messages call the options `source` ("dataset_options").
-    """
+    """Raise ConfigError if a name of the options `source` ("dataset_options") is not a string, or is reserved."""
     for name in options:
         if not isinstance(name, str):
             raise ConfigError(f"{source} has the name {name!r}, expected a string")

@@ -1,4 +1,4 @@
-"""Projection, changes of axes between sensor frames, rigid fits of shapes, and optical flow at joints."""
+"""Unprojection, changes of axes between sensor frames, rigid fits of shapes, and optical flow at joints."""
 
 import numpy as np
 
@@ -14,15 +14,6 @@ KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 def kinect_to_optical(positions: np.ndarray) -> np.ndarray:
     """Convert [..., 3] m from Kinect camera space to the optical frame; this is its own inverse."""
     return (positions * KINECT_TO_OPTICAL).astype(np.float32)
-
-
-def project(positions: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Project [..., 3] m (optical frame) to [..., 2] pixels, without distortion; NaN behind the camera."""
-    positions = np.asarray(positions, dtype=np.float64)
-    z = np.where(positions[..., 2] > 1e-6, positions[..., 2], np.nan)
-    u = intrinsics.fx * positions[..., 0] / z + intrinsics.cx
-    v = intrinsics.fy * positions[..., 1] / z + intrinsics.cy
-    return np.stack([u, v], axis=-1).astype(np.float32)
 
 
 def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

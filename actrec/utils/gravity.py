@@ -43,22 +43,15 @@ MAX_DISAGREEMENT_DEG = 10.0
 
 
 GRAVITY_M_S2 = 9.81
-
-TOLERANCE = 0.05
-"""Relative difference from `GRAVITY_M_S2` up to which a measured acceleration counts as gravity."""
-
-SETTLE_S = 0.5
-"""Duration of the first, static average."""
-
-STEADY_DEG = 3.0
-"""Largest deviation of a sample from the mean of a static average."""
+TOLERANCE = 0.05  # relative difference from it up to which a measured acceleration counts as gravity
+SETTLE_S = 0.5  # duration of the first, static average
+STEADY_DEG = 3.0  # largest deviation of a sample from the mean of a static average
 
 FOLLOW_S, GYRO_FOLLOW_S = 0.4, 3.0
 """Time constants with which later samples correct the direction, alone and beside a gyroscope: a robot that
 accelerates for a moment does not tilt it."""
 
-MAX_GAP_S = 1.0
-"""Time without samples after which the average starts again."""
+MAX_GAP_S = 1.0  # time without samples after which the average starts again
 
 
 class Choice:
@@ -102,9 +95,7 @@ class Choice:
 def up_from_angles(roll_deg: float, pitch_deg: float) -> np.ndarray:
     """Return `up` [3] of a camera looking down by `pitch_deg`, then rolled about its optical axis.
 
-    Args:
-        roll_deg: Clockwise seen from behind the camera: 90 is `portrait_right`, 180 `upside_down`.
-        pitch_deg: Positive if the camera looks down.
+    `roll_deg` is clockwise seen from behind the camera: 90 is `portrait_right`, 180 `upside_down`.
     """
     roll, pitch = np.deg2rad(roll_deg), np.deg2rad(pitch_deg)
     return np.array([-np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch), -np.sin(pitch)], np.float32)
@@ -186,9 +177,7 @@ def rotation_between(up: np.ndarray, other: np.ndarray) -> np.ndarray:
 def quarter_turns(up: np.ndarray, current: int | None = None) -> int:
     """Return how many clockwise quarter turns bring an image nearest to upright: 0 to 3.
 
-    Args:
-        up: [3].
-        current: Turns so far; they stay within 55° of roll, so that a camera at 45° does not turn back and forth.
+    The `current` turns stay within 55° of roll, so that a camera at 45° does not turn back and forth.
     """
     roll, pitch = angles_from_up(up)
     if current is not None and abs((roll - 90 * current + 180) % 360 - 180) < 55:

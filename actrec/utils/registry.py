@@ -7,11 +7,11 @@ from actrec.utils.errors import ConfigError, MissingLibraryError
 
 
 class Registry:
-    """Mapping from names to `module:attribute` targets that are imported on first use.
+    """Mapping from names to `package.module:attribute` targets that are imported on first use.
 
     Args:
         kind: Kind of the targets, for messages ("camera driver").
-        targets: Name to `package.module:attribute`.
+        targets: Name to target.
         install: Top-level module to the command that installs it.
     """
 

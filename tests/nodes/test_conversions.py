@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
+from actrec.recordings import image_decoding
 from actrec.types import Body, Face, Hand, Intrinsics
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions as c
@@ -88,7 +89,7 @@ def test_depth_to_image_is_millimetres_with_zero_for_missing() -> None:
     depth = np.array([[1.2344, 1.2346, np.nan, np.inf, -1.0, 70.0]], np.float32)
     message = c.depth_to_image(depth, HEAD)
     assert message.encoding == "16UC1"
-    np.testing.assert_array_equal(c.image_to_array(message, ("16UC1",)), [[1234, 1235, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(image_decoding.pixels(message, ("16UC1",)), [[1234, 1235, 0, 0, 0, 0]])
 
 
 def test_flow_round_trip_keeps_nan() -> None:

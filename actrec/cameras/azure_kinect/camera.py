@@ -51,15 +51,11 @@ class AzureKinectConfig(DeviceConfig):
     color_mode: str = setting("720p", "Color resolution; 1536p and 3072p are 4:3.", choices=COLOR_MODES)
     depth_mode: str = setting("nfov_unbinned", "Field of view and binning of depth.", choices=DEPTH_MODES)
     fps: int = setting(30, "Frames per second: 5, 15 or 30.", unit="Hz", range=(5, 30))
-    color_format: str = setting(
-        "mjpg", "Color format that the camera sends; the SDK decodes bgra32.", choices=("mjpg", "bgra32")
-    )
+    color_format: str = setting("mjpg", "Color sent by the camera; the SDK decodes bgra32.", choices=("mjpg", "bgra32"))
     accelerometer: bool = setting(True, "Measure the direction of gravity.")
     width: int = setting(0, "Width of the registered images; 0 for the color camera's.", unit="px", range=(0, 4096))
     rectify: bool = setting(False, "Remove lens distortion.")
-    rate: float = setting(
-        1.0, "Speed of a recording: 1 as recorded, 2 twice as fast, 0 as fast as frames are read.", range=(0, 1000)
-    )
+    rate: float = setting(1.0, "Speed of a recording; 0 plays as fast as frames are read.", range=(0, 1000))
     bodies: bool = setting(False, "Track bodies with Microsoft's Body Tracking SDK.")
     body_processing: str = setting("cuda", "Processor of body tracking.", choices=tuple(PROCESSING))
     body_model: str = setting("", "Network file of body tracking; empty for the SDK's.")
@@ -80,11 +76,8 @@ class RegisteredImages:
         intrinsics: Intrinsics of both images.
         depth_intrinsics, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
 
-    Args:
-        k4a: Bindings of libk4a.
-        calibration: Factory calibration.
-        files: Calibration files, if any.
-        config: Its `width`, `rectify` and `register`.
+    The arguments are the bindings of libk4a, the factory calibration, the calibration files, if any, and the settings
+    with `width`, `rectify` and `register`.
 
     Raises:
         ConfigError: The camera's images are narrower than `width`.
@@ -191,7 +184,7 @@ def _pose(calibration: Any, sensor: int) -> np.ndarray:
 
 
 class AzureKinectCamera(DeviceCamera):
-    """Azure Kinect with depth registered to color, and the direction of gravity by its inertial sensor.
+    """Azure Kinect with depth registered to color, and the direction of gravity; options: `AzureKinectConfig`.
 
     A stamp is the middle of the color exposure, mapped to system time by `DeviceClock`. It includes the smallest
     transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
@@ -200,24 +193,23 @@ class AzureKinectCamera(DeviceCamera):
         damaged: Captures with a corrupt color image.
         without_bodies: Frames whose bodies came too late.
 
-    Args:
-        options: Fields of `AzureKinectConfig`.
-
     Raises:
         ConfigError: An option is unknown or out of range, or the camera does not support the combination.
     """
 
     config_class: ClassVar[type] = AzureKinectConfig
+    _name = "Azure Kinect"
 
     def __init__(self, **options: Any):
         self.config: AzureKinectConfig = build(AzureKinectConfig, options)
+        self.live = not self.config.recording
+        self.paced = self.live or self.config.rate > 0
         if self.config.fps not in RATES:
             raise ConfigError(f"AzureKinectConfig.fps is {self.config.fps}, allowed: 5, 15, 30 Hz")
         for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
             if self.config.fps == 30 and getattr(self.config, name) == mode and self.live:
                 raise ConfigError(f"AzureKinectConfig.{name} {mode} supports 5 and 15 Hz, not 30: set fps=15")
-        self._source: Device | Playback | None = None
-        self._images: RegisteredImages | None = None
+        self._images: Any = None
         self._tracker: BodyTracker | None = None
         self._gravity: GravityFilter | None = None
         self._lock = threading.Lock()  # held while the SDK is used; close waits for it
@@ -226,26 +218,10 @@ class AzureKinectCamera(DeviceCamera):
         self._reset()
 
     @property
-    def paced(self) -> bool:  # type: ignore[override]
-        """False for a recording with rate 0."""
-        return self.live or self.config.rate > 0
-
-    @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of both images; valid once open."""
-        return self._opened()[1].intrinsics
-
-    def open(self) -> None:
-        """Open the camera or the recording."""
-        if self._source is not None:
-            return
-        self._closing.clear()
-        self._reset()
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        self._opened()
+        return self._images.intrinsics
 
     def close(self) -> None:
         """Close the camera; safe to call twice, and while another thread reads."""
@@ -262,20 +238,21 @@ class AzureKinectCamera(DeviceCamera):
         """Return the newest frame of a camera, or the next frame of a recording when it is due."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            source, images = self._opened()
+            source = self._opened()
             while True:
                 if isinstance(source, Device):
                     capture = self._next(source, deadline)
                 else:
                     capture = self._next_recorded(source)
                 with capture:
-                    frame = self._frame(capture, images)
+                    frame = self._frame(capture)
                 if frame is not None:
                     return frame
 
     def calibration(self) -> CameraFiles:
         """Return the calibration from `actrec calibrate` if there is one, else the factory's."""
-        _, images = self._opened()
+        self._opened()
+        images = self._images
         return CameraFiles(self.serial, images.intrinsics, images.depth_intrinsics, images.geometry)
 
     def figures(self) -> dict[str, float | int]:
@@ -289,6 +266,7 @@ class AzureKinectCamera(DeviceCamera):
         self._pace.restart()
 
     def _open(self) -> None:
+        self._closing.clear()
         c = self.config
         k4a = load("k4a", c.library)
         # Report a missing library before the camera starts.
@@ -311,11 +289,6 @@ class AzureKinectCamera(DeviceCamera):
         if k4abt is not None:
             pose = images.geometry.to_color
             self._tracker = BodyTracker(k4abt, calibration, pose, images.intrinsics, c.body_processing, c.body_model)
-
-    def _opened(self) -> tuple[Device | Playback, RegisteredImages]:
-        if self._source is None or self._images is None:
-            raise DeviceError("the Azure Kinect is not open: call open() or use a with statement")
-        return self._source, self._images
 
     def _next(self, source: Device, deadline: float) -> Capture:
         """Return the next usable capture of the camera."""
@@ -369,8 +342,9 @@ class AzureKinectCamera(DeviceCamera):
         capture.release()
         return False
 
-    def _frame(self, capture: Capture, images: RegisteredImages) -> RgbdFrame | None:
+    def _frame(self, capture: Capture) -> RgbdFrame | None:
         """Return the frame of a capture; None if its color is damaged."""
+        images = self._images
         assert capture.color is not None and capture.depth is not None
         queued = self._tracker is not None and self._tracker.offer(capture)
         color = images.color(capture.color)
@@ -390,7 +364,7 @@ class AzureKinectCamera(DeviceCamera):
 
     def _measure(self, measured: GravityFilter, until_us: int) -> None:
         """Add the samples of the inertial sensor up to a frame's device time; of a camera, all that have arrived."""
-        for sample in self._opened()[0].motion(until_us):
+        for sample in self._opened().motion(until_us):
             measured.rotate(int(sample.gyro_timestamp_usec) * 1000, np.array(sample.gyro_sample.v))
             measured.add(int(sample.acc_timestamp_usec) * 1000, np.array(sample.acc_sample.v))
 

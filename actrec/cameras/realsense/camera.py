@@ -30,6 +30,7 @@ _RESET_S = 15.0
 _MAX_FIT_ERROR_PX = 0.1
 _GRID_SIZE = 25
 
+_RESETS = ("stall", "always", "never")
 _HOLE_FILLING = ("none", "left", "farthest", "nearest")
 
 _TO_RGB = {
@@ -62,42 +63,32 @@ class RealSenseConfig(DeviceConfig):
         "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
     accelerometer: bool = setting(True, "Measure the direction of gravity, if the camera has an accelerometer.")
-    reset: str = setting(
-        "stall",
-        "When to reset the camera on opening: after a stall, always, or never.",
-        choices=("stall", "always", "never"),
-    )
+    reset: str = setting("stall", "Reset on opening: after a stall, always or never.", choices=_RESETS)
     realtime: bool = setting(True, "Play a recording at its own pace; false plays every frame, as fast as it is read.")
 
 
 class RealSenseCamera(DeviceCamera):
-    """RealSense camera that returns the newest frame, with depth registered to color.
+    """RealSense camera that returns the newest frame, with depth registered to color; options: `RealSenseConfig`.
 
     Stamps are capture times: librealsense's global time, or the device's clock mapped to the system's. Stamps of a
     recording start now and keep the recorded intervals.
-
-    Args:
-        options: Fields of `RealSenseConfig`.
 
     Raises:
         ConfigError: An option is unknown or out of range.
     """
 
     config_class: ClassVar[type] = RealSenseConfig
+    _name = "RealSense"
 
     def __init__(self, **options: Any):
         self.config: RealSenseConfig = build(RealSenseConfig, options)
+        self.live = not self.config.recording
+        self.paced = self.live or self.config.realtime
         self._reset()
-        self._pipeline: Any = None
         self._context: Any = None
         self._motion: realsense_device.MotionSensor | None = None
         self.serial = self.config.serial
         self._stalled = False
-
-    @property
-    def paced(self) -> bool:  # type: ignore[override]
-        """False for a recording without `realtime`."""
-        return self.live or self.config.realtime
 
     @property
     def intrinsics(self) -> Intrinsics:
@@ -105,29 +96,9 @@ class RealSenseCamera(DeviceCamera):
         self._opened()
         return self._depth.color
 
-    def open(self) -> None:
-        """Start the streams."""
-        if self._pipeline is not None:
-            return
-        self._context = self._context or realsense_device.open_context()
-        self._reset()
-        device = self._find() if self.live else None
-        self._pipeline = rs.pipeline(self._context)
-        try:
-            profile = self._play() if device is None else self._start(device)
-            self.serial = realsense_device.info(profile.get_device(), rs.camera_info.serial_number)
-            self._depth = RegisteredDepth(profile, self.config, self._own_files())
-            color = profile.get_stream(rs.stream.color)
-            if self.config.accelerometer:
-                self._motion = realsense_device.start_motion(profile.get_device(), color, self.serial)
-            self._half_frame_ns = NANOSECONDS / color.fps() / 2
-        except BaseException:
-            self.close()
-            raise
-
     def close(self) -> None:
         """Stop the streams; safe to call twice, and while another thread reads."""
-        pipeline, self._pipeline = self._pipeline, None
+        pipeline, self._source = self._source, None
         sensor, self._motion = self._motion, None
         if sensor is not None:
             sensor.close()
@@ -164,10 +135,17 @@ class RealSenseCamera(DeviceCamera):
         self._number: int | None = None
         self._warned = False
 
-    def _opened(self) -> Any:
-        if self._pipeline is None:
-            raise DeviceError("the RealSense is not open: call open() or use a with statement")
-        return self._pipeline
+    def _open(self) -> None:
+        self._context = self._context or realsense_device.open_context()
+        device = self._find() if self.live else None
+        self._source = rs.pipeline(self._context)
+        profile = self._play() if device is None else self._start(device)
+        self.serial = realsense_device.info(profile.get_device(), rs.camera_info.serial_number)
+        self._depth = RegisteredDepth(profile, self.config, self._own_files())
+        color = profile.get_stream(rs.stream.color)
+        if self.config.accelerometer:
+            self._motion = realsense_device.start_motion(profile.get_device(), color, self.serial)
+        self._half_frame_ns = NANOSECONDS / color.fps() / 2
 
     def _find(self) -> Any:
         """Return the device, after a reset if one is due."""
@@ -197,7 +175,7 @@ class RealSenseCamera(DeviceCamera):
             for sensor in device.query_sensors():
                 if sensor.supports(rs.option.global_time_enabled):
                     sensor.set_option(rs.option.global_time_enabled, 1)
-            return self._pipeline.start(config)
+            return self._source.start(config)
         except RuntimeError as error:
             streams = f"color {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
             raise realsense_device.explain_start_error(error, device, streams) from error
@@ -211,10 +189,10 @@ class RealSenseCamera(DeviceCamera):
             config.enable_stream(rs.stream.color)
             config.enable_stream(rs.stream.depth)
             # Paused until both streams have started: playback begins with the first one, and loses the other's frames.
-            playback = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device().as_playback()
+            playback = config.resolve(rs.pipeline_wrapper(self._source)).get_device().as_playback()
             playback.set_real_time(self.config.realtime)
             playback.pause()
-            profile = self._pipeline.start(config)
+            profile = self._source.start(config)
             playback.resume()
         except RuntimeError as error:
             raise DeviceError(
@@ -229,7 +207,7 @@ class RealSenseCamera(DeviceCamera):
         pipeline = self._opened()
         with contextlib.suppress(RuntimeError):  # the device was unplugged
             # Stopping the pipeline does not wake a waiting thread, so poll.
-            while self._pipeline is pipeline and (remaining := deadline - time.monotonic()) > 0:
+            while self._source is pipeline and (remaining := deadline - time.monotonic()) > 0:
                 arrived, frames = pipeline.try_wait_for_frames(max(1, round(min(remaining, _POLL_S) * 1000)))
                 while arrived and self.paced and (newer := pipeline.poll_for_frames()):
                     frames = newer
@@ -239,7 +217,7 @@ class RealSenseCamera(DeviceCamera):
 
     def _no_frame_error(self, timeout_s: float) -> DeviceError | EndOfStream:
         """Return the error that explains why there is no frame."""
-        if self._pipeline is None:
+        if self._source is None:
             return DeviceError("the RealSense was closed during a read")
         if not self.live:
             if self._playback.current_status() == rs.playback_status.stopped:
@@ -310,20 +288,13 @@ class RegisteredDepth:
     """
 
     def __init__(self, profile: Any, config: RealSenseConfig, files: CameraFiles):
-        color = profile.get_stream(rs.stream.color).as_video_stream_profile()
-        depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
+        color, depth = (profile.get_stream(s).as_video_stream_profile() for s in (rs.stream.color, rs.stream.depth))
         # Unregistered depth is for calibration, which needs every pixel.
         self._decimation = config.decimation if config.register else 1
         self._filters = _make_filters(replace(config, decimation=self._decimation))
         self._registers = config.register
-        if files.color is not None:
-            self.color = scale_to_size(files.color, color.width(), color.height())
-        else:
-            self.color = from_realsense(color.get_intrinsics())
+        self.color, self._depth_intrinsics = _intrinsics(color, files.color), _intrinsics(depth, files.depth)
         self._geometry = files.geometry or DepthGeometry(realsense_device.pose(depth, color))
-        self._depth_intrinsics = from_realsense(depth.get_intrinsics())
-        if files.depth is not None:
-            self._depth_intrinsics = scale_to_size(files.depth, depth.width(), depth.height())
         self.calibration = CameraFiles(files.serial, self.color, self._depth_intrinsics, self._geometry)
         self._registration: Registration | None = None
         if files.color is not None or files.geometry is not None:
@@ -341,6 +312,13 @@ class RegisteredDepth:
             lens = _decimated(self._depth_intrinsics, self._decimation, *depth.shape)
             self._registration = Registration(lens, self.color, self._geometry)
         return self._registration.register(depth)
+
+
+def _intrinsics(stream: Any, calibrated: Intrinsics | None) -> Intrinsics:
+    """Return the calibrated intrinsics at the size of a stream, else the factory's."""
+    if calibrated is None:
+        return from_realsense(stream.get_intrinsics())
+    return scale_to_size(calibrated, stream.width(), stream.height())
 
 
 def _make_filters(config: RealSenseConfig) -> list[Any]:

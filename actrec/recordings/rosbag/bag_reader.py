@@ -28,11 +28,7 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = {IMAGE, COMPRESSED}
 INFO = "sensor_msgs/msg/CameraInfo"
 
-_REGISTERED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
-"""Parts of topic names of depth registered to color."""
-
-_LIBREALSENSE = "/device_0/sensor_"
-"""Prefix of topics in recordings made by librealsense itself."""
+_LIBREALSENSE = "/device_0/sensor_"  # prefix of topics in recordings made by librealsense itself
 
 _IMAGE_PROC = re.compile(r"(.*)/image(_(raw|color|mono|rect))*(/compressed(Depth)?)?")
 """Topic names of image_proc, after the camera's namespace."""
@@ -105,17 +101,13 @@ def stamp_ns(raw: bytes | memoryview) -> int:
     return sec * NANOSECONDS + nanosec
 
 
-def replace_stamp(raw: bytes | memoryview, stamp: int) -> bytes:
-    """Return a serialized message that starts with a header, with another stamp in ns."""
-    return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
-
-
 class OpenBag(Recording):
     """Recording in a bag whose reader is open."""
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing_path(path), config)
         self._reader = open_reader(self.path)
+        self.duration_s = self._reader.duration / NANOSECONDS
         try:
             self._prepare()
         except BaseException:
@@ -126,11 +118,6 @@ class OpenBag(Recording):
     def _prepare(self) -> None:
         """Choose the topics, and set intrinsics and start time."""
 
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first message of the bag to the last."""
-        return float(self._reader.duration) / NANOSECONDS
-
     def close(self) -> None:
         """Close the bag; safe to call twice."""
         self._reader.close()
@@ -140,9 +127,7 @@ class SkeletonBagRecording(OpenBag):
     """Playback of a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
 
     Raises:
-        DeviceError: The bag does not exist.
-        InputError: The bag is corrupt.
-        ConfigError: The topic is absent, or several match and `skeleton_topic` chooses none.
+        ConfigError: The topic is absent, or several match and `skeleton_topic` chooses none; others as `open_reader`.
     """
 
     def _prepare(self) -> None:
@@ -248,7 +233,7 @@ def find_topics(path: Path, reader: Bag, config: RecordingConfig, encoding_of: C
 
 def is_registered(depth: str) -> bool:
     """Return whether a topic's name marks depth that is registered to color."""
-    return any(word in depth for word in _REGISTERED)
+    return any(word in depth for word in ("aligned_depth_to_color", "depth_registered", "depth_to_rgb"))
 
 
 def _image_kind(topic: str, encoding: str) -> str:

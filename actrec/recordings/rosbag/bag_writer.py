@@ -18,6 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from actrec.recordings.image_decoding import depth_in_millimeters
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import camera_model
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -36,7 +37,6 @@ _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 _MESSAGE_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
 _FOREVER = QosTime(9223372036, 854775807)
-_MILLIMETERS = np.float32(1000.0)
 
 
 def qos(reliable: bool = True, latched: bool = False) -> Qos:
@@ -160,8 +160,10 @@ class BagWriter:
             self._write_message(COLOR_INFO_TOPIC, _INFO, frame.stamp_ns, info)
             if frame.depth is not None:
                 self._write_message(DEPTH_INFO_TOPIC, _INFO, frame.stamp_ns, info)
-                depth = self._image(self._encode_depth(frame.depth), self._depth_encoding, header)
-                self._write_message(DEPTH_TOPIC, _IMAGE, frame.stamp_ns, depth)
+                is_exact = self._depth_encoding == "32FC1"
+                depth = frame.depth.astype(np.float32) if is_exact else depth_in_millimeters(frame.depth)
+                image = self._image(depth, self._depth_encoding, header)
+                self._write_message(DEPTH_TOPIC, _IMAGE, frame.stamp_ns, image)
             self._write_message(COLOR_TOPIC, _IMAGE, frame.stamp_ns, self._image(frame.color, "rgb8", header))
         if frame.skeletons or frame.color is None:
             topic = SKELETONS_TOPIC if frame.color is None else TRUE_SKELETONS_TOPIC
@@ -230,14 +232,6 @@ class BagWriter:
             step=pixels.strides[0],
             data=little.reshape(-1).view(np.uint8),
         )
-
-    def _encode_depth(self, depth: np.ndarray) -> np.ndarray:
-        if self._depth_encoding == "32FC1":
-            return depth.astype(np.float32, copy=False)
-        millimeters = depth * _MILLIMETERS
-        with np.errstate(invalid="ignore"):
-            millimeters[~((millimeters > 0) & (millimeters < 65535.5))] = 0
-        return np.rint(millimeters).astype(np.uint16)
 
     def _info(self, intrinsics: Intrinsics, header: Any) -> Any:
         types = typestore_with(_INFO).types

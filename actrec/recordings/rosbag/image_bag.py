@@ -30,7 +30,6 @@ from actrec.recordings.rosbag.bag_reader import (
     is_registered,
     message_types,
     reading,
-    replace_stamp,
     stamp_ns,
 )
 from actrec.recordings.rosbag.bag_writer import MEASURED_UP_TOPIC, UP, UP_TOPIC
@@ -43,21 +42,16 @@ from actrec.utils.registration import Registration
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 """Image and CameraInfo messages are the same in every ROS 2 distribution since Humble."""
 
-TRANSFORMS = "tf2_msgs/msg/TFMessage"
-
-STATIC_TRANSFORMS = "tf_static"
-"""Topic name of static transforms, in any namespace."""
+TRANSFORMS, STATIC_TRANSFORMS = "tf2_msgs/msg/TFMessage", "tf_static"  # type and topic name, in any namespace
 
 QUEUE_SIZE = 60
 """Messages of each kind kept for pairing: registered depth or compressed color may be logged much later."""
 
 _DEFAULT_PERIOD_NS = 33_333_333
 
-_AHEAD_NS = 2 * NANOSECONDS
-"""Depth may be logged this long before its color."""
+_AHEAD_NS = 2 * NANOSECONDS  # depth may be logged this long before its color
 
-_PROBE = 30
-"""Color messages read to find the frame rate and the image size."""
+_PROBE = 30  # color messages read to find the frame rate and the image size
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
@@ -99,9 +93,8 @@ class BagRecording(OpenBag):
         self._first_time = times[0]
         self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
         if self._unstamped:
-            seconds = stamps[0] / NANOSECONDS
             text = "bag '%s': all images on %s have the stamp %g s: using their log times instead"
-            log.warning(text, self.path, self.topics.color, seconds)
+            log.warning(text, self.path, self.topics.color, stamps[0] / NANOSECONDS)
         self._tolerance = _half_period_ns(times if self._unstamped else stamps)
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
@@ -172,12 +165,11 @@ class BagRecording(OpenBag):
             registration = self._find_registration(other, frame_id)
         except InputError as error:
             if other != frame_id:
-                log.warning(
+                text = (
                     "%s: joints get wrong depth if it is not registered to color, and it cannot be registered here "
-                    "(%s); record registered depth (align_depth), or play without depth: depth_topic='none'",
-                    frames,
-                    error,
+                    "(%s); record registered depth (align_depth), or play without depth: depth_topic='none'"
                 )
+                log.warning(text, frames, error)
             return None
         static_source = "" if other == frame_id else f" and /{STATIC_TRANSFORMS}"
         log.warning("%s: registering it to color by its camera_info%s", frames, static_source)
@@ -195,7 +187,7 @@ class BagRecording(OpenBag):
                 raise InputError("its topic name marks it registered")
             raise InputError("the bag has no camera_info for it")
         info: Any = STORE.deserialize_cdr(raw, INFO)
-        lens = _intrinsics_from_info(topic, info, info.width, info.height, rectified(self.topics.depth))
+        lens = camera_model.from_camera_info(topic, info, rectified(self.topics.depth))
         same_size = (lens.width, lens.height) == (self.intrinsics.width, self.intrinsics.height)
         if topic == self.topics.info or lens == self.intrinsics or (depth_frame == color_frame and same_size):
             raise InputError("it has the camera_info of color")
@@ -211,24 +203,25 @@ class BagRecording(OpenBag):
         return None if topic is None else next((raw for _, _, raw in self._messages([topic])), None)
 
     def _resolve_intrinsics(self, width: int, height: int) -> Intrinsics:
-        if self.config.intrinsics or not self.topics.info:
-            try:
-                return resolve_intrinsics(self.path, self.config, width, height)
-            except InputError as error:
-                if self.config.intrinsics or self.config.hfov_deg:
-                    raise
-                raise InputError(
-                    f"bag '{self.path}' has no camera_info for {self.topics.color}: {INTRINSICS_REMEDY}"
-                ) from error
-        raw = self._first(self.topics.info)
-        if raw is None:
-            raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {INTRINSICS_REMEDY}")
-        info = STORE.deserialize_cdr(raw, INFO)
-        return _intrinsics_from_info(self.topics.info, info, width, height, rectified(self.topics.color))
+        topic, raw = self.topics.info, self._first(self.topics.info)
+        if self.config.intrinsics or (raw is None and self.config.hfov_deg):
+            return resolve_intrinsics(self.path, self.config, width, height)
+        if topic is None or raw is None:
+            raise InputError(f"bag '{self.path}' has no camera_info for {self.topics.color}: {INTRINSICS_REMEDY}")
+        info: Any = STORE.deserialize_cdr(raw, INFO)
+        if (info.width, info.height) != (width, height):
+            raise InputError(
+                f"{topic} is for {info.width}×{info.height} images, but the color images are {width}×{height}; "
+                "choose another with camera_info_topic, or give the option intrinsics"
+            )
+        return camera_model.from_camera_info(topic, info, rectified(self.topics.color))
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
         for channel, time, raw in self._reader.messages(topics, start):
-            yield channel.topic, time, replace_stamp(raw, time) if self._unstamped else raw
+            if self._unstamped:  # replace the stamp of the header
+                stamp = struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(time, NANOSECONDS))
+                raw = raw[:4] + stamp + raw[12:]
+            yield channel.topic, time, raw
 
     def _encoding(self, topic: str) -> str:
         """Return the encoding of a topic's first image; empty without images."""
@@ -379,23 +372,6 @@ def _half_period_ns(stamps: Iterable[int]) -> int:
     steps = np.diff(np.array(list(stamps), dtype=np.int64))
     steps = steps[steps > 0]
     return int(np.median(steps) if len(steps) else _DEFAULT_PERIOD_NS) // 2
-
-
-def _intrinsics_from_info(topic: str, info: Any, width: int, height: int, rectified: bool) -> Intrinsics:
-    """Return the intrinsics of width×height images from the CameraInfo `info` on `topic`.
-
-    Raises:
-        InputError: It is for another image size, an uncalibrated camera, or an unknown lens model.
-    """
-    if (info.width, info.height) != (width, height):
-        raise InputError(
-            f"{topic} is for {info.width}×{info.height} images, but the color images are {width}×{height}; "
-            "choose another with camera_info_topic, or give the option intrinsics"
-        )
-    if rectified:
-        p = [*info.p[0:3], *info.p[4:7], *info.p[8:11]]
-        return camera_model.make_intrinsics(topic, width, height, p if p[0] > 0 else info.k)
-    return camera_model.make_intrinsics(topic, width, height, info.k, info.distortion_model, info.d)
 
 
 def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) -> np.ndarray:

@@ -23,9 +23,10 @@ from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.windows import nearest
 from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
 from actrec.utils import config, gravity
+from actrec.utils.camera_model import project
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import motion_at_joints, motion_between_images, project
+from actrec.utils.geometry import motion_at_joints, motion_between_images
 
 STREAM_KEYS = {
     "bodies": ("pixels", "size"),

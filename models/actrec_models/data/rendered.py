@@ -45,9 +45,10 @@ from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config, gravity
+from actrec.utils.camera_model import project
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, InputError
-from actrec.utils.geometry import motion_at_joints, project
+from actrec.utils.geometry import motion_at_joints
 
 _BEHIND = 1.5  # meters from the actor's place to the wall
 _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action

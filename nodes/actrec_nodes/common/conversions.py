@@ -23,18 +23,6 @@ from actrec.utils.errors import InputError
 
 BodyT = TypeVar("BodyT", bound=Body)
 
-_ENCODINGS: dict[str, tuple[str, int]] = {
-    **{name: ("u1", channels) for name, channels in image_decoding.COLOR_ENCODINGS.items()},
-    **{name: (code, 1) for name, code in image_decoding.DEPTH_ENCODINGS.items()},
-    "32FC3": ("f4", 3),
-}
-
-COLOR_ENCODINGS = tuple(image_decoding.COLOR_ENCODINGS)
-DEPTH_ENCODINGS = tuple(image_decoding.DEPTH_ENCODINGS)
-FLOW_ENCODINGS = ("32FC3",)
-
-MILLIMETRES = 1000.0
-
 
 def stamp_to_ns(stamp: Time) -> int:
     """Return a message's stamp in nanoseconds."""
@@ -54,49 +42,21 @@ def header(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
 
 
-def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
-    """Return a read-only view of an image's pixels, [H, W] or [H, W, channels]; copies only a foreign byte order.
-
-    Raises:
-        InputError: The encoding is not one of `supported`, or the data does not fit the size.
-    """
-    if message.encoding not in supported:
-        raise InputError(
-            f"image encoding '{message.encoding}' is not supported here; supported: {', '.join(supported)}"
-        )
-    code, channels = _ENCODINGS[message.encoding]
-    dtype = np.dtype((">" if message.is_bigendian else "<") + code)
-    row = message.width * channels * dtype.itemsize
-    if message.width == 0 or message.height == 0:
-        raise InputError(f"image is {message.width}×{message.height}: it has no pixels")
-    if message.step < row or len(message.data) < message.step * (message.height - 1) + row:
-        raise InputError(
-            f"image {message.width}×{message.height} {message.encoding} needs {row} bytes a row, but its step is "
-            f"{message.step} and it has {len(message.data)} bytes"
-        )
-    shape = (message.height, message.width) if channels == 1 else (message.height, message.width, channels)
-    strides = (message.step, channels * dtype.itemsize, dtype.itemsize)[: len(shape)]
-    # The step may be padded, and need not be a multiple of the pixel's size.
-    pixels: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(message.data), strides=strides)
-    pixels.flags.writeable = False
-    return pixels if dtype.isnative or dtype.itemsize == 1 else pixels.astype(dtype.newbyteorder("="))
-
-
 def image_to_color(message: Image) -> np.ndarray:
     """Return [H, W, 3] uint8 RGB, a view of the message if it is rgb8; raise InputError for other encodings."""
-    pixels = image_to_array(message, COLOR_ENCODINGS)
+    pixels = image_decoding.pixels(message, image_decoding.COLOR_ENCODINGS)
     return pixels if message.encoding == "rgb8" else image_decoding.color(message.encoding, pixels)
 
 
 def image_to_depth(message: Image, scale: float = 0.0) -> np.ndarray:
     """Return [H, W] float32 metres, NaN for missing values; `scale` and InputError as in `image_decoding.depth`."""
     image_decoding.check_depth_encoding(message.encoding)
-    return image_decoding.depth(message.encoding, image_to_array(message, DEPTH_ENCODINGS), scale)
+    return image_decoding.depth(message.encoding, image_decoding.pixels(message), scale)
 
 
 def image_to_flow(message: Image) -> np.ndarray:
     """Return [H, W, 3] float32 m/s, a view of the message."""
-    return image_to_array(message, FLOW_ENCODINGS)
+    return image_decoding.pixels(message, (image_decoding.FLOW_ENCODING,))
 
 
 def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
@@ -125,10 +85,7 @@ def color_to_image(color: np.ndarray, head: Header) -> Image:
 def depth_to_image(depth: np.ndarray, head: Header) -> Image:
     """Convert [H, W] float32 metres to 16UC1 millimetres, 0 if missing or above the limit of 65.535 m."""
     _expect("depth", depth, np.float32, 1)
-    millimetres = depth * np.float32(MILLIMETRES)
-    with np.errstate(invalid="ignore"):
-        np.putmask(millimetres, ~((millimetres > 0) & (millimetres < 65535.5)), 0)
-    return _image(np.rint(millimetres).astype(np.uint16), "16UC1", head)
+    return _image(image_decoding.depth_in_millimeters(depth), "16UC1", head)
 
 
 def flow_to_image(flow: np.ndarray, head: Header) -> Image:
@@ -154,8 +111,7 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     is_cut = any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != full
     if max(message.binning_x, message.binning_y) > 1 or is_cut:
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
-    size = int(message.width), int(message.height)
-    return camera_model.make_intrinsics("camera_info", *size, message.k, message.distortion_model, message.d)
+    return camera_model.from_camera_info("camera_info", message)
 
 
 def rectified_info(message: CameraInfo) -> CameraInfo:

@@ -5,8 +5,9 @@ import pytest
 
 from actrec.datasets.ntu.cameras import fit_cameras
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
+from actrec.utils.camera_model import project
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.geometry import kinect_to_optical, project
+from actrec.utils.geometry import kinect_to_optical
 from benchmarks import streams
 from tests import ntu_text
 

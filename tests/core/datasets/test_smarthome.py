@@ -16,8 +16,9 @@ from actrec.datasets.smarthome import (
     read_smarthome,
 )
 from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13, convert
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec.utils.geometry import project, rotation
+from actrec.utils.geometry import rotation
 
 NAME = "Cook.Cleanup_p02_r00_v02_c03"
 HEIGHTS = {"ankle": 0.8, "knee": 0.4, "hip": 0.0, "wrist": 0.0, "elbow": -0.25, "shoulder": -0.5}

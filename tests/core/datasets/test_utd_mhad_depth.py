@@ -6,7 +6,7 @@ from scipy.io import loadmat
 from actrec.datasets.utd_mhad import UtdMhad
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
-from actrec.utils.geometry import project
+from actrec.utils.camera_model import project
 
 DEPTH_CAMERA = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
 """Nominal intrinsics of the Kinect v1; a fit to 14 recordings gives a focal length of 284 px and a center at 161."""

@@ -12,8 +12,9 @@ from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pix
 from actrec.features.specs import BodyView, InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import project, rotation
+from actrec.utils.geometry import rotation
 
 NAMES = ("image", "body_crop", "left_hand_crop", "right_hand_crop")
 V2 = "kinect_v2_25"

@@ -7,8 +7,9 @@ from actrec.features.clips import CAMERA, example_clip
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import HAND_21
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import motion_at_joints, motion_between_images, project
+from actrec.utils.geometry import motion_at_joints, motion_between_images
 
 LAYOUTS = {"hands": ("hand_21", 42), "face": ("face_68", 68), "motion": ("kinect_v2_25", 25)}
 KEYS = {"hands": "hand_pixels", "face": "face_pixels", "motion": "motion"}

@@ -6,9 +6,9 @@ import pytest
 from actrec.perception.lifting import joint_radii, lift, limb_links
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 from actrec.types import Intrinsics
-from actrec.utils.camera_model import rays
+from actrec.utils.camera_model import project, rays
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import fit_similarity, fit_translation, project, rotation
+from actrec.utils.geometry import fit_similarity, fit_translation, rotation
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 WALL = 3.5

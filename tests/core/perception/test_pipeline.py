@@ -12,8 +12,8 @@ from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
 from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, EndOfStream, InputError
-from actrec.utils.geometry import project
 
 J = KINECT_V2_25.index
 

@@ -5,8 +5,8 @@ import pytest
 
 from actrec.perception.tracking import Tracker
 from actrec.types import Body, Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import project
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 RATE = 15

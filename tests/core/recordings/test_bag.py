@@ -130,7 +130,7 @@ def test_bag_recording_unsupported_encoding_lists_supported(tmp_path, bag):
         b.image(COLOR, START, RGB, "8UC3")
     with pytest.raises(InputError, match=r"supported encoding \(rgb8, bgr8, .*has: /camera/color/image_raw \(8UC3\)"):
         open_recording(tmp_path / "b")
-    with pytest.raises(InputError, match="image encoding '8UC3' is not supported; supported: rgb8"):
+    with pytest.raises(InputError, match="image encoding '8UC3' is not supported here; supported: rgb8"):
         open_recording(tmp_path / "b", RecordingConfig(color_topic=COLOR))
 
 

@@ -13,8 +13,8 @@ from actrec.datasets.ntu.skeletons import COLOR_SIZE
 from actrec.recordings import open_recording, skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec.utils.geometry import project
 
 LEFT, RIGHT = KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]
 HEAD, BASE = KINECT_V2_25.index["head"], KINECT_V2_25.index["spine_base"]

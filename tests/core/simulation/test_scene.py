@@ -8,8 +8,9 @@ from actrec.simulation.renderer import Renderer, furnished_room, render_room
 from actrec.simulation.scene import CameraPose, Scene, performed_scene
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import project
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import project, rotation
+from actrec.utils.geometry import rotation
 from benchmarks.scene_flow import flow_between
 from tests.core.simulation.conftest import PosedActor
 

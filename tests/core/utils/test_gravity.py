@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils import camera_model, geometry, gravity
+from actrec.utils import camera_model, gravity
 from actrec.utils.errors import ConfigError, InputError
 
 CAMERA = Intrinsics(64, 48, 50.0, 55.0, 30.0, 25.0, (0.1, -0.05, 0.01, 0.02, 0.003))
@@ -63,8 +63,8 @@ def test_quarter_turns_bring_the_mounting_upright(turns: int) -> None:
 @pytest.mark.parametrize("turns", range(5))
 def test_turned_pixels_show_the_same_point(turns: int) -> None:
     points = np.random.default_rng(0).uniform((-0.4, -0.3, 1.0), (0.4, 0.3, 3.0), (50, 3))
-    pixels = geometry.project(points, CAMERA)
-    turned = geometry.project(gravity.turn_vectors(points, turns), gravity.turn_intrinsics(CAMERA, turns))
+    pixels = camera_model.project(points, CAMERA)
+    turned = camera_model.project(gravity.turn_vectors(points, turns), gravity.turn_intrinsics(CAMERA, turns))
     np.testing.assert_allclose(gravity.turn_pixels(pixels, 64, 48, turns), turned, atol=1e-3)
 
 

@@ -13,8 +13,8 @@ from actrec.datasets.base import Entry
 from actrec.simulation.actions import CYCLE
 from actrec.simulation.appearance import cast_member
 from actrec.types import KEYS
+from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, InputError
-from actrec.utils.geometry import project
 from actrec_models.data.rendered import VIEWS, RenderedItem, RenderedRgbd
 
 TINY = {"width": 80, "height": 60, "fps": 4.0, "takes": 1, "flow_shrink": 1}
