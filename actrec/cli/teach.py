@@ -12,7 +12,7 @@ from typing import Any
 
 from actrec.cli.train import add_threads_argument
 from actrec.inference.package import FILES
-from actrec.utils import config, files
+from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 
 EPILOG = """\
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Fine-tune, export and report."""
     logging.basicConfig(format="%(message)s")
     out = _output_folder(args.folder.expanduser(), args.out)
-    files.check_output_folder(out, FILES, args.overwrite)
+    folders.check_output_folder(out, FILES, args.overwrite)
     fine_tuning = importlib.import_module("actrec_models.finetune.fine_tuning")
     given: dict[str, Any] = {
         name: getattr(args, name) for name in ("base", *OPTIONS) if getattr(args, name) is not None

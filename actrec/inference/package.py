@@ -16,8 +16,7 @@ import yaml
 
 from actrec.features.specs import AXES, COMBINE, InputSpec, WindowSpec
 from actrec.types import UNKNOWN
-from actrec.utils import config
-from actrec.utils import files as utils_files
+from actrec.utils import config, folders
 from actrec.utils.errors import PackageError
 
 SCHEMA_VERSION = 2
@@ -293,7 +292,7 @@ def write(
         PackageError: The description is invalid, or something exists that must not be replaced.
         DeviceError: The folder cannot be written.
     """
-    target = utils_files.check_output_folder(folder, FILES, overwrite)
+    target = folders.check_output_folder(folder, FILES, overwrite)
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     lower = lower or {}
     described: dict[str, LowerPrecision | None] = dict.fromkeys(PRECISIONS[1:])
@@ -312,7 +311,7 @@ def write(
         files[WEIGHTS] = weights
     if card:
         files[CARD] = card.encode()
-    utils_files.write_folder(target, files, check=load)
+    folders.write_folder(target, files, check=load)
     return load(target)
 
 

@@ -24,7 +24,7 @@ from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters, depth_
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import load_npz, stamps_at
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import calibration_files, files
+from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
@@ -123,7 +123,7 @@ class FolderRecording(Recording):
             assert self._npz is not None
             units = self._npz[source]
         else:
-            units = _read(source, cv2.IMREAD_UNCHANGED)
+            units = read_image(source, cv2.IMREAD_UNCHANGED)
         if units.ndim != 2 or units.dtype != np.uint16:
             found = f"{units.dtype}{list(units.shape)}"
             raise InputError(f"'{source}' is {found}, expected 16-bit depth [H, W]; 8 bits are for display")
@@ -162,15 +162,29 @@ def _stamps(numbers: list[float], fps: float) -> np.ndarray:
     return stamps_at(fps, len(numbers))
 
 
-def _read(file: Path, flags: int) -> np.ndarray:
-    image = files.read_image(file, flags)
-    if image is None:
-        raise InputError(f"'{file}' cannot be decoded: truncated or not an image; copy it again")
-    return image
+def read_image(file: Path, flags: int) -> np.ndarray:
+    """Return an image, as `cv2.imread`, which ends the process at file names that are not UTF-8.
+
+    Raises:
+        InputError: There is no such file, or it is not an image, or truncated.
+    """
+    with contextlib.suppress(OSError):
+        content = np.fromfile(file, np.uint8)
+        image = cv2.imdecode(content, flags) if content.size else None
+        if image is not None:
+            return image
+    raise InputError(f"'{file}' cannot be decoded: truncated or not an image; copy it again")
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image, as `cv2.imwrite`; raise OSError, or InputError for an unknown suffix."""
+    if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
+        raise InputError(f"'{path}' has no suffix of a writable image format: use .png")
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
 
 
 def _read_color(file: Path) -> np.ndarray:
-    return cv2.cvtColor(_read(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(read_image(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 class VideoInfo(NamedTuple):
@@ -281,7 +295,7 @@ class FolderWriter:
             (Path(f"{name}_depth.png"), depth_in_millimeters(frame.depth)),
         ):
             with write_errors(file):
-                files.write_image(file, image)
+                write_image(file, image)
         self._frames.append((replace(frame, color=None, depth=None), actions))
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from actrec.types import Intrinsics
-from actrec.utils import files, folders
+from actrec.utils import folders
 from actrec.utils.camera_model import UNDISTORTED, make_intrinsics, ros_lens
 from actrec.utils.errors import DeviceError, InputError
 
@@ -269,7 +269,7 @@ def _matrix(values: np.ndarray) -> dict[str, Any]:
 def _write(path: Path, content: dict[str, Any], note: str) -> None:
     text = "".join(f"# {line}\n" for line in note.splitlines())
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-    files.write_file(path, text.encode(), "set ACTREC_CAMERAS to another folder")
+    folders.write_file(path, text.encode(), "set ACTREC_CAMERAS to another folder")
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:

@@ -166,7 +166,7 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
         )
     if not seconds > 0:
         raise InputError(f"seconds between the images is {seconds}, expected more than 0")
-    import cv2  # late, as in `actrec.utils.files`
+    import cv2  # late, as in `actrec.utils.camera_model`
 
     gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.utils import files
+from actrec.utils import folders
 from actrec.utils.config import build, setting, validate
 from actrec.utils.errors import ConfigError, MissingLibraryError
 
@@ -188,7 +188,7 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
         raise MissingLibraryError("printing a board needs fpdf2, which brings Pillow: pip install fpdf2") from error
     paper = _fit_paper(board, paper) if suffix == ".pdf" else ""
     content = _pdf(board, fpdf, PAPERS[paper]) if paper else _png(board, pillow)
-    files.write_file(path, content)
+    folders.write_file(path, content)
     return paper
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from actrec.types import NANOSECONDS, Intrinsics
-from actrec.utils import calibration_files, files
+from actrec.utils import calibration_files, folders
 from actrec.utils.calibration_files import quaternion, rigid, rotation_matrix, unit_quaternion
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
@@ -409,7 +409,7 @@ class HandEyeCollector:
             save_image(self._folder / name, image.color)
             rows = [(v.name, *map(float, v.gripper[:3, 3]), *quaternion(v.gripper[:3, :3])) for v in self.views]
             lines = ["image,x,y,z,qx,qy,qz,qw", *(",".join(map(str, row)) for row in rows)]
-            files.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
+            folders.write_file(self._folder / POSES_FILE, "".join(f"{line}\n" for line in lines).encode())
         self.todo = self._next_instruction()
         return is_new
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from actrec.types import Intrinsics
-from actrec.utils import files
+from actrec.utils import folders
 from actrec.utils.calibration_files import scale_to_size
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
@@ -247,8 +247,10 @@ def write_report(
     # The same gain in all views, for comparison.
     typical = float(np.median(np.concatenate([np.hypot(*part.T) for part in residuals])))
     gain = float(2 ** np.floor(np.log2(TYPICAL_ARROW * result.camera.width / max(typical, 1e-3))))
-    files.write_file(folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode(), "choose another --report")
-    files.write_file(folder / "report.md", _page(figures).encode())
+    folders.write_file(
+        folder / "report.json", (json.dumps(figures, indent=2) + "\n").encode(), "choose another --report"
+    )
+    folders.write_file(folder / "report.md", _page(figures).encode())
     save_image(folder / "coverage.png", _draw_coverage(result))
     for view, residual in zip(result.views, residuals, strict=True):
         drawn = _draw_residuals(load_image(view.name), view.detection.pixels, residual, gain)
@@ -257,7 +259,7 @@ def write_report(
 
 def save_image(path: Path, image: np.ndarray) -> None:
     """Write [H, W, 3] RGB atomically, because a viewer may be reading the file; raise DeviceError."""
-    files.write_file(path, cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
+    folders.write_file(path, cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
 
 
 def draw_preview(

@@ -16,9 +16,9 @@ import numpy as np
 from actrec import cameras
 from actrec.cameras.base import Camera
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
+from actrec.recordings import image_folder
 from actrec.recordings.image_folder import IMAGE_SUFFIXES, image_files
 from actrec.types import NANOSECONDS, Intrinsics
-from actrec.utils import files
 from actrec.utils.calibration_files import DEPTH, CameraFiles
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.utils.geometry import KINECT_TO_OPTICAL
@@ -70,9 +70,7 @@ def list_images(folder: str | Path) -> list[Path]:
 def read_image(path: Path) -> ColorImage:
     """Read an image; stretch the contrast of a 16-bit one (infrared). Raise InputError if it is damaged."""
     # Ignore the orientation: the coefficients of the lens belong to the sensor's image.
-    image = files.read_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise InputError(f"'{path}' is no readable image: remove it from the folder or copy it again")
+    image = image_folder.read_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if image.dtype == np.uint8:
         return ColorImage(path.name, 0, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     # Infrared decreases with the square of the distance.
@@ -155,8 +153,8 @@ def read_rgbd_folder(
 
 def read_depth(path: Path, unit: float) -> np.ndarray:
     """Read a 16-bit depth image as [H, W] float32 m, NaN for 0; raise InputError for another format."""
-    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint16 or image.ndim != 2:
+    image = image_folder.read_image(path, cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint16 or image.ndim != 2:
         raise InputError(f"'{path}' is no 16-bit depth image: save depth as 16-bit PNG (mm)")
     return np.where(image > 0, image * np.float32(unit), np.float32(np.nan)).astype(np.float32)
 

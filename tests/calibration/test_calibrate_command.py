@@ -147,7 +147,7 @@ def test_intrinsics_unusable_folder_exits_with_one(images, work_folder, capsys):
         ("empty", "contains no images"),
         ("blank", "the board is in none of the images"),
         ("mirrored", "7.png: the image of the board is mirrored"),
-        ("damaged", "5.png' is no readable image"),
+        ("damaged", "5.png' cannot be decoded"),
         ("few", "3 views of the board are too few: 8"),
     ):
         assert status(["intrinsics", folder, "--serial", "1"]) == 1, folder

@@ -291,30 +291,28 @@ class AzureKinectCamera(DeviceCamera):
             self._tracker = BodyTracker(k4abt, calibration, pose, images.intrinsics, c.body_processing, c.body_model)
 
     def _next(self, source: Device, deadline: float) -> Capture:
-        """Return the next usable capture of the camera."""
-        while not self._closing.is_set():
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise DeviceError(
-                    f"the Azure Kinect {source.serial} sent no frame in time: use a USB 3 controller for it alone"
-                )
-            capture = source.next(min(remaining, _POLL_S))
-            if capture is not None and self._usable(capture):
-                return self._newest(source, capture)
-        raise DeviceError("the Azure Kinect was closed during a read")
-
-    def _newest(self, source: Device, capture: Capture) -> Capture:
-        """Return the last of the queued captures."""
+        """Return the newest usable capture of the camera; wait for one."""
+        capture: Capture | None = None
         try:
-            while (newer := source.next(0)) is not None:
-                if self._usable(newer):
-                    self.skipped += 1
-                    capture.release()
+            while not self._closing.is_set():
+                remaining = deadline - time.monotonic()
+                if capture is None and remaining <= 0:
+                    raise DeviceError(
+                        f"the Azure Kinect {source.serial} sent no frame in time: use a USB 3 controller for it alone"
+                    )
+                newer = source.next(min(remaining, _POLL_S) if capture is None else 0)
+                if newer is None and capture is not None:
+                    return capture
+                if newer is not None and self._usable(newer):
+                    if capture is not None:
+                        self.skipped += 1
+                        capture.release()
                     capture = newer
+            raise DeviceError("the Azure Kinect was closed during a read")
         except BaseException:
-            capture.release()
+            if capture is not None:
+                capture.release()
             raise
-        return capture
 
     def _next_recorded(self, source: Playback) -> Capture:
         """Return the next usable capture of the recording when it is due."""

@@ -17,8 +17,8 @@ import numpy as np
 from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, NtuRecording, read_ntu_file, unmirror
 from actrec.datasets.video_streams import ColorVideo
 from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
+from actrec.recordings.image_folder import read_image
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils import files
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical
 from actrec.utils.jit import kernel
@@ -189,9 +189,7 @@ def _depth_maps(folder: Path) -> dict[int, Path]:
 
 
 def _read_depth(path: Path) -> np.ndarray:
-    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise InputError(f"'{path}' is not an image or truncated; copy it again")
+    image = read_image(path, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint16 or image.shape != DEPTH_SIZE[::-1]:
         raise InputError(f"'{path}' is {image.dtype}{list(image.shape)}, expected uint16{list(DEPTH_SIZE[::-1])}")
     return depth_in_meters(image[:, ::-1], MILLIMETER)

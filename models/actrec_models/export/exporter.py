@@ -17,7 +17,7 @@ from actrec import datasets, features, inference, types
 from actrec.datasets import find_duplicates
 from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance, Rejection
-from actrec.utils import config, files
+from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, networks
 from actrec_models.evaluation import metrics
@@ -53,7 +53,7 @@ def export(
     Raises:
         PackageError: No checkpoint, an ONNX graph that disagrees with PyTorch, or a network unsuited to float16.
     """
-    folder = files.check_output_folder(folder, package.FILES, overwrite)
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
     recipe, draft, network = open_checkpoint(source)
     content = to_onnx(network)
     tensors = weights_bytes(network) if weights else None
@@ -91,7 +91,7 @@ def export_network(
             raise ConfigError(f"'{label}' is reserved for rejected clips: remove it from the classes")
         if classes.count(label) > 1:
             raise ConfigError(f"the class '{label}' appears twice: {', '.join(classes)}")
-    folder = files.check_output_folder(folder, package.FILES, overwrite)
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
     torch.manual_seed(seed)
     network = networks.create(name, num_classes=len(classes), **options)
     for file in init:

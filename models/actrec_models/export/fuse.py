@@ -18,7 +18,7 @@ from actrec.features.clips import example_windows
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package, zoo
 from actrec.inference.package import ModelPackage, Provenance
-from actrec.utils import config, files
+from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import comparable_inputs
@@ -165,7 +165,7 @@ def fuse(
         PackageError: An invalid source, networks that do not fit together, or no known recipe.
     """
     shares = _shares(sources, method, weights)
-    target = files.check_output_folder(folder, package.FILES, overwrite)
+    target = folders.check_output_folder(folder, package.FILES, overwrite)
     streams = [_open(source) for source in sources]
     for other in streams[1:]:
         _check_compatible(streams[0], other)

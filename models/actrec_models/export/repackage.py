@@ -13,7 +13,7 @@ from actrec import datasets, inference
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package, zoo
 from actrec.inference.package import LowerPrecision, ModelPackage
-from actrec.utils import config, files
+from actrec.utils import config, folders
 from actrec.utils.errors import ActrecError, ConfigError, PackageError
 from actrec_models.evaluation import evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
@@ -47,7 +47,7 @@ def add_float16(
     Raises:
         PackageError: The package is missing or corrupt, or its network is unsuited to float16.
     """
-    folder = files.check_output_folder(folder, package.FILES, overwrite)
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     content, lower = base.read_onnx(), {name: base.read_onnx(name) for name in base.precisions[1:]}
     draft, half = precision.with_float16(base, content)
@@ -73,7 +73,7 @@ def recalibrate(
         PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
         ConfigError: The recipe has another dataset, split or classes, or no actions to reject.
     """
-    folder = files.check_output_folder(folder, package.FILES, overwrite)
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     trained = base.provenance
     if "evaluated_by" in trained.figures:
@@ -125,7 +125,7 @@ def quantize(
         PackageError: The package is missing or corrupt, or int8 disagrees with float32.
         ConfigError: The dataset is missing or has too few clips.
     """
-    files.check_output_folder(folder, package.FILES, overwrite)
+    folders.check_output_folder(folder, package.FILES, overwrite)
     base = zoo.find(source)
     trained = base.provenance
     name = dataset or trained.dataset

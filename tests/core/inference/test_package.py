@@ -11,7 +11,7 @@ import yaml
 
 from actrec.inference import package, zoo
 from actrec.inference.package import LowerPrecision
-from actrec.utils import files
+from actrec.utils import folders
 from actrec.utils.errors import DeviceError, PackageError
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
@@ -100,11 +100,11 @@ def test_write_over_package_with_other_files_refused(folder: Path) -> None:
 def test_check_output_folder_unwritable_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is not a folder"):
-        files.check_output_folder(tmp_path / "file/p", package.FILES)
+        folders.check_output_folder(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
-        files.check_output_folder("/proc/x9/p", package.FILES)
+        folders.check_output_folder("/proc/x9/p", package.FILES)
     with pytest.raises(DeviceError, match="~nosuchuser9/p.*no such home folder"):
-        files.check_output_folder("~nosuchuser9/p", package.FILES)
+        folders.check_output_folder("~nosuchuser9/p", package.FILES)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
