@@ -40,9 +40,7 @@ _TO_RGB = {
 
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 _RVL_HEADER = struct.Struct("<II")
-
-_MAX_PIXELS = 1 << 26
-"""Limit that detects damaged RVL headers; no depth camera has as many pixels."""
+_MAX_PIXELS = 1 << 26  # more means a damaged RVL header; no depth camera has as many
 
 
 class DamagedImageError(InputError):

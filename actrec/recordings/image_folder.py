@@ -27,9 +27,7 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, InputError
 
-FPS = 30.0
-"""Frame rate, Hz, of a folder with numbered files and no `fps` in its intrinsics.yaml."""
-
+FPS = 30.0  # Hz, of a folder with numbered files and no `fps` in its intrinsics.yaml
 NPZ_NAME = "depth_mm.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, ".bmp"})

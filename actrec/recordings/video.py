@@ -23,10 +23,7 @@ NTU_HFOV_DEG = 84.1
 """Horizontal field of view of the Kinect v2's color camera (1920×1080), which recorded NTU RGB+D."""
 
 _AVI_FORMAT = "avi"
-
-_TRUNCATED_S = 1.0
-"""A file is truncated if its frames end earlier than stated by more than this; sound may last a little longer."""
-
+_TRUNCATED_S = 1.0  # a file is truncated if its frames end earlier than stated by more; sound may last a little longer
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
 _PREVIEW_RANGE = 6.0  # m, from red to blue
 
@@ -68,9 +65,7 @@ def read_video_info(path: Path) -> VideoInfo:
     """
     with open_video(path) as container:
         stream = container.streams.video[0]
-        first = next(decode_frames(path, container), None)
-        if first is None:
-            raise InputError(f"'{path}' holds no frame: it is truncated; copy it again")
+        first = _first_frame(path, container)
         size = (first.height, first.width) if _quarter_turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
     # Counted without decoding; discarded packets are never displayed.
@@ -88,6 +83,13 @@ def decode_frames(path: Path, container: Any) -> Iterator[Any]:
     """
     with _ffmpeg_errors(path):
         yield from container.decode(video=0)
+
+
+def _first_frame(path: Path, container: Any) -> Any:
+    first = next(decode_frames(path, container), None)
+    if first is None:
+        raise InputError(f"'{path}' holds no frame: it is truncated; copy it again")
+    return first
 
 
 def to_rgb(frame: Any, mirror: bool = False, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -133,10 +135,7 @@ class VideoRecording(Recording):
             tags = (tag.upper() for each in (container, *container.streams) for tag in each.metadata)
             if any(tag.startswith("K4A_") for tag in tags):
                 source = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
-            first = next(decode_frames(self.path, container), None)
-        if first is None:
-            raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
-        height, width = to_rgb(first).shape[:2]
+            height, width = to_rgb(_first_frame(self.path, container)).shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
             self.intrinsics = from_hfov(width, height, NTU_HFOV_DEG)

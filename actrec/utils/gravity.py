@@ -15,8 +15,7 @@ from actrec.utils.errors import ConfigError, InputError
 
 BodyKind = TypeVar("BodyKind", bound=Body)
 
-LEVEL = (0.0, -1.0, 0.0)
-"""`up` of a level camera."""
+LEVEL = (0.0, -1.0, 0.0)  # `up` of a level camera
 
 MOUNTS = {
     "level": LEVEL,
@@ -38,8 +37,7 @@ SOURCES = {
 """Sources of `up`, the first known one is used, with their names in messages. "camera" is the source of a frame that
 names no other: a recording, the simulated camera, or the topic `camera/up`."""
 
-MAX_DISAGREEMENT_DEG = 10.0
-"""Angle between two sources from which on there is a warning."""
+MAX_DISAGREEMENT_DEG = 10.0  # angle between two sources from which on there is a warning
 
 
 GRAVITY_M_S2 = 9.81

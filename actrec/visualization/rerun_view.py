@@ -12,9 +12,7 @@ from actrec.skeleton import layouts
 from actrec.types import Body, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 
-CAMERA = "camera"
-"""Root entity: the camera's optical frame."""
-
+CAMERA = "camera"  # root entity: the camera's optical frame
 JPEG_QUALITY = 80
 
 RADII_M = {"skeletons": 0.012, "hands": 0.004, "face": 0.003}

@@ -37,11 +37,8 @@ _DEPTH, _ACCELEROMETER = 0, 3  # K4A_CALIBRATION_TYPE_DEPTH, …_ACCEL
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.05
-"""Longest wait inside the SDK, and so of a thread that closes the camera."""
-
-_MAX_QUEUED_NS = 10_000_000_000
-"""Limit of the time in the queue; a longer one means that the arrival is by another clock."""
+_POLL_S = 0.05  # longest wait inside the SDK, and so of a thread that closes the camera
+_MAX_QUEUED_NS = 10_000_000_000  # a longer time in the queue means that the arrival is by another clock
 
 
 @dataclass(frozen=True)

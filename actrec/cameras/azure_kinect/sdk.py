@@ -31,11 +31,8 @@ PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
 _SCORES = np.array([0.0, 0.5, 1.0, 1.0], np.float32)
 """Score of a k4abt confidence level: none (out of range), low (occluded), medium (visible), high (not used yet)."""
 
-_MAX_QUEUED = 2
-"""Limit of captures in the body tracker; more would only add latency."""
-
-_POLL_MS = 100
-"""Longest wait inside the body tracker, and so of a thread that closes the camera."""
+_MAX_QUEUED = 2  # captures in the body tracker; more would only add latency
+_POLL_MS = 100  # longest wait inside the body tracker, and so of a thread that closes the camera
 
 _LIBRARIES = {"k4a": ("k4a_dll", "1.4"), "k4arecord": ("record_dll", "1.4"), "k4abt": ("k4abt_dll", "1.1")}
 """Variable of the bindings, and suffix of the file; only the -dev package has the plain name."""

@@ -23,10 +23,7 @@ from actrec.utils.registration import Registration
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-
-_RESET_S = 15.0
-"""Timeout for the camera to reappear after a reset."""
-
+_RESET_S = 15.0  # timeout for the camera to reappear after a reset
 _MAX_FIT_ERROR_PX = 0.1
 _GRID_SIZE = 25
 

@@ -24,9 +24,7 @@ _UDEV = (
 )
 
 _POLL_S = 0.1
-
-MIN_MOTION_HZ = 50
-"""The slowest profile of a motion sensor of at least this rate is used."""
+MIN_MOTION_HZ = 50  # the slowest profile of a motion sensor of at least this rate is used
 
 
 def open_context() -> Any:

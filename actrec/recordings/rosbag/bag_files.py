@@ -26,9 +26,7 @@ from actrec.recordings.rosbag.mcap_file import Channel, McapFile, check_start, d
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.folders import expanded
 
-_PART = re.compile(r"(.+)_(\d+)(\.\w+)")
-"""File name of a part of a recording that rosbag2 has split."""
-
+_PART = re.compile(r"(.+)_(\d+)(\.\w+)")  # file name of a part of a recording that rosbag2 has split
 _SQLITE = b"SQLite format 3\0"
 
 

@@ -48,9 +48,7 @@ QUEUE_SIZE = 60
 """Messages of each kind kept for pairing: registered depth or compressed color may be logged much later."""
 
 _DEFAULT_PERIOD_NS = 33_333_333
-
 _AHEAD_NS = 2 * NANOSECONDS  # depth may be logged this long before its color
-
 _PROBE = 30  # color messages read to find the frame rate and the image size
 
 
@@ -278,9 +276,10 @@ class BagRecording(OpenBag):
             try:
                 image, frame_id = self._color(color)
                 meters, unit = (None, 1.0) if depth is None else self._depth(depth)
-                stamp = stamp_ns(color)
-                up = self._up(stamp)
-                frame = RgbdFrame(stamp, image, meters, self.intrinsics, frame_id, up=up, depth_scale=unit)
+                frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id, depth_scale=unit)
+                if self._ups is not None:  # the last one until this stamp, else the first
+                    index = int(np.searchsorted(self._ups[0], frame.stamp_ns, side="right")) - 1
+                    frame.up = self._ups[1][max(index, 0)]
                 frame.check()
                 return frame
             except DamagedImageError as error:
@@ -290,12 +289,6 @@ class BagRecording(OpenBag):
                 return None
             except ActrecError as error:
                 raise type(error)(f"bag '{self.path}': {error}") from error
-
-    def _up(self, stamp: int) -> np.ndarray | None:
-        """Return the last `up` until this stamp, else the first."""
-        if self._ups is None:
-            return None
-        return self._ups[1][max(int(np.searchsorted(self._ups[0], stamp, side="right")) - 1, 0)]
 
 
 def recorded_up(reader: Any) -> tuple[np.ndarray, np.ndarray] | None:
