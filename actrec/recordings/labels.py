@@ -25,6 +25,7 @@ from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
 from actrec.types import UNKNOWN
+from actrec.utils import folders
 from actrec.utils.errors import DeviceError, InputError
 
 LABELS_FILE = "labels.csv"
@@ -168,22 +169,14 @@ def write_labels(path: str | Path, clips: Sequence[LabeledClip]) -> None:
     Raises:
         DeviceError: The disk is full or read-only.
     """
-    path = Path(path)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with staging.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(COLUMNS)
-            for clip in clips:
-                start, end = (f"{s:.3f}".rstrip("0").rstrip(".") for s in (clip.start_s, clip.end_s))
-                times = start, "" if math.isinf(clip.end_s) else end
-                rows.writerow([clip.recording, clip.label, *times, clip.person, clip.body, clip.part])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staging, path)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise DeviceError(f"cannot write '{path}': {error.strerror}; free space or choose another folder") from error
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for clip in clips:
+        start, end = (f"{s:.3f}".rstrip("0").rstrip(".") for s in (clip.start_s, clip.end_s))
+        times = start, "" if math.isinf(clip.end_s) else end
+        rows.writerow([clip.recording, clip.label, *times, clip.person, clip.body, clip.part])
+    folders.write_file(Path(path), text.getvalue().encode(), "free space or choose another folder")
 
 
 def add_label(path: str | Path, clip: LabeledClip) -> None:

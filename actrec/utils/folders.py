@@ -113,7 +113,10 @@ def write_file(path: Path, content: bytes, remedy: str = "choose another place")
     staging = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(content)
+        with staging.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(staging, path)
     except OSError as error:
         raise DeviceError(f"cannot write '{path}': {error.strerror}; {remedy}") from error
