@@ -15,21 +15,9 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
 __all__ = [
-    "DATASETS",
-    "PARTS",
-    "Clip",
-    "ClipDataset",
-    "Entry",
-    "PreparedDataset",
-    "Source",
-    "SourceDataset",
-    "create",
-    "create_unknown",
-    "find_duplicates",
-    "folder",
-    "is_store",
-    "source",
-]
+    "DATASETS", "PARTS", "Clip", "ClipDataset", "Entry", "PreparedDataset", "Source", "SourceDataset", "create",
+    "create_unknown", "find_duplicates", "folder", "is_store", "source",
+]  # fmt: skip
 
 DATASETS = Registry(
     "dataset",

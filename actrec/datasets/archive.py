@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, walk
+from actrec.datasets.base import Clip, Entry, Kind, Source, find_files
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 
@@ -98,21 +98,16 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
         DeviceError: There is no such folder, or no such file in it.
         InputError: Two files have the same name.
     """
-    if not root.is_dir():
-        raise missing_folder_error(root)
-    found: dict[str, Path] = {}
-    every = (Path(folder, name) for folder, _, names in walk(root) for name in names)
-    for path in sorted(every):
-        match = re.fullmatch(pattern, path.name, re.IGNORECASE)
-        if not match:
-            continue
-        name = match[1].lower()
-        if name in found:
-            raise InputError(f"'{path}' and '{found[name]}' belong to the same sample; remove one of them")
-        found[name] = path
+    matching = re.compile(pattern, re.IGNORECASE)
+
+    def kind_of(path: Path) -> Kind:
+        match = matching.fullmatch(path.name)
+        return (match[1].lower(), "skeleton") if match else None
+
+    found = find_files(root, kind_of)
     if not found:
         raise DeviceError(f"'{root}' holds neither {archive} nor the files as published ({pattern})")
-    return dict(sorted(found.items()))
+    return {name: files["skeleton"] for name, files in found.items()}
 
 
 def read_mats(path: Path) -> dict[str, Any]:

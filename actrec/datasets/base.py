@@ -423,8 +423,24 @@ def missing_folder_error(root: Path) -> DeviceError:
     )
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk a folder like `os.walk`, following links, each folder once; raises DeviceError if one is unreadable."""
+Kind = tuple[str, str] | None
+"""Sample and kind ("skeleton", "color", …) of a file or folder; None for another one."""
+
+
+def find_files(
+    root: Path, kind_of: Callable[[Path], Kind], kind_of_folder: Callable[[Path], Kind] = lambda folder: None
+) -> dict[str, dict[str, Path]]:
+    """Return the files of each sample below `root` by kind; links are followed, each folder is listed once.
+
+    A folder that is of a sample itself is not listed.
+
+    Raises:
+        DeviceError: There is no such folder, or one is unreadable.
+        InputError: Two files of a sample are of one kind.
+    """
+    if not root.is_dir():
+        raise missing_folder_error(root)
+    found: dict[str, dict[str, Path]] = {}
     known: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         status = os.stat(folder)
@@ -432,7 +448,13 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             folders.clear()
             continue
         known.add((status.st_dev, status.st_ino))
-        yield folder, folders, names
+        inside = [(path, kind_of_folder(path)) for path in (Path(folder, name) for name in folders)]
+        folders[:] = [path.name for path, kind in inside if kind is None]
+        inside += [(path, kind_of(path)) for path in (Path(folder, name) for name in names)]
+        for path, kind in inside:
+            if kind is not None and (other := found.setdefault(kind[0], {}).setdefault(kind[1], path)) != path:
+                raise InputError(f"'{path}' and '{other}' belong to the same sample; remove one of them")
+    return dict(sorted(found.items()))
 
 
 def _refuse(error: OSError) -> None:

@@ -9,8 +9,6 @@ The papers' tables list V before +. The files have + before V: gesture 12 is a c
 """
 
 import logging
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,49 +31,26 @@ FILE_NAME = "skeletons_world.txt"
 _JOINTS = 22
 
 
-@dataclass(frozen=True)
-class GestureSequence:
-    """One recorded gesture of one hand, in layout `hand_22`.
+def read_gesture(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a single `skeletons_world.txt`.
 
-    Attributes:
-        name: Folder in the dataset, e.g. `gesture_1/finger_1/subject_2/essai_1`.
-        hands: [1, T, 22, 3] float32 meters in the optical frame, moved by a constant (see the module).
-        finger: 1 for one finger, 2 for the whole hand.
-        train: Whether the official split trains on it; None if unknown.
-    """
-
-    name: str
-    stamps_ns: np.ndarray
-    hands: np.ndarray
-    gesture: int
-    finger: int
-    subject: int
-    essai: int
-    train: bool | None = None
-
-
-def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence]:
-    """Read all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train)."""
-    path = Path(path)
-    arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
-    ranges = {"gesture": (1, len(CLASSES)), "finger": (1, len(FINGERS)), "subject": (1, 28), "essai": (1, 99)}
-    parts = split_frames(path, arrays, _JOINTS, {**ranges, "is_train": (0, 1)})
-    arrays["is_train"] = arrays["is_train"].astype(bool)
-    keys = (arrays[key].tolist() for key in ("gesture", "finger", "subject", "essai", "is_train"))
-    return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
-
-
-def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
-    """Read a single `skeletons_world.txt`; the names of its folders identify it.
+    Returns:
+        Stamps [T] ns, and joints [1, T, 22, 3] float32 m in the optical frame, moved by a constant (see the module).
 
     Raises:
         DeviceError: There is no such file.
         InputError: It is truncated, corrupt or of another form.
     """
-    path = Path(path).resolve()
-    xyz = _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3)
-    named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
-    return _sequence(xyz, fps, *(map(int, named.groups()) if named else (0, 0, 0, 0)))
+    path = Path(path)
+    return _hand(str(path), _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3))
+
+
+def _hand(name: str, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    check_distance(name, xyz)
+    hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
+    missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
+    hands[missing] = np.nan
+    return stamps_at(FPS, len(xyz)), hands
 
 
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
@@ -122,17 +97,6 @@ def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
     return f"gesture_{gesture}/finger_{finger}/subject_{subject}/essai_{essai}"
 
 
-def _sequence(
-    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None = None
-) -> GestureSequence:
-    name = sequence_name(gesture, finger, subject, essai)
-    check_distance(name, xyz)
-    hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
-    missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
-    hands[missing] = np.nan
-    return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, train)
-
-
 CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in FINGERS.values())
 META = ("gesture", "finger", "subject", "essai", "frames")
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
@@ -167,12 +131,16 @@ class Shrec17(ArchiveSource):
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
         """Return every item of the archive with its clip."""
-        path, read = self.root / self.archive, []
-        for s in read_shrec17_npz(path):
-            meta = {"gesture": s.gesture, "finger": s.finger, "subject": s.subject, "essai": s.essai}
-            entry = self._entry(s.name, meta, "train" if s.train else "test", path)
-            read.append((entry, Clip(s.name, entry.label, s.stamps_ns, s.hands)))
-        return read
+        path, keys, items = self.root / self.archive, META[:4], []
+        arrays = load_npz(path, ("xyz", "length", *keys, "is_train"))
+        ranges = {"gesture": (1, len(CLASSES)), "finger": (1, len(FINGERS)), "subject": (1, 28), "essai": (1, 99)}
+        sequences = split_frames(path, arrays, _JOINTS, {**ranges, "is_train": (0, 1)})
+        columns = (arrays[key].tolist() for key in (*keys, "is_train"))
+        for xyz, *numbers, train in zip(sequences, *columns, strict=True):
+            name = sequence_name(*numbers)
+            entry = self._entry(name, dict(zip(keys, numbers, strict=True)), "train" if train else "test", path)
+            items.append((entry, Clip(name, entry.label, *_hand(name, xyz))))
+        return items
 
     def published(self) -> list[Entry]:
         """Return every sequence of the official lists, with or without its file."""
@@ -196,12 +164,12 @@ class Shrec17(ArchiveSource):
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
         path, expected = self.root / entry.name / FILE_NAME, entry.meta["frames"]
-        s = read_gesture(path)
-        if len(s.stamps_ns) != expected:
+        stamps, hands = read_gesture(path)
+        if len(stamps) != expected:
             raise InputError(
-                f"'{path}' has {len(s.stamps_ns)} frames but the list has {expected}: it is truncated, copy it again"
+                f"'{path}' has {len(stamps)} frames but the list has {expected}: it is truncated, copy it again"
             )
-        return Clip(entry.name, entry.label, s.stamps_ns, s.hands)
+        return Clip(entry.name, entry.label, stamps, hands)
 
     def _entry(self, name: str, meta: dict[str, int], part: str, file: Path) -> Entry:
         files = {"skeleton": file} if file.is_file() else {}

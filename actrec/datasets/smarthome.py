@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
-from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, walk
+from actrec.datasets.base import Clip, Entry, Kind, Source, find_files
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
@@ -331,13 +331,8 @@ class Smarthome(Source):
         self.classes = CLASSES if self.config.activities == "all" else CLASSES_CROSS_VIEW
 
     def entries(self) -> list[Entry]:
-        """Return every clip whose activity is one of `classes`, by name.
-
-        Raises:
-            DeviceError: The root holds no skeletons.
-            InputError: A clip has two files of a kind.
-        """
-        found = self._files()
+        """Return every clip whose activity is one of `classes`, by name."""
+        found = find_files(self.root, self._kind)
         skeletons = self._skeletons(found)
         if not skeletons:
             raise DeviceError(f"'{self.root}' holds no skeletons named Activity_pPP_rRR_vVV_cCC.json; check the path")
@@ -381,36 +376,22 @@ class Smarthome(Source):
     def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo:
         return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config)
 
-    def _files(self) -> dict[str, dict[str, Path]]:
-        """Return the files of each clip by kind."""
-        if not self.root.is_dir():
-            raise missing_folder_error(self.root)
-        found: dict[str, dict[str, Path]] = {}
-        for folder, _, names in walk(self.root):
-            for path in (Path(folder, name) for name in names):
-                kind, meta = self._kind(path), parse_name(path.name)
-                if not kind or not meta:
-                    continue
-                name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
-                other = found.setdefault(name, {}).setdefault(kind, path)
-                if other != path:
-                    raise InputError(f"'{path}' and '{other}' belong to the same clip; remove one of them")
-        return found
-
-    def _kind(self, path: Path) -> str:
-        """Return the kind of a file; "" for depth videos, which have the names of color videos."""
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            return "refined" if path.stem.lower().endswith(REFINED) else "first"
+    def _kind(self, path: Path) -> Kind:
+        """Return clip and kind of a file; None for depth videos, which have the names of color videos."""
+        meta, suffix = parse_name(path.name), path.suffix.lower()
         depth = any("depth" in part.lower() for part in path.relative_to(self.root).parts)
-        return "color" if suffix in VIDEOS and not depth else ""
+        if not meta or not (suffix == ".json" or (suffix in VIDEOS and not depth)):
+            return None
+        name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
+        release = "refined" if path.stem.lower().endswith(REFINED) else "first"
+        return name, release if suffix == ".json" else "color"
 
     def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
         """Return the skeletons of each clip, all of one release: the preferred one if both exist."""
         releases = {kind for files in found.values() for kind in files} & {"refined", "first"}
         release = self.config.release if self.config.release in releases else next(iter(releases), "")
-        chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}
-        without = [name for name, files in sorted(found.items()) if not releases & files.keys()]
+        chosen = {name: files[release] for name, files in found.items() if release in files}
+        without = [name for name, files in found.items() if not releases & files.keys()]
         if without and chosen:
             logger.warning("%d videos have no skeletons, first '%s': skipping them", len(without), without[0])
         other_release = sum(1 for files in found.values() if releases & files.keys() and release not in files)

@@ -241,11 +241,6 @@ class Sysu(Source):
         """Return every clip by subject and action; subjects are numbered in the order of their folders' names.
 
         With a list of folds, clips with missing files are included; `read` raises for them.
-
-        Raises:
-            DeviceError: The root has no clips.
-            InputError: A folder has an unknown action, there are more than 40 subjects, or a list of folds is corrupt
-                or has more subjects than the root.
         """
         people = self._people()
         self._lists = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}

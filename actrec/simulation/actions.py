@@ -24,7 +24,6 @@ _STEPS = 13
 _STEP_PERIOD = WALK_SECONDS / (_STEPS + 1)
 _TURN_SECONDS = 1.0
 _ELLIPSE_WIDTH, _ELLIPSE_DEPTH = 0.70, 0.38  # half axes of the walked ellipse, m
-_SIGN = {"left": 1.0, "right": -1.0}
 
 
 def _body_at(time: float, size: float) -> tuple[float, float, float]:
@@ -49,7 +48,7 @@ def _footprint(time: float, side: str, size: float) -> np.ndarray:
     x, z, yaw = _body_at(float(np.clip(time, 0.0, WALK_SECONDS)), size)
     at_rest = time <= 0 or time >= WALK_SECONDS
     apart = body.CHANNELS[f"foot_x_{side}"] if at_rest else 0.085
-    sign = _SIGN[side]
+    sign = body.SIGN[side]
     return np.array(
         [x + sign * apart * np.cos(yaw), z - sign * apart * np.sin(yaw), yaw + sign * body.CHANNELS[f"foot_yaw_{side}"]]
     )
@@ -78,7 +77,7 @@ def _foot(time: float, side: str, size: float) -> dict[str, float]:
             place = prints[k - 1] + swing * (prints[k] - prints[k - 1])
             lift = 0.055 * np.sin(np.pi * share) ** 2
             heel = 0.75 * np.sin(np.pi * min(share * 1.3, 1.0)) ** 2
-    sign = _SIGN[side]
+    sign = body.SIGN[side]
     values = {"foot_x": sign * place[0], "foot_z": place[1], "foot_yaw": sign * place[2], "foot_y": lift, "heel": heel}
     return {f"{name}_{side}": float(value) for name, value in values.items()}
 
@@ -90,7 +89,7 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
     # In the first period, the left foot swings and the body is over the right one.
     phase = np.pi * (elapsed / _STEP_PERIOD - 0.5)
     sway, stride = -0.022 * np.sin(phase) * moving, np.cos(phase) * moving
-    arms = {f"arm_z_{side}": 0.08 - 0.30 * sign * stride for side, sign in _SIGN.items()}
+    arms = {f"arm_z_{side}": 0.08 - 0.30 * sign * stride for side, sign in body.SIGN.items()}
     return body.with_channels(
         body.REST, x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride,
         bend=0.02 + 0.03 * moving,
@@ -123,7 +122,7 @@ def _limb(side: str = "right", **channels: float | tuple[float, float, float]) -
 def _seated() -> np.ndarray:
     """Return the posture on the stool, hands on the lap."""
     vector = body.with_channels(body.REST, drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10)
-    for side in _SIGN:
+    for side in body.SIGN:
         hand = _limb(side, palm=(-0.25, -1.0, 0.0), elbow=(0.8, -0.3, -1.0), flex=0.0, knee_x=0.35)
         vector = body.with_channels(vector, **hand)
     vector = body.reach_to(vector, "left", (0.13, 0.665, -0.17))

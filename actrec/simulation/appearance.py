@@ -22,7 +22,7 @@ from actrec.simulation.actor import (
     TOE_HEIGHT,
 )
 from actrec.simulation.posture import Physique
-from actrec.simulation.renderer import Atlas, ShapeBuilder, Shapes
+from actrec.simulation.renderer import Atlas, ShapeBuilder, Shapes, Triple
 
 FACE, CLOTH, DENIM, SKIN, HAIR = range(5)
 TEXTURE_SIZE = 256
@@ -35,10 +35,6 @@ _LEVELS = 6
 _DENSITY = {CLOTH: 2.5, DENIM: 2.5, SKIN: 4.0, HAIR: 4.0}
 """Texture units per m elsewhere."""
 
-Color = tuple[float, float, float]
-"""Albedo as displayed, 0..1."""
-
-_Point = tuple[float, float, float]
 _SKINS = ((0.87, 0.68, 0.57), (0.80, 0.60, 0.48), (0.71, 0.51, 0.39), (0.58, 0.40, 0.30), (0.43, 0.29, 0.21))
 _HAIRS = ((0.08, 0.06, 0.05), (0.16, 0.11, 0.08), (0.32, 0.21, 0.12), (0.55, 0.42, 0.24), (0.45, 0.44, 0.43))
 
@@ -47,10 +43,10 @@ _HAIRS = ((0.08, 0.06, 0.05), (0.16, 0.11, 0.08), (0.32, 0.21, 0.12), (0.55, 0.4
 class FaceColors:
     """Colors of a face."""
 
-    skin: Color = (0.80, 0.60, 0.48)
-    hair: Color = (0.16, 0.11, 0.08)
-    lips: Color = (0.66, 0.36, 0.33)
-    iris: Color = (0.24, 0.16, 0.10)
+    skin: Triple = (0.80, 0.60, 0.48)
+    hair: Triple = (0.16, 0.11, 0.08)
+    lips: Triple = (0.66, 0.36, 0.33)
+    iris: Triple = (0.24, 0.16, 0.10)
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,10 @@ class Appearance:
     stature: float = 1.75  # height in m; scales girth, head and hands (bone lengths come from the skeleton)
     girth: float = 1.0  # factor on the thickness of trunk and limbs
     face: FaceColors = field(default_factory=FaceColors)
-    shirt: Color = (0.20, 0.42, 0.62)
-    sleeves: Color = (0.16, 0.33, 0.50)
-    trousers: Color = (0.25, 0.26, 0.32)
-    shoes: Color = (0.12, 0.11, 0.11)
+    shirt: Triple = (0.20, 0.42, 0.62)
+    sleeves: Triple = (0.16, 0.33, 0.50)
+    trousers: Triple = (0.25, 0.26, 0.32)
+    shoes: Triple = (0.12, 0.11, 0.11)
 
     @property
     def scale(self) -> float:
@@ -110,7 +106,7 @@ def cast_member(number: int) -> Person:
     skin = _SKINS[random.integers(len(_SKINS))]
     lips = (0.80 * skin[0], 0.58 * skin[1], 0.62 * skin[2])
 
-    def color(saturation: tuple[float, float], value: tuple[float, float]) -> Color:
+    def color(saturation: tuple[float, float], value: tuple[float, float]) -> Triple:
         r, g, b = colorsys.hsv_to_rgb(random.random(), random.uniform(*saturation), random.uniform(*value))
         return round(r, 3), round(g, 3), round(b, 3)
 
@@ -291,8 +287,8 @@ class _BodyBuilder:
         self.trousers, self.skin = (a.trousers, DENIM), (a.face.skin, SKIN)
 
     def _add(
-        self, frame: str, start: _Point, end: _Point | None, radii: tuple[float, float], material: tuple[Color, int],
-        stretch: _Point = (1.0, 1.0, 1.0),
+        self, frame: str, start: Triple, end: Triple | None, radii: tuple[float, float], material: tuple[Triple, int],
+        stretch: Triple = (1.0, 1.0, 1.0),
     ) -> None:  # fmt: skip
         color, kind = material
         self.shapes.add(
@@ -321,8 +317,8 @@ class _BodyBuilder:
         k, ones, colors = 0.93 * self.s, (1.0, 1.0, 1.0), self.appearance.face
 
         def add(
-            start: _Point, end: _Point | None, radii: tuple[float, float], stretch: _Point = ones,
-            color: Color = ones, kind: int = FACE, gloss: float = 0.06,
+            start: Triple, end: Triple | None, radii: tuple[float, float], stretch: Triple = ones,
+            color: Triple = ones, kind: int = FACE, gloss: float = 0.06,
         ) -> None:  # fmt: skip
             first = (k * start[0], k * start[1], k * start[2])
             last = None if end is None else (k * end[0], k * end[1], k * end[2])
@@ -363,7 +359,7 @@ class _BodyBuilder:
         dip = min(max((ANKLE_HEIGHT - TOE_HEIGHT) * s / foot, -0.9), 0.9)
         level = float(np.sqrt(1 - dip * dip))
 
-        def at(forward: float, height: float) -> _Point:
+        def at(forward: float, height: float) -> Triple:
             up = (height - ANKLE_HEIGHT) * s
             return (0.0, forward * level - up * dip, forward * dip + up * level)
 

@@ -15,7 +15,7 @@ from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT,
 from actrec.skeleton.layouts import KINECT_V2_25
 
 _J = KINECT_V2_25.index
-_SIDE = {"left": 1.0, "right": -1.0}
+SIGN = {"left": 1.0, "right": -1.0}
 
 # Bone lengths at the reference stature, m (proportions of Drillis and Contini 1966; spine joints as of a Kinect v2).
 _LENGTHS = {
@@ -42,7 +42,7 @@ _LEG = {"foot_x": 0.105, "foot_y": 0.0, "foot_z": 0.0, "foot_yaw": 0.12, "heel":
 
 CHANNELS: dict[str, float] = {
     **_TRUNK,
-    **{f"{name}_{side}": value for side in _SIDE for name, value in {**_ARM, **_LEG}.items()},
+    **{f"{name}_{side}": value for side in SIGN for name, value in {**_ARM, **_LEG}.items()},
 }
 """Name to value at rest. Lateral values (…_x) of limbs are positive outward on both sides."""
 
@@ -155,7 +155,7 @@ def two_bones(
 def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     """Compute the pose of a posture [channels] in the place frame (left, up, forward), feet on the floor at up = 0."""
     value = dict(zip(CHANNELS, vector.tolist(), strict=True))
-    limbs = {side: {name: value[f"{name}_{side}"] for name in (*_ARM, *_LEG)} for side in _SIDE}
+    limbs = {side: {name: value[f"{name}_{side}"] for name in (*_ARM, *_LEG)} for side in SIGN}
     joints = np.zeros((25, 3))
     pelvis = _rotation_matrix(value["yaw"], value["tilt"], value["roll"])
     chest = _spine(joints, pelvis, value, limbs, physique)
@@ -164,7 +164,7 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     curl = np.clip([[limb["thumb"], limb["index"], *[limb["curl"]] * 3] for limb in limbs.values()], 0, 1)
     fingers, _ = finger_frames(curl, physique.hand_length)
     hands = np.zeros((2, 3, 3))
-    for i, (side, sign) in enumerate(_SIDE.items()):
+    for i, (side, sign) in enumerate(SIGN.items()):
         hands[i] = _arm(joints, chest, side, sign, limbs[side], physique)
         _leg(joints, pelvis, side, sign, limbs[side], physique)
         wrist = joints[_J[f"wrist_{side}"]]
@@ -182,7 +182,7 @@ def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
         side: "left" or "right".
         target: Place of the wrist (left, up, forward), m; the arm points at a target out of reach.
     """
-    physique, sign = Physique(), _SIDE[side]
+    physique, sign = Physique(), SIGN[side]
     for _ in range(3):  # the shoulder itself follows the arm a little
         joints = pose(vector, physique).joints
         up = _unit(joints[_J["spine_shoulder"]] - joints[_J["spine_mid"]])
@@ -212,7 +212,7 @@ def _spine(
     # The pelvis is lowered until both legs reach their feet.
     reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
     height = base[1]
-    for side, sign in _SIDE.items():
+    for side, sign in SIGN.items():
         hip = pelvis[:, 0] * sign * physique.length("hip")
         ankle, _ = _foot(sign, limbs[side], s)
         level = math.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])

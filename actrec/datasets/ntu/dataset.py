@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source, missing_folder_error, unreadable_folder_error, walk
+from actrec.datasets.base import Clip, Entry, Kind, Source, find_files, unreadable_folder_error
 from actrec.datasets.ntu.cameras import DEPTH, cameras_of, ntu_frames
-from actrec.datasets.ntu.skeletons import ACTIONS, COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import ACTIONS, COLOR_SIZE, NAME, BodyCleaning, clean, parse_name, read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.types import RgbdFrame
@@ -32,8 +32,7 @@ SUBJECTS_120 = SUBJECTS_60 | {
 CAMERAS = frozenset({2, 3})
 """Training cameras of "cross_view"."""
 
-_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
-_VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
+_VIDEO = re.compile(rf"({NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
 _LIST_HEAD = re.compile(r"(\d+) of the captured samples")
 _LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
 
@@ -72,12 +71,7 @@ class Ntu60(Source):
         self.config = config.build(NtuConfig, options)
 
     def entries(self) -> list[Entry]:
-        """Return every sample, by name, without the listed incomplete ones.
-
-        Raises:
-            DeviceError: The root has no `.skeleton` file, or no list although `incomplete` is "listed".
-            InputError: A sample exists twice, a `.skeleton` file has another name, or the list is corrupt.
-        """
+        """Return every sample, by name, without the listed incomplete ones; raises DeviceError without that list."""
         found = find_samples(self.root)
         skipped = self._incomplete()
         metas = {name: _sample_meta(files["skeleton"]) for name, files in found.items() if name not in skipped}
@@ -167,13 +161,13 @@ def read_list(path: Path) -> frozenset[str]:
     """
     lines = read_text(path).splitlines()
     promised = [int(match[1]) for line in lines if (match := _LIST_HEAD.match(line))]
-    begin = next((i for i, line in enumerate(lines) if _NAME.fullmatch(line.strip())), len(lines))
+    begin = next((i for i, line in enumerate(lines) if NAME.fullmatch(line.strip())), len(lines))
     names: set[str] = set()
     for number, line in enumerate(lines[begin:], start=begin + 1):
         name = line.strip()
         if not name:
             continue
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise InputError(f"'{path}' line {number}: '{name[:40]}' is not a sample name; copy the list again")
         if name in names:
             raise InputError(f"'{path}' line {number}: {name} is listed twice; copy the list again")
@@ -193,33 +187,29 @@ def find_samples(root: Path) -> dict[str, dict[str, Path]]:
         DeviceError: There is no such folder, or no `.skeleton` file in it.
         InputError: A `.skeleton` file has another name, or a sample exists twice.
     """
-    if not root.is_dir():
-        raise missing_folder_error(root)
-    found: dict[str, dict[str, Path]] = {"skeleton": {}, "color": {}, "depth": {}, "masked": {}}
 
-    def add(kind: str, sample: str, path: Path) -> None:
-        other = found[kind].setdefault(sample, path)
-        if other != path:
-            raise InputError(f"'{path}' and '{other}' belong to the same sample; remove one of them")
+    def kind_of(path: Path) -> Kind:
+        if path.name.startswith("."):  # "._*" are of macOS
+            return None
+        if path.suffix == ".skeleton":
+            if not NAME.fullmatch(path.stem):
+                raise InputError(f"'{path}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
+            return path.stem, "skeleton"
+        match = _VIDEO.fullmatch(path.name)
+        return (match[1].upper(), "color") if match else None
 
-    for folder, folders, names in walk(root):
-        for name in [name for name in folders if _NAME.fullmatch(name) and _holds_depth(Path(folder, name))]:
-            add("masked" if "masked" in Path(folder).name.lower() else "depth", name, Path(folder, name))
-            folders.remove(name)
-        for path in (Path(folder, name) for name in names if not name.startswith(".")):  # "._*" are of macOS
-            if path.suffix == ".skeleton":
-                if not _NAME.fullmatch(path.stem):
-                    raise InputError(f"'{path}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
-                add("skeleton", path.stem, path)
-            elif match := _VIDEO.fullmatch(path.name):
-                add("color", match[1].upper(), path)
-    if not found["skeleton"]:
+    def kind_of_folder(path: Path) -> Kind:
+        if not NAME.fullmatch(path.name) or not _holds_depth(path):
+            return None
+        return path.name, "masked" if "masked" in path.parent.name.lower() else "depth"
+
+    samples = {name: files for name, files in find_files(root, kind_of, kind_of_folder).items() if "skeleton" in files}
+    if not samples:
         raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that contains nturgb+d_skeletons")
-    kinds = {"skeleton": found["skeleton"], "color": found["color"], "depth": found["masked"] | found["depth"]}
-    return {
-        sample: {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
-        for sample in sorted(found["skeleton"])
-    }
+    for files in samples.values():
+        if "masked" in files:
+            files.setdefault("depth", files.pop("masked"))
+    return samples
 
 
 def _holds_depth(folder: Path) -> bool:

@@ -59,7 +59,7 @@ DEPTH_SIZE = (512, 424)
 _BODY_VALUES = 10
 """Values in the line of a body, its id first."""
 
-_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _JOINT_VALUES = 12
 _STATE = 11
 """Index of a joint's state among its values."""
@@ -172,7 +172,7 @@ def _check_lines(path: Path, lines: list[bytes]) -> None:
 
 def parse_name(name: str) -> dict[str, int]:
     """Parse setup, camera, subject, replication and action from "SsssCcccPpppRrrrAaaa"; empty for another name."""
-    match = _NAME.search(name)
+    match = NAME.search(name)
     if not match:
         return {}
     return dict(zip(("setup", "camera", "subject", "replication", "action"), map(int, match.groups()), strict=True))

@@ -289,7 +289,7 @@ def test_smarthome_invalid_root_raises(root, tmp_path_factory):
     with pytest.raises(DeviceError, match="there is no folder"):
         Smarthome(empty / "gone").entries()
     write(root / "again", "Walk_p03_r00_v01_c01")
-    with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*belong to the same clip"):
+    with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*belong to the same sample"):
         Smarthome(root).entries()
     with pytest.raises(ConfigError, match="activities"):
         Smarthome(root, activities="some")

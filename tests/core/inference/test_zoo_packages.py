@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrec import inference
+from actrec import datasets, inference
 from actrec.datasets.nucla import read_nucla_npz
-from actrec.datasets.shrec17 import CLASSES as SHREC17
-from actrec.datasets.shrec17 import FINGERS, read_shrec17_npz
 from actrec.datasets.utd_mhad import CLASSES as UTD
 from actrec.datasets.utd_mhad import read_utd_mhad_npz
 from actrec.inference import package
@@ -64,9 +62,9 @@ def utd_mhad(root: Path) -> list[Recording]:
 
 
 def shrec17(root: Path) -> list[Recording]:
-    test = [s for s in read_shrec17_npz(root / "shrec17/shrec17_skeletons.npz") if not s.train]
-    names = (f"{SHREC17[s.gesture - 1]}, {FINGERS[s.finger]}" for s in test)
-    return [Recording(name, s.stamps_ns, s.hands[0], "hand_22") for name, s in zip(names, test, strict=True)][::8]
+    test = datasets.create("shrec17_28", root / "shrec17", part="test")
+    clips = (test[index] for index in range(0, len(test), 8))
+    return [Recording(test.classes[clip.label], clip.stamps_ns, clip.bodies[0], "hand_22") for clip in clips]
 
 
 TEST_RECORDINGS = {
