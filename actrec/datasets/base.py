@@ -88,10 +88,6 @@ class Clip:
             bodies = bodies @ gravity.level_rotation(gravity.check_up(up)).T
         return Clip(self.name, self.label, self.stamps_ns, bodies)
 
-    def window(self, seconds: float, frames: int) -> np.ndarray:
-        """Return the bodies [M, frames, V, 3] m of the live recognizer's window at the end of the clip."""
-        return self._bodies(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
-
     def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
         """Return the stamps [frames], ns, of the live window at the clip's end, or `stretched` over the whole clip."""
         start, end = int(self.stamps_ns[0]), int(self.stamps_ns[-1])

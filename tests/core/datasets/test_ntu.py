@@ -234,7 +234,7 @@ def test_ntu_single_frame_and_missing_joints_read(tmp_path):
         clip.bodies.shape == (1, 1, 25, 3)
         and np.isnan(clip.bodies[0, 0]).any(-1).tolist() == [False, True] + [False] * 23
     )
-    assert np.isfinite(clip.window(1.0, 20)[0, :, 0]).all()
+    assert np.isfinite(clip.sample(1.0, 20)["bodies"][0, :, 0]).all()
 
 
 def test_ntu_cleaning_options_applied(tmp_path):

@@ -71,7 +71,7 @@ def test_augmentation_disabled_gives_live_window(nucla):
     disabled = config.build(augmentation.Augmentation, {**no_change, "speed": 1.0, "mirror": False})
     rng = np.random.default_rng(1)
     window = augmentation.augment_bodies(augmentation.sample_window(clip, 5.0, 60, disabled, rng), disabled, rng)
-    np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
+    np.testing.assert_allclose(window, clip.sample(5.0, 60)["bodies"], atol=1e-5)
 
 
 def test_stretched_window_contains_whole_clip():
@@ -129,7 +129,7 @@ def test_follow_different_body_counts_are_joined(nucla):
 def test_augment_bodies_missing_joint_keeps_others(nucla, joint):
     """A missing joint, such as hips behind a table, leaves the other joints usable."""
     missing, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
-    bodies = nucla["train"][0].window(5.0, 60)
+    bodies = nucla["train"][0].sample(5.0, 60)["bodies"]
     bodies[:, :, missing] = np.nan
     options = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False)
     augmented = augmentation.augment_bodies(bodies, options, rng)
@@ -154,7 +154,7 @@ def test_synthetic_action_uses_visible_pose(nucla):
 
 
 def test_exchange_sides_is_temporary(nucla):
-    bodies = nucla["train"][0].window(5.0, 60)
+    bodies = nucla["train"][0].sample(5.0, 60)["bodies"]
     changed = bodies.copy()
     augmentation._exchange_sides(changed, np.random.default_rng(3))
     exchanged = (changed != bodies).any(axis=(0, 2, 3))
@@ -360,7 +360,7 @@ def test_training_few_steps_lower_loss(nucla):
 def test_window_ends_with_clip():
     stamps = (np.arange(24) / 12 * NANOSECONDS).astype(np.int64)
     bodies = np.arange(24, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
-    window = Clip("c", 0, stamps, bodies).window(5.0, 60)
+    window = Clip("c", 0, stamps, bodies).sample(5.0, 60)["bodies"]
     np.testing.assert_allclose(window[0, -24:, 0, 0], np.arange(24), atol=1e-4)
     assert (window[0, :36] == 0).all()
 
