@@ -31,21 +31,8 @@ FILE_NAME = "skeletons_world.txt"
 _JOINTS = 22
 
 
-def read_gesture(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a single `skeletons_world.txt`.
-
-    Returns:
-        Stamps [T] ns, and joints [1, T, 22, 3] float32 m in the optical frame, moved by a constant (see the module).
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated, corrupt or of another form.
-    """
-    path = Path(path)
-    return _hand(str(path), _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3))
-
-
 def _hand(name: str, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return stamps [T] ns, and joints [1, T, 22, 3] float32 m in the optical frame of the module's description."""
     check_distance(name, xyz)
     hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
     missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
@@ -164,7 +151,7 @@ class Shrec17(ArchiveSource):
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
         path, expected = self.root / entry.name / FILE_NAME, entry.meta["frames"]
-        stamps, hands = read_gesture(path)
+        stamps, hands = _hand(str(path), _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3))
         if len(stamps) != expected:
             raise InputError(
                 f"'{path}' has {len(stamps)} frames but the list has {expected}: it is truncated, copy it again"
