@@ -48,13 +48,9 @@ class Evaluation:
     Attributes:
         kind: "single", "comparison", "fusion", "seeds" (of models, or of fusions) or "folds".
         clips: Clip mode of each model: "live", "whole" or "stretched".
-        results: One per model.
         combined: Result of the fused streams, or of all repetitions' clips together; None otherwise.
         fused: Results of the fused streams, one per seed.
-        weights: Weights of the fused streams; they sum to 1.
-        draws: Augmented versions of each clip, per model.
-        folds: Fold of each model.
-        notes: Remarks for the reader.
+        draws, folds: Augmented versions of each clip, and fold, of each model.
         duplicates: Name of a scored clip to the name of the same clip in the training part.
         unknown: Number of the user's recordings labeled `unknown` and the rejected share, per model; None if it can
             read none of them.

@@ -148,9 +148,7 @@ class EvaluationResult:
     """The probabilities of every clip, and the metrics computed from them.
 
     Attributes:
-        name: Name of the package, checkpoint or fusion.
-        clips: [N] names.
-        labels: [N] true class of each clip.
+        clips, labels: [N] names and true classes.
         probabilities: [N, classes]; a row's difference to 1 is the probability of "none of these". Zero if unreadable.
         threshold: Confidence below which the package publishes `unknown`; None without rejection.
         unreadable: Name of an unreadable clip to the cause. It counts as wrong and as rejected.

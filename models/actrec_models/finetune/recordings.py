@@ -26,10 +26,8 @@ class Recordings:
 
     Attributes:
         clips: Clips of the classes, then clips labeled `unknown`, with label −1.
-        classes: Labels.
         people: Person of each clip; empty if not given.
         skipped: Causes of unusable recordings.
-        fingerprint: Fingerprint of all recordings.
         identities: Identity of the recording that each clip was cut from (`Folder.identity`).
     """
 
@@ -150,7 +148,6 @@ def make_folds(
         labels: [N] class of each clip, −1 for `unknown`.
         people: Person of each clip; empty if not given.
         count: Number of random folds, at most the number of recordings of the smallest class.
-        seed: Seed of the random folds.
         recordings: Recording of each clip; empty if every clip has its own.
     """
     person = np.array(people)

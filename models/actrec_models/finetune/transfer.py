@@ -7,6 +7,7 @@ logits their sum, as in the graph networks (one per branch). The features of the
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,23 +17,25 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import UNKNOWN_LABEL
+from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.finetune.recordings import Folds, Recordings
-from actrec_models.networks import create
+from actrec_models.networks import NETWORKS, create
 from actrec_models.networks.base import OUTLIER, Network, sample_losses
-from actrec_models.training.checkpoints import open_package
+from actrec_models.training import initial_weights
 from actrec_models.training.recipe import Optimizer, Recipe
 from actrec_models.training.trainer import fast_bfloat16
 
@@ -171,8 +174,43 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str | Path) -> PretrainedModel:
-    """Open a package for fine-tuning; raise PackageError if it, or its weights, are missing or damaged."""
-    return PretrainedModel(*open_package(name))
+    """Open a package (a folder, or a name in the zoo) for fine-tuning.
+
+    Raises:
+        PackageError: The package or its weights are missing, or the weights do not fit the network.
+    """
+    found = zoo.find(name)
+    tensors = initial_weights.read(initial_weights.package_weights(found)).tensors
+    options = network_options(found)
+    network: Network = create(found.family, num_classes=len(found.labels), **options)
+    stated, built = (
+        [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in specs]
+        for specs in (found.inputs, network.input_specs)
+    )
+    try:
+        if stated != built:
+            raise RuntimeError(f"it takes {built}")
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise PackageError(
+            f"{found.path}: its weights do not fit {found.family} with {options or 'no options'} "
+            f"({str(error).splitlines()[0]}); export it again"
+        ) from error
+    return PretrainedModel(found, options, tensors)
+
+
+def network_options(found: ModelPackage) -> dict[str, Any]:
+    """Return the options of a package's network, parsed from its variant and inputs."""
+    known = [field.name for field in dataclasses.fields(NETWORKS.get(found.family).config_class)]
+    names = "|".join(sorted(known, key=len, reverse=True))
+    pairs = re.findall(rf"(?:^|, )({names}) (.*?)(?=, (?:{names}) |$)", found.variant)
+    options = {name: None if value == "None" else yaml.safe_load(value) for name, value in pairs}
+    implied = {
+        "frames": found.window.clip_frames,
+        "bodies": found.bodies,
+        "modalities": [spec.modality for spec in found.inputs],
+    }
+    return {**{name: value for name, value in implied.items() if name in known}, **options}
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -308,7 +308,6 @@ class BatchNormRecalibration(lightning.Callback):
     Args:
         batches: Number of batches of each process.
         draw: Return the batches of an epoch, counted from the stage's first.
-        averaging: Average of the weights, or None.
         each_epoch: Whether clips are held out.
     """
 

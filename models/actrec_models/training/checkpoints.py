@@ -6,7 +6,6 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
-from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, PackageError
-from actrec_models.networks import NETWORKS, create
 from actrec_models.networks.base import Network
-from actrec_models.training import initial_weights, provenance
+from actrec_models.training import provenance
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 
@@ -171,46 +166,6 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
         recipe.model, recipe.options, parameters["classes"], network, trained, recipe.window(network)
     )
     return recipe, description, network
-
-
-def open_package(name: str | Path) -> tuple[ModelPackage, dict[str, Any], dict[str, Tensor]]:
-    """Return the description of a package (a folder, or a name in the zoo), its network's options, and its weights.
-
-    Raises:
-        PackageError: The package or its weights are missing, or the weights do not fit the network.
-    """
-    found = zoo.find(name)
-    tensors = initial_weights.read(initial_weights.package_weights(found)).tensors
-    options = network_options(found)
-    network: Network = create(found.family, num_classes=len(found.labels), **options)
-    stated, built = (
-        [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in specs]
-        for specs in (found.inputs, network.input_specs)
-    )
-    try:
-        if stated != built:
-            raise RuntimeError(f"it takes {built}")
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise PackageError(
-            f"{found.path}: its weights do not fit {found.family} with {options or 'no options'} "
-            f"({str(error).splitlines()[0]}); export it again"
-        ) from error
-    return found, options, tensors
-
-
-def network_options(found: ModelPackage) -> dict[str, Any]:
-    """Return the options of a package's network, parsed from its variant and inputs."""
-    known = [field.name for field in dataclasses.fields(NETWORKS.get(found.family).config_class)]
-    names = "|".join(sorted(known, key=len, reverse=True))
-    pairs = re.findall(rf"(?:^|, )({names}) (.*?)(?=, (?:{names}) |$)", found.variant)
-    options = {name: None if value == "None" else yaml.safe_load(value) for name, value in pairs}
-    implied = {
-        "frames": found.window.clip_frames,
-        "bodies": found.bodies,
-        "modalities": [spec.modality for spec in found.inputs],
-    }
-    return {**{name: value for name, value in implied.items() if name in known}, **options}
 
 
 # -- lock and errors of a run ------------------------------------------------------------------------------------------

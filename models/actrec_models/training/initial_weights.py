@@ -42,7 +42,6 @@ class Format:
     """A public checkpoint format.
 
     Attributes:
-        title: Name for messages.
         signs: Names that identify it, each with the number of axes of that tensor.
         classifier: Prefix of the classifier's layers.
         rename: From a name in a file to the port's.

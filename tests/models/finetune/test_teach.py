@@ -24,7 +24,6 @@ from actrec_models.finetune.recordings import Folds, Recordings, make_folds, rea
 from actrec_models.finetune.transfer import TeachConfig, Trainer
 from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER
-from actrec_models.training import checkpoints
 from benchmarks import training as benchmark
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
@@ -300,7 +299,7 @@ def test_network_has_pretrained_backbone_and_new_head(base):
     ],
 )
 def test_network_options_are_parsed_from_package(base, variant, expected):
-    found = checkpoints.network_options(dataclasses.replace(base.package, variant=variant))
+    found = transfer.network_options(dataclasses.replace(base.package, variant=variant))
     implied = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
     assert found == {**implied, **expected}
     create("deepacts_graph", num_classes=3, **found)
