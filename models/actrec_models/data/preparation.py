@@ -132,10 +132,7 @@ def prepare_source(
     settings: PrepareConfig,
     run: Run,
 ) -> Summary:
-    """Prepare an open dataset like `prepare`.
-
-    `protocols` maps each "split" or "split#fold" to the source of its parts.
-    """
+    """Prepare an open dataset like `prepare`; `protocols` maps each "split" or "split#fold" to its source."""
     began = time.monotonic()
     pickled = pickle.dumps(source)  # before it reads files
     head = Head(

@@ -279,11 +279,7 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
     """Prepare on `workers` local processes, or on a cluster with a scheduler; the tasks of a dead worker are retried.
 
     Only a few tasks are submitted at a time, to bound the memory of the scheduler and this process. The caller clears
-    `pending` to stop.
-
-    Raises:
-        DeviceError: The cluster does not answer, or fails.
-        MissingLibraryError: dask.distributed is absent.
+    `pending` to stop. Raise DeviceError if the cluster does not answer, or fails.
     """
     try:
         import distributed

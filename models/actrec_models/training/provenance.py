@@ -127,10 +127,7 @@ def describe_machine(device: torch.device, world: int) -> dict[str, Any]:
 
 
 def merge(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return the provenance of a resumed run: all commits, versions and machines, e.g. "c0ffee, then decade".
-
-    `before` is `from_checkpoint` of the resumed run, empty for a new one.
-    """
+    """Return the provenance of a resumed run, e.g. "c0ffee, then decade"; `before` is of the earlier run, or empty."""
     versions = dict(before.get("packages", {}))
     recordings = list(dict.fromkeys([*before.get("recordings", ()), *now.get("recordings", ())]))
     return {

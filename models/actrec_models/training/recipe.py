@@ -318,11 +318,7 @@ class Recipe:
         return Components(optimizer, schedule, config.build(Sampling, self.sampling), validation)
 
     def plan(self) -> list[Stage]:
-        """Return the stages; a recipe without stages has one that trains everything.
-
-        Raises:
-            ConfigError: An entry is not a valid stage, or the last one trains another network.
-        """
+        """Return the stages, or one that trains everything; raise ConfigError for an invalid one."""
         if not self.stages:
             return [Stage("", self.epochs, self.learning_rate)]
         if not all(isinstance(entry, dict) for entry in self.stages):
