@@ -1,8 +1,8 @@
 """`actrec bench estimators`, `actor`, `mediapipe-ntu`, `rendered-skeletons`, `mounting`: estimates and labels.
 
 `mounting` scores packages on recordings of a camera that is rolled or pitched. Joints of a test part are rotated as if
-the camera were turned. Pixels are rendered: recordings move the simulated actor in front of a turned camera, and the
-perception estimates them again. The direction of gravity is ignored, known, or estimated from people and floor.
+the camera were turned. Pixels are rendered: recordings move the simulated actor, or a hand, before a turned camera, and
+are estimated again. The direction of gravity is ignored, known, or estimated from people and floor (not from hands).
 """
 
 import argparse
@@ -343,7 +343,8 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     if not args.pixels:
         rows = _from_joints(test, sessions, mountings, args.up, args.ups)
     else:
-        found = _from_pixels(test, [(mounting, up) for up in args.up for mounting in mountings], args)
+        ups = [up for up in args.up if test.layout == CANONICAL or up != "estimated"]
+        found = _from_pixels(test, [(mounting, up) for up in ups for mounting in mountings], args)
         rows = [_row(mounting, up, clips, test, sessions) for mounting, up, clips in found if sessions]
     return {"dataset": args.dataset, "from": "pixels" if args.pixels else "joints", "mountings": rows}
 
@@ -361,9 +362,7 @@ def _row(
         counted = scores(session, found)
         row[session.package.name] = counted["right"]
         row[f"{session.package.name} accepted"] = counted["right and accepted"]
-    roll, pitch = (
-        (np.median(angles) for angles in zip(*map(_angles, clips), strict=True)) if up != "ignored" else (0, 0)
-    )
+    roll, pitch = np.median([_angles(clip) for clip in clips], axis=0) if up != "ignored" else (0.0, 0.0)
     return {**row, "median up": f"{roll:.1f}, {pitch:.1f}"}
 
 
@@ -438,7 +437,8 @@ def _from_pixels(
     files = {each: _file(each, args) for each in wanted}
     tasks = [(clips, *each) for each in wanted if not files[each].is_file() for clips in streams.values()]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        perceived = iter(tqdm(pool.imap(_perceive, tasks), total=len(tasks), unit="person", file=sys.stderr))
+        perceive = _perceive if test.layout == CANONICAL else _perceive_hands
+        perceived = iter(tqdm(pool.imap(perceive, tasks), total=len(tasks), unit="person", file=sys.stderr))
         for mounting, up in wanted:
             file = files[mounting, up]
             if not file.is_file():
@@ -478,15 +478,21 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
     return found
 
 
-def _turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) -> CameraPose:
-    """Return a camera with this roll, and, unless the pitch is 0, with this pitch where the person stays in view.
+def _perceive_hands(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
+    clips, mounting, up = task
+    angles = math.radians(mounting.roll), math.radians(mounting.pitch)
+    found = [recordings.estimate_hand(clip, *angles, up == "known") for clip in clips]
+    return [clip for clip in found if clip is not None]
 
-    Args:
-        clip: Its bodies give the distance.
-        recorded: Pose of the camera that recorded it.
+
+def _turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) -> CameraPose:
+    """Return a camera with this roll, and, unless the pitch is 0, with this pitch and aimed at the person of the clip.
+
+    It is as far from the waist as `recorded`, the clip's own camera, and at least `MIN_HEIGHT_M` above the floor.
     """
     roll, pitch = math.radians(roll_deg), math.radians(pitch_deg)
     if not pitch_deg:
         return CameraPose(recorded.height, recorded.pitch, roll)
-    distance = float(np.nanmedian(clip.bodies[0, :, 0, 2]))
-    return CameraPose(max(MIN_HEIGHT_M, WAIST_M + distance * math.tan(pitch)), pitch, roll)
+    distance = float(np.nanmedian(clip.leveled().bodies[0, :, 0, 2]))
+    height = max(MIN_HEIGHT_M, WAIST_M + distance * math.sin(pitch))
+    return CameraPose(height, pitch, roll, distance * (1.0 - math.cos(pitch)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 
 _J = KINECT_V2_25.index
 
@@ -62,6 +62,9 @@ _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 _KNUCKLE = np.array(
     [[0.16, 0.14, 0.09], [0.155, 0.50, 0.0], [0.045, 0.525, -0.01], [-0.065, 0.50, -0.005], [-0.165, 0.45, 0.01]]
 )
+
+PALM_SHARE = float(_KNUCKLE[2, 1])
+"""Distance of the wrist from the middle knuckle, relative to an open hand's length."""
 
 PHALANX = np.array(
     [[0.20, 0.17, 0.14], [0.225, 0.13, 0.105], [0.245, 0.15, 0.11], [0.225, 0.145, 0.11], [0.175, 0.105, 0.095]]
@@ -140,6 +143,36 @@ def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.
     points += (_KNUCKLE * hand_length)[None, :, None]
     x = unit(np.array([1.0, 0.0, 0.0]) - along * along[..., :1])
     return points, np.stack([x, along, _cross(x, along)], axis=-1)
+
+
+def recorded_hand_frames(joints: np.ndarray, hand_length: float, forearm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place the frames of a recorded right hand and its forearm; the others stay at the origin.
+
+    Args:
+        joints: [22, 3] of layout `hand_22`, m.
+        hand_length: Wrist to tip of the middle finger of the open hand, m.
+        forearm: Vector [3] from the wrist to the elbow, m.
+
+    Returns:
+        Origins [F, 3] and axes [F, 3, 3] as `body_frames`.
+    """
+    origins, axes = np.zeros((len(FRAME_NAMES), 3)), np.tile(np.eye(3), (len(FRAME_NAMES), 1, 1))
+    at = {name: joints[v] for name, v in HAND_22.index.items()}
+    across = at["index_base"] - at["pinky_base"]
+
+    def place(name: str, start: np.ndarray, end: np.ndarray, rest: float) -> None:
+        y = unit(end - start)
+        x = unit(across - y * (across @ y))
+        stretch = max(float(np.linalg.norm(end - start)) / rest, 0.1)
+        origins[FRAME[name]], axes[FRAME[name]] = start, np.stack([x, y * stretch, np.cross(x, y)], axis=-1)
+
+    place("palm_right", at["wrist"], at["middle_base"], PALM_SHARE * hand_length)
+    place("forearm_right", at["wrist"] + forearm, at["wrist"], float(np.linalg.norm(forearm)))
+    for finger, lengths in zip(FINGERS, PHALANX * hand_length, strict=True):
+        chain = [at[f"{finger}_{part}"] for part in ("base", "first", "second", "tip")]
+        for n, rest in enumerate(lengths):
+            place(f"{finger}{n}_right", chain[n], chain[n + 1], float(rest))
+    return origins, axes
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

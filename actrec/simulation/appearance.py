@@ -274,6 +274,14 @@ def body_shapes(appearance: Appearance, rest: np.ndarray, person: int, people: i
     return builder.shapes.build()
 
 
+def hand_shapes(appearance: Appearance, side: str, forearm_m: float) -> Shapes:
+    """Build the primitives of one hand and its forearm alone."""
+    builder = _BodyBuilder(appearance, {f"forearm_{side}": forearm_m}, 0, 1)
+    builder.forearm(side)
+    builder.hand(side)
+    return builder.shapes.build()
+
+
 class _BodyBuilder:
     """Builder of a body's shapes; a material is a color and a kind of texture."""
 
@@ -339,13 +347,19 @@ class _BodyBuilder:
     def arm(self, side: str) -> None:
         """Add shoulder, short sleeve and bare lower arm."""
         g, skin = self.g, self.skin
-        clavicle, upper, fore = (f"{bone}_{side}" for bone in ("clavicle", "upper_arm", "forearm"))
-        a, b, c = (self.rest[name] for name in (clavicle, upper, fore))
+        clavicle, upper = (f"{bone}_{side}" for bone in ("clavicle", "upper_arm"))
+        a, b = self.rest[clavicle], self.rest[upper]
         self._add(clavicle, (0, 0.35 * a, 0), (0, a, 0), (0.066 * g, 0.060 * g), self.shirt)
         self._add(upper, (0, 0, 0), (0, 0.62 * b, 0), (0.062 * g, 0.053 * g), self.sleeves)
         self._add(upper, (0, 0.55 * b, 0), (0, b, 0), (0.045 * g, 0.039 * g), skin)
-        self._add(fore, (0, 0, 0), (0, 0.32 * c, 0), (0.039 * g, 0.043 * g), skin)
-        self._add(fore, (0, 0.32 * c, 0), (0, c, 0), (0.043 * g, 0.027 * g), skin)
+        self.forearm(side)
+
+    def forearm(self, side: str) -> None:
+        """Add a bare forearm."""
+        name, g = f"forearm_{side}", self.g
+        c = self.rest[name]
+        self._add(name, (0, 0, 0), (0, 0.32 * c, 0), (0.039 * g, 0.043 * g), self.skin)
+        self._add(name, (0, 0.32 * c, 0), (0, c, 0), (0.043 * g, 0.027 * g), self.skin)
 
     def leg(self, side: str, sign: float) -> None:
         """Add trousers and shoe."""

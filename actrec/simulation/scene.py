@@ -46,6 +46,7 @@ class CameraPose:
     height: float = 1.0  # height of its center above the floor, m
     pitch: float = 0.0  # downward tilt, radians
     roll: float = 0.0  # clockwise about its optical axis, seen from behind, radians
+    forward: float = 0.0  # z of its center, m
 
     @property
     def rotation(self) -> np.ndarray:
@@ -65,7 +66,7 @@ class CameraPose:
     @property
     def position(self) -> np.ndarray:
         """Return the camera center in room coordinates, [3] m."""
-        return np.array([0.0, -self.height, 0.0])
+        return np.array([0.0, -self.height, self.forward])
 
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         """Transform points [..., 3] from room coordinates to the camera's optical frame."""

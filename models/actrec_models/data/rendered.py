@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from actrec import __version__
 from actrec.datasets.base import Clip, ClipDataset, Entry, LazyStreams, Source
-from actrec.perception.pipeline import BodyPerception
+from actrec.perception.pipeline import BodyPerception, HandPerception
 from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
-from actrec.simulation.actor import hand_joints
-from actrec.simulation.appearance import cast_member
+from actrec.simulation.actor import PALM_SHARE, hand_joints, recorded_hand_frames, unit
+from actrec.simulation.appearance import Appearance, atlas, cast_member, hand_shapes
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.renderer import furnished_room
+from actrec.simulation.renderer import Renderer, furnished_room, place_shapes, render_room
 from actrec.simulation.scene import (
     CameraPose,
     ProceduralActor,
@@ -41,7 +41,7 @@ from actrec.simulation.scene import (
     stool_place,
 )
 from actrec.simulation.script import scripts_from_recording
-from actrec.skeleton.layouts import CANONICAL
+from actrec.skeleton.layouts import CANONICAL, HAND_22, convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config, gravity
@@ -308,6 +308,47 @@ def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
     return Clip(clip.name, clip.label, stamps, bodies, {"up": frame.up})
 
 
+HAND_M, FOREARM_M = 0.5, 0.4
+"""Distance of the camera from a hand, and length of its forearm."""
+
+
+def hand_frames(clip: Clip, roll: float, pitch: float) -> Iterator[RgbdFrame]:
+    """Yield the frames of a camera with this roll and pitch (radians), on whose axis a right hand (`hand_22`) moves."""
+    camera = CameraPose(1.2, pitch, roll)
+    background = render_room(furnished_room(3.0), INTRINSICS, camera.rotation, camera.position)
+    known = np.flatnonzero(np.isfinite(clip.bodies[0]).all(axis=(1, 2)))
+    joints = clip.bodies[0, known].astype(np.float64)
+    middle = (joints.min(axis=(0, 1)) + joints.max(axis=(0, 1))) / 2
+    joints = (joints - middle) @ camera.rotation + np.array([0.0, 0.0, HAND_M])
+    fingers = joints[:, HAND_22.index["middle_base"]] - joints[:, HAND_22.index["wrist"]]
+    length = float(np.median(np.linalg.norm(fingers, axis=1))) / PALM_SHARE
+    appearance = Appearance(stature=Appearance().stature * length / Appearance().hand_length)
+    shapes = hand_shapes(appearance, "right", FOREARM_M)
+    renderer = Renderer(INTRINSICS, atlas((appearance.face,)), camera.up)
+    noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, len(clip.name))
+    for number, hand, along in zip(known.tolist(), joints, unit(fingers), strict=True):
+        forearm = FOREARM_M * unit(0.4 * camera.rotation[2] - 0.7 * camera.up - 0.6 * along)  # down and away
+        shown = renderer.render(place_shapes(shapes, *recorded_hand_frames(hand, length, forearm), 0), background)
+        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+        yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, INTRINSICS, up=camera.up)
+
+
+def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool) -> Clip | None:
+    """Render the hand of a clip as `hand_frames`, and estimate it again as [1, T, 22, 3]; None without two frames.
+
+    The estimator and the clip get `up` of the camera if `leveled`.
+    """
+    found: dict[int, np.ndarray] = {}
+    with contextlib.closing(HandPerception()) as perception:
+        for frame in hand_frames(clip, roll, pitch):
+            for hand in perception.process(frame if leveled else dataclasses.replace(frame, up=None), [])[:1]:
+                found[frame.stamp_ns] = convert(hand.positions, hand.scores, hand.layout, HAND_22.name)[0]
+    if len(found) < 2:
+        return None
+    streams = {"up": CameraPose(0.0, pitch, roll).up} if leveled else {}
+    return Clip(clip.name, clip.label, np.array(list(found), np.int64), np.stack(list(found.values()))[None], streams)
+
+
 def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of bodies in several processes; return them, and why others are skipped.
 
@@ -348,7 +389,7 @@ def write(path: Path, clips: Sequence[Clip]) -> None:
 def read(path: Path) -> list[Clip]:
     """Read the clips written by `write`; raise DeviceError if there is no such file, InputError if it is corrupt."""
     arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name", "up"))
-    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (25, 3):
+    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] not in ((25, 3), (22, 3)):
         raise InputError(f"'{path}' is no file of rendered clips; make it with actrec prepare --render-every")
     cuts = np.cumsum(arrays["length"])[:-1]
     parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)
