@@ -10,12 +10,11 @@ import onnxruntime
 from actrec.inference.package import PRECISIONS, ModelPackage
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import DeviceError, InputError, PackageError
+from actrec.utils.errors import DeviceError, InputError, PackageError, first_line
 
 logger = logging.getLogger(__name__)
 
 _CUDA = "CUDAExecutionProvider"
-
 _CPU = "CPUExecutionProvider"
 
 
@@ -90,7 +89,7 @@ class OnnxRuntimeBackend:
             binding.bind_output(name, "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise InputError(f"the network failed: {_first_line(error)}") from error
+            raise InputError(f"the network failed: {first_line(error)}") from error
         return logits
 
     def _providers(self) -> list[str]:
@@ -118,12 +117,8 @@ def _open(content: bytes, where: str, threads: int, providers: list[str]) -> onn
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise PackageError(f"{where} cannot be opened: {_first_line(error)}: export it again") from error
+        raise PackageError(f"{where} cannot be opened: {first_line(error)}: export it again") from error
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in sizes)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -29,15 +29,10 @@ PRECISIONS = ("float32", "float16", "int8")
 FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(f"model.{name}.onnx" for name in PRECISIONS[1:]))
 """Files of a package's folder; the first one makes it a package."""
 
-UNTRAINED = "none"
-"""Dataset of an untrained network."""
-
+UNTRAINED = "none"  # dataset of an untrained network
 _TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
-
 _MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
-
 _MAX_DESCRIPTION_BYTES = 1 << 20
-
 _REMEDY = "get or export the package again (`actrec models` lists the installed packages)"
 
 

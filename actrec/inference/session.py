@@ -21,9 +21,7 @@ from actrec.utils.errors import ActrecError, InputError, PackageError
 logger = logging.getLogger(__name__)
 
 _AXES = {key: shape.strip("[]").split(", ") for key, (_, shape, _) in KEYS.items()}
-
-_SHARED = ("M", "T", "V")
-"""Axes that all keys of a clip share; images may differ in size."""
+_SHARED = ("M", "T", "V")  # axes that all keys of a clip share; images may differ in size
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
@@ -154,8 +152,7 @@ class _TracedClip(UserDict[str, np.ndarray]):
 
 Shape = tuple[int | None, ...]
 
-RUN_BYTES = 32 << 20
-"""Bytes of input in one run of the network, whose memory grows with its input."""
+RUN_BYTES = 32 << 20  # bytes of input in one run of the network, whose memory grows with its input
 
 
 class Backend(Protocol):

@@ -27,3 +27,8 @@ class PackageError(ActrecError):
 
 class InputError(ActrecError):
     """Data has the wrong shape, type, unit or layout."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters; its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -24,9 +24,7 @@ from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageErr
 
 logger = logging.getLogger(__name__)
 
-CHECKED = 8
-"""Windows that an engine is compared with ONNX Runtime on."""
-
+CHECKED = 8  # windows that an engine is compared with ONNX Runtime on
 INT8_MARGIN = 3.0
 """Factor of the difference allowed for int8: a value that is rounded the other way is off by a whole step."""
 

@@ -18,7 +18,6 @@ from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 logger = logging.getLogger(__name__)
 
 _GROUP_LEVELS = 2
-
 _STREAM = re.compile(r"stream_\d+")
 """Prefix of the node names of each network in a fused graph (`actrec export --fuse`)."""
 
@@ -49,7 +48,6 @@ def is_kept(node: str, kept: tuple[str, ...]) -> bool:
 
 
 PRECISIONS = ("fp32", "fp16", "int8")
-
 INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
 
 Progress = Callable[[str, int, int], None]

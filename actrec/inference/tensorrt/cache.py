@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from actrec.utils.errors import DeviceError
-from actrec.utils.folders import expanded, user_folder
+from actrec.utils.folders import expanded, user_folder, write_file
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ACTREC_ENGINES"
+_REMEDY = f"name another folder in {VARIABLE}"
 
 
 @dataclass(frozen=True)
@@ -137,25 +137,11 @@ class EngineCache:
         return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
-                os.chmod(scratch, 0o644)  # built perhaps as root: the node's user must read it
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
+        write_file(path, content, _REMEDY)
+        path.chmod(0o644)  # built perhaps as root: the node's user must read it
 
     def _unwritable(self, error: OSError) -> DeviceError:
-        return DeviceError(
-            f"engines cannot be kept in '{self.folder}': {error.strerror or error}; name another folder in {VARIABLE}"
-        )
+        return DeviceError(f"engines cannot be kept in '{self.folder}': {error.strerror or error}; {_REMEDY}")
 
 
 def _lock(file: Any, path: Path, waiting_s: float) -> None:

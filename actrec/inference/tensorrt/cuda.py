@@ -242,9 +242,7 @@ class _CudaPython(Cuda):
 
 
 _CLASSES: dict[str, Callable[[], Cuda]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}
-
 LIBRARIES = tuple(_CLASSES)
-
 _CAPTURE_MODE_RELAXED = 2
 
 

@@ -31,7 +31,6 @@ from actrec_models.training.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 _PARITY_CLIPS = 3
-
 _COMMUTING = {"softmax": "mean", "logits": "logits"}
 """Fusion method to the way of combining clips for which the order of both does not matter."""
 

@@ -24,19 +24,14 @@ from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
 
 OPSET = 17
-
 PARITY = 1e-4
 """Largest allowed float32 difference of logits between PyTorch and ONNX Runtime: absolute, or relative to the largest
 logit if that is above 1."""
 
 CHECKED_BATCHES = (1, 3)
-
 _MESSAGE_BYTES = 2**31 - 1
-
 _TINY = np.float32(1e-20)
-
 _TINY_NAME = "softmax/tiny"
-
 _OPERATORS = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
     Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Dropout Einsum Elu Equal Erf Exp Expand

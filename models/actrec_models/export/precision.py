@@ -21,16 +21,14 @@ from actrec.features.clips import example_windows
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.inference.session import RUN_BYTES
 from actrec.inference.tensorrt.builder import group_of, is_kept
-from actrec.utils.errors import ConfigError, PackageError
+from actrec.utils.errors import ConfigError, PackageError, first_line
 from actrec_models.export.onnx_graph import open_graph, run_onnx, scratch_folder, tensorrt_problems
 
 logger = logging.getLogger(__name__)
 
 Inputs = dict[str, np.ndarray]
 
-MAX_FLOAT16_DIFFERENCE = 0.02
-"""Largest allowed difference of float16 logits, relative to the spread of a clip's logits."""
-
+MAX_FLOAT16_DIFFERENCE = 0.02  # largest allowed difference of float16 logits, relative to the spread of a clip's logits
 _OPERATORS = """
     Div Exp InstanceNormalization LayerNormalization Log LogSoftmax LpNormalization Pow ReduceL1 ReduceL2 ReduceLogSum
     ReduceLogSumExp ReduceSum ReduceSumSquare Reciprocal Softmax Softplus Sqrt Sum
@@ -44,16 +42,9 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).tiny)
 _SMALLEST_SPREAD = 1e-3
 _FLOAT16_CLIPS = 4
-
-INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
-"""Operators in int8: all that have weights or multiply matrices."""
-
-MIN_AGREEMENT = 0.98
-"""Smallest share of held-out clips on which int8 and float32 must predict the same label."""
-
-_GRAPH_COPIES = 4
-"""Files of the network's size that ONNX Runtime writes while quantizing."""
-
+INT8_OPERATORS = ("Conv", "Gemm", "MatMul")  # operators in int8: all that have weights or multiply matrices
+MIN_AGREEMENT = 0.98  # smallest share of held-out clips on which int8 and float32 must predict the same label
+_GRAPH_COPIES = 4  # files of the network's size that ONNX Runtime writes while quantizing
 _BATCH = 16
 
 _QDQ_OPTIONS = {
@@ -127,7 +118,7 @@ def to_float16(
     try:
         expected, direct, simulated = (run_onnx(c, inputs, optimized=False) for c in (content, converted, rounded))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise PackageError(f"ONNX Runtime cannot run it in float16: {_first_line(error)}") from error
+        raise PackageError(f"ONNX Runtime cannot run it in float16: {first_line(error)}") from error
     differences = [relative_difference(logits, expected) for logits in (direct, simulated)]
     largest = float(np.max(differences))  # NaN if one is NaN
     if not np.isfinite(largest):
@@ -227,7 +218,7 @@ def _convert(model: ModelProto, kept: frozenset[str]) -> ModelProto:
     except PackageError:
         raise
     except Exception as error:  # the converter and ONNX's checker share no base class
-        raise PackageError(f"its graph cannot be converted to float16: {_first_line(error)}") from error
+        raise PackageError(f"its graph cannot be converted to float16: {first_line(error)}") from error
     return half
 
 
@@ -271,10 +262,6 @@ def _sort_nodes(graph: Any) -> None:
     ordered = [nodes[number] for number in order.static_order()]
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 # -- int8 --------------------------------------------------------------------------------------------------------------
@@ -445,5 +432,5 @@ def _int8_logits(content: bytes, clips: Sequence[Inputs]) -> np.ndarray:
             session = session or open_graph(content)
             rows.append(session.run(None, inputs)[0])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise PackageError(f"ONNX Runtime cannot run it in int8: {_first_line(error)}") from error
+            raise PackageError(f"ONNX Runtime cannot run it in int8: {first_line(error)}") from error
     return np.concatenate(rows)

@@ -21,17 +21,12 @@ from actrec_models.data.unknown_clips import hands_from_bodies
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
-LEAST_KEPT = 0.9
-"""Smallest share of the known actions' clips that must be accepted."""
-
-SEPARATION = 0.03
-"""How far the separation may lie below the best one in favor of a better calibrated confidence."""
-
+LEAST_KEPT = 0.9  # smallest share of the known actions' clips that must be accepted
+SEPARATION = 0.03  # how far the separation may lie below the best one in favor of a better calibrated confidence
 HIGHEST = 0.9
 """Highest threshold. On overfitted training clips, higher ones separate as well but leave no range of confidences."""
 
 _TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
-
 _BACKGROUNDS = 41
 
 

@@ -21,12 +21,8 @@ from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-INT8_CLIPS = 200
-"""Clips that the ranges of int8 are computed of."""
-
-INT8_HELD_OUT = 100
-"""Other clips, on which int8 is compared with float32."""
-
+INT8_CLIPS = 200  # clips that the ranges of int8 are computed of
+INT8_HELD_OUT = 100  # other clips, on which int8 is compared with float32
 INT8_LEAST_CLIPS = 20
 
 Inputs = dict[str, np.ndarray]
@@ -111,12 +107,9 @@ def quantize(
     keep: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> ModelPackage:
-    """Copy a package with its network also in int8, scored on the test part if that is available.
+    """Copy a package with its network also in int8, scored on the test part if available; see `add_float16`.
 
     Args:
-        source: A package's folder, or the name of one in the zoo.
-        folder: Output folder; with `overwrite` it may be the source.
-        data_root: Folder that contains a folder per dataset.
         dataset: Dataset whose training part gives the ranges; empty for the training's.
         root: Folder of that dataset; empty for its folder in `data_root`.
         clips: Clips for the ranges; up to 100 others are compared on.

@@ -38,12 +38,8 @@ from actrec_models.training import provenance
 
 logger = logging.getLogger(__name__)
 
-_REPORTED_CONFUSION = 0.1
-"""Share of a class's clips with another label from which a confusion is reported."""
-
-_WEAK = 0.8
-"""Share of correct or rejected clips below which more recordings are advised."""
-
+_REPORTED_CONFUSION = 0.1  # share of a class's clips with another label from which a confusion is reported
+_WEAK = 0.8  # share of correct or rejected clips below which more recordings are advised
 _FEW_CLIPS = 10
 _LISTED_RECORDINGS = 10
 _LICENSE = "the license of your recordings, and of the base: "

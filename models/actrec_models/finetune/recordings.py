@@ -16,8 +16,7 @@ from actrec.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-MIN_CLIPS = 3
-"""Smallest number of clips of a class."""
+MIN_CLIPS = 3  # smallest number of clips of a class
 
 
 @dataclass(frozen=True)

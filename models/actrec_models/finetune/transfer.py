@@ -43,22 +43,12 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
-_HEAD_LEARNING_RATE = 1e-2
-"""Learning rate of the head on standardized features, a convex problem."""
-
-_WARM_UP = 0.15
-"""Share of the training in which the learning rate rises."""
-
+_HEAD_LEARNING_RATE = 1e-2  # learning rate of the head on standardized features, a convex problem
+_WARM_UP = 0.15  # share of the training in which the learning rate rises
 _BATCH = 32
-
-_FEATURES_SHARE = 0.2
-"""Share of the time limit for each of the two passes over all clips' features."""
-
-_VALIDATION_FEATURES_SHARE = 0.5
-"""Share of a validation run's time limit for the features of its clips."""
-
-_HELD_OUT_EPOCH = 1_000_000
-"""First epoch whose augmentations no training uses."""
+_FEATURES_SHARE = 0.2  # share of the time limit for each of the two passes over all clips' features
+_VALIDATION_FEATURES_SHARE = 0.5  # share of a validation run's time limit for the features of its clips
+_HELD_OUT_EPOCH = 1_000_000  # first epoch whose augmentations no training uses
 
 
 @dataclass(frozen=True)

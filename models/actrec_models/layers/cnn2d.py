@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from actrec_models.layers import Bottleneck
+
 # -- EfficientNet-B0 ---------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +150,7 @@ class ResNet50(nn.Module):
         for number, (multiple, count, stride) in enumerate(RESNET_STAGES, start=1):
             blocks = []
             for step in (stride, *[1] * (math.ceil(count * depth) - 1)):
-                blocks.append(Bottleneck(channels, base * multiple, step))
+                blocks.append(Bottleneck(channels, base * multiple, step, axes=2, expansion=RESNET_EXPANSION))
                 channels = base * multiple * RESNET_EXPANSION
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         self.dropout = nn.Dropout(dropout)
@@ -163,26 +165,3 @@ class ResNet50(nn.Module):
         for number in range(1, len(RESNET_STAGES) + 1):
             f = self.get_submodule(f"layer{number}")(f)
         return self.fc(self.dropout(f.mean(dim=(2, 3))))
-
-
-class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 with a shortcut; the 3×3 has the stride, as torchvision's has (v1.5)."""
-
-    def __init__(self, before: int, width: int, stride: int):
-        super().__init__()
-        after = width * RESNET_EXPANSION
-        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, after, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(after)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or before != after:
-            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, f_in: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
-        f = self.bn1(self.conv1(f_in)).relu()
-        f = self.bn2(self.conv2(f)).relu()
-        return (self.bn3(self.conv3(f)) + self.downsample(f_in)).relu()

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from actrec import features
+from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError
-from actrec_models.layers import glorot, sizes
+from actrec_models.layers import Bottleneck, glorot, sizes
 
 # -- I3D ---------------------------------------------------------------------------------------------------------------
 
@@ -44,14 +45,19 @@ POOLS = {
 }
 """Kernel and stride in (T, H, W) of the pools between the blocks."""
 
-NORM_MOMENTUM = 0.01
-"""Share of a batch in the batch norms' running statistics, as in the port."""
+NORM_MOMENTUM = 0.01  # share of a batch in the batch norms' running statistics, as in the port
 
 
 def image_spec(name: str, frames: int, size: int) -> InputSpec:
     """Return the spec of an I3D's input (3, T, S, S) in [−1, 1]; `name` is a modality of `actrec.features.crops`."""
     preprocessing = dataclasses.asdict(features.feature(name).config_class())
     return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size), preprocessing=preprocessing)
+
+
+def pose_spec(poses: int) -> InputSpec:
+    """Return the spec of the poses (3, t_p, 25) that attend to a clip's images."""
+    preprocessing = dataclasses.asdict(SkeletonPreprocessing())
+    return InputSpec("pose", "pose", "kinect_v2_25", (3, poses, 25), unit="m", preprocessing=preprocessing)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -230,44 +236,12 @@ def chain(after: str, until: str) -> tuple[str, ...]:
 # -- 3D ResNeXt-101 ----------------------------------------------------------------------------------------------------
 
 
-RESNEXT_BLOCKS = (3, 4, 23, 3)
-"""Bottlenecks in each of ResNeXt-101's four stages."""
-
+RESNEXT_BLOCKS = (3, 4, 23, 3)  # bottlenecks in each of ResNeXt-101's four stages
 CARDINALITY = 32
-
 ACTIVITYNET_MEAN = (114.7748, 107.7354, 99.4750)
 """Mean red, green and blue of ActivityNet's images, 0..255, which the port subtracts before its Kinetics networks."""
 
-RESNEXT_EXPANSION = 2
-"""Channels of a bottleneck's output per channel of its grouped convolution."""
-
-
-class ResNextBottleneck(nn.Module):
-    """1³ convolution, grouped 3³ convolution of F `channels`, 1³ convolution to 2·F, with a shortcut of type B."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int = 1):
-        super().__init__()
-        channels_out = RESNEXT_EXPANSION * channels
-        groups = math.gcd(CARDINALITY, channels)  # all 32 at the published width
-        self.conv1 = nn.Conv3d(channels_in, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm3d(channels)
-        self.conv3 = nn.Conv3d(channels, channels_out, 1, bias=False)
-        self.bn3 = nn.BatchNorm3d(channels_out)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or channels_in != channels_out:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm3d(channels_out)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, T, H, W) to (N, 2·C, T / stride, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+RESNEXT_EXPANSION = 2  # channels of a bottleneck's output per channel of its grouped convolution
 
 
 class ResNext3d(nn.Module):
@@ -288,14 +262,12 @@ class ResNext3d(nn.Module):
         stem = max(1, round(64 * width))
         self.conv1 = nn.Conv3d(3, stem, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(stem)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
         planes = [2 * stem * 2**stage for stage in range(4)]
-        self.layer1 = _stage(stem, planes[0], RESNEXT_BLOCKS[0], stride=1)
-        self.layer2 = _stage(RESNEXT_EXPANSION * planes[0], planes[1], RESNEXT_BLOCKS[1], stride=2)
-        self.layer3 = _stage(RESNEXT_EXPANSION * planes[1], planes[2], RESNEXT_BLOCKS[2], stride=2)
-        self.layer4 = _stage(RESNEXT_EXPANSION * planes[2], planes[3], RESNEXT_BLOCKS[3], stride=2)
-        self.channels = RESNEXT_EXPANSION * planes[3]
+        self.channels = stem
+        for number, (channels, blocks) in enumerate(zip(planes, RESNEXT_BLOCKS, strict=True), start=1):
+            self.add_module(f"layer{number}", _stage(self.channels, channels, blocks, stride=1 if number == 1 else 2))
+            self.channels = RESNEXT_EXPANSION * channels
         self.fc = nn.Linear(self.channels, num_classes) if num_classes else None
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -311,8 +283,10 @@ class ResNext3d(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Map (N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
         x = 127.5 * x + self.offset  # 0..255 less the mean, as the port has it
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        for number in range(1, len(RESNEXT_BLOCKS) + 1):
+            x = self.get_submodule(f"layer{number}")(x)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 3, T, H, W) to (N, classes)."""
@@ -321,8 +295,10 @@ class ResNext3d(nn.Module):
 
 
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    further = (ResNextBottleneck(RESNEXT_EXPANSION * channels, channels) for _ in range(blocks - 1))
-    return nn.Sequential(ResNextBottleneck(channels_in, channels, stride), *further)
+    groups = math.gcd(CARDINALITY, channels)  # all 32 at the published width
+    shapes = [(channels_in, stride), *[(RESNEXT_EXPANSION * channels, 1)] * (blocks - 1)]
+    made = (Bottleneck(before, channels, step, 3, RESNEXT_EXPANSION, groups) for before, step in shapes)
+    return nn.Sequential(*made)
 
 
 # -- C3D ---------------------------------------------------------------------------------------------------------------
@@ -331,8 +307,7 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 C3D_STAGES = (("conv1",), ("conv2",), ("conv3a", "conv3b"), ("conv4a", "conv4b"), ("conv5a", "conv5b"))
 """The convolutions between two poolings."""
 
-C3D_WIDTHS = (1, 2, 4, 8, 8)
-"""Channels of each stage, in multiples of 64."""
+C3D_WIDTHS = (1, 2, 4, 8, 8)  # channels of each stage, in multiples of 64
 
 
 class C3d(nn.Module):

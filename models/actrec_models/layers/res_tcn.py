@@ -12,19 +12,11 @@ from actrec_models.layers import glorot
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, stride) of Res-TCN's layers: 64 ×4, 128 ×3, 256 ×3."""
 
-BOTTOM = 4
-"""BJCN-1 to BJCN-4 come before the first stride: their rows are still the joints'."""
-
-PLANES = 3
-"""Planes of motion: x, y and z of a joint are successive rows."""
-
-SMOOTHING = 5
-"""Res-BJCN sees every fifth frame."""
-
+BOTTOM = 4  # BJCN-1 to BJCN-4 come before the first stride: their rows are still the joints'
+PLANES = 3  # planes of motion: x, y and z of a joint are successive rows
+SMOOTHING = 5  # Res-BJCN sees every fifth frame
 DROPOUT = 0.5
-
-SCORES = ("1", "2", "3", "4", "sum")
-"""Which bottom layer of Res-BJCN the score is drawn from (Table 2)."""
+SCORES = ("1", "2", "3", "4", "sum")  # which bottom layer of Res-BJCN the score is drawn from (Table 2)
 
 
 class Unit(nn.Module):

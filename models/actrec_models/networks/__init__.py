@@ -30,8 +30,7 @@ NETWORKS = Registry(
     install={"torch": "pip install torch"},
 )
 
-RESERVED = ("name", "num_classes")
-"""What `create` takes beside a network's own options."""
+RESERVED = ("name", "num_classes")  # what `create` takes beside a network's own options
 
 
 def list_models() -> list[str]:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils import config
 
-OUTLIER = -1
-"""Label of a sample without a class; the cross-entropy ignores it unless outliers have a weight."""
+OUTLIER = -1  # label of a sample without a class; the cross-entropy ignores it unless outliers have a weight
 
 
 class Network(nn.Module):

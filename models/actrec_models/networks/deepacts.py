@@ -50,9 +50,7 @@ MODALITIES = {
 MOTION_MODALITIES = {name: Joints("kinect_v2_25", 1, "m") for name in ("body_motion", "bones_motion")}
 """Beyond the paper, for the graph network and HCN: the motion of each joint and bone since the last frame."""
 
-HAND_MODALITIES = ("body", "bones", *MOTION_MODALITIES)
-"""Modalities of a clip of a hand."""
-
+HAND_MODALITIES = ("body", "bones", *MOTION_MODALITIES)  # modalities of a clip of a hand
 IMAGE_NETWORKS = ("efficientnet_b0", "resnet50")
 
 
@@ -195,8 +193,7 @@ def _spec(modality: str, joints: Joints, shape: tuple[int, ...], preprocessing: 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at base width 64."""
 
-HCN_POOLING = 16
-"""Four poolings halve time and channels each."""
+HCN_POOLING = 16  # four poolings halve time and channels each
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

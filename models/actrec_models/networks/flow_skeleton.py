@@ -20,8 +20,7 @@ from actrec_models.layers.cnn3d import C3d
 from actrec_models.layers.res_tcn import SCORES, ResBjcn, ResTcn, TwoBranches, informativeness, l1_norm
 from actrec_models.networks.base import Network
 
-LOST = -0.375
-"""A joint with u left of this, in widths of the image, is absent; see `actrec.features.scene_flow`."""
+LOST = -0.375  # a joint with u left of this, in widths of the image, is absent; see `actrec.features.scene_flow`
 
 
 class JointMasks(nn.Module):
@@ -99,13 +98,9 @@ def weighted(area: Tensor, score: Tensor) -> Tensor:
 
 
 LAYOUT = "kinect_v2_25"
-
 JOINTS = 25
-
 KINECT_HZ = 30
-
-FLOW_STEP = 3
-"""The flow is downsampled in time by this; the skeleton is not."""
+FLOW_STEP = 3  # the flow is downsampled in time by this; the skeleton is not
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,25 @@
 Three I3D see the left hand, the right hand and the whole body; an LSTM on the poses weights them.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec
+from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, chain, image_spec, pose_spec
 from actrec_models.networks.base import Network, cross_entropy
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
-
 AGGREGATED_AFTER = {"sum_0": "Mixed_5c", "sum_1": "Mixed_5b", "sum_2": "MaxPool3d_5a_2x2", "concat_0": "Mixed_5c"}
 """sum_r adds the parts' features behind 9 − r of the nine inception blocks (and the pool that follows the seventh)."""
 
 JOINTS = 25
-
-FPS = 30.0
-"""Of the Kinect v2, at which the paper's 64 frames were taken."""
+FPS = 30.0  # of the Kinect v2, at which the paper's 64 frames were taken
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,6 @@ class PI3d(Network):
 
     config_class = PI3dConfig
     config: PI3dConfig
-    joint_layout: ClassVar[str] = "kinect_v2_25"
 
     def __init__(self, **options: object):
         super().__init__(**options)
@@ -139,11 +132,7 @@ class PI3d(Network):
         """One image input per part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
         o = self.config
         specs = [image_spec(part, o.frames, o.size) for part in o.parts]
-        if o.attention:
-            preprocessing = dataclasses.asdict(SkeletonPreprocessing())
-            shape = (3, o.pose_frames, JOINTS)
-            specs.append(InputSpec("pose", "pose", self.joint_layout, shape, unit="m", preprocessing=preprocessing))
-        return specs
+        return [*specs, pose_spec(o.pose_frames)] if o.attention else specs
 
     @property
     def stage_input_specs(self) -> list[InputSpec]:

@@ -31,7 +31,6 @@ from actrec_models.networks.base import Network
 from actrec_models.networks.sem_net import SemNet, combine
 
 SPACES = (32, 64, 128)
-
 CAPACITY = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
 """(pairs for each joint, neighbors of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
 1/8, 1/4 of the space wide, at k = 5 within a frame. Sized by N-UCLA, pairs of its people half a metre apart, and
@@ -270,7 +269,6 @@ class SpaNet4d(SpaNet3p1d):
     config_class = SpaNet4dConfig
     block = Spa4dBlock
     convolution = "spatiotemporal"
-    tile = 32
     tables = ("neighbors", "sums", "cells")
 
     @property

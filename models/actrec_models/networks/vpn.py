@@ -5,32 +5,25 @@ f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), used in training only, align
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec
+from actrec_models.layers.cnn3d import NORM_MOMENTUM, InceptionI3d, ResNext3d, image_spec, pose_spec
 from actrec_models.networks.base import Network, cross_entropy
 
 GCN_CHANNELS = 64
-
 CONV_CHANNELS = (64, 64, 128)
-
 LSTM_LAYERS = 3
-
-HIDDEN = (256, 128)
-"""Outputs of W_h1 and W_h2; the paper does not give them."""
-
+HIDDEN = (256, 128)  # outputs of W_h1 and W_h2; the paper does not give them
 EMBEDDINGS = ("euclidean", "kl_visual_pose", "kl_pose_visual", "kl_bidirectional", "none")
-
 ATTENTIONS = ("coupled", "dissociated", "spatial", "none")
 
 
@@ -236,9 +229,7 @@ def attention_regularizer(attention: Attention) -> Tensor:
 
 
 LAYOUT = "kinect_v2_25"
-
-RATE_HZ = 30.0
-"""Of NTU's videos, of which a clip is 64 frames."""
+RATE_HZ = 30.0  # of NTU's videos, of which a clip is 64 frames
 
 
 @dataclass(frozen=True)
@@ -292,10 +283,7 @@ class Vpn(Network):
         """The body crop; the poses, unless there is no attention network."""
         config = self.config
         crop = image_spec("body_crop", config.frames, config.size)
-        joints = len(layouts.get(LAYOUT))
-        preprocessing = asdict(SkeletonPreprocessing())
-        pose = InputSpec("pose", "pose", LAYOUT, (3, config.poses, joints), unit="m", preprocessing=preprocessing)
-        return [crop] if self.vpn is None else [crop, pose]
+        return [crop] if self.vpn is None else [crop, pose_spec(config.poses)]
 
     @property
     def window(self) -> WindowSpec:

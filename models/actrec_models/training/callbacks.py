@@ -29,10 +29,7 @@ from actrec_models.training.recipe import Recipe
 Batches = Iterable[dict[str, Tensor]]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-_LOG_EVERY = 10
-"""Steps between two points of TensorBoard's curves."""
-
+_LOG_EVERY = 10  # steps between two points of TensorBoard's curves
 _AGREE_EVERY = 8
 """Steps between two agreements of several processes on whether to save or stop: each costs a synchronization."""
 

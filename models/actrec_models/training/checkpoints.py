@@ -29,11 +29,9 @@ logger = logging.getLogger(__name__)
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 LOCK = ".training.lock"
-
 _FOREIGN = "it is no plain checkpoint of `actrec train`, or is truncated"
 _RESUMES = "the same command resumes from the last checkpoint"
-_MIN_FREE_BYTES = 1 << 20
-"""Free space below which a failed write is taken for a full disk."""
+_MIN_FREE_BYTES = 1 << 20  # free space below which a failed write is taken for a full disk
 
 Checkpoint = tuple[Path, dict[str, Any]]
 """A checkpoint's path and its content."""

@@ -30,7 +30,6 @@ _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|backbone\.)+")
 """Prefixes of data parallelism, compilation and MMAction2 before a network's own names."""
 
 _NESTED = ("state_dict", "model_state_dict", "model")
-
 _MIN_SHARE = 0.5
 """Smallest share of a file that is used, or of its targets that it fills; with less of both, it is a mistake."""
 

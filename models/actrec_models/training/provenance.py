@@ -23,9 +23,7 @@ from actrec.utils.errors import ConfigError
 from actrec_models.networks.base import Network
 from actrec_models.training.recipe import Recipe
 
-FIRST_FOLD = 1
-"""The default fold of a dataset with folds."""
-
+FIRST_FOLD = 1  # the default fold of a dataset with folds
 INITIAL_TRAININGS = "initial_trainings"
 """Key of the `training`s of the initial weights in a checkpoint's provenance and a package's figures."""
 
@@ -34,8 +32,7 @@ PACKAGES = (
     "av",
 )  # fmt: skip
 
-_THEN = ", then "
-"""Separates the provenances of a run and its resumptions."""
+_THEN = ", then "  # separates the provenances of a run and its resumptions
 
 
 # -- trainings on overlapping data -------------------------------------------------------------------------------------

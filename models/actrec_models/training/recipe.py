@@ -73,8 +73,7 @@ _USED_BY = {
     "final": ("cosine",),
 }
 """Settings that only some optimizers or schedules use."""
-_MOMENTUM_RANGE = 0.05
-"""Range of the momentum in one_cycle: high at a low rate, low at the peak."""
+_MOMENTUM_RANGE = 0.05  # range of the momentum in one_cycle: high at a low rate, low at the peak
 
 
 def unused(part: "Optimizer | Schedule") -> list[str]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.layers.cnn3d import RESNEXT_BLOCKS, ResNext3d, ResNextBottleneck
+from actrec_models.layers import Bottleneck
+from actrec_models.layers.cnn3d import RESNEXT_BLOCKS, ResNext3d
 
 
 def test_resnext3d_has_published_size_and_names():
@@ -45,7 +46,7 @@ def test_resnext3d_feature_map_has_published_shape():
 def test_bottleneck_equals_reference():
     """Grouped convolution, batch norms and the shortcut, one output element at a time."""
     torch.manual_seed(1)
-    block = ResNextBottleneck(8, 64, stride=2).eval()
+    block = Bottleneck(8, 64, 2, axes=3, expansion=2, groups=32).eval()
     assert isinstance(block.downsample, torch.nn.Sequential)
     for bn in (block.bn1, block.bn2, block.bn3, block.downsample[1]):
         torch.nn.init.uniform_(bn.running_mean, -1, 1)

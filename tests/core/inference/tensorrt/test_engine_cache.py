@@ -121,7 +121,7 @@ def test_store_killed_keeps_old_engine(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensorrt_cache.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cache.store(KEY, b"new", {})
     assert cache.find(KEY) == b"old"
@@ -132,14 +132,13 @@ def test_unwritable_cache_folder_raises_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     cache = EngineCache(tmp_path / "file/engines")
     assert cache.find(KEY) is None or pytest.fail("found in a file")
-    message = r"engines cannot be kept in '.*file/engines': .*; name another folder in ACTREC_ENGINES"
-    with pytest.raises(DeviceError, match=message):
+    remedy = "name another folder in ACTREC_ENGINES"
+    with pytest.raises(DeviceError, match=f"cannot write '.*file/engines/.*': .*; {remedy}"):
         cache.store(KEY, b"engine", {})
+    message = f"engines cannot be kept in '.*file/engines': .*; {remedy}"
     with pytest.raises(DeviceError, match=message), cache.building(KEY):
         pass
-    monkeypatch.setattr(
-        tensorrt_cache.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DeviceError, match="No space left on device"):
         EngineCache(tmp_path / "full").store(KEY, b"engine", {})
     assert not list((tmp_path / "full").iterdir())
