@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec.cli import Parser, count
-from actrec.perception.floor_plane import find_floor
+from actrec.perception.floor_plane import Readings, find_floor
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError
 from actrec_calibration import depth, floor, hand_eye
@@ -205,6 +205,6 @@ def _floor(seed: int, sensor: str) -> _Errors:
     views = []
     for number in range(FLOOR_VIEWS):
         seen = simulated.simulate_corners(board, rig.color, room.board(), rig.corner_px, random)
-        views.append((seen, find_floor(room.depth(rig, seed, number), rig.depth)))
+        views.append((seen, find_floor(Readings.of(room.depth(rig, seed, number), rig.depth))))
     found = floor.calibrate(board, views, room.placed, rig.color, rig.to_color)
     return pose_difference(found.camera, room.camera), float(np.linalg.norm(found.sigma_m)), None

@@ -115,7 +115,7 @@ def _against(
             continue
         seen = detections[0]
         apart[t] = np.linalg.norm(convert(seen.pixels, seen.scores, seen.layout)[0] - pixels[t], axis=1)
-        joints, _ = convert(*lift(seen.pixels, seen.world, seen.scores, None, frame.intrinsics), seen.layout)
+        joints, _ = convert(*lift(seen.pixels, seen.world, seen.scores, None, frame.intrinsics)[:2], seen.layout)
         truth = kinect_to_optical(positions[t])
         shape[t] = np.linalg.norm((joints - joints[ROOT]) - (truth - truth[ROOT]), axis=1)
     body.close()

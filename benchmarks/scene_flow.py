@@ -183,7 +183,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
 def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:
     """Return the scene before and after the motion."""
     camera, who = PlacedCamera(), cast_member(seed + 1)
-    performance = Performance(("wave",), seed, physique=who.physique)
+    performance = Performance(("wave",), seed, physique=who.appearance)
     actor = ProceduralActor(performance, who.appearance, camera, (0.0, distance), 0.3)
     pose = actor.pose(1.5)
     hips = pose.joints[0]

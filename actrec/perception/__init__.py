@@ -1,21 +1,5 @@
 """Detection of bodies, hands and faces in RGB-D frames, lifted to meters and tracked."""
 
-from actrec.perception.pipeline import (
-    ESTIMATORS,
-    BodyPerception,
-    Detection,
-    FacePerception,
-    HandPerception,
-    Pipeline,
-    create,
-)
+from actrec.perception.pipeline import ESTIMATORS, BodyPerception, FacePerception, HandPerception, Pipeline, create
 
-__all__ = [
-    "ESTIMATORS",
-    "BodyPerception",
-    "Detection",
-    "FacePerception",
-    "HandPerception",
-    "Pipeline",
-    "create",
-]
+__all__ = ["ESTIMATORS", "BodyPerception", "FacePerception", "HandPerception", "Pipeline", "create"]

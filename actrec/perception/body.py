@@ -39,7 +39,7 @@ class MediaPipeBody(Estimator):
             "pose_landmark/pose_landmark_full.tflite",
             ("LANDMARKS", "AUXILIARY_LANDMARKS", "WORLD_LANDMARKS"),
             region=True,
-            complexity=1,
+            side={"MODEL_COMPLEXITY": 1},
         )
         self._regions: list[Region] = []
         self._until_search = self._view = 0

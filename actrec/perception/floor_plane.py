@@ -58,47 +58,24 @@ class Floor:
     depth: np.ndarray
     sigma: np.ndarray
 
-    @property
-    def pitch(self) -> float:
-        """Rotation of the camera downwards, degrees."""
-        return float(-np.degrees(np.arcsin(np.clip(self.normal[2], -1, 1))))
-
-    @property
-    def roll(self) -> float:
-        """Rotation of the camera about its optical axis, degrees, clockwise in the viewing direction."""
-        return float(np.degrees(np.arctan2(-self.normal[0], -self.normal[1])))
-
 
 def find_floor(
-    depth: np.ndarray,
-    camera: Intrinsics,
-    up: np.ndarray | tuple[float, float, float] = (0, -1, 0),
-    joints: np.ndarray | None = None,
-    seed: int = 0,
+    readings: "Readings", up: np.ndarray | tuple[float, float, float] = (0, -1, 0), joints: np.ndarray | None = None
 ) -> Floor:
     """Find the floor under people, or the largest plane below the camera by area in m², near the up direction.
 
     Args:
-        depth: [H, W] m, NaN if missing.
-        camera: Intrinsics of the depth image.
+        readings: Of a depth image.
         up: Approximate up direction in the optical frame, within `MAX_TILT_DEG`, under people `MAX_STANDING_TILT_DEG`.
         joints: [N, 3] m of people in the same frame, who stand or lie on the floor; None without people.
-        seed: Seed of RANSAC.
 
     Raises:
         InputError: There is no such plane, or much of the visible surface is below it (a table).
     """
-    return fit_floor(Readings.of(depth, camera, joints is not None), up, joints, seed)
-
-
-def fit_floor(
-    readings: "Readings", up: np.ndarray | tuple[float, float, float], joints: np.ndarray | None, seed: int = 0
-) -> Floor:
-    """Find the floor like `find_floor`, in readings that several calls may share."""
     readings = Readings(readings.rays, readings.depth, readings.points)
     upwards = np.asarray(up, np.float64) / np.linalg.norm(up)
     if joints is None:
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(0)
         sample = random.choice(len(readings.depth), min(RANSAC_POINTS, len(readings.depth)), replace=False)
         normal, height = _ransac_plane(readings.points[sample], upwards, random)
     else:
@@ -177,12 +154,8 @@ class Readings:
         self.sigma = _max_distance(depth)  # of each reading; first a coarse bound
 
     @classmethod
-    def of(cls, depth: np.ndarray, camera: Intrinsics, standing: bool) -> "Readings":
-        """Return evenly chosen readings of `depth` [H, W] m; `standing` for a floor under people.
-
-        Raises:
-            InputError: There are too few.
-        """
+    def of(cls, depth: np.ndarray, camera: Intrinsics, standing: bool = False) -> "Readings":
+        """Return evenly chosen readings of `depth` [H, W] m, `standing` under people; raise InputError for too few."""
         v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
         if len(v) < 1000:
             raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from actrec.perception.floor_plane import Readings, fit_floor
+from actrec.perception import floor_plane
+from actrec.perception.floor_plane import Readings
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils import gravity
@@ -58,13 +59,7 @@ class GravityEstimator:
 
     There is an estimate once people were observed for `gravity_window_s`. People alone, without a floor, turn the
     camera by 45° to 135° only if they walk: a person who lies down does not. If the camera is moved later, the
-    estimate follows within two more windows.
-
-    Args:
-        options: Fields of `GravityConfig`.
-
-    Raises:
-        ConfigError: An option is unknown or out of range.
+    estimate follows within two more windows. `options` are fields of `GravityConfig`.
 
     Attributes:
         up: Unit vector [3] against gravity in the optical frame; None if unknown so far.
@@ -141,9 +136,9 @@ class GravityEstimator:
         axis = round_to_mount(axis, STANDING_ERROR_DEG if stands else SEATED_ERROR_DEG)
         assumed = LEVEL if self._estimate is None else self._estimate
         angle = angle_deg(axis, assumed)
-        on_floor = find_floor(frame, bodies, axis)
+        on_floor = next(iter(find_floors(frame, bodies, [axis])), None)
         if angle > MAX_LEAN_DEG and on_floor is None and angle < UPSIDE_DOWN_DEG:
-            on_floor = find_floor(frame, bodies, assumed)  # people who lie on it
+            on_floor = next(iter(find_floors(frame, bodies, [assumed])), None)  # people who lie on it
         if on_floor is None and self._estimate is None and frame.depth is not None and self._tries < MAX_TRIES:
             self._tries += 1
             on_floor = search_floor(frame, bodies, axis)  # people who bend
@@ -247,12 +242,7 @@ def angle_deg(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(a @ b, -1.0, 1.0))))
 
 
-def find_floor(frame: RgbdFrame, bodies: list[Body], up: np.ndarray) -> np.ndarray | None:
-    """Return the normal [3] of the floor under people, near a direction `up` [3]; None if there is none in view."""
-    return next(iter(_find_floors(frame, bodies, [up])), None)
-
-
-def _find_floors(frame: RgbdFrame, bodies: list[Body], ups: Iterable[np.ndarray]) -> list[np.ndarray]:
+def find_floors(frame: RgbdFrame, bodies: list[Body], ups: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Return the normals [3] of the floors that are found near some of the directions `ups` [3]."""
     joints = np.concatenate([body.positions for body in bodies])
     joints = joints[np.isfinite(joints).all(axis=1)]
@@ -263,7 +253,7 @@ def _find_floors(frame: RgbdFrame, bodies: list[Body], ups: Iterable[np.ndarray]
         readings = Readings.of(frame.depth, frame.intrinsics, standing=True)
         for up in ups:
             with contextlib.suppress(InputError):
-                found.append(gravity.check_up(fit_floor(readings, up, joints).normal))
+                found.append(gravity.check_up(floor_plane.find_floor(readings, up, joints).normal))
     return found
 
 
@@ -276,7 +266,7 @@ def search_floor(frame: RgbdFrame, bodies: list[Body], axis: np.ndarray) -> np.n
     across /= np.linalg.norm(across)
     sides = [np.cos(side) * across + np.sin(side) * np.cross(axis, across) for side in np.radians(range(0, 360, 45))]
     leans = np.radians((MAX_BEND_DEG / 2, MAX_BEND_DEG))
-    found = _find_floors(frame, bodies, (np.cos(lean) * axis + np.sin(lean) * side for lean in leans for side in sides))
+    found = find_floors(frame, bodies, (np.cos(lean) * axis + np.sin(lean) * side for lean in leans for side in sides))
     if not found:
         return None
     agree = [sum(angle_deg(one, other) < FLOOR_CHANGE_DEG for other in found) for one in found]
@@ -286,11 +276,8 @@ def search_floor(frame: RgbdFrame, bodies: list[Body], axis: np.ndarray) -> np.n
 def body_axis(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the direction [3] from a body's feet, else its hips, to its head, and its weight in 0..1.
 
-    The weight falls with the angles between shanks, thighs and trunk: only a straight body is vertical.
-
-    Args:
-        positions: [25, 3] m, NaN for missing.
-        scores: [25] in 0..1.
+    The weight falls with the angles between shanks, thighs and trunk: only a straight body is vertical. Positions are
+    [25, 3] m, NaN for missing, scores [25] in 0..1.
     """
     known = np.isfinite(positions).all(axis=-1) & (scores >= MIN_SCORE)
     lower, upper, weight = (_BASE, _SHOULDERS, SEATED_WEIGHT) if known[_BASE] else (_SHOULDERS, _HEAD, HEAD_WEIGHT)

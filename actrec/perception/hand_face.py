@@ -22,7 +22,7 @@ from actrec.perception.mediapipe_graph import (
     read_world_landmarks,
     region_around,
 )
-from actrec.perception.pipeline import Detection, FaceEstimatorConfig, HandEstimatorConfig
+from actrec.perception.pipeline import Detection, FacePerceptionConfig, HandPerceptionConfig
 from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, UNASSIGNED_HAND, Body, Intrinsics, RgbdFrame
 from actrec.utils.config import build
@@ -53,20 +53,20 @@ class _UnassignedHand:
 
 
 class MediaPipeHand(Estimator):
-    """Detector and tracker of hands; `options` are fields of `HandEstimatorConfig`."""
+    """Detector and tracker of hands; `options` are fields of `HandPerceptionConfig`."""
 
-    config_class = HandEstimatorConfig
+    config_class = HandPerceptionConfig
 
     def __init__(self, **options: Any):
-        self.config = build(HandEstimatorConfig, options)
+        self.config = build(HandPerceptionConfig, options)
         super().__init__(self.config.hand_max_gap_s)
-        self._complexity = 1 if self.config.hand_model == "full" else 0
+        self._side = {"MODEL_COMPLEXITY": int(self.config.hand_model == "full")}
         self._landmarker = self._graph(
             "HandLandmarkCpu",
             f"hand_landmark/hand_landmark_{self.config.hand_model}.tflite",
             ("LANDMARKS", "WORLD_LANDMARKS", "HANDEDNESS"),
             region=True,
-            complexity=self._complexity,
+            side=self._side,
         )
         self._regions: dict[tuple[str, str], Region] = {}
         self._unassigned: list[_UnassignedHand] = []
@@ -168,7 +168,7 @@ class MediaPipeHand(Estimator):
     def _search(self, image: ImagePacket) -> list[Region]:
         """Return the regions of hands around the palms detected in the whole image."""
         model = f"palm_detection/palm_detection_{self.config.hand_model}.tflite"
-        detector = self._graph("PalmDetectionCpu", model, complexity=self._complexity)
+        detector = self._graph("PalmDetectionCpu", model, side=self._side)
         regions = []
         for _, center, edge, points in detector.detect(image):
             palm = Region(float(center[0]), float(center[1]), edge, angle_towards(points[WRIST], points[MIDDLE]))
@@ -237,12 +237,12 @@ UNASSIGNED_FACE = "face_"
 
 
 class MediaPipeFace(Estimator):
-    """Detector and tracker of faces; `options` are fields of `FaceEstimatorConfig`."""
+    """Detector and tracker of faces; `options` are fields of `FacePerceptionConfig`."""
 
-    config_class = FaceEstimatorConfig
+    config_class = FacePerceptionConfig
 
     def __init__(self, **options: Any):
-        self.config = build(FaceEstimatorConfig, options)
+        self.config = build(FacePerceptionConfig, options)
         super().__init__(self.config.face_max_gap_s)
         model = "face_landmark_with_attention" if self.config.face_attention else "face_landmark"
         self._mesher = self._graph(
@@ -250,7 +250,7 @@ class MediaPipeFace(Estimator):
             f"face_landmark/{model}.tflite",
             ("LANDMARKS",),
             region=True,
-            flags={"WITH_ATTENTION": self.config.face_attention},
+            side={"WITH_ATTENTION": self.config.face_attention},
         )
         self._near = self._graph("FaceDetectionShortRangeCpu", "face_detection/face_detection_short_range.tflite")
         self._regions: dict[str, Region] = {}

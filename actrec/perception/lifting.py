@@ -14,7 +14,8 @@ Steps of `lift`:
    its lifted neighbors.
 """
 
-from collections.abc import Sequence
+import logging
+from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actrec.skeleton import layouts
-from actrec.types import MAX_DEPTH_M, Intrinsics, refuse_integers
+from actrec.types import NANOSECONDS, Intrinsics, refuse_integers
 from actrec.utils import camera_model
-from actrec.utils.config import build, setting
+from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import fit_similarity, fit_translation
 
@@ -63,6 +64,26 @@ PLAUSIBLE_SIZES = (0.4, 2.5)
 
 MIN_READINGS = 4
 """Joints with depth for a reading of the size."""
+
+SIZES = 20
+"""Sizes of people that a decision needs; three times as many are kept."""
+
+MIN_SECONDS = 1.0
+"""Time that they must span."""
+
+AGREEMENT = 0.8
+"""Share of them that must be implausible: besides people, a poster or a screen may be in view."""
+
+FACTORS = (4.0, 5.0, 10.0, 100.0, 1000.0)
+"""Ratios of usual units: 0.25, 0.2 and 0.1 mm, centimeters and meters to millimeters; and their inverses."""
+
+TYPICAL_SIZE = 1.05
+"""Median size of simulated and recorded people whose depth is right; it is 0.9 to 1.2 of adults."""
+
+SAME_FACTOR = 1.5
+"""Largest ratio of a size to a usual factor; children are smaller than the estimator assumes."""
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -201,6 +222,9 @@ class LiftingConfig:
     no_depth_score: float = setting(0.5, "Factor on all scores without any depth", range=(0.0, 1.0))
 
 
+DEFAULTS = LiftingConfig()
+
+
 def is_plausible(size: float) -> bool:
     """Return whether a size by depth, relative to the estimator's own shape, can be a real person's; NaN can."""
     return not size <= PLAUSIBLE_SIZES[0] and not size >= PLAUSIBLE_SIZES[1]
@@ -220,12 +244,13 @@ def lift(
     scores: np.ndarray,
     depth: np.ndarray | None,
     intrinsics: Intrinsics,
-    radii: np.ndarray | Sequence[float] | float = 0.0,
+    radii: np.ndarray | float = 0.0,
     links: np.ndarray | None = None,
-    config: LiftingConfig | None = None,
-    **options: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lift joints from pixels to meters.
+    config: LiftingConfig = DEFAULTS,
+) -> Lifted:
+    """Lift joints from pixels to meters, and measure their size.
+
+    Depth that makes a person larger or smaller than `PLAUSIBLE_SIZES` is not used.
 
     Args:
         pixels: [V, 2] (u, v), NaN if the joint is unknown.
@@ -235,37 +260,7 @@ def lift(
         intrinsics: Intrinsics of the image.
         radii: [V] or one number: meters from the visible surface to the joint's center (`joint_radii`).
         links: [L, 2] joints of limbs that may occlude other joints (`limb_links`).
-        config, options: Settings, or fields of `LiftingConfig`.
-
-    Returns:
-        Positions and scores as of `lift_measured`.
-
-    Raises:
-        InputError: Shapes do not fit each other, or depth is not in meters.
-        ConfigError: An option is unknown or out of range.
-    """
-    config = config or build(LiftingConfig, options)
-    lifted = lift_measured(pixels, world, scores, depth, intrinsics, radii, links, config)
-    known = lifted.positions[np.isfinite(lifted.positions[:, 2]), 2]
-    away = float(np.median(known)) * (1.0 if is_plausible(lifted.size) else lifted.size) if len(known) else 0.0
-    if depth is not None and away > MAX_DEPTH_M:
-        raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
-    return lifted.positions, lifted.scores
-
-
-def lift_measured(
-    pixels: np.ndarray,
-    world: np.ndarray | None,
-    scores: np.ndarray,
-    depth: np.ndarray | None,
-    intrinsics: Intrinsics,
-    radii: np.ndarray | Sequence[float] | float,
-    links: np.ndarray | None,
-    config: LiftingConfig,
-) -> Lifted:
-    """Lift joints as `lift`, and measure their size.
-
-    Depth that makes a person larger or smaller than `PLAUSIBLE_SIZES` is not used.
+        config: Settings.
 
     Returns:
         Positions, NaN if unknown, and scores: unchanged for joints with depth, times `filled_score` for joints from the
@@ -279,9 +274,9 @@ def lift_measured(
     placed = fit_translation(world, rays, scores)
     surface, fitted, size = np.full(len(pixels), np.nan), placed, float("nan")
     if depth is not None:
-        depths = np.zeros(len(pixels)) + np.asarray(radii)
+        inward = np.zeros(len(pixels)) + radii
         surface, fitted, size = _find_surfaces(
-            config, pixels, rays, placed, scores, depth, intrinsics.fx, depths, links
+            config, pixels, rays, placed, scores, depth, intrinsics.fx, inward, links
         )
     seen = np.isfinite(surface)
     if not seen.any():
@@ -294,11 +289,7 @@ def lift_measured(
 def _measure_size(samples: np.ndarray, expected: np.ndarray, scores: np.ndarray, min_score: float) -> float:
     """Return the median of the depth at visible joints relative to the expected depth [V]; NaN for few readings.
 
-    Args:
-        samples: [V, GRID²] depth in the joints' windows, sorted, NaN last. A window must be half full.
-        expected: [V] depth of the surface in m, by the estimator's own shape.
-        scores: [V].
-        min_score: Least score of a visible joint.
+    The windows' sorted samples are [V, GRID²]; a window must be half full.
     """
     count = np.isfinite(samples).sum(axis=1)
     usable = (scores >= min_score) & (2 * count >= samples.shape[1]) & (expected > 0)
@@ -399,4 +390,55 @@ def _result(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
     return (
         np.where(known[:, None], positions, np.nan).astype(np.float32),
         np.where(known, scores, 0.0).astype(np.float32),
+    )
+
+
+class SizeMonitor:
+    """Warns once if depth makes people so large or small that its unit must be another.
+
+    Attributes:
+        size: Median size of people by depth, relative to the estimator's own shape; NaN if unknown so far.
+        fault: The warning; empty if there is none.
+    """
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[int, float]] = deque(maxlen=3 * SIZES)
+        self._has_warned = False
+        self.size, self.fault = float("nan"), ""
+
+    def reset(self) -> None:
+        """Forget the people so far."""
+        self._readings.clear()
+
+    def add(self, stamp_ns: int, size: float, depth_scale: float) -> None:
+        """Add one person's size in a frame, NaN if unknown, and the frame's `depth_scale`."""
+        if np.isnan(size):
+            return
+        if self._readings and stamp_ns < self._readings[-1][0]:  # a recording that starts again
+            self._readings.clear()
+        self._readings.append((stamp_ns, size))
+        span_s = (stamp_ns - self._readings[0][0]) / NANOSECONDS
+        if len(self._readings) < SIZES or span_s < MIN_SECONDS:
+            return
+        sizes = np.array([reading for _, reading in self._readings])
+        self.size = float(np.median(sizes))
+        implausible = np.mean([not is_plausible(reading) for reading in sizes]) >= AGREEMENT
+        self.fault = describe_size(self.size, depth_scale) if implausible else ""
+        if self.fault and not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s", self.fault)
+
+
+def describe_size(size: float, depth_scale: float) -> str:
+    """Return the warning about people of an implausible relative size, with the `depth_scale` that mends it."""
+    known = np.array([*FACTORS, *(1 / factor for factor in FACTORS)])
+    apart = np.exp(np.abs(np.log(known * TYPICAL_SIZE / size)))
+    factors = known[apart <= min(SAME_FACTOR, 1.1 * float(apart.min()))]  # two, if the size is between them
+    cause, units = "its unit seems wrong", f"about {depth_scale / size:.2g}"
+    if len(factors):
+        cause = f"its unit is wrong by a factor of {' or '.join(f'{factor:g}' for factor in factors)}"
+        units = " or ".join(f"{depth_scale / factor:.3g}" for factor in factors)
+    return (
+        f"depth makes people {size:.3g} times as large as they are: {cause}; set depth_scale to {units} m (now "
+        f"{depth_scale:g} m); until then joints have the estimator's own size and half the confidence"
     )

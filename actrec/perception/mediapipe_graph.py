@@ -7,8 +7,10 @@ models; nothing is downloaded. The regions follow the rules of MediaPipe's graph
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mediapipe
@@ -93,14 +95,10 @@ class Graph:
 
     Args:
         calculator: Registered name of the subgraph.
-        model: File under `mediapipe/modules` that it loads.
+        model: File under `mediapipe/modules` that it loads; raise MissingLibraryError if it or the subgraph is missing.
         outputs: Tags of its output streams.
         region: Whether it takes a region.
-        complexity: Value of the MODEL_COMPLEXITY side packet, if any.
-        flags: Further boolean side packets by tag.
-
-    Raises:
-        MissingLibraryError: The installed MediaPipe lacks the model or the subgraph.
+        side: Side packets by tag.
     """
 
     def __init__(
@@ -109,17 +107,13 @@ class Graph:
         model: str,
         outputs: tuple[str, ...],
         region: bool = False,
-        complexity: int | None = None,
-        flags: dict[str, bool] | None = None,
+        side: Mapping[str, bool | int] = MappingProxyType({}),
     ):
         version, remedy = getattr(mediapipe, "__version__", "?"), "pip install mediapipe==0.10.21 (0.10.18 on arm64)"
         root = Path(mediapipe.__file__).parent
         if not (root / "modules" / model).is_file():
             raise MissingLibraryError(f"MediaPipe {version} was installed without its model {model}: {remedy}")
         resource_util.set_resource_dir(str(root.parent))
-        side: dict[str, Any] = {tag: packet_creator.create_bool(value) for tag, value in (flags or {}).items()}
-        if complexity is not None:
-            side["MODEL_COMPLEXITY"] = packet_creator.create_int(complexity)
         streams = {"input_stream": ("IMAGE", "ROI")[: 1 + region], "output_stream": outputs, "input_side_packet": side}
         names = [(kind, tag, tag.lower()) for kind, tags in streams.items() for tag in tags]
         # By default the scheduler starts one thread per core, which contend.
@@ -131,7 +125,8 @@ class Graph:
             self._results: dict[str, Any] = {}
             for tag in outputs:
                 self._graph.observe_output_stream(tag.lower(), self._results.__setitem__, True)
-            self._graph.start_run({tag.lower(): packet for tag, packet in side.items()})
+            make = {bool: packet_creator.create_bool, int: packet_creator.create_int}
+            self._graph.start_run({tag.lower(): make[type(value)](value) for tag, value in side.items()})
         except (RuntimeError, ValueError) as error:
             raise MissingLibraryError(f"MediaPipe {version} cannot run its graph {calculator}: {remedy}") from error
         self._ticks = 0
@@ -159,8 +154,7 @@ class Graph:
     ) -> list[tuple[float, np.ndarray, float, np.ndarray]]:
         """Run a detector on an image, or on its area (left, top, right, bottom).
 
-        Returns:
-            Score, center [2], longer edge and keypoints [K, 2] of each detection, in pixels of the image, best first.
+        A detection is its score, center [2], longer edge and keypoints [K, 2], in pixels of the image, best first.
         """
         left, top, right, bottom = area or (0, 0, image.width, image.height)
         packet = self.run(ImagePacket(image.color[top:bottom, left:right]) if area else image).get("detections")
@@ -203,11 +197,6 @@ class Estimator(ABC):
         for graph in self._graphs.values():
             graph.close()
 
-    def is_discontinuous(self, stamp_ns: int) -> bool:
-        """Return whether time jumped back or forward by more than the maximum gap since the last call."""
-        last, self._last_ns = self._last_ns, stamp_ns
-        return last is not None and not 0 <= stamp_ns - last <= self._max_gap_ns
-
     def _graph(self, calculator: str, model: str, outputs: tuple[str, ...] = ("DETECTIONS",), **options: Any) -> Graph:
         if calculator not in self._graphs:
             self._graphs[calculator] = Graph(calculator, model, outputs, **options)
@@ -218,6 +207,7 @@ class Estimator(ABC):
         frame.check()
         if frame.color is None:
             raise InputError("an estimator needs a color image, but this source gives joints only; use its joints")
-        if self.is_discontinuous(frame.stamp_ns):
+        last, self._last_ns = self._last_ns, frame.stamp_ns
+        if last is not None and not 0 <= frame.stamp_ns - last <= self._max_gap_ns:
             self.reset()
         return ImagePacket(frame.color)

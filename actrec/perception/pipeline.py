@@ -11,8 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.perception.gravity import GravityConfig, GravityEstimator
-from actrec.perception.lifting import LiftingConfig, joint_radii, lift_measured, limb_links
-from actrec.perception.size import SizeMonitor
+from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
@@ -75,8 +74,8 @@ class BodyEstimatorConfig:
 
 
 @dataclass(frozen=True)
-class HandEstimatorConfig:
-    """Settings of the hand estimator."""
+class HandPerceptionConfig:
+    """Settings of the estimator and the lifting of hands."""
 
     hand_model: str = setting(
         "lite", "Landmark network: full finds 1 % more hands and takes twice as long", choices=("lite", "full")
@@ -86,11 +85,17 @@ class HandEstimatorConfig:
     hand_max_gap_s: float = setting(
         1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
     )
+    hand_depth_m: float = setting(
+        0.12, "Maximum distance of a depth reading from the hand's shape", unit="m", range=(0.01, 1.0)
+    )
+    hand_joint_window_m: float = setting(
+        0.015, "Edge of the square around a finger joint in which depth is read", unit="m", range=(0.002, 0.1)
+    )
 
 
 @dataclass(frozen=True)
-class FaceEstimatorConfig:
-    """Settings of the face estimator."""
+class FacePerceptionConfig:
+    """Settings of the estimator and the lifting of faces."""
 
     num_faces: int = setting(2, "Maximum number of faces if no bodies are known", range=(1, 10))
     head_window_m: float = setting(0.5, "Edge of the search window around a body's head", unit="m", range=(0.1, 2.0))
@@ -101,6 +106,12 @@ class FaceEstimatorConfig:
     face_max_gap_s: float = setting(
         1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
     )
+    face_depth_m: float = setting(
+        0.10, "Maximum distance of a depth reading from the face's shape", unit="m", range=(0.01, 1.0)
+    )
+    face_point_window_m: float = setting(
+        0.015, "Edge of the square around a face point in which depth is read", unit="m", range=(0.002, 0.1)
+    )
 
 
 FINGER_RADIUS_M = 0.008
@@ -110,30 +121,6 @@ FINGER_RADIUS_M = 0.008
 @dataclass(frozen=True)
 class BodyPerceptionConfig(BodyEstimatorConfig, LiftingConfig, TrackerConfig, GravityConfig):
     """Settings of the estimator, the lifting and the tracker of bodies, and of the direction of gravity."""
-
-
-@dataclass(frozen=True)
-class HandPerceptionConfig(HandEstimatorConfig):
-    """Settings of the estimator and the lifting of hands."""
-
-    hand_depth_m: float = setting(
-        0.12, "Maximum distance of a depth reading from the hand's shape", unit="m", range=(0.01, 1.0)
-    )
-    hand_joint_window_m: float = setting(
-        0.015, "Edge of the square around a finger joint in which depth is read", unit="m", range=(0.002, 0.1)
-    )
-
-
-@dataclass(frozen=True)
-class FacePerceptionConfig(FaceEstimatorConfig):
-    """Settings of the estimator and the lifting of faces."""
-
-    face_depth_m: float = setting(
-        0.10, "Maximum distance of a depth reading from the face's shape", unit="m", range=(0.01, 1.0)
-    )
-    face_point_window_m: float = setting(
-        0.015, "Edge of the square around a face point in which depth is read", unit="m", range=(0.002, 0.1)
-    )
 
 
 @dataclass(frozen=True)
@@ -156,11 +143,10 @@ class _Perception:
 
     config_class: ClassVar[type]
     kind: ClassVar[str]
-    estimator_config: ClassVar[type]
 
     def __init__(self, **options: Any):
         self.config: Any = build(self.config_class, options)
-        self._estimator = create(self.kind, **_options(self.config, self.estimator_config))
+        self._estimator = create(self.kind, **_options(self.config, ESTIMATORS.get(self.kind).config_class))
         self._turns = 0
         self.up: np.ndarray | None = None
 
@@ -195,7 +181,7 @@ class _Perception:
         turned = [gravity.turn_joints(_canonical(body), frame.intrinsics, self._turns) for body in bodies]
         for found in self._estimator.estimate(upright, turned):
             image = found.pixels, found.world, found.scores, upright.depth, upright.intrinsics
-            yield found, *lift_measured(*image, radius_m, None, config)[:2]
+            yield found, *lift(*image, radius_m, config=config)[:2]
 
 
 class BodyPerception(_Perception):
@@ -210,16 +196,17 @@ class BodyPerception(_Perception):
 
     Attributes:
         sizes: Check of the unit of depth by the size of people.
+        gravity: Direction of gravity and its source.
     """
 
     config_class = BodyPerceptionConfig
-    kind, estimator_config = "body", BodyEstimatorConfig
+    kind = "body"
 
     def __init__(self, **options: Any):
         super().__init__(**options)
         self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
         self._tracker = Tracker(**_options(self.config, TrackerConfig))
-        self._gravity = GravityEstimator(**_options(self.config, GravityConfig))
+        self.gravity = GravityEstimator(**_options(self.config, GravityConfig))
         self.sizes = SizeMonitor()
 
     def process(self, frame: RgbdFrame) -> list[Body]:
@@ -231,20 +218,11 @@ class BodyPerception(_Perception):
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        upright = self._upright(dataclasses.replace(frame, up=self._gravity.known(frame)))
+        upright = self._upright(dataclasses.replace(frame, up=self.gravity.known(frame)))
         found = [self._body(detection, upright) for detection in self._estimator.estimate(upright)]
         bodies = self._tracker.update(frame.stamp_ns, self._turned_back(found, frame))
-        self._gravity.update(frame, bodies)
+        self.gravity.update(frame, bodies)
         return bodies
-
-    @property
-    def up_source(self) -> str:
-        """Source of `up`, a name in `actrec.utils.gravity.SOURCES`; empty if it is unknown."""
-        return self._gravity.source
-
-    def conclude_up(self) -> np.ndarray | None:
-        """Return `up` at the end of a recording, however short; see `GravityEstimator.conclude`."""
-        return self._gravity.conclude()
 
     def reset(self) -> None:
         """Forget all tracked bodies; ids continue to count up."""
@@ -255,7 +233,7 @@ class BodyPerception(_Perception):
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)
         image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
-        lifted = lift_measured(*image, radii, links, self._lifting)
+        lifted = lift(*image, radii, links, self._lifting)
         self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
         positions, scores = convert(lifted.positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
@@ -266,7 +244,7 @@ class HandPerception(_Perception):
     """Estimation of hands, at the wrists of known bodies, lifted by depth; `options` as `HandPerceptionConfig`."""
 
     config_class = HandPerceptionConfig
-    kind, estimator_config = "hand", HandEstimatorConfig
+    kind = "hand"
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
         """Return the hands of `bodies` in `frame`, `hand_21`; without bodies, any hands.
@@ -285,7 +263,7 @@ class FacePerception(_Perception):
     """Estimation of faces, at the heads of known bodies, lifted by depth; `options` as `FacePerceptionConfig`."""
 
     config_class = FacePerceptionConfig
-    kind, estimator_config = "face", FaceEstimatorConfig
+    kind = "face"
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
         """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces. Raises as for hands."""

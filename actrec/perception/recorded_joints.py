@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +16,7 @@ from actrec.perception.gravity import GravityEstimator
 from actrec.perception.pipeline import BodyPerception
 from actrec.recordings import RecordingConfig, detect_format, existing_path, log, open_recording
 from actrec.recordings.clip_recorder import Observation, ReadObservation
-from actrec.recordings.rosbag.bag_reader import (
-    SKELETONS,
-    SkeletonBagRecording,
-    message_types,
-)
+from actrec.recordings.rosbag.bag_reader import SKELETONS, SkeletonBagRecording, message_types
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
@@ -78,12 +74,7 @@ def stack_bodies(
     """Stack the bodies of successive frames into a sequence with one track for each id.
 
     Frames whose stamp does not increase are skipped. If `up` changes, as of a camera on a robot's head, all joints are
-    rotated to the camera's last direction.
-
-    Args:
-        name: Name of the sequence.
-        frames: The frames.
-        estimate: Returns `up` if no frame has it; called after the last frame.
+    rotated to the camera's last direction. If no frame has it, `estimate` returns it after the last frame.
     """
     kept: list[Observed] = []
     for observed in frames:
@@ -131,8 +122,15 @@ def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
         raise ConfigError(f"'{path}': {error}") from error
     with recording, contextlib.closing(BodyPerception()) as perception:
         found = ((frame.stamp_ns, perception.process(frame), frame.up) for frame in recording.frames())
-        sequence = stack_bodies(path.stem, found, perception.conclude_up)
-    _write_cache(file, sequence)
+        sequence = stack_bodies(path.stem, found, perception.gravity.conclude)
+    arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-2]}
+    arrays["up"] = np.full(3, np.nan, np.float32) if sequence.up is None else sequence.up
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays, body_ids=np.array(sequence.body_ids, dtype=np.str_))
+    try:
+        folders.write_file(file, content.getvalue(), "they are estimated again; set XDG_CACHE_HOME")
+    except DeviceError as error:
+        log.warning("the skeletons of '%s' are not cached: %s", sequence.name, error)
     return sequence
 
 
@@ -144,30 +142,9 @@ def _cache_key(path: Path, config: RecordingConfig) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
-    """Write the cache atomically; only warn on failure, because it can be estimated again."""
-    staging = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-2]}
-    arrays["up"] = np.full(3, np.nan, np.float32) if sequence.up is None else sequence.up
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(staging, **arrays, body_ids=np.array(sequence.body_ids, dtype=np.str_))
-        os.replace(staging, file)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        text = "cannot cache the skeletons of '%s' in %s (%s): they are estimated again; set XDG_CACHE_HOME"
-        log.warning(text, sequence.name, file.parent, error.strerror)
-
-
 @contextlib.contextmanager
 def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
-    """Open a camera as a source of observations for the clip recorder; with `images` they write color and depth, too.
-
-    Raises:
-        ConfigError: The driver or an option is unknown.
-        DeviceError: The camera is not connected.
-        MissingLibraryError: The estimator's library is not installed.
-    """
+    """Open a camera as a source of observations for the clip recorder; with `images` they write color and depth."""
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(driver, **options))
         add_bodies = body_annotator(stack)

@@ -86,17 +86,10 @@ class Tracker:
         self._interval_ns = 0
 
     def update(self, stamp_ns: int, bodies: list[Body]) -> list[Body]:
-        """Track (and smooth) the bodies of one frame.
+        """Track (and smooth) the bodies of one frame; raise InputError for bodies of different layouts.
 
-        Args:
-            stamp_ns: Stamp of the frame. A stamp before the last one resets the tracker.
-            bodies: Detections, all of one layout; their ids are ignored.
-
-        Returns:
-            Copies with ids of the bodies detected now and in at least `min_hits` frames, sorted by id.
-
-        Raises:
-            InputError: Bodies of different layouts.
+        A stamp before the last one resets the tracker. The result are copies, with ids and sorted by id, of the bodies
+        detected now and in at least `min_hits` frames.
         """
         if len({body.layout for body in bodies} | {track.body.layout for track in self._tracks}) > 1:
             raise InputError("the tracker got bodies of different layouts; convert them to one layout first")

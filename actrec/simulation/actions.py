@@ -293,11 +293,7 @@ ACTIONS: dict[str, Action] = {
 
 
 def get(name: str) -> Action:
-    """Return the action called `name`.
-
-    Raises:
-        ConfigError: Unknown name.
-    """
+    """Return the action called `name`; raise ConfigError if it is unknown."""
     if name not in ACTIONS:
         raise ConfigError(f"unknown simulated action '{name}'; known: all, {', '.join(sorted(ACTIONS))}")
     return ACTIONS[name]

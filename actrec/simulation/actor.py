@@ -97,15 +97,10 @@ def bone_lengths(joints: np.ndarray) -> np.ndarray:
 
 
 def body_frames(pose: ActorPose, rest: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Place every frame of `FRAME_NAMES`.
+    """Return the origins [F, 3] and axes [F, 3, 3] (columns), float64, of all frames of `FRAME_NAMES`.
 
-    Args:
-        pose: The joints and orientations.
-        rest: [bones] lengths from `bone_lengths`; a bone of another length stretches its frame along y.
-        hand_length: Wrist to tip of the middle finger, m.
-
-    Returns:
-        Origins [F, 3] and axes [F, 3, 3] (columns), float64.
+    A bone of another length than in `rest` [bones], from `bone_lengths`, stretches its frame along y. The hand's length
+    is from the wrist to the tip of the middle finger, m.
     """
     joints = np.asarray(pose.joints, np.float64)
     along = joints[BONE_END] - joints[BONE_START]
@@ -123,14 +118,9 @@ def body_frames(pose: ActorPose, rest: np.ndarray, hand_length: float) -> tuple[
 
 
 def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the joints and axes of the fingers of both hands.
+    """Return finger joints [2, 5, 4, 3] (base, first, second, tip) in the hand's frame, and axes [2, 5, 3, 3, 3].
 
-    Args:
-        curl: [2, 5] 0 straight to 1 a fist.
-        hand_length: Wrist to tip of the middle finger, m.
-
-    Returns:
-        Joint positions [2, 5, 4, 3] (base, first, second, tip) in the hand's frame and phalanx axes [2, 5, 3, 3, 3].
+    `curl` [2, 5] is 0 for straight fingers to 1 for a fist, the hand's length in m.
     """
     bend = np.cumsum(curl[:, 1:, None] * _BEND, axis=-1)  # (2, 4, 3)
     spread = (_SPREAD[1:] * (1 - curl[:, 1:]))[..., None]
@@ -197,10 +187,8 @@ def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.nd
     hints[:_TRUNK] = np.cross(left, y[:_TRUNK])
     pelvis, chest = _frame(hips, y[0]), _frame(left[2], y[2])
     # Each limb starts from its most frequent direction, so that the shortest rotation is unique.
-    out = np.array([1.0, -1.0])
-    ones = np.ones(2)
-    arm_rest = np.stack([0.6 * out, -0.6 * ones, 0.53 * ones], axis=1) @ chest.T
-    leg_rest = np.stack([0.1 * out, -0.9 * ones, 0.42 * ones], axis=1) @ pelvis.T
+    arm_rest = np.array([[0.6, -0.6, 0.53], [-0.6, -0.6, 0.53]]) @ chest.T
+    leg_rest = np.array([[0.1, -0.9, 0.42], [-0.1, -0.9, 0.42]]) @ pelvis.T
     arm = _carry(arm_rest, y[6:8], np.broadcast_to(chest[:, 2], (2, 3)))
     leg = _carry(leg_rest, y[10:12], np.broadcast_to(pelvis[:, 2], (2, 3)))
     hints[4:6] = chest[:, 2]

@@ -5,7 +5,7 @@ The factor on a primitive's albedo is twice the texel (0.5 is neutral).
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
@@ -17,7 +17,6 @@ from actrec.simulation.actor import (
     FRAME,
     FRAME_NAMES,
     PHALANX,
-    REFERENCE_STATURE,
     SIDES,
     TOE_HEIGHT,
 )
@@ -50,10 +49,9 @@ class FaceColors:
 
 
 @dataclass(frozen=True)
-class Appearance:
-    """Appearance of an actor."""
+class Appearance(Physique):
+    """Appearance of an actor; the bone lengths of a scripted one come from its skeleton."""
 
-    stature: float = 1.75  # height in m; scales girth, head and hands (bone lengths come from the skeleton)
     girth: float = 1.0  # factor on the thickness of trunk and limbs
     face: FaceColors = field(default_factory=FaceColors)
     shirt: Triple = (0.20, 0.42, 0.62)
@@ -61,21 +59,12 @@ class Appearance:
     trousers: Triple = (0.25, 0.26, 0.32)
     shoes: Triple = (0.12, 0.11, 0.11)
 
-    @property
-    def scale(self) -> float:
-        """Return the size relative to the reference."""
-        return self.stature / REFERENCE_STATURE
-
-    @property
-    def hand_length(self) -> float:
-        """Return the length from wrist to middle finger tip, m (0.108 of stature: Drillis and Contini, 1966)."""
-        return 0.108 * self.stature
-
 
 DEFAULT_APPEARANCES = (
     Appearance(),
     Appearance(
-        1.66, 0.95, FaceColors((0.62, 0.44, 0.33), (0.08, 0.06, 0.05), (0.52, 0.28, 0.26), (0.13, 0.09, 0.06)),
+        1.66, girth=0.95,
+        face=FaceColors((0.62, 0.44, 0.33), (0.08, 0.06, 0.05), (0.52, 0.28, 0.26), (0.13, 0.09, 0.06)),
         shirt=(0.66, 0.25, 0.22), sleeves=(0.54, 0.19, 0.18), trousers=(0.50, 0.45, 0.36), shoes=(0.38, 0.30, 0.24),
     ),
 )  # fmt: skip
@@ -87,13 +76,7 @@ class Person:
     """Person of the cast."""
 
     appearance: Appearance
-    limbs: float = 1.0  # factor on the length of arms and legs
     tempo: float = 1.0  # factor on the speed of all movements
-
-    @property
-    def physique(self) -> Physique:
-        """Return the bone lengths."""
-        return Physique(self.appearance.stature, self.limbs)
 
 
 def cast_member(number: int) -> Person:
@@ -122,7 +105,7 @@ def cast_member(number: int) -> Person:
         shoes=color((0.0, 0.4), (0.08, 0.5)),
     )
     limbs, tempo = float(random.uniform(0.94, 1.06)), float(random.uniform(0.82, 1.22))
-    return Person(appearance, round(limbs, 3), round(tempo, 3))
+    return Person(replace(appearance, limbs=round(limbs, 3)), round(tempo, 3))
 
 
 @lru_cache(maxsize=8)

@@ -90,15 +90,9 @@ def rasterize(
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Cast rays at every primitive within its image bounds, with a depth test.
 
-    Args:
-        origin, to_camera, to_local, profile: As in `Placed` and `Shapes`, [N, …] float32.
-        camera: [4] float32 fx, fy, cx, cy.
-        near: Near clipping plane, m.
-        depth: [H, W] float32, in: background, out: with the primitives.
-        ids: [H, W] int16, out: index of the nearest primitive.
-
-    Returns:
-        First and last drawn column and row (u0, u1, v0, v1).
+    Primitives are as in `Placed` and `Shapes`; `camera` is fx, fy, cx, cy. `depth` [H, W] changes from the background
+    to the image, `ids` [H, W] gets the indices of the nearest primitives. The result is the first and last drawn column
+    and row (u0, u1, v0, v1).
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -256,19 +250,12 @@ def shade(
 @kernel
 def scene_flow(
     depth: np.ndarray, ids: np.ndarray, origin0: np.ndarray, to_local0: np.ndarray, origin1: np.ndarray,
-    to_camera1: np.ndarray, camera: np.ndarray, move: np.ndarray, per_second: Real, flow: np.ndarray,
+    to_camera1: np.ndarray, camera: np.ndarray, per_second: Real, flow: np.ndarray,
 ) -> None:  # fmt: skip
-    """Write the velocity of each visible surface point up to the next frame.
+    """Write the velocity of each visible surface point up to the next frame to `flow` [H, W, 3] m/s.
 
-    Args:
-        depth, ids: Of the first frame, [H, W].
-        origin0, to_local0: The primitives in the first frame.
-        origin1, to_camera1: The same primitives in the next frame.
-        camera: [4] fx, fy, cx, cy.
-        move: [3, 4] float32, maps static points from the first camera frame to the next (identity for a fixed
-            camera).
-        per_second: 1 / seconds between the frames.
-        flow: [H, W, 3] float32 m/s, out.
+    The depth and ids [H, W] are of the first frame. The primitives are in the first and in the next frame, the room
+    last: its id is −1.
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -277,16 +264,11 @@ def scene_flow(
             n = ids[v, u]
             z = depth[v, u]
             x, y = (np.float32(u) - cx) / fx * z, (np.float32(v) - cy) / fy * z
-            if n >= 0:
-                q0, q1, q2 = local_point(to_local0[n], origin0[n], x, y, z)
-                a, o = to_camera1[n], origin1[n]
-                for k in range(3):
-                    here = x if k == 0 else (y if k == 1 else z)
-                    flow[v, u, k] = (a[k, 0] * q0 + a[k, 1] * q1 + a[k, 2] * q2 + o[k] - here) * per_second
-            else:
-                for k in range(3):
-                    here = x if k == 0 else (y if k == 1 else z)
-                    flow[v, u, k] = (move[k, 0] * x + move[k, 1] * y + move[k, 2] * z + move[k, 3] - here) * per_second
+            q0, q1, q2 = local_point(to_local0[n], origin0[n], x, y, z)
+            a, o = to_camera1[n], origin1[n]
+            for k in range(3):
+                here = x if k == 0 else (y if k == 1 else z)
+                flow[v, u, k] = (a[k, 0] * q0 + a[k, 1] * q1 + a[k, 2] * q2 + o[k] - here) * per_second
 
 
 @kernel
@@ -296,13 +278,9 @@ def cast_boxes(
 ) -> None:  # fmt: skip
     """Cast rays from inside box 0 (the room) at axis-aligned boxes.
 
-    Args:
-        lows, highs: [B, 3] float32 corners in room coordinates.
-        rotation, position: [3, 3] camera axes as columns and [3] camera center in room coordinates.
-        camera: [4] fx, fy, cx, cy.
-        depth: [H, W] float32, out.
-        face: [H, W] int8, out: 2·axis + (1 if the normal points in the positive direction).
-        box: [H, W] int16, out: index of the box minus one, −1 for the room.
+    The corners [B, 3], the camera's axes as columns and its center are in room coordinates. Outputs [H, W] are the
+    depth, the face as 2·axis + (1 if the normal points in the positive direction), and the index of the box minus one,
+    −1 for the room.
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -334,13 +312,7 @@ def cast_boxes(
 
 @kernel
 def value_noise(lattice: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    """Write smooth noise in 0..1 with features of one unit and the period of the lattice.
-
-    Args:
-        lattice: [K, K] noise at integer coordinates.
-        x, y: [H, W] coordinates.
-        out: [H, W], out.
-    """
+    """Write noise in 0..1 at coordinates x and y [H, W]: the lattice [K, K], periodic, smooth over one unit."""
     size = len(lattice)
     for v in range(x.shape[0]):
         for u in range(x.shape[1]):
@@ -358,14 +330,9 @@ def ground_shadow(
     points: np.ndarray, radii: np.ndarray, strength: Real, floor: np.ndarray, camera: np.ndarray, depth: np.ndarray,
     ids: np.ndarray, color: np.ndarray,
 ) -> None:  # fmt: skip
-    """Darken the floor softly around contact points.
+    """Darken `color` [H, W, 3] softly, by a share `strength` at the center, where the `floor` [H, W] is near contacts.
 
-    Args:
-        points: [K, 3] float32 camera frame, on the floor.
-        radii: [K] float32 m.
-        strength: Share of the light lost at the center.
-        floor: [H, W] bool.
-        color: [H, W, 3] uint8, in and out.
+    Contact points [K, 3] are on the floor in the camera's frame, radii [K] in m.
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]

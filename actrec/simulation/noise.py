@@ -44,16 +44,14 @@ def degrade_depth(
     an earlier point of the row has a smaller column.
 
     Args:
-        exact, facing: [H, W] float32 depth and cosine of the angle of incidence.
-        axial, tilted: [Z] float32 standard deviation at normal incidence, and its growth, at depth far·k/(Z − 1).
-        steep: [C] float32 factor on `tilted` at cosine k/(C − 1).
-        model: [7] float32 disparity quantum, grazing cosine, flying share, silhouette loss, dropout, near, far.
+        exact, facing: [H, W] depth and cosine of the angle of incidence.
+        axial, tilted: [Z] standard deviation at normal incidence, and its growth, at depth far·k/(Z − 1).
+        steep: [C] factor on `tilted` at cosine k/(C − 1).
+        model: [7] disparity quantum, grazing cosine, flying share, silhouette loss, dropout, near, far.
         shift: Focal length times baseline, px·m.
-        patches, white: [S, S] float32 tiles of Gaussian noise, S a power of two.
-        jitter: [S, S, 2] int8 tile of displacements, px.
-        chance: [S, S] float32 tile, uniform in 0..1.
+        patches, white, jitter, chance: [S, S, …] tiles of Gaussian noise, displacements in px, and uniform numbers.
         offsets: [8] start positions in the tiles.
-        measured: [H, W] float32, out.
+        measured: [H, W], out.
     """
     quantum, grazing, flying, loss, dropout, near, far = model
     height, width = exact.shape

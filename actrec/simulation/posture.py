@@ -60,9 +60,9 @@ REST = np.array(list(CHANNELS.values()))
 
 @dataclass(frozen=True)
 class Physique:
-    """Bone lengths of a procedural actor."""
+    """Proportions of an actor."""
 
-    stature: float = 1.75  # m
+    stature: float = 1.75  # height in m
     limbs: float = 1.0  # factor on the length of arms and legs
 
     @property
@@ -72,25 +72,16 @@ class Physique:
 
     @property
     def hand_length(self) -> float:
-        """Return the length from wrist to middle finger tip, m."""
+        """Return the length from wrist to middle finger tip, m (0.108 of stature: Drillis and Contini, 1966)."""
         return 0.108 * self.stature
 
     def length(self, joint: str) -> float:
         """Return the length of the bone that ends in `joint` (without side), m."""
         return _LENGTHS[joint] * self.scale * (self.limbs if joint in _LIMBS else 1.0)
 
-    @property
-    def hip_height(self) -> float:
-        """Return the height of the hips with straight legs, m."""
-        return self.length("knee") + self.length("ankle") + ANKLE_HEIGHT * self.scale
-
 
 def with_channels(vector: np.ndarray, **channels: float) -> np.ndarray:
-    """Return a copy of the posture `vector` with the given channels changed.
-
-    Raises:
-        KeyError: A channel is unknown.
-    """
+    """Return a copy of the posture `vector` with the given channels changed."""
     vector = vector.copy()
     for name, value in channels.items():
         vector[CHANNEL[name]] = value
@@ -135,12 +126,9 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def two_bones(
     start: np.ndarray, end: np.ndarray, first: float, second: float, hint: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solve a two-bone chain: return its middle joint and its end.
+    """Return the middle joint and the end of a chain of two bones of these lengths, m, that bends towards `hint`.
 
-    Args:
-        start, end: Start and target of the chain, m; a target out of reach is moved within reach.
-        first, second: Bone lengths, m.
-        hint: Direction in which the middle joint bends.
+    A target `end` out of reach is moved within reach.
     """
     along = end - start
     distance = _norm(along)
@@ -175,12 +163,9 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
 
 
 def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) -> np.ndarray:
-    """Return a copy of `vector` whose arm brings the wrist to `target`, at the reference stature.
+    """Return a copy of `vector` whose arm brings the wrist to `target` (left, up, forward), m, at reference stature.
 
-    Args:
-        vector: The posture without the arm.
-        side: "left" or "right".
-        target: Place of the wrist (left, up, forward), m; the arm points at a target out of reach.
+    The arm points at a target out of reach.
     """
     physique, sign = Physique(), SIGN[side]
     for _ in range(3):  # the shoulder itself follows the arm a little
@@ -200,21 +185,18 @@ def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
 
 
 def _spine(
-    joints: np.ndarray,
-    pelvis: np.ndarray,
-    value: dict[str, float],
-    limbs: dict[str, dict[str, float]],
+    joints: np.ndarray, pelvis: np.ndarray, value: dict[str, float], limbs: dict[str, dict[str, float]],
     physique: Physique,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Set the joints of the spine; return the chest's axes."""
-    s = physique.scale
-    base = np.array([value["x"] * s, physique.hip_height - value["drop"] * s, value["z"] * s])
+    s, legs = physique.scale, physique.length("knee") + physique.length("ankle")
+    base = np.array([value["x"] * s, legs + ANKLE_HEIGHT * s - value["drop"] * s, value["z"] * s])
     # The pelvis is lowered until both legs reach their feet.
-    reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
+    reach = legs * 0.9985
     height = base[1]
     for side, sign in SIGN.items():
         hip = pelvis[:, 0] * sign * physique.length("hip")
-        ankle, _ = _foot(sign, limbs[side], s)
+        ankle = _foot(sign, limbs[side], s)[0]
         level = math.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
         height = min(height, ankle[1] - hip[1] + math.sqrt(max(reach**2 - level**2, 0.01)))
     base[1] = height
@@ -227,15 +209,18 @@ def _spine(
     return chest
 
 
-def _foot(sign: float, limb: dict[str, float], s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ankle's place and the foot's direction; the heel rotates about the ball of the foot."""
+def _foot(sign: float, limb: dict[str, float], s: float) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Return the ankle's place, the foot's direction, and how far the ball of the foot is before and below the ankle.
+
+    The heel rotates about the ball of the foot.
+    """
     c, sine = math.cos(limb["heel"]), math.sin(limb["heel"])
     rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
     up, back = rise * c + run * sine, run * c - rise * sine
     yaw = sign * limb["foot_yaw"]
     toes = np.array([math.sin(yaw), 0.0, math.cos(yaw)])
     x, y, z = sign * limb["foot_x"] * s, limb["foot_y"] * s, limb["foot_z"] * s
-    return np.array([x, y + up + TOE_HEIGHT * s, z]) + toes * (run - back), toes
+    return np.array([x, y + up + TOE_HEIGHT * s, z]) + toes * (run - back), toes, back, up
 
 
 def _leg(
@@ -243,12 +228,10 @@ def _leg(
 ) -> None:
     """Set hip, knee, ankle and foot."""
     hip = joints[_J["spine_base"]] + pelvis[:, 0] * sign * physique.length("hip")
-    ankle, toes = _foot(sign, limb, physique.scale)
+    ankle, toes, back, up = _foot(sign, limb, physique.scale)
     hint = toes + pelvis[:, 2] + pelvis[:, 0] * sign * limb["knee_x"]
     knee, end = two_bones(hip, ankle, physique.length("knee"), physique.length("ankle"), hint)
-    run, rise = _FOOT_FORWARD * physique.scale, (ANKLE_HEIGHT - TOE_HEIGHT) * physique.scale
-    c, s = math.cos(limb["heel"]), math.sin(limb["heel"])
-    foot = end + toes * (run * c - rise * s) - np.array([0.0, rise * c + run * s, 0.0])
+    foot = end + toes * back - np.array([0.0, up, 0.0])
     for name, joint in (("hip", hip), ("knee", knee), ("ankle", end), ("foot", foot)):
         joints[_J[f"{name}_{side}"]] = joint
 

@@ -105,10 +105,9 @@ class ShapeBuilder:
 
     def build(self) -> Shapes:
         """Return the added primitives as arrays."""
-        columns = list(zip(*self._rows, strict=True))
         real = np.float32
         types = (np.int32, real, real, real, real, np.int32, real, real, real)
-        return Shapes(*(np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True)))
+        return Shapes(*map(np.array, zip(*self._rows, strict=True), types))
 
 
 def _axes_with_y(y: np.ndarray) -> np.ndarray:
@@ -127,13 +126,8 @@ def place_shapes(shapes: Shapes, origins: np.ndarray, axes: np.ndarray, owner: i
     carrier = axes[shapes.frame]
     to_camera = np.matmul(carrier, shapes.axes)
     origin = origins[shapes.frame] + np.matmul(carrier, shapes.offset[:, :, None])[:, :, 0]
-    return Placed(
-        shapes,
-        origin.astype(np.float32),
-        to_camera.astype(np.float32),
-        np.linalg.inv(to_camera).astype(np.float32),
-        np.full(len(shapes), owner, np.int16),
-    )
+    to_local, owners = np.linalg.inv(to_camera), np.full(len(shapes), owner, np.int16)
+    return Placed(shapes, origin.astype(np.float32), to_camera.astype(np.float32), to_local.astype(np.float32), owners)
 
 
 def join_placed(parts: list[Placed]) -> Placed:
@@ -165,12 +159,6 @@ class Rendering:
     facing: np.ndarray  # [H, W] float32 cosine between surface normal and the ray to the camera
     placed: Placed | None  # None without primitives
 
-    @classmethod
-    def empty(cls, background: Background) -> "Rendering":
-        """Return an image of the empty room."""
-        ids = np.full(background.depth.shape, -1, np.int16)
-        return cls(background.color.copy(), background.depth.copy(), ids, background.facing.copy(), None)
-
     @property
     def people(self) -> np.ndarray:
         """Return the visible actor's index at each pixel [H, W] int16, −1 for the room."""
@@ -199,14 +187,16 @@ class Renderer:
         lamp /= np.linalg.norm(lamp)
         self._light = np.array([*lamp, *up, _AMBIENT, _LAMP], np.float32)
 
-    def render(self, placed: Placed, background: Background, contacts: np.ndarray | None = None) -> Rendering:
-        """Draw `placed` in front of `background`.
+    def render(self, placed: Placed | None, background: Background, contacts: np.ndarray | None = None) -> Rendering:
+        """Draw `placed` in front of `background`; None draws the empty room.
 
         Contacts [K, 4] are points on the floor in the camera's frame and radii of their soft shadows, m.
         """
-        shapes = placed.shapes
         color, depth, facing = background.color.copy(), background.depth.copy(), background.facing.copy()
         ids = np.full(depth.shape, -1, np.int16)
+        if placed is None:
+            return Rendering(color, depth, ids, facing, None)
+        shapes = placed.shapes
         window = kernels.rasterize(
             placed.origin, placed.to_camera, placed.to_local, shapes.profile, self._camera, np.float32(NEAR), depth, ids
         )
@@ -223,16 +213,13 @@ class Renderer:
         return Rendering(color, depth, ids, facing, placed)
 
     def scene_flow(self, frame: Rendering, following: Placed, dt: float, move: np.ndarray | None = None) -> np.ndarray:
-        """Return the velocity of each visible surface point up to the next frame, in the first camera's frame.
+        """Return the velocity of each visible surface point in the first camera's frame, [H, W, 3] float32 m/s.
 
         Args:
             frame: The first frame.
             following: The same primitives in the next frame and its camera.
             dt: Seconds between the two.
             move: [3, 4] maps static points from the first camera's frame to the next; None for a fixed camera.
-
-        Returns:
-            [H, W, 3] float32 m/s.
 
         Raises:
             InputError: The two frames differ in their primitives, or dt is not positive.
@@ -245,12 +232,16 @@ class Renderer:
             raise InputError(
                 f"{count} primitives in the first frame, {len(following.origin)} in the second: use the same actors"
             )
-        move = np.eye(3, 4, dtype=np.float32) if move is None else np.asarray(move, np.float32)
+        still = np.eye(3, 4, dtype=np.float32)
+        move = still if move is None else np.asarray(move, np.float32)
+
+        def with_room(origin: np.ndarray, axes: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.concatenate([origin, room[None, :, 3]]), np.concatenate([axes, room[None, :, :3]])
+
+        now = with_room(first.origin, first.to_local, still)
+        then = with_room(following.origin, following.to_camera, move)
         flow = np.empty((*frame.depth.shape, 3), np.float32)
-        kernels.scene_flow(
-            frame.depth, frame.ids, first.origin, first.to_local, following.origin, following.to_camera, self._camera,
-            move, np.float32(1.0 / dt), flow,
-        )  # fmt: skip
+        kernels.scene_flow(frame.depth, frame.ids, *now, *then, self._camera, np.float32(1.0 / dt), flow)
         return flow
 
 

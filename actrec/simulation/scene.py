@@ -18,7 +18,6 @@ from actrec.simulation.script import Script, estimate_ground, recording_label, s
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body, Hand, Intrinsics
 from actrec.utils.camera_model import project
-from actrec.utils.errors import InputError
 
 OCCLUDED_SCORE = 0.5
 """Score of an occluded joint or one outside the image, like a Kinect's inferred joint."""
@@ -53,8 +52,6 @@ class CameraPose:
         """Return the camera axes as columns in room coordinates, [3, 3]."""
         c, s = np.cos(self.pitch), np.sin(self.pitch)
         pitched = np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
-        if not self.roll:
-            return pitched
         c, s = np.cos(self.roll), np.sin(self.roll)
         return pitched @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -88,14 +85,9 @@ class Actor(Protocol):
 
 
 class ProceduralActor:
-    """Actor that performs actions at a place in the room.
+    """Actor that performs actions at a place in the room, x and z in m.
 
-    Args:
-        performance: Its actions.
-        appearance: Its appearance.
-        camera: Pose of the camera.
-        place: x and z in the room, m.
-        facing: Heading, radians to its left from facing against the camera's z axis.
+    `facing` is its heading, radians to its left from facing against the camera's z axis.
     """
 
     duration = float("inf")
@@ -201,10 +193,7 @@ class Scene:
         """Render the scene `time` seconds after the start."""
         poses = [actor.pose(time) for actor in self.actors]
         placed = self.place(poses)
-        if placed is None:
-            rendering = Rendering.empty(self._background)
-        else:
-            rendering = self.renderer.render(placed, self._background, self._contacts(poses))
+        rendering = self.renderer.render(placed, self._background, self._contacts(poses))
         bodies, labels = [], {}
         for index, (actor, pose) in enumerate(zip(self.actors, poses, strict=True)):
             if pose is not None:
@@ -243,23 +232,20 @@ class Scene:
 
     def _contacts(self, poses: Sequence[ActorPose | None]) -> np.ndarray:
         """Return the floor points under feet and hips and the radius of each one's shadow, [K, 4]."""
-        joints = np.concatenate([p.joints[[15, 19, 0]] for p in poses if p is not None])
-        points = joints @ self.camera.rotation.T + self.camera.position
+        joints = [p.joints[[15, 19, 0]] for p in poses if p is not None]
+        points = np.reshape(joints, (-1, 3)) @ self.camera.rotation.T + self.camera.position
         radius = np.tile([0.13, 0.13, 0.30], len(points) // 3) + 0.25 * np.clip(-points[:, 1] - 0.1, 0, 0.2)
         points[:, 1] = 0.0
         return np.concatenate([self.camera.to_camera(points), radius[:, None]], axis=1)
 
     def scene_flow(self, frame: SceneFrame, dt: float) -> np.ndarray:
-        """Return the exact velocity of every visible surface point over the next `dt` seconds.
+        """Return the exact velocity of every visible surface point over the next `dt` seconds, [H, W, 3] float32 m/s.
 
-        Returns:
-            [H, W, 3] float32 m/s in the optical frame; 0 on the room, NaN on an actor that is absent after `dt`.
+        It is in the optical frame, 0 on the room, NaN on an actor that is absent after `dt`.
 
         Raises:
             InputError: dt is not positive.
         """
-        if not dt > 0:
-            raise InputError(f"scene flow over {dt} s: the second frame must be later than the first")
         steps = [(pose, actor.pose(frame.time + dt)) for actor, pose in zip(self.actors, frame.poses, strict=True)]
         placed_later = self.place([pose if pose is None or later is None else later for pose, later in steps])
         if placed_later is None:
@@ -313,7 +299,7 @@ def performed_scene(
             seed + 1000 * i,
             "" if side == "any" else side,
             room=1.0 if actors == 1 else 0.65,
-            physique=member.physique,
+            physique=member.appearance,
             tempo=member.tempo,
         )
         performers.append(ProceduralActor(performance, member.appearance, camera, place, facing))
@@ -336,12 +322,7 @@ def scripted_scene(
     """Create a room in which actors follow a recorded skeleton, from the recording camera's view.
 
     `sequence` is the name or index in a file with several; of more than `actors` bodies, the ones with most frames are
-    shown.
-
-    Raises:
-        DeviceError: The file does not exist.
-        ConfigError: The sequence does not exist.
-        InputError: The file is no skeleton recording, or has no usable body.
+    shown. Raise as `open_sequence`, and InputError if there is no usable body.
     """
     recording = open_sequence(path, sequence or None)
     scripts = scripts_from_recording(recording, actors)

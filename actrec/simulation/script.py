@@ -5,7 +5,6 @@ The smoothed skeleton is rendered and is the ground truth; the recording's noise
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -39,15 +38,8 @@ _FLOOR_TOLERANCE = 0.03
 _MAX_PITCH = np.radians(35.0)
 
 
-class Ground(NamedTuple):
-    """Floor relative to the recording camera: the camera's height above it, m, and downward tilt, radians."""
-
-    height: float
-    pitch: float
-
-
-def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
-    """Return the floor under the feet, without sideways tilt.
+def estimate_ground(joints: np.ndarray, stature: float) -> tuple[float, float]:
+    """Return the recording camera's height above the floor under the feet, m, and its downward tilt, radians.
 
     The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. In at most one
     frame of ten, feet are below the floor, since a Kinect misplaces occluded feet.
@@ -78,7 +70,7 @@ def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
     pitch = float(np.clip(-np.arctan(slope), -_MAX_PITCH, _MAX_PITCH))
     down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
     height = float(np.percentile((feet @ down).max(axis=1), 90))
-    return Ground(float(np.clip(height, 0.3, 3.0)), pitch)
+    return float(np.clip(height, 0.3, 3.0)), pitch
 
 
 @dataclass(frozen=True)
@@ -145,17 +137,10 @@ class Script:
 
 
 def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0) -> Script:
-    """Create a script from recorded joints.
+    """Create a script from joints [T, 25, 3] `kinect_v2_25` in the optical frame, m, at increasing `times` [T] s.
 
-    Args:
-        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, m, NaN for missing. The body is absent in frames
-            without joints.
-        times: [T] seconds, increasing.
-        name: Name of the recording, for messages.
-        smoothing: Standard deviation of the temporal smoothing, in frames; 0 for none.
-
-    Raises:
-        InputError: The shapes or times are wrong, or a joint of the trunk is always missing.
+    The body is absent in frames without joints. `smoothing` is the standard deviation in frames, 0 for none. Raise
+    InputError if the shapes or times are wrong, or a joint of the trunk is always missing.
     """
     positions, times = np.asarray(positions, np.float64), np.asarray(times, np.float64)
     if positions.ndim != 3 or positions.shape[1:] != (25, 3) or times.shape != positions.shape[:1] or not len(times):
@@ -180,7 +165,7 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
     script = Script(
         times - times[0], present, fitted[:, 0], _directions(fitted), lengths, np.empty(0), np.empty(0), step
     )
-    pitch = estimate_ground(script.joints[present], script.stature).pitch
+    _, pitch = estimate_ground(script.joints[present], script.stature)
     heads = _heads(script.joints, np.array([0.0, -np.cos(pitch), -np.sin(pitch)]))
     heads = _orthonormal(_smooth(heads, smoothing), 1, 0)
     hands = _orthonormal(_smooth(_hands(script.joints, filled, heads), 2 * smoothing), 1, 2)
@@ -190,8 +175,7 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
 def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
     """Return scripts of up to `actors` bodies of a recording, the ones with most frames.
 
-    Raises:
-        InputError: The recording has no joints, or too few to pose an actor.
+    Raise InputError if the recording has no joints, or too few to pose an actor.
     """
     present = np.isfinite(recording.bodies).all(-1).any(-1).sum(axis=1)
     chosen = [m for m in np.argsort(-present, kind="stable")[:actors] if present[m]]
@@ -205,10 +189,8 @@ def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list
 
 def recording_label(recording: SkeletonSequence) -> str:
     """Return the recording's label name, else its label number, else its own name."""
-    name = recording.meta.get("label_name")
-    if name:
-        return str(name)
-    return recording.name if recording.label is None else str(recording.label)
+    number = recording.name if recording.label is None else recording.label
+    return str(recording.meta.get("label_name") or number)
 
 
 def _fill_gaps(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -100,9 +100,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 def from_yaml(path: Path) -> Intrinsics:
     """Read `width, height, fx, fy, cx, cy[, distortion]`, or YAML of ROS's camera_calibration.
 
-    Raises:
-        DeviceError: There is no such file.
-        InputError: A key is missing or not a number, or the lens model is not supported.
+    Raise DeviceError if there is no such file, InputError if its content is not valid or the lens not supported.
     """
     content = load_yaml(path)
     try:
@@ -136,11 +134,7 @@ def positive_number(path: Path, content: dict[str, Any], key: str) -> float:
 
 
 def scale_to_size(camera: Intrinsics, width: int, height: int) -> Intrinsics:
-    """Scale a calibration to images of another size.
-
-    Raises:
-        InputError: The aspect ratio differs, so the images were cropped.
-    """
+    """Scale a calibration to images of another size; raise InputError if they were cropped to another aspect ratio."""
     if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
         raise InputError(
             f"the calibration is for {camera.width}×{camera.height} images and these are {width}×{height}, of another "
@@ -164,8 +158,7 @@ def search_folders() -> list[Path]:
 def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
     """Return the path of a camera's `part` (COLOR, DEPTH, MOUNT): the existing file, or the file to write.
 
-    Raises:
-        InputError: The serial number is empty or has a character other than letters, digits, - and _.
+    Raise InputError if the serial number is empty or has a character other than letters, digits, - and _.
     """
     if not serial or not serial.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"serial number {serial!r} cannot be part of a file name: use letters, digits, - and _")
@@ -184,11 +177,7 @@ def check_writable(path: Path) -> None:
 
 
 def load(serial: str, folder: Path | None = None) -> CameraFiles:
-    """Return the content of a camera's files.
-
-    Raises:
-        InputError: A file is damaged; the message names it.
-    """
+    """Return the content of a camera's files; raise InputError, which names the file, if one is damaged."""
     color, depth, mount = (path_of(serial, part, folder) for part in (COLOR, DEPTH, MOUNT))
     return CameraFiles(
         serial,

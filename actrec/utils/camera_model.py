@@ -13,8 +13,8 @@ import numpy as np
 from actrec.types import EQUIDISTANT, Intrinsics
 from actrec.utils.errors import InputError
 
-COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), EQUIDISTANT: (4,)}
-"""ROS name of a lens model to the possible numbers of its coefficients."""
+MODELS = ("plumb_bob", "rational_polynomial", EQUIDISTANT)
+"""ROS's lens models, with 4 or 5, 8, 12 or 14, and 4 coefficients."""
 
 ALIASES = {"fisheye": EQUIDISTANT, "kannala_brandt": EQUIDISTANT, "kannala_brandt4": EQUIDISTANT, "radtan": "plumb_bob"}
 UNDISTORTED = ("", "pinhole", "none")
@@ -37,7 +37,7 @@ def make_intrinsics(
         source: Name for errors, such as "camera_info" or a file.
         width, height: Size of the image in px.
         k: Row-major 3×3 camera matrix K (9), or the first three columns of P (9).
-        model: Lens model: a key of `COEFFICIENTS` or `ALIASES`, or empty.
+        model: Lens model: a key of `MODELS` or `ALIASES`, or empty.
         d: Coefficients of the lens.
 
     Raises:
@@ -88,14 +88,14 @@ def from_camera_info(source: str, info: Any, rectified: bool = False) -> Intrins
 def _lens(source: str, model: str, d: list[float]) -> tuple[str, tuple[float, ...]]:
     """Return the kind of lens and its coefficients: five or eight of a Brown lens, four of an equidistant one."""
     name = ALIASES.get(model.lower(), model.lower())
-    if not any(d) and name != EQUIDISTANT and (name in UNDISTORTED or name in COEFFICIENTS):
+    if not any(d) and name != EQUIDISTANT and (name in UNDISTORTED or name in MODELS):
         return "", ()
     if name in UNDISTORTED:
         if name:
             raise InputError(f"{source}: the lens model is '{model}', but D is not zero: {REMEDY}")
         name = "plumb_bob" if len(d) <= 5 else "rational_polynomial"
-    if name not in COEFFICIENTS:
-        known = ", ".join(COEFFICIENTS)
+    if name not in MODELS:
+        known = ", ".join(MODELS)
         raise InputError(f"{source}: the lens model '{model}' is not supported; known: {known}; {REMEDY}")
     if name == EQUIDISTANT:
         if len(d) > 4 or (d and len(d) < 4):
@@ -165,11 +165,7 @@ def project(positions: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
         x, y = flat[..., 0], flat[..., 1]
         r2 = x * x + y * y
         radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
-        flat = np.stack(
-            [
-                x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
-                y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
-            ],
-            axis=-1,
-        )
+        bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        bent_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        flat = np.stack([bent_x, bent_y], axis=-1)
     return (flat * (intrinsics.fx, intrinsics.fy) + (intrinsics.cx, intrinsics.cy)).astype(np.float32)

@@ -46,11 +46,7 @@ def setting(
 
 
 def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
-    """Make a validated `config_class` from a plain dictionary.
-
-    Raises:
-        ConfigError: An option is unknown (the known ones are listed), mistyped or out of range.
-    """
+    """Make a validated `config_class`; raise ConfigError if an option is unknown, mistyped or out of range."""
     options = dict(options or {})
     hints = _hints(config_class)
     if unknown := sorted(str(name) for name in options if name not in hints):
@@ -95,8 +91,7 @@ def parse_pairs(pairs: Iterable[str], kind: str) -> dict[str, Any]:
     Without quotes or brackets, only numbers, switches and `null` are converted. YAML would cut "run #3" short and read
     "a: b" as a mapping, 2026-11-22 as a date, 2026_11_22 as a number, and a serial number with a leading 0 in base 8.
 
-    Raises:
-        ConfigError: A word is not KEY=VALUE, or its value is not YAML; the message calls it `kind` ("driver option").
+    Raise ConfigError, which calls a word `kind` ("driver option"), if it is not KEY=VALUE or its value is not YAML.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -114,8 +109,7 @@ def parse_pairs(pairs: Iterable[str], kind: str) -> dict[str, Any]:
 def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of `settings` with `changes`; `schedule.every` is the field `every` of the mapping `schedule`.
 
-    Raises:
-        ConfigError: A dotted name goes through a value that is not a mapping.
+    Raise ConfigError if a dotted name goes through a value that is not a mapping.
     """
     result = dict(settings)
     for name, value in changes.items():
@@ -135,11 +129,8 @@ def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> d
 def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """Make `cls` from a mapping, checking keys and types of nested dataclasses too.
 
-    Fields may be str, int, float, bool, dict, tuples of these, optional ones, or dataclasses again.
-
-    Raises:
-        PackageError: A key is missing or unknown, or a value has the wrong type. The message has the key, and `where`
-            ("model.yaml").
+    Fields may be str, int, float, bool, dict, tuples of these, optional ones, or dataclasses again. Raise PackageError,
+    which names `where` ("model.yaml"), if a key is missing or unknown, or a value has the wrong type.
     """
     if not isinstance(mapping, dict):
         raise PackageError(f"{where} is {_describe(mapping)}, expected keys and values")

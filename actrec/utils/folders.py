@@ -19,11 +19,7 @@ _PROBE_BYTES = 4096
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with `~` expanded.
-
-    Raises:
-        DeviceError: The user has no home folder.
-    """
+    """Return a path with `~` expanded; raise DeviceError if the user has no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -33,8 +29,7 @@ def expanded(path: str | Path) -> Path:
 def user_folder(variable: str, base: str, default: str, below: str) -> Path:
     """Return `$variable` if it is set, else the folder `below` in `$base`, else in `default`.
 
-    Raises:
-        DeviceError: The user has no home folder; the message names the variables.
+    Raise DeviceError, which names the variables, if the user has no home folder.
     """
     if variable and os.environ.get(variable):
         return expanded(os.environ[variable])
@@ -62,8 +57,7 @@ def problem(folder: Path) -> str:
 def temporary(name: str) -> Path:
     """Return a folder for temporary files that only this user can write to, the same in each process.
 
-    Raises:
-        DeviceError: No temporary file can be written.
+    Raise DeviceError if no temporary file can be written.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"actrec_{os.getuid()}_{name}"
@@ -94,8 +88,7 @@ def ros_logs(environment: MutableMapping[str, str] = os.environ) -> tuple[str, s
 def prepare_ros_logs(environment: MutableMapping[str, str] = os.environ) -> str:
     """Set `ROS_LOG_DIR` to a temporary folder if ROS cannot write its logs; return a warning then, else "".
 
-    Raises:
-        DeviceError: Temporary files cannot be written either.
+    Raise DeviceError if temporary files cannot be written either.
     """
     folder, cause = ros_logs(environment)
     if not cause:

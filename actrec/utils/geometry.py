@@ -45,10 +45,7 @@ def fit_translation(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) ->
 
     x/z of each moved point equals x/z of its ray: tx − rx·tz = rx·Z − X, linear in the translation. A second iteration
     divides the errors by z, which turns them into reprojection errors. Unknown points and rays are NaN; `weights` [V]
-    are ≥ 0.
-
-    Returns:
-        [V, 3] float32; all NaN with fewer than `MIN_POINTS` usable points or no solution in front of the camera.
+    are ≥ 0. The result [V, 3] is all NaN with fewer than `MIN_POINTS` usable points or no solution before the camera.
     """
     usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)
     if usable.sum() < MIN_POINTS:
@@ -75,12 +72,8 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, 
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
     Tukey's function, which ignores residuals above `outlier_m`. The scale of each iteration is limited to 0.7..1.4.
-    With fewer than six usable points it only translates; without any it returns `source`.
-
-    Args:
-        source, target: [V, 3] m, NaN if unknown.
-        weights: [V] ≥ 0.
-        outlier_m: Smallest residual of an outlier.
+    With fewer than six usable points it only translates; without any it returns `source`. Shapes are [V, 3] m, NaN if
+    unknown, weights [V] ≥ 0.
     """
     usable = np.isfinite(source).all(axis=1) & np.isfinite(target).all(axis=1) & (weights > 0)
     if not usable.any():
@@ -149,15 +142,8 @@ def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, in
 def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
     """Return optical flow at joints from two color images by DIS (Kroeger et al., ECCV 2016), [V, 2] px/s.
 
-    A joint that is missing or outside the image is NaN.
-
-    Args:
-        before, after: [H, W, 3] uint8 RGB.
-        pixels: [V, 2] joints in `before`, px.
-        seconds: Time between the images.
-
-    Raises:
-        InputError: The images differ in size, or the time is not positive.
+    Images are [H, W, 3] uint8 RGB, `pixels` [V, 2] are joints in `before`. A joint that is missing or outside the image
+    is NaN. Raise InputError if the images differ in size, or the time is not positive.
     """
     if before.shape != after.shape or before.ndim != 3 or pixels.shape[1:] != (2,):
         raise InputError(

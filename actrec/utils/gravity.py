@@ -108,11 +108,7 @@ def angles_from_up(up: np.ndarray) -> tuple[float, float]:
 
 
 def parse_mount(text: str) -> np.ndarray:
-    """Return `up` [3] of a mounting: a name in `MOUNTS`, or "ROLL,PITCH" in degrees (see `up_from_angles`).
-
-    Raises:
-        ConfigError: It is neither.
-    """
+    """Return `up` [3] of a name in `MOUNTS`, or "ROLL,PITCH" in degrees; raise ConfigError if it is neither."""
     if text in MOUNTS:
         return np.array(MOUNTS[text], np.float32)
     try:
@@ -128,11 +124,7 @@ def parse_mount(text: str) -> np.ndarray:
 
 
 def check_up(up: np.ndarray) -> np.ndarray:
-    """Return `up` as a float32 unit vector [3].
-
-    Raises:
-        InputError: It is not three finite numbers, or zero.
-    """
+    """Return `up` as a float32 unit vector [3]; raise InputError if it is not three finite numbers, or zero."""
     vector = np.asarray(up, np.float64)
     length = np.linalg.norm(vector)
     if vector.shape != (3,) or not np.isfinite(length) or length < 1e-6:
@@ -146,11 +138,7 @@ def is_level(up: np.ndarray) -> bool:
 
 
 def up_from_vector(vector: Any) -> np.ndarray | None:
-    """Return the unit vector [3] against gravity of a Vector3 message; None for zeros, which mean unknown.
-
-    Raises:
-        InputError: It is not finite.
-    """
+    """Return the unit vector [3] against gravity of a Vector3 message; None for zeros, which mean unknown."""
     found = np.array([vector.x, vector.y, vector.z])
     return check_up(found) if found.any() else None
 
@@ -181,9 +169,6 @@ def quarter_turns(up: np.ndarray, current: int | None = None) -> int:
     if current is not None and abs((roll - 90 * current + 180) % 360 - 180) < 55:
         return current
     return current or 0 if abs(pitch) > 80 else int(np.round(roll / 90)) % 4
-
-
-# -- accelerometers ----------------------------------------------------------------------------------------------------
 
 
 class GravityFilter:
@@ -272,9 +257,6 @@ def _rotate(vector: np.ndarray, turn: np.ndarray) -> np.ndarray:
     axis = turn / angle
     across = np.cross(axis, vector)
     return np.asarray(vector * np.cos(angle) + across * np.sin(angle) + axis * (axis @ vector) * (1 - np.cos(angle)))
-
-
-# -- quarter turns of images, pixels, vectors and intrinsics ----------------------------------------------------------
 
 
 def turn_image(image: np.ndarray, turns: int, axis: int = 0) -> np.ndarray:

@@ -71,12 +71,7 @@ class Viewer:
             rr.log(f"{CAMERA}/depth", rr.DepthImage(np.nan_to_num(frame.depth), meter=1.0))
 
     def bodies(self, topic: str, stamp_ns: int, bodies: Sequence[Body]) -> None:
-        """Show the bodies, hands or faces of one instant and remove the previous ones; `topic` is a key of `RADII_M`.
-
-        Raises:
-            ConfigError: The layout is unknown.
-            InputError: The number of joints does not match the layout.
-        """
+        """Show bodies, hands or faces of one instant instead of the previous ones; `topic` is a key of `RADII_M`."""
         rr, radius = self._at(stamp_ns), RADII_M[topic]
         strips = [strip for body in bodies for strip in _strips(body)]
         points = [body.positions[np.isfinite(body.positions).all(axis=1)] for body in bodies]

@@ -230,7 +230,7 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
         if perception.up is None:
             return {**found, "gravity": "unknown"}
         roll, pitch = gravity.angles_from_up(perception.up)
-        return {**found, "gravity": perception.up_source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
+        return {**found, "gravity": perception.gravity.source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from actrec import recordings
-from actrec.perception.floor_plane import Floor, find_floor
+from actrec.perception.floor_plane import Floor, Readings, find_floor
 from actrec.utils.errors import InputError
+from actrec.utils.gravity import angles_from_up
 from actrec_calibration.board import Board
 from actrec_calibration.depth import plane_depth
 from actrec_calibration.detection import detect
@@ -30,10 +31,10 @@ def test_find_floor_height_pitch_roll_are_accurate(sensor, seed):
     rig = simulated.kinect(sensor=sensor)
     rig = simulated.Rig(rig.color, rig.depth, np.eye(4), sensor=sensor)
     room = simulated.Room.random(BOARD, seed)
-    found = find_floor(room.depth(rig, seed), rig.depth)
+    found = find_floor(Readings.of(room.depth(rig, seed), rig.depth))
     height, pitch, roll = _expected_floor(room)
     assert abs(found.height - height) < 0.002
-    assert abs(found.pitch - pitch) < 0.1 and abs(found.roll - roll) < 0.1
+    assert angles_from_up(found.normal) == pytest.approx((roll, pitch), abs=0.1)
 
 
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
@@ -42,7 +43,7 @@ def test_calibrate_rendered_board_is_accurate(sensor):
     views = []
     for number in range(5):
         image, _ = render(BOARD, rig.color, room.board(), blur=0.7, noise=4, seed=number)
-        views.append((detect(BOARD, image), find_floor(room.depth(rig, 3, number), rig.depth)))
+        views.append((detect(BOARD, image), find_floor(Readings.of(room.depth(rig, 3, number), rig.depth))))
     found = calibrate(BOARD, views, room.placed, rig.color, rig.to_color)
     meters, degrees = pose_difference(found.camera, room.camera)
     assert meters < 0.002 and degrees < 0.1
@@ -75,7 +76,7 @@ def test_calibrate_base_height_and_thickness_shift_camera():
     corners = simulated.simulate_corners(
         BOARD, rig.color, invert(room.camera) @ floor_board.pose(0), 0.1, np.random.default_rng(0)
     )
-    plane = find_floor(room.depth(rig, 1), rig.depth)
+    plane = find_floor(Readings.of(room.depth(rig, 1), rig.depth))
     found = calibrate(BOARD, [(corners, plane)], floor_board, rig.color, rig.to_color, base_height=0.2)
     assert abs(found.camera[2, 3] - (room.camera[2, 3] - 0.2)) < 0.002
 
@@ -96,7 +97,7 @@ def test_find_floor_nearby_table_is_not_largest():
     rows = np.arange(rig.depth.height)[:, None] > 0.45 * rig.depth.height
     depth = np.where(rows, table_z, floor_z)
     assert rows.mean() > 0.5
-    assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_color)[2, 3]) < 0.005
+    assert abs(find_floor(Readings.of(depth, rig.depth)).height - (room.camera @ rig.to_color)[2, 3]) < 0.005
 
 
 def test_find_floor_table_above_floor_is_refused():
@@ -107,16 +108,16 @@ def test_find_floor_table_above_floor_is_refused():
     table_z, floor_z = _plane_image(rig, to_depth @ table), _plane_image(rig, to_depth)
     columns = np.arange(rig.depth.width)[None] > 0.3 * rig.depth.width
     with pytest.raises(InputError, match="is it a table"):
-        find_floor(np.where(columns, table_z, floor_z), rig.depth)
+        find_floor(Readings.of(np.where(columns, table_z, floor_z), rig.depth))
 
 
 def test_find_floor_without_floor_is_refused():
     rig = simulated.kinect()
     wall = np.full((424, 512), 2.0, np.float32)
     with pytest.raises(InputError, match="point the camera at the floor"):
-        find_floor(wall, rig.depth)
+        find_floor(Readings.of(wall, rig.depth))
     with pytest.raises(InputError, match="0 readings below 5 m"):
-        find_floor(np.full((424, 512), np.nan, np.float32), rig.depth)
+        find_floor(Readings.of(np.full((424, 512), np.nan, np.float32), rig.depth))
 
 
 def test_find_floor_wall_behind_a_person_is_refused(data_root):
@@ -124,14 +125,14 @@ def test_find_floor_wall_behind_a_person_is_refused(data_root):
     with recordings.open_recording(data_root / "rgbd/person_turning", CONFIG) as recording:
         frame = next(recording.frames())
     with pytest.raises(InputError, match=r"tilted by \d+° from the up direction, so it is a wall|is it a table"):
-        find_floor(frame.depth, frame.intrinsics)
+        find_floor(Readings.of(frame.depth, frame.intrinsics))
 
 
 def test_find_floor_rotated_camera_needs_up():
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 2)
     room = simulated.Room(room.camera @ pose_from_vector(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.placed)
     depth = room.depth(rig, 2)
-    found = find_floor(depth, rig.depth, up=(-1, 0, 0))
+    found = find_floor(Readings.of(depth, rig.depth), up=(-1, 0, 0))
     assert abs(found.height - (room.camera @ rig.to_color)[2, 3]) < 0.002
 
 
@@ -141,7 +142,7 @@ def test_calibrate_board_above_floor_is_refused():
     corners = simulated.simulate_corners(
         BOARD, rig.color, invert(room.camera) @ raised_board.pose(0), 0.1, np.random.default_rng(0)
     )
-    plane = find_floor(room.depth(rig, 1), rig.depth)
+    plane = find_floor(Readings.of(room.depth(rig, 1), rig.depth))
     with pytest.raises(
         InputError, match="does not lie on the floor.*100 mm above|does not lie on the floor.*99 mm above"
     ):

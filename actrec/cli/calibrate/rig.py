@@ -12,11 +12,12 @@ import numpy as np
 from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers
 from actrec.cli.calibrate import lens
 from actrec.cli.calibrate.lens import load, log
-from actrec.perception.floor_plane import find_floor
+from actrec.perception.floor_plane import Readings, find_floor
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount, rectified
 from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.gravity import angles_from_up
 
 OPTICAL_FRAME = "camera_color_optical_frame"
 RAW_FIRST = "calibrate with raw depth first, without --registered"
@@ -335,16 +336,17 @@ def run_floor(args: argparse.Namespace) -> int:
     else:
         color, depth, geometry = _floor_cameras(args)
         frames = load("views").read_rgbd_folder(args.images, board, (color, depth), args.unit)
-    planes = [find_floor(geometry.scale * frame.depth + geometry.bias, depth, args.up) for frame in frames]
+    readings = (Readings.of(geometry.scale * frame.depth + geometry.bias, depth) for frame in frames)
+    planes = [find_floor(each, args.up) for each in readings]
     views = [(frame.color, plane) for frame, plane in zip(frames, planes, strict=True)]
     result = floor.calibrate(board, views, placed, color, geometry.to_color, args.base_height)
-    first = planes[0]
+    roll, pitch = angles_from_up(planes[0].normal)
     figures = {
         "file": str(path),
         "views": len(views),
-        "height_m": round(first.height, 4),
-        "pitch_down_deg": round(first.pitch, 3),
-        "roll_deg": round(first.roll, 3),
+        "height_m": round(planes[0].height, 4),
+        "pitch_down_deg": round(pitch, 3),
+        "roll_deg": round(roll, 3),
         "camera_to_base": lens.pose_figures(result.camera, result.sigma_m, result.sigma_deg),
         "rms_px": round(result.rms, 3),
         "board_over_floor_mm": round(1e3 * result.board_offset_m, 2),

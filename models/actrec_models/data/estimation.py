@@ -213,7 +213,7 @@ class Estimation:
         made = {key: value for key, value in images.items() if len(value)}
         up = _steady(known, seen)
         if up is None and self._body is not None:
-            up = self._body.conclude_up()
+            up = self._body.gravity.conclude()
         if known is None:
             ids, seen = self._main(name, seen)
             known = _clip_of(name, label, ids, seen)

@@ -121,7 +121,7 @@ class RenderedItem:
     def _performer(self, name: str) -> tuple[ProceduralActor, Segment]:
         """Return the actor and the segment of the action, which follows a short idle phase in its start posture."""
         before = "idle" if ACTIONS[name].start == "standing" else "idle_seated"
-        played = Performance((before, name), self._seed, physique=self._who.physique, tempo=self._who.tempo)
+        played = Performance((before, name), self._seed, physique=self._who.appearance, tempo=self._who.tempo)
         segment = played.segment(0.0)
         while segment.action.name != name:
             segment = played.segment(segment.end)

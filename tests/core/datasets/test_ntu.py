@@ -317,7 +317,7 @@ def test_ntu_camera_offset_aligns_lifted_joints(with_depth):
     (entry,) = source.entries()
     clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
     pixels, known = clip.streams["pixels"][0, 0, hand][None], np.ones(1, np.float32)
-    lifted, _ = lift(pixels, None, known, frame.depth, frame.intrinsics)
+    lifted, *_ = lift(pixels, None, known, frame.depth, frame.intrinsics)
     assert np.linalg.norm(lifted[0] - clip.bodies[0, 0, hand]) > 0.05
     np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
 

@@ -10,7 +10,7 @@ from actrec.perception import hand_face
 from actrec.perception.hand_face import MediaPipeHand
 from actrec.perception.mediapipe_graph import region_around
 from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
-from actrec.types import Body, Intrinsics
+from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, MissingLibraryError
 
 CAMERA = Intrinsics(640, 480, 500.0, 500.0, 319.5, 239.5)
@@ -81,10 +81,12 @@ def test_region_around_rotated_points_rotates(angle):
     assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
 
 
-def test_estimator_stamp_jump_is_discontinuous():
-    estimator = MediaPipeHand(hand_max_gap_s=1.0)
-    stamps = (10_000_000_000, 10_000_000_000, 10_900_000_000, 10_800_000_000, 10_850_000_000, 12_000_000_000)
-    assert [estimator.is_discontinuous(stamp) for stamp in stamps] == [False, False, False, True, False, True]
+def test_estimator_stamp_jump_resets(monkeypatch):
+    estimator, resets = MediaPipeHand(hand_max_gap_s=1.0), []
+    for stamp_ns in (10_000_000_000, 10_000_000_000, 10_900_000_000, 10_800_000_000, 10_850_000_000, 12_000_000_000):
+        monkeypatch.setattr(estimator, "reset", lambda stamp_ns=stamp_ns: resets.append(stamp_ns))
+        estimator.estimate(RgbdFrame(stamp_ns, np.zeros((480, 640, 3), np.uint8), None, CAMERA), [])
+    assert resets == [10_800_000_000, 12_000_000_000]
     estimator.close()
 
 

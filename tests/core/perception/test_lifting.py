@@ -7,7 +7,7 @@ from actrec.perception.lifting import joint_radii, lift, limb_links
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 from actrec.types import Intrinsics
 from actrec.utils.camera_model import project, rays
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import InputError
 from actrec.utils.geometry import fit_similarity, fit_translation, rotation
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -61,7 +61,7 @@ def error(found, truth):
 def test_lift_person_before_wall_error_is_centimeters():
     world = standing()
     truth = world + np.array([0.2, -0.1, 2.4], np.float32)
-    positions, scores = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    positions, scores, _ = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
     assert positions.dtype == scores.dtype == np.float32
     assert np.median(error(positions, truth)) < 0.02
     assert error(positions, truth).max() < 0.12
@@ -71,7 +71,7 @@ def test_lift_person_before_wall_error_is_centimeters():
 def test_lift_scaled_and_rotated_world_landmarks_same_result():
     truth = standing() + np.array([0, 0, 2.4], np.float32)
     world = 1.15 * standing(yaw=0.25)
-    positions, _ = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    positions, *_ = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
     assert np.median(error(positions, truth)) < 0.03
 
 
@@ -81,9 +81,9 @@ def test_lift_joint_on_edge_of_arm_uses_arm(offset):
     truth = np.stack([np.zeros(9), np.linspace(-0.4, 0.4, 9), np.full(9, 2.0)], axis=1).astype(np.float32)
     depth = depth_of(np.stack([np.zeros(99), np.linspace(-0.5, 0.5, 99), np.full(99, 2.0)], axis=1), 0.03)
     pixels = project(truth, CAMERA) + np.array([offset, 0], np.float32)
-    positions, _ = lift(pixels, truth - truth.mean(axis=0), np.ones(9), depth, CAMERA, 0.03)
+    positions, *_ = lift(pixels, truth - truth.mean(axis=0), np.ones(9), depth, CAMERA, 0.03)
     assert np.abs(positions[:, 2] - 2.0).max() < 0.02
-    alone, _ = lift(pixels, None, np.ones(9), depth, CAMERA, 0.03)
+    alone, *_ = lift(pixels, None, np.ones(9), depth, CAMERA, 0.03)
     assert np.abs(alone[:, 2] - 2.0).max() < 0.02
 
 
@@ -94,7 +94,7 @@ def test_lift_arm_before_torso_uses_arm():
         truth[J[joint]] = point
     for finger in ("pinky", "index", "thumb"):
         truth[J[f"{finger}_right"]] = (0.03, -0.24, 1.70)
-    positions, _ = lift(
+    positions, *_ = lift(
         project(truth, CAMERA), truth - truth[23:25].mean(axis=0), np.ones(33), body_depth(truth), CAMERA, 0.06
     )
     assert error(positions, truth)[[J["wrist_right"], J["elbow_right"]]].max() < 0.06
@@ -104,7 +104,7 @@ def test_lift_occluded_shoulder_not_on_occluder():
     world = standing(yaw=np.pi / 2)
     truth = world + np.array([0, 0, 2.2], np.float32)
     shoulders = [J["shoulder_left"], J["shoulder_right"]]
-    positions, scores = lift(
+    positions, scores, _ = lift(
         project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06, limb_links("mediapipe_33")
     )
     assert error(positions, truth)[shoulders].max() < 0.08
@@ -119,7 +119,7 @@ def test_lift_hand_beside_hip_keeps_hip():
     wrong = world.copy()
     wrong[[J["hip_left"], J["hip_right"]], 2] += 0.17  # the estimator's own shape has the hips too far back
     arguments = project(truth, CAMERA), wrong, np.ones(33), body_depth(truth, 0.04), CAMERA, 0.04
-    positions, scores = lift(*arguments, limb_links("mediapipe_33"))
+    positions, scores, _ = lift(*arguments, limb_links("mediapipe_33"))
     assert error(positions, truth)[J["hip_left"]] < 0.05
     assert scores[J["hip_left"]] == 1.0
 
@@ -131,10 +131,10 @@ def test_lift_depth_holes_filled_from_world_landmarks():
     lost = [J["wrist_left"], J["knee_right"]]
     for u, v in project(truth, CAMERA)[lost].astype(int):
         depth[v - 25 : v + 25, u - 25 : u + 25] = np.nan
-    positions, scores = lift(project(truth, CAMERA), world, np.ones(33), depth, CAMERA, 0.06)
+    positions, scores, _ = lift(project(truth, CAMERA), world, np.ones(33), depth, CAMERA, 0.06)
     assert error(positions, truth)[lost].max() < 0.06
     np.testing.assert_allclose(scores[lost], 0.6)
-    without, scores = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA, 0.06)
+    without, scores, _ = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA, 0.06)
     assert np.isnan(without[lost]).all() and (scores[lost] == 0).all()
     assert np.isfinite(without[J["shoulder_left"]]).all()
 
@@ -144,7 +144,7 @@ def test_lift_joint_on_wall_rejected():
     truth = world + np.array([0, 0, 2.2], np.float32)
     pixels = project(truth, CAMERA)
     pixels[J["wrist_left"]] += [60, 0]
-    positions, scores = lift(pixels, world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    positions, scores, _ = lift(pixels, world, np.ones(33), body_depth(truth), CAMERA, 0.06)
     assert abs(positions[J["wrist_left"], 2] - truth[J["wrist_left"], 2]) < 0.1
     assert scores[J["wrist_left"]] == pytest.approx(0.6)
 
@@ -156,7 +156,7 @@ def test_lift_noisy_depth_error_is_bounded():
     depth = body_depth(truth) + random.normal(0, 0.0025 * 9, (480, 640)).astype(np.float32)
     depth[random.random(depth.shape) < 0.3] = 0
     pixels = project(truth, CAMERA) + random.normal(0, 2, (33, 2)).astype(np.float32)
-    positions, _ = lift(pixels, world + random.normal(0, 0.03, (33, 3)), np.ones(33), depth, CAMERA, 0.06)
+    positions, *_ = lift(pixels, world + random.normal(0, 0.03, (33, 3)), np.ones(33), depth, CAMERA, 0.06)
     assert np.median(error(positions, truth)) < 0.05
 
 
@@ -164,10 +164,10 @@ def test_lift_noisy_depth_error_is_bounded():
 def test_lift_without_depth_uses_world_landmarks(depth):
     world = standing()
     truth = world + np.array([0.4, 0.1, 2.8], np.float32)
-    positions, scores = lift(project(truth, CAMERA), world, np.full(33, 0.8), depth, CAMERA, 0.06)
+    positions, scores, _ = lift(project(truth, CAMERA), world, np.full(33, 0.8), depth, CAMERA, 0.06)
     assert error(positions, truth).max() < 0.01
     np.testing.assert_allclose(scores, 0.4, rtol=1e-6)
-    nothing, scores = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA)
+    nothing, scores, _ = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA)
     assert np.isnan(nothing).all() and not scores.any()
 
 
@@ -176,14 +176,14 @@ def test_lift_unknown_joints_stay_nan():
     truth = world + np.array([0, 0, 2.4], np.float32)
     pixels = project(truth, CAMERA)
     pixels[5:9] = np.nan
-    positions, scores = lift(pixels, None, np.ones(33), body_depth(truth), CAMERA)
+    positions, scores, _ = lift(pixels, None, np.ones(33), body_depth(truth), CAMERA)
     assert np.isnan(positions[5:9]).all() and not scores[5:9].any()
     assert np.isfinite(positions[J["hip_left"]]).all()
     off = project(truth, CAMERA)
     off[J["ankle_left"]] = [5000, -9000]
-    positions, scores = lift(off, world, np.ones(33), body_depth(truth), CAMERA)
+    positions, scores, _ = lift(off, world, np.ones(33), body_depth(truth), CAMERA)
     assert np.isfinite(positions[J["hip_left"]]).all() and scores[J["ankle_left"]] < 1
-    nothing, scores = lift(np.full((33, 2), np.nan), world, np.ones(33), body_depth(truth), CAMERA)
+    nothing, scores, _ = lift(np.full((33, 2), np.nan), world, np.ones(33), body_depth(truth), CAMERA)
     assert np.isnan(nothing).all() and not scores.any()
 
 
@@ -194,7 +194,7 @@ def test_lift_distorted_lens_undistorted():
     world = standing()
     truth = world + np.array([0.6, 0, 2.4], np.float32)
     pixels, _ = cv2.projectPoints(truth.astype(float), np.zeros(3), np.zeros(3), bent.matrix, np.array(bent.distortion))
-    positions, _ = lift(pixels[:, 0], world, np.ones(33), None, bent)
+    positions, *_ = lift(pixels[:, 0], world, np.ones(33), None, bent)
     assert error(positions, truth).max() < 0.01
 
 
@@ -218,17 +218,13 @@ def test_lift_invalid_input_raises():
         lift(pixels, np.zeros((32, 3)), scores, None, CAMERA)
     with pytest.raises(InputError, match="register depth to color"):
         lift(pixels, None, scores, np.zeros((240, 320), np.float32), CAMERA)
-    with pytest.raises(ConfigError, match="window_m"):
-        lift(pixels, None, scores, None, CAMERA, window_m=-1.0)
 
 
-@pytest.mark.parametrize(("kind", "said"), [(np.uint16, "depth is uint16, expected float32"), (np.float32, "2500 m")])
-def test_lift_depth_in_millimeters_raises(kind, said):
-    """Depth in mm that is taken for m would put people two kilometers away."""
+def test_lift_depth_of_integers_raises():
     world = standing()
     pixels = project(world + np.array([0, 0, 2.5], np.float32), CAMERA)
-    millimetres = np.full((480, 640), 2500, kind)
-    with pytest.raises(InputError, match=said):
+    millimetres = np.full((480, 640), 2500, np.uint16)
+    with pytest.raises(InputError, match="depth is uint16, expected float32"):
         lift(pixels, world, np.ones(33), millimetres, CAMERA)
 
 

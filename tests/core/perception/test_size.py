@@ -9,12 +9,11 @@ import pytest
 
 from actrec import recordings
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.perception.lifting import LiftingConfig, is_plausible, joint_radii, lift_measured, limb_links
+from actrec.perception.lifting import SIZES, SizeMonitor, describe_size, is_plausible, joint_radii, lift, limb_links
 from actrec.perception.pipeline import BodyPerception, create
-from actrec.perception.size import READINGS, SizeMonitor, describe_size
 from actrec.recordings import RecordingConfig
 from actrec.simulation.actions import Performance
-from actrec.simulation.appearance import DEFAULT_APPEARANCES, Person
+from actrec.simulation.appearance import DEFAULT_APPEARANCES
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, furnished_room
 from actrec.skeleton.layouts import MEDIAPIPE_33
 from actrec.types import RgbdFrame
@@ -43,7 +42,7 @@ def measure(found, frame: RgbdFrame, factor: float = 1.0):
     assert frame.depth is not None
     depth = frame.depth * np.float32(factor)
     body = found.pixels, found.world, found.scores, depth, frame.intrinsics
-    return lift_measured(*body, joint_radii(found.layout), limb_links(found.layout), LiftingConfig())
+    return lift(*body, joint_radii(found.layout), limb_links(found.layout))
 
 
 def height(positions: np.ndarray) -> float:
@@ -64,7 +63,7 @@ def waving():
 def test_size_monitor_names_the_factor_and_its_remedy_gives_right_sizes(waving, factor: float, caplog) -> None:
     found, frame = waving
     right, wrong, monitor = measure(found, frame), measure(found, frame, factor), SizeMonitor()
-    for k in range(3 * READINGS):
+    for k in range(3 * SIZES):
         monitor.add(k * FRAME_NS, wrong.size, frame.depth_scale)
     assert len(caplog.messages) == 1, "one warning"
     assert f"by a factor of {factor:g}; set depth_scale to {0.001 / factor:.3g} m (now 0.001 m)" in monitor.fault
@@ -78,7 +77,7 @@ def test_size_monitor_names_the_factor_and_its_remedy_gives_right_sizes(waving, 
 
 
 def test_body_perception_wrong_unit_warns_once_and_recovers(caplog) -> None:
-    frames = play(READINGS + 1, fps=15.0, actions=["wave"])  # a little more than a second
+    frames = play(SIZES + 1, fps=15.0, actions=["wave"])  # a little more than a second
     body = BodyPerception(num_poses=1, min_hits=1)
     for frame in frames:
         assert frame.depth is not None
@@ -94,7 +93,7 @@ def test_body_perception_wrong_unit_warns_once_and_recovers(caplog) -> None:
 def child(names: list[str], stature: float = 0.7 * 1.75) -> list[RgbdFrame]:
     with simulated(0.5, actions=names) as camera:
         look, pose = dataclasses.replace(DEFAULT_APPEARANCES[0], stature=stature), CameraPose()
-        actor = ProceduralActor(Performance(tuple(names), physique=Person(look).physique), look, pose, (0.0, 2.9))
+        actor = ProceduralActor(Performance(tuple(names), physique=look), look, pose, (0.0, 2.9))
         camera.scene = Scene([actor], camera.intrinsics, pose, furnished_room(back=5.0, camera_height=pose.height))
         return [camera.read() for _ in range(2)]
 
@@ -134,10 +133,10 @@ def test_size_monitor_ignores_few_short_or_mixed_readings() -> None:
             monitor.add(k * step_ns, size, 1.0)
         return monitor.fault
 
-    assert fault([10.0] * READINGS)
-    assert not fault([10.0] * (READINGS - 1))
-    assert not fault([10.0] * READINGS, step_ns=1000), "all at one moment"
-    assert not fault([0.2, 1.0] * READINGS), "a person on a screen beside a real one"
+    assert fault([10.0] * SIZES)
+    assert not fault([10.0] * (SIZES - 1))
+    assert not fault([10.0] * SIZES, step_ns=1000), "all at one moment"
+    assert not fault([0.2, 1.0] * SIZES), "a person on a screen beside a real one"
     assert not fault([math.nan] * 100) and not fault([0.6] * 60)
     assert is_plausible(math.nan)
 

@@ -91,9 +91,9 @@ def test_estimate_ground_finds_height_and_pitch() -> None:
     joints[..., 2] += np.linspace(-0.6, 0.8, 90)[:, None]  # walks away from the camera
     c, s = np.cos(tilt), np.sin(tilt)
     pitched = joints @ np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
-    ground = estimate_ground(pitched, 1.75)
-    assert np.degrees(ground.pitch) == pytest.approx(14.0, abs=1.5)
-    assert ground.height == pytest.approx(1.0, abs=0.05)
+    height, pitch = estimate_ground(pitched, 1.75)
+    assert np.degrees(pitch) == pytest.approx(14.0, abs=1.5)
+    assert height == pytest.approx(1.0, abs=0.05)
 
 
 def test_scripted_scene_matches_recorded_pixels(data_root, intrinsics) -> None:

@@ -121,5 +121,5 @@ def test_lifting_through_a_fisheye_is_exact() -> None:
     joints = points()[:25].astype(np.float32)
     pixels = camera_model.project(joints, camera(EQUIDISTANT))
     shape = joints - joints.mean(axis=0)
-    found, _ = lift(pixels, shape, np.ones(25, np.float32), None, camera(EQUIDISTANT))
+    found, *_ = lift(pixels, shape, np.ones(25, np.float32), None, camera(EQUIDISTANT))
     np.testing.assert_allclose(found, joints, atol=2e-3)

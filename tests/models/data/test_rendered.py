@@ -144,7 +144,7 @@ def test_rendered_foreign_entry_raises(source, meta):
 def test_cast_members_differ_and_are_reproducible():
     people = [cast_member(number) for number in range(1, 9)]
     assert people == [cast_member(number) for number in range(1, 9)]
-    assert len({p.appearance.shirt for p in people}) == len({p.limbs for p in people}) == 8
+    assert len({p.appearance.shirt for p in people}) == len({p.appearance.limbs for p in people}) == 8
     statures = sorted(p.appearance.stature for p in people)
     assert 1.52 <= statures[0] < 1.60
     assert 1.85 < statures[-1] <= 1.92

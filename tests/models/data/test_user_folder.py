@@ -319,7 +319,9 @@ def test_folder_images_estimated_once(tmp_path, data_root, monkeypatch):
     np.testing.assert_array_equal(second.read(second.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
     cached.write_bytes(b"damaged")
-    perception = SimpleNamespace(process=lambda frame: [body(0)], close=lambda: None, conclude_up=lambda: None)
+    perception = SimpleNamespace(
+        process=lambda frame: [body(0)], close=lambda: None, gravity=SimpleNamespace(conclude=lambda: None)
+    )
     monkeypatch.setattr(recorded_joints, "BodyPerception", lambda: perception)
     other = datasets.source("folder", tmp_path / "recordings", recording=settings)
     bodies = other.read(other.entries()[0]).bodies
