@@ -201,13 +201,9 @@ def shade(
     gloss: np.ndarray, atlas: np.ndarray, levels: np.ndarray, camera: np.ndarray, light: np.ndarray, color: np.ndarray,
     facing: np.ndarray,
 ) -> None:  # fmt: skip
-    """Shade the pixels that show a primitive.
+    """Write `color` and `facing`, as in `Rendering`, of the pixels that show a primitive in the inclusive `window`.
 
-    Args:
-        window: (u0, u1, v0, v1), inclusive.
-        light: [8] float32: unit direction to the lamp, "up" in the camera frame, ambient and lamp strength.
-        color: [H, W, 3] uint8, out.
-        facing: [H, W] float32, out: cosine between the surface's normal and the ray to the camera.
+    `light` [8] is the unit direction to the lamp, "up" in the camera frame, ambient and lamp strength.
     """
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
     top = np.float32(255)

@@ -138,15 +138,6 @@ class DepthSensor:
         """Return the standard deviation (m) on a surface that faces the camera at `depth` m."""
         return self.s0 + self.s1 * (depth - self.z0) ** 2
 
-    def tilted(self, depth: np.ndarray) -> np.ndarray:
-        """Return the factor on `steep`, m, at `depth` m."""
-        return self.tilt * np.maximum(depth, 0.05) ** self.tilt_power
-
-    def steep(self, cosine: np.ndarray) -> np.ndarray:
-        """Return θ²/(π/2 − θ)² at a cosine of the angle of incidence θ, 0 below `tilt_from`."""
-        angle = np.arccos(np.clip(cosine, 0.0, 1.0))
-        return np.where(angle >= self.tilt_from, angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2, 0.0)
-
 
 SENSORS = {
     # Kinect v1, Xtion. Noise: Nguyen, Izadi and Lovell (2012); quanta: Khoshelham and Elberink (2012).
@@ -182,9 +173,11 @@ class SensorNoise:
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the square root of the intensity, read noise is constant.
         self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
-        depths = np.linspace(0.0, sensor.far, 4096)
-        self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
-        self._steep = sensor.steep(np.linspace(0.0, 1.0, 1024)).astype(np.float32)
+        depths, angles = np.linspace(0.0, sensor.far, 4096), np.arccos(np.linspace(0.0, 1.0, 1024))
+        self._axial = sensor.axial(depths).astype(np.float32)
+        self._tilted = (sensor.tilt * np.maximum(depths, 0.05) ** sensor.tilt_power).astype(np.float32)
+        steep = np.where(angles >= sensor.tilt_from, angles**2 / np.maximum(np.pi / 2 - angles, 0.05) ** 2, 0.0)
+        self._steep = steep.astype(np.float32)
         shares = sensor.flying, sensor.silhouette_loss, sensor.dropout
         self._model = np.array([sensor.disparity_step, sensor.grazing, *shares, sensor.near, sensor.far], np.float32)
 

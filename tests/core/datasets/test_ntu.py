@@ -334,7 +334,7 @@ def test_ntu_frames_without_depth_have_color_alone(data_root, dataset):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "MDepth-00000001.png").write_bytes(b"\x89PNG"), "is not an image"),
+        (lambda folder: (folder / "MDepth-00000001.png").write_bytes(b"\x89PNG"), "not an image"),
         (lambda folder: cv2.imwrite(str(folder / "MDepth-00000001.png"), np.zeros((4, 4), np.uint8)), r"uint8\[4, 4\]"),
         (lambda folder: shutil.copy(folder / "MDepth-00000001.png", folder / "Depth-1.png"), "the same frame"),
         (lambda folder: [file.unlink() for file in folder.iterdir()], "holds no depth map"),
