@@ -55,11 +55,9 @@ def export(
     """
     folder = folders.check_output_folder(folder, package.FILES, overwrite)
     recipe, draft, network = open_checkpoint(source)
-    content = to_onnx(network)
-    tensors = weights_bytes(network) if weights else None
-    return write_package(
-        draft, content, folder, recipe, (data_root, root), tensors, overwrite=overwrite, float16=float16
-    )
+    content, tensors = to_onnx(network), weights_bytes(network) if weights else None
+    roots = (data_root, root)
+    return write_package(draft, content, folder, recipe, roots, tensors, overwrite=overwrite, float16=float16)
 
 
 def export_network(

@@ -235,10 +235,8 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
-    clips: ClipDataset
-    if len(recipe.unknown_clips(data_root, "train", root)):
-        clips = recipe.unknown_clips(data_root, part, root)
-    else:
+    clips: ClipDataset = recipe.unknown_clips(data_root, part, root)
+    if not len(recipe.unknown_clips(data_root, "train", root)):
         clips = unknown_clips.load(recipe, session.package.labels, data_root, part).read()
         if body_layout(session.package) == "hand_22":
             clips = hands_from_bodies(clips, dataset_part(recipe, data_root, part, root))

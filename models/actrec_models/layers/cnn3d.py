@@ -186,31 +186,21 @@ class InceptionI3d(nn.Module):
         regions = -(-size // 32)  # every halving rounds up
         return self.channels["Mixed_5c"], -(-frames // 8), regions, regions
 
-    def forward_features(self, x: Tensor, until: str = "Mixed_5c", after: str = "") -> Tensor:
-        """Return the output of endpoint `until`.
+    def forward_features(self, x: Tensor, until: str = "Mixed_5c") -> Tensor:
+        """Return the output of endpoint `until` for x (N, C, T, H, W) in [−1, 1], or the output of `after`.
 
-        Args:
-            x: (N, C, T, H, W) in [−1, 1], or the output of endpoint `after`.
-            until: The last endpoint to run.
-            after: The endpoint that x comes from; by default x is the network's input.
-
-        Returns:
-            (N, 1024, T/8, H/32, W/32) at "Mixed_5c" of the full width, each size rounded up at each halving.
+        It is (N, 1024, T/8, H/32, W/32) at "Mixed_5c" of the full width, each size rounded up at each halving.
 
         Raises:
             ConfigError: Unknown endpoint.
         """
-        for name in chain(after or self.after, until):
+        for name in chain(self.after, until):
             x = self.get_submodule(name)(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, classes) of x (N, C, T, H, W), averaged over time."""
-        return self.classify(self.forward_features(x))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Return the logits (N, classes) from the last block's output, (N, C, T', H', W')."""
-        pooled = self.dropout(average_pool(features))  # (N, C, T'', 1, 1)
+        pooled = self.dropout(average_pool(self.forward_features(x)))  # (N, C, T'', 1, 1)
         return self.logits(pooled).mean(dim=(2, 3, 4))  # (N, classes)
 
 

@@ -390,16 +390,16 @@ class _Ensemble(Network):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
+        if multiple := isinstance(self.config, DeepActsMultiConfig):
+            check_choice("cnns", self.config.cnns, IMAGE_NETWORKS)
+        names = self.config.cnns if multiple else (self.config.cnn,)
         self.graph = DeepActsGraph(**self._options_of(DeepActsGraphConfig))
         shared = self._options_of(CnnOptions)
-        self.cnns = nn.ModuleDict({name: DeepActsCnn(**shared, cnn=name) for name in self._cnn_names()})
+        self.cnns = nn.ModuleDict({name: DeepActsCnn(**shared, cnn=name) for name in names})
 
     @property
     def _parts(self) -> list[_Branches]:
         return [self.graph, *(cnn for cnn in self.cnns.values() if isinstance(cnn, DeepActsCnn))]
-
-    @abstractmethod
-    def _cnn_names(self) -> tuple[str, ...]: ...
 
     def _options_of(self, config_class: type) -> dict[str, Any]:
         return {field.name: getattr(self.config, field.name) for field in dataclasses.fields(config_class)}
@@ -433,15 +433,8 @@ class DeepActs(_Ensemble):
 
     config_class = DeepActsConfig
 
-    def _cnn_names(self) -> tuple[str, ...]:
-        return (self.config.cnn,)
-
 
 class DeepActsMulti(_Ensemble):
     """DeepActsNet, Multi-CNN + Graph: EfficientNet-B0, ResNet-50 and the graph network."""
 
     config_class = DeepActsMultiConfig
-
-    def _cnn_names(self) -> tuple[str, ...]:
-        check_choice("cnns", self.config.cnns, IMAGE_NETWORKS)
-        return tuple(self.config.cnns)

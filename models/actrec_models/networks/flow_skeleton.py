@@ -6,7 +6,7 @@ Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Acti
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -218,15 +218,13 @@ class C3dFlow(Network):
 
     config_class = C3dFlowConfig
     weight_targets: Mapping[str, tuple[str, ...]] = {"c3d": ("c3d",)}
+    own_classes: ClassVar[bool] = True
 
     def __init__(self, **options: Any):
         super().__init__(**options)
         c = self.config
         _check_multiple(c, 16, "frames", "size")
-        self.c3d = C3d(self._outputs(), c.frames, c.size, c.width, c.fc, c.dropout)
-
-    def _outputs(self) -> int:
-        return self.config.num_classes
+        self.c3d = C3d(c.num_classes if self.own_classes else 0, c.frames, c.size, c.width, c.fc, c.dropout)
 
     @property
     def input_specs(self) -> list[InputSpec]:
@@ -330,15 +328,13 @@ class FlowSkeleton(C3dFlowAt2):
     """The late fused model (Fig. 2): FC-4096 of C3D-F + AT-2 and FC-768 of Res-TCN-BJCN, concatenated."""
 
     config_class = FlowSkeletonConfig
+    own_classes = False  # "softmax layers used for single-modal predictions are discarded"
     skeleton: TwoBranches
 
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.fc_fused = nn.Linear(self.config.fc + self.skeleton.channels, self.config.num_classes)
         self.fc_fused.apply(glorot)
-
-    def _outputs(self) -> int:
-        return 0  # "softmax layers used for single-modal predictions are discarded"
 
     def _skeleton(self) -> TwoBranches:
         c = self.config

@@ -3,7 +3,6 @@
 Three I3D see the left hand, the right hand and the whole body; an LSTM on the poses weights them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -233,12 +232,9 @@ class PI3d(Network):
         """Return the modules of `forward`: no pre-training classifier, no blocks of a part behind the aggregation."""
         if len(self.config.parts) == 1:
             return [self.parts]
-        return [*self._features(), self.second, *([self.pose.lstm, self.attention] if self.config.attention else [])]
-
-    def _features(self) -> Iterator[nn.Module]:
-        """Compute f_g of Eq. 1: the layers of each I3D up to the aggregation."""
-        for i3d in self.parts.values():
-            yield from (i3d.get_submodule(name) for name in chain("", self.aggregated_after))
+        names = chain("", self.aggregated_after)  # the layers of f_g in Eq. 1
+        features = [i3d.get_submodule(name) for i3d in self.parts.values() for name in names]
+        return [*features, self.second, *([self.pose.lstm, self.attention] if self.config.attention else [])]
 
     def _set_trainable(self) -> None:
         trained: list[nn.Module]

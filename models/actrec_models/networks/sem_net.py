@@ -145,12 +145,7 @@ class MultiScaleFeedForward(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        stride: int,
-        kernels: tuple[int, ...],
-        dilations: tuple[int, ...],
-        dropout: float = 0.0,
+        self, channels: int, stride: int, kernels: tuple[int, ...], dilations: tuple[int, ...], dropout: float = 0.0
     ):
         super().__init__()
         self.stride = stride
