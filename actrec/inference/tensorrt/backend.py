@@ -276,15 +276,9 @@ def first_wrong_group(
 ) -> str | None:
     """Return the layer group after which the engine's values first differ too much from ONNX Runtime's.
 
-    Args:
-        content: The ONNX graph that the engine was built of.
-        inputs: One window.
-        run: Builds the engine of a graph and returns its outputs for one window.
-        allowed: Allowed `relative_difference`.
-
-    Returns:
-        The group; if none differs too much, the one that differs most. None if the package `onnx`, which is
-        needed to add outputs to a graph, is not installed.
+    If no group's `relative_difference` is above `allowed`, it is the one with the largest. It is None if the package
+    `onnx`, which adds outputs to the graph `content`, is not installed. `inputs` are one window; `run` builds the
+    engine of a graph and returns its outputs for them.
     """
     try:
         onnx = importlib.import_module("onnx")

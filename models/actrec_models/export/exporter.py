@@ -226,9 +226,7 @@ def duplicate_figures(
 ) -> dict[str, float | int]:
     """Return the card's figures on test clips that are in the training part too; empty if there are none.
 
-    Args:
-        correct: [N] whether each of its clips was recognized.
-        roots: As in `write_package`.
+    `correct` [N] is whether each test clip was recognized; `roots` as in `write_package`.
     """
     if recipe.dataset == "folder":  # the user's own recordings are distinguished by identity
         return {}

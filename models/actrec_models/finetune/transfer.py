@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,19 +143,19 @@ class PretrainedModel:
     def features(self, network: Network, inputs: Batch, precision: str) -> list[Tensor]:
         """Return the input of each of the head's layers, [N, D] float32."""
         layers = self.head_layers(network)
-        found: list[Tensor | None] = [None] * len(layers)
+        found: dict[nn.Module, Tensor] = {}
 
-        def store(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _, args: found.__setitem__(number, args[0])
+        def store(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found[layer] = args[0]
 
-        hooks = [layer.register_forward_pre_hook(store(number)) for number, layer in enumerate(layers)]
+        hooks = [layer.register_forward_pre_hook(store) for layer in layers]
         try:
             with autocast(next(network.parameters()).device, precision):
                 network(**inputs)
         finally:
             for hook in hooks:
                 hook.remove()
-        features = [part.float() for part in found if part is not None and part.ndim == 2]
+        features = [found[layer].float() for layer in layers if layer in found and found[layer].ndim == 2]
         if len(features) < len(layers):
             raise ConfigError(
                 f"{self.package.family}'s head does not take one vector per clip: use `actrec train --init`"

@@ -9,7 +9,6 @@ from actrec_models.layers import Bottleneck
 
 # -- EfficientNet-B0 ---------------------------------------------------------------------------------------------------
 
-
 EFFICIENTNET_STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -126,7 +125,6 @@ def _initialize(module: nn.Module) -> None:
 
 
 # -- ResNet-50 ---------------------------------------------------------------------------------------------------------
-
 
 RESNET_STAGES = ((1, 3, 1), (2, 4, 2), (4, 6, 2), (8, 3, 2))
 """(multiple of the base width, blocks, stride of the first block) of conv2_x to conv5_x."""

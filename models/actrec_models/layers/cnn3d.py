@@ -16,7 +16,6 @@ from actrec_models.layers import Bottleneck, glorot, sizes
 
 # -- I3D ---------------------------------------------------------------------------------------------------------------
 
-
 INCEPTION_BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -225,7 +224,6 @@ def chain(after: str, until: str) -> tuple[str, ...]:
 
 # -- 3D ResNeXt-101 ----------------------------------------------------------------------------------------------------
 
-
 RESNEXT_BLOCKS = (3, 4, 23, 3)  # bottlenecks in each of ResNeXt-101's four stages
 CARDINALITY = 32
 ACTIVITYNET_MEAN = (114.7748, 107.7354, 99.4750)
@@ -292,7 +290,6 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 # -- C3D ---------------------------------------------------------------------------------------------------------------
-
 
 C3D_STAGES = (("conv1",), ("conv2",), ("conv3a", "conv3b"), ("conv4a", "conv4b"), ("conv5a", "conv5b"))
 """The convolutions between two poolings."""
