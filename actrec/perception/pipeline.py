@@ -5,6 +5,7 @@ No MediaPipe is loaded here.
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -280,7 +281,7 @@ class People(NamedTuple):
     faces: list[Face]
 
 
-class Pipeline:
+class Pipeline(AbstractContextManager["Pipeline", None]):
     """Perception of bodies, hands and faces in RGB-D frames; a context manager.
 
     `options` are fields of `PipelineConfig`. Raises as `BodyPerception`.
@@ -294,9 +295,6 @@ class Pipeline:
         self._hands = HandPerception(**_options(c, HandPerceptionConfig)) if c.hands else None
         self._faces = FacePerception(**_options(c, FacePerceptionConfig)) if c.faces else None
         self._parts = [part for part in (self._bodies, self._hands, self._faces) if part is not None]
-
-    def __enter__(self) -> "Pipeline":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

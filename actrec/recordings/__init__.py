@@ -1,8 +1,9 @@
 """Readers of recordings (bags, image folders, videos, skeleton files) and the bag writer."""
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class RecordingConfig:
                           choices=("auto", "yes", "no"))  # fmt: skip
 
 
-class Recording(ABC):
+class Recording(AbstractContextManager["Recording", None]):
     """Recorded frames in order; a context manager.
 
     Attributes:
@@ -74,9 +75,6 @@ class Recording(ABC):
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
         self.config = config
-
-    def __enter__(self) -> "Recording":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

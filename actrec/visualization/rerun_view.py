@@ -40,7 +40,8 @@ class Viewer:
             raise ConfigError("--out and --connect exclude each other; give one of them")
         if out and not out.endswith(".rrd"):
             raise ConfigError(f"--out is '{out}', expected the name of a file that ends with .rrd")
-        if not (out or connect or _has_display()):
+        has_display = not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+        if not (out or connect or has_display):  # the viewer would exit silently
             raise DeviceError("there is no display for the viewer; give --out FILE.rrd, or --connect URL")
         self.frames = 0
         self._rr = _rerun()
@@ -92,11 +93,6 @@ class Viewer:
     def _at(self, stamp_ns: int) -> Any:
         self._rr.set_time(CAMERA, timestamp=stamp_ns / 1e9)
         return self._rr
-
-
-def _has_display() -> bool:
-    """Return whether a display is set; without one the viewer would exit silently."""
-    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def _rerun() -> Any:

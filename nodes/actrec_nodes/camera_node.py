@@ -146,7 +146,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._mount_up: np.ndarray | None = None
         self._published_up: tuple[str, np.ndarray] | None = None
         self._gravity = gravity.Choice(self.get_logger())
-        self._gravity_settings = parameters.declare(self, GravityConfig)
+        self._gravity_settings = parameters.Parameters(self, GravityConfig)
         self._set_up: np.ndarray | None = None
         self._of_joints: GravityEstimator | None = None
 
@@ -160,7 +160,7 @@ class CameraNode(ActrecNode[CameraConfig]):
     def configure(self) -> None:
         """Find the driver, declare its settings and make it; the device is opened by activation."""
         driver = cameras.DRIVERS.get(self.config.driver)
-        options = parameters.declare(self, driver.config_class, self.config.driver).read()
+        options = parameters.Parameters(self, driver.config_class, self.config.driver).read()
         self._camera = driver(**parameters.as_options(options))
         self._camera.prepare()
         for name, kind, profile in (

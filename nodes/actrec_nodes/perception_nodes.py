@@ -201,7 +201,7 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
 
     def __init__(self, **node_options: Any):
         super().__init__(**node_options)
-        self._gravity_settings = parameters.declare(self, GravityInputConfig)
+        self._gravity_settings = parameters.Parameters(self, GravityInputConfig)
         self._gravity: GravityInputs | None = None
 
     def activate(self) -> None:
@@ -250,7 +250,7 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
 
     def __init__(self, **node_options: Any):
         super().__init__(**node_options)
-        self._parts_settings = parameters.declare(self, BodyPartsConfig)
+        self._parts_settings = parameters.Parameters(self, BodyPartsConfig)
         self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=KEPT)
         self._arrived = threading.Condition()
         self._max_age_ns, self._wait_s = 0, 0.0

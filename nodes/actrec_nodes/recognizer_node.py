@@ -212,7 +212,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def __init__(self, **node_options: Any):
         super().__init__("recognizer_node", RecognizerConfig, **node_options)
-        self._recognition = parameters.declare(self, RecognitionConfig)
+        self._recognition = parameters.Parameters(self, RecognitionConfig)
         self._session: Session | None = None
         self._recognizer: ActionRecognizer | None = None
         self._swap = threading.Lock()
@@ -410,7 +410,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return inference.resolve(self.config.backend, zoo.find(model))
 
     def _options(self, backend: str) -> dict[str, Any]:
-        settings = parameters.declare(self, inference.BACKENDS.get(backend).config_class, backend).read()
+        settings = parameters.Parameters(self, inference.BACKENDS.get(backend).config_class, backend).read()
         return dataclasses.asdict(settings)
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:

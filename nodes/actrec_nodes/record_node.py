@@ -74,7 +74,7 @@ class RecordNode(Node):
         build(RecordConfig, options)  # unknown and mistyped options are reported before ROS sees them
         overrides = [Parameter(name, value=value) for name, value in options.items() if value != []]
         super().__init__("record_node", parameter_overrides=overrides, **(node_options or {}))
-        self.config: RecordConfig = parameters.declare(self, RecordConfig).read()
+        self.config: RecordConfig = parameters.Parameters(self, RecordConfig).read()
         if not self.config.out:
             raise ConfigError("the recorder needs a bag to write: set its option out")
         self.dropped, self.lost = 0, 0

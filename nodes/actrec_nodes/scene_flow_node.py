@@ -33,7 +33,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
     def configure(self) -> None:
         """Find the method, declare its settings and make it."""
         method = scene_flow.METHODS.get(self.config.method)
-        options = parameters.declare(self, method.config_class, self.config.method).read()
+        options = parameters.Parameters(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
         lookup = None
         if self.config.camera_motion == "tf":

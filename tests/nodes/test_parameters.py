@@ -43,7 +43,7 @@ def make(context):
 
 
 def test_parameters_defaults_are_the_dataclasss(make) -> None:
-    assert parameters.declare(make(), Settings).read() == Settings()
+    assert parameters.Parameters(make(), Settings).read() == Settings()
 
 
 def test_parameters_overrides_are_read_with_their_types(make) -> None:
@@ -56,17 +56,17 @@ def test_parameters_overrides_are_read_with_their_types(make) -> None:
         "names": ["a", "b"],
         "size": [320, 240],
     }
-    settings = parameters.declare(make(**values, inner__gain=3.0), Settings).read()
+    settings = parameters.Parameters(make(**values, inner__gain=3.0), Settings).read()
     assert settings == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
 
 
 def test_parameters_integer_is_accepted_for_a_float(make) -> None:
-    assert parameters.declare(make(rate=30), Settings).read().rate == 30.0
+    assert parameters.Parameters(make(rate=30), Settings).read().rate == 30.0
 
 
 def test_parameters_descriptor_has_description_range_unit_and_choices(make) -> None:
     node = make()
-    parameters.declare(node, Settings)
+    parameters.Parameters(node, Settings)
     rate, name = node.describe_parameter("rate"), node.describe_parameter("name")
     assert rate.description == "frames a second [Hz]"
     assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (1.0, 60.0)
@@ -88,12 +88,12 @@ def test_parameters_descriptor_has_description_range_unit_and_choices(make) -> N
 )
 def test_parameter_bad_value_raises_with_its_name(make, values, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        parameters.declare(make(**values), Settings).read()
+        parameters.Parameters(make(**values), Settings).read()
 
 
 def test_parameter_bad_value_can_be_corrected(make) -> None:
     node = make(count=99)
-    settings = parameters.declare(node, Settings)
+    settings = parameters.Parameters(node, Settings)
     with pytest.raises(ConfigError):
         settings.read()
     node.set_parameters([Parameter("count", value=7)])
@@ -102,7 +102,7 @@ def test_parameter_bad_value_can_be_corrected(make) -> None:
 
 def test_parameter_bad_value_can_be_corrected_to_the_default(make) -> None:
     node = make(count="three")
-    settings = parameters.declare(node, Settings)
+    settings = parameters.Parameters(node, Settings)
     assert not node.set_parameters([Parameter("count", value="four")])[0].successful
     with pytest.raises(ConfigError, match="parameter count is 'three'"):
         settings.read()
@@ -114,16 +114,16 @@ def test_parameter_bad_value_raises_after_each_declaration(make) -> None:
     node = make(driver__rate="fast")
     for _ in range(3):  # repeated, like `configure`
         with pytest.raises(ConfigError, match=r"parameter driver\.rate is 'fast', allowed: float"):
-            parameters.declare(node, Settings, "driver").read()
+            parameters.Parameters(node, Settings, "driver").read()
     node.set_parameters([Parameter("driver.rate", value=30.0)])
-    assert parameters.declare(node, Settings, "driver").read().rate == 30.0
+    assert parameters.Parameters(node, Settings, "driver").read().rate == 30.0
 
 
 def test_parameter_unknown_name_under_a_prefix_raises_with_the_known_ones(make) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
-        parameters.declare(make(driver__rat=3.0), Settings, "driver").read()
+        parameters.Parameters(make(driver__rat=3.0), Settings, "driver").read()
     assert (
-        parameters.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver")
+        parameters.Parameters(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver")
         .read()
         .rate
         == 3
@@ -132,5 +132,5 @@ def test_parameter_unknown_name_under_a_prefix_raises_with_the_known_ones(make) 
 
 def test_parameters_declared_twice_keep_their_value(make) -> None:
     node = make(rate=20.0)
-    parameters.declare(node, Settings)
-    assert parameters.declare(node, Settings).read().rate == 20.0
+    parameters.Parameters(node, Settings)
+    assert parameters.Parameters(node, Settings).read().rate == 20.0

@@ -9,7 +9,7 @@ import importlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -378,7 +378,7 @@ class Image:
         self._k4a.k4a_image_release(self.handle)
 
 
-class Capture:
+class Capture(AbstractContextManager["Capture", None]):
     """Color and depth of one instant, a context manager that releases them; None for a missing image."""
 
     def __init__(self, k4a: Any, handle: Any):
@@ -386,9 +386,6 @@ class Capture:
         color, depth = k4a.k4a_capture_get_color_image(handle), k4a.k4a_capture_get_depth_image(handle)
         self.color = Image(k4a, color) if color else None
         self.depth = Image(k4a, depth) if depth else None
-
-    def __enter__(self) -> "Capture":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _PART = re.compile(r"(.+)_(\d+)(\.\w+)")  # file name of a part of a recording t
 _SQLITE = b"SQLite format 3\0"
 
 
-class Bag:
+class Bag(AbstractContextManager["Bag", None]):
     """An open bag: one file, or a folder with one recording in one or several files; a context manager.
 
     Topics that are not of ROS 2, and missing or damaged files, are skipped and listed in `notes`.
@@ -84,9 +84,6 @@ class Bag:
         if self.foreign:
             listed = ", ".join(map(str, self.foreign))
             self.notes.append(f"skipping topics whose messages are not of ROS 2: {listed}")
-
-    def __enter__(self) -> "Bag":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +49,7 @@ def qos(reliable: bool = True, latched: bool = False) -> Qos:
     )
 
 
-class BagWriter:
+class BagWriter(AbstractContextManager["BagWriter", None]):
     """Writer of one bag; a context manager. Leaving it, also by an error, finishes the bag.
 
     Attributes:
@@ -83,9 +84,6 @@ class BagWriter:
             raise DeviceError(f"'{self.path}' exists already; give another name, or remove it") from error
         except OSError as error:
             raise DeviceError(f"cannot create the bag '{self.path}': {error.strerror}") from error
-
-    def __enter__(self) -> "BagWriter":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -1,11 +1,12 @@
 """Training of a network by a recipe on Lightning: stages, resuming, devices."""
 
 import dataclasses
+import itertools
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -424,7 +425,8 @@ class TrainingRun:
         if batches and _has_batch_norm(module):
 
             def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
-                return _endless(self._loader(module, recipe, trainer, before + epoch, 0))
+                loader = self._loader(module, recipe, trainer, before + epoch, 0)
+                return itertools.chain.from_iterable(itertools.repeat(loader))
 
             callbacks.append(BatchNormRecalibration(batches * recipe.accumulate, draw, averaging, bool(metric)))
         if metric and self.validation.patience:
@@ -458,11 +460,6 @@ class TrainingRun:
 
     def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
         return self.machine.loader_options(self.options["devices"], self.gpu, recipe.seed)
-
-
-def _endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
-    while True:
-        yield from loader
 
 
 def _has_batch_norm(module: RecognitionModule) -> bool:

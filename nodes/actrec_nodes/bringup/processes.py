@@ -120,7 +120,7 @@ def end_with_parent() -> None:
     threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
-class Host:
+class Host(contextlib.AbstractContextManager["Host", None]):
     """Owns nodes and the threads that spin them; a context manager that stops and destroys them."""
 
     def __init__(self, context: Context):
@@ -128,9 +128,6 @@ class Host:
         self._spun: list[tuple[Node, SingleThreadedExecutor, threading.Thread]] = []
         self._finished = threading.Event()
         self._stopping = threading.Event()
-
-    def __enter__(self) -> "Host":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()

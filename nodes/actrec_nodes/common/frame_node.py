@@ -162,7 +162,7 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
-        self._synchronizer_settings = parameters.declare(self, SynchronizerConfig)
+        self._synchronizer_settings = parameters.Parameters(self, SynchronizerConfig)
         self._frames: FrameSubscription | None = None
 
     @abstractmethod

@@ -63,8 +63,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, **node_options)
-        self._settings = parameters.declare(self, config_class)
-        self._common = parameters.declare(self, CommonConfig)
+        self._settings = parameters.Parameters(self, config_class)
+        self._common = parameters.Parameters(self, CommonConfig)
         self.statistics = Statistics()
         self.last_error = ""
         self.exit_status: int | None = None

@@ -112,11 +112,6 @@ class Parameters(Generic[T]):
         return kind(value or ()) if kind in (tuple, list) else value
 
 
-def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T]:
-    """Declare the fields of `config_class` on `node`; `.read()` returns a validated instance."""
-    return Parameters(node, config_class, prefix)
-
-
 def as_options(settings: Any) -> dict[str, Any]:
     """Return the fields of a settings dataclass as keyword arguments, nested dataclasses as they are."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
