@@ -1,6 +1,7 @@
 """`actrec bench scene-flow`: accuracy against exact motion and the authors' program, warping residuals, and speed."""
 
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from actrec.simulation.renderer import furnished_room
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, SceneFrame
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.camera_model import project
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.geometry import image_points, rotation, unproject
 
 FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -279,7 +280,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         epilog="Example: actrec bench scene-flow --data $ACTREC_DATA --parts truth,speed",
     )  # fmt: skip
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated parts (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of recordings (default: %(default)s)")
+    data = Path(os.environ.get("ACTREC_DATA", "data"))
+    parser.add_argument("--data", type=Path, default=data, help="folder of recordings (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all (default: %(default)s)")
     parser.add_argument("--pairs", type=count, default=12, help="pairs per simulated case (default: %(default)s)")
     parser.add_argument("--seconds", type=amount, default=3.0, help="time per speed measurement (default: %(default)s)")
@@ -385,10 +387,17 @@ def _errors_row(
 # -- the authors' program ----------------------------------------------------------------------------------------------
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Return the sorted entries of a folder of recordings; raise DeviceError if there is none."""
+    if not folder.is_dir():
+        raise DeviceError(f"there is no folder '{folder}': give the recordings' folder with --data or ACTREC_DATA")
+    return sorted(folder.iterdir())
+
+
 def authors(data: Path, threads: int) -> list[dict[str, Any]]:
     """Compare recorded pairs with the authors' program at pixels that it moves by more than 1 cm."""
     rows = []
-    for folder in sorted((data / "pdflow").iterdir()):
+    for folder in subfolders(data / "pdflow"):
         flow, first, theirs = authors_pair(folder, threads)
         moving = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
         for axis, name in enumerate(("x", "y", "z")):
@@ -436,7 +445,7 @@ def warping(data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def _pairs(data: Path) -> Iterator[tuple[Images, Images]]:
-    for folder in sorted((data / "rgbd" / "pairs").iterdir()):
+    for folder in subfolders(data / "rgbd" / "pairs"):
         yield tuple(_image(folder / f"color{k}.png", folder / f"depth{k}.png", 5000) for k in (0, 1))  # type: ignore[misc]
 
 
