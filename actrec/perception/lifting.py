@@ -170,12 +170,16 @@ def _estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.n
     """Return an object's distance: the mode of the joints' surfaces [V, K] minus their relative depth [V].
 
     Not the median, because around thin limbs more samples may show the wall than the person. Only votes within 40 % of
-    the expected distance count, if there are any. NaN without any surface.
+    the expected distance count, if there are any, else the ones that make the size plausible: an object that is too
+    near for the depth camera is not at the wall. NaN without any vote.
     """
     votes = surfaces - relative[:, None]
-    with np.errstate(invalid="ignore"):
-        close = np.abs(votes - expected) < 0.4 * expected
-    usable = close if close.any() else np.isfinite(votes)
+    usable = np.isfinite(votes)
+    if np.isfinite(expected):
+        low, high = PLAUSIBLE_SIZES[0] * expected, PLAUSIBLE_SIZES[1] * expected
+        with np.errstate(invalid="ignore"):
+            close = np.abs(votes - expected) < 0.4 * expected
+            usable = close if close.any() else (votes > low) & (votes < high)
     if not usable.any():
         return float("nan")
     values, weight = votes[usable], np.broadcast_to(weights[:, None], votes.shape)[usable]

@@ -325,7 +325,7 @@ def hand_frames(clip: Clip, roll: float, pitch: float) -> Iterator[RgbdFrame]:
     appearance = Appearance(stature=Appearance().stature * length / Appearance().hand_length)
     shapes = hand_shapes(appearance, "right", FOREARM_M)
     renderer = Renderer(INTRINSICS, atlas((appearance.face,)), camera.up)
-    noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, len(clip.name))
+    noise = SensorNoise(SENSORS["stereo"], INTRINSICS, len(clip.name))  # others do not see that near
     for number, hand, along in zip(known.tolist(), joints, unit(fingers), strict=True):
         forearm = FOREARM_M * unit(0.4 * camera.rotation[2] - 0.7 * camera.up - 0.6 * along)  # down and away
         shown = renderer.render(place_shapes(shapes, *recorded_hand_frames(hand, length, forearm), 0), background)

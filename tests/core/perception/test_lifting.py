@@ -139,6 +139,18 @@ def test_lift_depth_holes_filled_from_world_landmarks():
     assert np.isfinite(without[J["shoulder_left"]]).all()
 
 
+def test_lift_too_near_for_depth_is_not_on_the_wall():
+    world = 0.2 * standing()
+    truth = world + np.array([0, 0, 0.5], np.float32)
+    pixels = project(truth, CAMERA)
+    depth = np.full((CAMERA.height, CAMERA.width), np.nan, np.float32)  # nearer than the depth camera measures
+    u, v = pixels[J["ear_left"]].astype(int)
+    depth[v - 5 : v + 5, u - 5 : u + 5] = WALL
+    positions, scores = lift(pixels, world, np.ones(33), depth, CAMERA, 0.01, window_m=0.02)
+    assert np.abs(positions[:, 2] - truth[:, 2]).max() < 0.1
+    assert scores.max() == pytest.approx(0.5)
+
+
 def test_lift_joint_on_wall_rejected():
     world = standing()
     truth = world + np.array([0, 0, 2.2], np.float32)
