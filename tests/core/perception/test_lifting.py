@@ -146,7 +146,7 @@ def test_lift_too_near_for_depth_is_not_on_the_wall():
     depth = np.full((CAMERA.height, CAMERA.width), np.nan, np.float32)  # nearer than the depth camera measures
     u, v = pixels[J["ear_left"]].astype(int)
     depth[v - 5 : v + 5, u - 5 : u + 5] = WALL
-    positions, scores = lift(pixels, world, np.ones(33), depth, CAMERA, 0.01, window_m=0.02)
+    positions, scores, _ = lift(pixels, world, np.ones(33), depth, CAMERA, 0.01)
     assert np.abs(positions[:, 2] - truth[:, 2]).max() < 0.1
     assert scores.max() == pytest.approx(0.5)
 
