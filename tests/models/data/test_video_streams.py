@@ -81,7 +81,7 @@ def test_color_video_converts_only_requested_frames(video, monkeypatch):
     from actrec.recordings import video as recordings_video
 
     converted = []
-    for module, name in ((recordings_video, "to_rgb"), (image_folder, "_read")):
+    for module, name in ((recordings_video, "to_rgb"), (image_folder, "read_image")):
         original = getattr(module, name)
 
         def count_call(*arguments, original=original):
