@@ -218,15 +218,16 @@ def translate_errors(folder: Path) -> Iterator[None]:
         if "in DataLoader worker process" not in lines[0]:
             raise
         raise type(error)(lines[-1].partition(": ")[2]) from error
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
-            raise
-        raise DeviceError(f"cannot write to {folder}: {error.strerror}; make room, and {_RESUMES}") from error
-    except RuntimeError as error:
-        if any(reason in str(error) for reason in ("Connection closed by peer", "Connection reset by peer")):
+    except (ConnectionError, EOFError, RuntimeError) as error:  # the first two: its queue broke
+        text = str(error) if isinstance(error, RuntimeError) else "DataLoader worker"
+        if any(reason in text for reason in ("Connection closed by peer", "Connection reset by peer")):
             raise DeviceError(f"another process of this run ended, see its own line; {_RESUMES}") from error
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker" not in text:
             raise
         raise DeviceError(
             f"a process that reads clips was killed, most often as memory is full: take fewer --workers; {_RESUMES}"
         ) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+            raise
+        raise DeviceError(f"cannot write to {folder}: {error.strerror}; make room, and {_RESUMES}") from error
