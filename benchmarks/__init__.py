@@ -20,13 +20,13 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
     "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),
     "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
-    "data": ("benchmarks.streams:data", "clips a second from datasets' files and from a prepared store"),
+    "data": ("benchmarks.data:data", "clips a second from datasets' files and from a prepared store"),
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
     "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
     "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
-    "networks": ("benchmarks.inference:networks", "size, time and memory of every network in ONNX Runtime"),
+    "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
     "ntu": ("benchmarks.streams:ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),
     "nucla-live": ("benchmarks.live_accuracy:live", "N-UCLA's test part through the live recognizer and offline"),
     "pipeline": ("benchmarks.pipeline:pipeline", "the whole graph: pace, latency, memory, growth of queues"),
@@ -38,7 +38,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "simulated-nucla": ("benchmarks.live_accuracy:simulated", "from pixels to label, with the truth known"),
     "teach": ("benchmarks.training:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
-    "transport": ("benchmarks.streams:transport", "images from one process to another: share and latency"),
+    "transport": ("benchmarks.pipeline:transport", "images from one process to another: share and latency"),
 }
 """`module:function` and a one-line description by name."""
 
@@ -49,12 +49,18 @@ def in_process(function: str, *arguments: object) -> Any:
     Raises:
         ActrecError: The call failed; the process has printed its error.
     """
+    what = "" if not arguments else f" {arguments[0]}"
+    called = output(f"{function}{what}", "-c", "import benchmarks; benchmarks._call()", function, json.dumps(arguments))
+    return json.loads(called.splitlines()[-1])
+
+
+def output(what: str, *arguments: str) -> str:
+    """Run Python with these arguments, in this process's path, and return its output; raise ActrecError if it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", "import benchmarks; benchmarks._call()", function, json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if done.returncode:
-        raise ActrecError(f"{function} {arguments[0]} failed (exit status {done.returncode}); see above")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise ActrecError(f"{what} failed (exit status {done.returncode}); see above")
+    return done.stdout
 
 
 def _call() -> None:

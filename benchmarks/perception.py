@@ -444,7 +444,7 @@ def _from_pixels(
             if not file.is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 recordings.write(file, [clip for _ in streams for clip in next(perceived)])
-            yield mounting, up, recordings.read(file)
+            yield mounting, up, recordings.read(file, test.layout)
 
 
 def _file(wanted: tuple[Mounting, str], args: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""`actrec bench pipeline`: rate, latency, memory and growth of queues of the whole graph on simulated frames."""
+"""`actrec bench pipeline` and `transport`: the whole graph on simulated frames, and images between two processes."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from actrec.cli import Parser, amount
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
+from actrec_nodes.bringup import transport as image_transport
 from actrec_nodes.bringup.run import GraphMonitor, Plan, Running, run_graph
 
 SAMPLE_S = 5.0
@@ -156,3 +157,13 @@ class _Run:
 def _total(usage: dict[str, dict[str, float | None]], key: str) -> float | None:
     values = [value for process in usage.values() if (value := process.get(key)) is not None]
     return round(sum(values), 1) if values else None
+
+
+def transport(arguments: list[str]) -> dict[str, Any]:
+    """Measure image transport between two processes, with our profile and with Fast DDS's defaults."""
+    parser = Parser(prog="actrec bench transport", description="Images between two processes.")
+    parser.add_argument("--seconds", type=amount, default=10.0, help="how long to publish (default: %(default)s)")
+    seconds = parser.parse_args(arguments).seconds
+    profiles = {"actrec's": True, "Fast DDS's default": False}
+    rows = [{"profile": name, **image_transport.measure(seconds, own)} for name, own in profiles.items()]
+    return {"640×480 at 30 Hz": rows}

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,7 +31,7 @@ from actrec.recordings.labels import LABELS_FILE, LabeledClip, write_labels
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils import config
-from actrec.utils.errors import ActrecError, ConfigError
+from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, networks
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
@@ -43,7 +42,7 @@ from actrec_models.training import provenance, recipe
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
-from benchmarks import in_process
+from benchmarks import in_process, output
 
 RECIPES = Path(__file__).parents[1] / "models/recipes"
 
@@ -346,11 +345,7 @@ def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
 
 def _actrec(command: str, *arguments: object) -> str:
     """Run a command in a process of its own and return its output; raise ActrecError if it fails."""
-    words = [sys.executable, "-m", "actrec", command, *map(str, arguments)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise ActrecError(f"actrec {command} {arguments[0]} failed (exit status {done.returncode}); see above")
-    return done.stdout
+    return output(f"actrec {command} {arguments[0]}", "-m", "actrec", command, *map(str, arguments))
 
 
 # -- teach -------------------------------------------------------------------------------------------------------------

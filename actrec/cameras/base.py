@@ -206,10 +206,10 @@ class DeviceCamera(Camera):
     def _open(self) -> None:
         """Open the device or recording and set `_source`."""
 
-    def _opened(self) -> Any:
-        if self._source is None:
+    def _opened(self, name: str = "_source") -> Any:
+        if (part := getattr(self, name)) is None:
             raise DeviceError(f"the {self._name} is not open: call open() or use a with statement")
-        return self._source
+        return part
 
     def figures(self) -> dict[str, float | int]:
         """Return delay and jitter of the stamps, the clocks' offset, and the dropped frames by cause."""

@@ -26,9 +26,10 @@ from actrec.cli import add_driver, driver_options
 from actrec.features import rates
 from actrec.features.specs import WindowSpec
 from actrec.inference import zoo
+from actrec.inference.package import ModelPackage
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import calibration_files, folders
-from actrec.utils.errors import ActrecError, EndOfStream
+from actrec.utils.errors import ActrecError, ConfigError, EndOfStream
 
 EPILOG = """\
 Exit status 0 if the graph can run, 1 if not.
@@ -82,8 +83,11 @@ def run(args: argparse.Namespace) -> int:
     found: list[Finding] = []
     checks = findings(with_transport=not args.no_transport)
     options = driver_options(args)
+    if args.model and not args.driver:
+        raise ConfigError("--model is compared with the rate of a camera: give its --driver, too")
     if args.driver:
-        checks = itertools.chain(checks, check_frames(args.driver, options, args.model))
+        package = zoo.find(args.model) if args.model else None
+        checks = itertools.chain(checks, check_frames(args.driver, options, package))
     for finding in checks:
         if not args.json:
             if not found or found[-1].area != finding.area:
@@ -121,7 +125,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
 
 LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
-REQUIRED = {"numpy": LIVE, "cv2": LIVE, "numba": LIVE, "mediapipe": LIVE, "onnxruntime": LIVE, "rosbags": LIVE}
+REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "mediapipe", "onnxruntime", "rosbags", "scipy"), LIVE)
 """Top-level modules that the live graph needs, with the remedy."""
 VIDEO = "only for replaying video: pip install 'actrec[live]'"
 OPTIONAL = {"av": VIDEO, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}
@@ -365,9 +369,8 @@ CHECKED_FRAMES, CHECKED_PERIOD_S, MAX_FRAMES = 30, 0.1, 1000
 """Frames in which people are searched, the least time from one to the next, and the largest number of read frames."""
 
 
-def check_frames(driver: str, options: dict[str, Any], model: str | None = None) -> Iterator[Finding]:
+def check_frames(driver: str, options: dict[str, Any], package: ModelPackage | None = None) -> Iterator[Finding]:
     """Check the rate of a camera or recording, for a model package, and the unit of its depth by the size of people."""
-    package = zoo.find(model) if model else None
     stamps: list[int] = []
     kept: list[RgbdFrame] = []
     try:
@@ -383,16 +386,21 @@ def check_frames(driver: str, options: dict[str, Any], model: str | None = None)
     hz = rates.frame_rate(stamps)
     specs, window = (package.inputs, package.window) if package else ((), WindowSpec(1.0, 1))
     value, _, remedy = rates.describe_rate(specs, window, hz).partition("; ")
+    if len(stamps) < 2:
+        value, remedy = f"unknown, frames: {len(stamps)}", "use a longer recording, or repair the camera"
     yield Finding("frames", "rate", not value, value or f"{hz:.3g} Hz", remedy)
-    if not any(frame.color is not None and frame.depth is not None for frame in kept):
+    kept = [frame for frame in kept if frame.color is not None and frame.depth is not None]
+    if not kept:
         yield Finding("frames", "depth unit", False, "no color with depth", "use an RGB-D camera")
         return
-    perception = importlib.import_module(
-        "actrec.perception.pipeline"
-    )  # as late as the drivers, whose libraries may fail
-    with contextlib.closing(perception.BodyPerception()) as people:
-        for frame in kept:
-            people.process(frame)
+    try:
+        perception = importlib.import_module("actrec.perception.pipeline")
+        with contextlib.closing(perception.BodyPerception()) as people:
+            for frame in kept:
+                people.process(frame)
+    except (ActrecError, ImportError) as error:
+        yield Finding("frames", "depth unit", False, f"not checked: {error}", "repair this library")
+        return
     value, _, remedy = people.sizes.fault.partition("; ")
     if np.isnan(people.sizes.size):
         value, remedy = "unknown: a person is in view in too few frames", "stand in view of the camera, head to feet"

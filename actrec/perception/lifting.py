@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actrec.skeleton import layouts
-from actrec.types import NANOSECONDS, Intrinsics, refuse_integers
+from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, refuse_integers
 from actrec.utils import camera_model
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
@@ -271,7 +271,7 @@ def lift(
         world landmarks, times `no_depth_score` without any plausible depth, 0 for NaN positions.
 
     Raises:
-        InputError: Shapes do not fit each other, or depth is not of floats.
+        InputError: Shapes do not fit each other, or depth is not of floats, or not in meters and there is no shape.
     """
     pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
     rays = _rays(pixels, intrinsics)
@@ -283,6 +283,8 @@ def lift(
             config, pixels, rays, placed, scores, depth, intrinsics.fx, inward, links
         )
     seen = np.isfinite(surface)
+    if seen.any() and not np.isfinite(world).any() and (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
+        raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
     if not seen.any():
         return Lifted(*_result(placed, scores * config.no_depth_score), size)
     lifted = _on_rays(rays, surface + radii)

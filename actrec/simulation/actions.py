@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
 
 from actrec.simulation import posture as body
 from actrec.simulation.actor import ActorPose
@@ -156,7 +155,7 @@ def _keyed(make: Callable[[float, float], _Keys]) -> Callable[[float, Style], np
     """Return a posture function that interpolates the keyframes `make(size, turn)`."""
 
     @lru_cache(maxsize=64)
-    def curve(size: float, turn: float) -> CubicHermiteSpline:
+    def curve(size: float, turn: float) -> Callable[[float], np.ndarray]:
         return curve_through(*make(size, turn))
 
     return lambda elapsed, style: curve(style.size, style.turn)(elapsed)

@@ -5,11 +5,10 @@ the actor's place, with columns left, up, forward; m.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
 
 from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, finger_frames
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -277,11 +276,13 @@ def ease(x: float | np.ndarray) -> np.ndarray:
     return x**3 * (10 - 15 * x + 6 * x * x)
 
 
-def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> CubicHermiteSpline:
+def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> Callable[[float], np.ndarray]:
     """Return the monotone piecewise cubic through keyframes (Fritsch and Butland, 1984), which does not overshoot.
 
     It starts and ends at rest; call it with times, s, between the first and the last.
     """
+    from scipy.interpolate import CubicHermiteSpline  # 0.2 s, which every start would take
+
     t, y = np.asarray(times, np.float64), np.asarray(keys, np.float64)
     step = np.diff(t)[:, None]
     rise = np.diff(y, axis=0) / step
@@ -291,7 +292,8 @@ def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> CubicHe
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (w_before + w_after) / (w_before / before + w_after / after)
     slopes[1:-1] = np.where(before * after > 0, mean, 0.0)
-    return CubicHermiteSpline(t, y, slopes)
+    curve: Callable[[float], np.ndarray] = CubicHermiteSpline(t, y, slopes)
+    return curve
 
 
 _IDLE_AMPLITUDES = {

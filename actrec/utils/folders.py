@@ -101,7 +101,7 @@ def prepare_ros_logs(environment: MutableMapping[str, str] = os.environ) -> str:
     return f"ROS's logs go to {environment['ROS_LOG_DIR']}, because {folder} cannot be written ({cause}): {remedy}"
 
 
-def write_file(path: Path, content: bytes, remedy: str = "choose another place") -> None:
+def write_file(path: Path, content: bytes, remedy: str = "choose another place", mode: int = 0) -> None:
     """Write a file and its folder, atomically: a reader sees the old or the new content; raise DeviceError."""
     staging = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -110,6 +110,8 @@ def write_file(path: Path, content: bytes, remedy: str = "choose another place")
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if mode:
+            staging.chmod(mode)
         os.replace(staging, path)
     except OSError as error:
         raise DeviceError(f"cannot write '{path}': {error.strerror}; {remedy}") from error

@@ -86,7 +86,7 @@ class Viewer:
     def label(self, stamp_ns: int, body_id: str, label: str, confidence: float) -> None:
         """Log a body's label as text and its confidence as a curve."""
         rr = self._at(stamp_ns)
-        name = body_id or "nobody"
+        name = body_id or "no_person"
         rr.log(f"action_label/{name}", rr.TextLog(f"{label} {confidence:.2f}"))
         rr.log(f"confidence/{name}", rr.Scalars(confidence))
 

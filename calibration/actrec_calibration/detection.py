@@ -252,10 +252,7 @@ def _iterate(
 def _cross_weights(squares: np.ndarray, half_width: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Return [n, P] weights in 0..1 of a cross around the corner, with soft borders so that the solution is smooth.
 
-    Args:
-        squares: [n, P, 2] pixels in the corner's own axes, in squares.
-        half_width: [n] half the width of the arms, in squares.
-        spacing: [n] pixels per square.
+    Pixels [n, P, 2] and half the arms' width [n] are in squares of the corner's own axes, `spacing` [n] in px a square.
     """
     a, b = np.abs(squares[..., 0]), np.abs(squares[..., 1])
     soft = 0.5 / spacing[:, None]

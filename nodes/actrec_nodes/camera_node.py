@@ -163,6 +163,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         options = parameters.Parameters(self, driver.config_class, self.config.driver).read()
         self._camera = driver(**parameters.as_options(options))
         self._camera.prepare()
+        mount = self._gravity_settings.read().mount
+        self._set_up = None if mount == "auto" else gravity.parse_mount(mount)
         for name, kind, profile in (
             (topics.COLOR, Image, topics.IMAGE_PUBLISHER),
             (topics.COLOR_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
@@ -179,9 +181,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert self._camera is not None
         self._camera.open()
         self._mount_up = self._published_up = None
-        settings = self._gravity_settings.read()
-        self._set_up = None if settings.mount == "auto" else gravity.parse_mount(settings.mount)
-        self._of_joints = GravityEstimator(gravity_window_s=settings.gravity_window_s)
+        self._of_joints = GravityEstimator(gravity_window_s=self._gravity_settings.read().gravity_window_s)
         self._publish_mount(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)

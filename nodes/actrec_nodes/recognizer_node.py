@@ -152,7 +152,7 @@ class RecognizerInputs:
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
         back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
         if back > 0 and not self._jumped:
-            self._jumped = True  # told once: a recording that loops does this again and again
+            self._jumped = True  # warn once: a recording that loops does this again and again
             self._node.warn(
                 f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
                 "(a recording that starts again, simulated time, or a clock that was set): windows restart"
@@ -344,7 +344,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def _warnings(self, recognizer: ActionRecognizer) -> dict[str, str]:
         """Return warnings about streams that differ from the model's training, empty if there are none, by subject."""
-        made = self._inputs.scene_flow if self._inputs is not None else {}
+        inputs = self._inputs  # `deactivate` may run in another thread
+        made = inputs.scene_flow if inputs is not None else {}
         package = recognizer.session.package
         other = package.provenance.other_flow(made)
         differ = " and ".join(f"{name} {made[name]}, trained with {value}" for name, value in other.items())

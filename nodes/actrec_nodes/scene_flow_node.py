@@ -80,6 +80,6 @@ def camera_motion(
     try:
         poses = [tf.pose(fixed_frame, frame.frame_id, frame.stamp_ns, WAIT_S) for frame in (first, second)]
     except DeviceError as error:
-        warn(f"the camera's motion stays in the flow, TF does not tell it: {error}")
+        warn(f"the camera's motion is not subtracted from the flow, because TF does not have it: {error}")
         return None
     return CameraMotion.between(*poses)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import actrec_models.networks
-from benchmarks.inference import Complexity, complexity
+from benchmarks.networks import Complexity, complexity
 
 
 class OneInput(nn.Module):

@@ -15,7 +15,7 @@ from actrec.cli import main
 from actrec.inference import package
 from actrec.inference.package import LowerPrecision
 from actrec.utils.errors import ConfigError
-from benchmarks import inference
+from benchmarks import inference, networks
 from tests.tiny_model import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +62,9 @@ def test_networks_small_network_is_measured(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_networks_unknown_network_raises_config_error_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_row", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(networks, "_row", lambda *arguments: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="unknown network 'lstm'"):
-        inference.networks(["--models", "deepacts_graph,lstm"])
+        networks.networks(["--models", "deepacts_graph,lstm"])
 
 
 def test_importing_benchmarks_loads_no_library() -> None:
@@ -73,6 +73,12 @@ def test_importing_benchmarks_loads_no_library() -> None:
         [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert not {"torch", "cv2", "numpy", "onnxruntime"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(("name", "absent"), [("inference", "torch"), ("streams", "torch"), ("streams", "rclpy")])
+def test_importing_benchmark_of_a_robot_needs_no_other_library(name: str, absent: str) -> None:
+    command = f"import sys; sys.modules['{absent}'] = None; import benchmarks.{name}"
+    subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)
 
 
 def test_time_graph_measures_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

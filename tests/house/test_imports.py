@@ -1,6 +1,8 @@
 """The import rules of the packages, also for imports inside functions."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +84,12 @@ def test_packages_do_not_import_benchmarks_or_tests(package: str) -> None:
     others = [path for path in FOLDERS[package].rglob("*.py") if path != ROOT / "actrec/cli/bench.py"]
     modules = {name for path in others for name, _, _ in imported(path)}
     assert not modules & {"benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("module", ["actrec.inference", "benchmarks.inference"])
+def test_imports_of_inference_stay_light(module: str) -> None:
+    """A robot imports it at every start, some without PyTorch or ROS."""
+    heavy = ("scipy", "torch", "rclpy", "numba", "cv2")
+    code = f"import sys, {module}; print(*(name for name in {heavy!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from rclpy.node import Node
 
 from actrec.utils.errors import DeviceError
 from actrec_nodes.bringup import transport
@@ -18,6 +19,16 @@ def test_transport_measure_images_arrive_with_the_profile() -> None:
     assert figures["sent"] == 30
     assert figures["share"] > 0.5
     assert figures["median_ms"] > 0
+
+
+def crash(node: Node, seconds: float) -> None:
+    os._exit(3)
+
+
+def test_transport_measure_crashed_process_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "publish", crash)
+    with pytest.raises(DeviceError, match="check failed"):
+        transport.measure(seconds=0.1)
 
 
 def test_transport_measure_failed_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,8 +217,8 @@ class AzureKinectCamera(DeviceCamera):
     @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of both images; valid once open."""
-        self._opened()
-        return self._images.intrinsics
+        intrinsics: Intrinsics = self._opened("_images").intrinsics
+        return intrinsics
 
     def close(self) -> None:
         """Close the camera; safe to call twice, and while another thread reads."""
@@ -248,8 +248,7 @@ class AzureKinectCamera(DeviceCamera):
 
     def calibration(self) -> CameraFiles:
         """Return the calibration from `actrec calibrate` if there is one, else the factory's."""
-        self._opened()
-        images = self._images
+        images = self._opened("_images")
         return CameraFiles(self.serial, images.intrinsics, images.depth_intrinsics, images.geometry)
 
     def figures(self) -> dict[str, float | int]:

@@ -231,17 +231,19 @@ class Playback:
             raise DeviceError(f"'{path}' is not an Azure Kinect recording{_quote(errors)}: record it with k4arecorder")
         self._moved_us = 0
         settings, self.calibration = record.k4a_record_configuration_t(), k4a.k4a_calibration_t()
-        missing = ""
+        missing, rates = "", dict(enumerate(RATES))
         if record.k4a_playback_get_record_configuration(self._handle, settings):
             missing = "configuration: record it again"
         elif not (settings.color_track_enabled and settings.depth_track_enabled):
             missing = f"{'depth' if settings.color_track_enabled else 'color'}: record both"
         elif record.k4a_playback_get_calibration(self._handle, self.calibration):
             missing = "calibration: record it again"
+        elif settings.camera_fps not in rates:
+            missing = "valid frame rate: record it again"
         if missing:
             self.close()
             raise DeviceError(f"the recording '{path}' has no {missing}")
-        self.fps, self._has_imu = RATES[settings.camera_fps], bool(settings.imu_track_enabled)
+        self.fps, self._has_imu = rates[settings.camera_fps], bool(settings.imu_track_enabled)
         self.serial = _text(record.k4a_playback_get_tag, self._handle, b"K4A_DEVICE_SERIAL_NUMBER")
 
     def next(self) -> "Capture":

@@ -112,11 +112,7 @@ class TensorRtBackend:
         return content
 
     def _check(self, package: ModelPackage, content: bytes) -> dict[str, Any]:
-        """Compare a new engine with ONNX Runtime: in float32, or in int8 for an int8 engine.
-
-        Raises:
-            PackageError: They disagree; the message has the first layers that differ.
-        """
+        """Compare a new engine with ONNX Runtime, in float32 or int8; raise PackageError naming layers that differ."""
         made = simulated_windows(package, CHECKED)
         rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(CHECKED)]
         engine = Engine(self._trt, self._cuda, content, self.config.most, False)

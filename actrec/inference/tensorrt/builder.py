@@ -216,11 +216,7 @@ def build(
 def _set_precision(
     trt: Any, settings: Any, network: Any, package: ModelPackage, config: BuildConfig, source: SourceNetwork
 ) -> None:
-    """Set the builder's flags, and the precision of the layer groups that stay in float32.
-
-    Raises:
-        PackageError: There is no such group.
-    """
+    """Set the builder's flags, and the groups of layers that stay in float32; raise PackageError for an unknown one."""
     if config.precision == "fp32" and hasattr(settings, "clear_flag"):
         settings.clear_flag(trt.BuilderFlag.TF32)
     if config.precision == "fp32" or source.typed:

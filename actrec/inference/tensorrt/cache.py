@@ -137,8 +137,7 @@ class EngineCache:
         return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
-        write_file(path, content, _REMEDY)
-        path.chmod(0o644)  # built perhaps as root: the node's user must read it
+        write_file(path, content, _REMEDY, mode=0o644)  # built perhaps as root: the node's user must read it
 
     def _unwritable(self, error: OSError) -> DeviceError:
         return DeviceError(f"engines cannot be kept in '{self.folder}': {error.strerror or error}; {_REMEDY}")

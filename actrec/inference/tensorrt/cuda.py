@@ -216,9 +216,8 @@ class _CudaPython(Cuda):
         host = np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointer)).reshape(shape)
         host[:] = 0
         made = Buffer(host, address, mapped)
-        weakref.finalize(made, r.cudaFreeHost, pointer)
-        if not mapped:
-            weakref.finalize(made, r.cudaFree, address)
+        for free, place in ((r.cudaFreeHost, pointer), (r.cudaFree, address))[: 1 if mapped else 2]:
+            weakref.finalize(made, free, place).atexit = False  # at exit, a thread may still run the network
         return made
 
     def _copy(self, host: np.ndarray, address: int, upload: bool) -> None:

@@ -159,7 +159,7 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
             if frame.depth is not None:
                 self._write_message(DEPTH_INFO_TOPIC, _INFO, frame.stamp_ns, info)
                 is_exact = self._depth_encoding == "32FC1"
-                depth = frame.depth.astype(np.float32) if is_exact else depth_in_millimeters(frame.depth)
+                depth = frame.depth.astype(np.float32, copy=False) if is_exact else depth_in_millimeters(frame.depth)
                 image = self._image(depth, self._depth_encoding, header)
                 self._write_message(DEPTH_TOPIC, _IMAGE, frame.stamp_ns, image)
             self._write_message(COLOR_TOPIC, _IMAGE, frame.stamp_ns, self._image(frame.color, "rgb8", header))

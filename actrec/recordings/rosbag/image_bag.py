@@ -174,11 +174,7 @@ class BagRecording(OpenBag):
         return registration
 
     def _find_registration(self, depth_frame: str, color_frame: str) -> Registration:
-        """Return the registration by the bag's camera_info and /tf_static.
-
-        Raises:
-            InputError: Depth is registered already, or the bag lacks the camera_info or transform.
-        """
+        """Return it by camera_info and /tf_static; raise InputError without, or if depth is registered already."""
         topic, raw = self.topics.depth_info, self._first(self.topics.depth_info)
         if topic is None or raw is None or self.topics.depth is None:
             if is_registered(self.topics.depth or ""):
@@ -368,11 +364,7 @@ def _half_period_ns(stamps: Iterable[int]) -> int:
 
 
 def _pose_of_depth(static: Iterable[Any], depth_frame: str, color_frame: str) -> np.ndarray:
-    """Return the transform [4, 4] of points, m, from the depth to the color optical frame, from /tf_static messages.
-
-    Raises:
-        InputError: The messages hold no transform between the two frames.
-    """
+    """Return the pose [4, 4] of the depth in the color frame, m, by /tf_static; raise InputError if it is missing."""
     steps: dict[str, tuple[str, np.ndarray]] = {}
     for message in static:
         for stamped in message.transforms:

@@ -22,6 +22,7 @@ from actrec.utils.errors import InputError
 
 _MAGIC = b"\x89MCAP0\r\n"
 _PADDING, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX = 0, 2, 3, 4, 5, 6, 7, 8
+_LEAST = 22  # bytes of a message's record; a shorter one is damaged
 _STATISTICS, _DATA_END = 0x0B, 0x0F
 _FOOTER_SIZE = 37  # with the magic bytes
 
@@ -97,7 +98,8 @@ class McapFile:
             self.close()
             raise
         self.channels = {k: c._replace(msgcount=self._counts[k]) for k, c in self.channels.items()}
-        self._chunks = [chunk for chunk in self._chunks if chunk[0] <= chunk[1]]  # others hold definitions only
+        # Other chunks hold definitions only, unless their times are damaged.
+        self._chunks = [chunk for chunk in self._chunks if chunk[0] <= chunk[1] or salvage]
         self.start = min((times[0] for times in (*self._chunks, *self._single)), default=0)
         self.end = max([*(times[1] for times in self._chunks), *(times[0] for times in self._single)], default=0)
 
@@ -152,10 +154,10 @@ class McapFile:
                 self._chunks.append((start, end, at, size))
             if kind in (_PADDING, _DATA_END, _FOOTER) or at + size > self._size:
                 break
-            if kind == _MESSAGE_INDEX:
+            if kind == _MESSAGE_INDEX and size >= 6:
                 channel, length = struct.unpack("<HI", self._read(at, 6))
                 counts[len(self._chunks) - 1][channel] += length // 16
-            elif kind == _MESSAGE:
+            elif kind == _MESSAGE and size >= _LEAST:
                 channel, _, time, _ = struct.unpack("<HIQQ", self._read(at, 22))
                 self._single.append((time, channel, at + 22, size - 22))
                 self._counts[channel] += 1
@@ -163,12 +165,12 @@ class McapFile:
                 self._define(kind, self._read(at, size))
             at += size
         for number, (_, _, offset, size) in enumerate(self._chunks):
-            if counts[number] and counts[number].keys() <= self.channels.keys():
+            if not self._salvage and counts[number] and counts[number].keys() <= self.channels.keys():
                 self._counts += counts[number]
                 continue
             with suppress(ValueError) if self._salvage else nullcontext():  # there is a warning when it is read
                 for kind_inside, body in _records(self._chunk(offset, size)):
-                    if kind_inside == _MESSAGE:
+                    if kind_inside == _MESSAGE and (len(body) >= _LEAST or not self._salvage):
                         self._counts[struct.unpack_from("<H", body)[0]] += 1
                     else:
                         self._define(kind_inside, body)
@@ -180,11 +182,11 @@ class McapFile:
         found = []
         try:
             for kind, body in _records(self._chunk(*chunk[2:])):
-                if kind == _MESSAGE:
+                if kind == _MESSAGE and (len(body) >= _LEAST or not self._salvage):
                     channel, _, time, _ = struct.unpack_from("<HIQQ", body)
                     if channel in wanted and time >= first:
                         found.append((time, channel, bytes(body[22:])))
-        except (ValueError, struct.error) as error:
+        except ValueError as error:
             if not self._salvage:
                 raise
             log.warning("'%s': skipping %s", self.path, error)
@@ -193,9 +195,7 @@ class McapFile:
     def _chunk(self, offset: int, size: int) -> bytes | memoryview:
         """Return the decompressed records of a chunk; of a truncated one the rest, or nothing if it is compressed.
 
-        Raises:
-            ValueError: It is damaged.
-            InputError: The compression is unknown.
+        Raise ValueError if it is damaged, InputError if the compression is unknown.
         """
         body = memoryview(self._read(offset, size))
         whole = len(body) == size

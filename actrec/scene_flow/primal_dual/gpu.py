@@ -10,7 +10,7 @@ import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
 from actrec.scene_flow.primal_dual.cpu import DEPTH_STEP, KEPT, Camera, PdFlowConfig, coarse_start
-from actrec.utils.errors import DeviceError, MissingLibraryError
+from actrec.utils.errors import DeviceError, MissingLibraryError, first_line
 
 KERNELS = Path(__file__).with_name("kernels.cu")
 
@@ -56,8 +56,7 @@ class CupyDevice:
             module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++17",))
             module.compile()
         except cupy.cuda.compiler.CompileException as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {first_line}") from error
+            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {first_line(error)}") from error
         self._module, self._kernels = module, dict[str, Any]()
 
     def empty(self, shape: tuple[int, ...]) -> Any:

@@ -41,7 +41,7 @@ from actrec.simulation.scene import (
     stool_place,
 )
 from actrec.simulation.script import scripts_from_recording
-from actrec.skeleton.layouts import CANONICAL, HAND_22, convert
+from actrec.skeleton.layouts import CANONICAL, HAND_22, LAYOUTS, convert
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config, gravity
@@ -386,10 +386,10 @@ def write(path: Path, clips: Sequence[Clip]) -> None:
     )
 
 
-def read(path: Path) -> list[Clip]:
-    """Read the clips written by `write`; raise DeviceError if there is no such file, InputError if it is corrupt."""
+def read(path: Path, layout: str = CANONICAL) -> list[Clip]:
+    """Read the clips written by `write`, of this joint layout; raise DeviceError or InputError like `load_npz`."""
     arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name", "up"))
-    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] not in ((25, 3), (22, 3)):
+    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (len(LAYOUTS[layout]), 3):
         raise InputError(f"'{path}' is no file of rendered clips; make it with actrec prepare --render-every")
     cuts = np.cumsum(arrays["length"])[:-1]
     parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)

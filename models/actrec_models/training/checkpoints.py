@@ -218,7 +218,7 @@ def translate_errors(folder: Path) -> Iterator[None]:
         if "in DataLoader worker process" not in lines[0]:
             raise
         raise type(error)(lines[-1].partition(": ")[2]) from error
-    except (ConnectionError, EOFError, RuntimeError) as error:  # the first two: its queue broke
+    except (ConnectionResetError, ConnectionRefusedError, RuntimeError) as error:  # the first two: its queue broke
         text = str(error) if isinstance(error, RuntimeError) else "DataLoader worker"
         if any(reason in text for reason in ("Connection closed by peer", "Connection reset by peer")):
             raise DeviceError(f"another process of this run ended, see its own line; {_RESUMES}") from error

@@ -209,8 +209,8 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
-    more = rendered.read(Path(recipe.rendered))
-    return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
+    more = rendered.read(Path(recipe.rendered), clips.layout)
+    return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes, clips.layout)
 
 
 class TrainingRun:

@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, MutableMapping
+from concurrent import futures
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils import folders
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes.common.lifecycle import one_line
 from actrec_nodes.common.topics import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
 
 T = TypeVar("T")
@@ -99,20 +101,22 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
     # Not the domain of a running graph.
     own = environment.get("ROS_DOMAIN_ID", "0")
     environment["ROS_DOMAIN_ID"] = random.choice([str(domain) for domain in DOMAINS if str(domain) != own])
-    with multiprocessing.get_context("spawn").Pool(2) as pool:  # terminates both
-        subscriber, publisher = (
-            pool.apply_async(_in_child, (environment, work, seconds)) for work in (subscribe, publish)
-        )
+    others = multiprocessing.active_children()
+    with futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        subscriber = pool.submit(_in_child, environment, subscribe, seconds)
+        publisher = pool.submit(_in_child, environment, publish, seconds)
         try:
-            sent = publisher.get(2 * DISCOVERY_S + seconds)
-            latencies = sorted(subscriber.get(2 * DISCOVERY_S + seconds))
-        except multiprocessing.TimeoutError:
+            sent = publisher.result(2 * DISCOVERY_S + seconds)
+            latencies = sorted(subscriber.result(2 * DISCOVERY_S + seconds))
+        except futures.TimeoutError:
             raise DeviceError(
                 "the image transport check did not end: is another middleware set (RMW_IMPLEMENTATION)?"
             ) from None
-        except Exception as error:  # of any kind, in the other process
-            line = " ".join(str(error).split())
-            raise DeviceError(f"the image transport check failed: {line}") from error
+        except (DeviceError, futures.BrokenExecutor) as error:
+            raise DeviceError(f"the image transport check failed: {error}") from error
+        finally:
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.terminate()  # else the pool waits for it
     return {
         "sent": sent,
         "arrived": len(latencies),
@@ -126,13 +130,16 @@ def _in_child(environment: dict[str, str], work: Callable[[Node, float], T], sec
     """Return what `work` returns with a node of its own, in a new process with this environment."""
     os.environ.clear()
     os.environ.update(environment)
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # else the pool cannot terminate it
-    node = rclpy.create_node(f"actrec_transport_{work.__name__}")
     try:
-        return work(node, seconds)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # else `measure` cannot terminate it
+        node = rclpy.create_node(f"actrec_transport_{work.__name__}")
+        try:
+            return work(node, seconds)
+        finally:
+            node.destroy_node()
+            rclpy.try_shutdown()
+    except Exception as error:  # of any kind; some of ROS's cannot be sent to the other process
+        raise DeviceError(one_line(error)) from None
 
 
 def publish(node: Node, seconds: float) -> int:

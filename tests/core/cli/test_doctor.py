@@ -91,6 +91,27 @@ def test_check_frames_slow_camera_without_people_names_rate_and_missing_person()
     assert "too few frames" in unit.value and "stand in view" in unit.remedy
 
 
+def test_check_frames_without_mediapipe_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    for name in [name for name in sys.modules if name.startswith("actrec.perception")]:
+        monkeypatch.delitem(sys.modules, name)
+    _, unit = doctor.check_frames("simulated", {"realtime": False, "width": 160, "height": 120})
+    assert unit.state == "gap" and "mediapipe" in unit.value
+
+
+def test_check_frames_single_frame_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MAX_FRAMES", 1)
+    rate, _ = doctor.check_frames("simulated", {"realtime": False, "width": 160, "height": 120})
+    assert (rate.state, rate.value) == ("gap", "unknown, frames: 1")
+
+
+def test_doctor_model_without_driver_or_unknown_is_refused_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--model", "deepacts_graph_nucla"]) == 2
+    assert cli.main(["doctor", "--driver", "simulated", "--model", "nosuch"]) in (1, 2)
+    captured = capsys.readouterr()
+    assert "--driver" in captured.err and "nosuch" in captured.err and not captured.out
+
+
 def test_check_frames_camera_that_does_not_open_is_fault() -> None:
     (finding,) = doctor.check_frames("replay", {"path": "/nowhere"})
     assert finding.state == "fault" and "no recording '/nowhere'" in finding.value

@@ -150,10 +150,10 @@ def test_hand_crop_shows_its_hand(view, name, side):
 
 
 def test_crop_without_body_is_black(view):
-    nobody = dataclasses.replace(view, pixels=np.full((25, 2), np.nan))
+    without_body = dataclasses.replace(view, pixels=np.full((25, 2), np.nan))
     for name in NAMES[1:]:
-        assert not observe(nobody, name).any()
-    assert observe(nobody, "image").any()
+        assert not observe(without_body, name).any()
+    assert observe(without_body, "image").any()
 
 
 def test_image_keeps_aspect(view):

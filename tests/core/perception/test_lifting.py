@@ -232,12 +232,12 @@ def test_lift_invalid_input_raises():
         lift(pixels, None, scores, np.zeros((240, 320), np.float32), CAMERA)
 
 
-def test_lift_depth_of_integers_raises():
-    world = standing()
-    pixels = project(world + np.array([0, 0, 2.5], np.float32), CAMERA)
-    millimetres = np.full((480, 640), 2500, np.uint16)
-    with pytest.raises(InputError, match="depth is uint16, expected float32"):
-        lift(pixels, world, np.ones(33), millimetres, CAMERA)
+@pytest.mark.parametrize(("kind", "error"), [(np.uint16, "depth is uint16, expected float32"), (np.float32, "2500 m")])
+def test_lift_depth_in_millimeters_raises(kind, error):
+    """Depth in mm that is taken for m would put joints without a known shape two kilometers away."""
+    pixels = project(standing() + np.array([0, 0, 2.5], np.float32), CAMERA)
+    with pytest.raises(InputError, match=error):
+        lift(pixels, None, np.ones(33), np.full((480, 640), 2500, kind), CAMERA)
 
 
 def test_body_radii_and_torso_use_layout_joints():

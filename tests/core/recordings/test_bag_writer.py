@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +184,26 @@ def with_damaged_second_chunk(whole, first, second):
     return b"".join(parts) + whole[chunks(whole)[2][0] :]
 
 
+def with_short_message(whole, first, second):
+    """Return the mcap with a message of one byte before the others of chunk 2, and no index."""
+    start, end = second
+    data = mcap_record(5, b"\x01") + whole[start + 49 : end]
+    body = whole[start + 9 : start + 41] + struct.pack("<Q", len(data)) + data
+    return whole[:start] + struct.pack("<BQ", 0x06, len(body)) + body
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
+        (lambda whole, first, second: whole[: second[0] + 16] + b"\x7f" + whole[second[0] + 17 :], 4),  # its start time
+        (with_short_message, 3),
         (lambda whole, first, second: whole[: second[0]] + bytes(5000), 2),  # after a power cut
         (lambda whole, first, second: whole[: second[0]] + b"\x05" + b"\xff" * 5000, 2),
         (lambda whole, first, second: whole[: second[0]] + b"\x05" + struct.pack("<Q", 1 << 44) + bytes(99), 2),
         (lambda whole, first, second: whole[: first[0] + 60] + bytes(9000) + whole[first[0] + 9060 :], 0),
         (with_damaged_second_chunk, 3),
     ],
-    ids=["zeros", "no size", "huge size", "definitions lost", "chunk"],
+    ids=["time of a chunk", "short message", "zeros", "no size", "huge size", "definitions lost", "chunk"],
 )
 def test_recover_damaged_parts_skipped(tmp_path, damage, expected):
     k = Intrinsics(32, 24, 30, 30, 15.5, 11.5)
@@ -216,6 +227,19 @@ def mcap_record(opcode, *parts):
     """Return a record of an mcap; strings are prefixed with their lengths."""
     body = b"".join(struct.pack("<I", len(part)) + part.encode() if isinstance(part, str) else part for part in parts)
     return struct.pack("<BQ", opcode, len(body)) + body
+
+
+def test_recover_topic_of_half_indexed_last_chunk_kept(tmp_path, person_frames):
+    joints = Body("body_1", "kinect_v2_25", *(np.zeros(shape, np.float32) for shape in ((25, 3), (25, 2), 25)))
+    with BagWriter(tmp_path / "b") as writer:
+        writer.write_frame(person_frames[0])
+        writer.flush()
+        writer.write_frame(replace(person_frames[1], skeletons=[joints]))
+    whole = (tmp_path / "b/b.mcap").read_bytes()
+    index = chunks(whole)[-1][1]
+    (tmp_path / "cut.mcap").write_bytes(whole[: index + 9 + struct.unpack_from("<Q", whole, index + 1)[0]])
+    counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
+    assert counts["/ground_truth/skeletons"] == 1 and counts["/camera/color/image_raw"] == 2
 
 
 def test_recover_topic_without_ros_definition_skipped(tmp_path, person_frames, caplog):

@@ -141,9 +141,9 @@ def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     assert np.median(np.abs(gap[~person])) < 3e-3
     same = flow_between(before, first, before, before.at(0.0), dt)
     np.testing.assert_allclose(same, 0, atol=1e-3)
-    nobody = Scene([], intrinsics, there)
+    empty = Scene([], intrinsics, there)
     with pytest.raises(InputError, match="no actor"):
-        flow_between(before, first, nobody, nobody.at(0.0), dt)
+        flow_between(before, first, empty, empty.at(0.0), dt)
 
 
 def test_visibility_nearer_actor_occludes_other(intrinsics) -> None:

@@ -92,7 +92,7 @@ def test_viewer_label_logged(rerun):
     viewer.label(2, "", "unknown", 0.0)
     found = entities(rerun)
     assert found["action_label/body_1"].values == ("wave 0.75",)
-    assert found["action_label/nobody"].values == ("unknown 0.00",)
+    assert found["action_label/no_person"].values == ("unknown 0.00",)
 
 
 def test_viewer_invalid_output_or_missing_library_raises(rerun, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 import actrec_models.networks
 from actrec.utils.errors import ConfigError
 from actrec_models.networks.sem_net import GrCfsa, MultiScaleFeedForward, SemBlock, SemNetConfig
-from benchmarks.inference import complexity
+from benchmarks.networks import complexity
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "heads": 2, "embedding": 4, "frames": 8}
 TABLE_1 = {"unified": 39.7, "single_frame": 7.5, "cross_frame": 7.4}

@@ -182,6 +182,8 @@ def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
     assert [(c.name, c.label) for c in loaded] == [(recording.name, recording.label)] * 2
     np.testing.assert_array_equal(loaded[1].bodies, clip.bodies)
     np.testing.assert_array_equal(loaded[1].stamps_ns, clip.stamps_ns)
+    with pytest.raises(InputError, match="no file of rendered clips"):
+        rendered.read(tmp_path / "clips.npz", "hand_22")
     np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))
     with pytest.raises(InputError, match=r"foreign.npz.*has no array"):
         rendered.read(tmp_path / "foreign.npz")
