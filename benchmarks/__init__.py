@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
     "data": ("benchmarks.data:data", "clips a second from datasets' files and from a prepared store"),
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
+    "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
     "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),

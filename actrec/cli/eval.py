@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from actrec import inference
 from actrec.cli.train import add_data_argument, add_root_argument, add_threads_argument
 from actrec.inference.package import PRECISIONS
 from actrec.utils import config
@@ -22,9 +23,13 @@ Example:
   actrec eval seed1 seed2 seed3 --seeds
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
   actrec eval fold*/package --folds all
+  actrec eval deepacts_graph_nucla --stream recordings
 
 Several models without --fuse, --seeds or --folds are compared; models that differ only by their seed get the mean and
 spread as well. Unreadable clips are refused by name; --skip-unreadable counts them as wrong.
+
+--stream scores events and labels on continuous recordings (skeleton files). The folder's labels.csv has one line for
+each action: recording,label,start_s,end_s (and body, if several people are in view).
 """
 
 
@@ -64,10 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seeds = "repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)"
     add("--seeds", action="store_true", help=seeds)
     add("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
+    add = parser.add_argument_group("continuous recordings").add_argument
+    add("--stream", type=Path, metavar="DIR", help="score events in the recordings of this folder, not a dataset")
+    add("--labels", type=Path, metavar="CSV", help="labels of the recordings (default: labels.csv in the folder)")
+    add("--fps", type=float, default=0.0, metavar="HZ", help="frame rate of recordings without stamps")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the figures, and write the report if --report is given."""
+    if args.stream is not None:
+        return _score_streams(args)
     evaluator, protocol, report = (
         importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("evaluator", "protocol", "report")
     )
@@ -79,6 +90,18 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(report.as_dict(evaluated), indent=2, allow_nan=False) if args.json else report.text(evaluated))
     if args.report is not None:
         report.write(evaluated, args.report)
+    return 0
+
+
+def _score_streams(args: argparse.Namespace) -> int:
+    streams = importlib.import_module("actrec_models.evaluation.streams")
+    recordings = streams.open_streams(args.stream, args.labels, args.fps)
+    scores = {}
+    for model in args.models:
+        session = inference.load(model, args.backend, precision=args.precision)
+        scores[model] = streams.evaluate(session, recordings, progress=not args.quiet)
+    figures = {model: score.figures() for model, score in scores.items()}
+    print(json.dumps(figures, indent=2) if args.json else streams.text(scores))
     return 0
 
 

@@ -22,7 +22,15 @@ __all__ = [
 DATASETS = Registry(
     "dataset",
     {
+        "bandai_namco": "actrec.datasets.bandai_namco:BandaiNamco",
+        "cad60": "actrec.datasets.cad60:Cad60",
+        "everyday": "actrec.datasets.everyday:Everyday",
+        "florence3d": "actrec.datasets.florence3d:Florence3d",
         "folder": "actrec.datasets.user_folder:Folder",
+        "hdm05": "actrec.datasets.hdm05:Hdm05",
+        "kard": "actrec.datasets.kard:Kard",
+        "kinder_gator": "actrec.datasets.kinder_gator:KinderGator",
+        "msr_action3d": "actrec.datasets.msr_action3d:MsrAction3d",
         "ntu120": "actrec.datasets.ntu.dataset:Ntu120",
         "ntu60": "actrec.datasets.ntu.dataset:Ntu60",
         "nucla": "actrec.datasets.nucla:Nucla",
@@ -31,6 +39,7 @@ DATASETS = Registry(
         "smarthome": "actrec.datasets.smarthome:Smarthome",
         "sysu": "actrec.datasets.sysu:Sysu",
         "utd_mhad": "actrec.datasets.utd_mhad:UtdMhad",
+        "utkinect": "actrec.datasets.utkinect:Utkinect",
     },
 )
 
@@ -128,9 +137,13 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def folder(data_root: str | Path, name: str) -> str:
-    """Return the folder of the dataset `name` below `data_root`: its own name, or the shared name in `FAMILIES`."""
-    own = Path(data_root) / name
-    return str(own if name not in FAMILIES or own.is_dir() else Path(data_root) / FAMILIES[name])
+    """Return the folder of the dataset `name` below `data_root`.
+
+    It is called as the dataset, `motion/<name>` (HDM05's `hdm05_eleven`), or as in `FAMILIES`.
+    """
+    root = Path(data_root)
+    named = [root / name, root / "motion" / {"hdm05": "hdm05_eleven"}.get(name, name)]
+    return str(next((folder for folder in named if folder.is_dir()), root / FAMILIES.get(name, name)))
 
 
 def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:

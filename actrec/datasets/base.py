@@ -382,11 +382,13 @@ class Source(ABC):
                 digest.update(f" {key} ".encode())
                 for part in content(file):
                     digest.update(part)
+        return self.with_options(digest.hexdigest())
+
+    def with_options(self, digest: str) -> str:
+        """Return a digest of `digest` and the dataset's options except the fold; `digest` itself without options."""
         settings: Any = getattr(self, "config", None)
-        if settings is None:
-            return digest.hexdigest()
-        options = {key: value for key, value in asdict(settings).items() if "fold" not in key}
-        return hashlib.sha256(f"{digest.hexdigest()} {options}".encode()).hexdigest()
+        options = {} if settings is None else {k: v for k, v in asdict(settings).items() if "fold" not in k}
+        return hashlib.sha256(f"{digest} {options}".encode()).hexdigest() if options else digest
 
     def check(self, split: str) -> None:
         """Raise ConfigError if the dataset has no such split."""

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from actrec.datasets.archive import ArchiveSource
+from actrec.datasets.archive import ArchiveSource, read_table
 from actrec.datasets.base import Clip, Entry
-from actrec.skeleton.sequence import check_distance, load_npz, read_text, split_frames, stamps_at
+from actrec.skeleton.sequence import check_distance, load_npz, split_frames, stamps_at
 from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
@@ -43,7 +43,7 @@ def _hand(name: str, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
     """Read the rows of an official list, columns as `COLUMNS`; raises InputError if it is corrupt."""
     path = Path(path)
-    values = _table(path, len(COLUMNS))
+    values = read_table(path, len(COLUMNS))
     if not (np.abs(values) < 2**31).all():
         raise InputError(f"'{path}' is corrupt: a number is too large or NaN; copy it again")
     if (values % 1).any():
@@ -64,19 +64,6 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
             )
         listed.add(row[:4])
     return rows
-
-
-def _table(path: Path, columns: int) -> np.ndarray:
-    rows = [line.split() for line in read_text(path).split("\n") if line.strip()]
-    if not rows:
-        raise InputError(f"'{path}' is empty; copy it again")
-    invalid = next((i for i, row in enumerate(rows) if len(row) != columns), None)
-    if invalid is not None:
-        raise InputError(f"'{path}' line {invalid + 1} has {len(rows[invalid])} columns, expected {columns}")
-    try:
-        return np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise InputError(f"'{path}' is corrupt: {error}") from error
 
 
 def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
@@ -151,7 +138,7 @@ class Shrec17(ArchiveSource):
     def read_published(self, entry: Entry) -> Clip:
         """Read the clip of a published item."""
         path, expected = self.root / entry.name / FILE_NAME, entry.meta["frames"]
-        stamps, hands = _hand(str(path), _table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3))
+        stamps, hands = _hand(str(path), read_table(path, 3 * _JOINTS).reshape(-1, _JOINTS, 3))
         if len(stamps) != expected:
             raise InputError(
                 f"'{path}' has {len(stamps)} frames but the list has {expected}: it is truncated, copy it again"

@@ -5,8 +5,9 @@
     DIR/clap/a.skeleton                  DIR/party.mp4      party.mp4,clap,12.5,15,ben
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
-A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images. Joints are
-read from it if it has any, and estimated as in the live graph otherwise (`actrec.perception.recorded_joints`).
+A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv, .bvh, .amc), a video or a folder of images.
+Joints are read from it if it has any, and estimated as in the live graph otherwise
+(`actrec.perception.recorded_joints`).
 """
 
 import hashlib

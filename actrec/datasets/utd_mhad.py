@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.archive import ArchiveSource, archived, files_by_name, read_mat
-from actrec.datasets.base import Clip, Entry
+from actrec.datasets.archive import PeopleSource, read_mat
 from actrec.skeleton import layouts
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
 from actrec.utils import gravity
@@ -88,44 +87,21 @@ def _sequence(
     return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta, up=up)
 
 
-KEYS = ("action", "subject", "trial")
-
-
-class UtdMhad(ArchiveSource):
+class UtdMhad(PeopleSource):
     """Split "subject", the official one: odd subjects train (431 clips), even ones test (430).
 
     The root holds `utd_mhad_skeletons.npz`, or the published `aA_sS_tT_skeleton.mat` in any folders. Its depth maps and
     videos are not read.
     """
 
+    title: ClassVar = "UTD-MHAD"
     classes = CLASSES
-    splits: ClassVar = ("subject",)
+    people: ClassVar = tuple(range(1, 9))
     archive: ClassVar = "utd_mhad_skeletons.npz"
+    pattern: ClassVar = r"(a\d+_s\d+_t\d+)_skeleton\.mat"
+    read_archive: ClassVar = staticmethod(read_utd_mhad_npz)
+    read_file: ClassVar = staticmethod(read_utd_mhad_mat)
 
-    def read_all(self) -> list[tuple[Entry, Clip]]:
-        """Return every item of the archive with its clip."""
-        path = self.root / self.archive
-        return archived(path, read_utd_mhad_npz(path), KEYS)
-
-    def published(self) -> list[Entry]:
-        """Return every item of the published files."""
-        files = files_by_name(self.root, self.archive, r"(a\d+_s\d+_t\d+)_skeleton\.mat")
-        entries = []
-        for name, path in files.items():
-            meta = parse_name(name)
-            if not (1 <= meta["action"] <= len(CLASSES) and 1 <= meta["subject"] <= 8):
-                raise InputError(
-                    f"'{path}' is of an action or a subject that UTD-MHAD does not have; move it elsewhere"
-                )
-            entries.append(Entry(name, meta["action"] - 1, meta, {"skeleton": path}))
-        return sorted(entries, key=lambda entry: [entry.meta[key] for key in KEYS])
-
-    def read_published(self, entry: Entry) -> Clip:
-        """Read the clip of a published item."""
-        sequence = read_utd_mhad_mat(entry.files["skeleton"])
-        return Clip(sequence.name, entry.label, sequence.stamps_ns, sequence.bodies, sequence.streams)
-
-    def part(self, entry: Entry, split: str) -> str:
-        """Return the part of an item in a split."""
-        self.check(split)
-        return "train" if int(entry.meta["subject"]) % 2 else "test"
+    def parse(self, path: Path) -> dict[str, Any]:
+        """Parse the metadata from the name of a published file."""
+        return parse_name(path.stem.lower().removesuffix("_skeleton"))

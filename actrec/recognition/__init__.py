@@ -1,5 +1,6 @@
-"""Action recognition: from skeletons, hands, faces, scene flow and color images to action labels."""
+"""Action recognition: from skeletons, hands, faces, scene flow and color images to action labels and events."""
 
+from actrec.recognition.events import ActionEvent, EventConfig
 from actrec.recognition.recognizer import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 
-__all__ = ["ActionPrediction", "ActionRecognizer", "Counts", "RecognitionConfig"]
+__all__ = ["ActionEvent", "ActionPrediction", "ActionRecognizer", "Counts", "EventConfig", "RecognitionConfig"]

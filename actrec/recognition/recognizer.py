@@ -1,7 +1,6 @@
 """The action recognizer, its settings, predictions and counters."""
 
 import dataclasses
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from actrec.features import rates
 from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
+from actrec.recognition.events import ActionEvent, EventConfig, EventDetector
 from actrec.recognition.tracks import (
     BUFFER_S,
+    STREAM_NAMES,
     BodyJoints,
     BodyTrack,
     ModelInputs,
@@ -38,14 +39,8 @@ TURNED_COSINE = 0.94
 TOLERANCE_S = 1 / 120
 """Messages whose stamps differ by less belong to the same frame."""
 
-MAX_LEAD_S = 60.0
-"""Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
-
 RATE_S = 1.0
 """Time over which the rate of frames is measured, at least."""
-
-STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
-"""Stream to its name in messages to the user."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,7 @@ class RecognitionConfig:
         0.0, "time constant of the moving average of a body's probabilities; 0 for none", unit="s", range=(0.0, 60.0)
     )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
+    events: EventConfig = setting(EventConfig(), "action events")
 
 
 @dataclass(frozen=True)
@@ -145,6 +141,8 @@ class ActionRecognizer:
         self._newest_ns: int | None = None
         self._empty_since_ns: int | None = None
         self._pending: _Frame | None = None
+        self._events: list[ActionEvent] = []
+        self._detector = EventDetector(session.package, self.config.events)
 
     @property
     def session(self) -> Session:
@@ -167,6 +165,8 @@ class ActionRecognizer:
                 if self._pending is not None and body_id in self._pending.body_ids:
                     tracks[body_id].window.add(old.window.end_ns, old.window.newest)
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
+            self._events += self._detector.end_all(self._newest_ns or 0)
+            self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
 
     @property
     def tracked_stream(self) -> str:
@@ -292,6 +292,7 @@ class ActionRecognizer:
             self.counts.restarts += 1
             self._tracks.clear()
             self._buffers.rewind(stamp_ns, self._inputs)
+            self._events += self._detector.end_all(stamp_ns)
             self._empty_since_ns = None
         self._newest_ns = stamp_ns
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
@@ -299,7 +300,9 @@ class ActionRecognizer:
         self._update_tracks(stamp_ns, found, up)
         self._pending = _Frame(stamp_ns, [b for b in self._tracks if b in found], not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
-        return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._tracks]
+        ended = [body_id for body_id in before if body_id not in self._tracks]
+        self._events += [event for body_id in ended for event in self._detector.end(body_id, stamp_ns)]
+        return [self._unknown(body_id, stamp_ns) for body_id in ended]
 
     def _set_up(self, up: np.ndarray) -> None:
         """Keep the direction of gravity.
@@ -318,6 +321,7 @@ class ActionRecognizer:
             for track in self._tracks.values():
                 track.window = self._inputs.new_track().window
                 self._inputs.restart(track)
+            self._detector.restart()
         if turned or buffers.up is None or not self._tracks:
             buffers.up = up
 
@@ -338,6 +342,7 @@ class ActionRecognizer:
                 if track.window.add(stamp_ns, self._steady(found[body_id].positions, up)):
                     self.counts.restarts += 1
                     self._inputs.restart(track)
+                    self._detector.restart([body_id])
                 track.last_seen_ns = stamp_ns
         self._buffers.newest_ns["bodies"] = stamp_ns
         self._buffers.skeletons.add(stamp_ns, (dict(found), up))
@@ -413,15 +418,30 @@ class ActionRecognizer:
         results = session.predict_many(clips)
         with self._lock:
             for body_id, track, start_ns, result in zip(ready, tracks, starts, results, strict=True):
-                result = self._smooth(session, track, result, frame.stamp_ns)
+                result = self._accumulate(session, body_id, track, frame.stamp_ns, result)
                 top = result.top(self.config.top_k)
                 labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
-                best = result.label, result.class_id, result.confidence
-                stamps = start_ns, frame.stamp_ns
-                predictions.append(
-                    ActionPrediction(body_id, *best, labels, probabilities, *stamps, session.package.name)
-                )
+                best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
+                predictions.append(ActionPrediction(*best, start_ns, frame.stamp_ns, session.package.name))
         return predictions
+
+    def events(self) -> list[ActionEvent]:
+        """Return the events since the last call; a body has one at a time, with one begin and one end."""
+        with self._lock:
+            found, self._events = self._events, []
+            return found
+
+    def _accumulate(
+        self, session: Session, body_id: str, track: BodyTrack, stamp_ns: int, result: Prediction
+    ) -> Prediction:
+        """Add a prediction to its body's events and average; return the average, or `result` if the track has ended."""
+        if session is not self._session or self._tracks.get(body_id) is not track or not len(track.window):
+            return result
+        window = track.window
+        self._events += self._detector.update(body_id, stamp_ns, result.probabilities, window.newest, window.duration_s)
+        if self.config.smoothing_s == 0 or np.isnan(result.probabilities).any():
+            return result
+        return session.to_prediction(track.smooth(result.probabilities, stamp_ns, self.config.smoothing_s))
 
     def _skip_pending(self) -> None:
         if self._pending is not None:
@@ -455,28 +475,8 @@ class ActionRecognizer:
         self.counts.labels += len(ready)
         return predictions, ready
 
-    def _smooth(self, session: Session, track: BodyTrack, result: Prediction, stamp_ns: int) -> Prediction:
-        """Average a body's probabilities exponentially over time and apply the rejection to the average."""
-        was_replaced = session is not self._session  # by `set_session`, while the network ran
-        if self.config.smoothing_s == 0 or was_replaced or np.isnan(result.probabilities).any():
-            return result
-        smoothed = result.probabilities
-        if track.smoothed is not None:
-            keep = math.exp(-(stamp_ns - track.smoothed_ns) / NANOSECONDS / self.config.smoothing_s)
-            smoothed = keep * track.smoothed + (1 - keep) * smoothed
-        track.smoothed, track.smoothed_ns = smoothed, stamp_ns
-        return session.to_prediction(smoothed)
-
     def _missing(self, stream: str) -> str:
-        """Return why a stream counts as missing; empty if it is present."""
-        newest, received = (self._buffers.newest_ns.get(name) for name in ("bodies", stream))
-        if received is None:
-            return f"no {STREAM_NAMES[stream]} so far"
-        if newest is not None and newest - received > int(self.config.stream_timeout_s * NANOSECONDS):
-            return f"no recent {STREAM_NAMES[stream]}"
-        if newest is not None and received - newest > MAX_LEAD_S * NANOSECONDS:
-            return f"{STREAM_NAMES[stream]} have stamps of another clock"
-        return ""
+        return self._buffers.missing(stream, self.config.stream_timeout_s)
 
     def _missing_inputs(self, track: BodyTrack) -> str:
         """Return why a body cannot be labeled; empty if all inputs are present."""

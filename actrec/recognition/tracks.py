@@ -26,6 +26,12 @@ BUFFERED_IMAGES = 32
 BUFFER_S = 1.0
 """How long an image is kept for the skeletons of its frame, and skeletons for their scene flow."""
 
+MAX_LEAD_S = 60.0
+"""Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
+
+STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
+"""Stream to its name in messages to the user."""
+
 _POINT_SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2)}
 
 
@@ -172,6 +178,14 @@ class BodyTrack:
     smoothed: np.ndarray | None = None  # moving average of its probabilities, and its stamp
     smoothed_ns: int = 0
 
+    def smooth(self, probabilities: np.ndarray, stamp_ns: int, time_constant_s: float) -> np.ndarray:
+        """Return the exponential average over time of the track's probabilities, after adding these."""
+        if self.smoothed is not None:
+            keep = math.exp(-(stamp_ns - self.smoothed_ns) / NANOSECONDS / time_constant_s)
+            probabilities = keep * self.smoothed + (1 - keep) * probabilities
+        self.smoothed, self.smoothed_ns = probabilities, stamp_ns
+        return probabilities
+
 
 @dataclass
 class StreamBuffers:
@@ -190,6 +204,17 @@ class StreamBuffers:
     image_size: tuple[int, int] | None = None  # width and height of the color image in px
     up: np.ndarray | None = None  # [3] unit vector against gravity in the axes of the windows
     newest_up: np.ndarray | None = None  # the same in the newest frame
+
+    def missing(self, stream: str, timeout_s: float) -> str:
+        """Return why a stream counts as missing; empty if it is present."""
+        newest, received = (self.newest_ns.get(name) for name in ("bodies", stream))
+        if received is None:
+            return f"no {STREAM_NAMES[stream]} so far"
+        if newest is not None and newest - received > int(timeout_s * NANOSECONDS):
+            return f"no recent {STREAM_NAMES[stream]}"
+        if newest is not None and received - newest > MAX_LEAD_S * NANOSECONDS:
+            return f"{STREAM_NAMES[stream]} have stamps of another clock"
+        return ""
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""

@@ -33,7 +33,19 @@ FORMATS = Registry(
 
 BAG_SUFFIXES, PACKED_SUFFIXES = (".mcap", ".db3"), (".zstd", ".zst", ".lz4")
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
-_SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
+_SKELETON_SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv",
+                      ".bvh": "bvh", ".amc": "amc"}  # fmt: skip
+_NPZ_KEYS = {
+    "nucla_npz": {"name", "label"},
+    "kinder_gator_npz": {"order", "seconds"},
+    "bandai_namco_npz": {"content", "style"},
+    "hdm05_npz": {"actor", "number"},
+    "kard_npz": {"joints", "trial"},
+    "utd_mhad_npz": {"action", "trial"},
+    "cad60_npz": {"action", "joints", "subject"},
+}
+"""Keys of each archive's arrays besides xyz and length; the first match counts."""
+
 INTRINSICS_FILE = "intrinsics.yaml"
 
 INTRINSICS_REMEDY = (
@@ -145,8 +157,8 @@ def detect_format(path: str | Path) -> str:
         return "skeleton"
     raise InputError(
         f"'{path}' is not a known recording: expected a bag (.mcap, .db3, their folder), a folder of images, a video "
-        f"({', '.join(_VIDEO_SUFFIXES)}) or a skeleton file (.skeleton, .json, .mat, .npz, .csv); or give its format: "
-        f"{', '.join(FORMATS.names())}"
+        f"({', '.join(_VIDEO_SUFFIXES)}) or a skeleton file (.skeleton, .json, .mat, .npz, .csv, .bvh, .amc); "
+        f"or give its format: {', '.join(FORMATS.names())}"
     )
 
 
@@ -168,9 +180,7 @@ def skeleton_format(path: Path) -> str | None:
             keys = set(archive.files)
     except Exception as error:  # zipfile and numpy raise various errors for a damaged file
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
-    if {"xyz", "length", "name", "label"} <= keys:
-        return "nucla_npz"
-    return "utd_mhad_npz" if {"xyz", "length", "action", "trial"} <= keys else None
+    return next((name for name, own in _NPZ_KEYS.items() if {"xyz", "length"} | own <= keys), None)
 
 
 def resolve_intrinsics(

@@ -20,6 +20,13 @@ FORMATS = Registry(
         "utd_mhad_mat": "actrec.datasets.utd_mhad:read_utd_mhad_mat",
         "utd_mhad_npz": "actrec.datasets.utd_mhad:read_utd_mhad_npz",
         "kinect_v2_csv": "actrec.recordings.skeleton_files:read_kinect_csv",
+        "bandai_namco_npz": "actrec.datasets.bandai_namco:read_bandai_namco_npz",
+        "cad60_npz": "actrec.datasets.cad60:read_cad60_npz",
+        "hdm05_npz": "actrec.datasets.hdm05:read_hdm05_npz",
+        "kard_npz": "actrec.datasets.kard:read_kard_npz",
+        "kinder_gator_npz": "actrec.datasets.kinder_gator:read_kinder_gator_npz",
+        "bvh": "actrec.recordings.motion_capture:read_bvh",
+        "amc": "actrec.recordings.motion_capture:read_amc",
     },
     install={"scipy": "pip install scipy"},
 )
@@ -45,7 +52,7 @@ class SkeletonRecording(Recording):
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
         stamps = self.sequence.stamps_ns
         self.duration_s = float(stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) else 0.0
-        nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
+        nominal = KINECT_V2_COLOR if self.sequence.meta["format"] in ("ntu", "kinect_v2_csv") else KINECT_V1
         self.intrinsics = resolve_nominal_intrinsics(self.path, config, nominal)
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
@@ -70,7 +77,7 @@ def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]
     name = skeleton_format(path)
     if name is None:
         raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}")
-    options = {"fps": float(fps)} if fps and name != "kinect_v2_csv" else {}
+    options = {"fps": float(fps)} if fps and name not in ("kinect_v2_csv", "bvh") else {}
     result = FORMATS.create(name, path=path, **options)
     return result if isinstance(result, list) else [result]
 

@@ -2,7 +2,7 @@
 
 Networks use `kinect_v2_25` (NTU RGB+D order). Body layouts convert to it, hands to `hand_22`. A joint that a sensor
 lacks (finger tips on Kinect v1, the spine in MediaPipe) is computed from its neighbors; an extrapolated joint has half
-the score.
+the score. A joint without neighbors to compute it from (hands and feet of NITE) is missing.
 """
 
 from dataclasses import dataclass
@@ -112,6 +112,31 @@ MEDIAPIPE_33 = _layout(
     "foot_index_left:heel_left foot_index_right:heel_right",
 )
 
+NITE_15 = _layout(
+    "nite_15",
+    "head:neck neck:neck torso:neck",
+    "shoulder_{s}:neck elbow_{s}:shoulder_{s} hand_{s}:elbow_{s} hip_{s}:torso knee_{s}:hip_{s} foot_{s}:knee_{s}",
+)
+"""OpenNI's skeleton (CAD-60, KARD, Florence 3D)."""
+
+BVH_21 = _layout(
+    "bvh_21",
+    "hips:hips spine:hips chest:spine neck:chest head:neck",
+    "clavicle_{s}:chest shoulder_{s}:clavicle_{s} elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s}",
+    "hip_{s}:hips knee_{s}:hip_{s} ankle_{s}:knee_{s} toe_{s}:ankle_{s}",
+)
+"""The joints of common BVH files (Bandai-Namco, Mixamo, CMU)."""
+
+ASF_31 = _layout(
+    "asf_31",
+    "root:root",
+    "hipjoint_{s}:root femur_{s}:hipjoint_{s} tibia_{s}:femur_{s} foot_{s}:tibia_{s} toes_{s}:foot_{s}",
+    "lowerback:root upperback:lowerback thorax:upperback lowerneck:thorax upperneck:lowerneck head:upperneck",
+    "clavicle_{s}:thorax humerus_{s}:clavicle_{s} radius_{s}:humerus_{s} wrist_{s}:radius_{s} hand_{s}:wrist_{s} "
+    "fingers_{s}:hand_{s} thumb_{s}:wrist_{s}",
+)
+"""The far end of each bone of Acclaim files of a Vicon system (HDM05, CMU): `femur_left` is the knee."""
+
 LCRNET_13 = _layout(
     "lcrnet_13",
     "ankle_right:knee_right ankle_left:knee_left knee_right:hip_right knee_left:hip_left "
@@ -155,10 +180,9 @@ def _face_68() -> Layout:
 
 FACE_68 = _face_68()
 
-LAYOUTS = {
-    layout.name: layout
-    for layout in (KINECT_V2_25, KINECT_V1_20, AZURE_KINECT_32, MEDIAPIPE_33, LCRNET_13, HAND_21, HAND_22, FACE_68)
-}
+_BODIES = (KINECT_V2_25, KINECT_V1_20, AZURE_KINECT_32, MEDIAPIPE_33, NITE_15, BVH_21, ASF_31, LCRNET_13)
+
+LAYOUTS = {layout.name: layout for layout in (*_BODIES, HAND_21, HAND_22, FACE_68)}
 
 
 def get(name: str) -> Layout:
@@ -217,6 +241,46 @@ TABLES: dict[str, dict[str, Weights]] = {
         "thumb_{s}": {"thumb_{s}": 1.6, "wrist_{s}": -0.6},
         "foot_{s}": {"foot_index_{s}": 0.75, "ankle_{s}": 0.25},
     },
+    "nite_15": {
+        **_same("shoulder_{s}", "elbow_{s}", "hip_{s}", "knee_{s}", "head"),
+        # The "hand" ends a forearm as long as the upper arm (1.01 in KARD and CAD-60; on Kinect v1 the wrist 0.92, the
+        # hand 1.20), and the "foot" is straight below the knee, not in front of it: they are wrist and ankle.
+        "wrist_{s}": {"hand_{s}": 1.0},
+        "ankle_{s}": {"foot_{s}": 1.0},
+        # NITE puts the neck exactly between the shoulders, the torso halfway between the neck and the hips.
+        "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+        "spine_mid": {"torso": 1.0},
+        "spine_shoulder": {"neck": 1.0},
+        "neck": {"neck": 0.56, "head": 0.44},
+    },
+    # Weights of the spine in bvh_21 and asf_31 give the proportions of a Kinect v2 between hips and head: spine_mid at
+    # 0.41, shoulders at 0.67, spine_shoulder at 0.72, neck at 0.82 (NTU RGB+D).
+    "bvh_21": {
+        **_LIMBS,
+        "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+        "spine_mid": {"spine": 0.3, "chest": 0.7},
+        "spine_shoulder": {"neck": 1.0},
+        "neck": {"neck": 0.1, "head": 0.9},
+        "head": {"head": 2.5, "neck": -1.5},  # "head" is the base of the skull
+        "foot_{s}": {"toe_{s}": 1.0},
+    },
+    "asf_31": {
+        "spine_base": {"hipjoint_left": 0.5, "hipjoint_right": 0.5},
+        "spine_mid": {"lowerback": 0.3, "upperback": 0.7},
+        "spine_shoulder": {"thorax": 0.5, "lowerneck": 0.5},
+        "neck": {"lowerneck": 0.6, "upperneck": 0.4},
+        "head": {"head": 1.0},
+        "shoulder_{s}": {"clavicle_{s}": 1.0},
+        "elbow_{s}": {"humerus_{s}": 1.0},
+        "wrist_{s}": {"wrist_{s}": 1.0},  # the radius ends in the middle of the forearm
+        "hand_{s}": {"hand_{s}": 1.0},
+        "hand_tip_{s}": {"fingers_{s}": 1.0},
+        "thumb_{s}": {"thumb_{s}": 1.0},
+        "hip_{s}": {"hipjoint_{s}": 1.0},
+        "knee_{s}": {"femur_{s}": 1.0},
+        "ankle_{s}": {"tibia_{s}": 1.0},
+        "foot_{s}": {"foot_{s}": 1.0},
+    },
     "lcrnet_13": {
         **_LIMBS,
         **_same("head"),
@@ -233,7 +297,10 @@ TABLES: dict[str, dict[str, Weights]] = {
     },
     CANONICAL: _same(*KINECT_V2_25.joints),
 }
-"""Weights of source joints for each joint of `kinect_v2_25`, by source layout; {s} is left and right."""
+"""Weights of source joints for each joint of `kinect_v2_25`, by source layout; {s} is left and right.
+
+A joint without a row is missing.
+"""
 
 _HAND_TABLES: dict[str, dict[str, Weights]] = {
     # The palm of SHREC'17 is in the middle of the metacarpals.
@@ -263,10 +330,17 @@ def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
 
 
 @cache
+def known_joints(source: str, target: str = CANONICAL) -> np.ndarray:
+    """Return [V'] bool: the target joints that a body in layout `source` has; raises like `matrix`."""
+    known: np.ndarray = matrix(source, target).any(axis=1)
+    return known
+
+
+@cache
 def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the sources of the V' target joints (first, second, … [V'] each) and the score factors [V']."""
     weights = matrix(source, target)
-    used = [np.flatnonzero(row) for row in weights]
+    used = [np.flatnonzero(row) if row.any() else np.zeros(1, int) for row in weights]
     max_sources = max(map(len, used))
     # A joint with fewer sources repeats its last one; this changes neither missing joints nor the lowest score.
     columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(max_sources)]
@@ -285,8 +359,8 @@ def convert(
         target: `source` itself, `kinect_v2_25`, or `hand_22` for a hand.
 
     Returns:
-        Positions [..., V', D] and scores [..., V'], float32. A joint with a missing source is NaN with score 0; else
-        the least certain source sets the score.
+        Positions [..., V', D] and scores [..., V'], float32. A joint with a missing source, or without a source in this
+        layout, is NaN with score 0; else the least certain source sets the score.
 
     Raises:
         InputError: Unknown pair of layouts, or V does not match the source layout.
@@ -303,7 +377,7 @@ def convert(
         return np.where(missing[..., None], np.float32(np.nan), positions), np.where(missing, np.float32(0), scores)
     columns, factors = _sources(source, target)
     converted = matrix(source, target) @ np.nan_to_num(positions)
-    missing_joint, lowest = missing[..., columns[0]], scores[..., columns[0]]
+    missing_joint, lowest = missing[..., columns[0]] | ~known_joints(source, target), scores[..., columns[0]]
     for column in columns[1:]:
         missing_joint = missing_joint | missing[..., column]
         lowest = np.minimum(lowest, scores[..., column])

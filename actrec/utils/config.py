@@ -53,7 +53,9 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
         known = ", ".join(sorted(hints))
         raise ConfigError(f"unknown option {', '.join(unknown)} of {config_class.__name__}; known: {known}")
     for name, value in options.items():
-        if hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            options[name] = build(hints[name], dict(value))
+        elif hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
             options[name] = str(value)
         elif isinstance(value, str) and _SCIENTIFIC.fullmatch(value) and not _fits(hints[name], value):
             options[name] = float(value) if _fits(hints[name], 0.5) else value  # YAML reads 1e-3 as a string
@@ -77,6 +79,8 @@ def validate(config: Any) -> None:
         value, hint = getattr(config, field.name), _hints(type(config))[field.name]
         where = f"{type(config).__name__}.{field.name}"
         _convert(hint, value, where, ConfigError)
+        if dataclasses.is_dataclass(hint):
+            validate(value)
         bounds, choices = field.metadata.get("range"), field.metadata.get("choices")
         if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
             unit = field.metadata.get("unit") or ""

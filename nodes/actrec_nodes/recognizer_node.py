@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
+from actrec_msgs.msg import ActionEvent, ActionLabel, FaceArray, HandArray, SkeletonArray
 from actrec_msgs.srv import ListModels, LoadModel
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -20,7 +20,7 @@ from actrec import inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
-from actrec.recognition.recognizer import STREAM_NAMES
+from actrec.recognition.tracks import STREAM_NAMES
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import gravity
 from actrec.utils.config import setting
@@ -227,6 +227,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._closing = False
         self._labels: Any = None
         self._text: Any = None
+        self._events: Any = None
         self.create_service(LoadModel, "~/load_model", self._on_load_model)
         self.create_service(ListModels, "~/list_models", self._on_list_models)
 
@@ -234,16 +235,17 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Load the model and warm it up."""
         self._fallback = ""
         self._session = self._load_first(self.config.model)
-        self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
+        self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
         self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL)
         self._text = self.create_output(String, topics.ACTION_LABEL_TEXT)
+        self._events = self.create_output(ActionEvent, topics.ACTION_EVENTS)
         self._log_model(self._session)
 
     def activate(self) -> None:
         """Subscribe and start with empty windows."""
         with self._swap:
             assert self._session is not None
-            self._recognizer = ActionRecognizer(self._session, **dataclasses.asdict(self._recognition.read()))
+            self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
         self._skipped, self._reason, self._last_counts, self._warned = 0, "", Counts(), set()
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
         self._inputs = RecognizerInputs(self, self._recognizer, worker)
@@ -300,23 +302,13 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._skipped = skipped
         for prediction in predictions:
             self._publish(prediction, frame.frame_id)
+        for event in recognizer.events():
+            self._events.publish(conversions.event_to_message(event, frame.frame_id))
         if predictions:
             self._reason = next((prediction.reason for prediction in predictions if prediction.reason), "")
 
     def _publish(self, prediction: ActionPrediction, frame_id: str) -> None:
-        self._labels.publish(
-            ActionLabel(
-                header=conversions.header(prediction.stamp_ns, frame_id),
-                body_id=prediction.body_id,
-                label=prediction.label,
-                class_id=prediction.class_id,
-                confidence=prediction.confidence,
-                top_labels=list(prediction.top_labels),
-                top_probabilities=list(prediction.top_probabilities),
-                window_start=conversions.ns_to_stamp(prediction.window_start_ns),
-                model_name=prediction.model_name,
-            )
-        )
+        self._labels.publish(conversions.prediction_to_message(prediction, frame_id))
         self._text.publish(String(data=prediction.label))
 
     def _on_watchdog(self) -> None:

@@ -30,7 +30,7 @@ PARAMETERS = {
 METHODS = {
     ("actrec.inference", "Session"): ["predict"],
     ("actrec.recognition", "ActionRecognizer"): [
-        "add_skeletons", "add_hands", "add_faces", "add_scene_flow", "add_color", "predict",
+        "add_skeletons", "add_hands", "add_faces", "add_scene_flow", "add_color", "predict", "events",
     ],
     ("actrec.cameras", "Camera"): ["read", "__enter__", "__exit__"],
     ("actrec.scene_flow", "SceneFlow"): ["estimate"],
@@ -40,7 +40,10 @@ NETWORKS = {
     "c3d_flow_at2", "flow_skeleton", "p_i3d", "sem_net", "spa_net_3p1d", "spa_net_4d", "sem_spa", "vpn_i3d",
     "vpn_resnext101",
 }  # fmt: skip
-DATASETS = {"ntu60", "ntu120", "sysu", "nucla", "shrec17_14", "shrec17_28", "smarthome", "utd_mhad", "folder"}
+DATASETS = {
+    "ntu60", "ntu120", "sysu", "nucla", "shrec17_14", "shrec17_28", "smarthome", "utd_mhad", "folder", "kinder_gator",
+    "kard", "cad60", "florence3d", "utkinect", "msr_action3d", "bandai_namco", "hdm05", "everyday",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in SURFACE.items() for n in names])

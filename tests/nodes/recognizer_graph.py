@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from actrec_msgs.msg import ActionLabel, SkeletonArray
+from actrec_msgs.msg import ActionEvent, ActionLabel, SkeletonArray
 from actrec_msgs.srv import LoadModel
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -44,11 +44,13 @@ class Graph:
         self.peer = Node("peer", context=self.context)
         self.labels: list[ActionLabel] = []
         self.texts: list[str] = []
+        self.events: list[ActionEvent] = []
         self._by_topic: dict[str, Any] = {}
         self._arrived = threading.Condition()
         self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
         self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
         self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, topics.SMALL)
+        self.peer.create_subscription(ActionEvent, topics.ACTION_EVENTS, self._on_event, topics.SMALL)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._executor.add_node(self.peer)
@@ -143,6 +145,11 @@ class Graph:
     def _on_label(self, message: ActionLabel) -> None:
         with self._arrived:
             self.labels.append(message)
+            self._arrived.notify_all()
+
+    def _on_event(self, message: ActionEvent) -> None:
+        with self._arrived:
+            self.events.append(message)
             self._arrived.notify_all()
 
     def _on_text(self, message: String) -> None:

@@ -39,6 +39,23 @@ def test_recognizer_labels_have_the_stamp_and_the_model_name(make: Make, tiny: s
     graph.wait(lambda: graph.texts[-31:] == ["unknown"] * 5 + ["right"] * 26)
 
 
+def test_recognizer_events_have_one_begin_and_one_end(make: Make, tiny: str) -> None:
+    graph = make(model=tiny, events__end_s=0.3)
+    assert graph.start()
+    for frame in range(60):
+        graph.step(stamp(frame), body(1.0 if frame < 40 else -1.0))
+    graph.publish(stamp(70))
+    graph.wait(lambda: len(graph.events) == 4)
+    first, second, third, last = graph.events
+    kinds = [(event.kind, event.label, event.event_id) for event in graph.events]
+    assert kinds == [(0, "right", 1), (1, "right", 1), (0, "left", 2), (1, "left", 2)]
+    assert (first.body_id, first.header.frame_id, first.model_name) == ("body_1", "camera", "tiny")
+    assert (first.position.x, first.position.z) == (1.0, 2.0) and first.confidence > 0.5
+    assert stamp(19) <= conversions.stamp_to_ns(first.header.stamp) <= stamp(25)
+    assert conversions.stamp_to_ns(second.end) >= stamp(40) and second.start == first.start
+    assert conversions.stamp_to_ns(last.header.stamp) == stamp(70) and third.event_id == 2
+
+
 def test_recognizer_fast_messages_all_enter_the_window(make: Make, tiny: str) -> None:
     """A burst of 500 frames loses no frame; the last one gets a label, others may be skipped."""
     graph = make(model=tiny)

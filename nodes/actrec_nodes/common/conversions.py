@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from actrec_msgs.msg import ActionEvent as ActionEventMsg
+from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
 from actrec_msgs.msg import Face as FaceMsg
-from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
 from actrec_msgs.msg import Hand as HandMsg
 from actrec_msgs.msg import Skeleton as SkeletonMsg
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point32, Vector3
+from geometry_msgs.msg import Point, Point32, Vector3
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from actrec.recognition import ActionEvent, ActionPrediction
+from actrec.recognition.events import BEGAN
 from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
 from actrec.utils import camera_model
@@ -179,6 +182,39 @@ def message_to_hands(message: HandArray) -> list[Hand]:
 def message_to_faces(message: FaceArray) -> list[Face]:
     """Return the faces of a FaceArray."""
     return [_read(Face, face) for face in message.faces]
+
+
+def prediction_to_message(prediction: ActionPrediction, frame_id: str) -> ActionLabel:
+    """Return the label message of a prediction."""
+    return ActionLabel(
+        header=header(prediction.stamp_ns, frame_id),
+        body_id=prediction.body_id,
+        label=prediction.label,
+        class_id=prediction.class_id,
+        confidence=prediction.confidence,
+        top_labels=list(prediction.top_labels),
+        top_probabilities=list(prediction.top_probabilities),
+        window_start=ns_to_stamp(prediction.window_start_ns),
+        model_name=prediction.model_name,
+    )
+
+
+def event_to_message(event: ActionEvent, frame_id: str) -> ActionEventMsg:
+    """Return the message of an event."""
+    x, y, z = event.position
+    return ActionEventMsg(
+        header=header(event.stamp_ns, frame_id),
+        kind=ActionEventMsg.BEGAN if event.kind == BEGAN else ActionEventMsg.ENDED,
+        event_id=event.event_id,
+        body_id=event.body_id,
+        label=event.label,
+        class_id=event.class_id,
+        confidence=event.confidence,
+        start=ns_to_stamp(event.start_ns),
+        end=ns_to_stamp(event.end_ns),
+        position=Point(x=x, y=y, z=z),
+        model_name=event.model_name,
+    )
 
 
 def _fill(message: Any, body: Body) -> Any:

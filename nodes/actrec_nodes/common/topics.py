@@ -23,6 +23,7 @@ SCENE_FLOW_PREVIEW = "scene_flow/preview"
 SCENE_FLOW_STATISTICS = "scene_flow_node/statistics"
 ACTION_LABEL = "action_label"
 ACTION_LABEL_TEXT = "action_label/text"
+ACTION_EVENTS = "action_events"
 
 CAMERA_TOPICS = (COLOR, COLOR_INFO, DEPTH, DEPTH_INFO)
 

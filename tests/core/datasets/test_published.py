@@ -350,7 +350,10 @@ def test_shrec17_overlapping_or_missing_lists_raise(shrec17):
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
+ARCHIVES = ["nucla", "utd_mhad", "shrec17_14", "kard", "cad60", "hdm05", "kinder_gator", "bandai_namco"]
+
+
+@pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14", "kard"])
 def test_source_unknown_split_or_part_raises(data_root, name):
     root = datasets.folder(data_root, name)
     with pytest.raises(ConfigError, match="has split .*; got 'other'"):
@@ -359,7 +362,7 @@ def test_source_unknown_split_or_part_raises(data_root, name):
         datasets.create(name, root, part="val")
 
 
-@pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_archive_damaged_raises(data_root, tmp_path, name):
     packed = datasets.source(name, datasets.folder(data_root, name))
     assert isinstance(packed, ArchiveSource)

@@ -230,7 +230,7 @@ def test_open_sequences_absent_corrupt_or_foreign_file_raises(tmp_path, data_roo
         with pytest.raises(InputError, match=name):
             skeleton_files.open_sequences(tmp_path / name)
     shutil.copy(data_root / "shrec17/shrec17_skeletons.npz", tmp_path / "d.npz")
-    with pytest.raises(InputError, match=r"d\.npz' is not a skeleton file; known formats: kinect_v2_csv"):
+    with pytest.raises(InputError, match=r"d\.npz' is not a skeleton file; known formats: .*kinect_v2_csv"):
         skeleton_files.open_sequences(tmp_path / "d.npz")
     whole = (data_root / "utd_mhad/skeleton/a1_s1_t1_skeleton.mat").read_bytes()
     (tmp_path / "e.mat").write_bytes(whole[: len(whole) // 2])

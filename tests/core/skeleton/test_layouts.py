@@ -4,12 +4,13 @@ import pytest
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.datasets.nucla import read_nucla_npz
 from actrec.skeleton import layouts
-from actrec.skeleton.layouts import EXTRAPOLATED_SCORE, TABLES, convert, matrix
+from actrec.skeleton.layouts import EXTRAPOLATED_SCORE, TABLES, convert, known_joints, matrix
 from actrec.utils.errors import ConfigError, InputError
 
 SIZES = {
     "kinect_v2_25": 25, "kinect_v1_20": 20, "azure_kinect_32": 32, "mediapipe_33": 33, "lcrnet_13": 13,
     "hand_21": 21, "hand_22": 22, "face_68": 68,
+    "nite_15": 15, "bvh_21": 21, "asf_31": 31,
 }  # fmt: skip
 
 
@@ -61,8 +62,26 @@ def test_get_unknown_layout_lists_known():
 
 @pytest.mark.parametrize("source", TABLES)
 def test_matrix_rows_sum_to_one(source):
-    # Otherwise a conversion would not be invariant to translation.
-    np.testing.assert_allclose(matrix(source).sum(axis=1), 1.0, atol=1e-6)
+    # Otherwise a conversion would not be invariant to translation; a joint without a source has no weights.
+    np.testing.assert_allclose(matrix(source).sum(axis=1), known_joints(source), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "absent"),
+    [
+        ("nite_15", "hand hand_tip thumb foot"),
+        ("bvh_21", "hand hand_tip thumb"),
+        ("asf_31", ""),
+        ("kinect_v1_20", ""),
+    ],
+)
+def test_convert_joints_without_source_are_missing(source, absent):
+    positions, scores = convert(
+        np.ones((2, len(layouts.get(source)), 3)), np.ones((2, len(layouts.get(source)))), source
+    )
+    missing = {layouts.KINECT_V2_25.joints[v] for v in np.flatnonzero(np.isnan(positions[0]).any(axis=-1))}
+    assert missing == {f"{joint}_{side}" for joint in absent.split() for side in ("left", "right")}
+    assert ((scores > 0) == known_joints(source)).all()
 
 
 @pytest.mark.parametrize("source", TABLES)

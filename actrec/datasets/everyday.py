@@ -1,0 +1,177 @@
+"""Everyday actions of several datasets under the names of one vocabulary, `everyday_vocabulary.yaml`.
+
+A clip whose own class is in no class of the vocabulary shows an unknown action (`Source.unknown_entries`), unless the
+vocabulary skips it. A clip that shows two actions one after the other becomes two items.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+
+from actrec import datasets
+from actrec.datasets.base import Clip, Entry, Source, missing_folder_error
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, DeviceError
+
+SETS = ("nucla", "utd_mhad", "kard", "kinder_gator", "cad60", "bandai_namco", "hdm05")
+"""The datasets that train; fold k of split leave_one_set_out tests on the k-th."""
+
+FINAL_SETS = ("florence3d", "utkinect", "msr_action3d")
+"""Datasets for a final measurement only, which are merged if option `sets` names them."""
+
+Names = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names of the datasets' own classes by class and dataset.
+
+    Attributes:
+        classes: Class to dataset to names.
+        parts: Dataset to name to class to the first and last share of a clip that shows two classes.
+        corrected: Dataset to patterns of wrongly labeled items to their classes.
+        skipped: Dataset to names that are neither a class nor unknown.
+    """
+
+    classes: Mapping[str, Names]
+    parts: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+    corrected: Mapping[str, Mapping[str, str]]
+    skipped: Names
+
+    def actions(self, dataset: str, name: str, item: str) -> list[tuple[str, float, float]] | None:
+        """Return the classes of an `item` of a dataset's class `name`, each with its share of the clip.
+
+        The list is empty for an unknown action; None if it is skipped.
+        """
+        for pattern, label in self.corrected.get(dataset, {}).items():
+            if re.fullmatch(pattern, item):
+                return [(label, 0.0, 1.0)]
+        if name in self.skipped.get(dataset, ()):
+            return None
+        found = [(label, 0.0, 1.0) for label, sets in self.classes.items() if name in sets.get(dataset, ())]
+        split = self.parts.get(dataset, {}).get(name, {})
+        return found + [(label, float(start), float(end)) for label, (start, end) in split.items()]
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """Return the vocabulary of the package."""
+    content = yaml.safe_load(Path(__file__).with_name("everyday_vocabulary.yaml").read_text(encoding="utf-8"))
+    return Vocabulary(**content)
+
+
+@dataclass(frozen=True)
+class EverydayConfig:
+    """Options of the merged dataset."""
+
+    sets: list = setting([], "datasets to merge; empty for all training sets that are there")
+    people: str = setting("all", "people of Kinder-Gator", choices=("all", "adults", "children"))
+    fold: int = setting(1, "split leave_one_set_out: number of the dataset that tests", range=(1, len(SETS)))
+
+
+class Everyday(Source):
+    """The merged dataset. Metadata: the set's own, `set`, and `subject`, the person's name among all sets.
+
+    Splits: in "person" every second person of each set tests; in "leave_one_set_out" the set of option `fold`; in "own"
+    each set is divided as by its own first split. The root holds a folder for each set, called as in
+    `actrec.datasets.folder`. Options are the fields of `EverydayConfig`.
+    """
+
+    classes = tuple(vocabulary().classes)
+    splits: ClassVar = ("person", "leave_one_set_out", "own")
+    folds: ClassVar = len(SETS)
+    caveat: ClassVar = "several datasets under common names; see everyday_vocabulary.yaml"
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(EverydayConfig, options)
+        if unknown := sorted(set(map(str, self.config.sets)) - {*SETS, *FINAL_SETS}):
+            raise ConfigError(f"everyday has no set {unknown[0]}; known: {', '.join((*SETS, *FINAL_SETS))}")
+        self._sources: dict[str, Source] = {}
+
+    def source(self, name: str) -> Source:
+        """Return one of the merged datasets."""
+        if name not in self._sources:
+            gator = {"people": self.config.people, "spread_arms": "cut"}
+            options = gator if name == "kinder_gator" else {}
+            self._sources[name] = datasets.source(name, datasets.folder(self.root, name), **options)
+        return self._sources[name]
+
+    def entries(self) -> list[Entry]:
+        """Return every item of a class; raises as the merged datasets, and DeviceError if there are none."""
+        return list(self._items(unknown=False))
+
+    def unknown_entries(self) -> list[Entry]:
+        """Return every clip of a class that the vocabulary does not have, with label −1."""
+        return list(self._items(unknown=True))
+
+    def _items(self, unknown: bool) -> Iterator[Entry]:
+        if not self.root.is_dir():
+            raise missing_folder_error(self.root)
+        present = [name for name in SETS if Path(datasets.folder(self.root, name)).is_dir()]
+        if not (names := list(map(str, self.config.sets)) or present):
+            raise DeviceError(f"'{self.root}' holds no folder of {', '.join(SETS)}; check the path")
+        for name in names:
+            source = self.source(name)
+            entries = source.entries()
+            people = sorted({_person(entry) for entry in entries}, key=lambda person: (len(person), person))
+            for entry in entries:
+                actions = vocabulary().actions(name, source.classes[entry.label], entry.name)
+                rank = people.index(_person(entry))
+                meta = {
+                    **entry.meta,
+                    "set": name,
+                    "subject": f"{name}_{people[rank]}",
+                    "person": "test" if rank % 2 else "train",
+                    "own": source.part(entry, source.splits[0]),
+                }
+                if actions == [] and unknown:
+                    yield Entry(f"{name}/{entry.name}", -1, meta, entry.files)
+                for label, start, end in () if unknown else actions or ():
+                    part = {} if (start, end) == (0.0, 1.0) else {"start": str(start), "end": str(end)}
+                    suffix = f"#{label}" if part else ""
+                    index = self.classes.index(label)
+                    yield Entry(f"{name}/{entry.name}{suffix}", index, {**meta, **part}, entry.files)
+
+    def read(self, entry: Entry) -> Clip:
+        """Read the clip of an item, or its part of it."""
+        clip = self.source(str(entry.meta["set"])).read(self._original(entry))
+        frames = len(clip.stamps_ns)
+        start, end = (float(entry.meta.get(key, default)) for key, default in (("start", 0), ("end", 1)))
+        span = slice(int(start * frames), max(int(np.ceil(end * frames)), int(start * frames) + 1))
+        return replace(
+            clip, name=entry.name, label=entry.label, stamps_ns=clip.stamps_ns[span], bodies=clip.bodies[:, span]
+        )
+
+    def _original(self, entry: Entry) -> Entry:
+        """Return the item of the merged dataset."""
+        return replace(entry, name=entry.name.split("/", 1)[1].split("#")[0])
+
+    def part(self, entry: Entry, split: str) -> str:
+        """Return the part of an item in a split."""
+        self.check(split)
+        if split == "leave_one_set_out":
+            return "test" if entry.meta["set"] == SETS[self.config.fold - 1] else "train"
+        return str(entry.meta[split])
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """Return the SHA-256 of the items' names and labels, and of the data of each set."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for name in sorted({str(entry.meta["set"]) for entry in entries}):
+            chosen = [entry for entry in entries if entry.meta["set"] == name]
+            digest.update("\n".join(f"{entry.name} {entry.label}" for entry in chosen).encode())
+            digest.update(self.source(name).fingerprint([self._original(entry) for entry in chosen]).encode())
+        return digest.hexdigest()
+
+
+def _person(entry: Entry) -> str:
+    """Return the name of the person of an item in its dataset; Bandai-Namco publishes styles only."""
+    return str(next(entry.meta[key] for key in ("subject", "actor", "style") if key in entry.meta))

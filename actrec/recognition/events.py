@@ -1,0 +1,179 @@
+"""Action events: one decision for each action of a body, from the probabilities of its windows.
+
+An average of the probabilities over time begins an event above one limit and ends it below a lower one (hysteresis).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actrec.inference.package import ModelPackage
+from actrec.types import NANOSECONDS
+from actrec.utils.config import setting
+
+BEGAN, ENDED = "began", "ended"
+
+
+@dataclass(frozen=True)
+class EventConfig:
+    """Settings of an `EventDetector`."""
+
+    smoothing_s: float = setting(
+        0.4, "time constant of the average of a body's probabilities; 0 for none", unit="s", range=(0.0, 60.0)
+    )
+    begin: float = setting(
+        0.0, "average probability that begins an event; 0 for the model's rejection threshold", range=(0.0, 1.0)
+    )
+    end: float = setting(0.6, "fraction of `begin`; the average must stay below it to end an event", range=(0.0, 1.0))
+    begin_s: float = setting(
+        0.2, "time for which the average must exceed `begin` to begin an event", unit="s", range=(0.0, 60.0)
+    )
+    end_s: float = setting(
+        0.6, "time for which the average must stay below `end` to end an event", unit="s", range=(0.0, 60.0)
+    )
+    evidence_s: float = setting(
+        0.0, "a body tracked for a shorter time has no event; 0 for the model's window", unit="s", range=(0.0, 60.0)
+    )
+    min_joints: float = setting(
+        0.6, "a body with a smaller share of its joints begins no event: it is cut off or hidden", range=(0.0, 1.0)
+    )
+
+
+@dataclass(frozen=True)
+class ActionEvent:
+    """The begin or the end of one action of a body."""
+
+    event_id: int  # the same for begin and end; counts from 1
+    kind: str  # "began" or "ended"
+    body_id: str
+    label: str
+    class_id: int
+    confidence: float  # highest average probability so far
+    start_ns: int  # stamp of the frame from which on the average stayed above `end`
+    end_ns: int  # stamp of the last frame with an average above `end`; of the newest frame in an event that began
+    stamp_ns: int  # stamp of the frame in which this was decided
+    position: tuple[float, float, float]  # m in the optical frame, the median of the joints; NaN if unknown
+    model_name: str
+
+
+@dataclass
+class _State:
+    """State of one body."""
+
+    average: np.ndarray  # [classes]
+    stamp_ns: int
+    since_ns: np.ndarray  # [classes] stamp from which on the average stayed above `end`; −1 if it is below
+    above_ns: np.ndarray  # [classes] the same for `begin`
+    event: ActionEvent | None = None
+    position: tuple[float, float, float] = field(default=(math.nan,) * 3)
+
+
+class EventDetector:
+    """Turns the probabilities of several bodies into events.
+
+    A body has one event at a time. If the average of another action exceeds `begin`, the present event ends and the
+    other action's begins.
+
+    Args:
+        package: The model: its labels, window and rejection threshold.
+        config: The settings.
+        first_id: Id of the first event.
+    """
+
+    def __init__(self, package: ModelPackage, config: EventConfig, first_id: int = 1):
+        self.config, self._package = config, package
+        self._begin = config.begin or package.rejection.threshold or 0.5
+        self._end = self._begin * config.end
+        self._evidence_s = min(config.evidence_s or package.window.seconds, package.window.seconds)
+        self._states: dict[str, _State] = {}
+        self.next_id = first_id
+
+    def update(
+        self, body_id: str, stamp_ns: int, probabilities: np.ndarray, joints: np.ndarray, tracked_s: float
+    ) -> list[ActionEvent]:
+        """Add the probabilities of a body's newest window.
+
+        Args:
+            body_id: The body.
+            stamp_ns: Stamp of the window's newest frame.
+            probabilities: [classes]; their sum may be below 1. NaN counts as no evidence.
+            joints: [V, 3] m in the optical frame, the newest ones; NaN if missing.
+            tracked_s: Time since the body's window began, s, at most the window's length.
+        """
+        now = np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
+        state = self._states.get(body_id)
+        if state is None:
+            none = np.full(len(self._package.labels), -1, np.int64)
+            state = self._states[body_id] = _State(np.zeros_like(now), stamp_ns, none, none.copy())
+        elapsed_s = (stamp_ns - state.stamp_ns) / NANOSECONDS
+        keep = math.exp(-elapsed_s / self.config.smoothing_s) if self.config.smoothing_s else 0.0
+        state.average, state.stamp_ns = keep * state.average + (1 - keep) * now, stamp_ns
+        for limit, since_ns in ((self._end, state.since_ns), (self._begin, state.above_ns)):
+            since_ns[(state.average >= limit) & (since_ns < 0)] = stamp_ns
+            since_ns[state.average < limit] = -1
+        seen = np.isfinite(joints).all(axis=-1)
+        if seen.any():
+            x, y, z = np.median(joints[seen], axis=0)
+            state.position = float(x), float(y), float(z)
+        is_whole = tracked_s >= self._evidence_s - 1e-6 and seen.mean() >= self.config.min_joints
+        return [*self._continue(body_id, state), *self._start(body_id, state, is_whole)]
+
+    def end(self, body_id: str, stamp_ns: int) -> list[ActionEvent]:
+        """Forget a body that is lost, and return the end of its event."""
+        state = self._states.pop(body_id, None)
+        return [] if state is None else self._ended(state, stamp_ns)
+
+    def end_all(self, stamp_ns: int) -> list[ActionEvent]:
+        """Forget all bodies, and return the ends of their events."""
+        return [event for body_id in list(self._states) for event in self.end(body_id, stamp_ns)]
+
+    def restart(self, body_ids: Iterable[str] | None = None) -> None:
+        """Drop the evidence of bodies (default: all) whose windows restart; their events go on until refuted."""
+        for body_id in self._states if body_ids is None else body_ids:
+            if body_id in self._states:
+                self._states[body_id].average[:] = 0.0
+
+    def _continue(self, body_id: str, state: _State) -> list[ActionEvent]:
+        """Extend the present event of a body, or end it."""
+        event = state.event
+        if event is None:
+            return []
+        average = float(state.average[event.class_id])
+        if average >= self._end:
+            state.event = dataclasses.replace(
+                event, confidence=max(event.confidence, average), end_ns=state.stamp_ns, position=state.position
+            )
+            return []
+        is_over = state.stamp_ns - event.end_ns >= self.config.end_s * NANOSECONDS
+        return self._ended(state, state.stamp_ns) if is_over else []
+
+    def _start(self, body_id: str, state: _State, is_whole: bool) -> list[ActionEvent]:
+        """Begin an event if the best class has had the evidence for long enough."""
+        best = int(np.argmax(state.average))
+        above_ns = int(state.above_ns[best])
+        held = above_ns >= 0 and state.stamp_ns - above_ns >= self.config.begin_s * NANOSECONDS - 1
+        if not (is_whole and held) or (state.event is not None and state.event.class_id == best):
+            return []
+        ended = self._ended(state, state.stamp_ns)
+        state.event = ActionEvent(
+            self.next_id,
+            BEGAN,
+            body_id,
+            self._package.labels[best],
+            best,
+            float(state.average[best]),
+            int(state.since_ns[best]),
+            state.stamp_ns,
+            state.stamp_ns,
+            state.position,
+            self._package.name,
+        )
+        self.next_id += 1
+        return [*ended, state.event]
+
+    def _ended(self, state: _State, stamp_ns: int) -> list[ActionEvent]:
+        event, state.event = state.event, None
+        return [] if event is None else [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns)]

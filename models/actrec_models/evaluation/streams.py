@@ -1,0 +1,281 @@
+"""Scores of events and labels on continuous recordings, in which the spans of actions are labeled."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from actrec import features
+from actrec.datasets.base import Clip
+from actrec.inference.session import Session, body_layout
+from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
+from actrec.recognition.events import BEGAN
+from actrec.recognition.tracks import STREAM_NAMES
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, read_labels
+from actrec.recordings.skeleton_files import open_sequence
+from actrec.skeleton import windows
+from actrec.skeleton.layouts import HANDS
+from actrec.skeleton.sequence import SkeletonSequence, stamps_at
+from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.utils import gravity
+from actrec.utils.errors import InputError
+
+TOLERANCE_S = 1.0
+"""An action is found if its event begins between its start and this long after its end."""
+
+
+BLEND_S, REST_S = 0.7, 3.0
+"""Time from one clip to the next in a joined recording, and of rest at its ends."""
+
+
+@dataclass(frozen=True)
+class ActionStream:
+    """A continuous recording of joints with the actions in it, whose times count from its first frame."""
+
+    sequence: SkeletonSequence
+    actions: tuple[LabeledClip, ...]
+
+    @property
+    def minutes(self) -> float:
+        """Length of the recording, min."""
+        stamps = self.sequence.stamps_ns
+        return float(stamps[-1] - stamps[0]) / NANOSECONDS / 60
+
+
+@dataclass
+class StreamScore:
+    """Figures of one recording, or the sum over several.
+
+    Attributes:
+        minutes: Length.
+        actions, found: By label, the actions that the model knows, and how many of them have an event.
+        false_events: By label, events that match no action, or an action that already has one.
+        repeated: How many of these repeat an action's event.
+        start_delays_s, end_delays_s: Of each found action, the time from its start and its end to the event.
+        wrong_s, labeled_s: Time with a label of no action at this time, and with any label.
+        label_changes: Changes of a body's label.
+        changes_in_actions: Changes of the label during found actions.
+    """
+
+    minutes: float = 0.0
+    actions: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    false_events: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
+    start_delays_s: list[float] = field(default_factory=list)
+    end_delays_s: list[float] = field(default_factory=list)
+    wrong_s: float = 0.0
+    labeled_s: float = 0.0
+    label_changes: int = 0
+    changes_in_actions: int = 0
+
+    def add(self, other: "StreamScore") -> None:
+        """Add the figures of another recording."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the figures for `--json`; None for a median or a share of nothing."""
+        actions, found = self.actions.total(), self.found.total()
+        return {
+            "minutes": round(self.minutes, 2),
+            "actions": actions,
+            "found": found,
+            "found_share": _share(found, actions),
+            "false_events": self.false_events.total(),
+            "false_events_per_minute": _share(self.false_events.total(), self.minutes),
+            "repeated_events": self.repeated,
+            "median_delay_from_start_s": float(np.median(self.start_delays_s)) if found else None,
+            "median_delay_from_end_s": float(np.median(self.end_delays_s)) if found else None,
+            "wrong_share_of_time": _share(self.wrong_s, 60 * self.minutes),
+            "label_changes_per_minute": _share(self.label_changes, self.minutes),
+            "label_changes_per_found_action": _share(self.changes_in_actions, found),
+        }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def open_streams(folder: str | Path, labels: str | Path | None = None, fps: float = 0.0) -> list[ActionStream]:
+    """Return the recordings of a labels file, each with its actions.
+
+    Args:
+        folder: Holds the recordings (skeleton files) and `labels.csv`.
+        labels: The labels file; None for the folder's own.
+        fps: Replaces the frame rate of recordings without stamps, Hz.
+
+    Raises:
+        DeviceError: A file is missing.
+        InputError: A recording has no skeletons, or the labels file is invalid or empty.
+    """
+    path = Path(labels) if labels else Path(folder) / LABELS_FILE
+    actions: dict[str, list[LabeledClip]] = {}
+    for clip in read_labels(path):
+        actions.setdefault(clip.recording, []).append(clip)
+    if not actions:
+        raise InputError(f"'{path}' labels no recording: give each action a line with recording, label, start_s, end_s")
+    return [
+        ActionStream(open_sequence(Path(folder) / recording, fps=fps), tuple(clips))
+        for recording, clips in actions.items()
+    ]
+
+
+def join_clips(name: str, clips: Sequence[Clip], labels: Sequence[str], rate_hz: float = 30.0) -> ActionStream:
+    """Return one continuous recording of the first bodies of clips, one after the other, with their labels.
+
+    The person is moved to the place where the clip before ended, and goes from its last pose to the next first one in
+    `BLEND_S`. The first and the last pose are held for `REST_S`. All is in level axes.
+
+    Args:
+        clips, labels: In order, one label for each whole clip; `unknown` for any other action.
+        rate_hz: Frame rate of the result.
+    """
+    parts: list[np.ndarray] = []
+    actions = []
+    for clip, label in zip(clips, labels, strict=True):
+        joints, stamps_ns = clip.leveled().bodies[0], clip.stamps_ns
+        frames = max(int((stamps_ns[-1] - stamps_ns[0]) * rate_hz / NANOSECONDS), 1) + 1
+        joints = windows.resample(stamps_ns, joints, windows.stretched_stamps(stamps_ns[0], stamps_ns[-1], frames))
+        if parts:
+            shift = np.nanmedian(parts[-1][-1], axis=0) - np.nanmedian(joints[0], axis=0)
+            joints = joints + shift * np.array([1, 0, 1], np.float32)
+            steps = np.linspace(0, 1, round(BLEND_S * rate_hz) + 2)[1:-1, None, None]
+            weights = (3 * steps**2 - 2 * steps**3).astype(np.float32)
+            parts.append((1 - weights) * parts[-1][-1] + weights * joints[0])
+        else:
+            parts.append(np.repeat(joints[:1], round(REST_S * rate_hz), axis=0))
+        start = sum(map(len, parts))
+        parts.append(joints)
+        actions.append(LabeledClip(name, label, start / rate_hz, (start + len(joints) - 1) / rate_hz))
+    parts.append(np.repeat(parts[-1][-1:], round(REST_S * rate_hz), axis=0))
+    bodies = np.concatenate(parts)[None]
+    sequence = SkeletonSequence(
+        name,
+        stamps_at(rate_hz, bodies.shape[1]),
+        bodies,
+        np.isfinite(bodies).all(axis=-1).astype(np.float32),
+        np.full((*bodies.shape[:-1], 2), np.nan, np.float32),
+        ("body_1",),
+        up=np.array(gravity.LEVEL, np.float32),
+    )
+    return ActionStream(sequence, tuple(actions))
+
+
+def play(
+    session: Session, sequence: SkeletonSequence, **settings: Any
+) -> tuple[list[ActionEvent], list[ActionPrediction]]:
+    """Return all events and labels of a recording, as the live recognizer makes them from every frame."""
+    recognizer = ActionRecognizer(session, **settings)
+    found, labels = [], []
+    for index, stamp_ns in enumerate(sequence.stamps_ns):
+        labels += recognizer.add_skeletons(int(stamp_ns), sequence.bodies_at(index), sequence.up)
+        labels += recognizer.predict()
+        found += recognizer.events()
+    return found, labels
+
+
+def evaluate(session: Session, streams: Sequence[ActionStream], progress: bool = False, **settings: Any) -> StreamScore:
+    """Play recordings and return the sum of their scores.
+
+    Raises:
+        InputError: The model requires more than skeletons.
+    """
+    package = session.package
+    others = [
+        stream for stream, required in features.streams(package.inputs).items() if required and stream != "bodies"
+    ]
+    if others or body_layout(package) in HANDS:
+        wanted = ", ".join(STREAM_NAMES[stream] for stream in others) or "hands"
+        raise InputError(f"model {package.name} takes {wanted}, but these recordings have skeletons alone")
+    total = StreamScore()
+    for stream in tqdm(streams, package.name, disable=not progress):
+        total.add(score(stream, *play(session, stream.sequence, **settings), package.labels))
+    return total
+
+
+def text(scores: Mapping[str, StreamScore]) -> str:
+    """Return a table of the figures by model, and each model's labels with events missed or false."""
+    lines = []
+    for name, found in scores.items():
+        lines += [name, *(f"  {key.replace('_', ' '):<31} {_plain(value)}" for key, value in found.figures().items())]
+        for label in sorted(found.actions | found.false_events):
+            count, wrong = found.actions[label], found.false_events[label]
+            if found.found[label] < count or wrong:
+                lines.append(f"    {label}: {found.found[label]} of {count} found, {wrong} false")
+    return "\n".join(lines)
+
+
+def _plain(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def score(
+    stream: ActionStream, events: Iterable[ActionEvent], labels: Sequence[ActionPrediction], known: Iterable[str]
+) -> StreamScore:
+    """Compare the events and labels of a recording with its actions.
+
+    An event finds the earliest action of its label and body that has none yet and lasts at the event, or ended at most
+    `TOLERANCE_S` before. Actions of labels that the model does not know must cause no event.
+
+    Args:
+        known: Labels of the model.
+    """
+    start_ns = int(stream.sequence.stamps_ns[0])
+    actions = sorted((each for each in stream.actions if each.label in set(known)), key=lambda each: each.start_s)
+    result = StreamScore(stream.minutes, Counter(each.label for each in actions))
+    open_actions = list(actions)
+    for event in events:
+        if event.kind != BEGAN:
+            continue
+        at_s = (event.stamp_ns - start_ns) / NANOSECONDS
+        match = next((each for each in open_actions if _shows(each, event.label, event.body_id, at_s)), None)
+        if match is None:
+            result.false_events[event.label] += 1
+            result.repeated += any(_shows(each, event.label, event.body_id, at_s) for each in actions)
+            continue
+        open_actions.remove(match)
+        result.found[event.label] += 1
+        result.start_delays_s.append(at_s - match.start_s)
+        result.end_delays_s.append(at_s - _end_s(match, stream))
+    found = [each for each in actions if not any(each is other for other in open_actions)]
+    _add_labels(result, stream, labels, actions, found)
+    return result
+
+
+def _shows(action: LabeledClip, label: str, body_id: str, at_s: float) -> bool:
+    """Return whether an action has this label and body and lasts at this time, or ended shortly before."""
+    is_same = action.label == label and action.body in ("", body_id)
+    return is_same and action.start_s <= at_s <= action.end_s + TOLERANCE_S
+
+
+def _end_s(action: LabeledClip, stream: ActionStream) -> float:
+    return min(action.end_s, stream.minutes * 60)
+
+
+def _add_labels(
+    result: StreamScore,
+    stream: ActionStream,
+    labels: Sequence[ActionPrediction],
+    actions: Sequence[LabeledClip],
+    found: Sequence[LabeledClip],
+) -> None:
+    """Add the figures of the labels, each of which holds until the next label of its body."""
+    start_ns, end_ns = (int(stream.sequence.stamps_ns[index]) for index in (0, -1))
+    by_body: dict[str, list[ActionPrediction]] = {}
+    for label in labels:
+        by_body.setdefault(label.body_id, []).append(label)
+    for body_id, own in by_body.items():
+        stops = [*(label.stamp_ns for label in own[1:]), end_ns]
+        for before, now, stop_ns in zip([None, *own], own, stops, strict=False):
+            at_s, lasts_s = (now.stamp_ns - start_ns) / NANOSECONDS, (stop_ns - now.stamp_ns) / NANOSECONDS
+            if now.label != UNKNOWN:
+                result.labeled_s += lasts_s
+                result.wrong_s += lasts_s * (not any(_shows(each, now.label, body_id, at_s) for each in actions))
+            if before is not None and before.label != now.label:
+                result.label_changes += 1
+                result.changes_in_actions += any(each.start_s < at_s <= _end_s(each, stream) for each in found)

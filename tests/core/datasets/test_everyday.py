@@ -1,0 +1,98 @@
+"""The merged dataset of everyday actions and its vocabulary."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from actrec import datasets
+from actrec.datasets.everyday import FINAL_SETS, SETS, vocabulary
+from actrec.utils.errors import ConfigError, DeviceError
+from tests.core.datasets.motion_files import FOLDERS
+
+
+def test_vocabulary_names_are_classes_of_their_datasets():
+    words = vocabulary()
+    named: dict[tuple[str, str], list[str]] = {}
+    every = [
+        *words.classes.items(),
+        ("skipped", words.skipped),
+        *((f"parts of {s}", {s: n}) for s, n in words.parts.items()),
+    ]
+    for label, sets in every:
+        for dataset, names in sets.items():
+            assert dataset in (*SETS, *FINAL_SETS)
+            for name in names:
+                named.setdefault((dataset, name), []).append(label)
+                assert name in datasets.DATASETS.get(dataset).classes, (label, dataset, name)
+    assert [pair for pair, labels in named.items() if len(labels) > 1] == []
+    for shares in chain.from_iterable(names.values() for names in words.parts.values()):
+        assert set(shares) <= set(words.classes) and all(0 <= start < end <= 1 for start, end in shares.values())
+
+
+def test_vocabulary_corrects_exchanged_labels_of_nucla():
+    assert vocabulary().actions("nucla", "sit down", "a05_s04_e01_v02") == [("stand up", 0.0, 1.0)]
+    assert vocabulary().actions("nucla", "sit down", "a05_s04_e01_v01") == [("sit down", 0.0, 1.0)]
+    assert set(vocabulary().corrected["nucla"].values()) <= set(vocabulary().classes)
+
+
+@pytest.fixture(scope="module")
+def root(data_root, small, tmp_path_factory):
+    """Three clips of each motion dataset, and UTD-MHAD's published files."""
+    root = tmp_path_factory.mktemp("everyday")
+    (root / "motion").symlink_to(small)
+    (root / "utd_mhad").symlink_to(data_root / "utd_mhad/skeleton")
+    return root
+
+
+def test_everyday_merges_the_sets_that_are_there(root):
+    source = datasets.source("everyday", root)
+    entries, unknown = source.entries(), source.unknown_entries()
+    labels = {entry.name: source.classes[entry.label] for entry in entries}
+    assert labels["kinder_gator/p565_01"] == "raise hand" and labels["kard/a01_s01_e01"] == "swipe"
+    assert labels["utd_mhad/a3_s1_t1"] == "wave" and labels["hdm05/hdm_mm_depositfloorr_019_120"] == "pick up"
+    assert {entry.meta["set"] for entry in entries} == {*FOLDERS, "utd_mhad"}
+    assert all(entry.meta["subject"].startswith(f"{entry.meta['set']}_") for entry in entries)
+    assert {e.name for e in unknown} >= {"utd_mhad/a14_s1_t1", "utd_mhad/a16_s1_t1"}  # baseball swing, arm curl
+    assert {entry.label for entry in unknown} == {-1}
+    everything = [*labels, *(entry.name for entry in unknown)]
+    assert len(everything) == len(set(everything)) and "utd_mhad/a12_s1_t1" not in everything  # bowling
+    for entry in (*entries[:4], unknown[0]):
+        clip = source.read(entry)
+        assert (clip.name, clip.label) == (entry.name, entry.label) and np.isfinite(clip.bodies).any()
+    assert source.fingerprint(entries) == source.fingerprint(entries) != source.fingerprint(entries[1:])
+
+
+def test_everyday_two_actions_in_a_clip_become_two_items(root):
+    source = datasets.source("everyday", root, sets=["utd_mhad"])
+    whole = datasets.source("utd_mhad", root / "utd_mhad")
+    frames = len(whole.read(next(e for e in whole.entries() if e.name == "a21_s1_t1")).stamps_ns)
+    parts = {source.classes[e.label]: source.read(e) for e in source.entries() if e.meta["action"] == 21}
+    assert set(parts) == {"pick up", "throw"}
+    assert frames <= sum(len(clip.stamps_ns) for clip in parts.values()) <= frames + 1
+    head = {name: clip.bodies[0, :, 3, 1].max() for name, clip in parts.items()}
+    assert head["pick up"] > head["throw"] + 0.2  # y is down: only the first part bends
+
+
+@pytest.mark.parametrize("fold", [3, 4])
+def test_everyday_leaves_one_set_out(root, fold):
+    source = datasets.source("everyday", root, fold=fold)
+    tested = {entry.meta["set"] for entry in source.entries() if source.part(entry, "leave_one_set_out") == "test"}
+    assert tested == {SETS[fold - 1]}
+    people: dict[str, set[str]] = {}
+    for entry in source.entries():
+        people.setdefault(entry.meta["subject"], set()).add(source.part(entry, "person"))
+    assert all(len(parts) == 1 for parts in people.values())
+    own = {e.name: source.part(e, "own") for e in source.entries()}
+    assert own["utd_mhad/a3_s1_t1"] == "train" and own["hdm05/hdm_mm_depositfloorr_019_120"] == "test"
+
+
+def test_everyday_invalid_options_and_folders_raise(root, tmp_path):
+    with pytest.raises(ConfigError, match="everyday has no set coffee; known: nucla, utd_mhad"):
+        datasets.source("everyday", root, sets=["coffee"])
+    with pytest.raises(DeviceError, match="holds no folder of nucla, utd_mhad"):
+        datasets.source("everyday", tmp_path).entries()
+    with pytest.raises(DeviceError, match="no folder .*--data or ACTREC_DATA"):
+        datasets.source("everyday", tmp_path / "none").entries()
+    with pytest.raises(DeviceError, match="no folder .*utkinect"):
+        datasets.source("everyday", root, sets=["utkinect"]).entries()

@@ -1,0 +1,163 @@
+"""Events: one begin and one end for each action, with hysteresis, evidence, and stamps of the camera."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.inference.session import Session
+from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig
+from actrec.recognition.events import EventDetector
+from actrec.types import NANOSECONDS, Body
+from actrec.utils.errors import ConfigError
+from tests.tiny_model import person_at, tiny_description, write_tiny
+
+PACKAGE = tiny_description()  # labels left, right, far; threshold 0.5; window 2 s
+LEFT, RIGHT, NONE = [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.0, 0.0, 0.0]
+JOINTS = person_at(0.5, 2.0)
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * NANOSECONDS)
+
+
+def run(
+    *spans: tuple[float, list[float]], rate_hz: float = 10.0, joints: np.ndarray = JOINTS, **settings: float
+) -> list[ActionEvent]:
+    """Return the events of a body with these probabilities, each for some seconds, after its window is full."""
+    detector = EventDetector(PACKAGE, EventConfig(**settings))
+    events, frame = [], 0
+    for seconds, probabilities in spans:
+        for _ in range(round(seconds * rate_hz)):
+            events += detector.update("body_1", ns(frame / rate_hz), np.array(probabilities), joints, 2.0)
+            frame += 1
+    return events
+
+
+def kinds(events: list[ActionEvent]) -> list[tuple[str, str]]:
+    return [(event.kind, event.label) for event in events]
+
+
+def test_update_action_begins_and_ends_once() -> None:
+    began, ended = run((1, NONE), (2, LEFT), (2, NONE))
+    assert kinds([began, ended]) == [("began", "left"), ("ended", "left")]
+    assert began.event_id == ended.event_id == 1 and began.class_id == 0
+    assert 1.0 <= began.start_ns / NANOSECONDS <= 1.3 and began.stamp_ns <= ns(1.7)
+    assert ended.start_ns == began.start_ns and 3.0 <= ended.end_ns / NANOSECONDS <= 3.4
+    assert ended.confidence == pytest.approx(0.9, abs=0.02) and ended.confidence >= began.confidence
+    assert began.position == pytest.approx((0.5, np.median(JOINTS[:, 1]), 2.0), abs=1e-6)
+
+
+def test_update_interrupted_action_stays_one_event() -> None:
+    assert kinds(run((1, LEFT), (0.4, NONE), (0.3, RIGHT), (1, LEFT), (3, NONE))) == [
+        ("began", "left"),
+        ("ended", "left"),
+    ]
+
+
+def test_update_short_peak_begins_no_event() -> None:
+    assert run((1, NONE), (0.2, LEFT), (1, NONE)) == []
+
+
+def test_update_next_action_ends_the_first() -> None:
+    events = run((1, LEFT), (2, RIGHT))
+    assert kinds(events) == [("began", "left"), ("ended", "left"), ("began", "right")]
+    assert events[1].stamp_ns == events[2].stamp_ns and events[2].event_id == 2
+
+
+@pytest.mark.parametrize("rate_hz", [5.0, 7.0, 30.0, 60.0])
+def test_update_rate_of_predictions_changes_begin_little(rate_hz: float) -> None:
+    (began,) = run((1, NONE), (2, LEFT), rate_hz=rate_hz)
+    assert began.stamp_ns / NANOSECONDS == pytest.approx(1.5, abs=0.3)
+
+
+def test_update_new_body_waits_for_evidence() -> None:
+    detector = EventDetector(PACKAGE, EventConfig())
+    found = [
+        event
+        for frame in range(30)
+        for event in detector.update("body_1", ns(frame / 10), np.array(LEFT), JOINTS, min(frame / 10, 2.0))
+    ]
+    assert kinds(found) == [("began", "left")] and found[0].stamp_ns == ns(2.0)
+
+
+def test_update_half_visible_body_begins_no_event() -> None:
+    hidden = JOINTS.copy()
+    hidden[12:] = np.nan
+    assert run((3, LEFT), joints=hidden) == []
+    assert kinds(run((3, LEFT), joints=hidden, min_joints=0.4)) == [("began", "left")]
+
+
+def test_update_nan_probabilities_are_no_evidence() -> None:
+    assert run((2, [np.nan] * 3)) == []
+    assert kinds(run((1, LEFT), (3, [np.nan] * 3))) == [("began", "left"), ("ended", "left")]
+
+
+def test_end_lost_body_ends_its_event() -> None:
+    detector = EventDetector(PACKAGE, EventConfig(smoothing_s=0.0, begin_s=0.0), first_id=7)
+    detector.update("body_1", 0, np.array(LEFT), JOINTS, 2.0)
+    (ended,) = detector.end("body_1", ns(1))
+    assert (ended.kind, ended.event_id, ended.end_ns, ended.stamp_ns) == ("ended", 7, 0, ns(1))
+    assert detector.end("body_1", ns(2)) == [] and detector.next_id == 8
+
+
+def test_update_begin_of_other_threshold_is_used() -> None:
+    assert run((3, [0.55, 0.0, 0.0]), begin=0.7) == []
+    assert kinds(run((3, [0.55, 0.0, 0.0]))) == [("began", "left")]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return inference.load(write_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def feed(recognizer: ActionRecognizer, seconds: tuple[float, float], *people: tuple[str, float]) -> list[ActionEvent]:
+    """Add frames at 10 Hz with people at x, and return the events."""
+    events = []
+    for frame in range(round(10 * seconds[0]), round(10 * seconds[1])):
+        bodies = [
+            Body(name, "kinect_v2_25", person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+            for name, x in people
+        ]
+        recognizer.add_skeletons(ns(frame / 10), bodies)
+        recognizer.predict()
+        events += recognizer.events()
+    return events
+
+
+def test_events_recognizer_reports_each_body(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    events = feed(recognizer, (0, 4), ("body_1", -1.0), ("body_2", 1.0))
+    assert {(event.body_id, event.label) for event in events} == {("body_1", "left"), ("body_2", "right")}
+    assert all(event.kind == "began" and event.stamp_ns >= ns(1.9) for event in events) and len(events) == 2
+    assert kinds(feed(recognizer, (4, 5), ("body_2", 1.0))) == [("ended", "left")]
+    assert recognizer.events() == []
+
+
+def test_events_model_replaced_ends_events_and_goes_on_counting(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    (began,) = feed(recognizer, (0, 4), ("body_1", -1.0))
+    recognizer.set_session(session)
+    (ended,) = recognizer.events()
+    (again,) = feed(recognizer, (4, 8), ("body_1", -1.0))
+    assert (began.event_id, ended.event_id, again.event_id) == (1, 1, 2) and ended.kind == "ended"
+
+
+def test_events_stamps_jump_back_ends_events(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    feed(recognizer, (100, 104), ("body_1", -1.0))
+    events = feed(recognizer, (0, 4), ("body_1", -1.0))
+    assert kinds(events) == [("ended", "left"), ("began", "left")] and events[1].event_id == 2
+
+
+def test_events_settings_are_checked(session: Session) -> None:
+    with pytest.raises(ConfigError, match="begin_s"):
+        ActionRecognizer(session, events={"begin_s": -1.0})
+    quick = ActionRecognizer(session, events={"evidence_s": 0.5, "smoothing_s": 0.0, "begin_s": 0.0})
+    assert feed(quick, (0, 2), ("body_1", -1.0))[0].stamp_ns <= ns(0.7)
+
+
+def test_events_package_threshold_is_default(tmp_path: Path) -> None:
+    strict = inference.load(write_tiny(tmp_path / "strict", threshold=0.999))
+    assert feed(ActionRecognizer(strict), (0, 4), ("body_1", -0.1)) == []

@@ -1,0 +1,148 @@
+"""Scores of events on continuous recordings: put together from clips, played, and compared with their labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import cli, datasets, inference
+from actrec.datasets.base import Clip
+from actrec.inference.session import Session
+from actrec.recognition import ActionEvent, ActionPrediction
+from actrec.recordings.labels import LabeledClip, write_labels
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import InputError
+from actrec_models.evaluation import streams
+from actrec_models.evaluation.streams import ActionStream
+from tests.tiny_model import person_at, write_tiny
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * NANOSECONDS)
+
+
+def clip(x: float, seconds: float, z: float = 2.0) -> Clip:
+    frames = round(10 * seconds) + 1
+    return Clip("clip", 0, np.arange(frames) * ns(0.1), np.tile(person_at(x, z), (1, frames, 1, 1)))
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return inference.load(write_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def test_join_clips_continues_from_pose_to_pose() -> None:
+    joined = streams.join_clips("joined", [clip(0.0, 2), clip(3.0, 2, z=5.0)], ["left", "unknown"], rate_hz=10.0)
+    bodies, stamps = joined.sequence.bodies[0], joined.sequence.stamps_ns
+    assert [(each.label, each.start_s, each.end_s) for each in joined.actions] == [
+        ("left", 3.0, 5.0),
+        ("unknown", 5.8, 7.8),
+    ]
+    assert np.diff(stamps).tolist() == [ns(0.1)] * (len(stamps) - 1) and len(stamps) == 109
+    assert np.abs(np.diff(bodies, axis=0)).max() == 0.0  # the second clip is moved to where the first one ended
+
+
+def test_join_clips_moves_smoothly_between_poses() -> None:
+    first, second = clip(0.0, 1), clip(0.0, 1)
+    second.bodies[..., :12, 1] -= 0.5
+    joined = streams.join_clips("joined", [first, second], ["left", "left"], rate_hz=30.0)
+    steps = np.abs(np.diff(joined.sequence.bodies[0], axis=0))
+    assert 0 < steps.max() < 0.05
+
+
+def stream(*actions: tuple[str, float, float], minutes: float = 1.0, body: str = "") -> ActionStream:
+    stamps = np.array([0, ns(60 * minutes)])
+    empty = np.zeros((1, 2, 25, 3), np.float32)
+    sequence = SkeletonSequence("s", stamps + ns(5), empty, empty[..., 0], empty[..., :2], ("body_1",))
+    return ActionStream(
+        sequence, tuple(LabeledClip("s", label, start, end, body=body) for label, start, end in actions)
+    )
+
+
+def event(label: str, at_s: float, kind: str = "began", body_id: str = "body_1") -> ActionEvent:
+    stamp = ns(5 + at_s)
+    return ActionEvent(1, kind, body_id, label, 0, 0.9, stamp, stamp, stamp, (0.0, 0.0, 0.0), "tiny")
+
+
+def label(name: str, at_s: float, body_id: str = "body_1") -> ActionPrediction:
+    return ActionPrediction(body_id, name, 0, 0.9, (), (), 0, ns(5 + at_s), "tiny")
+
+
+LABELS = ("left", "right", "far")
+
+
+def test_score_counts_found_false_and_repeated_events() -> None:
+    recording = stream(("left", 10, 12), ("left", 14, 16), ("right", 20, 22), ("unknown", 30, 40), ("wave", 50, 52))
+    events = [event("left", 11), event("left", 12), event("left", 16.5), event("right", 23.5), event("far", 35)]
+    found = streams.score(recording, [*events, event("far", 36, kind="ended")], [], LABELS)
+    assert (found.actions, found.found) == ({"left": 2, "right": 1}, {"left": 2})
+    assert (found.false_events, found.repeated) == ({"left": 1, "right": 1, "far": 1}, 1)
+    assert (found.start_delays_s, found.end_delays_s) == ([1.0, 2.5], [-1.0, 0.5])
+    figures = found.figures()
+    assert figures["found_share"] == pytest.approx(2 / 3) and figures["false_events_per_minute"] == 3.0
+    assert figures["median_delay_from_end_s"] == -0.25
+
+
+def test_score_event_of_other_body_is_false() -> None:
+    recording = stream(("left", 10, 12), body="body_2")
+    found = streams.score(recording, [event("left", 11), event("left", 11.5, body_id="body_2")], [], LABELS)
+    assert (found.found, found.false_events) == ({"left": 1}, {"left": 1})
+
+
+def test_score_labels_time_and_changes() -> None:
+    recording = stream(("left", 10, 20))
+    labels = [label("unknown", 0), label("left", 12), label("right", 15), label("left", 18), label("unknown", 30)]
+    found = streams.score(recording, [event("left", 13)], labels, LABELS)
+    assert found.labeled_s == pytest.approx(18) and found.wrong_s == pytest.approx(3)
+    assert (found.label_changes, found.changes_in_actions) == (4, 3)
+
+
+def test_evaluate_recording_of_tiny_model(session: Session) -> None:
+    places = [person_at(0.0, 4.0)] * 40 + [person_at(-1.0)] * 40 + [person_at(0.0, 4.0)] * 40
+    bodies = np.stack(places)[None]
+    stamps = np.arange(120) * ns(0.1)
+    sequence = SkeletonSequence("walk", stamps, bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",))
+    acted = (LabeledClip("walk", "left", 4, 8),)
+    found, idle = (streams.evaluate(session, [ActionStream(sequence, actions)]) for actions in (acted, ()))
+    assert (found.found, found.false_events) == ({"left": 1}, {}) and 0 < found.start_delays_s[0] < 2
+    assert (idle.found, idle.false_events) == ({}, {"left": 1})
+
+
+def test_evaluate_model_of_other_streams_raises(tmp_path: Path) -> None:
+    hands = inference.load("sem_net_shrec17")
+    with pytest.raises(InputError, match="takes hands"):
+        streams.evaluate(hands, [])
+
+
+def test_eval_stream_prints_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    skeletons = np.random.default_rng(0).normal(size=(60, 20, 3)) * 0.1 + [0, 0, 3]
+    for name in ("a01_s01_e00_v03", "a02_s01_e00_v03"):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"file_name": name, "skeletons": skeletons.tolist(), "label": 1})
+        )
+    names = ("a01_s01_e00_v03.json", "a02_s01_e00_v03.json")
+    write_labels(tmp_path / "labels.csv", [LabeledClip(name, "throw", 1, 3) for name in names])
+    arguments = ["eval", "deepacts_graph_nucla", "--stream", str(tmp_path), "--fps", "12", "--json", "--quiet"]
+    assert cli.main(arguments) == 0
+    figures = json.loads(capsys.readouterr().out)["deepacts_graph_nucla"]
+    assert figures["actions"] == 2 and figures["minutes"] == pytest.approx(2 * 59 / 12 / 60, abs=0.01)
+    assert cli.main([*arguments[:-2], "--quiet"]) == 0
+    assert "throw: " in capsys.readouterr().out
+
+
+def test_eval_stream_without_labels_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", "deepacts_graph_nucla", "--stream", str(tmp_path)]) == 1
+    assert "labels.csv" in capsys.readouterr().err
+    (tmp_path / "labels.csv").write_text("recording,label\n")
+    assert cli.main(["eval", "deepacts_graph_nucla", "--stream", str(tmp_path)]) == 1
+    assert "labels no recording" in capsys.readouterr().err
+
+
+def test_evaluate_utd_mhad_person_finds_most_actions(data_root: Path) -> None:
+    clips = datasets.create("utd_mhad", data_root / "utd_mhad", part="test")
+    chosen = [i for i, meta in enumerate(clips.metas) if meta["subject"] == 2 and meta["trial"] == 1][:14]
+    joined = streams.join_clips("p", [clips[i] for i in chosen], [clips.classes[clips.labels[i]] for i in chosen])
+    found = streams.evaluate(inference.load("deepacts_graph_utd_mhad"), [joined])
+    assert found.found.total() >= 12 and found.false_events.total() <= 1
