@@ -1,8 +1,8 @@
 """`actrec bench events`: events of continuous recordings, put together from the clips of people in several datasets.
 
-Clips of each person follow one another in random order, with those of actions that no class of `everyday` has. A model
-that was trained on one of the datasets gets the clips of its test part of it; of all others, it has seen nobody. Labels
-are compared as classes of `everyday`, or else by their own names.
+Clips of each person follow one another in random order, also clips of actions that no class of `everyday` has. A model
+gets only the test part of the dataset that it was trained on, and all people of the others. Labels are compared as
+classes of `everyday`, or else by their own names.
 """
 
 import argparse
