@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from actrec import inference
-from actrec.cli.train import add_data_argument, add_root_argument, add_threads_argument
+from actrec.cli.train import (
+    add_data_argument,
+    add_recording_argument,
+    add_root_argument,
+    add_threads_argument,
+    folder_options,
+)
 from actrec.inference.package import PRECISIONS
+from actrec.recordings import RecordingConfig
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 
@@ -29,7 +36,7 @@ Several models without --fuse, --seeds or --folds are compared; models that diff
 spread as well. Unreadable clips are refused by name; --skip-unreadable counts them as wrong.
 
 --stream scores events and labels on continuous recordings (skeleton files). The folder's labels.csv has one line for
-each action: recording,label,start_s,end_s (and body, if several people are in view).
+each action: recording,label,start_s,end_s (and body, if several people are in view); or .npz files hold their labels.
 """
 
 
@@ -56,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the figures as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     add_data_argument(parser)
+    add_recording_argument(parser)
     group = parser.add_argument_group("dataset")
     add_root_argument(group)
     add = group.add_argument
@@ -72,7 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("continuous recordings").add_argument
     add("--stream", type=Path, metavar="DIR", help="score events in the recordings of this folder, not a dataset")
     add("--labels", type=Path, metavar="CSV", help="labels of the recordings (default: labels.csv in the folder)")
-    add("--fps", type=float, default=0.0, metavar="HZ", help="frame rate of recordings without stamps")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _score_streams(args: argparse.Namespace) -> int:
     streams = importlib.import_module("actrec_models.evaluation.streams")
-    recordings = streams.open_streams(args.stream, args.labels, args.fps)
+    given = config.build(RecordingConfig, config.parse_pairs(args.recording, "--recording"))
+    recordings = streams.open_streams(args.stream, args.labels, given)
     scores = {}
     for model in args.models:
         session = inference.load(model, args.backend, precision=args.precision)
@@ -111,7 +119,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("seeds", "skip_unreadable") if getattr(args, name)}
     folds = {"folds": _folds(args.folds)} if args.folds else {}
-    return {**given, **flags, **folds, "dataset_options": config.parse_pairs(args.option, "dataset option")}
+    return {
+        **given,
+        **flags,
+        **folds,
+        "dataset_options": folder_options(args, config.parse_pairs(args.option, "dataset option")),
+    }
 
 
 def _folds(text: str) -> list[int]:

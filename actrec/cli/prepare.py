@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from actrec.cli import count, names
-from actrec.cli.train import add_data_argument, add_root_argument
+from actrec.cli.train import add_data_argument, add_recording_argument, add_root_argument, folder_options
 from actrec.utils import config, usable_cores
 from actrec.utils.errors import ConfigError, InputError
 
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("dataset", help="name of a dataset; 'actrec prepare list' lists them")
     add_data_argument(parser)
     add_root_argument(parser)
+    add_recording_argument(parser)
     add("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
     add("--streams", default="", metavar="NAMES", help="required streams to keep, separated by commas: bodies, hands, "
         "face, motion, flow, color (default: bodies, and hands and face if available)")  # fmt: skip
@@ -94,7 +95,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
         args.dataset,
         args.root or data.folder(args.data, args.dataset),
         out,
-        options=config.parse_pairs(args.option, "option"),
+        options=folder_options(args, config.parse_pairs(args.option, "option")),
         settings=config.build(settings, config.merge_settings(named, config.parse_pairs(args.set, "setting"))),
         run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
@@ -124,7 +125,7 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     rendered = importlib.import_module("actrec_models.data.rendered")
     if args.out is None or args.out.suffix != ".npz":
         raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
-    options = config.parse_pairs(args.option, "option")
+    options = folder_options(args, config.parse_pairs(args.option, "option"))
     root = args.root or data.folder(args.data, args.dataset)
     clips = data.create(args.dataset, root, part="train", **options)
     found, skipped = rendered.estimate_all(clips, args.render_every, rendered.FPS, max(args.workers, 1))

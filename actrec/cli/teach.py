@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from actrec.cli.train import add_threads_argument
+from actrec.cli.train import add_recording_argument, add_threads_argument
 from actrec.inference.package import FILES
 from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
@@ -21,7 +21,8 @@ Example:
   actrec teach my_actions
   actrec run --model my_actions_model
 
-A folder per class (DIR/wave/a.mcap, DIR/clap/b.skeleton, …) and any recordings with a labels.csv work as well.
+A folder per class (DIR/wave/a.mcap, DIR/clap/b.skeleton, …), any recordings with a labels.csv, and skeleton files
+(.npz) that hold their own labels work as well.
 """
 
 OPTIONS = ("minutes", "seed", "mirror", "steps", "rehearsals", "folds")
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec teach`."""
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="recordings: a folder per class, or with a labels.csv")
+    add(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="recordings: a folder per class, with a labels.csv, or with labels in skeleton files",
+    )
     pretrained = "pretrained package to fine-tune (default: a shipped one)"
     add("--from", dest="base", metavar="PACKAGE", help=pretrained)
     add("--out", type=Path, metavar="PKG", help="package to write (default: DIR_model)")
@@ -42,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="training steps of the whole network; 0: train the head alone")
     add("--rehearsals", type=int, help="validation runs that choose the rejection threshold")
     add("--folds", type=int, help="folds of the cross-validation with fewer than two people")
-    recording = "property that recordings do not store, as hfov_deg=69 of a video; repeatable"
-    add("--recording", action="append", default=[], metavar="KEY=VALUE", help=recording)
+    add_recording_argument(parser)
     add_threads_argument(parser)
     add("--seed", type=int, help="random seed")
     add("--json", action="store_true", help="print the report as JSON")

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=another)
     add_data_argument(parser)
     add_root_argument(parser)
+    add_recording_argument(parser)
     add("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
     add("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
@@ -61,6 +62,18 @@ def add_root_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
 
 
+def add_recording_argument(parser: argparse._ActionsContainer) -> None:
+    """Declare `--recording`, which prepare, train, eval and teach share."""
+    text = "property that your own recordings do not store: fps=15 without stamps, hfov_deg=69 of a video; repeatable"
+    parser.add_argument("--recording", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def folder_options(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the dataset's options, and with `--recording` the option `recording` of dataset `folder`."""
+    given = config.parse_pairs(args.recording, "--recording")
+    return config.merge_settings(options, {f"recording.{name}": value for name, value in given.items()})
+
+
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--threads`, which train, eval and teach share."""
     parser.add_argument("--threads", type=up_to(MAX_THREADS), default=0, metavar="N", help="CPU threads (default: all)")
@@ -78,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)
+    recording = config.parse_pairs(args.recording, "--recording")
     changes = config.parse_pairs(args.set, "field of the recipe")
+    changes |= {f"dataset_options.recording.{name}": value for name, value in recording.items()}
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.recipe, changes)
     training = importlib.import_module("actrec_models.training.trainer")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its other messages repeat the run's own lines

@@ -5,6 +5,9 @@
     DIR/clap/a.skeleton                  DIR/party.mp4      party.mp4,clap,12.5,15,ben
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
+Skeleton files that hold their own labels (`actrec.recordings.skeleton_npz`) need neither; the time without a label in
+them is `unknown`. Lines of the labels file replace them.
+
 A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv, .bvh, .amc), a video or a folder of images.
 Joints are read from it if it has any, and estimated as in the live graph otherwise
 (`actrec.perception.recorded_joints`).
@@ -23,7 +26,16 @@ import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, content
 from actrec.recordings import RecordingConfig, open_recording
-from actrec.recordings.labels import LABELS_FILE, LabeledClip, clips_by_folder, read_labels, unlabeled_recordings
+from actrec.recordings.labels import (
+    LABELS_FILE,
+    LabeledClip,
+    OwnLabels,
+    clips_by_folder,
+    own_labels,
+    read_labels,
+    unlabeled_recordings,
+)
+from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN, RgbdFrame
 from actrec.utils import config
@@ -199,24 +211,38 @@ class Folder(Source):
                 f"there is no folder '{self.root}'; check the path (of eval, prepare, train, export: --root DIR), or "
                 "record: actrec record --label NAME"
             )
+        files = own_labels(self.root, self.recording.fps)
+        own = {n: (*file.actions, *file.background) for n, file in files.items() if file.actions is not None}
         file = self.root / LABELS_FILE
         if not file.exists():
-            if not (clips := clips_by_folder(self.root)):
+            if not (clips := clips_by_folder(self.root, own)):
                 raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
+            self.layout = self._check_layout(clips, files)
             return clips
         clips = read_labels(file)
+        listed = {clip.recording for clip in clips}
+        clips += [clip for name, labeled in own.items() if name not in listed for clip in labeled]
         absent = [clip.recording for clip in clips if not (self.root / clip.recording).exists()]
         if absent:
             raise InputError(
                 f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
             )
-        if left := unlabeled_recordings(self.root, clips):
+        if left := [name for name in unlabeled_recordings(self.root, clips) if name not in own]:
             logger.warning(
                 "%d recordings are ignored because '%s' does not list them, first '%s'", len(left), file, left[0]
             )
         if not clips:
             raise InputError(f"'{file}' names no recording: write a line for each, or remove it")
+        self.layout = self._check_layout(clips, files)
         return clips
+
+    def _check_layout(self, clips: list[LabeledClip], files: dict[str, OwnLabels]) -> str:
+        """Return the layout of the recordings, all of bodies or all of hands."""
+        found = {files[c.recording].layout if c.recording in files else CANONICAL: c.recording for c in clips}
+        if len(found) > 1:
+            hands, bodies = (found[layout] for layout in sorted(found))
+            raise InputError(f"'{self.root}' has hands ('{hands}') and bodies ('{bodies}'): use a folder for each")
+        return next(iter(found))
 
     def _entries(self) -> list[Entry]:
         classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: UNKNOWN_LABEL}

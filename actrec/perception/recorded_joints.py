@@ -31,7 +31,7 @@ _CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids", "up")
 
 
 def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> SkeletonSequence:
-    """Return all bodies of a recording in `kinect_v2_25`.
+    """Return all bodies of a recording in `kinect_v2_25`, or the hands of a skeleton file in `hand_22`.
 
     Skeletons in a bag are used if there are any. Otherwise `BodyPerception` estimates them from the images, once: the
     result is cached in `cache_folder()`.
@@ -49,7 +49,7 @@ def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> Skel
     path, config = existing_path(path), config or RecordingConfig()
     kind = detect_format(path)
     if kind == "skeleton":
-        sequence = open_sequence(path, config.sequence or None, config.fps)
+        sequence = open_sequence(path, config.sequence or None, config.fps, hands=True)
     elif kind == "bag" and SKELETONS in message_types(path):
         with SkeletonBagRecording(path, config) as bag:
             estimator, frames = GravityEstimator(), list(bag.frames())

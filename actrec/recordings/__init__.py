@@ -180,7 +180,8 @@ def skeleton_format(path: Path) -> str | None:
             keys = set(archive.files)
     except Exception as error:  # zipfile and numpy raise various errors for a damaged file
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
-    return next((name for name, own in _NPZ_KEYS.items() if {"xyz", "length"} | own <= keys), None)
+    found = next((name for name, own in _NPZ_KEYS.items() if {"xyz", "length"} | own <= keys), None)
+    return found or ("npz" if "positions" in keys else None)
 
 
 def resolve_intrinsics(

@@ -23,6 +23,7 @@ from actrec.recordings.labels import (
     clips_by_folder,
     find_respelling,
     is_printable,
+    own_labels,
     read_labels,
 )
 from actrec.recordings.rosbag.bag_writer import BagWriter
@@ -157,7 +158,9 @@ def _prepare_folder(folder: Path, config: ClipRecorderConfig) -> Path:
                 raise ConfigError(
                     f"the {kind} is '{name}', but '{folder}' has clips of '{other}'; use the same spelling"
                 )
-    elif clips_present := clips_by_folder(folder):
+    elif clips_present := clips_by_folder(
+        folder, {name: () for name, file in own_labels(folder).items() if file.actions is not None}
+    ):
         raise InputError(
             f"'{folder}' holds {len(clips_present)} recordings in folders named as their labels, first "
             f"'{clips_present[0].recording}'; a {LABELS_FILE} would hide them: choose another --out, or list them in "

@@ -15,12 +15,13 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any
 
-from actrec.recordings import detect_format, log
+from actrec.recordings import detect_format, log, skeleton_format
 from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
@@ -201,23 +202,78 @@ def add_label(path: str | Path, clip: LabeledClip) -> None:
         write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
 
 
-def clips_by_folder(root: Path) -> list[LabeledClip]:
+@dataclass(frozen=True)
+class OwnLabels:
+    """Labels that a skeleton file holds itself.
+
+    Attributes:
+        actions: The labeled spans; None if the file has no labels.
+        background: The time between them, labeled `unknown`.
+        layout: Of the file's joints: `kinect_v2_25`, or `hand_22` for hands.
+    """
+
+    actions: tuple[LabeledClip, ...] | None
+    background: tuple[LabeledClip, ...]
+    layout: str
+
+
+def own_labels(root: Path, fps: float = 0.0) -> dict[str, OwnLabels]:
+    """Return the labels of the files of `actrec.recordings.skeleton_npz` in a folder and its folders.
+
+    Args:
+        root: The folder, to which the recordings' paths are relative.
+        fps: Frame rate of files without stamps, Hz; 0 for their own.
+
+    Raises:
+        DeviceError: A folder cannot be read.
+        InputError: A file is invalid. A damaged archive, whose format is unknown, is left to its reader.
+    """
+    found = {}
+    for path in [file for top in _visible_entries(root) for file in (_visible_entries(top) if top.is_dir() else [top])]:
+        with contextlib.suppress(InputError):
+            if path.suffix == ".npz" and skeleton_format(path) == "npz":
+                found[str(path.relative_to(root))] = path
+    return {name: _read_own(path, name, fps) for name, path in found.items()}
+
+
+def _read_own(path: Path, name: str, fps: float) -> OwnLabels:
+    (sequence,) = open_sequences(path, fps)
+    labels, background = sequence.meta["labels"], sequence.meta["background"]
+    actions = None if labels is None else tuple(replace(clip, recording=name) for clip in labels)
+    return OwnLabels(actions, tuple(replace(clip, recording=name) for clip in background), sequence.layout)
+
+
+def clips_by_folder(root: Path, own: Mapping[str, Sequence[LabeledClip]] = MappingProxyType({})) -> list[LabeledClip]:
     """Return the recordings in a folder per class; log a warning for each other file.
+
+    Args:
+        root: The folder of folders.
+        own: Labels that files hold themselves, by path relative to `root`, instead of their folder's.
 
     Raises:
         DeviceError: A folder cannot be read.
         InputError: A recording lies outside the class folders, or a folder's name is not a valid label.
     """
-    clips = []
+    clips: list[LabeledClip] = []
     for label in _visible_entries(root):
-        if _is_unclassified(label):
-            raise InputError(f"'{label}' lies outside the class folders: move it into one, or write {LABELS_FILE}")
+        if _is_unclassified(label) and label.name not in own:
+            within = ", or save its labels in it" if label.suffix == ".npz" else ""
+            raise InputError(
+                f"'{label}' lies outside the class folders: move it into one, or write {LABELS_FILE}{within}"
+            )
         if not label.is_dir():
+            clips += own.get(label.name, ())
             continue
         inside = _visible_entries(label)
-        check_label(f"folder '{label}'", label.name)
+        labeled = [path for path in inside if f"{label.name}/{path.name}" in own]
+        if len(labeled) < len(inside):
+            check_label(f"folder '{label}'", label.name)
         for path in inside:
-            if is_recording(path):
+            if path in labeled:
+                clips += own[f"{label.name}/{path.name}"]
+            elif is_recording(path):
+                if labeled and path.suffix == ".npz":
+                    skeleton_format(path)  # raises if it is damaged: its labels are in it, the folder's name is none
                 clips.append(LabeledClip(f"{label.name}/{path.name}", label.name))
             else:
                 log.warning("skipping '%s': not a recording", path)

@@ -1,7 +1,7 @@
 """Motion capture files: Biovision (.bvh) and Acclaim (.amc with its skeleton .asf), by forward kinematics.
 
-The files have no camera. A recording is shown as a level camera at a height of `CAMERA_HEIGHT_M` sees it: the actor
-faces it in the first frame and comes as near as `NEAREST_M`.
+The files have no camera. A recording is shown as a level camera sees it (`place_before_camera`): the actor faces it in
+the first frame.
 """
 
 import re
@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from actrec.skeleton.layouts import ASF_31, BVH_21, KINECT_V2_25, convert
-from actrec.skeleton.sequence import SkeletonSequence, check_distance, from_kinect, read_text, stamps_at
+from actrec.skeleton.layouts import ASF_31, BVH_21, CANONICAL, convert
+from actrec.skeleton.sequence import (
+    SkeletonSequence,
+    check_distance,
+    from_kinect,
+    place_before_camera,
+    read_text,
+    stamps_at,
+)
 from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
 
 AMC_FPS = 120.0
 """Frame rate of HDM05 and CMU, which the files do not state."""
-
-CAMERA_HEIGHT_M, NEAREST_M = 1.0, 2.5
 
 _INCH_M = 0.0254
 _BVH_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "inch": _INCH_M, "0.45 inch": _INCH_M / 0.45}
@@ -337,16 +342,14 @@ def motion_sequence(
     """
     check_distance(name, positions)
     joints, scores = convert(positions, np.ones(positions.shape[:-1]), layout)
-    index = KINECT_V2_25.index
-    left = sum(joints[0, index[f"{joint}_left"]] - joints[0, index[f"{joint}_right"]] for joint in ("hip", "shoulder"))
-    heading = np.arctan2(left[2], -left[0])  # the left goes to −x: the actor then faces −z, the camera
-    c, s = np.cos(heading), np.sin(heading)
-    joints = joints @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]], np.float32).T
-    root, lowest = joints[:, index["spine_base"]], np.nanmin(joints[..., 1], axis=1)
-    floor = np.percentile(lowest, 10)
-    middle = (root[:, 0].min() + root[:, 0].max()) / 2
-    joints = joints - np.array([middle, floor + CAMERA_HEIGHT_M, root[:, 2].min() - NEAREST_M], np.float32)
     up = np.array(gravity.LEVEL, np.float32)
     return from_kinect(
-        name, joints[None], KINECT_V2_25.name, stamps_ns, scores=scores[None], label=label, meta=meta, up=up
+        name,
+        place_before_camera(joints[None]),
+        CANONICAL,
+        stamps_ns,
+        scores=scores[None],
+        label=label,
+        meta=meta,
+        up=up,
     )

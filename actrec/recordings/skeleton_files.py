@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from actrec.recordings import Recording, RecordingConfig, existing_path, resolve_nominal_intrinsics, skeleton_format
+from actrec.skeleton.layouts import CANONICAL
 from actrec.skeleton.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -27,6 +28,7 @@ FORMATS = Registry(
         "kinder_gator_npz": "actrec.datasets.kinder_gator:read_kinder_gator_npz",
         "bvh": "actrec.recordings.motion_capture:read_bvh",
         "amc": "actrec.recordings.motion_capture:read_amc",
+        "npz": "actrec.recordings.skeleton_npz:read_skeleton_npz",
     },
     install={"scipy": "pip install scipy"},
 )
@@ -76,13 +78,16 @@ def open_sequences(path: str | Path, fps: float = 0.0) -> list[SkeletonSequence]
         raise DeviceError(f"there is no file '{path}'; check the path")
     name = skeleton_format(path)
     if name is None:
-        raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}")
+        own = "; your own .npz needs arrays positions, layout and fps" if path.suffix == ".npz" else ""
+        raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}{own}")
     options = {"fps": float(fps)} if fps and name not in ("kinect_v2_csv", "bvh") else {}
     result = FORMATS.create(name, path=path, **options)
     return result if isinstance(result, list) else [result]
 
 
-def open_sequence(path: str | Path, name: str | int | None = None, fps: float = 0.0) -> SkeletonSequence:
+def open_sequence(
+    path: str | Path, name: str | int | None = None, fps: float = 0.0, hands: bool = False
+) -> SkeletonSequence:
     """Return one sequence of a skeleton file.
 
     Args:
@@ -90,12 +95,17 @@ def open_sequence(path: str | Path, name: str | int | None = None, fps: float = 
         name: Name of the sequence ("a01_s01_e00_v01"), or its index from 0 (also as a string). None is allowed for a
             file with a single sequence.
         fps: As for `open_sequences`.
+        hands: Whether it may hold hands instead of bodies.
 
     Raises:
         ConfigError: No such sequence, or the file has several and `name` is None.
-        DeviceError, InputError: As `open_sequences`.
+        DeviceError, InputError: As `open_sequences`; or it holds hands.
     """
     sequences = open_sequences(path, fps)
+    if not hands and sequences and sequences[0].layout != CANONICAL:
+        raise InputError(
+            f"'{path}' holds hands ({sequences[0].layout}), which are read by `actrec train` alone; give bodies"
+        )
     if name is None and len(sequences) == 1:
         return sequences[0]
     if name is None:

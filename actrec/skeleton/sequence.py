@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.skeleton.layouts import convert
+from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25, convert
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical
@@ -15,13 +15,16 @@ from actrec.utils.geometry import kinect_to_optical
 FARTHEST_M = 1000.0
 """Limit of plausible distances; a larger value means corruption or another unit."""
 
+CAMERA_HEIGHT_M, NEAREST_M = 1.0, 2.5
+"""Camera to which motion without a camera is shown: its height above the floor, and the distance of the people."""
+
 TRACKED_SCORES = np.array([0.0, 0.5, 1.0], dtype=np.float32)
 """Score of a Kinect tracking state: 0 not tracked, 1 inferred, 2 tracked."""
 
 
 @dataclass(frozen=True)
 class SkeletonSequence:
-    """The joints of M bodies over T frames, in layout `kinect_v2_25`.
+    """The joints of M bodies over T frames, in layout `kinect_v2_25`; or of hands (25 is then 22).
 
     Attributes:
         name: Name of the recording, without folder and suffix.
@@ -33,6 +36,7 @@ class SkeletonSequence:
         label: Number of the action in the dataset (NTU "A001" is 1); None if unlabeled.
         up: [3] unit vector against gravity in the optical frame; None if unknown.
         meta: Other data of the format: `subject`, `view`, `fps`, `label_name`, …
+        layout: "kinect_v2_25", or "hand_22" for hands.
     """
 
     name: str
@@ -44,6 +48,7 @@ class SkeletonSequence:
     label: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     up: np.ndarray | None = None
+    layout: str = CANONICAL
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -112,6 +117,34 @@ def check_distance(name: str, positions: np.ndarray) -> None:
     """
     if ((np.abs(positions) > FARTHEST_M) & np.isfinite(positions)).any():
         raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in meters")
+
+
+def place_before_camera(joints: np.ndarray, turn: bool = True) -> np.ndarray:
+    """Return bodies as a level camera sees them, `CAMERA_HEIGHT_M` above the floor and `NEAREST_M` away at the least.
+
+    Args:
+        joints: [M, T, 25, 3] m in right-handed axes with y up, NaN for missing.
+        turn: Turn all so that the first body faces the camera when it is first seen; else keep the heading, in which
+            the camera looks along z.
+
+    Returns:
+        [M, T, 25, 3] m in Kinect camera space, float32.
+    """
+    index = KINECT_V2_25.index
+    sides = sum(joints[..., index[f"{j}_left"], :] - joints[..., index[f"{j}_right"], :] for j in ("hip", "shoulder"))
+    known = sides[np.isfinite(sides).all(axis=-1)]
+    if turn and len(known):
+        heading = np.arctan2(known[0, 2], -known[0, 0])  # the left goes to −x: the body then faces −z, the camera
+        c, s = np.cos(heading), np.sin(heading)
+        joints = joints @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]], np.float32).T
+    roots = joints[..., index["spine_base"], :]
+    roots = joints[np.isfinite(joints).all(axis=-1)] if np.isnan(roots).all() else roots.reshape(-1, 3)
+    low, high = np.nanmin(roots, axis=0), np.nanmax(roots, axis=0)
+    feet = joints[..., 1].reshape(*joints.shape[:2], -1)
+    floor = np.percentile(np.nanmin(feet[np.isfinite(feet).any(axis=-1)], axis=-1), 10)
+    middle = (low[0] + high[0]) / 2
+    moved: np.ndarray = joints - np.array([middle, floor + CAMERA_HEIGHT_M, low[2] - NEAREST_M], np.float32)
+    return moved
 
 
 def stamps_at(fps: float, frames: int) -> np.ndarray:

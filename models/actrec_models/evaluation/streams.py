@@ -15,14 +15,15 @@ from actrec.inference.session import Session, body_layout
 from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
 from actrec.recognition.events import BEGAN
 from actrec.recognition.tracks import STREAM_NAMES
-from actrec.recordings.labels import LABELS_FILE, LabeledClip, read_labels
+from actrec.recordings import RecordingConfig
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, own_labels, read_labels
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import HANDS
 from actrec.skeleton.sequence import SkeletonSequence, stamps_at
 from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils import gravity
-from actrec.utils.errors import InputError
+from actrec.utils.errors import DeviceError, InputError
 
 TOLERANCE_S = 1.0
 """An action is found if its event begins between its start and this long after its end."""
@@ -101,26 +102,34 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def open_streams(folder: str | Path, labels: str | Path | None = None, fps: float = 0.0) -> list[ActionStream]:
-    """Return the recordings of a labels file, each with its actions.
+def open_streams(
+    folder: str | Path, labels: str | Path | None = None, config: RecordingConfig | None = None
+) -> list[ActionStream]:
+    """Return the recordings of a folder whose actions are labeled, each with its actions.
 
     Args:
-        folder: Holds the recordings (skeleton files) and `labels.csv`.
-        labels: The labels file; None for the folder's own.
-        fps: Replaces the frame rate of recordings without stamps, Hz.
+        folder: Holds the recordings (skeleton files). Their actions are in `labels.csv`, or in the files themselves
+            (`actrec.recordings.skeleton_npz`).
+        labels: The labels file; None for the folder's own. Then files that are not listed are ignored.
+        config: Settings for recordings without this information, such as `fps`.
 
     Raises:
         DeviceError: A file is missing.
         InputError: A recording has no skeletons, or the labels file is invalid or empty.
     """
-    path = Path(labels) if labels else Path(folder) / LABELS_FILE
-    actions: dict[str, list[LabeledClip]] = {}
-    for clip in read_labels(path):
-        actions.setdefault(clip.recording, []).append(clip)
+    config, path = config or RecordingConfig(), Path(labels) if labels else Path(folder) / LABELS_FILE
+    own = own_labels(Path(folder), config.fps) if not labels and Path(folder).is_dir() else {}
+    actions = {name: list(file.actions) for name, file in own.items() if file.actions is not None}
+    if not actions and not path.exists():
+        raise DeviceError(f"there is no '{path}', and no .npz in '{folder}' has labels of its own: write one of them")
+    listed: dict[str, list[LabeledClip]] = {}
+    for clip in read_labels(path) if path.exists() else ():
+        listed.setdefault(clip.recording, []).append(clip)
+    actions |= listed
     if not actions:
         raise InputError(f"'{path}' labels no recording: give each action a line with recording, label, start_s, end_s")
     return [
-        ActionStream(open_sequence(Path(folder) / recording, fps=fps), tuple(clips))
+        ActionStream(open_sequence(Path(folder) / recording, config.sequence or None, config.fps), tuple(clips))
         for recording, clips in actions.items()
     ]
 

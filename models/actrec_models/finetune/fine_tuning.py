@@ -26,7 +26,7 @@ from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance, Rejection
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_models.evaluation.metrics import confusion_matrix
 from actrec_models.export import rejection
 from actrec_models.export.exporter import card, escape_markdown, weights_bytes
@@ -98,6 +98,8 @@ def teach(
     base = open_pretrained(settings.base)
     _check_base(base)
     source = Folder(folder, **options)  # type: ignore[arg-type]
+    if source.layout != CANONICAL:
+        raise InputError(f"'{source.root}' holds hands ({source.layout}): train a network of hands with `actrec train`")
     return fine_tune_package(base, read_recordings(source, progress), settings, progress)
 
 

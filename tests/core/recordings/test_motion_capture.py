@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from actrec.recordings import open_recording
-from actrec.recordings.motion_capture import CAMERA_HEIGHT_M, NEAREST_M, read_amc, read_bvh
+from actrec.recordings.motion_capture import read_amc, read_bvh
 from actrec.simulation.scene import scripted_scene
 from actrec.skeleton.layouts import BVH_21, KINECT_V2_25
+from actrec.skeleton.sequence import CAMERA_HEIGHT_M, NEAREST_M
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError, InputError
 from tests.core.datasets.motion_files import amc_text, asf_text, bvh_text

@@ -124,7 +124,16 @@ def test_eval_stream_prints_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
         )
     names = ("a01_s01_e00_v03.json", "a02_s01_e00_v03.json")
     write_labels(tmp_path / "labels.csv", [LabeledClip(name, "throw", 1, 3) for name in names])
-    arguments = ["eval", "deepacts_graph_nucla", "--stream", str(tmp_path), "--fps", "12", "--json", "--quiet"]
+    arguments = [
+        "eval",
+        "deepacts_graph_nucla",
+        "--stream",
+        str(tmp_path),
+        "--recording",
+        "fps=12",
+        "--json",
+        "--quiet",
+    ]
     assert cli.main(arguments) == 0
     figures = json.loads(capsys.readouterr().out)["deepacts_graph_nucla"]
     assert figures["actions"] == 2 and figures["minutes"] == pytest.approx(2 * 59 / 12 / 60, abs=0.01)
