@@ -37,6 +37,7 @@ spread as well. Unreadable clips are refused by name; --skip-unreadable counts t
 
 --stream scores events and labels on continuous recordings (skeleton files). The folder's labels.csv has one line for
 each action: recording,label,start_s,end_s (and body, if several people are in view); or .npz files hold their labels.
+A recording without any action has the line recording,unknown.
 """
 
 
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the figures, and write the report if --report is given."""
     if args.stream is not None:
         return _score_streams(args)
+    if args.labels is not None:
+        raise ConfigError("--labels is for continuous recordings only: leave it out, or give their folder as --stream")
     evaluator, protocol, report = (
         importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("evaluator", "protocol", "report")
     )
@@ -101,12 +104,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score_streams(args: argparse.Namespace) -> int:
+    unused = {**_options(args), "option": args.option, "report": args.report, "dataset_options": None}
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)} cannot be used with --stream, which scores no dataset: leave it out")
     streams = importlib.import_module("actrec_models.evaluation.streams")
     given = config.build(RecordingConfig, config.parse_pairs(args.recording, "--recording"))
     recordings = streams.open_streams(args.stream, args.labels, given)
     scores = {}
     for model in args.models:
-        session = inference.load(model, args.backend, precision=args.precision)
+        threads = {"threads": args.threads} if args.threads else {}
+        session = inference.load(model, args.backend, precision=args.precision, **threads)
         scores[model] = streams.evaluate(session, recordings, progress=not args.quiet)
     figures = {model: score.figures() for model, score in scores.items()}
     print(json.dumps(figures, indent=2) if args.json else streams.text(scores))

@@ -1,11 +1,12 @@
 """Action events: one decision for each action of a body, from the probabilities of its windows.
 
 An average of the probabilities over time begins an event above one limit and ends it below a lower one (hysteresis).
+Another action begins only once the present one's average is below the first limit.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,9 @@ from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 
 BEGAN, ENDED = "began", "ended"
+
+SAME_PLACE_M = 0.5
+"""A new body this near to a lost one, by the median of their joints, is the same person with another id."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class EventConfig:
     begin: float = setting(
         0.0, "average probability that begins an event; 0 for the model's rejection threshold", range=(0.0, 1.0)
     )
-    end: float = setting(0.6, "fraction of `begin`; the average must stay below it to end an event", range=(0.0, 1.0))
+    end: float = setting(0.6, "fraction of `begin`; the average must stay below it to end an event", range=(0.05, 1.0))
     begin_s: float = setting(
         0.2, "time for which the average must exceed `begin` to begin an event", unit="s", range=(0.0, 60.0)
     )
@@ -35,7 +39,7 @@ class EventConfig:
         0.6, "time for which the average must stay below `end` to end an event", unit="s", range=(0.0, 60.0)
     )
     evidence_s: float = setting(
-        0.0, "a body tracked for a shorter time has no event; 0 for the model's window", unit="s", range=(0.0, 60.0)
+        0.0, "a body tracked for a shorter time begins no event; 0 for the model's window", unit="s", range=(0.0, 60.0)
     )
     min_joints: float = setting(
         0.6, "a body with a smaller share of its joints begins no event: it is cut off or hidden", range=(0.0, 1.0)
@@ -74,8 +78,7 @@ class _State:
 class EventDetector:
     """Turns the probabilities of several bodies into events.
 
-    A body has one event at a time. If the average of another action exceeds `begin`, the present event ends and the
-    other action's begins.
+    A body has one event at a time. If another action begins, the present event ends.
 
     Args:
         package: The model: its labels, window and rejection threshold.
@@ -92,22 +95,20 @@ class EventDetector:
         self.next_id = first_id
 
     def update(
-        self, body_id: str, stamp_ns: int, probabilities: np.ndarray, joints: np.ndarray, tracked_s: float
+        self, body_id: str, stamp_ns: int, probabilities: np.ndarray | None, joints: np.ndarray, tracked_s: float
     ) -> list[ActionEvent]:
         """Add the probabilities of a body's newest window.
 
         Args:
             body_id: The body.
             stamp_ns: Stamp of the window's newest frame.
-            probabilities: [classes]; their sum may be below 1. NaN counts as no evidence.
+            probabilities: [classes]; their sum may be below 1. NaN, and None without a prediction, is no evidence.
             joints: [V, 3] m in the optical frame, the newest ones; NaN if missing.
             tracked_s: Time since the body's window began, s, at most the window's length.
         """
-        now = np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
-        state = self._states.get(body_id)
-        if state is None:
-            none = np.full(len(self._package.labels), -1, np.int64)
-            state = self._states[body_id] = _State(np.zeros_like(now), stamp_ns, none, none.copy())
+        none = np.zeros(len(self._package.labels))
+        now = none if probabilities is None else np.nan_to_num(np.asarray(probabilities, dtype=np.float64))
+        state = self._states.setdefault(body_id, _State(none, stamp_ns, *np.full((2, len(none)), -1, np.int64)))
         elapsed_s = (stamp_ns - state.stamp_ns) / NANOSECONDS
         keep = math.exp(-elapsed_s / self.config.smoothing_s) if self.config.smoothing_s else 0.0
         state.average, state.stamp_ns = keep * state.average + (1 - keep) * now, stamp_ns
@@ -118,8 +119,9 @@ class EventDetector:
         if seen.any():
             x, y, z = np.median(joints[seen], axis=0)
             state.position = float(x), float(y), float(z)
-        is_whole = tracked_s >= self._evidence_s - 1e-6 and seen.mean() >= self.config.min_joints
-        return [*self._continue(body_id, state), *self._start(body_id, state, is_whole)]
+        is_known = tracked_s >= self._evidence_s - 1e-6
+        begins = is_known and seen.mean() >= self.config.min_joints
+        return [*self._continue(state, is_known), *(self._start(body_id, state) if begins else [])]
 
     def end(self, body_id: str, stamp_ns: int) -> list[ActionEvent]:
         """Forget a body that is lost, and return the end of its event."""
@@ -131,13 +133,32 @@ class EventDetector:
         return [event for body_id in list(self._states) for event in self.end(body_id, stamp_ns)]
 
     def restart(self, body_ids: Iterable[str] | None = None) -> None:
-        """Drop the evidence of bodies (default: all) whose windows restart; their events go on until refuted."""
-        for body_id in self._states if body_ids is None else body_ids:
-            if body_id in self._states:
-                self._states[body_id].average[:] = 0.0
+        """Drop the evidence of bodies (default: all) whose windows restart.
 
-    def _continue(self, body_id: str, state: _State) -> list[ActionEvent]:
-        """Extend the present event of a body, or end it."""
+        Their events go on until there is enough evidence again, or for as long as that takes.
+        """
+        chosen = self._states if body_ids is None else body_ids
+        for state in [self._states[body_id] for body_id in chosen if body_id in self._states]:
+            state.average = np.zeros_like(state.average)
+            state.since_ns[:] = state.above_ns[:] = -1
+
+    def rename(self, body_id: str, joints: np.ndarray, lost: Collection[str]) -> None:
+        """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
+        place = np.nanmedian(joints, axis=0)
+        distances = {
+            other: math.dist(place, self._states[other].position)
+            for other in lost
+            if other in self._states and self._states[other].event is not None
+        }
+        nearest = min(distances, key=lambda other: distances[other], default="")
+        if nearest and distances[nearest] <= SAME_PLACE_M:
+            state = self._states[body_id] = self._states.pop(nearest)
+            assert state.event is not None
+            state.event = dataclasses.replace(state.event, body_id=body_id)
+            self.restart([body_id])
+
+    def _continue(self, state: _State, is_known: bool) -> list[ActionEvent]:
+        """Extend the present event of a body, or end it; with a window that restarted, only after some more time."""
         event = state.event
         if event is None:
             return []
@@ -147,15 +168,15 @@ class EventDetector:
                 event, confidence=max(event.confidence, average), end_ns=state.stamp_ns, position=state.position
             )
             return []
-        is_over = state.stamp_ns - event.end_ns >= self.config.end_s * NANOSECONDS
-        return self._ended(state, state.stamp_ns) if is_over else []
+        wait_s = self.config.end_s + (0.0 if is_known else self._evidence_s)
+        return self._ended(state, state.stamp_ns) if state.stamp_ns - event.end_ns >= wait_s * NANOSECONDS else []
 
-    def _start(self, body_id: str, state: _State, is_whole: bool) -> list[ActionEvent]:
-        """Begin an event if the best class has had the evidence for long enough."""
+    def _start(self, body_id: str, state: _State) -> list[ActionEvent]:
+        """Begin an event if the best class has had the evidence for long enough, and the present one has lost it."""
         best = int(np.argmax(state.average))
         above_ns = int(state.above_ns[best])
         held = above_ns >= 0 and state.stamp_ns - above_ns >= self.config.begin_s * NANOSECONDS - 1
-        if not (is_whole and held) or (state.event is not None and state.event.class_id == best):
+        if not held or (state.event is not None and state.above_ns[state.event.class_id] >= 0):
             return []
         ended = self._ended(state, state.stamp_ns)
         state.event = ActionEvent(

@@ -14,7 +14,6 @@ from actrec.features.specs import BodyView
 from actrec.inference.session import Session
 from actrec.recognition.events import ActionEvent, EventConfig, EventDetector
 from actrec.recognition.tracks import (
-    BUFFER_S,
     STREAM_NAMES,
     BodyJoints,
     BodyTrack,
@@ -109,7 +108,7 @@ class _Frame:
     """The newest frame, not yet labeled."""
 
     stamp_ns: int
-    body_ids: list[str]
+    joints: Mapping[str, np.ndarray]  # by body id, [V, 3] m as received
     is_empty: bool
 
 
@@ -137,7 +136,7 @@ class ActionRecognizer:
         self._lock = threading.RLock()
         self._session, self._inputs = session, ModelInputs.of(session, self.config.max_gap_s)
         self._tracks: dict[str, BodyTrack] = {}
-        self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False))
+        self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         self._newest_ns: int | None = None
         self._empty_since_ns: int | None = None
         self._pending: _Frame | None = None
@@ -152,7 +151,7 @@ class ActionRecognizer:
     def set_session(self, session: Session) -> None:
         """Replace the model; tracks are kept, but their windows restart. Raises as the constructor."""
         inputs = ModelInputs.of(session, self.config.max_gap_s)
-        buffers = StreamBuffers(inputs.frame_series(per_body=False))
+        buffers = StreamBuffers(inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         with self._lock:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
@@ -162,10 +161,10 @@ class ActionRecognizer:
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
             for body_id, old in self._tracks.items():
                 tracks[body_id].last_seen_ns = old.last_seen_ns
-                if self._pending is not None and body_id in self._pending.body_ids:
+                if self._pending is not None and body_id in self._pending.joints:
                     tracks[body_id].window.add(old.window.end_ns, old.window.newest)
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
-            self._events += self._detector.end_all(self._newest_ns or 0)
+            self.end_events()
             self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
 
     @property
@@ -189,7 +188,7 @@ class ActionRecognizer:
         """The streams that are missing now, required or optional, each with a message."""
         with self._lock:
             tracked = self.tracked_stream
-            found = {stream: self._missing(stream) for stream in self.streams if stream != tracked}
+            found = {stream: self._buffers.missing(stream) for stream in self.streams if stream != tracked}
             if self._newest_ns is None:
                 found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
         return {stream: message for stream, message in found.items() if message}
@@ -298,7 +297,8 @@ class ActionRecognizer:
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
         self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
         self._update_tracks(stamp_ns, found, up)
-        self._pending = _Frame(stamp_ns, [b for b in self._tracks if b in found], not found)
+        seen = {body_id: found[body_id].positions for body_id in self._tracks if body_id in found}
+        self._pending = _Frame(stamp_ns, seen, not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         ended = [body_id for body_id in before if body_id not in self._tracks]
         self._events += [event for body_id in ended for event in self._detector.end(body_id, stamp_ns)]
@@ -336,7 +336,9 @@ class ActionRecognizer:
         new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
         room = max(self.config.max_bodies - len(self._tracks), 0)
         self.counts.over_limit += len(new[room:])
-        self._tracks.update((body_id, self._inputs.new_track()) for body_id in new[:room])
+        for body_id in new[:room]:
+            self._detector.rename(body_id, found[body_id].positions, self._tracks.keys() - found.keys())
+            self._tracks[body_id] = self._inputs.new_track()
         for body_id, track in self._tracks.items():
             if body_id in found:
                 if track.window.add(stamp_ns, self._steady(found[body_id].positions, up)):
@@ -413,12 +415,12 @@ class ActionRecognizer:
             predictions, ready = self._select(frame)
             tracks = [self._tracks[body_id] for body_id in ready]
             starts = [track.window.start_ns for track in tracks]
-            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._missing(s) for k in keys}
+            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._buffers.missing(s) for k in keys}
             clips = make_clips(ready, frame.stamp_ns, self._tracks, self._buffers, self._inputs, present)
         results = session.predict_many(clips)
         with self._lock:
             for body_id, track, start_ns, result in zip(ready, tracks, starts, results, strict=True):
-                result = self._accumulate(session, body_id, track, frame.stamp_ns, result)
+                result = self._accumulate(session, body_id, track, frame, result)
                 top = result.top(self.config.top_k)
                 labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
                 best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
@@ -431,17 +433,27 @@ class ActionRecognizer:
             found, self._events = self._events, []
             return found
 
+    def end_events(self) -> None:
+        """End the events of all bodies, because no frames follow or none for a long time."""
+        with self._lock:
+            self._events += self._detector.end_all(self._newest_ns or 0)
+
     def _accumulate(
-        self, session: Session, body_id: str, track: BodyTrack, stamp_ns: int, result: Prediction
+        self, session: Session, body_id: str, track: BodyTrack, frame: _Frame, result: Prediction
     ) -> Prediction:
         """Add a prediction to its body's events and average; return the average, or `result` if the track has ended."""
-        if session is not self._session or self._tracks.get(body_id) is not track or not len(track.window):
+        if session is not self._session or self._tracks.get(body_id) is not track:
             return result
-        window = track.window
-        self._events += self._detector.update(body_id, stamp_ns, result.probabilities, window.newest, window.duration_s)
+        self._add_evidence(body_id, frame, result.probabilities)
         if self.config.smoothing_s == 0 or np.isnan(result.probabilities).any():
             return result
-        return session.to_prediction(track.smooth(result.probabilities, stamp_ns, self.config.smoothing_s))
+        return session.to_prediction(track.smooth(result.probabilities, frame.stamp_ns, self.config.smoothing_s))
+
+    def _add_evidence(self, body_id: str, frame: _Frame, probabilities: np.ndarray | None) -> None:
+        window = self._tracks[body_id].window
+        tracked_s = window.duration_s if len(window) else 0.0
+        found = self._detector.update(body_id, frame.stamp_ns, probabilities, frame.joints[body_id], tracked_s)
+        self._events += found
 
     def _skip_pending(self) -> None:
         if self._pending is not None:
@@ -452,7 +464,7 @@ class ActionRecognizer:
         return predicted_ns is None or stamp_ns - predicted_ns >= self.config.interval_s * NANOSECONDS
 
     def _due_bodies(self, frame: _Frame) -> list[str]:
-        tracked = (body_id for body_id in frame.body_ids if body_id in self._tracks)
+        tracked = (body_id for body_id in frame.joints if body_id in self._tracks)
         return [body_id for body_id in tracked if self._is_due(self._tracks[body_id].predicted_ns, frame.stamp_ns)]
 
     def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> ActionPrediction:
@@ -466,35 +478,12 @@ class ActionRecognizer:
             track = self._tracks[body_id]
             track.predicted_ns = frame.stamp_ns
             is_new = track.window.duration_s < min(self.config.min_seconds, track.window.seconds) - 1e-6
-            reason = "" if is_new else self._missing_inputs(track)
+            reason = "" if is_new else self._buffers.missing_inputs(track, self._inputs)
             self.counts.missing_input += bool(reason)
             if is_new or reason:
                 predictions.append(self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason))
+                self._add_evidence(body_id, frame, None)
             else:
                 ready.append(body_id)
         self.counts.labels += len(ready)
         return predictions, ready
-
-    def _missing(self, stream: str) -> str:
-        return self._buffers.missing(stream, self.config.stream_timeout_s)
-
-    def _missing_inputs(self, track: BodyTrack) -> str:
-        """Return why a body cannot be labeled; empty if all inputs are present."""
-        inputs, buffers = self._inputs, self._buffers
-        reasons = [why for stream, required in inputs.streams.items() if required and (why := self._missing(stream))]
-        needs_size = "size" in inputs.keys or ("motion" in inputs.keys and not self._missing("flow"))
-        if needs_size and buffers.image_size is None:
-            reasons.append("no camera_info so far, so the size of the color image is unknown")
-        for spec, feature in inputs.frame_inputs:
-            frames = track.frames[spec.name] if is_per_body(feature) else buffers.frames[spec.name]
-            if not reasons and not len(frames):
-                images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
-                names = " and ".join(STREAM_NAMES[stream] for stream in images)
-                ahead = [buffers.newest_ns[stream] - buffers.newest_ns["bodies"] for stream in images]
-                late = max(ahead, default=0) / NANOSECONDS
-                reasons.append(
-                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): speed up depth"
-                    if late > BUFFER_S
-                    else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
-                )
-        return "; ".join(reasons)

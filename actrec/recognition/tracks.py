@@ -195,6 +195,7 @@ class StreamBuffers:
     """
 
     frames: dict[str, Series[np.ndarray]]  # observed frames of image stacks that show the whole scene, by input name
+    timeout_s: float  # a stream without a message for this long is missing
     skeletons: Series[tuple[dict[str, BodyJoints], np.ndarray | None]] = field(
         default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES)
     )  # by body id, and the `up` of their frame
@@ -205,16 +206,36 @@ class StreamBuffers:
     up: np.ndarray | None = None  # [3] unit vector against gravity in the axes of the windows
     newest_up: np.ndarray | None = None  # the same in the newest frame
 
-    def missing(self, stream: str, timeout_s: float) -> str:
+    def missing(self, stream: str) -> str:
         """Return why a stream counts as missing; empty if it is present."""
         newest, received = (self.newest_ns.get(name) for name in ("bodies", stream))
         if received is None:
             return f"no {STREAM_NAMES[stream]} so far"
-        if newest is not None and newest - received > int(timeout_s * NANOSECONDS):
+        if newest is not None and newest - received > int(self.timeout_s * NANOSECONDS):
             return f"no recent {STREAM_NAMES[stream]}"
         if newest is not None and received - newest > MAX_LEAD_S * NANOSECONDS:
             return f"{STREAM_NAMES[stream]} have stamps of another clock"
         return ""
+
+    def missing_inputs(self, track: BodyTrack, inputs: ModelInputs) -> str:
+        """Return why a body cannot be labeled; empty if all inputs are present."""
+        reasons = [why for stream, required in inputs.streams.items() if required and (why := self.missing(stream))]
+        needs_size = "size" in inputs.keys or ("motion" in inputs.keys and not self.missing("flow"))
+        if needs_size and self.image_size is None:
+            reasons.append("no camera_info so far, so the size of the color image is unknown")
+        for spec, feature in inputs.frame_inputs:
+            frames = track.frames[spec.name] if is_per_body(feature) else self.frames[spec.name]
+            if not reasons and not len(frames):
+                images = [stream for stream in ("color", "flow") if feature.streams.get(stream)]
+                names = " and ".join(STREAM_NAMES[stream] for stream in images)
+                ahead = [self.newest_ns[stream] - self.newest_ns["bodies"] for stream in images]
+                late = max(ahead, default=0) / NANOSECONDS
+                reasons.append(
+                    f"skeletons come {late:.1f} s after their {names} (kept for {BUFFER_S:g} s): speed up depth"
+                    if late > BUFFER_S
+                    else f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both"
+                )
+        return "; ".join(reasons)
 
     def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
         """Drop everything observed before the stamps jumped back to `stamp_ns`."""

@@ -125,8 +125,9 @@ def _bvh_bones(tokens: list[str]) -> list[_Bone]:
             if k < len(tokens) and tokens[k] == "CHANNELS":
                 count = int(tokens[k + 1])
                 channels, k = tuple(tokens[k + 2 : k + 2 + count]), k + 2 + count
-            if unknown := [c for c in channels if c[1:] not in ("rotation", "position") or c[0] not in "XYZ"]:
-                raise ValueError(f"'{name}' has channel {unknown[0]}")
+            kinds = {f"{axis}{kind}" for axis in "XYZ" for kind in ("rotation", "position")}
+            if set(channels) - kinds or len(set(channels)) < len(channels):
+                raise ValueError(f"'{name}' has the channels {' '.join(channels)}")
             bones.append(_Bone(name, stack[-1] if stack else -1, offset, channels))
             stack.append(len(bones) - 1)
         elif token == "}":
@@ -253,14 +254,19 @@ def _asf_bones(text: str) -> tuple[list[_Bone], float, bool]:
             lines.append(words)
     units = {words[0]: words[1] for words in sections["units"]}
     degrees = units.get("angle", "deg") == "deg"
-    root = {words[0]: words[1:] for words in sections["root"]}
-    data = {"root": _Bone("root", -1, np.zeros(3), tuple(root["order"]))}
+    root_order = next((words[1:] for words in sections["root"] if words[0] == "order"), [])
+    if {word.lower() for word in root_order} != {"tx", "ty", "tz", "rx", "ry", "rz"}:
+        raise ValueError("the order of its root is not TX TY TZ RX RY RZ or a permutation")
+    data = {"root": _Bone("root", -1, np.zeros(3), tuple(root_order))}
     block: dict[str, list[str]] = {}
     for words in sections["bonedata"]:
         if words[0] == "end":
-            name, offset = block["name"][0], np.array(block["direction"][:3], np.float64) * float(block["length"][0])
-            axis = Rotation.from_euler(block["axis"][3].lower(), np.array(block["axis"][:3], np.float64), degrees)
-            data[name] = _Bone(name, 0, offset, tuple(block.get("dof", ())), axis)
+            name, (*turn, order) = block["name"][0], block["axis"]
+            numbers = np.array([*block["direction"], *turn, *block["length"]], np.float64)
+            if numbers.shape != (7,) or not np.isfinite(numbers).all():
+                raise ValueError(f"bone {name} needs three numbers of direction, three of axis and a length")
+            axis = Rotation.from_euler(order.lower(), numbers[3:6], degrees)
+            data[name] = _Bone(name, 0, numbers[:3] * numbers[6], tuple(block.get("dof", ())), axis)
         block = {} if words[0] in ("begin", "end") else {**block, words[0]: words[1:]}
     bones, index = [data["root"]], {"root": 0}
     for parent, *children in sections["hierarchy"]:

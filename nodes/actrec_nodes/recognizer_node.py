@@ -253,10 +253,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self.start_timer(self.config.watchdog_s, self._on_watchdog)
 
     def deactivate(self) -> None:
-        """Unsubscribe."""
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
+        """Unsubscribe, and end all events."""
+        inputs, self._inputs = self._inputs, None
+        if inputs is not None:
+            inputs.close()
+            self._end_events(inputs)
 
     def cleanup(self) -> None:
         """Free the model."""
@@ -302,10 +303,20 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._skipped = skipped
         for prediction in predictions:
             self._publish(prediction, frame.frame_id)
-        for event in recognizer.events():
-            self._events.publish(conversions.event_to_message(event, frame.frame_id))
+        self._publish_events(recognizer, frame.frame_id)
         if predictions:
             self._reason = next((prediction.reason for prediction in predictions if prediction.reason), "")
+
+    def _publish_events(self, recognizer: ActionRecognizer, frame_id: str) -> None:
+        for event in recognizer.events():
+            self._events.publish(conversions.event_to_message(event, frame_id))
+
+    def _end_events(self, inputs: RecognizerInputs) -> None:
+        """Publish the end of all events, as no more frames come."""
+        recognizer, newest = self._recognizer, inputs.newest
+        if recognizer is not None and newest is not None:
+            recognizer.end_events()
+            self._publish_events(recognizer, newest.frame_id)
 
     def _publish(self, prediction: ActionPrediction, frame_id: str) -> None:
         self._labels.publish(conversions.prediction_to_message(prediction, frame_id))
@@ -319,6 +330,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         # The model may have been replaced between the two calls.
         silent = {stream: words for stream, words in silent.items() if stream in needed}
         missing = [words for stream, words in silent.items() if needed[stream]]
+        if recognizer.tracked_stream in silent:
+            self._end_events(inputs)
         if missing:
             line = f"waiting for {' and for '.join(missing)}"
             self.fail(

@@ -56,6 +56,19 @@ def test_recognizer_events_have_one_begin_and_one_end(make: Make, tiny: str) -> 
     assert conversions.stamp_to_ns(last.header.stamp) == stamp(70) and third.event_id == 2
 
 
+@pytest.mark.parametrize("cause", ["silence", "deactivate"])
+def test_recognizer_events_end_if_no_frame_follows(make: Make, tiny: str, cause: str) -> None:
+    graph = make(model=tiny, watchdog_s=0.5 if cause == "silence" else 0.0)
+    assert graph.start()
+    for frame in range(30):
+        graph.step(stamp(frame), body(1.0))
+    graph.wait(lambda: len(graph.events) == 1)
+    if cause == "deactivate":
+        graph.node.trigger_deactivate()
+    graph.wait(lambda: [event.kind for event in graph.events] == [0, 1])
+    assert graph.events[1].header.frame_id == "camera" and conversions.stamp_to_ns(graph.events[1].end) <= stamp(29)
+
+
 def test_recognizer_fast_messages_all_enter_the_window(make: Make, tiny: str) -> None:
     """A burst of 500 frames loses no frame; the last one gets a label, others may be skipped."""
     graph = make(model=tiny)

@@ -28,7 +28,6 @@ from actrec.utils.errors import DeviceError, InputError
 TOLERANCE_S = 1.0
 """An action is found if its event begins between its start and this long after its end."""
 
-
 BLEND_S, REST_S = 0.7, 3.0
 """Time from one clip to the next in a joined recording, and of rest at its ends."""
 
@@ -251,7 +250,7 @@ def score(
         result.found[event.label] += 1
         result.start_delays_s.append(at_s - match.start_s)
         result.end_delays_s.append(at_s - _end_s(match, stream))
-    found = [each for each in actions if not any(each is other for other in open_actions)]
+    found = [each for each in actions if each not in open_actions]
     _add_labels(result, stream, labels, actions, found)
     return result
 
@@ -287,4 +286,5 @@ def _add_labels(
                 result.wrong_s += lasts_s * (not any(_shows(each, now.label, body_id, at_s) for each in actions))
             if before is not None and before.label != now.label:
                 result.label_changes += 1
-                result.changes_in_actions += any(each.start_s < at_s <= _end_s(each, stream) for each in found)
+                own_actions = (each for each in found if each.body in ("", body_id))
+                result.changes_in_actions += any(each.start_s < at_s <= _end_s(each, stream) for each in own_actions)

@@ -66,6 +66,12 @@ def test_update_next_action_ends_the_first() -> None:
     assert events[1].stamp_ns == events[2].stamp_ns and events[2].event_id == 2
 
 
+def test_update_two_alike_actions_above_threshold_are_one_event() -> None:
+    """With a low threshold, both averages stay above it and take turns: the first action goes on."""
+    turns = [(0.5, [0.55, 0.45, 0.0]), (0.5, [0.45, 0.55, 0.0])] * 4
+    assert kinds(run((1, LEFT), *turns, begin=0.3)) == [("began", "left")]
+
+
 @pytest.mark.parametrize("rate_hz", [5.0, 7.0, 30.0, 60.0])
 def test_update_rate_of_predictions_changes_begin_little(rate_hz: float) -> None:
     (began,) = run((1, NONE), (2, LEFT), rate_hz=rate_hz)
@@ -92,6 +98,31 @@ def test_update_half_visible_body_begins_no_event() -> None:
 def test_update_nan_probabilities_are_no_evidence() -> None:
     assert run((2, [np.nan] * 3)) == []
     assert kinds(run((1, LEFT), (3, [np.nan] * 3))) == [("began", "left"), ("ended", "left")]
+
+
+def test_restart_drops_the_evidence_before_it() -> None:
+    detector = EventDetector(PACKAGE, EventConfig())
+    for frame in range(10):
+        assert detector.update("body_1", ns(frame / 10), np.array(LEFT), JOINTS, 0.1) == []
+    detector.restart()
+    found = [
+        event
+        for frame in range(50, 80)
+        for event in detector.update("body_1", ns(frame / 10), np.array(LEFT), JOINTS, frame / 10 - 5)
+    ]
+    assert kinds(found) == [("began", "left")] and found[0].start_ns >= ns(5) and found[0].stamp_ns == ns(7)
+
+
+def test_update_without_prediction_ends_the_event() -> None:
+    """A required stream that is missing, or a window that restarts again and again, must not keep an event."""
+    for tracked_s, latest_s in ((2.0, 2.0), (0.1, 4.0)):
+        detector = EventDetector(PACKAGE, EventConfig())
+        for frame in range(10):
+            detector.update("body_1", ns(frame / 10), np.array(LEFT), JOINTS, 2.0)
+        updates = (detector.update("body_1", ns(f / 10), None, JOINTS, tracked_s) for f in range(10, 60))
+        (ended,) = [event for events in updates for event in events]
+        assert ended.kind == "ended" and latest_s - 0.5 <= ended.stamp_ns / NANOSECONDS <= latest_s
+        assert ended.end_ns <= ns(1.2)
 
 
 def test_end_lost_body_ends_its_event() -> None:
@@ -133,6 +164,40 @@ def test_events_recognizer_reports_each_body(session: Session) -> None:
     assert all(event.kind == "began" and event.stamp_ns >= ns(1.9) for event in events) and len(events) == 2
     assert kinds(feed(recognizer, (4, 5), ("body_2", 1.0))) == [("ended", "left")]
     assert recognizer.events() == []
+
+
+@pytest.mark.parametrize(("x", "is_same"), [(-1.1, True), (-2.0, False)])
+def test_events_go_on_if_the_body_id_changes(session: Session, x: float, is_same: bool) -> None:
+    recognizer = ActionRecognizer(session)
+    (began,) = feed(recognizer, (0, 3), ("body_1", -1.0))
+    events = feed(recognizer, (3, 7), ("body_2", x)) + feed(recognizer, (7, 9), ("body_2", 1.0))
+    ended = events[0]
+    again = [] if is_same else [("began", "left"), ("ended", "left")]
+    assert kinds(events) == [("ended", "left"), *again, ("began", "right")]
+    assert (ended.event_id, ended.start_ns) == (began.event_id, began.start_ns)
+    assert ended.body_id == ("body_2" if is_same else "body_1") and (ended.end_ns > ns(6.9)) == is_same
+
+
+def test_events_gap_in_the_frames_keeps_the_event(session: Session) -> None:
+    recognizer = ActionRecognizer(session, lost_after_s=2.0)
+    feed(recognizer, (0, 3), ("body_1", -1.0))
+    assert feed(recognizer, (4, 7), ("body_1", -1.0)) == []
+    assert kinds(feed(recognizer, (8, 11), ("body_1", 1.0))) == [("ended", "left"), ("began", "right")]
+
+
+def test_events_position_of_tilting_camera_is_in_its_newest_frame(session: Session) -> None:
+    recognizer = ActionRecognizer(session)
+    for frame in range(40):
+        angle = np.radians(0.4 * frame)
+        up = np.array([0.0, -np.cos(angle), -np.sin(angle)])
+        empty = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
+        recognizer.add_skeletons(ns(frame / 10), [Body("body_1", "kinect_v2_25", person_at(-1.0), *empty)], up)
+        recognizer.predict()
+        events = recognizer.events()
+        if events:
+            assert events[0].position == pytest.approx(np.median(person_at(-1.0), axis=0), abs=1e-6)
+            return
+    pytest.fail("no event")
 
 
 def test_events_model_replaced_ends_events_and_goes_on_counting(session: Session) -> None:

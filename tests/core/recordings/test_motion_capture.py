@@ -148,6 +148,12 @@ def test_read_amc_damaged_file_raises(amc, change, message):
         (lambda text: "", "is truncated or not an ASF file"),
         (lambda text: text[: len(text) // 2], "is truncated or not an ASF file"),
         (lambda text: text.replace("length 7.0", "length x"), "is truncated or not an ASF file"),
+        (
+            lambda text: text.replace("axis 0 0 20 XYZ", "axis 0 0 XYZ"),
+            "needs three numbers of direction, three of axis",
+        ),
+        (lambda text: text.replace("direction 0 1 0", "direction nan 1 0"), "needs three numbers of direction"),
+        (lambda text: text.replace("order TX", "order"), "the order of its root is not"),
         (lambda text: text.replace("lfemur", "lthigh"), "has no bone lfemur"),
     ],
 )

@@ -99,6 +99,13 @@ def test_score_labels_time_and_changes() -> None:
     assert (found.label_changes, found.changes_in_actions) == (4, 3)
 
 
+def test_score_counts_changes_of_the_acting_body_in_actions() -> None:
+    recording = stream(("left", 10, 20), body="body_1")
+    labels = [label(name, at, body) for body in ("body_1", "body_2") for name, at in (("unknown", 0), ("left", 12))]
+    found = streams.score(recording, [event("left", 13)], labels, LABELS)
+    assert (found.label_changes, found.changes_in_actions) == (2, 1)
+
+
 def test_evaluate_recording_of_tiny_model(session: Session) -> None:
     places = [person_at(0.0, 4.0)] * 40 + [person_at(-1.0)] * 40 + [person_at(0.0, 4.0)] * 40
     bodies = np.stack(places)[None]
@@ -147,6 +154,20 @@ def test_eval_stream_without_labels_names_the_file(tmp_path: Path, capsys: pytes
     (tmp_path / "labels.csv").write_text("recording,label\n")
     assert cli.main(["eval", "deepacts_graph_nucla", "--stream", str(tmp_path)]) == 1
     assert "labels no recording" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--stream", "x", "--report", "r", "--skip-unreadable", "--option", "fold=1"], "--skip-unreadable, --option"),
+        (["--labels", "x.csv"], "--labels is for continuous recordings"),
+    ],
+)
+def test_eval_option_without_effect_is_refused(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["eval", "deepacts_graph_nucla", *options]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_evaluate_utd_mhad_person_finds_most_actions(data_root: Path) -> None:
