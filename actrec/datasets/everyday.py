@@ -1,7 +1,8 @@
 """Everyday actions of several datasets under the names of one vocabulary, `everyday_vocabulary.yaml`.
 
 A clip whose own class is in no class of the vocabulary shows an unknown action (`Source.unknown_entries`), unless the
-vocabulary skips it. A clip that shows two actions one after the other becomes two items.
+vocabulary skips it. A clip that shows two actions one after the other becomes two items. Waiting before and after an
+action is cut off; longer waiting becomes an unknown item.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ import yaml
 
 from actrec import datasets
 from actrec.datasets.base import Clip, Entry, Source, missing_folder_error
+from actrec.skeleton.activity import active_span, is_resting
+from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError
@@ -26,6 +29,9 @@ SETS = ("nucla", "utd_mhad", "kard", "kinder_gator", "cad60", "bandai_namco", "h
 
 FINAL_SETS = ("florence3d", "utkinect", "msr_action3d")
 """Datasets for a final measurement only, which are merged if option `sets` names them."""
+
+_UNTRIMMED = ("cad60",)  # recordings of a minute that show an action throughout
+_IDLE_S = 1.0  # shortest waiting that becomes an item
 
 Names = Mapping[str, Sequence[str]]
 
@@ -74,6 +80,7 @@ class EverydayConfig:
 
     sets: list = setting([], "datasets to merge; empty for all training sets that are there")
     people: str = setting("all", "people of Kinder-Gator", choices=("all", "adults", "children"))
+    trim: bool = setting(True, "cut off the waiting before and after an action; 1 s of it is an unknown item")
     fold: int = setting(1, "split leave_one_set_out: number of the dataset that tests", range=(1, len(SETS)))
 
 
@@ -96,6 +103,7 @@ class Everyday(Source):
         if unknown := sorted(set(map(str, self.config.sets)) - {*SETS, *FINAL_SETS}):
             raise ConfigError(f"everyday has no set {unknown[0]}; known: {', '.join((*SETS, *FINAL_SETS))}")
         self._sources: dict[str, Source] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
 
     def source(self, name: str) -> Source:
         """Return one of the merged datasets."""
@@ -110,7 +118,7 @@ class Everyday(Source):
         return list(self._items(unknown=False))
 
     def unknown_entries(self) -> list[Entry]:
-        """Return every clip of a class that the vocabulary does not have, with label −1."""
+        """Return every clip of a class that the vocabulary does not have, and long waiting, with label −1."""
         return list(self._items(unknown=True))
 
     def _items(self, unknown: bool) -> Iterator[Entry]:
@@ -133,23 +141,45 @@ class Everyday(Source):
                     "person": "test" if rank % 2 else "train",
                     "own": source.part(entry, source.splits[0]),
                 }
-                if actions == [] and unknown:
-                    yield Entry(f"{name}/{entry.name}", -1, meta, entry.files)
+                if unknown:
+                    if actions == []:
+                        yield Entry(f"{name}/{entry.name}", -1, meta, entry.files)
+                    yield from self._idle(Entry(f"{name}/{entry.name}", -1, meta, entry.files))
                 for label, start, end in () if unknown else actions or ():
                     part = {} if (start, end) == (0.0, 1.0) else {"start": str(start), "end": str(end)}
                     suffix = f"#{label}" if part else ""
                     index = self.classes.index(label)
                     yield Entry(f"{name}/{entry.name}{suffix}", index, {**meta, **part}, entry.files)
 
+    def _idle(self, entry: Entry) -> Iterator[Entry]:
+        """Yield the waiting before and after the motion of an unknown item as items of their own."""
+        if not self._is_trimmed(entry):
+            return
+        for end in ("start", "end"):
+            idle = replace(entry, name=f"{entry.name}#idle_{end}", meta={**entry.meta, "idle": end})
+            clip = self.read(idle)
+            if len(clip.stamps_ns) and np.ptp(clip.stamps_ns) >= _IDLE_S * NANOSECONDS and is_resting(clip.bodies):
+                yield idle
+
+    def _is_trimmed(self, entry: Entry) -> bool:
+        return self.config.trim and entry.meta["set"] not in _UNTRIMMED
+
     def read(self, entry: Entry) -> Clip:
         """Read the clip of an item, or its part of it."""
         clip = self.source(str(entry.meta["set"])).read(self._original(entry))
         frames = len(clip.stamps_ns)
         start, end = (float(entry.meta.get(key, default)) for key, default in (("start", 0), ("end", 1)))
-        span = slice(int(start * frames), max(int(np.ceil(end * frames)), int(start * frames) + 1))
-        return replace(
-            clip, name=entry.name, label=entry.label, stamps_ns=clip.stamps_ns[span], bodies=clip.bodies[:, span]
-        )
+        part = slice(int(start * frames), max(int(np.ceil(end * frames)), int(start * frames) + 1))
+        stamps_ns, bodies = clip.stamps_ns[part], clip.bodies[:, part]
+        if self._is_trimmed(entry):
+            key = entry.name.split("#idle")[0]
+            if key not in self._spans:
+                self._spans[key] = active_span(stamps_ns, bodies)
+            first, last = self._spans[key]
+            idle = {"start": slice(first), "end": slice(last + 1, None)}
+            span = idle.get(str(entry.meta.get("idle")), slice(first, last + 1))
+            stamps_ns, bodies = stamps_ns[span], bodies[:, span]
+        return replace(clip, name=entry.name, label=entry.label, stamps_ns=stamps_ns, bodies=bodies)
 
     def _original(self, entry: Entry) -> Entry:
         """Return the item of the merged dataset."""
@@ -169,7 +199,7 @@ class Everyday(Source):
             chosen = [entry for entry in entries if entry.meta["set"] == name]
             digest.update("\n".join(f"{entry.name} {entry.label}" for entry in chosen).encode())
             digest.update(self.source(name).fingerprint([self._original(entry) for entry in chosen]).encode())
-        return digest.hexdigest()
+        return self.with_options(digest.hexdigest())
 
 
 def _person(entry: Entry) -> str:

@@ -64,7 +64,7 @@ def test_everyday_merges_the_sets_that_are_there(root):
 
 
 def test_everyday_two_actions_in_a_clip_become_two_items(root):
-    source = datasets.source("everyday", root, sets=["utd_mhad"])
+    source = datasets.source("everyday", root, sets=["utd_mhad"], trim=False)
     whole = datasets.source("utd_mhad", root / "utd_mhad")
     frames = len(whole.read(next(e for e in whole.entries() if e.name == "a21_s1_t1")).stamps_ns)
     parts = {source.classes[e.label]: source.read(e) for e in source.entries() if e.meta["action"] == 21}
@@ -96,3 +96,24 @@ def test_everyday_invalid_options_and_folders_raise(root, tmp_path):
         datasets.source("everyday", tmp_path / "none").entries()
     with pytest.raises(DeviceError, match="no folder .*utkinect"):
         datasets.source("everyday", root, sets=["utkinect"]).entries()
+
+
+def test_everyday_waiting_is_cut_off_and_becomes_unknown(data_root, tmp_path):
+    (tmp_path / "kinder_gator").symlink_to(data_root / "motion/kinder_gator")
+    trimmed, whole = (datasets.source("everyday", tmp_path, people="children", trim=trim) for trim in (True, False))
+    entries = {entry.name: entry for entry in trimmed.entries()}
+    unknown = trimmed.unknown_entries()
+    idle = [entry for entry in unknown if "#idle" in entry.name]
+    assert {e.name for e in unknown} - {e.name for e in idle} == {e.name for e in whole.unknown_entries()}
+    assert len(idle) > 20 and {entry.label for entry in idle} == {-1} and len({e.name for e in idle}) == len(idle)
+    starts = [entry for entry in idle if entry.name.endswith("#idle_start") and entry.name.split("#")[0] in entries]
+    for entry in starts[:5]:
+        action = entries[entry.name.split("#")[0]]
+        waiting, acting, both = trimmed.read(entry), trimmed.read(action), whole.read(action)
+        assert np.ptp(waiting.stamps_ns) >= 1e9 and waiting.bodies.shape[1] == len(waiting.stamps_ns)
+        joined = np.concatenate([waiting.bodies, acting.bodies], axis=1)
+        np.testing.assert_array_equal(joined, both.bodies[:, : joined.shape[1]])
+        assert trimmed.part(entry, "person") == trimmed.part(action, "person")
+    assert trimmed.fingerprint([action]) != whole.fingerprint([action])
+    seconds = [np.mean([np.ptp(s.read(e).stamps_ns) for e in list(entries.values())[::9]]) for s in (trimmed, whole)]
+    assert 0.6 < seconds[0] / seconds[1] < 0.95
