@@ -7,7 +7,7 @@ together see the same batches as one.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,10 @@ PAD = -1
 """Index of a padding sample, which evens out the batches of several processes."""
 
 
+_LARGE_CLASS = 150  # a class of more clips is drawn no more often
+_CLASS_POWER, _SET_POWER = 0.3, 0.4  # 0: all classes (sets) equally often; 1: all clips equally often
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How often the clips of the training part are drawn in an epoch."""
@@ -31,9 +35,47 @@ class Sampling:
     repeats: int = setting(1, "windows drawn of each clip an epoch", range=(1, 1000))
     balance: str = setting(
         "none",
-        "classes: every class as often as the others, clips of small ones more often",
-        choices=("none", "classes"),
+        "classes: every class as often as the others, clips of small ones more often; sets: classes and the sets "
+        "within each, clips of small ones more often, in part",
+        choices=("none", "classes", "sets"),
     )
+    balance_by: str = setting("set", "of sets: key of the metadata that names a clip's set (set, subject, …)")
+    set_weights: dict = setting({}, "of sets: factor on the clips of a set, by its name ({cad60: 0.3}); default: 1")
+
+    def weights(self, labels: np.ndarray, metas: Sequence[Mapping[str, int | str]] = ()) -> np.ndarray | None:
+        """Return the share [N] of each clip among the draws for balance "sets"; None for the others.
+
+        A class of n clips has the weight min(n, 150)^0.3, in it a set of m clips m^0.4; the clips of a set share it.
+
+        Raises:
+            ConfigError: A clip has no set, a factor is invalid or for a set that no clip is of, or no clip is drawn.
+        """
+        if self.balance != "sets":
+            if self.set_weights:
+                raise ConfigError("sampling has set_weights, which do nothing without balance: sets")
+            return None
+        if any(self.balance_by not in meta for meta in metas) or len(metas) != len(labels):
+            known = ", ".join(sorted(set.intersection(*map(set, metas)) if metas else set())) or "no metadata"
+            raise ConfigError(
+                f"sampling.balance_by is '{self.balance_by}': every clip has {known}; choose one of these"
+            )
+        names = [str(meta[self.balance_by]) for meta in metas]
+        factors = {str(name): factor for name, factor in self.set_weights.items()}
+        if absent := sorted(set(factors) - set(names)):
+            raise ConfigError(f"set_weights names {absent[0]}; the clips are of {', '.join(sorted(set(names)))}")
+        if bad := [name for name, factor in factors.items() if not isinstance(factor, (int, float)) or not factor >= 0]:
+            raise ConfigError(f"set_weights of {bad[0]} is {factors[bad[0]]!r}, expected a number of 0 or more")
+        classes, sizes = np.unique(labels, return_counts=True)
+        weights = np.zeros(len(labels))
+        counts = Counter(zip(labels.tolist(), names, strict=True))
+        for index, key in enumerate(zip(labels.tolist(), names, strict=True)):
+            weights[index] = counts[key] ** (_SET_POWER - 1)
+        for label, size in zip(classes, sizes, strict=True):
+            weights[labels == label] *= min(size, _LARGE_CLASS) ** _CLASS_POWER / weights[labels == label].sum()
+        weights *= [factors.get(name, 1.0) for name in names]
+        if not weights.sum() > 0:
+            raise ConfigError("set_weights are 0 for all clips: set one above 0")
+        return weights / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -108,10 +150,12 @@ class Validation:
 class EpochBatchSampler(Sampler[list[Draw]]):
     """Batch sampler that yields one epoch per iteration; after resuming, the first one begins at `steps_done`.
 
-    A step has `batch` clips in all processes together, in `accumulate` parts.
+    A step has `batch` clips in all processes together, in `accumulate` parts. Balance "sets" needs the metadata `metas`
+    of the clips.
 
     Raises:
-        ConfigError: There are fewer clips than a batch holds, or a batch does not divide among the processes.
+        ConfigError: There are fewer clips than a batch holds, a batch does not divide among the processes, or metadata
+            and sampling do not fit (`Sampling.weights`).
     """
 
     def __init__(
@@ -126,6 +170,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         world: int = 1,
         epoch: int = 0,
         steps_done: int = 0,
+        metas: Sequence[Mapping[str, int | str]] = (),
     ):
         if batch % (accumulate * world):
             raise ConfigError(
@@ -135,6 +180,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         self.labels, self.sampling, self.seed = np.asarray(labels), sampling, seed
         self.batch, self.accumulate, self.rank, self.world = batch, accumulate, rank, world
         self.epoch, self.steps_done = epoch, steps_done
+        self._weights = sampling.weights(self.labels, metas)
         self.steps = len(self.labels) * sampling.repeats // batch
         if not self.steps:
             raise ConfigError(
@@ -160,6 +206,8 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         """Return the order of an epoch [draws, 2]: index and number of the repeat."""
         rng = np.random.default_rng([self.seed, 0, epoch])
         count = len(self.labels)
+        if self._weights is not None:
+            return _weighted_order(self._weights, count * self.sampling.repeats, rng)
         if self.sampling.balance == "none":
             drawn = rng.permutation(count * self.sampling.repeats)
             return np.stack([drawn % count, drawn // count], axis=1)
@@ -171,6 +219,17 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             numbers = np.arange(each)
             rows.append(np.stack([members[numbers % len(members)], numbers // len(members)], axis=1))
         return rng.permutation(np.concatenate(rows))[: count * self.sampling.repeats]
+
+
+def _weighted_order(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Return an order [draws, 2] in which each clip has its share `weights` [N] of the draws, rounded up or down."""
+    clips = rng.permutation(len(weights))
+    ends = np.floor(np.cumsum(weights[clips]) * draws + rng.random()).astype(int)
+    ends = np.minimum(ends, draws)
+    ends[-1] = draws
+    counts = np.diff(ends, prepend=0)
+    again = np.arange(draws) - np.repeat(ends - counts, counts)
+    return rng.permutation(np.stack([np.repeat(clips, counts), again], axis=1))
 
 
 def rank_batches(count: int, batch: int, rank: int = 0, world: int = 1) -> BatchSampler:

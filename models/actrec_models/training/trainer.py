@@ -301,7 +301,10 @@ class TrainingRun:
                 logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
             optimizer, _, sampling, _ = own.components()
             optimizer.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
-            EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=self.world)
+            EpochBatchSampler(
+                self.clips.labels, sampling, own.seed, own.batch, own.accumulate,
+                world=self.world, metas=self.clips.metas,
+            )  # fmt: skip
 
     def fit_stages(self, module: RecognitionModule, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
         """Train each stage from the weights before; raise ConfigError if a folder holds another run, or `init`."""
@@ -445,6 +448,7 @@ class TrainingRun:
         sampler = EpochBatchSampler(
             self.clips.labels, recipe.components().sampling, recipe.seed, recipe.batch, recipe.accumulate,
             rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
+            metas=self.clips.metas,
         )  # fmt: skip
         return DataLoader(samples, batch_sampler=sampler, **self._loader_options(recipe))
 
