@@ -46,8 +46,8 @@ DATASETS = Registry(
 READ_AT_MOST = 5000
 """Largest part that is read to find duplicates; a larger one is searched only in a prepared store."""
 
-FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17"}
-"""Name of the shared folder of datasets that use the same files."""
+FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17", "everyday": "."}
+"""Name of the shared folder of datasets that use the same files; the one of `everyday` holds those of its sets."""
 
 PARTS = ("train", "test")
 RESERVED = ("name", "root", "split", "part")

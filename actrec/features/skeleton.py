@@ -12,6 +12,9 @@ from actrec.utils import config, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
+SHORTEST_BONE = 0.02
+"""In torsos; a shorter bone has no direction: its joint is missing."""
+
 MODALITIES = ("body", "bones", "body_motion", "bones_motion")
 """Modalities made from skeletons only, all of the same shape."""
 
@@ -28,6 +31,12 @@ class SkeletonPreprocessing:
         "torso",
         "unit of length: the median torso, a hand's median length from wrist to middle finger, or the meter",
         choices=("torso", "hand", "none"),
+    )
+    lengths: str = setting(
+        "own",
+        "of bones: the body's own, or the same of every body and frame, which leaves only their directions; then the "
+        "unit of length is the torso",
+        choices=("own", "canonical"),
     )
     root_bone: str = setting(
         "zero",
@@ -46,6 +55,13 @@ class SkeletonPreprocessing:
         range=(-90.0, 90.0),
     )
 
+
+CANONICAL_LENGTHS = {
+    "spine_base": 0.0, "spine_mid": 0.5, "spine_shoulder": 0.5, "neck": 0.14, "head": 0.33, "shoulder": 0.48,
+    "elbow": 0.63, "wrist": 0.58, "hand": 0.17, "hand_tip": 0.17, "thumb": 0.1, "hip": 0.245, "knee": 1.13,
+    "ankle": 0.88, "foot": 0.2,
+}  # fmt: skip
+"""Lengths of the bones to these joints in torsos: medians of UTD-MHAD and N-UCLA."""
 
 HAND_PREPROCESSING: dict[str, Any] = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
 """Fields of `SkeletonPreprocessing` for a hand, which has no spine and no torso."""
@@ -69,7 +85,22 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
         unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
     elif options.scale == "hand":
         unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
-    return fill_missing(((clip - origin) @ turn.T) / np.float32(unit), layout)
+    filled = fill_missing(((clip - origin) @ turn.T) / np.float32(unit), layout)
+    return filled if options.lengths == "own" else _with_canonical_lengths(filled, layout)
+
+
+def _with_canonical_lengths(bodies: np.ndarray, layout: str) -> np.ndarray:
+    """Return joints [..., V, 3] on bones of `CANONICAL_LENGTHS`; bones of missing joints stay zero."""
+    joints = layouts.get(layout)
+    lengths = np.array([CANONICAL_LENGTHS[name.removesuffix("_left").removesuffix("_right")] for name in joints.joints])
+    vectors = bodies - bodies[..., list(joints.parents), :]
+    own = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors *= np.where(own > SHORTEST_BONE, lengths[:, None] / np.maximum(own, SHORTEST_BONE), 1.0)
+    placed = bodies.copy()
+    for v in joints.outwards:
+        if joints.parents[v] != v:
+            placed[..., v, :] = placed[..., joints.parents[v], :] + vectors[..., v, :]
+    return placed.astype(np.float32)
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
@@ -109,11 +140,7 @@ def fill_missing(bodies: np.ndarray, layout: str) -> np.ndarray:
     if not np.isnan(filled).any():
         return filled
     parents = layouts.get(layout).parents
-
-    def depth(v: int) -> int:
-        return 0 if parents[v] == v else 1 + depth(parents[v])
-
-    for v in sorted(range(len(parents)), key=depth):
+    for v in layouts.get(layout).outwards:
         missing = np.isnan(filled[..., v, :]).any(axis=-1)
         filled[missing, v] = 0.0 if parents[v] == v else filled[missing, parents[v]]
     return filled

@@ -51,6 +51,15 @@ class Layout:
         return tuple((v, p) for v, p in enumerate(self.parents) if v != p)
 
     @cached_property
+    def outwards(self) -> tuple[int, ...]:
+        """The indices of all joints, parents first."""
+
+        def depth(v: int) -> int:
+            return 0 if self.parents[v] == v else 1 + depth(self.parents[v])
+
+        return tuple(sorted(range(len(self.parents)), key=depth))
+
+    @cached_property
     def mirror(self) -> tuple[int, ...]:
         """Index of each joint's counterpart on the other side of the body."""
         return self.counterparts or tuple(self.index.get(_other_side(j), v) for v, j in enumerate(self.joints))

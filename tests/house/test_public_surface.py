@@ -38,7 +38,7 @@ METHODS = {
 NETWORKS = {
     "deepacts_cnn", "deepacts_graph", "deepacts", "deepacts_multi", "res_tcn_bjcn", "c3d_flow", "c3d_flow_at1",
     "c3d_flow_at2", "flow_skeleton", "p_i3d", "sem_net", "spa_net_3p1d", "spa_net_4d", "sem_spa", "vpn_i3d",
-    "vpn_resnext101",
+    "vpn_resnext101", "joint_tcn",
 }  # fmt: skip
 DATASETS = {
     "ntu60", "ntu120", "sysu", "nucla", "shrec17_14", "shrec17_28", "smarthome", "utd_mhad", "folder", "kinder_gator",

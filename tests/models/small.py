@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "c3d_flow_at1": FLOW,
     "c3d_flow_at2": {**FLOW, "skeleton_width": 8, "map_frames": 144, "skeleton": "joint"},
     "flow_skeleton": {**FLOW, "skeleton_width": 8, "map_frames": 144},
+    "joint_tcn": {"frames": 16, "width": 8, "dilations": (1, 2)},
     "sem_net": {"frames": 16, "channels": (8, 16), "strides": (2, 2), "heads": 2, "embedding": 4},
     "spa_net_3p1d": {"frames": 12, "width": 8, "widths": (1, 2), "depths": (1, 1), "kernel": 3},
     "spa_net_4d": {"frames": 8, "width": 8, "widths": (1, 2), "depths": (1, 1), "kernel": 3},

@@ -1,4 +1,4 @@
-"""The networks by name, imported on first use; one file per paper."""
+"""The networks by name, imported on first use; one file per paper, and `joint_tcn`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ NETWORKS = Registry(
         "c3d_flow_at2": "actrec_models.networks.flow_skeleton:C3dFlowAt2",
         "flow_skeleton": "actrec_models.networks.flow_skeleton:FlowSkeleton",
         "p_i3d": "actrec_models.networks.p_i3d:PI3d",
+        "joint_tcn": "actrec_models.networks.joint_tcn:JointTcn",
         "sem_net": "actrec_models.networks.sem_net:SemNet",
         "spa_net_3p1d": "actrec_models.networks.spa_net:SpaNet3p1d",
         "spa_net_4d": "actrec_models.networks.spa_net:SpaNet4d",

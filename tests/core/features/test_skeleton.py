@@ -3,7 +3,15 @@ import pytest
 
 from actrec import features
 from actrec.datasets.nucla import read_nucla_npz
-from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, fill_missing, normalize, stack
+from actrec.features.skeleton import (
+    CANONICAL_LENGTHS,
+    MODALITIES,
+    SkeletonPreprocessing,
+    bones,
+    fill_missing,
+    normalize,
+    stack,
+)
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
 from actrec.utils import gravity
@@ -133,3 +141,26 @@ def test_normalize_with_pitch_is_as_seen_by_a_camera_that_looks_down(clip):
     pitched = normalize(clip, SkeletonPreprocessing(pitch_deg=15.0))
     np.testing.assert_allclose(pitched, normalize(seen, AS_TRAINED), atol=1e-5)
     assert np.abs(pitched - normalize(clip, AS_TRAINED)).max() > 0.1
+
+
+def test_normalize_canonical_lengths_keep_directions_and_the_motion_of_the_root(clip):
+    own, same = (normalize(clip, SkeletonPreprocessing(lengths=lengths)) for lengths in ("own", "canonical"))
+    parents = list(LAYOUT.parents)
+    vectors, before = same - same[..., parents, :], own - own[..., parents, :]
+    lengths = np.linalg.norm(vectors, axis=-1)
+    wrist = LAYOUT.index["wrist_left"]
+    np.testing.assert_allclose(lengths[..., wrist], CANONICAL_LENGTHS["wrist"], rtol=1e-4)
+    np.testing.assert_allclose(
+        vectors[..., wrist, :] / lengths[..., wrist, None],
+        before[..., wrist, :] / np.linalg.norm(before[..., wrist, :], axis=-1, keepdims=True),
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(same[..., 0, :], own[..., 0, :], atol=1e-6)
+
+
+def test_normalize_canonical_lengths_leave_missing_limbs_at_their_parents(clip):
+    lost = clip.copy()
+    lost[..., LAYOUT.index["wrist_left"], :] = np.nan
+    placed = normalize(lost, SkeletonPreprocessing(lengths="canonical"))
+    wrist, elbow = (LAYOUT.index[f"{joint}_left"] for joint in ("wrist", "elbow"))
+    np.testing.assert_allclose(placed[..., wrist, :], placed[..., elbow, :], atol=1e-6)
