@@ -143,11 +143,12 @@ CUDA_BINDINGS = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-pytho
 
 LOAD_TYPE_SUPPORT = """
 import rclpy
-from actrec_msgs.msg import ActionLabel
+from actrec_msgs.msg import ActionEvent
 from actrec_msgs.srv import LoadModel
-ActionLabel.__class__.__import_type_support__()
+ActionEvent.__class__.__import_type_support__()
 LoadModel.__class__.__import_type_support__()
 """
+"""Loads the newest message, which an older build of actrec_msgs lacks."""
 
 
 def check_software() -> Iterator[Finding]:

@@ -200,6 +200,18 @@ def test_check_library_failing_import_is_fault(
     )
 
 
+def test_check_messages_build_before_the_newest_message_is_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("", "msg", "srv"):
+        (tmp_path / "actrec_msgs" / name).mkdir(parents=True)
+        (tmp_path / "actrec_msgs" / name / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    finding = doctor.check_messages()
+    assert finding.state == "fault" and "cannot import name 'ActionEvent'" in finding.value
+    assert finding.remedy.startswith("make build")
+
+
 def test_check_opencv_wheels_two_installed_is_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(
