@@ -44,7 +44,7 @@ def active_span(stamps_ns: np.ndarray, bodies: np.ndarray) -> tuple[int, int]:
 
 
 def speeds(times: np.ndarray, bodies: np.ndarray) -> np.ndarray:
-    """Return the speed [T] of the fastest joints of bodies [M, T, V, 3] at times [T], m/s; 0 where none is known."""
+    """Return the speed [T] of the fastest joints of bodies [M, T, V, 3] at times [T], m/s, 0 if none is known."""
     begin = np.searchsorted(times, times - _SMOOTHED_S / 2 - 1e-6)
     end = np.searchsorted(times, times + _SMOOTHED_S / 2 + 1e-6)
     known = np.isfinite(bodies)
