@@ -94,9 +94,9 @@ class JointTcn(Network):
         shape = (self.config.bodies, 3, self.config.frames, len(KINECT_V2_25))
         return [InputSpec("body", "body", KINECT_V2_25.name, shape, unit="m", preprocessing=options)]
 
-    def forward(self, body: Tensor) -> Tensor:
+    def forward(self, **inputs: Tensor) -> Tensor:
         """Map (N, M, 3, T, V) to the logits (N, classes)."""
-        return self.fc(self.dropout(self.embed(body)))
+        return self.fc(self.dropout(self.embed(inputs["body"])))
 
     def embed(self, body: Tensor) -> Tensor:
         """Map (N, M, 3, T, V) to the features (N, 2·width): mean and maximum over time, then the mean over bodies."""
