@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,13 +121,17 @@ class Everyday(Source):
         """Return every clip of a class that the vocabulary does not have, and long waiting, with label −1."""
         return list(self._items(unknown=True))
 
-    def _items(self, unknown: bool) -> Iterator[Entry]:
+    @cached_property
+    def _merged(self) -> list[str]:
         if not self.root.is_dir():
             raise missing_folder_error(self.root)
         present = [name for name in SETS if Path(datasets.folder(self.root, name)).is_dir()]
         if not (names := list(map(str, self.config.sets)) or present):
             raise DeviceError(f"'{self.root}' holds no folder of {', '.join(SETS)}; check the path")
-        for name in names:
+        return names
+
+    def _items(self, unknown: bool) -> Iterator[Entry]:
+        for name in self._merged:
             source = self.source(name)
             entries = source.entries()
             people = sorted({_person(entry) for entry in entries}, key=lambda person: (len(person), person))
@@ -189,7 +193,12 @@ class Everyday(Source):
         """Return the part of an item in a split."""
         self.check(split)
         if split == "leave_one_set_out":
-            return "test" if entry.meta["set"] == SETS[self.config.fold - 1] else "train"
+            if (tested := SETS[self.config.fold - 1]) not in self._merged:
+                numbers = ", ".join(f"{SETS.index(name) + 1} {name}" for name in self._merged if name in SETS)
+                raise ConfigError(
+                    f"fold {self.config.fold} tests on {tested}, which is not merged here; folds: {numbers}"
+                )
+            return "test" if entry.meta["set"] == tested else "train"
         return str(entry.meta[split])
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:

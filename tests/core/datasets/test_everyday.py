@@ -90,6 +90,9 @@ def test_everyday_leaves_one_set_out(root, fold):
 def test_everyday_invalid_options_and_folders_raise(root, tmp_path):
     with pytest.raises(ConfigError, match="everyday has no set coffee; known: nucla, utd_mhad"):
         datasets.source("everyday", root, sets=["coffee"])
+    with pytest.raises(ConfigError, match="fold 1 tests on nucla, which is not merged here; folds: 3 kard$"):
+        datasets.create("everyday", root, split="leave_one_set_out", sets=["kard"])
+    assert len(datasets.create("everyday", root, split="leave_one_set_out", part="test", sets=["kard"], fold=3)) > 0
     with pytest.raises(DeviceError, match="holds no folder of nucla, utd_mhad"):
         datasets.source("everyday", tmp_path).entries()
     with pytest.raises(DeviceError, match="no folder .*--data or ACTREC_DATA"):
