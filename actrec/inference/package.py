@@ -128,6 +128,8 @@ class Rejection:
     @property
     def note(self) -> str:
         """Description for the user."""
+        if self.threshold == 0 and self.background is not None:
+            return f"`{UNKNOWN}` if the background is more probable than each class"
         if self.threshold == 0:
             return f"never says `{UNKNOWN}`, whatever it sees"
         beside = "" if self.background is None else f", beside a background logit of {self.background:g},"

@@ -264,6 +264,15 @@ class Session:
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return (raised / raised.sum(axis=1, keepdims=True))[:, :classes].astype(np.float32)
 
+    def is_rejected(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return [N] whether probabilities [N, classes] give `unknown`.
+
+        They do if the best one is below the threshold, or, without a threshold, below the background class's.
+        """
+        rejection = self.package.rejection
+        unmatched = 0.0 if rejection.background is None else 1 - probabilities.sum(axis=1)
+        return np.asarray(probabilities.max(axis=1) < (rejection.threshold or unmatched))
+
     def to_prediction(self, probabilities: np.ndarray) -> Prediction:
         """Return the prediction for probabilities [classes], with rejection."""
         labels = self.package.labels
@@ -271,7 +280,7 @@ class Session:
             return Prediction(UNKNOWN, -1, 0.0, probabilities, labels)
         best = int(np.argmax(probabilities))
         confidence = float(probabilities[best])
-        if confidence < self.package.rejection.threshold:
+        if self.is_rejected(probabilities[None])[0]:
             return Prediction(UNKNOWN, -1, confidence, probabilities, labels)
         return Prediction(labels[best], best, confidence, probabilities, labels)
 

@@ -82,6 +82,9 @@ Place = tuple[np.ndarray, int]
 _PLACES = 1
 """Seed component that separates the order of windows from the augmentation."""
 
+_BACKGROUND = 2
+"""Seed component that separates the choice of background clips from the augmentation."""
+
 _ROUNDED_NS = 1000
 """Rounding tolerance of the end of a window."""
 
@@ -99,6 +102,8 @@ class Samples(Dataset[Sample]):
         augmentation: None for clips as recorded, of the live window at the end of the recording.
         any_clip: Without augmentation: a random clip of the window instead of the last one.
         made: Names of the inputs to compute; None for all. The variations are the same.
+        background: Clips of the unknown class, which replace the recipe's share `background` of the items; their label
+            is the number of classes.
     """
 
     def __init__(
@@ -110,8 +115,9 @@ class Samples(Dataset[Sample]):
         augmentation: data_augmentation.Augmentation | None,
         any_clip: bool = False,
         made: Collection[str] | None = None,
+        background: ClipDataset | None = None,
     ):
-        self.made = made
+        self.made, self.background = made, background
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
         self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
@@ -127,17 +133,26 @@ class Samples(Dataset[Sample]):
         epoch, index, again = draw if isinstance(draw, tuple) else (0, draw, 0)
         if index == PAD:
             return {**self[0], "label": OUTLIER}
-        clip = self.clips[index]
+        clip, label = self._clip(epoch, index, again)
         place = self._place(clip, epoch, index, again) if self.recipe.clips == "whole" else None
         rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
-            return {**self._recorded(clip, place, rng), "label": clip.label}
+            return {**self._recorded(clip, place, rng), "label": label}
         if rng.random() < self.recipe.outliers:
             return {**self._of_bodies(self._no_class(self._in_axes(clip), rng), rng), "label": OUTLIER}
         if self._bodies_alone:
             shown = clip if place is None else _until(self._in_axes(clip), place[0][-1])
-            return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": clip.label}
-        return {**self._varied_streams(clip, place, self.augmentation, rng), "label": clip.label}
+            return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": label}
+        return {**self._varied_streams(clip, place, self.augmentation, rng), "label": label}
+
+    def _clip(self, epoch: int, index: int, again: int) -> tuple[Clip, int]:
+        """Return the clip of a draw, or a random one of the background, and its label."""
+        if self.background is not None:
+            rng = np.random.default_rng([self.recipe.seed, epoch, index, again, _BACKGROUND])
+            if rng.random() < self.recipe.background:
+                return self.background[int(rng.integers(len(self.background)))], len(self.clips.classes)
+        clip = self.clips[index]
+        return clip, clip.label
 
     def _place(self, clip: Clip, epoch: int, index: int, again: int) -> Place:
         """Return a random window among the ones of evaluation, a different one for each repeat in an epoch."""

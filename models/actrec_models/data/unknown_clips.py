@@ -4,7 +4,7 @@ Synthetic clips make a network unsure about unknown actions: outlier exposure (H
 second dataset. A real body stands still, gestures, or swings its arms and legs. A real hand is still, moves slowly,
 wanders between points, or moves single fingers. Hand clips from bodies attach a rigid hand to a recorded arm.
 
-Clips of another dataset determine the rejection threshold and are not used for training, so that they stay unknown.
+Clips of another dataset determine the rejection threshold. They train only as the background class of a recipe.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +81,43 @@ def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> U
     if len(kept) > _MOST:
         kept = [kept[i] for i in sorted(np.random.default_rng(0).choice(len(kept), _MOST, replace=False).tolist())]
     return UnknownClips(kept, without)
+
+
+def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "") -> tuple[ClipDataset, ClipDataset]:
+    """Return the clips that train as the background class, and the ones of held-out groups (`Validation.by`).
+
+    They are the recordings of the training part that are labeled unknown, else the clips of the unknown dataset.
+
+    Args:
+        clips: The training part of the classes.
+
+    Raises:
+        ConfigError: There are none, or they do not fit the classes' clips.
+    """
+    own: ClipDataset = recipe.unknown_clips(data_root, "train", root)
+    if not len(own):
+        missing = missing_dataset(recipe, data_root)
+        if missing or not recipe.unknown_dataset:
+            cause = missing or "there is no unknown_dataset"
+            raise ConfigError(
+                f"the recipe has a background, but {recipe.dataset} has no clips labeled unknown and {cause}: name a "
+                "dataset that is there, or set background to 0"
+            )
+        own = load(recipe, clips.classes, data_root, "train").read()
+    if own.layout != clips.layout or not clips.streams <= own.streams:
+        found = f"{', '.join(sorted(own.streams))} of {own.layout}"
+        needed = f"{', '.join(sorted(clips.streams))} of {clips.layout}"
+        raise ConfigError(
+            f"clips of the background hold {found}, clips of the classes {needed}: name another unknown_dataset, or "
+            "set background to 0"
+        )
+    validation = recipe.components().validation
+    held = validation.split(clips, recipe.seed)[1] if validation.by else None
+    groups = {meta[validation.by] for meta in held.metas} if held is not None else set()
+    is_held = np.array([meta.get(validation.by) in groups for meta in own.metas])
+    if is_held.all():
+        raise ConfigError("all clips of the background are of held-out groups: hold out others, or set background to 0")
+    return own.subset(np.flatnonzero(~is_held)), own.subset(np.flatnonzero(is_held))
 
 
 def _part(make: Callable[..., ClipDataset], recipe: Recipe, data_root: str, part: str) -> ClipDataset:

@@ -28,6 +28,7 @@ from actrec_models.evaluation.protocol import (
     training_recordings,
 )
 from actrec_models.evaluation.scoring import Scores
+from actrec_models.training import provenance
 
 SEED_FIELDS = ("seed", "commands")
 """Recipe fields in which repetitions may differ."""
@@ -35,8 +36,8 @@ SEED_FIELDS = ("seed", "commands")
 MAX_DRAWS = 1000
 
 SPREAD_METRICS = (
-    "accuracy", "accuracy_without_copies", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece",
-    "nll", "brier", "aurc",
+    "accuracy", "accuracy_without_copies", "accuracy_of_learned", "top5", "mean_class_accuracy", "mean_f1",
+    "mean_average_precision", "ece", "nll", "brier", "aurc",
 )  # fmt: skip
 """Metrics of which repetitions get a mean and a spread."""
 
@@ -132,7 +133,7 @@ def evaluate_models(
     results = tuple(
         scoring.evaluate(
             model.session, part, name=model.name, class_map=class_map(model, target, part), scores=own,
-            duplicates=frozenset(duplicates),
+            duplicates=frozenset(duplicates), learned=_learned(model, part),
         )
         for model, part, own in zip(models, clips, scores, strict=True)
     )  # fmt: skip
@@ -169,12 +170,18 @@ def _score_unknown(
             notes.append(f"{model.name}: rejection of recordings labeled unknown is not measured: {error}")
             continue
         readable = np.array([index not in scores.unreadable for index in range(len(scores.logits))])
-        confidence = model.session.softmax(scores.logits[readable]).max(axis=1)
-        rejected = float((confidence < model.package.rejection.threshold).mean())
-        rejections.append((len(confidence), rejected))
-        notes.append(f"{model.name} rejects {rejected:.1%} of {len(confidence)} recordings labeled unknown.")
+        is_rejected = model.session.is_rejected(model.session.softmax(scores.logits[readable]))
+        rejections.append((len(is_rejected), float(is_rejected.mean())))
+        notes.append(f"{model.name} rejects {is_rejected.mean():.1%} of {len(is_rejected)} recordings labeled unknown.")
         unreadable |= scores.unreadable
     return tuple(rejections), [*notes, *(f"Skipped, labeled unknown: {why}" for _, why in sorted(unreadable.items()))]
+
+
+def _learned(model: Model, clips: ClipDataset) -> np.ndarray:
+    """Return [N] whether a model was trained on clips of each clip's class; empty if it was on clips of all."""
+    absent = model.package.provenance.figures.get(provenance.ABSENT, ())
+    known = np.array([clips.classes[label] not in absent for label in clips.labels])
+    return np.empty(0, bool) if known.all() else known
 
 
 def _fuse(
@@ -191,13 +198,16 @@ def _fuse(
         unreadable = {index: why for stream in streams for index, why in stream.unreadable.items()}
         name = " + ".join(evaluation.models[index].name for index in group)
         duplicates = frozenset(evaluation.duplicates)
-        fused.append(scoring.make_result(name, clips, probabilities, unreadable, mapped, duplicates=duplicates))
+        learned = evaluation.results[group[0]].learned
+        result = scoring.make_result(name, clips, probabilities, unreadable, mapped, duplicates=duplicates)
+        fused.append(dataclasses.replace(result, learned=learned))
     return dataclasses.replace(evaluation, fused=tuple(fused), weights=tuple(weights), fuse_method=options.fuse)
 
 
 def _pool(evaluation: Evaluation) -> EvaluationResult:
     """Return all repetitions' clips as one result, for plots and class metrics."""
     results = evaluation.repetitions
+    learned = [result.learned if len(result.learned) else np.ones(len(result.clips), bool) for result in results]
     return EvaluationResult(
         f"{len(results)} {evaluation.kind} together",
         results[0].classes,
@@ -208,6 +218,7 @@ def _pool(evaluation: Evaluation) -> EvaluationResult:
         {f"{result.name}: {clip}": why for result in results for clip, why in result.unreadable.items()},
         duplicates=frozenset(f"{result.name}: {clip}" for result in results for clip in result.duplicates),
         recordings=tuple(clip for result in results for clip in result.clips),
+        learned=np.concatenate(learned) if any(len(result.learned) for result in results) else results[0].learned,
     )
 
 

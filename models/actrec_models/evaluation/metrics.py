@@ -155,6 +155,7 @@ class EvaluationResult:
         package_confidence: [N] confidence in the package's own, finer classes, which the threshold applies to.
         duplicates: Names of the clips that the training part contains too (`actrec.datasets.find_duplicates`).
         recordings: [N] name of each answer's recording, if several models answered; empty for one clip each.
+        learned: [N] whether the training part has clips of the true class; empty if it has of all.
 
     Raises:
         InputError: No clip, shapes that disagree, or invalid probabilities; the message names the first such clip.
@@ -170,6 +171,7 @@ class EvaluationResult:
     package_confidence: np.ndarray | None = None
     duplicates: frozenset[str] = frozenset()
     recordings: tuple[str, ...] = ()
+    learned: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
     def __post_init__(self) -> None:
         p, labels, expected = self.probabilities, self.labels, (len(self.clips), len(self.classes))
@@ -220,9 +222,9 @@ class EvaluationResult:
 
     @property
     def accepted(self) -> np.ndarray:
-        """[N] whether the confidence, as computed live, reaches the threshold."""
+        """[N] whether the confidence, as computed live, reaches the threshold, or without one the background's."""
         confidence = self.confidence if self.package_confidence is None else self.package_confidence
-        return self.readable & (confidence >= (self.threshold or 0.0))
+        return self.readable & (confidence >= (self.threshold or 1 - self.probabilities.sum(axis=1)))
 
     @cached_property
     def confusion(self) -> np.ndarray:
@@ -287,6 +289,9 @@ class EvaluationResult:
             unique = np.array([clip not in self.duplicates for clip in self.clips])
             figures["copies"] = int((~unique).sum())
             figures["accuracy_without_copies"] = float(correct[unique].mean()) if unique.any() else None
+        if len(self.learned):
+            figures["clips_of_learned"] = int(self.learned.sum())
+            figures["accuracy_of_learned"] = float(correct[self.learned].mean()) if self.learned.any() else None
         if self.threshold is not None:
             figures |= {
                 "threshold": self.threshold,

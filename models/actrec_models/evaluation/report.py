@@ -231,8 +231,14 @@ def result_tables(result: EvaluationResult) -> list[Table]:
     """Return the tables about one result that have rows."""
     class_columns = ("class", "clips", "predicted", "recall", "precision", "F1", "average precision")
     keys = ("recall", "precision", "f1", "average_precision")
+    unlearned = {result.classes[label] for label in result.labels[~result.learned]} if len(result.learned) else set()
     class_rows = [
-        (name, str(row["clips"]), str(row["predicted"]), *(percent(row[key]) for key in keys))
+        (
+            f"{name} (no training clip)" if name in unlearned else name,
+            str(row["clips"]),
+            str(row["predicted"]),
+            *(percent(row[key]) for key in keys),
+        )
         for name, row in result.per_class.items()
     ]
     pair_rows = [(p["true"], p["predicted"], str(p["clips"]), percent(p["share"])) for p in result.confused]
@@ -258,6 +264,9 @@ def _metrics_table(result: EvaluationResult) -> Table:
         if metric == "accuracy" and "copies" in s:
             value = f"{percent(s['accuracy_without_copies'])} of {s['clips'] - s['copies']}"
             rows.append(("… of clips that are not in the training part too", value))
+        if metric == "accuracy" and "clips_of_learned" in s:
+            value = f"{percent(s['accuracy_of_learned'])} of {s['clips_of_learned']}"
+            rows.append(("… of clips whose class has training clips", value))
     if "threshold" in s:
         rows += [
             ("rejection threshold", f"{s['threshold']:g}"),

@@ -141,13 +141,14 @@ def evaluate(
     class_map: Sequence[int] | None = None,
     scores: Scores | None = None,
     duplicates: frozenset[str] = frozenset(),
+    learned: np.ndarray | None = None,
 ) -> EvaluationResult:
     """Evaluate a session on a dataset with the package's temperature, background and threshold.
 
     Args:
         class_map: The dataset's class of each of the model's finer classes, whose probabilities are summed.
         scores: Result of `score`, if known.
-        duplicates: As in `EvaluationResult`.
+        duplicates, learned: As in `EvaluationResult`.
 
     Raises:
         InputError: The model's classes are not the dataset's, or as `score`.
@@ -162,7 +163,8 @@ def evaluate(
     scores = score(session, clips, mode) if scores is None else scores
     probabilities = session.softmax(scores.logits)
     threshold = package.rejection.threshold
-    return make_result(name, clips, probabilities, scores.unreadable, class_map, threshold, duplicates)
+    result = make_result(name, clips, probabilities, scores.unreadable, class_map, threshold, duplicates)
+    return result if learned is None else dataclasses.replace(result, learned=learned)
 
 
 def make_result(

@@ -175,7 +175,7 @@ def with_evaluation(
     if caveat := dataset_attribute(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
     if obstacle := rejection.calibration_obstacle(recipe, session.package.inputs, *roots):
-        chosen = Rejection(calibrated_on=f"not calibrated: {obstacle}")
+        chosen = Rejection(calibrated_on=f"not calibrated: {obstacle}", background=0.0 if recipe.background else None)
     else:
         fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)

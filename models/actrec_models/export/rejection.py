@@ -195,6 +195,9 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
         against = f"{recipe.unknown_dataset} train part"
         against += ", its right hands with poses of the gestures" if clips.layout == "hand_22" else ""
         excluded = unknown_clips.load(recipe, clips.classes, data_root, "train").excluded
+    if recipe.background:
+        held_out = len(held_background(recipe, data_root, root))
+        against = f"{held_out} held-out clips of the background" if held_out else f"{against}, trained as background"
     without = f"; without: {', '.join(excluded)}" if excluded else ""
     return chosen, (
         f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against} "
@@ -235,6 +238,8 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     Raises:
         ConfigError: The recipe excludes an action that the unknown dataset does not have, or all of them.
     """
+    if part == "train" and len(held := held_background(recipe, data_root, root)):
+        return np.asarray(evaluation.score(session, held, _mode(recipe)).logits)
     clips: ClipDataset = recipe.unknown_clips(data_root, part, root)
     if not len(recipe.unknown_clips(data_root, "train", root)):
         clips = unknown_clips.load(recipe, session.package.labels, data_root, part).read()
@@ -244,6 +249,13 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
         return np.zeros((0, len(session.package.labels)), np.float32)
     logits: np.ndarray = evaluation.score(session, clips, _mode(recipe)).logits
     return logits
+
+
+def held_background(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
+    """Return the clips of the background class that training held out; none without a background."""
+    if not recipe.background:
+        return ClipDataset([], ())
+    return unknown_clips.background(recipe, training_clips(recipe, data_root, root), data_root, root)[1]
 
 
 def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:

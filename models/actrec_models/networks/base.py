@@ -27,6 +27,8 @@ class Network(nn.Module):
             are accepted; the other channels start at zero.
         handles_outliers: Whether its own `losses` accepts samples without a class.
         outlier_weight: Weight of these samples in such a `losses`; set by the trainer.
+        background: Whether it is trained with a background class, whose logit is 0 and whose label is the number of
+            classes.
     """
 
     stages: tuple[str, ...] = ()
@@ -35,6 +37,7 @@ class Network(nn.Module):
     base_channels: Mapping[str, tuple[int, int]] = {}
     handles_outliers: ClassVar[bool] = False
     outlier_weight: float = 0.0
+    background: bool = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -59,6 +62,10 @@ class Network(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the logits (N, classes) of inputs by name, each (N, *shape)."""
 
+    def with_background(self, scores: Tensor) -> Tensor:
+        """Return scores (N, classes), or (N, classes + 1) with the logit of the background class."""
+        return nn.functional.pad(scores, (0, 1)) if self.background else scores
+
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses that the paper trains on.
 
@@ -69,7 +76,7 @@ class Network(nn.Module):
             "loss", the sum to minimize, "logits" [N, classes], and each part under its own name.
         """
         logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
-        return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}
+        return {"loss": cross_entropy(self.with_background(logits), batch["label"]), "logits": logits}
 
     def stage(self, name: str) -> None:
         """Train only the parameters of one of `stages`, or all for ""."""

@@ -238,23 +238,33 @@ class SemNet(Network):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the class scores, (N, classes)."""
-        return combine([stream(inputs[name]) for name, stream in self.streams.items()])
+        return combine([stream(inputs[name]) for name, stream in self.streams.items()], self.background)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the summed cross-entropies of the streams, which are trained separately; only scores are fused."""
         scores = {name: stream(batch[name]) for name, stream in self.streams.items()}
         parts = {name: self._loss(score, batch["label"]) for name, score in scores.items()}
         own = parts if len(parts) > 1 else {}
-        return {"loss": torch.stack(list(parts.values())).sum(), "logits": combine(list(scores.values())), **own}
+        return {
+            "loss": torch.stack(list(parts.values())).sum(),
+            "logits": combine(list(scores.values()), self.background),
+            **own,
+        }
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(scores, labels, self.config.label_smoothing, self.outlier_weight)
+        return cross_entropy(self.with_background(scores), labels, self.config.label_smoothing, self.outlier_weight)
 
 
-def combine(scores: list[Tensor]) -> Tensor:
-    """Return one stream's class scores, or log(softmax(a) + softmax(b) + …) of several: (N, classes)."""
+def combine(scores: list[Tensor], background: bool = False) -> Tensor:
+    """Return one stream's class scores, or log(softmax(a) + softmax(b) + …) of several: (N, classes).
+
+    With a background class, whose logit is 0 in each stream, they are relative to the sum of its probabilities.
+    """
     if len(scores) == 1:
         return scores[0]
+    if background:
+        total = combine([nn.functional.pad(score, (0, 1)) for score in scores])
+        return total[:, :-1] - total[:, -1:]
     total, *others = (torch.log_softmax(score, dim=1) for score in scores)
     for other in others:
         total = torch.maximum(total, other) + torch.log(1 + torch.exp(-(total - other).abs()))

@@ -16,7 +16,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from actrec.inference.package import ModelPackage
+from actrec.inference.package import ModelPackage, Rejection
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, PackageError
 from actrec_models.networks.base import Network
@@ -163,6 +163,8 @@ def open_checkpoint(path: Path) -> tuple[Recipe, ModelPackage, Network]:
     description = provenance.describe_package(
         recipe.model, recipe.options, parameters["classes"], network, trained, recipe.window(network)
     )
+    if recipe.background:
+        description = dataclasses.replace(description, rejection=Rejection(background=0.0))
     return recipe, description, network
 
 

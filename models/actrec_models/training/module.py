@@ -23,6 +23,7 @@ class RecognitionModule(lightning.LightningModule):
         self.save_hyperparameters()
         self.recipe = config.build(Recipe, recipe)
         self.network: Network = create(self.recipe.model, num_classes=len(classes), **self.recipe.network_options())
+        self.network.background = bool(self.recipe.background)
         if self.recipe.outliers:
             self.network.outlier_weight = self.recipe.outlier_weight
         self.stage = self.recipe.plan()[-1]
@@ -60,11 +61,15 @@ class RecognitionModule(lightning.LightningModule):
         """Return the loss of a batch; log it, its parts and the accuracy per epoch."""
         if self.plain:
             scores = self.network(**{spec.name: batch[spec.name] for spec in self.network.input_specs})
-            smoothed = cross_entropy(scores, batch["label"], self.recipe.label_smoothing, self.recipe.outlier_weight)
+            smoothed = cross_entropy(
+                self.network.with_background(scores), batch["label"], self.recipe.label_smoothing,
+                self.recipe.outlier_weight,
+            )  # fmt: skip
             parts = {"loss": smoothed, "logits": scores}
         else:
             parts = self.network.losses(batch)
-        loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
+        loss, scores = parts["loss"], self.network.with_background(parts["logits"])
+        known = batch["label"] != OUTLIER
         correct, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
         logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
         if self._plateau is not None:
@@ -86,7 +91,7 @@ class RecognitionModule(lightning.LightningModule):
             return
         batch = {name: value[known] for name, value in batch.items()}  # without the padding of a process's last batch
         parts = self.network.losses(batch)
-        correct = (parts["logits"].argmax(1) == batch["label"]).sum()
+        correct = (self.network.with_background(parts["logits"]).argmax(1) == batch["label"]).sum()
         self._validation += torch.stack([parts["loss"] * known.sum(), correct, known.sum()]).float()
 
     def on_validation_epoch_end(self) -> None:

@@ -24,6 +24,8 @@ from actrec_models.networks.base import Network
 from actrec_models.training.recipe import Recipe
 
 FIRST_FOLD = 1  # the default fold of a dataset with folds
+ABSENT = "absent_classes"
+"""Key of the classes without a training clip in a checkpoint's provenance and a package's figures."""
 INITIAL_TRAININGS = "initial_trainings"
 """Key of the `training`s of the initial weights in a checkpoint's provenance and a package's figures."""
 
@@ -187,7 +189,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         settings=config.to_plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
-        figures={name: run[name] for name in ("recordings", INITIAL_TRAININGS) if name in run},
+        figures={name: run[name] for name in ("recordings", ABSENT, INITIAL_TRAININGS) if name in run},
         command=run.get("command", ""),
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),

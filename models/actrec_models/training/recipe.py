@@ -268,6 +268,12 @@ class Recipe:
     )
     outliers: float = setting(0.0, "share of samples that show generated actions of no class", range=(0.0, 0.9))
     outlier_weight: float = setting(0.5, "of their loss, the cross-entropy to equal probabilities", range=(0.0, 10.0))
+    background: float = setting(
+        0.0,
+        "share of samples that show a clip of the unknown class: own recordings labeled unknown, else clips of "
+        "unknown_dataset; the network learns when none of the classes is shown",
+        range=(0.0, 0.9),
+    )
     ema_decay: float = setting(
         0.99, "exponential moving average of the weights, decay a step; 0: no average", range=(0.0, 1.0)
     )

@@ -1,6 +1,7 @@
 """Training of a network by a recipe on Lightning: stages, resuming, devices."""
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import os
@@ -163,7 +164,8 @@ def train(
     with checkpoints.locked(out):
         identities = [initial_weights.identity(file) for file in init]
         clips = training_clips(recipe, data_root, root)
-        run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), identities)
+        background = unknown_clips.background(recipe, clips, data_root, root)[0] if recipe.background else None
+        run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), identities, background)
         recipe = run.completed(recipe)
         module = run.module(recipe)
         run.load(module, recipe, init)
@@ -217,8 +219,9 @@ class TrainingRun:
     """The state that the stages of a run share."""
 
     def __init__(
-        self, recipe: Recipe, whole: ClipDataset, resume: bool, progress: bool, machine: Machine, init: list[str]
-    ):
+        self, recipe: Recipe, whole: ClipDataset, resume: bool, progress: bool, machine: Machine, init: list[str],
+        background: ClipDataset | None = None,
+    ):  # fmt: skip
         self.resume, self.progress, self.machine, self.init = resume, progress, machine, init
         self.options = machine.trainer_options()
         self.gpu = self.options["accelerator"] == "gpu"
@@ -232,6 +235,10 @@ class TrainingRun:
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint, self.recordings = whole.fingerprint(), whole.identities()
+        self.background = background
+        if background is not None:
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {background.fingerprint()}".encode()).hexdigest()
+            self.recordings += background.identities()
         self.frame_rates, self.scene_flow = whole.frame_rates(), whole.scene_flow
         self.initial_trainings: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
         self.validation = recipe.components().validation
@@ -243,8 +250,9 @@ class TrainingRun:
         if len(classes) < 2:
             raise InputError(f"there is one class, {', '.join(classes)}: two actions are the least to tell apart")
         counts = np.bincount(self.clips.labels, minlength=len(classes))
-        if absent := [name for name, count in zip(classes, counts, strict=True) if not count]:
-            logger.warning("no clip of the training part shows %s: this will not be learnt", ", ".join(absent))
+        self.absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+        if self.absent:
+            logger.warning("no clip of the training part shows %s: this will not be learnt", ", ".join(self.absent))
 
     def module(self, recipe: Recipe) -> RecognitionModule:
         """Return the recipe's network; raise ConfigError if the dataset or outliers do not fit it."""
@@ -253,8 +261,9 @@ class TrainingRun:
             if not stage.model:
                 check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage))
         warn_missing_streams(self.clips, module.network.input_specs, recipe)
-        if recipe.outliers and not (module.plain or module.network.handles_outliers):
-            raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
+        for field in ("outliers", "background"):
+            if getattr(recipe, field) and not (module.plain or module.network.handles_outliers):
+                raise ConfigError(f"{recipe.model} has a loss of its own without {field}: set {field} to 0")
         if recipe.outliers and not any(recipe.for_stage(stage).augment for stage in recipe.plan()):
             raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
         return module
@@ -409,6 +418,7 @@ class TrainingRun:
             "frame_rates": list(self.frame_rates),
             "scene_flow": dict(self.scene_flow) if "flow" in features.streams(module.network.input_specs) else {},
             **({"recordings": self.recordings} if self.recordings else {}),
+            **({provenance.ABSENT: self.absent} if self.absent else {}),
             **provenance.as_figures(self.initial_trainings),
             **provenance.describe_machine(self.device, self.world),
         }
@@ -444,7 +454,10 @@ class TrainingRun:
         augmentation = recipe.check() if recipe.augment else None
         network = module.network
         window, made = recipe.window(network), [spec.name for spec in network.stage_input_specs]
-        samples = Samples(self.clips, network.input_specs, window, recipe, augmentation, any_clip=True, made=made)
+        samples = Samples(
+            self.clips, network.input_specs, window, recipe, augmentation, any_clip=True, made=made,
+            background=self.background,
+        )  # fmt: skip
         sampler = EpochBatchSampler(
             self.clips.labels, recipe.components().sampling, recipe.seed, recipe.batch, recipe.accumulate,
             rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
