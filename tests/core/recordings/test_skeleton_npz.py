@@ -114,7 +114,7 @@ def test_read_root_at_origin_moves_without_turning(write, person):
 def test_read_labels_in_order_and_background_between(write, person):
     times = np.arange(4 * T) / 30
     positions = np.tile(person, (4, 1, 1))
-    positions[times > 9] = np.nan  # nobody is in view
+    positions[times > 9] = np.nan  # without a person in view
     meta = read_skeleton_npz(write(positions=positions, person="anna", **SPANS)).meta
     spans = [(c.label, c.start_s, c.end_s, c.person) for c in meta["labels"]]
     assert spans == [("clap", 0, 0.5, "anna"), ("wave", 1.5, 2, "anna"), ("wave", 2, 2.5, "anna")]

@@ -1,4 +1,4 @@
-"""The background class: unknown clips in training, and what a network says to them afterwards."""
+"""The background class: unknown clips in training, and how a network scores them afterwards."""
 
 import json
 from dataclasses import replace
