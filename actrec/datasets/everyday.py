@@ -189,6 +189,10 @@ class Everyday(Source):
         """Return the item of the merged dataset."""
         return replace(entry, name=entry.name.split("/", 1)[1].split("#")[0])
 
+    def has_split(self, split: str) -> bool:
+        """Return whether the set that the fold of leave_one_set_out tests on is merged."""
+        return split != "leave_one_set_out" or SETS[self.config.fold - 1] in self._merged
+
     def part(self, entry: Entry, split: str) -> str:
         """Return the part of an item in a split."""
         self.check(split)

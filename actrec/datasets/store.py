@@ -219,14 +219,15 @@ class PreparedDataset(ClipDataset):
             ConfigError: The dataset has no such split or fold.
         """
         known = self._index.splits.tolist()
-        splits = [name for name in known if "#" not in name]
+        splits = list(dict.fromkeys(name.split("#")[0] for name in known))
         split = split or splits[0]
         if split not in splits:
             raise ConfigError(f"{self.head.dataset} has split {', '.join(splits)}; got '{split}'")
         requested = f"{split}#{fold}" if fold else split
         if requested not in known:
-            folds = sum(name.startswith(f"{split}#") for name in known)
-            raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
+            folds = ", ".join(name.split("#")[1] for name in known if name.startswith(f"{split}#"))
+            held = f"folds {folds} of split {split}" if folds else "no folds"
+            raise ConfigError(f"{self.head.dataset} has {held}; got {f'fold {fold}' if fold else 'none'}")
         parts = self._index.parts[known.index(requested)][self._chosen]
         return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == unknown)))
 

@@ -119,7 +119,7 @@ def prepare(
     protocols = {split: source for split in source.splits if source.has_split(split)}
     for fold in range(1, source.folds + 1):
         divided = datasets.source(dataset, source.root, **options, fold=fold)
-        protocols |= {f"{split}#{fold}": divided for split in source.splits}
+        protocols |= {f"{split}#{fold}": divided for split in source.splits if divided.has_split(split)}
     return prepare_source(dataset, source, protocols, out, options, settings, run or Run())
 
 

@@ -16,7 +16,7 @@ import torch
 from actrec import datasets, features, inference, types
 from actrec.datasets import find_duplicates
 from actrec.inference import package
-from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance, Rejection
+from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance
 from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, networks
@@ -175,7 +175,7 @@ def with_evaluation(
     if caveat := dataset_attribute(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
     if obstacle := rejection.calibration_obstacle(recipe, session.package.inputs, *roots):
-        chosen = Rejection(calibrated_on=f"not calibrated: {obstacle}", background=0.0 if recipe.background else None)
+        chosen = dataclasses.replace(draft.rejection, calibrated_on=f"not calibrated: {obstacle}")
     else:
         fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)

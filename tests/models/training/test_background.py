@@ -65,6 +65,8 @@ def test_leave_one_set_out_from_store_counts_unlearned_classes_apart(trained, ca
         set(datasets.create("everyday", store, part=part, **options).labels.tolist()) for part in ("test", "train")
     )
     assert kard & hdm05 and kard - hdm05
+    with pytest.raises(ConfigError, match="everyday has folds 3, 7 of split leave_one_set_out; got fold 1"):
+        datasets.create("everyday", store, split="leave_one_set_out", fold=1)
     rows = [row for name, row in figures["per_class"].items() if source.classes.index(name) in hdm05 and row["clips"]]
     learned = sum(row["clips"] for row in rows)
     assert 0 < figures["clips_of_learned"] == learned < figures["clips"]
