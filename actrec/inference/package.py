@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -272,6 +272,7 @@ def write(
     card: str = "",
     overwrite: bool = False,
     lower: Mapping[str, bytes] | None = None,
+    check: Callable[[ModelPackage], object] | None = None,
 ) -> ModelPackage:
     """Write a package to a temporary folder, validate it there, and rename it into place.
 
@@ -281,6 +282,7 @@ def write(
         weights: Content of `model.safetensors`, if any.
         lower: The network in "float16" and "int8", which the description's fields of these names describe; without
             it the package has none, whatever the description says.
+        check: Called with the package in its temporary folder; if it raises, nothing is replaced.
 
     Returns:
         The package as `load` reads it.
@@ -308,7 +310,7 @@ def write(
         files[WEIGHTS] = weights
     if card:
         files[CARD] = card.encode()
-    folders.write_folder(target, files, check=load)
+    folders.write_folder(target, files, check=lambda written: check(load(written)) if check else load(written))
     return load(target)
 
 

@@ -1,16 +1,17 @@
 """Fine-tuning of a package's network on the user's own actions, from few recordings: `actrec teach`.
 
-1. The new head is trained on features of the frozen backbone, computed once for augmented versions of every clip.
-2. The whole network is trained at a small learning rate.
+1. A head of class means is computed on features of the frozen backbone, for augmented versions of every clip.
+2. With enough clips of each class, the whole network is also fine-tuned, at a small learning rate.
 
-The reported accuracy is cross-validated: a head on the frozen backbone is tested on one person, or one fold, after
-training on the others. The rejection threshold is chosen by validation runs, which repeat both steps without one fold
-and one class. The fold's clips are the known actions. The class, recordings labeled `unknown` and synthetic outliers
-are the unknown ones.
+Both procedures are cross-validated: trained without one person, or one fold, and tested on it. The better one makes the
+package, with the same steps, and its figures are the report. A fine-tuning that does not end in time is discarded.
+The rejection threshold is chosen on the same networks' logits. Known actions are the folds' clips. Unknown ones are
+recordings labeled `unknown`, classes that further networks were not trained on, and synthetic outliers.
 """
 
 import dataclasses
 import logging
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from actrec import features
+from actrec import features, inference
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.inference import package
 from actrec.inference.package import ModelPackage, Provenance, Rejection
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
-from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, InputError, PackageError
+from actrec_models import evaluation
 from actrec_models.evaluation.metrics import confusion_matrix
-from actrec_models.export import rejection
+from actrec_models.export import onnx_graph, rejection
 from actrec_models.export.exporter import card, escape_markdown, weights_bytes
-from actrec_models.export.onnx_graph import to_onnx
+from actrec_models.export.rejection import CalibratedRejection
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
-from actrec_models.finetune.transfer import PretrainedModel, TeachConfig, Trainer, open_pretrained
+from actrec_models.finetune.trainer import Trainer, Validation
+from actrec_models.finetune.transfer import PretrainedModel, TeachConfig, open_pretrained
 from actrec_models.networks.base import Network
 from actrec_models.training import provenance
 
@@ -41,7 +44,10 @@ logger = logging.getLogger(__name__)
 _REPORTED_CONFUSION = 0.1  # share of a class's clips with another label from which a confusion is reported
 _WEAK = 0.8  # share of correct or rejected clips below which more recordings are advised
 _FEW_CLIPS = 10
+_ALLOWED_CLIPS = 1.5  # clips by which rounding may change the accuracy of an exported network
+_ALLOWED_GAP = 0.05
 _LISTED_RECORDINGS = 10
+_HEAD, _TUNED = "head on the frozen network", "fine-tuned network"
 _LICENSE = "the license of your recordings, and of the base: "
 
 
@@ -52,12 +58,14 @@ class FineTuned:
     Attributes:
         base: The pretrained package.
         folds: Folds of the cross-validation.
-        logits: [known clips, classes] cross-validated logits of the head on the frozen backbone.
-        validation_accuracy: Accuracy on the `validation_clips` held-out clips of the validation runs.
-        known_kept: Share of these, and of augmented versions of them, that the threshold accepts.
+        validation: Cross-validation of the procedure that made the network.
+        head_accuracy: Cross-validated accuracy of the head on the frozen backbone.
+        tuned_accuracy: Cross-validated accuracy of the fine-tuned network; None if it was not fine-tuned in time.
+        not_tuned: Why there is no fine-tuned network to compare; empty if there is.
+        known_kept: Share of the known clips, and of augmented versions of them, that the threshold accepts.
         unknown_rejected: Rejected share of the held-out classes and recordings labeled unknown; NaN if there are none.
         mirror: Whether mirrored clips were used.
-        steps, epochs: Steps and epochs of the final training.
+        steps, epochs: Steps and epochs of the network's fine-tuning; 0 for the head on the frozen backbone.
         seconds, processor_seconds: Duration, and processor time of all cores.
     """
 
@@ -65,10 +73,11 @@ class FineTuned:
     network: Network
     recordings: Recordings
     folds: Folds
-    logits: np.ndarray
+    validation: Validation
     rejection: Rejection
-    validation_accuracy: float
-    validation_clips: int
+    head_accuracy: float
+    tuned_accuracy: float | None
+    not_tuned: str
     known_kept: float
     unknown_rejected: float
     mirror: bool
@@ -76,6 +85,11 @@ class FineTuned:
     epochs: int
     seconds: float
     processor_seconds: float
+
+    @property
+    def procedure(self) -> str:
+        """Name of the procedure that made the network."""
+        return _TUNED if self.steps else _HEAD
 
 
 def teach(
@@ -120,46 +134,68 @@ def fine_tune_package(
 ) -> FineTuned:
     """Fine-tune a pretrained package on recordings; see `teach`."""
     start, processor_start = time.monotonic(), time.process_time()
-    for name, count in recordings.counts.items():
-        if count < settings.least:
-            logger.warning("'%s' has %d clips: record at least %d for a reliable label", name, count, settings.least)
-    trainer, labels = Trainer(base, recordings, settings, progress), recordings.labels
+    labels = recordings.labels
     folds = make_folds(labels, recordings.people, settings.folds, settings.seed, recordings.identities)
-    logits = trainer.cross_validate(folds)
-    rounds = list(enumerate(_held_out_classes(recordings, folds)))[: settings.rehearsals]
-    runs, end = [], start + 60 * settings.minutes
-    for number, (fold, held_out) in enumerate(rounds):
-        limit = (end - time.monotonic()) / (len(rounds) - number + 1)
-        title = f"validation run {number + 1} of {len(rounds)}"
-        runs.append(trainer.validate(folds, fold, held_out, limit, title))
-    network, steps = trainer.train(np.arange(len(labels)), None, end - time.monotonic(), "training")
-    known, unknown, outliers = (
-        _concatenate([getattr(run, kind) for run in runs]) for kind in ("known", "unknown", "outliers")
-    )
-    correct, known_labels = (np.concatenate([getattr(run, kind) for run in runs]) for kind in ("correct", "labels"))
-    chosen = rejection.choose(known, known_labels, _balance(unknown, outliers))
-    rejected = float((chosen.confidence(unknown) < chosen.threshold).mean()) if len(unknown) else float("nan")
-    kinds = ["recordings labeled unknown"] if (labels == UNKNOWN_LABEL).any() else []
-    kinds += [f"a held-out class of each of {len(rounds)} validation runs"] if len(recordings.classes) > 2 else []
-    calibrated_on = (
-        f"clips of {len(rounds)} held-out folds ({chosen.known_kept:.1%} kept), against "
-        f"{', '.join([*kinds, 'synthetic outliers'])} ({chosen.unknown_rejected:.1%} rejected)"
-    )
+    trainer = Trainer(base, recordings, folds, settings, progress)
+    network, validation = trainer.train(), trainer.validate()
+    assert network is not None and validation is not None
+    head_accuracy, tuned_accuracy, steps = validation.accuracy, None, 0
+    not_tuned = _not_tuned(recordings, settings)
+    if not not_tuned:
+        counted = trainer.steps(start + 60 * settings.minutes)
+        tuned = trainer.validate(counted)
+        tuned_accuracy = tuned.accuracy if tuned else None
+        better = tuned_accuracy is not None and tuned_accuracy > head_accuracy
+        trained = trainer.train(steps=counted) if better else None
+        if tuned is None or (better and trained is None):
+            expected = (counted.start - start + counted.expected_s) / 60
+            not_tuned = f"fine-tuning takes about {expected:.1f} minutes here, over the limit of {settings.minutes:g}"
+            logger.warning("%s: the %s is used; allow more with --minutes", not_tuned, _HEAD)
+        elif trained is not None:
+            network, validation, steps = trained, tuned, settings.steps
+        counted.bar.close()
+    chosen, rejected = _choose_rejection(validation)
     seconds = time.monotonic() - start
     if seconds > 60 * settings.minutes:
-        logger.warning("%.1f minutes, over the limit of %g: no step could be shortened", seconds / 60, settings.minutes)
+        logger.warning("%.1f minutes, over the limit of %g: nothing could be shortened", seconds / 60, settings.minutes)
     return FineTuned(
-        base.package, network, recordings, folds, logits, chosen.for_package(calibrated_on),
-        float(correct.mean()), len(correct), chosen.known_kept, rejected, trainer.augmentation.mirror, steps,
-        max(1, round(steps * settings.batch / len(labels))), seconds, time.process_time() - processor_start,
+        base.package, network, recordings, folds, validation,
+        chosen.for_package(_calibrated_on(chosen, validation, recordings, folds)),
+        head_accuracy, tuned_accuracy, not_tuned, chosen.known_kept, rejected, trainer.augmentation.mirror, steps,
+        round(steps * settings.batch / len(labels)), seconds, time.process_time() - processor_start,
     )  # fmt: skip
 
 
-def _concatenate(logits: list[np.ndarray]) -> np.ndarray:
-    """Concatenate logits of networks that may have one class less, which gets −∞."""
-    widest = max(part.shape[1] for part in logits)
-    padded = [np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=-np.inf) for part in logits]
-    return np.concatenate(padded)
+def _not_tuned(recordings: Recordings, settings: TeachConfig) -> str:
+    """Return why the whole network is not fine-tuned; empty if it is."""
+    if not settings.steps:
+        return "--steps is 0"
+    few = [f"'{name}' has {count}" for name, count in recordings.counts.items() if count < settings.least]
+    if not few:
+        return ""
+    logger.warning(
+        "fine-tuning takes %d clips of each action, but %s: the %s is used", settings.least, ", ".join(few), _HEAD
+    )
+    return f"fine-tuning takes {settings.least} clips of each action, but {', '.join(few)}"
+
+
+def _choose_rejection(validation: Validation) -> tuple[CalibratedRejection, float]:
+    """Return the rejection of a procedure, and the rejected share of real unknown clips; NaN without any."""
+    known, known_labels = np.concatenate([validation.logits, validation.varied]), np.tile(validation.labels, 2)
+    unknown = validation.unknown
+    chosen = rejection.choose(known, known_labels, _balance(unknown, validation.outliers))
+    rejected = float((chosen.confidence(unknown) < chosen.threshold).mean()) if len(unknown) else float("nan")
+    return chosen, rejected
+
+
+def _calibrated_on(chosen: CalibratedRejection, validation: Validation, recordings: Recordings, folds: Folds) -> str:
+    """Return the description of the clips that a rejection was chosen on."""
+    kinds = ["recordings labeled unknown"] if (recordings.labels == UNKNOWN_LABEL).any() else []
+    kinds += [f"a held-out class of each of {validation.rounds} further networks"] if validation.rounds else []
+    return (
+        f"clips of {folds.count} held-out folds ({chosen.known_kept:.1%} kept), against "
+        f"{', '.join([*kinds, 'synthetic outliers'])} ({chosen.unknown_rejected:.1%} rejected)"
+    )
 
 
 def _balance(real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
@@ -168,34 +204,21 @@ def _balance(real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
     return np.concatenate([*[real] * times, synthetic])
 
 
-def _held_out_classes(recordings: Recordings, folds: Folds) -> list[int | None]:
-    """Return the class that the validation run of each fold holds out, in turn.
-
-    None if fewer than two classes, or no known clip of the fold, would remain.
-    """
-    classes = len(recordings.classes)
-    chosen: list[int | None] = []
-    for fold in range(folds.count):
-        in_fold = set(recordings.labels[folds.fold_of_clip == fold].tolist()) - {UNKNOWN_LABEL}
-        candidates = [(fold + k) % classes for k in range(classes)] if classes > 2 else []
-        chosen.append(next((held_out for held_out in candidates if in_fold - {held_out}), None))
-    return chosen
-
-
 # -- package and report ------------------------------------------------------------------------------------------------
 
 
 def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: bool = False) -> ModelPackage:
-    """Export a fine-tuned network, checked against PyTorch; the folder's name becomes the package's.
+    """Export a fine-tuned network; the folder's name becomes the package's.
 
+    The written package and the network of each fold are scored again before anything is replaced (`check_report`).
     `command` repeats the fine-tuning with the random seed `seed`.
 
     Raises:
-        PackageError: The folder exists, or the graph disagrees with PyTorch.
+        PackageError: The folder exists, the graph disagrees with PyTorch, or the package with the report.
     """
     base, figures = result.base, report(result)
     taught = ClipDataset(result.recordings.clips, result.recordings.classes)
-    content = to_onnx(result.network)
+    content = onnx_graph.to_onnx(result.network)
     trained = Provenance(
         dataset="folder",
         split="all",
@@ -218,7 +241,10 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
             "evaluated_by": result.folds.description,
             **_training_recordings(result),
             "clips_per_class": figures["clips_per_class"],
-            "validation_accuracy": result.validation_accuracy,
+            "procedure": result.procedure,
+            "accuracy_interval": figures["accuracy_interval"],
+            "head_accuracy": result.head_accuracy,
+            "fine_tuned_accuracy": result.tuned_accuracy,
             "validation_known_kept": result.known_kept,
             "validation_unknown_rejected": figures["unknown_rejected"],
             "steps": result.steps,
@@ -232,7 +258,47 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
     )  # fmt: skip
     section = "\n".join(f"- {escape_markdown(line)}" for line in summary(result))
     text = f"{card(description, folder.name)}\n## How it was taught\n\n{section}\n"
-    return package.write(folder, description, content, weights_bytes(result.network), text, overwrite)
+    return package.write(
+        folder, description, content, weights_bytes(result.network), text, overwrite,
+        check=lambda written: check_report(result, written),
+    )  # fmt: skip
+
+
+def check_report(result: FineTuned, written: ModelPackage) -> None:
+    """Score a package again on the clips of each fold, as a recognizer does, and compare it with the report.
+
+    The network of each fold is exported as the package's was. The package's own network must recognize the clips that
+    it was trained on as often as the networks that were not trained on them.
+
+    Raises:
+        PackageError: An accuracy differs from the report.
+    """
+    recordings, labels, right = result.recordings, result.recordings.labels, 0
+    stated, known = result.validation.accuracy, np.flatnonzero(labels >= 0)
+    own = _count_right(written, recordings, known) / len(known)
+    if own < stated - _ALLOWED_GAP:
+        raise PackageError(
+            f"the exported network recognizes {own:.1%} of the clips that it was trained on, but networks that were "
+            f"trained without them {stated:.1%}: not written; teach again with another --seed or with --steps 0"
+        )
+    for fold, network in enumerate(result.validation.networks):
+        content = onnx_graph.simplify(onnx_graph.trace(network))
+        with tempfile.TemporaryDirectory() as scratch:
+            exported = package.write(Path(scratch) / "fold", written, content)
+            right += _count_right(exported, recordings, known[result.folds.fold_of_clip[known] == fold])
+    again = right / len(known)
+    if abs(again - stated) > _ALLOWED_CLIPS / len(known):
+        raise PackageError(
+            f"the exported networks of the folds recognize {again:.1%} of the held-out clips, but the report states "
+            f"{stated:.1%}: not written; teach again with another --seed"
+        )
+
+
+def _count_right(found: ModelPackage, recordings: Recordings, indices: np.ndarray) -> int:
+    """Return the number of clips whose class a package recognizes on ONNX Runtime."""
+    clips = ClipDataset([recordings.clips[int(i)] for i in indices], recordings.classes)
+    logits = evaluation.score(inference.load(found, "onnxruntime"), clips).logits
+    return int((logits.argmax(axis=1) == clips.labels).sum())
 
 
 def _training_recordings(result: FineTuned) -> dict[str, list[str]]:
@@ -247,7 +313,7 @@ def report(result: FineTuned) -> dict[str, Any]:
     """Return the figures, for `--json`."""
     recordings, folds = result.recordings, result.folds
     known = recordings.labels[recordings.labels >= 0]
-    counts = confusion_matrix(known, result.logits.argmax(axis=1), len(recordings.classes))
+    counts = confusion_matrix(known, result.validation.logits.argmax(axis=1), len(recordings.classes))
     per_class = counts.diagonal() / np.maximum(counts.sum(axis=1), 1)
     base_recordings = set(result.base.provenance.figures.get("recordings", ()))
     return {
@@ -260,11 +326,14 @@ def report(result: FineTuned) -> dict[str, Any]:
         "evaluated_by": folds.description,
         "left_out": list(folds.names),
         "clips": int(counts.sum()),
+        "procedure": result.procedure,
         "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "accuracy_interval": wilson_interval(int(counts.diagonal().sum()), int(counts.sum())),
+        "head_accuracy": result.head_accuracy,
+        "fine_tuned_accuracy": result.tuned_accuracy,
+        "not_fine_tuned": result.not_tuned,
         "per_class": {name: float(share) for name, share in zip(recordings.classes, per_class, strict=True)},
         "confusion": counts.tolist(),
-        "validation_accuracy": result.validation_accuracy,
-        "validation_clips": result.validation_clips,
         "known_kept": result.known_kept,
         "unknown_rejected": None if np.isnan(result.unknown_rejected) else result.unknown_rejected,
         "threshold": result.rejection.threshold,
@@ -280,11 +349,15 @@ def report(result: FineTuned) -> dict[str, Any]:
 def summary(result: FineTuned) -> list[str]:
     """Return the report as sentences: accuracy, confusions, and advice on more recordings."""
     figures = report(result)
-    fewer = " (with one class less)" if len(figures["classes"]) > 2 else ""
+    low, high = figures["accuracy_interval"]
+    other = result.not_tuned
+    if result.tuned_accuracy is not None:
+        name, share = (_HEAD, result.head_accuracy) if result.steps else (_TUNED, result.tuned_accuracy)
+        other = f"{name}: {share:.1%}" + (f"; {other}" if other else "")
     return [
-        f"{figures['evaluated_by']}, head on the frozen backbone: {figures['accuracy']:.1%} of {figures['clips']} "
-        "clips right",
-        f"validation runs: {result.validation_accuracy:.1%} of {result.validation_clips} held-out clips right{fewer}",
+        f"{figures['evaluated_by']}, {result.procedure}: {figures['accuracy']:.1%} of {figures['clips']} clips right "
+        f"(95 % interval: {low:.0%} to {high:.0%})",
+        f"not used: {other}",
         f"rejection below {result.rejection.threshold:g}, chosen on {result.rejection.calibrated_on}",
         *(
             f"'{name}': {share:.1%} of {figures['clips_per_class'][name]} clips"
@@ -292,6 +365,14 @@ def summary(result: FineTuned) -> list[str]:
         ),
         *_advice(result, figures),
     ]
+
+
+def wilson_interval(right: int, clips: int) -> list[float]:
+    """Return Wilson's 95 % interval of the accuracy behind `right` of `clips`."""
+    share, z = right / clips, 1.96
+    middle, scale = share + z * z / (2 * clips), 1 + z * z / clips
+    half = z * float(np.sqrt(share * (1 - share) / clips + (z / clips) ** 2 / 4))
+    return [round(max(0.0, (middle - half) / scale), 4), round(min(1.0, (middle + half) / scale), 4)]
 
 
 def _advice(result: FineTuned, figures: dict[str, Any]) -> list[str]:

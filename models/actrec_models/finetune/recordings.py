@@ -114,7 +114,7 @@ class Folds:
 
     Attributes:
         fold_of_clip: [N] number of each clip's fold.
-        names: Name of each fold: a person, or "fold 1", …
+        names: Name of each fold: its people, or "fold 1", …
         by: "person", "recording", or "clip" if one recording contains all clips of a class.
     """
 
@@ -131,14 +131,15 @@ class Folds:
     def description(self) -> str:
         """Name of the validation scheme."""
         if self.by == "person":
-            return "leave one person out"
+            several = any(", " in name for name in self.names)
+            return f"{self.count} folds of people" if several else "leave one person out"
         return f"{self.count}-fold cross-validation" + (" within recordings" if self.by == "clip" else "")
 
 
 def make_folds(
     labels: np.ndarray, people: Sequence[str], count: int, seed: int, recordings: Sequence[str] = ()
 ) -> Folds:
-    """Make one fold per person if every class has two people or more, else `count` random folds.
+    """Make one fold per person, or `count` folds of people, if every class has two people; else random folds.
 
     Random folds keep the clips of one recording together, unless these are all clips of a class. No fold contains all
     of a class; if recordings contain several classes, this may take more folds.
@@ -146,7 +147,7 @@ def make_folds(
     Args:
         labels: [N] class of each clip, −1 for `unknown`.
         people: Person of each clip; empty if not given.
-        count: Number of random folds, at most the number of recordings of the smallest class.
+        count: Number of folds, at most the number of recordings of the smallest class.
         recordings: Recording of each clip; empty if every clip has its own.
     """
     person = np.array(people)
@@ -157,6 +158,11 @@ def make_folds(
     if len(names) > 1 and "" not in names and all(len(who) > 1 for who in people_of_class):
         # People with clips labeled `unknown` alone go to the folds in turn, or their recordings if no person is given.
         groups = [(name, "" if name else recording) for name, recording in zip(people, source.tolist(), strict=True)]
+        if len(names) > count:
+            groups_of_clip = np.array([name or f"\0{recording}" for name, recording in groups])
+            fold_of_clip = _random_folds(labels, groups_of_clip, count, seed)
+            several = [sorted(set(person[known & (fold_of_clip == k)].tolist())) for k in np.unique(fold_of_clip)]
+            return Folds(fold_of_clip, tuple(", ".join(fold) for fold in several), "person")
         return Folds(_fold_each(groups, [(name, "") for name in names]), names, "person")
     fewest = min(len(set(source[labels == label].tolist())) for label in range(len(people_of_class)))
     by = "recording" if fewest > 1 else "clip"

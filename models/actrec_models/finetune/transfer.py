@@ -1,15 +1,14 @@
-"""Transfer of a trained network to other classes: pretrained backbone, new linear head, frozen first, then fine-tuned.
+"""Transfer of a trained network to other classes: pretrained backbone, new linear head, optionally fine-tuned.
 
 The head consists of all parameters whose shape depends on the number of classes. Its layers must be linear and the
 logits their sum, as in the graph networks (one per branch). The features of the frozen backbone are then computed once.
 """
 
 import dataclasses
-import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from actrec.datasets.base import ClipDataset
-from actrec.datasets.user_folder import UNKNOWN_LABEL
 from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.utils import config
@@ -32,23 +29,20 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.data.samples import Samples
 from actrec_models.export.onnx_graph import example_inputs
-from actrec_models.finetune.recordings import Folds, Recordings
 from actrec_models.networks import NETWORKS, create
-from actrec_models.networks.base import OUTLIER, Network, sample_losses
+from actrec_models.networks.base import Network, sample_losses
 from actrec_models.training import initial_weights
-from actrec_models.training.recipe import Optimizer, Recipe
+from actrec_models.training.recipe import Optimizer
 from actrec_models.training.trainer import fast_bfloat16
-
-logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
-_HEAD_LEARNING_RATE = 1e-2  # learning rate of the head on standardized features, a convex problem
 _WARM_UP = 0.15  # share of the training in which the learning rate rises
-_BATCH = 32
-_FEATURES_SHARE = 0.2  # share of the time limit for each of the two passes over all clips' features
-_VALIDATION_FEATURES_SHARE = 0.5  # share of a validation run's time limit for the features of its clips
-_HELD_OUT_EPOCH = 1_000_000  # first epoch whose augmentations no training uses
+_SHRINKAGE_CLIPS = 5  # the scatter is shrunk by this number divided by the number of clips
+_MOST_SHRINKAGE = 0.5
+_LEAST_SMOOTHING = 0.01
+_TIMED_STEPS = 10  # steps from which the duration of all steps is estimated
+_OVERRUN = 1.25  # estimated duration, as a share of the time left, from which fine-tuning is given up
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,7 @@ class TeachConfig:
     """Settings of `actrec teach`."""
 
     base: str = setting("deepacts_graph_nucla", "pretrained package: its name or folder")
-    head_steps: int = setting(300, "training steps of the head on the frozen backbone's features", range=(1, 100_000))
-    steps: int = setting(100, "training steps of the whole network after its head; 0: none", range=(0, 100_000))
+    steps: int = setting(100, "fine-tuning steps of the whole network; 0: the head alone", range=(0, 100_000))
     batch: int = setting(16, "clips per step", range=(2, 4096))
     learning_rate: float = setting(1e-3, "peak of the one-cycle schedule of these steps", range=(1e-7, 1.0))
     weight_decay: float = setting(0.05, "weight decay of AdamW", range=(0.0, 1.0))
@@ -68,16 +61,16 @@ class TeachConfig:
         "precision of the backbone; auto: bf16-mixed if the CPU is fast at it",
         choices=("auto", "bf16-mixed", "32-true"),
     )
-    least: int = setting(10, "clips of a class below which a warning is logged", range=(1, 10_000))
+    least: int = setting(10, "clips of each class from which the whole network is fine-tuned", range=(1, 10_000))
     draws: int = setting(8, "augmented versions of each clip for the frozen backbone", range=(1, 1000))
-    folds: int = setting(5, "folds of the cross-validation with fewer than two people", range=(2, 100))
-    rehearsals: int = setting(2, "validation runs that choose the rejection threshold", range=(1, 100))
-    outliers: float = setting(0.2, "share of synthetic outliers among the augmented clips", range=(0.0, 0.9))
+    folds: int = setting(5, "largest number of folds of the cross-validation", range=(2, 100))
+    rehearsals: int = setting(2, "fine-tunings without a class, for the rejection threshold", range=(1, 100))
+    outliers: float = setting(0.2, "share of synthetic outliers in the fine-tuning", range=(0.0, 0.9))
     mirror: str = setting(
         "auto", "also train on mirrored clips; auto: unless a label has a side", choices=("auto", "yes", "no")
     )
     augmentation: dict = setting({}, "fields of actrec_models.data.augmentation.Augmentation")
-    minutes: float = setting(10.0, "time limit; a short one reduces augmented versions and steps", range=(0.1, 1e5))
+    minutes: float = setting(10.0, "time limit; in a short one, the head alone is trained", range=(0.1, 1e5))
     seed: int = setting(1, "random seed", range=(0, 2**31 - 1))
 
     def augmentation_for(self, labels: Sequence[str]) -> Augmentation:
@@ -209,27 +202,40 @@ def autocast(device: torch.device, precision: str) -> Any:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def fit_head(features: Tensor, labels: Tensor, classes: int, settings: TeachConfig) -> tuple[Tensor, Tensor]:
-    """Return the weights [classes, D] and bias [classes] of a class-balanced linear head on features [N, D]."""
+def prototype_head(
+    features: Tensor, labels: Tensor, classes: int, clips: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the weights [classes, D] and bias [classes] of the nearest class mean, in closed form.
+
+    The distance is Mahalanobis' with the scatter within classes (linear discriminant analysis), shrunk towards its mean
+    the more, the fewer clips there are. All classes have the same weight. The logits are scaled to the mean margin that
+    label smoothing aims at.
+
+    Args:
+        features: [N, D] of augmented versions of the clips.
+        labels: [N], −1 for clips without a class, which are ignored.
+        clips: Number of different clips in the features.
+        smoothing: Label smoothing, 0..1.
+    """
+    known = labels >= 0
+    features, labels = features[known].double(), labels[known]
     mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-3
     standard = (features - mean) / scale
-    counts = torch.bincount(labels - OUTLIER, minlength=classes + 1).clamp(min=1)
-    share = (1 / counts.float())[labels - OUTLIER]
-    weight, bias = torch.zeros(classes, features.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
-    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": settings.weight_decay}, {"params": [bias]}]
-    optimizer = torch.optim.AdamW(groups, _HEAD_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _HEAD_LEARNING_RATE, settings.head_steps)
-    for _ in range(settings.head_steps):
-        logits = standard @ weight.T + bias
-        losses = sample_losses(logits, labels, settings.label_smoothing, settings.outlier_weight)
-        loss = (losses * share).sum() / share.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        unscaled = weight / scale
-        return unscaled, bias - unscaled @ mean
+    means = torch.stack([standard[labels == label].mean(dim=0) for label in range(classes)])
+    share = 1 / (classes * torch.bincount(labels, minlength=classes).double())[labels]
+    deviations = standard - means[labels]
+    scatter = (deviations * share[:, None]).T @ deviations
+    shrinkage = min(_MOST_SHRINKAGE, _SHRINKAGE_CLIPS / clips)
+    target = torch.eye(len(scatter), dtype=scatter.dtype) * (scatter.diagonal().mean() + 1e-6)
+    weight = torch.linalg.solve((1 - shrinkage) * scatter + shrinkage * target, means.T).T
+    bias = -(weight * means).sum(dim=1) / 2
+    logits = standard @ weight.T + bias
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    margin = (own - (logits.sum(dim=1) - own) / (classes - 1)).mean().clamp(min=1e-6)
+    other = max(smoothing, _LEAST_SMOOTHING) / classes
+    temperature = margin / math.log((1 - (classes - 1) * other) / other)
+    unscaled = weight / scale / temperature
+    return unscaled.float(), (bias / temperature - unscaled @ mean).float()
 
 
 @torch.no_grad()
@@ -241,24 +247,44 @@ def set_head(layers: Sequence[nn.Linear], weight: Tensor, bias: Tensor) -> None:
         layer.bias.copy_(bias if number == 0 else torch.zeros_like(bias))
 
 
-def fine_tune(network: Network, samples: Samples, settings: TeachConfig, seconds: float, bar: tqdm) -> int:
-    """Train the whole network on augmented clips, with class-balanced sampling, and return the number of steps.
+class Steps:
+    """Training steps that must end by a deadline, counted over several trainings.
 
-    The network is in evaluation mode afterwards, on the CPU. The schedule is shortened to end within `seconds`.
+    Attributes:
+        expected_s: Estimated seconds of all steps.
+    """
+
+    def __init__(self, total: int, deadline: float, bar: tqdm):
+        self.total, self.bar, self.done = total, bar, 0
+        self.start, self.deadline, self.expected_s = time.monotonic(), deadline, 0.0
+
+    def step(self) -> bool:
+        """Count a step; return whether all steps can be expected to end in time."""
+        self.done += 1
+        self.bar.update()
+        elapsed, limit = time.monotonic() - self.start, self.deadline - self.start
+        self.expected_s = elapsed / self.done * self.total
+        late = self.done >= _TIMED_STEPS and self.expected_s > _OVERRUN * limit
+        return not late and (elapsed <= limit or self.done == self.total)
+
+
+def fine_tune(network: Network, samples: Samples, settings: TeachConfig, steps: Steps) -> bool:
+    """Train the whole network for `settings.steps` on augmented clips; return False if the time does not suffice.
+
+    Every class is sampled equally often. The network is in evaluation mode afterwards, on the CPU. It depends on the
+    seed and the clips alone, not on the machine's load.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labels, seed = samples.clips.labels, samples.recipe.seed
     torch.manual_seed(seed)
-    rng, start, step = np.random.default_rng([seed, len(labels)]), time.monotonic(), 0
+    rng = np.random.default_rng([seed, len(labels)])
     network.to(device).train()
     optimizer = Optimizer().make(network.parameters(), settings.learning_rate, settings.weight_decay)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    while step < settings.steps and time.monotonic() - start < seconds:
-        # Progress by steps gives reproducible networks; the clock counts only if it is ahead of the steps.
-        progress, elapsed = step / settings.steps, (time.monotonic() - start) / seconds
-        progress = elapsed if elapsed > (step + 1) / settings.steps else progress
+    in_time = True
+    for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * one_cycle(progress)
+            group["lr"] = settings.learning_rate * one_cycle(step / settings.steps)
         chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(settings.batch)]
         batch = default_collate([samples[(step + 1, index, number)] for number, index in enumerate(chosen)])
         inputs = {name: value.to(device) for name, value in batch.items()}
@@ -270,10 +296,10 @@ def fine_tune(network: Network, samples: Samples, settings: TeachConfig, seconds
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        bar.update()
+        if not (in_time := steps.step()):
+            break
     network.cpu().eval()
-    return step
+    return in_time
 
 
 def one_cycle(progress: float) -> float:
@@ -281,157 +307,3 @@ def one_cycle(progress: float) -> float:
     if progress < _WARM_UP:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
     return (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
-
-
-# -- runs on shared clips ----------------------------------------------------------------------------------------------
-
-Augmented = tuple[Tensor, Tensor]
-"""Features [draws, N, D] of the frozen backbone for augmented clips, and labels [draws, N], −1 for outliers too."""
-
-
-@dataclass(frozen=True)
-class ValidationRun:
-    """A network's logits of clips that it was not trained on.
-
-    Attributes:
-        known, labels: [2 N, classes] of known clips as recorded, then of an augmented version of each; [2 N].
-        unknown: [K, classes] of clips of other actions, likewise.
-        outliers: [L, classes] of synthetic outliers.
-    """
-
-    known: np.ndarray
-    labels: np.ndarray
-    unknown: np.ndarray
-    outliers: np.ndarray
-
-    @property
-    def correct(self) -> np.ndarray:
-        """[N] whether each known clip, as recorded, is recognized."""
-        correct = self.known.argmax(axis=1) == self.labels
-        return np.asarray(correct[: len(correct) // 2])
-
-
-class Trainer:
-    """Trainings on shared clips: heads on the frozen backbone, validation runs, and the final network."""
-
-    def __init__(self, base: PretrainedModel, recordings: Recordings, settings: TeachConfig, progress: bool):
-        self.base, self.recordings, self.settings, self.progress = base, recordings, settings, progress
-        self.window, self.specs = base.package.window, list(base.package.inputs)
-        self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
-        self.augmentation = settings.augmentation_for(recordings.classes)
-        self.labels = recordings.labels
-        everything, self.backbone = np.arange(len(self.labels)), base.network(2)
-        self.augmented = self._augmented_features([everything], "features", _FEATURES_SHARE * 60 * settings.minutes)
-        plain = self._samples(everything, None)
-        self.plain = self._features([plain[int(i)] for i in everything])[0]
-
-    def cross_validate(self, folds: Folds) -> np.ndarray:
-        """Return logits [known clips, classes] of the head on the frozen backbone, by a head without the clip's fold.
-
-        The augmentation may prepend another clip. For these heads that clip is of the same fold, since it could
-        otherwise be a test clip of the head.
-        """
-        classes, known = len(self.recordings.classes), self.labels != UNKNOWN_LABEL
-        logits = np.zeros((len(self.labels), classes), np.float32)
-        parts = [np.flatnonzero(folds.fold_of_clip == fold) for fold in range(folds.count)]
-        augmented = self._augmented_features(parts, "features of folds", _FEATURES_SHARE * 60 * self.settings.minutes)
-        for fold in range(folds.count):
-            held_out = folds.fold_of_clip == fold
-            weight, bias = self._fit_head(augmented, ~held_out, classes)
-            logits[held_out] = (self.plain[torch.from_numpy(held_out)] @ weight.T + bias).numpy()
-        return logits[known]
-
-    def train(self, indices: np.ndarray, held_out: int | None, seconds: float, title: str) -> tuple[Network, int]:
-        """Return the network trained on some clips, without the class `held_out`, and the number of steps."""
-        end = time.monotonic() + seconds
-        augmented = self.augmented
-        if len(indices) < len(self.labels):
-            # Features of these clips alone: in `self.augmented`, other clips may be prepended.
-            limit = _VALIDATION_FEATURES_SHARE * seconds
-            augmented = self._augmented_features([indices], f"features of {title}", limit, held_out)
-        classes = len(self.recordings.classes) - (held_out is not None)
-        network = self.base.network(classes)
-        set_head(self.base.head_layers(network), *self._fit_head(augmented, np.ones(len(indices), bool), classes))
-        samples, seconds = self._samples(indices, self.augmentation, held_out), max(end - time.monotonic(), 0.0)
-        with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
-            steps = fine_tune(network, samples, self.settings, seconds, bar)
-        if steps < self.settings.steps:
-            logger.warning("%s: %d of %d steps within the time limit", title, steps, self.settings.steps)
-        return network, steps
-
-    def validate(self, folds: Folds, fold: int, held_out: int | None, seconds: float, title: str) -> ValidationRun:
-        """Train without a fold and a class, and return the logits of these."""
-        in_fold, labels = folds.fold_of_clip == fold, self.labels
-        excluded = labels == held_out if held_out is not None else np.zeros(len(labels), bool)
-        trained = np.flatnonzero(~in_fold & ~excluded)
-        network, _ = self.train(trained, held_out, seconds, title)
-        known = np.flatnonzero(in_fold & (labels != UNKNOWN_LABEL) & ~excluded)
-        unknown = np.flatnonzero((in_fold & (labels == UNKNOWN_LABEL)) | excluded)
-        known_logits, unknown_logits = (
-            np.concatenate([self._logits(network, clips, augmentation) for augmentation in (None, self.augmentation)])
-            for clips in (known, unknown)
-        )
-        known_labels = np.tile(_renumber(labels[known], held_out), 2)
-        outliers = self._logits(network, trained, self.augmentation, outliers=1)
-        return ValidationRun(known_logits, known_labels, unknown_logits, outliers)
-
-    def _fit_head(self, augmented: Augmented, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
-        (backbone_features, labels), keep = augmented, torch.from_numpy(chosen)
-        return fit_head(backbone_features[:, keep].flatten(0, 1), labels[:, keep].reshape(-1), classes, self.settings)
-
-    def _augmented_features(
-        self, parts: Sequence[np.ndarray], title: str, seconds: float, held_out: int | None = None
-    ) -> Augmented:
-        """Return features of parts that are augmented separately, as many as the time allows, at least one pass."""
-        drawn: list[Tensor] = []
-        labels: list[Tensor] = []
-        end = time.monotonic() + seconds
-        for draw in tqdm(range(self.settings.draws), desc=title, unit="pass", disable=not self.progress):
-            if drawn and time.monotonic() > end:
-                logger.warning("features: %d of %d passes within the time limit", draw, self.settings.draws)
-                break
-            items: dict[int, dict] = {}
-            for number, part in enumerate(parts):
-                samples, epoch = self._samples(part, self.augmentation, held_out), draw * len(parts) + number
-                items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
-            part_features, part_labels = self._features([items[index] for index in sorted(items)])
-            drawn.append(part_features)
-            labels.append(part_labels)
-        return torch.stack(drawn), torch.stack(labels)
-
-    def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, held_out: int | None = None) -> Samples:
-        clips = [self.recordings.clips[int(i)] for i in indices]
-        labels = _renumber(np.array([clip.label for clip in clips], np.int64), held_out)
-        relabeled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, labels, strict=True)]
-        dataset = ClipDataset(relabeled, self.recordings.classes)
-        return Samples(dataset, self.specs, self.window, self.recipe, augmentation)
-
-    def _features(self, items: list[dict]) -> tuple[Tensor, Tensor]:
-        rows = [self.base.features(self.backbone, inputs, self.settings.precision) for inputs in _batches(items)]
-        labels = torch.tensor([item["label"] for item in items])
-        return torch.cat([torch.cat(parts, dim=1) for parts in rows]), labels
-
-    @torch.no_grad()
-    def _logits(
-        self, network: Network, indices: np.ndarray, augmentation: Augmentation | None, outliers: int = 0
-    ) -> np.ndarray:
-        """Return logits of clips as recorded, or of augmented versions or outliers that no training uses."""
-        samples = self._samples(indices, augmentation)
-        samples.recipe = dataclasses.replace(self.recipe, outliers=float(outliers))
-        rows = [np.zeros((0, network.config.num_classes), np.float32)]
-        for inputs in _batches([samples[(_HELD_OUT_EPOCH, i, outliers)] for i in range(len(indices))]):
-            with autocast(torch.device("cpu"), self.settings.precision):
-                rows.append(network(**inputs).float().numpy())
-        return np.concatenate(rows)
-
-
-def _batches(items: list[dict]) -> Iterator[Batch]:
-    """Yield the inputs of samples in batches."""
-    for start in range(0, len(items), _BATCH):
-        batch = default_collate(items[start : start + _BATCH])
-        yield {name: value for name, value in batch.items() if name != "label"}
-
-
-def _renumber(labels: np.ndarray, held_out: int | None) -> np.ndarray:
-    """Return the labels as numbered without the class `held_out`."""
-    return labels if held_out is None else labels - (labels > held_out)

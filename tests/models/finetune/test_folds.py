@@ -1,16 +1,19 @@
 """Held-out folds and classes of `actrec teach`: they do not influence the training."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from actrec import datasets
 from actrec.utils import config
 from actrec_models.finetune import transfer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds
-from actrec_models.finetune.transfer import TeachConfig, Trainer
+from actrec_models.finetune.trainer import Trainer
+from actrec_models.finetune.transfer import Steps, TeachConfig
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine
 
@@ -25,23 +28,26 @@ def utd(data_root):
     return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
-def test_validate_is_independent_of_held_out_clips(utd):
+@pytest.mark.parametrize(("held_out", "same"), [(0, [1, 1, 0]), (None, [1, 0, 0])])
+def test_train_is_independent_of_held_out_clips(utd, held_out, same):
     """Also as clips that augmentation prepends: of the fold, and of the held-out class."""
-    asked = {"head_steps": 50, "steps": 1, "batch": 4, "draws": 2, "augmentation": {"before": 1.0}}
+    asked = {"steps": 1, "batch": 4, "draws": 2, "augmentation": {"before": 1.0}}
     settings, base = config.build(TeachConfig, asked), transfer.open_pretrained("deepacts_graph_nucla")
     clips = [dataclasses.replace(utd[index], label=index % 3) for index in range(9)]
     folds = Folds(np.array([0, 0, 0, 1, 1, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
-    outliers = []
+    networks = []
     for changed in (None, 1, 3, 4):  # of the fold, of the class, of neither
         shown = list(clips)
         if changed is not None:
             shown[changed] = dataclasses.replace(clips[changed], bodies=clips[changed].bodies[..., ::-1, :].copy())
         recordings = Recordings(shown, ("a", "b", "c"), ("",) * 9, (), "none")
-        run = Trainer(base, recordings, settings, progress=False).validate(folds, 0, 0, 60.0, "validation run")
-        assert run.known.shape == (4, 2) and run.unknown.shape == (2 * 3, 2)
-        outliers.append(run.outliers)
-    same = [bool((one == outliers[0]).all()) for one in outliers]
-    assert same == [True, True, True, False]
+        trainer = Trainer(base, recordings, folds, settings, progress=False)
+        steps = Steps(1, time.monotonic() + 60, tqdm(disable=True)) if held_out is not None else None
+        networks.append(trainer.train(0, held_out, steps).state_dict())
+    first = networks[0]
+    assert [all(torch.equal(value, first[name]) for name, value in one.items()) for one in networks[1:]] == [
+        bool(each) for each in same
+    ]
 
 
 def test_make_folds_class_of_two_recordings_is_split():
@@ -110,3 +116,11 @@ def test_make_folds_keeps_recordings_together():
     assert set(cut.fold_of_clip[labels == 0]) == set(cut.fold_of_clip[labels == 1]) == {0, 1}
     one = make_folds(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
     assert (one.by, one.count, one.description) == ("clip", 5, "5-fold cross-validation within recordings")
+
+
+def test_make_folds_many_people_share_folds():
+    labels, people = np.tile([0, 1, -1], 12), [f"p{number // 3:02d}" for number in range(36)]
+    folds = make_folds(labels, people, 5, 1)
+    assert (folds.by, folds.count, folds.description) == ("person", 5, "5 folds of people")
+    assert sorted(", ".join(folds.names).split(", ")) == sorted(set(people))
+    _check_valid(folds, labels, people)
