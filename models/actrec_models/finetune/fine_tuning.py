@@ -33,8 +33,8 @@ from actrec_models.evaluation.metrics import confusion_matrix
 from actrec_models.export import onnx_graph, rejection
 from actrec_models.export.exporter import card, escape_markdown, weights_bytes
 from actrec_models.export.rejection import CalibratedRejection
+from actrec_models.finetune.cross_validation import CrossValidation, Trainer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds, read_recordings
-from actrec_models.finetune.trainer import Trainer, Validation
 from actrec_models.finetune.transfer import PretrainedModel, TeachConfig, open_pretrained
 from actrec_models.networks.base import Network
 from actrec_models.training import provenance
@@ -73,7 +73,7 @@ class FineTuned:
     network: Network
     recordings: Recordings
     folds: Folds
-    validation: Validation
+    validation: CrossValidation
     rejection: Rejection
     head_accuracy: float
     tuned_accuracy: float | None
@@ -179,7 +179,7 @@ def _not_tuned(recordings: Recordings, settings: TeachConfig) -> str:
     return f"fine-tuning takes {settings.least} clips of each action, but {', '.join(few)}"
 
 
-def _choose_rejection(validation: Validation) -> tuple[CalibratedRejection, float]:
+def _choose_rejection(validation: CrossValidation) -> tuple[CalibratedRejection, float]:
     """Return the rejection of a procedure, and the rejected share of real unknown clips; NaN without any."""
     known, known_labels = np.concatenate([validation.logits, validation.varied]), np.tile(validation.labels, 2)
     unknown = validation.unknown
@@ -188,7 +188,9 @@ def _choose_rejection(validation: Validation) -> tuple[CalibratedRejection, floa
     return chosen, rejected
 
 
-def _calibrated_on(chosen: CalibratedRejection, validation: Validation, recordings: Recordings, folds: Folds) -> str:
+def _calibrated_on(
+    chosen: CalibratedRejection, validation: CrossValidation, recordings: Recordings, folds: Folds
+) -> str:
     """Return the description of the clips that a rejection was chosen on."""
     kinds = ["recordings labeled unknown"] if (recordings.labels == UNKNOWN_LABEL).any() else []
     kinds += [f"a held-out class of each of {validation.rounds} further networks"] if validation.rounds else []

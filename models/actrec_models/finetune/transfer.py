@@ -65,7 +65,7 @@ class TeachConfig:
     draws: int = setting(8, "augmented versions of each clip for the frozen backbone", range=(1, 1000))
     folds: int = setting(5, "largest number of folds of the cross-validation", range=(2, 100))
     rehearsals: int = setting(2, "fine-tunings without a class, for the rejection threshold", range=(1, 100))
-    outliers: float = setting(0.2, "share of synthetic outliers in the fine-tuning", range=(0.0, 0.9))
+    outliers: float = setting(0.2, "share of synthetic outliers among the augmented clips", range=(0.0, 0.9))
     mirror: str = setting(
         "auto", "also train on mirrored clips; auto: unless a label has a side", choices=("auto", "yes", "no")
     )
@@ -208,21 +208,22 @@ def prototype_head(
     """Return the weights [classes, D] and bias [classes] of the nearest class mean, in closed form.
 
     The distance is Mahalanobis' with the scatter within classes (linear discriminant analysis), shrunk towards its mean
-    the more, the fewer clips there are. All classes have the same weight. The logits are scaled to the mean margin that
+    the more, the fewer clips there are. All classes have the same weight. Clips without a class are one more class. Its
+    logit is subtracted from the others, which are all low for such clips. The logits are scaled to the mean margin that
     label smoothing aims at.
 
     Args:
         features: [N, D] of augmented versions of the clips.
-        labels: [N], −1 for clips without a class, which are ignored.
+        labels: [N], −1 for clips without a class.
         clips: Number of different clips in the features.
         smoothing: Label smoothing, 0..1.
     """
-    known = labels >= 0
-    features, labels = features[known].double(), labels[known]
+    count = classes + bool((labels < 0).any())
+    features, labels = features.double(), torch.where(labels < 0, classes, labels)
     mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-3
     standard = (features - mean) / scale
-    means = torch.stack([standard[labels == label].mean(dim=0) for label in range(classes)])
-    share = 1 / (classes * torch.bincount(labels, minlength=classes).double())[labels]
+    means = torch.stack([standard[labels == label].mean(dim=0) for label in range(count)])
+    share = 1 / (count * torch.bincount(labels, minlength=count).double())[labels]
     deviations = standard - means[labels]
     scatter = (deviations * share[:, None]).T @ deviations
     shrinkage = min(_MOST_SHRINKAGE, _SHRINKAGE_CLIPS / clips)
@@ -231,11 +232,14 @@ def prototype_head(
     bias = -(weight * means).sum(dim=1) / 2
     logits = standard @ weight.T + bias
     own = logits.gather(1, labels[:, None]).squeeze(1)
-    margin = (own - (logits.sum(dim=1) - own) / (classes - 1)).mean().clamp(min=1e-6)
-    other = max(smoothing, _LEAST_SMOOTHING) / classes
-    temperature = margin / math.log((1 - (classes - 1) * other) / other)
-    unscaled = weight / scale / temperature
-    return unscaled.float(), (bias / temperature - unscaled @ mean).float()
+    margin = (own - (logits.sum(dim=1) - own) / (count - 1)).mean().clamp(min=1e-6)
+    other = max(smoothing, _LEAST_SMOOTHING) / count
+    temperature = margin / math.log((1 - (count - 1) * other) / other)
+    weight, bias = weight / scale / temperature, bias / temperature
+    bias = bias - weight @ mean
+    if count > classes:
+        weight, bias = weight[:-1] - weight[-1], bias[:-1] - bias[-1]
+    return weight.float(), bias.float()
 
 
 @torch.no_grad()

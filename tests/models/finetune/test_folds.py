@@ -11,8 +11,8 @@ from tqdm import tqdm
 from actrec import datasets
 from actrec.utils import config
 from actrec_models.finetune import transfer
+from actrec_models.finetune.cross_validation import Trainer
 from actrec_models.finetune.recordings import Folds, Recordings, make_folds
-from actrec_models.finetune.trainer import Trainer
 from actrec_models.finetune.transfer import Steps, TeachConfig
 
 pytestmark = pytest.mark.timeout(300)  # for a busy machine

@@ -21,8 +21,8 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from actrec_models.export import onnx_graph
 from actrec_models.finetune import fine_tuning, transfer
+from actrec_models.finetune.cross_validation import CrossValidation
 from actrec_models.finetune.recordings import Recordings, make_folds, read_recordings
-from actrec_models.finetune.trainer import Validation
 from actrec_models.finetune.transfer import TeachConfig
 from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER
@@ -274,20 +274,21 @@ def test_read_recordings_duplicate_skipped(tmp_path, utd, caplog):
 
 
 def test_prototype_head_is_nearest_mean_in_whitened_features():
-    """Classes have the same weight, other clips none, and a feature that varies within classes has less."""
+    """Classes have the same weight, a feature that varies within classes has less, and other clips have low logits."""
     generator = torch.Generator().manual_seed(1)
-    centers, spread = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 90, 100]]), torch.tensor([1.0, 20, 1])
+    centers, spread = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 0, 110]]), torch.tensor([1.0, 20, 1])
     counts = torch.tensor([50, 5, 20])  # the third has no class
     features = torch.repeat_interleave(centers, counts, dim=0) + spread * torch.randn(75, 3, generator=generator)
     labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), counts)
     known = labels != OUTLIER
-    weight, bias = transfer.prototype_head(features, labels, 2, 55, smoothing=0.1)
+    weight, bias = transfer.prototype_head(features, labels, 2, 75, smoothing=0.1)
+    logits = features @ weight.T + bias
+    assert (logits.argmax(1)[known] == labels[known]).all()
+    assert logits[~known].max() < 0 < logits[known].max(1).values.min()
+    weight, bias = transfer.prototype_head(features[known], labels[known], 2, 55, smoothing=0.1)
     logits = features[known] @ weight.T + bias
-    assert (logits.argmax(1) == labels[known]).all()
     own = logits.gather(1, labels[known][:, None])[:, 0]
     assert (2 * own - logits.sum(1)).mean() == pytest.approx(np.log(0.95 / 0.05), rel=1e-3)
-    alone = transfer.prototype_head(features[known], labels[known], 2, 55, smoothing=0.1)
-    torch.testing.assert_close((weight, bias), alone)
 
 
 def test_network_has_pretrained_backbone_and_new_head(base):
@@ -354,7 +355,7 @@ def test_fine_tune_package_cut_short_uses_head(base, utd, monkeypatch, caplog, c
     settings = config.build(TeachConfig, {**QUICK, "steps": 2, "folds": 2, "draws": 1})
     count, accuracies = iter(range(6)), iter([0.5, 0.75])
     monkeypatch.setattr(transfer.Steps, "step", lambda steps: next(count) < cut_at)
-    monkeypatch.setattr(Validation, "accuracy", property(lambda validation: next(accuracies)))
+    monkeypatch.setattr(CrossValidation, "accuracy", property(lambda validation: next(accuracies)))
     done = fine_tuning.fine_tune_package(base, _pair(utd), settings, False)
     assert done.steps == 0 and done.procedure == "head on the frozen network"
     assert "over the limit of 10" in done.not_tuned and "the head on the frozen network is used; allow" in caplog.text
@@ -366,7 +367,7 @@ def test_fine_tune_package_cut_short_uses_head(base, utd, monkeypatch, caplog, c
 def test_fine_tune_package_better_procedure_is_used(base, utd, monkeypatch, accuracies):
     settings = config.build(TeachConfig, {**QUICK, "folds": 2, "draws": 1})
     given = iter(accuracies)
-    monkeypatch.setattr(Validation, "accuracy", property(lambda validation: next(given)))
+    monkeypatch.setattr(CrossValidation, "accuracy", property(lambda validation: next(given)))
     done = fine_tuning.fine_tune_package(base, _pair(utd), settings, False)
     assert (done.head_accuracy, done.tuned_accuracy, done.not_tuned) == (*accuracies, "")
     tuned = accuracies[1] > accuracies[0]

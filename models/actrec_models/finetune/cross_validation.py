@@ -19,7 +19,7 @@ from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.finetune.recordings import Folds, Recordings
 from actrec_models.finetune.transfer import Batch, PretrainedModel, Steps, TeachConfig
-from actrec_models.networks.base import Network
+from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _HELD_OUT_EPOCH = 1_000_000  # first epoch whose augmentations no training uses
 
 
 @dataclass(frozen=True)
-class Validation:
+class CrossValidation:
     """Cross-validation of a procedure: logits of clips by networks that were not trained on them.
 
     Attributes:
@@ -75,8 +75,8 @@ class Trainer:
         self.augmentation = settings.augmentation_for(recordings.classes)
         self.labels = recordings.labels
         self.backbone = base.network(2)
-        self.features = self._augmented_features(np.arange(len(self.labels)), _FEATURES_SHARE)
-        self._features_of_round: dict[tuple[int | None, int], Tensor] = {}
+        self.augmented = self._augmented_features(np.arange(len(self.labels)), _FEATURES_SHARE)
+        self._features_of_round: dict[tuple[int | None, int], tuple[Tensor, Tensor]] = {}
 
     def train(self, fold: int | None = None, held_out: int | None = None, steps: Steps | None = None) -> Network | None:
         """Return a network: the head on the frozen backbone, fine-tuned if `steps` are given.
@@ -89,17 +89,17 @@ class Trainer:
         # A comparison with None holds for every clip.
         indices = np.flatnonzero((self.folds.fold_of_clip != fold) & (self.labels != held_out))
         if held_out is None:
-            features = self.features[:, indices]
+            features, outliers = (each[:, indices] for each in self.augmented)
         else:
             key = (fold, held_out)
             if key not in self._features_of_round:
                 self._features_of_round[key] = self._augmented_features(indices, _ROUND_SHARE)
-            features = self._features_of_round[key]
+            features, outliers = self._features_of_round[key]
         classes = len(self.recordings.classes) - (held_out is not None)
-        labels = torch.from_numpy(_renumber(self.labels[indices], held_out))
-        clips, smoothing = int((labels >= 0).sum()), self.settings.label_smoothing
-        every_label = labels.repeat(len(features))
-        head = transfer.prototype_head(features.flatten(0, 1), every_label, classes, clips, smoothing)
+        labels = torch.from_numpy(_renumber(self.labels[indices], held_out)).expand(len(features), -1)
+        labels = torch.where(outliers, OUTLIER, labels)
+        smoothing = self.settings.label_smoothing
+        head = transfer.prototype_head(features.flatten(0, 1), labels.flatten(), classes, len(indices), smoothing)
         network = self.base.network(classes)
         transfer.set_head(self.base.head_layers(network), *head)
         if steps is None:
@@ -115,7 +115,7 @@ class Trainer:
         count = min(classes, self.settings.rehearsals * (1 if fine_tuned else 2))  # a head takes less time
         return [(label % self.folds.count, label) for label in range(count)]
 
-    def validate(self, steps: Steps | None = None) -> Validation | None:
+    def validate(self, steps: Steps | None = None) -> CrossValidation | None:
         """Cross-validate the head, or the fine-tuned network if `steps` are given; None if time does not suffice."""
         labels, known = self.labels, self.labels != UNKNOWN_LABEL
         classes, of_clip = len(self.recordings.classes), self.folds.fold_of_clip
@@ -135,7 +135,7 @@ class Trainer:
                 return None
             fewer = self._logits(network, np.flatnonzero(labels == held_out))[:2].reshape(-1, classes - 1)
             unknown.append(np.insert(fewer, held_out, -np.inf, axis=1))
-        return Validation(
+        return CrossValidation(
             tuple(networks), recorded[known], varied[known], labels[known], np.concatenate(unknown), outliers,
             len(rounds),
         )  # fmt: skip
@@ -145,9 +145,13 @@ class Trainer:
         total = (self.folds.count + len(self.rounds(True)) + 1) * self.settings.steps
         return Steps(total, deadline, tqdm(total=total, desc="fine-tuning", unit="step", disable=not self.progress))
 
-    def _augmented_features(self, indices: np.ndarray, share: float) -> Tensor:
-        """Return features [draws, N, D] of the frozen backbone, as many draws as the time allows, at least one."""
+    def _augmented_features(self, indices: np.ndarray, share: float) -> tuple[Tensor, Tensor]:
+        """Return features [draws, N, D] of the frozen backbone, and [draws, N] whether each is of an outlier.
+
+        There are as many draws as the time allows, at least one.
+        """
         draws: list[Tensor] = []
+        outliers: list[Tensor] = []
         end = time.monotonic() + share * 60 * self.settings.minutes
         of_clip = self.folds.fold_of_clip[indices]
         for draw in tqdm(range(self.settings.draws), desc="features", unit="pass", disable=not self.progress):
@@ -157,15 +161,18 @@ class Trainer:
             items: dict[int, dict] = {}
             for fold in np.unique(of_clip).tolist():
                 part = np.flatnonzero(of_clip == fold)
-                samples = self._samples(indices[part], self.augmentation, outliers=0.0)
+                # Every clip is itself in the first draw, so that no class is without clips.
+                samples = self._samples(indices[part], self.augmentation, outliers=None if draw else 0.0)
                 epoch = draw * self.folds.count + fold
                 items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
+            ordered = [items[index] for index in sorted(items)]
             rows = [
                 torch.cat(self.base.features(self.backbone, inputs, self.settings.precision), dim=1)
-                for inputs in _batches([items[index] for index in sorted(items)])
+                for inputs in _batches(ordered)
             ]
             draws.append(torch.cat(rows))
-        return torch.stack(draws)
+            outliers.append(torch.tensor([item["label"] == OUTLIER for item in ordered]))
+        return torch.stack(draws), torch.stack(outliers)
 
     def _samples(
         self,
