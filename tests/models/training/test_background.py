@@ -1,4 +1,4 @@
-"""The background class: unknown clips in training, and how a network scores them afterwards."""
+"""The background class: unknown clips in training, and their rejection by the trained network."""
 
 import json
 from dataclasses import replace
