@@ -22,6 +22,7 @@ from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
 LEAST_KEPT = 0.9  # smallest share of the known actions' clips that must be accepted
+LEAST_HELD = 30  # smallest number of held-out background clips; with fewer, the trained ones are taken
 SEPARATION = 0.03  # how far the separation may lie below the best one in favor of a better calibrated confidence
 HIGHEST = 0.9
 """Highest threshold. On overfitted training clips, higher ones separate as well but leave no range of confidences."""
@@ -252,10 +253,11 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 
 def held_background(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
-    """Return the clips of the background class that training held out; none without a background."""
+    """Return the clips of the background class that training held out; none if they are too few for a threshold."""
     if not recipe.background:
         return ClipDataset([], ())
-    return unknown_clips.background(recipe, training_clips(recipe, data_root, root), data_root, root)[1]
+    held = unknown_clips.background(recipe, training_clips(recipe, data_root, root), data_root, root)[1]
+    return held if len(held) >= LEAST_HELD else held.subset([])
 
 
 def calibration_recordings(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
