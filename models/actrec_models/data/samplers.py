@@ -24,8 +24,8 @@ PAD = -1
 """Index of a padding sample, which evens out the batches of several processes."""
 
 
-_LARGE_CLASS = 150  # a class of more clips is drawn no more often
-_CLASS_POWER, _SET_POWER = 0.3, 0.4  # 0: all classes (sets) equally often; 1: all clips equally often
+_LARGE = 150  # more clips of a class in a set are drawn no more often
+_POWER = 0.4  # 0: each class of each set equally often; 1: all clips equally often
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Sampling:
     repeats: int = setting(1, "windows drawn of each clip an epoch", range=(1, 1000))
     balance: str = setting(
         "none",
-        "classes: every class as often as the others, clips of small ones more often; sets: classes and the sets "
-        "within each, clips of small ones more often, in part",
+        "classes: every class as often as the others, clips of small ones more often; sets: the classes of each set "
+        "alike, in part",
         choices=("none", "classes", "sets"),
     )
     balance_by: str = setting("set", "of sets: key of the metadata that names a clip's set (set, subject, …)")
@@ -45,7 +45,8 @@ class Sampling:
     def weights(self, labels: np.ndarray, metas: Sequence[Mapping[str, int | str]] = ()) -> np.ndarray | None:
         """Return the share [N] of each clip among the draws for balance "sets"; None for the others.
 
-        A class of n clips has the weight min(n, 150)^0.3, in it a set of m clips m^0.4; the clips of a set share it.
+        The m clips of a class in a set share the weight min(m, 150)^0.4. Thus a class of several sets is drawn more
+        often than a class of one, which a network would else find in every recording from a similar sensor.
 
         Raises:
             ConfigError: A clip has no set, a factor is invalid or for a set that no clip is of, or no clip is drawn.
@@ -65,13 +66,9 @@ class Sampling:
             raise ConfigError(f"set_weights names {absent[0]}; the clips are of {', '.join(sorted(set(names)))}")
         if bad := [name for name, factor in factors.items() if not isinstance(factor, (int, float)) or not factor >= 0]:
             raise ConfigError(f"set_weights of {bad[0]} is {factors[bad[0]]!r}, expected a number of 0 or more")
-        classes, sizes = np.unique(labels, return_counts=True)
-        weights = np.zeros(len(labels))
-        counts = Counter(zip(labels.tolist(), names, strict=True))
-        for index, key in enumerate(zip(labels.tolist(), names, strict=True)):
-            weights[index] = counts[key] ** (_SET_POWER - 1)
-        for label, size in zip(classes, sizes, strict=True):
-            weights[labels == label] *= min(size, _LARGE_CLASS) ** _CLASS_POWER / weights[labels == label].sum()
+        pairs = list(zip(labels.tolist(), names, strict=True))
+        counts = Counter(pairs)
+        weights = np.array([min(counts[pair], _LARGE) ** _POWER / counts[pair] for pair in pairs])
         weights *= [factors.get(name, 1.0) for name in names]
         if not weights.sum() > 0:
             raise ConfigError("set_weights are 0 for all clips: set one above 0")

@@ -12,18 +12,16 @@ METAS = [{"set": name, "subject": index % 5} for index, name in enumerate(SETS)]
 
 
 def share(sampler, chosen):
-    return np.mean([chosen[index] for epoch in range(4) for index, _ in sampler.order(epoch)])
+    return np.mean([chosen[index] for epoch in range(40) for index, _ in sampler.order(epoch)])
 
 
 def test_sets_balance_classes_and_sets_by_powers_of_their_sizes():
     sampler = EpochBatchSampler(LABELS, Sampling(balance="sets"), 1, 10, metas=METAS)
-    powers = np.array([150, 40, 10]) ** 0.3
-    for label in range(3):
-        assert share(sampler, label == LABELS) == pytest.approx(powers[label] / powers.sum(), abs=0.005)
-    within = np.array([300, 20]) ** 0.4
-    first = LABELS == 0
-    large = np.array(SETS) == "large"
-    assert share(sampler, large) / share(sampler, first) == pytest.approx(within[0] / within.sum(), abs=0.01)
+    pairs = {(0, "large"): 150, (0, "small"): 20, (1, "small"): 40, (2, "long"): 10}
+    powers = {pair: size**0.4 for pair, size in pairs.items()}
+    for (label, name), power in powers.items():
+        chosen = (label == LABELS) & (np.array(SETS) == name)
+        assert share(sampler, chosen) == pytest.approx(power / sum(powers.values()), abs=0.005)
 
 
 def test_set_weights_scale_the_draws_of_a_set():
