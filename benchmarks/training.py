@@ -107,10 +107,10 @@ def recipe_of(entry: str) -> Recipe:
 
 @cache
 def _recipes() -> dict[str, Recipe]:
-    """Return the papers' recipes by network, NTU RGB+D 60 first."""
+    """Return the papers' recipes by network, NTU RGB+D 60 first, and the one of `joint_tcn`."""
     paths = sorted((RECIPES / "papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name))
     found: dict[str, Recipe] = {}
-    for path in paths:
+    for path in [*paths, RECIPES / "joint_tcn_everyday.yaml"]:
         read = recipe.read(path)
         found.setdefault(read.model, read)
     return found

@@ -58,8 +58,8 @@ def test_camera_motion_is_the_motion_between_two_frames(motion_and_lines) -> Non
 def test_camera_pose_without_tf_is_logged(motion_and_lines) -> None:
     assert motion_and_lines[0](frame(9.99), frame(10.1)) is None
     assert motion_and_lines[1] == [
-        "the camera's motion stays in the flow, TF does not tell it: Lookup would require extrapolation into the "
-        "future."
+        "the camera's motion is not subtracted from the flow, because TF does not have it: Lookup would require "
+        "extrapolation into the future."
     ]
 
 

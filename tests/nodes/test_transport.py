@@ -25,8 +25,9 @@ def crash(node: Node, seconds: float) -> None:
     os._exit(3)
 
 
-def test_transport_measure_crashed_process_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "publish", crash)
+@pytest.mark.parametrize("process", ["publish", "subscribe"])
+def test_transport_measure_crashed_process_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, process: str) -> None:
+    monkeypatch.setattr(transport, process, crash)
     with pytest.raises(DeviceError, match="check failed"):
         transport.measure(seconds=0.1)
 

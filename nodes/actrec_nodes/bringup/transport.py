@@ -101,13 +101,16 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
     # Not the domain of a running graph.
     own = environment.get("ROS_DOMAIN_ID", "0")
     environment["ROS_DOMAIN_ID"] = random.choice([str(domain) for domain in DOMAINS if str(domain) != own])
-    others = multiprocessing.active_children()
-    with futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        subscriber = pool.submit(_in_child, environment, subscribe, seconds)
-        publisher = pool.submit(_in_child, environment, publish, seconds)
+    others, context = multiprocessing.active_children(), multiprocessing.get_context("spawn")
+    # A pool for each: in Python 3.11 a pool that starts a second process may not notice its end.
+    with futures.ProcessPoolExecutor(1, context) as one, futures.ProcessPoolExecutor(1, context) as two:
+        subscriber = one.submit(_in_child, environment, subscribe, seconds)
+        publisher = two.submit(_in_child, environment, publish, seconds)
         try:
-            sent = publisher.result(2 * DISCOVERY_S + seconds)
-            latencies = sorted(subscriber.result(2 * DISCOVERY_S + seconds))
+            limit = 2 * DISCOVERY_S + seconds
+            for ended in futures.wait((subscriber, publisher), limit, futures.FIRST_EXCEPTION).done:
+                ended.result()
+            latencies, sent = sorted(subscriber.result(0)), publisher.result(0)
         except futures.TimeoutError:
             raise DeviceError(
                 "the image transport check did not end: is another middleware set (RMW_IMPLEMENTATION)?"

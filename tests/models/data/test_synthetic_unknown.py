@@ -159,7 +159,7 @@ def test_trainer_outlier_weight_passed_or_raises(data_root, tmp_path):
     assert module.RecognitionModule(without_outliers.as_dict(), ["a", "b"]).network.outlier_weight == 0
     options = {"layout": "hand_22", "bodies": 1}
     unsupported = config.build(recipe.Recipe, {**TINY, "model": "sem_spa", "options": options, "frames": None})
-    with pytest.raises(ConfigError, match="knows no outliers"):
+    with pytest.raises(ConfigError, match="has a loss of its own without outliers"):
         trainer.train(unsupported, str(data_root), tmp_path / "run")
 
 
