@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from concurrent import futures
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.node import Node
@@ -107,8 +107,8 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
         subscriber = one.submit(_in_child, environment, subscribe, seconds)
         publisher = two.submit(_in_child, environment, publish, seconds)
         try:
-            limit = 2 * DISCOVERY_S + seconds
-            for ended in futures.wait((subscriber, publisher), limit, futures.FIRST_EXCEPTION).done:
+            works: list[futures.Future[Any]] = [subscriber, publisher]
+            for ended in futures.wait(works, 2 * DISCOVERY_S + seconds, futures.FIRST_EXCEPTION).done:
                 ended.result()
             latencies, sent = sorted(subscriber.result(0)), publisher.result(0)
         except futures.TimeoutError:
