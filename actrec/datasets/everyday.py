@@ -156,14 +156,22 @@ class Everyday(Source):
                     yield Entry(f"{name}/{entry.name}{suffix}", index, {**meta, **part}, entry.files)
 
     def _idle(self, entry: Entry) -> Iterator[Entry]:
-        """Yield the waiting before and after the motion of an unknown item as items of their own."""
+        """Yield the waiting before and after the motion of an item as items of their own."""
         if not self._is_trimmed(entry):
             return
-        for end in ("start", "end"):
-            idle = replace(entry, name=f"{entry.name}#idle_{end}", meta={**entry.meta, "idle": end})
-            clip = self.read(idle)
-            if len(clip.stamps_ns) and np.ptp(clip.stamps_ns) >= _IDLE_S * NANOSECONDS and is_resting(clip.bodies):
-                yield idle
+        clip = self.source(str(entry.meta["set"])).read(self._original(entry))
+        first, last = self._span(entry, clip.stamps_ns, clip.bodies)
+        for end, span in (("start", slice(first)), ("end", slice(last + 1, None))):
+            stamps_ns, bodies = clip.stamps_ns[span], clip.bodies[:, span]
+            if len(stamps_ns) and np.ptp(stamps_ns) >= _IDLE_S * NANOSECONDS and is_resting(bodies):
+                yield replace(entry, name=f"{entry.name}#idle_{end}", meta={**entry.meta, "idle": end})
+
+    def _span(self, entry: Entry, stamps_ns: np.ndarray, bodies: np.ndarray) -> tuple[int, int]:
+        """Return the first and the last frame of an item's motion, measured once."""
+        key = entry.name.split("#idle")[0]
+        if key not in self._spans:
+            self._spans[key] = active_span(stamps_ns, bodies)
+        return self._spans[key]
 
     def _is_trimmed(self, entry: Entry) -> bool:
         return self.config.trim and entry.meta["set"] not in _UNTRIMMED
@@ -176,10 +184,7 @@ class Everyday(Source):
         part = slice(int(start * frames), max(int(np.ceil(end * frames)), int(start * frames) + 1))
         stamps_ns, bodies = clip.stamps_ns[part], clip.bodies[:, part]
         if self._is_trimmed(entry):
-            key = entry.name.split("#idle")[0]
-            if key not in self._spans:
-                self._spans[key] = active_span(stamps_ns, bodies)
-            first, last = self._spans[key]
+            first, last = self._span(entry, stamps_ns, bodies)
             idle = {"start": slice(first), "end": slice(last + 1, None)}
             span = idle.get(str(entry.meta.get("idle")), slice(first, last + 1))
             stamps_ns, bodies = stamps_ns[span], bodies[:, span]

@@ -117,8 +117,7 @@ class EventDetector:
             since_ns[state.average < limit] = -1
         seen = np.isfinite(joints).all(axis=-1)
         if seen.any():
-            x, y, z = np.median(joints[seen], axis=0)
-            state.position = float(x), float(y), float(z)
+            state.position = _middle(joints[seen])
         is_known = tracked_s >= self._evidence_s - 1e-6
         begins = is_known and seen.mean() >= self.config.min_joints
         return [*self._continue(state, is_known), *(self._start(body_id, state) if begins else [])]
@@ -144,11 +143,11 @@ class EventDetector:
 
     def rename(self, body_id: str, joints: np.ndarray, lost: Collection[str]) -> None:
         """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
-        place = np.nanmedian(joints, axis=0)
+        seen = joints[np.isfinite(joints).all(axis=-1)]
         distances = {
-            other: math.dist(place, self._states[other].position)
+            other: math.dist(_middle(seen), self._states[other].position)
             for other in lost
-            if other in self._states and self._states[other].event is not None
+            if len(seen) and other in self._states and self._states[other].event is not None
         }
         nearest = min(distances, key=lambda other: distances[other], default="")
         if nearest and distances[nearest] <= SAME_PLACE_M:
@@ -198,3 +197,9 @@ class EventDetector:
     def _ended(self, state: _State, stamp_ns: int) -> list[ActionEvent]:
         event, state.event = state.event, None
         return [] if event is None else [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns)]
+
+
+def _middle(joints: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of known joints [N, 3]."""
+    x, y, z = np.median(joints, axis=0)
+    return float(x), float(y), float(z)
