@@ -22,6 +22,7 @@ __all__ = [
 DATASETS = Registry(
     "dataset",
     {
+        "acted": "actrec.datasets.acted:Acted",
         "bandai_namco": "actrec.datasets.bandai_namco:BandaiNamco",
         "cad60": "actrec.datasets.cad60:Cad60",
         "everyday": "actrec.datasets.everyday:Everyday",

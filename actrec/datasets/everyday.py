@@ -30,7 +30,10 @@ SETS = ("nucla", "utd_mhad", "kard", "kinder_gator", "cad60", "bandai_namco", "h
 FINAL_SETS = ("florence3d", "utkinect", "msr_action3d")
 """Datasets for a final measurement only, which are merged if option `sets` names them."""
 
-_UNTRIMMED = ("cad60",)  # recordings of a minute that show an action throughout
+ACTED = "acted"
+"""Set of the procedural actor's performances, which only train."""
+
+_UNTRIMMED = ("cad60", ACTED)  # these show an action throughout
 _IDLE_S = 1.0  # shortest waiting that becomes an item
 
 Names = Mapping[str, Sequence[str]]
@@ -81,6 +84,9 @@ class EverydayConfig:
     sets: list = setting([], "datasets to merge; empty for all training sets that are there")
     people: str = setting("all", "people of Kinder-Gator", choices=("all", "adults", "children"))
     trim: bool = setting(True, "cut off the waiting before and after an action; 1 s of it is an unknown item")
+    acted: int = setting(
+        0, "clips of each class that the procedural actor adds to the training part of every split", range=(0, 10_000)
+    )
     fold: int = setting(1, "split leave_one_set_out: number of the dataset that tests", range=(1, len(SETS)))
 
 
@@ -108,8 +114,11 @@ class Everyday(Source):
     def source(self, name: str) -> Source:
         """Return one of the merged datasets."""
         if name not in self._sources:
-            gator = {"people": self.config.people, "spread_arms": "cut"}
-            options = gator if name == "kinder_gator" else {}
+            options: dict[str, Any] = {}
+            if name == "kinder_gator":
+                options = {"people": self.config.people, "spread_arms": "cut"}
+            elif name == ACTED:
+                options = {"clips": self.config.acted}
             self._sources[name] = datasets.source(name, datasets.folder(self.root, name), **options)
         return self._sources[name]
 
@@ -128,10 +137,21 @@ class Everyday(Source):
         present = [name for name in SETS if Path(datasets.folder(self.root, name)).is_dir()]
         if not (names := list(map(str, self.config.sets)) or present):
             raise DeviceError(f"'{self.root}' holds no folder of {', '.join(SETS)}; check the path")
-        return names
+        return [*names, ACTED] if self.config.acted else names
+
+    def _acted(self, unknown: bool) -> Iterator[Entry]:
+        source = self.source(ACTED)
+        for entry in source.unknown_entries() if unknown else source.entries():
+            label = -1 if unknown else self.classes.index(source.classes[entry.label])
+            subject = f"{ACTED}_{entry.meta['subject']}"
+            meta = {**entry.meta, "set": ACTED, "subject": subject, "person": "train", "own": "train"}
+            yield Entry(f"{ACTED}/{entry.name}", label, meta)
 
     def _items(self, unknown: bool) -> Iterator[Entry]:
         for name in self._merged:
+            if name == ACTED:
+                yield from self._acted(unknown)
+                continue
             source = self.source(name)
             entries = source.entries()
             people = sorted({_person(entry) for entry in entries}, key=lambda person: (len(person), person))
@@ -192,7 +212,10 @@ class Everyday(Source):
 
     def _original(self, entry: Entry) -> Entry:
         """Return the item of the merged dataset."""
-        return replace(entry, name=entry.name.split("/", 1)[1].split("#")[0])
+        name = entry.name.split("/", 1)[1].split("#")[0]
+        if entry.meta["set"] == ACTED and entry.label >= 0:
+            return replace(entry, name=name, label=self.source(ACTED).classes.index(self.classes[entry.label]))
+        return replace(entry, name=name)
 
     def has_split(self, split: str) -> bool:
         """Return whether the set that the fold of leave_one_set_out tests on is merged."""

@@ -71,6 +71,11 @@ class Augmentation:
     proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
     noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
     bias_m: float = setting(0.02, "standard deviation of each joint's constant error", unit="m", range=(0.0, 0.2))
+    smoothed: float = setting(
+        0.0,
+        "share of bodies whose joints are averaged over 3, 5 or 7 frames, as trackers do",
+        range=(0.0, 1.0),
+    )
     exchange: float = setting(
         0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
     )
@@ -182,6 +187,8 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
     factor = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2  # the same on both sides
     varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
+    if options.smoothed and rng.random() < options.smoothed:
+        varied = _smooth(varied, int(rng.integers(1, 4)))
     _add_noise(varied, options, rng)
     if rng.random() < options.exchange:
         _exchange_sides(varied, rng)
@@ -204,6 +211,16 @@ def _add_noise(joints: np.ndarray, options: Augmentation, rng: np.random.Generat
     """Add noise of each frame and a constant error to each of the joints [M, T, V, 3], in place."""
     joints += rng.normal(0, 1, joints.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
     joints += rng.normal(0, options.bias_m, (1, 1, *joints.shape[2:])).astype(np.float32)
+
+
+def _smooth(bodies: np.ndarray, reach: int) -> np.ndarray:
+    """Average each joint [M, T, V, 3] over up to `reach` frames before and after; missing joints stay missing."""
+    known = np.isfinite(bodies).all(axis=-1, keepdims=True)
+    width = [(0, 0), (reach + 1, reach), (0, 0), (0, 0)]
+    both = np.concatenate([np.where(known, bodies, 0), known], axis=-1, dtype=np.float64)
+    sums = np.cumsum(np.pad(both, width), axis=1)
+    sums = sums[:, 2 * reach + 1 :] - sums[:, : -2 * reach - 1]
+    return np.where(known, sums[..., :3] / np.maximum(sums[..., 3:], 1), np.nan).astype(np.float32)
 
 
 def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""Random performances of everyday actions."""
+
+import numpy as np
+import pytest
+
+from actrec import datasets
+from actrec.datasets.everyday import vocabulary
+from actrec.simulation.gestures import MAKERS, perform
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.utils.errors import ConfigError
+
+_J = KINECT_V2_25.index
+_PARENTS = list(KINECT_V2_25.parents)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_perform_gives_a_person_before_the_camera(name):
+    stamps_ns, joints = perform(name, (1, 2), hz=10)
+    assert joints.shape == (len(stamps_ns), 25, 3) and joints.dtype == np.float64
+    assert (np.diff(stamps_ns) > 0).all() and 0.5e9 < stamps_ns[-1] < 20e9
+    lengths = np.linalg.norm(joints - joints[:, _PARENTS], axis=-1)
+    assert (lengths.std(axis=0) < 0.003).all()
+    height = joints[:, [_J["ankle_left"], _J["ankle_right"]], 1].max(axis=1) - joints[:, _J["spine_base"], 1]
+    assert (height > 0.05).all()  # the hips are above the ankles
+    assert (joints[..., 2] > 0.3).all()
+    assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 1.2  # m in 0.1 s
+
+
+def test_perform_draws_another_way_for_each_seed():
+    first, again, other = (perform("wave", seed, hz=10)[1] for seed in ((1, 2), (1, 2), (1, 3)))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or np.abs(first - other).max() > 0.05
+
+
+def _relative(name: str, joint: str, to: str, takes: int = 12) -> np.ndarray:
+    """Return the nearest that either side's joint comes to a joint in each take, m."""
+    found = []
+    for take in range(takes):
+        joints = perform(name, (7, take), hz=10)[1]
+        away = [joints[:, _J[f"{joint}_{side}"]] - joints[:, _J[to]] for side in ("left", "right")]
+        found.append(min(np.linalg.norm(a, axis=-1).min() for a in away))
+    return np.array(found)
+
+
+def test_perform_hands_come_to_the_place_of_the_action():
+    assert (_relative("drink", "wrist", "head") < 0.35).all()
+    assert (_relative("phone", "wrist", "head") < 0.35).all()
+    assert (_relative("press a button", "wrist", "head") > 0.2).all()
+    for take in range(12):
+        joints = perform("pick up", (7, take), hz=10)[1]
+        hands = joints[:, [_J["wrist_left"], _J["wrist_right"]], 1].max(axis=1)  # y points down
+        ankles = joints[:, [_J["ankle_left"], _J["ankle_right"]], 1].max(axis=1)
+        assert (ankles - hands).min() < 0.45
+        clapping = perform("clap", (7, take), hz=30)[1]
+        between = np.linalg.norm(clapping[:, _J["wrist_left"]] - clapping[:, _J["wrist_right"]], axis=-1)
+        assert between.min() < 0.2
+
+
+def test_perform_walking_feet_stand_still_on_the_floor():
+    slides = []
+    for take in range(6):
+        joints = perform("walk", (3, take), hz=30)[1]
+        for side in ("left", "right"):
+            ankle = joints[:, _J[f"ankle_{side}"]]
+            low = ankle[:, 1] >= np.percentile(ankle[:, 1], 75)
+            speed = np.linalg.norm(np.diff(ankle, axis=0)[:, [0, 2]], axis=-1) * 30
+            slides.append(np.median(speed[low[1:]]))
+    assert max(slides) < 0.8 and np.median(slides) < 0.4  # m/s, of walks of up to 1.4 m/s
+
+
+def test_perform_unknown_action_raises():
+    with pytest.raises(ConfigError, match="the actor has no action 'fly'; known: wave, raise hand"):
+        perform("fly", (0,))
+
+
+def test_acted_performs_classes_of_everyday_for_training_alone(tmp_path):
+    source = datasets.source("acted", "", clips=2)
+    assert set(source.classes) <= set(vocabulary().classes)
+    entries, unknown = source.entries(), source.unknown_entries()
+    assert len(entries) == 2 * len(source.classes) and len(unknown) == 8
+    clip = source.read(entries[2])
+    assert clip.label == 1 and clip.bodies.dtype == np.float32 and clip.bodies.shape[2:] == (25, 3)
+    assert np.array_equal(source.read(entries[2]).bodies, clip.bodies)
+    assert source.fingerprint(entries) != source.fingerprint(entries[1:])
+    assert {source.part(entry, "people") for entry in entries} == {"train", "test"}
