@@ -1,7 +1,7 @@
 """Random performances of everyday actions by the procedural actor, to train on and to test with.
 
 Each maker draws one of the many ways in which people do an action: tempo, size, hand, height, number of repetitions,
-what the other arm does.
+and the pose of the other arm.
 """
 
 from collections.abc import Callable, Sequence

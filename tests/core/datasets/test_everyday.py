@@ -120,3 +120,15 @@ def test_everyday_waiting_is_cut_off_and_becomes_unknown(data_root, tmp_path):
     assert trimmed.fingerprint([action]) != whole.fingerprint([action])
     seconds = [np.mean([np.ptp(s.read(e).stamps_ns) for e in list(entries.values())[::9]]) for s in (trimmed, whole)]
     assert 0.6 < seconds[0] / seconds[1] < 0.95
+
+
+def test_everyday_performances_only_train(root):
+    source = datasets.source("everyday", root, acted=1)
+    acted = [entry for entry in (*source.entries(), *source.unknown_entries()) if entry.meta["set"] == "acted"]
+    assert {source.part(entry, split) for entry in acted for split in source.splits} == {"train"}
+    assert len({entry.name for entry in acted}) == len(acted)
+    clip = source.read(acted[1])
+    assert (clip.name, source.classes[clip.label]) == ("acted/raise hand 0", "raise hand")
+    assert np.isfinite(clip.bodies).all() and source.fingerprint(acted) != source.fingerprint(acted[1:])
+    unknown = [entry for entry in acted if entry.label < 0]
+    assert len(unknown) == 4 and source.read(unknown[0]).label == -1

@@ -166,3 +166,22 @@ def test_windows_speed_augmentation_stays_inside_recording():
         assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
     unchanged = augmentation.vary_speed(clip, part.stamps_ns, Augmentation(**UNCHANGED), rng)
     np.testing.assert_array_equal(unchanged, part.stamps_ns)
+
+
+def test_augment_bodies_smoothed_averages_neighbors_and_keeps_missing_joints():
+    amounts = {"tilt_deg": 0, "proportions": 0, "noise_m": 0, "bias_m": 0, "exchange": 0, "missing": 0, "mirror": False}
+    bodies = np.zeros((1, 21, 25, 3), np.float32)
+    bodies[0, 10, 4] = 1.0
+    bodies[0, 11, 6] = np.nan
+    plain, smoothed = (
+        augmentation.augment_bodies(bodies.copy(), Augmentation(**amounts, smoothed=share), np.random.default_rng(3))
+        for share in (0, 1)
+    )
+    assert np.allclose(plain, bodies, equal_nan=True)
+    assert np.isnan(smoothed[0, 11, 6]).all() and np.isfinite(smoothed).sum() == np.isfinite(bodies).sum()
+    moved = smoothed[0, :, 4, 0]
+    assert moved.max() in (
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 5),
+        pytest.approx(1 / 7),
+    ) and moved.sum() == pytest.approx(1)
