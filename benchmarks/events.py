@@ -6,20 +6,16 @@ classes of `everyday`, or else by their own names.
 """
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actrec import inference
 from actrec.cli import Parser, amount, count
-from actrec.datasets.base import Entry
-from actrec.datasets.everyday import SETS, Everyday, vocabulary
+from actrec.datasets.everyday import SETS, Everyday
 from actrec.inference.session import Session
-from actrec_models.evaluation import streams
-from actrec_models.evaluation.streams import ActionStream, StreamScore
+from actrec_models.evaluation import elsewhere
+from actrec_models.evaluation.elsewhere import Share
 
 MODELS = ("deepacts_graph_nucla", "deepacts_graph_motion_nucla", "deepacts_graph_utd_mhad", "sem_net_utd_mhad")
 
@@ -42,8 +38,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     add = parser.add_argument
     add("--models", nargs="+", default=MODELS, metavar="MODEL", help="model packages of skeletons")
     add("--sets", nargs="+", default=SETS, choices=SETS, help="datasets (default: all)")
-    add("--people", type=count, default=4, help="people of each dataset (default: %(default)s)")
-    add("--clips", type=count, default=24, help="clips of each person, at most (default: %(default)s)")
+    add("--people", type=count, default=elsewhere.PEOPLE, help="people of each dataset (default: %(default)s)")
+    add("--clips", type=count, default=elsewhere.CLIPS, help="clips of each person, at most (default: %(default)s)")
     add("--minutes", type=amount, default=8.0, help="end a person's recording after this long (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the order of clips")
     default = os.environ.get("ACTREC_DATA", "data")
@@ -53,54 +49,16 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for model in options.models:
         session = inference.load(model)
         for name in options.sets:
-            recordings = person_streams(session, name, options)
-            figures = evaluate(session, recordings).figures()
+            recordings = elsewhere.person_streams(
+                Everyday(options.data, sets=[name]), _share(session, name), options.people, options.clips,
+                options.minutes, options.seed,
+            )  # fmt: skip
+            figures = elsewhere.play_all(session, recordings).figures()
             rows.append({"model": model, "set": name, **{COLUMNS[key]: figures[key] for key in COLUMNS}})
     return {"events": rows}
 
 
-def person_streams(session: Session, name: str, options: argparse.Namespace) -> list[ActionStream]:
-    """Return one recording for each of some people of a dataset."""
-    source = Everyday(options.data, sets=[name])
-    own = {entry.name: source.source(name).classes[entry.label] for entry in source.source(name).entries()}
+def _share(session: Session, name: str) -> Share:
+    """Return the clips of a dataset for a model: the test part of a dataset that it was trained on, or else all."""
     is_home = session.package.provenance.dataset in (name, "everyday")
-    people: dict[str, list[Entry]] = {}
-    for entry in [*source.entries(), *source.unknown_entries()]:
-        if not is_home or entry.meta["own"] == "test":
-            people.setdefault(str(entry.meta["subject"]), []).append(entry)
-    made, generator = [], np.random.default_rng(options.seed)
-    for person in sorted(people)[: options.people]:
-        clips, labels, seconds = [], [], 0.0
-        for index in generator.permutation(len(people[person]))[: options.clips]:
-            clip = source.read(entry := people[person][int(index)])
-            seconds += float(clip.stamps_ns[-1] - clip.stamps_ns[0]) / 1e9
-            clips.append(clip)
-            is_known = entry.label >= 0
-            labels.append(source.classes[entry.label] if is_known else own[entry.name.removeprefix(f"{name}/")])
-            if seconds > 60 * options.minutes:
-                break
-        made.append(streams.join_clips(person, clips, labels))
-    return made
-
-
-def evaluate(session: Session, recordings: list[ActionStream]) -> StreamScore:
-    """Return the sum of the scores, in classes of `everyday`."""
-    dataset, total = session.package.provenance.dataset, StreamScore()
-    classes = {label: everyday_class(dataset, label) for label in session.package.labels}
-    for recording in recordings:
-        events, labels = streams.play(session, recording.sequence)
-        total.add(
-            streams.score(
-                recording,
-                [dataclasses.replace(event, label=classes[event.label]) for event in events],
-                [dataclasses.replace(label, label=classes.get(label.label, label.label)) for label in labels],
-                set(classes.values()),
-            )
-        )
-    return total
-
-
-def everyday_class(dataset: str, label: str) -> str:
-    """Return the class of `everyday` of another dataset's label; the label itself if there is none."""
-    actions = () if dataset == "everyday" else vocabulary().actions(dataset, label, "") or ()
-    return actions[0][0] if actions else label
+    return Share(name, "own" if is_home else "")

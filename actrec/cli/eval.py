@@ -31,6 +31,7 @@ Example:
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
   actrec eval fold*/package --folds all
   actrec eval deepacts_graph_nucla --stream recordings
+  actrec eval deepacts_graph_nucla --elsewhere --data ~/datasets --json > figures.json
 
 Several models without --fuse, --seeds or --folds are compared; models that differ only by their seed get the mean and
 spread as well. Unreadable clips are refused by name; --skip-unreadable counts them as wrong.
@@ -80,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
     add = parser.add_argument_group("continuous recordings").add_argument
     add("--stream", type=Path, metavar="DIR", help="score events in the recordings of this folder, not a dataset")
+    add("--elsewhere", action="store_true", help="score on each set of `everyday` that the model was not trained on, "
+        "by the common names of classes; `actrec export MODEL --figures` writes the --json to the card")  # fmt: skip
     add("--labels", type=Path, metavar="CSV", help="labels of the recordings (default: labels.csv in the folder)")
 
 
@@ -87,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the figures, and write the report if --report is given."""
     if args.stream is not None:
         return _score_streams(args)
+    if args.elsewhere:
+        return _score_elsewhere(args)
     if args.labels is not None:
         raise ConfigError("--labels is for continuous recordings only: leave it out, or give their folder as --stream")
     evaluator, protocol, report = (
@@ -117,6 +122,20 @@ def _score_streams(args: argparse.Namespace) -> int:
         scores[model] = streams.evaluate(session, recordings, progress=not args.quiet)
     figures = {model: score.figures() for model, score in scores.items()}
     print(json.dumps(figures, indent=2) if args.json else streams.text(scores))
+    return 0
+
+
+def _score_elsewhere(args: argparse.Namespace) -> int:
+    unused = {**_options(args), "report": args.report, "labels": args.labels, "dataset_options": None}
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)} cannot be used with --elsewhere: leave it out")
+    elsewhere, protocol = (
+        importlib.import_module(f"actrec_models.evaluation.{name}") for name in ("elsewhere", "protocol")
+    )
+    opened = protocol.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
+    options = config.parse_pairs(args.option, "dataset option")
+    figures = [elsewhere.measure(model, args.data, options, progress=not args.quiet) for model in opened]
+    print(json.dumps(figures, indent=1) if args.json else elsewhere.text(figures))
     return 0
 
 

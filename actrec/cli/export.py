@@ -19,6 +19,7 @@ Example:
   actrec export runs/joints/last.ckpt runs/bones/last.ckpt --fuse softmax --out ~/two_streams
   actrec export my_package --float16 --out ~/my_package_again
   actrec export deepacts_graph_nucla --calibrate models/recipes/deepacts_graph_nucla_reject.yaml --out ~/nucla
+  actrec export deepacts_graph_nucla --figures figures.json --out models/zoo/deepacts_graph_nucla --overwrite
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
 
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-weights", action="store_true", help=without)
     add("--calibrate", nargs="?", const="", metavar="RECIPE", help="of a package: choose threshold and confidence "
         "again, on training clips and other actions of its own recipe or of this one")  # fmt: skip
+    add("--figures", type=Path, nargs="+", metavar="JSON", help="of a package: write these figures of `actrec eval "
+        "--elsewhere --json` to its card")  # fmt: skip
     add = parser.add_argument_group("several networks, trained separately on the same classes and window").add_argument
     one = "one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights"
     add("--fuse", choices=("softmax", "logits"), help=one)
@@ -75,6 +78,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.calibrate is not None:
         written = _recalibrate(args, args.sources[0])
         _print_accuracy(written)
+    elif args.figures:
+        add_figures = importlib.import_module("actrec_models.export.repackage").add_figures
+        written = add_figures(args.sources[0], args.out, args.figures, args.overwrite, not args.no_weights)
+        print(f"{written.path}: card with figures of {len(args.figures)} files")
+        return 0
     else:
         written = _add_float16(args, args.sources[0])
         print(f"{written.path}: {', '.join(written.precisions)}")
@@ -100,6 +108,8 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ConfigError("--calibrate needs a single package; a fused one is calibrated anyway")
         if args.fuse:
             return
+    if args.figures and (args.float16 or args.calibrate is not None or not args.sources or args.fuse):
+        raise ConfigError("--figures needs a package, without --float16, --calibrate, --fuse or --network")
     if len(args.sources) > 1:
         raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
     if args.fuse or args.weights:

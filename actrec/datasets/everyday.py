@@ -77,6 +77,11 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(**content)
 
 
+def class_of(dataset: str, label: str) -> str:
+    """Return the class of a dataset's own `label`; the label itself if it is of no class, or of another dataset."""
+    return next((name for name, _, _ in vocabulary().actions(dataset, label, "") or ()), label)
+
+
 @dataclass(frozen=True)
 class EverydayConfig:
     """Options of the merged dataset."""

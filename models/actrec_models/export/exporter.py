@@ -20,7 +20,7 @@ from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, Mode
 from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, networks
-from actrec_models.evaluation import metrics
+from actrec_models.evaluation import elsewhere, metrics
 from actrec_models.export import precision, rejection
 from actrec_models.export.onnx_graph import to_onnx
 from actrec_models.networks.base import Network
@@ -277,7 +277,8 @@ def card(model: ModelPackage, name: str) -> str:
     rows += [("Source", f"{commit}, {trained.created}"), ("License", trained.license)]
     bar = "\\|"  # an unescaped one would start another cell
     lines = "".join(f"| {key} | {value.replace('|', bar)} |\n" for key, value in rows)
-    return f"# {name}\n\n{note}| | |\n| --- | --- |\n{lines}"
+    away = f"\n{elsewhere.section(figures[elsewhere.KEY], name)}" if elsewhere.KEY in figures else ""
+    return f"# {name}\n\n{note}| | |\n| --- | --- |\n{lines}{away}"
 
 
 def _lower_text(lower: LowerPrecision) -> str:

@@ -1,6 +1,7 @@
 """Copies of a model package, made without its checkpoint: with other precisions or a new rejection threshold."""
 
 import dataclasses
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from actrec.datasets.base import ClipDataset
 from actrec.inference import package, zoo
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.utils import config, folders
-from actrec.utils.errors import ActrecError, ConfigError, PackageError
-from actrec_models.evaluation import evaluator, protocol, scoring
+from actrec.utils.errors import ActrecError, ConfigError, InputError, PackageError
+from actrec_models.evaluation import elsewhere, evaluator, protocol, scoring
 from actrec_models.export import exporter, precision, rejection
 from actrec_models.training.recipe import Recipe
 
@@ -90,7 +91,9 @@ def recalibrate(
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
-    draft = exporter.with_evaluation(base, recipe, session, test, roots)
+    kept = {name: figure for name, figure in trained.figures.items() if name != elsewhere.KEY}  # of the old threshold
+    draft = dataclasses.replace(base, provenance=dataclasses.replace(trained, figures=kept))
+    draft = exporter.with_evaluation(draft, recipe, session, test, roots)
     draft = exporter.with_lower_accuracies(draft, recipe, base, test)
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
@@ -155,6 +158,39 @@ def quantize(
     return _write_copy(base, draft, content, lower, folder, overwrite)
 
 
+def add_figures(
+    source: str | Path, folder: Path, files: Sequence[Path], overwrite: bool = False, weights: bool = True
+) -> ModelPackage:
+    """Copy a package with figures of `actrec eval --elsewhere --json` in its description and card.
+
+    Args:
+        source, folder, overwrite, weights: As for `add_float16`.
+        files: Figures of this package, and of models of the same recipe that were trained without a set.
+
+    Raises:
+        InputError: A file is missing or has no such figures.
+        ConfigError: No file has figures of this package.
+    """
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
+    base = zoo.find(source)
+    found: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found += [each for each in content if each["sets"] or each["note"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            remedy = "write it with actrec eval MODEL --elsewhere --json"
+            raise InputError(f"'{file}' has no figures of models on other datasets: {remedy}") from error
+    own = base.provenance.onnx_sha256
+    if all(each["package"] != own for each in found):
+        raise ConfigError(f"--figures has none of {base.name} as it is: run actrec eval {source} --elsewhere --json")
+    named = [{**each, "model": folder.name} if each["package"] == own else each for each in found]
+    figures = {**base.provenance.figures, elsewhere.KEY: named}
+    draft = dataclasses.replace(base, provenance=dataclasses.replace(base.provenance, figures=figures))
+    lower = {name: base.read_onnx(name) for name in base.precisions}
+    return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
+
+
 class SampledInputs(Sequence[Inputs]):
     """A network's inputs of some clips of a dataset, one window's clip each, as in the evaluation.
 
@@ -181,8 +217,9 @@ def _write_copy(
     text = ""
     if card_file.is_file():
         old = card_file.read_text(encoding="utf-8")
-        sections = old.find("\n## ")
-        text = exporter.card(draft, folder.name) + (old[sections:] if sections >= 0 else "")
+        made = f"{elsewhere.HEADING}\n"
+        sections = [part for part in old.split("\n## ")[1:] if not part.startswith(made)]
+        text = exporter.card(draft, folder.name) + "".join(f"\n## {part}" for part in sections)
     tensors = weights_file.read_bytes() if weights and weights_file.is_file() else None
     return package.write(folder, draft, content, tensors, text, overwrite, lower)
 

@@ -1,0 +1,253 @@
+"""Accuracy of a model on the datasets of `everyday`, above all on the ones that it was not trained on.
+
+Labels of a model are compared as classes of `everyday`: "pick up with one hand" of N-UCLA is a "pick up". A clip whose
+class no label of the model has is another action, which the model should reject.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from actrec import datasets
+from actrec.datasets.base import Entry, SourceDataset
+from actrec.datasets.everyday import FINAL_SETS, SETS, Everyday, class_of
+from actrec.inference.package import ModelPackage
+from actrec.inference.session import Session, body_layout
+from actrec.skeleton.layouts import CANONICAL
+from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.utils.errors import ConfigError, DeviceError
+from actrec_models.evaluation import scoring, streams
+from actrec_models.evaluation.protocol import Model
+from actrec_models.evaluation.streams import ActionStream, StreamScore
+from actrec_models.training import provenance
+
+PEOPLE, CLIPS, MINUTES = 4, 24, 1.0
+"""People of each set whose clips are joined to recordings, clips of each person, and minutes, at most."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The clips of one dataset that a model is tested on.
+
+    Attributes:
+        name: One of `everyday.SETS` or `everyday.FINAL_SETS`.
+        key: Metadata of an item with its part ("own" or "person"); only the test part is scored. Empty for all people.
+        is_trained: Whether the other people of the dataset trained the model.
+    """
+
+    name: str
+    key: str = ""
+    is_trained: bool = False
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether an item is scored."""
+        return not self.key or entry.meta[self.key] == "test"
+
+
+def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: bool = False) -> dict[str, Any]:
+    """Return the figures of a model on each set, for `--json`; for a model of hands, why there are none.
+
+    Args:
+        data_root: Folder of the datasets.
+        options: Fields of `EverydayConfig`; `sets` are all training sets that are there by default.
+
+    Raises:
+        ConfigError: An option is unknown.
+        DeviceError: No set is in the folder.
+    """
+    package = model.package
+    figures = {"model": model.name, "package": package.provenance.onnx_sha256, "sets": []}
+    if (layout := body_layout(package)) != CANONICAL:
+        return {**figures, "note": f"not measured: no other dataset of {layout} is available"}
+    rows = [
+        _measure(model.session, share, data_root, {**options, "sets": [share.name]}, progress)
+        for share in shares(package, data_root, options.get("sets") or [])
+    ]
+    return {**figures, "sets": rows}
+
+
+def shares(package: ModelPackage, data_root: str, sets: Sequence[str]) -> list[Share]:
+    """Return the clips that a model is tested on: all people of sets that did not train it, else the test part.
+
+    Of a set against which the threshold was chosen, only the other part is taken. A model of one set is not tested on
+    it again.
+    """
+    if unknown := sorted(set(sets) - {*SETS, *FINAL_SETS}):
+        raise ConfigError(f"everyday has no set {unknown[0]}; known: {', '.join((*SETS, *FINAL_SETS))}")
+    present = [name for name in sets or SETS if Path(datasets.folder(data_root, name)).is_dir()]
+    if missing := sorted(set(sets) - set(present)) or ([] if present else list(SETS)):
+        raise DeviceError(f"'{data_root}' holds no folder of {', '.join(missing)}; check --data")
+    trained = _trained_sets(package)
+    found = []
+    for name in present:
+        if name not in trained:
+            is_used = f" {name} " in package.rejection.calibrated_on
+            found.append(Share(name, "own" if is_used else ""))
+        elif package.provenance.dataset == "everyday" and trained[name]:
+            found.append(Share(name, trained[name], is_trained=True))
+    return found
+
+
+def _trained_sets(package: ModelPackage) -> dict[str, str]:
+    """Return the sets that a model or its initial network was trained on, with the split of their people, or ""."""
+    known = package.provenance
+    own = provenance.training(known.dataset, known.split, known.settings.get("dataset_options", {}))
+    found: dict[str, str] = {}
+    for training in [*known.figures.get(provenance.INITIAL_TRAININGS, ()), own]:
+        options = training.get("options", {})
+        if training["dataset"] != "everyday":
+            found.setdefault(training["dataset"], "")
+            continue
+        left_out = SETS[int(options.get("fold", 1)) - 1] if training["split"] == "leave_one_set_out" else ""
+        names = [name for name in options.get("sets") or SETS if name != left_out]
+        found |= dict.fromkeys(names, "" if left_out else training["split"])
+    return found
+
+
+def _measure(
+    session: Session, share: Share, data_root: str, options: Mapping[str, Any], progress: bool
+) -> dict[str, Any]:
+    source = Everyday(data_root, **options)
+    entries = [entry for entry in [*source.entries(), *source.unknown_entries()] if share.has(entry)]
+    clips = SourceDataset(source, entries)
+    probabilities = session.softmax(scoring.score(session, clips, "live", progress=progress).logits)
+    published = [class_of(session.package.provenance.dataset, label) for label in session.package.labels]
+    found = np.array(published)[probabilities.argmax(axis=1)]
+    is_accepted = ~session.is_rejected(probabilities)
+    truth = np.array([source.classes[entry.label] if entry.label >= 0 else UNKNOWN for entry in entries])
+    is_known, is_right = np.isin(truth, published), found == truth
+    recorded = person_streams(source, share)
+    played = play_all(session, recorded, progress).figures()
+
+    def part(which: np.ndarray) -> float | None:
+        return round(float(which[is_known].mean()), 4) if is_known.any() else None
+
+    others = is_accepted[~is_known]
+    classes = {}
+    for name in sorted(set(truth[is_known]), key=source.classes.index):
+        own = truth == name
+        classes[str(name)] = [int(own.sum()), int((own & is_right).sum()), int((own & is_right & is_accepted).sum())]
+    return {
+        "set": share.name,
+        "trained": share.is_trained,
+        "people": "test" if share.key else "all",
+        "clips": int(is_known.sum()),
+        "top1": part(is_right),
+        "right": part(is_right & is_accepted),
+        "unknown": part(~is_accepted),
+        "wrong": part(~is_right & is_accepted),
+        "other_clips": len(others),
+        "others_labeled": round(float(others.mean()), 4) if len(others) else None,
+        "minutes": played["minutes"],
+        "actions": played["actions"],
+        "found_share": played["found_share"],
+        "false_events_per_minute": played["false_events_per_minute"],
+        "classes": classes,
+    }
+
+
+# -- joined recordings -------------------------------------------------------------------------------------------------
+
+
+def person_streams(
+    source: Everyday, share: Share, people: int = PEOPLE, clips: int = CLIPS, minutes: float = MINUTES, seed: int = 0
+) -> list[ActionStream]:
+    """Return one recording for each of some people of a set, whose clips follow one another in random order.
+
+    Args:
+        source: Merges only this set.
+        clips: Largest number of clips of a person.
+        minutes: A recording ends after the clip that exceeds this length.
+    """
+    merged = source.source(share.name)
+    own = {f"{share.name}/{entry.name}": merged.classes[entry.label] for entry in merged.entries()}
+    by_person: dict[str, list[Entry]] = {}
+    for entry in [*source.entries(), *source.unknown_entries()]:
+        if share.has(entry):
+            by_person.setdefault(str(entry.meta["subject"]), []).append(entry)
+    made, generator = [], np.random.default_rng(seed)
+    for person in sorted(by_person)[:people]:
+        chosen, labels, seconds = [], [], 0.0
+        for index in generator.permutation(len(by_person[person]))[:clips]:
+            clip = source.read(entry := by_person[person][int(index)])
+            seconds += float(clip.stamps_ns[-1] - clip.stamps_ns[0]) / NANOSECONDS
+            chosen.append(clip)
+            # An item of waiting has no name of its own.
+            labels.append(source.classes[entry.label] if entry.label >= 0 else own.get(entry.name, UNKNOWN))
+            if seconds > 60 * minutes:
+                break
+        made.append(streams.join_clips(person, chosen, labels))
+    return made
+
+
+def play_all(session: Session, recordings: Sequence[ActionStream], progress: bool = False) -> StreamScore:
+    """Return the sum of the scores of recordings, with labels compared as classes of `everyday`."""
+    dataset, total = session.package.provenance.dataset, StreamScore()
+    classes = {label: class_of(dataset, label) for label in session.package.labels}
+    for recording in tqdm(recordings, "recordings", disable=not progress):
+        events, labels = streams.play(session, recording.sequence)
+        total.add(
+            streams.score(
+                recording,
+                [dataclasses.replace(event, label=classes[event.label]) for event in events],
+                [dataclasses.replace(label, label=classes.get(label.label, label.label)) for label in labels],
+                set(classes.values()),
+            )
+        )
+    return total
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+KEY, HEADING = "elsewhere", "On other datasets"
+"""Key in a package's figures, and heading of the card."""
+
+
+def section(figures: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return a section in Markdown on what `measure` returned for a package called `name`, and others of its recipe.
+
+    A set that the package was trained on has the row of a model that was trained without it.
+    """
+    rows = [{**row, "by": each["model"]} for each in figures for row in each["sets"]]
+    lines = [f"## {HEADING}", ""]
+    if not rows:
+        return "\n".join([*lines, "; ".join(dict.fromkeys(each["note"] for each in figures)), ""])
+    lines += [
+        "Labels are compared as classes of `everyday`. Before rejection, and as published: right, `unknown` and wrong",
+        "labels of clips of the model's actions; labeled ones of others; false events a minute of clips joined.",
+        "",
+        "| set | clips | before, % | right / unknown / wrong, % | other clips | labeled, % | false events a minute |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        who = " (test people)" if row["trained"] else f" ({row['by']})" if row["by"] != name else ""
+        published = " / ".join(_percent(row[key]) for key in ("right", "unknown", "wrong"))
+        events = row["false_events_per_minute"]
+        cells = [f"{row['set']}{who}", row["clips"], _percent(row["top1"]), published, row["other_clips"],
+                 _percent(row["others_labeled"]), "-" if events is None else f"{events:.1f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "Right clips of each class, before rejection and as published, of sets that did not train the model:",
+        "",
+    ]
+    classes: dict[str, list[str]] = {}
+    for row in rows:
+        for label, (count, before, after) in row["classes"].items() if not row["trained"] else ():
+            classes.setdefault(label, []).append(f"{row['set']} {before} and {after} of {count}")
+    lines += [f"- {label}: {'; '.join(found)}" for label, found in classes.items()]
+    return "\n".join([*lines, ""])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
+def text(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures of several models for the terminal."""
+    return "\n".join(f"# {each['model']}\n\n{section([each], each['model'])}" for each in figures)
