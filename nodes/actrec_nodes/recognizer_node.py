@@ -46,7 +46,7 @@ PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
 class RecognizerConfig:
     """Parameters of the recognizer node. The settings of a backend are `<backend>.<setting>`."""
 
-    model: str = setting("deepacts_graph_nucla", "Model package: a name in `actrec models`, or a folder.")
+    model: str = setting("joint_tcn_everyday", "Model package: a name in `actrec models`, or a folder.")
     backend: str = setting("auto", "Inference backend: onnxruntime, tensorrt or auto.")
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(
