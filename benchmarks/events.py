@@ -1,8 +1,9 @@
 """`actrec bench events`: events of continuous recordings, put together from the clips of people in several datasets.
 
-Clips of each person follow one another in random order, also clips of actions that no class of `everyday` has. A model
-gets only the test part of the dataset that it was trained on, and all people of the others. Labels are compared as
-classes of `everyday`, or else by their own names.
+Clips of each person follow one another in random order with waiting in between, also clips of actions that no class of
+`everyday` has. CAD-60's recordings of a minute are played as they are. A model gets only the test part of the datasets
+that it was trained on, and all people of the others. Labels are compared as classes of `everyday`, or else by their own
+names.
 """
 
 import argparse
@@ -10,12 +11,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from actrec import inference
+from actrec import datasets, inference
 from actrec.cli import Parser, amount, count
-from actrec.datasets.everyday import SETS, Everyday
+from actrec.datasets.base import Clip
+from actrec.datasets.everyday import SETS
 from actrec.inference.session import Session
+from actrec.types import UNKNOWN
+from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import elsewhere
-from actrec_models.evaluation.elsewhere import Share
 
 MODELS = ("deepacts_graph_nucla", "deepacts_graph_motion_nucla", "deepacts_graph_utd_mhad", "sem_net_utd_mhad")
 
@@ -29,6 +32,7 @@ COLUMNS = {
     "median_delay_from_end_s": "from end, s",
     "wrong_share_of_time": "wrong label, share of time",
     "label_changes_per_minute": "changes a minute",
+    "label_changes_per_found_action": "changes an action found",
 }
 
 
@@ -49,16 +53,32 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for model in options.models:
         session = inference.load(model)
         for name in options.sets:
-            recordings = elsewhere.person_streams(
-                Everyday(options.data, sets=[name]), _share(session, name), options.people, options.clips,
-                options.minutes, options.seed,
-            )  # fmt: skip
+            recordings = continuous(session, name, options)
             figures = elsewhere.play_all(session, recordings).figures()
             rows.append({"model": model, "set": name, **{COLUMNS[key]: figures[key] for key in COLUMNS}})
     return {"events": rows}
 
 
-def _share(session: Session, name: str) -> Share:
-    """Return the clips of a dataset for a model: the test part of a dataset that it was trained on, or else all."""
-    is_home = session.package.provenance.dataset in (name, "everyday")
-    return Share(name, "own" if is_home else "")
+def continuous(session: Session, name: str, options: argparse.Namespace) -> list[ActionStream]:
+    """Return one recording for each of some people of a dataset, or CAD-60's own, in classes of `everyday`."""
+    trained = session.package.provenance
+    is_home = trained.dataset in (name, "everyday")
+    split = trained.split if trained.dataset == "everyday" else "own"
+    parts = ["test"] if is_home else ["train", "test"]
+    made: list[ActionStream] = []
+    for part in parts:
+        chosen = {"split": split, "part": part, "sets": [name], "trim": False}
+        known = datasets.create("everyday", options.data, **chosen)
+        unknown = datasets.create_unknown("everyday", options.data, **chosen)
+        if name == "cad60":
+            made += [whole_recording(known[i], known.classes[label]) for i, label in enumerate(known.labels)]
+            made += [whole_recording(unknown[i], UNKNOWN) for i in range(len(unknown))]
+        elif len(made) < options.people:
+            limits = options.people - len(made), options.clips, options.minutes, options.seed
+            made += person_streams(known, unknown, *limits)
+    return made
+
+
+def whole_recording(clip: Clip, label: str) -> ActionStream:
+    """Return a recording of one long activity as it is."""
+    return join_clips(clip.name, [clip], [label])

@@ -5,7 +5,7 @@ import importlib
 import logging
 from pathlib import Path
 
-from actrec.cli import names, up_to
+from actrec.cli import amount, names, up_to
 from actrec.cli.train import add_data_argument, add_init_argument, add_root_argument
 from actrec.inference import zoo
 from actrec.inference.package import DESCRIPTION, ModelPackage
@@ -42,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "again, on training clips and other actions of its own recipe or of this one")  # fmt: skip
     add("--figures", type=Path, nargs="+", metavar="JSON", help="of a package: write these figures of `actrec eval "
         "--elsewhere --json` to its card")  # fmt: skip
+    add(
+        "--events",
+        nargs="?",
+        type=amount,
+        const=1.0,
+        metavar="RATE",
+        help="of a package: choose the thresholds of "
+        "events, for at most so many false ones a minute on people of its training part (default: %(const)s)",
+    )
     add = parser.add_argument_group("several networks, trained separately on the same classes and window").add_argument
     one = "one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights"
     add("--fuse", choices=("softmax", "logits"), help=one)
@@ -83,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
         written = add_figures(args.sources[0], args.out, args.figures, args.overwrite, not args.no_weights)
         print(f"{written.path}: card with figures of {len(args.figures)} files")
         return 0
+    elif args.events is not None:
+        written = _choose_events(args, args.sources[0])
+        print(f"{written.path}: {written.events.chosen_on}")
     else:
         written = _add_float16(args, args.sources[0])
         print(f"{written.path}: {', '.join(written.precisions)}")
@@ -146,6 +158,16 @@ def _recalibrate(args: argparse.Namespace, source: str) -> ModelPackage:
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
     weights = not args.no_weights
     written: ModelPackage = recalibrate(source, args.out, recipe, args.data, args.overwrite, args.root, weights)
+    return written
+
+
+def _choose_events(args: argparse.Namespace, source: str) -> ModelPackage:
+    """Write a copy of a package with newly chosen thresholds of events."""
+    if args.float16:
+        raise ConfigError("--events keeps the networks: use it without --float16")
+    choose_events = importlib.import_module("actrec_models.export.repackage").choose_events
+    chosen = source, args.out, args.events, args.data, args.overwrite, args.root, not args.no_weights
+    written: ModelPackage = choose_events(*chosen)
     return written
 
 

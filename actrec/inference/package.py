@@ -139,6 +139,21 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class EventThresholds:
+    """When an action event begins (`actrec.recognition.events`).
+
+    Attributes:
+        begin: Average probability that begins an event; 0 for the rejection's threshold.
+        classes: The same of classes that need another one.
+        chosen_on: Description of the recordings that these were chosen on, with the figures there; empty if none.
+    """
+
+    begin: float = 0.0
+    classes: dict[str, float] = field(default_factory=dict)
+    chosen_on: str = ""
+
+
+@dataclass(frozen=True)
 class LowerPrecision:
     """The same network in float16 or int8, with the same float32 inputs and logits.
 
@@ -168,6 +183,7 @@ class ModelPackage:
         labels: Class names in the order of the logits.
         window: The time window of its input.
         bodies: M, the number of people of one input.
+        events: Thresholds of action events.
         float16, int8: The network in lower precision; None if the package has none.
         path: The folder; not part of the file.
     """
@@ -181,6 +197,7 @@ class ModelPackage:
     inputs: tuple[InputSpec, ...]
     rejection: Rejection
     provenance: Provenance
+    events: EventThresholds = field(default_factory=EventThresholds)
     float16: LowerPrecision | None = None
     int8: LowerPrecision | None = None
     path: Path = field(default=Path(), metadata={"hidden": True})
@@ -366,6 +383,15 @@ def _check(package: ModelPackage) -> None:
         (len({i.name for i in inputs}) == len(inputs), "inputs has a name twice"),
         (all(i.shape and min(i.shape) > 0 for i in inputs), "inputs has a shape that is empty or not positive"),
         (0 <= rejection.threshold <= 1, f"rejection: threshold is {rejection.threshold}, allowed: 0 to 1"),
+        (0 <= package.events.begin <= 1, f"events: begin is {package.events.begin}, allowed: 0 to 1"),
+        (
+            not (other := sorted({*package.events.classes} - {*labels})),
+            f"events: classes names '{other[:1]}', no label",
+        ),
+        (
+            all(isinstance(value, float) and 0 < value <= 1 for value in package.events.classes.values()),
+            f"events: classes is {package.events.classes}, allowed: above 0 to 1",
+        ),
         (rejection.temperature > 0, f"rejection: temperature is {rejection.temperature}, must be above 0"),
         (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
         (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),

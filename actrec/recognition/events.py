@@ -1,7 +1,7 @@
 """Action events: one decision for each action of a body, from the probabilities of its windows.
 
 An average of the probabilities over time begins an event above one limit and ends it below a lower one (hysteresis).
-Another action begins only once the present one's average is below the first limit.
+The package has limits for each class. Another action begins only once the present one's average is below its first.
 """
 
 import dataclasses
@@ -29,7 +29,9 @@ class EventConfig:
         0.4, "time constant of the average of a body's probabilities; 0 for none", unit="s", range=(0.0, 60.0)
     )
     begin: float = setting(
-        0.0, "average probability that begins an event; 0 for the model's rejection threshold", range=(0.0, 1.0)
+        0.0,
+        "average probability that begins an event; 0 for the model's own of each class, else its rejection threshold",
+        range=(0.0, 1.0),
     )
     end: float = setting(0.6, "fraction of `begin`; the average must stay below it to end an event", range=(0.05, 1.0))
     begin_s: float = setting(
@@ -75,6 +77,13 @@ class _State:
     position: tuple[float, float, float] = field(default=(math.nan,) * 3)
 
 
+def begin_thresholds(package: ModelPackage, begin: float = 0.0) -> np.ndarray:
+    """Return the average probability [classes] that begins an event: `begin`, if not 0, else the package's own."""
+    default = begin or package.events.begin or package.rejection.threshold or 0.5
+    raised = {} if begin else package.events.classes
+    return np.array([raised.get(label, default) for label in package.labels])
+
+
 class EventDetector:
     """Turns the probabilities of several bodies into events.
 
@@ -84,11 +93,12 @@ class EventDetector:
         package: The model: its labels, window and rejection threshold.
         config: The settings.
         first_id: Id of the first event.
+        begin: [classes] thresholds to use instead of the package's.
     """
 
-    def __init__(self, package: ModelPackage, config: EventConfig, first_id: int = 1):
+    def __init__(self, package: ModelPackage, config: EventConfig, first_id: int = 1, begin: np.ndarray | None = None):
         self.config, self._package = config, package
-        self._begin = config.begin or package.rejection.threshold or 0.5
+        self._begin = begin_thresholds(package, config.begin) if begin is None else begin
         self._end = self._begin * config.end
         self._evidence_s = min(config.evidence_s or package.window.seconds, package.window.seconds)
         self._states: dict[str, _State] = {}
@@ -121,6 +131,11 @@ class EventDetector:
         is_known = tracked_s >= self._evidence_s - 1e-6
         begins = is_known and seen.mean() >= self.config.min_joints
         return [*self._continue(state, is_known), *(self._start(body_id, state) if begins else [])]
+
+    def present(self, body_id: str) -> tuple[np.ndarray, ActionEvent | None]:
+        """Return the average probabilities [classes] of a known body, and its event that goes on, if any."""
+        state = self._states[body_id]
+        return state.average, state.event
 
     def end(self, body_id: str, stamp_ns: int) -> list[ActionEvent]:
         """Forget a body that is lost, and return the end of its event."""
@@ -162,7 +177,7 @@ class EventDetector:
         if event is None:
             return []
         average = float(state.average[event.class_id])
-        if average >= self._end:
+        if average >= self._end[event.class_id]:
             state.event = dataclasses.replace(
                 event, confidence=max(event.confidence, average), end_ns=state.stamp_ns, position=state.position
             )

@@ -67,8 +67,10 @@ class RecognitionConfig:
         unit="s",
         range=(0.05, 60.0),
     )
-    smoothing_s: float = setting(
-        0.0, "time constant of the moving average of a body's probabilities; 0 for none", unit="s", range=(0.0, 60.0)
+    labels: str = setting(
+        "windows",
+        "events: the label of a body is its present action event, else unknown; windows: each window's own",
+        choices=("events", "windows"),
     )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
     events: EventConfig = setting(EventConfig(), "action events")
@@ -79,11 +81,11 @@ class ActionPrediction:
     """The action of one body at one frame."""
 
     body_id: str  # the body's id; empty for a frame without bodies
-    label: str  # an action, or `unknown` (rejected, track too short, input missing, body lost, no body)
+    label: str  # an action, or `unknown` (no event, rejected, track too short, input missing, body lost, no body)
     class_id: int  # index of the label; −1 for `unknown`
-    confidence: float  # probability of the best class; 0 if the network did not run
+    confidence: float  # probability of the label, or of the best class if it is unknown; 0 if the network did not run
     top_labels: tuple[str, ...]  # best classes first, even if rejected; empty if the network did not run
-    top_probabilities: tuple[float, ...]
+    top_probabilities: tuple[float, ...]  # with labels of events, averages over `events.smoothing_s`
     window_start_ns: int  # stamp of the oldest frame used
     stamp_ns: int  # stamp of the newest frame used
     model_name: str  # name of the model package
@@ -441,13 +443,19 @@ class ActionRecognizer:
     def _accumulate(
         self, session: Session, body_id: str, track: BodyTrack, frame: _Frame, result: Prediction
     ) -> Prediction:
-        """Add a prediction to its body's events and average; return the average, or `result` if the track has ended."""
+        """Add a prediction to its body's events; return the present event as a prediction, if labels are of events.
+
+        If the network returned NaN or the track has ended, the prediction itself is returned.
+        """
         if session is not self._session or self._tracks.get(body_id) is not track:
             return result
         self._add_evidence(body_id, frame, result.probabilities)
-        if self.config.smoothing_s == 0 or np.isnan(result.probabilities).any():
+        if self.config.labels == "windows" or np.isnan(result.probabilities).any():
             return result
-        return session.to_prediction(track.smooth(result.probabilities, frame.stamp_ns, self.config.smoothing_s))
+        average, event = self._detector.present(body_id)
+        label, class_id = (UNKNOWN, -1) if event is None else (event.label, event.class_id)
+        confidence = float(average.max() if event is None else average[class_id])
+        return Prediction(label, class_id, confidence, average, result.labels)
 
     def _add_evidence(self, body_id: str, frame: _Frame, probabilities: np.ndarray | None) -> None:
         window = self._tracks[body_id].window

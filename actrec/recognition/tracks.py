@@ -163,7 +163,7 @@ class ModelInputs:
     def restart(self, track: "BodyTrack") -> None:
         """Empty all buffers of a track whose window has restarted."""
         empty = self.new_track()
-        track.points, track.frames, track.smoothed = empty.points, empty.frames, None
+        track.points, track.frames = empty.points, empty.frames
 
 
 @dataclass
@@ -175,16 +175,6 @@ class BodyTrack:
     frames: dict[str, Series[np.ndarray]]  # name of an input to the frames observed
     last_seen_ns: int = 0  # stamp of the last frame with this body
     predicted_ns: int | None = None  # stamp of the last frame in which it was labeled
-    smoothed: np.ndarray | None = None  # moving average of its probabilities, and its stamp
-    smoothed_ns: int = 0
-
-    def smooth(self, probabilities: np.ndarray, stamp_ns: int, time_constant_s: float) -> np.ndarray:
-        """Return the exponential average over time of the track's probabilities, after adding these."""
-        if self.smoothed is not None:
-            keep = math.exp(-(stamp_ns - self.smoothed_ns) / NANOSECONDS / time_constant_s)
-            probabilities = keep * self.smoothed + (1 - keep) * probabilities
-        self.smoothed, self.smoothed_ns = probabilities, stamp_ns
-        return probabilities
 
 
 @dataclass

@@ -14,6 +14,7 @@ from actrec.datasets.user_folder import Folder
 from actrec.recordings.clip_recorder import ClipRecorderConfig, _prepare_folder
 from actrec.skeleton import layouts
 from actrec.utils.errors import InputError
+from actrec_models.data.continuous import join_clips
 from actrec_models.evaluation import streams
 from actrec_models.finetune import fine_tuning
 from actrec_models.training.checkpoints import read
@@ -30,7 +31,7 @@ def write_person(file, clips, subject, **clock):
     own = [i for i, meta in enumerate(clips.metas) if (meta["subject"], meta["trial"]) == (subject, 1)]
     named = {clips.classes[clips.labels[i]]: clips[i] for i in own}
     chosen = [named[name] for name in (*ACTIONS, "bowling")]
-    made = streams.join_clips("x", chosen, [*ACTIONS, "unknown"])
+    made = join_clips("x", chosen, [*ACTIONS, "unknown"])
     np.savez(
         file, positions=made.sequence.bodies, layout=layouts.CANONICAL, person=f"subject {subject}",
         labels=[each.label for each in made.actions], start_s=[each.start_s for each in made.actions],

@@ -21,9 +21,10 @@ from actrec.inference.session import Session, body_layout
 from actrec.skeleton.layouts import CANONICAL
 from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec_models.data.continuous import ActionStream, join_clips
 from actrec_models.evaluation import scoring, streams
 from actrec_models.evaluation.protocol import Model
-from actrec_models.evaluation.streams import ActionStream, StreamScore
+from actrec_models.evaluation.streams import StreamScore
 from actrec_models.training import provenance
 
 PEOPLE, CLIPS, MINUTES = 4, 24, 1.0
@@ -181,7 +182,7 @@ def person_streams(
             labels.append(source.classes[entry.label] if entry.label >= 0 else own.get(entry.name, UNKNOWN))
             if seconds > 60 * minutes:
                 break
-        made.append(streams.join_clips(person, chosen, labels))
+        made.append(join_clips(person, chosen, labels))
     return made
 
 

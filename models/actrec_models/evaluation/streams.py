@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import features
-from actrec.datasets.base import Clip
 from actrec.inference.session import Session, body_layout
 from actrec.recognition import ActionEvent, ActionPrediction, ActionRecognizer
 from actrec.recognition.events import BEGAN
@@ -18,32 +17,14 @@ from actrec.recognition.tracks import STREAM_NAMES
 from actrec.recordings import RecordingConfig
 from actrec.recordings.labels import LABELS_FILE, LabeledClip, own_labels, read_labels
 from actrec.recordings.skeleton_files import open_sequence
-from actrec.skeleton import windows
 from actrec.skeleton.layouts import HANDS
-from actrec.skeleton.sequence import SkeletonSequence, stamps_at
+from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN
-from actrec.utils import gravity
 from actrec.utils.errors import DeviceError, InputError
+from actrec_models.data.continuous import ActionStream
 
 TOLERANCE_S = 1.0
 """An action is found if its event begins between its start and this long after its end."""
-
-BLEND_S, REST_S = 0.7, 3.0
-"""Time from one clip to the next in a joined recording, and of rest at its ends."""
-
-
-@dataclass(frozen=True)
-class ActionStream:
-    """A continuous recording of joints with the actions in it, whose times count from its first frame."""
-
-    sequence: SkeletonSequence
-    actions: tuple[LabeledClip, ...]
-
-    @property
-    def minutes(self) -> float:
-        """Length of the recording, min."""
-        stamps = self.sequence.stamps_ns
-        return float(stamps[-1] - stamps[0]) / NANOSECONDS / 60
 
 
 @dataclass
@@ -133,47 +114,6 @@ def open_streams(
     ]
 
 
-def join_clips(name: str, clips: Sequence[Clip], labels: Sequence[str], rate_hz: float = 30.0) -> ActionStream:
-    """Return one continuous recording of the first bodies of clips, one after the other, with their labels.
-
-    The person is moved to the place where the clip before ended, and goes from its last pose to the next first one in
-    `BLEND_S`. The first and the last pose are held for `REST_S`. All is in level axes.
-
-    Args:
-        clips, labels: In order, one label for each whole clip; `unknown` for any other action.
-        rate_hz: Frame rate of the result.
-    """
-    parts: list[np.ndarray] = []
-    actions = []
-    for clip, label in zip(clips, labels, strict=True):
-        joints, stamps_ns = clip.leveled().bodies[0], clip.stamps_ns
-        frames = max(int((stamps_ns[-1] - stamps_ns[0]) * rate_hz / NANOSECONDS), 1) + 1
-        joints = windows.resample(stamps_ns, joints, windows.stretched_stamps(stamps_ns[0], stamps_ns[-1], frames))
-        if parts:
-            shift = np.nanmedian(parts[-1][-1], axis=0) - np.nanmedian(joints[0], axis=0)
-            joints = joints + shift * np.array([1, 0, 1], np.float32)
-            steps = np.linspace(0, 1, round(BLEND_S * rate_hz) + 2)[1:-1, None, None]
-            weights = (3 * steps**2 - 2 * steps**3).astype(np.float32)
-            parts.append((1 - weights) * parts[-1][-1] + weights * joints[0])
-        else:
-            parts.append(np.repeat(joints[:1], round(REST_S * rate_hz), axis=0))
-        start = sum(map(len, parts))
-        parts.append(joints)
-        actions.append(LabeledClip(name, label, start / rate_hz, (start + len(joints) - 1) / rate_hz))
-    parts.append(np.repeat(parts[-1][-1:], round(REST_S * rate_hz), axis=0))
-    bodies = np.concatenate(parts)[None]
-    sequence = SkeletonSequence(
-        name,
-        stamps_at(rate_hz, bodies.shape[1]),
-        bodies,
-        np.isfinite(bodies).all(axis=-1).astype(np.float32),
-        np.full((*bodies.shape[:-1], 2), np.nan, np.float32),
-        ("body_1",),
-        up=np.array(gravity.LEVEL, np.float32),
-    )
-    return ActionStream(sequence, tuple(actions))
-
-
 def play(
     session: Session, sequence: SkeletonSequence, **settings: Any
 ) -> tuple[list[ActionEvent], list[ActionPrediction]]:
@@ -187,12 +127,8 @@ def play(
     return found, labels
 
 
-def evaluate(session: Session, streams: Sequence[ActionStream], progress: bool = False, **settings: Any) -> StreamScore:
-    """Play recordings and return the sum of their scores.
-
-    Raises:
-        InputError: The model requires more than skeletons.
-    """
+def check_model(session: Session) -> None:
+    """Raise InputError if the model requires more than skeletons."""
     package = session.package
     others = [
         stream for stream, required in features.streams(package.inputs).items() if required and stream != "bodies"
@@ -200,6 +136,16 @@ def evaluate(session: Session, streams: Sequence[ActionStream], progress: bool =
     if others or body_layout(package) in HANDS:
         wanted = ", ".join(STREAM_NAMES[stream] for stream in others) or "hands"
         raise InputError(f"model {package.name} takes {wanted}, but these recordings have skeletons alone")
+
+
+def evaluate(session: Session, streams: Sequence[ActionStream], progress: bool = False, **settings: Any) -> StreamScore:
+    """Play recordings and return the sum of their scores.
+
+    Raises:
+        InputError: The model requires more than skeletons.
+    """
+    check_model(session)
+    package = session.package
     total = StreamScore()
     for stream in tqdm(streams, package.name, disable=not progress):
         total.add(score(stream, *play(session, stream.sequence, **settings), package.labels))

@@ -320,7 +320,10 @@ def _rejection_rows(model: ModelPackage) -> list[tuple[str, str]]:
             clips = f"{figures['unknown_clips']} held-out clips of other actions"
             others = f"{figures['unknown_rejected']:.1%} of {clips} are rejected"
         rows.append(("With rejection", f"test part: {kept}; {others}"))
-    return [*rows, ("Chosen on", escape_markdown(model.rejection.calibrated_on))]
+    rows.append(("Chosen on", escape_markdown(model.rejection.calibrated_on)))
+    if chosen := model.events.chosen_on:
+        return [*rows, ("Events", f"thresholds chosen on {escape_markdown(chosen)}")]
+    return rows
 
 
 def _training_rows(trained: Provenance) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ from actrec.inference import package, zoo
 from actrec.inference.package import LowerPrecision, ModelPackage
 from actrec.utils import config, folders
 from actrec.utils.errors import ActrecError, ConfigError, InputError, PackageError
-from actrec_models.evaluation import elsewhere, evaluator, protocol, scoring
-from actrec_models.export import exporter, precision, rejection
+from actrec_models.evaluation import elsewhere, evaluator, protocol, scoring, streams
+from actrec_models.export import event_thresholds, exporter, precision, rejection
 from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,39 @@ def recalibrate(
     draft = dataclasses.replace(base, provenance=dataclasses.replace(trained, figures=kept))
     draft = exporter.with_evaluation(draft, recipe, session, test, roots)
     draft = exporter.with_lower_accuracies(draft, recipe, base, test)
+    lower = {name: base.read_onnx(name) for name in base.precisions}
+    return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
+
+
+def choose_events(
+    source: str | Path,
+    folder: Path,
+    per_minute: float,
+    data_root: str,
+    overwrite: bool = False,
+    root: str = "",
+    weights: bool = True,
+) -> ModelPackage:
+    """Copy a package with thresholds of events for a rate of false ones, chosen on people of its training part.
+
+    Args:
+        per_minute: Largest number of false events a minute on continuous recordings of these people.
+
+    Raises:
+        PackageError: The package is missing or corrupt, or stores no recipe.
+        ConfigError: No thresholds keep to the rate.
+        InputError: The model requires more than skeletons.
+    """
+    folder = folders.check_output_folder(folder, package.FILES, overwrite)
+    base = zoo.find(source)
+    if not base.provenance.settings:
+        raise PackageError(f"{base.name} does not store its training's recipe: export or teach it again")
+    recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path)
+    streams.check_model(session)
+    recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
+    chosen, score = event_thresholds.choose(session, recordings, per_minute)
+    figures = {**base.provenance.figures, "events": score.figures()}
+    draft = dataclasses.replace(base, events=chosen, provenance=dataclasses.replace(base.provenance, figures=figures))
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
 

@@ -1,11 +1,13 @@
 """Events: one begin and one end for each action, with hysteresis, evidence, and stamps of the camera."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actrec import inference
+from actrec.inference.package import EventThresholds
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig
 from actrec.recognition.events import EventDetector
@@ -136,6 +138,17 @@ def test_end_lost_body_ends_its_event() -> None:
 def test_update_begin_of_other_threshold_is_used() -> None:
     assert run((3, [0.55, 0.0, 0.0]), begin=0.7) == []
     assert kinds(run((3, [0.55, 0.0, 0.0]))) == [("began", "left")]
+
+
+def test_update_class_of_higher_threshold_begins_later() -> None:
+    """The package's thresholds hold for each class; the setting `begin` replaces all of them."""
+    package = replace(PACKAGE, events=EventThresholds(0.5, {"left": 0.95}))
+    for begin, expected in ((0.0, ["right"]), (0.6, ["left", "right"])):
+        detector, labels = EventDetector(package, EventConfig(begin=begin)), []
+        for frame in range(60):
+            now = np.array(LEFT if frame < 30 else RIGHT)
+            labels += [e.label for e in detector.update("b", ns(frame / 10), now, JOINTS, 2.0) if e.kind == "began"]
+        assert labels == expected
 
 
 @pytest.fixture(scope="module")

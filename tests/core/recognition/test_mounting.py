@@ -27,7 +27,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 def predict(session: Session, joints: np.ndarray, ups: Sequence[np.ndarray | None]) -> ActionPrediction:
     """Return the prediction at the last of the frames [T, V, 3] of joints, each with its direction of gravity."""
-    recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.1, smoothing_s=0.0, top_k=3)
+    recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.1, top_k=3)
     for t, (positions, up) in enumerate(zip(joints, ups, strict=True)):
         pixels, scores = np.full((len(positions), 2), np.nan, np.float32), np.ones(len(positions), np.float32)
         if recognizer.tracked_stream == "hands":

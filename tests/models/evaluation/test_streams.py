@@ -1,21 +1,22 @@
 """Scores of events on continuous recordings: put together from clips, played, and compared with their labels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actrec import cli, datasets, inference
-from actrec.datasets.base import Clip
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent, ActionPrediction
 from actrec.recordings.labels import LabeledClip, write_labels
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import InputError
+from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import streams
-from actrec_models.evaluation.streams import ActionStream
 from tests.tiny_model import person_at, write_tiny
 
 
@@ -34,7 +35,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def test_join_clips_continues_from_pose_to_pose() -> None:
-    joined = streams.join_clips("joined", [clip(0.0, 2), clip(3.0, 2, z=5.0)], ["left", "unknown"], rate_hz=10.0)
+    joined = join_clips("joined", [clip(0.0, 2), clip(3.0, 2, z=5.0)], ["left", "unknown"], rate_hz=10.0)
     bodies, stamps = joined.sequence.bodies[0], joined.sequence.stamps_ns
     assert [(each.label, each.start_s, each.end_s) for each in joined.actions] == [
         ("left", 3.0, 5.0),
@@ -47,9 +48,27 @@ def test_join_clips_continues_from_pose_to_pose() -> None:
 def test_join_clips_moves_smoothly_between_poses() -> None:
     first, second = clip(0.0, 1), clip(0.0, 1)
     second.bodies[..., :12, 1] -= 0.5
-    joined = streams.join_clips("joined", [first, second], ["left", "left"], rate_hz=30.0)
+    joined = join_clips("joined", [first, second], ["left", "left"], rate_hz=30.0)
     steps = np.abs(np.diff(joined.sequence.bodies[0], axis=0))
     assert 0 < steps.max() < 0.05
+
+
+def test_person_streams_joins_known_and_unknown_clips_with_waiting() -> None:
+    known = ClipDataset([clip(x, 2) for x in (-1.0, 1.0)] * 2, LABELS)
+    for index, entry in enumerate(known.entries):
+        known.entries[index] = replace(entry, label=index % 2, meta={"subject": index // 2})
+    made = person_streams(known, ClipDataset([clip(0.0, 1)], ()), clips=3)
+    assert sorted(action.label for each in made for action in each.actions) == [
+        "left",
+        "left",
+        "right",
+        "right",
+        "unknown",
+    ]
+    assert len(made) == 3 and not np.isnan(made[0].sequence.bodies).any()
+    first, second = made[0].actions
+    assert second.start_s - first.end_s >= 0.9  # waiting of 0.3 s and 0.7 s to the next pose
+    assert len(person_streams(known, known.subset([]), people=1)) == 1
 
 
 def stream(*actions: tuple[str, float, float], minutes: float = 1.0, body: str = "") -> ActionStream:
@@ -173,6 +192,6 @@ def test_eval_option_without_effect_is_refused(
 def test_evaluate_utd_mhad_person_finds_most_actions(data_root: Path) -> None:
     clips = datasets.create("utd_mhad", data_root / "utd_mhad", part="test")
     chosen = [i for i, meta in enumerate(clips.metas) if meta["subject"] == 2 and meta["trial"] == 1][:14]
-    joined = streams.join_clips("p", [clips[i] for i in chosen], [clips.classes[clips.labels[i]] for i in chosen])
+    joined = join_clips("p", [clips[i] for i in chosen], [clips.classes[clips.labels[i]] for i in chosen])
     found = streams.evaluate(inference.load("deepacts_graph_utd_mhad"), [joined])
     assert found.found.total() >= 12 and found.false_events.total() <= 1

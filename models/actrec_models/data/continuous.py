@@ -1,0 +1,148 @@
+"""Continuous recordings with the spans of the actions in them, put together from a person's clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.recordings.labels import LabeledClip
+from actrec.skeleton import windows
+from actrec.skeleton.activity import active_span
+from actrec.skeleton.sequence import SkeletonSequence, stamps_at
+from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.utils import gravity
+from actrec_models.data.unknown_clips import smooth_noise
+
+BLEND_S, REST_S = 0.7, 3.0
+"""Time from one clip to the next in a joined recording, and of rest at its ends."""
+
+IDLE_S = (0.3, 1.5)
+"""Shortest and longest time for which a person waits after a clip, in addition to the waiting that the clip shows."""
+
+_SWAY_M = 0.01
+_NEXT = 8  # the next clip is, of this many random ones, the one whose first pose is nearest to the last pose
+
+
+@dataclass(frozen=True)
+class ActionStream:
+    """A continuous recording of joints with the actions in it, whose times count from its first frame."""
+
+    sequence: SkeletonSequence
+    actions: tuple[LabeledClip, ...]
+
+    @property
+    def minutes(self) -> float:
+        """Length of the recording, min."""
+        stamps = self.sequence.stamps_ns
+        return float(stamps[-1] - stamps[0]) / NANOSECONDS / 60
+
+
+def person_streams(
+    known: ClipDataset, unknown: ClipDataset, people: int = 0, clips: int = 24, minutes: float = 8.0, seed: int = 0
+) -> list[ActionStream]:
+    """Return one recording for each person: clips in random order, also of unknown actions, with waiting in between.
+
+    An action lasts as long as its clip's motion (`active_span`). People of several sets are distinguished by `set`.
+
+    Args:
+        known, unknown: Clips with metadata `subject`; unknown ones have label −1 or a class of their own.
+        people: Number of people, at most; 0 for all.
+        clips, minutes: Each recording ends after so many clips, or so long.
+    """
+    owned: dict[str, list[tuple[ClipDataset, int, str]]] = {}
+    for part in (known, unknown):
+        for index, (meta, label) in enumerate(zip(part.metas, part.labels, strict=True)):
+            person = "_".join(str(meta[key]) for key in ("set", "subject") if key in meta) or "person"
+            owned.setdefault(person, []).append((part, index, known.classes[label] if part is known else UNKNOWN))
+    rng = np.random.default_rng(seed)
+    chosen = sorted(owned)
+    if people and people < len(chosen):
+        chosen = sorted(rng.choice(chosen, people, replace=False).tolist())
+    return [_person_stream(person, owned[person], clips, minutes, rng) for person in chosen]
+
+
+def _person_stream(
+    person: str, owned: Sequence[tuple[ClipDataset, int, str]], most: int, minutes: float, rng: np.random.Generator
+) -> ActionStream:
+    """Return a person's recording; each next clip begins near to the last pose, as far as a few random ones allow."""
+    order = [owned[index] for index in rng.permutation(len(owned))[: most + _NEXT]]
+    waiting = [(part[index].leveled(), label) for part, index, label in order]
+    made: list[tuple[Clip, str]] = []
+    seconds = 0.0
+    while waiting and len(made) < most and seconds < 60 * minutes:
+        last = made[-1][0].bodies[0, -1] if made else None
+        distances = [0.0 if last is None else _pose_distance(last, clip.bodies[0, 0]) for clip, _ in waiting[:_NEXT]]
+        made.append(waiting.pop(int(np.argmin(distances))))
+        stamps_ns = made[-1][0].stamps_ns
+        seconds += float(stamps_ns[-1] - stamps_ns[0]) / NANOSECONDS + BLEND_S + float(np.mean(IDLE_S))
+    spans = [active_span(clip.stamps_ns, clip.bodies) for clip, _ in made]
+    chosen, labels = [clip for clip, _ in made], [label for _, label in made]
+    return join_clips(person, chosen, labels, spans=spans, idle_s=IDLE_S, rng=rng)
+
+
+def _pose_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean distance in m of the joints of two poses [V, 3] about their medians; only height is kept."""
+    moved = np.nanmedian(b, axis=0) - np.nanmedian(a, axis=0)
+    apart = np.linalg.norm(b - a - moved * [1, 0, 1], axis=-1)
+    return float(np.nanmean(apart)) if np.isfinite(apart).any() else np.inf
+
+
+def join_clips(
+    name: str,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    rate_hz: float = 30.0,
+    *,
+    spans: Sequence[tuple[int, int]] | None = None,
+    idle_s: tuple[float, float] = (0.0, 0.0),
+    rng: np.random.Generator | None = None,
+) -> ActionStream:
+    """Return one continuous recording of the first bodies of clips, one after the other, with their labels.
+
+    The person is moved to the place where the clip before ended, and goes from its last pose to the next first one in
+    `BLEND_S`. The first and the last pose are held for `REST_S`. All is in level axes.
+
+    Args:
+        clips, labels: In order, one label for each clip; `unknown` for any other action.
+        rate_hz: Frame rate of the result.
+        spans: First and last frame of the action in each clip; None for whole clips.
+        idle_s: Shortest and longest time for which the last pose of each clip is held, swaying a little.
+        rng: Random numbers; needed for `idle_s`.
+    """
+    parts: list[np.ndarray] = []
+    actions = []
+    for number, (clip, label) in enumerate(zip(clips, labels, strict=True)):
+        joints, stamps_ns = clip.leveled().bodies[0], clip.stamps_ns
+        frames = max(int((stamps_ns[-1] - stamps_ns[0]) * rate_hz / NANOSECONDS), 1) + 1
+        joints = windows.resample(stamps_ns, joints, windows.stretched_stamps(stamps_ns[0], stamps_ns[-1], frames))
+        if parts:
+            shift = np.nanmedian(parts[-1][-1], axis=0) - np.nanmedian(joints[0], axis=0)
+            joints = joints + shift * np.array([1, 0, 1], np.float32)
+            steps = np.linspace(0, 1, round(BLEND_S * rate_hz) + 2)[1:-1, None, None]
+            weights = (3 * steps**2 - 2 * steps**3).astype(np.float32)
+            parts.append((1 - weights) * parts[-1][-1] + weights * joints[0])
+        else:
+            parts.append(np.repeat(joints[:1], round(REST_S * rate_hz), axis=0))
+        start = sum(map(len, parts))
+        parts.append(joints)
+        first, last = (0, -1) if spans is None else spans[number]
+        begin_s, end_s = ((stamps_ns[frame] - stamps_ns[0]) / NANOSECONDS for frame in (first, last))
+        end_s = min(float(end_s), (len(joints) - 1) / rate_hz)
+        actions.append(LabeledClip(name, label, start / rate_hz + float(begin_s), start / rate_hz + end_s))
+        if rng is not None and idle_s[1] > 0:
+            times = np.arange(round(rng.uniform(*idle_s) * rate_hz)) / rate_hz
+            sway = smooth_noise(times, rng, _SWAY_M, 0.5) * np.minimum(times, 1.0)[:, None]
+            parts.append((joints[-1] + sway[:, None]).astype(np.float32))
+    parts.append(np.repeat(parts[-1][-1:], round(REST_S * rate_hz), axis=0))
+    bodies = np.concatenate(parts)[None]
+    sequence = SkeletonSequence(
+        name,
+        stamps_at(rate_hz, bodies.shape[1]),
+        bodies,
+        np.isfinite(bodies).all(axis=-1).astype(np.float32),
+        np.full((*bodies.shape[:-1], 2), np.nan, np.float32),
+        ("body_1",),
+        up=np.array(gravity.LEVEL, np.float32),
+    )
+    return ActionStream(sequence, tuple(actions))

@@ -1,0 +1,60 @@
+"""Choice of the thresholds of events on continuous recordings, for a rate of false events."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.inference.session import Session
+from actrec.recordings.labels import LabeledClip
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.types import NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data.continuous import ActionStream
+from actrec_models.export import event_thresholds
+from actrec_models.training.recipe import Recipe
+from tests.tiny_model import person_at, write_tiny
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return inference.load(write_tiny(tmp_path_factory.mktemp("models") / "tiny", threshold=0.0))
+
+
+def recording(*places: tuple[float, str]) -> ActionStream:
+    """Return a recording with a person at each x for 4 s, 4 m away between, with the labels of what is acted."""
+    frames, actions = [], []
+    for x, label in places:
+        frames += [person_at(0.0, 4.0)] * 40
+        if label:
+            actions.append(LabeledClip("r", label, len(frames) / 10, len(frames) / 10 + 4))
+        frames += [person_at(x)] * 40
+    bodies = np.stack(frames)[None]
+    stamps = np.arange(len(frames)) * (NANOSECONDS // 10)
+    sequence = SkeletonSequence("r", stamps, bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",))
+    return ActionStream(sequence, tuple(actions))
+
+
+def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session) -> None:
+    """Someone slightly to the left does not act "left", someone far to the left or slightly to the right does act."""
+    acted = [(-1.0, "left"), (-0.08, ""), (0.05, "right"), (-0.08, ""), (0.05, "right")] * 6
+    chosen, score = event_thresholds.choose(session, [recording(*acted)], 1.0)
+    thresholds = dict.fromkeys(session.package.labels, chosen.begin) | chosen.classes
+    assert thresholds["left"] > thresholds["right"]
+    assert score.found == {"left": 6, "right": 12} and not score.false_events
+    assert "100.0% of 18 actions found, 0.00 false events a minute" in chosen.chosen_on
+
+
+def test_choose_unreachable_rate_names_the_lowest_one(session: Session) -> None:
+    with pytest.raises(ConfigError, match=r"no threshold up to 0.95 keeps to 0.1 false events a minute \(at least"):
+        event_thresholds.choose(session, [recording(*[(-1.0, "")] * 4)], 0.1)
+
+
+def test_training_streams_of_everyday_hold_people_of_the_training_part(data_root: Path) -> None:
+    recipe = config.build(
+        Recipe, {"model": "joint_tcn", "dataset": "everyday", "split": "own", "dataset_options": {"sets": ["kard"]}}
+    )
+    made = event_thresholds.training_streams(recipe, (), str(data_root))
+    assert {stream.sequence.name for stream in made} == {f"kard_kard_{person}" for person in range(2, 11)}
