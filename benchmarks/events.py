@@ -64,10 +64,12 @@ def continuous(session: Session, name: str, options: argparse.Namespace) -> list
     trained = session.package.provenance
     is_home = trained.dataset in (name, "everyday")
     split = trained.split if trained.dataset == "everyday" else "own"
+    fold = {key: value for key, value in trained.settings.get("dataset_options", {}).items() if key == "fold"}
+    fold = fold if split == "leave_one_set_out" else {}
     parts = ["test"] if is_home else ["train", "test"]
     made: list[ActionStream] = []
     for part in parts:
-        chosen = {"split": split, "part": part, "sets": [name], "trim": False}
+        chosen = {"split": split, "part": part, "sets": [name], "trim": False, **fold}
         known = datasets.create("everyday", options.data, **chosen)
         unknown = datasets.create_unknown("everyday", options.data, **chosen)
         if name == "cad60":
