@@ -213,7 +213,7 @@ def test_recipe_exists_for_every_paper_and_dataset():
         ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),
         ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected a number"),
         ({"seeds": 3}, "unknown option seeds of Recipe"),
-        ({"unknown_dataset": "utdmhad"}, "unknown_dataset is 'utdmhad', expected '' or one of bandai_namco, cad60"),
+        ({"unknown_dataset": "utdmhad"}, "unknown_dataset is 'utdmhad', expected '' or one of acted, bandai_namco"),
         ({"unknown_dataset": "shrec17_14"}, "unknown_dataset shrec17_14 has the layout hand_22"),
         ({"unknown_exclude": [3]}, "unknown_exclude is .3., expected labels"),
         ({"augmentation": {1: 2}}, "unknown option 1 of Augmentation"),
