@@ -122,6 +122,12 @@ def _check_options(args: argparse.Namespace) -> None:
             return
     if args.figures and (args.float16 or args.calibrate is not None or not args.sources or args.fuse):
         raise ConfigError("--figures needs a package, without --float16, --calibrate, --fuse or --network")
+    if args.events is not None:
+        if not args.sources or not _is_package(args.sources[0]):
+            raise ConfigError("--events needs a package: export the network first")
+        if args.figures or args.calibrate is not None:
+            other = "--figures" if args.figures else "--calibrate"
+            raise ConfigError(f"--events and {other} are two steps: give them one after the other")
     if len(args.sources) > 1:
         raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
     if args.fuse or args.weights:

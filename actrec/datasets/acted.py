@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, content
-from actrec.simulation import actions, gestures, posture
+from actrec.simulation import actions, gestures, movements, performance, posture
 from actrec.simulation.gestures import MAKERS, perform
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -67,7 +67,7 @@ class Acted(Source):
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the SHA-256 of the items' names and of the code that performs them."""
         digest = hashlib.sha256("\n".join(f"{entry.name} {entry.label}" for entry in entries).encode())
-        for module in (gestures, posture, actions):
+        for module in (gestures, movements, performance, posture, actions):
             for part in content(Path(str(module.__file__))):
                 digest.update(part)
         return digest.hexdigest()

@@ -51,7 +51,7 @@ class Motion:
     """One performance: postures over time and the way of the actor's place.
 
     Attributes:
-        times: Times of the keyframes, s, increasing from 0.
+        times: Times of two keyframes or more, s, increasing from 0.
         keys: Their postures.
         waves: Periodic changes on top.
         ways: Start and end, s, of walking, and the speed of the place over the floor, forward, m/s.
@@ -71,10 +71,7 @@ class Motion:
 
     def postures(self, times: np.ndarray) -> np.ndarray:
         """Return the postures [T, channels] at `times` [T], s."""
-        if len(self.times) > 1:
-            vectors = curve_through(self.times, self.keys)(np.clip(times, 0, self.times[-1]))  # type: ignore[arg-type]
-        else:
-            vectors = np.repeat(np.asarray(self.keys, np.float64), len(times), axis=0)
+        vectors = curve_through(self.times, self.keys)(np.clip(times, 0, self.times[-1]))  # type: ignore[arg-type]
         for vector, time in zip(vectors, times, strict=True):
             for wave in self.waves:
                 wave.add(vector, float(time))

@@ -91,8 +91,7 @@ def recalibrate(
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
-    kept = {name: figure for name, figure in trained.figures.items() if name != elsewhere.KEY}  # of the old threshold
-    draft = dataclasses.replace(base, provenance=dataclasses.replace(trained, figures=kept))
+    draft = dataclasses.replace(base, provenance=dataclasses.replace(trained, figures=_lasting_figures(base)))
     draft = exporter.with_evaluation(draft, recipe, session, test, roots)
     draft = exporter.with_lower_accuracies(draft, recipe, base, test)
     lower = {name: base.read_onnx(name) for name in base.precisions}
@@ -110,6 +109,8 @@ def choose_events(
 ) -> ModelPackage:
     """Copy a package with thresholds of events for a rate of false ones, chosen on people of its training part.
 
+    Its figures on other datasets are dropped, since they depend on the thresholds.
+
     Args:
         per_minute: Largest number of false events a minute on continuous recordings of these people.
 
@@ -126,10 +127,15 @@ def choose_events(
     streams.check_model(session)
     recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
     chosen, score = event_thresholds.choose(session, recordings, per_minute)
-    figures = {**base.provenance.figures, "events": score.figures()}
+    figures = {**_lasting_figures(base), "events": score.figures()}
     draft = dataclasses.replace(base, events=chosen, provenance=dataclasses.replace(base.provenance, figures=figures))
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
+
+
+def _lasting_figures(base: ModelPackage) -> dict[str, Any]:
+    """Return a package's figures without the ones on other datasets, which depend on its thresholds."""
+    return {name: figure for name, figure in base.provenance.figures.items() if name != elsewhere.KEY}
 
 
 def quantize(

@@ -5,6 +5,7 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.everyday import vocabulary
+from actrec.simulation import actions, gestures, movements, performance, posture
 from actrec.simulation.gestures import MAKERS, perform
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
@@ -82,4 +83,10 @@ def test_acted_performs_classes_of_everyday_for_training_alone(tmp_path):
     assert clip.label == 1 and clip.bodies.dtype == np.float32 and clip.bodies.shape[2:] == (25, 3)
     assert np.array_equal(source.read(entries[2]).bodies, clip.bodies)
     assert source.fingerprint(entries) != source.fingerprint(entries[1:])
+    before = source.fingerprint(entries)
+    with pytest.MonkeyPatch.context() as patch:  # another version of any module that performs
+        for module in (gestures, movements, performance, posture, actions):
+            patch.setattr(module, "__file__", __file__)
+            assert source.fingerprint(entries) != before
+            patch.undo()
     assert {source.part(entry, "people") for entry in entries} == {"train", "test"}

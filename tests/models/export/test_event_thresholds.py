@@ -24,7 +24,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def recording(*places: tuple[float, str]) -> ActionStream:
-    """Return a recording with a person at each x for 4 s, 4 m away between, with the labels of what is acted."""
+    """Return a recording with a person at each x for 4 s, 4 m away between, with the labels of the actions."""
     frames, actions = [], []
     for x, label in places:
         frames += [person_at(0.0, 4.0)] * 40

@@ -302,6 +302,8 @@ def test_export_untrained_network_works(tmp_path, capsys, caplog):
         (["--network", "res_tcn_bjcn", "--classes", "a,unknown"], "'unknown' is reserved"),
         (["--network", "res_tcn_bjcn", "--classes", "a,Unknown"], "'Unknown' is reserved"),
         (["--calibrate", "my_package"], "--calibrate took my_package as its recipe"),
+        (["missing.ckpt", "--events", "0.5"], "--events needs a package"),
+        (["deepacts_graph_nucla", "--events", "0.5", "--calibrate"], "--events and --calibrate are two steps"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b,a"], "the class 'a' appears twice: a, b, a"),
         (["--network", "lstm", "--classes", "a,b"], "unknown network 'lstm'"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),
