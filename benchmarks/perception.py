@@ -279,7 +279,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
     if args.clips is not None and args.clips.is_file():
         return recordings.read(args.clips), []
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
-    clips, left_out = recordings.estimate_all(test, args.every, args.fps, args.workers)
+    clips, left_out = recordings.estimate_all([test], args.every, args.fps, args.workers)
     print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
     if args.clips is not None:
         recordings.write(args.clips, clips)
@@ -302,9 +302,6 @@ KNOWLEDGE = ("ignored", "known", "estimated")
 ROLLS, PITCHES = ",".join(map(str, range(-165, 181, 15))), "-30,-15,15,30"
 
 _BLANK = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-
-WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
-"""Height that a pitched camera looks at, and the least height of a camera."""
 
 
 @dataclass(frozen=True)
@@ -462,7 +459,7 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
             for _ in range(9 if number == 0 and up == "estimated" else 1):
                 bodies = {}
                 for frame in recordings.frames(
-                    clip, seed=len(clip.name), mount=partial(_turned, clip, mounting.roll, mounting.pitch)
+                    clip, seed=len(clip.name), mount=partial(recordings.aimed, clip, *map(math.radians, (mounting.roll, mounting.pitch)))
                 ):
                     frame = replace(frame, stamp_ns=end + frame.stamp_ns, up=frame.up if up == "known" else None)
                     for body in perception.process(frame)[:1]:
@@ -484,15 +481,3 @@ def _perceive_hands(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
     found = [recordings.estimate_hand(clip, *angles, up == "known") for clip in clips]
     return [clip for clip in found if clip is not None]
 
-
-def _turned(clip: Clip, roll_deg: float, pitch_deg: float, recorded: CameraPose) -> CameraPose:
-    """Return a camera with this roll, and, unless the pitch is 0, with this pitch and aimed at the person of the clip.
-
-    It is as far from the waist as `recorded`, the clip's own camera, and at least `MIN_HEIGHT_M` above the floor.
-    """
-    roll, pitch = math.radians(roll_deg), math.radians(pitch_deg)
-    if not pitch_deg:
-        return CameraPose(recorded.height, recorded.pitch, roll)
-    distance = float(np.nanmedian(clip.leveled().bodies[0, :, 0, 2]))
-    height = max(MIN_HEIGHT_M, WAIST_M + distance * math.sin(pitch))
-    return CameraPose(height, pitch, roll, distance * (1.0 - math.cos(pitch)))

@@ -58,8 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster = "dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out"
     add("--scheduler", default="", metavar="ADDRESS", help=cluster)
     add("--render-every", type=count, metavar="N", help="write no store: render every N-th training clip with the "
-        "simulated camera, estimate its bodies again and write them to --out FILE.npz (`rendered` of a "
-        "recipe)")  # fmt: skip
+        "simulated camera, and every N-th unknown one, estimate its bodies again and write them to --out FILE.npz "
+        "(`rendered` of a recipe)")  # fmt: skip
+    add("--render-split", default="", metavar="NAME", help="split of that training part (default: the dataset's first)")
+    add("--render-cameras", choices=("recorded", "varied"), default="recorded", help="of the rendering: as the "
+        "recording's, or around the person, looking up and down as well (default: %(default)s)")  # fmt: skip
     add("--check", action="store_true", help="only verify every checksum of the store")
     add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     add("--prune", action="store_true", help="delete the clips of removed items and old versions of changed items")
@@ -127,8 +130,11 @@ def _render(args: argparse.Namespace, data: Any) -> int:
         raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
     options = folder_options(args, config.parse_pairs(args.option, "option"))
     root = args.root or data.folder(args.data, args.dataset)
-    clips = data.create(args.dataset, root, part="train", **options)
-    found, skipped = rendered.estimate_all(clips, args.render_every, rendered.FPS, max(args.workers, 1))
+    parts = [create(args.dataset, root, split=args.render_split, part="train", **options)
+             for create in (data.create, data.create_unknown)]  # fmt: skip
+    found, skipped = rendered.estimate_all(
+        parts, args.render_every, rendered.FPS, max(args.workers, 1), args.render_cameras == "varied"
+    )
     for line in skipped:
         print(line, file=sys.stderr)
     if not found:

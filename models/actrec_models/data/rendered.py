@@ -12,10 +12,11 @@ graph; a recipe's `rendered` adds these clips.
 import contextlib
 import dataclasses
 import hashlib
+import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -48,7 +49,7 @@ from actrec.utils import config, gravity
 from actrec.utils.camera_model import project
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, InputError
-from actrec.utils.geometry import motion_at_joints
+from actrec.utils.geometry import motion_at_joints, rotation
 
 _BEHIND = 1.5  # meters from the actor's place to the wall
 _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
@@ -291,14 +292,49 @@ def frames(
         yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
 
 
-def estimate(clip: Clip, seed: int, fps: float = FPS) -> Clip | None:
+WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
+"""Height that a pitched camera looks at, and the least height of a camera."""
+
+PITCH_DEG, TURN_DEG = 35.0, 30.0
+"""Largest pitch of varied cameras, and how far around the person they stand."""
+
+
+def aimed(clip: Clip, roll: float, pitch: float, recorded: CameraPose) -> CameraPose:
+    """Return a camera with this roll, and, unless the pitch is 0, with this pitch and aimed at the person of the clip.
+
+    It is as far from the waist as `recorded`, the clip's own camera, and at least `MIN_HEIGHT_M` above the floor.
+    Angles in radians.
+    """
+    if not pitch:
+        return CameraPose(recorded.height, recorded.pitch, roll)
+    distance = float(np.nanmedian(clip.leveled().bodies[0, :, 0, 2]))
+    height = max(MIN_HEIGHT_M, WAIST_M + distance * math.sin(pitch))
+    return CameraPose(height, pitch, roll, distance * (1.0 - math.cos(pitch)))
+
+
+def _turned(clip: Clip, angle: float) -> Clip:
+    """Return a leveled clip whose people are turned by `angle` (radians) about the vertical through their middle."""
+    clip = clip.leveled()
+    middle = np.nanmedian(clip.bodies[:, :, 0], axis=(0, 1)) * np.array([1.0, 0.0, 1.0])
+    bodies = (clip.bodies - middle) @ rotation(1, angle).T + middle
+    return dataclasses.replace(clip, bodies=bodies.astype(np.float32))
+
+
+def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
-    The seed determines room and noise. The clip holds `up` of its camera.
+    The seed determines room and noise. The clip holds `up` of its camera, which is the recording's; or, if `varied`, a
+    camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`.
     """
+    mount = None
+    if varied:
+        rng = np.random.default_rng((seed, 44))
+        clip = _turned(clip, math.radians(rng.uniform(-TURN_DEG, TURN_DEG)))
+        pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
+        mount = partial(aimed, clip, 0.0, pitch)
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(BodyPerception()) as perception:
-        for frame in frames(clip, seed, fps):
+        for frame in frames(clip, seed, fps, mount):
             if bodies := perception.process(frame):
                 found[frame.stamp_ns] = bodies[0].positions
     if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
@@ -349,23 +385,34 @@ def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool) -> Clip 
     return Clip(clip.name, clip.label, np.array(list(found), np.int64), np.stack(list(found.values()))[None], streams)
 
 
-def estimate_all(clips: ClipDataset, every: int, fps: float, workers: int) -> tuple[list[Clip], list[str]]:
-    """Render and estimate every n-th clip of bodies in several processes; return them, and why others are skipped.
+def estimate_all(
+    parts: Sequence[ClipDataset], every: int, fps: float, workers: int, varied: bool = False
+) -> tuple[list[Clip], list[str]]:
+    """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
+
+    `varied` as for `estimate`.
 
     Raises:
         ConfigError: The clips do not show bodies.
     """
-    if clips.layout != CANONICAL:
-        raise ConfigError(f"only bodies ({CANONICAL}) can be rendered, but these clips hold {clips.layout}")
-    tasks = [(clips[index], seed, fps) for seed, index in enumerate(range(0, len(clips), every))]
+    if (layout := parts[0].layout) != CANONICAL:
+        raise ConfigError(f"only bodies ({CANONICAL}) can be rendered, but these clips hold {layout}")
+    chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
+    tasks = ((_loaded(clips[index]), seed, fps, varied) for seed, (clips, index) in enumerate(chosen))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
-    skipped = [f"{task[0].name} skipped: {result}" for task, result in zip(tasks, results, strict=True)
+        results = list(tqdm(pool.imap(_task, tasks), total=len(chosen), unit="clip"))
+    skipped = [f"{clips.names[index]} skipped: {result}" for (clips, index), result in zip(chosen, results, strict=True)
                if isinstance(result, str)]  # fmt: skip
     return [result for result in results if isinstance(result, Clip)], skipped
 
 
-def _task(arguments: tuple[Clip, int, float]) -> Clip | str:
+def _loaded(clip: Clip) -> Clip:
+    """Return the skeletons of a clip, and `up` of its camera, as arrays that another process can be sent."""
+    streams = {"up": np.array(clip.streams["up"])} if "up" in clip.streams else {}
+    return Clip(clip.name, clip.label, np.array(clip.stamps_ns), np.array(clip.bodies), streams)
+
+
+def _task(arguments: tuple[Clip, int, float, bool]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
     try:
         return estimate(*arguments) or "half of its frames have no body"
