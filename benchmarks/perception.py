@@ -31,7 +31,6 @@ from actrec.perception.gravity import GravityEstimator
 from actrec.perception.lifting import lift
 from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception
 from actrec.simulation.actions import CYCLE
-from actrec.simulation.scene import CameraPose
 from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25, convert
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils import gravity
@@ -451,6 +450,7 @@ def _file(wanted: tuple[Mounting, str], args: argparse.Namespace) -> Path:
 
 def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
     clips, mounting, up = task
+    angles = math.radians(mounting.roll), math.radians(mounting.pitch)
     found: list[Clip] = []
     end = 0
     with contextlib.closing(BodyPerception(mount="level" if up == "ignored" else "auto")) as perception:
@@ -459,7 +459,7 @@ def _perceive(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
             for _ in range(9 if number == 0 and up == "estimated" else 1):
                 bodies = {}
                 for frame in recordings.frames(
-                    clip, seed=len(clip.name), mount=partial(recordings.aimed, clip, *map(math.radians, (mounting.roll, mounting.pitch)))
+                    clip, seed=len(clip.name), mount=partial(recordings.aimed, clip, *angles)
                 ):
                     frame = replace(frame, stamp_ns=end + frame.stamp_ns, up=frame.up if up == "known" else None)
                     for body in perception.process(frame)[:1]:
@@ -480,4 +480,3 @@ def _perceive_hands(task: tuple[Sequence[Clip], Mounting, str]) -> list[Clip]:
     angles = math.radians(mounting.roll), math.radians(mounting.pitch)
     found = [recordings.estimate_hand(clip, *angles, up == "known") for clip in clips]
     return [clip for clip in found if clip is not None]
-

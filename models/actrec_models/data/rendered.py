@@ -15,7 +15,7 @@ import hashlib
 import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -317,7 +317,7 @@ def _turned(clip: Clip, angle: float) -> Clip:
     clip = clip.leveled()
     middle = np.nanmedian(clip.bodies[:, :, 0], axis=(0, 1)) * np.array([1.0, 0.0, 1.0])
     bodies = (clip.bodies - middle) @ rotation(1, angle).T + middle
-    return dataclasses.replace(clip, bodies=bodies.astype(np.float32))
+    return replace(clip, bodies=bodies.astype(np.float32))
 
 
 def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> Clip | None:
@@ -377,7 +377,7 @@ def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool) -> Clip 
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(HandPerception()) as perception:
         for frame in hand_frames(clip, roll, pitch):
-            for hand in perception.process(frame if leveled else dataclasses.replace(frame, up=None), [])[:1]:
+            for hand in perception.process(frame if leveled else replace(frame, up=None), [])[:1]:
                 found[frame.stamp_ns] = convert(hand.positions, hand.scores, hand.layout, HAND_22.name)[0]
     if len(found) < 2:
         return None
@@ -442,3 +442,20 @@ def read(path: Path, layout: str = CANONICAL) -> list[Clip]:
     parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)
     rows = zip(arrays["name"], arrays["label"], *parts, arrays["up"], strict=True)
     return [Clip(str(name), int(label), stamps, bodies[None], {"up": up}) for name, label, stamps, bodies, up in rows]
+
+
+RENDERED = "rendered"
+"""Name of the set of rendered clips (`Sampling.balance_by`)."""
+
+
+def add(clips: ClipDataset, path: Path) -> ClipDataset:
+    """Return clips and the rendered ones of the same names in a file; these have the original's subject.
+
+    Rendered clips of others, as the test part's, are ignored.
+    """
+    entries = {entry.name: entry for entry in clips.entries}
+    more = [clip for clip in read(path, clips.layout) if clip.name in entries]
+    both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
+    own = [replace(entries[clip.name], files=(), meta={**entries[clip.name].meta, "set": RENDERED}) for clip in more]
+    both.entries = [*clips.entries, *own]
+    return both

@@ -204,15 +204,18 @@ def _make_folder(out: Path) -> None:
 
 
 def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
-    """Return the training part, with the recipe's rendered clips if any; raise InputError if it is empty."""
+    """Return the training part, with the recipe's rendered clips if any; raise InputError if either is empty."""
     folder = root or datasets.folder(data_root, recipe.dataset)
     clips = datasets.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
     if not len(clips):
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
-    more = rendered.read(Path(recipe.rendered), clips.layout)
-    return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes, clips.layout)
+    both = rendered.add(clips, Path(recipe.rendered))
+    if len(both) == len(clips):
+        raise InputError(f"'{recipe.rendered}' renders no clip of the training part of {recipe.dataset}, split "
+                         f"{recipe.split}: make it with actrec prepare {recipe.dataset} --render-every")  # fmt: skip
+    return both
 
 
 class TrainingRun:
