@@ -295,6 +295,9 @@ def frames(
 WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
 """Height that a pitched camera looks at, and the least height of a camera."""
 
+LONGEST_S = 12.0
+"""Of longer clips only so much is rendered."""
+
 PITCH_DEG, TURN_DEG = 35.0, 30.0
 """Largest pitch of varied cameras, and how far around the person they stand."""
 
@@ -407,9 +410,11 @@ def estimate_all(
 
 
 def _loaded(clip: Clip) -> Clip:
-    """Return the skeletons of a clip, and `up` of its camera, as arrays that another process can be sent."""
+    """Return the skeletons of a clip, at most `LONGEST_S` of them, and `up` of its camera, to send to a process."""
     streams = {"up": np.array(clip.streams["up"])} if "up" in clip.streams else {}
-    return Clip(clip.name, clip.label, np.array(clip.stamps_ns), np.array(clip.bodies), streams)
+    stamps = np.array(clip.stamps_ns)
+    short = stamps - stamps[0] <= LONGEST_S * NANOSECONDS
+    return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
 
 
 def _task(arguments: tuple[Clip, int, float, bool]) -> Clip | str:
