@@ -13,9 +13,11 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -32,12 +34,12 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from tqdm import tqdm
 
-from actrec import inference
+from actrec import datasets, inference
 from actrec.cli import Parser, amount, count
 from actrec.datasets.nucla import CLASSES, read_nucla_npz
 from actrec.inference.session import Session
 from actrec.skeleton import windows
-from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils.errors import DeviceError, InputError
@@ -354,10 +356,15 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
     """Run the benchmark `simulated-nucla`."""
     parser = nucla_parser("simulated-nucla", "From pixels to label, with the truth known.")
     parser.add_argument("--per-class", type=count, default=4, metavar="N", help="sequences a class (default: 4)")
+    parser.add_argument("--everyday", type=count, metavar="N", help="instead: N clips of test people of each set of "
+                        "the everyday actions, in --data")  # fmt: skip
     parser.add_argument("--fps", type=amount, default=15.0, help="frame rate of the camera (default: 15)")
     args = parser.parse_args(list(arguments))
     session = inference.load(args.model)
-    chosen = choose(test_sequences(args.data), args.per_class)
+    if args.everyday:
+        chosen = everyday_sequences(args.data, args.everyday, session.package.labels)
+    else:
+        chosen = choose(test_sequences(args.data), args.per_class)
     check_classes(session, chosen)
     began = time.monotonic()
     with ros(["--ros-args", "-r", "__ns:=/actrec_bench_simulated", "--log-level", "warn"]) as context:
@@ -383,6 +390,27 @@ def choose(sequences: Iterable[SkeletonSequence], per_class: int) -> list[Skelet
         candidates = by_class[name]
         picks = rng.choice(len(candidates), min(per_class, len(candidates)), replace=False)
         chosen += [candidates[int(i)] for i in sorted(picks)]
+    return chosen
+
+
+EVERYDAY_SETS = ("nucla", "utd_mhad", "kard", "kinder_gator", "hdm05")
+"""Sets with several people in the test part of split own (cad60 has one)."""
+
+
+def everyday_sequences(data: Path, per_set: int, known: Sequence[str]) -> list[SkeletonSequence]:
+    """Return `per_set` clips of known classes of each of `EVERYDAY_SETS`, evenly spaced, of at least a second."""
+    chosen = []
+    for name in EVERYDAY_SETS:
+        clips = datasets.create("everyday", data, split="own", part="test", sets=[name])
+        usable = [index for index, label in enumerate(clips.labels) if clips.classes[label] in known]
+        for index in (usable[round(place)] for place in np.linspace(0, len(usable) - 1, per_set)):
+            clip = clips[index].leveled()
+            joints, stamps = clip.bodies[:1], clip.stamps_ns - clip.stamps_ns[0]
+            if stamps[-1] >= SHORTEST_S * NANOSECONDS:
+                found = np.isfinite(joints).all(axis=-1).astype(np.float32)
+                pixels = np.full((*joints.shape[:-1], 2), np.nan, np.float32)
+                meta = {"label_name": clips.classes[clip.label], "set": name}
+                chosen.append(SkeletonSequence(clip.name, stamps, joints, found, pixels, ("body_1",), meta=meta))
     return chosen
 
 
@@ -419,15 +447,16 @@ def _parameters(values: dict[str, Any]) -> list[Parameter]:
 
 def _render(context: Context, sequence: SkeletonSequence, args: argparse.Namespace) -> None:
     """Run a camera_node that renders the sequence, to its end."""
-    settings = {
-        "driver": "simulated",
-        "simulated.script": str(args.data / FILE),
-        "simulated.sequence": sequence.name,
-        "simulated.fps": args.fps,
-    }
+    settings = {"driver": "simulated", "simulated.script": str(args.data / FILE), "simulated.fps": args.fps}
     # Another name each time: rosout keeps the last node's for a while.
-    name = ["--ros-args", "-r", f"__node:=camera_of_{sequence.name}"]
-    with Host(context) as host:
+    name = ["--ros-args", "-r", "__node:=camera_of_" + re.sub(r"\W", "_", sequence.name)]
+    with Host(context) as host, tempfile.TemporaryDirectory() as folder:
+        if args.everyday:
+            settings["simulated.script"] = f"{folder}/script.npz"
+            np.savez(settings["simulated.script"], positions=sequence.bodies, layout=CANONICAL,
+                     stamps_ns=sequence.stamps_ns)  # fmt: skip
+        else:
+            settings["simulated.sequence"] = sequence.name
         camera = graph.find("camera").load()
         host.add(camera(context=context, parameter_overrides=_parameters(settings), cli_args=name))
         if host.start():
@@ -555,7 +584,8 @@ def figures(outcomes: Sequence[SimulatedOutcome]) -> dict[str, Any]:
     for part in ("left hand", "right hand", "any hand", "face"):
         taken = sum(o.face_frames if part == "face" else o.hand_frames for o in outcomes)
         result[f"frames with {part}, of processed frames"] = sum(o.parts[part] for o in outcomes) / max(taken, 1)
-    result["by class"] = [_of_class(name, [o for o in outcomes if o.truth == name]) for name in CLASSES]
+    names = sorted({outcome.truth for outcome in outcomes})
+    result["by class"] = [_of_class(name, [o for o in outcomes if o.truth == name]) for name in names]
     result["by joint"] = [
         {
             "joint": joint,
