@@ -7,11 +7,13 @@ import pytest
 
 from actrec import cli, datasets
 from actrec.perception.gravity import angle_deg, body_axis, median_direction
-from actrec.simulation.scene import scene_from_scripts
+from actrec.simulation.scene import CameraPose, scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.sequence import SkeletonSequence
-from actrec.utils import gravity
+from actrec.utils import config, gravity
+from actrec.utils.errors import InputError
 from actrec_models.data import rendered
+from actrec_models.training import recipe, trainer
 
 
 def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys):
@@ -27,6 +29,49 @@ def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys)
         assert np.diff(clip.stamps_ns).min() >= 1e9 / 15 - 1
         hips = clip.bodies[0, len(clip.stamps_ns) // 2, 0], recorded.bodies[0, len(recorded.stamps_ns) // 2, 0]
         assert np.linalg.norm(hips[0] - hips[1]) < 0.3
+
+
+def test_varied_cameras_stand_around_the_person_and_look_up_and_down(data_root):
+    clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")[0]
+    pitches, sides = set(), []
+    for seed in (2, 3):
+        found = rendered.estimate(clip, seed, varied=True)
+        assert found is not None
+        pitches.add(round(gravity.angles_from_up(found.streams["up"])[1], 3))
+        shoulders = found.leveled().bodies[0, 5, 4] - found.leveled().bodies[0, 5, 8]
+        sides.append(np.arctan2(shoulders[2], shoulders[0]))
+    assert len(pitches) == 2 and max(map(abs, pitches)) <= rendered.PITCH_DEG
+    assert abs(sides[0] - sides[1]) > 0.12
+
+
+@pytest.mark.parametrize("pitch", [-0.5, 0.5])
+def test_aimed_camera_is_as_far_from_the_waist_as_the_recording_one(data_root, pitch):
+    clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")[0]
+    away = float(np.nanmedian(clip.leveled().bodies[0, :, 0, 2]))
+    camera = rendered.aimed(clip, 0.0, pitch, CameraPose(1.0, 0.0))
+    assert camera.pitch == pitch and camera.height >= rendered.MIN_HEIGHT_M
+    assert np.hypot(away - camera.forward, camera.height - rendered.WAIST_M) == pytest.approx(away, rel=0.2)
+    assert rendered.aimed(clip, 0.3, 0.0, CameraPose(1.0, 0.1)) == CameraPose(1.0, 0.1, 0.3)
+
+
+def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_root, tmp_path):
+    parts = {part: datasets.create("utd_mhad", str(data_root / "utd_mhad"), part=part) for part in ("train", "test")}
+    file = tmp_path / "rendered.npz"
+    rendered.write(file, [replace(clips[0].leveled(), streams={}) for clips in parts.values()])
+    both = rendered.add(parts["train"], file)
+    assert len(both) == len(parts["train"]) + 1 and both.names[-1] == parts["train"].names[0]
+    assert both.metas[-1] == {**parts["train"].metas[0], "set": "rendered"} and both.metas[0] == parts["train"].metas[0]
+    np.testing.assert_allclose(both[len(both) - 1].bodies, both[0].leveled().bodies, atol=1e-5)
+
+
+def test_training_with_the_rendered_clips_of_other_people_is_refused(data_root, tmp_path):
+    test = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    rendered.write(tmp_path / "rendered.npz", [replace(test[0].leveled(), streams={})])
+    settings = config.build(
+        recipe.Recipe, {"dataset": "utd_mhad", "split": "subject", "rendered": str(tmp_path / "rendered.npz")}
+    )
+    with pytest.raises(InputError, match="renders no clip of the training part of utd_mhad.*--render-every"):
+        trainer.training_clips(settings, str(data_root))
 
 
 def test_prepare_render_every_without_file_is_refused(data_root, capsys):
