@@ -458,9 +458,10 @@ def add(clips: ClipDataset, path: Path) -> ClipDataset:
 
     Rendered clips of others, as the test part's, are ignored.
     """
-    entries = {entry.name: entry for entry in clips.entries}
+    rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
+    entries = {name: Entry(name, label, meta) for name, label, meta in rows}
     more = [clip for clip in read(path, clips.layout) if clip.name in entries]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
-    own = [replace(entries[clip.name], files=(), meta={**entries[clip.name].meta, "set": RENDERED}) for clip in more]
-    both.entries = [*clips.entries, *own]
+    own = [entries[clip.name] for clip in more]
+    both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]
     return both
