@@ -8,17 +8,16 @@ from actrec.datasets.base import Clip
 from actrec.simulation.scene import CameraPose
 from actrec.utils import gravity
 from actrec_models.data import rendered
-from benchmarks import perception
 
 
 @pytest.mark.parametrize(("pitch", "height"), [(30, 0.9 + 1.4), (-30, 0.15)])
 def test_turned_pitched_camera_keeps_distance_and_stays_above_floor(pitch: int, height: float):
     bodies = np.full((1, 3, 25, 3), np.nan, np.float32)
     bodies[0, :, 0] = 0.0, 0.1, 2.8
-    pose = perception._turned(Clip("a", 0, np.arange(3), bodies), 0, pitch, CameraPose(1.1))
+    pose = rendered.aimed(Clip("a", 0, np.arange(3), bodies), 0.0, np.radians(pitch), CameraPose(1.1))
     assert pose.height == pytest.approx(height, abs=1e-6)
     if pitch > 0:
-        waist = pose.to_camera(np.array([0.0, -perception.WAIST_M, 2.8]))
+        waist = pose.to_camera(np.array([0.0, -rendered.WAIST_M, 2.8]))
         np.testing.assert_allclose(waist, [0.0, 0.0, 2.8], atol=1e-6)
 
 
