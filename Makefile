@@ -40,15 +40,20 @@ endif
 build: .venv/.ready ros2_ws/install/.ready .venv/.ready_actrec ## build the messages and install actrec into .venv, editable
 
 ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
-	@$(ENV) && cd ros2_ws && colcon build --packages-select actrec_msgs
+	@echo "actrec: building the messages (output in ros2_ws/log/build.log)"
+	@mkdir -p ros2_ws/log && $(ENV) && cd ros2_ws && colcon build --packages-select actrec_msgs > log/build.log 2>&1 \
+		|| { tail -n 20 log/build.log >&2; exit 1; }
 	@touch $@
 
 .venv/.ready_actrec: .venv/.ready setup.py setup.cfg
 	@$(ENV) && python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: build ## run the simulated camera through every node for 20 s and print the recognized actions
-	@$(ENV) && actrec run --driver simulated --duration 20
+# MediaPipe logs these lines, whatever its log level. At Ctrl-C the filter stays until the end of the output.
+NOISE := ^W0000 |^WARNING: All log messages before absl|^INFO: Created TensorFlow
+demo: build ## show the actions of a simulated person to every node; compare the labels with them
+	@$(ENV) && actrec run --params config/demo.yaml --quiet \
+		2> >(trap '' INT TERM; grep --line-buffered -vE '$(NOISE)' >&2)
 
 # Not --dist loadfile: with it xdist 3.8.0 hangs after a worker dies (pytest-xdist #1323).
 test: build ## run all tests, or some: ARGS="-k name"

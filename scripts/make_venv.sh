@@ -53,10 +53,27 @@ done
 if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))"; then
   arguments+=(-c requirements/constraints.txt)
 fi
-.venv/bin/python -m pip install --disable-pip-version-check "${arguments[@]}"
+log=.venv/install.log
+: > "$log"
+# Pip's output goes to the log; a terminal shows its newest step in one line.
+pip_install() {
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 | tee -a "$log" | show_step || {
+    tail -n 20 "$log" >&2
+    echo "actrec: pip has failed; all of its output is in $log" >&2
+    exit 1
+  }
+}
+show_step() {
+  while IFS= read -r line; do
+    [ ! -t 1 ] || printf '\r\033[K  %.76s' "${line#"${line%%[! ]*}"}"
+  done
+  [ ! -t 1 ] || printf '\r\033[K'
+}
+echo "actrec: installing Python packages into .venv, which takes minutes (output in $log)"
+pip_install "${arguments[@]}"
 for name in $extras; do
   if [ -f "requirements/no_deps/$name.txt" ]; then
-    .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r "requirements/no_deps/$name.txt"
+    pip_install --no-deps -r "requirements/no_deps/$name.txt"
   fi
 done
 # List the installed extras of this and earlier calls for the Makefile.

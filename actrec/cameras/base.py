@@ -93,6 +93,10 @@ class Camera(ABC):
         """Return the calibration of the frames; valid once open. An unknown part is None."""
         return CameraFiles(self.serial, self.intrinsics)
 
+    def actions_at(self, stamp_ns: int) -> dict[str, str]:
+        """Return what each person does at a stamp, by body id, if the source has this ground truth; else nothing."""
+        return {}
+
     def figures(self) -> dict[str, float | int]:
         """Return statistics for the diagnostics by name: delays in ms, numbers of dropped frames by cause."""
         return {}

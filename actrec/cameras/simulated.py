@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.cameras.base import Camera
-from actrec.simulation.actions import Performance
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.scene import CameraPose, Scene, SceneFrame, performed_scene, scripted_scene
+from actrec.simulation.scene import CameraPose, Routine, Scene, SceneFrame, performed_scene, scripted_scene
 from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
@@ -26,7 +25,8 @@ class SimulatedConfig:
     height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
     fps: float = setting(30.0, "Frames per second.", unit="Hz", range=(0.1, 1000))
     hfov: float = setting(62.7, "Horizontal field of view; 62.7° is a Kinect's.", unit="deg", range=(5, 150))
-    actions: list[str] = setting(["all"], "Actions, performed in turn; 'all' means every action.")
+    actions: list[str] = setting(["all"], "Actions, performed in turn; `actrec simulate --help` lists them.")
+    pause: float = setting(0.0, "Mean time of waiting between two actions; 0 for 0.5 to 1 s.", unit="s", range=(0, 60))
     side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
     actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, 2))
     script: str = setting("", "Skeleton recording to perform instead of actions.")
@@ -77,7 +77,7 @@ class SimulatedCamera(Camera):
         if c.sequence and not c.script:
             raise ConfigError("SimulatedConfig.sequence needs a script: set script=FILE as well")
         if not c.script:
-            Performance(tuple(c.actions))  # raises for an unknown action, before opening
+            Routine(c.actions)  # raises for an unknown action, before opening
         self._intrinsics = from_hfov(c.width, c.height, c.hfov)
         self.scene: Scene | None = None
         self.snapshot: SceneFrame | None = None
@@ -111,6 +111,7 @@ class SimulatedCamera(Camera):
                 distance=c.distance,
                 person=c.person,
                 facing=math.radians(c.facing),
+                pause=c.pause,
             )
         self._create_noise()
         self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did

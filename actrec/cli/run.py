@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 from actrec.cli import add_driver, names
+from actrec.recognition.ground_truth import WAITING
+from actrec.types import UNKNOWN
 from actrec.utils.errors import DeviceError
 
 EPILOG = """\
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
     add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
     add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
+    add("--quiet", action="store_true", help="no figures of nodes, and of their log only warnings and errors")
     add("--json", action="store_true", help="print the final figures as JSON, and nothing else")
     add("--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters")
 
@@ -51,9 +54,9 @@ def plan(args: argparse.Namespace) -> Any:
         nodes=names(args.nodes),
         without=names(args.without),
         processes=args.processes,
-        log_level=args.log_level,
+        log_level=args.log_level or ("warn" if args.quiet else None),
         ros_args=args.ros_args,
-        on_label=None if args.json else print_label,
+        on_label=None if args.json else Lines().show,
     )
 
 
@@ -64,25 +67,70 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         for line in importlib.import_module("actrec_nodes.bringup.graph").left_out(chosen.specs, args.model):
             print(f"actrec: {line}", file=sys.stderr)
+    if not args.json:
+        print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
     result = runner.run_graph(chosen)
     if result is None:
         return 1
-    print(json.dumps(result) if args.json else table(result))
+    parts = [performed_table(result["performed"]), "" if args.quiet else table(result), closing(result)]
+    print(json.dumps(result) if args.json else "\n\n".join(filter(None, parts)))
     problem = runner.verdict(result)
     if problem:
         raise DeviceError(problem)
     return 0
 
 
-def print_label(seconds: float, body_id: str, label: str, confidence: float) -> None:
-    """Print one line for a label that has changed."""
-    print(f"{seconds:8.2f} s  {body_id or 'no person':<10} {label:<24} {confidence:5.2f}", flush=True)
+class Lines:
+    """Prints a line for each change of a label.
+
+    If the camera simulates, also when an action begins, but no line when a label or an action ends.
+    """
+
+    def __init__(self) -> None:
+        self._performed = ""
+
+    def show(self, change: Any) -> None:
+        """Print a `Change` of `actrec_nodes.bringup.run`."""
+        seconds, body_id, label, confidence, performed, right, changed = change
+        line = f"{seconds:8.1f} s  {body_id or 'no person':<10} "
+        if not performed:
+            print(f"{line}{label:<24} {confidence:5.2f}", flush=True)
+            return
+        if not self._performed:
+            print(f"{'time':>10}  {'body':<10} {'performed':<18} {'recognized':<18} confidence")
+        begins = performed not in (self._performed, WAITING)
+        self._performed = performed
+        if begins or (changed and label != UNKNOWN):
+            mark = {True: "right", False: "WRONG"}.get(right, "") if changed else ""
+            shown = f"{label:<18} {confidence:5.2f}  {mark}" if label != UNKNOWN else "–"
+            print(f"{line}{performed:<18} {shown}".rstrip(), flush=True)
+
+
+def performed_table(figures: dict[str, Any]) -> str:
+    """Return what actors performed, and how it was labeled, as a Markdown table; empty if they performed nothing."""
+    if not figures.get("actions"):
+        return ""
+    lines = ["", "| performed | times | found | other labels | median delay, s |", "|---|---|---|---|---|"]
+    for name, f in figures["actions"].items():
+        others = _counts(f["other_labels"]) or "–"
+        delay = "–" if f["median_delay_s"] is None else f"{f['median_delay_s']:.1f}"
+        found = f["found"] if f["known"] else "not in the model"
+        lines.append(f"| {name} | {f['performed']} | {found} | {others} | {delay} |")
+    false = figures["labels_while_waiting"]
+    wrong = f"{sum(false.values())} wrong ({_counts(false)})" if false else "no label"
+    known = [f for f in figures["actions"].values() if f["known"]]
+    found, times = (sum(f[key] for f in known) for key in ("found", "performed"))
+    waiting = f"{wrong} in {figures['waited_s']:.0f} s of waiting"
+    return "\n".join([*lines, "", f"{found} of {times} actions found (delay from their start); {waiting}"])
+
+
+def _counts(labels: dict[str, int]) -> str:
+    return ", ".join(name if count == 1 else f"{name} {count}×" for name, count in labels.items())
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the figures of a run as a Markdown table."""
     lines = [
-        "",
         "| node | in | done | dropped | Hz | work p50/p95 ms | latency p50/p95 ms |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -93,12 +141,18 @@ def table(result: dict[str, Any]) -> str:
         work, latency = (_pair(f, kind) for kind in ("work", "latency"))
         rate = f"{f['rate_hz']:.1f}"
         lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
-    latency = result["latency_ms"]
-    shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
     used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
-    lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
     warnings = [f"{name}: {f['warning']}" for name, f in result["nodes"].items() if f and f.get("warning")]
-    return "\n".join([*lines, f"memory: {used}", *warnings])
+    return "\n".join([*lines, "", f"memory: {used}", *warnings])
+
+
+def closing(result: dict[str, Any]) -> str:
+    """Return the last line of a run."""
+    latency = result["latency_ms"]
+    shown = (
+        "" if latency["p50"] is None else f"; frame to label p50 / p95: {latency['p50']:.0f} / {latency['p95']:.0f} ms"
+    )
+    return f"{result['labels']} labels in {result['duration_s']:.1f} s{shown}"
 
 
 def _pair(figures: dict[str, Any], kind: str) -> str:

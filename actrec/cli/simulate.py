@@ -100,10 +100,11 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _listing() -> str:
     from actrec.cameras.simulated import SimulatedConfig
-    from actrec.simulation.actions import ACTIONS, CYCLE
+    from actrec.simulation.actions import CYCLE
+    from actrec.simulation.scene import ACTION_NAMES
 
     hints = typing.get_type_hints(SimulatedConfig)
-    lines = [f"Actions: {', '.join(sorted(ACTIONS))}", f"'all' stands for: {', '.join(CYCLE)}", ""]
+    lines = [f"Actions: {', '.join(ACTION_NAMES)}", f"'all' stands for: {', '.join(CYCLE)}", ""]
     lines.append("Options of the camera (--set):")
     defaults = SimulatedConfig()
     for field in dataclasses.fields(SimulatedConfig):

@@ -1,23 +1,29 @@
 """Scenes of procedural or scripted actors in a room: images and exact ground truth at any time."""
 
 import itertools
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.simulation import actions, posture, renderer
-from actrec.simulation.actions import CYCLE, Performance
+from actrec.simulation.actions import ACTIONS, CYCLE, Action, Performance
 from actrec.simulation.actor import REFERENCE_STATURE, SIDES, ActorPose, body_frames, bone_lengths, hand_joints
 from actrec.simulation.appearance import DEFAULT_APPEARANCES, Appearance, Person, atlas, body_shapes, cast_member
+from actrec.simulation.gestures import MAKERS
+from actrec.simulation.performance import BOTH, Draw, shorten_arm
+from actrec.simulation.posture import Style, ease
 from actrec.simulation.renderer import Background, Placed, Renderer, Rendering, Room, furnished_room, render_room
 from actrec.simulation.script import Script, estimate_ground, recording_label, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Body, Hand, Intrinsics
 from actrec.utils.camera_model import project
+from actrec.utils.errors import ConfigError
 
 OCCLUDED_SCORE = 0.5
 """Score of an occluded joint or one outside the image, like a Kinect's inferred joint."""
@@ -36,6 +42,66 @@ _PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
 """Places relative to `distance`: of a single actor, and of the first and second of two."""
 
 _WALL_DISTANCE = 1.5  # from the farthest actor to the back wall, m
+_BLEND_S = 0.4  # from rest to the first posture of a gesture, and back
+
+ACTION_NAMES = tuple(sorted({name.replace("_", " ") for name in ACTIONS} | {*MAKERS} - {"unknown"}))
+"""Actions that actors can perform; blanks may be underscores."""
+
+
+# Not in `actions` or `gestures`: their code is part of the fingerprint of the dataset `acted`.
+@lru_cache(maxsize=256)
+def find_action(name: str, seed: int = 0) -> Action:
+    """Return an action of `ACTIONS`, else a performance of `MAKERS` that begins and ends at rest, at the actor's place.
+
+    Raises:
+        ConfigError: The action is unknown.
+    """
+    if (known := name.replace(" ", "_")) in ACTIONS:
+        return ACTIONS[known]
+    name = name.replace("_", " ")
+    if name not in ACTION_NAMES:
+        raise ConfigError(f"unknown simulated action '{name}'; known: all, {', '.join(ACTION_NAMES)}")
+    make, seated = MAKERS[name]
+    sits = seated == 1
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    motion = make(Draw(rng, sits))
+    while any(speed for _, _, speed in motion.ways):  # leaves its place
+        motion = make(Draw(rng))
+    rest, seconds = (actions.SEATED if sits else actions.STANDING).copy(), float(motion.times[-1])
+    for side in BOTH:
+        shorten_arm(rest, side)
+
+    def at(elapsed: float, style: Style) -> np.ndarray:
+        share = float(ease(elapsed / _BLEND_S) * ease((seconds - elapsed) / _BLEND_S))
+        vector: np.ndarray = rest + share * (motion.postures(np.array([elapsed]))[0] - rest)
+        return vector
+
+    where = "seated" if sits else "standing"
+    return Action(name, seconds, where, where, at)
+
+
+class Routine(Performance):
+    """Endless performance of actions of `ACTION_NAMES`.
+
+    Args:
+        names, seed, **options: See `Performance`.
+        pause: Mean time between two actions, s; 0 for 0.5 to 1.
+
+    Raises:
+        ConfigError: An action is unknown, or there is none.
+    """
+
+    def __init__(self, names: Sequence[str], seed: int = 0, pause: float = 0.0, **options: Any):
+        chosen = [find_action(name, seed) for entry in names for name in (CYCLE if entry == "all" else (entry,))]
+        super().__init__(CYCLE if chosen else (), seed, **options)
+        self._cycle, self._state, self._pause = chosen, chosen[0].start, pause
+
+    def _append(self, action: Action) -> None:
+        super()._append(action)
+        if self._pause and action.name.startswith("idle"):
+            segment = self._segments[-1]
+            end = segment.start + self._pause * float(self._random.uniform(0.8, 1.2))
+            self._segments[-1], self._ends[-1] = replace(segment, end=end), end
 
 
 @dataclass(frozen=True)
@@ -268,12 +334,13 @@ def performed_scene(
     distance: float = 2.9,
     person: int = 0,
     facing: float = 0.0,
+    pause: float = 0.0,
 ) -> Scene:
     """Create a room in which actors perform.
 
     Args:
         intrinsics: Intrinsics of the camera.
-        names: Actions in order, "all" for all of them.
+        names: Actions in order (see `ACTION_NAMES`); "all" stands for `CYCLE`.
         actors: Number of actors, 0 to 2. The second performs the same actions in another order and tempo.
         seed: Seed of performances and room.
         side: Acting arm: "left", "right", or "any" for a random one.
@@ -281,23 +348,25 @@ def performed_scene(
         distance: Distance from the camera to the first actor's place, m.
         person: Number of the first actor (see `cast_member`); 0 for `DEFAULT_APPEARANCES`.
         facing: Heading, radians to the actor's left from facing the camera.
+        pause: Mean time between two actions, s; 0 for 0.5 to 1.
 
     Raises:
         ConfigError: An action is unknown.
     """
     camera = camera or CameraPose()
     order = [name for entry in names for name in (CYCLE if entry == "all" else (entry,))]
-    sitting = any(actions.get(name).end == "seated" for name in order)
+    sitting = any(find_action(name, seed).end == "seated" for name in order)
     performers: list[Actor] = []
     stools = []
     for i in range(actors):
         x, z = _PLACES[i if actors == 1 else i + 1]
         place = (x, distance + z)
         member = cast_member(person + i) if person else Person(DEFAULT_APPEARANCES[i])
-        performance = Performance(
-            tuple(order),
+        performance = Routine(
+            order,
             seed + 1000 * i,
-            "" if side == "any" else side,
+            pause,
+            side="" if side == "any" else side,
             room=1.0 if actors == 1 else 0.65,
             physique=member.appearance,
             tempo=member.tempo,

@@ -171,6 +171,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             (topics.DEPTH, Image, topics.IMAGE_PUBLISHER),
             (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
+            (topics.TRUE_ACTION_LABEL, ActionLabel, topics.SMALL),
             (topics.UP, Vector3Stamped, topics.LATCHED),
             (topics.MEASURED_UP, Vector3Stamped, topics.LATCHED),
         ):
@@ -233,6 +234,10 @@ class CameraNode(ActrecNode[CameraConfig]):
             self._publish_joints(topics.SKELETONS, frame, head)
             return
         frame.check()
+        # Before the images, so that it comes before their labels.
+        for body_id, action in self._camera.actions_at(frame.stamp_ns).items() if self._camera else ():
+            label = ActionLabel(header=head, body_id=body_id, label=action, class_id=-1, confidence=1.0)
+            self._by_topic[topics.TRUE_ACTION_LABEL].publish(label)
         # Color last, so that a subscriber has depth already and starts at once.
         info = conversions.intrinsics_to_info(frame.intrinsics, head)
         self._by_topic[topics.COLOR_INFO].publish(info)

@@ -274,7 +274,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         rates = {"live_rate_hz": recognizer.live_rate, "model_rate_hz": recognizer.model_rate}
         device = f"{session.backend.device}{why}"
         warning = "; ".join(filter(None, self._warnings(recognizer).values()))
-        return {"model": session.package.name, "device": device, **rates, "warning": warning}
+        model = {"model": session.package.name, "package": str(session.package.path), "device": device}
+        return {**model, **rates, "warning": warning}
 
     def close(self) -> None:
         """Wait for a model that is being loaded, or stop the build of its engine, then close the node."""

@@ -44,3 +44,20 @@ def test_make_unknown_environment_is_unchanged(project: Path) -> None:
     assert not would_run(project, "EXTRAS=view")
     os.utime(project / ".venv/.ready", (0, 0))
     assert would_run(project)
+
+
+@pytest.mark.parametrize(("status", "lines"), [(0, 2), (1, 4)])
+def test_make_venv_shows_output_of_pip_only_if_it_fails(project: Path, status: int, lines: int) -> None:
+    python = project / ".venv/bin/python"  # stands for the environment's, as pip itself would take minutes
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\n[ $2 = pip ] && echo 'Collecting numpy' && exit {status}\nexit 0\n")
+    python.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "ROS_DISTRO"}
+    command = ["bash", "scripts/make_venv.sh", "live"]
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == status, result.stderr
+    output = result.stdout + result.stderr
+    assert len(output.splitlines()) == lines, output
+    failure = "Collecting numpy\nactrec: pip has failed; all of its output is in .venv/install.log"
+    assert (failure in output) == bool(status)
+    assert (project / ".venv/install.log").read_text().startswith("Collecting numpy")

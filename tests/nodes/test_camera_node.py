@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from actrec_msgs.msg import SkeletonArray
+from actrec_msgs.msg import ActionLabel, SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import cameras
@@ -121,6 +121,7 @@ def subscriber(peer):
         (CameraInfo, topics.DEPTH_INFO),
         (SkeletonArray, topics.SKELETONS),
         (SkeletonArray, topics.TRUE_SKELETONS),
+        (ActionLabel, topics.TRUE_ACTION_LABEL),
     ):
         peer.subscribe(kind, topic, topics.SMALL)
     return peer
@@ -143,6 +144,7 @@ def test_camera_node_messages_have_the_stamp_of_their_frame(stage, host, add, su
     np.testing.assert_array_equal(c.image_to_depth(depth)[[0, 5], 0], [np.nan, 1.5])
     assert c.info_to_intrinsics(subscriber.received[topics.DEPTH_INFO][0]) == INTRINSICS
     assert subscriber.received[topics.SKELETONS] == []
+    assert subscriber.received[topics.TRUE_ACTION_LABEL] == []
 
 
 def test_camera_node_frame_without_depth_publishes_color_only(stage, host, add, subscriber) -> None:
@@ -386,4 +388,7 @@ def test_camera_node_default_driver_is_the_simulated_camera(host, add, subscribe
     assert host.wait(60)
     skeletons = subscriber.wait_for(topics.TRUE_SKELETONS, 1)
     assert skeletons[0].skeletons[0].layout == "kinect_v2_25"
-    assert c.image_to_color(subscriber.wait_for(topics.COLOR, 1)[0]).shape == (120, 160, 3)
+    color = subscriber.wait_for(topics.COLOR, 1)[0]
+    assert c.image_to_color(color).shape == (120, 160, 3)
+    performed = subscriber.wait_for(topics.TRUE_ACTION_LABEL, 1)[0]
+    assert (performed.header, performed.body_id, performed.label) == (color.header, "actor_1", "wave")

@@ -183,7 +183,11 @@ def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> No
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             figures = monitor.statistics()
-            if monitor.labels and all(figures.get(name, {}).get("processed") for name in names):
+            if (
+                monitor.truth.figures()
+                and monitor.labels
+                and all(figures.get(name, {}).get("processed") for name in names)
+            ):
                 return
             time.sleep(0.1)
 
@@ -193,6 +197,7 @@ def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> No
     assert run.verdict(result) is None, err
     assert result["labels"] > 0
     assert set(result["nodes"]) == names
+    assert "actions" in result["performed"]
     assert all(figures["processed"] > 0 for figures in result["nodes"].values())
     assert result["latency_ms"]["p50"] > 0
     assert set(result["usage"]) == (names if processes else {"all"})
@@ -234,6 +239,7 @@ def test_run_end_of_recording_ends_the_run(capfd, data_root: Path) -> None:
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert set(figures["nodes"]) == {"camera_node", "scene_flow_node"} and figures["labels"] == 0
+    assert figures["performed"] == {}, "a recording has no ground truth"
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]])

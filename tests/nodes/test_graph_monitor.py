@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from actrec_msgs.msg import ActionLabel
 
+from actrec.cli import run as run_command
 from actrec_nodes.bringup import run
 from actrec_nodes.bringup.run import GraphMonitor
 from actrec_nodes.common import conversions
@@ -21,12 +22,39 @@ def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, mo
     monkeypatch.setattr(run, "KEPT", 20)
     monkeypatch.setattr(run, "BODIES", 5)
     reported: list[str] = []
-    monitor = GraphMonitor([], lambda seconds, body_id, label, confidence: reported.append(body_id), context=context)
+    monitor = GraphMonitor([], lambda change: reported.append(change.body_id), context=context)
     host.add(monitor)
     for frame in range(100):
         receive(monitor, frame, "body_0", "wave")  # unchanged, so reported once
         receive(monitor, frame, f"body_{frame + 1}", "unknown")
     assert reported == ["body_0", *(f"body_{frame + 1}" for frame in range(100))]
     assert monitor.changes == [(float(frame), f"body_{frame + 1}", "unknown", 0.5) for frame in range(80, 100)]
+    assert monitor.truth.figures() == {}, "no camera simulates"
     assert list(monitor._last) == ["body_97", "body_98", "body_99", "body_0", "body_100"]
     assert monitor.labels == 200
+
+
+def test_monitor_shows_what_is_performed_beside_the_labels(
+    context: Any, host: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = GraphMonitor([], run_command.Lines().show, context=context)
+    host.add(monitor)
+    acted = ["idle", "idle", "sit_down", "sit_down", "sit_down", "idle", "idle"]
+    labels = ["unknown", "unknown", "unknown", "sit down", "sit down", "unknown", "wave"]
+    for frame, (action, label) in enumerate(zip(acted, labels, strict=True)):
+        monitor._true_label(ActionLabel(header=conversions.header(frame * 10**9, "camera"), body_id="a", label=action))
+        receive(monitor, frame, "body_1", label)
+    assert capsys.readouterr().out.splitlines() == [
+        "      time  body       performed          recognized         confidence",
+        "     2.0 s  body_1     sit down           –",
+        "     3.0 s  body_1     sit down           sit down            0.50  right",
+        "     6.0 s  body_1     waiting            wave                0.50  WRONG",
+    ]
+    assert run_command.performed_table(monitor.truth.figures(["Sit_Down", "wave"])).splitlines()[3:] == [
+        "| sit down | 1 | 1 | – | 1.0 |",
+        "",
+        "1 of 1 actions found (delay from their start); 1 wrong (wave) in 3 s of waiting",
+    ]
+    assert "| sit down | 1 | not in the model | – | 1.0 |" in run_command.performed_table(
+        monitor.truth.figures(["bow"])
+    )

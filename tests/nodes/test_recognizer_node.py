@@ -300,7 +300,7 @@ def test_recognizer_silent_skeletons_are_reported_without_stale_labels(make: Mak
         fail(error)
         reported.set()
 
-    graph.node.fail = record_error  # type: ignore[method-assign]
+    graph.node.fail = record_error  # type: ignore[method-assign,assignment]
     assert graph.start()
     for frame in range(10):
         graph.step(stamp(frame), body(1.0))

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from actrec_msgs.msg import ActionLabel
@@ -24,6 +24,8 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from actrec import cli
+from actrec.inference import zoo
+from actrec.recognition.ground_truth import GroundTruth
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph, transport
@@ -39,6 +41,18 @@ KEPT = 100_000  # latencies and changes kept: most of an hour at 30 Hz
 BODIES = 1000  # bodies whose last label is kept
 
 
+class Change(NamedTuple):
+    """A body's label that changed, or the same label when actors perform something else."""
+
+    seconds: float  # since the first label
+    body_id: str
+    label: str
+    confidence: float
+    performed: str = ""  # by actors at this stamp; empty if the camera does not simulate
+    right: bool | None = None  # whether the label fits; None if it is unknown or the camera does not simulate
+    changed: bool = True  # false if only `performed` did
+
+
 @dataclass(frozen=True)
 class Plan:
     """The nodes to run, and how.
@@ -49,7 +63,7 @@ class Plan:
         overrides: Node name to its parameters, which outrank `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
         processes: Run each node in a process of its own.
-        on_label: Called with (seconds, body id, label, confidence) when a body's label changes; None for nothing.
+        on_label: Called when a body's label changes, or what actors perform at its stamp; None for nothing.
     """
 
     specs: list[NodeSpec]
@@ -57,7 +71,7 @@ class Plan:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     duration_s: float | None = None
     processes: bool = False
-    on_label: Callable[[float, str, str, float], None] | None = None
+    on_label: "Callable[[Change], None] | None" = None
 
 
 def plan(
@@ -106,31 +120,34 @@ def plan(
 
 
 class GraphMonitor(Node):
-    """Subscribes to `action_label` and to the statistics of nodes.
+    """Subscribes to `action_label`, to what simulated actors perform, and to the statistics of nodes.
 
     Args:
         nodes: Names of nodes.
-        on_label: Called with (seconds since the first label, body id, label, confidence) when a body's label changes.
+        on_label: Called with each change.
 
     Attributes:
         labels: Number of labels.
+        truth: The labels compared with what actors perform.
         latencies: (stamp of the frame in nanoseconds, seconds to its label) of the newest labels.
     """
 
     NAME = "actrec_monitor"
 
-    def __init__(self, nodes: Sequence[str], on_label: Callable[[float, str, str, float], None], **node_options: Any):
+    def __init__(self, nodes: Sequence[str], on_label: Callable[[Change], None], **node_options: Any):
         super().__init__(self.NAME, **node_options)
         self.labels = 0
         self._changes: deque[tuple[float, str, str, float]] = deque(maxlen=KEPT)
         self._on_label = on_label
-        self._last: dict[str, str] = {}
+        self._last: dict[str, tuple[str, str]] = {}
+        self.truth = GroundTruth()
         self._first_ns: int | None = None
         self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self.create_service(GetState, "~/get_state", self._on_get_state)  # nodes can start after it
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
+        self.create_subscription(ActionLabel, topics.TRUE_ACTION_LABEL, self._true_label, topics.SMALL)
         for name in nodes:
             self.create_subscription(String, f"{name}/statistics", self._keep(name), topics.LATCHED)
 
@@ -173,15 +190,23 @@ class GraphMonitor(Node):
             self.labels += 1
             if 0 <= latency < PLAUSIBLE_LATENCY_S:
                 self.latencies.append((stamp, latency))
-        before = self._last.pop(message.body_id, None)
-        self._last[message.body_id] = message.label  # the newest come last
+            performed, right = self.truth.add_label(stamp, message.body_id, message.label)
+        before = self._last.pop(message.body_id, ("", ""))
+        self._last[message.body_id] = message.label, performed  # the newest come last
         if len(self._last) > BODIES:  # ids are never used twice
             del self._last[next(iter(self._last))]
-        if before != message.label:
-            change = ((stamp - self._first_ns) / NANOSECONDS, message.body_id, message.label, message.confidence)
+        seconds = (stamp - self._first_ns) / NANOSECONDS
+        changed = before[0] != message.label
+        change = Change(seconds, message.body_id, message.label, message.confidence, performed, right, changed)
+        if changed:
             with self._lock:
-                self._changes.append(change)
-            self._on_label(*change)
+                self._changes.append(change[:4])
+        if before != (message.label, performed):
+            self._on_label(change)
+
+    def _true_label(self, message: ActionLabel) -> None:
+        with self._lock:
+            self.truth.add_action(conversions.stamp_to_ns(message.header.stamp), message.body_id, message.label)
 
 
 def usage(pid: int) -> dict[str, float | None]:
@@ -204,8 +229,8 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
     """Run the graph to its end, or call `watch` instead of waiting for `duration_s`.
 
     Returns:
-        `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None if a node failed,
-        which it has logged.
+        `nodes` by name, `labels`, `changes`, `performed` (see `GroundTruth.figures`), `latency_ms`, `duration_s`,
+        `usage` by process. None if a node failed, which it has logged.
     """
     end_with_parent()
     transport.remove_orphans()
@@ -230,10 +255,17 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
             "nodes": nodes,
             "labels": monitor.labels,
             "changes": monitor.changes,
+            "performed": monitor.truth.figures(_labels_of_model(nodes)),
             "latency_ms": monitor.latency_ms(),
             "duration_s": round(seconds, 2),
             "usage": used,
         }
+
+
+def _labels_of_model(nodes: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the labels of the recognizer's model; None if no recognizer ran."""
+    path = nodes.get("recognizer_node", {}).get("package")
+    return zoo.find(path).labels if path else None
 
 
 def verdict(result: dict[str, Any]) -> str | None:

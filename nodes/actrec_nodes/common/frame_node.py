@@ -4,6 +4,7 @@ Each frame is received, paired and decoded once.
 """
 
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,9 @@ from actrec_nodes.common.subscriptions import SENDS_NOTHING, Subscription, why_s
 from actrec_nodes.common.synchronizer import RgbdMessages, Synchronizer, SynchronizerConfig
 
 ConfigT = TypeVar("ConfigT")
+
+STARTUP_S = 20.0
+"""Until then missing images are logged as information: the camera may be starting."""
 
 IMAGE_TOPICS = (*topics.CAMERA_TOPICS, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO, topics.SCENE_FLOW_PREVIEW)
 
@@ -164,6 +168,7 @@ class FrameNode(ActrecNode[ConfigT]):
         super().__init__(name, config_class, **node_options)
         self._synchronizer_settings = parameters.Parameters(self, SynchronizerConfig)
         self._frames: FrameSubscription | None = None
+        self._activated = 0.0
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -175,11 +180,13 @@ class FrameNode(ActrecNode[ConfigT]):
         worker = self.start_worker(self._work, lambda messages: messages.stamp_ns)
         unpaired = partial(self.statistics.count, "unpaired")
         self._frames = FrameSubscription(self, config, worker.put, self.warn, unpaired)
+        self._activated = time.monotonic()
         self.start_timer(config.silence_s, self._on_watchdog)
 
     def deactivate(self) -> None:
         """Unsubscribe; report why there was no input if there was none."""
         if self._frames is not None:
+            self._activated = 0.0
             if not self.statistics.snapshot().received and not self.last_error:
                 self._on_watchdog()
             self._frames.close()
@@ -192,4 +199,5 @@ class FrameNode(ActrecNode[ConfigT]):
         """Report that no images or no camera_info arrive."""
         frames = self._frames
         if frames is not None and (line := frames.silent()):
-            self.fail(DeviceError(line))
+            starting = not self.statistics.snapshot().received and time.monotonic() - self._activated < STARTUP_S
+            self.fail(DeviceError(line), "info" if starting else "error")

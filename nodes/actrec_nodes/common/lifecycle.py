@@ -210,12 +210,12 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._worker = worker
         return worker
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: Exception, level: str = "error") -> None:
         """Report an error as one line: logged (repetitions counted), kept for the statistics and diagnostics."""
         line = one_line(error)
         self.last_error = line
         self.statistics.error(line)
-        self.complain(line)
+        self.complain(line, level)
         if not isinstance(error, ActrecError):
             self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
@@ -235,7 +235,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             return
         message = f"{line} (and {held} times more)" if held else line
         # rclpy ties a severity to a line of code, so each has its own.
-        if level == "warning":
+        if level == "info":
+            self.get_logger().info(message)
+        elif level == "warning":
             self.get_logger().warning(message)
         else:
             self.get_logger().error(message)

@@ -88,6 +88,16 @@ def test_actions_at_any_stamp() -> None:
         assert len(frame.skeletons) == 2
 
 
+def test_actions_at_everyday_actions_begin_after_the_pause() -> None:
+    names = ["idle", "clap", "sit down", "use_a_computer"]
+    with SimulatedCamera(actions=names, pause=2.0, realtime=False, **SMALL) as camera:
+        found = [camera.actions_at(round(t * 1e9))["actor_1"] for t in np.arange(0, 20, 0.1)]
+        begins = [k for k in range(1, 200) if found[k] != found[k - 1]]
+        assert [found[k] for k in begins][:6] == ["clap", "idle", "sit_down", "idle", "use a computer", "idle"]
+        waits = [begins[0] / 2, *(after - before for before, after in zip(begins[1::2], begins[2::2], strict=False))]
+        assert all(15 <= tenths <= 25 for tenths in waits[:3]), waits
+
+
 def test_scene_flow_of_last_frame_is_exact() -> None:
     with SimulatedCamera(actions=["walk"], realtime=False, fps=1.0, **SMALL) as camera:
         with pytest.raises(DeviceError, match="no frame yet"):
@@ -208,7 +218,7 @@ def test_open_again_starts_over() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"actions": ["juggle"]}, "unknown simulated action 'juggle'; known: all, drink"),
+        ({"actions": ["juggle"]}, "unknown simulated action 'juggle'; known: all, bow, .*, clap, "),
         ({"actions": []}, "no action to perform"),
         ({"fps": 0.0}, r"SimulatedConfig.fps is 0.0, allowed: 0.1 to 1000"),
         ({"actors": 7}, "SimulatedConfig.actors is 7, allowed: 0 to 2"),
