@@ -30,7 +30,7 @@ class _Performed:
 
 
 class GroundTruth:
-    """Compares labels with what actors perform at the same stamps.
+    """Compares labels with the actions of actors at the same stamps.
 
     A label is right if an actor performs its action, or ended it at most `TOLERANCE_S` before; of several actors any,
     because bodies are not matched with actors. Names are compared without case and underscores.
@@ -44,7 +44,7 @@ class GroundTruth:
         self._waited_ns = self._newest_ns = self._labeled_ns = 0
 
     def add_action(self, stamp_ns: int, actor: str, action: str) -> None:
-        """Add what an actor performs at a stamp; "idle" is waiting."""
+        """Add the action of an actor at a stamp; "idle" is waiting."""
         action, before, first = _name(action), self._present.get(actor), not self._present
         if before is None or before.action != action or stamp_ns < before.start_ns:
             before = self._present[actor] = _Performed(action, stamp_ns, stamp_ns)
