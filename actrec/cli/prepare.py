@@ -58,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster = "dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out"
     add("--scheduler", default="", metavar="ADDRESS", help=cluster)
     add("--render-every", type=count, metavar="N", help="write no store: render every N-th training clip with the "
-        "simulated camera, and every N-th unknown one, estimate its bodies again and write them to --out FILE.npz "
-        "(`rendered` of a recipe)")  # fmt: skip
+        "simulated camera, and every N-th unknown one, estimate its bodies or hands again and write them to --out "
+        "FILE.npz (`rendered` of a recipe)")  # fmt: skip
     add("--render-split", default="", metavar="NAME", help="split of that training part (default: the dataset's first)")
     add("--render-cameras", choices=("recorded", "varied"), default="recorded", help="of the rendering: as the "
-        "recording's, or around the person, looking up and down as well (default: %(default)s)")  # fmt: skip
+        "recording's, or around the person (before a hand: rolled), looking up and down as well "
+        "(default: %(default)s)")  # fmt: skip
     add("--check", action="store_true", help="only verify every checksum of the store")
     add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     add("--prune", action="store_true", help="delete the clips of removed items and old versions of changed items")
@@ -138,7 +139,7 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     for line in skipped:
         print(line, file=sys.stderr)
     if not found:
-        raise InputError(f"no body is detected in any of the {len(skipped)} rendered clips of {args.dataset}")
+        raise InputError(f"nothing is detected in any of the {len(skipped)} rendered clips of {args.dataset}")
     rendered.write(args.out, found)
     summary = {"out": str(args.out), "clips": len(found), "skipped": len(skipped)}
     text = f"{args.out}: {len(found)} of {len(found) + len(skipped)} clips"

@@ -3,6 +3,7 @@
 A body frame's columns point left, up (or along the bone) and forward. All points are in one right-handed frame.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,13 @@ FRAME_NAMES = (
     *(f"{finger}{k}_{side}" for side in SIDES for finger in FINGERS for k in range(3)),
 )
 
-FRAME = {name: i for i, name in enumerate(FRAME_NAMES)}
+PALM_BONES = (
+    *(("wrist", f"{finger}_base") for finger in ("index", "ring", "pinky")),
+    *((f"{finger}_base", f"{following}_base") for finger, following in itertools.pairwise(FINGERS[1:])),
+)
+"""Joints (`hand_22`) between which the palm of a recorded hand reaches, beside the one of the rig."""
+
+FRAME = {name: i for i, name in enumerate((*FRAME_NAMES, *map("_".join, PALM_BONES)))}
 _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 
 # A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the
@@ -136,7 +143,7 @@ def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.
 
 
 def recorded_hand_frames(joints: np.ndarray, hand_length: float, forearm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place the frames of a recorded right hand and its forearm; the others stay at the origin.
+    """Place the frames of a recorded right hand, `PALM_BONES` and its forearm; the others stay at the origin.
 
     Args:
         joints: [22, 3] of layout `hand_22`, m.
@@ -146,7 +153,7 @@ def recorded_hand_frames(joints: np.ndarray, hand_length: float, forearm: np.nda
     Returns:
         Origins [F, 3] and axes [F, 3, 3] as `body_frames`.
     """
-    origins, axes = np.zeros((len(FRAME_NAMES), 3)), np.tile(np.eye(3), (len(FRAME_NAMES), 1, 1))
+    origins, axes = np.zeros((len(FRAME), 3)), np.tile(np.eye(3), (len(FRAME), 1, 1))
     at = {name: joints[v] for name, v in HAND_22.index.items()}
     across = at["index_base"] - at["pinky_base"]
 
@@ -162,7 +169,15 @@ def recorded_hand_frames(joints: np.ndarray, hand_length: float, forearm: np.nda
         chain = [at[f"{finger}_{part}"] for part in ("base", "first", "second", "tip")]
         for n, rest in enumerate(lengths):
             place(f"{finger}{n}_right", chain[n], chain[n + 1], float(rest))
+    for first, last in PALM_BONES:
+        place(f"{first}_{last}", at[first], at[last], palm_bone_length(first, last) * hand_length)
     return origins, axes
+
+
+def palm_bone_length(first: str, last: str) -> float:
+    """Return the distance of a pair of `PALM_BONES` in the rig, relative to an open hand's length."""
+    places = {"wrist": np.zeros(3), **{f"{finger}_base": _KNUCKLE[n] for n, finger in enumerate(FINGERS)}}
+    return float(np.linalg.norm(places[last] - places[first]))
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -16,9 +16,11 @@ from actrec.simulation.actor import (
     FINGERS,
     FRAME,
     FRAME_NAMES,
+    PALM_BONES,
     PHALANX,
     SIDES,
     TOE_HEIGHT,
+    palm_bone_length,
 )
 from actrec.simulation.posture import Physique
 from actrec.simulation.renderer import Atlas, ShapeBuilder, Shapes, Triple
@@ -257,11 +259,12 @@ def body_shapes(appearance: Appearance, rest: np.ndarray, person: int, people: i
     return builder.shapes.build()
 
 
-def hand_shapes(appearance: Appearance, side: str, forearm_m: float) -> Shapes:
-    """Build the primitives of one hand and its forearm alone."""
-    builder = _BodyBuilder(appearance, {f"forearm_{side}": forearm_m}, 0, 1)
-    builder.forearm(side)
-    builder.hand(side)
+def hand_shapes(appearance: Appearance, forearm_m: float) -> Shapes:
+    """Build the primitives of a recorded right hand and its forearm alone (`recorded_hand_frames`)."""
+    builder = _BodyBuilder(appearance, {"forearm_right": forearm_m}, 0, 1)
+    builder.forearm("right")
+    builder.hand("right")
+    builder.palm()
     return builder.shapes.build()
 
 
@@ -378,3 +381,10 @@ class _BodyBuilder:
             for n, length in enumerate(lengths):
                 radii = (width * (1 - 0.07 * n) * k, width * (1 - 0.07 * (n + 1)) * k)
                 self._add(f"{finger}{n}_{side}", (0, 0, 0), (0, float(length) * k, 0), radii, skin)
+
+    def palm(self) -> None:
+        """Join the fingers to a palm that has other proportions than the rig's, which they would not touch."""
+        k = self.appearance.hand_length
+        for first, last in PALM_BONES:
+            radii, length = ((0.075 if first == "wrist" else 0.055) * k, 0.055 * k), palm_bone_length(first, last) * k
+            self._add(f"{first}_{last}", (0, 0, 0), (0, length, 0), radii, self.skin)

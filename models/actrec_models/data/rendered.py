@@ -16,7 +16,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -32,7 +32,7 @@ from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
 from actrec.simulation.actor import PALM_SHARE, hand_joints, recorded_hand_frames, unit
 from actrec.simulation.appearance import Appearance, atlas, cast_member, hand_shapes
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.renderer import Renderer, furnished_room, place_shapes, render_room
+from actrec.simulation.renderer import Background, Renderer, furnished_room, place_shapes, render_room
 from actrec.simulation.scene import (
     CameraPose,
     ProceduralActor,
@@ -350,19 +350,32 @@ def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> C
 HAND_M, FOREARM_M = 0.5, 0.4
 """Distance of the camera from a hand, and length of its forearm."""
 
+HAND_MOUNTINGS = tuple((15.0 * number if number % 2 else 0.0, 3.0 * number - 34.5) for number in range(24))
+"""Roll and pitch (degrees) of the varied cameras before which hands of training clips are rendered, in turn."""
 
-def hand_frames(clip: Clip, roll: float, pitch: float) -> Iterator[RgbdFrame]:
-    """Yield the frames of a camera with this roll and pitch (radians), on whose axis a right hand (`hand_22`) moves."""
+
+@lru_cache(len(HAND_MOUNTINGS))
+def _hand_room(camera: CameraPose) -> Background:
+    return render_room(furnished_room(3.0), INTRINSICS, camera.rotation, camera.position)
+
+
+def hand_frames(clip: Clip, roll: float, pitch: float, fps: float = 0.0) -> Iterator[RgbdFrame]:
+    """Yield the frames of a camera with this roll and pitch (radians), on whose axis a right hand (`hand_22`) moves.
+
+    If `fps` is not 0, only frames of about this rate are rendered.
+    """
     camera = CameraPose(1.2, pitch, roll)
-    background = render_room(furnished_room(3.0), INTRINSICS, camera.rotation, camera.position)
+    background = _hand_room(camera)
     known = np.flatnonzero(np.isfinite(clip.bodies[0]).all(axis=(1, 2)))
+    if fps and len(known) > 1:
+        known = known[:: max(1, round(NANOSECONDS / fps / float(np.median(np.diff(clip.stamps_ns[known])))))]
     joints = clip.bodies[0, known].astype(np.float64)
     middle = (joints.min(axis=(0, 1)) + joints.max(axis=(0, 1))) / 2
     joints = (joints - middle) @ camera.rotation + np.array([0.0, 0.0, HAND_M])
     fingers = joints[:, HAND_22.index["middle_base"]] - joints[:, HAND_22.index["wrist"]]
     length = float(np.median(np.linalg.norm(fingers, axis=1))) / PALM_SHARE
     appearance = Appearance(stature=Appearance().stature * length / Appearance().hand_length)
-    shapes = hand_shapes(appearance, "right", FOREARM_M)
+    shapes = hand_shapes(appearance, FOREARM_M)
     renderer = Renderer(INTRINSICS, atlas((appearance.face,)), camera.up)
     noise = SensorNoise(SENSORS["stereo"], INTRINSICS, len(clip.name))  # others do not see that near
     for number, hand, along in zip(known.tolist(), joints, unit(fingers), strict=True):
@@ -372,14 +385,14 @@ def hand_frames(clip: Clip, roll: float, pitch: float) -> Iterator[RgbdFrame]:
         yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, INTRINSICS, up=camera.up)
 
 
-def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool) -> Clip | None:
+def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool = True, fps: float = 0.0) -> Clip | None:
     """Render the hand of a clip as `hand_frames`, and estimate it again as [1, T, 22, 3]; None without two frames.
 
     The estimator and the clip get `up` of the camera if `leveled`.
     """
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(HandPerception()) as perception:
-        for frame in hand_frames(clip, roll, pitch):
+        for frame in hand_frames(clip, roll, pitch, fps):
             for hand in perception.process(frame if leveled else replace(frame, up=None), [])[:1]:
                 found[frame.stamp_ns] = convert(hand.positions, hand.scores, hand.layout, HAND_22.name)[0]
     if len(found) < 2:
@@ -393,13 +406,13 @@ def estimate_all(
 ) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
 
-    `varied` as for `estimate`.
+    `varied` as for `estimate`; for hands, the cameras of `HAND_MOUNTINGS` in turn instead of a level one.
 
     Raises:
-        ConfigError: The clips do not show bodies.
+        ConfigError: The clips show neither bodies nor right hands.
     """
-    if (layout := parts[0].layout) != CANONICAL:
-        raise ConfigError(f"only bodies ({CANONICAL}) can be rendered, but these clips hold {layout}")
+    if (layout := parts[0].layout) not in (CANONICAL, HAND_22.name):
+        raise ConfigError(f"only {CANONICAL} and {HAND_22.name} can be rendered, but these clips hold {layout}")
     chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
     tasks = ((_loaded(clips[index]), seed, fps, varied) for seed, (clips, index) in enumerate(chosen))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -419,8 +432,12 @@ def _loaded(clip: Clip) -> Clip:
 
 def _task(arguments: tuple[Clip, int, float, bool]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
+    clip, seed, fps, varied = arguments
     try:
-        return estimate(*arguments) or "half of its frames have no body"
+        if clip.bodies.shape[2] == len(HAND_22):
+            roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
+            return estimate_hand(clip, roll, pitch, fps=fps) or "its hand is found in less than two frames"
+        return estimate(clip, seed, fps, varied) or "half of its frames have no body"
     except ActrecError as error:
         return str(error)
 

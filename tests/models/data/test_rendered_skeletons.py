@@ -11,7 +11,7 @@ from actrec.simulation.scene import scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils import config, gravity
-from actrec.utils.errors import InputError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_models.data import rendered
 from actrec_models.training import recipe, trainer
 
@@ -69,10 +69,26 @@ def test_prepare_render_every_without_file_is_refused(data_root, capsys):
     assert "--out FILE.npz" in capsys.readouterr().err
 
 
-def test_prepare_render_every_of_hands_is_refused(data_root, tmp_path, capsys):
-    arguments = ["--data", str(data_root), "--render-every", "300", "--out", str(tmp_path / "hands.npz")]
-    assert cli.main(["prepare", "shrec17_14", *arguments]) == 2
-    assert "hand_22" in capsys.readouterr().err
+def test_prepare_render_every_finds_hands_of_varied_cameras(data_root, tmp_path):
+    out = tmp_path / "hands.npz"
+    arguments = ["--data", str(data_root), "--render-every", "980", "--render-cameras", "varied", "--workers", "1"]
+    assert cli.main(["prepare", "shrec17_28", *arguments, "--out", str(out)]) == 0
+    official = datasets.create("shrec17_28", str(data_root / "shrec17"), part="train")
+    clips = rendered.read(out, official.layout)
+    turned = [gravity.angles_from_up(clip.streams["up"]) for clip in clips]
+    np.testing.assert_allclose(turned, rendered.HAND_MOUNTINGS[:2], atol=1e-3)
+    for clip in clips:
+        recorded = official[official.names.index(clip.name)]
+        assert clip.label == recorded.label and np.diff(clip.stamps_ns).min() >= 1e9 / 16
+        way, truth = (each.bodies[0, :, 1] for each in (clip.leveled(), recorded))
+        truth = truth[np.searchsorted(recorded.stamps_ns, clip.stamps_ns)]
+        apart = (way - way.mean(axis=0)) - (truth - truth.mean(axis=0))
+        assert np.median(np.linalg.norm(apart, axis=1)) < 0.03
+
+
+def test_prepare_render_every_of_another_layout_is_refused():
+    with pytest.raises(ConfigError, match="face_68"):
+        rendered.estimate_all([datasets.ClipDataset([], ["a"], "face_68")], 1, 15.0, 1)
 
 
 @pytest.mark.parametrize(("dataset", "part"), [("nucla", "train"), ("nucla", "test"), ("utd_mhad", "test")])
