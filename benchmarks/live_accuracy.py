@@ -142,7 +142,8 @@ def live(arguments: Sequence[str]) -> dict[str, Any]:
     session = inference.load(args.model)
     check_classes(session, sequences)
     namespace = f"actrec_bench_{os.getpid()}"
-    parameters = {"model": session.package.path, "interval_s": 0.0, "min_seconds": 0.0, "watchdog_s": 0.0}
+    windows = {"labels": "windows", "interval_s": 0.0}  # a sequence is shorter than an event's evidence
+    parameters = {"model": session.package.path, "min_seconds": 0.0, "watchdog_s": 0.0, **windows}
     began = time.monotonic()
     with (
         ros(["--ros-args", "-r", f"__ns:=/{namespace}"]) as context,
@@ -417,7 +418,7 @@ def everyday_sequences(data: Path, per_set: int, known: Sequence[str]) -> list[S
 def _run_all(
     context: Context, chosen: Sequence[SkeletonSequence], session: Session, args: argparse.Namespace
 ) -> list[SimulatedOutcome]:
-    recognizer = {"model": str(session.package.path), "interval_s": 0.0, "watchdog_s": 0.0}
+    recognizer = {"model": str(session.package.path), "labels": "windows", "interval_s": 0.0, "watchdog_s": 0.0}
     outcomes = []
     with Host(context) as host:
         collector = Collector(context=context)

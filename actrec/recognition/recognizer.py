@@ -17,6 +17,7 @@ from actrec.recognition.tracks import (
     STREAM_NAMES,
     BodyJoints,
     BodyTrack,
+    Counts,
     ModelInputs,
     StreamBuffers,
     faces_by_id,
@@ -68,9 +69,10 @@ class RecognitionConfig:
         range=(0.05, 60.0),
     )
     labels: str = setting(
-        "windows",
-        "events: the label of a body is its present action event, else unknown; windows: each window's own",
-        choices=("events", "windows"),
+        "auto",
+        "events: a body's present action event, else unknown: later (full window, average above its limit), but one "
+        "change an event; windows: each window's own; auto: events if the model has thresholds of events, else windows",
+        choices=("auto", "events", "windows"),
     )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
     events: EventConfig = setting(EventConfig(), "action events")
@@ -83,26 +85,13 @@ class ActionPrediction:
     body_id: str  # the body's id; empty for a frame without bodies
     label: str  # an action, or `unknown` (no event, rejected, track too short, input missing, body lost, no body)
     class_id: int  # index of the label; −1 for `unknown`
-    confidence: float  # probability of the label, or of the best class if it is unknown; 0 if the network did not run
+    confidence: float  # probability of the label (an event's highest), or of the best class if unknown; 0 without any
     top_labels: tuple[str, ...]  # best classes first, even if rejected; empty if the network did not run
     top_probabilities: tuple[float, ...]  # with labels of events, averages over `events.smoothing_s`
     window_start_ns: int  # stamp of the oldest frame used
     stamp_ns: int  # stamp of the newest frame used
     model_name: str  # name of the model package
     reason: str = ""  # the missing inputs because of which the network did not run; else empty
-
-
-@dataclass
-class Counts:
-    """Counters of a recognizer since its start."""
-
-    frames: int = 0  # frames added
-    labels: int = 0  # predictions made by the network
-    skipped: int = 0  # predictions that were due in a frame for which `predict` was not called
-    duplicates: int = 0  # frames ignored because their stamp equals the previous one
-    restarts: int = 0  # windows restarted because of a gap or of stamps that jump back
-    over_limit: int = 0  # bodies ignored because `max_bodies` are tracked already
-    missing_input: int = 0  # predictions replaced by `unknown` because a required stream is missing
 
 
 @dataclass(frozen=True)
@@ -168,6 +157,12 @@ class ActionRecognizer:
             self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
             self.end_events()
             self._detector = EventDetector(session.package, self.config.events, self._detector.next_id)
+
+    @property
+    def labels_events(self) -> bool:
+        """Whether labels are of events, by the setting `labels` and the model."""
+        own = self._session.package.events
+        return self.config.labels == "events" or (self.config.labels == "auto" and bool(own.begin or own.classes))
 
     @property
     def tracked_stream(self) -> str:
@@ -450,12 +445,11 @@ class ActionRecognizer:
         if session is not self._session or self._tracks.get(body_id) is not track:
             return result
         self._add_evidence(body_id, frame, result.probabilities)
-        if self.config.labels == "windows" or np.isnan(result.probabilities).any():
+        if not self.labels_events or np.isnan(result.probabilities).any():
             return result
         average, event = self._detector.present(body_id)
-        label, class_id = (UNKNOWN, -1) if event is None else (event.label, event.class_id)
-        confidence = float(average.max() if event is None else average[class_id])
-        return Prediction(label, class_id, confidence, average, result.labels)
+        best = (UNKNOWN, -1, float(average.max())) if event is None else (event.label, event.class_id, event.confidence)
+        return Prediction(*best, average, result.labels)
 
     def _add_evidence(self, body_id: str, frame: _Frame, probabilities: np.ndarray | None) -> None:
         window = self._tracks[body_id].window
@@ -489,8 +483,14 @@ class ActionRecognizer:
             reason = "" if is_new else self._buffers.missing_inputs(track, self._inputs)
             self.counts.missing_input += bool(reason)
             if is_new or reason:
-                predictions.append(self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason))
                 self._add_evidence(body_id, frame, None)
+                prediction = self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason)
+                event = self._detector.present(body_id)[1]
+                if self.labels_events and event is not None and not reason:  # goes on while the window fills again
+                    prediction = dataclasses.replace(
+                        prediction, label=event.label, class_id=event.class_id, confidence=event.confidence
+                    )
+                predictions.append(prediction)
             else:
                 ready.append(body_id)
         self.counts.labels += len(ready)

@@ -461,7 +461,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.executor.create_task(self._loaded, problem, loaded)
 
     def _log_model(self, session: Session) -> None:
-        self.get_logger().info(f"model {session.package.name} on {session.backend.device}")
+        recognizer = self._recognizer
+        kind = "events" if recognizer is not None and recognizer.labels_events else "windows"
+        self.get_logger().info(f"model {session.package.name} on {session.backend.device}, labels of {kind}")
         provenance = session.package.provenance
         if provenance.live_note and provenance.figures["live_accuracy"] < provenance.accuracy:
             self.get_logger().warning(f"model {session.package.name} was evaluated on {provenance.live_note}")

@@ -74,7 +74,7 @@ def test_add_label_two_actors_either_action_is_right() -> None:
 
 
 def test_demo_performs_actions_of_the_default_model(root: Path) -> None:
-    camera, _ = yaml.safe_load((root / "config/demo.yaml").read_text()).values()
+    (camera,) = yaml.safe_load((root / "config/demo.yaml").read_text()).values()
     routine = Routine(camera["ros__parameters"]["simulated"]["actions"])
     performed = {routine.segment(second).label.replace("_", " ") for second in range(60)} - {"idle"}
     assert len(performed) == 10

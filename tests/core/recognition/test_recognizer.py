@@ -9,6 +9,8 @@ import pytest
 
 from actrec import inference
 from actrec.features.specs import InputSpec
+from actrec.inference import package
+from actrec.inference.package import EventThresholds
 from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.skeleton import layouts
@@ -298,6 +300,23 @@ def test_predict_labels_of_events_change_once_per_event(session: Session) -> Non
     changes = {source: sum(a != b for a, b in pairwise(own)) for source, own in seen.items()}
     assert changes["events"] <= 2 * sum(event.kind == "began" for event in recognizer.events())
     assert {*seen["events"]} == {"unknown", "left"}
+
+
+def test_predict_labels_auto_are_events_of_a_model_with_thresholds(session: Session, tmp_path: Path) -> None:
+    described = replace(session.package, events=EventThresholds(begin=0.9))
+    other = package.write(tmp_path / "with_events", described, session.package.onnx_path().read_bytes())
+    recognizer = EachFrame(session)
+    (before,) = feed(recognizer, range(10), body(1.0))
+    assert (before.label, recognizer.labels_events) == ("right", False)
+    recognizer.set_session(inference.load(other))
+    bodies = body(1.0), body(-1.0, "body_2", z=4.0)
+    seen = [{each.body_id: each.label for each in feed(recognizer, range(k, k + 1), *bodies)} for k in range(10, 50)]
+    assert {label for labels in seen[:20] for label in labels.values()} == {"unknown"}, "no full window so far"
+    assert seen[-1] == {"body_1": "right", "body_2": "left"}
+    for labels in (feed(recognizer, range(k, k + 1), *bodies) for k in range(58, 70)):  # a gap restarts the windows
+        assert {each.label: each.confidence > 0.9 for each in labels} == {"right": True, "left": True}
+    recognizer.set_session(session)
+    assert {each.label for each in feed(recognizer, range(70, 80), *bodies)} == {"right", "left"}
 
 
 def test_predict_two_body_model_gets_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
