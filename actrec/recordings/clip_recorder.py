@@ -45,7 +45,7 @@ class ClipRecorderConfig:
     out: str = setting("my_actions", "folder for the clips and their labels.csv; may hold clips already")
     person: str = setting("", "name of the person; with two or more, `actrec teach` tests on held-out people")
     countdown: float = setting(3.0, "time to get ready before each clip", unit="s", range=(0.0, 60.0))
-    seconds: float = setting(4.0, "length of a clip", unit="s", range=(0.5, 600.0))
+    seconds: float = setting(3.0, "length of a clip", unit="s", range=(0.5, 600.0))
     repeat: int = setting(1, "number of clips", range=(1, 1000))
     least_seen: float = setting(0.6, "share of a clip's frames in which the person must be detected", range=(0.01, 1.0))
     patience: int = setting(3, "rejected clips in a row after which recording stops", range=(1, 100))

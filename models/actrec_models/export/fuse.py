@@ -185,6 +185,7 @@ def fuse(
         variant=f"{len(streams)} networks, {summed} added " + " : ".join(f"{share:.3g}" for share in shares),
         inputs=inputs,
         rejection=package.Rejection(),
+        events=package.EventThresholds(),
         provenance=_provenance(streams, recipe, shares, shlex.join(options)),
         float16=None,
         int8=None,

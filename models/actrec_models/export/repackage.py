@@ -13,7 +13,7 @@ import numpy as np
 from actrec import datasets, inference
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package, zoo
-from actrec.inference.package import LowerPrecision, ModelPackage
+from actrec.inference.package import EventThresholds, LowerPrecision, ModelPackage
 from actrec.utils import config, folders
 from actrec.utils.errors import ActrecError, ConfigError, InputError, PackageError
 from actrec_models.evaluation import elsewhere, evaluator, protocol, scoring, streams
@@ -64,7 +64,8 @@ def recalibrate(
 ) -> ModelPackage:
     """Copy a package with a newly chosen rejection and the figures that depend on it; arguments as for `add_float16`.
 
-    `recipe` is of the same dataset and split, with actions to reject; None for the package's own.
+    `recipe` is of the same dataset and split, with actions to reject; None for the package's own. Thresholds of events
+    are dropped, since they depend on the confidence.
 
     Raises:
         PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
@@ -91,7 +92,11 @@ def recalibrate(
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
-    draft = dataclasses.replace(base, provenance=dataclasses.replace(trained, figures=_lasting_figures(base)))
+    if base.events != EventThresholds():
+        logger.warning("%s: thresholds of events fit the former confidence: choose new ones with --events", base.name)
+    figures = {name: figure for name, figure in _lasting_figures(base).items() if name != "events"}
+    kept = dataclasses.replace(trained, figures=figures)
+    draft = dataclasses.replace(base, events=EventThresholds(), provenance=kept)
     draft = exporter.with_evaluation(draft, recipe, session, test, roots)
     draft = exporter.with_lower_accuracies(draft, recipe, base, test)
     lower = {name: base.read_onnx(name) for name in base.precisions}

@@ -24,7 +24,7 @@ from actrec import features, inference
 from actrec.datasets.base import ClipDataset
 from actrec.datasets.user_folder import UNKNOWN_LABEL, Folder
 from actrec.inference import package
-from actrec.inference.package import ModelPackage, Provenance, Rejection
+from actrec.inference.package import EventThresholds, ModelPackage, Provenance, Rejection
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, InputError, PackageError
@@ -255,8 +255,8 @@ def write(result: FineTuned, folder: Path, command: str, seed: int, overwrite: b
         },
     )
     description = dataclasses.replace(
-        base, labels=result.recordings.classes, rejection=result.rejection, provenance=trained, path=Path(),
-        float16=None, int8=None,
+        base, labels=result.recordings.classes, rejection=result.rejection, events=EventThresholds(),
+        provenance=trained, path=Path(), float16=None, int8=None,
     )  # fmt: skip
     section = "\n".join(f"- {escape_markdown(line)}" for line in summary(result))
     text = f"{card(description, folder.name)}\n## How it was taught\n\n{section}\n"

@@ -49,7 +49,7 @@ _OVERRUN = 1.25  # estimated duration, as a share of the time left, from which f
 class TeachConfig:
     """Settings of `actrec teach`."""
 
-    base: str = setting("deepacts_graph_nucla", "pretrained package: its name or folder")
+    base: str = setting("joint_tcn_everyday", "pretrained package: its name or folder")
     steps: int = setting(100, "fine-tuning steps of the whole network; 0: the head alone", range=(0, 100_000))
     batch: int = setting(16, "clips per step", range=(2, 4096))
     learning_rate: float = setting(1e-3, "peak of the one-cycle schedule of these steps", range=(1e-7, 1.0))

@@ -90,13 +90,18 @@ def test_fuse_package_equals_eval_fuse(tmp_path, capsys, monkeypatch, how, weigh
 
 def test_fuse_package_stores_its_networks(tmp_path):
     streams = [
-        write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab", "command": "really"}),
+        write(
+            tmp_path / "one",
+            events=package.EventThresholds(0.9, {"left": 0.8}),
+            of={"hours": 1.0, "data_sha256": "ab", "command": "really"},
+        ),
         write(tmp_path / "other", "centered", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
     ]
     export(*streams, "--fuse", "softmax", "--weights", "2", "1", "--float16", "--out", tmp_path / "both")
     made = package.load(tmp_path / "both")
     trained = made.provenance
     assert made.variant == "2 networks, softmaxes added 0.667 : 0.333"
+    assert made.events == package.EventThresholds(), "of one network alone"
     assert made.precisions == ("float32", "float16") and made.float16.accuracy is not None
     assert [spec.name for spec in made.inputs] == ["body", "body_2"]  # different preprocessing
     assert (trained.epochs, trained.hours, trained.data_sha256) == (6, 1.5, "ab")

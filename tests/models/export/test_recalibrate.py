@@ -81,7 +81,7 @@ def test_export_chooses_threshold_on_unknown_recordings(recordings, exported, ca
     assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1
 
 
-def test_export_calibrate_chooses_threshold_again(exported, capsys):
+def test_export_calibrate_chooses_threshold_again(exported, caplog):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")
     (tmp_path / "other").mkdir()
@@ -89,11 +89,15 @@ def test_export_calibrate_chooses_threshold_again(exported, capsys):
         (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
     described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())
     described["rejection"] = {"threshold": 0.9, "temperature": 2.0, "calibrated_on": "a guess", "background": 3.0}
+    described["events"] = {"begin": 0.7}
+    described["provenance"]["figures"]["events"] = {"chosen": "on the former confidence"}
     described["provenance"]["figures"]["test_rejected"], described["float16"]["accuracy"] = 1.0, 0.123
     (tmp_path / "other/model.yaml").write_text(yaml.safe_dump(described))
     calibrate = ["export", str(tmp_path / "other"), "--out", str(tmp_path / "again"), "--calibrate"]
     assert main([*calibrate, *common]) == 0
+    assert "other: thresholds of events fit the former confidence: choose new ones with --events" in caplog.text
     again = package.load(tmp_path / "again")
+    assert again.events == package.EventThresholds()
     assert again.rejection == made.rejection and again.labels == made.labels
     assert again.provenance.figures == made.provenance.figures and again.float16 == made.float16
     assert again.read_onnx() == made.read_onnx() and (again.path / package.WEIGHTS).is_file()

@@ -108,8 +108,9 @@ def test_teach_command_writes_working_package(mine, tmp_path, capsys, utd):
     session = inference.load(out)
     assert session.package.labels == ACTIONS and output["package"] == str(out)
     assert session.package.provenance.accuracy == output["accuracy"] >= 0.75
-    assert session.package.provenance.figures["taught_from"] == "deepacts_graph_nucla"
-    assert session.package.provenance.frame_rates == (12.0, 30.0), "of the package and of the recordings"
+    assert session.package.provenance.figures["taught_from"] == "joint_tcn_everyday"
+    assert session.package.provenance.frame_rates == (12.0, 20.0, 30.0), "of the package and of the recordings"
+    assert session.package.events == package.EventThresholds(), "the base's belong to its labels"
     assert session.package.provenance.recipe == ("actrec teach mine --steps 0 --rehearsals 1 --out taught",)
     assert session.package.rejection.threshold == output["threshold"]
     window = session.package.window
@@ -398,7 +399,7 @@ def test_write_network_unlike_report_refused(tuned, tmp_path, monkeypatch):
         kept = fine_tuning.write(tuned, out, "actrec teach", 1).provenance.onnx_sha256
     worse = copy.deepcopy(tuned.network)
     for name, value in worse.state_dict().items():
-        value.copy_(value.roll(1, dims=0) if ".fc." in name else value)  # recognizes other classes
+        value.copy_(value.roll(1, dims=0) if "fc." in name else value)  # recognizes other classes
     other = [dataclasses.replace(tuned, network=worse)]
     folds = dataclasses.replace(tuned.validation, networks=(worse,) * tuned.folds.count)
     other.append(dataclasses.replace(tuned, validation=folds))
