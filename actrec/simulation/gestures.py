@@ -31,20 +31,16 @@ def _turning(of: Callable[[float], float], middle: float, swing: float) -> Calla
 def _wave(d: Draw) -> Motion:
     both = d.chance(0.2)
     sides = BOTH if both else BOTH[1:]
-    hz, cycles = d.uniform(0.8, 2.8), d.count(2, 6)
-    kind = d.uniform(0, 1)
-    if kind < 0.45:  # the forearm swings about the elbow
+    hz, cycles = d.uniform(0.8, 2.8), d.count(1, 6)
+    if d.chance(0.6):  # the forearm swings about the elbow
         elbow = d.near(0.35, 0.0, 0.3, by=(0.25, 0.4, 0.3))
         middle, swing, ahead = d.uniform(-0.3, 0.6), d.uniform(0.25, 1.0), d.uniform(-0.2, 0.4)
         place = np.add(elbow, (0.46 * np.sin(middle), 0.46 * np.cos(middle), 0.46 * ahead))
         raised = d.hands(d.base, place, both, elbow)
-    elif kind < 0.75:  # the whole arm
+    else:  # the whole arm
         raised = d.hands(d.base, d.near(0.2, 0.6, 0.4, by=(0.3, 0.3, 0.4)), both, (1.0, -0.3, 0.0))
         middle, swing = 0.0, 0.0
-    else:  # a hand far ahead
-        raised = d.hands(d.base, d.near(0.0, 0.4, 0.75, by=(0.3, 0.35, 0.2)), both, (0.6, -1.0, 0.2))
-        middle, swing = 0.0, 0.0
-    score = d.start().to(d.uniform(0.2, 0.7), raised)
+    score = d.start().to(d.uniform(0.25, 0.8), raised)
     begin = score.now - 0.15
     score.to(cycles / hz, raised)
     if swing:
@@ -52,10 +48,10 @@ def _wave(d: Draw) -> Motion:
             size = {f"arm_{axis}_{side}": 0.46 for side in sides}
             score.wave(size, hz, begin, _turning(of, middle, swing))
     else:
-        out = d.uniform(0.15, 0.6)
+        out = d.uniform(0.12, 0.6)
         sizes = {"arm_x": out, "arm_y": -out * d.uniform(0.0, 0.4), "arm_z": out * d.uniform(-0.25, 0.25)}
         score.wave({f"{name}_{side}": v for name, v in sizes.items() for side in sides}, hz, begin)
-    return score.to(d.uniform(0.2, 0.7), d.base).motion()
+    return score.to(d.uniform(0.25, 0.8), d.base).motion()
 
 
 def _hold(
@@ -121,17 +117,15 @@ def _phone(d: Draw) -> Motion:
 
 
 def _punch(d: Draw) -> Motion:
-    guard = d.arms(d.base, d.near(-0.08, 0.0 if d.chance(0.6) else -0.35, 0.3, by=0.15), (0.7, -1.0, -0.3))
-    guard = with_channels(guard, foot_z_left=d.uniform(0, 0.25), bend=d.uniform(0.0, 0.2))
-    if d.chance(0.3):  # one arm only, drawn back
-        guard = d.arm(d.base, "right", d.near(0.2, -0.3, 0.05, by=(0.15, 0.4, 0.25)), (0.6, -0.6, -0.8))
-    score = d.start().to(d.uniform(0.2, 0.6), guard)
-    alternates, twist, bend = d.chance(0.5), d.uniform(0, 0.5), d.uniform(0, 0.25)
+    guard = d.arms(d.base, d.near(-0.08, 0.0 if d.chance(0.6) else -0.35, 0.35, by=0.12), (0.7, -1.0, -0.3))
+    guard = with_channels(guard, foot_z_left=d.uniform(0, 0.25))
+    score = d.start().to(d.uniform(0.25, 0.6), guard)
+    alternates = d.chance(0.5)
     for number in range(d.count(1, 5)):
         side = "left" if alternates and number % 2 else "right"
-        out = d.arm(guard, side, d.near(-0.15, 0.1, 0.94, by=(0.15, 0.3, 0.06)))
-        out = with_channels(out, twist=-twist if side == "left" else twist, bend=guard[CHANNEL["bend"]] + bend)
-        score.to(d.uniform(0.08, 0.22), out, d.uniform(0, 0.12)).to(d.uniform(0.12, 0.35), guard, d.uniform(0, 0.3))
+        out = d.arm(guard, side, d.near(-0.18, 0.05, 0.92, by=(0.12, 0.2, 0.08)))
+        out = with_channels(out, twist=(-0.25 if side == "left" else 0.25) * d.uniform(0, 1))
+        score.to(d.uniform(0.12, 0.3), out, d.uniform(0, 0.15)).to(d.uniform(0.15, 0.35), guard, d.uniform(0, 0.3))
     return (score.to(d.uniform(0.3, 0.7), d.base) if d.chance(0.7) else score).motion()
 
 

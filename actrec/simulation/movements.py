@@ -108,10 +108,10 @@ def pick_up(d: Draw) -> Motion:
     low = d.low(both, d.uniform(0.05, 0.4))
     held = d.hands(d.base, d.near(-0.05, -0.5, 0.45, by=0.15), both)
     halfway = with_channels(d.base + 0.45 * (low - d.base), tilt=0.32, bend=0.36)
-    score = d.start().to(d.uniform(0.2, 0.5), halfway).to(d.uniform(0.2, 0.6), low, d.uniform(0.0, 0.5))
+    score = d.start().to(d.uniform(0.3, 0.6), halfway).to(d.uniform(0.3, 0.7), low, d.uniform(0.05, 0.6))
     if d.chance(0.7):
-        score.to(d.uniform(0.4, 1.0), held, d.uniform(0, 0.6))
-    return (score if d.chance(0.4) else score.to(d.uniform(0.4, 0.9), d.base)).motion()
+        score.to(d.uniform(0.6, 1.1), held, d.uniform(0, 0.6))
+    return (score if d.chance(0.4) else score.to(d.uniform(0.5, 1.0), d.base)).motion()
 
 
 def throw(d: Draw) -> Motion:
@@ -121,15 +121,15 @@ def throw(d: Draw) -> Motion:
     feet = {"foot_z_left": d.uniform(0.15, 0.35), "z": 0.06, "drop": 0.04} if step else {}
     cocked = d.arm(with_channels(d.base, twist=-twist, bend=-0.06, **feet), "right",
                    d.near(0.35, 0.2 + 0.5 * high, 0.0, by=(0.25, 0.15, 0.3)), (1.0, -0.5, -0.2))  # fmt: skip
-    forward = with_channels(d.base, twist=0.5 * twist, bend=d.uniform(0.05, 0.35), **feet)
+    forward = with_channels(d.base, twist=0.5 * twist, bend=d.uniform(0.05, 0.25), **feet)
     release = d.arm(forward, "right", d.near(0.0, 0.15 + 0.45 * high, 0.8, by=0.15), (0.9, -0.5, -0.1))
     bend = with_channels(d.base, twist=twist, bend=d.uniform(0.1, 0.4), **feet)
     through = d.arm(bend, "right", d.near(-0.25, -0.45, 0.7, by=0.15))
     score = d.start()
     if d.chance(0.5):
         score.to(d.uniform(0.3, 0.6), d.arm(d.base, "right", d.near(0.1, -0.2, 0.45, by=0.15)), d.uniform(0, 0.4))
-    score.to(d.uniform(0.25, 0.7), cocked, d.uniform(0, 0.25)).to(d.uniform(0.1, 0.28), release)
-    return score.to(d.uniform(0.1, 0.3), through).to(d.uniform(0.4, 0.9), d.base).motion()
+    score.to(d.uniform(0.3, 0.7), cocked, d.uniform(0, 0.25)).to(d.uniform(0.14, 0.32), release)
+    return score.to(d.uniform(0.12, 0.3), through).to(d.uniform(0.4, 0.9), d.base).motion()
 
 
 def shoot_basketball(d: Draw) -> Motion:

@@ -187,15 +187,13 @@ class Draw:
 
     def low(self, both: bool, height: float) -> np.ndarray:
         """Return a posture with the right or both wrists at `height` above the floor, m, before the feet."""
-        squat = self.uniform(0.1, 1.0) if height < 0.5 else self.uniform(0.0, 0.5)
+        squat = self.uniform(0.1, 0.9) if height < 0.5 else self.uniform(0.0, 0.5)
         angle = (1.9 - 0.9 * squat) * (1 - 0.5 * height)
-        back = self.uniform(0.1, 0.45) * self.chance(0.4)  # one foot stands behind, as for kneeling
-        drop, heel = 0.05 + 0.5 * squat * (1 - 0.6 * height), 0.5 * squat + 0.9 * (back > 0)
         vector = with_channels(
-            self.base, drop=drop, tilt=0.55 * angle, bend=0.45 * angle, z=-0.14 - 0.3 * back, foot_z_right=-back,
-            head_pitch=self.uniform(-0.4, 0.1), twist=self.uniform(-0.1, 0.3), heel_right=heel,
+            self.base, drop=0.05 + 0.42 * squat * (1 - 0.6 * height), tilt=0.55 * angle, bend=0.45 * angle, z=-0.14,
+            head_pitch=self.uniform(-0.4, 0.1), twist=self.uniform(-0.1, 0.3), heel_right=0.5 * squat,
         )  # fmt: skip
-        x, z = self.uniform(-0.3, 0.0 if both else 0.2), self.uniform(0.08, 0.45)
+        x, z = self.uniform(-0.3, 0.05), self.uniform(0.22, 0.5)
         vector = self._reach_to(vector, "right", (x, height, z))
         return self._reach_to(vector, "left", (-x if both else 0.2, height if both else 0.55, z if both else 0.2))
 

@@ -76,10 +76,6 @@ class Augmentation:
         "share of bodies whose joints are averaged over 3, 5 or 7 frames, as trackers do",
         range=(0.0, 1.0),
     )
-    sunk: float = setting(
-        0.0, "share of clips of bodies whose hips sink by up to 0.4 m while the trunk bends, as a Kinect's do",
-        range=(0.0, 1.0),
-    )  # fmt: skip
     exchange: float = setting(
         0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
     )
@@ -193,8 +189,6 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
     varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
     if options.smoothed and rng.random() < options.smoothed:
         varied = _smooth(varied, int(rng.integers(1, 4)))
-    if options.sunk and rng.random() < options.sunk:
-        _sink(varied, float(rng.uniform(0.1, 0.4)))
     _add_noise(varied, options, rng)
     if rng.random() < options.exchange:
         _exchange_sides(varied, rng)
@@ -227,16 +221,6 @@ def _smooth(bodies: np.ndarray, reach: int) -> np.ndarray:
     sums = np.cumsum(np.pad(both, width), axis=1)
     sums = sums[:, 2 * reach + 1 :] - sums[:, : -2 * reach - 1]
     return np.where(known, sums[..., :3] / np.maximum(sums[..., 3:], 1), np.nan).astype(np.float32)
-
-
-def _sink(bodies: np.ndarray, depth: float) -> None:
-    """Move the hips of bodies [M, T, 25, 3] down by up to `depth`, m, while the trunk bends by 30 to 60°, in place."""
-    base, top = (bodies[:, :, KINECT_V2_25.index[name]] for name in ("spine_base", "spine_shoulder"))
-    trunk = top - base
-    upright = -trunk[..., 1] / np.maximum(np.linalg.norm(trunk, axis=-1), 1e-6)
-    share = np.nan_to_num(np.clip((0.87 - upright) / 0.37, 0, 1))
-    for name, part in (("spine_base", 1.0), ("hip_left", 1.0), ("hip_right", 1.0), ("spine_mid", 0.5)):
-        bodies[:, :, KINECT_V2_25.index[name], 1] += depth * part * share
 
 
 def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,6 @@ import pytest
 
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.specs import InputSpec, WindowSpec
-from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec_models.data import augmentation
@@ -167,20 +166,6 @@ def test_windows_speed_augmentation_stays_inside_recording():
         assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
     unchanged = augmentation.vary_speed(clip, part.stamps_ns, Augmentation(**UNCHANGED), rng)
     np.testing.assert_array_equal(unchanged, part.stamps_ns)
-
-
-def test_augment_bodies_sunk_moves_hips_of_a_bent_body_only():
-    amounts = {**dict.fromkeys(("tilt_deg", "proportions", "noise_m", "bias_m", "exchange", "missing"), 0.0)}
-    bodies = np.zeros((1, 2, 25, 3), np.float32)
-    index = KINECT_V2_25.index
-    bodies[0, 0, index["spine_shoulder"]], bodies[0, 1, index["spine_shoulder"]] = (0, -0.5, 0), (0, -0.1, -0.5)
-    options = Augmentation(**amounts, mirror=False, sunk=1.0)
-    sunk = augmentation.augment_bodies(bodies.copy(), options, np.random.default_rng(3))
-    np.testing.assert_allclose(sunk[0, 0], bodies[0, 0], atol=1e-6)
-    moved = (sunk - bodies)[0, 1, :, 1]
-    assert 0.1 <= moved[index["hip_left"]] <= 0.4 and moved[index["spine_base"]] == moved[index["hip_right"]]
-    assert moved[index["spine_mid"]] == pytest.approx(moved[index["hip_left"]] / 2, abs=1e-6)
-    assert moved[index["wrist_left"]] == moved[index["spine_shoulder"]] == 0
 
 
 def test_augment_bodies_smoothed_averages_neighbors_and_keeps_missing_joints():
