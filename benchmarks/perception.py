@@ -26,6 +26,7 @@ from actrec import cameras, datasets, inference, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser, amount, count, names
 from actrec.datasets.base import Clip, ClipDataset
+from actrec.datasets.everyday import vocabulary
 from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
 from actrec.perception.gravity import GravityEstimator
 from actrec.perception.lifting import lift
@@ -256,21 +257,30 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
     args = parser.parse_args(list(arguments))
     classes = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test").classes
     names = (args.packages or PACKAGES[args.dataset]).split(",")
-    sessions = [_session(name, classes) for name in names]
+    sessions = [_session(name, args.dataset, classes) for name in names]
     clips, left_out = _clips(args)
     if not clips:
         raise InputError("no person is detected in any of the clips")
     found = ClipDataset(clips, classes)
-    rows = [{"package": session.package.name, **scores(session, found)} for session in sessions]
+    rows = [{"package": session.package.name, **scores(session, args.dataset, found)} for session in sessions]
     return {"dataset": args.dataset, "clips": len(found), "left out": len(left_out), "packages": rows}
 
 
-def _session(name: str, classes: Sequence[str]) -> inference.Session:
-    """Load a package, which must have these classes."""
+def _session(name: str, dataset: str, classes: Sequence[str]) -> inference.Session:
+    """Load a package, which must have these classes, or the classes of `everyday` and some of the dataset's."""
     session = inference.load(name)
-    if session.package.labels != tuple(classes):
+    if session.package.labels != tuple(classes) and not any(_targets(session, dataset, classes)):
         raise ConfigError(f"{name} does not have the dataset's {len(classes)} classes")
     return session
+
+
+def _targets(session: inference.Session, dataset: str, classes: Sequence[str]) -> list[str]:
+    """Return the package's class for each of the dataset's; empty if it has none, or two."""
+    known = session.package.labels
+    if known == tuple(classes):
+        return list(known)
+    found = [[name for name, _, _ in vocabulary().actions(dataset, label, "") or ()] for label in classes]
+    return [names[0] if len(names) == 1 and names[0] in known else "" for names in found]
 
 
 def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
@@ -285,13 +295,16 @@ def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
     return clips, left_out
 
 
-def scores(session: inference.Session, clips: ClipDataset) -> dict[str, int]:
-    """Count the clips that a package recognizes in the window at their end."""
-    probabilities = session.softmax(evaluation.score(session, clips, "live").logits)
-    right = probabilities.argmax(axis=1) == clips.labels
+def scores(session: inference.Session, dataset: str, clips: ClipDataset) -> dict[str, int]:
+    """Count the clips that a package recognizes in the window at their end, of the ones whose class it has."""
+    targets = _targets(session, dataset, clips.classes)
+    known = clips.subset([index for index, label in enumerate(clips.labels) if targets[label]])
+    wanted = np.array([session.package.labels.index(targets[label]) for label in known.labels])
+    probabilities = session.softmax(evaluation.score(session, known, "live").logits)
+    right = probabilities.argmax(axis=1) == wanted
     accepted = probabilities.max(axis=1) >= session.package.rejection.threshold
     counted = {"right": right, "right and accepted": right & accepted, "wrong and accepted": ~right & accepted}
-    return {name: int(np.count_nonzero(which)) for name, which in counted.items()}
+    return {"clips": len(known), **{name: int(np.count_nonzero(which)) for name, which in counted.items()}}
 
 
 # -- mounting ----------------------------------------------------------------------------------------------------------
@@ -333,15 +346,15 @@ def mounting(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     args = parser.parse_args(list(arguments))
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
-    sessions = [_session(name, test.classes) for name in args.packages.split(",") if name]
+    sessions = [_session(name, args.dataset, test.classes) for name in args.packages.split(",") if name]
     turned = [*(Mounting(roll, 0) for roll in args.rolls), *(Mounting(0, pitch) for pitch in args.pitches)]
     mountings = [Mounting(0, 0), *(each for each in turned if each.roll or each.pitch)]
     if not args.pixels:
-        rows = _from_joints(test, sessions, mountings, args.up, args.ups)
+        rows = _from_joints(test, sessions, mountings, args)
     else:
         ups = [up for up in args.up if test.layout == CANONICAL or up != "estimated"]
         found = _from_pixels(test, [(mounting, up) for up in ups for mounting in mountings], args)
-        rows = [_row(mounting, up, clips, test, sessions) for mounting, up, clips in found if sessions]
+        rows = [_row(mounting, up, clips, test, sessions, args.dataset) for mounting, up, clips in found if sessions]
     return {"dataset": args.dataset, "from": "pixels" if args.pixels else "joints", "mountings": rows}
 
 
@@ -350,13 +363,15 @@ def _degrees(text: str) -> list[int]:
 
 
 def _row(
-    mounting: Mounting, up: str, clips: Sequence[Clip], test: Any, sessions: Sequence[inference.Session]
+    mounting: Mounting, up: str, clips: Sequence[Clip], test: Any, sessions: Sequence[inference.Session], dataset: str
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"roll": mounting.roll, "pitch": mounting.pitch, "up": up, "clips": len(clips)}
     found = ClipDataset(clips, test.classes, test.layout)
     for session in sessions:
-        counted = scores(session, found)
+        counted = scores(session, dataset, found)
         row[session.package.name] = counted["right"]
+        if counted["clips"] < len(clips):
+            row[f"{session.package.name} clips"] = counted["clips"]
         row[f"{session.package.name} accepted"] = counted["right and accepted"]
     roll, pitch = np.median([_angles(clip) for clip in clips], axis=0) if up != "ignored" else (0.0, 0.0)
     return {**row, "median up": f"{roll:.1f}, {pitch:.1f}"}
@@ -370,9 +385,9 @@ def _angles(clip: Clip) -> tuple[float, float]:
 
 
 def _from_joints(
-    test: Any, sessions: Sequence[inference.Session], mountings: Sequence[Mounting], ups: Sequence[str],
-    file: Path | None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    test: Any, sessions: Sequence[inference.Session], mountings: Sequence[Mounting], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    ups, file = args.up, args.ups
     clips = [test[index].leveled() for index in range(len(test))]
     people = [str(entry.meta.get("subject", "")) for entry in test.entries]
     stored = json.loads(file.read_text()) if file and file.is_file() else {}
@@ -390,7 +405,7 @@ def _from_joints(
                 continue
             found = [replace(clip, streams={} if each is None else {"up": np.array(each, np.float32)})
                      for clip, each in zip(turned, known, strict=True)]  # fmt: skip
-            rows.append(_row(mounting, up, found, test, sessions))
+            rows.append(_row(mounting, up, found, test, sessions, args.dataset))
     if file and test.layout == CANONICAL:
         file.write_text(json.dumps(stored))
     return rows
