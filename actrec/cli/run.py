@@ -101,7 +101,7 @@ class Lines:
         begins = performed not in (self._performed, WAITING)
         self._performed = performed
         if begins or (changed and label != UNKNOWN):
-            mark = {True: "right", False: "WRONG"}.get(right, "") if changed else ""
+            mark = {True: "right", False: "WRONG"}[bool(right)] if changed else "still"
             shown = f"{label:<18} {confidence:5.2f}  {mark}" if label != UNKNOWN else "–"
             print(f"{line}{performed:<18} {shown}".rstrip(), flush=True)
 

@@ -39,8 +39,8 @@ def test_monitor_shows_what_is_performed_beside_the_labels(
 ) -> None:
     monitor = GraphMonitor([], run_command.Lines().show, context=context)
     host.add(monitor)
-    acted = ["idle", "idle", "sit_down", "sit_down", "sit_down", "idle", "idle"]
-    labels = ["unknown", "unknown", "unknown", "sit down", "sit down", "unknown", "wave"]
+    acted = ["idle", "idle", "sit_down", "sit_down", "sit_down", "idle", "idle", "bow"]
+    labels = ["unknown", "unknown", "unknown", "sit down", "sit down", "unknown", "wave", "wave"]
     for frame, (action, label) in enumerate(zip(acted, labels, strict=True)):
         monitor._true_label(ActionLabel(header=conversions.header(frame * 10**9, "camera"), body_id="a", label=action))
         receive(monitor, frame, "body_1", label)
@@ -49,6 +49,7 @@ def test_monitor_shows_what_is_performed_beside_the_labels(
         "     2.0 s  body_1     sit down           –",
         "     3.0 s  body_1     sit down           sit down            0.50  right",
         "     6.0 s  body_1     waiting            wave                0.50  WRONG",
+        "     7.0 s  body_1     bow                wave                0.50  still",
     ]
     assert run_command.performed_table(monitor.truth.figures(["Sit_Down", "wave"])).splitlines()[3:] == [
         "| sit down | 1 | 1 | – | 1.0 |",
