@@ -140,7 +140,7 @@ def fine_tune_package(
     network, validation = trainer.train(), trainer.validate()
     assert network is not None and validation is not None
     head_accuracy, tuned_accuracy, steps = validation.accuracy, None, 0
-    not_tuned = _not_tuned(recordings, settings)
+    not_tuned = _not_tuned(recordings, settings, head_accuracy)
     if not not_tuned:
         counted = trainer.steps(start + 60 * settings.minutes)
         tuned = trainer.validate(counted)
@@ -166,13 +166,13 @@ def fine_tune_package(
     )  # fmt: skip
 
 
-def _not_tuned(recordings: Recordings, settings: TeachConfig) -> str:
+def _not_tuned(recordings: Recordings, settings: TeachConfig, head_accuracy: float) -> str:
     """Return why the whole network is not fine-tuned; empty if it is."""
     if not settings.steps:
         return "--steps is 0"
     few = [f"'{name}' has {count}" for name, count in recordings.counts.items() if count < settings.least]
     if not few:
-        return ""
+        return "fine-tuning can be no better: the head recognizes all held-out clips" if head_accuracy == 1 else ""
     logger.warning(
         "fine-tuning takes %d clips of each action, but %s: the %s is used", settings.least, ", ".join(few), _HEAD
     )

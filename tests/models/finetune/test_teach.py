@@ -75,12 +75,12 @@ def test_report_is_cross_validated_by_person(tuned):
     assert figures["evaluated_by"] == "leave one person out"
     assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
     assert figures["accuracy"] >= 0.75  # chance is a third
-    assert figures["accuracy"] == max(figures["head_accuracy"], figures["fine_tuned_accuracy"])
+    assert figures["accuracy"] == max(figures["head_accuracy"], figures["fine_tuned_accuracy"] or 0.0)
     assert figures["accuracy_interval"][0] < figures["accuracy"] <= figures["accuracy_interval"][1]
     assert len(figures["skipped"]) == 1 and "cut.mcap' cannot be used" in figures["skipped"][0]
     assert np.sum(figures["confusion"]) == 12
     assert tuned.rejection.background is not None and "a held-out class" in tuned.rejection.calibrated_on
-    assert tuned.mirror and tuned.steps == (tuned.tuned_accuracy > tuned.head_accuracy)
+    assert tuned.mirror and tuned.steps == ((tuned.tuned_accuracy or 0.0) > tuned.head_accuracy)
     assert figures["known_kept"] >= 0.9 and 0 <= figures["unknown_rejected"] <= 1
 
 
@@ -362,6 +362,14 @@ def test_fine_tune_package_cut_short_uses_head(base, utd, monkeypatch, caplog, c
     assert "over the limit of 10" in done.not_tuned and "the head on the frozen network is used; allow" in caplog.text
     for name, value in done.network.state_dict().items():
         assert name in base.head or torch.equal(value, base.tensors[name]), name
+
+
+def test_fine_tune_package_perfect_head_is_not_fine_tuned(utd, monkeypatch):
+    base, settings = transfer.open_pretrained(TeachConfig().base), config.build(TeachConfig, {**QUICK, "folds": 2})
+    monkeypatch.setattr(CrossValidation, "accuracy", 1.0)
+    done = fine_tuning.fine_tune_package(base, _pair(utd), settings, False)
+    assert (done.head_accuracy, done.tuned_accuracy, done.steps) == (1.0, None, 0)
+    assert done.not_tuned == "fine-tuning can be no better: the head recognizes all held-out clips"
 
 
 @pytest.mark.parametrize("accuracies", [(0.5, 0.75), (0.75, 0.75)])
