@@ -11,14 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from actrec import datasets, inference
+from actrec import inference
 from actrec.cli import Parser, amount, count
-from actrec.datasets.base import Clip
 from actrec.datasets.everyday import SETS
-from actrec.inference.session import Session
-from actrec.types import UNKNOWN
-from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import elsewhere
+from actrec_models.evaluation.elsewhere import Share
 
 MODELS = ("deepacts_graph_nucla", "deepacts_graph_motion_nucla", "deepacts_graph_utd_mhad", "sem_net_utd_mhad")
 
@@ -49,38 +46,14 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     default = os.environ.get("ACTREC_DATA", "data")
     add("--data", type=Path, default=Path(default), help="folder of the datasets (default: %(default)s)")
     options = parser.parse_args(arguments)
+    limits = {name: getattr(options, name) for name in ("people", "clips", "minutes", "seed")}
     rows = []
     for model in options.models:
         session = inference.load(model)
-        for name in options.sets:
-            recordings = continuous(session, name, options)
+        is_home = session.package.provenance.dataset in options.sets
+        home = [Share(session.package.provenance.dataset, "own")] if is_home else []
+        for share in [*home, *elsewhere.shares(session.package, str(options.data), options.sets)]:
+            recordings = elsewhere.recordings(str(options.data), share, {}, **limits)
             figures = elsewhere.play_all(session, recordings).figures()
-            rows.append({"model": model, "set": name, **{COLUMNS[key]: figures[key] for key in COLUMNS}})
+            rows.append({"model": model, "set": share.name, **{COLUMNS[key]: figures[key] for key in COLUMNS}})
     return {"events": rows}
-
-
-def continuous(session: Session, name: str, options: argparse.Namespace) -> list[ActionStream]:
-    """Return one recording for each of some people of a dataset, or CAD-60's own, in classes of `everyday`."""
-    trained = session.package.provenance
-    is_home = trained.dataset in (name, "everyday")
-    split = trained.split if trained.dataset == "everyday" else "own"
-    fold = {key: value for key, value in trained.settings.get("dataset_options", {}).items() if key == "fold"}
-    fold = fold if split == "leave_one_set_out" else {}
-    parts = ["test"] if is_home else ["train", "test"]
-    made: list[ActionStream] = []
-    for part in parts:
-        chosen = {"split": split, "part": part, "sets": [name], "trim": False, **fold}
-        known = datasets.create("everyday", options.data, **chosen)
-        unknown = datasets.create_unknown("everyday", options.data, **chosen)
-        if name == "cad60":
-            made += [whole_recording(known[i], known.classes[label]) for i, label in enumerate(known.labels)]
-            made += [whole_recording(unknown[i], UNKNOWN) for i in range(len(unknown))]
-        elif len(made) < options.people:
-            limits = options.people - len(made), options.clips, options.minutes, options.seed
-            made += person_streams(known, unknown, *limits)
-    return made
-
-
-def whole_recording(clip: Clip, label: str) -> ActionStream:
-    """Return a recording of one long activity as it is."""
-    return join_clips(clip.name, [clip], [label])

@@ -145,11 +145,13 @@ class EventThresholds:
     Attributes:
         begin: Average probability that begins an event; 0 for the rejection's threshold.
         classes: The same of classes that need another one.
+        motions: Classes whose actions have no rest in them: rest ends their events.
         chosen_on: Description of the recordings that these were chosen on, with the figures there; empty if none.
     """
 
     begin: float = 0.0
     classes: dict[str, float] = field(default_factory=dict)
+    motions: tuple[str, ...] = ()
     chosen_on: str = ""
 
 
@@ -384,9 +386,9 @@ def _check(package: ModelPackage) -> None:
         (all(i.shape and min(i.shape) > 0 for i in inputs), "inputs has a shape that is empty or not positive"),
         (0 <= rejection.threshold <= 1, f"rejection: threshold is {rejection.threshold}, allowed: 0 to 1"),
         (0 <= package.events.begin <= 1, f"events: begin is {package.events.begin}, allowed: 0 to 1"),
-        (
-            not (other := sorted({*package.events.classes} - {*labels})),
-            f"events: classes names '{other[:1]}', no label",
+        *(
+            (not (other := sorted({*names} - {*labels})), f"events: {key} names {other[:1]}, no label")
+            for key, names in (("classes", package.events.classes), ("motions", package.events.motions))
         ),
         (
             all(isinstance(value, float) and 0 < value <= 1 for value in package.events.classes.values()),

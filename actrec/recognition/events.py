@@ -2,6 +2,7 @@
 
 An average of the probabilities over time begins an event above one limit and ends it below a lower one (hysteresis).
 The package has limits for each class. Another action begins only once the present one's average is below its first.
+The longer an action has lasted, the longer it may pause. Classes that are motions end as soon as the person rests.
 """
 
 import dataclasses
@@ -16,6 +17,12 @@ from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 
 BEGAN, ENDED = "began", "ended"
+
+AGAIN_S = 1.2
+"""A motion that rest has ended begins again after this much new motion: until then its window shows the old one."""
+
+PAUSE_SHARE, PAUSE_S = 0.2, 5.0
+"""An action may pause for this share of the time that it has lasted, at most for so long."""
 
 SAME_PLACE_M = 0.5
 """A new body this near to a lost one, by the median of their joints, is the same person with another id."""
@@ -35,11 +42,18 @@ class EventConfig:
     )
     end: float = setting(0.6, "fraction of `begin`; the average must stay below it to end an event", range=(0.05, 1.0))
     begin_s: float = setting(
-        0.2, "time for which the average must exceed `begin` to begin an event", unit="s", range=(0.0, 60.0)
+        0.4, "time for which the average must exceed `begin` to begin an event", unit="s", range=(0.0, 60.0)
     )
     end_s: float = setting(
-        0.6, "time for which the average must stay below `end` to end an event", unit="s", range=(0.0, 60.0)
+        0.6,
+        "time for which the average must stay below `end` to end an event; longer for events of more than 3 s",
+        unit="s",
+        range=(0.0, 60.0),
     )
+    rest_s: float = setting(
+        0.4, "a person who rests for this long ends an event of the model's `events.motions`", unit="s",
+        range=(0.0, 60.0),
+    )  # fmt: skip
     evidence_s: float = setting(
         0.0, "a body tracked for a shorter time begins no event; 0 for the model's window", unit="s", range=(0.0, 60.0)
     )
@@ -65,6 +79,40 @@ class ActionEvent:
     model_name: str
 
 
+class Rest:
+    """Motion of a person: the speed of the fastest joints, compared with their highest one shortly before."""
+
+    STEP_S = 0.15  # joints of frames at least this far apart are compared, because of their noise
+    FASTEST = 4  # joints whose mean speed is the person's
+    SPEED, SHARE = 0.12, 0.22  # m/s, and share of the highest speed, below which the person rests
+    FORGET_S = 2.0  # time constant with which the highest speed decreases
+
+    def __init__(self) -> None:
+        self.still_ns = -1  # stamp from which on the person rests; −1 while moving
+        self._joints, self._stamp_ns, self._highest = np.empty((0, 3)), -1, 0.0
+
+    def update(self, stamp_ns: int, joints: np.ndarray) -> None:
+        """Add joints [V, 3] of a frame, m."""
+        elapsed_s = (stamp_ns - self._stamp_ns) / NANOSECONDS
+        if len(self._joints) and elapsed_s < self.STEP_S:
+            return
+        if len(self._joints):
+            steps = np.linalg.norm(joints - self._joints, axis=-1)
+            steps = np.sort(steps[np.isfinite(steps)])[-self.FASTEST :]
+            speed = float(steps.mean()) / elapsed_s if len(steps) == self.FASTEST else math.inf
+            highest = self._highest * math.exp(-elapsed_s / self.FORGET_S)
+            self._highest = max(highest, speed) if math.isfinite(speed) else highest
+            if speed > max(self.SPEED, self.SHARE * self._highest):
+                self.still_ns = -1
+            elif self.still_ns < 0:
+                self.still_ns = stamp_ns
+        self._joints, self._stamp_ns = joints, stamp_ns
+
+    def lasts(self, stamp_ns: int, seconds: float) -> bool:
+        """Return whether the person has rested for so long."""
+        return self.still_ns >= 0 and stamp_ns - self.still_ns >= seconds * NANOSECONDS - 1
+
+
 @dataclass
 class _State:
     """State of one body."""
@@ -74,7 +122,10 @@ class _State:
     since_ns: np.ndarray  # [classes] stamp from which on the average stayed above `end`; −1 if it is below
     above_ns: np.ndarray  # [classes] the same for `begin`
     event: ActionEvent | None = None
-    position: tuple[float, float, float] = field(default=(math.nan,) * 3)
+    rest: Rest = field(default_factory=Rest)
+    rested: int = -1  # class of the motion that rest has ended, while its average stays above `end`
+    resumed_ns: int = -1  # stamp from which on the person moves again
+    joints: np.ndarray = field(default_factory=lambda: np.full((1, 3), np.nan))  # [N, 3] m, the last known ones
 
 
 def begin_thresholds(package: ModelPackage, begin: float = 0.0) -> np.ndarray:
@@ -100,6 +151,7 @@ class EventDetector:
         self.config, self._package = config, package
         self._begin = begin_thresholds(package, config.begin) if begin is None else begin
         self._end = self._begin * config.end
+        self._motions = {package.labels.index(label) for label in package.events.motions}
         self._evidence_s = min(config.evidence_s or package.window.seconds, package.window.seconds)
         self._states: dict[str, _State] = {}
         self.next_id = first_id
@@ -125,9 +177,10 @@ class EventDetector:
         for limit, since_ns in ((self._end, state.since_ns), (self._begin, state.above_ns)):
             since_ns[(state.average >= limit) & (since_ns < 0)] = stamp_ns
             since_ns[state.average < limit] = -1
+        state.rest.update(stamp_ns, joints)
         seen = np.isfinite(joints).all(axis=-1)
         if seen.any():
-            state.position = _middle(joints[seen])
+            state.joints = joints[seen]
         is_known = tracked_s >= self._evidence_s - 1e-6
         begins = is_known and seen.mean() >= self.config.min_joints
         return [*self._continue(state, is_known), *(self._start(body_id, state) if begins else [])]
@@ -160,7 +213,7 @@ class EventDetector:
         """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
         seen = joints[np.isfinite(joints).all(axis=-1)]
         distances = {
-            other: math.dist(_middle(seen), self._states[other].position)
+            other: math.dist(_middle(seen), _middle(self._states[other].joints))
             for other in lost
             if len(seen) and other in self._states and self._states[other].event is not None
         }
@@ -174,15 +227,26 @@ class EventDetector:
     def _continue(self, state: _State, is_known: bool) -> list[ActionEvent]:
         """Extend the present event of a body, or end it; with a window that restarted, only after some more time."""
         event = state.event
+        if state.rested >= 0:
+            if state.since_ns[state.rested] < 0:
+                state.rested = -1
+            elif state.resumed_ns < 0 and state.rest.still_ns < 0:
+                state.resumed_ns = state.stamp_ns
         if event is None:
             return []
         average = float(state.average[event.class_id])
-        if average >= self._end[event.class_id]:
-            state.event = dataclasses.replace(
-                event, confidence=max(event.confidence, average), end_ns=state.stamp_ns, position=state.position
-            )
+        if goes_on := average >= self._end[event.class_id]:
+            confidence = max(event.confidence, average)
+            event = state.event = dataclasses.replace(event, confidence=confidence, end_ns=state.stamp_ns)
+        if event.class_id in self._motions and state.rest.lasts(state.stamp_ns, self.config.rest_s):
+            end_ns = min(event.end_ns, max(event.start_ns, state.rest.still_ns))
+            state.event = dataclasses.replace(event, end_ns=end_ns)
+            state.rested, state.resumed_ns = event.class_id, -1
+            return self._ended(state, state.stamp_ns)
+        if goes_on:
             return []
-        wait_s = self.config.end_s + (0.0 if is_known else self._evidence_s)
+        pause_s = min(PAUSE_SHARE * (event.end_ns - event.start_ns) / NANOSECONDS, PAUSE_S)
+        wait_s = max(self.config.end_s, pause_s) + (0.0 if is_known else self._evidence_s)
         return self._ended(state, state.stamp_ns) if state.stamp_ns - event.end_ns >= wait_s * NANOSECONDS else []
 
     def _start(self, body_id: str, state: _State) -> list[ActionEvent]:
@@ -190,8 +254,11 @@ class EventDetector:
         best = int(np.argmax(state.average))
         above_ns = int(state.above_ns[best])
         held = above_ns >= 0 and state.stamp_ns - above_ns >= self.config.begin_s * NANOSECONDS - 1
+        if best == state.rested:
+            held &= 0 <= state.resumed_ns <= state.stamp_ns - AGAIN_S * NANOSECONDS + 1
         if not held or (state.event is not None and state.above_ns[state.event.class_id] >= 0):
             return []
+        state.rested = -1
         ended = self._ended(state, state.stamp_ns)
         state.event = ActionEvent(
             self.next_id,
@@ -203,7 +270,7 @@ class EventDetector:
             int(state.since_ns[best]),
             state.stamp_ns,
             state.stamp_ns,
-            state.position,
+            _middle(state.joints),
             self._package.name,
         )
         self.next_id += 1
@@ -211,7 +278,9 @@ class EventDetector:
 
     def _ended(self, state: _State, stamp_ns: int) -> list[ActionEvent]:
         event, state.event = state.event, None
-        return [] if event is None else [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns)]
+        if event is None:
+            return []
+        return [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns, position=_middle(state.joints))]
 
 
 def _middle(joints: np.ndarray) -> tuple[float, float, float]:

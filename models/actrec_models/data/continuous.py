@@ -1,6 +1,6 @@
 """Continuous recordings with the spans of the actions in them, put together from a person's clips."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,13 @@ class ActionStream:
 
 
 def person_streams(
-    known: ClipDataset, unknown: ClipDataset, people: int = 0, clips: int = 24, minutes: float = 8.0, seed: int = 0
+    known: ClipDataset,
+    unknown: ClipDataset,
+    people: int = 0,
+    clips: int = 24,
+    minutes: float = 8.0,
+    seed: int = 0,
+    names: Mapping[str, str] | None = None,
 ) -> list[ActionStream]:
     """Return one recording for each person: clips in random order, also of unknown actions, with waiting in between.
 
@@ -49,6 +55,7 @@ def person_streams(
         known, unknown: Clips with metadata `subject`; unknown ones have label −1 or a class of their own.
         people: Number of people, at most; 0 for all.
         clips, minutes: Each recording ends after so many clips, or so long.
+        names: Labels of clips of `unknown` by their names, for models that know these actions; others are `unknown`.
     """
     owned: dict[str, list[tuple[ClipDataset, int, str]]] = {}
     for part in (known, unknown):
@@ -59,11 +66,16 @@ def person_streams(
     chosen = sorted(owned)
     if people and people < len(chosen):
         chosen = sorted(rng.choice(chosen, people, replace=False).tolist())
-    return [_person_stream(person, owned[person], clips, minutes, rng) for person in chosen]
+    return [_person_stream(person, owned[person], clips, minutes, rng, names or {}) for person in chosen]
 
 
 def _person_stream(
-    person: str, owned: Sequence[tuple[ClipDataset, int, str]], most: int, minutes: float, rng: np.random.Generator
+    person: str,
+    owned: Sequence[tuple[ClipDataset, int, str]],
+    most: int,
+    minutes: float,
+    rng: np.random.Generator,
+    names: Mapping[str, str],
 ) -> ActionStream:
     """Return a person's recording; each next clip begins near to the last pose, as far as a few random ones allow."""
     order = [owned[index] for index in rng.permutation(len(owned))[: most + _NEXT]]
@@ -77,7 +89,8 @@ def _person_stream(
         stamps_ns = made[-1][0].stamps_ns
         seconds += float(stamps_ns[-1] - stamps_ns[0]) / NANOSECONDS + BLEND_S + float(np.mean(IDLE_S))
     spans = [active_span(clip.stamps_ns, clip.bodies) for clip, _ in made]
-    chosen, labels = [clip for clip, _ in made], [label for _, label in made]
+    chosen = [clip for clip, _ in made]
+    labels = [names.get(clip.name, label) if label == UNKNOWN else label for clip, label in made]
     return join_clips(person, chosen, labels, spans=spans, idle_s=IDLE_S, rng=rng)
 
 

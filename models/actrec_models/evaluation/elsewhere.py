@@ -19,9 +19,9 @@ from actrec.datasets.everyday import FINAL_SETS, SETS, Everyday, class_of
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session, body_layout
 from actrec.skeleton.layouts import CANONICAL
-from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.types import UNKNOWN
 from actrec.utils.errors import ConfigError, DeviceError
-from actrec_models.data.continuous import ActionStream, join_clips
+from actrec_models.data.continuous import ActionStream, join_clips, person_streams
 from actrec_models.evaluation import scoring, streams
 from actrec_models.evaluation.protocol import Model
 from actrec_models.evaluation.streams import StreamScore
@@ -122,8 +122,7 @@ def _measure(
     is_accepted = ~session.is_rejected(probabilities)
     truth = np.array([source.classes[entry.label] if entry.label >= 0 else UNKNOWN for entry in entries])
     is_known, is_right = np.isin(truth, published), found == truth
-    recorded = person_streams(source, share)
-    played = play_all(session, recorded, progress).figures()
+    played = play_all(session, recordings(data_root, share, options), progress).figures()
 
     def part(which: np.ndarray) -> float | None:
         return round(float(which[is_known].mean()), 4) if is_known.any() else None
@@ -155,35 +154,30 @@ def _measure(
 # -- joined recordings -------------------------------------------------------------------------------------------------
 
 
-def person_streams(
-    source: Everyday, share: Share, people: int = PEOPLE, clips: int = CLIPS, minutes: float = MINUTES, seed: int = 0
-) -> list[ActionStream]:
-    """Return one recording for each of some people of a set, whose clips follow one another in random order.
+def recordings(
+    data_root: str, share: Share, options: Mapping[str, Any], *, people: int = PEOPLE, clips: int = CLIPS,
+    minutes: float = MINUTES, seed: int = 0,
+) -> list[ActionStream]:  # fmt: skip
+    """Return one recording for each of some people of a set, with actions in classes of `everyday` or by own names.
+
+    CAD-60's clips, a long activity each, are recordings of their own.
 
     Args:
-        source: Merges only this set.
-        clips: Largest number of clips of a person.
-        minutes: A recording ends after the clip that exceeds this length.
+        options: Fields of `EverydayConfig`.
+        people, clips, minutes, seed: As for `person_streams`.
     """
+    source = Everyday(data_root, **{**options, "sets": [share.name], "trim": False})
     merged = source.source(share.name)
-    own = {f"{share.name}/{entry.name}": merged.classes[entry.label] for entry in merged.entries()}
-    by_person: dict[str, list[Entry]] = {}
-    for entry in [*source.entries(), *source.unknown_entries()]:
-        if share.has(entry):
-            by_person.setdefault(str(entry.meta["subject"]), []).append(entry)
-    made, generator = [], np.random.default_rng(seed)
-    for person in sorted(by_person)[:people]:
-        chosen, labels, seconds = [], [], 0.0
-        for index in generator.permutation(len(by_person[person]))[:clips]:
-            clip = source.read(entry := by_person[person][int(index)])
-            seconds += float(clip.stamps_ns[-1] - clip.stamps_ns[0]) / NANOSECONDS
-            chosen.append(clip)
-            # An item of waiting has no name of its own.
-            labels.append(source.classes[entry.label] if entry.label >= 0 else own.get(entry.name, UNKNOWN))
-            if seconds > 60 * minutes:
-                break
-        made.append(join_clips(person, chosen, labels))
-    return made
+    names = {f"{share.name}/{entry.name}": merged.classes[entry.label] for entry in merged.entries()}
+    known, unknown = (
+        SourceDataset(source, [entry for entry in entries if share.has(entry)])
+        for entries in (source.entries(), source.unknown_entries())
+    )
+    if share.name == "cad60":
+        labels = [*(known.classes[label] for label in known.labels), *[UNKNOWN] * len(unknown)]
+        found = [part[index] for part in (known, unknown) for index in range(len(part))]
+        return [join_clips(clip.name, [clip], [label]) for clip, label in zip(found, labels, strict=True)]
+    return person_streams(known, unknown, people, clips, minutes, seed, names)
 
 
 def play_all(session: Session, recordings: Sequence[ActionStream], progress: bool = False) -> StreamScore:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -125,6 +125,32 @@ def play(
         labels += recognizer.predict()
         found += recognizer.events()
     return found, labels
+
+
+class Evidence(NamedTuple):
+    """Arguments of `EventDetector.update` for one window of a body."""
+
+    body_id: str
+    stamp_ns: int
+    probabilities: np.ndarray  # [classes]
+    joints: np.ndarray  # [V, 3] m
+    tracked_s: float
+
+
+def evidence(session: Session, sequence: SkeletonSequence) -> list[Evidence]:
+    """Return the probabilities of all windows of a recording, from which events can be detected many times."""
+    labels = session.package.labels
+    index = {name: number for number, name in enumerate(labels)}
+    frames = {int(stamp_ns): frame for frame, stamp_ns in enumerate(sequence.stamps_ns)}
+    made = []
+    for each in play(session, sequence, labels="windows", top_k=len(labels))[1]:
+        bodies = {body.body_id: body.positions for body in sequence.bodies_at(frames[each.stamp_ns])}
+        if each.body_id in bodies:
+            probabilities = np.full(len(labels), np.nan)
+            probabilities[[index[name] for name in each.top_labels]] = each.top_probabilities
+            tracked_s = (each.stamp_ns - each.window_start_ns) / NANOSECONDS
+            made.append(Evidence(each.body_id, each.stamp_ns, probabilities, bodies[each.body_id], tracked_s))
+    return made
 
 
 def check_model(session: Session) -> None:

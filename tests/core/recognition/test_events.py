@@ -10,7 +10,7 @@ from actrec import inference
 from actrec.inference.package import EventThresholds
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig
-from actrec.recognition.events import EventDetector
+from actrec.recognition.events import EventDetector, Rest
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import ConfigError
 from tests.tiny_model import person_at, tiny_description, write_tiny
@@ -149,6 +149,53 @@ def test_update_class_of_higher_threshold_begins_later() -> None:
             now = np.array(LEFT if frame < 30 else RIGHT)
             labels += [e.label for e in detector.update("b", ns(frame / 10), now, JOINTS, 2.0) if e.kind == "began"]
         assert labels == expected
+
+
+def act(*spans: tuple[float, list[float], float], motions: tuple[str, ...]) -> list[ActionEvent]:
+    """Return the events of a person who moves an arm at a speed (m/s) for some seconds, at 5 Hz, with sensor noise."""
+    package = replace(PACKAGE, events=EventThresholds(motions=motions))
+    detector, rng, events, time, x = EventDetector(package, EventConfig()), np.random.default_rng(0), [], 0.0, 0.0
+    for seconds, probabilities, speed in spans:
+        for _ in range(round(seconds * 5)):
+            time, x = time + 0.2, x + 0.2 * speed
+            joints = JOINTS + rng.normal(0, 0.003, JOINTS.shape)
+            joints[4:12, 0] += x
+            events += detector.update("body_1", ns(time), np.array(probabilities), joints, 2.0)
+    return events
+
+
+def test_update_rest_ends_a_motion_and_new_motion_begins_it_again() -> None:
+    """The window shows the first motion for longer than the rest lasts, so that its probability stays high."""
+    spans = (2.0, LEFT, 1.0), (1.0, LEFT, 0.0), (3.0, LEFT, 1.0), (2.0, NONE, 0.0)
+    first, rest, again, _ = events = act(*spans, motions=("left",))
+    assert kinds(events) == [("began", "left"), ("ended", "left")] * 2
+    assert rest.stamp_ns <= ns(2.7) and ns(1.9) <= rest.end_ns <= ns(2.3) and rest.event_id == first.event_id
+    assert ns(4.2) <= again.stamp_ns <= ns(4.7)
+    assert kinds(act(*spans, motions=("right",))) == [("began", "left"), ("ended", "left")]
+
+
+def test_update_other_motion_after_rest_begins_as_usual() -> None:
+    """The old evidence that a new motion removes from the window begins no event of the old class."""
+    spans = (2.0, LEFT, 1.0), (1.0, LEFT, 0.0), (0.6, LEFT, 1.0), (2.0, RIGHT, 1.0)
+    assert kinds(act(*spans, motions=("left", "right")))[2:] == [("began", "right")]
+
+
+def test_update_joints_that_are_missing_are_no_rest() -> None:
+    hidden = JOINTS.copy()
+    hidden[:8] = np.nan
+    rest, half = Rest(), np.where(np.arange(25)[:, None] < 23, np.nan, JOINTS)
+    for frame, joints in enumerate([JOINTS, JOINTS + 0.1, half, half]):
+        rest.update(ns(frame / 5), joints)
+    assert rest.still_ns < 0
+    rest.update(ns(1), hidden)
+    rest.update(ns(1.2), hidden)
+    assert rest.still_ns == ns(1.2)
+
+
+def test_update_long_action_may_pause() -> None:
+    """A pause of a fifth of the time that an action has lasted belongs to it."""
+    assert kinds(run((10, LEFT), (1.6, NONE), (2, LEFT))) == [("began", "left")]
+    assert len(run((2, LEFT), (1.6, NONE), (2, LEFT))) == 3
 
 
 @pytest.fixture(scope="module")

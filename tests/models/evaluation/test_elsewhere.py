@@ -42,15 +42,19 @@ def test_shares_unknown_set_raises_config_error(data_root):
         elsewhere.shares(zoo.find("deepacts_graph_nucla"), str(data_root), ["kards"])
 
 
-def test_person_streams_waiting_is_unknown(data_root):
-    source = Everyday(data_root, sets=["kard"])
-    (recording,) = elsewhere.person_streams(source, Share("kard"), people=1, clips=60, minutes=4.0)
+def test_recordings_hold_the_people_of_a_share_with_all_their_actions(data_root):
+    """A model of UTD-MHAD knows "knock", which is no class of `everyday`."""
+    (recording,) = elsewhere.recordings(str(data_root), Share("utd_mhad", "own"), {}, people=1, minutes=4.0)
+    assert int(recording.sequence.name.rsplit("_", 1)[1]) % 2 == 0, "the test part is people with even numbers"
     labels = {each.label for each in recording.actions}
-    assert UNKNOWN in labels and labels & set(source.classes)
+    assert labels & {"wave", "clap", "sit down"} and labels - {*Everyday.classes}
+    assert UNKNOWN not in labels
+    (first, *_) = elsewhere.recordings(str(data_root), Share("cad60", "own"), {})
+    assert first.minutes > 0.5 and len(first.actions) == 1
 
 
 def test_figures_are_written_to_the_card(data_root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(elsewhere, "person_streams", lambda *_: [])
+    monkeypatch.setattr(elsewhere, "recordings", lambda *_: [])
     words = ["eval", "deepacts_graph_nucla", "sem_net_shrec17", "--elsewhere", "--data", str(data_root), "--json"]
     assert cli.main([*words, "--option", "sets=[hdm05]", "--threads", "1", "--quiet"]) == 0
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data.continuous import ActionStream
+from actrec_models.evaluation.streams import Evidence
 from actrec_models.export import event_thresholds
 from actrec_models.training.recipe import Recipe
 from tests.tiny_model import person_at, write_tiny
@@ -50,6 +51,23 @@ def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session)
 def test_choose_unreachable_rate_names_the_lowest_one(session: Session) -> None:
     with pytest.raises(ConfigError, match=r"no threshold up to 0.95 keeps to 0.1 false events a minute \(at least"):
         event_thresholds.choose(session, [recording(*[(-1.0, "")] * 4)], 0.1)
+
+
+def test_motions_are_classes_without_a_rest_in_their_actions() -> None:
+    """Arms move throughout "left" and only at the start of "right"; "far" has too few actions."""
+    frames, actions = [person_at(0.0, 2.0)] * 10, []
+    for label, moving in (("left", 20), ("right", 5)) * 5 + (("far", 20),):
+        start_s = len(frames) / 10
+        for frame in range(20):
+            frames.append(frames[-1] + np.where(np.arange(25)[:, None] < 12, 0.1 * (frame < moving), 0.0))
+        actions.append(LabeledClip("r", label, start_s, len(frames) / 10))
+        frames += [frames[-1]] * 10
+    stamps = np.arange(len(frames)) * (NANOSECONDS // 10)
+    bodies = np.stack(frames)[None].astype(np.float32)
+    sequence = SkeletonSequence("r", stamps, bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",))
+    evidence = [Evidence("body_1", int(stamps[i]), np.zeros(3), bodies[0, i], 3.0) for i in range(0, len(stamps), 2)]
+    played = [(ActionStream(sequence, tuple(actions)), evidence)]
+    assert event_thresholds.motions(played, ("left", "right", "far")) == ("left",)
 
 
 def test_training_streams_of_everyday_hold_people_of_the_training_part(data_root: Path) -> None:
