@@ -20,7 +20,7 @@ from actrec_models.evaluation import streams
 from actrec_models.evaluation.streams import Evidence, StreamScore
 from actrec_models.training.recipe import Recipe
 
-CANDIDATES = np.arange(0.3, 0.96, 0.05).round(2)
+CANDIDATES = np.array([*np.arange(0.3, 0.96, 0.05).round(2), 0.97, 0.98, 0.99])
 """Thresholds to choose from."""
 
 PRIOR = 30

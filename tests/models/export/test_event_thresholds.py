@@ -49,7 +49,7 @@ def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session)
 
 
 def test_choose_unreachable_rate_names_the_lowest_one(session: Session) -> None:
-    with pytest.raises(ConfigError, match=r"no threshold up to 0.95 keeps to 0.1 false events a minute \(at least"):
+    with pytest.raises(ConfigError, match=r"no threshold up to 0.99 keeps to 0.1 false events a minute \(at least"):
         event_thresholds.choose(session, [recording(*[(-1.0, "")] * 4)], 0.1)
 
 
