@@ -269,16 +269,18 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
 def _session(name: str, dataset: str, classes: Sequence[str]) -> inference.Session:
     """Load a package, which must have these classes, or the classes of `everyday` and some of the dataset's."""
     session = inference.load(name)
-    if session.package.labels != tuple(classes) and not any(_targets(session, dataset, classes)):
+    if not any(_targets(session, dataset, classes)):
         raise ConfigError(f"{name} does not have the dataset's {len(classes)} classes")
     return session
 
 
 def _targets(session: inference.Session, dataset: str, classes: Sequence[str]) -> list[str]:
-    """Return the package's class for each of the dataset's; empty if it has none, or two."""
+    """Return the package's class for each of the dataset's; empty if it has none, or two, or has others' classes."""
     known = session.package.labels
     if known == tuple(classes):
         return list(known)
+    if not set(known) <= set(vocabulary().classes):
+        return [""] * len(classes)
     found = [[name for name, _, _ in vocabulary().actions(dataset, label, "") or ()] for label in classes]
     return [names[0] if len(names) == 1 and names[0] in known else "" for names in found]
 

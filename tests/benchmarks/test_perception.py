@@ -1,11 +1,13 @@
 """`actrec bench rendered-skeletons` and `mounting`: packages and counts."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actrec import datasets
+from actrec.datasets import everyday
 from actrec.datasets.base import SourceDataset
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError
@@ -41,6 +43,14 @@ def test_rendered_skeletons_package_of_other_classes_raises_config_error(data_ro
     words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla"]
     with pytest.raises(ConfigError, match="deepacts_graph_nucla does not have the dataset's 27 classes"):
         perception.rendered_skeletons(words)
+
+
+def test_targets_of_a_package_of_everyday_actions_are_its_classes_of_the_dataset(data_root):
+    session = SimpleNamespace(package=SimpleNamespace(labels=tuple(everyday.vocabulary().classes)))
+    classes = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test").classes
+    targets = dict(zip(classes, perception._targets(session, "utd_mhad", classes), strict=True))
+    assert targets["wave"] == "wave" and targets["jog in place"] == "run"
+    assert targets["pick up and throw"] == targets["tennis serve"] == ""  # two classes, and none
 
 
 def test_mounting_joints_of_turned_camera_score_like_upright_ones_if_up_is_known(data_root, tmp_path, monkeypatch):
