@@ -40,7 +40,7 @@ from actrec.datasets.nucla import CLASSES, read_nucla_npz
 from actrec.inference.session import Session
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import CANONICAL, KINECT_V2_25
-from actrec.skeleton.sequence import SkeletonSequence
+from actrec.skeleton.sequence import SkeletonSequence, from_joints
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup import graph
@@ -142,8 +142,8 @@ def live(arguments: Sequence[str]) -> dict[str, Any]:
     session = inference.load(args.model)
     check_classes(session, sequences)
     namespace = f"actrec_bench_{os.getpid()}"
-    windows = {"labels": "windows", "interval_s": 0.0}  # a sequence is shorter than an event's evidence
-    parameters = {"model": session.package.path, "min_seconds": 0.0, "watchdog_s": 0.0, **windows}
+    each_window = {"labels": "windows", "interval_s": 0.0}  # a sequence is shorter than an event's evidence
+    parameters = {"model": session.package.path, "min_seconds": 0.0, "watchdog_s": 0.0, **each_window}
     began = time.monotonic()
     with (
         ros(["--ros-args", "-r", f"__ns:=/{namespace}"]) as context,
@@ -408,10 +408,8 @@ def everyday_sequences(data: Path, per_set: int, known: Sequence[str]) -> list[S
             clip = clips[index].leveled()
             joints, stamps = clip.bodies[:1], clip.stamps_ns - clip.stamps_ns[0]
             if stamps[-1] >= SHORTEST_S * NANOSECONDS:
-                found = np.isfinite(joints).all(axis=-1).astype(np.float32)
-                pixels = np.full((*joints.shape[:-1], 2), np.nan, np.float32)
                 meta = {"label_name": clips.classes[clip.label], "set": name}
-                chosen.append(SkeletonSequence(clip.name, stamps, joints, found, pixels, ("body_1",), meta=meta))
+                chosen.append(from_joints(clip.name, stamps, joints, meta=meta))
     return chosen
 
 

@@ -67,6 +67,17 @@ class SkeletonSequence:
         ]
 
 
+def from_joints(name: str, stamps_ns: np.ndarray, bodies: np.ndarray, **more: Any) -> SkeletonSequence:
+    """Return a sequence of joints [M, T, 25, 3] alone, without pixels; known joints have score 1.
+
+    `more` are further attributes, as `meta` and `up`.
+    """
+    scores = np.isfinite(bodies).all(axis=-1).astype(np.float32)
+    pixels = np.full((*bodies.shape[:-1], 2), np.nan, np.float32)
+    ids = tuple(f"body_{number + 1}" for number in range(len(bodies)))
+    return SkeletonSequence(name, stamps_ns, bodies, scores, pixels, ids, **more)
+
+
 def from_kinect(
     name: str,
     positions: np.ndarray,

@@ -9,7 +9,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.recordings.labels import LabeledClip
 from actrec.skeleton import windows
 from actrec.skeleton.activity import active_span
-from actrec.skeleton.sequence import SkeletonSequence, stamps_at
+from actrec.skeleton.sequence import SkeletonSequence, from_joints, stamps_at
 from actrec.types import NANOSECONDS, UNKNOWN
 from actrec.utils import gravity
 from actrec_models.data.unknown_clips import smooth_noise
@@ -149,13 +149,6 @@ def join_clips(
             parts.append((joints[-1] + sway[:, None]).astype(np.float32))
     parts.append(np.repeat(parts[-1][-1:], round(REST_S * rate_hz), axis=0))
     bodies = np.concatenate(parts)[None]
-    sequence = SkeletonSequence(
-        name,
-        stamps_at(rate_hz, bodies.shape[1]),
-        bodies,
-        np.isfinite(bodies).all(axis=-1).astype(np.float32),
-        np.full((*bodies.shape[:-1], 2), np.nan, np.float32),
-        ("body_1",),
-        up=np.array(gravity.LEVEL, np.float32),
-    )
+    stamps_ns = stamps_at(rate_hz, bodies.shape[1])
+    sequence = from_joints(name, stamps_ns, bodies, up=np.array(gravity.LEVEL, np.float32))
     return ActionStream(sequence, tuple(actions))

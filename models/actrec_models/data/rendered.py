@@ -43,7 +43,7 @@ from actrec.simulation.scene import (
 )
 from actrec.simulation.script import scripts_from_recording
 from actrec.skeleton.layouts import CANONICAL, HAND_22, LAYOUTS, convert
-from actrec.skeleton.sequence import SkeletonSequence, load_npz
+from actrec.skeleton.sequence import from_joints, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config, gravity
 from actrec.utils.camera_model import project
@@ -280,10 +280,7 @@ def frames(
         recorded = CameraPose(level.height, level.pitch + pitch)
         return recorded if mount is None else mount(recorded)
 
-    known = np.isfinite(clip.bodies).all(axis=-1).astype(np.float32)
-    pixels = np.full((*clip.bodies.shape[:-1], 2), np.nan, np.float32)
-    ids = tuple(f"body_{m + 1}" for m in range(len(clip.bodies)))
-    recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, known, pixels, ids)
+    recording = from_joints(clip.name, clip.stamps_ns, clip.bodies)
     scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
     noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
     for number in range(max(1, int(scene.duration * fps))):
