@@ -51,7 +51,7 @@ ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 
 # MediaPipe logs these lines, whatever its log level. At Ctrl-C the filter stays until the end of the output.
 NOISE := ^W0000 |^WARNING: All log messages before absl|^INFO: Created TensorFlow
-demo: build ## show the actions of a simulated person to every node; compare the labels with them
+demo: build ## show the actions of a simulated person to the graph; compare the labels with them
 	@$(ENV) && actrec run --params config/demo.yaml --quiet \
 		2> >(trap '' INT TERM; grep --line-buffered -vE '$(NOISE)' >&2)
 

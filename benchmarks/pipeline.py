@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace, processes: bool) -> "_Run":
     without = [name for name in args.without.split(",") if name]
     plan = Plan(
         graph.select(without=without),
-        ["-p", "statistics_period_s:=1.0", "--log-level", "error"],
+        ["-p", "statistics_period_s:=1.0", "-p", "idle_after_s:=0.0", "--log-level", "error"],  # all nodes work
         overrides,
         WARM_S + 60 * args.minutes,
         processes,

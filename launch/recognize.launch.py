@@ -1,19 +1,22 @@
 """Start the graph, from camera to /action_label: one process per node, or one for all nodes (composed:=true).
 
+Nodes whose topics the model does not take are not started, unless an argument such as hand:=true asks for them.
+
 Each node configures and activates itself (parameter `autostart`); if that fails, it logs the reason and exits.
 Launch's lifecycle events are not used: each is sent once, requires that the node's services are discovered in time, and
 leaves a failed node running. A process that exits is visible and can be respawned.
 
 Examples:
-  ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=false
+  ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=true
   ros2 launch actrec recognize.launch.py vendor:=realsense2_camera composed:=true
 """
 
 import os
 import shlex
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -35,21 +38,31 @@ ARGUMENTS = {
     "composed": "all nodes in one process: true or false",
     "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends: true or false",
 }
-SWITCHES = {spec.switch: f"{spec.name}: {spec.purpose}; true or false" for spec in graph.GRAPH}
+AUTO = "auto"
+SWITCHES = {
+    spec.switch: f"{spec.name}: {spec.purpose}; true or false{', or auto: if the model takes it' * bool(spec.stream)}"
+    for spec in graph.GRAPH
+}
 
 
 def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in ARGUMENTS.items()]
-    switches = [DeclareLaunchArgument(name, default_value="true", description=text) for name, text in SWITCHES.items()]
+    switches = [
+        DeclareLaunchArgument(
+            spec.switch, default_value=AUTO if spec.stream else "true", description=SWITCHES[spec.switch]
+        )
+        for spec in graph.GRAPH
+    ]
     variables = {**transport.profile_environment(), PARENT: str(os.getpid())}  # no node outlives a killed launch
     environment = [SetEnvironmentVariable(*item) for item in variables.items()]
     return LaunchDescription([*arguments, *switches, *environment, OpaqueFunction(function=nodes)])
 
 
-def nodes(context: LaunchContext) -> list[Node]:
-    """Return the nodes that the launch arguments select."""
+def nodes(context: LaunchContext) -> list[Any]:
+    """Return the nodes that the launch arguments select, and a line about nodes that the model does not need."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *SWITCHES)}
-    left_out = [name for name in SWITCHES if not is_true(given[name], name)]
+    auto = [spec.switch for spec in graph.GRAPH if spec.stream and given[spec.switch] == AUTO]
+    left_out = [name for name in SWITCHES if name not in auto and not is_true(given[name], name)]
     if given["vendor"]:
         if given["driver"]:
             raise RuntimeError("launch arguments vendor and driver each name an image source; set only one")
@@ -63,15 +76,23 @@ def nodes(context: LaunchContext) -> list[Node]:
         "respawn": is_true(given["respawn"], "respawn"),
         "respawn_delay": RESPAWN_DELAY_S,
     }
-    files = parameter_files(given, context.launch_configurations.get("ros_namespace", ""))
+    outer = context.launch_configurations.get("ros_namespace", "")
+    namespace = "".join(f"/{part.strip('/')}" for part in (outer, given["namespace"]) if part.strip("/"))
+    files = parameter_files(given, namespace)
     shared: dict[str, object] = {"autostart": True}
     if given["use_sim_time"]:
         shared["use_sim_time"] = is_true(given["use_sim_time"], "use_sim_time")
     if is_true(given["composed"], "composed"):
-        arguments = graph_arguments(given, left_out)
+        asked = [spec.switch for spec in graph.GRAPH if spec.stream and spec.switch not in (*auto, *left_out)]
+        arguments = graph_arguments(given, left_out, asked)
         return [Node(executable="graph", arguments=arguments, parameters=[*files, shared], **common)]
     specs = graph.select(without=left_out)
-    return [
+    arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
+    model = graph.model_of(specs, given["model"], arguments)
+    spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
+    specs = [spec for spec in specs if spec not in spare]
+    line = graph.not_started(spare, model, f"to start: {' '.join(f'{spec.switch}:=true' for spec in spare)}")
+    return [LogInfo(msg=line)] * bool(line) + [
         Node(
             executable=spec.name,
             name=spec.name,
@@ -82,9 +103,10 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
 
 
-def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:
+def graph_arguments(given: dict[str, str], left_out: list[str], asked: list[str]) -> list[str]:
     """Return the arguments of the single process; they override parameter files, also per-node values."""
     arguments = ["--without", ",".join(left_out)] if left_out else []
+    arguments += ["--with", ",".join(asked)] if asked else []
     for name in ("driver", "model"):
         arguments += [f"--{name}", given[name]] if given[name] else []
     return arguments + [f"--driver-option={word}" for word in driver_options(given)]
@@ -104,12 +126,11 @@ def own_parameters(given: dict[str, str], node: str) -> dict[str, object]:
     }
 
 
-def parameter_files(given: dict[str, str], outer: str) -> list[str]:
-    """Return the parameter file, if one is given, checked for nodes in the namespace argument below `outer`."""
+def parameter_files(given: dict[str, str], namespace: str) -> list[str]:
+    """Return the parameter file, if one is given, checked for nodes in a namespace."""
     if not given["params_file"]:
         return []
     file = os.path.expanduser(given["params_file"])
-    namespace = "".join(f"/{part.strip('/')}" for part in (outer, given["namespace"]) if part.strip("/"))
     graph.check(file, namespace=namespace)  # launch itself would only warn
     return [file]
 

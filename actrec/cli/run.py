@@ -14,7 +14,7 @@ from actrec.utils.errors import DeviceError
 EPILOG = """\
 Examples:
   actrec run --driver simulated --duration 20
-  actrec run --driver replay --driver-option path=recording.mcap --without face,hand
+  actrec run --driver replay --driver-option path=recording.mcap --with face,hand
   actrec run --params config/simulated.yaml --processes
   actrec run --nodes skeleton,recognizer --ros-args -r camera/color/image_raw:=/camera/camera/color/image_raw
 
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
     add("--vendor", choices=sorted(vendors), help="take images from this driver's node instead of camera_node")
     add("--duration", metavar="SECONDS", type=float, help="stop after this time (--processes: since they started)")
-    add("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
+    add("--nodes", metavar="NAMES", default="", help=f"exactly these of: {switches}; default: as the model needs")
+    add("--with", metavar="NAMES", default="", dest="also", help="nodes to start although the model does not need them")
     add("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
     add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
     add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
@@ -53,6 +54,7 @@ def plan(args: argparse.Namespace) -> Any:
         duration_s=args.duration,
         nodes=names(args.nodes),
         without=names(args.without),
+        also=names(args.also),
         processes=args.processes,
         log_level=args.log_level or ("warn" if args.quiet else None),
         ros_args=args.ros_args,
@@ -64,11 +66,15 @@ def run(args: argparse.Namespace) -> int:
     """Run the graph; return 0 only if every node worked and labels came."""
     runner = importlib.import_module("actrec_nodes.bringup.run")
     chosen = plan(args)
-    if args.model:
-        for line in importlib.import_module("actrec_nodes.bringup.graph").left_out(chosen.specs, args.model):
-            print(f"actrec: {line}", file=sys.stderr)
+    graph = importlib.import_module("actrec_nodes.bringup.graph")
+    for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
+        print(f"actrec: {line}", file=sys.stderr)
     if not args.json:
         print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
+    if not args.json and not args.quiet and chosen.spare:
+        spare = ",".join(spec.switch for spec in chosen.spare)
+        remedy = f"each starts when its topic has a subscriber, or now with --with {spare}"
+        print(graph.not_started(chosen.spare, chosen.model, remedy), flush=True)
     result = runner.run_graph(chosen)
     if result is None:
         return 1
@@ -142,8 +148,9 @@ def table(result: dict[str, Any]) -> str:
         rate = f"{f['rate_hz']:.1f}"
         lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
     used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
-    warnings = [f"{name}: {f['warning']}" for name, f in result["nodes"].items() if f and f.get("warning")]
-    return "\n".join([*lines, "", f"memory: {used}", *warnings])
+    notes = [f"{name}: {f['warning']}" for name, f in result["nodes"].items() if f.get("warning")]
+    notes += [f"{name}: idle, {f['idle']}" for name, f in result["nodes"].items() if f.get("idle")]
+    return "\n".join([*lines, "", f"memory: {used}", *notes])
 
 
 def closing(result: dict[str, Any]) -> str:

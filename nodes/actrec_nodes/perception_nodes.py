@@ -1,6 +1,7 @@
 """The nodes `skeleton_node`, `hand_node` and `face_node`: RGB-D frames to detections."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.frame_node import FrameNode
 from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription
+from actrec_nodes.common.synchronizer import RgbdMessages
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 
 ConfigT = TypeVar("ConfigT")
@@ -55,10 +57,9 @@ class PerceptionNode(FrameNode[ConfigT]):
         self._perception = self.perception_class(**parameters.as_options(self.config))
         self._publisher = self.create_output(self.message_class, self.topic)
 
-    def activate(self) -> None:
-        """Reset the tracks, then subscribe."""
+    def reset(self) -> None:
+        """Forget all tracks."""
         self._perception.reset()
-        super().activate()
 
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""
@@ -204,14 +205,14 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
         self._gravity_settings = parameters.Parameters(self, GravityInputConfig)
         self._gravity: GravityInputs | None = None
 
-    def activate(self) -> None:
+    def subscribe(self) -> None:
         """Subscribe to the camera's direction of gravity too, which not every camera publishes."""
         self._gravity = GravityInputs(self, self._gravity_settings.read())
-        super().activate()
+        super().subscribe()
 
-    def deactivate(self) -> None:
+    def unsubscribe(self) -> None:
         """Unsubscribe."""
-        super().deactivate()
+        super().unsubscribe()
         if self._gravity is not None:
             self._gravity.close()
             self._gravity = None
@@ -233,6 +234,76 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
         return {**found, "gravity": perception.gravity.source, "roll_deg": round(roll, 1), "pitch_deg": round(pitch, 1)}
 
 
+class LoadShedder:
+    """Halves the rate of a node while skeletons do not keep up with the images, as the machine is then overloaded.
+
+    Skeletons and images are counted over `COUNTED` images. If less than `TOO_FEW` of them have skeletons, an image is
+    accepted only after twice the interval of images, and twice the last work. The rate is full again after some counts
+    in a row with `ENOUGH` skeletons: five, and twice as many each time that the overload then returns as soon. Without
+    any skeletons nothing is shed, as no node publishes them.
+
+    Args:
+        report: Called with a line when the rate changes.
+        clock: Monotonic seconds.
+
+    Attributes:
+        reason: Why the rate is halved; empty at full rate.
+        work_s: Duration of the last work, without waits; set by the user.
+    """
+
+    COUNTED = 30
+    TOO_FEW, ENOUGH = 0.8, 0.95
+    PATIENCE, MOST_PATIENCE = 5, 80
+
+    def __init__(self, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._report, self._clock = report, clock
+        self._lock = threading.Lock()
+        self.reason, self.work_s = "", 0.0
+        self._patience, self._good, self._at_full_rate = self.PATIENCE, 0, self.MOST_PATIENCE
+        self._interval, self._accepted = 0.0, float("-inf")
+        self.restart()
+
+    def restart(self) -> None:
+        """Count again after a pause; the first images are not counted, as their skeletons come late."""
+        with self._lock:
+            self._images, self._skeletons, self._began = -self.COUNTED, 0, 0.0
+
+    def add_skeletons(self) -> None:
+        """Count a message of skeletons."""
+        with self._lock:
+            self._skeletons += 1
+
+    def accepts(self) -> bool:
+        """Count an image, and return whether to work on it."""
+        with self._lock:
+            now, self._images = self._clock(), self._images + 1
+            if self._images == self.COUNTED:
+                self._interval = (now - self._began) / self.COUNTED
+                self._judge(self._skeletons)
+            if self._images in (0, self.COUNTED):
+                self._images, self._skeletons, self._began = 0, 0, now
+            # Half an interval less than twice, as images jitter.
+            if self.reason and now - self._accepted < 2 * max(self._interval, self.work_s) - 0.5 * self._interval:
+                return False
+            self._accepted = now
+            return True
+
+    def _judge(self, skeletons: int) -> None:
+        share = skeletons / self.COUNTED or 1.0
+        if not self.reason:
+            self._at_full_rate += 1
+            if share < self.TOO_FEW:
+                relapse = self._at_full_rate <= self._patience
+                self._patience = min(2 * self._patience, self.MOST_PATIENCE) if relapse else self.PATIENCE
+                self._good, self.reason = 0, f"half rate: skeletons for {skeletons} of {self.COUNTED} images"
+                self._report(f"{self.reason}, the machine is overloaded (shed_load)")
+            return
+        self._good = self._good + 1 if share >= self.ENOUGH else 0
+        if self._good >= self._patience:
+            self._at_full_rate, self.reason = 0, ""
+            self._report("full rate again: skeletons keep up with the images")
+
+
 @dataclass(frozen=True)
 class BodyPartsConfig:
     """How skeletons are used."""
@@ -242,6 +313,9 @@ class BodyPartsConfig:
     )
     skeleton_wait_s: float = setting(
         0.15, "Wait of a frame for its skeletons; older ones cost detections.", unit="s", range=(0.0, 10.0)
+    )
+    shed_load: bool = setting(
+        True, "Work at half rate while skeletons come for less than 80 % of the images; diagnostics show it."
     )
 
 
@@ -255,21 +329,39 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         self._arrived = threading.Condition()
         self._max_age_ns, self._wait_s = 0, 0.0
         self._skeletons: Subscription | None = None
+        self._shedder: LoadShedder | None = None
 
     def activate(self) -> None:
-        """Subscribe to skeletons too."""
+        """Read the settings, then subscribe."""
         settings = self._parts_settings.read()
+        self._shedder = LoadShedder(self.get_logger().info) if settings.shed_load else None
         self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
-        self._recent.clear()
-        self._skeletons = Subscription(self, SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL, self.warn)
         super().activate()
 
-    def deactivate(self) -> None:
-        """Unsubscribe."""
-        super().deactivate()
+    def subscribe(self) -> None:
+        """Subscribe to skeletons too."""
+        with self._arrived:
+            self._recent.clear()
+        if self._shedder is not None:
+            self._shedder.restart()
+        self._skeletons = Subscription(self, SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL, self.warn)
+        super().subscribe()
+
+    def unsubscribe(self) -> None:
+        """Unsubscribe, also from skeletons, which would keep skeleton_node at work."""
+        super().unsubscribe()
         if self._skeletons is not None:
             self._skeletons.close()
             self._skeletons = None
+
+    def receive(self, messages: RgbdMessages) -> None:
+        """Pass a frame to the worker, or only some while the machine is overloaded."""
+        if self._shedder is None or self._shedder.accepts():
+            super().receive(messages)
+
+    def figures(self) -> dict[str, float | int | str]:
+        """Return why the rate is halved, as a warning."""
+        return {**super().figures(), "warning": self._shedder.reason if self._shedder is not None else ""}
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame, near its skeletons if there are any."""
@@ -277,7 +369,11 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         bodies = conversions.message_to_bodies(message) if message is not None else []
         if message is not None:
             frame = replace(frame, up=gravity.up_from_vector(message.up))
-        return list(self._perception.process(frame, bodies))
+        began = time.monotonic()
+        found = list(self._perception.process(frame, bodies))
+        if self._shedder is not None:
+            self._shedder.work_s = time.monotonic() - began
+        return found
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
         """Wait for the skeletons of a frame, and return them or the nearest that are not too old."""
@@ -291,6 +387,8 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
 
     def _keep(self, message: SkeletonArray) -> None:
         stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        if self._shedder is not None:
+            self._shedder.add_skeletons()
         with self._arrived:
             if self._recent and stamp_ns < self._recent[-1][0]:
                 self._recent.clear()  # the recording started over

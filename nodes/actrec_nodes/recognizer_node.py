@@ -25,7 +25,7 @@ from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, DeviceError, InputError
-from actrec_nodes.bringup.graph import GRAPH
+from actrec_nodes.bringup.graph import GRAPH, find
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
 from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
@@ -191,10 +191,21 @@ class RecognizerInputs:
             if topic not in self._received and not starting:
                 why = why_silent(self._node, self._topic(topic), kind)
                 if why == NO_PUBLISHER or PUBLISHERS[stream] in why:
-                    why = f"{why}: is {PUBLISHERS[stream]} active?"
+                    why = f"{why}: {self._remedy(PUBLISHERS[stream])}"
                 found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}"
         self._received.clear()
         return found
+
+    def _remedy(self, publisher: str) -> str:
+        """Return how to start the node that publishes a stream, or a question if it runs or is one of several."""
+        if publisher == "camera_node" or publisher in self._node.get_node_names():
+            return f"is {publisher} active?"
+        space = self._node.get_namespace().rstrip("/")
+        names = (*topics.CAMERA_TOPICS, topics.SKELETONS, *find(publisher).topics)
+        remaps = {name: self._topic(name) for name in names if self._topic(name) != f"{space}/{name}"}
+        remaps |= {"__ns": space} if space else {}
+        words = "".join(f" -r {name}:={full}" for name, full in remaps.items())
+        return f"start it: actrec run --nodes {find(publisher).switch}{words and f' --ros-args{words}'}"
 
     def _topic(self, topic: str) -> str:
         return str(self._node.resolve_topic_name(topic))
@@ -209,6 +220,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     If frames arrive faster than the network runs, all of them enter the windows, but only the newest is labeled.
     """
+
+    config_class = RecognizerConfig
 
     def __init__(self, **node_options: Any):
         super().__init__("recognizer_node", RecognizerConfig, **node_options)

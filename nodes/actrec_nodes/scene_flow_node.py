@@ -44,11 +44,10 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._info = self.create_output(CameraInfo, topics.SCENE_FLOW_INFO, topics.IMAGE_PUBLISHER)
         self._preview = self.create_output(Image, topics.SCENE_FLOW_PREVIEW, topics.IMAGE_PUBLISHER)
 
-    def activate(self) -> None:
-        """Drop the last frame, then subscribe."""
+    def reset(self) -> None:
+        """Drop the last frame."""
         if self._pairs is not None:
             self._pairs.reset()
-        super().activate()
 
     def process(self, frame: RgbdFrame) -> None:
         """Compute the flow from the last processed frame to this one, and publish it."""
@@ -62,9 +61,9 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         if self._preview.get_subscription_count():
             self._preview.publish(conversions.color_to_image(flow_image(flow.velocity), head))
 
-    def figures(self) -> dict[str, float | str]:
+    def figures(self) -> dict[str, float | int | str]:
         """Return method and height, which the recognizer compares with its model's training."""
-        return self.config.identity
+        return {**super().figures(), **self.config.identity}
 
     def cleanup(self) -> None:
         """Free the method."""

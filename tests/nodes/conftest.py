@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.types import Intrinsics, RgbdFrame
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.frame_node import FrameNode
 
 TIMEOUT_S = 60.0
 """A generous timeout, as a loaded machine is much slower than an idle one."""
@@ -35,7 +36,7 @@ class Peer(Node):
         self._condition = threading.Condition()
         self._by_topic: dict[str, Any] = {}
 
-    def subscribe(self, kind: type, topic: str, profile: Any = topics.SMALL) -> None:
+    def subscribe(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
         self.received[topic] = []
 
         def store(message: Any) -> None:
@@ -43,7 +44,7 @@ class Peer(Node):
                 self.received[topic].append(message)
                 self._condition.notify_all()
 
-        self.create_subscription(kind, topic, store, profile)
+        return self.create_subscription(kind, topic, store, profile)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> bool:
         with self._condition:
@@ -131,9 +132,11 @@ def peer(context: Any, host: Host) -> Peer:
 
 @pytest.fixture
 def add(context: Any, host: Host) -> Callable[..., Any]:
-    """Return a function that adds a node with parameters given by name, with __ for dots."""
+    """Return a function that adds a node with parameters given by name, with __ for dots; it works unsubscribed."""
 
     def add(node_class: Any, **parameters: Any) -> Any:
+        if issubclass(node_class, FrameNode):
+            parameters = {"idle_after_s": 0.0, **parameters}
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
         node = node_class(context=context, parameter_overrides=overrides)
         host.add(node)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from actrec_msgs.srv import LoadModel
 from sensor_msgs.msg import CameraInfo
 
 from actrec import cameras
@@ -122,6 +123,39 @@ def test_run_wrong_arguments_exit_with_status_2_and_one_line(arguments, line, ca
     assert output.count("\n") == 1
 
 
+def test_plan_starts_the_nodes_that_the_model_takes(tmp_path: Path, capsys, monkeypatch) -> None:
+    def switches(*arguments: str) -> str:
+        return ",".join(spec.switch for spec in plan(*arguments).specs)
+
+    taken = "recognizer,skeleton,{}camera"
+    assert switches() == taken.format("")
+    assert switches("--with", "face", "--without", "camera") == "recognizer,skeleton,face"
+    assert switches("--nodes", "hand,face,recognizer", "--without", "face") == "recognizer,hand"
+    assert switches("--without", "recognizer") == taken.format("hand,face,scene_flow,").removeprefix("recognizer,")
+    model = write_any(tmp_path / "flow", [FLOW, HANDS], WINDOW).path
+    (tmp_path / "robot.yaml").write_text(f"/**/recognizer_node: {{ros__parameters: {{model: {model}}}}}")
+    every = taken.format("hand,scene_flow,")
+    given = ["--params", f"{tmp_path}/robot.yaml"]
+    assert switches("--model", str(model)) == switches(*given, "--ros-args", "-r", "__ns:=/robot") == every
+    assert switches("--ros-args", "-p", f"recognizer_node:model:={model}") == every
+    assert switches(*given, "--model", "joint_tcn_everyday") == taken.format("")
+    with pytest.raises(ConfigError, match="--with names hand, which --nodes or --without leaves out"):
+        plan("--with", "hand", "--without", "hand,face")
+    monkeypatch.setattr(run, "run_graph", lambda chosen: None)
+    assert main(["run", *given, "--with", "scene_flow"]) == 1
+    remedy = "each starts when its topic has a subscriber, or now with --with face"
+    assert capsys.readouterr().out.splitlines() == [
+        "starting camera, scene_flow, hand, skeleton, recognizer …",
+        f"not started: face_node (model {model} takes no face); {remedy}",
+    ]
+
+
+def test_graph_topics_of_a_stream_are_its_publisher_s() -> None:
+    named = {spec.stream: spec.topics for spec in graph.GRAPH if spec.stream}
+    flow = (topics.SCENE_FLOW, topics.SCENE_FLOW_INFO, topics.SCENE_FLOW_PREVIEW)
+    assert named == {"hands": (topics.HANDS,), "face": (topics.FACE,), "flow": flow}
+
+
 def test_graph_without_nodes_of_the_model_warns(tmp_path: Path, model: str) -> None:
     needs_streams = str(write_any(tmp_path / "needy", [FLOW, HANDS], WINDOW).path)
     assert graph.left_out(graph.select(), needs_streams) == []
@@ -173,34 +207,40 @@ def test_run_missing_model_ends_the_run(capfd) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
-def test_run_graph_simulated_frames_become_labels(capfd, model, processes) -> None:
-    nodes = ["--nodes", "camera,skeleton,scene_flow,recognizer"]
-    statistics = ["--ros-args", "-p", "statistics_period_s:=0.5"]
-    planned = plan("--model", model, *nodes, *SMALL, *processes, *statistics)
-    names = {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
+def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_nodes(
+    capfd, tmp_path: Path, model: str, processes: list[str]
+) -> None:
+    options = ["-p", "statistics_period_s:=0.2", "-p", "idle_after_s:=0.2", "-p", "num_hands:=1"]
+    planned = plan("--model", model, "--without", "face", *SMALL, *processes, "--ros-args", *options)
+    assert [spec.switch for spec in planned.spare] == ["hand", "scene_flow"]
+    with_hands = write_any(tmp_path / "with_hands", [HANDS], WINDOW)
 
-    def wait_for_all_nodes(running: run.Running, monitor: GraphMonitor) -> None:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            figures = monitor.statistics()
-            if (
-                monitor.truth.figures()
-                and monitor.labels
-                and all(figures.get(name, {}).get("processed") for name in names)
-            ):
-                return
-            time.sleep(0.1)
+    def swap(running: run.Running, monitor: GraphMonitor) -> None:
+        def wait_until(condition) -> None:
+            deadline = time.monotonic() + 100
+            while not condition():
+                assert time.monotonic() < deadline, monitor.statistics()
+                time.sleep(0.05)
 
-    result = run.run_graph(planned, wait_for_all_nodes)
+        wait_until(lambda: monitor.truth.figures() and monitor.labels)
+        client = monitor.create_client(LoadModel, "recognizer_node/load_model")
+        assert client.wait_for_service(100)
+        for package, figure in ((with_hands.path, "processed"), (model, "idle")):
+            answer = client.call(LoadModel.Request(package=str(package)), timeout_sec=100)
+            assert answer is not None and answer.success, answer
+            wait_until(lambda: monitor.statistics().get("hand_node", {}).get(figure))  # noqa: B023
+
+    result = run.run_graph(planned, swap)
     _, err = capfd.readouterr()
     assert result is not None, err
     assert run.verdict(result) is None, err
-    assert result["labels"] > 0
-    assert set(result["nodes"]) == names
-    assert "actions" in result["performed"]
+    names = {"recognizer_node", "skeleton_node", "camera_node", "hand_node"}
+    assert set(result["nodes"]) == names and set(result["usage"]) == (names if processes else {"all"})
+    assert "actions" in result["performed"] and result["labels"] > 0 and result["latency_ms"]["p50"] > 0
     assert all(figures["processed"] > 0 for figures in result["nodes"].values())
-    assert result["latency_ms"]["p50"] > 0
-    assert set(result["usage"]) == (names if processes else {"all"})
+    assert "hands has a subscriber: starting hand_node" in err
+    assert "num_hands, it is ignored" not in err, "hand_node has it"
+    assert "hand_node: idle, no subscriber" in run_command.table(result)
     assert "Traceback" not in err
 
 
@@ -281,6 +321,15 @@ def test_verdict_ignores_idle_image_nodes_for_recordings_of_joints() -> None:
     assert run.verdict({"nodes": with_skeletons, "labels": 11}) == "hand_node processed nothing: no input reached it"
     no_hands = {**nodes, "hand_node": {}}
     assert run.verdict({"nodes": no_hands, "labels": 11}) == "hand_node gave no sign of life"
+
+
+def test_verdict_excuses_nodes_without_subscribers_if_others_worked() -> None:
+    worked = {"received": 9, "processed": 9, "last_error": ""}
+    idle = {"received": 0, "processed": 0, "last_error": "", "idle": "no subscriber"}
+    assert run.verdict({"nodes": {"hand_node": idle, "camera_node": worked}, "labels": 0}) is None
+    assert (
+        run.verdict({"nodes": {"hand_node": idle}, "labels": 0}) == "hand_node processed nothing: no input reached it"
+    )
 
 
 def test_run_without_images_exits_with_status_1(capfd) -> None:

@@ -18,6 +18,8 @@ import yaml
 from actrec.cli import run as run_command
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.common import topics
+from tests.example_scene import FLOW, WINDOW
+from tests.tiny_model import write_any
 
 
 class Recorded:
@@ -54,6 +56,7 @@ def load(monkeypatch: pytest.MonkeyPatch, root: Path):
                 for name in (
                     "DeclareLaunchArgument",
                     "IncludeLaunchDescription",
+                    "LogInfo",
                     "OpaqueFunction",
                     "SetEnvironmentVariable",
                 )
@@ -90,13 +93,21 @@ def actions(description: Any, name: str) -> list[Any]:
     return [action for action in description.args[0] if type(action).__name__ == name]
 
 
-def nodes(recognize: Any, **arguments: str) -> list[Any]:
-    """Return the nodes that the launch file starts with these arguments and other defaults."""
+EVERY = {spec.switch: "true" for spec in graph.GRAPH if spec.stream}
+
+
+def started(recognize: Any, **arguments: str) -> list[Any]:
+    """Return the actions of the launch file with these arguments and other defaults."""
     description = recognize.generate_launch_description()
     declared = {a.args[0]: a.kwargs["default_value"] for a in actions(description, "DeclareLaunchArgument")}
     assert set(arguments) <= set(declared)
     (function,) = actions(description, "OpaqueFunction")
     return function.kwargs["function"](SimpleNamespace(arguments=declared | arguments, launch_configurations={}))
+
+
+def nodes(recognize: Any, **arguments: str) -> list[Any]:
+    """Return the nodes that the launch file starts with these arguments and other defaults."""
+    return [action for action in started(recognize, **arguments) if type(action).__name__ == "Node"]
 
 
 def parameters_of(node: Any) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def parameters_of(node: Any) -> dict[str, Any]:
 
 
 def test_launch_starts_each_node_in_its_own_process(load) -> None:
-    processes = nodes(load("recognize"))
+    processes = nodes(load("recognize"), **EVERY)
     assert [node.kwargs["executable"] for node in processes] == [spec.name for spec in graph.GRAPH]
     assert [node.kwargs["name"] for node in processes] == [spec.name for spec in graph.GRAPH]
     # Defaults are not repeated; the camera starts after the other nodes.
@@ -121,6 +132,24 @@ def test_launch_starts_each_node_in_its_own_process(load) -> None:
     names = ",".join(node.kwargs["name"] for node in other_nodes)
     assert camera.kwargs["parameters"] == [{"autostart": True, "start_after": names}]
     assert {node.kwargs["package"] for node in processes} == {"actrec"}
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_launch_starts_the_nodes_that_the_model_takes_and_logs_the_others(load, tmp_path, by_file) -> None:
+    recognize, model = load("recognize"), str(write_any(tmp_path / "flow", [FLOW], WINDOW).path)
+    log, *processes = started(recognize)
+    assert [node.kwargs["name"] for node in processes] == ["recognizer_node", "skeleton_node", "camera_node"]
+    assert processes[-1].kwargs["parameters"][0]["start_after"] == "recognizer_node,skeleton_node"
+    assert log.kwargs["msg"] == (
+        "not started: hand_node, face_node, scene_flow_node (model joint_tcn_everyday takes no hands or face or flow); "
+        "to start: hand:=true face:=true scene_flow:=true"
+    )
+    (tmp_path / "robot.yaml").write_text(f"/robot/recognizer_node: {{ros__parameters: {{model: {model}}}}}")
+    given = {"params_file": f"{tmp_path}/robot.yaml", "namespace": "robot"} if by_file else {"model": model}
+    log, *processes = started(recognize, hand="true", **given)
+    assert [node.kwargs["name"] for node in processes[1:-1]] == ["skeleton_node", "hand_node", "scene_flow_node"]
+    assert log.kwargs["msg"].startswith("not started: face_node (model")
+    assert len(nodes(recognize, recognizer="false")) == len(nodes(recognize, model="/nowhere")) - 1 == 5
 
 
 def test_launch_sets_the_transport_profile(load, monkeypatch) -> None:
@@ -141,7 +170,7 @@ def test_launch_arguments_have_descriptions(load) -> None:
 def test_launch_parameter_file_is_checked_once(load, tmp_path, caplog) -> None:
     text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
-    processes = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
+    processes = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml", **EVERY)
     assert len(processes) == len(graph.GRAPH)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -180,9 +209,9 @@ def test_launch_vendor_replaces_the_camera_node(load) -> None:
 
 
 def test_launch_composed_is_one_process(load) -> None:
-    (node,) = nodes(load("recognize"), composed="true", hand="false", vendor="orbbec_camera")
+    (node,) = nodes(load("recognize"), composed="true", hand="false", face="true", vendor="orbbec_camera")
     assert node.kwargs["executable"] == "graph"
-    assert node.kwargs["arguments"] == ["--without", "hand,camera"]
+    assert node.kwargs["arguments"] == ["--without", "hand,camera", "--with", "face"]
     assert "name" not in node.kwargs
 
 

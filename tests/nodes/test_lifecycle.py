@@ -196,16 +196,17 @@ class Record:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "dropped", "active", "level", "message"),
+    ("seconds", "dropped", "active", "idle", "level", "message"),
     [
-        (1.0, 0, True, b"\x02", "a lens is missing"),
-        (99.0, 9, True, b"\x01", "dropped 9 of 10"),
-        (99.0, 0, False, b"\x01", "not active"),
-        (99.0, 0, True, b"\x00", "0.0 Hz"),
+        (1.0, 0, True, "", b"\x02", "a lens is missing"),
+        (99.0, 9, True, "", b"\x01", "dropped 9 of 10"),
+        (99.0, 0, False, "no subscriber", b"\x01", "not active"),
+        (99.0, 0, True, "", b"\x00", "0.0 Hz"),
+        (1.0, 9, True, "no subscriber", b"\x00", "idle: no subscriber"),
     ],
 )
 def test_lifecycle_diagnostics_rate_the_figures(
-    monkeypatch, context, host, seconds, dropped, active, level, message
+    monkeypatch, context, host, seconds, dropped, active, idle, level, message
 ) -> None:
     from actrec_nodes.common import diagnostics
 
@@ -219,7 +220,7 @@ def test_lifecycle_diagnostics_rate_the_figures(
     node.statistics.count("received", 10)
     node.statistics.count("dropped", dropped)
     node.statistics.error("a lens is missing")
-    publisher.publish(node.statistics.snapshot(), active, seconds)
+    publisher.publish(node.statistics.snapshot(), active, seconds, more={"idle": idle})
     status = sent[0].status[0]
     assert (status.level, status.message, status.name) == (level, message, "/probe")
     assert {value.key for value in status.values} >= {"received", "dropped", "latency_p95_ms"}

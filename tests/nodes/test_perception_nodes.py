@@ -245,7 +245,8 @@ def test_hand_node_ignores_stale_skeletons(host, add, peer) -> None:
 
 
 def test_hand_node_waits_for_skeletons_on_a_remapped_topic(context, host, peer) -> None:
-    node = FaceNode(context=context, cli_args=["--ros-args", "-r", "skeletons:=people"])
+    arguments = ["--ros-args", "-r", "skeletons:=people", "-p", "idle_after_s:=0.0"]
+    node = FaceNode(context=context, cli_args=arguments)
     host.add(node)
     assert host.start() is None
     node._wait_s = 60.0

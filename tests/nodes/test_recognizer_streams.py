@@ -1,6 +1,8 @@
 """The recognizer node with models of more streams: subscriptions, and reports of missing streams."""
 
+import argparse
 import itertools
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +15,13 @@ import pytest
 from actrec_msgs.msg import ActionLabel
 from rclpy.parameter import Parameter
 
+from actrec.cli import run as run_command
 from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.package import load, write
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.recognizer_node import RecognizerInputs, RecognizerNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene
 from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make
@@ -128,7 +132,7 @@ def test_load_model_of_each_family_changes_the_streams(make: Make, scene: Scene,
         (
             "flow",
             topics.SCENE_FLOW,
-            "waiting for scene flow on /scene_flow: it has no publisher: is scene_flow_node active?",
+            "waiting for scene flow on /scene_flow: it has no publisher: start it: actrec run --nodes scene_flow",
         ),
         (
             "crop",
@@ -174,6 +178,24 @@ def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
         graph.wait_until(lambda: graph.node.figures()["warning"] == "")
 
 
+def test_recognizer_remedy_starts_the_node_with_the_recognizer_s_topics(context: Any, host: Any) -> None:
+    remaps = ["-r", "__ns:=/robot", "-r", f"{topics.COLOR}:=/lens/image", "-r", f"{topics.SKELETONS}:=people"]
+    recognizer = RecognizerNode(context=context, cli_args=["--ros-args", *remaps])
+    host.add(recognizer)
+    inputs = RecognizerInputs(recognizer, None, None)  # type: ignore[arg-type]
+    remedy = inputs._remedy("hand_node")
+    parser = argparse.ArgumentParser()
+    run_command.add_arguments(parser)
+    planned = run_command.plan(parser.parse_args(shlex.split(remedy.removeprefix("start it: actrec run"))))
+    (spec,) = planned.specs
+    hand = spec.load()(context=context, cli_args=["--ros-args", *planned.ros_args])
+    host.add(hand)
+    assert hand.get_fully_qualified_name() == "/robot/hand_node"
+    for name in (topics.COLOR, topics.DEPTH, topics.SKELETONS, topics.HANDS):
+        assert hand.resolve_topic_name(name) == recognizer.resolve_topic_name(name)
+    assert inputs._remedy("hand_node") == "is hand_node active?"
+
+
 def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(BODY, HANDS), watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
@@ -182,7 +204,7 @@ def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, pa
     feed = Feed(graph, scene, without=(topics.HANDS,))
     feed.until(
         lambda: (
-            "working without hands on /hands: it has no publisher: is hand_node active?" in lines
+            "working without hands on /hands: it has no publisher: start it: actrec run --nodes hand" in lines
             and bool(predicted(graph))
         )
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actrec.utils import config
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ActrecError, ConfigError
 from actrec.utils.registry import Registry
 from actrec_nodes.common import parameter_files
 
@@ -20,12 +20,14 @@ class NodeSpec:
         target: Its class, as `module:class` in `actrec_nodes`.
         purpose: One line, for help texts.
         stream: The recognizer's stream that only this node publishes; see `actrec.types.STREAMS`.
+        topics: The topics of the stream.
     """
 
     name: str
     target: str
     purpose: str
     stream: str = ""
+    topics: tuple[str, ...] = ()
 
     @property
     def switch(self) -> str:
@@ -47,9 +49,15 @@ _INSTALL = {
 GRAPH = (
     NodeSpec("recognizer_node", "recognizer_node:RecognizerNode", "skeletons to action labels, by a model package"),
     NodeSpec("skeleton_node", "perception_nodes:SkeletonNode", "RGB-D frames to people's skeletons"),
-    NodeSpec("hand_node", "perception_nodes:HandNode", "RGB-D frames to the hands of each person", "hands"),
-    NodeSpec("face_node", "perception_nodes:FaceNode", "RGB-D frames to the face of each person", "face"),
-    NodeSpec("scene_flow_node", "scene_flow_node:SceneFlowNode", "pairs of RGB-D frames to scene flow", "flow"),
+    NodeSpec("hand_node", "perception_nodes:HandNode", "RGB-D frames to the hands of each person", "hands", ("hands",)),
+    NodeSpec("face_node", "perception_nodes:FaceNode", "RGB-D frames to the face of each person", "face", ("face",)),
+    NodeSpec(
+        "scene_flow_node",
+        "scene_flow_node:SceneFlowNode",
+        "pairs of RGB-D frames to scene flow",
+        "flow",
+        ("scene_flow", "scene_flow/camera_info", "scene_flow/preview"),
+    ),
     NodeSpec("camera_node", "camera_node:CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
 """In the order of activation: subscribers before publishers, so that no node misses the first frame."""
@@ -85,25 +93,64 @@ def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] 
     return {"start_after": ",".join(names)} if names else {}
 
 
-def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
-    """Return a line for each stream that the recognizer's model package takes and none of these nodes publishes."""
+def model_of(specs: Sequence[NodeSpec], given: str = "", arguments: Sequence[str] = ()) -> str:
+    """Return the recognizer's model: the given one, by ROS arguments, or the default; empty without recognizer."""
+    recognizer = find("recognizer")
+    if recognizer not in specs:
+        return ""
+    found = given or parameter_files.value(arguments, recognizer.name, "model")
+    return str(found or recognizer.load().config_class().model)
+
+
+def streams(model: str) -> dict[str, bool]:
+    """Return the recognizer's streams that a model package takes, and whether each is required."""
     from actrec import features
-    from actrec.inference import zoo  # not needed by launch files
+    from actrec.inference import zoo
     from actrec.inference.session import body_layout
     from actrec.skeleton.layouts import HANDS
 
-    if "recognizer_node" not in [spec.name for spec in specs]:
-        return []
     package = zoo.find(model)
-    streams = dict(features.streams(package.inputs))
+    taken = dict(features.streams(package.inputs))
     if body_layout(package) in HANDS:  # a model of hands
-        streams["hands"] = True
+        taken["hands"] = True
+    return taken
+
+
+def unneeded(specs: Sequence[NodeSpec], model: str, also: Sequence[str] = ()) -> list[NodeSpec]:
+    """Return the nodes whose stream the model does not take, without the ones named in `also`.
+
+    None without a model (the recognizer may run elsewhere), or if its package cannot be read, which it reports.
+
+    Raises:
+        ConfigError: `also` has a node that is unknown or not among `specs`.
+    """
+    asked = [find(name) for name in also]
+    if excluded := [spec.switch for spec in asked if spec not in specs]:
+        raise ConfigError(f"--with names {', '.join(excluded)}, which --nodes or --without leaves out")
+    try:
+        taken = streams(model) if model else {spec.stream: False for spec in specs}
+    except ActrecError:
+        return []
+    return [spec for spec in specs if spec.stream and spec.stream not in taken and spec not in asked]
+
+
+def not_started(spare: Sequence[NodeSpec], model: str, remedy: str) -> str:
+    """Return a line about nodes that are not started because of the model; empty if there are none."""
+    names, taken = ", ".join(spec.name for spec in spare), " or ".join(spec.stream for spec in spare)
+    return f"not started: {names} (model {model} takes no {taken}); {remedy}" if spare else ""
+
+
+def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
+    """Return a line for each stream that the recognizer's model package takes and none of these nodes publishes."""
+    if not model or find("recognizer") not in specs:
+        return []
+    taken = streams(model)
     return [
-        f"model {model} {'needs' if streams[spec.stream] else 'can use'} {spec.stream}, and {spec.name} does not run: "
-        + ("labels stay unknown" if streams[spec.stream] else "it works without")
+        f"model {model} {'needs' if taken[spec.stream] else 'can use'} {spec.stream}, and {spec.name} does not run: "
+        + ("labels stay unknown" if taken[spec.stream] else "it works without")
         + f" unless {spec.name} runs elsewhere"
         for spec in GRAPH
-        if spec.stream in streams and spec not in specs
+        if spec.stream in taken and spec not in specs
     ]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -33,10 +34,11 @@ from actrec_nodes.bringup.graph import NodeSpec
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros
 from actrec_nodes.common import conversions, parameter_files, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, percentiles_ms
-from actrec_nodes.common.lifecycle import ActrecNode
+from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 EXIT_S = 15.0  # time for a node's process to end
 LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
+DEMAND_S = 0.5  # interval at which the subscribers of topics of nodes that are not started are counted
 KEPT = 100_000  # latencies and changes kept: most of an hour at 30 Hz
 BODIES = 1000  # bodies whose last label is kept
 
@@ -64,6 +66,8 @@ class Plan:
         duration_s: None: until interrupted or the recording has ended.
         processes: Run each node in a process of its own.
         on_label: Called when a body's label changes, or what actors perform at its stamp; None for nothing.
+        spare: Nodes that are started when one of their topics has a subscriber.
+        model: The recognizer's model; empty if the recognizer is not among `specs`.
     """
 
     specs: list[NodeSpec]
@@ -72,6 +76,8 @@ class Plan:
     duration_s: float | None = None
     processes: bool = False
     on_label: "Callable[[Change], None] | None" = None
+    spare: list[NodeSpec] = field(default_factory=list)
+    model: str = ""
 
 
 def plan(
@@ -82,6 +88,7 @@ def plan(
     vendor: str | None = None,
     nodes: Sequence[str] = (),
     without: Sequence[str] = (),
+    also: Sequence[str] = (),
     log_level: str | None = None,
     ros_args: Sequence[str] = (),
     duration_s: float | None = None,
@@ -91,6 +98,7 @@ def plan(
 
     Args:
         vendor: Driver node in `topics.VENDORS` that publishes the images instead of camera_node.
+        nodes: The nodes to run, exactly; empty for the ones whose topics the model takes, and `also`, not `without`.
         **options: Further fields of `Plan`.
 
     Raises:
@@ -116,7 +124,10 @@ def plan(
     camera = {"driver": driver} if driver else {}
     camera.update(graph.driver_options(driver or "", driver_options))
     overrides = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
-    return Plan(specs, arguments, overrides, duration_s, **options)
+    chosen = graph.model_of(specs, model or "", arguments)
+    spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
+    specs = [spec for spec in specs if spec not in spare]
+    return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen)
 
 
 class GraphMonitor(Node):
@@ -149,7 +160,11 @@ class GraphMonitor(Node):
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
         self.create_subscription(ActionLabel, topics.TRUE_ACTION_LABEL, self._true_label, topics.SMALL)
         for name in nodes:
-            self.create_subscription(String, f"{name}/statistics", self._keep(name), topics.LATCHED)
+            self.follow(name)
+
+    def follow(self, name: str) -> None:
+        """Subscribe to the statistics of a node."""
+        self.create_subscription(String, f"{name}/statistics", self._keep(name), topics.LATCHED)
 
     @property
     def changes(self) -> list[tuple[float, str, str, float]]:
@@ -243,7 +258,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
             if running is None:
                 return None
             began = time.monotonic()
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt), _starting_on_demand(chosen.spare, running, monitor):
                 if watch is not None:
                     watch(running, monitor)
                 elif not running.wait(chosen.duration_s):
@@ -262,6 +277,33 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
         }
 
 
+@contextlib.contextmanager
+def _starting_on_demand(spare: Sequence[NodeSpec], running: "Running", monitor: GraphMonitor) -> Iterator[None]:
+    """Start each spare node when one of its topics has a subscriber, such as the recognizer with another model."""
+    stopping, left = threading.Event(), list(spare)
+
+    def start_wanted() -> None:
+        while left and not stopping.wait(DEMAND_S):
+            for spec in tuple(left):
+                names = [monitor.resolve_topic_name(name) for name in spec.topics]
+                if wanted := [name for name in names if monitor.count_subscribers(name)]:
+                    left.remove(spec)
+                    monitor.get_logger().info(f"{wanted[0]} has a subscriber: starting {spec.name}")
+                    monitor.follow(spec.name)
+                    try:
+                        running.start(spec)
+                    except Exception as error:  # the other nodes run on
+                        monitor.get_logger().error(f"cannot start {spec.name}: {one_line(error)}")
+
+    thread = threading.Thread(target=start_wanted, name="demand", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
 def _labels_of_model(nodes: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of the recognizer's model; None if no recognizer ran."""
     path = nodes.get("recognizer_node", {}).get("package")
@@ -269,8 +311,10 @@ def _labels_of_model(nodes: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def verdict(result: dict[str, Any]) -> str | None:
-    """Return the first fault of a run; None if every node with input processed it, and labels were published."""
+    """Return the first fault of a run; None if every node with input and subscribers worked, and labels came."""
     idle = _without_images(result)
+    if any(figures.get("processed") for figures in result["nodes"].values()):
+        idle |= {name for name, figures in result["nodes"].items() if figures.get("idle")}
     for name, figures in reversed(result["nodes"].items()):  # the source first: the nodes after it depend on it
         if not figures:
             return f"{name} gave no sign of life"
@@ -295,8 +339,20 @@ def _without_images(result: dict[str, Any]) -> set[str]:
 class _Threads:
     """The graph in this process."""
 
-    def __init__(self, host: Host):
-        self._host = host
+    def __init__(self, chosen: Plan, context: Context, host: Host):
+        self._chosen, self._context, self._host = chosen, context, host
+
+    def add(self, spec: NodeSpec) -> ActrecNode[Any]:
+        """Make and spin a node."""
+        given = self._chosen.overrides.get(spec.name, {})
+        parameters = [Parameter(name, value=value) for name, value in given.items()]
+        node: ActrecNode[Any] = spec.load()(context=self._context, parameter_overrides=parameters)
+        self._host.add(node)
+        return node
+
+    def start(self, spec: NodeSpec) -> None:
+        """Add a node to the running graph; a failure has been logged, and the other nodes run on."""
+        self.add(spec).start()
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait until all work is done or the time is over; return False if a node failed, which it has logged."""
@@ -314,51 +370,75 @@ class _Threads:
 
 @contextlib.contextmanager
 def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Threads | None]:
+    running = _Threads(chosen, context, host)
     for spec in chosen.specs:
-        given = chosen.overrides.get(spec.name, {})
-        parameters = [Parameter(name, value=value) for name, value in given.items()]
-        host.add(spec.load()(context=context, parameter_overrides=parameters))
-    for line in _unknown(host.nodes):
+        running.add(spec)
+    for line in _unknown(host.nodes, chosen.spare, context):
         host.nodes[0].get_logger().warning(line)
-    yield None if host.start() is not None else _Threads(host)
+    yield None if host.start() is not None else running
 
 
-def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
-    """Return a line for each given parameter that no node declares, which ROS ignores."""
-    given = {name: node for node in nodes for name in getattr(node, "_parameter_overrides", {})}
-    known = sorted({name for node in nodes for name in node._parameters})
+def _unknown(nodes: Sequence[ActrecNode[Any]], spare: Sequence[NodeSpec], context: Context) -> list[str]:
+    """Return a line for each given parameter that no node declares, which ROS ignores; spare nodes start later."""
+    given = {name for node in nodes for name in getattr(node, "_parameter_overrides", {})}
+    known = {name for node in nodes for name in node._parameters}
+    for spec in spare if given - known else ():
+        node = spec.load()(context=context)
+        known.update(node._parameters)
+        node.destroy_node()
     return [
         f"no node here has a parameter {name}, it is ignored{hint}"
         for name in sorted(given)
-        if (hint := parameter_files.unknown_name(name, known)) is not None
+        if (hint := parameter_files.unknown_name(name, sorted(known))) is not None
     ]
 
 
 class _Processes:
     """The graph in a process for each node, by name."""
 
-    def __init__(self, children: "dict[str, subprocess.Popen[bytes]]"):
-        self.children = children
+    def __init__(self, chosen: Plan):
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._chosen, self._first = chosen, {spec.name for spec in chosen.specs}  # a later one that fails ends nothing
+        for spec in chosen.specs:
+            self.start(spec)
+
+    def start(self, spec: NodeSpec) -> None:
+        """Start the process of a node, also of one that joins the running graph."""
+        command = [sys.executable, "-m", "actrec_nodes.bringup.processes", spec.name]
+        command += ["--ros-args", *self._chosen.ros_args]
+        own = {"autostart": True, **graph.start_after(spec, self._chosen.specs, first=[GraphMonitor.NAME])}
+        own.update(self._chosen.overrides.get(spec.name, {}))
+        for name, value in own.items():
+            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with quoted strings
+        # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the nodes in order.
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        self.children[spec.name] = subprocess.Popen(command, start_new_session=True, env=environment)
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait as `_Threads` does; raise DeviceError if a process has crashed."""
-        pidfds = {os.pidfd_open(child.pid): name for name, child in self.children.items()}
-        try:
-            ended, _, _ = select.select(list(pidfds), [], [], duration_s)
-            for descriptor in ended:
-                name = pidfds[descriptor]
-                status = self.children[name].wait()
+        end = time.monotonic() + duration_s if duration_s is not None else math.inf
+        while (left := end - time.monotonic()) > 0:
+            ended = self._ended(min(left, DEMAND_S))  # briefly, as others may start
+            for name, status in ended.items():
                 if status not in (0, 1):
                     raise DeviceError(f"{name} has crashed (exit status {status})")
-                if status == 1:
-                    return False
-            return True
+            if any(status == 0 or name in self._first for name, status in ended.items()):
+                return not any(ended.values())
+        return True
+
+    def _ended(self, timeout_s: float) -> dict[str, int]:
+        """Wait until processes end, and return their exit statuses by name; empty after the timeout."""
+        running = {name: child for name, child in dict(self.children).items() if child.returncode is None}
+        pidfds = {os.pidfd_open(child.pid): child for child in running.values()}
+        try:
+            ended, _, _ = select.select(list(pidfds), [], [], timeout_s)
         finally:
             for descriptor in pidfds:
                 os.close(descriptor)
+        return {name: child.wait() for name, child in running.items() if child in [pidfds[fd] for fd in ended]}
 
     def usage(self) -> dict[str, Any]:
-        return {name: usage(child.pid) for name, child in self.children.items()}
+        return {name: usage(child.pid) for name, child in dict(self.children).items()}
 
     def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
         """Interrupt the nodes, sources first, and wait for the last statistics that each publishes as it stops."""
@@ -391,18 +471,7 @@ Running = _Threads | _Processes
 
 @contextlib.contextmanager
 def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Processes | None]:
-    children = {}
-    for spec in chosen.specs:
-        command = [sys.executable, "-m", "actrec_nodes.bringup.processes", spec.name, "--ros-args", *chosen.ros_args]
-        own = {"autostart": True, **graph.start_after(spec, chosen.specs, first=[GraphMonitor.NAME])}
-        own.update(chosen.overrides.get(spec.name, {}))
-        for name, value in own.items():
-            # JSON is YAML with quoted strings.
-            command += ["-p", f"{name}:={json.dumps(value)}"]
-        # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the nodes in order.
-        environment = {**os.environ, PARENT: str(os.getpid())}
-        children[spec.name] = subprocess.Popen(command, start_new_session=True, env=environment)
-    running = _Processes(children)
+    running = _Processes(chosen)
     try:
         yield running
     finally:

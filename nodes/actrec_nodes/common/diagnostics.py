@@ -171,12 +171,15 @@ class Publisher:
         """Publish one status with the statistics and `more` as values.
 
         It is an error after a recent error, and a warning if the node is `busy` (with work before it can run), is not
-        active, drops many inputs, or states a "warning" in `more`.
+        active, drops many inputs, or states a "warning" in `more`; neither if it is active and `more` states why it is
+        "idle".
         """
         if self._publisher is None:
             return
         level, message = 0, f"{statistics.rate_hz:.1f} Hz"
-        if seconds_since_error < RECENT_S:
+        if active and more.get("idle"):
+            message = f"idle: {more['idle']}"
+        elif seconds_since_error < RECENT_S:
             level, message = 2, statistics.last_error
         elif busy or not active:
             level, message = 1, busy or "not active"

@@ -6,7 +6,8 @@ Each frame is received, paired and decoded once.
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import RgbdFrame
 from actrec.utils.calibration_files import rectified
+from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
@@ -26,6 +28,8 @@ ConfigT = TypeVar("ConfigT")
 
 STARTUP_S = 20.0
 """Until then missing images are logged as information: the camera may be starting."""
+
+FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
 
 IMAGE_TOPICS = (*topics.CAMERA_TOPICS, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO, topics.SCENE_FLOW_PREVIEW)
 
@@ -158,41 +162,112 @@ class _Source:
             listener.unpaired(number)
 
 
+@dataclass(frozen=True)
+class IdleConfig:
+    """When a node without subscribers stops its work."""
+
+    idle_after_s: float = setting(
+        2.0,
+        "Without a subscriber to its topics for this long, a node unsubscribes from its inputs until one comes; "
+        "0: it always works.",
+        unit="s",
+        range=(0.0, 3600.0),
+    )
+
+
 class FrameNode(ActrecNode[ConfigT]):
     """Subscribes to color, depth and camera_info while active, and calls `process` in a thread with the newest frame.
 
-    The fields of `SynchronizerConfig` are parameters too.
+    Without subscribers to its outputs the node is idle: it has no subscriptions either. The fields of
+    `SynchronizerConfig` and `IdleConfig` are parameters too.
+
+    Attributes:
+        idle: Why the node does no work, for the diagnostics; else empty.
     """
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
         self._synchronizer_settings = parameters.Parameters(self, SynchronizerConfig)
+        self._idle_settings = parameters.Parameters(self, IdleConfig)
+        self._synchronizer_config = SynchronizerConfig()
         self._frames: FrameSubscription | None = None
-        self._activated = 0.0
+        self._put: Callable[[RgbdMessages], None] | None = None  # of the worker, while active
+        self._following = threading.RLock()
+        self._idle_after_s = self._activated = self._wanted_at = 0.0
+        self._fresh = False
+        self.idle = ""
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
         """Process a frame and publish the result, with the frame's stamp."""
 
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget earlier frames; called before the first frame and after a pause, in the thread of `process`."""
+
     def activate(self) -> None:
         """Subscribe and start the worker."""
-        config = self._synchronizer_settings.read()
+        self._synchronizer_config = config = self._synchronizer_settings.read()
+        self._idle_after_s = self._idle_settings.read().idle_after_s
         worker = self.start_worker(self._work, lambda messages: messages.stamp_ns)
-        unpaired = partial(self.statistics.count, "unpaired")
-        self._frames = FrameSubscription(self, config, worker.put, self.warn, unpaired)
-        self._activated = time.monotonic()
+        with self._following:
+            self._put, self.idle, self._wanted_at = worker.put, "", time.monotonic()
+            self.subscribe()
         self.start_timer(config.silence_s, self._on_watchdog)
+        self.start_timer(FOLLOW_S, self.follow_subscribers)
 
     def deactivate(self) -> None:
         """Unsubscribe; report why there was no input if there was none."""
+        with self._following:
+            self._put = None
+            if self._frames is not None:
+                self._activated = 0.0
+                if not self.statistics.snapshot().received and not self.last_error:
+                    self._on_watchdog()
+            self.unsubscribe()
+
+    def subscribe(self) -> None:
+        """Subscribe to the inputs: at activation, and when a subscriber ends the idle time."""
+        self._fresh, self._activated = True, time.monotonic()
+        unpaired = partial(self.statistics.count, "unpaired")
+        self._frames = FrameSubscription(self, self._synchronizer_config, self.receive, self.warn, unpaired)
+
+    def unsubscribe(self) -> None:
+        """Unsubscribe from the inputs. Safe to call twice."""
         if self._frames is not None:
-            self._activated = 0.0
-            if not self.statistics.snapshot().received and not self.last_error:
-                self._on_watchdog()
             self._frames.close()
             self._frames = None
 
+    def receive(self, messages: RgbdMessages) -> None:
+        """Pass a frame to the worker; must return at once."""
+        if (put := self._put) is not None:
+            put(messages)
+
+    def follow_subscribers(self, _: Any = None) -> None:
+        """Become idle if no output has had a subscriber for `idle_after_s`; work again when one has."""
+        with self._following:
+            if self._put is None:
+                return
+            now = time.monotonic()
+            if any(output.get_subscription_count() for output in self._outputs):
+                self._wanted_at = now
+                if self.idle:
+                    self.idle = ""
+                    self.get_logger().info("no longer idle: a subscriber came")
+                    self.subscribe()
+            elif not self.idle and 0 < self._idle_after_s <= now - self._wanted_at:
+                self.idle = "no subscriber"
+                self.get_logger().info("idle: no subscriber; images are not received until one comes")
+                self.unsubscribe()
+
+    def figures(self) -> Mapping[str, float | int | str]:
+        """Return why the node is idle; empty while it works."""
+        return {"idle": self.idle}
+
     def _work(self, messages: RgbdMessages) -> None:
+        if self._fresh:
+            self._fresh = False
+            self.reset()
         self.process(messages.frame(self.warn))
 
     def _on_watchdog(self) -> None:

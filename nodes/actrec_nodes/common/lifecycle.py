@@ -96,6 +96,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Return figures in addition to the common statistics."""
         return {}
 
+    def follow_subscribers(self, _: Any = None) -> None:
+        """React to a subscriber of an output that came or went; called by the middleware, but not in Humble."""
+
     def wait_idle(self, timeout_s: float) -> bool:
         """Block until every received input is processed; return False after `timeout_s`."""
         worker = self._worker
@@ -193,7 +196,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
         """Create a publisher that publishes while the node is active, and is destroyed by `cleanup`."""
-        events = publisher_events(self, topic, profile, self.warn)
+        events = publisher_events(self, topic, profile, self.warn, self.follow_subscribers)
         self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events))
         return self._outputs[-1]
 

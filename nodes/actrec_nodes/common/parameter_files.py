@@ -121,6 +121,18 @@ def namespace(arguments: Sequence[str]) -> str:
     return "/" + found[-1].strip("/") if found and found[-1].strip("/") else ""
 
 
+def value(arguments: Sequence[str], node: str, name: str) -> Any:
+    """Return the last value of a node's parameter in ROS arguments and their parameter files; None if there is none."""
+    found, full_name = None, f"{namespace(arguments)}/{node}"
+    for option, text in itertools.pairwise(arguments):
+        if option == "--params-file":
+            for entry, settings in read(text).items():
+                found = settings.get(name, found) if fits(entry, full_name) else found
+        elif option in ("-p", "--param") and text.partition(":=")[0] in (name, f"{node}:{name}"):
+            found = yaml.safe_load(text.partition(":=")[2])
+    return found
+
+
 def ineffective(files: Sequence[str], node: Any, others: Sequence[str]) -> list[str]:
     """Return a line for each entry of parameter files and each name that is meant for an rclpy node without effect.
 

@@ -137,9 +137,12 @@ def requested(
 
 
 def publisher_events(
-    node: Node, topic: str, offered: QoSProfile, warn: Callable[[str], None]
+    node: Node, topic: str, offered: QoSProfile, warn: Callable[[str], None], matched: Callable[[Any], None]
 ) -> PublisherEventCallbacks:
-    """Return event callbacks of a publisher that name a subscriber whose QoS asks for more, both policies, a remedy."""
+    """Return event callbacks of a publisher that name a subscriber whose QoS asks for more, both policies, a remedy.
+
+    `matched` is called when a subscriber comes or goes, but not in Humble.
+    """
     name = node.resolve_topic_name(topic)
 
     def report(event: Any) -> None:
@@ -150,7 +153,9 @@ def publisher_events(
                     f"{asked[1]}; let it subscribe {asked[1]}"
                 )
 
-    return PublisherEventCallbacks(incompatible_qos=report)
+    events = PublisherEventCallbacks(incompatible_qos=report)
+    events.matched = matched  # no argument in Humble
+    return events
 
 
 def _more(asked: QoSProfile, offered: QoSProfile) -> tuple[str, str] | None:

@@ -1,0 +1,70 @@
+"""Perception and scene flow nodes do no work without a subscriber, over real DDS."""
+
+import json
+
+import pytest
+from actrec_msgs.msg import HandArray
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import String
+
+from actrec_nodes.common import conversions as c
+from actrec_nodes.common import topics
+from actrec_nodes.perception_nodes import HandNode, SkeletonNode
+from actrec_nodes.scene_flow_node import SceneFlowNode
+from tests.nodes.conftest import still
+
+pytestmark = pytest.mark.ros
+
+SOON = {"idle_after_s": 0.1, "silence_s": 0.2, "statistics_period_s": 0.1}
+
+
+def test_idle_hand_node_lets_skeleton_node_idle_until_hands_have_a_subscriber(host, add, peer) -> None:
+    skeleton, hand = add(SkeletonNode, **SOON), add(HandNode, **SOON)
+    resets: list[str] = []
+    assert host.start() is None
+    hand.reset = lambda: resets.append("hand")
+    peer.subscribe(String, "hand_node/statistics", topics.LATCHED)
+    peer.wait_until(lambda: hand.idle == skeleton.idle == "no subscriber")
+    for topic in (topics.COLOR, topics.DEPTH, topics.COLOR_INFO, topics.SKELETONS):
+        peer.wait_for_subscribers(topic, 0)
+    frames, errors = still(), (hand.last_error, skeleton.last_error)
+    for frame in (next(frames) for _ in range(3)):
+        peer.send_frame(frame)
+    for node in (hand, skeleton):
+        node._on_watchdog()
+    assert errors == (hand.last_error, skeleton.last_error), "missing images are no error"
+    statistics = peer.received["hand_node/statistics"]
+    assert peer.wait(lambda: bool(statistics) and json.loads(statistics[-1].data)["idle"] == "no subscriber")
+    received = skeleton.statistics.snapshot().received
+    for _ in range(2):
+        subscription = peer.subscribe(HandArray, topics.HANDS)
+        peer.wait_for_subscribers(topics.SKELETONS, 1)
+        peer.wait_until(lambda: peer._by_topic[topics.COLOR].get_subscription_count() == 1 and not skeleton.idle)
+        count = len(resets)
+        frame = next(frames)
+        peer.send_frame(frame)
+        (message,) = peer.wait_for(topics.HANDS)
+        assert c.stamp_to_ns(message.header.stamp) == frame.stamp_ns, "the first frame"
+        assert len(resets) == count + 1
+        peer.destroy_subscription(subscription)
+        peer.wait_until(lambda: hand.idle == skeleton.idle == "no subscriber")
+        assert skeleton.statistics.snapshot().received > received
+
+
+def test_idle_scene_flow_node_works_for_a_subscriber_of_any_output(host, add, peer) -> None:
+    node = add(SceneFlowNode, height=48, **SOON)
+    assert host.start() is None
+    peer.wait_until(lambda: bool(node.idle))
+    peer.subscribe(CameraInfo, topics.SCENE_FLOW_INFO)
+    peer.send_frames_until(still(), lambda: len(peer.received[topics.SCENE_FLOW_INFO]) >= 1)
+    node.trigger_deactivate()
+    assert not node.idle
+    peer.wait_for_subscribers(topics.COLOR, 0)
+
+
+def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:
+    node = add(SceneFlowNode, height=48, idle_after_s=0.0)
+    assert host.start() is None
+    node._wanted_at = 0.0
+    node.follow_subscribers()
+    peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed >= 2)
