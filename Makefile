@@ -49,11 +49,8 @@ ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 	@$(ENV) && python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# MediaPipe logs these lines, whatever its log level. At Ctrl-C the filter stays until the end of the output.
-NOISE := ^W0000 |^WARNING: All log messages before absl|^INFO: Created TensorFlow
 demo: build ## show the actions of a simulated person to the graph; compare the labels with them
-	@$(ENV) && actrec run --params config/demo.yaml --quiet \
-		2> >(trap '' INT TERM; grep --line-buffered -vE '$(NOISE)' >&2)
+	@$(ENV) && actrec run --params config/demo.yaml --quiet
 
 # Not --dist loadfile: with it xdist 3.8.0 hangs after a worker dies (pytest-xdist #1323).
 test: build ## run all tests, or some: ARGS="-k name"

@@ -53,13 +53,13 @@ NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_n
 CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "scipy", "tqdm"]
 EXTRAS = {
     "live": [
-        "mediapipe>=0.10.14,<0.10.22",
         "onnxruntime>=1.17",
         "numba>=0.59",
         "rosbags>=0.11.9",
         "av>=12",
         "psutil",
         "fpdf2>=2.7",
+        "protobuf>=4.25",
         "pyrealsense2>=2.55",
     ],
     "train": [
@@ -85,13 +85,13 @@ EXTRAS = {
         "tensorrt-cu13-bindings>=10.16; platform_machine == 'x86_64' and platform_system == 'Linux'",
         "cuda-bindings>=13; platform_machine == 'x86_64' and platform_system == 'Linux'",
     ],
-    # The last versions that live with numpy 1, which ROS and MediaPipe need.
+    # The last versions that live with numpy 1, which ROS needs.
     "view": ["rerun-sdk>=0.23,<0.23.2", "pyarrow<21"],
 }
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """Return the files for share/actrec: launch and parameter files, recipes and trained packages, by folder."""
+    """Return the files for share/actrec by folder: launch and parameter files, recipes, packages, networks."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
@@ -99,6 +99,9 @@ def shared_files() -> list[tuple[str, list[str]]]:
         files.append((f"share/actrec/{folder.as_posix()}", sorted(str(path) for path in folder.glob("*.yaml"))))
     for package in sorted(Path("models/zoo").glob("*/")):
         files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
+    perception = Path("models/perception")
+    names = ["README.md", "networks.yaml", *(path.name for path in perception.glob("*.onnx"))]
+    files.append((f"share/actrec/{perception}", sorted(str(perception / name) for name in names)))
     return files
 
 

@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
-    "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "body-ntu": ("benchmarks.perception:body_ntu", "the body estimator against the Kinect on an NTU video"),
     "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
     "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
     "ntu": ("benchmarks.streams:ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),

@@ -1,4 +1,4 @@
-"""`actrec bench estimators`, `actor`, `mediapipe-ntu`, `rendered-skeletons`, `mounting`: estimates and labels.
+"""`actrec bench estimators`, `actor`, `body-ntu`, `rendered-skeletons`, `mounting`: estimates and labels.
 
 `mounting` scores packages on recordings of a camera that is rolled or pitched. Joints of a test part are rotated as if
 the camera were turned. Pixels are rendered: recordings move the simulated actor, or a hand, before a turned camera, and
@@ -64,13 +64,13 @@ def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
             return
 
 
-def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
-    """Compare MediaPipe's joints with the Kinect's on the NTU RGB+D video in the recorded data.
+def body_ntu(arguments: list[str]) -> dict[str, Any]:
+    """Compare the estimator's joints with the Kinect's on the NTU RGB+D video in the recorded data.
 
     The dataset's images are mirrored. The replay driver flips them back; the images as they are show the effect of the
     mirroring. Joints that the Kinect inferred are ignored.
     """
-    args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
+    args = _arguments("body-ntu", "The body estimator against the Kinect v2 on one NTU RGB+D video.", arguments)
     kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
     video = str(args.data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi")
     tracked = kinect.states[0, :, :, None] == 2

@@ -125,7 +125,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
 
 LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
-REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "mediapipe", "onnxruntime", "rosbags", "scipy"), LIVE)
+REQUIRED = dict.fromkeys(("numpy", "cv2", "numba", "onnxruntime", "rosbags", "scipy"), LIVE)
 """Top-level modules that the live graph needs, with the remedy."""
 VIDEO = "only for replaying video: pip install 'actrec[live]'"
 OPTIONAL = {"av": VIDEO, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}

@@ -1,4 +1,4 @@
-"""Hands and faces by MediaPipe, at the wrists and heads of known bodies, or in the whole image.
+"""Hands and faces by MediaPipe's networks, at the wrists and heads of known bodies, or in the whole image.
 
 - Hands: Zhang et al., "MediaPipe Hands", 2020, layout `hand_21`.
 - Faces: Kartynnik et al., 2019, the 468 points of the face mesh reduced to layout `face_68`.
@@ -8,19 +8,22 @@ hand landmarks and the face detector therefore work on a square around each wris
 track the hand or face.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mediapipe.python import packet_getter
 
-from actrec.perception.mediapipe_graph import (
+from actrec.perception.networks import (
+    PRESENCE,
+    Detector,
     Estimator,
-    ImagePacket,
+    PerceptionNetwork,
     Region,
+    SourceImage,
     angle_towards,
-    read_world_landmarks,
     region_around,
+    sigmoid,
 )
 from actrec.perception.pipeline import Detection, FacePerceptionConfig, HandPerceptionConfig
 from actrec.skeleton import layouts
@@ -38,13 +41,16 @@ WRIST, MIDDLE = 0, 2
 REACQUIRE_DISTANCE = 1.0
 """Largest distance at which a lost hand without a body is found again, in edges of its region."""
 
+PALM_CELLS = ((8, 2), (16, 6))
+"""Strides and counts of the palm detector's anchors (palm_detection_cpu.pbtxt)."""
+
 MAX_WRIST_DISTANCE, MIN_SPAN, MAX_SPAN = 0.9, 0.12, 1.4
 """Largest distance of the hand's wrist from the body's (which may be a frame old), and its extent, in windows."""
 
 
 @dataclass
 class _UnassignedHand:
-    """Tracked hand without a known body; its side is a vote over frames, because MediaPipe's side flickers."""
+    """Tracked hand without a known body; its side is a vote over frames, because the network's side flickers."""
 
     body_id: str
     region: Region
@@ -52,7 +58,7 @@ class _UnassignedHand:
     right_votes: float = 0.0
 
 
-class MediaPipeHand(Estimator):
+class BlazeHand(Estimator):
     """Detector and tracker of hands; `options` are fields of `HandPerceptionConfig`."""
 
     config_class = HandPerceptionConfig
@@ -60,14 +66,8 @@ class MediaPipeHand(Estimator):
     def __init__(self, **options: Any):
         self.config = build(HandPerceptionConfig, options)
         super().__init__(self.config.hand_max_gap_s)
-        self._side = {"MODEL_COMPLEXITY": int(self.config.hand_model == "full")}
-        self._landmarker = self._graph(
-            "HandLandmarkCpu",
-            f"hand_landmark/hand_landmark_{self.config.hand_model}.tflite",
-            ("LANDMARKS", "WORLD_LANDMARKS", "HANDEDNESS"),
-            region=True,
-            side=self._side,
-        )
+        self._landmarker = self._keep(PerceptionNetwork(f"hand_landmarks_{self.config.hand_model}", self.config))
+        self._detector: Detector | None = None
         self._regions: dict[tuple[str, str], Region] = {}
         self._unassigned: list[_UnassignedHand] = []
         self._count = 0
@@ -84,8 +84,7 @@ class MediaPipeHand(Estimator):
             return self._search_image(image, frame.stamp_ns)
         present = {(body.body_id, side) for body in bodies for side in SIDES}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
-        arms = [self._estimate_at_arm(image, frame.intrinsics, body, side) for body in bodies for side in SIDES]
-        found = [entry for entry in arms if entry is not None]
+        found = self._at_arms(image, frame.intrinsics, bodies)
         kept: list[Detection] = []
         for _, detection in sorted(found, key=lambda entry: entry[0]):
             if not any(_coincide(detection, other) for other in kept):
@@ -97,50 +96,66 @@ class MediaPipeHand(Estimator):
         """Forget the tracked hands."""
         self._regions, self._unassigned = {}, []
 
-    def _estimate_at_arm(
-        self, image: ImagePacket, intrinsics: Intrinsics, body: Body, side: str
-    ) -> tuple[float, Detection] | None:
-        """Return the hand on one arm and its distance from the body's wrist, in windows."""
-        expected = hand_region_from_body(body, side, intrinsics, self.config.hand_window_m)
-        tracked = self._regions.pop((body.body_id, side), None)
-        if expected is None or not image.shows(expected):
-            return None
-        wrist = body.pixels[layouts.get(body.layout).index[f"wrist_{side}"]]
-        for region in (tracked, expected):
-            detection = self._hand(image, region) if region is not None else None
-            if detection is None:
+    def _at_arms(self, image: SourceImage, intrinsics: Intrinsics, bodies: list[Body]) -> list[tuple[float, Detection]]:
+        """Return the hands on the arms and their distances from the bodies' wrists, in windows.
+
+        Regions of the last frame come first, then regions expected from the bodies.
+        """
+        window_m = self.config.hand_window_m
+        expected = (
+            (body, side, hand_region_from_body(body, side, intrinsics, window_m)) for body in bodies for side in SIDES
+        )
+        arms = [(body, side, region) for body, side, region in expected if region and image.shows(region)]
+        found: dict[int, tuple[float, Detection]] = {}
+        for tracked in (True, False):
+            tried = [
+                (index, region)
+                for index, (body, side, window) in enumerate(arms)
+                if index not in found
+                and (region := self._regions.get((body.body_id, side)) if tracked else window) is not None
+            ]
+            hands = self._hands(image, [region for _, region in tried])
+            for (index, _), hand in zip(tried, hands, strict=True):
+                body, side, window = arms[index]
+                if hand is not None and (distance := _distance_from_wrist(hand, body, side, window)) is not None:
+                    hand.side, hand.body_id = side, body.body_id
+                    found[index] = distance, hand
+        return [found[index] for index in sorted(found)]
+
+    def _hands(self, image: SourceImage, regions: Sequence[Region]) -> list[Detection | None]:
+        """Return the hand in each region, or None."""
+        if not regions:
+            return []
+        found = self._landmarker.run(image, regions)
+        hands: list[Detection | None] = []
+        for index, region in enumerate(regions):
+            if found["presence"][index] < PRESENCE:
+                hands.append(None)
                 continue
-            distance = float(np.linalg.norm(detection.pixels[0] - wrist)) / expected.size
-            span = float(np.ptp(detection.pixels, axis=0).max()) / expected.size
-            if distance < MAX_WRIST_DISTANCE and MIN_SPAN < span < MAX_SPAN:
-                detection.side, detection.body_id = side, body.body_id
-                return distance, detection
-        return None
+            pixels = region.to_image(found["landmarks"][index, :, :2] / np.float32(self._landmarker.file.edge))
+            handedness = float(found["handedness"][index])  # probability of a left hand in a mirrored image
+            scores = np.where(image.contains(pixels), max(handedness, 1.0 - handedness), 0.0).astype(np.float32)
+            world = region.turned(found["world"][index])
+            hands.append(Detection("hand_21", pixels, world, scores, "right" if handedness >= 0.5 else "left"))
+        return hands
 
-    def _hand(self, image: ImagePacket, region: Region) -> Detection | None:
-        result = self._landmarker.run(image, region)
-        if not {"landmarks", "world_landmarks", "handedness"} <= set(result):
-            return None
-        pixels = image.landmarks(result["landmarks"])[:, :2]
-        handedness = packet_getter.get_proto(result["handedness"]).classification[0]
-        scores = np.where(image.contains(pixels), handedness.score, 0.0).astype(np.float32)
-        # MediaPipe assumes a mirrored image.
-        side = "right" if handedness.label.lower().startswith("left") else "left"
-        return Detection("hand_21", pixels, read_world_landmarks(result["world_landmarks"]), scores, side)
-
-    def _search_image(self, image: ImagePacket, stamp_ns: int) -> list[Detection]:
+    def _search_image(self, image: SourceImage, stamp_ns: int) -> list[Detection]:
         lost_ns = stamp_ns - int(self.config.hand_max_gap_s * NANOSECONDS)
         recent = [track for track in self._unassigned if track.stamp_ns >= lost_ns]
         self._unassigned = sorted(recent, key=lambda track: -track.stamp_ns)
         hands: list[Detection] = []
-        for track in self._unassigned:
-            hand = self._hand(image, track.region) if len(hands) < self.config.num_hands else None
-            if hand is not None and not any(_coincide(hand, other) for other in hands):
+        tracked = self._hands(image, [track.region for track in self._unassigned])
+        for track, hand in zip(self._unassigned, tracked, strict=True):
+            if (
+                len(hands) < self.config.num_hands
+                and hand is not None
+                and not any(_coincide(hand, other) for other in hands)
+            ):
                 hands.append(self._update(track, hand, stamp_ns))
         if len(hands) < self.config.num_hands:
             for region in self._search(image):
                 if len(hands) < self.config.num_hands and not any(region.covers(hand.pixels) for hand in hands):
-                    hand = self._hand(image, region)
+                    hand = self._hands(image, [region])[0]
                     if hand is not None:
                         hands.append(self._update(self._match_track(hand, stamp_ns), hand, stamp_ns))
         return hands
@@ -165,12 +180,13 @@ class MediaPipeHand(Estimator):
         hand.body_id, hand.side = track.body_id, "right" if track.right_votes >= 0 else "left"
         return hand
 
-    def _search(self, image: ImagePacket) -> list[Region]:
+    def _search(self, image: SourceImage) -> list[Region]:
         """Return the regions of hands around the palms detected in the whole image."""
-        model = f"palm_detection/palm_detection_{self.config.hand_model}.tflite"
-        detector = self._graph("PalmDetectionCpu", model, side=self._side)
+        if self._detector is None:
+            name = f"palm_detection_{self.config.hand_model}"
+            self._detector = self._keep(Detector(name, PALM_CELLS, PRESENCE, self.config))
         regions = []
-        for _, center, edge, points in detector.detect(image):
+        for _, center, edge, points in self._detector.detect(image):
             palm = Region(float(center[0]), float(center[1]), edge, angle_towards(points[WRIST], points[MIDDLE]))
             # palm_detection_detection_to_roi.pbtxt: half a palm towards the fingers, 2.6 times as large.
             moved = palm.shifted(0.0, -0.5)
@@ -205,6 +221,14 @@ def hand_region_from_body(body: Body, side: str, intrinsics: Intrinsics, hand_m:
     return Region(float(center[0]), float(center[1]), size, angle)
 
 
+def _distance_from_wrist(hand: Detection, body: Body, side: str, expected: Region) -> float | None:
+    """Return a hand's distance from the body's wrist in windows, or None if place or size do not fit."""
+    wrist = body.pixels[layouts.get(body.layout).index[f"wrist_{side}"]]
+    distance = float(np.linalg.norm(hand.pixels[0] - wrist)) / expected.size
+    span = float(np.ptp(hand.pixels, axis=0).max()) / expected.size
+    return distance if distance < MAX_WRIST_DISTANCE and MIN_SPAN < span < MAX_SPAN else None
+
+
 def _coincide(a: Detection, b: Detection) -> bool:
     distance = float(np.linalg.norm(a.pixels - b.pixels, axis=1).mean())
     return distance < 0.25 * float(np.ptp(a.pixels, axis=0).max())
@@ -229,6 +253,9 @@ EYE_CORNERS = (33, 263)
 EYE_CORNERS_M = 0.0889
 """Distance between them in MediaPipe's canonical face model (±4.446 cm in canonical_face_model.obj)."""
 
+NEAR_CELLS, FAR_CELLS = ((8, 2), (16, 6)), ((4, 1),)
+"""Strides and counts of the face detectors' anchors (face_detection_short_range.pbtxt and …_full_range.pbtxt)."""
+
 FACE_SCALE = 1.5
 """Ratio of the mesh's region to the face (face_landmark_landmarks_to_roi.pbtxt)."""
 
@@ -236,7 +263,7 @@ UNASSIGNED_FACE = "face_"
 """Prefix of the `body_id` of a face without a known body: face_1, face_2, …"""
 
 
-class MediaPipeFace(Estimator):
+class BlazeFace(Estimator):
     """Detector and tracker of faces; `options` are fields of `FacePerceptionConfig`."""
 
     config_class = FacePerceptionConfig
@@ -244,15 +271,9 @@ class MediaPipeFace(Estimator):
     def __init__(self, **options: Any):
         self.config = build(FacePerceptionConfig, options)
         super().__init__(self.config.face_max_gap_s)
-        model = "face_landmark_with_attention" if self.config.face_attention else "face_landmark"
-        self._mesher = self._graph(
-            "FaceLandmarkCpu",
-            f"face_landmark/{model}.tflite",
-            ("LANDMARKS",),
-            region=True,
-            side={"WITH_ATTENTION": self.config.face_attention},
-        )
-        self._near = self._graph("FaceDetectionShortRangeCpu", "face_detection/face_detection_short_range.tflite")
+        self._mesher = self._keep(PerceptionNetwork("face_landmarks", self.config))
+        self._near = self._keep(Detector("face_detection_near", NEAR_CELLS, 0.5, self.config))
+        self._far: Detector | None = None
         self._regions: dict[str, Region] = {}
         self._wait: dict[str, int] = {}
         self._unassigned: dict[str, Region] = {}
@@ -279,7 +300,7 @@ class MediaPipeFace(Estimator):
         """Forget the tracked faces."""
         self._regions, self._wait, self._unassigned = {}, {}, {}
 
-    def _mesh_at_body(self, image: ImagePacket, intrinsics: Intrinsics, body: Body) -> np.ndarray | None:
+    def _mesh_at_body(self, image: SourceImage, intrinsics: Intrinsics, body: Body) -> np.ndarray | None:
         head = head_region_from_body(body, intrinsics, self.config.head_window_m)
         tracked = self._regions.pop(body.body_id, None)
         if head is None or not image.shows(head):
@@ -298,7 +319,7 @@ class MediaPipeFace(Estimator):
         self._wait.pop(body.body_id, None)
         return mesh
 
-    def _search_image(self, image: ImagePacket) -> list[Detection]:
+    def _search_image(self, image: SourceImage) -> list[Detection]:
         meshes: dict[str, np.ndarray] = {}
         for name, region in self._unassigned.items():
             mesh = self._mesh(image, region)
@@ -306,8 +327,9 @@ class MediaPipeFace(Estimator):
             if mesh is not None and not any(_next_region(mesh).covers(other[:, :2]) for other in meshes.values()):
                 meshes[name] = mesh
         if len(meshes) < self.config.num_faces:
-            model = "face_detection/face_detection_full_range_sparse.tflite"
-            for region in _search(self._graph("FaceDetectionFullRangeCpu", model), image):
+            if self._far is None:
+                self._far = self._keep(Detector("face_detection_far", FAR_CELLS, 0.6, self.config))
+            for region in _search(self._far, image):
                 is_known = any(region.covers(mesh[:, :2]) for mesh in meshes.values())
                 mesh = self._mesh(image, region) if len(meshes) < self.config.num_faces and not is_known else None
                 if mesh is not None:
@@ -316,10 +338,21 @@ class MediaPipeFace(Estimator):
         self._unassigned = {name: _next_region(mesh) for name, mesh in meshes.items()}
         return [_detection(mesh, image, name) for name, mesh in meshes.items()]
 
-    def _mesh(self, image: ImagePacket, region: Region) -> np.ndarray | None:
-        """Return the [468, 3] mesh in pixels in a region, or None without a face."""
-        result = self._mesher.run(image, region) if image.shows(region) else {}
-        return image.landmarks(result["landmarks"])[:, :3] if "landmarks" in result else None
+    def _meshes(self, image: SourceImage, regions: Sequence[Region]) -> list[np.ndarray | None]:
+        """Return the [468, 3] mesh in pixels in each region, or None without a face."""
+        shown = [region for region in regions if image.shows(region)]
+        if not shown:
+            return [None] * len(regions)
+        found = self._mesher.run(image, shown)
+        present = sigmoid(found["presence"]) >= PRESENCE
+        shares = found["landmarks"] / np.float32(self._mesher.file.edge)
+        meshes = (
+            region.to_image(mesh) if known else None for region, mesh, known in zip(shown, shares, present, strict=True)
+        )
+        return [next(meshes) if image.shows(region) else None for region in regions]
+
+    def _mesh(self, image: SourceImage, region: Region) -> np.ndarray | None:
+        return self._meshes(image, [region])[0]
 
 
 def head_region_from_body(body: Body, intrinsics: Intrinsics, head_m: float) -> Region | None:
@@ -333,7 +366,7 @@ def head_region_from_body(body: Body, intrinsics: Intrinsics, head_m: float) -> 
     return Region(float(head[0]), float(head[1]), size) if np.isfinite(size) else None
 
 
-def _search(detector: Any, image: ImagePacket, square: Region | None = None) -> list[Region]:
+def _search(detector: Any, image: SourceImage, square: Region | None = None) -> list[Region]:
     """Return the regions of the faces detected in the image, or in an upright square of it, best first."""
     area = None
     if square is not None:
@@ -358,7 +391,7 @@ def _fits(mesh: np.ndarray, head: Region) -> bool:
     return bool(distance < 0.25 * head.size and 0.15 * head.size < (high - low).max() < 0.75 * head.size)
 
 
-def _detection(mesh: np.ndarray, image: ImagePacket, body_id: str) -> Detection:
+def _detection(mesh: np.ndarray, image: SourceImage, body_id: str) -> Detection:
     """Return the 68 points, in meters if the eyes are as far apart as in the canonical face."""
     points = mesh[list(FACE_68)]
     right, left = mesh[list(EYE_CORNERS)]

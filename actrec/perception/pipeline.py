@@ -1,7 +1,4 @@
-"""From an RGB-D frame to tracked bodies, hands and faces: settings, estimators by name, lifting and tracking.
-
-No MediaPipe is loaded here.
-"""
+"""From an RGB-D frame to tracked bodies, hands and faces: settings, estimators by name, lifting and tracking."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -13,6 +10,7 @@ import numpy as np
 
 from actrec.perception.gravity import GravityConfig, GravityEstimator
 from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links
+from actrec.perception.networks import NetworkConfig
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
@@ -24,11 +22,10 @@ from actrec.utils.registry import Registry
 ESTIMATORS = Registry(
     "estimator",
     {
-        "body": "actrec.perception.body:MediaPipeBody",
-        "hand": "actrec.perception.hand_face:MediaPipeHand",
-        "face": "actrec.perception.hand_face:MediaPipeFace",
+        "body": "actrec.perception.body:BlazePose",
+        "hand": "actrec.perception.hand_face:BlazeHand",
+        "face": "actrec.perception.hand_face:BlazeFace",
     },
-    install={"mediapipe": "pip install mediapipe==0.10.21 (0.10.18 on arm64)"},
 )
 
 
@@ -39,7 +36,8 @@ def create(kind: str, **options: Any) -> Any:
 
     Raises:
         ConfigError: The kind or an option is unknown; the message lists the known ones.
-        MissingLibraryError: MediaPipe or its models are not installed; the message has the command to install it.
+        MissingLibraryError: ONNX Runtime is not installed; the message has the command to install it.
+        PackageError: A network is missing or damaged.
     """
     return ESTIMATORS.create(kind, **options)
 
@@ -57,8 +55,10 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class BodyEstimatorConfig:
+class BodyEstimatorConfig(NetworkConfig):
     """Settings of the body estimator."""
+
+    body_model: str = setting("full", "Landmark network: lite takes two thirds of the time", choices=("lite", "full"))
 
     num_poses: int = setting(
         2, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 10)
@@ -75,7 +75,7 @@ class BodyEstimatorConfig:
 
 
 @dataclass(frozen=True)
-class HandPerceptionConfig:
+class HandPerceptionConfig(NetworkConfig):
     """Settings of the estimator and the lifting of hands."""
 
     hand_model: str = setting(
@@ -95,12 +95,11 @@ class HandPerceptionConfig:
 
 
 @dataclass(frozen=True)
-class FacePerceptionConfig:
+class FacePerceptionConfig(NetworkConfig):
     """Settings of the estimator and the lifting of faces."""
 
     num_faces: int = setting(2, "Maximum number of faces if no bodies are known", range=(1, 10))
     head_window_m: float = setting(0.5, "Edge of the search window around a body's head", unit="m", range=(0.1, 2.0))
-    face_attention: bool = setting(False, "Use the slower mesh that is more exact at lips and eyes")
     face_retry_every: int = setting(
         3, "Frames between searches for a face that was not found at a body's head", range=(1, 100)
     )

@@ -59,6 +59,6 @@ def test_requirements_pin_one_version_of_each_package() -> None:
 
 
 def test_requirements_install_one_opencv() -> None:
-    """Two OpenCV wheels overwrite each other's cv2: mediapipe brings opencv-contrib-python."""
+    """Two OpenCV wheels overwrite each other's cv2."""
     names = pins(*(path.name for path in FOLDER.glob("*.txt")))
     assert [name for name in names if name.startswith("opencv")] == ["opencv-contrib-python"]

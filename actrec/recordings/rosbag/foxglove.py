@@ -24,7 +24,7 @@ _TYPES = {
 def converter(channel: Channel) -> tuple[str, Callable[[bytes], bytes]] | None:
     """Return the ROS type of a channel's messages and the function that converts one; None for other schemas.
 
-    Protobuf messages need the package protobuf, which mediapipe installs.
+    Protobuf messages need the package protobuf.
     """
     name = _NAME.fullmatch(channel.msgtype)
     kind = _TYPES.get(name[1]) if name else None

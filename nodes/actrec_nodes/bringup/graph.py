@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _INSTALL = {
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
-    "mediapipe": "pip install 'mediapipe>=0.10.14,<0.10.22'",
 }
 
 GRAPH = (

@@ -91,12 +91,12 @@ def test_check_frames_slow_camera_without_people_names_rate_and_missing_person()
     assert "too few frames" in unit.value and "stand in view" in unit.remedy
 
 
-def test_check_frames_without_mediapipe_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+def test_check_frames_without_onnxruntime_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for name in [name for name in sys.modules if name.startswith("actrec.perception")]:
         monkeypatch.delitem(sys.modules, name)
     _, unit = doctor.check_frames("simulated", {"realtime": False, "width": 160, "height": 120})
-    assert unit.state == "gap" and "mediapipe" in unit.value
+    assert unit.state == "gap" and "onnxruntime" in unit.value
 
 
 def test_check_frames_single_frame_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:

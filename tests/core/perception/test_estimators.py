@@ -7,8 +7,8 @@ import pytest
 
 from actrec import perception
 from actrec.perception import hand_face
-from actrec.perception.hand_face import MediaPipeHand
-from actrec.perception.mediapipe_graph import region_around
+from actrec.perception.hand_face import BlazeHand
+from actrec.perception.networks import region_around
 from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, MissingLibraryError
@@ -33,19 +33,11 @@ def test_create_known_kinds_returned_unknown_raises():
         perception.create("body", num_people=2)
 
 
-def test_create_mediapipe_missing_raises_with_install(monkeypatch):
-    for module in [m for m in sys.modules if m.startswith(("mediapipe", "actrec.perception."))]:
+def test_create_onnxruntime_missing_raises_with_install(monkeypatch):
+    for module in [m for m in sys.modules if m.startswith(("onnxruntime", "actrec.perception."))]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(MissingLibraryError, match=r"pip install mediapipe==0\.10\.21"):
-        perception.create("body")
-
-
-def test_create_mediapipe_models_missing_raises_with_install(monkeypatch, tmp_path):
-    from actrec.perception import mediapipe_graph
-
-    monkeypatch.setattr(mediapipe_graph.mediapipe, "__file__", str(tmp_path / "mediapipe" / "__init__.py"))
-    with pytest.raises(MissingLibraryError, match=r"without its model pose_detection.*mediapipe==0\.10\.21"):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install onnxruntime"):
         perception.create("body")
 
 
@@ -82,7 +74,7 @@ def test_region_around_rotated_points_rotates(angle):
 
 
 def test_estimator_stamp_jump_resets(monkeypatch):
-    estimator, resets = MediaPipeHand(hand_max_gap_s=1.0), []
+    estimator, resets = BlazeHand(hand_max_gap_s=1.0), []
     for stamp_ns in (10_000_000_000, 10_000_000_000, 10_900_000_000, 10_800_000_000, 10_850_000_000, 12_000_000_000):
         monkeypatch.setattr(estimator, "reset", lambda stamp_ns=stamp_ns: resets.append(stamp_ns))
         estimator.estimate(RgbdFrame(stamp_ns, np.zeros((480, 640, 3), np.uint8), None, CAMERA), [])

@@ -352,15 +352,16 @@ def test_hand_estimator_briefly_lost_hand_keeps_id(data_root):
 def test_hand_estimator_side_is_majority_of_frames(data_root, monkeypatch):
     clip = hands_of(data_root)
     hand = HandPerception()
-    seen = hand._estimator._hand
+    seen = hand._estimator._hands
     flicker = iter("rrlrlrrlr")
 
     def judged(*args):
         found = seen(*args)
-        found.side = {"l": "left", "r": "right"}[next(flicker)]
+        for one in found:
+            one.side = {"l": "left", "r": "right"}[next(flicker)]
         return found
 
-    monkeypatch.setattr(hand._estimator, "_hand", judged)
+    monkeypatch.setattr(hand._estimator, "_hands", judged)
     for frame in clip[:9]:
         (found,) = hand.process(frame, [])
         assert (found.body_id, found.side) == ("hand_1", "right")
