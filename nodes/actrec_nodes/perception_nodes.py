@@ -248,7 +248,7 @@ class LoadShedder:
 
     Attributes:
         reason: Why the rate is halved; empty at full rate.
-        work_s: Duration of the last work, without waits; set by the user.
+        work_s: Duration of the last work with its wait for skeletons; set by the user.
     """
 
     COUNTED = 30
@@ -365,11 +365,11 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame, near its skeletons if there are any."""
+        began = time.monotonic()
         message = self._nearest(frame.stamp_ns)
         bodies = conversions.message_to_bodies(message) if message is not None else []
         if message is not None:
             frame = replace(frame, up=gravity.up_from_vector(message.up))
-        began = time.monotonic()
         found = list(self._perception.process(frame, bodies))
         if self._shedder is not None:
             self._shedder.work_s = time.monotonic() - began

@@ -1,8 +1,9 @@
 """Hands and faces run at half rate while skeletons do not keep up with the images."""
 
 import pytest
+from actrec_msgs.msg import SkeletonArray
 
-from actrec_nodes.perception_nodes import LoadShedder
+from actrec_nodes.perception_nodes import FaceNode, LoadShedder
 
 
 class Machine:
@@ -65,3 +66,22 @@ def test_shedder_without_any_skeletons_or_just_started_sheds_nothing() -> None:
     assert machine.shedder.reason
     machine.run(0.0, 5)
     assert not machine.shedder.reason, "skeleton_node has ended"
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("shed_load", [True, False])
+def test_face_node_works_at_half_rate_and_reports_it(host, add, shed_load: bool) -> None:
+    node, accepted = add(FaceNode, shed_load=shed_load), list[int]()
+    assert host.start() is None
+    node._put = accepted.append
+    seconds = iter(range(1000))
+    if shed_load:
+        node._shedder._clock = lambda: next(seconds)
+    for image in range(60):
+        if image % 3 == 0:
+            node._keep(SkeletonArray())
+        node.receive(image)
+    assert node.figures()["warning"] == ("half rate: skeletons for 10 of 30 images" if shed_load else "")
+    for image in range(60, 80):
+        node.receive(image)
+    assert len(accepted) == (59 + 10 if shed_load else 80)
