@@ -38,6 +38,12 @@ CELLS = ((8, 2), (16, 2), (32, 6))
 HEATMAP_RADIUS = 3
 """Pixels of a heatmap around a landmark that refine it (tensors_to_pose_landmarks_and_segmentation.pbtxt)."""
 
+LOST_FRAMES = 10
+"""Frames in which a lost person is searched around the last place."""
+
+Area = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
+
 Pose = tuple[Detection, Region]
 """A pose and its region in the next frame."""
 
@@ -53,29 +59,43 @@ class BlazePose(Estimator):
         self._detector = self._keep(Detector("person_detection", CELLS, self.config.min_detection_score, self.config))
         self._landmarker = self._keep(PerceptionNetwork(f"body_landmarks_{self.config.body_model}", self.config))
         self._regions: list[Region] = []
+        self._lost: list[tuple[int, Region]] = []  # frames left to search, and where
         self._until_search = self._view = 0
 
     def estimate(self, frame: RgbdFrame) -> list[Detection]:
         """Return the people in `frame`, at most `num_poses`, the longest tracked first."""
         image = self._image(frame)
         poses = _distinct(self._poses(image, self._regions))
+        self._note_lost(image, poses)
         self._until_search -= 1
-        lost = len(poses) < len(self._regions) or not poses
-        if len(poses) < self.config.num_poses and (lost or self._until_search <= 0):
-            poses = self._search(image, poses)
-            self._until_search = self.config.detect_every
+        if len(poses) < self.config.num_poses:
+            for _, region in self._lost[:1]:
+                poses = self._search(image, poses, _square_around(image, region))
+            if not poses or self._until_search <= 0:
+                views = _views(image.width, image.height)
+                poses = self._search(image, poses, views[self._view % len(views)])
+                self._view += 1
+                self._until_search = self.config.detect_every
         self._regions = [region for _, region in poses]
         return [detection for detection, _ in poses]
 
     def reset(self) -> None:
         """Forget the tracked people."""
-        self._regions, self._until_search, self._view = [], 0, 0
+        self._regions, self._lost, self._until_search, self._view = [], [], 0, 0
 
-    def _search(self, image: SourceImage, poses: list[Pose]) -> list[Pose]:
-        """Add the people that the detector finds in the next view."""
-        views = _views(image.width, image.height)
-        view = views[self._view % len(views)]
-        self._view += 1
+    def _note_lost(self, image: SourceImage, poses: list[Pose]) -> None:
+        """Keep the regions whose person was lost, for some frames and until a person is there again."""
+        people = [detection.pixels[HIPS].mean(axis=0) for detection, _ in poses]
+
+        def is_taken(region: Region) -> bool:
+            return any(np.hypot(u - region.u, v - region.v) < 0.25 * region.size for u, v in people)
+
+        new = [(LOST_FRAMES, region) for region in self._regions if image.shows(region)]
+        older = [(left - 1, region) for left, region in self._lost[1:] + self._lost[:1] if left > 1]
+        self._lost = [(left, region) for left, region in [*new, *older] if not is_taken(region)]
+
+    def _search(self, image: SourceImage, poses: list[Pose], view: Area) -> list[Pose]:
+        """Add the people that the detector finds in an area."""
         new = [
             _region_from_circle(points[0], points[1])
             for _, head, _, points in self._detector.detect(image, view)
@@ -130,8 +150,18 @@ def _region_from_circle(center: np.ndarray, rim: np.ndarray) -> Region:
     return Region(float(center[0]), float(center[1]), size, angle_towards(center, rim))
 
 
-def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Return (left, top, right, bottom) of the whole image and of square tiles that overlap by a third or more."""
+def _square_around(image: SourceImage, region: Region) -> Area:
+    """Return a square of twice a region's size, at most the image's shorter edge, within the image."""
+    edge = min(max(int(2 * region.size), 64), image.width, image.height)
+    left, top = (
+        int(np.clip(at - edge / 2, 0, room - edge))
+        for at, room in zip((region.u, region.v), (image.width, image.height), strict=True)
+    )
+    return left, top, left + edge, top + edge
+
+
+def _views(width: int, height: int) -> list[Area]:
+    """Return the areas of the whole image and of square tiles that overlap by a third or more."""
     short, long = min(width, height), max(width, height)
     count = 1 + int(np.ceil((long - short) / (0.6 * short)))
     starts = np.linspace(0, long - short, count).astype(int).tolist() if count > 1 else []

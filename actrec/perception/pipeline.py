@@ -61,7 +61,7 @@ class BodyEstimatorConfig(NetworkConfig):
     body_model: str = setting("full", "Landmark network: lite takes two thirds of the time", choices=("lite", "full"))
 
     num_poses: int = setting(
-        2, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 10)
+        5, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 20)
     )
     detect_every: int = setting(
         5,

@@ -17,6 +17,9 @@ STATURE_M = 1.7
 DUPLICATE_M = 0.2
 """Two tracks nearer than this are one person: two people are further apart, even if they embrace."""
 
+DRIFT_M_S = 1.0
+"""Growth of a track's gate while it is not detected."""
+
 FAR = 1e3
 
 
@@ -115,8 +118,9 @@ class Tracker:
         costs = np.array([[_cost(*t.predict(stamp_ns), body) for body in bodies] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(bodies))
         unmatched, detected = set(range(len(bodies))), set[str]()
-        for row, column in zip(*linear_sum_assignment(np.where(costs <= self.config.gate_m, costs, FAR)), strict=True):
-            if costs[row, column] <= self.config.gate_m:
+        gates = np.array([[self._gate(track, stamp_ns)] for track in self._tracks]).reshape(-1, 1)
+        for row, column in zip(*linear_sum_assignment(np.where(costs <= gates, costs, FAR)), strict=True):
+            if costs[row, column] <= gates[row]:
                 self._tracks[row].update(stamp_ns, bodies[column])
                 unmatched.discard(int(column))
                 detected.add(self._tracks[row].body_id)
@@ -130,6 +134,11 @@ class Tracker:
             track.duplicate_of = nearest if least < self.config.gate_m else ""
             self._tracks.append(track)
         return detected
+
+    def _gate(self, track: Track, stamp_ns: int) -> float:
+        """Return the gate of a track: the longer it was not detected, the less its place is known."""
+        lost_ns = max(stamp_ns - track.stamp_ns - self._interval_ns, 0)
+        return self.config.gate_m + DRIFT_M_S * lost_ns / NANOSECONDS
 
     def _merge(self, stamp_ns: int, detected: set[str]) -> set[str]:
         """Merge duplicate tracks of one person into the older one; return the ids detected now.

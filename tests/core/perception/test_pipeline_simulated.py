@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec import perception
+from actrec import cameras, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, Pipeline
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError
 
 J = KINECT_V2_25.index
@@ -127,3 +128,22 @@ def test_pipeline_hands_and_faces_disabled_returns_bodies_only(wave):
     assert len(bodies) == 1 and hands == faces == []
     with pytest.raises(ConfigError, match="unknown option hand of PipelineConfig"):
         perception.Pipeline(hand=False)
+
+
+def test_body_estimator_lost_person_is_found_again_around_the_last_place():
+    """In a wide image the detector needs the tile with the person, which comes every fourth search only."""
+    with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0) as camera:
+        color = camera.read().color
+    wide = np.zeros((480, 1600, 3), np.uint8)
+    wide[:, 1600 - 640 :] = color
+    intrinsics = Intrinsics(1600, 480, 500.0, 500.0, 799.5, 239.5)
+    estimator = perception.create("body")
+
+    def count(k, image):
+        return len(estimator.estimate(RgbdFrame(k * 100_000_000, image, None, intrinsics)))
+
+    found = [count(k, wide) for k in range(8)]
+    assert found[-1] == 1
+    assert [count(8 + k, np.zeros_like(wide)) for k in range(3)] == [0, 0, 0]
+    assert count(11, wide) == 1
+    estimator.close()

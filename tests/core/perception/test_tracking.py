@@ -145,6 +145,14 @@ def test_tracker_lost_near_other_person_keeps_id():
     assert found == [["body_1", "body_2"]] * 14 + [["body_1"]] * 5 + [["body_1", "body_2"]]
 
 
+@pytest.mark.parametrize(("turn_m", "ids"), [(0.9, ["body_1"]), (3.0, ["body_2"])])
+def test_tracker_lost_person_who_turned_keeps_id_near_the_prediction(turn_m, ids):
+    """A person runs at 2 m/s, is lost for half a second, and comes back beside the prediction."""
+    tracker = Tracker(min_hits=1, smooth=False)
+    play(tracker, [[person(2.0 * k / RATE - 1.5, 3.0)] for k in range(15)])
+    assert play(tracker, [[]] * 7 + [[person(2.0 * 22 / RATE - 1.5 - turn_m, 3.0)]], start=15)[-1] == ids
+
+
 def test_tracker_distant_person_gets_new_id():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(-1, 2)], [person(1, 2)]]) == [["body_1"], ["body_2"]]
