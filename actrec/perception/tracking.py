@@ -17,8 +17,8 @@ STATURE_M = 1.7
 DUPLICATE_M = 0.2
 """Two tracks nearer than this are one person: two people are further apart, even if they embrace."""
 
-DRIFT_M_S = 1.0
-"""Growth of a track's gate while it is not detected."""
+DRIFT_M_S, WIDEST_M = 1.0, 0.9
+"""Growth of a track's gate while it is not detected, and its limit: the cost of a joint is at most 1 m."""
 
 FAR = 1e3
 
@@ -138,7 +138,7 @@ class Tracker:
     def _gate(self, track: Track, stamp_ns: int) -> float:
         """Return the gate of a track: the longer it was not detected, the less its place is known."""
         lost_ns = max(stamp_ns - track.stamp_ns - self._interval_ns, 0)
-        return self.config.gate_m + DRIFT_M_S * lost_ns / NANOSECONDS
+        return max(self.config.gate_m, min(self.config.gate_m + DRIFT_M_S * lost_ns / NANOSECONDS, WIDEST_M))
 
     def _merge(self, stamp_ns: int, detected: set[str]) -> set[str]:
         """Merge duplicate tracks of one person into the older one; return the ids detected now.

@@ -142,8 +142,9 @@ def test_body_estimator_lost_person_is_found_again_around_the_last_place():
     def count(k, image):
         return len(estimator.estimate(RgbdFrame(k * 100_000_000, image, None, intrinsics)))
 
-    found = [count(k, wide) for k in range(8)]
-    assert found[-1] == 1
-    assert [count(8 + k, np.zeros_like(wide)) for k in range(3)] == [0, 0, 0]
-    assert count(11, wide) == 1
+    frames = iter(range(100))
+    assert [count(next(frames), wide) for _ in range(8)][-1] == 1
+    for gap in range(1, 5):
+        assert [count(next(frames), np.zeros_like(wide)) for _ in range(gap)] == [0] * gap
+        assert count(next(frames), wide) == 1
     estimator.close()

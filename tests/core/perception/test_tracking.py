@@ -145,7 +145,7 @@ def test_tracker_lost_near_other_person_keeps_id():
     assert found == [["body_1", "body_2"]] * 14 + [["body_1"]] * 5 + [["body_1", "body_2"]]
 
 
-@pytest.mark.parametrize(("turn_m", "ids"), [(0.9, ["body_1"]), (3.0, ["body_2"])])
+@pytest.mark.parametrize(("turn_m", "ids"), [(0.7, ["body_1"]), (3.0, ["body_2"])])
 def test_tracker_lost_person_who_turned_keeps_id_near_the_prediction(turn_m, ids):
     """A person runs at 2 m/s, is lost for half a second, and comes back beside the prediction."""
     tracker = Tracker(min_hits=1, smooth=False)
