@@ -113,6 +113,7 @@ def findings(with_transport: bool) -> Iterator[Finding]:
     yield from check_software()
     yield from check_folders()
     yield from check_models()
+    yield check_perception()
     yield from check_cameras()
     yield from check_accelerators()
     if with_transport and _is_installed("rclpy") and _is_installed("actrec_nodes"):
@@ -299,6 +300,23 @@ def check_models() -> Iterator[Finding]:
     if not any(entry.package for entry in entries):
         remedy = f"set {zoo.VARIABLE} to a folder of packages, or train one: actrec train --help"
         yield Finding("models", "model package", False, "no usable one found", remedy, required=True)
+
+
+def check_perception() -> Finding:
+    """Check the files of the networks of bodies, hands and faces, and the backends that run them by default."""
+    name, chosen = "networks of perception", dict[str, list[str]]()
+    try:
+        networks = importlib.import_module("actrec.perception.networks")
+        for file in networks.files().values():
+            file.read()
+            chosen.setdefault(networks.resolve(file, networks.NetworkConfig()), []).append(file.name)
+    except ActrecError as error:
+        value, _, remedy = str(error).rpartition(": ")
+        return Finding("models", name, False, value, remedy, required=True)
+    shares = [f"{', '.join(names) if len(chosen) > 1 else len(names)} on {where}" for where, names in chosen.items()]
+    missing = "onnxruntime" in chosen and _is_installed("tensorrt") and _has_cuda_driver()
+    value = "; ".join(shares) + (": engines are not built" if missing else "")
+    return Finding("models", name, not missing, value, "actrec build-engine perception")
 
 
 # -- hardware ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,19 @@ def resolve(backend: str, package: ModelPackage | None = None) -> str:
     """
     if backend != "auto":
         return backend
-    if package is None or ("tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None):
-        return "onnxruntime"
+    ready = package is not None and has_engine(lambda: bool(BACKENDS.get("tensorrt").ready(package)))
+    return "tensorrt" if ready else "onnxruntime"
+
+
+def has_engine(is_built: Callable[[], bool]) -> bool:
+    """Return the result of `is_built`; False if TensorRT is not installed or cannot be used, which is logged."""
+    if "tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None:
+        return False
     try:
-        return "tensorrt" if BACKENDS.get("tensorrt").ready(package) else "onnxruntime"
+        return is_built()
     except ActrecError as error:
         logger.info("auto: TensorRT is not used: %s", error)
-        return "onnxruntime"
+        return False
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:

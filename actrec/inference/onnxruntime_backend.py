@@ -51,14 +51,7 @@ class OnnxRuntimeBackend:
     def __init__(self, package: ModelPackage, **options: Any):
         self.config = config.build(OnnxRuntimeConfig, options)
         content, file = package.read_onnx(self.config.precision), package.onnx_path(self.config.precision)
-        providers = self._providers()
-        self._session = _open(content, str(file), self.config.threads, providers)
-        on_cuda = _CUDA in self._session.get_providers()
-        if _CUDA in providers and not on_cuda:  # ONNX Runtime falls back to the CPU by itself
-            problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
-            if self.config.device == "cuda":
-                raise DeviceError(f"{problem}, or device=cpu")
-            logger.warning("%s; device=auto uses the CPU", problem)
+        self._session = open_session(content, f"{file}", self.config.threads, self.config.device, "export it again")
         values = [*self._session.get_inputs(), *(outputs := self._session.get_outputs())]
         problems = [f"'{v.name}' {v.type}, expected tensor(float)" for v in values if v.type != "tensor(float)"]
         if len(outputs) != 1:
@@ -67,9 +60,8 @@ class OnnxRuntimeBackend:
             raise PackageError(f"{file} has {problems[0]}: export it again")
         self.inputs = {value.name: _shape(value.shape) for value in self._session.get_inputs()}
         self.output = _shape(outputs[0].shape)
-        threads = f"CPU, {self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
         lower = "" if self.config.precision == "float32" else f", {self.config.precision}"
-        self.device = ("CUDA" if on_cuda else threads) + lower
+        self.device = device_of(self._session, self.config.threads) + lower
         logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -92,15 +84,6 @@ class OnnxRuntimeBackend:
             raise InputError(f"the network failed: {first_line(error)}") from error
         return logits
 
-    def _providers(self) -> list[str]:
-        available = _CUDA in onnxruntime.get_available_providers()
-        if self.config.device == "cuda" and not available:
-            raise DeviceError(
-                "CUDA was asked for but this ONNX Runtime has no CUDA provider: "
-                "pip install onnxruntime-gpu, or device=cpu"
-            )
-        return [_CUDA, _CPU] if available and self.config.device != "cpu" else [_CPU]
-
 
 def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return all outputs of an ONNX graph by name, computed on the CPU."""
@@ -108,16 +91,46 @@ def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
-def _open(content: bytes, where: str, threads: int, providers: list[str]) -> onnxruntime.InferenceSession:
+def open_session(content: bytes, where: str, threads: int, device: str, remedy: str) -> onnxruntime.InferenceSession:
+    """Open a network.
+
+    Args:
+        content: The ONNX file.
+        where: Its path for errors.
+        threads: CPU threads of one run.
+        device: "auto" (CUDA if it works, else the CPU with a warning), "cpu" or "cuda".
+        remedy: For a file that is refused.
+
+    Raises:
+        PackageError: The file is refused.
+        DeviceError: CUDA was asked for and is not there.
+    """
+    available = _CUDA in onnxruntime.get_available_providers()
+    if device == "cuda" and not available:
+        raise DeviceError(
+            "CUDA was asked for but this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or device=cpu"
+        )
+    providers = [_CUDA, _CPU] if available and device != "cpu" else [_CPU]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that spin between two frames take the cores that the estimators need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised, in one line
     try:
-        return onnxruntime.InferenceSession(content, options, providers=providers)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise PackageError(f"{where} cannot be opened: {first_line(error)}: export it again") from error
+        raise PackageError(f"{where} cannot be opened: {first_line(error)}: {remedy}") from error
+    if _CUDA in providers and _CUDA not in session.get_providers():  # ONNX Runtime falls back to the CPU by itself
+        problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
+        if device == "cuda":
+            raise DeviceError(f"{problem}, or device=cpu")
+        logger.warning("%s; device=auto uses the CPU", problem)
+    return session
+
+
+def device_of(session: onnxruntime.InferenceSession, threads: int) -> str:
+    """Return the device of a session for the log."""
+    return "CUDA" if _CUDA in session.get_providers() else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:

@@ -214,6 +214,11 @@ class ModelPackage:
         """The `PRECISIONS` of its networks."""
         return tuple(name for name in PRECISIONS if name == "float32" or self.lower(name))
 
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its inputs by name, without the batch axis."""
+        return {spec.name: tuple(spec.shape) for spec in self.inputs}
+
     def lower(self, precision: str) -> LowerPrecision | None:
         """Return the description of its network in "float16" or "int8"; None if it has none."""
         return {"float16": self.float16, "int8": self.int8}.get(precision)
@@ -234,15 +239,19 @@ class ModelPackage:
             )
         return self.path / found.file
 
+    def onnx_sha256(self, precision: str = "float32") -> str:
+        """Return the hash of that file in `model.yaml`; raises as `onnx_path`."""
+        self.onnx_path(precision)
+        lower = self.lower(precision)
+        return self.provenance.onnx_sha256 if lower is None else lower.sha256
+
     def read_onnx(self, precision: str = "float32") -> bytes:
         """Return the network's bytes in one of `PRECISIONS`, checked against the hash in `model.yaml`.
 
         Raises:
             PackageError: The package has none in this precision, the file is missing or was changed.
         """
-        file = self.onnx_path(precision)
-        lower = self.lower(precision)
-        expected = self.provenance.onnx_sha256 if lower is None else lower.sha256
+        file, expected = self.onnx_path(precision), self.onnx_sha256(precision)
         try:
             content = file.read_bytes()
         except OSError as error:

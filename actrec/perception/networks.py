@@ -6,8 +6,10 @@ al., 2019; Bazarevsky et al., "BlazeFace", 2019). Regions and decoding follow it
 
 import functools
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ import cv2
 import numpy as np
 import yaml
 
+from actrec import inference
 from actrec.inference import zoo
 from actrec.types import RgbdFrame
 from actrec.utils.config import setting
-from actrec.utils.errors import InputError, PackageError
+from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageError
 from actrec.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "models/perception"
 MANIFEST = "networks.yaml"
@@ -29,9 +34,14 @@ BACKENDS = Registry(
     "backend",
     {
         "onnxruntime": "actrec.perception.onnxruntime_networks:OnnxRuntimeNetwork",
+        "tensorrt": "actrec.perception.tensorrt_networks:TensorRtNetwork",
     },
     install={"onnxruntime": "pip install onnxruntime"},
 )
+
+FALLBACK = "onnxruntime"  # the backend that runs anywhere
+
+REMEDY = "install actrec again (git checkout models/perception, in a clone)"
 
 PRESENCE = 0.5
 """Least probability that a region shows a body, hand or face."""
@@ -41,7 +51,17 @@ PRESENCE = 0.5
 class NetworkConfig:
     """How the networks of an estimator run."""
 
+    backend: str = setting(
+        "auto", "Where networks run; auto: on TensorRT if the engine of these settings is built, else on ONNX Runtime",
+        choices=("auto", "onnxruntime", "tensorrt"),
+    )  # fmt: skip
+    allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if TensorRT fails")
+    precision: str = setting("fp16", "Precision of TensorRT engines", choices=("fp32", "fp16"))
+    max_batch: int = setting(8, "Regions in one run of a TensorRT engine; more go through in several", range=(5, 64))
     threads: int = setting(1, "CPU threads of a network", range=(1, 64))
+    device: str = setting(
+        "cpu", "Device of ONNX Runtime; auto: CUDA if it works, else the CPU", choices=("auto", "cpu", "cuda")
+    )
 
 
 @dataclass(frozen=True)
@@ -151,13 +171,12 @@ class NetworkFile:
         Raises:
             PackageError: It is missing, unreadable, or has another hash.
         """
-        remedy = "install actrec again (git checkout models/perception, in a clone)"
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise PackageError(f"{self.path} cannot be read: {error.strerror}: {remedy}") from error
+            raise PackageError(f"{self.path} cannot be read: {error.strerror}: {REMEDY}") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise PackageError(f"{self.path} is damaged or another file (its SHA-256 differs): {remedy}")
+            raise PackageError(f"{self.path} is damaged or another file (its SHA-256 differs): {REMEDY}")
         return content
 
 
@@ -196,11 +215,20 @@ class PerceptionNetwork:
     Raises:
         PackageError: The file is missing, damaged, or the backend refuses it.
         MissingLibraryError: The backend's library is not installed.
+        DeviceError: There is no GPU for the backend, or its memory is full.
     """
 
     def __init__(self, name: str, config: NetworkConfig):
-        self.file = files()[name]
-        self._backend: Any = BACKENDS.get("onnxruntime")(self.file, config)
+        self.file, self._closed = files()[name], False
+        chosen = resolve(self.file, config)
+        self._backend: Any = self._with_fallback(chosen, config) if config.allow_fallback else None
+        if self._backend is None:
+            self._backend = BACKENDS.get(chosen)(self.file, config)
+
+    @property
+    def device(self) -> str:
+        """The device that it runs on, for the log."""
+        return str(self._backend.device) if self._backend is not None else ""
 
     def run(
         self, image: SourceImage, regions: Sequence[Region], border: int = cv2.BORDER_REPLICATE
@@ -216,8 +244,57 @@ class PerceptionNetwork:
         return self._backend.run(images)
 
     def close(self) -> None:
-        """Free the network."""
-        self._backend = None
+        """Free the network, and stop the build of its engine."""
+        self._closed, self._backend = True, None
+
+    def _with_fallback(self, chosen: str, config: NetworkConfig) -> Any:
+        """Return a network on ONNX Runtime, if TensorRT fails or until its engine is built in the background."""
+        if chosen == FALLBACK:
+            return None
+        try:
+            kind = BACKENDS.get(chosen)
+            if kind.ready(self.file, config):
+                return kind(self.file, config)
+            logger.info("%s runs on ONNX Runtime until its engine is built", self.file.name)
+            found = BACKENDS.get(FALLBACK)(self.file, config)
+            _BUILDING.submit(self._build, kind, config)
+        except ActrecError as error:
+            self._warn(error)
+            found = BACKENDS.get(FALLBACK)(self.file, config)
+        return found
+
+    def _build(self, kind: Any, config: NetworkConfig) -> None:
+        """Build the engine and run on it from then on."""
+
+        def stop_if_closed(*_: Any) -> None:
+            if self._closed:
+                raise DeviceError("the network was closed")
+
+        try:
+            stop_if_closed()
+            found = kind(self.file, config, stop_if_closed)
+            stop_if_closed()
+            self._backend = found
+        except ActrecError as error:
+            if not self._closed:
+                self._warn(error)
+        except Exception:  # of a thread whose result is not read
+            logger.exception("the engine of %s was not built", self.file.name)
+
+    def _warn(self, error: ActrecError) -> None:
+        logger.warning("%s runs on ONNX Runtime, TensorRT cannot be used: %s", self.file.name, error)
+
+
+_BUILDING = ThreadPoolExecutor(1, thread_name_prefix="build_engine")
+"""Builds engines one after another."""
+
+
+def resolve(file: NetworkFile, config: NetworkConfig) -> str:
+    """Return the name in `BACKENDS` that the setting `backend` stands for."""
+    if config.backend != "auto":
+        return config.backend
+    built = inference.has_engine(lambda: bool(BACKENDS.get("tensorrt").ready(file, config)))
+    return "tensorrt" if built else FALLBACK
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
@@ -270,6 +347,11 @@ class Detector:
             detections.append((score, points[0], float(box[2:4].max() * square.size), points[1:]))
         return detections
 
+    @property
+    def device(self) -> str:
+        """The device that it runs on, for the log."""
+        return self._network.device
+
     def close(self) -> None:
         """Free the network."""
         self._network.close()
@@ -314,6 +396,11 @@ class Estimator(ABC):
         """Free the networks."""
         for network in self._networks:
             network.close()
+
+    @property
+    def device(self) -> str:
+        """The devices that its networks run on, for the log."""
+        return ", ".join(dict.fromkeys(network.device for network in self._networks))
 
     def _keep(self, network: Any) -> Any:
         """Return a network or detector, which `close` frees."""

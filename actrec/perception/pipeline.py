@@ -150,6 +150,11 @@ class _Perception:
         self._turns = 0
         self.up: np.ndarray | None = None
 
+    @property
+    def device(self) -> str:
+        """The devices that the networks run on, for the log."""
+        return str(self._estimator.device)
+
     def reset(self) -> None:
         """Forget all tracked objects."""
         self._estimator.reset()

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -60,6 +60,11 @@ class PerceptionNode(FrameNode[ConfigT]):
     def reset(self) -> None:
         """Forget all tracks."""
         self._perception.reset()
+
+    def figures(self) -> Mapping[str, float | int | str]:
+        """Return the devices that the networks run on."""
+        perception = self._perception
+        return {**super().figures(), "device": perception.device if perception is not None else ""}
 
     def process(self, frame: RgbdFrame) -> None:
         """Estimate and publish."""

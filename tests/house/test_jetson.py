@@ -164,10 +164,11 @@ def test_launch_arguments_exist() -> None:
 
 def test_parameter_file_sets_existing_parameters() -> None:
     settings = yaml.safe_load((JETSON / "recognizer.yaml").read_text())
-    assert list(settings) == ["/**/recognizer_node"]
-    source = (ROOT / "nodes/actrec_nodes/recognizer_node.py").read_text()
-    for name in settings["/**/recognizer_node"]["ros__parameters"]:
-        assert re.search(rf"^    {name}: \w+ = setting\(", source, re.MULTILINE), name
+    assert list(settings) == ["/**"]
+    for path in ("nodes/actrec_nodes/recognizer_node.py", "actrec/perception/networks.py"):
+        source = (ROOT / path).read_text()
+        for name in settings["/**"]["ros__parameters"]:
+            assert re.search(rf"^    {name}: \w+ = setting\(", source, re.MULTILINE), name
 
 
 def test_image_build_context_is_complete() -> None:

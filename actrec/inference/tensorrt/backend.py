@@ -1,9 +1,10 @@
-"""TensorRT on an NVIDIA GPU: a package's engine, its comparison with ONNX Runtime, and its runs through CUDA graphs."""
+"""TensorRT on an NVIDIA GPU: a network's engine, its comparison with ONNX Runtime, and its runs through CUDA graphs."""
 
 import importlib
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend, outputs_of
 from actrec.inference.package import ModelPackage
 from actrec.inference.tensorrt import builder
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
-from actrec.inference.tensorrt.builder import BuildConfig, Progress, group_of
+from actrec.inference.tensorrt.builder import BuildConfig, EngineSource, Progress, group_of
 from actrec.inference.tensorrt.cache import EngineCache
 from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
 from actrec.utils import config
@@ -47,12 +48,13 @@ class TensorRtConfig(BuildConfig):
     )  # fmt: skip
 
 
-class TensorRtBackend:
-    """Runs a package's engine, built where the cache has none; see `actrec.inference.session.Backend`.
+class EngineRunner(ABC):
+    """Runs a network's engine, built where the cache has none: the base of the TensorRT backends.
 
     Args:
+        source: The network.
+        settings: How the engine is built and run.
         progress: Called at each step of a build.
-        **options: Fields of `TensorRtConfig`.
 
     Raises:
         MissingLibraryError: TensorRT, or a library of the GPU's memory, is not installed.
@@ -60,29 +62,20 @@ class TensorRtBackend:
         DeviceError: There is no GPU, its memory is full, or the cache cannot be written to.
     """
 
-    config_class = TensorRtConfig
-
-    def __init__(self, package: ModelPackage, progress: Progress | None = None, **options: Any):
-        self.config = config.build(TensorRtConfig, options)
+    def __init__(self, source: EngineSource, settings: TensorRtConfig, progress: Progress | None):
+        self.config = settings
         self._trt = builder.tensorrt()
-        self._cuda = tensorrt_cuda.open_cuda(self.config.memory)
+        self._cuda = tensorrt_cuda.open_cuda(settings.memory)
         with self._cuda.current():
-            content = self._find_or_build(package, EngineCache(self.config.cache), progress)
-            self._engine = Engine(self._trt, self._cuda, content, self.config.most, self.config.graph)
+            content = self._find_or_build(source, EngineCache(settings.cache), progress)
+            self._engine = Engine(self._trt, self._cuda, content, settings.most, settings.graph)
         self._running = threading.Lock()  # several threads may run one session, whose engine has one set of buffers
-        self.inputs, self.output = self._engine.inputs, self._engine.output
-        self.device = f"TensorRT {self._trt.__version__} {self.config.precision} on {self._cuda.gpu.name}"
-        logger.info("%s runs in %s through %s", package.name, self.device, self._cuda.library)
+        self.inputs = self._engine.inputs
+        self.device = f"TensorRT {self._trt.__version__} {settings.precision} on {self._cuda.gpu.name}"
+        logger.info("%s runs in %s through %s", source.name, self.device, self._cuda.library)
 
-    @classmethod
-    def ready(cls, package: ModelPackage, **options: Any) -> bool:
-        """Return whether the engine is built, and opens in seconds instead of minutes. Raises as the class."""
-        settings = config.build(TensorRtConfig, options)
-        trt, cuda = builder.tensorrt(), tensorrt_cuda.open_cuda(settings.memory)
-        return EngineCache(settings.cache).find(builder.key_of(trt, package, settings, cuda.gpu)) is not None
-
-    def run(self, inputs: Inputs) -> np.ndarray:
-        """Return logits [N, classes] float32 of inputs [N, …] float32.
+    def run_all(self, inputs: Inputs) -> Inputs:
+        """Return the outputs [N, …] float32 by name of inputs [N, …] float32.
 
         Raises:
             InputError: The inputs have other names or shapes than the network's.
@@ -91,11 +84,16 @@ class TensorRtBackend:
         with self._running, self._cuda.current():
             count, most = len(next(iter(inputs.values()))), self.config.most
             parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, count, most)]
-            return np.concatenate([self._engine.run(part) for part in parts])
+            found = [self._engine.run(part) for part in parts]
+            return {name: np.concatenate([part[name] for part in found]) for name in self._engine.outputs}
 
-    def _find_or_build(self, package: ModelPackage, cache: EngineCache, progress: Progress | None) -> bytes:
+    @abstractmethod
+    def _check(self, source: Any, content: bytes) -> dict[str, Any]:
+        """Compare a new engine with ONNX Runtime; return details for its note, or raise PackageError."""
+
+    def _find_or_build(self, source: EngineSource, cache: EngineCache, progress: Progress | None) -> bytes:
         """Return the engine from the cache, or build, check and store it. Raises as the class."""
-        key = builder.key_of(self._trt, package, self.config, self._cuda.gpu)
+        key = builder.key_of(self._trt, source, self.config, self._cuda.gpu)
         if (found := cache.find(key)) is not None:
             return found
         with cache.building(key) as built:
@@ -103,20 +101,52 @@ class TensorRtBackend:
                 return built
             began = time.monotonic()
             logger.info("building %s for %s; this takes minutes, once", key.name, self._cuda.gpu.name)
-            content, timings = builder.build(self._trt, package, self.config, cache.timings(key), progress)
-            details = {"seconds": round(time.monotonic() - began, 1), **self._check(package, content)}
+            content, timings = builder.build(self._trt, source, self.config, cache.timings(key), progress)
+            details = {"seconds": round(time.monotonic() - began, 1), **self._check(source, content)}
             if timings:
                 cache.store_timings(key, timings)
             path = cache.store(key, content, details)
             logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
         return content
 
+
+def is_built(source: EngineSource, settings: TensorRtConfig) -> bool:
+    """Return whether the engine is built, and opens in seconds instead of minutes. Raises as `EngineRunner`."""
+    trt, cuda = builder.tensorrt(), tensorrt_cuda.open_cuda(settings.memory)
+    return EngineCache(settings.cache).find(builder.key_of(trt, source, settings, cuda.gpu)) is not None
+
+
+class TensorRtBackend(EngineRunner):
+    """Runs a package's engine; see `actrec.inference.session.Backend`. Raises as `EngineRunner`.
+
+    Args:
+        progress: Called at each step of a build.
+        **options: Fields of `TensorRtConfig`.
+    """
+
+    config_class = TensorRtConfig
+
+    def __init__(self, package: ModelPackage, progress: Progress | None = None, **options: Any):
+        super().__init__(package, config.build(TensorRtConfig, options), progress)
+        self.output = _one_output(self._engine)
+
+    @classmethod
+    def ready(cls, package: ModelPackage, **options: Any) -> bool:
+        """Return whether the engine is built (`is_built`)."""
+        return is_built(package, config.build(TensorRtConfig, options))
+
+    def run(self, inputs: Inputs) -> np.ndarray:
+        """Return logits [N, classes] float32 of inputs [N, …] float32; raises as `run_all`."""
+        (logits,) = self.run_all(inputs).values()
+        return logits
+
     def _check(self, package: ModelPackage, content: bytes) -> dict[str, Any]:
         """Compare a new engine with ONNX Runtime, in float32 or int8; raise PackageError naming layers that differ."""
         made = simulated_windows(package, CHECKED)
         rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(CHECKED)]
         engine = Engine(self._trt, self._cuda, content, self.config.most, False)
-        found = np.concatenate([engine.run(row) for row in rows])
+        _one_output(engine)
+        found = np.concatenate([next(iter(engine.run(row).values())) for row in rows])
         precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
         expected = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
         difference, allowed = relative_difference(found, expected), margin * self.config.largest_difference
@@ -137,7 +167,7 @@ class TensorRtBackend:
 
         def run(onnx: bytes, inputs: Inputs) -> Inputs:
             content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)
-            return Engine(self._trt, self._cuda, content, 1, False, probes=True).run_all(inputs)
+            return Engine(self._trt, self._cuda, content, 1, False).run(inputs)
 
         try:
             network = builder.source_of(self._trt, package, self.config).network
@@ -158,14 +188,15 @@ class Engine:
     Args:
         most: Windows of one run.
         graph: Record each number of windows as a CUDA graph.
-        probes: It has outputs beside its logits, of any shape (`first_wrong_group`).
+
+    Attributes:
+        inputs, outputs: Shapes by name; None for the batch axis.
 
     Raises:
         DeviceError: The engine is corrupt or of another TensorRT or GPU, or memory is full.
-        PackageError: It has not one output.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool, probes: bool = False):
+    def __init__(self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool):
         self._cuda, self._most, self._graph = cuda, most, graph
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(content)
@@ -176,28 +207,16 @@ class Engine:
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         # An axis of free size is the batch.
         shapes = {n: tuple(most if size < 0 else size for size in self._engine.get_tensor_shape(n)) for n in names}
-        self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-        if len(self._outputs) != 1 and not probes:
-            raise PackageError(
-                f"the engine has {len(self._outputs)} outputs, expected the logits alone: export it again"
-            )
+        results = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
         self._buffers = {name: cuda.buffer(shape) for name, shape in shapes.items()}
-        self.inputs = {name: (None, *shape[1:]) for name, shape in shapes.items() if name not in self._outputs}
-        self.output = (None, *shapes[self._outputs[0]][1:])
+        free: dict[str, tuple[int | None, ...]] = {name: (None, *shape[1:]) for name, shape in shapes.items()}
+        self.inputs = {name: shape for name, shape in free.items() if name not in results}
+        self.outputs = {name: free[name] for name in results}
         self._runs: dict[int, tuple[Any, Callable[[], None]]] = {}
         """Number of windows to its context, which owns memory, and the function that launches it."""
 
-    def run(self, inputs: Inputs) -> np.ndarray:
-        """Return logits [N, classes] of at most `most` windows."""
-        count = self._run(inputs)
-        return self._buffers[self._outputs[0]].host[:count].copy()
-
-    def run_all(self, inputs: Inputs) -> Inputs:
-        """Return every output of `most` windows by name."""
-        self._run(inputs)
-        return {name: self._buffers[name].host.copy() for name in self._outputs}
-
-    def _run(self, inputs: Inputs) -> int:
+    def run(self, inputs: Inputs) -> Inputs:
+        """Return the outputs [N, …] by name of at most `most` windows; one without a batch axis as it is."""
         if set(inputs) != set(self.inputs):
             raise InputError(f"the network takes {sorted(self.inputs)}, got {sorted(inputs)}")
         count = len(next(iter(inputs.values())))
@@ -212,7 +231,8 @@ class Engine:
             self._runs[count] = self._prepare(count)
         self._runs[count][1]()
         self._cuda.synchronize()
-        return count
+        hosts = ((name, self._buffers[name].host) for name in self.outputs)
+        return {name: (host[:count] if len(host) == self._most else host).copy() for name, host in hosts}
 
     def _prepare(self, count: int) -> tuple[Any, Callable[[], None]]:
         """Return a context for this number of windows, and its launch: a recorded graph uses the context's memory."""
@@ -233,7 +253,7 @@ class Engine:
                 self._cuda.upload(self._buffers[name], count)
             if not context.execute_async_v3(self._cuda.stream):
                 raise DeviceError("TensorRT could not start the network: see its log")
-            for name in self._outputs:
+            for name in self.outputs:
                 rows = len(self._buffers[name].host)
                 self._cuda.download(self._buffers[name], count if rows == self._most else rows)
 
@@ -250,6 +270,13 @@ class Engine:
 def _require(accepted: bool, what: str) -> None:
     if not accepted:
         raise DeviceError(f"TensorRT refuses {what}: see its log")
+
+
+def _one_output(engine: Engine) -> tuple[int | None, ...]:
+    """Return the shape of a package's logits; a PackageError if its engine has other outputs."""
+    if len(engine.outputs) != 1:
+        raise PackageError(f"the engine has {len(engine.outputs)} outputs, expected the logits alone: export it again")
+    return next(iter(engine.outputs.values()))
 
 
 # -- comparison with ONNX Runtime --------------------------------------------------------------------------------------

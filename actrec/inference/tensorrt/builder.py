@@ -1,4 +1,4 @@
-"""Build TensorRT engines of model packages: source network, precision of layer groups, progress, cache."""
+"""Build TensorRT engines of networks: source network, precision of layer groups, progress, cache."""
 
 import importlib
 import logging
@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
-from actrec.inference.package import ModelPackage
 from actrec.inference.tensorrt.cache import EngineKey
 from actrec.inference.tensorrt.cuda import Gpu
 from actrec.utils.config import setting
@@ -54,6 +54,34 @@ Progress = Callable[[str, int, int], None]
 """Takes a phase's name, its step and its number of steps. An exception that it raises ends the build."""
 
 
+class EngineSource(Protocol):
+    """A network of which engines are built: a model package, or a network of perception.
+
+    Attributes:
+        name: Name of its engines.
+        input_shapes: Shapes by name, without the batch axis.
+        precisions: Those of its files: "float32", also "float16" and "int8".
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]: ...  # noqa: D102
+
+    @property
+    def precisions(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def onnx_path(self, precision: str = "float32") -> Path:
+        """Return the file in a precision; a PackageError with a remedy if there is none."""
+
+    def onnx_sha256(self, precision: str = "float32") -> str:
+        """Return its hash; raises as `onnx_path`."""
+
+    def read_onnx(self, precision: str = "float32") -> bytes:
+        """Return its content; a PackageError if it is missing or damaged."""
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """How an engine is built; with other values it is another engine."""
@@ -75,10 +103,10 @@ class BuildConfig:
         """The layer groups that stay in float32."""
         return tuple(name.strip() for name in self.keep.split(",") if name.strip())
 
-    def shapes(self, package: ModelPackage) -> dict[str, tuple[tuple[int, ...], ...]]:
+    def shapes(self, source: EngineSource) -> dict[str, tuple[tuple[int, ...], ...]]:
         """Return each input's smallest, usual and largest shape."""
         counts = (1, min(self.usual, self.most), self.most)
-        return {spec.name: tuple((count, *spec.shape) for count in counts) for spec in package.inputs}
+        return {name: tuple((n, *shape) for n in counts) for name, shape in source.input_shapes.items()}
 
 
 def tensorrt() -> Any:
@@ -95,13 +123,13 @@ def tensorrt() -> Any:
     if not hasattr(found, "__version__"):  # Python takes any folder of that name for a module
         raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({found} is a folder, not TensorRT)")
     version = tuple(int(part) for part in found.__version__.split(".")[:2])
-    if version < (8, 6):
+    if takes_flags(found) and version < (8, 6):  # TensorRT for RTX counts from 1, and takes no flags
         raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")
     return found
 
 
-def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> EngineKey:
-    """Return the key of a package's engine."""
+def key_of(trt: Any, package: EngineSource, config: BuildConfig, gpu: Gpu) -> EngineKey:
+    """Return the key of a network's engine."""
     source = source_of(trt, package, config)
     options = {
         "workspace_mb": config.workspace_mb,
@@ -123,7 +151,7 @@ class SourceNetwork(NamedTuple):
     typed: bool
 
 
-def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> SourceNetwork:
+def source_of(trt: Any, package: EngineSource, config: BuildConfig) -> SourceNetwork:
     """Return the network to parse.
 
     TensorRT 10 takes the types of a float16 network as they are. A flag allows float16 in 8.6, in any version that
@@ -140,14 +168,12 @@ def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> SourceNet
             f"build {package.name} without --keep, or with --precision fp32"
         )
     if config.precision == "int8":
-        package.onnx_path("int8")
-        assert package.int8 is not None
-        return SourceNetwork("int8", package.int8.sha256, not flagged)
-    if new and config.precision == "fp16" and package.float16 is not None and not config.kept:
-        return SourceNetwork("float16", package.float16.sha256, True)
+        return SourceNetwork("int8", package.onnx_sha256("int8"), not flagged)
+    if new and config.precision == "fp16" and "float16" in package.precisions and not config.kept:
+        return SourceNetwork("float16", package.onnx_sha256("float16"), True)
     if config.precision == "fp16" and not flagged:
         package.onnx_path("float16")  # there is none, and this says how to write one
-    return SourceNetwork("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+    return SourceNetwork("float32", package.onnx_sha256(), new and config.precision == "fp32")
 
 
 def takes_flags(trt: Any) -> bool:
@@ -157,7 +183,7 @@ def takes_flags(trt: Any) -> bool:
 
 def build(
     trt: Any,
-    package: ModelPackage,
+    package: EngineSource,
     config: BuildConfig,
     timings: bytes,
     progress: Progress | None = None,
@@ -214,7 +240,7 @@ def build(
 
 
 def _set_precision(
-    trt: Any, settings: Any, network: Any, package: ModelPackage, config: BuildConfig, source: SourceNetwork
+    trt: Any, settings: Any, network: Any, package: EngineSource, config: BuildConfig, source: SourceNetwork
 ) -> None:
     """Set the builder's flags, and the groups of layers that stay in float32; raise PackageError for an unknown one."""
     if config.precision == "fp32" and hasattr(settings, "clear_flag"):
@@ -311,7 +337,8 @@ def _monitor(trt: Any, report: Callable[[str, int, int], bool]) -> Any:
 
 
 def _major(trt: Any) -> int:
-    return int(str(trt.__version__).split(".")[0])
+    """Return TensorRT's version; TensorRT for RTX, which counts from 1, is like 11."""
+    return max(int(str(trt.__version__).split(".")[0]), 0 if takes_flags(trt) else 11)
 
 
 def _first_line(lines: Sequence[str]) -> str:

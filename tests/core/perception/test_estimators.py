@@ -34,7 +34,8 @@ def test_create_known_kinds_returned_unknown_raises():
 
 
 def test_create_onnxruntime_missing_raises_with_install(monkeypatch):
-    for module in [m for m in sys.modules if m.startswith(("onnxruntime", "actrec.perception."))]:
+    importers = ("onnxruntime", "actrec.perception.", "actrec.inference.onnxruntime_backend")
+    for module in [m for m in sys.modules if m.startswith(importers)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingLibraryError, match=r"pip install onnxruntime"):

@@ -247,7 +247,7 @@ def module(version="10.3.0", fault=""):
             for value, logits in zip(outputs, self._engine._session.run(None, inputs), strict=True):
                 output = _at(self._addresses[value.name], logits.shape)
                 output[:] = logits
-                if value.name == "logits" or fault == "differs early":
+                if value.name in ("logits", "landmarks") or fault == "differs early":
                     _apply_fault(output, fault)
             return fault != "start"
 
@@ -295,7 +295,7 @@ def _apply_fault(output, fault):
     if fault == "nan":
         output[:] = np.nan
     if fault.startswith("differs"):
-        output[:, 0] -= 2 * np.abs(output).max() + 1
+        output[..., 0] -= 2 * np.abs(output).max() + 1
 
 
 def _at(address, shape):

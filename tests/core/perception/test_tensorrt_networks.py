@@ -1,0 +1,205 @@
+"""Networks of perception on TensorRT, with a fake TensorRT on ONNX Runtime: engines, precision, fallback, commands."""
+
+import dataclasses
+import sys
+import threading
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from actrec.cli import doctor, main
+from actrec.inference.tensorrt import backend
+from actrec.inference.tensorrt import cuda as tensorrt_cuda
+from actrec.perception import half_precision, networks
+from actrec.perception.networks import FALLBACK, NetworkConfig, PerceptionNetwork, Region, SourceImage
+from actrec.perception.tensorrt_networks import NetworkSource, TensorRtNetwork, example_images
+from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
+from tests.core.inference.tensorrt import plain_tensorrt
+
+FACE, NEAR = (networks.files()[name] for name in ("face_landmarks", "face_detection_near"))
+ON_TENSORRT, CPU = NetworkConfig(backend="tensorrt"), NetworkConfig(backend="onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch, tmp_path):
+    """Install a fake GPU and TensorRT; call the fixture to change them."""
+    monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(backend, "CudaGraph", lambda stream, work: type("Graph", (), {"launch": staticmethod(work)}))
+
+    def install(**options):
+        found = plain_tensorrt.module(**options)
+        monkeypatch.setitem(sys.modules, "tensorrt", found)
+        monkeypatch.setattr(tensorrt_cuda, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
+        return found
+
+    install()
+    return install
+
+
+@pytest.fixture
+def engines(tmp_path):
+    return lambda: sorted(path.name for path in (tmp_path / "engines").glob("*.engine"))
+
+
+def builds(found):
+    return sum("build_serialized_network" in call for call in found.calls)
+
+
+def regions(count):
+    image = SourceImage(np.random.default_rng(1).integers(0, 255, (240, 320, 3), dtype=np.uint8))
+    return image, [Region(40.0 * n, 100, 80 + 10 * n, 0.1 * n) for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])
+def test_run_equals_onnx_runtime_for_every_output(gpu, count):
+    found = gpu()
+    config = NetworkConfig(backend="tensorrt", precision="fp32", max_batch=5)
+    network = PerceptionNetwork("face_landmarks", config)
+    expected = PerceptionNetwork("face_landmarks", NetworkConfig()).run(*regions(count))
+    made = network.run(*regions(count))
+    assert list(made) == ["landmarks", "presence"] and network.device == "TensorRT 10.3.0 fp32 on Orin"
+    for name, value in expected.items():
+        np.testing.assert_allclose(made[name], value, rtol=1e-4, atol=1e-3)
+    (profile,) = [call[1:] for call in found.calls if call[0] == "shape"]
+    assert profile == ("image", *((n, 3, FACE.edge, FACE.edge) for n in (1, 2, 5)))
+
+
+def test_engine_is_built_once_per_setting_and_found_by_auto(gpu, engines):
+    assert PerceptionNetwork("face_landmarks", NetworkConfig()).device == "CPU, 1 thread", "no engine is built"
+    PerceptionNetwork("face_landmarks", ON_TENSORRT)
+    found = gpu()
+    assert PerceptionNetwork("face_landmarks", ON_TENSORRT).device.startswith("TensorRT")
+    assert PerceptionNetwork("face_landmarks", NetworkConfig()).device.startswith("TensorRT")
+    assert PerceptionNetwork("face_detection_near", NetworkConfig()).device.startswith("CPU")
+    assert builds(found) == 0 and len(engines()) == 1
+    for change in ({"precision": "fp32"}, {"max_batch": 5}):
+        PerceptionNetwork("face_landmarks", dataclasses.replace(ON_TENSORRT, **change))
+    assert len(engines()) == 3
+
+
+@pytest.mark.parametrize(("version", "typed"), [("8.6.2", False), ("10.3.0", True), ("11.0.0", True)])
+def test_float16_engine_takes_variant_where_types_hold(gpu, version, typed):
+    found = gpu(version=version)
+    network = PerceptionNetwork("face_landmarks", ON_TENSORRT)
+    assert (("flags", 2) in found.calls) == typed
+    assert typed or ("set", found.BuilderFlag.FP16) in found.calls
+    landmarks, expected = (n.run(*regions(2))["landmarks"] for n in (network, PerceptionNetwork(FACE.name, CPU)))
+    assert (0 < np.abs(landmarks - expected).max() < 0.5) if typed else np.array_equal(landmarks, expected)
+
+
+@pytest.mark.parametrize("name", ["body_landmarks_lite", "face_landmarks", "palm_detection_lite"])
+def test_float16_variant_is_valid_and_near_float32(name):
+    file = networks.files()[name]
+    content = NetworkSource(file).read_onnx("float16")
+    graph = onnx.load_model_from_string(content).graph
+    onnx.checker.check_model(content, full_check=True)
+    scales = {value for node in graph.node if node.op_type == "Resize" for value in node.input[1:]}
+    assert {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT} <= scales
+    assert sum(node.op_type == "Cast" for node in graph.node) == 1 + len(file.outputs)
+    images = example_images(file)
+    assert (images.min(), images.max()) == pytest.approx((file.low, file.high))
+    for name, half, full in zip(file.outputs, *(outputs(c, images) for c in (content, file.read())), strict=True):
+        assert np.abs(half - full).max() <= 2e-3 * max(1.0, np.abs(full).max()), name
+    assert NetworkSource(file).onnx_sha256("float16") == f"{file.sha256}-float16-{half_precision.VERSION}"
+    with pytest.raises(PackageError, match=r"has no network in int8: take precision fp16 or fp32"):
+        NetworkSource(file).read_onnx("int8")
+
+
+def outputs(content, images):
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"image": images})
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("build", PackageError, "TensorRT cannot build face_landmarks: no implementation"),
+        ("nan", PackageError, "engine's output 'landmarks' is no number, at most 5% may: take precision fp32$"),
+        ("differs", PackageError, r"output 'landmarks' differs from ONNX Runtime's by \d+.*: take precision fp32$"),
+    ],
+)
+def test_failing_tensorrt_is_an_error_or_falls_back(gpu, engines, caplog, fault, error, message):
+    gpu(fault=fault)
+    with pytest.raises(error, match=message):
+        PerceptionNetwork("face_landmarks", ON_TENSORRT)
+    assert engines() == []
+    network = PerceptionNetwork("face_landmarks", dataclasses.replace(ON_TENSORRT, allow_fallback=True))
+    networks._BUILDING.submit(lambda: None).result()
+    assert network.device == "CPU, 1 thread" and network.run(*regions(1))["landmarks"].shape == (1, 468, 3)
+    assert "face_landmarks runs on ONNX Runtime, TensorRT cannot be used: " in caplog.text
+
+
+def test_differing_float32_engine_names_other_backend(gpu):
+    gpu(fault="differs")
+    with pytest.raises(PackageError, match="take backend onnxruntime, and report it"):
+        PerceptionNetwork("face_landmarks", dataclasses.replace(ON_TENSORRT, precision="fp32"))
+
+
+def test_fallback_runs_until_engine_is_built_in_background(engines):
+    config = dataclasses.replace(ON_TENSORRT, allow_fallback=True)
+    release = threading.Event()
+    networks._BUILDING.submit(release.wait)
+    network = PerceptionNetwork("face_landmarks", config)
+    assert network.device == "CPU, 1 thread"
+    release.set()
+    networks._BUILDING.submit(lambda: None).result()
+    assert network.device.startswith("TensorRT") and len(engines()) == 1
+    assert PerceptionNetwork("face_landmarks", config).device.startswith("TensorRT"), "the engine is there at once"
+
+
+def test_close_stops_build_in_background(gpu, engines, caplog):
+    gpu(fault="slow")  # 3 s
+    network = PerceptionNetwork("face_landmarks", dataclasses.replace(ON_TENSORRT, allow_fallback=True))
+    network.close()
+    networks._BUILDING.submit(lambda: None).result(timeout=2.0)
+    assert engines() == [] and network.device == "" and "cannot be used" not in caplog.text
+
+
+def test_missing_tensorrt_is_refused_or_falls_back(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingLibraryError, match=r"TensorRT is part of JetPack .* or take backend onnxruntime"):
+        PerceptionNetwork("face_landmarks", ON_TENSORRT)
+    assert networks.resolve(FACE, NetworkConfig()) == FALLBACK
+    config = dataclasses.replace(ON_TENSORRT, allow_fallback=True)
+    assert PerceptionNetwork("face_landmarks", config).device == "CPU, 1 thread"
+
+
+def test_onnx_runtime_on_cuda_without_provider_is_refused():
+    config = NetworkConfig(backend="onnxruntime", device="cuda")
+    with pytest.raises(DeviceError, match="no CUDA provider: pip install onnxruntime-gpu, or device=cpu"):
+        PerceptionNetwork("face_landmarks", config)
+
+
+def test_build_engine_command_builds_named_networks_for_nodes(engines, capsys):
+    assert main(["build-engine", "perception", "face_landmarks", "face_detection_near"]) == 0
+    printed = capsys.readouterr().out
+    assert "face_landmarks: TensorRT 10.3.0 fp16 on Orin, ready in" in printed and len(engines()) == 2
+    assert TensorRtNetwork.ready(FACE, NetworkConfig()), "the settings of the nodes"
+    for arguments, problem in [
+        (["perception", "face"], "perception has no network 'face'; known: person_detection, "),
+        (["perception", "--keep", "x"], "--keep is for model packages: perception takes --precision and --most"),
+        (["perception", "--most", "2"], "max_batch"),
+        (["perception", "--precision", "int8"], "precision"),
+        (["joint_tcn_everyday", "face"], "only perception has several networks"),
+    ]:
+        assert main(["build-engine", *arguments]) != 0
+        assert problem in capsys.readouterr().err
+
+
+def test_doctor_names_backend_of_networks_and_damaged_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(networks, "files", lambda: {file.name: file for file in (FACE, NEAR)})
+    monkeypatch.setattr(doctor, "_is_installed", lambda module: True)
+    monkeypatch.setattr(doctor, "_has_cuda_driver", lambda: True)
+    finding = doctor.check_perception()
+    assert (finding.state, finding.value) == ("gap", "2 on onnxruntime: engines are not built")
+    assert finding.remedy == "actrec build-engine perception"
+    TensorRtNetwork(FACE, ON_TENSORRT)
+    assert doctor.check_perception().value.startswith("face_landmarks on tensorrt; face_detection_near on onnxruntime")
+    TensorRtNetwork(NEAR, ON_TENSORRT)
+    assert (doctor.check_perception().state, doctor.check_perception().value) == ("ok", "2 on tensorrt")
+    damaged = tmp_path / "face_landmarks.onnx"
+    damaged.write_bytes(b"nonsense")
+    monkeypatch.setattr(networks, "files", lambda: {"face_landmarks": dataclasses.replace(FACE, path=damaged)})
+    finding = doctor.check_perception()
+    assert finding.state == "fault" and "SHA-256 differs" in finding.value and "install actrec" in finding.remedy
