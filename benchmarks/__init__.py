@@ -17,15 +17,16 @@ from actrec.utils.errors import ActrecError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
+    "body-ntu": ("benchmarks.perception:body_ntu", "the body estimator against the Kinect on an NTU video"),
     "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
     "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),
     "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
     "data": ("benchmarks.data:data", "clips a second from datasets' files and from a prepared store"),
+    "estimator-networks": ("benchmarks.estimator_networks:measure", "each network of perception: time on one thread"),
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
-    "body-ntu": ("benchmarks.perception:body_ntu", "the body estimator against the Kinect on an NTU video"),
     "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
     "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
     "ntu": ("benchmarks.streams:ntu", "NTU RGB+D's files: clips a second, estimated cameras against pixels"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.cli import Parser, amount
+from actrec.cli import Parser, amount, count
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
@@ -29,6 +29,7 @@ def pipeline(arguments: list[str]) -> dict[str, Any]:
     parser = Parser(prog="actrec bench pipeline", description="The whole graph at 640×480.")
     parser.add_argument("--minutes", type=amount, default=1.0, help="of each run (default: %(default)s)")
     parser.add_argument("--fps", type=amount, default=15.0, help="of the simulated camera (default: %(default)s)")
+    parser.add_argument("--people", type=count, default=1, help="people before the camera (default: %(default)s)")
     parser.add_argument("--model", help="model package (default: the recognizer's)")
     parser.add_argument("--modes", default="one,each", help="one process, a process each (default: %(default)s)")
     parser.add_argument("--without", default="", help="nodes to leave out, comma-separated")
@@ -39,7 +40,7 @@ def pipeline(arguments: list[str]) -> dict[str, Any]:
     runs = [_run(args, mode == "each") for mode in modes]
     return {
         "cores": len(os.sched_getaffinity(0)),
-        "camera": f"simulated, 640×480 at {args.fps:g} Hz, with sensor noise",
+        "camera": f"simulated, 640×480 at {args.fps:g} Hz, with sensor noise, {args.people} people",
         "minutes": args.minutes,
         "runs": [run.summary() for run in runs],
         "nodes": [row for run in runs for row in run.rows()],
@@ -48,7 +49,9 @@ def pipeline(arguments: list[str]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, processes: bool) -> "_Run":
-    overrides: dict[str, dict[str, Any]] = {"camera_node": {"driver": "simulated", "simulated.fps": args.fps}}
+    overrides: dict[str, dict[str, Any]] = {
+        "camera_node": {"driver": "simulated", "simulated.fps": args.fps, "simulated.actors": args.people}
+    }
     if args.model:
         overrides["recognizer_node"] = {"model": args.model}
     without = [name for name in args.without.split(",") if name]

@@ -296,6 +296,7 @@ def rewrite(model: onnx.ModelProto, outputs: dict[str, tuple[str, tuple[int, ...
             target[0] = 0
             node.input[1] = f"{node.name}_shape"
             constants[node.input[1]] = target
+    nodes = [part for node in nodes for part in (_split_prelu(node, constants) if node.op_type == "PRelu" else [node])]
     made = {name: node for node in nodes for name in node.output}
     ends = []
     for name, (label, size) in outputs.items():
@@ -351,6 +352,23 @@ def rewrite(model: onnx.ModelProto, outputs: dict[str, tuple[str, tuple[int, ...
     written = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(written, full_check=True)
     return written
+
+
+def _split_prelu(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
+    """Return a x + (1 − a) max(x, 0) of a PReLU with slopes a, as convolutions of single pixels in each channel.
+
+    ONNX Runtime computes them in the layout of its other convolutions; its PReLU takes two thirds of a network's time.
+    """
+    source, slopes = node.input
+    slope = constants[slopes].reshape(-1, 1, 1, 1)
+    name, channels = node.output[0], len(slope)
+    constants[f"{name}_slope"], constants[f"{name}_rest"] = slope, 1.0 - slope
+    return [
+        helper.make_node("Relu", [source], [f"{name}_relu"]),
+        helper.make_node("Conv", [f"{name}_relu", f"{name}_rest"], [f"{name}_positive"], group=channels),
+        helper.make_node("Conv", [source, f"{name}_slope"], [f"{name}_linear"], group=channels),
+        helper.make_node("Add", [f"{name}_positive", f"{name}_linear"], [name]),
+    ]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from actrec import cameras, perception
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, Pipeline
-from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.layouts import KINECT_V2_25, convert
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError
 
@@ -147,4 +147,47 @@ def test_body_estimator_lost_person_is_found_again_around_the_last_place():
     for gap in range(1, 5):
         assert [count(next(frames), np.zeros_like(wide)) for _ in range(gap)] == [0] * gap
         assert count(next(frames), wide) == 1
+    estimator.close()
+
+
+def grey(color):
+    return np.repeat(color.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "limit_px"),
+    [
+        ({"distance": 8.0}, None, 4.0),
+        ({"distance": 1.2}, None, 20.0),
+        ({"width": 3840, "height": 2160}, None, 30.0),
+        ({}, lambda color: color // 10, 8.0),
+        ({}, lambda color: np.minimum(color.astype(int) * 4, 255).astype(np.uint8), 8.0),
+        ({}, grey, 8.0),
+    ],
+    ids=["far", "near", "4K", "dark", "over-exposed", "grey"],
+)
+def test_body_estimator_in_hard_conditions_finds_the_person(options, change, limit_px):
+    estimator, errors = perception.create("body"), []
+    with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0, seed=3, **options) as camera:
+        for _ in range(5):
+            frame = camera.read()
+            changed = frame if change is None else dataclasses.replace(frame, color=change(frame.color))
+            for found in estimator.estimate(changed):
+                pixels = convert(found.pixels, found.scores, found.layout)[0]
+                errors.append(np.nanmedian(np.linalg.norm(pixels - frame.skeletons[0].pixels, axis=1)))
+    assert 4 <= len(errors) <= 5 and np.median(errors) < limit_px
+    estimator.close()
+
+
+def test_body_estimator_dark_after_a_person_reports_nobody():
+    """No skeleton of an earlier image comes with a later stamp."""
+    estimator = perception.create("body")
+    with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0, seed=3) as camera:
+        frames = [camera.read() for _ in range(3)]
+    assert len(estimator.estimate(frames[0])) == 1
+    rng = np.random.default_rng(0)
+    for frame, color in zip(
+        frames[1:], (np.zeros_like(frames[0].color), rng.integers(0, 255, (480, 640, 3))), strict=True
+    ):
+        assert estimator.estimate(dataclasses.replace(frame, color=color.astype(np.uint8))) == []
     estimator.close()
