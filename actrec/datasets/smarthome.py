@@ -279,7 +279,7 @@ def _sequence(path: Path, tracks: list[Track], frames: int, fps: float) -> Skele
         joints[m, at], pixels[m, at] = _filter_positions(track), [px for _, px, _ in track.values()]
     # Poses are complete, but a joint missing in the image was lifted from a wrong position.
     joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
-    known = np.isfinite(joints).all(axis=-1).astype(np.float32)
+    known = np.asarray(np.isfinite(joints).all(axis=-1), np.float32)
     bodies, scores = convert(joints, known, LAYOUT)
     placed, _ = convert(pixels, known, LAYOUT)
     ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))

@@ -125,7 +125,8 @@ def _normalize(
     points: np.ndarray, options: KeypointPreprocessing | MotionPreprocessing, clip: Clip, spec: InputSpec
 ) -> np.ndarray:
     """Center and scale points [M, T, V, 2]; optical flow has no center."""
-    center, origin, unit = getattr(options, "center", "none"), np.zeros(2, np.float32), 1.0
+    center, unit = getattr(options, "center", "none"), 1.0
+    origin: np.ndarray = np.zeros(2, np.float32)
     if "image" in (center, options.scale):
         size = required(clip, "size", spec).astype(np.float32)
         origin = size / 2 if center == "image" else origin

@@ -344,7 +344,7 @@ def write(
 
 def _read_yaml(folder: Path, file: Path) -> Any:
     try:
-        if not folder.is_dir():
+        if not folders.is_folder(folder):
             raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
         if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")

@@ -109,7 +109,7 @@ class BlazePose(Estimator):
             return []
         found = self._landmarker.run(image, regions)
         poses = []
-        for index in np.flatnonzero(found["presence"] >= PRESENCE):
+        for index in np.flatnonzero(found["presence"] >= PRESENCE).tolist():
             region, landmarks = regions[index], found["landmarks"][index]
             shares = refine(landmarks[:, :2] / np.float32(self._landmarker.file.edge), found["heatmaps"][index])
             points = region.to_image(shares)

@@ -133,7 +133,7 @@ class SourceImage:
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """Return which of the points [N, 2] lie in the image."""
-        return ((points >= -0.5) & (points < np.array([self.width, self.height]) - 0.5)).all(axis=1)
+        return np.asarray(((points >= -0.5) & (points < np.array([self.width, self.height]) - 0.5)).all(axis=1))
 
     def cut(self, region: Region, edge: int, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
         """Return a region as [edge, edge, 3] uint8, interpolated."""

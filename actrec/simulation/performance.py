@@ -71,7 +71,7 @@ class Motion:
 
     def postures(self, times: np.ndarray) -> np.ndarray:
         """Return the postures [T, channels] at `times` [T], s."""
-        vectors = curve_through(self.times, self.keys)(np.clip(times, 0, self.times[-1]))  # type: ignore[arg-type]
+        vectors = curve_through(self.times, self.keys)(np.clip(times, 0, self.times[-1]))
         for vector, time in zip(vectors, times, strict=True):
             for wave in self.waves:
                 wave.add(vector, float(time))

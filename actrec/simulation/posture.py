@@ -7,6 +7,7 @@ the actor's place, with columns left, up, forward; m.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -276,7 +277,7 @@ def ease(x: float | np.ndarray) -> np.ndarray:
     return x**3 * (10 - 15 * x + 6 * x * x)
 
 
-def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> Callable[[float], np.ndarray]:
+def curve_through(times: Sequence[float], keys: Sequence[np.ndarray]) -> Callable[[Any], np.ndarray]:
     """Return the monotone piecewise cubic through keyframes (Fritsch and Butland, 1984), which does not overshoot.
 
     It starts and ends at rest; call it with times, s, between the first and the last.

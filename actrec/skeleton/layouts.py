@@ -341,7 +341,7 @@ def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
 @cache
 def known_joints(source: str, target: str = CANONICAL) -> np.ndarray:
     """Return [V'] bool: the target joints that a body in layout `source` has; raises like `matrix`."""
-    known: np.ndarray = matrix(source, target).any(axis=1)
+    known: np.ndarray = np.asarray(matrix(source, target).any(axis=1))
     return known
 
 

@@ -127,15 +127,22 @@ def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
         return _straighten(bent, intrinsics.distortion)
     if not any(intrinsics.distortion):
         return bent
-    import cv2
-
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
     inside = flat.clip(-1.0, (intrinsics.width, intrinsics.height))
     # OpenCV's default of five iterations leaves tenths of a pixel at the corners of wide lenses.
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-6)
-    distortion = np.array(intrinsics.distortion)
-    straight = cv2.undistortPointsIter(inside, intrinsics.matrix, distortion, None, None, criteria)
-    return (np.asarray(straight) + (flat - inside) / focal).reshape(np.shape(pixels))
+    straight = undistort(inside, intrinsics, 50, 1e-6)
+    return (straight + (flat - inside) / focal).reshape(np.shape(pixels))
+
+
+def undistort(pixels: np.ndarray, intrinsics: Intrinsics, iterations: int, tolerance_px: float) -> np.ndarray:
+    """Return x/z and y/z [N, 1, 2] float64 of pixels [N, 1, 2] by the iteration of OpenCV 4 or 5."""
+    import cv2
+
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, iterations, tolerance_px)
+    distortion = np.array(intrinsics.distortion) if intrinsics.distortion else np.zeros(5)
+    if hasattr(cv2, "undistortPointsIter"):  # OpenCV 4, whose undistortPoints takes no criteria
+        return np.asarray(cv2.undistortPointsIter(pixels, intrinsics.matrix, distortion, None, None, criteria))
+    return np.asarray(cv2.undistortPoints(pixels, intrinsics.matrix, distortion, criteria=criteria))
 
 
 def _straighten(bent: np.ndarray, k: Sequence[float]) -> np.ndarray:

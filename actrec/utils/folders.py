@@ -6,6 +6,7 @@ Services and containers run without a home folder, or with a read-only one.
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -38,6 +39,16 @@ def user_folder(variable: str, base: str, default: str, below: str) -> Path:
     except DeviceError as error:
         names = " or ".join(filter(None, (variable, base)))
         raise DeviceError(f"'{default}/{below}': there is no home folder: set {names}, or HOME") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; raise PermissionError, which Path.is_dir hides since Python 3.14."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        raise
+    except OSError:
+        return False
 
 
 def problem(folder: Path) -> str:

@@ -100,8 +100,9 @@ def _rerun() -> Any:
         return importlib.import_module("rerun")
     except ImportError as error:
         raise MissingLibraryError(
-            f"actrec view needs Rerun ({error}): make venv EXTRAS='live view', or: pip install 'rerun-sdk==0.23.1' "
-            "'pyarrow<21' (later versions need numpy 2, which ROS and MediaPipe do not support)"
+            # The newest Rerun and pyarrow need NumPy 2, and the messages of ROS 2 the NumPy they were built with.
+            f"actrec view needs Rerun ({error}): make venv EXTRAS='live view', or: pip install rerun-sdk 'pyarrow<26' "
+            f"'numpy=={np.__version__}'"
         ) from error
 
 

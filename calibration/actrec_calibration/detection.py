@@ -4,7 +4,7 @@ As in `cv2.cornerSubPix`, a corner is the point that minimizes the distances to 
 at right angles to their gradients (Förstner 1987). The window is a cross along the two edges that meet there instead of
 a square: it excludes the edges of a ChArUco board's markers, which pull a square window by up to a pixel. It also
 corrects the half pixel by which OpenCV 4.11 reports ChArUco corners too far right and down (measured on rendered
-boards: 0.49 px; chessboards are unaffected).
+boards: 0.49 px; chessboards and OpenCV 4.14 and 5.1 are unaffected).
 """
 
 from collections.abc import Sequence
@@ -115,6 +115,8 @@ def _charuco_detector(board: Board) -> Any:
     pattern.setLegacyPattern(board.legacy)
     parameters = cv2.aruco.DetectorParameters()
     parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    if hasattr(parameters, "validBitIdThreshold"):  # in OpenCV 4.14 and 5; its default of 0.49 loses 4 % of the corners
+        parameters.validBitIdThreshold = 0.5
     return cv2.aruco.CharucoDetector(pattern, cv2.aruco.CharucoParameters(), parameters)
 
 
@@ -193,7 +195,7 @@ def _refine(board: Board, gray: np.ndarray, coarse: BoardCorners) -> BoardCorner
 def _square_axes(board: Board, detection: BoardCorners) -> np.ndarray:
     """Return [n, 2, 2]: the columns are one square to the right and one square down, px, at each corner."""
     across, down = board.corners
-    grid = np.full((across * down, 2), np.nan)
+    grid: np.ndarray = np.full((across * down, 2), np.nan)
     grid[detection.ids] = detection.pixels
     grid = grid.reshape(down, across, 2)
     sides = []

@@ -226,7 +226,7 @@ class _Problem:
 
     def result(self, estimate: _Estimate, arms: list[np.ndarray]) -> HandEye:
         """Return the final solution over the inliers, each with a small error of the robot's pose."""
-        used = list(np.flatnonzero(estimate.inliers))
+        used = np.flatnonzero(estimate.inliers).tolist()
         solution = self._refine(arms, estimate, used, robot_errors=True)
         vector, covariance = solution.shared[:6], solution.covariance
         final = self._evaluate(pose_from_vector(vector), pose_from_vector(solution.shared[6:]), arms)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec.types import Intrinsics
+from actrec.utils.camera_model import undistort
 from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration import board
 from actrec_calibration.board import Board, aruco_dictionary
@@ -94,8 +95,7 @@ def test_render_depth_lies_on_plane():
     _, depth = render(CHARUCO, CAMERA, pose)
     v, u = np.nonzero(np.isfinite(depth))
     pixels = np.stack([u, v], axis=1).astype(np.float64).reshape(-1, 1, 2)
-    stop = (cv2.TERM_CRITERIA_MAX_ITER, 100, 0.0)
-    rays = cv2.undistortPointsIter(pixels, CAMERA.matrix, np.array(CAMERA.distortion), None, None, stop).reshape(-1, 2)
+    rays = undistort(pixels, CAMERA, 100, 0.0).reshape(-1, 2)
     points = np.column_stack([rays, np.ones(len(rays))]) * depth[v, u, None]
     height = (points - pose[:3, 3]) @ pose[:3, 2]
     assert np.abs(height).max() < 1e-6

@@ -7,6 +7,7 @@ import numpy as np
 
 from actrec.types import Intrinsics
 from actrec.utils import jit
+from actrec.utils.camera_model import undistort
 from actrec_calibration.board import CHARUCO, Board
 from actrec_calibration.poses import project, transform
 
@@ -111,9 +112,7 @@ def _rays(intrinsics: Intrinsics, fine: int = FINE) -> np.ndarray:
     width, height = intrinsics.width + 2 * _BORDER, intrinsics.height + 2 * _BORDER
     u, v = np.meshgrid(np.arange(width) - _BORDER, np.arange(height) - _BORDER)
     pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
-    distortion = np.array(intrinsics.distortion) if intrinsics.distortion else np.zeros(5)
-    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
-    rays = cv2.undistortPointsIter(pixels, intrinsics.matrix, distortion, None, None, stop).reshape(height, width, 2)
+    rays = undistort(pixels, intrinsics, 100, 1e-10).reshape(height, width, 2)
     # Rays are smooth: interpolate them between the pixels.
     rays = cv2.resize(rays, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC) if fine > 1 else rays
     inside = slice(_BORDER * fine, -_BORDER * fine)

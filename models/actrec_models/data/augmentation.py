@@ -184,7 +184,7 @@ def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Gen
     turn = _random_rotation(rng, (_X, options.tilt_deg), (_Z, options.tilt_deg))
     middle = pivot(bodies)
     varied = (bodies - middle) @ turn.T + middle
-    factor = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
+    factor: np.ndarray = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2  # the same on both sides
     varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
     if options.smoothed and rng.random() < options.smoothed:

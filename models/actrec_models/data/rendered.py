@@ -340,8 +340,8 @@ def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> C
     if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
         return None
     assert frame.up is not None, "the simulated camera has it"
-    stamps, bodies = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
-    return Clip(clip.name, clip.label, stamps, bodies, {"up": frame.up})
+    stamps, joints = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
+    return Clip(clip.name, clip.label, stamps, joints, {"up": frame.up})
 
 
 HAND_M, FOREARM_M = 0.5, 0.4

@@ -1,6 +1,7 @@
 """Perception against the simulated actor, whose joints are known exactly."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_pipeline_hands_and_faces_disabled_returns_bodies_only(wave):
 def test_body_estimator_lost_person_is_found_again_around_the_last_place():
     """In a wide image the detector needs the tile with the person, which comes every fourth search only."""
     with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0) as camera:
-        color = camera.read().color
+        color: Any = camera.read().color
     wide = np.zeros((480, 1600, 3), np.uint8)
     wide[:, 1600 - 640 :] = color
     intrinsics = Intrinsics(1600, 480, 500.0, 500.0, 799.5, 239.5)

@@ -11,8 +11,8 @@ from actrec.types import Clip, LazyClip
 from actrec.utils import gravity
 from tests.models.small import SMALL
 
-ROUNDING = {"joint_pixels": 1.0}
-"""Tolerance of inputs in whole pixels."""
+ROUNDING = {"joint_pixels": 1.0, "body_crop": 1 / 127}
+"""Tolerance of inputs in whole pixels or gray levels."""
 
 
 def mounted(clip: Clip, roll: float, pitch: float) -> dict[str, np.ndarray]:
