@@ -7,13 +7,13 @@ SHELL := /bin/bash
 
 # Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, view. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
-# Python for .venv, 3.10 to 3.12.
+# Python for .venv, 3.10 to 3.14.
 PYTHON ?= python3
 # Parallel test processes; each uses its own ROS domain.
 WORKERS ?= 2
 ENV := . scripts/env.sh
 
-REQUIREMENTS := $(wildcard requirements/*.txt requirements/no_deps/*.txt)
+REQUIREMENTS := $(wildcard requirements/*.txt requirements/*/*.txt)
 MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
 
 help: ## list the targets

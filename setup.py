@@ -50,7 +50,8 @@ PACKAGES = [
 ]
 NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node"]
 
-CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "scipy", "tqdm"]
+CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm"]
+CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
 EXTRAS = {
     "live": [
         "onnxruntime>=1.17",
@@ -60,7 +61,7 @@ EXTRAS = {
         "psutil",
         "fpdf2>=2.7",
         "protobuf>=4.25",
-        "pyrealsense2>=2.55",
+        "pyrealsense2>=2.55; python_version < '3.13' or platform_machine != 'aarch64'",
     ],
     "train": [
         "torch>=2.4",
@@ -72,7 +73,7 @@ EXTRAS = {
         "onnxscript",
         "safetensors",
         "distributed>=2024.1",
-        "pyarrow>=16,<21",
+        "pyarrow>=16,<26",
     ],
     "dev": [
         "pytest>=8",
@@ -82,11 +83,11 @@ EXTRAS = {
         "codespell",
         "mypy",
         "pre-commit",
-        "tensorrt-cu13-bindings>=10.16; platform_machine == 'x86_64' and platform_system == 'Linux'",
-        "cuda-bindings>=13; platform_machine == 'x86_64' and platform_system == 'Linux'",
+        f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
+        f"cuda-bindings>=13; {CUDA}",
     ],
-    # The last versions that live with numpy 1, which ROS needs.
-    "view": ["rerun-sdk>=0.23,<0.23.2", "pyarrow<21"],
+    # Rerun 0.23.1 and pyarrow 25 are the last versions that work with numpy 1, which Humble and Jazzy have.
+    "view": ["rerun-sdk>=0.23", "pyarrow<26"],
 }
 
 

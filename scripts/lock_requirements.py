@@ -1,63 +1,77 @@
-"""Write requirements/constraints.txt from the versions installed in the running environment.
+"""Write requirements/constraints/*.txt: a version for each package that the requirements files leave open or pull in.
 
-Run it after changing and installing a requirements file:  .venv/bin/python scripts/lock_requirements.py
+Run it after changing a requirements file, then install and test:
+
+  .venv/bin/python -m pip install uv && .venv/bin/python scripts/lock_requirements.py
 """
 
-import importlib.metadata
+import subprocess
+import tempfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
-HEADER = """\
-# Exact versions of all dependencies of the requirements files, as tested on Python 3.11.
-# Written by scripts/lock_requirements.py; applied on Python 3.11 and newer.
-"""
+SETS = {
+    "wheels": (("3.11",), ()),
+    "humble": (("3.10",), ("numpy<2",)),
+    "jazzy": (("3.12",), ("numpy==1.26.4",)),
+    "lyrical": (("3.12", "3.13", "3.14"), ("numpy==2.3.4",)),
+}
+"""Python versions and further requirements of each set; the first version writes it, the others are checked with it.
+
+Rclpy and the messages need the major version of NumPy that their distribution built them with."""
+PLATFORMS = ("x86_64-manylinux_2_35", "aarch64-manylinux_2_35")
+# PyTorch's wheels on PyPI pin CUDA's packages themselves, its CPU builds need none.
+CUDA = ("nvidia-", "cuda-", "triton")
 
 
-def direct_requirements() -> list[Requirement]:
-    """Return the requirements listed in the requirements files."""
-    lines: list[str] = []
-    for path in sorted(FOLDER.glob("*.txt")):
-        if path.name != "constraints.txt":
-            lines += [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+def requirement_files(name: str) -> list[Path]:
+    """Return the requirements files that a set applies to."""
+    return [path for path in sorted(FOLDER.glob("*.txt")) if name == "wheels" or path.name != "ros-wheels.txt"]
+
+
+def requirements(path: Path) -> list[Requirement]:
+    """Return the requirements of a file."""
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     return [Requirement(line) for line in lines if line]
 
 
-def applies(requirement: Requirement, extras: set[str]) -> bool:
-    """Whether the requirement's marker holds here, alone or with one of `extras`."""
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in extras | {""})
+def resolve(name: str, python: str, platform: str, further: list[str]) -> list[str]:
+    """Return `name==version` of all packages that a set installs on one version of Python and platform.
 
-
-def installed_closure(direct: list[Requirement]) -> dict[str, str]:
-    """Canonical name to `name==version` of everything that `direct` needs, itself included."""
-    found: dict[str, str] = {}
-    queue = [requirement for requirement in direct if applies(requirement, set())]
-    visited: set[tuple[str, frozenset[str]]] = set()
-    while queue:
-        requirement = queue.pop()
-        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
-        if key in visited:
-            continue
-        visited.add(key)
-        distribution = importlib.metadata.distribution(requirement.name)
-        # Drop the local label (+cpu): the pin must fit any build.
-        found[key[0]] = f"{distribution.metadata['Name']}=={distribution.version.split('+')[0]}"
-        needed = [Requirement(text) for text in distribution.requires or []]
-        queue += [other for other in needed if applies(other, requirement.extras)]
-    return found
+    Raises:
+        SystemExit: There is no such set of versions.
+    """
+    files = [str(path) for path in requirement_files(name)]
+    # The distributions' robots must not compile; some packages of the ROS wheels are source alone.
+    binary = [] if name == "wheels" else ["--only-binary", ":all:"]
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python]
+    command += ["--python-platform", platform, *binary, *files, *further]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"actrec: {name} on Python {python}, {platform}: {result.stderr.strip()}")
+    return [line for line in result.stdout.splitlines() if line and not line.startswith("#")]
 
 
 def main() -> None:
-    """Write the file."""
-    direct = direct_requirements()
-    closure = installed_closure(direct)
-    named = {canonicalize_name(requirement.name) for requirement in direct}
-    pins = [pin for name, pin in sorted(closure.items()) if name not in named]
-    (FOLDER / "constraints.txt").write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
-    print(f"{len(pins)} versions pinned in {FOLDER / 'constraints.txt'}")
+    """Write and check every set."""
+    for name, (pythons, bounds) in SETS.items():
+        direct = [requirement for path in requirement_files(name) for requirement in requirements(path)]
+        pinned = {canonicalize_name(requirement.name) for requirement in direct if requirement.specifier}
+        with tempfile.TemporaryDirectory() as folder:
+            further = Path(folder) / "bounds.txt"
+            further.write_text("\n".join(bounds) + "\n", encoding="utf-8")
+            found = resolve(name, pythons[0], PLATFORMS[0], [str(further)])
+        kept = [line for line in found if line.split("==")[0] not in pinned and not line.startswith(CUDA)]
+        header = f"# Versions for {name} (Python {', '.join(pythons)}). Written by scripts/lock_requirements.py.\n"
+        path = FOLDER / "constraints" / f"{name}.txt"
+        path.write_text(header + "\n".join(kept) + "\n", encoding="utf-8")
+        for python in pythons:
+            for platform in PLATFORMS[: 1 if name == "wheels" else None]:
+                count = len(resolve(name, python, platform, ["--constraint", str(path)]))
+                print(f"{path.name}: {count} packages on Python {python}, {platform}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "$python" -c "
 fi
 "$python" - <<'CHECK'
 import sys
-if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported; use 3.10 to 3.12: make venv PYTHON=python3.11")
+if not (3, 10) <= sys.version_info[:2] <= (3, 14):
+    sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported; use 3.10 to 3.14: make venv PYTHON=python3.11")
 CHECK
 
 if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
@@ -40,7 +40,14 @@ if [ "$ros" = wheels ]; then
     sed "s|@PREFIX@|$PWD/.venv|" scripts/wheels_setup.sh.in > ".venv/local_setup.$shell"
   done
 fi
-echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]} $extras"
+# rclpy and the messages work with the major version of NumPy that their distribution was built with.
+case "$ros" in
+  wheels) "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))" && set=wheels || set=humble ;;
+  humble | jazzy) set="$ros" ;;
+  kilted) set=jazzy ;;
+  *) set=lyrical ;; # and newer ones
+esac
+echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]} $extras, versions of $set"
 
 arguments=()
 for name in "${files[@]}" $extras; do
@@ -50,9 +57,7 @@ for name in "${files[@]}" $extras; do
   fi
   arguments+=(-r "requirements/$name.txt")
 done
-if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))"; then
-  arguments+=(-c requirements/constraints.txt)
-fi
+arguments+=(-c "requirements/constraints/$set.txt")
 log=.venv/install.log
 : > "$log"
 # Pip's output goes to the log; a terminal shows its newest step in one line.

@@ -46,6 +46,23 @@ def test_make_unknown_environment_is_unchanged(project: Path) -> None:
     assert would_run(project)
 
 
+@pytest.mark.parametrize(
+    ("distribution", "versions"),
+    [("humble", "humble"), ("jazzy", "jazzy"), ("kilted", "jazzy"), ("lyrical", "lyrical")],
+)
+def test_make_venv_sourced_distribution_gets_its_versions(project: Path, distribution: str, versions: str) -> None:
+    python = project / ".venv/bin/python"  # stands for the distribution's, with rclpy, and for the environment's
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho $@\n")
+    python.chmod(0o755)
+    (project / ".venv/ros2").write_text(distribution)
+    environment = {**os.environ, "ROS_DISTRO": distribution, "AMENT_PREFIX_PATH": "/", "PYTHON": str(python)}
+    command = ["bash", "scripts/make_venv.sh", "live"]
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    assert f"versions of {versions}" in result.stdout
+    assert f"-c requirements/constraints/{versions}.txt" in (project / ".venv/install.log").read_text()
+
+
 @pytest.mark.parametrize(("status", "lines"), [(0, 2), (1, 4)])
 def test_make_venv_shows_output_of_pip_only_if_it_fails(project: Path, status: int, lines: int) -> None:
     python = project / ".venv/bin/python"  # stands for the environment's, as pip itself would take minutes

@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
+SETS = [f"constraints/{path.name}" for path in sorted((FOLDER / "constraints").glob("*.txt"))]
 
 
 def read(name: str) -> list[Requirement]:
@@ -20,13 +21,17 @@ def read(name: str) -> list[Requirement]:
 
 
 def pins(*names: str) -> dict[str, list[str]]:
-    """Return the pinned versions by canonical name, one for each marker."""
+    """Return the pinned versions by canonical name, one for each marker, or for each set if it is open."""
     versions: dict[str, list[str]] = {}
     for name in names:
         for requirement in read(name):
+            key = canonicalize_name(requirement.name)
+            if not requirement.specifier:
+                versions[key] = [version for constraints in SETS for version in pins(constraints)[key]]
+                continue
             (specifier,) = requirement.specifier
             assert specifier.operator == "==", f"{name}: {requirement} is not pinned"
-            versions.setdefault(canonicalize_name(requirement.name), []).append(specifier.version)
+            versions.setdefault(key, []).append(specifier.version)
     return versions
 
 
@@ -56,6 +61,11 @@ def test_requirements_pin_one_version_of_each_package() -> None:
     for path in FOLDER.glob("*.txt"):
         for name, versions in pins(path.name).items():
             assert found.setdefault(name, versions) == versions, name
+
+
+def test_constraints_sets_have_the_numpy_of_their_distribution() -> None:
+    majors = {Path(name).stem: pins(name)["numpy"][0].split(".")[0] for name in SETS}
+    assert majors == {"humble": "1", "jazzy": "1", "lyrical": "2", "wheels": "2"}
 
 
 def test_requirements_install_one_opencv() -> None:

@@ -180,7 +180,7 @@ def test_body_estimator_in_hard_conditions_finds_the_person(options, change, lim
     estimator.close()
 
 
-def test_body_estimator_dark_after_a_person_reports_nobody():
+def test_body_estimator_dark_after_a_person_gives_no_body():
     """No skeleton of an earlier image comes with a later stamp."""
     estimator = perception.create("body")
     with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0, seed=3) as camera:
