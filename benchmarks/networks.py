@@ -153,7 +153,8 @@ def prepare(entry: str, folder: str) -> dict[str, Any]:
     (parity,) = onnx_graph.parity_errors(network, content, [1])
     Path(folder, "model.onnx").write_bytes(content)
     inputs = onnx_graph.example_inputs(network, 1)
-    np.savez(Path(folder, "inputs.npz"), **{name: value.numpy() for name, value in inputs.items()})
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
+    np.savez(Path(folder, "inputs.npz"), **arrays)
     return {
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,

@@ -416,7 +416,7 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
     solver, focal, pyramids = CpuSolver(PdFlowConfig(), threads or 2), 320 / np.tan(np.radians(62.5) / 2), []
     for k in (1, 2):
         gray = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
-        depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
+        depth = _depth(folder / f"z{k}.png").astype(np.float32) / 5000
         # The program's finest level is half the image size.
         pyramids.append(solver.pyramid(gray, depth, (focal, focal, 319.5, 239.5))[1:])
     first = pyramids[0][0]
@@ -455,8 +455,14 @@ def _turning(data: Path, step: int = 5) -> Iterator[tuple[Images, Images]]:
         yield tuple(_image(folder / f"{i:010d}.jpg", folder / f"{i:010d}_depth.png", 1000) for i in (k, k + 1))  # type: ignore[misc]
 
 
+def _depth(path: Path) -> np.ndarray:
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert depth is not None, path
+    return depth
+
+
 def _image(color: Path, depth: Path, scale: float) -> Images:
-    depth_m = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float32) / np.float32(scale)
+    depth_m = _depth(depth).astype(np.float32) / np.float32(scale)
     depth_m[depth_m == 0] = np.nan
     rgb = cv2.cvtColor(cv2.imread(str(color)), cv2.COLOR_BGR2RGB)
     return rgb, depth_m, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
