@@ -23,7 +23,7 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.evaluation.evaluator import comparable_inputs
 from actrec_models.export.exporter import write_package
-from actrec_models.export.onnx_graph import PARITY, run_onnx, to_onnx, trace_module
+from actrec_models.export.onnx_graph import PARITY, run_onnx, simplify, to_onnx, trace_module
 from actrec_models.training import initial_weights, provenance
 from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.recipe import Recipe
@@ -67,7 +67,8 @@ def join_graphs(
     logits = [part.graph.output[0].name for part in parts]
     classes = int(parts[0].graph.output[0].type.tensor_type.shape.dim[1].dim_value)
     examples = {f"logits_{k}": torch.zeros(2, classes) for k in range(len(parts))}
-    traced = onnx.load_model_from_string(trace_module(Fusion(method, shares), examples, opset=opsets[0][""]))
+    head_graph = trace_module(Fusion(method, shares), examples, opset=opsets[0][""])
+    traced = onnx.load_model_from_string(simplify(head_graph))
     head = onnx.compose.add_prefix(traced, "fused/")
     _rename(head, {f"fused/logits_{k}": name for k, name in enumerate(logits)} | {"fused/logits": "logits"})
     graph = onnx.helper.make_graph(
