@@ -142,7 +142,8 @@ def undistort(pixels: np.ndarray, intrinsics: Intrinsics, iterations: int, toler
     distortion = np.array(intrinsics.distortion) if intrinsics.distortion else np.zeros(5)
     if hasattr(cv2, "undistortPointsIter"):  # OpenCV 4, whose undistortPoints takes no criteria
         return np.asarray(cv2.undistortPointsIter(pixels, intrinsics.matrix, distortion, None, None, criteria))
-    return np.asarray(cv2.undistortPoints(pixels, intrinsics.matrix, distortion, criteria=criteria))
+    undistort_points: Any = cv2.undistortPoints
+    return np.asarray(undistort_points(pixels, intrinsics.matrix, distortion, criteria=criteria))
 
 
 def _straighten(bent: np.ndarray, k: Sequence[float]) -> np.ndarray:
