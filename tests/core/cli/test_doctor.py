@@ -94,7 +94,7 @@ def test_check_frames_slow_camera_without_people_names_rate_and_missing_person()
 def test_check_frames_without_onnxruntime_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for name in [
-        name for name in sys.modules if name.startswith(("actrec.perception", "actrec.inference.onnxruntime"))
+        name for name in sys.modules if name.startswith(("actrec.perception", "actrec.inference.onnxruntime_backend"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     _, unit = doctor.check_frames("simulated", {"realtime": False, "width": 160, "height": 120})
