@@ -39,9 +39,10 @@ endif
 
 build: .venv/.ready ros2_ws/install/.ready .venv/.ready_actrec ## build the messages and install actrec into .venv, editable
 
+# CMake's cache holds the folder of NumPy's headers, which another version of NumPy has elsewhere.
 ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 	@echo "actrec: building the messages (output in ros2_ws/log/build.log)"
-	@mkdir -p ros2_ws/log && $(ENV) && cd ros2_ws && colcon build --packages-select actrec_msgs > log/build.log 2>&1 \
+	@mkdir -p ros2_ws/log && $(ENV) && cd ros2_ws && colcon build --cmake-clean-cache --packages-select actrec_msgs > log/build.log 2>&1 \
 		|| { tail -n 20 log/build.log >&2; exit 1; }
 	@touch $@
 
