@@ -163,8 +163,15 @@ def test_frame_node_without_images_reports_an_error(host, add, peer, capfd) -> N
     assert host.start() is None
     topic = "/camera/color/image_raw"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
-    output = capfd.readouterr().err
-    assert "[INFO]" in output and "[ERROR]" not in output, "the camera may be starting"
+    output = ""
+
+    def logged() -> bool:
+        nonlocal output
+        output += capfd.readouterr().err
+        return "[INFO]" in output
+
+    peer.wait_until(logged)  # the error is set before it is logged
+    assert "[ERROR]" not in output, "the camera may be starting"
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed > 0)
     cause = "/peer publishes it but sends nothing: is the camera connected, or a recording without images?"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: {cause}")
