@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from scipy.special import expit
 
 from actrec import inference
 from actrec.inference import zoo
@@ -42,6 +43,9 @@ BACKENDS = Registry(
 FALLBACK = "onnxruntime"  # the backend that runs anywhere
 
 REMEDY = "install actrec again (git checkout models/perception, in a clone)"
+
+Area = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
 
 PRESENCE = 0.5
 """Least probability that a region shows a body, hand or face."""
@@ -297,11 +301,6 @@ def resolve(file: NetworkFile, config: NetworkConfig) -> str:
     return "tensorrt" if built else FALLBACK
 
 
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)), also of large numbers."""
-    return 1.0 / (1.0 + np.exp(-np.clip(values, -80.0, 80.0)))
-
-
 class Detector:
     """A network that finds people, palms or faces in the whole image or an area of it: SSD with fixed anchors.
 
@@ -322,10 +321,8 @@ class Detector:
             grids.append(np.repeat(np.stack([x, y], -1).reshape(-1, 2), count, axis=0))
         self._anchors = np.concatenate(grids).astype(np.float32)
 
-    def detect(
-        self, image: SourceImage, area: tuple[int, int, int, int] | None = None
-    ) -> list[tuple[float, np.ndarray, float, np.ndarray]]:
-        """Run the detector on an image, or on its area (left, top, right, bottom).
+    def detect(self, image: SourceImage, area: Area | None = None) -> list[tuple[float, np.ndarray, float, np.ndarray]]:
+        """Run the detector on an image, or on its area.
 
         A detection is its score, center [2], longer edge and keypoints [K, 2], in pixels of the image, best first.
         """
@@ -334,7 +331,7 @@ class Detector:
         # The image is fitted into the network's square, with black beside it.
         square = Region((view.width - 1) / 2, (view.height - 1) / 2, max(view.width, view.height))
         found = self._network.run(view, [square], cv2.BORDER_CONSTANT)
-        scores = sigmoid(found["scores"][0])
+        scores = expit(found["scores"][0])
         at = np.flatnonzero(scores >= self._min_score)
         if not len(at):
             return []

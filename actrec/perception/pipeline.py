@@ -59,7 +59,6 @@ class BodyEstimatorConfig(NetworkConfig):
     """Settings of the body estimator."""
 
     body_model: str = setting("full", "Landmark network: lite takes two thirds of the time", choices=("lite", "full"))
-
     num_poses: int = setting(
         5, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 20)
     )
