@@ -304,22 +304,31 @@ def rewrite(model: onnx.ModelProto, outputs: dict[str, tuple[str, tuple[int, ...
         if label == "heatmaps":  # channels first, as computed
             assert node.op_type == "Transpose", node.op_type
             value = node.input[0]
-        if label == "presence" and len(made[value].input) and made[value].op_type == "Reshape":
+        if label == "presence" and made[value].op_type == "Reshape":
             value = made[value].input[0]
-        constants[f"{label}_shape"] = (
-            np.array([0, *size], np.int64) if label != "presence" else np.array([-1], np.int64)
-        )
-        if label == "handedness":
-            constants[f"{label}_shape"] = np.array([-1], np.int64)
+        constants[f"{label}_shape"] = np.array([0, *size] if size else [-1], np.int64)
         nodes.append(helper.make_node("Reshape", [value, f"{label}_shape"], [label], name=label))
         ends.append(helper.make_tensor_value_info(label, TensorProto.FLOAT, ["N", *size]))
+    kept, stored = _needed(nodes, constants, [label for label, _ in outputs.values()])
+    casts, tensors = _half(stored)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, height, width])
+    made_graph = helper.make_graph([*casts, *kept], "network", [image], ends, tensors)
+    written = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(written, full_check=True)
+    return written
+
+
+def _needed(
+    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], labels: list[str]
+) -> tuple[list[onnx.NodeProto], list[tuple[str, np.ndarray]]]:
+    """Return the nodes and constants that the outputs depend on; order and names are the same in each run."""
     made = {name: node for node in nodes for name in node.output}
     kept: list[onnx.NodeProto] = []
-    names = {"": "", "image": "image"} | {label: label for label, _ in outputs.values()}
-    stored = []
+    names = {"": "", "image": "image"} | {label: label for label in labels}
+    stored: list[tuple[str, np.ndarray]] = []
 
     def keep(name: str) -> None:
-        """Append the nodes and constants that a value depends on; their order and names are the same in each run."""
+        """Append the nodes and constants that a value depends on."""
         node = made.get(name)
         if node is None or any(node is other for other in kept):
             return
@@ -333,13 +342,18 @@ def rewrite(model: onnx.ModelProto, outputs: dict[str, tuple[str, tuple[int, ...
             names.setdefault(target, f"value_{len(names)}")
         kept.append(node)
 
-    for label, _ in outputs.values():
+    for label in labels:
         keep(label)
     for index, node in enumerate(kept):
         node.name = f"{node.op_type}_{index}"
         node.input[:] = [names[name] for name in node.input]
         node.output[:] = [names[name] for name in node.output]
-    nodes, casts, tensors = kept, [], []
+    return kept, stored
+
+
+def _half(stored: list[tuple[str, np.ndarray]]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return the constants, float16 where this loses nothing, and the casts of these to float32."""
+    casts, tensors = [], []
     for name, value in stored:
         half = value.astype(np.float16) if value.dtype == np.float32 else None
         if half is not None and value.size >= 64 and np.array_equal(half.astype(np.float32), value):
@@ -347,11 +361,7 @@ def rewrite(model: onnx.ModelProto, outputs: dict[str, tuple[str, tuple[int, ...
             casts.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
         else:
             tensors.append(numpy_helper.from_array(value, name))
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, height, width])
-    made_graph = helper.make_graph([*casts, *nodes], "network", [image], ends, tensors)
-    written = helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(written, full_check=True)
-    return written
+    return casts, tensors
 
 
 def _split_prelu(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
