@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from scipy.special import expit
 
 from actrec.cli import Parser, count
 from actrec.inference.tensorrt import builder
 from actrec.perception import create, networks
-from actrec.perception.networks import NetworkConfig, PerceptionNetwork, sigmoid
+from actrec.perception.networks import NetworkConfig, PerceptionNetwork
 from actrec.perception.pipeline import Pipeline
 from actrec.perception.tensorrt_networks import NetworkSource, engine_settings
 from actrec.types import Intrinsics, RgbdFrame
@@ -124,7 +125,7 @@ def _compare(source: NetworkSource, images: np.ndarray) -> dict[str, Any]:
     kind, score = ("landmarks", "presence") if "presence" in expected else ("boxes", "scores")
     logits = kind == "boxes" or source.name.startswith("face")
     limit = 0.6 if source.name == "face_detection_far" else 0.5
-    chosen, other = ((sigmoid(made[score]) if logits else made[score]) >= limit for made in (expected, found))
+    chosen, other = ((expit(made[score]) if logits else made[score]) >= limit for made in (expected, found))
     apart = np.linalg.norm((found[kind] - expected[kind])[..., :2], axis=-1)
     if kind == "boxes":
         apart = apart[np.arange(len(images)), expected[score].argmax(axis=1)]
