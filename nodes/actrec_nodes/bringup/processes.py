@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+import cv2
 import rclpy
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
@@ -56,6 +57,8 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
         DeviceError: No folder for logs can be written.
     """
     transport.prepare()
+    # OpenCV's other threads wait actively for their share of each small operation, so they take a processor from nodes.
+    cv2.setNumThreads(1)
     if warning := folders.prepare_ros_logs():
         logger.warning(warning)
     context = Context()
