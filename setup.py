@@ -47,6 +47,7 @@ PACKAGES = [
     "actrec_nodes",
     "actrec_nodes.bringup",
     "actrec_nodes.common",
+    "actrec_nodes.recognition",
 ]
 NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node"]
 

@@ -190,6 +190,11 @@ class EventDetector:
         state = self._states[body_id]
         return state.average, state.event
 
+    @property
+    def present_events(self) -> dict[str, ActionEvent]:
+        """The events that go on, with the highest confidence so far, by body id."""
+        return {body_id: state.event for body_id, state in self._states.items() if state.event is not None}
+
     def end(self, body_id: str, stamp_ns: int) -> list[ActionEvent]:
         """Forget a body that is lost, and return the end of its event."""
         state = self._states.pop(body_id, None)
@@ -213,7 +218,7 @@ class EventDetector:
         """Give the event of a body out of `lost` to a new body at its place: tracking has changed the person's id."""
         seen = joints[np.isfinite(joints).all(axis=-1)]
         distances = {
-            other: math.dist(_middle(seen), _middle(self._states[other].joints))
+            other: math.dist(middle(seen), middle(self._states[other].joints))
             for other in lost
             if len(seen) and other in self._states and self._states[other].event is not None
         }
@@ -270,7 +275,7 @@ class EventDetector:
             int(state.since_ns[best]),
             state.stamp_ns,
             state.stamp_ns,
-            _middle(state.joints),
+            middle(state.joints),
             self._package.name,
         )
         self.next_id += 1
@@ -280,10 +285,10 @@ class EventDetector:
         event, state.event = state.event, None
         if event is None:
             return []
-        return [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns, position=_middle(state.joints))]
+        return [dataclasses.replace(event, kind=ENDED, stamp_ns=stamp_ns, position=middle(state.joints))]
 
 
-def _middle(joints: np.ndarray) -> tuple[float, float, float]:
-    """Return the median of known joints [N, 3]."""
+def middle(joints: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of known joints [N, 3], m."""
     x, y, z = np.median(joints, axis=0)
     return float(x), float(y), float(z)

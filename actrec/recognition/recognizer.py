@@ -12,7 +12,8 @@ from actrec.features import rates
 from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
-from actrec.recognition.events import ActionEvent, EventConfig, EventDetector
+from actrec.recognition.events import ActionEvent, EventConfig, EventDetector, middle
+from actrec.recognition.predictions import ActionPrediction
 from actrec.recognition.tracks import (
     STREAM_NAMES,
     BodyJoints,
@@ -76,22 +77,6 @@ class RecognitionConfig:
     )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
     events: EventConfig = setting(EventConfig(), "action events")
-
-
-@dataclass(frozen=True)
-class ActionPrediction:
-    """The action of one body at one frame."""
-
-    body_id: str  # the body's id; empty for a frame without bodies
-    label: str  # an action, or `unknown` (no event, rejected, track too short, input missing, body lost, no body)
-    class_id: int  # index of the label; −1 for `unknown`
-    confidence: float  # probability of the label (an event's highest), or of the best class if unknown; 0 without any
-    top_labels: tuple[str, ...]  # best classes first, even if rejected; empty if the network did not run
-    top_probabilities: tuple[float, ...]  # with labels of events, averages over `events.smoothing_s`
-    window_start_ns: int  # stamp of the oldest frame used
-    stamp_ns: int  # stamp of the newest frame used
-    model_name: str  # name of the model package
-    reason: str = ""  # the missing inputs because of which the network did not run; else empty
 
 
 @dataclass(frozen=True)
@@ -422,7 +407,25 @@ class ActionRecognizer:
                 labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
                 best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
                 predictions.append(ActionPrediction(*best, start_ns, frame.stamp_ns, session.package.name))
-        return predictions
+            return [self._located(prediction, frame) for prediction in predictions]
+
+    def _located(self, prediction: ActionPrediction, frame: _Frame) -> ActionPrediction:
+        """Return a prediction with the place of its body, and for how long the body has had this label."""
+        joints, track = frame.joints[prediction.body_id], self._tracks.get(prediction.body_id)
+        place = middle(joints[np.isfinite(joints).all(axis=-1)])
+        if track is None:  # it has ended in the meantime
+            return dataclasses.replace(prediction, position=place)
+        if track.label != prediction.label:
+            track.label, track.since_ns = prediction.label, frame.stamp_ns
+        event = self._detector.present_events.get(prediction.body_id) if self.labels_events else None
+        since_ns = track.since_ns if event is None or event.label != prediction.label else event.start_ns
+        return dataclasses.replace(prediction, position=place, duration_s=(frame.stamp_ns - since_ns) / NANOSECONDS)
+
+    @property
+    def present_events(self) -> list[ActionEvent]:
+        """The events that go on, with the highest confidence so far."""
+        with self._lock:
+            return list(self._detector.present_events.values())
 
     def events(self) -> list[ActionEvent]:
         """Return the events since the last call; a body has one at a time, with one begin and one end."""

@@ -188,6 +188,8 @@ class BodyTrack:
     frames: dict[str, Series[np.ndarray]]  # name of an input to the frames observed
     last_seen_ns: int = 0  # stamp of the last frame with this body
     predicted_ns: int | None = None  # stamp of the last frame in which it was labeled
+    label: str = ""  # its last label
+    since_ns: int = 0  # stamp of the first frame in a row with this label
 
 
 @dataclass

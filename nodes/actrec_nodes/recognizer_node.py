@@ -1,45 +1,38 @@
 """The node `recognizer_node`: the streams that its model package takes to action labels."""
 
 import dataclasses
-import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from actrec_msgs.msg import ActionEvent, ActionLabel, FaceArray, HandArray, SkeletonArray
+from actrec_msgs.msg import ActionEvent, ActionLabel
 from actrec_msgs.srv import ListModels, LoadModel
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from actrec import inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
+from actrec.recognition import ActionEvent as Event
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.tracks import STREAM_NAMES
-from actrec.types import NANOSECONDS, Intrinsics
-from actrec.utils import gravity
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError, InputError
-from actrec_nodes.bringup.graph import GRAPH, find
+from actrec.utils.errors import ActrecError, DeviceError
 from actrec_nodes.common import conversions, parameters, topics
-from actrec_nodes.common.lifecycle import ActrecNode, Worker, one_line
-from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
+from actrec_nodes.common.lifecycle import ActrecNode, one_line
+from actrec_nodes.common.subscriptions import rivals
+from actrec_nodes.common.tf import WAIT_S, TfPoses
+from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
+from actrec_nodes.recognition.wait_for_action import WaitForActionServer
 
 FALLBACK = "onnxruntime"  # the backend that runs anywhere
 
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""
-
-PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
-    "bodies": "skeleton_node",
-    "color": "camera_node",
-}
-"""Node that publishes each stream."""
 
 
 @dataclass(frozen=True)
@@ -55,164 +48,9 @@ class RecognizerConfig:
     startup_s: float = setting(
         10.0, "Time for the first message of a stream, while its publisher loads.", unit="s", range=(0.0, 600.0)
     )
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame that was added to the windows, with the last predictions of the tracks that ended."""
-
-    stamp_ns: int
-    frame_id: str
-    ended: list[ActionPrediction]
-
-
-class RecognizerInputs:
-    """Subscriptions to the streams that a recognizer takes.
-
-    Args:
-        node: Owns the subscriptions and reports errors.
-        recognizer: Receives the messages, in the callbacks.
-        worker: Receives each frame that is to be labeled.
-
-    Attributes:
-        newest: The newest frame.
-        scene_flow: Statistics of `scene_flow_node`, with the flow's method and height; empty until they arrive.
-    """
-
-    def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
-        self._node, self._recognizer, self._worker = node, recognizer, worker
-        self._subscriptions: dict[str, Subscription] = {}
-        self._opened: dict[str, float] = {}
-        self._received: set[str] = set()
-        self._ever_received: set[str] = set()
-        self._intrinsics: Intrinsics | None = None
-        self.scene_flow: dict[str, Any] = {}
-        self._jumped = False
-        self.newest: Frame | None = None
-
-    def open(self) -> None:
-        """Subscribe to the streams that the model takes, and unsubscribe from all others."""
-        wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
-        if self._recognizer.needs_image_size:
-            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.INFO_SUBSCRIBER)
-        for name in [name for name in self._subscriptions if name not in wanted]:
-            self._subscriptions.pop(name).close()
-        for name, (kind, callback, profile) in wanted.items():
-            if name not in self._subscriptions:
-                self._opened[name] = time.monotonic()
-                self._ever_received.discard(name)
-                self._subscriptions[name] = Subscription(
-                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn
-                )
-
-    def close(self) -> None:
-        """Unsubscribe from everything."""
-        while self._subscriptions:
-            self._subscriptions.popitem()[1].close()
-
-    def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
-        """Return the message type, callback and QoS of each topic of a stream."""
-        profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.SMALL
-        streams: dict[str, dict[str, tuple[type, Callable[[Any], None], Any]]] = {
-            "bodies": {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)},
-            "hands": {topics.HANDS: (HandArray, self._on_hands, profile)},
-            "face": {topics.FACE: (FaceArray, self._on_faces, profile)},
-            "color": {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)},
-            "flow": {
-                topics.SCENE_FLOW_STATISTICS: (String, self._on_flow_statistics, topics.LATCHED),
-                topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.INFO_SUBSCRIBER),
-                topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
-            },
-        }
-        return streams[stream]
-
-    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
-            self._received.add(name)
-            self._ever_received.add(name)
-            try:
-                callback(message)
-            except Exception as error:  # one bad message must not stop the node, which reports it
-                self._node.statistics.count("received")
-                self._node.statistics.count("failed")
-                self._node.fail(error)
-
-        return receive
-
-    def _on_skeletons(self, message: SkeletonArray) -> None:
-        bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
-        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies, up))
-
-    def _on_hands(self, message: HandArray) -> None:
-        hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
-        ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
-        if self._recognizer.tracked_stream == "hands":
-            self._put(message, ended)
-
-    def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
-        back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
-        if back > 0 and not self._jumped:
-            self._jumped = True  # warn once: a recording that loops does this again and again
-            self._node.warn(
-                f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
-                "(a recording that starts again, simulated time, or a clock that was set): windows restart"
-            )
-        self.newest = Frame(_stamp_ns(message), message.header.frame_id, ended)
-        self._worker.put(self.newest)
-
-    def _on_faces(self, message: FaceArray) -> None:
-        self._recognizer.add_faces(_stamp_ns(message), conversions.message_to_faces(message))
-
-    def _on_color(self, message: Image) -> None:
-        self._recognizer.add_color(_stamp_ns(message), conversions.image_to_color(message))
-
-    def _on_color_info(self, message: CameraInfo) -> None:
-        self._recognizer.set_image_size(message.width, message.height)
-
-    def _on_flow(self, message: Image) -> None:
-        if self._intrinsics is None:
-            topic = self._topic(topics.SCENE_FLOW_INFO)
-            raise InputError(f"scene flow is ignored: no camera_info on {topic} so far; check its publisher")
-        flow = conversions.image_to_flow(message)
-        self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
-
-    def _on_flow_statistics(self, message: String) -> None:
-        self.scene_flow = json.loads(message.data)
-
-    def _on_flow_info(self, message: CameraInfo) -> None:
-        self._intrinsics = conversions.info_to_intrinsics(message)
-
-    def silent(self, startup_s: float) -> dict[str, str]:
-        """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
-        now, found = time.monotonic(), {}
-        for stream in self._recognizer.streams:
-            topic, (kind, *_) = [*self._entries(stream).items()][-1]
-            starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
-            if topic not in self._received and not starting:
-                why = why_silent(self._node, self._topic(topic), kind)
-                if why == NO_PUBLISHER or PUBLISHERS[stream] in why:
-                    why = f"{why}: {self._remedy(PUBLISHERS[stream])}"
-                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}"
-        self._received.clear()
-        return found
-
-    def _remedy(self, publisher: str) -> str:
-        """Return how to start the node that publishes a stream, or a question if it runs or is one of several."""
-        if publisher == "camera_node" or publisher in self._node.get_node_names():
-            return f"is {publisher} active?"
-        space = self._node.get_namespace().rstrip("/")
-        names = (*topics.CAMERA_TOPICS, topics.SKELETONS, *find(publisher).topics)
-        remaps = {name: self._topic(name) for name in names if self._topic(name) != f"{space}/{name}"}
-        remaps |= {"__ns": space} if space else {}
-        words = "".join(f" -r {name}:={full}" for name, full in remaps.items())
-        return f"start it: actrec run --nodes {find(publisher).switch}{words and f' --ros-args{words}'}"
-
-    def _topic(self, topic: str) -> str:
-        return str(self._node.resolve_topic_name(topic))
-
-
-def _stamp_ns(message: Any) -> int:
-    return conversions.stamp_to_ns(message.header.stamp)
+    target_frame: str = setting(
+        "", "Frame in which events have their position too, by TF; empty: in the camera's alone."
+    )
 
 
 class RecognizerNode(ActrecNode[RecognizerConfig]):
@@ -241,12 +79,16 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._labels: Any = None
         self._text: Any = None
         self._events: Any = None
+        self._tf: TfPoses | None = None
+        self._waits = WaitForActionServer(self)
         self.create_service(LoadModel, "~/load_model", self._on_load_model)
         self.create_service(ListModels, "~/list_models", self._on_list_models)
 
     def configure(self) -> None:
         """Load the model and warm it up."""
         self._fallback = ""
+        if self.config.target_frame:
+            self._tf = TfPoses(self, "parameter target_frame", "leave target_frame empty")
         self._session = self._load_first(self.config.model)
         self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
         self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL)
@@ -263,6 +105,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
         self._inputs = RecognizerInputs(self, self._recognizer, worker)
         self._inputs.open()
+        self._waits.start(self._session.package.name, self._session.package.labels)
         self.start_timer(self.config.watchdog_s, self._on_watchdog)
 
     def deactivate(self) -> None:
@@ -271,9 +114,13 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if inputs is not None:
             inputs.close()
             self._end_events(inputs)
+        self._waits.stop()
 
     def cleanup(self) -> None:
         """Free the model."""
+        if self._tf is not None:
+            self._tf.close()
+            self._tf = None
         with self._swap:
             self._session = self._recognizer = None
             self._cleaned += 1
@@ -296,6 +143,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._loader.shutdown(wait=True, cancel_futures=True)
         super().close()
 
+    def destroy_node(self) -> None:
+        """Destroy the action server, which rclpy keeps, and the node."""
+        self._waits.destroy()
+        super().destroy_node()
+
     def report(self) -> None:
         """Log the node's statistics and the recognizer's counters."""
         super().report()
@@ -309,21 +161,37 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if recognizer is None or inputs is None:
             return
         # Ended tracks first: their last label must not stay valid even if the network fails.
-        for prediction in frame.ended:
-            self._publish(prediction, frame.frame_id)
+        self._publish(frame.ended, frame.frame_id)
         predictions = recognizer.predict() if frame is inputs.newest else []
         skipped = recognizer.counts.skipped
         self.statistics.count("skipped", skipped - self._skipped)
         self._skipped = skipped
-        for prediction in predictions:
-            self._publish(prediction, frame.frame_id)
+        labels = self._publish(predictions, frame.frame_id)
+        self._waits.add_labels(labels, [prediction.body_id for prediction in frame.ended])
         self._publish_events(recognizer, frame.frame_id)
         if predictions:
             self._reason = next((prediction.reason for prediction in predictions if prediction.reason), "")
 
     def _publish_events(self, recognizer: ActionRecognizer, frame_id: str) -> None:
-        for event in recognizer.events():
-            self._events.publish(conversions.event_to_message(event, frame_id))
+        def message(event: Event) -> ActionEvent:
+            return conversions.event_to_message(event, frame_id, *self._in_target_frame(event, frame_id))
+
+        events = recognizer.events()
+        self._waits.add_events(events, recognizer.present_events, message)
+        for event in events:
+            self._events.publish(message(event))
+
+    def _in_target_frame(self, event: Event, frame_id: str) -> tuple[str, Sequence[float]]:
+        """Return the target frame and the position of an event in it, m; an empty name if it has none."""
+        frame = self.config.target_frame
+        if self._tf is None:
+            return "", conversions.NOWHERE
+        try:
+            pose = self._tf.pose(frame, frame_id, event.stamp_ns, WAIT_S)
+        except DeviceError as error:
+            self.warn(f"an event has no position in target_frame, because TF does not have it: {error}")
+            return "", conversions.NOWHERE
+        return frame, pose[:3, :3] @ event.position + pose[:3, 3]
 
     def _end_events(self, inputs: RecognizerInputs) -> None:
         """Publish the end of all events, as no more frames come."""
@@ -332,9 +200,12 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             recognizer.end_events()
             self._publish_events(recognizer, newest.frame_id)
 
-    def _publish(self, prediction: ActionPrediction, frame_id: str) -> None:
-        self._labels.publish(conversions.prediction_to_message(prediction, frame_id))
-        self._text.publish(String(data=prediction.label))
+    def _publish(self, predictions: Sequence[ActionPrediction], frame_id: str) -> list[ActionLabel]:
+        messages = [conversions.prediction_to_message(prediction, frame_id) for prediction in predictions]
+        for message in messages:
+            self._labels.publish(message)
+            self._text.publish(String(data=message.label))
+        return messages
 
     def _on_watchdog(self) -> None:
         inputs, recognizer = self._inputs, self._recognizer
@@ -362,7 +233,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                 self.warn(f"working without {words}")
 
     def _warnings(self, recognizer: ActionRecognizer) -> dict[str, str]:
-        """Return warnings about streams that differ from the model's training, empty if there are none, by subject."""
+        """Return warnings about streams that differ from the model's training, and a second graph, by subject."""
         inputs = self._inputs  # `deactivate` may run in another thread
         made = inputs.scene_flow if inputs is not None else {}
         package = recognizer.session.package
@@ -370,7 +241,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         differ = " and ".join(f"{name} {made[name]}, trained with {value}" for name, value in other.items())
         remedy = " ".join(f"-p scene_flow_node:{name}:={value}" for name, value in other.items())
         flow = differ and f"model {package.name}: scene flow has {differ}; start with --ros-args {remedy}"
-        return {"rate": recognizer.slow, "scene flow": flow}
+        outputs = topics.ACTION_LABEL, topics.HANDS if recognizer.tracked_stream == "hands" else topics.SKELETONS
+        second = next(filter(None, (rivals(self, topic) for topic in outputs)), "")
+        return {"rate": recognizer.slow, "scene flow": flow, "publishers": second}
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:
         """Return the problem with the stamps received since the last call; empty if there is none."""
@@ -462,6 +335,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                 self._recognizer.set_session(session)
                 self._session = session
                 self._reason = self._fallback = ""
+            self._waits.replace_model(session.package.name, session.package.labels)
         except Exception as error:  # the current model stays in use, and the caller gets the error
             problem = one_line(error)
             if loaded is None and cleaned == self._cleaned:

@@ -21,7 +21,8 @@ from actrec.features.specs import InputSpec
 from actrec.inference.package import load, write
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
-from actrec_nodes.recognizer_node import RecognizerInputs, RecognizerNode
+from actrec_nodes.recognition.inputs import RecognizerInputs
+from actrec_nodes.recognizer_node import RecognizerNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene
 from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make

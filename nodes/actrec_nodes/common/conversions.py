@@ -2,6 +2,7 @@
 
 import array
 import copy
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from actrec_msgs.msg import Hand as HandMsg
 from actrec_msgs.msg import Skeleton as SkeletonMsg
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Point32, Vector3
+from rclpy.duration import Duration
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -25,6 +27,9 @@ from actrec.utils import camera_model
 from actrec.utils.errors import InputError
 
 BodyT = TypeVar("BodyT", bound=Body)
+
+NOWHERE = (math.nan, math.nan, math.nan)
+"""A position that is unknown."""
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -194,14 +199,17 @@ def prediction_to_message(prediction: ActionPrediction, frame_id: str) -> Action
         confidence=prediction.confidence,
         top_labels=list(prediction.top_labels),
         top_probabilities=list(prediction.top_probabilities),
+        position=_point(prediction.position),
+        duration=Duration(seconds=prediction.duration_s).to_msg(),
         window_start=ns_to_stamp(prediction.window_start_ns),
         model_name=prediction.model_name,
     )
 
 
-def event_to_message(event: ActionEvent, frame_id: str) -> ActionEventMsg:
-    """Return the message of an event."""
-    x, y, z = event.position
+def event_to_message(
+    event: ActionEvent, frame_id: str, target_frame: str = "", target_position: Sequence[float] = NOWHERE
+) -> ActionEventMsg:
+    """Return the message of an event; `target_position` [3] is its position in `target_frame`, m."""
     return ActionEventMsg(
         header=header(event.stamp_ns, frame_id),
         kind=ActionEventMsg.BEGAN if event.kind == BEGAN else ActionEventMsg.ENDED,
@@ -212,9 +220,16 @@ def event_to_message(event: ActionEvent, frame_id: str) -> ActionEventMsg:
         confidence=event.confidence,
         start=ns_to_stamp(event.start_ns),
         end=ns_to_stamp(event.end_ns),
-        position=Point(x=x, y=y, z=z),
+        position=_point(event.position),
+        target_frame=target_frame,
+        target_position=_point(target_position),
         model_name=event.model_name,
     )
+
+
+def _point(position: Sequence[float]) -> Point:
+    x, y, z = (float(value) for value in position)
+    return Point(x=x, y=y, z=z)
 
 
 def _fill(message: Any, body: Body) -> Any:

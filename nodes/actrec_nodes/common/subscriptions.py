@@ -193,6 +193,18 @@ def why_silent(node: Node, topic: str, kind: type, ours: Sequence[str] | None = 
     return f"{NO_PUBLISHER}; {what} on {', '.join(others)}: remap {topic}" if others else NO_PUBLISHER
 
 
+def rivals(node: Node, name: str) -> str:
+    """Warn about a second graph: more publishers of a topic than `node` itself, or two of one name; else empty."""
+    topic, own = node.resolve_topic_name(name), node.get_fully_qualified_name()
+    owners = sorted(_owner(info) for info in node.get_publishers_info_by_topic(topic))
+    if len(owners) < 2 or (own not in owners and len(set(owners)) == len(owners)):
+        return ""
+    return (
+        f"{topic} has {len(owners)} publishers, {' and '.join(owners)}: if a second graph runs in this ROS domain, "
+        "stop it, or start it with another ROS_DOMAIN_ID or namespace (--ros-args -r __ns:=/second)"
+    )
+
+
 def _owner(info: Any) -> str:
     return posixpath.join(info.node_namespace, info.node_name)
 

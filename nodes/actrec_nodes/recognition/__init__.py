@@ -1,0 +1,1 @@
+"""Parts of the recognizer node: its inputs, and its action server."""

@@ -1,0 +1,185 @@
+"""The streams that a recognizer takes, from messages; and why one is silent."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from actrec.recognition import ActionPrediction, ActionRecognizer
+from actrec.recognition.tracks import STREAM_NAMES
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils import gravity
+from actrec.utils.errors import InputError
+from actrec_nodes.bringup.graph import GRAPH, find
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.lifecycle import ActrecNode, Worker
+from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
+
+PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
+    "bodies": "skeleton_node",
+    "color": "camera_node",
+}
+"""Node that publishes each stream."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that was added to the windows, with the last predictions of the tracks that ended."""
+
+    stamp_ns: int
+    frame_id: str
+    ended: list[ActionPrediction]
+
+
+class RecognizerInputs:
+    """Subscriptions to the streams that a recognizer takes.
+
+    Args:
+        node: Owns the subscriptions and reports errors.
+        recognizer: Receives the messages, in the callbacks.
+        worker: Receives each frame that is to be labeled.
+
+    Attributes:
+        newest: The newest frame.
+        scene_flow: Statistics of `scene_flow_node`, with the flow's method and height; empty until they arrive.
+    """
+
+    def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
+        self._node, self._recognizer, self._worker = node, recognizer, worker
+        self._subscriptions: dict[str, Subscription] = {}
+        self._opened: dict[str, float] = {}
+        self._received: set[str] = set()
+        self._ever_received: set[str] = set()
+        self._intrinsics: Intrinsics | None = None
+        self.scene_flow: dict[str, Any] = {}
+        self._jumped = False
+        self.newest: Frame | None = None
+
+    def open(self) -> None:
+        """Subscribe to the streams that the model takes, and unsubscribe from all others."""
+        wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
+        if self._recognizer.needs_image_size:
+            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_color_info, topics.INFO_SUBSCRIBER)
+        for name in [name for name in self._subscriptions if name not in wanted]:
+            self._subscriptions.pop(name).close()
+        for name, (kind, callback, profile) in wanted.items():
+            if name not in self._subscriptions:
+                self._opened[name] = time.monotonic()
+                self._ever_received.discard(name)
+                self._subscriptions[name] = Subscription(
+                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn
+                )
+
+    def close(self) -> None:
+        """Unsubscribe from everything."""
+        while self._subscriptions:
+            self._subscriptions.popitem()[1].close()
+
+    def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
+        """Return the message type, callback and QoS of each topic of a stream."""
+        profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.SMALL
+        streams: dict[str, dict[str, tuple[type, Callable[[Any], None], Any]]] = {
+            "bodies": {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)},
+            "hands": {topics.HANDS: (HandArray, self._on_hands, profile)},
+            "face": {topics.FACE: (FaceArray, self._on_faces, profile)},
+            "color": {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)},
+            "flow": {
+                topics.SCENE_FLOW_STATISTICS: (String, self._on_flow_statistics, topics.LATCHED),
+                topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.INFO_SUBSCRIBER),
+                topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
+            },
+        }
+        return streams[stream]
+
+    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            self._received.add(name)
+            self._ever_received.add(name)
+            try:
+                callback(message)
+            except Exception as error:  # one bad message must not stop the node, which reports it
+                self._node.statistics.count("received")
+                self._node.statistics.count("failed")
+                self._node.fail(error)
+
+        return receive
+
+    def _on_skeletons(self, message: SkeletonArray) -> None:
+        bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
+        self._put(message, self._recognizer.add_skeletons(_stamp_ns(message), bodies, up))
+
+    def _on_hands(self, message: HandArray) -> None:
+        hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
+        ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
+        if self._recognizer.tracked_stream == "hands":
+            self._put(message, ended)
+
+    def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
+        back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
+        if back > 0 and not self._jumped:
+            self._jumped = True  # warn once: a recording that loops does this again and again
+            self._node.warn(
+                f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
+                "(a recording that starts again, simulated time, or a clock that was set): windows restart"
+            )
+        self.newest = Frame(_stamp_ns(message), message.header.frame_id, ended)
+        self._worker.put(self.newest)
+
+    def _on_faces(self, message: FaceArray) -> None:
+        self._recognizer.add_faces(_stamp_ns(message), conversions.message_to_faces(message))
+
+    def _on_color(self, message: Image) -> None:
+        self._recognizer.add_color(_stamp_ns(message), conversions.image_to_color(message))
+
+    def _on_color_info(self, message: CameraInfo) -> None:
+        self._recognizer.set_image_size(message.width, message.height)
+
+    def _on_flow(self, message: Image) -> None:
+        if self._intrinsics is None:
+            topic = self._topic(topics.SCENE_FLOW_INFO)
+            raise InputError(f"scene flow is ignored: no camera_info on {topic} so far; check its publisher")
+        flow = conversions.image_to_flow(message)
+        self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
+
+    def _on_flow_statistics(self, message: String) -> None:
+        self.scene_flow = json.loads(message.data)
+
+    def _on_flow_info(self, message: CameraInfo) -> None:
+        self._intrinsics = conversions.info_to_intrinsics(message)
+
+    def silent(self, startup_s: float) -> dict[str, str]:
+        """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
+        now, found = time.monotonic(), {}
+        for stream in self._recognizer.streams:
+            topic, (kind, *_) = [*self._entries(stream).items()][-1]
+            starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
+            if topic not in self._received and not starting:
+                why = why_silent(self._node, self._topic(topic), kind)
+                if why == NO_PUBLISHER or PUBLISHERS[stream] in why:
+                    why = f"{why}: {self._remedy(PUBLISHERS[stream])}"
+                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}"
+        self._received.clear()
+        return found
+
+    def _remedy(self, publisher: str) -> str:
+        """Return how to start the node that publishes a stream, or a question if it runs or is one of several."""
+        if publisher == "camera_node" or publisher in self._node.get_node_names():
+            return f"is {publisher} active?"
+        space = self._node.get_namespace().rstrip("/")
+        names = (*topics.CAMERA_TOPICS, topics.SKELETONS, *find(publisher).topics)
+        remaps = {name: self._topic(name) for name in names if self._topic(name) != f"{space}/{name}"}
+        remaps |= {"__ns": space} if space else {}
+        words = "".join(f" -r {name}:={full}" for name, full in remaps.items())
+        return f"start it: actrec run --nodes {find(publisher).switch}{words and f' --ros-args{words}'}"
+
+    def _topic(self, topic: str) -> str:
+        return str(self._node.resolve_topic_name(topic))
+
+
+def _stamp_ns(message: Any) -> int:
+    return conversions.stamp_to_ns(message.header.stamp)
