@@ -10,7 +10,7 @@ import numpy as np
 
 from actrec.cameras.base import Camera
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec.simulation.scene import CameraPose, Routine, Scene, SceneFrame, performed_scene, scripted_scene
+from actrec.simulation.scene import MAX_ACTORS, CameraPose, Routine, Scene, SceneFrame, performed_scene, scripted_scene
 from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
 from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
@@ -28,7 +28,7 @@ class SimulatedConfig:
     actions: list[str] = setting(["all"], "Actions, performed in turn; `actrec simulate --help` lists them.")
     pause: float = setting(0.0, "Mean time of waiting between two actions; 0 for 0.5 to 1 s.", unit="s", range=(0, 60))
     side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
-    actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, 2))
+    actors: int = setting(1, "Number of people in the scene, or of the script's people to show.", range=(0, MAX_ACTORS))
     script: str = setting("", "Skeleton recording to perform instead of actions.")
     sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
     loop: bool = setting(False, "Repeat a script.")

@@ -38,8 +38,17 @@ _DEPTHS = {
 _UNDER_SKIN = np.array([_DEPTHS[j.replace("_left", "").replace("_right", "")] for j in KINECT_V2_25.joints])
 _UNDER_SKIN_HAND = np.full(21, 0.04)
 
-_PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
-"""Places relative to `distance`: of a single actor, and of the first and second of two."""
+_PLACES: dict[int, tuple[tuple[float, float], ...]] = {
+    0: (),
+    1: ((0.0, 0.0),),
+    2: ((-0.62, -0.15), (0.72, 0.30)),
+    3: ((-1.0, 0.1), (0.05, 0.65), (1.05, 0.0)),
+    4: ((-1.15, 0.0), (-0.45, 1.0), (0.4, 0.35), (1.25, 0.15)),
+    5: ((-1.3, 0.15), (-0.75, 1.15), (0.0, 0.3), (0.8, 1.05), (1.35, 0.1)),
+}
+"""Places of the actors relative to `distance`, by their number; no actor hides another."""
+
+MAX_ACTORS = max(_PLACES)
 
 _WALL_DISTANCE = 1.5  # from the farthest actor to the back wall, m
 _BLEND_S = 0.4  # from rest to the first posture of a gesture, and back
@@ -341,7 +350,7 @@ def performed_scene(
     Args:
         intrinsics: Intrinsics of the camera.
         names: Actions in order (see `ACTION_NAMES`); "all" stands for `CYCLE`.
-        actors: Number of actors, 0 to 2. The second performs the same actions in another order and tempo.
+        actors: Number of actors, 0 to `MAX_ACTORS`. The others perform the same actions in another order and tempo.
         seed: Seed of performances and room.
         side: Acting arm: "left", "right", or "any" for a random one.
         camera: Pose of the camera.
@@ -358,24 +367,26 @@ def performed_scene(
     sitting = any(find_action(name, seed).end == "seated" for name in order)
     performers: list[Actor] = []
     stools = []
-    for i in range(actors):
-        x, z = _PLACES[i if actors == 1 else i + 1]
+    for i, (x, z) in enumerate(_PLACES[actors]):
         place = (x, distance + z)
-        member = cast_member(person + i) if person else Person(DEFAULT_APPEARANCES[i])
+        default = i < len(DEFAULT_APPEARANCES) and not person
+        member = Person(DEFAULT_APPEARANCES[i]) if default else cast_member(person + i)
         performance = Routine(
             order,
             seed + 1000 * i,
             pause,
             side="" if side == "any" else side,
-            room=1.0 if actors == 1 else 0.65,
+            room=min(1.0, 1.3 / actors),
             physique=member.appearance,
             tempo=member.tempo,
         )
         performers.append(ProceduralActor(performance, member.appearance, camera, place, facing))
         if sitting:
             stools.append(stool_place(place, facing, member.appearance.stature))
-        order = order[len(order) // 2 :] + order[: len(order) // 2]  # two actors seldom do the same
-    room = furnished_room(back=distance + _WALL_DISTANCE, seed=seed, camera_height=camera.height)
+        shift = len(order) // actors  # actors seldom do the same
+        order = order[shift:] + order[:shift]
+    farthest = max((z for _, z in _PLACES[actors]), default=0.0)
+    room = furnished_room(back=distance + max(_WALL_DISTANCE, farthest + 1.0), seed=seed, camera_height=camera.height)
     return Scene(performers, intrinsics, camera, room, stools)
 
 

@@ -221,7 +221,7 @@ def test_open_again_starts_over() -> None:
         ({"actions": ["juggle"]}, "unknown simulated action 'juggle'; known: all, bow, .*, clap, "),
         ({"actions": []}, "no action to perform"),
         ({"fps": 0.0}, r"SimulatedConfig.fps is 0.0, allowed: 0.1 to 1000"),
-        ({"actors": 7}, "SimulatedConfig.actors is 7, allowed: 0 to 2"),
+        ({"actors": 7}, "SimulatedConfig.actors is 7, allowed: 0 to 5"),
         ({"sensor": "lidar"}, "allowed: structured_light, time_of_flight, stereo"),
         ({"sequence": "a01"}, "set script=FILE"),
         ({"color": True}, "unknown option color of SimulatedConfig; known: actions"),

@@ -91,13 +91,14 @@ def test_body_perception_without_depth_distance_within_20_percent(wave):
     body.close()
 
 
-def test_body_perception_two_actors_keep_ids():
+@pytest.mark.parametrize("actors", [2, 5])
+def test_body_perception_several_actors_keep_ids(actors):
     body = BodyPerception()
     owners: dict[str, set[str]] = {}
-    both = 0
-    for frame, _ in play(25, actions=["wave"], actors=2):
+    all_found = 0
+    for frame, _ in play(25 if actors == 2 else 40, actions=["wave"], actors=actors):
         bodies = body.process(frame)
-        both += len(bodies) == 2
+        all_found += len(bodies) == actors
         for found in bodies:
             exact = min(
                 frame.skeletons, key=lambda s: np.nanmean(np.linalg.norm(s.positions - found.positions, axis=1))
@@ -105,8 +106,8 @@ def test_body_perception_two_actors_keep_ids():
             assert np.nanmedian(np.linalg.norm(exact.positions - found.positions, axis=1)) < 0.15
             owners.setdefault(found.body_id, set()).add(exact.body_id)
     body.close()
-    assert both > 18
-    assert sorted(map(sorted, owners.values())) == [["actor_1"], ["actor_2"]]
+    assert all_found > 18
+    assert sorted(map(sorted, owners.values())) == [[f"actor_{i + 1}"] for i in range(actors)]
 
 
 def test_pipeline_simulated_actor_returns_people_as_its_parts_do(wave, seen):
