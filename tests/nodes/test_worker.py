@@ -3,8 +3,10 @@
 import json
 import threading
 
+import cv2
 import pytest
 
+from actrec_nodes.bringup.processes import ros
 from actrec_nodes.common import diagnostics as statistics_module
 from actrec_nodes.common.diagnostics import Statistics
 from actrec_nodes.common.lifecycle import Worker
@@ -130,3 +132,13 @@ def test_statistics_slow_inputs_have_a_rate(statistics: Statistics, monkeypatch:
         now += 4.0
     now += 5.0
     assert statistics.snapshot().rate_hz == pytest.approx(0.25)
+
+
+def test_ros_opencv_runs_on_one_thread():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with ros():
+            assert cv2.getNumThreads() == 1, "other threads of OpenCV wait actively"
+    finally:
+        cv2.setNumThreads(before)
