@@ -49,7 +49,15 @@ PACKAGES = [
     "actrec_nodes.common",
     "actrec_nodes.recognition",
 ]
-NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node"]
+NODES = [
+    "camera_node",
+    "skeleton_node",
+    "hand_node",
+    "face_node",
+    "scene_flow_node",
+    "recognizer_node",
+    "visualization_node",
+]
 
 CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm"]
 CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"

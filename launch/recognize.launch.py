@@ -39,8 +39,9 @@ ARGUMENTS = {
     "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends: true or false",
 }
 AUTO = "auto"
+IF_AUTO = {True: ", or auto: with composed, for subscribers", False: ", or auto: if the model takes it"}
 SWITCHES = {
-    spec.switch: f"{spec.name}: {spec.purpose}; true or false{', or auto: if the model takes it' * bool(spec.stream)}"
+    spec.switch: f"{spec.name}: {spec.purpose}; true or false{IF_AUTO[spec.on_demand] * spec.is_optional}"
     for spec in graph.GRAPH
 }
 
@@ -49,7 +50,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in ARGUMENTS.items()]
     switches = [
         DeclareLaunchArgument(
-            spec.switch, default_value=AUTO if spec.stream else "true", description=SWITCHES[spec.switch]
+            spec.switch, default_value=AUTO if spec.is_optional else "true", description=SWITCHES[spec.switch]
         )
         for spec in graph.GRAPH
     ]
@@ -61,7 +62,7 @@ def generate_launch_description() -> LaunchDescription:
 def nodes(context: LaunchContext) -> list[Any]:
     """Return the nodes that the launch arguments select, and a line about nodes that the model does not need."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *SWITCHES)}
-    auto = [spec.switch for spec in graph.GRAPH if spec.stream and given[spec.switch] == AUTO]
+    auto = [spec.switch for spec in graph.GRAPH if spec.is_optional and given[spec.switch] == AUTO]
     left_out = [name for name in SWITCHES if name not in auto and not is_true(given[name], name)]
     if given["vendor"]:
         if given["driver"]:
@@ -83,7 +84,7 @@ def nodes(context: LaunchContext) -> list[Any]:
     if given["use_sim_time"]:
         shared["use_sim_time"] = is_true(given["use_sim_time"], "use_sim_time")
     if is_true(given["composed"], "composed"):
-        asked = [spec.switch for spec in graph.GRAPH if spec.stream and spec.switch not in (*auto, *left_out)]
+        asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
         arguments = graph_arguments(given, left_out, asked)
         return [Node(executable="graph", arguments=arguments, parameters=[*files, shared], **common)]
     specs = graph.select(without=left_out)

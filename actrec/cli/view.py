@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             viewer = Viewer(args.out, args.connect)
             _show_driver(args, options, viewer, stopped)
         else:
-            node = importlib.import_module("actrec_nodes.visualization_node")
+            node = importlib.import_module("actrec_nodes.bringup.viewing")
             viewer = Viewer(args.out, args.connect)
             node.run(viewer, stopped, args.duration, args.ros_args)
     print(f"{viewer.frames} frames {f'in {args.out}' if args.out else 'sent to the viewer'}", file=sys.stderr)

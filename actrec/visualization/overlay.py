@@ -101,6 +101,12 @@ def color_of(body_id: str) -> Color:
     return COLORS[number % len(COLORS)]
 
 
+def text_of(body_id: str, caption: Caption | None) -> str:
+    """Return the text of a person's banner: label, confidence and id."""
+    parts = [caption.label, "" if math.isnan(caption.confidence) else f"{caption.confidence:.0%}"] if caption else []
+    return "  ".join(part for part in (*parts, body_id) if part)
+
+
 def line_width(image: np.ndarray) -> int:
     """Return the width of a bone in an image, px."""
     return max(round(min(image.shape[:2]) / 240), 1)
@@ -187,18 +193,13 @@ def _draw_banners(image: np.ndarray, people: Sequence[Body], captions: Mapping[s
             continue
         named.add(person.body_id)
         left, top = np.nanmin(pixels, axis=0)
-        banner = _fit(_text(person.body_id, caption), image)
+        banner = _fit(drawable(text_of(person.body_id, caption)), image)
         banner.x = round(float(left + np.nanmax(pixels[:, 0])) / 2 - banner.width / 2)
         banner.y = round(float(top)) - banner.height - 6 * line_width(image)
         _place(banner, image, placed)
         placed.append(banner)
         known = caption is not None and caption.label not in ("", UNKNOWN)
         _draw_banner(image, banner, color_of(person.body_id), known)
-
-
-def _text(body_id: str, caption: Caption | None) -> str:
-    parts = [caption.label, "" if math.isnan(caption.confidence) else f"{caption.confidence:.0%}"] if caption else []
-    return drawable("  ".join(part for part in (*parts, body_id) if part))
 
 
 def _fit(text: str, image: np.ndarray) -> _Banner:

@@ -20,7 +20,8 @@ class NodeSpec:
         target: Its class, as `module:class` in `actrec_nodes`.
         purpose: One line, for help texts.
         stream: The recognizer's stream that only this node publishes; see `actrec.types.STREAMS`.
-        topics: The topics of the stream.
+        topics: The topics of the stream, or of a node `on_demand`.
+        on_demand: Whether the node is started only for subscribers of its topics, or if it is asked for.
     """
 
     name: str
@@ -28,6 +29,12 @@ class NodeSpec:
     purpose: str
     stream: str = ""
     topics: tuple[str, ...] = ()
+    on_demand: bool = False
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the graph may work without it: it has a stream, which not every model takes, or is `on_demand`."""
+        return bool(self.stream) or self.on_demand
 
     @property
     def switch(self) -> str:
@@ -56,6 +63,13 @@ GRAPH = (
         "pairs of RGB-D frames to scene flow",
         "flow",
         ("scene_flow", "scene_flow/camera_info", "scene_flow/preview"),
+    ),
+    NodeSpec(
+        "visualization_node",
+        "visualization_node:VisualizationNode",
+        "the image with people and labels, and markers for RViz, for subscribers",
+        topics=("annotated_image", "annotated_image/compressed", "markers"),
+        on_demand=True,
     ),
     NodeSpec("camera_node", "camera_node:CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
@@ -116,9 +130,10 @@ def streams(model: str) -> dict[str, bool]:
 
 
 def unneeded(specs: Sequence[NodeSpec], model: str, also: Sequence[str] = ()) -> list[NodeSpec]:
-    """Return the nodes whose stream the model does not take, without the ones named in `also`.
+    """Return the nodes `on_demand`, and nodes whose stream the model does not take, without the ones named in `also`.
 
-    None without a model (the recognizer may run elsewhere), or if its package cannot be read, which it reports.
+    Without a model (the recognizer may run elsewhere), or if its package cannot be read, which it reports, all streams
+    are needed.
 
     Raises:
         ConfigError: `also` has a node that is unknown or not among `specs`.
@@ -129,14 +144,18 @@ def unneeded(specs: Sequence[NodeSpec], model: str, also: Sequence[str] = ()) ->
     try:
         taken = streams(model) if model else {spec.stream: False for spec in specs}
     except ActrecError:
-        return []
-    return [spec for spec in specs if spec.stream and spec.stream not in taken and spec not in asked]
+        taken = {spec.stream: False for spec in specs}
+    unwanted = [spec for spec in specs if spec.on_demand or (spec.stream and spec.stream not in taken)]
+    return [spec for spec in unwanted if spec not in asked]
 
 
 def not_started(spare: Sequence[NodeSpec], model: str, remedy: str) -> str:
-    """Return a line about nodes that are not started because of the model; empty if there are none."""
-    names, taken = ", ".join(spec.name for spec in spare), " or ".join(spec.stream for spec in spare)
-    return f"not started: {names} (model {model} takes no {taken}); {remedy}" if spare else ""
+    """Return a line about nodes that are not started, and why; empty if there are none."""
+    unused = [spec for spec in spare if not spec.on_demand]
+    names, taken = ", ".join(spec.name for spec in unused), " or ".join(spec.stream for spec in unused)
+    parts = [f"{names} (model {model} takes no {taken})"] if unused else []
+    parts += [f"{spec.name} (no subscriber)" for spec in spare if spec.on_demand]
+    return f"not started: {', '.join(parts)}; {remedy}" if parts else ""
 
 
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:

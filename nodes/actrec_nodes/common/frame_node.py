@@ -31,7 +31,9 @@ STARTUP_S = 20.0
 
 FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
 
-IMAGE_TOPICS = (*topics.CAMERA_TOPICS, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO, topics.SCENE_FLOW_PREVIEW)
+IMAGE_TOPICS = (
+    *topics.CAMERA_TOPICS, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO, topics.SCENE_FLOW_PREVIEW, topics.ANNOTATED_IMAGE,
+)  # fmt: skip
 
 KINDS = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Image}
 
@@ -191,7 +193,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._idle_settings = parameters.Parameters(self, IdleConfig)
         self._synchronizer_config = SynchronizerConfig()
         self._frames: FrameSubscription | None = None
-        self._put: Callable[[RgbdMessages], None] | None = None  # of the worker, while active
+        self._put: Callable[[Any], None] | None = None  # of the worker, while active
         self._following = threading.RLock()
         self._idle_after_s = self._activated = self._wanted_at = 0.0
         self._fresh = False
@@ -209,7 +211,7 @@ class FrameNode(ActrecNode[ConfigT]):
         """Subscribe and start the worker."""
         self._synchronizer_config = config = self._synchronizer_settings.read()
         self._idle_after_s = self._idle_settings.read().idle_after_s
-        worker = self.start_worker(self._work, lambda messages: messages.stamp_ns)
+        worker = self.start_worker(self.work, lambda item: item.stamp_ns)
         with self._following:
             self._put, self.idle, self._wanted_at = worker.put, "", time.monotonic()
             self.subscribe()
@@ -240,8 +242,12 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def receive(self, messages: RgbdMessages) -> None:
         """Pass a frame to the worker; must return at once."""
+        self.put(messages)
+
+    def put(self, item: Any) -> None:
+        """Pass an input of `work` to the worker, if the node is active."""
         if (put := self._put) is not None:
-            put(messages)
+            put(item)
 
     def follow_subscribers(self, _: Any = None) -> None:
         """Become idle if no output has had a subscriber for `idle_after_s`; work again when one has."""
@@ -264,11 +270,12 @@ class FrameNode(ActrecNode[ConfigT]):
         """Return why the node is idle; empty while it works."""
         return {"idle": self.idle}
 
-    def _work(self, messages: RgbdMessages) -> None:
+    def work(self, item: Any) -> None:
+        """Process the messages of a frame, in the worker's thread."""
         if self._fresh:
             self._fresh = False
             self.reset()
-        self.process(messages.frame(self.warn))
+        self.process(item.frame(self.warn))
 
     def _on_watchdog(self) -> None:
         """Report that no images or no camera_info arrive."""

@@ -25,6 +25,10 @@ SCENE_FLOW_STATISTICS = "scene_flow_node/statistics"
 ACTION_LABEL = "action_label"
 ACTION_LABEL_TEXT = "action_label/text"
 ACTION_EVENTS = "action_events"
+RECOGNIZER_STATISTICS = "recognizer_node/statistics"
+ANNOTATED_IMAGE = "annotated_image"
+ANNOTATED_COMPRESSED = "annotated_image/compressed"
+MARKERS = "markers"
 
 CAMERA_TOPICS = (COLOR, COLOR_INFO, DEPTH, DEPTH_INFO)
 
