@@ -91,6 +91,7 @@ EXTRAS = {
         "ruff",
         "codespell",
         "mypy",
+        "py_trees>=2.2",
         "pre-commit",
         f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
         f"cuda-bindings>=13; {CUDA}",

@@ -16,6 +16,7 @@ from typing import Any
 from actrec.utils.errors import ActrecError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
+    "acted-events": ("benchmarks.acted_events:acted", "events of actions acted once by the simulated camera"),
     "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
     "body-ntu": ("benchmarks.perception:body_ntu", "the body estimator against the Kinect on an NTU video"),
     "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
+    "idle-events": ("benchmarks.acted_events:idle", "events of simulated people who stand and wait"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),
     "mounting": ("benchmarks.perception:mounting", "packages on recordings of a rolled or pitched camera"),
     "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),

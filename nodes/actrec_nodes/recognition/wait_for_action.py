@@ -46,15 +46,20 @@ class WaitForActionServer:
         self._newest_id = 0
         self._goals: dict[bytes, _Goal] = {}
         self._labels: dict[str, ActionLabel] = {}
-        self._server = ActionServer(
-            node, WaitForAction, "~/wait_for_action", self._execute, cancel_callback=self._on_cancel
-        )
+        self._server: ActionServer | None = None
 
     def start(self, model: str, labels: Collection[str]) -> None:
-        """Accept goals for the labels of a model, whose events count from 1."""
+        """Accept goals for the labels of a model, whose events count from 1.
+
+        The server appears with the first start, so that a client that waits for it finds an active node.
+        """
         with self._lock:
             self._model, self._known, self._is_active, self._newest_id = model, frozenset(labels), True, 0
             self._labels.clear()
+        if self._server is None:
+            self._server = ActionServer(
+                self._node, WaitForAction, "~/wait_for_action", self._execute, cancel_callback=self._on_cancel
+            )
 
     def replace_model(self, model: str, labels: Collection[str]) -> None:
         """Abort the goals for labels that the new model does not know."""
@@ -74,7 +79,9 @@ class WaitForActionServer:
 
     def destroy(self) -> None:
         """Remove the server from the node."""
-        self._server.destroy()
+        if self._server is not None:
+            self._server.destroy()
+            self._server = None
 
     def add_labels(self, labels: Sequence[ActionLabel], lost: Iterable[str] = ()) -> None:
         """Keep the newest label of each person without the ones `lost`; send feedback if one has changed."""
