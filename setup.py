@@ -35,6 +35,7 @@ PACKAGES = [
     "actrec.skeleton",
     "actrec.utils",
     "actrec.visualization",
+    "actrec.visualization.web",
     "actrec_calibration",
     "actrec_models",
     "actrec_models.data",
@@ -126,7 +127,7 @@ setup(
     python_requires=">=3.10",
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
-    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.jinja", "py.typed"] for name in PACKAGES},
+    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.jinja", "*.html", "*.css", "*.js", "py.typed"] for name in PACKAGES},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/actrec"]),
         ("share/actrec", ["package.xml"]),

@@ -1,4 +1,4 @@
-"""`actrec view`: show a running graph, a camera or a recording in 3-D."""
+"""`actrec view`: show a running graph, a camera or a recording in a viewer or a web page."""
 
 import argparse
 import contextlib
@@ -12,19 +12,23 @@ from actrec.cli import add_driver, driver_options, duration, interruptible
 from actrec.utils.errors import ConfigError, EndOfStream
 
 if TYPE_CHECKING:
-    from actrec.visualization.rerun_view import Viewer
+    from actrec.visualization.snapshots import LiveView
 
 READ_TIMEOUT_S = 5.0
+PORT = 8080
 
 EPILOG = """\
 Examples:
-  actrec view                                              the running graph: images, people, hands, face, labels
+  actrec view --web                                        the running graph in a page: http://127.0.0.1:8080/
+  actrec view --web --host 0.0.0.0 --port 8000             on a robot, for browsers on other machines
+  actrec view                                              the running graph in Rerun
   actrec view --driver realsense                           a camera and the detected people, without a graph
   actrec view --driver replay --driver-option path=kitchen
   actrec view --out kitchen.rrd --duration 60              write a file; open it with: rerun kitchen.rrd
   actrec view --connect rerun+http://192.168.0.7:9876/proxy   on a robot; start `rerun` on the other machine
 
-Needs Rerun: make venv EXTRAS='live view'. Stops at Ctrl-C, the end of a recording or --duration.
+--web needs no display and nothing else; all others need Rerun: make venv EXTRAS='live view'. Everybody who reaches
+--host sees the camera. Stops at Ctrl-C, the end of a recording or --duration.
 """
 
 
@@ -33,34 +37,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_driver(parser, "show this camera driver directly, without a ROS graph")
     add = parser.add_argument
+    add("--web", action="store_true", help="serve a page instead of opening a viewer")
+    add("--host", help="address to serve the page on (default: 127.0.0.1, this machine only; 0.0.0.0: all)")
+    add("--port", type=int, help=f"port of the page (default: {PORT}; 0: a free one)")
     add("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
     add("--connect", metavar="URL", default="", help="show in a running viewer")
+    add("--hands-and-face", action="store_true", help="let hand_node and face_node work for the view")
     add("--duration", type=duration, default=0.0, metavar="S", help="seconds to show (default: until Ctrl-C)")
     add("--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for ROS, such as remappings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the source until it ends or the user interrupts."""
-    from actrec.visualization.rerun_view import Viewer
-
     options = driver_options(args)
     if args.driver and args.ros_args:
         raise ConfigError("--ros-args: not used with --driver; drop one of them")
+    if args.web and (args.out or args.connect):
+        raise ConfigError("--web excludes --out and --connect; drop one of them")
+    if not args.web and (args.host is not None or args.port is not None):
+        raise ConfigError("--host and --port need --web")
     with interruptible() as stopped:
-        if args.driver:
-            viewer = Viewer(args.out, args.connect)
-            _show_driver(args, options, viewer, stopped)
-        else:
-            node = importlib.import_module("actrec_nodes.bringup.viewing")
-            viewer = Viewer(args.out, args.connect)
-            node.run(viewer, stopped, args.duration, args.ros_args)
-    print(f"{viewer.frames} frames {f'in {args.out}' if args.out else 'sent to the viewer'}", file=sys.stderr)
+        viewing = None if args.driver else importlib.import_module("actrec_nodes.bringup.viewing")
+        with contextlib.closing(_open(args)) as view:
+            if viewing is None:
+                _show_driver(args, options, view, stopped)
+            else:
+                parts = viewing.SnapshotConfig(hands_and_face="always" if args.hands_and_face else "auto")
+                viewing.run(view, stopped, args.duration, args.ros_args, parts, patient=args.web)
+    where = "shown" if args.web else f"in {args.out}" if args.out else "sent to the viewer"
+    print(f"{view.frames} frames {where}", file=sys.stderr)
     return 0
 
 
-def _show_driver(args: argparse.Namespace, options: dict[str, Any], viewer: "Viewer", stopped: threading.Event) -> None:
+def _open(args: argparse.Namespace) -> "LiveView":
+    if not args.web:
+        from actrec.visualization.rerun_view import Viewer
+
+        return Viewer(args.out, args.connect)
+    from actrec.visualization.web import WebView
+
+    source = args.driver or "running graph"
+    view = WebView(args.host or "127.0.0.1", PORT if args.port is None else args.port, source)
+    print(f"view: {view.url} (stop with Ctrl-C)", flush=True)
+    return view
+
+
+def _show_driver(args: argparse.Namespace, options: dict[str, Any], view: "LiveView", stopped: threading.Event) -> None:
     from actrec import cameras
     from actrec.perception.recorded_joints import body_annotator
+    from actrec.visualization.snapshots import Snapshot
 
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(args.driver, **options))
@@ -68,9 +93,9 @@ def _show_driver(args: argparse.Namespace, options: dict[str, Any], viewer: "Vie
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:
-                frame = perceive(camera.read(READ_TIMEOUT_S))
+                frame = camera.read(READ_TIMEOUT_S)
+                if view.wants_images:
+                    view.show(Snapshot.of_frame(perceive(frame)))
             except EndOfStream:
                 return
-            viewer.frame(frame)
-            viewer.bodies("skeletons", frame.stamp_ns, frame.skeletons)
             began = began or time.monotonic()  # after loading the estimator

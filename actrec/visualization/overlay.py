@@ -102,9 +102,10 @@ def color_of(body_id: str) -> Color:
 
 
 def text_of(body_id: str, caption: Caption | None) -> str:
-    """Return the text of a person's banner: label, confidence and id."""
-    parts = [caption.label, "" if math.isnan(caption.confidence) else f"{caption.confidence:.0%}"] if caption else []
-    return "  ".join(part for part in (*parts, body_id) if part)
+    """Return the text of a person's banner: label, confidence unless it is unknown, and id."""
+    label, confidence = (caption.label, caption.confidence) if caption else ("", math.nan)
+    share = "" if label in ("", UNKNOWN) or math.isnan(confidence) else f"{confidence:.0%}"
+    return "  ".join(part for part in (label, share, body_id) if part)
 
 
 def line_width(image: np.ndarray) -> int:

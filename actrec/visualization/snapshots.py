@@ -1,5 +1,6 @@
 """What is to be shown of one instant, and the images, skeletons, hands and faces that belong together."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -10,7 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from actrec.recognition import ActionEvent
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics, RgbdFrame
+from actrec.utils import geometry
 from actrec.utils.errors import InputError
 from actrec.visualization import overlay
 from actrec.visualization.overlay import Caption
@@ -75,6 +78,37 @@ class Snapshot:
             for kind in (self.bodies, self.hands, self.faces)
         )
         return overlay.draw(image, bodies, hands, faces, self.captions)
+
+
+class LiveView:
+    """The base of views: everything that can be shown, and shown by none.
+
+    Attributes:
+        frames: Number of shown images.
+    """
+
+    frames = 0
+
+    @property
+    def wants_images(self) -> bool:
+        """Whether snapshots are shown now; otherwise their source need not be received."""
+        return True
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show the images and people of one instant."""
+        raise NotImplementedError
+
+    def label(self, stamp_ns: int, body_id: str, caption: Caption, latency_s: float | None, model: str) -> None:
+        """Show a label; `latency_s` is the time since its image, None if that is unknown."""
+
+    def event(self, event: ActionEvent) -> None:
+        """Show the begin or the end of an action."""
+
+    def figures(self, figures: Mapping[str, Any]) -> None:
+        """Show figures of the recognizer, such as `device`; `notice` is why nothing comes."""
+
+    def close(self) -> None:
+        """End the view."""
 
 
 class Captions:
@@ -225,3 +259,17 @@ class SnapshotMatcher:
         came = self._came
         self.reset()
         self._came = came
+
+
+def point_cloud(snapshot: Snapshot, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most about `limit` points [N, 3] float32 m of the depth image, and their colors [N, 3] uint8."""
+    if snapshot.depth is None or snapshot.color is None or snapshot.intrinsics is None:
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+    height, width = snapshot.depth.shape
+    step = max(math.ceil(math.sqrt(height * width / limit)), 1)
+    v, u = (grid.ravel() for grid in np.mgrid[step // 2 : height : step, step // 2 : width : step])
+    depth = snapshot.depth[v, u]
+    seen = np.isfinite(depth) & (depth > 0)
+    u, v, depth = u[seen], v[seen], depth[seen]
+    points = geometry.unproject(np.stack([u, v], axis=1).astype(np.float32), depth, snapshot.intrinsics)
+    return points.astype(np.float32), snapshot.color[v, u]

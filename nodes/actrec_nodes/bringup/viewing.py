@@ -1,90 +1,171 @@
-"""Images, people, hands, faces and labels of a running graph, for `actrec view`."""
+"""Images, people, labels and events of a running graph, for `actrec view`."""
 
 import contextlib
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
+from actrec_msgs.msg import ActionEvent, ActionLabel
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from std_msgs.msg import String
 
+from actrec.types import NANOSECONDS
 from actrec.utils.errors import ActrecError, DeviceError
-from actrec.visualization.rerun_view import Viewer
+from actrec.visualization.overlay import Caption
+from actrec.visualization.snapshots import LiveView
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, Statistics
 from actrec_nodes.common.frame_node import FrameSubscription
+from actrec_nodes.common.lifecycle import Worker
+from actrec_nodes.common.snapshot_subscription import SnapshotConfig, SnapshotMessages, SnapshotSubscription
 from actrec_nodes.common.subscriptions import Subscription
-from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
+from actrec_nodes.common.synchronizer import SynchronizerConfig
 
 SILENCE_S = 10.0  # time for the first message
+QUEUE = 8  # snapshots that wait to be shown
+TICK_S = 0.1
+NOTICE_S = 2.0  # without images for this long, the view shows why
 
-BODIES: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
-    topics.SKELETONS: (SkeletonArray, conversions.message_to_bodies),
-    topics.HANDS: (HandArray, conversions.message_to_hands),
-    topics.FACE: (FaceArray, conversions.message_to_faces),
-}
+START = "start the graph first (actrec run), or give --driver"
 
 
 class ViewNode(Node):
-    """Passes messages to a viewer in its callbacks; `received` is whether any has arrived, `frames` the images."""
+    """Passes messages to a view, images and people only while it wants them.
 
-    def __init__(self, viewer: Viewer, **node_options: Any):
+    Args:
+        view: Receives everything, in several threads.
+        config: What is shown.
+
+    Attributes:
+        received: Whether people, images or labels have arrived.
+    """
+
+    def __init__(self, view: LiveView, config: SnapshotConfig, **node_options: Any):
         super().__init__("actrec_view", **node_options)
         self.received = False
-        self._viewer = viewer
-        self.frames = FrameSubscription(self, SynchronizerConfig(), self._on_frame, self._warn)
-        for topic, (kind, read) in BODIES.items():
-            Subscription(self, kind, topic, self._bodies_callback(topic, read), topics.SMALL, self._warn)
-        Subscription(self, ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL, self._warn)
+        self._view, self._config = view, config
+        self._worker: Worker[SnapshotMessages] = Worker(self._show, self._report, Statistics(), QUEUE)
+        self._worker.start("view")
+        self._frames: FrameSubscription | None = None
+        self._snapshots: SnapshotSubscription | None = None
+        self._checked = 0.0
+        kinds: tuple[tuple[type, str, Callable[[Any], None], Any], ...] = (
+            (ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL),
+            (ActionEvent, topics.ACTION_EVENTS, self._on_event, topics.SMALL),
+            (String, topics.RECOGNIZER_STATISTICS, self._on_statistics, topics.LATCHED),
+        )
+        for kind, topic, callback, profile in kinds:
+            Subscription(self, kind, topic, self._counted(callback), profile, self._warn)
+        self.create_timer(TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._tick()
+
+    @property
+    def silent(self) -> str:
+        """Why no images arrive; empty while they do, or if they are not wanted."""
+        return self._frames.silent() if self._frames is not None else ""
 
     def destroy_node(self) -> None:
-        """Unsubscribe from images, then destroy the node."""
-        self.frames.close()
+        """Unsubscribe and stop, then destroy the node."""
+        self._unsubscribe()
+        self._worker.stop()
         super().destroy_node()
 
-    def _bodies_callback(self, topic: str, read: Callable[[Any], Sequence[Any]]) -> Callable[[Any], None]:
-        def show(message: Any) -> None:
+    def _tick(self) -> None:
+        if self._view.wants_images != (self._snapshots is not None):
+            if self._snapshots is None:
+                self._subscribe()
+            else:
+                self._unsubscribe()
+        if self._snapshots is None:
+            return
+        self._snapshots.advance()
+        now = time.monotonic()
+        if now - self._checked >= NOTICE_S:
+            self._checked = now
+            self._snapshots.follow()
+            why = self.silent
+            self._view.figures({"notice": f"{why}; {START}" if why and not self.received else why})
+
+    def _subscribe(self) -> None:
+        self._checked = time.monotonic()
+        self._snapshots = snapshots = SnapshotSubscription(self, self._config, self._put, self._warn)
+        self._frames = FrameSubscription(self, SynchronizerConfig(), snapshots.add_images, self._warn)
+
+    def _unsubscribe(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
+        self._frames = self._snapshots = None
+
+    def _put(self, messages: SnapshotMessages) -> None:
+        self.received = True
+        self._worker.put(messages)
+
+    def _show(self, messages: SnapshotMessages) -> None:
+        self._view.show(messages.snapshot(rgbd=self._warn))
+
+    def _report(self, error: Exception) -> None:
+        self._warn(str(error) if isinstance(error, ActrecError) else f"{type(error).__name__}: {error}")
+
+    def _counted(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
             with self._guarded():
-                self._viewer.bodies(topic, conversions.stamp_to_ns(message.header.stamp), read(message))
+                callback(message)
 
-        return show
-
-    def _on_frame(self, messages: RgbdMessages) -> None:
-        with self._guarded():
-            self._viewer.frame(messages.frame(self._warn))
+        return receive
 
     def _on_label(self, message: ActionLabel) -> None:
-        with self._guarded():
-            stamp = conversions.stamp_to_ns(message.header.stamp)
-            self._viewer.label(stamp, message.body_id, message.label, message.confidence)
+        self.received = True
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        latency_s = (self.get_clock().now().nanoseconds - stamp_ns) / NANOSECONDS
+        plausible = latency_s if 0 <= latency_s < PLAUSIBLE_LATENCY_S else None
+        caption = Caption(message.label, message.confidence)
+        self._view.label(stamp_ns, message.body_id, caption, plausible, message.model_name)
+
+    def _on_event(self, message: ActionEvent) -> None:
+        self._view.event(conversions.message_to_event(message))
+
+    def _on_statistics(self, message: String) -> None:
+        figures = json.loads(message.data)
+        self._view.figures({name: figures[name] for name in ("model", "device") if figures.get(name)})
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Log the error of a bad message, which must not stop the node."""
-        self.received = True
         try:
             yield
-        except ActrecError as error:
+        except (ActrecError, ValueError) as error:
             self._warn(str(error))
 
     def _warn(self, line: str) -> None:
         self.get_logger().warning(line, throttle_duration_sec=5.0)
 
 
-def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: Sequence[str] = ()) -> None:
+def run(
+    view: LiveView,
+    stopped: threading.Event,
+    duration_s: float,
+    arguments: Sequence[str] = (),
+    config: SnapshotConfig | None = None,
+    patient: bool = False,
+) -> None:
     """Show the running graph for a duration, or for 0 s until `stopped` is set; the caller handles signals.
 
-    Raises DeviceError if nothing is published.
+    Args:
+        patient: Wait for a graph as long as it takes.
+
+    Raises DeviceError if nothing is published and the wait is not `patient`.
     """
     given = [sys.argv[0], "--ros-args", *(word for word in arguments if word != "--ros-args")]
-    with spinning(lambda context: ViewNode(viewer, context=context), given) as node:
+    with spinning(lambda context: ViewNode(view, config or SnapshotConfig(), context=context), given) as node:
         began, passed = time.monotonic(), 0.0
         while not stopped.wait(0.1) and not (duration_s and passed >= duration_s):
             passed = time.monotonic() - began
-            if not node.received and passed > min(SILENCE_S, duration_s or SILENCE_S):
-                raise DeviceError(
-                    f"{node.frames.silent()}, and nothing on the graph's other topics; start the graph first (actrec "
-                    "run), or give --driver"
-                )
+            if not (patient or node.received) and passed > min(SILENCE_S, duration_s or SILENCE_S):
+                raise DeviceError(f"{node.silent}, and nothing on the graph's other topics; {START}")

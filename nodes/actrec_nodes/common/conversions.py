@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from actrec.recognition import ActionEvent, ActionPrediction
-from actrec.recognition.events import BEGAN
+from actrec.recognition.events import BEGAN, ENDED
 from actrec.recordings import image_decoding
 from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
 from actrec.utils import camera_model
@@ -230,6 +230,26 @@ def event_to_message(
 def _point(position: Sequence[float]) -> Point:
     x, y, z = (float(value) for value in position)
     return Point(x=x, y=y, z=z)
+
+
+def message_to_event(message: ActionEventMsg) -> ActionEvent:
+    """Return the event of a message; raise InputError if it is neither a begin nor an end."""
+    kinds = {ActionEventMsg.BEGAN: BEGAN, ActionEventMsg.ENDED: ENDED}
+    if message.kind not in kinds:
+        raise InputError(f"kind of event {message.event_id} is {message.kind}, expected {' or '.join(map(str, kinds))}")
+    return ActionEvent(
+        event_id=message.event_id,
+        kind=kinds[message.kind],
+        body_id=message.body_id,
+        label=message.label,
+        class_id=message.class_id,
+        confidence=message.confidence,
+        start_ns=stamp_to_ns(message.start),
+        end_ns=stamp_to_ns(message.end),
+        stamp_ns=stamp_to_ns(message.header.stamp),
+        position=(message.position.x, message.position.y, message.position.z),
+        model_name=message.model_name,
+    )
 
 
 def _fill(message: Any, body: Body) -> Any:

@@ -1,0 +1,249 @@
+"""The page of `actrec view --web` shows image, labels, events and figures, and says when they are old."""
+
+import http.client
+import itertools
+import json
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.cli import main
+from actrec.recognition import ActionEvent
+from actrec.types import Body, Intrinsics
+from actrec.utils.errors import DeviceError
+from actrec.visualization.overlay import Caption
+from actrec.visualization.snapshots import Snapshot
+from actrec.visualization.web import WebView, state
+from tests.tiny_model import person_at
+
+CAMERA = Intrinsics(320, 240, 260.0, 260.0, 159.5, 119.5)
+LABEL = "pick up <b>a box</b>"
+
+
+def snapshot(number=0, label=LABEL, people=1, stamp_ns=5_000_000_000):
+    """Return people two metres before a camera whose image is green."""
+    color, depth = np.full((240, 320, 3), (40, 160, 60), np.uint8), np.full((240, 320), 3.0, np.float32)
+    bodies = []
+    for person in range(people):
+        positions = person_at(0.0) + np.array([0.4 * person, 0.0, 2.0], np.float32)
+        pixels = positions[:, :2] / positions[:, 2:] * CAMERA.fx + [CAMERA.cx, CAMERA.cy]
+        scores = np.ones(25, np.float32)
+        bodies.append(Body(f"body_{person + 1}", "kinect_v2_25", positions, pixels.astype(np.float32), scores))
+    captions = {body.body_id: Caption(label, 0.91) for body in bodies}
+    return Snapshot(
+        stamp_ns + number * 100_000_000, bodies, captions=captions, color=color, depth=depth, intrinsics=CAMERA
+    )
+
+
+def event(event_id=1, kind="began", label=LABEL):
+    nan = (float("nan"),) * 3
+    return ActionEvent(event_id, kind, "body_1", label, 3, 0.93, 3_000_000_000, 4_500_000_000, 0, nan, "tiny")
+
+
+@pytest.fixture
+def view():
+    with WebView(port=0, source="running graph") as view:
+        yield view
+
+
+def get(view, path, host=""):
+    """Return status and body of a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(view.url.split(":")[2].strip("/")), timeout=30)
+    try:
+        connection.request("GET", path, headers={"Host": host} if host else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def update(view, query="after=-1"):
+    """Return the parts of an update: state, image and cloud."""
+    status, body = get(view, f"/update?{query}")
+    assert status == 200, body
+    lengths = struct.unpack("<3I", body[:12])
+    ends = [12, *itertools.accumulate(lengths, initial=12)][1:]
+    text, image, cloud = (body[start:end] for start, end in itertools.pairwise(ends))
+    return json.loads(text), image, cloud
+
+
+def test_update_has_people_labels_events_and_images(view):
+    view.show(snapshot(people=3))
+    view.label(5_000_000_000, "body_2", Caption("unknown", 0.4), 0.08, "tiny")
+    view.event(event())
+    view.figures({"device": "CPU"})
+    shown, image, cloud = update(view, "after=-1&cloud")
+    assert [(p["id"], p["label"], p["known"]) for p in shown["people"]] == [
+        ("body_1", LABEL, True), ("body_2", "unknown", False), ("body_3", LABEL, True)
+    ]  # fmt: skip
+    assert len(shown["people"][0]["joints"]) == 25 and len(shown["people"][0]["bones"]) == 24
+    assert shown["events"][0] | {"label": LABEL, "kind": "began", "start": 3.0} == shown["events"][0]
+    assert shown["figures"]["device"] == "CPU" and shown["figures"]["latency_ms"] == 80.0
+    assert shown["figures"]["model"] == "tiny" and shown["size"] == [320, 240] and not shown["stale"]
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (240, 320, 3) and abs(decoded[2, 2].astype(int) - [60, 160, 40]).max() < 12
+    points = np.frombuffer(cloud, [("xyz", "<i2", 3), ("rgb", "u1", 3)])
+    assert 1000 < len(points) <= state.CLOUD_POINTS and (points["xyz"][:, 2] == 3000).all()
+    assert (points["rgb"] == [40, 160, 60]).all() and update(view)[2] == b""
+
+
+def test_update_people_without_joints_image_or_depth_are_shown(view):
+    missing = snapshot(people=2)
+    missing.color = missing.depth = None
+    missing.bodies[0].positions[:] = np.nan
+    missing.captions["body_1"] = Caption("wave", float("nan"))
+    view.show(missing)
+    shown, image, cloud = update(view, "after=-1&cloud")
+    assert (image, cloud) == (b"", b"") and shown["people"][0]["confidence"] is None
+    assert shown["people"][0]["joints"] == [None] * 25 and shown["people"][0]["bones"] == []
+    view.show(Snapshot(6_000_000_000))
+    assert update(view)[0]["people"] == []
+
+
+def test_update_4k_image_is_reduced(view):
+    large = snapshot()
+    large.color = np.zeros((2160, 3840, 3), np.uint8)
+    large.depth = None
+    view.show(large)
+    assert cv2.imdecode(np.frombuffer(update(view)[1], np.uint8), cv2.IMREAD_COLOR).shape == (720, 1280, 3)
+
+
+def test_update_ended_event_replaces_its_begin_and_old_ones_are_dropped(view):
+    view.event(event())
+    view.event(event(kind="ended"))
+    assert [each["kind"] for each in update(view)[0]["events"]] == ["ended"]
+    for number in range(2, 400):
+        view.event(event(number))
+    assert len(update(view)[0]["events"]) == state.EVENTS
+
+
+def test_state_is_stale_without_news_and_unwatched_without_requests():
+    now = 0.0
+    kept = state.ViewState(clock=lambda: now)
+    assert not kept.is_watched, "no browser: images are not received"
+    kept.show(snapshot())
+    kept.wait(-1, 0.0)
+    assert kept.is_watched and not json.loads(kept.update(False)[12:].partition(b"\xff")[0])["stale"]
+    now = 3.5
+    assert not kept.is_watched, "a closed browser costs nothing"
+    shown = json.loads(kept.update(False)[12:].partition(b"\xff")[0])
+    assert shown["stale"] and shown["age_s"] == 3.5
+
+
+def test_update_invalid_people_do_not_end_the_view(view):
+    wrong = snapshot()
+    wrong.bodies[0].layout = "hand_21"
+    view.show(wrong)
+    assert get(view, "/update?after=-1")[0] == 500
+    view.show(snapshot(1))
+    assert update(view)[0]["people"][0]["id"] == "body_1"
+
+
+def test_view_serves_several_browsers_and_survives_a_closed_one(view):
+    left = socket.create_connection(("127.0.0.1", int(view.url.split(":")[2].strip("/"))))
+    left.send(b"GET /update?after=-1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    left.close()
+    view.show(snapshot())
+    numbers = []
+    browsers = [threading.Thread(target=lambda: numbers.append(update(view)[0]["number"])) for _ in range(6)]
+    for browser in browsers:
+        browser.start()
+    for browser in browsers:
+        browser.join()
+    assert numbers == [1] * 6
+
+
+def test_view_files_are_local_and_other_sites_are_refused(view):
+    status, page = get(view, "/")
+    assert status == 200 and b"page.js" in page and b"//" not in page.replace(b"<!doctype", b"")
+    for name in ("page.js", "space.js", "page.css"):
+        status, text = get(view, f"/{name}")
+        assert status == 200 and b"http" not in text, "nothing is fetched from elsewhere"
+    assert get(view, "/../state.py")[0] == get(view, "/nothing")[0] == 404
+    assert get(view, "/update?after=x")[0] == 400
+    assert get(view, "/", host="attacker.example")[0] == get(view, "/update", host="attacker.example:80")[0] == 403
+    assert get(view, "/", host="localhost:1")[0] == 200
+
+
+def test_view_taken_port_or_foreign_address_is_one_line(view):
+    port = int(view.url.split(":")[2].strip("/"))
+    with pytest.raises(DeviceError, match=f"port {port} is taken, .* --port {port + 1}"):
+        WebView(port=port)
+    with pytest.raises(DeviceError, match="cannot listen on --host 192.0.2.1 --port 0 .*address of this machine"):
+        WebView("192.0.2.1", 0)
+    with pytest.raises(DeviceError, match="--port is 70000, expected 0 to 65535"):
+        WebView(port=70000)
+
+
+def test_view_command_serves_a_camera_and_ends(capsys, monkeypatch):
+    monkeypatch.setattr(WebView, "wants_images", True)
+    options = ["--driver-option", "width=160", "--driver-option", "height=120", "--driver-option", "duration=0.5"]
+    assert main(["view", "--web", "--port", "0", "--driver", "simulated", *options]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("view: http://127.0.0.1:") and "frames shown" in output.err
+    assert not output.err.startswith("0 ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--web", "--out", "x.rrd"], "--web excludes --out and --connect"),
+        (["--port", "8000"], "--host and --port need --web"),
+    ],
+)
+def test_view_command_web_invalid_use_exits_2(arguments, message, capsys):
+    assert main(["view", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def browse(view, tmp_path):
+    """Return a function that opens the page in headless Chromium, with snapshots that follow each other."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    stop = threading.Event()
+
+    def feed():
+        for number in itertools.count():
+            view.show(snapshot(number, people=2))
+            view.label(0, "body_1", Caption(LABEL, 0.91), 0.05, "tiny")
+            view.label(0, "body_2", Caption("unknown", 0.3), 0.05, "tiny")
+            if stop.wait(0.1):
+                return
+
+    view.event(event(kind="ended"))
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+
+    def browse(*arguments):
+        given = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,800"]
+        given += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", *arguments, view.url]
+        return subprocess.run([browser, *given], capture_output=True, timeout=100, check=True).stdout.decode()
+
+    yield browse
+    stop.set()
+    feeder.join()
+
+
+def test_page_in_chromium_shows_labels_events_and_image(browse, tmp_path):
+    page = browse("--dump-dom")
+    labels = [part.split("</div>")[0] for part in page.split('class="label">')[1:]]
+    assert labels == ["pick up &lt;b&gt;a box&lt;/b&gt;", "unknown"], "text, not markup"
+    assert ">live<" in page and "<b>tiny</b>" in page and 'class="person unknown"' in page
+    events = page[page.index('id="events"') :]
+    assert "pick up" in events and "1.5 s" in events and "93 %" in events
+    browse(f"--screenshot={tmp_path}/page.png")
+    shot = cv2.imread(f"{tmp_path}/page.png").astype(int)
+    assert shot.shape == (800, 1200, 3)
+    green = abs(shot[:500, :700] - [60, 160, 40]).max(axis=2) < 20
+    assert green.mean() > 0.5, "the camera's image is on the left"
+    space = shot[500:, 720:]
+    orange = (abs(space - [5, 149, 255]).max(axis=2) < 20).sum()
+    assert orange > 300, "the skeleton is seen in the 3-D view"
