@@ -38,7 +38,7 @@ class WebView(LiveView):
     Args:
         host: Address to listen on; 127.0.0.1 is reachable from this machine only.
         port: TCP port; 0 for a free one.
-        source: Name of what is shown, for the page.
+        source: Name of the source, for the page.
 
     Attributes:
         state: The data that the page shows.

@@ -32,7 +32,7 @@ class ViewState:
     """The newest data of the view. Thread-safe; nothing is encoded or kept for long while no browser asks.
 
     Args:
-        source: Name of what is shown, for the page.
+        source: Name of the source, for the page.
         clock: Monotonic seconds.
     """
 
