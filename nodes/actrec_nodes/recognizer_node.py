@@ -10,6 +10,7 @@ from typing import Any
 
 from actrec_msgs.msg import ActionEvent, ActionLabel
 from actrec_msgs.srv import ListModels, LoadModel
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import String
@@ -81,7 +82,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._events: Any = None
         self._tf: TfPoses | None = None
         self._waits = WaitForActionServer(self)
-        self.create_service(LoadModel, "~/load_model", self._on_load_model)
+        # A service that awaits holds its callback group: in the node's own, inputs would wait for the model.
+        self.create_service(
+            LoadModel, "~/load_model", self._on_load_model, callback_group=MutuallyExclusiveCallbackGroup()
+        )
         self.create_service(ListModels, "~/list_models", self._on_list_models)
 
     def configure(self) -> None:

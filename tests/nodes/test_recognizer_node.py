@@ -12,6 +12,7 @@ import pytest
 from actrec_msgs.srv import ListModels
 from rosgraph_msgs.msg import Clock
 
+from actrec import inference
 from actrec.inference import package
 from actrec.utils.errors import InputError
 from actrec_nodes.common import conversions
@@ -233,6 +234,31 @@ def test_load_model_replaces_the_model_between_frames(make: Make, tiny: str, tmp
     assert names == sorted(names, reverse=True), "each label comes from one model, the new one after the old"
     assert [conversions.stamp_to_ns(label.header.stamp) for label in labels] == sent
     assert graph.node.get_parameter("model").value == str(other.path)
+
+
+def test_load_model_that_takes_long_keeps_labels_coming(
+    make: Make, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_tiny(tmp_path / "other", labels=("west", "east", "far"))
+    graph = make(model=tiny, min_seconds=0.0)
+    assert graph.start()
+    begun, resume, load = threading.Event(), threading.Event(), inference.load
+
+    def slow(*args: Any, **options: Any) -> Any:
+        begun.set()
+        assert resume.wait(60)
+        return load(*args, **options)
+
+    monkeypatch.setattr(inference, "load", slow)
+    responses: list[Any] = []
+    client = threading.Thread(target=lambda: responses.append(graph.load_model(other.path)))
+    client.start()
+    assert begun.wait(60)
+    names = {graph.step(stamp(frame), body(1.0))[0].model_name for frame in range(50)}
+    assert names == {"tiny"} and not responses
+    resume.set()
+    client.join()
+    assert responses[0].success and graph.step(stamp(50), body(1.0))[0].model_name == "other"
 
 
 def test_recognizer_model_of_cut_out_recordings_warns(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
