@@ -127,7 +127,10 @@ setup(
     python_requires=">=3.10",
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
-    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.jinja", "*.html", "*.css", "*.js", "py.typed"] for name in PACKAGES},
+    package_data={
+        name: ["*.yaml", "*.json", "*.npz", "*.npy", "*.cu", "*.jinja", "*.html", "*.css", "*.js", "py.typed"]
+        for name in PACKAGES
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/actrec"]),
         ("share/actrec", ["package.xml"]),

@@ -23,6 +23,7 @@ from actrec import __version__
 from actrec.utils import config, single_threaded_blas, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec.utils.folders import NO_HOME
+from actrec.utils.waiting import WAIT_S, Waiting
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
@@ -90,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        command = importlib.import_module(COMMANDS[name][0]) if name in COMMANDS else None
+        with interruptible() as stopped:  # an interrupt in the import of a compiled module breaks it
+            command = importlib.import_module(COMMANDS[name][0]) if name in COMMANDS else None
+        if stopped.is_set():
+            return 130
         parser = _parser(name, command)
         if not arguments:
             parser.print_help()
@@ -228,10 +232,25 @@ def driver_options(args: argparse.Namespace) -> dict[str, Any]:
     return config.parse_pairs(args.driver_option, "driver option")
 
 
+def add_wait(parser: argparse._ActionsContainer) -> None:
+    """Add `--wait`, the limit of a command that waits for a running graph."""
+    wait = f"seconds to wait for the graph's first message (default: {WAIT_S:g}; 0: until Ctrl-C)"
+    parser.add_argument("--wait", type=duration, metavar="S", help=wait)
+
+
+def waiting(args: argparse.Namespace, stopped: threading.Event) -> Waiting:
+    """Return the wait of the arguments, which `stopped` ends."""
+    limit_s = WAIT_S if args.wait is None else args.wait
+    return Waiting(stopped, lambda line: print(f"actrec: {line}", file=sys.stderr, flush=True), limit_s)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
     """Let a signal to stop set the event instead of ending the process, so that results so far are kept."""
     stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
     previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in stop_signals()}
     try:
         yield stopped

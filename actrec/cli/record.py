@@ -5,14 +5,13 @@ import contextlib
 import dataclasses
 import importlib
 import json
-import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from actrec.cli import add_driver, driver_options, duration, interruptible
+from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
 from actrec.recordings.clip_recorder import COUNTDOWN_SUFFIX, ClipRecorderConfig, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
@@ -45,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     seconds = "seconds to record, from the first message (default: until Ctrl-C)"
     parser.add_argument("--duration", type=duration, default=0.0, metavar="S", help=seconds)
+    add_wait(parser)
     add_driver(parser, "record this camera driver directly, without a ROS graph")
     encoding = "depth of --driver: 16UC1 (mm) or 32FC1 (m, exact)"
     parser.add_argument("--depth-encoding", default="16UC1", metavar="ENCODING", help=encoding)
@@ -107,7 +107,9 @@ def _record_clips(args: argparse.Namespace) -> int:
 
             source = camera_observations(args.driver, options, args.images)
         else:
-            source = importlib.import_module("actrec_nodes.record_node").graph_observations(args.images)
+            source = importlib.import_module("actrec_nodes.record_node").graph_observations(
+                args.images, waiting(args, stopped)
+            )
         read = stack.enter_context(source)
         if sys.stderr.isatty():
             stack.callback(print, file=sys.stderr)
@@ -137,14 +139,15 @@ def _show_status(text: str, stays: bool, beep: bool) -> None:
 
 def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
     def show(node: Any, seconds: float) -> None:
-        waiting = f", waiting for {len(node.missing)} topics" if node.missing else ""
-        _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{waiting}")
+        missing = f", not published: {len(node.missing)} topics" if node.missing else ""
+        _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{missing}")
 
     recorder = importlib.import_module("actrec_nodes.record_node")
-    node = recorder.run(stopped, show, out=args.out, topics=args.topics, duration_s=args.duration)
+    node = recorder.run(
+        stopped, show, waiting(args, stopped), out=args.out, topics=args.topics, duration_s=args.duration
+    )
     if not any(node.counts.values()):
-        shutil.rmtree(Path(args.out).expanduser(), ignore_errors=True)  # it would block the next try
-        raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
+        raise DeviceError(f"nothing was published on {', '.join(node.wanted)}: {recorder.START_GRAPH}")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
 
 

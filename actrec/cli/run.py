@@ -6,10 +6,12 @@ import json
 import sys
 from typing import Any
 
-from actrec.cli import add_driver, names
+from actrec.cli import add_driver, interruptible, names
 from actrec.recognition.ground_truth import WAITING
 from actrec.types import UNKNOWN
 from actrec.utils.errors import DeviceError
+
+STARTUP_S = 30.0  # a graph that is interrupted earlier without a label has no fault
 
 EPILOG = """\
 Examples:
@@ -64,8 +66,11 @@ def plan(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Run the graph; return 0 only if every node worked and labels came."""
-    runner = importlib.import_module("actrec_nodes.bringup.run")
-    chosen = plan(args)
+    with interruptible() as stopped:
+        runner = importlib.import_module("actrec_nodes.bringup.run")
+        chosen = plan(args)
+    if stopped.is_set():
+        return 130
     graph = importlib.import_module("actrec_nodes.bringup.graph")
     for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
         print(f"actrec: {line}", file=sys.stderr)
@@ -78,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     result = runner.run_graph(chosen)
     if result is None:
         return 1
+    if result["interrupted"] and not result["labels"] and result["duration_s"] < STARTUP_S:
+        print("actrec: interrupted before the first label", file=sys.stderr)
+        return 130
     parts = [performed_table(result["performed"]), "" if args.quiet else table(result), closing(result)]
     print(json.dumps(result) if args.json else "\n\n".join(filter(None, parts)))
     problem = runner.verdict(result)

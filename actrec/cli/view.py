@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from actrec.cli import add_driver, driver_options, duration, interruptible
+from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
 from actrec.utils.errors import ConfigError, EndOfStream
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--connect", metavar="URL", default="", help="show in a running viewer")
     add("--hands-and-face", action="store_true", help="let hand_node and face_node work for the view")
     add("--duration", type=duration, default=0.0, metavar="S", help="seconds to show (default: until Ctrl-C)")
+    add_wait(parser)
     add("--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments for ROS, such as remappings")
 
 
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
                 _show_driver(args, options, view, stopped)
             else:
                 parts = viewing.SnapshotConfig(hands_and_face="always" if args.hands_and_face else "auto")
-                viewing.run(view, stopped, args.duration, args.ros_args, parts, patient=args.web)
+                wait = waiting(args, stopped) if args.wait is not None or not args.web else None  # a page shows why
+                viewing.run(view, stopped, args.duration, args.ros_args, parts, wait)
     where = "shown" if args.web else f"in {args.out}" if args.out else "sent to the viewer"
     print(f"{view.frames} frames {where}", file=sys.stderr)
     return 0

@@ -13,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import rectified
 from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.waiting import Waiting
 from actrec_nodes.bringup.processes import spinning
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.subscriptions import Subscription, why_silent
@@ -38,6 +39,16 @@ class ImageTopicNode(Node):
         self._rectified = rectified(name)
         info = posixpath.join(posixpath.dirname(name), "camera_info")
         Subscription(self, CameraInfo, info, self._on_info, topics.INFO_SUBSCRIBER)
+
+    def wait(self, waiting: Waiting) -> None:
+        """Wait for the first image."""
+        topic = self._subscription.topic_name
+        waiting.until(
+            lambda: self._newest is not None,
+            f"image on {topic}",
+            lambda: why_silent(self, topic, Image, ()),
+            "start the camera's node first (actrec run --nodes camera), or give --driver",
+        )
 
     def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
         """Return the next image: stamp in nanoseconds, [H, W, 3] uint8 RGB, and intrinsics if its camera_info has them.
@@ -71,19 +82,37 @@ class ImageTopicNode(Node):
 
 @contextlib.contextmanager
 def images(
-    topic: str, arguments: list[str] | None = None
+    topic: str, waiting: Waiting | None = None, arguments: list[str] | None = None
 ) -> Iterator[Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]]:
-    """Subscribe to a topic and yield `ImageTopicNode.read`; the caller handles signals."""
+    """Subscribe to a topic, wait for its first image and yield `ImageTopicNode.read`; the caller handles signals."""
     with spinning(lambda context: ImageTopicNode(topic, context=context), arguments) as node:
+        if waiting is not None:
+            node.wait(waiting)
         yield node.read
 
 
 @contextlib.contextmanager
-def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
-    """Subscribe to TF and yield a function from a stamp in nanoseconds to [4, 4] gripper → base.
+def robot_poses(
+    base: str, gripper: str, waiting: Waiting | None = None, arguments: list[str] | None = None
+) -> Iterator[Callable[[int], np.ndarray]]:
+    """Subscribe to TF, wait for a pose and yield a function from a stamp in nanoseconds to [4, 4] gripper → base.
 
     The caller handles signals. The function raises DeviceError if TF does not have the pose.
     """
     with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
         poses = TfPoses(node, "a robot's pose from TF", "give images with --poses FILE")
+        problem = ""
+
+        def known() -> bool:
+            nonlocal problem
+            try:
+                poses.pose(base, gripper, 0, 0.0)  # the newest
+            except DeviceError as error:
+                problem = str(error)
+                return False
+            return True
+
+        remedy = "start the robot's driver or robot_state_publisher, or check the frames' names (ros2 run tf2_tools "
+        if waiting is not None:
+            waiting.until(known, f"pose of '{gripper}' in '{base}' on TF", lambda: problem, f"{remedy}view_frames)")
         yield lambda stamp_ns: poses.pose(base, gripper, stamp_ns, ROBOT_WAIT_S)

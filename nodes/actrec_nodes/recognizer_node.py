@@ -46,9 +46,6 @@ class RecognizerConfig:
     watchdog_s: float = setting(
         2.0, "Without a required stream for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
-    startup_s: float = setting(
-        10.0, "Time for the first message of a stream, while its publisher loads.", unit="s", range=(0.0, 600.0)
-    )
     target_frame: str = setting(
         "", "Frame in which events have their position too, by TF; empty: in the camera's alone."
     )
@@ -215,25 +212,26 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         inputs, recognizer = self._inputs, self._recognizer
         if inputs is None or recognizer is None:
             return
-        needed, silent = recognizer.streams, inputs.silent(self.config.startup_s)
+        needed, silent = recognizer.streams, inputs.silent()
         # The model may have been replaced between the two calls.
-        silent = {stream: words for stream, words in silent.items() if stream in needed}
-        missing = [words for stream, words in silent.items() if needed[stream]]
+        silent = {stream: found for stream, found in silent.items() if stream in needed}
+        missing = [found for stream, found in silent.items() if needed[stream]]
         if recognizer.tracked_stream in silent:
             self._end_events(inputs)
         if missing:
-            line = f"waiting for {' and for '.join(missing)}"
-            self.fail(
-                DeviceError(f"{line} (no message for {self.config.watchdog_s:g} s; labels are absent or unknown)")
-            )
-        elif trouble := self._trouble(recognizer) or (self._reason and f"labels are unknown: {self._reason}"):
-            self.fail(DeviceError(trouble))
+            line = f"waiting for {' and for '.join(words for words, _ in missing)}"
+            line = f"{line} (no message for {self.config.watchdog_s:g} s; labels are absent or unknown)"
+            self.wait_for_input(line, max(waited_s for _, waited_s in missing))
+        else:
+            self.end_waiting()
+            if trouble := self._trouble(recognizer) or (self._reason and f"labels are unknown: {self._reason}"):
+                self.fail(DeviceError(trouble))
         for kind, warning in self._warnings(recognizer).items():
             if warning and (once := (kind, recognizer.session.package.name)) not in self._warned:
                 self._warned.add(once)
                 self.warn(warning)
-        for stream, words in silent.items():
-            if not needed[stream]:
+        for stream, (words, waited_s) in silent.items():
+            if not needed[stream] and waited_s >= self.startup_s:
                 self.warn(f"working without {words}")
 
     def _warnings(self, recognizer: ActionRecognizer) -> dict[str, str]:

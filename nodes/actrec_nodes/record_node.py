@@ -6,12 +6,14 @@ It is no lifecycle node: it has nothing to configure, and stops at a signal or a
 import contextlib
 import importlib
 import queue
+import shutil
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from actrec_msgs.msg import SkeletonArray
@@ -30,6 +32,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
+from actrec.utils.waiting import Waiting
 from actrec_nodes.bringup.processes import Host, ros, spinning
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.subscriptions import Subscription, type_name, why_silent
@@ -40,6 +43,8 @@ GRAPH_TOPICS = (
     topics.UP, topics.MEASURED_UP,
 )  # fmt: skip
 """The topics recorded by default: all but scene flow, which is 110 MB/s."""
+
+START_GRAPH = "start the graph first (actrec run)"
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,17 @@ class RecordNode(Node):
     def missing(self) -> list[str]:
         """Return the wanted topics that have no publisher yet."""
         return sorted(self._wanted - set(self._sinks))
+
+    @property
+    def wanted(self) -> list[str]:
+        """The topics to record."""
+        return sorted(self._wanted)
+
+    def why_silent(self) -> str:
+        """Return why nothing has been recorded: no topic has a publisher, or nothing is sent."""
+        if self._sinks:
+            return f"{', '.join(sorted(self._sinks))}: published, but nothing is sent"
+        return f"{'it has' if len(self._wanted) == 1 else 'they have'} no publisher"
 
     def discover(self) -> None:
         """Subscribe to the wanted topics that have a publisher by now; an error ends the recording."""
@@ -203,35 +219,53 @@ def _offered(profile: QoSProfile) -> Qos:
     )
 
 
-def record(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
+def record(
+    stopped: threading.Event,
+    progress: Callable[[RecordNode, float], None],
+    waiting: Waiting | None = None,
+    **options: Any,
+) -> RecordNode:
     """Record until `stopped` is set, `duration_s` is over or the disk is full, and finish the bag.
 
     `progress` is called about once a second with the node and the seconds recorded; for the options and errors see
-    `RecordNode`. Returns the node, destroyed, for its counts.
+    `RecordNode`. `waiting` is for the first message, by default without an end. Returns the node, destroyed, for its
+    counts; without a message there is no bag.
     """
     node = RecordNode(**options)
-    began, shown = 0.0, time.monotonic()
+    waiting = waiting or Waiting(stopped, node.get_logger().info, limit_s=0.0)
     try:
         with Host(node.context) as host:
             host.add(node)
+            waiting.until(
+                lambda: any(node.counts.values()) or node.error is not None,
+                f"message on {', '.join(node.wanted)}",
+                node.why_silent,
+                START_GRAPH,
+            )
+            began = shown = time.monotonic()
             while not stopped.wait(0.05) and node.error is None:
                 now = time.monotonic()
-                if not began and any(node.counts.values()):
-                    began = now
-                if began and 0 < node.config.duration_s <= now - began:
+                if 0 < node.config.duration_s <= now - began:
                     break
                 if now - shown >= 1.0:
                     shown = now
-                    progress(node, now - began if began else 0.0)
+                    progress(node, now - began)
     finally:
         node.finish()
+        if not any(node.counts.values()):
+            shutil.rmtree(Path(node.config.out).expanduser(), ignore_errors=True)  # it would block the next try
     return node
 
 
-def run(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
+def run(
+    stopped: threading.Event,
+    progress: Callable[[RecordNode, float], None],
+    waiting: Waiting | None = None,
+    **options: Any,
+) -> RecordNode:
     """Call `record` in a process where ROS is not running yet; the caller handles signals."""
     with ros(sys.argv, handle_signals=False) as context:
-        return record(stopped, progress, node_options={"context": context}, **options)
+        return record(stopped, progress, waiting, node_options={"context": context}, **options)
 
 
 def main() -> int:
@@ -252,6 +286,8 @@ IMAGES = {topics.COLOR: Image, topics.COLOR_INFO: CameraInfo, topics.DEPTH: Imag
 
 INFOS = {topics.COLOR: topics.COLOR_INFO, topics.DEPTH: topics.DEPTH_INFO}
 
+REMEDY = f"{START_GRAPH} with its skeleton node, or give --driver"
+
 QUEUE_SIZE = 500  # queue size in observations; the oldest are dropped beyond it (250 MB of images or more)
 
 
@@ -268,16 +304,23 @@ class ClipNode(Node):
         for topic, kind in IMAGES.items() if images else ():
             self._subscribe(topic, kind)
 
+    def wait(self, waiting: Waiting) -> None:
+        """Wait for the first skeletons."""
+        topic = self._subscription.topic_name
+        waiting.until(
+            lambda: not self._observations.empty(),
+            f"skeletons on {topic}",
+            lambda: why_silent(self, topic, SkeletonArray),
+            REMEDY,
+        )
+
     def read(self, timeout_s: float) -> Observation:
         """Return the oldest observation in the queue; raise DeviceError with the reason if nothing arrives."""
         try:
             return self._observations.get(timeout=timeout_s)
         except queue.Empty:
             topic = self._subscription.topic_name
-            raise DeviceError(
-                f"no skeletons on {topic}: {why_silent(self, topic, SkeletonArray)}; start the graph first (actrec "
-                "run) with its skeleton node, or give --driver"
-            ) from None
+            raise DeviceError(f"no skeletons on {topic}: {why_silent(self, topic, SkeletonArray)}; {REMEDY}") from None
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
         stamp, frame_id = conversions.stamp_to_ns(message.header.stamp), message.header.frame_id
@@ -320,7 +363,11 @@ class ClipNode(Node):
 
 
 @contextlib.contextmanager
-def graph_observations(images: bool, arguments: list[str] | None = None) -> Iterator[ReadObservation]:
-    """Subscribe to the running graph and yield `ClipNode.read`; the caller handles signals."""
+def graph_observations(
+    images: bool, waiting: Waiting | None = None, arguments: list[str] | None = None
+) -> Iterator[ReadObservation]:
+    """Subscribe to the running graph, wait for skeletons and yield `ClipNode.read`; the caller handles signals."""
     with spinning(lambda context: ClipNode(images, context=context), arguments) as node:
+        if waiting is not None:
+            node.wait(waiting)
         yield node.read

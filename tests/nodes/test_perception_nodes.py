@@ -1,6 +1,7 @@
 """Skeleton, hand, face and scene flow nodes over real DDS, with recorded and invalid frames."""
 
 import itertools
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -158,23 +159,33 @@ def test_skeleton_node_continues_if_stamps_jump_back(host, add, peer, person) ->
     assert node.statistics.snapshot().failed == 0
 
 
-def test_frame_node_without_images_reports_an_error(host, add, peer, capfd) -> None:
-    node = add(SceneFlowNode, silence_s=0.3)
+def test_frame_node_without_images_logs_each_level_once_and_then_an_error(host, add, peer, capfd) -> None:
+    node = add(SceneFlowNode, silence_s=0.1, startup_s=0.5)
     assert host.start() is None
     topic = "/camera/color/image_raw"
-    peer.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
     output = ""
 
-    def logged() -> bool:
+    def logged(level: str) -> bool:
         nonlocal output
         output += capfd.readouterr().err
-        return "[INFO]" in output
+        return f"[{level}]" in output
 
-    peer.wait_until(logged)  # the error is set before it is logged
-    assert "[ERROR]" not in output, "the camera may be starting"
+    line = f"no image on {topic}: it has no publisher"
+    peer.wait_until(lambda: logged("ERROR"))
+    levels = [part.split("]")[0] for part in output.split("[") if part.startswith(("INFO", "WARN", "ERROR"))]
+    assert levels == ["INFO", "WARN", "ERROR"], output
+    assert output.count(line) == 3 and node.last_error == line
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed > 0)
     cause = "/peer publishes it but sends nothing: is the camera connected, or a recording without images?"
     peer.wait_until(lambda: node.last_error == f"no image on {topic}: {cause}")
+
+
+def test_frame_node_first_image_withdraws_the_report_of_its_absence(host, add, peer) -> None:
+    node = add(SceneFlowNode, silence_s=1.0)
+    assert host.start() is None
+    peer.wait_until(lambda: "no image on" in node.statistics.snapshot().last_error)
+    assert node.statistics.seconds_since_error() == math.inf, "no error while the camera may be starting"
+    peer.send_frames_until(still(), lambda: node.statistics.snapshot().last_error == "")
 
 
 def test_frame_node_without_camera_info_reports_an_error(host, add, peer) -> None:

@@ -257,21 +257,6 @@ def test_record_executable_wrong_parameters_are_one_line(arguments, line):
     assert process.returncode == 2 and line in process.stderr and "Traceback" not in process.stderr
 
 
-def test_record_without_publishers_removes_the_bag(tmp_path):
-    process = start_record("--out", str(tmp_path / "b"), "--topics", "/unknown")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "waiting for 1 topics" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert (
-        err.strip().splitlines()[-1] == "actrec: nothing was published on /unknown: start the graph first (actrec run)"
-    )
-    assert not (tmp_path / "b").exists(), "the same command works later"
-
-
 def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
     folder = data_root / "rgbd/person_turning"
     values = [f"path={folder}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "rate=0.0"]

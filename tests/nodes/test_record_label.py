@@ -132,16 +132,6 @@ def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
     assert sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".unfinished") == names
 
 
-def test_record_label_without_a_graph_is_refused(tmp_path, capsys, monkeypatch):
-    from actrec.recordings import clip_recorder
-
-    monkeypatch.setattr(clip_recorder, "READ_TIMEOUT_S", 0.3)
-    assert main(["record", "--label", "wave", "--out", str(tmp_path / "clips"), *QUICK]) == 1
-    assert (
-        "no skeletons on /skeletons: it has no publisher; start the graph first (actrec run)" in capsys.readouterr().err
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

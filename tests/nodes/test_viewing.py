@@ -17,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.waiting import Waiting
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import LiveView
 from actrec_nodes.bringup import viewing
@@ -130,19 +131,19 @@ def test_view_without_a_viewer_receives_no_images(graph):
         wait_until(lambda: len(view.snapshots) > count)
 
 
-def test_view_patient_waits_for_a_graph_and_shows_why(monkeypatch):
+def test_view_without_a_limit_waits_for_a_graph_and_shows_why(monkeypatch):
     monkeypatch.setattr(viewing, "NOTICE_S", 0.2)
     view = FakeView()
-    with viewed(view, arguments=["-r", "camera/color/image_raw:=/elsewhere"], patient=True) as wait_until:
+    with viewed(view, arguments=["-r", "camera/color/image_raw:=/elsewhere"]) as wait_until:
         wait_until(lambda: any(view.notices))
     notice = next(filter(None, view.notices))
     assert "no image on /elsewhere: it has no publisher; start the graph first (actrec run)" in notice
 
 
 def test_view_silent_graph_and_wrong_arguments_are_reported():
-    with pytest.raises(
-        DeviceError, match="no image on /elsewhere: it has no publisher, and nothing .* start the graph first"
-    ):
-        viewing.run(FakeView(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
+    stop = threading.Event()
+    waiting = Waiting(stop, print, 0.3)
+    with pytest.raises(DeviceError, match="no image on /elsewhere: it has no publisher; start the graph first"):
+        viewing.run(FakeView(), stop, 0.3, ["-r", "camera/color/image_raw:=/elsewhere"], waiting=waiting)
     with pytest.raises(ConfigError, match="ROS refuses its arguments"):
-        viewing.run(FakeView(), threading.Event(), 0.3, ["-p", "nonsense"])
+        viewing.run(FakeView(), stop, 0.3, ["-p", "nonsense"])

@@ -7,6 +7,7 @@ import datetime
 import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from actrec import cameras
-from actrec.cli import add_driver, count, driver_options, interruptible, numbers
+from actrec.cli import add_driver, add_wait, count, driver_options, interruptible, numbers, waiting
 from actrec.recordings.image_folder import IMAGE_SUFFIXES
 from actrec.utils import calibration_files, config
 from actrec.utils.calibration_files import COLOR, DEPTH, check_writable, from_yaml, path_of
 from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.waiting import Waiting
 
 PREVIEW_PERIOD_S = 0.5
 PINHOLE = ("fx", "fy", "cx", "cy")
@@ -241,7 +243,7 @@ def _collect(
         return found, lambda name: views.read_image(paths[name]).color
     collector = views.ViewCollector(board, required)
     guide = _Guide(collector, folder, Path(args.preview).expanduser() if args.preview else None)
-    with interruptible() as stopped, open_live(args) as read:
+    with interruptible() as stopped, open_live(args, stopped) as read:
         log("Hold the board still for a moment at each requested place; Ctrl-C ends it.")
         with name_saved_views(collector.views, folder):
             views.collect_views(read, collector, stopped, guide.on_image)
@@ -335,20 +337,21 @@ def add_live(parser: argparse.ArgumentParser) -> None:
     """Add the live sources."""
     group = parser.add_argument_group("live images instead of a folder")
     group.add_argument("--topic", help="topic of images, e.g. camera/color/image_raw")
+    add_wait(group)
     add_driver(group, "camera driver of actrec, without a ROS graph")
 
 
-def open_live(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+def open_live(args: argparse.Namespace, stopped: threading.Event) -> contextlib.AbstractContextManager[Any]:
     """Open the live source of the options."""
     views = load("views")
     if args.driver:
         return views.open_driver(args.driver, driver_options(args))
-    return views.open_topic(open_topic(args.topic))
+    return views.open_topic(open_topic(args.topic, waiting(args, stopped)))
 
 
-def open_topic(topic: str) -> contextlib.AbstractContextManager[Any]:
-    """Subscribe to images; this imports ROS."""
-    return importlib.import_module("actrec_nodes.calibration_node").images(topic)
+def open_topic(topic: str, waiting: Waiting) -> contextlib.AbstractContextManager[Any]:
+    """Subscribe to images and wait for them; this imports ROS."""
+    return importlib.import_module("actrec_nodes.calibration_node").images(topic, waiting)
 
 
 def driver_accepts(driver: str, setting: str) -> bool:

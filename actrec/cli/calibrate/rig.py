@@ -1,15 +1,15 @@
 """`actrec calibrate depth`, `hand-eye` and `floor`: the depth camera, and the camera's pose on a robot."""
 
 import argparse
+import contextlib
 import importlib
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers
+from actrec.cli import add_driver, amount, count, driver_options, finite, interruptible, numbers, waiting
 from actrec.cli.calibrate import lens
 from actrec.cli.calibrate.lens import load, log
 from actrec.perception.floor_plane import Readings, find_floor
@@ -18,6 +18,7 @@ from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount, rectified
 from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.gravity import angles_from_up
+from actrec.utils.waiting import Waiting
 
 OPTICAL_FRAME = "camera_color_optical_frame"
 RAW_FIRST = "calibrate with raw depth first, without --registered"
@@ -273,7 +274,10 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
     if args.intrinsics or (raw_topic and calibration_files.path_of(args.serial, COLOR, args.cameras).is_file()):
         known = _intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
     folder = args.keep or Path(f"hand_eye_{args.serial}")
-    with interruptible() as stopped, open_poses(base, gripper) as pose_at, lens.open_live(args) as read:
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(interruptible())
+        pose_at = stack.enter_context(open_poses(base, gripper, waiting(args, stopped)))
+        read = stack.enter_context(lens.open_live(args, stopped))
         collector = hand_eye.HandEyeCollector(board, pose_at, hand_config, folder)
         with lens.name_saved_views(collector.views, folder):
             views, camera = hand_eye.collect(read, collector, stopped, known, log)
@@ -283,9 +287,9 @@ def _hand_eye_live(args: argparse.Namespace, board: Any) -> tuple[list[Any], Int
     return views, camera
 
 
-def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
-    """Listen to TF for a robot's poses; this imports ROS."""
-    return importlib.import_module("actrec_nodes.calibration_node").robot_poses(base, gripper)
+def open_poses(base: str, gripper: str, waiting: Waiting) -> contextlib.AbstractContextManager[Any]:
+    """Listen to TF for a robot's poses and wait for the first; this imports ROS."""
+    return importlib.import_module("actrec_nodes.calibration_node").robot_poses(base, gripper, waiting)
 
 
 def _frames(args: argparse.Namespace) -> tuple[str, str]:

@@ -73,6 +73,13 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
         context.try_shutdown()
 
 
+class _Signals:
+    """State of `_interruptible`, of the main thread: signals so far, and whether `uninterrupted` holds the first."""
+
+    count = 0
+    held = False
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt at the first signal to stop; ignore the second during the clean-up, not the third.
@@ -82,15 +89,16 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    count = 0
+    _Signals.count, interrupted = 0, False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            raise KeyboardInterrupt
-        if count > 2:
+        nonlocal interrupted
+        _Signals.count += 1
+        if _Signals.count > 2:
             os._exit(128 + number)
+        if not interrupted and (not _Signals.held or _Signals.count == 2):
+            interrupted = True
+            raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
@@ -98,6 +106,24 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Raise KeyboardInterrupt after this block, not in it: it could break the import of a compiled module.
+
+    A second signal interrupts the block, which may not end by itself.
+    """
+    if _Signals.held or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _Signals.held = _Signals.count, True
+    try:
+        yield
+    finally:
+        _Signals.held = False
+    if _Signals.count > before:
+        raise KeyboardInterrupt
 
 
 def end_with_parent() -> None:
@@ -157,10 +183,17 @@ class Host(contextlib.AbstractContextManager["Host", None]):
         """
         success = TransitionCallbackReturn.SUCCESS
         for node in self.nodes:
-            if node.trigger_configure() != success:
+            with uninterrupted():
+                configured = node.trigger_configure()
+            if configured != success:
                 return node.get_name()
         wait()
-        return next((node.get_name() for node in self.nodes if node.trigger_activate() != success), None)
+        for node in self.nodes:
+            with uninterrupted():
+                activated = node.trigger_activate()
+            if activated != success:
+                return node.get_name()
+        return None
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until a node has finished and the others are idle (True), or until the timeout (False)."""
@@ -249,8 +282,9 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
         for path in files:
             parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy
         with ros(args) as context, Host(context) as host:
-            node = node_class(context=context)
-            host.add(node)
+            with uninterrupted():
+                node = node_class(context=context)
+                host.add(node)
             for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
                 node.get_logger().warning(line)
 

@@ -31,7 +31,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
-from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros
+from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros, uninterrupted
 from actrec_nodes.common import conversions, parameter_files, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, percentiles_ms
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
@@ -245,7 +245,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
 
     Returns:
         `nodes` by name, `labels`, `changes`, `performed` (see `GroundTruth.figures`), `latency_ms`, `duration_s`,
-        `usage` by process. None if a node failed, which it has logged.
+        `interrupted` (by a signal), `usage` by process. None if a node failed, which it has logged.
     """
     end_with_parent()
     transport.remove_orphans()
@@ -258,11 +258,13 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
             if running is None:
                 return None
             began = time.monotonic()
+            interrupted = True
             with contextlib.suppress(KeyboardInterrupt), _starting_on_demand(chosen.spare, running, monitor):
                 if watch is not None:
                     watch(running, monitor)
                 elif not running.wait(chosen.duration_s):
                     return None
+                interrupted = False
             seconds = time.monotonic() - began
             used = running.usage()
             nodes = running.finish(monitor)
@@ -273,6 +275,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
             "performed": monitor.truth.figures(_labels_of_model(nodes)),
             "latency_ms": monitor.latency_ms(),
             "duration_s": round(seconds, 2),
+            "interrupted": interrupted,
             "usage": used,
         }
 
@@ -372,7 +375,8 @@ class _Threads:
 def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Threads | None]:
     running = _Threads(chosen, context, host)
     for spec in chosen.specs:
-        running.add(spec)
+        with uninterrupted():
+            running.add(spec)
     for line in _unknown(host.nodes, chosen.spare, context):
         host.nodes[0].get_logger().warning(line)
     yield None if host.start() is not None else running
@@ -456,7 +460,7 @@ class _Processes:
         """Interrupt the processes, and kill the ones that do not end. Safe to call twice."""
         for child in reversed(list(self.children.values())):
             if child.poll() is None:
-                child.send_signal(signal.SIGINT)
+                child.send_signal(signal.SIGTERM)  # unlike SIGINT, it ends one that still starts without a traceback
         for child in self.children.values():
             try:
                 child.wait(EXIT_S)

@@ -14,7 +14,8 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from actrec.types import NANOSECONDS
-from actrec.utils.errors import ActrecError, DeviceError
+from actrec.utils.errors import ActrecError
+from actrec.utils.waiting import Waiting
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import LiveView
 from actrec_nodes.bringup.processes import spinning
@@ -26,7 +27,6 @@ from actrec_nodes.common.snapshot_subscription import SnapshotConfig, SnapshotMe
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.common.synchronizer import SynchronizerConfig
 
-SILENCE_S = 10.0  # time for the first message
 QUEUE = 8  # snapshots that wait to be shown
 TICK_S = 0.1
 NOTICE_S = 2.0  # without images for this long, the view shows why
@@ -153,19 +153,22 @@ def run(
     duration_s: float,
     arguments: Sequence[str] = (),
     config: SnapshotConfig | None = None,
-    patient: bool = False,
+    waiting: Waiting | None = None,
 ) -> None:
     """Show the running graph for a duration, or for 0 s until `stopped` is set; the caller handles signals.
 
     Args:
-        patient: Wait for a graph as long as it takes.
+        waiting: For the first message, before the duration begins; None to show the view in any case.
 
-    Raises DeviceError if nothing is published and the wait is not `patient`.
+    Raises:
+        DeviceError: Nothing is published.
     """
     given = [sys.argv[0], "--ros-args", *(word for word in arguments if word != "--ros-args")]
     with spinning(lambda context: ViewNode(view, config or SnapshotConfig(), context=context), given) as node:
-        began, passed = time.monotonic(), 0.0
-        while not stopped.wait(0.1) and not (duration_s and passed >= duration_s):
-            passed = time.monotonic() - began
-            if not (patient or node.received) and passed > min(SILENCE_S, duration_s or SILENCE_S):
-                raise DeviceError(f"{node.silent}, and nothing on the graph's other topics; {START}")
+        if waiting is None or waiting.until(
+            lambda: node.received,
+            "images, people or labels of a graph",
+            lambda: node.silent or "none is readable",
+            START,
+        ):
+            stopped.wait(duration_s or None)

@@ -110,11 +110,12 @@ class Statistics:
             if latency_s is not None and 0.0 <= latency_s < PLAUSIBLE_LATENCY_S:
                 self._latency.append(latency_s)
 
-    def error(self, line: str) -> None:
-        """Keep the last error and its time."""
+    def error(self, line: str, recent: bool = True) -> None:
+        """Keep the last error and, if it is `recent`, its time."""
         with self._lock:
             self._last_error = line
-            self._error_time = time.monotonic()
+            if recent:
+                self._error_time = time.monotonic()
 
     def seconds_since_error(self) -> float:
         """Return the seconds since the last error; infinite before the first."""

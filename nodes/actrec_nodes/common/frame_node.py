@@ -26,9 +26,6 @@ from actrec_nodes.common.synchronizer import RgbdMessages, Synchronizer, Synchro
 
 ConfigT = TypeVar("ConfigT")
 
-STARTUP_S = 20.0
-"""Until then missing images are logged as information: the camera may be starting."""
-
 FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
 
 IMAGE_TOPICS = (
@@ -222,10 +219,8 @@ class FrameNode(ActrecNode[ConfigT]):
         """Unsubscribe; report why there was no input if there was none."""
         with self._following:
             self._put = None
-            if self._frames is not None:
-                self._activated = 0.0
-                if not self.statistics.snapshot().received and not self.last_error:
-                    self._on_watchdog()
+            if self._frames is not None and not self.statistics.snapshot().received and not self.last_error:
+                self._on_watchdog()
             self.unsubscribe()
 
     def subscribe(self) -> None:
@@ -280,6 +275,12 @@ class FrameNode(ActrecNode[ConfigT]):
     def _on_watchdog(self) -> None:
         """Report that no images or no camera_info arrive."""
         frames = self._frames
-        if frames is not None and (line := frames.silent()):
-            starting = not self.statistics.snapshot().received and time.monotonic() - self._activated < STARTUP_S
-            self.fail(DeviceError(line), "info" if starting else "error")
+        if frames is None:
+            return
+        line = frames.silent()
+        if not line:
+            self.end_waiting()
+        elif self.statistics.snapshot().received:
+            self.fail(DeviceError(line))
+        else:
+            self.wait_for_input(line, time.monotonic() - self._activated)

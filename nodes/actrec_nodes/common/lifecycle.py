@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError
+from actrec.utils.errors import ActrecError, DeviceError
 from actrec_nodes.common import diagnostics, parameters, topics
 from actrec_nodes.common.diagnostics import Statistics
 from actrec_nodes.common.subscriptions import publisher_events
@@ -38,6 +38,13 @@ class CommonConfig:
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
     start_after: str = setting("", "With autostart: comma-separated nodes to be active before, within a minute.")
     statistics_period_s: float = setting(10.0, "Interval of statistics; 0 for none.", unit="s", range=(0.0, 3600.0))
+    startup_s: float = setting(
+        30.0,
+        "Time for the first message of an input, while its publisher starts: until then its absence is information; "
+        "then a warning, and after twice this time an error.",
+        unit="s",
+        range=(0.0, 600.0),
+    )
 
 
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
@@ -76,6 +83,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._steady_timers: list[Any] = []
         self._outputs: list[Any] = []
         self._reported = 0
+        self._waiting, self._waiting_level = "", ""
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", topics.LATCHED)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -112,6 +120,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Enable the publishers, then start."""
         self.statistics.reset()
         self._reported = 0
+        self._waiting, self._waiting_level = "", ""
         super().on_activate(state)
         result = self._attempt("activate", self.activate, self._deactivate)
         if result == TransitionCallbackReturn.SUCCESS:
@@ -165,6 +174,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return [name.strip() for name in str(self.get_parameter("start_after").value).split(",") if name.strip()]
 
     @property
+    def startup_s(self) -> float:
+        """The parameter of this name."""
+        return self._common.read().startup_s
+
+    @property
     def is_active(self) -> bool:
         """Whether the node is in the lifecycle state `active`."""
         return self._lifecycle_state == "active"
@@ -213,14 +227,35 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._worker = worker
         return worker
 
-    def fail(self, error: Exception, level: str = "error") -> None:
+    def fail(self, error: Exception) -> None:
         """Report an error as one line: logged (repetitions counted), kept for the statistics and diagnostics."""
         line = one_line(error)
         self.last_error = line
         self.statistics.error(line)
-        self.complain(line, level)
+        self.complain(line)
         if not isinstance(error, ActrecError):
             self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def wait_for_input(self, line: str, waited_s: float) -> None:
+        """Report that the first message of an input has not come for `waited_s`: each level of `startup_s` once."""
+        startup_s = self.startup_s
+        if waited_s >= 2 * startup_s:
+            self._waiting = ""
+            self.fail(DeviceError(line))
+            return
+        level = "info" if waited_s < startup_s else "warning"
+        if level != self._waiting_level:
+            self._waiting_level = level
+            self._log(line, level)
+        self._waiting = self.last_error = line
+        self.statistics.error(line, recent=False)
+
+    def end_waiting(self) -> None:
+        """Withdraw what `wait_for_input` reported: the input has come."""
+        if self._waiting and self.last_error == self._waiting:
+            self.last_error = ""
+            self.statistics.error("", recent=False)
+        self._waiting = ""
 
     def complain(self, line: str, level: str = "error") -> None:
         """Log a line, but once per `REPEAT_S`, with the number of repetitions between.
@@ -236,7 +271,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
                 del self._complaints[next(iter(self._complaints))]
         if not due:
             return
-        message = f"{line} (and {held} times more)" if held else line
+        self._log(f"{line} (and {held} times more)" if held else line, level)
+
+    def _log(self, message: str, level: str) -> None:
         # rclpy ties a severity to a line of code, so each has its own.
         if level == "info":
             self.get_logger().info(message)
@@ -257,7 +294,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Publish and log the figures now."""
         snapshot, own = self.statistics.snapshot(), self.figures()
         self._statistics_publisher.publish(String(data=snapshot.json(own)))
-        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy, own)
+        self._diagnostics.publish(
+            snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy or self._waiting, own
+        )
         if snapshot.received != self._reported:
             self._reported = snapshot.received
             self.get_logger().info(snapshot.line())

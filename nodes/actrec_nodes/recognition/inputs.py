@@ -1,6 +1,7 @@
 """The streams that a recognizer takes, from messages; and why one is silent."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,17 +153,20 @@ class RecognizerInputs:
     def _on_flow_info(self, message: CameraInfo) -> None:
         self._intrinsics = conversions.info_to_intrinsics(message)
 
-    def silent(self, startup_s: float) -> dict[str, str]:
-        """Return the streams without a message since the last call, each with a hint; `startup_s` for the first one."""
+    def silent(self) -> dict[str, tuple[str, float]]:
+        """Return the streams without a message since the last call.
+
+        Each with a hint, and the seconds of waiting for its first message; infinite if it has stopped.
+        """
         now, found = time.monotonic(), {}
         for stream in self._recognizer.streams:
             topic, (kind, *_) = [*self._entries(stream).items()][-1]
-            starting = topic not in self._ever_received and now - self._opened.get(topic, now) < startup_s
-            if topic not in self._received and not starting:
+            if topic not in self._received:
                 why = why_silent(self._node, self._topic(topic), kind)
-                if why == NO_PUBLISHER or PUBLISHERS[stream] in why:
+                waited_s = math.inf if topic in self._ever_received else now - self._opened.get(topic, now)
+                if waited_s >= self._node.startup_s and (why == NO_PUBLISHER or PUBLISHERS[stream] in why):
                     why = f"{why}: {self._remedy(PUBLISHERS[stream])}"
-                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}"
+                found[stream] = f"{STREAM_NAMES[stream]} on {self._topic(topic)}: {why}", waited_s
         self._received.clear()
         return found
 

@@ -1,0 +1,43 @@
+"""The log of a whole graph that starts and stops, and interrupts at any time of it."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
+
+ALARM = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Exception")
+
+
+def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start `actrec run` with the default model and the simulated camera, which waits for a slow machine."""
+    command = [sys.executable, "-m", "actrec", "run", "--params", str(root / "config/demo.yaml"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes", "--with", "hand,face,scene_flow"]], ids=["one", "each"])
+def test_run_normal_start_and_stop_log_no_warning(root: Path, processes: list[str]) -> None:
+    with start(root, *processes, "--duration", "20") as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert [line for line in output.splitlines() if ALARM.search(line)] == []
+    assert "wave" in output, "labels came"
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes"]], ids=["one", "each"])
+@pytest.mark.parametrize("after_s", [0.0, 0.9, 2.0])
+def test_run_interrupted_while_it_starts_ends_without_an_error(
+    root: Path, processes: list[str], after_s: float
+) -> None:
+    with start(root, *processes) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("starting camera")
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    assert [line for line in output.splitlines() if ALARM.search(line)] == []
+    assert process.returncode == 130, output
