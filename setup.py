@@ -58,6 +58,7 @@ NODES = [
     "scene_flow_node",
     "recognizer_node",
     "visualization_node",
+    "hri_node",
 ]
 
 CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm"]

@@ -71,7 +71,7 @@ def test_graph_order_starts_subscribers_before_publishers() -> None:
 
 def test_select_by_switch_or_name_keeps_the_order_of_activation() -> None:
     assert [s.switch for s in graph.select(["camera", "skeleton_node"])] == ["skeleton", "camera"]
-    assert [s.switch for s in graph.select(without=["hand", "face", "scene_flow", "visualization"])] == [
+    assert [s.switch for s in graph.select(without=["hand", "face", "scene_flow", "visualization", "hri"])] == [
         "recognizer",
         "skeleton",
         "camera",
@@ -143,10 +143,11 @@ def test_plan_starts_the_nodes_that_the_model_takes(tmp_path: Path, capsys, monk
         plan("--with", "hand", "--without", "hand,face")
     monkeypatch.setattr(run, "run_graph", lambda chosen: None)
     assert main(["run", *given, "--with", "scene_flow"]) == 1
-    remedy = "each starts when its topic has a subscriber, or now with --with face,visualization"
+    remedy = "each starts when its topic has a subscriber, or now with --with face,visualization,hri"
     assert capsys.readouterr().out.splitlines() == [
         "starting camera, scene_flow, hand, skeleton, recognizer …",
-        f"not started: face_node (model {model} takes no face), visualization_node (no subscriber); {remedy}",
+        f"not started: face_node (model {model} takes no face), visualization_node (no subscriber), "
+        f"hri_node (no subscriber); {remedy}",
     ]
 
 
@@ -212,7 +213,7 @@ def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_n
 ) -> None:
     options = ["-p", "statistics_period_s:=0.2", "-p", "idle_after_s:=0.2", "-p", "num_hands:=1"]
     planned = plan("--model", model, "--without", "face", *SMALL, *processes, "--ros-args", *options)
-    assert [spec.switch for spec in planned.spare] == ["hand", "scene_flow", "visualization"]
+    assert [spec.switch for spec in planned.spare] == ["hand", "scene_flow", "visualization", "hri"]
     with_hands = write_any(tmp_path / "with_hands", [HANDS], WINDOW)
 
     def swap(running: run.Running, monitor: GraphMonitor) -> None:

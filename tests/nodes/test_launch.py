@@ -142,7 +142,8 @@ def test_launch_starts_the_nodes_that_the_model_takes_and_logs_the_others(load, 
     assert processes[-1].kwargs["parameters"][0]["start_after"] == "recognizer_node,skeleton_node"
     assert log.kwargs["msg"] == (
         "not started: hand_node, face_node, scene_flow_node (model joint_tcn_everyday takes no hands or face or flow), "
-        "visualization_node (no subscriber); to start: hand:=true face:=true scene_flow:=true visualization:=true"
+        "visualization_node (no subscriber), hri_node (no subscriber); to start: hand:=true face:=true "
+        "scene_flow:=true visualization:=true hri:=true"
     )
     (tmp_path / "robot.yaml").write_text(f"/robot/recognizer_node: {{ros__parameters: {{model: {model}}}}}")
     given = {"params_file": f"{tmp_path}/robot.yaml", "namespace": "robot"} if by_file else {"model": model}

@@ -71,6 +71,13 @@ GRAPH = (
         topics=("annotated_image", "annotated_image/compressed", "markers"),
         on_demand=True,
     ),
+    NodeSpec(
+        "hri_node",
+        "hri_node:HriNode",
+        "people in the topics of REP-155 (hri_msgs), for subscribers",
+        topics=("humans/bodies/tracked", "intents"),
+        on_demand=True,
+    ),
     NodeSpec("camera_node", "camera_node:CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
 """In the order of activation: subscribers before publishers, so that no node misses the first frame."""

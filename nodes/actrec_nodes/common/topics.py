@@ -29,6 +29,9 @@ RECOGNIZER_STATISTICS = "recognizer_node/statistics"
 ANNOTATED_IMAGE = "annotated_image"
 ANNOTATED_COMPRESSED = "annotated_image/compressed"
 MARKERS = "markers"
+HUMANS_BODIES = "humans/bodies"
+HUMANS_TRACKED = "humans/bodies/tracked"
+INTENTS = "intents"
 
 CAMERA_TOPICS = (COLOR, COLOR_INFO, DEPTH, DEPTH_INFO)
 
