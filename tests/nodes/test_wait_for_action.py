@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from actrec_msgs.action import WaitForAction
-from builtin_interfaces.msg import Duration
+from builtin_interfaces.msg import Duration, Time
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 
 from actrec.inference import package
 from actrec_nodes.common import topics
@@ -156,6 +157,24 @@ def test_wait_for_action_ends_after_its_timeout(graph: Graph, connect: Clients) 
     wait = Wait(connect(graph), labels=["left"], min_confidence=0.7, timeout_s=0.3)
     text = "no left by anyone, confidence 0.7 or more, within 0.3 s"
     assert wait.result() == (ABORTED, R.TIMEOUT, text, "")
+
+
+def test_wait_for_action_timeout_follows_the_simulated_clock(make: Make, connect: Clients, tiny: str) -> None:
+    graph = make(model=tiny, use_sim_time=True)
+    assert graph.start()
+
+    def set_clock(seconds: int) -> None:
+        graph.send("/clock", Clock(clock=Time(sec=seconds)))
+        graph.wait_until(lambda: graph.node.get_clock().now().nanoseconds == seconds * 10**9)
+
+    graph.wait_for_subscribers("/clock", 1)
+    set_clock(100)
+    wait = Wait(connect(graph), timeout_s=1000.0)
+    set_clock(1000)
+    act(graph, 0, 3, 1.0)
+    assert not wait.is_done
+    set_clock(1101)
+    assert wait.result()[:2] == (ABORTED, R.TIMEOUT)
 
 
 def test_wait_for_action_is_canceled_by_its_client_alone(graph: Graph, connect: Clients) -> None:
