@@ -43,6 +43,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "simulated-nucla": ("benchmarks.live_accuracy:simulated", "from pixels to label, with the truth known"),
     "teach": ("benchmarks.training:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
+    "visualization": ("benchmarks.pipeline:visualization", "processor time of visualization_node, by its subscribers"),
     "transport": ("benchmarks.pipeline:transport", "images from one process to another: share and latency"),
 }
 """`module:function` and a one-line description by name."""

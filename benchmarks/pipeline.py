@@ -1,4 +1,4 @@
-"""`actrec bench pipeline` and `transport`: the whole graph on simulated frames, and images between two processes."""
+"""`actrec bench pipeline`, `visualization` and `transport`: the graph on simulated frames, images between processes."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup import transport as image_transport
 from actrec_nodes.bringup.run import GraphMonitor, Plan, Running, run_graph
+from actrec_nodes.common import topics
 
 SAMPLE_S = 5.0
 
@@ -56,7 +57,7 @@ def _run(args: argparse.Namespace, processes: bool) -> "_Run":
         overrides["recognizer_node"] = {"model": args.model}
     without = [name for name in args.without.split(",") if name]
     plan = Plan(
-        graph.select(without=without),
+        [spec for spec in graph.select(without=without) if not spec.on_demand],
         ["-p", "statistics_period_s:=1.0", "-p", "idle_after_s:=0.0", "--log-level", "error"],  # all nodes work
         overrides,
         WARM_S + 60 * args.minutes,
@@ -155,6 +156,55 @@ class _Run:
     def _cores(self, name: str, span: float) -> float | None:
         first, last = (moment["usage"].get(name, {}).get("cpu_s") for moment in (self.first, self.last))
         return None if first is None or last is None else round((last - first) / span, 2)
+
+
+def visualization(arguments: list[str]) -> dict[str, Any]:
+    """Measure the processor time of visualization_node, in its own process, by its subscribers."""
+    from sensor_msgs.msg import CompressedImage, Image
+    from visualization_msgs.msg import MarkerArray
+
+    parser = Parser(prog="actrec bench visualization", description="Processor time of visualization_node.")
+    parser.add_argument("--seconds", type=amount, default=20.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="of the simulated camera (default: %(default)s)")
+    parser.add_argument("--people", type=count, default=1, help="people before the camera (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    image = (Image, topics.ANNOTATED_IMAGE, topics.IMAGE_SUBSCRIBER)
+    compressed = (CompressedImage, topics.ANNOTATED_COMPRESSED, topics.IMAGE_SUBSCRIBER)
+    markers = (MarkerArray, topics.MARKERS, topics.SMALL)
+    cases = {
+        "nothing": (),
+        "markers": (markers,),
+        "annotated_image": (image,),
+        "annotated_image/compressed": (compressed,),
+        "all": (image, compressed, markers),
+    }
+    rows: list[dict[str, Any]] = []
+
+    def watch(running: Running, monitor: GraphMonitor) -> None:
+        running.wait(2 * WARM_S)
+        for name, wanted in cases.items():
+            came: list[Any] = []
+            held = [monitor.create_subscription(*each[:2], came.append, each[2]) for each in wanted]
+            running.wait(WARM_S)  # for discovery, and until the node is idle
+            came.clear()
+            began, before = time.monotonic(), running.usage()["visualization_node"]["cpu_s"]
+            running.wait(args.seconds)
+            seconds, after = time.monotonic() - began, running.usage()["visualization_node"]["cpu_s"]
+            for subscription in held:
+                monitor.destroy_subscription(subscription)
+            if before is None or after is None:
+                raise DeviceError("visualization_node has ended: see the lines above")
+            hz = len(came) / len(wanted) / seconds if wanted else 0.0
+            rows.append({"subscribed": name, "hz": round(hz, 1), "cores": round((after - before) / seconds, 3)})
+
+    overrides = {"camera_node": {"driver": "simulated", "simulated.fps": args.fps, "simulated.actors": args.people}}
+    specs = graph.select(["camera", "skeleton", "recognizer", "visualization"])
+    if run_graph(Plan(specs, ["--log-level", "error"], overrides, processes=True), watch) is None:
+        raise DeviceError("the graph did not start: see the line above")
+    return {
+        "camera": f"simulated, 640×480 at {args.fps:g} Hz, {args.people} people",
+        "processor seconds of visualization_node in a second": rows,
+    }
 
 
 def _total(usage: dict[str, dict[str, float | None]], key: str) -> float | None:

@@ -27,8 +27,8 @@ Examples:
   actrec view --out kitchen.rrd --duration 60              write a file; open it with: rerun kitchen.rrd
   actrec view --connect rerun+http://192.168.0.7:9876/proxy   on a robot; start `rerun` on the other machine
 
---web needs no display and nothing else; all others need Rerun: make venv EXTRAS='live view'. Everybody who reaches
---host sees the camera. Stops at Ctrl-C, the end of a recording or --duration.
+--web needs no display and nothing else; all others need Rerun: make venv EXTRAS='live view'. Every machine that reaches
+--host can see the camera. Stops at Ctrl-C, the end of a recording or --duration.
 """
 
 

@@ -26,7 +26,7 @@ from actrec_nodes.common.snapshot_subscription import SnapshotConfig, SnapshotMe
 from actrec_nodes.common.synchronizer import RgbdMessages
 
 TICK_S = 0.1  # interval at which images without skeletons are looked for
-BONE_M, JOINT_M, FINGER_M, FACE_M, TEXT_M = 0.03, 0.05, 0.008, 0.006, 0.18
+BONE_M, JOINT_M, FINGER_M, FACE_M, TEXT_M = 0.03, 0.05, 0.008, 0.006, 0.14
 """Thickness of bones, joints, fingers and points of a face, and height of a label's text."""
 
 TEXT_OFFSET_M = 0.25  # of a label above the head
@@ -234,7 +234,7 @@ class Markers:
         known = caption is not None and caption.label not in ("", UNKNOWN)
         color = overlay.color_of(body.body_id) if known else (170, 174, 180)
         marker = self._marker("labels", self._number(body.body_id), self._msg.Marker.TEXT_VIEW_FACING, color)
-        marker.text = overlay.text_of(body.body_id, caption).replace("  ", "\n", 1) if caption else body.body_id
+        marker.text = "\n".join(overlay.text_of(body.body_id, caption).rsplit("  ", 1))
         marker.scale.z = TEXT_M
         marker.pose.position = _point(top + TEXT_OFFSET_M * up)
         return [marker]

@@ -16,6 +16,7 @@ OTHER = {
     "actrec.env": "environment file of the Jetson service",
     "actrec.service": "systemd unit",
     "actrec.example": "domain of a mail address",
+    "actrec.rviz": "layout of RViz in config",
     "docs/operators.md": "a page of onnx-tensorrt",
     "config/VENDOR.yaml": "placeholder",
     "scripts/wheels_setup.sh": "template with the suffix .in",

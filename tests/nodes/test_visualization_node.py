@@ -126,7 +126,7 @@ def test_visualization_markers_of_people_are_deleted_when_they_leave(node, peer)
         next(m for (ns, _), m in found.items() if ns == kind) for kind in ("bones", "joints", "labels")
     )
     assert (bones.type, len(bones.points)) == (Marker.LINE_LIST, 2 * 24) and len(joints.points) == 25
-    assert label.text == "throw\n90%  body_1" and label.pose.position.y < min(p.y for p in joints.points)
+    assert label.text == "throw  90%\nbody_1" and label.pose.position.y < min(p.y for p in joints.points)
     assert bones.header.frame_id == FRAME and 0 < bones.lifetime.sec <= 2 and bones.color.a == 1.0
     send_people(peer, node, stamp + 33_000_000, person("body_2"), label="unknown")
     second = peer.wait_for(topics.MARKERS, 2)[-1].markers

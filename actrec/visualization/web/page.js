@@ -126,6 +126,7 @@ function showEvents(events, now) {
       bar.style.background = event.color;
       bar.style.left = `${place(event.start)}%`;
       bar.style.width = `${place(running ? now : event.end) - place(event.start)}%`;
+      if (place(event.start) > 70) bar.className += " late";
       track.append(bar);
     }
     return track;

@@ -113,7 +113,8 @@ class Space {
     for (const face of this.state.faces) this.drawPoints(face, 1.2);
     for (const person of this.state.people) this.drawBones(person, 5);
     for (const hand of this.state.hands) this.drawBones(hand, 2);
-    for (const person of this.state.people) this.drawLabel(person);
+    const placed = [];
+    for (const person of this.state.people) this.drawLabel(person, placed);
   }
 
   drawFloor() {
@@ -177,7 +178,8 @@ class Space {
     }
   }
 
-  drawLabel(person) {
+  // Draws a label above a head, and above the labels that it would cover.
+  drawLabel(person, placed) {
     const joints = person.joints.filter(Boolean).map((joint) => this.level(joint));
     if (!joints.length) return;
     const top = joints.reduce((a, b) => (a[1] > b[1] ? a : b));
@@ -188,7 +190,12 @@ class Space {
     context.textAlign = "center";
     const text = person.label || person.id, half = context.measureText(text).width / 2 + 6;
     const x = Math.min(Math.max(seen[0], half), Math.max(this.canvas.width - half, half));
-    const y = Math.min(Math.max(seen[1], 20), this.canvas.height - 8);
+    let y = Math.min(seen[1], this.canvas.height - 8);
+    for (const other of [...placed].sort((a, b) => b.y - a.y)) {
+      if (Math.abs(x - other.x) < half + other.half && Math.abs(y - other.y) < 24) y = other.y - 24;
+    }
+    y = Math.max(y, 20);
+    placed.push({ x, y, half });
     context.fillStyle = person.known ? person.color : "#60646a";
     context.fillRect(x - half, y - 16, 2 * half, 22);
     context.fillStyle = person.known ? "#14171b" : "#e8ebee";

@@ -7,12 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from actrec.recognition import ActionEvent
+from actrec.recognition.events import BEGAN, ENDED
 from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.visualization import overlay
@@ -45,7 +47,8 @@ class ViewState:
         self._arrived = -math.inf
         self._encoded: dict[bool, tuple[int, bytes]] = {}
         self._encoding = threading.Lock()
-        self._events: dict[int, ActionEvent] = {}
+        self._events: dict[tuple[int, int], ActionEvent] = {}  # by run of the recognizer, and id
+        self._run = self._newest_id = 0
         self._figures: dict[str, Any] = {}
         self._labels: dict[str, tuple[float, Caption]] = {}  # body id to arrival and label
         self._times = {"images": deque[float](maxlen=500), "labels": deque[float](maxlen=500)}
@@ -84,9 +87,14 @@ class ViewState:
                 self._latencies.append((now, latency_s))
 
     def event(self, event: ActionEvent) -> None:
-        """Keep an event; its end replaces its begin."""
+        """Keep an event; its end replaces its begin. Ids that start again are of another run, which ends all events."""
         with self._condition:
-            self._events[event.event_id] = event
+            if event.kind == BEGAN and event.event_id <= self._newest_id:
+                self._run += 1
+                self._events = {key: replace(kept, kind=ENDED) for key, kept in self._events.items()}
+                self._newest_id = 0
+            self._newest_id = max(self._newest_id, event.event_id)
+            self._events[self._run, event.event_id] = event
             while len(self._events) > EVENTS:
                 del self._events[next(iter(self._events))]
 
