@@ -41,17 +41,17 @@ build: .venv/.ready ros2_ws/install/.ready .venv/.ready_actrec ## build the mess
 
 # CMake's cache holds the folder of NumPy's headers, which another version of NumPy has elsewhere.
 ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
-	@echo "actrec: building the messages (output in ros2_ws/log/build.log)"
-	@mkdir -p ros2_ws/log && $(ENV) && cd ros2_ws && colcon build --cmake-clean-cache --packages-select actrec_msgs > log/build.log 2>&1 \
-		|| { tail -n 20 log/build.log >&2; exit 1; }
+	@mkdir -p ros2_ws/log && $(ENV) && . scripts/step.sh && step "building the messages" ros2_ws/log/build.log \
+		env -C ros2_ws colcon build --cmake-clean-cache --packages-select actrec_msgs
 	@touch $@
 
 .venv/.ready_actrec: .venv/.ready setup.py setup.cfg
-	@$(ENV) && python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(ENV) && . scripts/step.sh && step "installing actrec" .venv/install_actrec.log \
+		python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: build ## show the actions of a simulated person to the graph; compare the labels with them
-	@$(ENV) && actrec run --params config/demo.yaml --quiet
+	@$(ENV) && actrec run --params config/demo.yaml --quiet --image demo.jpg
 
 # Not --dist loadfile: with it xdist 3.8.0 hangs after a worker dies (pytest-xdist #1323).
 test: build ## run all tests, or some: ARGS="-k name"
@@ -71,7 +71,7 @@ workspace: .venv/.ready ## build the packages with colcon, as on a robot (then: 
 
 clean: ## remove build results, keep .venv
 	rm -rf build install log ros2_ws/build ros2_ws/install ros2_ws/log actrec.egg-info .venv/.ready_actrec
-	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache demo.jpg
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv

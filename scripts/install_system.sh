@@ -44,6 +44,10 @@ if [ "$(id -u)" -ne 0 ]; then
   fi
   sudo=sudo
 fi
-echo "actrec: installing ${missing[*]}"
-$sudo apt-get update -q
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+install_packages() {
+  $sudo apt-get update -q || return 1
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+. "$(dirname "${BASH_SOURCE[0]}")/step.sh"
+[ -z "$sudo" ] || sudo true # asks for the password before the output goes to the log
+step "installing ${missing[*]}" "${TMPDIR:-/tmp}/actrec_apt_$(id -u).log" install_packages

@@ -58,29 +58,15 @@ for name in "${files[@]}" $extras; do
   arguments+=(-r "requirements/$name.txt")
 done
 arguments+=(-c "requirements/constraints/$set.txt")
-log=.venv/install.log
-: > "$log"
-# Pip's output goes to the log; a terminal shows its newest step in one line.
-pip_install() {
-  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 | tee -a "$log" | show_step || {
-    tail -n 20 "$log" >&2
-    echo "actrec: pip has failed; all of its output is in $log" >&2
-    exit 1
-  }
-}
-show_step() {
-  while IFS= read -r line; do
-    [ ! -t 1 ] || printf '\r\033[K  %.76s' "${line#"${line%%[! ]*}"}"
+install_packages() {
+  local pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off) name
+  "${pip[@]}" "${arguments[@]}" || return 1
+  for name in $extras; do
+    [ ! -f "requirements/no_deps/$name.txt" ] || "${pip[@]}" --no-deps -r "requirements/no_deps/$name.txt" || return 1
   done
-  [ ! -t 1 ] || printf '\r\033[K'
 }
-echo "actrec: installing Python packages into .venv, which takes minutes (output in $log)"
-pip_install "${arguments[@]}"
-for name in $extras; do
-  if [ -f "requirements/no_deps/$name.txt" ]; then
-    pip_install --no-deps -r "requirements/no_deps/$name.txt"
-  fi
-done
+. scripts/step.sh
+step "installing Python packages" .venv/install.log install_packages || exit 1
 # List the installed extras of this and earlier calls for the Makefile.
 for name in $extras $(cat .venv/.extras 2>/dev/null || true); do echo "$name"; done | sort -u > .venv/.extras.new
 mv .venv/.extras.new .venv/.extras

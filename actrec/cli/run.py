@@ -3,13 +3,22 @@
 import argparse
 import importlib
 import json
+import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from actrec.cli import add_driver, interruptible, names
 from actrec.recognition.ground_truth import WAITING
 from actrec.types import UNKNOWN
-from actrec.utils.errors import DeviceError
+from actrec.utils.errors import ConfigError, DeviceError
+
+RIGHT = "right"
+
+EXPLANATION = """\
+performed: by the simulated people; recognized: the label, about 2 s after an action begins (–: none, or unknown)
+"""
 
 STARTUP_S = 30.0  # a graph that is interrupted earlier without a label has no fault
 
@@ -41,11 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
     add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
     add("--quiet", action="store_true", help="no figures of nodes, and of their log only warnings and errors")
+    image = "write an image (.jpg, .png) of each action that the simulated camera showed, with its label"
+    add("--image", metavar="FILE", help=image)
     add("--json", action="store_true", help="print the final figures as JSON, and nothing else")
     add("--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters")
 
 
-def plan(args: argparse.Namespace) -> Any:
+def plan(args: argparse.Namespace, on_images: Callable[[dict[str, Any]], None] | None = None) -> Any:
     """Return the `actrec_nodes.bringup.run.Plan` of the command line."""
     return importlib.import_module("actrec_nodes.bringup.run").plan(
         driver=args.driver,
@@ -61,14 +72,19 @@ def plan(args: argparse.Namespace) -> Any:
         log_level=args.log_level or ("warn" if args.quiet else None),
         ros_args=args.ros_args,
         on_label=None if args.json else Lines().show,
+        on_images=on_images,
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the graph; return 0 only if every node worked and labels came."""
+    image = Path(args.image).expanduser() if args.image else None
+    if image and (image.suffix.lower() not in (".jpg", ".jpeg", ".png") or not image.parent.is_dir()):
+        raise ConfigError(f"--image: '{image}' is no .jpg or .png file in an existing folder")
     with interruptible() as stopped:
         runner = importlib.import_module("actrec_nodes.bringup.run")
-        chosen = plan(args)
+        images: dict[str, Any] = {}
+        chosen = plan(args, images.update if image else None)
     if stopped.is_set():
         return 130
     graph = importlib.import_module("actrec_nodes.bringup.graph")
@@ -91,7 +107,32 @@ def run(args: argparse.Namespace) -> int:
     problem = runner.verdict(result)
     if problem:
         raise DeviceError(problem)
+    if image:
+        line = _write_image(image, images, result["performed"])
+        print(line, file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _write_image(path: Path, images: dict[str, Any], figures: dict[str, Any]) -> str:
+    """Write the image of each performed action with its label; return a line about the file."""
+    from actrec.visualization import contact_sheet
+    from actrec.visualization.overlay import Caption
+
+    tiles = []
+    for name, f in figures.get("actions", {}).items():
+        snapshot = next((each for action, each in images.items() if action.replace("_", " ").lower() == name), None)
+        if snapshot is None:
+            continue
+        label, confidence, delay, outcome = _outcome(name, f)
+        if label != "–":
+            snapshot.captions = {body.body_id: Caption(label, math.nan) for body in snapshot.bodies}
+        recognized = f"recognized: {label}".replace("–", "nothing")
+        details = "" if confidence == "–" else f" {confidence}, after {delay} s"
+        tiles.append(contact_sheet.Tile(snapshot, [f"performed: {name}", f"{recognized}{details}"], outcome == RIGHT))
+    if not tiles:
+        return "no image: none of a performed action came (only the driver simulated performs)"
+    contact_sheet.write(path, tiles)
+    return f"image: {path.resolve()}"
 
 
 class Lines:
@@ -111,6 +152,7 @@ class Lines:
             print(f"{line}{label:<24} {confidence:5.2f}", flush=True)
             return
         if not self._performed:
+            print(EXPLANATION)
             print(f"{'time':>10}  {'body':<10} {'performed':<18} {'recognized':<18} confidence")
         begins = performed not in (self._performed, WAITING)
         self._performed = performed
@@ -124,18 +166,37 @@ def performed_table(figures: dict[str, Any]) -> str:
     """Return what actors performed, and how it was labeled, as a Markdown table; empty if they performed nothing."""
     if not figures.get("actions"):
         return ""
-    lines = ["", "| performed | times | found | other labels | median delay, s |", "|---|---|---|---|---|"]
+    lines = ["", "| performed | recognized | confidence | delay, s | |", "|---|---|---|---|---|"]
     for name, f in figures["actions"].items():
-        others = _counts(f["other_labels"]) or "–"
-        delay = "–" if f["median_delay_s"] is None else f"{f['median_delay_s']:.1f}"
-        found = f["found"] if f["known"] else "not in the model"
-        lines.append(f"| {name} | {f['performed']} | {found} | {others} | {delay} |")
+        times = f" {f['performed']}×" if f["performed"] > 1 else ""
+        lines.append(f"| {' | '.join([name + times, *_outcome(name, f)])} |")
     false = figures["labels_while_waiting"]
     wrong = f"{sum(false.values())} wrong ({_counts(false)})" if false else "no label"
     known = [f for f in figures["actions"].values() if f["known"]]
     found, times = (sum(f[key] for f in known) for key in ("found", "performed"))
     waiting = f"{wrong} in {figures['waited_s']:.0f} s of waiting"
     return "\n".join([*lines, "", f"{found} of {times} actions found (delay from their start); {waiting}"])
+
+
+def _outcome(name: str, figures: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return the label of an action, its confidence, its delay in seconds, and whether it is right."""
+    found, times, others = figures["found"], figures["performed"], _counts(figures["other_labels"])
+    label = ", ".join(filter(None, [name if found else "", others])) or "–"
+    confidence, delay = (figures[f"median_{key}"] for key in ("confidence", "delay_s"))
+    if not figures["known"]:
+        outcome = "not in the model"
+    elif times > 1:
+        outcome = f"{found} of {times} {RIGHT}"
+    elif found:
+        outcome = f"{RIGHT}, not alone" if others else RIGHT
+    else:
+        outcome = "wrong" if others else "not found"
+    return (
+        label,
+        "–" if confidence is None else f"{confidence:.2f}",
+        "–" if delay is None else f"{delay:.1f}",
+        outcome,
+    )
 
 
 def _counts(labels: dict[str, int]) -> str:

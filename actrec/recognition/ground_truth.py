@@ -1,5 +1,6 @@
 """Comparison of labels with the actions that simulated actors perform: found or not, other labels, delay."""
 
+import math
 import statistics
 from collections import Counter, deque
 from collections.abc import Collection
@@ -13,7 +14,9 @@ TOLERANCE_S = 1.0
 
 WAITING = "waiting"
 
-_REST = ("", "idle", UNKNOWN)
+RESTING = ("", "idle", UNKNOWN)
+"""Names of no action."""
+
 _KEPT = 10_000  # newest actions, of a run without an end
 _LATEST_S = 60.0  # longest time from the start of an action to the labels that are compared with it
 
@@ -26,6 +29,7 @@ class _Performed:
     start_ns: int
     end_ns: int
     delay_s: float | None = None  # from its start to the first right label
+    confidence: float = math.nan  # of that label
     others: list[str] = field(default_factory=list)
 
 
@@ -48,14 +52,16 @@ class GroundTruth:
         action, before, first = _name(action), self._present.get(actor), not self._present
         if before is None or before.action != action or stamp_ns < before.start_ns:
             before = self._present[actor] = _Performed(action, stamp_ns, stamp_ns)
-            if action not in _REST:
+            if action not in RESTING:
                 self._performed.append(before)
         before.end_ns = stamp_ns
-        if not first and all(entry.action in _REST for entry in self._present.values()):
+        if not first and all(entry.action in RESTING for entry in self._present.values()):
             self._waited_ns += max(stamp_ns - self._newest_ns, 0)
         self._newest_ns = stamp_ns
 
-    def add_label(self, stamp_ns: int, body_id: str, label: str) -> tuple[str, bool | None]:
+    def add_label(
+        self, stamp_ns: int, body_id: str, label: str, confidence: float = math.nan
+    ) -> tuple[str, bool | None]:
         """Add a body's label.
 
         Returns:
@@ -81,7 +87,7 @@ class GroundTruth:
         right = next((entry for entry in near if entry.action == label), None)
         if right is not None:
             if right.delay_s is None:
-                right.delay_s = (stamp_ns - right.start_ns) / NANOSECONDS
+                right.delay_s, right.confidence = (stamp_ns - right.start_ns) / NANOSECONDS, confidence
         elif changed and near:
             near[0].others.append(label)
         elif changed:
@@ -105,6 +111,7 @@ class GroundTruth:
             entries = [entry for entry in self._performed if entry.action == action]
             whole = [entry for entry in entries if entry.delay_s is not None or entry.end_ns <= last_ns]
             delays = [entry.delay_s for entry in whole if entry.delay_s is not None]
+            confidences = [entry.confidence for entry in whole if not math.isnan(entry.confidence)]
             others = Counter(label for entry in whole for label in entry.others)
             if whole:
                 actions[action] = {
@@ -113,6 +120,7 @@ class GroundTruth:
                     "known": known is None or action in known,
                     "other_labels": dict(others.most_common()),
                     "median_delay_s": round(statistics.median(delays), 2) if delays else None,
+                    "median_confidence": round(statistics.median(confidences), 2) if confidences else None,
                 }
         waited_s = round(self._waited_ns / NANOSECONDS, 1)
         return {"actions": actions, "waited_s": waited_s, "labels_while_waiting": dict(self._false.most_common())}

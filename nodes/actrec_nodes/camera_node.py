@@ -36,12 +36,14 @@ class FlowControl:
 
     The answer to an image is a skeletons message of its stamp or a later one. The answer to joints is a label, one
     every `interval_s` of the recognizer; also to images if no node publishes skeletons. Without either publisher
-    there is no limit. An unanswered frame (a node dropped it, or died) delays the source for `patience_s` only, and the
-    discovery of a publisher of answers delays the first frame for `discovery_s`.
+    there is no limit. An unanswered frame (a node dropped it, or died) delays the source for `patience_s` only, the
+    first one for `first_s`, because a network's first inference is slow; and the discovery of a publisher of answers
+    delays the first frame for `discovery_s`.
     """
 
-    def __init__(self, node: ActrecNode[Any], patience_s: float = 1.0, discovery_s: float = 1.0):
+    def __init__(self, node: ActrecNode[Any], patience_s: float = 1.0, discovery_s: float = 1.0, first_s: float = 10.0):
         self._node, self._patience_s, self._discovery_s = node, patience_s, discovery_s
+        self._first_s, self._lost = max(first_s, patience_s), 0
         self._answered = threading.Condition()
         self._newest_ns: dict[str, int] = {}
         self._sent: list[int] = []
@@ -65,7 +67,7 @@ class FlowControl:
         self._sent.append(stamp_ns)
 
     def wait(self, ahead: int, joints_alone: bool) -> bool:
-        """Block until at most `ahead` frames are unanswered; return False after `patience_s`.
+        """Block until at most `ahead` frames are unanswered; return False if that fails twice in a row.
 
         If the source has `joints_alone`, it publishes `skeletons` itself, and only labels are answers.
         """
@@ -74,10 +76,12 @@ class FlowControl:
             self._sent.clear()
             return True
         with self._answered:
-            done = self._answered.wait_for(lambda: self._closed or self._unanswered(topic) <= ahead, self._patience_s)
+            patience_s = self._patience_s if self._newest_ns or self._lost else self._first_s
+            done = self._answered.wait_for(lambda: self._closed or self._unanswered(topic) <= ahead, patience_s)
+        self._lost = 0 if done else self._lost + 1
         if not done:
             self._sent.clear()  # do not wait for the same lost frames again
-        return done
+        return self._lost < 2
 
     def _unanswered(self, topic: str) -> int:
         newest = self._newest_ns.get(topic, -1)

@@ -75,6 +75,8 @@ def test_make_venv_shows_output_of_pip_only_if_it_fails(project: Path, status: i
     assert result.returncode == status, result.stderr
     output = result.stdout + result.stderr
     assert len(output.splitlines()) == lines, output
-    failure = "Collecting numpy\nactrec: pip has failed; all of its output is in .venv/install.log"
+    failure = (
+        "Collecting numpy\nactrec: installing Python packages has failed; all of its output is in .venv/install.log"
+    )
     assert (failure in output) == bool(status)
     assert (project / ".venv/install.log").read_text().startswith("Collecting numpy")

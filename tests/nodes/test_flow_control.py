@@ -56,7 +56,7 @@ def start_replay(add, host, recording, **parameters):
 
 def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recording, monkeypatch):
     # Long timeouts, which a loaded machine does not reach.
-    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
+    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0, 60.0))
     recognizer = SlowRecognizer(peer)
     recognizer.gate.set()
     peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
@@ -67,7 +67,7 @@ def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recor
 
 
 def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, peer, recording, monkeypatch):
-    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
+    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0, 0.02))
     recognizer = SlowRecognizer(peer)  # publishes no label
     peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     node = start_replay(add, host, recording, joints_ahead=30)
@@ -78,7 +78,7 @@ def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, peer,
 
 def test_flow_control_skeletons_answer_images(add, host, peer, tmp_path, monkeypatch):
     """A video waits for skeletons, not for the rarer labels."""
-    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
+    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0, 60.0))
     for k in range(20):
         cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))
         cv2.imwrite(str(tmp_path / f"{k:04d}_depth.png"), np.full((48, 64), 2000, np.uint16))

@@ -44,7 +44,10 @@ def test_monitor_shows_what_is_performed_beside_the_labels(
     for frame, (action, label) in enumerate(zip(acted, labels, strict=True)):
         monitor._true_label(ActionLabel(header=conversions.header(frame * 10**9, "camera"), body_id="a", label=action))
         receive(monitor, frame, "body_1", label)
-    assert capsys.readouterr().out.splitlines() == [
+    explanation, *lines = capsys.readouterr().out.splitlines()
+    assert explanation.startswith("performed: by the simulated people")
+    assert lines == [
+        "",
         "      time  body       performed          recognized         confidence",
         "     2.0 s  body_1     sit down           –",
         "     3.0 s  body_1     sit down           sit down            0.50  right",
@@ -52,10 +55,10 @@ def test_monitor_shows_what_is_performed_beside_the_labels(
         "     7.0 s  body_1     bow                wave                0.50  still",
     ]
     assert run_command.performed_table(monitor.truth.figures(["Sit_Down", "wave"])).splitlines()[3:] == [
-        "| sit down | 1 | 1 | – | 1.0 |",
+        "| sit down | sit down | 0.50 | 1.0 | right |",
         "",
         "1 of 1 actions found (delay from their start); 1 wrong (wave) in 3 s of waiting",
     ]
-    assert "| sit down | 1 | not in the model | – | 1.0 |" in run_command.performed_table(
+    assert "| sit down | sit down | 0.50 | 1.0 | not in the model |" in run_command.performed_table(
         monitor.truth.figures(["bow"])
     )

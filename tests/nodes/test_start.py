@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
+
+from actrec.visualization.contact_sheet import TILE_PX
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 
@@ -21,12 +24,14 @@ def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "--with", "hand,face,scene_flow"]], ids=["one", "each"])
-def test_run_normal_start_and_stop_log_no_warning(root: Path, processes: list[str]) -> None:
-    with start(root, *processes, "--duration", "20") as process:
+def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, processes: list[str]) -> None:
+    image = tmp_path / "sheet.png"
+    with start(root, *processes, "--duration", "20", "--image", str(image)) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert [line for line in output.splitlines() if ALARM.search(line)] == []
-    assert "wave" in output, "labels came"
+    assert "| wave | " in output and output.splitlines()[-1] == f"image: {image}"
+    assert cv2.imread(str(image)).shape[1] % TILE_PX == 0
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]], ids=["one", "each"])

@@ -29,8 +29,10 @@ from actrec.inference import zoo
 from actrec.recognition.ground_truth import GroundTruth
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
+from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
+from actrec_nodes.bringup.performances import PerformanceImages
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros, uninterrupted
 from actrec_nodes.common import conversions, parameter_files, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, percentiles_ms
@@ -68,6 +70,7 @@ class Plan:
         on_label: Called when a body's label changes, or what actors perform at its stamp; None for nothing.
         spare: Nodes that are started when one of their topics has a subscriber.
         model: The recognizer's model; empty if the recognizer is not among `specs`.
+        on_images: Called at the end with an image of each action that actors performed, by name; None for nothing.
     """
 
     specs: list[NodeSpec]
@@ -78,6 +81,7 @@ class Plan:
     on_label: "Callable[[Change], None] | None" = None
     spare: list[NodeSpec] = field(default_factory=list)
     model: str = ""
+    on_images: "Callable[[dict[str, Snapshot]], None] | None" = None
 
 
 def plan(
@@ -205,7 +209,7 @@ class GraphMonitor(Node):
             self.labels += 1
             if 0 <= latency < PLAUSIBLE_LATENCY_S:
                 self.latencies.append((stamp, latency))
-            performed, right = self.truth.add_label(stamp, message.body_id, message.label)
+            performed, right = self.truth.add_label(stamp, message.body_id, message.label, message.confidence)
         before = self._last.pop(message.body_id, ("", ""))
         self._last[message.body_id] = message.label, performed  # the newest come last
         if len(self._last) > BODIES:  # ids are never used twice
@@ -253,6 +257,9 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
         on_label = chosen.on_label or (lambda *_: None)
         monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
         host.add(monitor)
+        images = PerformanceImages(context=context) if chosen.on_images is not None else None
+        if images is not None:
+            host.add(images)
         runner = _in_processes if chosen.processes else _in_this_process
         with runner(chosen, context, host) as running:
             if running is None:
@@ -268,6 +275,8 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
             seconds = time.monotonic() - began
             used = running.usage()
             nodes = running.finish(monitor)
+        if images is not None and chosen.on_images is not None:
+            chosen.on_images(images.snapshots())
         return {
             "nodes": nodes,
             "labels": monitor.labels,

@@ -45,7 +45,8 @@ def test_figures_labels_within_a_second_of_their_action_are_right(performed, lab
 def test_figures_delay_is_the_median_from_the_starts() -> None:
     figures = play(".ww....www.....wwww..", "..w......w........w..").figures()
     assert figures["actions"]["wave"] == {
-        "performed": 3, "found": 3, "known": True, "other_labels": {}, "median_delay_s": 1.0
+        "performed": 3, "found": 3, "known": True, "other_labels": {}, "median_delay_s": 1.0,
+        "median_confidence": None,
     }  # fmt: skip
     assert figures["waited_s"] == 5.5
 
