@@ -155,7 +155,7 @@ class ViewState:
         return {
             "number": self._number,
             "source": self._source,
-            "stamp": None if snapshot is None else snapshot.stamp_ns / NANOSECONDS,
+            "stamp": self._newest_ns() / NANOSECONDS,
             "age_s": round(age, 2) if math.isfinite(age) else None,
             "stale": self._closed or age > STALE_S,
             "closed": self._closed,
@@ -184,6 +184,11 @@ class ViewState:
                 "latency_ms": round(1e3 * float(np.median(latencies)), 1) if latencies else None,
             },
         }
+
+    def _newest_ns(self) -> int:
+        """Return the newest stamp of images and of this run's events, which also come while no browser shows images."""
+        stamps = [event.stamp_ns for (run, _), event in self._events.items() if run == self._run]
+        return max([*stamps, self._snapshot.stamp_ns if self._snapshot is not None else 0])
 
     def _person(self, body: Body, snapshot: Snapshot) -> dict[str, Any]:
         """Return a person with the newest label, which comes after the image that it was drawn on."""

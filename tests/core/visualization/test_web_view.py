@@ -46,8 +46,8 @@ def snapshot(number=0, label=LABEL, people=1, stamp_ns=5_000_000_000):
 
 
 def event(event_id=1, kind="began", label=LABEL):
-    nan = (float("nan"),) * 3
-    return ActionEvent(event_id, kind, "body_1", label, 3, 0.93, 3_000_000_000, 4_500_000_000, 0, nan, "tiny")
+    times, nan = (3_000_000_000, 4_500_000_000, 4_600_000_000), (float("nan"),) * 3
+    return ActionEvent(event_id, kind, "body_1", label, 3, 0.93, *times, nan, "tiny")
 
 
 @pytest.fixture
@@ -121,6 +121,7 @@ def test_update_4k_image_is_reduced(view):
 def test_update_ended_event_replaces_its_begin_and_old_ones_are_dropped(view):
     view.event(event())
     view.event(event(kind="ended"))
+    assert update(view)[0]["stamp"] == 4.6, "events come without images too"
     assert [each["kind"] for each in update(view)[0]["events"]] == ["ended"]
     view.event(event(2))
     view.event(event(1, label="wave"))
