@@ -144,6 +144,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._loader.shutdown(wait=True, cancel_futures=True)
         super().close()
 
+    def answer_clients(self) -> None:
+        """Abort the goals of clients."""
+        self._waits.end()
+
     def destroy_node(self) -> None:
         """Destroy the action server, which rclpy keeps, and the node."""
         self._waits.destroy()

@@ -39,8 +39,8 @@ from actrec_nodes.common.subscriptions import Subscription, type_name, why_silen
 
 GRAPH_TOPICS = (
     topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
-    topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT, topics.TRUE_ACTION_LABEL,
-    topics.UP, topics.MEASURED_UP,
+    topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT, topics.ACTION_EVENTS,
+    topics.TRUE_ACTION_LABEL, topics.UP, topics.MEASURED_UP,
 )  # fmt: skip
 """The topics recorded by default: all but scene flow, which is 110 MB/s."""
 

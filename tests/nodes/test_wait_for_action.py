@@ -12,11 +12,15 @@ from actrec_msgs.action import WaitForAction
 from builtin_interfaces.msg import Duration, Time
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
 from actrec.inference import package
+from actrec_nodes.bringup.processes import Host
 from actrec_nodes.common import topics
 from actrec_nodes.common.subscriptions import rivals
+from actrec_nodes.recognizer_node import RecognizerNode
+from tests.nodes.conftest import Peer
 from tests.nodes.recognizer_graph import TIMEOUT_S, Graph, Make, body, stamp
 from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
 
@@ -212,6 +216,17 @@ def test_wait_for_action_is_aborted_when_the_node_is_deactivated(graph: Graph, c
     wait = Wait(client)
     act(graph, 0, 30, 1.0)
     assert wait.result()[0] == SUCCEEDED
+
+
+def test_wait_for_action_is_aborted_when_the_graph_ends(context: Any, peer: Peer, tiny: str) -> None:
+    client = ActionClient(peer, WaitForAction, "recognizer_node/wait_for_action")
+    with Host(context) as graph:
+        graph.add(RecognizerNode(context=context, parameter_overrides=[Parameter("model", value=tiny)]))
+        assert graph.start() is None and client.wait_for_server(TIMEOUT_S)
+        waits = [Wait(client), Wait(client, labels=["left"])]
+    for wait in waits:
+        assert wait.result() == (ABORTED, R.INACTIVE, "recognizer_node ends", "")
+    client.destroy()
 
 
 def test_wait_for_action_goes_on_if_the_new_model_knows_the_label(

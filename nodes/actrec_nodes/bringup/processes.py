@@ -206,6 +206,8 @@ class Host(contextlib.AbstractContextManager["Host", None]):
 
     def stop(self) -> None:
         """Stop spinning, then deactivate and destroy the nodes, the last added first. Safe to call twice."""
+        for lifecycle_node in self.nodes:
+            lifecycle_node.answer_clients()
         self._stopping.set()
         for _, executor, thread in self._spun:
             # A task, not a shutdown, ends the executor's wait: a callback may still need its executor.

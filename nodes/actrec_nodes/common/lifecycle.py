@@ -107,6 +107,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def follow_subscribers(self, _: Any = None) -> None:
         """React to a subscriber of an output that came or went; called by the middleware, but not in Humble."""
 
+    def answer_clients(self) -> None:
+        """Answer the clients that wait for a result, while the node still spins: its process ends next."""
+
     def wait_idle(self, timeout_s: float) -> bool:
         """Block until every received input is processed; return False after `timeout_s`."""
         worker = self._worker

@@ -15,6 +15,9 @@ from rclpy.task import Future
 from actrec.recognition import ActionEvent
 from actrec_nodes.common.lifecycle import ActrecNode
 
+ROUNDS, ROUND_S = 3, 0.5
+"""Tasks of the executor until a result is sent: the goal ends, rclpy takes its result, and sends it. Time for each."""
+
 Result, Feedback = WaitForAction.Result, WaitForAction.Feedback
 
 
@@ -71,11 +74,27 @@ class WaitForActionServer:
 
     def stop(self) -> None:
         """Abort all goals."""
+        self._abort("was deactivated during the wait")
+
+    def end(self) -> None:
+        """Abort all goals, and wait until their clients have been answered; call it while another thread spins."""
+        executor = self._node.executor
+        if not self._abort("ends") or executor is None:
+            return
+        for _ in range(ROUNDS):
+            done = threading.Event()
+            executor.create_task(done.set)
+            if not done.wait(ROUND_S):
+                return
+
+    def _abort(self, why: str) -> bool:
+        """Abort all goals, and return whether there were any."""
         with self._lock:
             self._is_active = False
             goals = list(self._goals.values())
         for goal in goals:
-            self._later(goal, Result.INACTIVE, f"{self._node.get_name()} was deactivated during the wait")
+            self._later(goal, Result.INACTIVE, f"{self._node.get_name()} {why}")
+        return bool(goals)
 
     def destroy(self) -> None:
         """Remove the server from the node."""

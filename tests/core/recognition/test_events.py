@@ -226,6 +226,23 @@ def test_events_recognizer_reports_each_body(session: Session) -> None:
     assert recognizer.events() == []
 
 
+def test_events_labels_have_the_place_and_the_time_since_the_event_started(session: Session) -> None:
+    recognizer = ActionRecognizer(session, labels="events", interval_s=0.0)
+    began: list[ActionEvent] = []
+    for frame in range(40):
+        joints = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
+        recognizer.add_skeletons(ns(frame / 10), [Body("body_1", "kinect_v2_25", person_at(-1.0), *joints)])
+        (label,) = recognizer.predict()
+        began += recognizer.events()
+        start_ns = began[0].start_ns if began else 0
+        assert label.label == ("left" if began else "unknown")
+        assert label.duration_s == pytest.approx((label.stamp_ns - start_ns) / NANOSECONDS)
+        assert label.position == pytest.approx(np.median(person_at(-1.0), axis=0), abs=1e-6)
+    assert len(began) == 1
+    (present,) = recognizer.present_events
+    assert present.event_id == began[0].event_id and present.confidence > began[0].confidence
+
+
 @pytest.mark.parametrize(("x", "is_same"), [(-1.1, True), (-2.0, False)])
 def test_events_go_on_if_the_body_id_changes(session: Session, x: float, is_same: bool) -> None:
     recognizer = ActionRecognizer(session)
