@@ -227,7 +227,7 @@ class Chromium:
             "--hide-scrollbars",
             "--remote-debugging-pipe",
         ]
-        command += [f"--user-data-dir={folder}", "--window-size=1200,800", url]
+        command += ["--disable-dev-shm-usage", f"--user-data-dir={folder}", "--window-size=1200,800", url]
         script = f'exec "$@" 3<&{read} 4>&{write}'
         null = subprocess.DEVNULL
         command = ["bash", "-c", script, "-", *command]
