@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.perception.gravity import GravityConfig, GravityEstimator
-from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links
+from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links, with_less_lean
 from actrec.perception.networks import NetworkConfig
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.layouts import CANONICAL, convert
@@ -237,7 +237,8 @@ class BodyPerception(_Perception):
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)
         image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
-        lifted = lift(*image, radii, links, self._lifting)
+        alone = with_less_lean(found.world, found.layout, frame.up)
+        lifted = lift(*image, radii, links, self._lifting, alone)
         self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
         positions, scores = convert(lifted.positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)

@@ -24,7 +24,7 @@ from actrec.types import Body, RgbdFrame
 from actrec.utils import folders, gravity
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Increase it when the estimator returns other joints for the same images."""
 
 _CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids", "up")

@@ -320,11 +320,12 @@ def _turned(clip: Clip, angle: float) -> Clip:
     return replace(clip, bodies=bodies.astype(np.float32))
 
 
-def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> Clip | None:
+def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
     The seed determines room and noise. The clip holds `up` of its camera, which is the recording's; or, if `varied`, a
-    camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`.
+    camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`. Without
+    `has_depth`, the estimator gets the color image alone.
     """
     mount = None
     if varied:
@@ -335,7 +336,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False) -> C
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(BodyPerception()) as perception:
         for frame in frames(clip, seed, fps, mount):
-            if bodies := perception.process(frame):
+            if bodies := perception.process(frame if has_depth else replace(frame, depth=None)):
                 found[frame.stamp_ns] = bodies[0].positions
     if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
         return None
@@ -399,11 +400,16 @@ def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool = True, f
 
 
 def estimate_all(
-    parts: Sequence[ClipDataset], every: int, fps: float, workers: int, varied: bool = False
+    parts: Sequence[ClipDataset],
+    every: int,
+    fps: float,
+    workers: int,
+    varied: bool = False,
+    has_depth: bool = True,
 ) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
 
-    `varied` as for `estimate`; for hands, the cameras of `HAND_MOUNTINGS` in turn instead of a level one.
+    `varied` and `has_depth` as for `estimate`; for varied hands, the cameras of `HAND_MOUNTINGS` in turn.
 
     Raises:
         ConfigError: The clips show neither bodies nor right hands.
@@ -411,7 +417,7 @@ def estimate_all(
     if (layout := parts[0].layout) not in (CANONICAL, HAND_22.name):
         raise ConfigError(f"only {CANONICAL} and {HAND_22.name} can be rendered, but these clips hold {layout}")
     chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
-    tasks = ((_loaded(clips[index]), seed, fps, varied) for seed, (clips, index) in enumerate(chosen))
+    tasks = ((_loaded(clips[index]), seed, fps, varied, has_depth) for seed, (clips, index) in enumerate(chosen))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         results = list(tqdm(pool.imap(_task, tasks), total=len(chosen), unit="clip"))
     skipped = [f"{clips.names[index]} skipped: {result}" for (clips, index), result in zip(chosen, results, strict=True)
@@ -427,14 +433,14 @@ def _loaded(clip: Clip) -> Clip:
     return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
 
 
-def _task(arguments: tuple[Clip, int, float, bool]) -> Clip | str:
+def _task(arguments: tuple[Clip, int, float, bool, bool]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
-    clip, seed, fps, varied = arguments
+    clip, seed, fps, varied, has_depth = arguments
     try:
         if clip.bodies.shape[2] == len(HAND_22):
             roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
             return estimate_hand(clip, roll, pitch, fps=fps) or "its hand is found in less than two frames"
-        return estimate(clip, seed, fps, varied) or "half of its frames have no body"
+        return estimate(clip, seed, fps, varied, has_depth) or "half of its frames have no body"
     except ActrecError as error:
         return str(error)
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from actrec.perception.lifting import joint_radii, lift, limb_links
+from actrec.perception.lifting import joint_radii, lift, limb_links, with_less_lean
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 from actrec.types import Intrinsics
+from actrec.utils import gravity
 from actrec.utils.camera_model import project, rays
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import fit_similarity, fit_translation, rotation
@@ -264,3 +265,22 @@ def test_similarity_outliers_or_few_points_fits():
     spoiled[3:] = np.nan
     assert np.isfinite(fit_similarity(source, spoiled, np.ones(33), 0.35)).all()
     np.testing.assert_array_equal(fit_similarity(source, np.full((33, 3), np.nan), np.ones(33), 0.35), source)
+
+
+def test_with_less_lean_upright_person_is_straightened_and_a_bow_remains():
+    above = np.flatnonzero(standing()[:, 1] < -0.3)  # shoulders and head
+    for lean, least, most in ((12, 0.0, 0.25), (75, 0.85, 1.0)):
+        shape = standing()
+        shape[above] = shape[above] @ rotation(0, np.radians(lean)).T  # toward the camera
+        found = with_less_lean(shape.astype(np.float32), "mediapipe_33", None)
+        assert shape[J["shoulder_left"], 2] < -0.09
+        assert least < found[J["shoulder_left"], 2] / shape[J["shoulder_left"], 2] < most
+        np.testing.assert_allclose(found[:, :2], shape[:, :2], atol=1e-6)
+        np.testing.assert_allclose(found[J["knee_left"]], shape[J["knee_left"]], atol=1e-6)
+
+
+def test_with_less_lean_of_a_pitched_camera_refers_to_gravity():
+    up = gravity.up_from_angles(0, 25)
+    upright = (standing() @ gravity.level_rotation(up)).astype(np.float32)  # as the camera sees the person
+    np.testing.assert_allclose(with_less_lean(upright, "mediapipe_33", up), upright, atol=0.01)
+    assert np.abs(with_less_lean(upright, "mediapipe_33", None) - upright).max() > 0.05
