@@ -14,10 +14,12 @@ DRIVERS = Registry(
         "azure_kinect": "actrec.cameras.azure_kinect.camera:AzureKinectCamera",
         "simulated": "actrec.cameras.simulated:SimulatedCamera",
         "replay": "actrec.cameras.replay:ReplayCamera",
+        "webcam": "actrec.cameras.webcam:WebcamCamera",
     },
     install={
         "rosbags": "pip install rosbags",
         "av": "pip install av",
+        "cv2": "pip install opencv-contrib-python",
         "numba": "pip install numba",
         "pyrealsense2": "pip install pyrealsense2 (it needs libusb: sudo apt-get install libusb-1.0-0)",
         "pykinect_azure": "pip install --no-deps pykinect-azure (its opencv-python conflicts with ours)",

@@ -41,6 +41,7 @@ class Camera(ABC):
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
         skipped: Frames dropped since opening because the reader was late; 0 if the driver cannot count them.
+        has_depth: Whether frames may have depth; false for a source of color alone.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
         serial: Serial number of the device, once open; empty if it has none.
         live: Whether a broken stream is opened again; false for a recording, which would start over.
@@ -49,6 +50,7 @@ class Camera(ABC):
     config_class: ClassVar[type]
     config: Any
     live: bool = True
+    has_depth: bool = True
     skipped: int = 0
     paced: bool = True
     serial: str = ""

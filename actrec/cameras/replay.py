@@ -1,5 +1,6 @@
 """Camera driver that plays recordings: bags, folders of images, videos, skeleton files."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -8,10 +9,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from actrec.cameras.base import Camera, Pace
-from actrec.recordings import FORMATS, Recording, RecordingConfig, open_recording
+from actrec.recordings import FORMATS, Recording, RecordingConfig, detect_format, open_recording
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.config import build, setting
-from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, EndOfStream, InputError
 
 FRAMES_AHEAD = 4
 
@@ -140,6 +141,9 @@ class ReplayCamera(Camera):
         self.paced = self.config.rate > 0
         if not self.config.path:
             raise ConfigError("the replay driver needs a recording: set its option path")
+        with contextlib.suppress(ActrecError):  # raised by `open`
+            kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
+            self.has_depth = kind != "video" and self.config.depth_topic != "none"
         self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)
 

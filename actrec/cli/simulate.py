@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if args.preview:
             from actrec.recordings.video import PreviewWriter
 
-            writers.append(PreviewWriter(Path(args.preview), camera.config.fps))
+            writers.append(PreviewWriter(Path(args.preview)))
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:

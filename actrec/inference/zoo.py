@@ -11,6 +11,9 @@ from actrec.utils.errors import PackageError
 
 VARIABLE = "ACTREC_MODELS"
 
+DEFAULT = "joint_tcn_everyday"
+"""Name of the shipped package that is used if none is given."""
+
 
 @dataclass(frozen=True)
 class InstalledPackage:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.calibration_files import from_hfov, from_yaml
+from actrec.utils.calibration_files import TYPICAL_FOV_DEG, from_fov, from_hfov, from_yaml
 from actrec.utils.camera_model import make_intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -68,6 +68,8 @@ class RecordingConfig:
     depth_scale: float = setting(0.0, "Length of one unit of a depth image", unit="m", range=(0.0, 1000.0))
     fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 uses the default of its format", unit="Hz",
                          range=(0.0, 1000.0))  # fmt: skip
+    max_edge: int = setting(0, "Longest edge of a video's images, to which larger ones are scaled; 0: as recorded",
+                            unit="px", range=(0, 16384))  # fmt: skip
     sequence: str = setting("", "Sequence of a file with several: its name, or, in quotes, its index from 0")
     mirror: str = setting("auto", "Flip mirrored images back; 'auto' flips NTU RGB+D videos only",
                           choices=("auto", "yes", "no"))  # fmt: skip
@@ -185,11 +187,12 @@ def skeleton_format(path: Path) -> str | None:
 
 
 def resolve_intrinsics(
-    path: Path, config: RecordingConfig, width: int, height: int, folder: Path | None = None
+    path: Path, config: RecordingConfig, width: int, height: int, folder: Path | None = None, estimate: bool = False
 ) -> Intrinsics:
     """Return the intrinsics of width×height images of the recording at `path`.
 
-    In order of precedence: the option `intrinsics`, `intrinsics.yaml` in `folder`, the option `hfov_deg`.
+    In order of precedence: the option `intrinsics`, `intrinsics.yaml` in `folder`, the option `hfov_deg`. With
+    `estimate`, for images without depth, a typical field of view is assumed otherwise, with a warning.
 
     Raises:
         ConfigError: The option is neither four numbers nor a file.
@@ -211,6 +214,10 @@ def resolve_intrinsics(
     elif config.hfov_deg > 0:
         log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
         camera = from_hfov(width, height, config.hfov_deg)
+    elif estimate:
+        text = "'%s': assuming a field of view of %g degrees along the longer edge, by which distances are estimated"
+        log.warning(f"{text}; set hfov_deg or intrinsics if you know them", path, TYPICAL_FOV_DEG)
+        camera = from_fov(width, height, TYPICAL_FOV_DEG)
     else:
         raise InputError(f"'{path}' has no intrinsics: {INTRINSICS_REMEDY}")
     if (camera.width, camera.height) != (width, height):

@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ NTU_HFOV_DEG = 84.1
 _AVI_FORMAT = "avi"
 _TRUNCATED_S = 1.0  # a file is truncated if its frames end earlier than stated by more; sound may last a little longer
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
+_ENCODERS = ("libx264", "libopenh264")  # of H.264, which browsers play
+_TICK_S = Fraction(1, 30000)  # fits 24, 25, 29.97, 30, 50 and 60 Hz; MPEG-4 allows at most 65,535 ticks a second
 _PREVIEW_RANGE = 6.0  # m, from red to blue
 
 
@@ -110,15 +113,21 @@ def _quarter_turns(frame: Any) -> int:
     return round(frame.rotation / 90) % 4
 
 
+def scaled_size(width: int, height: int, edge: int) -> tuple[int, int]:
+    """Return width and height of an image scaled to this longest edge, in its aspect within half a pixel."""
+    ratio = edge / max(width, height)
+    return max(round(width * ratio), 1), max(round(height * ratio), 1)
+
+
 class VideoRecording(Recording):
     """Playback of a video file; `fps` replaces its stamps.
 
-    An NTU RGB+D `_rgb.avi` is mirrored, so it is flipped back, and its field of view is known. Any other video needs
-    the option intrinsics or `hfov_deg`.
+    An NTU RGB+D `_rgb.avi` is mirrored, so it is flipped back, and its field of view is known. For any other video
+    without the option `intrinsics` or `hfov_deg`, a typical field of view is assumed, with a warning.
 
     Raises:
         DeviceError: The file does not exist.
-        InputError: It is not a video, or its intrinsics are unknown.
+        InputError: It is not a video.
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
@@ -140,7 +149,11 @@ class VideoRecording(Recording):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
             self.intrinsics = from_hfov(width, height, NTU_HFOV_DEG)
         else:
-            self.intrinsics = resolve_intrinsics(self.path, config, width, height)
+            self.intrinsics = resolve_intrinsics(self.path, config, width, height, estimate=True)
+        edge = config.max_edge
+        self._size = None if not 0 < edge < max(width, height) else scaled_size(width, height, edge)
+        if self._size is not None:
+            self.intrinsics = self.intrinsics.resized(*self._size)
         log.warning("'%s' is %s", self.path, source)
 
     def _measured_duration(self) -> float:
@@ -156,7 +169,7 @@ class VideoRecording(Recording):
             seconds, last_duration = 0.0, 0.0
             for seconds, frame in self._timed_frames(container, start_s):
                 if seconds >= start_s - 1e-6:
-                    image = to_rgb(frame, self._mirror)
+                    image = to_rgb(frame, self._mirror, self._size)
                     yield RgbdFrame(round(seconds * NANOSECONDS), image, None, self.intrinsics)
                 # The last frame of a slow camera may be displayed long. Older PyAV has no duration.
                 duration = getattr(frame, "duration", None)
@@ -213,6 +226,63 @@ def _stated_duration(container: Any) -> float:
     return max((container.duration or 0) - max(container.start_time or 0, 0), 0) / av.time_base
 
 
+class VideoWriter:
+    """Writer of a video of stamped images: H.264 if the FFmpeg of PyAV can encode it, else MPEG-4.
+
+    Attributes:
+        codec: Name of the encoder; empty before the first image.
+
+    Raises:
+        DeviceError: The file cannot be written; `write` and `close` raise it too.
+    """
+
+    def __init__(self, file: Path):
+        remedy = "choose another file such as preview.mp4 or free disk space"
+        self._write_errors = functools.partial(write_errors, file, ValueError, av.error.FFmpegError, remedy=remedy)
+        with self._write_errors():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._container: Any = av.open(str(file), "w")
+            file.open("ab").close()  # fail early: PyAV opens the file only with the first packet
+        self._stream: Any = None
+        self._first_ns, self._last_tick = 0, -1
+        self.codec = ""
+
+    def write(self, image: np.ndarray, stamp_ns: int) -> None:
+        """Append an image [H, W, 3] uint8 RGB at its stamp; a stamp that does not increase counts as a little later.
+
+        The size of the first image is the video's; an odd edge is cut by one pixel.
+        """
+        if self._stream is None:
+            self._add_stream(image.shape[1] & ~1, image.shape[0] & ~1)
+            self._first_ns = stamp_ns
+        tick = max(round((stamp_ns - self._first_ns) / NANOSECONDS / _TICK_S), self._last_tick + 1)
+        self._last_tick = tick
+        even = image[: self._stream.height, : self._stream.width]
+        video = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        video.pts, video.time_base = tick, _TICK_S
+        with self._write_errors():
+            self._container.mux(self._stream.encode(video))
+
+    def close(self) -> None:
+        """Finish the file; safe to call twice."""
+        container, self._container = self._container, None
+        if container is not None:
+            with self._write_errors():
+                if self._stream is not None:
+                    container.mux(self._stream.encode())
+                container.close()
+
+    def _add_stream(self, width: int, height: int) -> None:
+        self.codec = next((name for name in _ENCODERS if name in av.codecs_available), "mpeg4")
+        options = {"preset": "veryfast"} if self.codec == "libx264" else {}
+        with self._write_errors():
+            self._stream = self._container.add_stream(self.codec, rate=30, options=options)
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.codec_context.time_base = _TICK_S
+            if self.codec == "mpeg4":  # its default of 0.2 Mbit/s suits stamps
+                self._stream.bit_rate = 4 * width * height
+
+
 class PreviewWriter:
     """Writer of a video: color on the left, depth on the right.
 
@@ -220,15 +290,8 @@ class PreviewWriter:
         DeviceError: The file cannot be written; `add` and `close` raise it too.
     """
 
-    def __init__(self, file: Path, fps: float):
-        remedy = "choose another file such as preview.mp4 or free disk space"
-        self._write_errors = functools.partial(write_errors, file, ValueError, av.error.FFmpegError, remedy=remedy)
-        with self._write_errors():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(file), "w")
-            file.open("ab").close()  # fail early: PyAV opens the file only with the first packet
-        self._fps = round(fps)
-        self._stream: Any = None
+    def __init__(self, file: Path):
+        self._writer = VideoWriter(file)
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
         """Append one frame; the labels of its bodies are not used."""
@@ -236,18 +299,8 @@ class PreviewWriter:
         gray = np.nan_to_num(frame.depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
         depth = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
         depth[np.isnan(frame.depth)] = 0
-        image = np.hstack([frame.color, depth])
-        height, width = image.shape[0] & ~1, image.shape[1] & ~1
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
-            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        video = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
-        with self._write_errors():
-            self._container.mux(self._stream.encode(video))
+        self._writer.write(np.hstack([frame.color, depth]), frame.stamp_ns)
 
     def close(self) -> None:
         """Finish the file."""
-        with self._write_errors():
-            if self._stream is not None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
+        self._writer.close()

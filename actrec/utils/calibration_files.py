@@ -25,6 +25,9 @@ COLOR, DEPTH, MOUNT = "color", "depth", "mount"
 
 _ASPECT_TOLERANCE = 0.005
 
+TYPICAL_FOV_DEG = 65.0
+"""Field of view along the longer edge, of which most webcams and telephones have 60 to 75°."""
+
 _CHECKOUT_FOLDER = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
 
 
@@ -73,6 +76,13 @@ class CameraFiles:
 def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
     """Return intrinsics with square pixels and a centered principal point for a horizontal field of view in degrees."""
     focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
+    return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+def from_fov(width: int, height: int, fov_deg: float) -> Intrinsics:
+    """Return intrinsics as `from_hfov`, for a field of view along the longer edge, also of an upright image."""
+    long = max(width, height)
+    focal = long / 2 / math.tan(math.radians(fov_deg) / 2)
     return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
 

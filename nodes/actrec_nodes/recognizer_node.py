@@ -40,7 +40,7 @@ CAPACITY = 5000
 class RecognizerConfig:
     """Parameters of the recognizer node. The settings of a backend are `<backend>.<setting>`."""
 
-    model: str = setting("joint_tcn_everyday", "Model package: a name in `actrec models`, or a folder.")
+    model: str = setting(zoo.DEFAULT, "Model package: a name in `actrec models`, or a folder.")
     backend: str = setting("auto", "Inference backend: onnxruntime, tensorrt or auto.")
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(

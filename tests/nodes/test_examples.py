@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from action_msgs.srv import CancelGoal
 from geometry_msgs.msg import Twist
@@ -113,6 +115,26 @@ def test_examples_of_behaviors_react_to_a_person_who_acts(root: Path, peer: Peer
     speeds = [message.linear.x for message in peer.received["cmd_vel"]]
     assert canceled and 0.0 in speeds and speeds[0] == 0.3
     assert throw.stop() == gate.stop() == 0
+
+
+def test_own_camera_example_feeds_the_graph(root: Path, data_root: Path, tmp_path: Path, start: Start) -> None:
+    assert start(str(root / "examples/own_camera.py"), str(tmp_path / "none"), "--nodes", "camera").status() == 1
+
+    def copy(number: int) -> None:
+        found, name = data_root / "rgbd/person_turning" / f"{number % 100:010d}", tmp_path / f"{number:05d}"
+        shutil.copy(f"{found}_depth.png", f"{name}_depth.png")
+        cv2.imwrite(f"{name}.png", cv2.imread(f"{found}.jpg"))
+
+    copy(0)
+    run = start(str(root / "examples/own_camera.py"), str(tmp_path), "--nodes", "camera,skeleton,recognizer")
+    number = 1
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any("body_1" in line for line in list(run.lines)):
+        assert time.monotonic() < deadline, "\n".join(run.lines)
+        copy(number)
+        number += 1
+        time.sleep(0.1)
+    assert run.stop() == 0, "\n".join(run.lines)
 
 
 def moving() -> Twist:

@@ -93,6 +93,39 @@ def test_plan_command_line_sets_parameters_of_its_nodes() -> None:
     assert planned.overrides["recognizer_node"] == {"model": "m"}
 
 
+def test_plan_source_of_color_alone_starts_only_the_nodes_that_work_without_depth(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "desk.yaml").write_text("/**/camera_node: {ros__parameters: {driver: webcam}}")
+    flow = str(write_any(tmp_path / "flow", [FLOW], WINDOW).path)
+    path = f"path={tmp_path / 'clip.mp4'}"
+    video = ["--driver", "replay", "--driver-option", path]
+    sources = ["--driver", "webcam"], video, ["--params", f"{tmp_path}/desk.yaml"]
+    for arguments in sources:
+        planned = plan(*arguments, "--with", "hand")
+        assert "scene_flow" not in [spec.switch for spec in (*planned.specs, *planned.spare)]
+        for name in ("skeleton_node", "hand_node", "face_node"):
+            assert planned.overrides[name] == {"use_depth": False}
+        with pytest.raises(ConfigError, match="scene_flow_node needs depth, but the camera has color alone"):
+            plan(*arguments, "--with", "scene_flow")
+        with pytest.raises(ConfigError, match=r"requires flow, .* or --model joint_tcn_everyday"):
+            plan(*arguments, "--model", flow)
+    assert "skeleton_node" not in plan("--driver", "simulated").overrides
+    assert "skeleton_node" not in plan("--driver", "replay", "--driver-option", "path=/nowhere").overrides
+
+
+def test_run_webcam_labels_people_without_depth(
+    data_root: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = f"source={data_root / 'videos/people_1080p.mp4'}"
+    assert main(["run", "--driver", "webcam", "--driver-option", source, "--json"]) == 0
+    printed = capfd.readouterr()
+    figures = json.loads(printed.out.strip().splitlines()[-1])
+    assert figures["labels"] > 0 and {"body_1", "body_2"} <= {change[1] for change in figures["changes"]}
+    assert list(figures["nodes"]) == ["recognizer_node", "skeleton_node", "camera_node"]
+    assert all(node["last_error"] == "" for node in figures["nodes"].values())
+    assert caplog.text.count("assuming a field of view of 65 degrees") == 1 and "color alone" not in printed.err
+
+
 def test_plan_two_sources_of_images_raise_config_error() -> None:
     with pytest.raises(ConfigError, match=r"--vendor orbbec_camera takes .*, --driver simulated .*: give one"):
         plan("--vendor", "orbbec_camera", "--driver", "simulated")

@@ -1,10 +1,12 @@
 """The nodes of the graph: their names, purposes, order of activation, and parameter files. Imports no ROS."""
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actrec import cameras
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec.utils.registry import Registry
@@ -81,6 +83,9 @@ GRAPH = (
     NodeSpec("camera_node", "camera_node:CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
 """In the order of activation: subscribers before publishers, so that no node misses the first frame."""
+
+OPTIONAL_DEPTH = ("skeleton_node", "hand_node", "face_node")
+"""Nodes that also work on color alone, by their parameter `use_depth`."""
 
 
 def switches() -> list[str]:
@@ -177,6 +182,42 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
         for spec in GRAPH
         if spec.stream in taken and spec not in specs
     ]
+
+
+def has_depth(arguments: Sequence[str], driver: str = "", options: Mapping[str, Any] | None = None) -> bool:
+    """Return whether the camera's images may have depth; true if that is not known before it is open.
+
+    Args:
+        arguments: Arguments for ROS, whose parameters may name the driver and its settings.
+        driver, options: Driver and settings that outrank the arguments.
+    """
+    node = find("camera").name
+    driver = driver or str(parameter_files.value(arguments, node, "driver") or "")
+    try:
+        names = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)] if driver else []
+        found = {name: parameter_files.value(arguments, node, f"{driver}.{name}") for name in names}
+        given = {name: value for name, value in {**found, **(options or {})}.items() if value is not None}
+        return not driver or bool(cameras.create(driver, **given).has_depth)
+    except ActrecError:  # the node reports it
+        return True
+
+
+def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = ()) -> list[NodeSpec]:
+    """Return the nodes that work on color alone.
+
+    Raises:
+        ConfigError: `asked` has a node that needs depth, or the model requires its stream.
+    """
+    flow = find("scene_flow")
+    if flow in specs:
+        is_required = bool(model) and streams(model).get(flow.stream, False)
+        reason = f"model {model} requires {flow.stream}, and " if is_required else ""
+        if is_required or flow in map(find, asked):
+            raise ConfigError(
+                f"{reason}{flow.name} needs depth, but the camera has color alone: use a camera or a recording with "
+                f"depth, or {'--model joint_tcn_everyday' if is_required else 'leave it out'}"
+            )
+    return [spec for spec in specs if spec != flow]
 
 
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:

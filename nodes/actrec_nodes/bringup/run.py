@@ -28,6 +28,7 @@ from actrec import cli
 from actrec.inference import zoo
 from actrec.recognition.ground_truth import GroundTruth
 from actrec.types import NANOSECONDS
+from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
@@ -127,8 +128,12 @@ def plan(
     arguments += [argument for argument in ros_args if argument != "--ros-args"]
     camera = {"driver": driver} if driver else {}
     camera.update(graph.driver_options(driver or "", driver_options))
-    overrides = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
+    overrides: dict[str, dict[str, Any]] = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
     chosen = graph.model_of(specs, model or "", arguments)
+    own = config.parse_pairs(driver_options, "driver option")
+    if graph.find("camera") in specs and not graph.has_depth(arguments, driver or "", own):
+        specs = graph.without_depth(specs, chosen, [*also, *nodes])
+        overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
     specs = [spec for spec in specs if spec not in spare]
     return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen)

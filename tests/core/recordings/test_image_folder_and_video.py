@@ -12,6 +12,7 @@ import pytest
 from actrec.cameras.replay import ReplayCamera
 from actrec.recordings import RecordingConfig, open_recording
 from actrec.recordings.image_folder import image_files, read_folder_info
+from actrec.utils.calibration_files import from_fov
 from actrec.utils.errors import ConfigError, InputError
 
 F525 = "525,525,319.5,239.5"
@@ -218,10 +219,14 @@ def test_video_recording_ntu_video_flipped_back(data_root, caplog):
     assert [frame.stamp_ns for frame in frames] == [0, 33333333]
 
 
-def test_video_recording_counts_seeks_and_needs_field_of_view(data_root):
+def test_video_recording_counts_seeks_and_estimates_field_of_view(data_root, caplog):
     file = data_root / "videos/people_1080p.mp4"
-    with pytest.raises(InputError, match="has no intrinsics"):
-        open_recording(file)
+    with open_recording(file) as recording:
+        assert recording.intrinsics == from_fov(1920, 1080, 65.0)
+    assert "assuming a field of view of 65 degrees along the longer edge" in caplog.text
+    with open_recording(file, RecordingConfig(max_edge=480)) as recording:
+        assert (recording.intrinsics.width, recording.intrinsics.height) == (480, 270)
+        next(recording.frames()).check()
     frames = frames_of(file, hfov_deg=70.0, start_s=2.0)
     assert frames[0].stamp_ns >= 2_000_000_000 > frames[0].stamp_ns - 40_000_000
     all_frames = frames_of(file, hfov_deg=70.0)

@@ -1,0 +1,153 @@
+"""The webcam driver on video files and on a local HTTP stream that slows down, stalls or ends."""
+
+import logging
+import socketserver
+import threading
+import time
+from itertools import pairwise
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from actrec import cameras
+from actrec.cameras.webcam import WebcamCamera
+from actrec.utils.calibration_files import from_fov, path_of, write_intrinsics
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+
+PEOPLE = "videos/people_1080p.mp4"
+
+
+def test_webcam_video_file_plays_every_frame(data_root, caplog) -> None:
+    path = data_root / PEOPLE
+    with caplog.at_level(logging.WARNING), cameras.create("webcam", source=str(path), fps=200.0) as camera:
+        frames = []
+        with pytest.raises(EndOfStream, match="has ended"):
+            while True:
+                frames.append(camera.read(10.0))
+    assert len(frames) == 72 and not camera.live and camera.skipped == 0
+    assert all(a.stamp_ns < b.stamp_ns for a, b in pairwise(frames))
+    with av.open(str(path)) as video:
+        first = next(video.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(frames[0].color.astype(int) - first).mean() < 3  # OpenCV converts colors by another matrix
+    assert frames[0].depth is None and not camera.has_depth
+    frames[0].check()
+    assert camera.intrinsics == from_fov(1920, 1080, 65.0)
+    warnings = [record.message for record in caplog.records]
+    assert len(warnings) == 1 and "assuming a field of view of 65 degrees" in warnings[0]
+
+
+def test_webcam_calibration_file_is_scaled_to_the_image(data_root, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
+    path = path_of("desk", "color")
+    write_intrinsics(path, from_fov(640, 360, 50.0), "desk")
+    source = str(data_root / PEOPLE)
+    for options in ({"serial": "desk"}, {"intrinsics": str(path)}):
+        with caplog.at_level(logging.WARNING), WebcamCamera(source=source, **options) as camera:
+            assert camera.intrinsics.fx == pytest.approx(from_fov(1920, 1080, 50.0).fx)
+    assert not caplog.records
+    write_intrinsics(path, from_fov(640, 480, 50.0), "desk")
+    with pytest.raises(InputError, match="of another aspect ratio"), WebcamCamera(source=source, serial="desk"):
+        pass
+
+
+def test_webcam_unknown_source_raises_with_remedy(tmp_path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    for source, message in (
+        ("/dev/video987", r"there is no device /dev/video987 \(connected: .*\); set source"),
+        ("987", "there is no device /dev/video987"),
+        (str(text), "it is not a video that OpenCV reads"),
+        (str(tmp_path / "gone.mp4"), "set the option source to the index of a webcam"),
+        ("http://user:secret@127.0.0.1:9/x", "cannot open the webcam 'http://127.0.0.1:9/x': no video comes from"),
+    ):
+        with pytest.raises(DeviceError, match=message), WebcamCamera(source=source, open_timeout_s=2.0):
+            pass
+    with pytest.raises(ConfigError, match="expected four characters"):
+        WebcamCamera(fourcc="MJPEG")
+    with pytest.raises(DeviceError, match="is not open"):
+        WebcamCamera().read()
+
+
+class Stream(socketserver.ThreadingTCPServer):
+    """An HTTP server of motion JPEG whose images are as bright as their number, at 100 Hz until `stalled` is set."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.number, self.stalled, self.ended = 0, threading.Event(), threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/stream.mjpg"
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: Stream
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=image\r\n\r\n")
+        while not self.server.ended.is_set():
+            if not self.server.stalled.is_set():
+                self.server.number += 1
+                image = np.full((48, 64, 3), self.server.number % 250, np.uint8)
+                jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+                head = f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                try:
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+                except OSError:
+                    return
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def stream():
+    with Stream() as server:
+        yield server
+        server.ended.set()
+        server.shutdown()
+
+
+def test_webcam_slow_reader_gets_the_newest_frame(stream) -> None:
+    with WebcamCamera(source=stream.url) as camera:
+        for _ in range(3):
+            time.sleep(0.4)
+            before = stream.number
+            frame = camera.read(5.0)
+            assert abs(int(frame.color.mean()) - before % 250) < 30 or before % 250 < 30
+        assert camera.skipped > 20 and camera.figures()["skipped"] == camera.skipped
+
+
+def test_webcam_stalled_stream_raises_and_opens_again(stream) -> None:
+    camera = WebcamCamera(source=stream.url, open_timeout_s=20.0)
+    with camera:
+        camera.read(5.0)
+        stream.stalled.set()
+        with pytest.raises(DeviceError, match=r"sent no frame for 0\.3 s: check its cable, or its network"):
+            while True:
+                camera.read(0.3)
+        camera.close()  # although its thread waits for the stream
+        stream.stalled.clear()
+        camera.open()
+        assert camera.read(5.0).color.shape == (48, 64, 3)
+
+
+def test_webcam_stream_that_ends_raises(stream) -> None:
+    with WebcamCamera(source=stream.url) as camera:
+        stream.ended.set()
+        with pytest.raises(DeviceError, match="stopped: it was unplugged, or its stream ended"):
+            while True:
+                camera.read(5.0)
+
+
+def test_webcam_closed_during_a_read_raises(stream) -> None:
+    with WebcamCamera(source=stream.url) as camera:
+        stream.stalled.set()
+        threading.Timer(0.5, camera.close).start()
+        with pytest.raises(DeviceError, match="was closed during a read"):
+            while True:
+                camera.read(20.0)
