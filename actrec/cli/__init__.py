@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("actrec.cli.simulate", "render the simulated actor to a folder of images or a video"),
     "calibrate": ("actrec.cli.calibrate", "calibrate a camera's lens, its depth and its pose on the robot"),
     "record": ("actrec.cli.record", "record topics, or labeled clips of your own actions, to rosbag2 files"),
+    "label": ("actrec.cli.label", "label the people in a video, without ROS; write the video, the events, or both"),
     "view": ("actrec.cli.view", "show a running graph, a camera or a recording in 3-D"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),
     "prepare": ("actrec.cli.prepare", "convert a dataset to a store that training reads fast"),

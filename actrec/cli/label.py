@@ -1,0 +1,264 @@
+"""`actrec label`: label the people in a video or another recording, without ROS."""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actrec.cli import amount, count, interruptible, up_to
+from actrec.inference import zoo
+from actrec.types import NANOSECONDS
+from actrec.utils import config, folders, usable_cores
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+
+if TYPE_CHECKING:
+    from actrec.recognition.events import ActionEvent
+    from actrec.recognition.offline import LabeledFrame
+    from actrec.recognition.recognizer import ActionPrediction
+    from actrec.types import RgbdFrame
+
+EPILOG = """\
+Examples:
+  actrec label party.mp4 --out labeled.mp4 --csv events.csv
+  actrec label kitchen.mcap --csv events.csv --windows labels.csv
+  actrec label clip.mp4 --labels windows --out labeled.mp4       a clip shorter than the model's window (3 s)
+  actrec label long.mp4 --every 2 --max-edge 960 --csv events.csv   faster
+
+Also reads bags and folders with depth, which makes places and joints exact. Without depth, the size of people and the
+camera's field of view (--recording hfov_deg=70) give the distance, to about 20 %; the places are marked as estimated.
+The labeled video has no sound. Ctrl-C keeps the results so far.
+"""
+
+EVENT_COLUMNS = ("start_s", "end_s", "person", "label", "confidence", "x_m", "y_m", "z_m", "place")
+WINDOW_COLUMNS = ("start_s", "end_s", "person", "label", "confidence", "best")
+
+MEASURED, ESTIMATED = "measured", "estimated"
+"""Where an event's place comes from: depth, or the size of the person."""
+
+TIMEOUT_S = 600.0  # for one frame, of a slow disk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("recording", metavar="VIDEO", type=Path, help="video, bag, folder of images or skeleton file")
+    add("--out", metavar="FILE.mp4", type=Path, help="write the video with skeletons and labels")
+    add("--csv", metavar="FILE", type=Path, help="write a row for each action: its span, person, label and place")
+    add("--windows", metavar="FILE", type=Path, help="write a row for each label of each person, five a second")
+    add("--json", action="store_true", help="print events and figures as JSON, and nothing else")
+    add("--model", default=zoo.DEFAULT, help="name of an installed model package, or its folder (default: %(default)s)")
+    add("--labels", default="auto", choices=("auto", "events", "windows"),
+        help="shown labels: present events, or each window's own; auto: as the model's package prefers")  # fmt: skip
+    add("--every", type=count, default=1, metavar="N", help="use every N-th frame (default: 1)")
+    add("--max-edge", type=up_to(16384), default=1920, metavar="PX",
+        help="scale larger videos down to this edge; 0 for never (default: %(default)s)")  # fmt: skip
+    add("--duration", type=amount, default=0.0, metavar="S", help="label only so many seconds (default: to the end)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="setting of the recognizer, such as events.begin=0.5")
+    add("--recording", dest="options", nargs="+", default=[], metavar="KEY=VALUE",
+        help="property that the recording does not store, such as hfov_deg=70 or fps=15")  # fmt: skip
+
+
+@dataclass
+class Result:
+    """What was found in a recording; stamps count from its first frame."""
+
+    is_measured: bool  # whether joints have depth, or are recorded
+    start_ns: int  # stamp of the first frame
+    evidence_s: float  # time that a person must be in view before an event
+    frames: int = 0  # that were labeled
+    seconds: float = 0.0  # from the first frame to the last
+    elapsed_s: float = 0.0  # time that it took
+    codec: str = ""  # of the labeled video
+    people: set[str] = field(default_factory=set)
+    windows: list["ActionPrediction"] = field(default_factory=list)
+    events: list["ActionEvent"] = field(default_factory=list)  # that have ended
+    warning: str = ""
+
+    def add(self, labeled: "LabeledFrame") -> None:
+        """Add a frame's people, labels and events."""
+        self.frames += 1
+        self.people |= {body.body_id for body in labeled.people.bodies}
+        self.windows += [made for made in labeled.predictions if made.top_labels]
+        self.events += [event for event in labeled.events if event.kind == "ended"]
+
+    def time(self, stamp_ns: int) -> float:
+        """Return the seconds of a stamp from the first frame."""
+        return round((stamp_ns - self.start_ns) / NANOSECONDS, 3)
+
+    def event(self, event: "ActionEvent") -> dict[str, Any]:
+        """Return the row of an event, by `EVENT_COLUMNS`."""
+        place = [round(value, 2) if math.isfinite(value) else None for value in event.position]
+        source = MEASURED if self.is_measured else ESTIMATED
+        span = self.time(event.start_ns), self.time(event.end_ns)
+        row = (*span, event.body_id, event.label, round(event.confidence, 3), *place, source)
+        return dict(zip(EVENT_COLUMNS, row, strict=True))
+
+    def window(self, made: "ActionPrediction") -> dict[str, Any]:
+        """Return the row of a label, by `WINDOW_COLUMNS`."""
+        span = self.time(made.window_start_ns), self.time(made.stamp_ns)
+        top = [f"{label} {value:.3f}" for label, value in zip(made.top_labels, made.top_probabilities, strict=True)]
+        row = (*span, made.body_id, made.label, round(made.confidence, 3), "; ".join(top))
+        return dict(zip(WINDOW_COLUMNS, row, strict=True))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label a recording; also after Ctrl-C write the results so far."""
+    outputs = [path for path in (args.out, args.csv, args.windows) if path is not None]
+    check_outputs(args.recording, outputs)
+    result = label(args)
+    result.events.sort(key=lambda event: event.start_ns)
+    events, windows = [*map(result.event, result.events)], [*map(result.window, result.windows)]
+    if args.csv is not None:
+        write_csv(args.csv, EVENT_COLUMNS, events)
+    if args.windows is not None:
+        write_csv(args.windows, WINDOW_COLUMNS, windows)
+    figures = {
+        "frames": result.frames,
+        "seconds": round(result.seconds, 3),
+        "frames_per_second": round(result.frames / max(result.elapsed_s, 1e-9), 1),
+        "people": len(result.people),
+        "place": MEASURED if result.is_measured else ESTIMATED,
+        "model": args.model,
+        "codec": result.codec,
+        "written": [*map(str, outputs)],
+    }
+    print(json.dumps({"events": events, **figures}) if args.json else table(events, figures))
+    for line in filter(None, (result.warning, hint(result))):
+        print(f"actrec: {line}", file=sys.stderr)
+    return 0
+
+
+def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
+    """Refuse files that cannot be written, before the work starts.
+
+    Raises:
+        ConfigError: An output is the recording itself, or two outputs are one file.
+        DeviceError: An output is a folder, or its folder cannot be written.
+    """
+    taken = [recording.expanduser().absolute()]
+    for path in outputs:
+        if (whole := path.expanduser().absolute()) in taken:
+            raise ConfigError(f"'{path}' is given twice, as an output and as another file: name another file")
+        taken.append(whole)
+        cause = "it is a folder" if whole.is_dir() else folders.problem(whole.parent)
+        if cause:
+            raise DeviceError(f"cannot write '{path}' ({cause}): name another file")
+
+
+def label(args: argparse.Namespace) -> Result:
+    """Recognize the people in a recording, and write the labeled video."""
+    from actrec.cameras.replay import Decoder
+    from actrec.recognition.offline import OfflineRecognizer
+    from actrec.recordings import RecordingConfig, open_recording
+    from actrec.visualization.labeled_video import LabeledVideo
+
+    settings = config.merge_settings({"labels": args.labels}, config.parse_pairs(args.set, "--set"))
+    given = {"max_edge": args.max_edge, **config.parse_pairs(args.options, "--recording")}
+    recording = open_recording(args.recording, config.build(RecordingConfig, given))
+    with contextlib.ExitStack() as stack:
+        decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, args.duration, loop=False)))
+        first = decoder.next(TIMEOUT_S)
+        if args.out is not None and first.color is None:
+            raise ConfigError(f"'{args.recording}' has joints without images: leave out --out, and use --csv")
+        is_measured = first.depth is not None or first.color is None
+        threads = min(usable_cores(), 4)
+        worker = OfflineRecognizer(args.model, has_depth=is_measured, threads=threads, **settings)
+        stack.enter_context(worker)
+        video = stack.enter_context(contextlib.closing(LabeledVideo(args.out))) if args.out is not None else None
+        window_s = worker.recognizer.session.package.window.seconds
+        result = Result(is_measured, first.stamp_ns, worker.recognizer.config.events.evidence_s or window_s)
+        began = time.monotonic()
+        shown_s = min(recording.duration_s, args.duration or recording.duration_s)
+        with interruptible() as stopped, bar(shown_s) as advance:
+            for number, frame in enumerate(frames(decoder, first)):
+                if stopped.is_set():
+                    break
+                result.seconds = result.time(frame.stamp_ns)
+                advance(result.seconds)
+                if number % args.every:
+                    continue
+                labeled = worker.process(frame)
+                result.add(labeled)
+                if video is not None:
+                    video.add(labeled)
+        result.events += [event for event in worker.finish() if event.kind == "ended"]
+        if video is not None:
+            video.close()  # reports a full disk
+            result.codec = video.codec
+        result.elapsed_s = time.monotonic() - began
+        result.warning = worker.recognizer.slow
+    return result
+
+
+def frames(decoder: Any, first: "RgbdFrame") -> Iterator["RgbdFrame"]:
+    """Yield the first frame and the following ones."""
+    yield first
+    with contextlib.suppress(EndOfStream):
+        while True:
+            yield decoder.next(TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def bar(seconds: float) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar in seconds of the recording, and return a function that sets it."""
+    from tqdm import tqdm
+
+    text = "{percentage:3.0f}% {bar} {n:.0f} of {total:.0f} s [{elapsed} < {remaining}, {rate_noinv_fmt}]"
+    total = max(seconds, 0.1)
+    with tqdm(total=total, unit=" s", disable=None, bar_format=text) as shown:
+
+        def advance(to: float) -> None:
+            shown.update(max(min(to, total) - shown.n, 0.0))
+
+        yield advance
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Write a CSV file with a header; raise DeviceError if it cannot be written."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    folders.write_file(folders.expanded(path), text.getvalue().encode(), "name another file")
+
+
+def table(events: Sequence[dict[str, Any]], figures: dict[str, Any]) -> str:
+    """Return the events as lines, and a closing line."""
+    lines = [
+        f"{event['start_s']:8.1f} – {event['end_s']:<8.1f} {event['person']:<10} {event['label']:<24} "
+        f"{event['confidence']:5.2f}"
+        for event in events
+    ]
+    if lines:
+        lines = [f"{'from':>8} – {'to, s':<8} {'person':<10} {'action':<24} confidence", *lines, ""]
+    written = f"; written: {', '.join(figures['written'])}" if figures["written"] else ""
+    return "\n".join(
+        [
+            *lines,
+            f"{len(events)} action(s) of {figures['people']} person(s) in {figures['frames']} frames, "
+            f"{figures['seconds']:.1f} s, at {figures['frames_per_second']:.1f} frames/s{written}",
+        ]
+    )
+
+
+def hint(result: Result) -> str:
+    """Return why a recording without events has none, as far as that is known; empty if it has some."""
+    if result.events:
+        return ""
+    if not result.people and not result.windows:
+        return "no person was found"
+    if result.seconds < result.evidence_s + 0.5:
+        return (
+            f"the recording lasts {result.seconds:.1f} s, and a person must be in view for {result.evidence_s:g} s "
+            "before an action: use --labels windows, --windows FILE, or --set events.evidence_s=1"
+        )
+    return ""

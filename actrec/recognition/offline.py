@@ -1,0 +1,133 @@
+"""Recognition of the people in recorded frames, as fast as they are read and without ROS."""
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actrec import inference, scene_flow
+from actrec.inference import zoo
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, People
+from actrec.recognition.events import ActionEvent
+from actrec.recognition.recognizer import ActionPrediction, ActionRecognizer
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
+from actrec.types import RgbdFrame
+from actrec.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LabeledFrame:
+    """A frame with its people and their labels.
+
+    Attributes:
+        frame: The frame.
+        people: The tracked bodies, and their hands and faces if the model takes them.
+        labels: The newest prediction of each tracked person, by body id; without an id for hands alone.
+        predictions: The predictions that were made at this frame, one a person every `interval_s`.
+        events: The events that began or ended at this frame.
+    """
+
+    frame: RgbdFrame
+    people: People
+    labels: dict[str, ActionPrediction]
+    predictions: list[ActionPrediction]
+    events: list[ActionEvent]
+
+
+class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", None]):
+    """Perception and recognition of successive frames; a context manager.
+
+    Hands, faces and scene flow are computed for models that take them. Frames without depth
+    have joints of the estimator's own size, placed by the intrinsics.
+
+    Args:
+        model: Name or folder of a model package.
+        backend: Where the network runs, as for `actrec.inference.load`.
+        has_depth: Whether frames have depth.
+        threads: CPU threads of each network of perception.
+        settings: Fields of `RecognitionConfig`.
+
+    Raises:
+        ConfigError: A setting is unknown, or the model requires scene flow and frames have no depth.
+        PackageError: There is no such model, or it is damaged.
+    """
+
+    def __init__(
+        self,
+        model: str = zoo.DEFAULT,
+        backend: str = "auto",
+        has_depth: bool = True,
+        threads: int = 1,
+        **settings: Any,
+    ):
+        session = inference.load(model, backend)
+        self.recognizer = ActionRecognizer(session, **settings)
+        streams = self.recognizer.streams
+        if streams.get("flow") and not has_depth:
+            raise ConfigError(
+                f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "
+                f"recording with depth, or another model such as {zoo.DEFAULT}"
+            )
+        self._bodies = BodyPerception(threads=threads)
+        self._hands = HandPerception(threads=threads) if "hands" in streams else None
+        self._faces = FacePerception(threads=threads) if "face" in streams else None
+        self._takes_color = "color" in streams
+        self._flow: FlowPairs | None = None
+        if "flow" in streams and has_depth:
+            config = SceneFlowConfig(**session.package.provenance.scene_flow)
+            self._flow = FlowPairs(scene_flow.create(config.method), config)
+        self._labels: dict[str, ActionPrediction] = {}
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the networks of perception."""
+        for part in (self._bodies, self._hands, self._faces):
+            if part is not None:
+                part.close()
+
+    def process(self, frame: RgbdFrame) -> LabeledFrame:
+        """Return the people in a frame and their labels. A frame without color has its own skeletons as bodies.
+
+        Raises:
+            InputError: The frame contradicts its intrinsics.
+        """
+        recognizer, stamp = self.recognizer, frame.stamp_ns
+        people, up = self._find(frame)
+        recognizer.set_image_size(frame.intrinsics.width, frame.intrinsics.height)
+        if self._takes_color and frame.color is not None:
+            recognizer.add_color(stamp, frame.color)
+        if self._flow is not None and (flow := self._flow.add(frame)) is not None:
+            recognizer.add_scene_flow(flow.stamp_ns, flow.velocity, flow.intrinsics)
+        ended = []
+        if recognizer.tracked_stream == "bodies":
+            ended = recognizer.add_skeletons(stamp, people.bodies, up)
+        if "hands" in recognizer.streams:
+            ended += recognizer.add_hands(stamp, people.hands, up)
+        if "face" in recognizer.streams:
+            recognizer.add_faces(stamp, people.faces)
+        predictions = recognizer.predict()
+        for lost in ended:
+            self._labels.pop(lost.body_id, None)
+        self._labels.update((made.body_id, made) for made in predictions if made.body_id)
+        return LabeledFrame(frame, people, dict(self._labels), predictions, recognizer.events())
+
+    def _find(self, frame: RgbdFrame) -> tuple[People, np.ndarray | None]:
+        """Return the people in a frame, and its direction of gravity [3] if that is known."""
+        if frame.color is None:
+            up = self._bodies.gravity.known(frame)
+            self._bodies.gravity.update(frame, frame.skeletons)
+            return People(frame.skeletons, [], []), up
+        bodies = self._bodies.process(frame)
+        frame = dataclasses.replace(frame, up=self._bodies.up)
+        hands = self._hands.process(frame, bodies) if self._hands is not None else []
+        faces = self._faces.process(frame, bodies) if self._faces is not None and bodies else []
+        return People(bodies, hands, faces), frame.up
+
+    def finish(self) -> list[ActionEvent]:
+        """Return the ends of the events that go on, after the last frame."""
+        self.recognizer.end_events()
+        return self.recognizer.events()

@@ -1,0 +1,181 @@
+"""`actrec label`: videos with people, without, rotated, of variable rate and 4K; its files, and its refusals."""
+
+import contextlib
+import csv
+import json
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.cli import main
+from actrec.recordings.video import VideoWriter
+from actrec.utils.errors import EndOfStream
+from tests.example_scene import FLOW, WINDOW
+from tests.tiny_model import write_any
+
+TICKS = [0, 1, 2, 3, 10, 11, 12, 30]
+"""Ticks of 0.1 s of the frames of a camera that drops some."""
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def played(path):
+    """Return the images [T, H, W, 3] BGR and the times in s, as OpenCV plays a video."""
+    capture, images, times = cv2.VideoCapture(str(path)), [], []
+    while True:
+        found, image = capture.read()
+        if not found:
+            return np.stack(images), np.array(times)
+        images.append(image)
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+
+
+def empty_video(path, size=(64, 48), ticks=TICKS):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for tick in ticks:
+            image = np.full((size[1], size[0], 3), 90, np.uint8)
+            image[: size[1] // 2, : size[0] // 2] = 230  # the upper left corner
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 10)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def rotated(path):
+    """Set the matrix of an MP4's track header, as a telephone held upright does: turn by 90° clockwise."""
+    data = bytearray(path.read_bytes())
+    matrix = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    path.write_bytes(data)
+    return path
+
+
+def test_label_real_video_writes_video_and_labels(data_root, tmp_path, capsys) -> None:
+    video, out = data_root / "videos/people_1080p.mp4", tmp_path / "new" / "labeled.mp4"
+    windows, events = tmp_path / "windows.csv", tmp_path / "events.csv"
+    command = ["label", str(video), "--out", str(out), "--windows", str(windows), "--csv", str(events), "--json"]
+    assert main([*command, "--labels", "windows", "--duration", "1.2"]) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    assert figures["events"] == []
+    assert figures["frames"] == 36 and figures["people"] >= 2 and figures["place"] == "estimated"
+    assert figures["written"] == [str(out), str(events), str(windows)]
+    assert "a person must be in view for 3 s before an action: use --labels windows" in printed.err
+    images, times = played(out)
+    originals, expected = (each[:36] for each in played(video))
+    assert images.shape == originals.shape
+    np.testing.assert_allclose(times, expected, atol=1e-3)
+    changed = np.abs(images[30].astype(int) - originals[30]).max(axis=2) > 90
+    assert 0.003 < changed.mean() < 0.2  # skeletons and banners
+    labels = rows(windows)
+    assert {"body_1", "body_2"} <= {row["person"] for row in labels} and len(labels) >= 4
+    assert all(float(row["start_s"]) < float(row["end_s"]) <= 1.3 and " 0." in row["best"] for row in labels)
+    assert rows(events) == [] and events.read_text().startswith("start_s,end_s,person,label,confidence,x_m,y_m,z_m,")
+
+
+@pytest.fixture(scope="module")
+def wave(tmp_path_factory):
+    """Return a video without depth of a simulated person who waves after a pause."""
+    video = tmp_path_factory.mktemp("videos") / "wave.mp4"
+    options = {"realtime": False, "fps": 10.0, "duration": 6.0, "seed": 5}
+    with contextlib.closing(VideoWriter(video)) as writer:
+        with SimulatedCamera(actions=["idle", "wave"], **options) as camera, contextlib.suppress(EndOfStream):
+            while True:
+                frame = camera.read()
+                writer.write(frame.color, frame.stamp_ns)
+    return video
+
+
+def test_label_simulated_wave_without_depth_is_found_at_its_place(wave, tmp_path, capsys) -> None:
+    video, events = wave, tmp_path / "events.csv"
+    settings = ["--set", "events.evidence_s=1", "--recording", "hfov_deg=62.7", "--csv", str(events)]
+    assert main(["label", str(video), *settings]) == 0
+    (event,) = rows(events)
+    assert event["label"] == "wave" and event["place"] == "estimated" and float(event["confidence"]) > 0.6
+    assert 1 <= float(event["start_s"]) < float(event["end_s"]) <= 6
+    assert float(event["z_m"]) == pytest.approx(2.9, rel=0.25)  # the simulated distance
+    printed = capsys.readouterr()
+    assert "wave" in printed.out and "1 action(s) of 1 person(s) in 60 frames" in printed.out
+
+
+def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tmp_path) -> None:
+    out = tmp_path / "labeled.mp4"
+    command = [sys.executable, str(root / "examples/label_video.py"), str(wave), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"body_1 wave [01]\.\d\d, \d\.\d m away", done.stdout), done.stdout + done.stderr
+    assert len(played(out)[0]) == 60
+
+
+def test_label_rotated_video_of_variable_rate_stays_upright_and_keeps_its_times(tmp_path, capsys) -> None:
+    video, out, events = rotated(empty_video(tmp_path / "phone.mp4")), tmp_path / "out.mp4", tmp_path / "events.csv"
+    assert main(["label", str(video), "--out", str(out), "--csv", str(events)]) == 0
+    images, times = played(out)
+    assert images.shape[1:3] == (64, 48)
+    assert images[0][:20, 30:].min() > 180 > images[0][:20, :18].max()  # the corner is now the upper right one
+    np.testing.assert_allclose(times, np.array(TICKS) / 10, atol=1e-3)
+    assert rows(events) == []
+    assert "actrec: no person was found" in capsys.readouterr().err
+    assert main(["label", str(video), "--out", str(out), "--every", "3", "--duration", "1.05", "--json"]) == 0
+    np.testing.assert_allclose(played(out)[1], [0.0, 0.3], atol=1e-3)
+    assert json.loads(capsys.readouterr().out)["frames"] == 2
+
+
+def test_label_large_video_is_scaled_down(tmp_path) -> None:
+    video, out = empty_video(tmp_path / "large.mp4", (3840, 2160), [0, 1]), tmp_path / "out.mp4"
+    assert main(["label", str(video), "--out", str(out)]) == 0
+    assert played(out)[0].shape == (2, 1080, 1920, 3)
+
+
+def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> None:
+    text, video = tmp_path / "notes.mp4", str(empty_video(tmp_path / "empty.mp4"))
+    text.write_text("not a video")
+    flow = str(write_any(tmp_path / "flow", [FLOW], WINDOW).path)
+    skeletons = str(next((data_root / "ntu/skeleton").glob("*.skeleton")))
+    for arguments, status, message in (
+        ([str(tmp_path / "gone.mp4")], 1, "there is no recording"),
+        ([str(text)], 1, "not a video that FFmpeg reads"),
+        ([str(tmp_path / "flow" / "model.yaml")], 1, "is not a known recording"),
+        ([video, "--out", video], 2, "is given twice"),
+        ([video, "--csv", f"{text}/events.csv"], 1, "cannot write"),
+        ([video, "--out", str(tmp_path)], 1, "it is a folder"),
+        ([video, "--out", str(tmp_path / "labeled.xyz")], 1, "choose another file such as preview.mp4"),
+        ([video, "--model", flow], 2, "requires scene flow, which needs depth, .* such as joint_tcn_everyday"),
+        ([video, "--model", "nonsense"], 1, "no model package 'nonsense'; known: "),
+        ([video, "--set", "nonsense=1"], 2, "unknown option nonsense"),
+        ([skeletons, "--out", str(tmp_path / "out.mp4")], 2, "has joints without images: leave out --out"),
+    ):
+        assert main(["label", *arguments]) == status, arguments
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("actrec: ")]
+        assert re.search(message, line), line
+
+
+def test_label_skeleton_recording_is_labeled_without_images(data_root, capsys) -> None:
+    recording = data_root / "ntu/skeleton/S001C001P001R001A008.skeleton"  # sit down
+    assert main(["label", str(recording), "--set", "events.evidence_s=1", "--json"]) == 0
+    (event,) = json.loads(capsys.readouterr().out)["events"]
+    assert event["label"] == "sit down" and event["place"] == "measured"
+
+
+def test_label_needs_no_ros(tmp_path) -> None:
+    video = empty_video(tmp_path / "empty.mp4")
+    program = (
+        "import sys; sys.modules['rclpy'] = sys.modules['actrec_nodes'] = sys.modules['torch'] = None\n"
+        f"from actrec.cli import main; sys.exit(main(['label', {str(video)!r}, '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["frames"] == len(TICKS)
