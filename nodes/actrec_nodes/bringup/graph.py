@@ -184,20 +184,23 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
     ]
 
 
-def has_depth(arguments: Sequence[str], driver: str = "", options: Mapping[str, Any] | None = None) -> bool:
+def has_depth(arguments: Sequence[str], parameters: Mapping[str, Any]) -> bool:
     """Return whether the camera's images may have depth; true if that is not known before it is open.
 
     Args:
-        arguments: Arguments for ROS, whose parameters may name the driver and its settings.
-        driver, options: Driver and settings that outrank the arguments.
+        arguments: Arguments for ROS, which may have parameters of `camera_node`.
+        parameters: Parameters of `camera_node` that outrank them.
     """
-    node = find("camera").name
-    driver = driver or str(parameter_files.value(arguments, node, "driver") or "")
+
+    def value(name: str) -> Any:
+        return parameters.get(name, parameter_files.value(arguments, find("camera").name, name))
+
+    if not (driver := value("driver")):
+        return True
     try:
-        names = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)] if driver else []
-        found = {name: parameter_files.value(arguments, node, f"{driver}.{name}") for name in names}
-        given = {name: value for name, value in {**found, **(options or {})}.items() if value is not None}
-        return not driver or bool(cameras.create(driver, **given).has_depth)
+        names = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)]
+        given = {name: found for name in names if (found := value(f"{driver}.{name}")) is not None}
+        return bool(cameras.create(driver, **given).has_depth)
     except ActrecError:  # the node reports it
         return True
 

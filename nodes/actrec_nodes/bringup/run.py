@@ -28,7 +28,6 @@ from actrec import cli
 from actrec.inference import zoo
 from actrec.recognition.ground_truth import GroundTruth
 from actrec.types import NANOSECONDS
-from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
@@ -130,8 +129,7 @@ def plan(
     camera.update(graph.driver_options(driver or "", driver_options))
     overrides: dict[str, dict[str, Any]] = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
     chosen = graph.model_of(specs, model or "", arguments)
-    own = config.parse_pairs(driver_options, "driver option")
-    if graph.find("camera") in specs and not graph.has_depth(arguments, driver or "", own):
+    if graph.find("camera") in specs and not graph.has_depth(arguments, camera):
         specs = graph.without_depth(specs, chosen, [*also, *nodes])
         overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
