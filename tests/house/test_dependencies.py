@@ -54,9 +54,9 @@ def imported() -> dict[str, list[str]]:
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module]
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-                names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+                names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
             for name in names:
-                root = str(name).split(".")[0]
+                root = name.split(".")[0]
                 if root not in sys.stdlib_module_names and root not in OWN:
                     found.setdefault(root, []).append(str(path.relative_to(ROOT)))
     return found

@@ -151,7 +151,7 @@ def test_services_share_the_transport_profile() -> None:
 
 
 def test_launch_arguments_exist() -> None:
-    launch = (ROOT / "launch/recognize.launch.py").read_text()
+    launch = (ROOT / "nodes/actrec_nodes/bringup/launching.py").read_text()
     for name in ["actrec.env", "run.sh"]:
         arguments = re.findall(r"(\w+):=(\S+)", (JETSON / name).read_text())
         assert arguments

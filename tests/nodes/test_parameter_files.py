@@ -71,6 +71,21 @@ def test_parameter_file_of_a_graph_node_is_accepted(
     assert not caplog.records
 
 
+def test_parameter_file_with_a_list_as_launch_writes_it_is_read_as_ros_does(write: Write) -> None:
+    text = "/**/peer:\n  ros__parameters:\n    actions: !!python/tuple\n    - wave\n    - clap\n"
+    path = write(text)
+    assert parameter_files.read(path) == {"/**/peer": {"actions": ["wave", "clap"]}}
+    with processes.ros(["--ros-args", "--params-file", path]) as context:
+        node = Node("peer", context=context, automatically_declare_parameters_from_overrides=True)
+        assert node.get_parameter("actions").value == ["wave", "clap"]
+        node.destroy_node()
+
+
+def test_parameter_file_with_an_unsafe_tag_is_refused(write: Write) -> None:
+    with pytest.raises(ConfigError, match="is not YAML: could not determine a constructor"):
+        parameter_files.read(write("/**/peer: {ros__parameters: {a: !!python/object/apply:os.getcwd []}}"))
+
+
 @pytest.mark.parametrize(
     ("entry", "line"),
     [

@@ -19,6 +19,16 @@ _LISTED = 25  # known names that fit a line
 _FORM = f"'NODE: {{{PARAMETERS}: {{NAME: VALUE}}}}'"
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and reads the lists in the files that launch writes: it tags them as tuples, which ROS ignores."""
+
+    def construct_tuple(self, node: yaml.SequenceNode) -> list[Any]:
+        return self.construct_sequence(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tuple)
+
+
 def read(path: str) -> dict[str, dict[str, Any]]:
     """Return the parameters of a file by the full name of their node, which may have wildcards, as `/*/camera_node`.
 
@@ -26,7 +36,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
         ConfigError: There is no such file, or it is no YAML of nodes and their parameters.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no parameter file {path}") from error
     except OSError as error:

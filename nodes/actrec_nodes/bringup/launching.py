@@ -1,0 +1,168 @@
+"""The processes that `recognize.launch.py` starts, by its arguments; the file itself only passes them to launch."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from actrec.utils.errors import ConfigError
+from actrec_nodes.bringup import graph
+from actrec_nodes.common import topics
+
+RESPAWN_DELAY_S = 2.0
+
+ARGUMENTS = {
+    "driver": "camera driver; empty: from params_file, or the node's default",
+    "driver_options": 'settings of the driver: "key=value key=value"',
+    "model": "model package, by name or folder; empty: from params_file, or the node's default",
+    "params_file": "ROS parameter file",
+    "vendor": f"use images of this ROS driver instead of camera_node: {', '.join(sorted(topics.VENDORS))}",
+    "namespace": "namespace of every node and topic",
+    "use_sim_time": "use the time of /clock: true or false",
+    "log_level": "debug, info, warn or error",
+    "composed": "all nodes in one process: true or false",
+    "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends: true or false",
+}
+"""Arguments that are empty by default, with their descriptions."""
+
+AUTO = "auto"
+IF_AUTO = {True: ", or auto: with composed, for subscribers", False: ", or auto: if the model takes it"}
+
+SWITCHES = {
+    spec.switch: (
+        AUTO if spec.is_optional else "true",
+        f"{spec.name}: {spec.purpose}; true or false{IF_AUTO[spec.on_demand] * spec.is_optional}",
+    )
+    for spec in graph.GRAPH
+}
+"""Arguments that turn a node on or off: default and description."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process to start.
+
+    Attributes:
+        executable: Of the package actrec.
+        name: Name of its node; empty for the process with all nodes.
+        arguments: Command line before the ones of ROS.
+        files: Parameter files.
+        parameters: Parameters by name, which outrank the files.
+    """
+
+    executable: str
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes to start, what they share, and a line for the log; empty for none."""
+
+    processes: list[Process]
+    namespace: str
+    remappings: list[tuple[str, str]]
+    ros_arguments: list[str]
+    respawn: bool
+    note: str = ""
+
+
+def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
+    """Return what the launch arguments start; nodes that the model does not need are left out.
+
+    Args:
+        given: The value of every one of `ARGUMENTS` and `SWITCHES`.
+        outer_namespace: That of a launch file which includes this one.
+
+    Raises:
+        ConfigError: A value is wrong, or a file is missing; the message names the argument.
+    """
+    auto = [spec.switch for spec in graph.GRAPH if spec.is_optional and given[spec.switch] == AUTO]
+    left_out = [name for name in SWITCHES if name not in auto and not is_true(given, name)]
+    if given["vendor"]:
+        if given["driver"]:
+            raise ConfigError("launch arguments vendor and driver each name an image source; set only one")
+        left_out.append("camera")
+    namespace = "".join(f"/{part.strip('/')}" for part in (outer_namespace, given["namespace"]) if part.strip("/"))
+    files = _parameter_files(given, namespace)
+    shared: dict[str, Any] = {"autostart": True}
+    if given["use_sim_time"]:
+        shared["use_sim_time"] = is_true(given, "use_sim_time")
+    if is_true(given, "composed"):
+        asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
+        arguments = _graph_arguments(given, left_out, asked)
+        return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)])
+    specs = graph.select(without=left_out)
+    ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
+    model = graph.model_of(specs, given["model"], ros_arguments)
+    spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
+    specs = [spec for spec in specs if spec not in spare]
+    note = graph.not_started(spare, model, f"to start: {' '.join(f'{spec.switch}:=true' for spec in spare)}")
+    processes = [
+        Process(
+            spec.name,
+            spec.name,
+            files=files,
+            parameters={**shared, **_own_parameters(given, spec.name), **graph.start_after(spec, specs)},
+        )
+        for spec in specs
+    ]
+    return _launch(given, processes, note)
+
+
+def _launch(given: Mapping[str, str], processes: list[Process], note: str = "") -> Launch:
+    return Launch(
+        processes,
+        given["namespace"],
+        topics.vendor_remaps(given["vendor"]) if given["vendor"] else [],
+        ["--log-level", given["log_level"]] if given["log_level"] else [],
+        is_true(given, "respawn"),
+        note,
+    )
+
+
+def _graph_arguments(given: Mapping[str, str], left_out: list[str], asked: list[str]) -> list[str]:
+    """Return the arguments of the single process; they override parameter files, also per-node values."""
+    arguments = ["--without", ",".join(left_out)] if left_out else []
+    arguments += ["--with", ",".join(asked)] if asked else []
+    for name in ("driver", "model"):
+        arguments += [f"--{name}", given[name]] if given[name] else []
+    return arguments + [f"--driver-option={word}" for word in _driver_options(given)]
+
+
+def _own_parameters(given: Mapping[str, str], node: str) -> dict[str, Any]:
+    """Return the parameters of one node that launch arguments set."""
+    if node == "camera_node":
+        own: dict[str, Any] = {"driver": given["driver"]} if given["driver"] else {}
+        return own | graph.driver_options(given["driver"], _driver_options(given))
+    return {"model": given["model"]} if node == "recognizer_node" and given["model"] else {}
+
+
+def _parameter_files(given: Mapping[str, str], namespace: str) -> list[str]:
+    """Return the parameter file, if one is given, checked for nodes in a namespace."""
+    if not given["params_file"]:
+        return []
+    file = os.path.expanduser(given["params_file"])
+    graph.check(file, namespace=namespace)  # launch itself would only warn
+    return [file]
+
+
+def _driver_options(given: Mapping[str, str]) -> list[str]:
+    """Split the launch argument driver_options into KEY=VALUE words."""
+    try:
+        return shlex.split(given["driver_options"])
+    except ValueError as error:
+        raise ConfigError(f"launch argument driver_options is {given['driver_options']!r}: {error}") from error
+
+
+def is_true(given: Mapping[str, str], name: str) -> bool:
+    """Parse a true/false launch argument; empty is false."""
+    value = given[name].lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("", "false", "0", "no", "off"):
+        return False
+    raise ConfigError(f"launch argument {name} is '{given[name]}', expected true or false")
