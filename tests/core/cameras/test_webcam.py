@@ -1,6 +1,7 @@
 """The webcam driver on video files and on a local HTTP stream that slows down, stalls or ends."""
 
 import logging
+import socket
 import socketserver
 import threading
 import time
@@ -68,6 +69,13 @@ def test_webcam_unknown_source_raises_with_remedy(tmp_path) -> None:
         WebcamCamera(fourcc="MJPEG")
     with pytest.raises(DeviceError, match="is not open"):
         WebcamCamera().read()
+
+
+def test_webcam_server_that_never_answers_raises_after_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/stream"
+        with pytest.raises(DeviceError, match="no video comes from there; .* open_timeout_s, if it is slow"):
+            WebcamCamera(source=source, open_timeout_s=0.5).open()
 
 
 class Stream(socketserver.ThreadingTCPServer):
