@@ -10,12 +10,14 @@ A table [2, T] with the begin and end of each frame precedes the images: each fr
 several frames is stored once.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from actrec.recordings.image_decoding import DamagedImageError, decode
 from actrec.skeleton.windows import nearest
 from actrec.utils.errors import InputError
 
@@ -115,7 +117,9 @@ def decode_frames(
             continue
         decoded[index] = place
         start, end = int(table[0, index]), int(table[1, index])
-        image = cv2.imdecode(np.frombuffer(frames[start:end], np.uint8), cv2.IMREAD_COLOR)
+        image = None
+        with contextlib.suppress(DamagedImageError):
+            image = decode(frames[start:end], cv2.IMREAD_COLOR)
         if image is None or image.shape != shape[1:]:
             raise InputError(f"image {index} of {shape[0]} cannot be decoded")
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out[place])

@@ -117,7 +117,12 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised, in one line
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        try:
+            session = _session(content, options, providers)
+        except Exception:
+            if providers == [_CPU]:
+                raise
+            session = _session(content, options, [_CPU])  # whether CUDA or the file is at fault
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise PackageError(f"{where} cannot be opened: {first_line(error)}: {remedy}") from error
     if _CUDA in providers and _CUDA not in session.get_providers():  # ONNX Runtime falls back to the CPU by itself
@@ -126,6 +131,11 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
             raise DeviceError(f"{problem}, or device=cpu")
         logger.warning("%s; device=auto uses the CPU", problem)
     return session
+
+
+def _session(content: bytes, options: onnxruntime.SessionOptions, providers: list[str]) -> onnxruntime.InferenceSession:
+    # Otherwise ONNX Runtime prints banners, and tries the CPU again after the CPU.
+    return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
 
 
 def device_of(session: onnxruntime.InferenceSession, threads: int) -> str:

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actrec.inference import package
 from actrec.inference.package import DESCRIPTION, ModelPackage
-from actrec.utils.errors import PackageError
+from actrec.utils.errors import ConfigError, PackageError
 
 VARIABLE = "ACTREC_MODELS"
 
@@ -45,25 +46,52 @@ def installed(name: str) -> list[Path]:
     return [*shares, here.parents[2] / name]
 
 
-def find(name_or_path: str | Path) -> ModelPackage:
+def find(name_or_path: str | Path, trusted: Sequence[str | Path] = ()) -> ModelPackage:
     """Return the package at a path, or the zoo's package of that name.
 
+    Args:
+        name_or_path: Folder or name.
+        trusted: Folders in which the package must be, with all links resolved; if there are none, it may be anywhere.
+
     Raises:
-        PackageError: There is none (the known names are listed), or it is broken.
+        PackageError: There is none (the known names are listed), it is not in a trusted folder, or it is broken.
+        ConfigError: A trusted folder is an empty string.
     """
+    path = _path(name_or_path)
+    _check_trusted(path, trusted)
+    return package.load(path)
+
+
+def _path(name_or_path: str | Path) -> Path:
+    """Return the folder of a package with all links resolved."""
     text = str(name_or_path)
     if not text:
         raise PackageError(f"no model is given; known: {_known()}, or give a package folder")
     if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
-        return package.load(name_or_path)
+        return _resolved(text)
     for folder in folders():
         if os.path.isfile(folder / text / DESCRIPTION):
-            return package.load(folder / text)
+            return _resolved(folder / text)
     if os.path.isdir(text):
-        return package.load(text)
+        return _resolved(text)
     raise PackageError(
         f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})"
     )
+
+
+def _check_trusted(path: Path, trusted: Sequence[str | Path]) -> None:
+    """Raise PackageError if there are trusted folders, but a resolved path is in none of them."""
+    if not all(str(folder).strip() for folder in trusted):
+        raise ConfigError("trusted_models has an empty folder: give the path of a folder, or remove it")
+    if trusted and not any(path.is_relative_to(_resolved(folder)) for folder in trusted):
+        raise PackageError(
+            f"model package '{path}' is not in a trusted folder ({', '.join(map(str, trusted))}): move it there, or "
+            "start the node with its parent folder in trusted_models"
+        )
+
+
+def _resolved(path: str | Path) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def list_packages() -> list[InstalledPackage]:

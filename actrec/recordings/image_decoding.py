@@ -3,6 +3,7 @@
 RVL: Wilson, "Fast Lossless Depth Image Compression", ISS 2017.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterable
 from functools import cache
@@ -40,7 +41,15 @@ _TO_RGB = {
 
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 _RVL_HEADER = struct.Struct("<II")
-_MAX_PIXELS = 1 << 26  # more means a damaged RVL header; no depth camera has as many
+_MAX_PIXELS = 1 << 27  # more than the cameras of phones have, 108 million; more means a damaged header
+_JPEG, _PNG, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
+_JPEG_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # start of frame: precision, height, width
+_JPEG_ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # markers without a length
+_JPEG_SCAN = 0xDA
+_JPEG_PIXELS = 512  # per byte, at most: each block of 8×8 pixels takes a bit or more
+_PNG_BYTES = 1032  # of pixels per byte, at most: the limit of deflate
+_BMP_PIXELS = 128  # per byte, at most: a run of 255 takes two bytes
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 class DamagedImageError(InputError):
@@ -152,7 +161,7 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
     Raises:
         DamagedImageError: The image cannot be decoded.
     """
-    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
@@ -167,7 +176,7 @@ def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: flo
     raw = np.frombuffer(data, np.uint8)
     transport = "compressedDepth" in transport_format
     body = raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw
-    image = decode_rvl(body) if transport and "rvl" in transport_format else _decode(body, cv2.IMREAD_UNCHANGED)
+    image = decode_rvl(body) if transport and "rvl" in transport_format else decode(body, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(
             f"compressed depth '{transport_format}' is {image.dtype}{list(image.shape)}, expected uint16[H, W]"
@@ -180,12 +189,63 @@ def decompress_depth(transport_format: str, data: bytes | np.ndarray, scale: flo
     return np.where((image > 0) & (meters > 0), meters, np.nan).astype(np.float32)
 
 
-def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
+def decode(data: bytes | memoryview | np.ndarray, flags: int) -> np.ndarray:
+    """Decode a JPEG, PNG or BMP as `cv2.imdecode` does, but refuse a size that its bytes cannot hold.
+
+    OpenCV allocates the size in the header first: a damaged header takes up to 3 GB.
+
+    Raises:
+        DamagedImageError: The image cannot be decoded.
+    """
     raw = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(raw, flags) if len(raw) else None
+    image = None
+    with contextlib.suppress(cv2.error, struct.error, ValueError, IndexError):
+        width, height, limit = _size_and_limit(raw.tobytes())
+        if width * height > limit:
+            raise DamagedImageError(
+                f"a compressed image of {len(raw)} bytes cannot be decoded: its header is damaged, as {width}×{height} "
+                f"pixels do not fit in (at most {limit})"
+            )
+        image = cv2.imdecode(raw, flags)
     if image is None:
         raise DamagedImageError(f"a compressed image of {len(raw)} bytes cannot be decoded; expected JPEG or PNG")
     return image
+
+
+def _size_and_limit(data: bytes) -> tuple[int, int, int]:
+    """Return width and height in the header, and the most pixels that so many bytes can hold.
+
+    Raises:
+        ValueError: It is no JPEG, PNG or BMP, or has no size; struct.error and IndexError likewise.
+    """
+    if data.startswith(_JPEG):
+        width, height = _jpeg_size(data)
+        limit = len(data) * _JPEG_PIXELS
+    elif data.startswith(_PNG):
+        width, height, bits, kind = struct.unpack_from(">IIBB", data, 16)
+        limit = len(data) * _PNG_BYTES * 8 // max(1, bits * _PNG_CHANNELS.get(kind, 1))
+    elif data.startswith(_BMP):
+        width, height = (abs(size) for size in struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18))
+        limit = len(data) * _BMP_PIXELS
+    else:
+        raise ValueError("expected an image")
+    return width, height, min(limit, _MAX_PIXELS)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of the first frame, found as libjpeg finds it."""
+    at = 2
+    while True:
+        at = data.index(0xFF, at)
+        while data[at] == 0xFF:
+            at += 1
+        marker = data[at]
+        if marker in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", data, at + 4)
+            return width, height
+        if marker == _JPEG_SCAN:
+            raise ValueError("expected a size before the image")
+        at += 1 if marker in _JPEG_ALONE else 1 + (data[at + 1] << 8 | data[at + 2])
 
 
 def decode_rvl(data: np.ndarray) -> np.ndarray:

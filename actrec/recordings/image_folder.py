@@ -20,7 +20,13 @@ import numpy as np
 import yaml
 
 from actrec.recordings import INTRINSICS_FILE, Recording, RecordingConfig, existing_path, log, resolve_intrinsics
-from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters, depth_in_millimeters
+from actrec.recordings.image_decoding import (
+    MILLIMETER,
+    DamagedImageError,
+    decode,
+    depth_in_meters,
+    depth_in_millimeters,
+)
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import load_npz, stamps_at
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
@@ -166,11 +172,8 @@ def read_image(file: Path, flags: int) -> np.ndarray:
     Raises:
         InputError: There is no such file, or it is not an image, or truncated.
     """
-    with contextlib.suppress(OSError):
-        content = np.fromfile(file, np.uint8)
-        image = cv2.imdecode(content, flags) if content.size else None
-        if image is not None:
-            return image
+    with contextlib.suppress(OSError, DamagedImageError):
+        return decode(np.fromfile(file, np.uint8), flags)
     raise InputError(f"'{file}' cannot be decoded: truncated or not an image; copy it again")
 
 

@@ -37,9 +37,13 @@ def setting(
     unit: str = "",
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
+    read_only: bool = False,
 ) -> Any:
-    """Return a dataclass field with the metadata of a ROS parameter and of `--help`; `range` includes its bounds."""
-    metadata = {"description": description, "unit": unit, "range": range, "choices": choices}
+    """Return a dataclass field with the metadata of a ROS parameter and of `--help`; `range` includes its bounds.
+
+    A `read_only` parameter is set when its node starts, and cannot be changed later.
+    """
+    metadata = {"description": description, "unit": unit, "range": range, "choices": choices, "read_only": read_only}
     if isinstance(default, (list, dict, set)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

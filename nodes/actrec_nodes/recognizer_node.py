@@ -17,6 +17,7 @@ from std_msgs.msg import String
 
 from actrec import inference
 from actrec.inference import zoo
+from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent as Event
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
@@ -45,6 +46,11 @@ class RecognizerConfig:
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(
         2.0, "Without a required stream for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
+    )
+    trusted_models: tuple[str, ...] = setting(
+        (),
+        "Folders from which models may be loaded, also by ~/load_model, with links resolved; empty for any folder.",
+        read_only=True,
     )
     target_frame: str = setting(
         "", "Frame in which events have their position too, by TF; empty: in the camera's alone."
@@ -272,7 +278,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if not self.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
             return self._load(model)
         try:
-            if kind.ready(zoo.find(model), **self._options(name)):
+            if kind.ready(self._find(model), **self._options(name)):
                 return self._load(model)
         except ActrecError as error:
             self._fallback = f"{name} cannot be used, {FALLBACK} runs instead: {one_line(error)}"
@@ -286,7 +292,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         name = name or self._backend(model)
         options = self._options(name)
         if not hasattr(inference.BACKENDS.get(name), "ready"):
-            return inference.load(model, name, **options)
+            return inference.load(self._find(model), name, **options)
         began, reported = time.monotonic(), float("-inf")
 
         def building(phase: str, step: int, steps: int) -> None:
@@ -301,12 +307,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.warn(f"building an engine for {model}; this takes minutes, but only once")
 
         try:
-            return inference.load(model, name, progress=building, **options)
+            return inference.load(self._find(model), name, progress=building, **options)
         finally:
             self.busy = ""
 
     def _backend(self, model: str) -> str:
-        return inference.resolve(self.config.backend, zoo.find(model))
+        return inference.resolve(self.config.backend, self._find(model))
+
+    def _find(self, model: str) -> ModelPackage:
+        return zoo.find(model, self.config.trusted_models)
 
     def _options(self, backend: str) -> dict[str, Any]:
         settings = parameters.Parameters(self, inference.BACKENDS.get(backend).config_class, backend).read()

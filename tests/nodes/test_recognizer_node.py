@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from actrec_msgs.srv import ListModels
+from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
 from actrec import inference
@@ -282,6 +283,37 @@ def test_recognizer_model_without_rejection_warns(make: Make, tiny: str, tmp_pat
     assert "never says" not in capfd.readouterr().err
     assert graph.load_model(str(write_tiny(tmp_path / "sure", threshold=0.0).path)).success
     assert "model sure never says `unknown`, whatever it sees" in capfd.readouterr().err
+
+
+def test_recognizer_trusted_models_other_folders_are_refused(make: Make, tmp_path: Path) -> None:
+    trusted = tmp_path / "trusted"
+    good = write_tiny(trusted / "good").path
+    foreign = write_tiny(tmp_path / "trusted_not" / "foreign").path
+    (trusted / "link").symlink_to(foreign)
+    (foreign.parent / "home").symlink_to(good)
+    graph = make(model=str(good), trusted_models=[str(trusted)])
+    assert graph.start()
+    for path in (foreign, trusted / "link", trusted / "../trusted_not/foreign", "joint_tcn_everyday"):
+        response = graph.load_model(path)
+        assert not response.success and response.model_name == "good"
+        assert "is not in a trusted folder" in response.message and "trusted_models" in response.message
+    assert graph.load_model(foreign.parent / "home").success
+    changed = graph.node.set_parameters([Parameter("trusted_models", value=["/"])])[0]
+    assert not changed.successful and graph.node.config.trusted_models == (str(trusted),)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "word"),
+    [
+        ("/nowhere", "is not in a trusted folder (/nowhere)"),
+        ([""], "trusted_models has an empty folder"),
+        ([1, 2], "trusted_models"),
+    ],
+)
+def test_recognizer_trusted_models_wrong_value_trusts_no_folder(make: Make, tiny: str, trusted: Any, word: str) -> None:
+    graph = make(model=tiny, trusted_models=trusted)
+    assert not graph.start()
+    assert word in graph.node.last_error
 
 
 @pytest.mark.parametrize("fault", ["missing", "corrupt", "foreign"])

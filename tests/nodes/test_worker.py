@@ -6,10 +6,11 @@ import threading
 import cv2
 import pytest
 
+from actrec.utils.errors import InputError
 from actrec_nodes.bringup.processes import ros
 from actrec_nodes.common import diagnostics as statistics_module
 from actrec_nodes.common.diagnostics import Statistics
-from actrec_nodes.common.lifecycle import Worker
+from actrec_nodes.common.lifecycle import LINE_CHARACTERS, Worker, one_line
 
 
 class BlockedWork:
@@ -132,6 +133,14 @@ def test_statistics_slow_inputs_have_a_rate(statistics: Statistics, monkeypatch:
         now += 4.0
     now += 5.0
     assert statistics.snapshot().rate_hz == pytest.approx(0.25)
+
+
+def test_one_line_long_text_of_a_message_is_shortened() -> None:
+    line = one_line(InputError(f"frame '{'x' * 10_000}\n\x1b[2J\0': set\tthe frame_id"))
+    assert len(line) < LINE_CHARACTERS and line.isprintable()
+    assert line.startswith("frame 'xxx") and line.endswith("': set the frame_id") and "characters) …" in line
+    assert one_line(InputError("x" * LINE_CHARACTERS)) == "x" * LINE_CHARACTERS
+    assert one_line(ValueError("y" * 10_000)).startswith("ValueError: yyy")
 
 
 def test_ros_opencv_runs_on_one_thread():

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
+from actrec.recordings.image_decoding import MILLIMETER, DamagedImageError, decode, depth_in_meters
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Intrinsics
 from actrec.utils import camera_model
@@ -366,8 +366,10 @@ class Image:
         own_width, height = self._size()
         if kind == k4a.K4A_IMAGE_FORMAT_COLOR_MJPG:
             factor = max(f for f in _DECODING_FLAGS if f == 1 or (own_width % f == 0 and own_width // f >= width))
-            decoded = cv2.imdecode(self._data(), _DECODING_FLAGS[factor])
-            return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+            try:
+                return cv2.cvtColor(decode(self._data(), _DECODING_FLAGS[factor]), cv2.COLOR_BGR2RGB)
+            except DamagedImageError:
+                return None
         shape, code = {
             k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32: ((height, own_width, 4), cv2.COLOR_BGRA2RGB),
             k4a.K4A_IMAGE_FORMAT_COLOR_NV12: ((height * 3 // 2, own_width), cv2.COLOR_YUV2RGB_NV12),

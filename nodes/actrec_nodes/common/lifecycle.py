@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 REPEAT_S = 5.0  # shortest interval between two log lines of one kind
 LAST_STATISTICS_S = 0.5  # time for the last statistics to reach subscribers
+LINE_CHARACTERS = 1000  # of a log line or a diagnostic; a string of a message may have megabytes
 COMPLAINTS = 100  # kinds of log lines whose repetitions are counted
 
 
@@ -265,7 +266,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
         Lines that differ in numbers only, such as stamps, counts or ids, are repetitions.
         """
-        now, kind = time.monotonic(), re.sub(r"\d+", "0", line)
+        now, kind = time.monotonic(), re.sub(r"\d+", "0", shorten(line))
         with self._complaints_lock:
             last, held = self._complaints.pop(kind, (float("-inf"), 0))
             due = now - last >= REPEAT_S
@@ -277,6 +278,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._log(f"{line} (and {held} times more)" if held else line, level)
 
     def _log(self, message: str, level: str) -> None:
+        message = shorten(message)  # a name in it may come from a message
         # rclpy ties a severity to a line of code, so each has its own.
         if level == "info":
             self.get_logger().info(message)
@@ -363,9 +365,20 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line; an unexpected one with its type."""
-    text = " ".join(str(error).split())
+    """Return an error as one line of `shorten`; an unexpected one with its type."""
+    text = shorten(str(error))
     return text if isinstance(error, ActrecError) else f"{type(error).__name__}: {text}"
+
+
+def shorten(text: str) -> str:
+    """Return a text in one line of at most `LINE_CHARACTERS`, without control characters, for logs and diagnostics.
+
+    A long text keeps its begin and its end, which has the remedy.
+    """
+    if len(text) > LINE_CHARACTERS:
+        kept = LINE_CHARACTERS - 40
+        text = f"{text[: 2 * kept // 3]} … ({len(text) - kept} characters) … {text[-(kept // 3) :]}"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 class Worker(Generic[T]):

@@ -109,6 +109,8 @@ class Parameters(Generic[T]):
         if value is None and type(None) in typing.get_args(hint):
             return None
         kind = typing.get_origin(hint) or hint
+        if kind in (tuple, list) and isinstance(value, str):
+            return kind([value])
         return kind(value or ()) if kind in (tuple, list) else value
 
 
@@ -128,6 +130,7 @@ def _descriptor(field: "dataclasses.Field[Any]", hint: Any, default: Any) -> Par
     metadata = field.metadata
     unit = f" [{metadata['unit']}]" if metadata.get("unit") else ""
     descriptor = ParameterDescriptor(description=f"{metadata.get('description', '')}{unit}")
+    descriptor.read_only = bool(metadata.get("read_only"))
     if metadata.get("choices"):
         descriptor.additional_constraints = f"one of: {', '.join(metadata['choices'])}"
     # ROS has no type for None or an empty list; `read` checks such values.

@@ -379,12 +379,21 @@ def test_load_cuda_that_does_not_start_refused_or_logged(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda *args, providers: create(*args, providers=["CPUExecutionProvider"])
+        onnxruntime,
+        "InferenceSession",
+        lambda *args, providers, **rest: create(*args, providers=["CPUExecutionProvider"], **rest),
     )
     with pytest.raises(DeviceError, match="could not start CUDA"):
         inference.load(tiny, device="cuda")
     assert inference.load(tiny).backend.device == "CPU, 1 thread"
     assert "uses the CPU" in caplog.text
+
+
+def test_load_foreign_network_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    foreign = package.write(tmp_path / "foreign", tiny_description(), tiny_onnx(operator="Telepathy"))
+    with pytest.raises(PackageError, match=r"model.onnx cannot be opened: .*Telepathy.*: export it again"):
+        inference.load(foreign)
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_load_missing_library_refused_with_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
