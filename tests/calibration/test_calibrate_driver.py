@@ -168,7 +168,7 @@ def test_hand_eye_from_driver_uses_camera_intrinsics(camera, tmp_path, monkeypat
         def pose_at(stamp_ns):
             return arm.gripper(poses[[number for start, number in starts if start <= stamp_ns][-1]])
 
-        monkeypatch.setattr(rig, "open_poses", lambda base, gripper: nullcontext(pose_at))
+        monkeypatch.setattr(rig, "open_poses", lambda base, gripper, waiting: nullcontext(pose_at))
         command = ["calibrate", "hand-eye", "--driver", "realsense", "--driver-option", "fps=15", "--mount", "hand"]
         command += ["--parent", "tool0", "--base", "base_link", "--views", "8", "--keep", str(tmp_path / "kept")]
         assert main([*command, "--json", "--serial", camera.serial, *ARGUMENTS]) == 0

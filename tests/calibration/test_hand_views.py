@@ -105,8 +105,8 @@ def test_hand_eye_rectified_topic_uses_camera_info(tmp_path, monkeypatch):
         image = robot.read(timeout_s)
         return image.stamp_ns, image.color, image.intrinsics
 
-    monkeypatch.setattr(lens, "open_topic", lambda topic: nullcontext(read_topic))
-    monkeypatch.setattr(rig, "open_poses", lambda base, gripper: nullcontext(robot.pose_at))
+    monkeypatch.setattr(lens, "open_topic", lambda topic, waiting: nullcontext(read_topic))
+    monkeypatch.setattr(rig, "open_poses", lambda base, gripper, waiting: nullcontext(robot.pose_at))
     command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
     command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
     assert main(command) == 0
