@@ -19,6 +19,7 @@ from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.subscriptions import Subscription, why_silent
 from actrec_nodes.common.tf import TfPoses
 
+TF_STEP_S = 0.05  # between looks for the first pose
 ROBOT_WAIT_S = 0.3  # wait for a resting robot's pose: joint states come at a few Hz and more
 
 
@@ -106,9 +107,9 @@ def robot_poses(
         def known() -> bool:
             nonlocal problem
             try:
-                poses.pose(base, gripper, 0, 0.0)  # the newest
+                poses.pose(base, gripper, 0, TF_STEP_S)  # the newest
             except DeviceError as error:
-                problem = str(error)
+                problem = str(error).rstrip(".")
                 return False
             return True
 

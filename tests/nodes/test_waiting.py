@@ -31,11 +31,6 @@ COMMANDS = {
         "image on /camera/color/image_raw ",
         CAMERA,
     ),
-    "calibrate hand-eye": (
-        ["calibrate", "hand-eye", *TOPIC, "--mount", "hand", "--parent", "tool0", "--base", "base_link"],
-        "pose of 'tool0' in 'base_link' on TF ",
-        "start the robot's driver",
-    ),
 }
 
 
@@ -45,8 +40,6 @@ def test_command_without_a_graph_names_it_and_ends_with_a_remedy(
 ) -> None:
     if name == "view":
         pytest.importorskip("rerun", reason="needs Rerun: make venv EXTRAS='live view'")
-    if name == "calibrate hand-eye":
-        pytest.importorskip("tf2_ros", reason="TF comes with a ROS 2 distribution; there is no wheel of it")
     arguments, what, remedy = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
