@@ -68,6 +68,18 @@ def test_launch_starts_the_nodes_that_the_model_takes_and_notes_the_others(tmp_p
     assert {"hand_node", "face_node", "scene_flow_node"} <= set(names(nowhere)), "a model that cannot be read"
 
 
+def test_launch_webcam_starts_only_the_nodes_that_work_without_depth(tmp_path: Path) -> None:
+    (tmp_path / "desk.yaml").write_text("/**/camera_node: {ros__parameters: {driver: webcam}}")
+    for given in ({"driver": "webcam"}, {"params_file": f"{tmp_path}/desk.yaml"}):
+        planned = plan(hand="true", **given)
+        assert names(planned.processes) == ["recognizer_node", "skeleton_node", "hand_node", "camera_node"]
+        assert [process.parameters.get("use_depth") for process in planned.processes] == [None, False, False, None]
+        assert "scene_flow" not in planned.note
+        with pytest.raises(ConfigError, match="scene_flow_node needs depth, but the camera has color alone"):
+            plan(scene_flow="true", **given)
+        assert "recognizer_node" in names(started(model="/nowhere", **given))
+
+
 def test_launch_parameter_file_is_checked_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)

@@ -1,5 +1,6 @@
 """The nodes of the graph: their names, purposes, order of activation, and parameter files. Imports no ROS."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -213,7 +214,9 @@ def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = 
     """
     flow = find("scene_flow")
     if flow in specs:
-        is_required = bool(model) and streams(model).get(flow.stream, False)
+        is_required = False
+        with contextlib.suppress(ActrecError):  # the recognizer reports a model that cannot be read
+            is_required = bool(model) and streams(model).get(flow.stream, False)
         reason = f"model {model} requires {flow.stream}, and " if is_required else ""
         if is_required or flow in map(find, asked):
             raise ConfigError(

@@ -98,6 +98,10 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
     specs = graph.select(without=left_out)
     ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
     model = graph.model_of(specs, given["model"], ros_arguments)
+    camera = _own_parameters(given, "camera_node")
+    color_alone = graph.find("camera") in specs and not graph.has_depth(ros_arguments, camera)
+    if color_alone:
+        specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
     specs = [spec for spec in specs if spec not in spare]
     note = graph.not_started(spare, model, f"to start: {' '.join(f'{spec.switch}:=true' for spec in spare)}")
@@ -106,7 +110,12 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
             spec.name,
             spec.name,
             files=files,
-            parameters={**shared, **_own_parameters(given, spec.name), **graph.start_after(spec, specs)},
+            parameters={
+                **shared,
+                **({"use_depth": False} if color_alone and spec.name in graph.OPTIONAL_DEPTH else {}),
+                **_own_parameters(given, spec.name),
+                **graph.start_after(spec, specs),
+            },
         )
         for spec in specs
     ]
