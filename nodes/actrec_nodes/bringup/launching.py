@@ -60,7 +60,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes to start, what they share, and a line for the log; empty for none."""
+    """The processes to start, their common settings, and a line for the log; empty for none."""
 
     processes: list[Process]
     namespace: str
@@ -71,7 +71,7 @@ class Launch:
 
 
 def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
-    """Return what the launch arguments start; nodes that the model does not need are left out.
+    """Return the processes for the launch arguments, without nodes that the model does not need.
 
     Args:
         given: The value of every one of `ARGUMENTS` and `SWITCHES`.
