@@ -238,7 +238,7 @@ def record(
             host.add(node)
             waiting.until(
                 lambda: any(node.counts.values()) or node.error is not None,
-                f"message on {', '.join(node.wanted)}",
+                f"message on {', '.join(node.wanted) if node.config.topics else 'the topics of the graph'}",
                 node.why_silent,
                 START_GRAPH,
             )

@@ -21,7 +21,7 @@ GRAPH = "start the graph first (actrec run)"
 CAMERA = "start the camera's node first (actrec run --nodes camera), or give --driver"
 TOPIC = ["--topic", "camera/color/image_raw", "--serial", "1"]
 COMMANDS = {
-    "record": (["record", "--out", "bag", "--duration", "3"], "message on /action_label, ", GRAPH),
+    "record": (["record", "--out", "bag", "--duration", "3"], "message on the topics of the graph ", GRAPH),
     "record topic": (["record", "--out", "bag", "--topics", "/people"], "message on /people ", GRAPH),
     "record label": (["record", "--label", "wave"], "skeletons on /skeletons ", GRAPH),
     "view": (["view", "--out", "graph.rrd", "--duration", "3"], "images, people or labels of a graph ", GRAPH),
