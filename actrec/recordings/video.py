@@ -274,7 +274,8 @@ class VideoWriter:
 
     def _add_stream(self, width: int, height: int) -> None:
         self.codec = next((name for name in _ENCODERS if name in av.codecs_available), "mpeg4")
-        options = {"preset": "veryfast"} if self.codec == "libx264" else {}
+        # Without B-frames: FFmpeg states a wrong duration if a gap precedes a reordered frame.
+        options = {"preset": "veryfast", "bf": "0"} if self.codec == "libx264" else {}
         with self._write_errors():
             self._stream = self._container.add_stream(self.codec, rate=30, options=options)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"

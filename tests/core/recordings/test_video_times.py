@@ -4,10 +4,11 @@ import logging
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
-from actrec.recordings import RecordingConfig, open_recording
+from actrec.recordings import RecordingConfig, open_recording, video
 
 GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
 """Ticks of the frames of a camera that drops some."""
@@ -76,3 +77,23 @@ def test_video_recording_azure_kinect_file_warns(tmp_path, caplog):
         "k.mkv' is from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
         in caplog.text
     )
+
+
+@pytest.mark.parametrize("encoders", [video._ENCODERS, ()])
+def test_video_writer_of_any_encoder_keeps_times_and_size(tmp_path, monkeypatch, encoders):
+    monkeypatch.setattr(video, "_ENCODERS", encoders)
+    path, ticks = tmp_path / "out.mp4", [0, 1, 2, 2, 7, 8, 20]  # tenths of a second; one stamp comes twice
+    writer = video.VideoWriter(path)
+    for tick in ticks:
+        writer.write(np.full((47, 65, 3), 10 * tick, np.uint8), 10**18 + tick * 10**8)
+    writer.close()
+    writer.close()
+    assert (writer.codec == "mpeg4") == (not encoders)
+    capture, times = cv2.VideoCapture(str(path)), []
+    while (found := capture.read())[0]:
+        assert found[1].shape == (46, 64, 3)
+        assert abs(float(found[1].mean()) - 10 * ticks[len(times)]) < 6
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    np.testing.assert_allclose(times, np.array(ticks) / 10, atol=1e-3)
+    with av.open(str(path)) as played:
+        assert played.duration / av.time_base == pytest.approx(2.0, abs=0.11)
