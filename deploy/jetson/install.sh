@@ -148,11 +148,12 @@ if [ -n "$service" ]; then
     # Keep existing settings.
     [ -f "/etc/actrec/$name" ] || as_root install -m 644 "$root/deploy/jetson/$name" "/etc/actrec/$name"
   done
+  run mkdir -p "$HOME/.cache/actrec" "$HOME/.ros" # the units may write there only
   units=(actrec.service)
   [ -z "$realsense" ] || units+=(actrec-camera.service)
   for unit in "${units[@]}"; do
     filled="$(mktemp)"
-    sed -e "s|@USER@|$(id -un)|g" -e "s|@ROOT@|$root|g" -e "s|@ROS@|$ros|g" "$root/deploy/jetson/$unit" >"$filled"
+    sed -e "s|@USER@|$(id -un)|g" -e "s|@HOME@|$HOME|g" -e "s|@ROOT@|$root|g" -e "s|@ROS@|$ros|g" "$root/deploy/jetson/$unit" >"$filled"
     as_root install -m 644 "$filled" "/etc/systemd/system/$unit"
     rm -f "$filled"
   done

@@ -14,6 +14,7 @@ arguments=(
   # Share the robot's network and /dev/shm, so that Fast DDS reaches nodes outside the container. A separate /dev/shm needs
   # --shm-size 1g: Docker's default of 64 MiB is too small for the 32 MiB segment of each node (config/fastdds.xml).
   --network host --ipc host
+  --cap-drop ALL --security-opt no-new-privileges
   # Groups of the GPU devices.
   --group-add video --group-add "$(getent group render | cut -d: -f3)"
   # Keep engines when the container is removed.

@@ -1,10 +1,13 @@
 """The Jetson's files are consistent: the commands of install.sh, and the paths and names that files refer to."""
 
 import configparser
+import getpass
 import os
 import re
 import runpy
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,33 @@ def test_units_restart_without_limit(name: str) -> None:
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
     assert "network-online.target" in unit["Unit"]["After"].split()
     assert unit["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_write_only_logs_and_caches_without_privileges(name: str) -> None:
+    service = dict(line.split("=", 1) for line in (JETSON / name).read_text().splitlines() if re.match(r"\w+=", line))
+    for key in ("NoNewPrivileges", "PrivateTmp", "ProtectKernelModules", "RestrictNamespaces", "RestrictSUIDSGID"):
+        assert service[key] == "yes"
+    assert (service["ProtectSystem"], service["CapabilityBoundingSet"], service["MemoryMax"]) == ("strict", "", "80%")
+    written = [path.removeprefix("-@HOME@/") for path in service["ReadWritePaths"].split()]
+    assert set(written) <= {".cache/actrec", ".ros"}
+    assert all(f'"$HOME/{path}"' in (JETSON / "install.sh").read_text() for path in written)
+    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "WatchdogSec"} & set(service)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("name", UNITS)
+def test_units_filled_in_are_valid_and_exposed_little(name: str, tmp_path: Path) -> None:
+    text = (JETSON / name).read_text()
+    for word, value in {"USER": getpass.getuser(), "HOME": str(tmp_path), "ROOT": str(ROOT), "ROS": "jazzy"}.items():
+        text = text.replace(f"@{word}@", value)
+    unit = tmp_path / name
+    unit.write_text(text.replace("ExecStart=", f"ExecStart={sys.executable} ", 1))
+    verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert not re.search("Unknown|Failed|Invalid|ignoring", verified.stderr, re.IGNORECASE), verified.stderr
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=60", str(unit)]
+    measured = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert measured.returncode == 0, measured.stdout[-200:] + measured.stderr
 
 
 def test_service_starts_after_the_camera_by_start_sh() -> None:
