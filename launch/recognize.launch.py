@@ -50,7 +50,8 @@ def nodes(context: LaunchContext) -> list[Any]:
             arguments=process.arguments,
             parameters=[*process.files, {name: typed(value) for name, value in process.parameters.items()}],
             remappings=planned.remappings,
-            ros_arguments=planned.ros_arguments,
+            # Used only where security is on: deploy/sros2.
+            ros_arguments=[*planned.ros_arguments, "--enclave", f"/actrec/{process.name or 'graph'}"],
             respawn=planned.respawn,
             respawn_delay=launching.RESPAWN_DELAY_S,
         )

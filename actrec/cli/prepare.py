@@ -29,7 +29,7 @@ Examples:
   actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
   actrec train models/recipes/papers/sem_net_ntu60.yaml --data ~/prepared --out runs/ntu60
   actrec prepare rendered --out ~/prepared/rendered --streams bodies,color --estimate flow --picture-size 120
-  actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tcp://head:8786
+  actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tls://head:8786
   actrec prepare ntu60 --out ~/prepared/ntu60 --check
   actrec prepare nucla --render-every 4 --out runs/nucla_rendered.npz
 """
