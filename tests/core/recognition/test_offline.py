@@ -1,44 +1,78 @@
-"""Recognition of recorded frames without ROS, by models of other streams than skeletons."""
+"""No network access at run time: models, estimators and `actrec doctor` work from files alone."""
 
-import dataclasses
+import subprocess
+import sys
 
-import pytest
+RUN = """
+import ipaddress
+import sys
 
-from actrec.cameras.simulated import SimulatedCamera
-from actrec.recognition.offline import OfflineRecognizer
-from actrec.types import UNKNOWN
-from tests import example_scene
-from tests.tiny_model import write_any
-
-STREAMS = example_scene.ALL
+attempts = []
 
 
-@pytest.fixture(scope="module")
-def frames():
-    options = {"realtime": False, "fps": 10.0, "seed": 1}
-    with SimulatedCamera(actions=["wave"], **options) as camera:
-        return [camera.read() for _ in range(25)]
+def is_local(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
 
 
-def test_offline_recognizer_model_of_every_stream_gets_its_inputs(frames, tmp_path) -> None:
-    model = str(write_any(tmp_path / "model", STREAMS, example_scene.WINDOW).path)
-    with OfflineRecognizer(model, labels="windows", interval_s=0.0) as recognizer:
-        labeled = [recognizer.process(frame) for frame in frames]
-    predictions = labeled[-1].predictions
-    assert [made.body_id for made in predictions] == ["body_1"] == list(labeled[-1].labels)
-    assert predictions[0].reason == "" and predictions[0].label != UNKNOWN
-    assert labeled[-1].people.hands and labeled[-1].people.faces
-    assert recognizer.recognizer.counts.labels > 5
+def hook(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0] or ""
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else str(host)
+    if not is_local(host):
+        attempts.append(f"{event} {host}")
+        raise OSError(f"{event} {host} is refused: no network at run time")
 
 
-def test_offline_recognizer_person_who_leaves_loses_the_label(frames) -> None:
-    with OfflineRecognizer(interval_s=0.0) as recognizer:
-        for frame in frames[:15]:
-            labeled = recognizer.process(frame)
-        assert list(labeled.labels) == ["body_1"]
-        for number in range(15):
-            empty = frames[0].color * 0
-            later = frames[14].stamp_ns + (number + 1) * 100_000_000
-            labeled = recognizer.process(dataclasses.replace(frames[0], stamp_ns=later, color=empty, depth=None))
-        assert labeled.labels == {} and labeled.people.bodies == []
-        assert recognizer.finish() == []
+sys.addaudithook(hook)
+"""
+
+WORK = """
+from actrec import cameras, cli, load_model
+from actrec.inference import zoo
+from actrec.perception import Pipeline
+from actrec.recognition import ActionRecognizer
+
+recognizer = ActionRecognizer(load_model("joint_tcn_everyday"))
+zoo.list_packages()
+with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0) as camera, Pipeline() as pipeline:
+    for _ in range(5):
+        frame = camera.read(30.0)
+        people = pipeline.process(frame)
+        recognizer.add_skeletons(frame.stamp_ns, people.bodies)
+        recognizer.predict()
+assert people.bodies and people.faces
+print(cli.main(["doctor", "--no-transport"]))
+"""
+
+ATTEMPT = """
+import socket
+
+for call in (lambda: socket.create_connection(("192.0.2.1", 80), 1), lambda: socket.getaddrinfo("example.org", 80)):
+    try:
+        call()
+    except OSError:
+        pass
+"""
+
+
+def attempts(work: str) -> str:
+    """Run code in a process that refuses connections to other machines; return the attempts."""
+    code = f"{RUN}{work}\nprint('attempts:', attempts)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
+
+
+def test_run_time_makes_no_connection_to_other_machines() -> None:
+    assert attempts(WORK) == "attempts: []"
+
+
+def test_connection_to_another_machine_is_found() -> None:
+    assert attempts(ATTEMPT) == "attempts: ['socket.getaddrinfo 192.0.2.1', 'socket.getaddrinfo example.org']"
