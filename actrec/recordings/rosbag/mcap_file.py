@@ -28,7 +28,8 @@ _FOOTER_SIZE = 37  # with the magic bytes
 
 _ROS_LANGUAGES = ("", "ros2msg", "ros2idl", "omgidl")
 
-_DECOMPRESS = {"zstd": zstd.decompress, "lz4": lz4.frame.decompress}
+_DECOMPRESSORS = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+_MAX_BYTES = 1 << 29  # of a chunk or message; 16 KB of zstd may hold as many, but no recorder writes them
 
 _COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 """Start of compressed data; a serialized message starts with 0."""
@@ -201,16 +202,17 @@ class McapFile:
         whole = len(body) == size
         try:
             (crc,), ((name,), at) = struct.unpack_from("<I", body, 24), _strings(body, 28, 1)
-            compression, data = name.decode(), body[at + 8 :]
-            if compression in _DECOMPRESS:
-                data = _DECOMPRESS[compression](data) if whole else data[:0]
+            compression = name.decode()
+            data: bytes | memoryview = body[at + 8 :]
+            if compression in _DECOMPRESSORS:
+                data = _decompress(compression, data) if whole else data[:0]
             if whole and crc and zlib.crc32(data) != crc and not self._salvage:  # one byte would lose all messages
                 raise ValueError("its checksum differs")
         except Exception as error:  # zstd, lz4 and struct raise various errors
             if not whole:
                 return b""
             raise ValueError(f"damaged chunk: {' '.join(str(error).split())}") from error
-        if compression and compression not in _DECOMPRESS:
+        if compression and compression not in _DECOMPRESSORS:
             raise InputError(
                 f"'{self.path}' is compressed with '{compression}', which is not supported; known: zstd, lz4"
             )
@@ -260,7 +262,23 @@ def decompress(raw: bytes) -> bytes:
     The data is inspected, since only metadata.yaml states this compression and a file may be read without it.
     """
     method = _COMPRESSED.get(raw[:4])
-    return bytes(_DECOMPRESS[method](raw)) if method else raw
+    return _decompress(method, raw) if method else raw
+
+
+def _decompress(method: str, data: bytes | memoryview) -> bytes:
+    """Decompress the frames in `data`; raise ValueError if they are truncated or have too many bytes."""
+    parts: list[bytes] = []
+    left = _MAX_BYTES
+    while data:
+        decompressor = _DECOMPRESSORS[method]()
+        parts.append(decompressor.decompress(data, max_length=left + 1))
+        left -= len(parts[-1])
+        if left < 0:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes when decompressed")
+        if not decompressor.eof:
+            raise ValueError("it is truncated")
+        data = decompressor.unused_data or b""
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _records(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:

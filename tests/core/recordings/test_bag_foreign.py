@@ -18,7 +18,7 @@ from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from actrec.recordings import open_recording
-from actrec.recordings.rosbag import bag_files
+from actrec.recordings.rosbag import bag_files, mcap_file
 from actrec.recordings.rosbag.bag_files import recover
 from actrec.recordings.rosbag.mcap_file import Channel
 from actrec.utils.errors import InputError
@@ -358,3 +358,16 @@ def test_open_recording_compressed_file_plays(tmp_path, ros_entries, suffix, met
     packed.write_bytes(COMPRESS[method](b"hello hello"))
     with pytest.raises(InputError, match=f"'{packed}' is not an mcap file: it starts with b'hello he'"):
         open_recording(packed)
+
+
+@pytest.mark.parametrize("method", ["zstd", "lz4"])
+def test_decompress_message_with_too_many_bytes_raises(method, monkeypatch) -> None:
+    monkeypatch.setattr(mcap_file, "_MAX_BYTES", 1 << 20)
+    message = COMPRESS[method](bytes(1 << 20))
+    assert mcap_file.decompress(message) == bytes(1 << 20)
+    with pytest.raises(ValueError, match="it has more than 1048576 bytes when decompressed"):
+        mcap_file.decompress(COMPRESS[method](bytes((1 << 20) + 1)))
+    with pytest.raises(ValueError, match="more than 1048576 bytes"):
+        mcap_file.decompress(message + message)
+    with pytest.raises(ValueError, match="it is truncated"):
+        mcap_file.decompress(message[:-3])
