@@ -40,7 +40,7 @@ def included(element: ElementTree.Element, folder: Path) -> ElementTree.Element:
 @pytest.fixture(scope="module")
 def enclaves() -> dict[str, dict[str, Allowed]]:
     """Return what each node of each enclave may do."""
-    policy = included(ElementTree.parse(SROS2 / "actrec.policy.xml").getroot(), SROS2)
+    policy = included(ElementTree.parse(SROS2 / "policy.xml").getroot(), SROS2)
     found: dict[str, dict[str, Allowed]] = {}
     for enclave in policy.iter("enclave"):
         profiles = found.setdefault(enclave.attrib["path"], {})
