@@ -44,7 +44,7 @@ class LiveGraph:
         host.add(self.peer)
         parameters: dict[str, dict[str, Any]] = {"camera_node": CAMERA, "recognizer_node": {"model": model}}
         self.nodes = {}
-        for spec in graph.select():
+        for spec in (spec for spec in graph.select() if not spec.on_demand):
             overrides = [Parameter(name, value=value) for name, value in parameters.get(spec.name, {}).items()]
             self.nodes[spec.name] = spec.load()(context=context, parameter_overrides=overrides)
             host.add(self.nodes[spec.name])

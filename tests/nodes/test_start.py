@@ -26,7 +26,7 @@ def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize("processes", [[], ["--processes", "--with", "hand,face,scene_flow"]], ids=["one", "each"])
 def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, processes: list[str]) -> None:
     image = tmp_path / "sheet.png"
-    with start(root, *processes, "--duration", "20", "--image", str(image)) as process:
+    with start(root, *processes, "--duration", "14", "--image", str(image)) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert [line for line in output.splitlines() if ALARM.search(line)] == []
