@@ -132,6 +132,8 @@ class ActionRecognizer:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
             buffers.image_size = self._buffers.image_size
+            if "bodies" in self._buffers.newest_ns:  # the frame that waits for its label may be the newest
+                buffers.newest_ns["bodies"] = self._buffers.newest_ns["bodies"]
             if inputs.window.gravity != "camera":
                 buffers.up, buffers.newest_up = self._buffers.up, self._buffers.newest_up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}

@@ -373,6 +373,14 @@ def test_set_session_keeps_tracks(session: Session, tmp_path: Path) -> None:
     ]
 
 
+def test_set_session_frame_that_waits_is_labeled_by_the_new_model(session: Session, tmp_path: Path) -> None:
+    recognizer = EachFrame(session, min_seconds=0.0)
+    feed(recognizer, range(10), body(1.0))
+    recognizer.add_skeletons(stamp(10), [body(1.0)])
+    recognizer.set_session(inference.load(write_tiny(tmp_path / "other")))
+    assert [(each.label, each.model_name, each.reason) for each in recognizer.predict()] == [("right", "other", "")]
+
+
 def test_set_session_lost_body_still_ends(session: Session, tmp_path: Path) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0))
