@@ -85,17 +85,9 @@ def run(args: argparse.Namespace) -> int:
         runner = importlib.import_module("actrec_nodes.bringup.run")
         images: dict[str, Any] = {}
         chosen = plan(args, images.update if image else None)
+        _announce(args, chosen)
     if stopped.is_set():
         return 130
-    graph = importlib.import_module("actrec_nodes.bringup.graph")
-    for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
-        print(f"actrec: {line}", file=sys.stderr)
-    if not args.json:
-        print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
-    if not args.json and not args.quiet and chosen.spare:
-        spare = ",".join(spec.switch for spec in chosen.spare)
-        remedy = f"each starts when its topic has a subscriber, or now with --with {spare}"
-        print(graph.not_started(chosen.spare, chosen.model, remedy), flush=True)
     result = runner.run_graph(chosen)
     if result is None:
         return 1
@@ -111,6 +103,19 @@ def run(args: argparse.Namespace) -> int:
         line = _write_image(image, images, result["performed"])
         print(line, file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _announce(args: argparse.Namespace, chosen: Any) -> None:
+    """Print which nodes start, and which do not."""
+    graph = importlib.import_module("actrec_nodes.bringup.graph")
+    for line in graph.left_out(chosen.specs, chosen.model) if args.model else ():
+        print(f"actrec: {line}", file=sys.stderr)
+    if not args.json:
+        print(f"starting {', '.join(spec.switch for spec in reversed(chosen.specs))} …", flush=True)
+    if not args.json and not args.quiet and chosen.spare:
+        spare = ",".join(spec.switch for spec in chosen.spare)
+        remedy = f"each starts when its topic has a subscriber, or now with --with {spare}"
+        print(graph.not_started(chosen.spare, chosen.model, remedy), flush=True)
 
 
 def _write_image(path: Path, images: dict[str, Any], figures: dict[str, Any]) -> str:

@@ -23,10 +23,14 @@ def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.parametrize("processes", [[], ["--processes", "--with", "hand,face,scene_flow"]], ids=["one", "each"])
-def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, processes: list[str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [["--duration", "8"], ["--processes", "--duration", "14", "--with", "hand,face,scene_flow"]],
+    ids=["one", "each"],
+)
+def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, options: list[str]) -> None:
     image = tmp_path / "sheet.png"
-    with start(root, *processes, "--duration", "14", "--image", str(image)) as process:
+    with start(root, *options, "--image", str(image)) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert [line for line in output.splitlines() if ALARM.search(line)] == []
@@ -35,7 +39,7 @@ def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, pr
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]], ids=["one", "each"])
-@pytest.mark.parametrize("after_s", [0.0, 0.9, 2.0])
+@pytest.mark.parametrize("after_s", [0.0, 2.0])
 def test_run_interrupted_while_it_starts_ends_without_an_error(
     root: Path, processes: list[str], after_s: float
 ) -> None:

@@ -62,15 +62,16 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
     if warning := folders.prepare_ros_logs():
         logger.warning(warning)
     context = Context()
-    try:
-        rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:
-        raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
-    try:
-        with _interruptible() if handle_signals else contextlib.nullcontext():
+    with _interruptible() if handle_signals else contextlib.nullcontext():
+        try:
+            with uninterrupted():
+                rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:
+            raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
+        try:
             yield context
-    finally:
-        context.try_shutdown()
+        finally:
+            context.try_shutdown()
 
 
 class _Signals:

@@ -258,11 +258,12 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
     transport.remove_orphans()
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
         on_label = chosen.on_label or (lambda *_: None)
-        monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
-        host.add(monitor)
-        images = PerformanceImages(context=context) if chosen.on_images is not None else None
-        if images is not None:
-            host.add(images)
+        with uninterrupted():
+            monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
+            host.add(monitor)
+            images = PerformanceImages(context=context) if chosen.on_images is not None else None
+            if images is not None:
+                host.add(images)
         runner = _in_processes if chosen.processes else _in_this_process
         with runner(chosen, context, host) as running:
             if running is None:
