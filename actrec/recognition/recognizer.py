@@ -131,9 +131,8 @@ class ActionRecognizer:
         with self._lock:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
-            buffers.image_size = self._buffers.image_size
-            if "bodies" in self._buffers.newest_ns:  # the frame that waits for its label may be the newest
-                buffers.newest_ns["bodies"] = self._buffers.newest_ns["bodies"]
+            buffers.image_size, seen = self._buffers.image_size, self._buffers.newest_ns
+            buffers.newest_ns = {"bodies": seen["bodies"]} if "bodies" in seen else {}  # a frame may wait for its label
             if inputs.window.gravity != "camera":
                 buffers.up, buffers.newest_up = self._buffers.up, self._buffers.newest_up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
@@ -192,8 +191,7 @@ class ActionRecognizer:
     def model_rate(self) -> float:
         """Rate in Hz at which the model takes images, or else of its training recordings; 0 if unknown."""
         package = self._session.package
-        trained = min(package.provenance.frame_rates, default=0.0)
-        return rates.image_rate(package.inputs, package.window) or trained
+        return rates.image_rate(package.inputs, package.window) or min(package.provenance.frame_rates, default=0.0)
 
     @property
     def slow(self) -> str:
