@@ -86,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
         images: dict[str, Any] = {}
         chosen = plan(args, images.update if image else None)
         _announce(args, chosen)
-    if stopped.is_set():
-        return 130
-    result = runner.run_graph(chosen)
+        if stopped.is_set():
+            return 130
+        result = runner.run_graph(chosen, stopped=stopped)
     if result is None:
         return 1
     if result["interrupted"] and not result["labels"] and result["duration_s"] < STARTUP_S:

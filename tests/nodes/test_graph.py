@@ -174,7 +174,7 @@ def test_plan_starts_the_nodes_that_the_model_takes(tmp_path: Path, capsys, monk
     assert switches(*given, "--model", "joint_tcn_everyday") == taken.format("")
     with pytest.raises(ConfigError, match="--with names hand, which --nodes or --without leaves out"):
         plan("--with", "hand", "--without", "hand,face")
-    monkeypatch.setattr(run, "run_graph", lambda chosen: None)
+    monkeypatch.setattr(run, "run_graph", lambda chosen, stopped: None)
     assert main(["run", *given, "--with", "scene_flow"]) == 1
     remedy = "each starts when its topic has a subscriber, or now with --with face,visualization,hri"
     assert capsys.readouterr().out.splitlines() == [

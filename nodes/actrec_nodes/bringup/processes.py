@@ -46,11 +46,14 @@ _ANSWER_S = 1.0
 
 
 @contextlib.contextmanager
-def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Iterator[Context]:
+def ros(
+    args: Sequence[str] | None = None, handle_signals: bool = True, stopped: threading.Event | None = None
+) -> Iterator[Context]:
     """Initialize ROS for this process, with the part of a command line after `--ros-args` and our image transport.
 
     rclpy's signal handlers are disabled: they invalidate publishers before a node can publish its last message. The
-    first SIGINT or SIGTERM raises KeyboardInterrupt, or the caller handles signals.
+    first SIGINT or SIGTERM raises KeyboardInterrupt, or the caller handles signals. So does one before, which has set
+    `stopped`.
 
     Raises:
         ConfigError: ROS cannot read the command line or a parameter file in it.
@@ -63,6 +66,8 @@ def ros(args: Sequence[str] | None = None, handle_signals: bool = True) -> Itera
         logger.warning(warning)
     context = Context()
     with _interruptible() if handle_signals else contextlib.nullcontext():
+        if stopped is not None and stopped.is_set():
+            raise KeyboardInterrupt
         try:
             with uninterrupted():
                 rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)

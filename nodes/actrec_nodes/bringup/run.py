@@ -247,8 +247,8 @@ def usage(pid: int) -> dict[str, float | None]:
     }
 
 
-def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | None = None) -> dict[str, Any] | None:
-    """Run the graph to its end, or call `watch` instead of waiting for `duration_s`.
+def run_graph(chosen: Plan, watch: Any = None, stopped: threading.Event | None = None) -> dict[str, Any] | None:
+    """Run the graph to its end, or call `watch(running, monitor)` instead of waiting for `duration_s`; see `ros`.
 
     Returns:
         `nodes` by name, `labels`, `changes`, `performed` (see `GroundTruth.figures`), `latency_ms`, `duration_s`,
@@ -256,7 +256,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", GraphMonitor], None] | N
     """
     end_with_parent()
     transport.remove_orphans()
-    with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
+    with ros(["--ros-args", *chosen.ros_args], stopped=stopped) as context, Host(context) as host:
         on_label = chosen.on_label or (lambda *_: None)
         with uninterrupted():
             monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
