@@ -36,7 +36,7 @@ def wait_for(node: Node, goal: WaitForAction.Goal, margin_s: float = 5.0) -> Wai
 
 def describe(feedback: WaitForAction.Feedback) -> str:
     """Return a line about the goal and the people in view."""
-    people = ", ".join(f"{label.body_id}: {label.label}" for label in feedback.labels) or "nobody in view"
+    people = ", ".join(f"{label.body_id}: {label.label}" for label in feedback.labels) or "no person in view"
     return f"waiting for {feedback.waiting_for} ({people})"
 
 

@@ -16,6 +16,7 @@ Steps of `lift`:
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -293,7 +294,7 @@ def lift(
     radii: np.ndarray | float = 0.0,
     links: np.ndarray | None = None,
     config: LiftingConfig = DEFAULTS,
-    alone: np.ndarray | None = None,
+    alone: Callable[[], np.ndarray] | None = None,
 ) -> Lifted:
     """Lift joints from pixels to meters, and measure their size.
 
@@ -308,7 +309,7 @@ def lift(
         radii: [V] or one number: meters from the visible surface to the joint's center (`joint_radii`).
         links: [L, 2] joints of limbs that may occlude other joints (`limb_links`).
         config: Settings.
-        alone: [V, 3] the shape to use instead of `world` without any plausible depth (`with_less_lean`); None for it.
+        alone: Returns the shape [V, 3] to use instead of `world` without any plausible depth (`with_less_lean`).
 
     Returns:
         Positions, NaN if unknown, and scores: unchanged for joints with depth, times `filled_score` for joints from the
@@ -330,7 +331,7 @@ def lift(
     if seen.any() and not np.isfinite(world).any() and (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
         raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
     if not seen.any():
-        placed = placed if alone is None else fit_translation(alone, rays, scores)
+        placed = placed if alone is None else fit_translation(alone(), rays, scores)
         on_rays = _filled(placed, placed, seen, rays)
         return Lifted(*_result(on_rays, scores * config.no_depth_score), size)
     lifted = _on_rays(rays, surface + radii)

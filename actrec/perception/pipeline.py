@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -237,7 +238,7 @@ class BodyPerception(_Perception):
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)
         image = found.pixels, found.world, found.scores, frame.depth, frame.intrinsics
-        alone = with_less_lean(found.world, found.layout, frame.up)
+        alone = partial(with_less_lean, found.world, found.layout, frame.up)
         lifted = lift(*image, radii, links, self._lifting, alone)
         self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
         positions, scores = convert(lifted.positions, lifted.scores, found.layout, CANONICAL)

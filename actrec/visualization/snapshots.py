@@ -81,7 +81,7 @@ class Snapshot:
 
 
 class LiveView:
-    """The base of views: everything that can be shown, and shown by none.
+    """Base of the views of a graph, a camera or a recording; a view need not show everything.
 
     Attributes:
         frames: Number of shown images.
@@ -211,7 +211,7 @@ class SnapshotMatcher:
         now = self._clock()
         while self._skeletons:
             head = self._skeletons[0]
-            image = self._image_of(head, now) if self.with_images else None
+            image = self._image_of(head) if self.with_images else None
             is_late = now - head.at >= self._wait_s
             if (self.with_images and image is None and not is_late) or self._parts_may_come(head, now):
                 break
@@ -226,7 +226,7 @@ class SnapshotMatcher:
             alone = self._images.popleft()
             self._send(Matched(alone.stamp_ns, alone.value))
 
-    def _image_of(self, skeletons: _Arrived, now: float) -> _Arrived | None:
+    def _image_of(self, skeletons: _Arrived) -> _Arrived | None:
         """Return the image of skeletons; the nearest one if it is lost; None while it may come."""
         if not self._images:
             return None

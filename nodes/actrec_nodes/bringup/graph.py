@@ -212,6 +212,8 @@ def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = 
     Raises:
         ConfigError: `asked` has a node that needs depth, or the model requires its stream.
     """
+    from actrec.inference import zoo
+
     flow = find("scene_flow")
     if flow in specs:
         is_required = False
@@ -221,7 +223,7 @@ def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = 
         if is_required or flow in map(find, asked):
             raise ConfigError(
                 f"{reason}{flow.name} needs depth, but the camera has color alone: use a camera or a recording with "
-                f"depth, or {'--model joint_tcn_everyday' if is_required else 'leave it out'}"
+                f"depth, or {f'--model {zoo.DEFAULT}' if is_required else 'leave it out'}"
             )
     return [spec for spec in specs if spec != flow]
 

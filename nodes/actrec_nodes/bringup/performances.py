@@ -13,7 +13,7 @@ from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.frame_node import FrameSubscription
 from actrec_nodes.common.snapshot_subscription import SnapshotConfig, SnapshotMessages, SnapshotSubscription
-from actrec_nodes.common.synchronizer import RgbdMessages, SynchronizerConfig
+from actrec_nodes.common.synchronizer import SynchronizerConfig
 
 INTERVAL_NS = NANOSECONDS // 5  # between images that are kept of an action that goes on
 RECENT = 100  # stamps whose action is remembered
@@ -31,7 +31,7 @@ class PerformanceImages(Node):
         self._action = ""
         self._current: list[SnapshotMessages] = []
         self._snapshots = SnapshotSubscription(self, SnapshotConfig(hands_and_face="never"), self._add, self._warn)
-        self._frames = FrameSubscription(self, SynchronizerConfig(), self._add_images, self._warn)
+        self._frames = FrameSubscription(self, SynchronizerConfig(), self._snapshots.add_images, self._warn)
         self.create_subscription(ActionLabel, topics.TRUE_ACTION_LABEL, self._on_action, topics.SMALL)
 
     def destroy_node(self) -> None:
@@ -45,9 +45,6 @@ class PerformanceImages(Node):
         with self._lock:
             self._finish()
             return {action: messages.snapshot() for action, messages in self._kept.items()}
-
-    def _add_images(self, messages: RgbdMessages) -> None:
-        self._snapshots.add_images(messages)
 
     def _on_action(self, message: ActionLabel) -> None:
         with self._lock:
