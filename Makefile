@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help system venv build demo test lint format bench workspace clean distclean
 
-# Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, view. On a robot: make venv EXTRAS=live
+# Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
 # Python for .venv, 3.10 to 3.14.
 PYTHON ?= python3

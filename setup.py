@@ -63,6 +63,11 @@ NODES = [
 
 CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm"]
 CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
+RTX = [
+    f"tensorrt-rtx-cu13-bindings>=1.7,<2; {CUDA}",
+    f"tensorrt-rtx-cu13-libs>=1.7,<2; {CUDA}",
+    f"cuda-bindings>=13; {CUDA}",
+]
 EXTRAS = {
     "live": [
         "onnxruntime>=1.17",
@@ -96,8 +101,9 @@ EXTRAS = {
         "py_trees>=2.2",
         "pre-commit",
         f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
-        f"cuda-bindings>=13; {CUDA}",
+        *RTX,
     ],
+    "rtx": RTX,
     # Rerun 0.23.1 and pyarrow 25 are the last versions that work with numpy 1, which Humble and Jazzy have.
     "view": ["rerun-sdk>=0.23", "pyarrow<26"],
 }
