@@ -1,6 +1,8 @@
 """The ament_python package `actrec`: four import packages, each in the folder that bears its role."""
 
 import os
+import re
+import sys
 from glob import glob
 from pathlib import Path
 
@@ -13,6 +15,12 @@ PACKAGE_DIR = {
     "actrec_models": "models/actrec_models",
     "actrec_calibration": "calibration/actrec_calibration",
 }
+VERSION = re.search(r'__version__ = "(.+)"', Path("actrec/__init__.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+DEFAULT_MODEL = "joint_tcn_everyday"  # actrec.inference.zoo.DEFAULT
+
+# A wheel has the default model alone, to stay below the 100 MB of PyPI (`actrec models --fetch` gets the others), and no
+# executables of nodes. colcon and `pip install -e` install everything.
+RELEASE = bool({"bdist_wheel", "sdist"} & set(sys.argv))
 PACKAGES = [
     "actrec",
     "actrec.cameras",
@@ -60,8 +68,11 @@ NODES = [
     "visualization_node",
     "hri_node",
 ]
+# Executables for `ros2 run` and launch files; the first ones run the node of their name.
+EXECUTABLES = {**dict.fromkeys(NODES, "bringup.processes"), "record_node": "record_node", "graph": "bringup.run"}
 
-CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm"]
+# All that `actrec label VIDEO` and `actrec.load_model` need.
+CORE = ["numpy>=1.26,<3", "opencv-contrib-python>=4.11,<6", "PyYAML", "scipy", "tqdm", "onnxruntime>=1.17", "av>=12"]
 CUDA = "platform_machine == 'x86_64' and platform_system == 'Linux'"
 RTX = [
     f"tensorrt-rtx-cu13-bindings>=1.7,<2; {CUDA}",
@@ -70,14 +81,12 @@ RTX = [
 ]
 EXTRAS = {
     "live": [
-        "onnxruntime>=1.17",
         "numba>=0.59",
         "rosbags>=0.11.9",
-        "av>=12",
         "psutil",
         "fpdf2>=2.7",
         "protobuf>=4.25",
-        "pyrealsense2>=2.55; python_version < '3.13' or platform_machine != 'aarch64'",
+        "pyrealsense2>=2.55; platform_system != 'Darwin' and (python_version < '3.13' or platform_machine != 'aarch64')",
     ],
     "train": [
         "torch>=2.4",
@@ -109,14 +118,18 @@ EXTRAS = {
 }
 
 
-def shared_files() -> list[tuple[str, list[str]]]:
-    """Return the files for share/actrec by folder: launch and parameter files, recipes, packages, networks."""
+def shared_files(packages: str = "*") -> list[tuple[str, list[str]]]:
+    """Return the files for share/actrec by folder: launch and parameter files, recipes, model packages, networks.
+
+    Args:
+        packages: Pattern of the names of the model packages.
+    """
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
     for folder in sorted({path.parent for path in Path("models/recipes").rglob("*.yaml")}):
         files.append((f"share/actrec/{folder.as_posix()}", sorted(str(path) for path in folder.glob("*.yaml"))))
-    for package in sorted(Path("models/zoo").glob("*/")):
+    for package in sorted(Path("models/zoo").glob(f"{packages}/")):
         files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
     perception = Path("models/perception")
     names = ["README.md", "networks.yaml", *(path.name for path in perception.glob("*.onnx"))]
@@ -126,7 +139,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name="actrec",
-    version="0.1.0",
+    version=VERSION,
     description="From an RGB-D camera to action labels, as ROS 2 nodes and as a library",
     maintainer="actrec maintainers",
     maintainer_email="maintainers@actrec.example",
@@ -141,16 +154,14 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/actrec"]),
         ("share/actrec", ["package.xml"]),
-        *shared_files(),
+        *shared_files(DEFAULT_MODEL if RELEASE else "*"),
     ],
     install_requires=["setuptools", *CORE],
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
             "actrec = actrec.cli:main",
-            *(f"{node} = actrec_nodes.bringup.processes:main" for node in NODES),  # by the executable's name
-            "record_node = actrec_nodes.record_node:main",
-            "graph = actrec_nodes.bringup.run:main",
+            *([] if RELEASE else (f"{node} = actrec_nodes.{target}:main" for node, target in EXECUTABLES.items())),
         ]
     },
     zip_safe=False,

@@ -52,12 +52,19 @@ Example:
   actrec doctor
 """
 
+LIVE = "pip install 'actrec[live]', or: make venv EXTRAS=live"
+
 REMEDIES = {
     "actrec_msgs": "build the messages and load them: make build && . scripts/env.sh",
     "actrec_nodes": "install the package: make build",
     "actrec_models": "install the package: make build",
+    "av": "pip install av, or: make venv",
     "lightning": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
+    "numba": LIVE,
+    "onnxruntime": "pip install onnxruntime, or: make venv",
+    "psutil": LIVE,
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
+    "rosbags": LIVE,
     "torch": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
 }
 """Top-level module to the remedy if a command cannot import it."""

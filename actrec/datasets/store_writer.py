@@ -5,7 +5,6 @@ no clip before the last `sync`. Of several clips of a name, the one in the last 
 """
 
 import contextlib
-import fcntl
 import os
 import uuid
 import zlib
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from actrec.datasets.store import STORED_KEYS, intact, map_file, writing
 from actrec.datasets.store_codecs import CODECS, DTYPES, EncodedArray
+from actrec.utils import file_lock
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
 SHARD_BYTES = 512 * 2**20
@@ -221,7 +221,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock = open(folder / LOCK, "w", encoding="ascii")  # noqa: SIM115
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(lock.fileno(), wait=False)
         except BlockingIOError as error:
             raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
         except OSError as error:

@@ -9,7 +9,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import math
 import os
@@ -26,7 +25,7 @@ from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
 from actrec.types import UNKNOWN
-from actrec.utils import folders
+from actrec.utils import file_lock, folders
 from actrec.utils.errors import DeviceError, InputError
 
 LABELS_FILE = "labels.csv"
@@ -189,16 +188,16 @@ def add_label(path: str | Path, clip: LabeledClip) -> None:
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:  # the system releases a lock if this process is killed
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            file_lock.lock(descriptor)
         except OSError as error:
-            if error.errno != errno.EBADF:
+            if error.errno != errno.EBADF and os.name != "nt":
                 raise
-            # NFS locks only files open for writing.
+            # NFS locks only files open for writing, and Windows opens no folders.
             file = stack.enter_context(open(path.parent / LOCK, "w", encoding="ascii"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file_lock.lock(file.fileno())
         write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
 
 

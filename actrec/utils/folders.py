@@ -71,10 +71,12 @@ def temporary(name: str) -> Path:
     Raise DeviceError if no temporary file can be written.
     """
     try:
-        folder = Path(tempfile.gettempdir()) / f"actrec_{os.getuid()}_{name}"
+        user = os.getuid() if hasattr(os, "getuid") else "user"  # a Windows user has an own folder for temporary files
+        folder = Path(tempfile.gettempdir()) / f"actrec_{user}_{name}"
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022 or folder.is_symlink():  # of another user
+        is_shared = user != "user" and (status.st_uid != user or status.st_mode & 0o022)  # or of another user
+        if is_shared or folder.is_symlink():
             folder = Path(tempfile.mkdtemp(prefix=f"actrec_{name}_"))
         if cause := problem(folder):
             raise DeviceError(f"temporary files cannot be written to {folder} ({cause}): set TMPDIR")

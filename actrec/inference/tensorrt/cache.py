@@ -1,7 +1,6 @@
 """Cache of TensorRT engines: found by all that they depend on, locked while one is built, written atomically."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actrec.utils import file_lock
 from actrec.utils.errors import DeviceError
 from actrec.utils.folders import expanded, user_folder, write_file
 
@@ -148,7 +148,7 @@ def _lock(file: Any, path: Path, waiting_s: float) -> None:
     began, logged = time.monotonic(), float("-inf")
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(file.fileno(), wait=False)
             return
         except BlockingIOError:
             waited = time.monotonic() - began

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from actrec.inference.package import ModelPackage, Rejection
-from actrec.utils import config
+from actrec.utils import config, file_lock
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, PackageError
 from actrec_models.networks.base import Network
 from actrec_models.training import provenance
@@ -189,8 +188,8 @@ def locked(out: Path) -> Iterator[None]:
         if file is not None:
             with contextlib.suppress(OSError):
                 try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError) as error:  # depends on the system
+                    file_lock.lock(file, wait=False, own=True)
+                except BlockingIOError as error:
                     raise DeviceError(
                         f"another actrec train is writing to '{out}': wait for it, end it, or choose another --out"
                     ) from error

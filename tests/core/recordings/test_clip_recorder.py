@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import itertools
 import math
+import os
+import stat
 import threading
 
 import numpy as np
@@ -15,7 +17,7 @@ from actrec.recordings import clip_recorder, labels
 from actrec.recordings.clip_recorder import ClipRecorderConfig, Observation
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC
 from actrec.types import Body
-from actrec.utils import config
+from actrec.utils import config, file_lock
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from tests.tiny_model import person_at
 
@@ -180,14 +182,14 @@ def test_labels_write_and_read_round_trip(tmp_path):
 
 def test_add_label_folder_without_locks_uses_lock_file(tmp_path, monkeypatch):
     """NFS locks only files that are open for writing."""
-    lock = labels.fcntl.flock
+    lock = file_lock.fcntl.flock
 
     def flock(file, how):
-        if isinstance(file, int):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
             raise OSError(errno.EBADF, "Bad file descriptor")
         lock(file, how)
 
-    monkeypatch.setattr(labels.fcntl, "flock", flock)
+    monkeypatch.setattr(file_lock.fcntl, "flock", flock)
     for name in ("a", "b"):
         labels.add_label(tmp_path / "labels.csv", labels.LabeledClip(name, "wave"))
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b"]

@@ -12,6 +12,7 @@ import pytest
 
 from actrec.inference.tensorrt import cache as tensorrt_cache
 from actrec.inference.tensorrt.cache import EngineCache, EngineKey
+from actrec.utils import file_lock
 from actrec.utils.errors import DeviceError
 
 KEY = EngineKey(
@@ -146,7 +147,7 @@ def test_unwritable_cache_folder_raises_with_its_name(tmp_path, monkeypatch):
 
 def test_file_system_without_locks_raises_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        tensorrt_cache.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
+        file_lock.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
     )
     message = "engines cannot be kept in '.*': No locks available; name another folder in ACTREC_ENGINES"
     with pytest.raises(DeviceError, match=message), EngineCache(tmp_path).building(KEY):
