@@ -5,6 +5,7 @@ import re
 import sys
 from glob import glob
 from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import setup
 
@@ -15,11 +16,14 @@ PACKAGE_DIR = {
     "actrec_models": "models/actrec_models",
     "actrec_calibration": "calibration/actrec_calibration",
 }
-VERSION = re.search(r'__version__ = "(.+)"', Path("actrec/__init__.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+CORE_MODULE = Path("actrec/__init__.py").read_text(encoding="utf-8")
+VERSION = re.findall(r'^__version__ = "(.+)"$', CORE_MODULE, re.MULTILINE)[0]
+MANIFEST = ElementTree.parse("package.xml").getroot()  # maintainer, license and addresses
+MAINTAINER = next(MANIFEST.iter("maintainer"))
 DEFAULT_MODEL = "joint_tcn_everyday"  # actrec.inference.zoo.DEFAULT
 
-# A wheel has the default model alone, to stay below the 100 MB of PyPI (`actrec models --fetch` gets the others), and no
-# executables of nodes. colcon and `pip install -e` install everything.
+# A wheel has the default model alone, to stay below the 100 MB of PyPI (`actrec models --fetch` gets the others), and
+# no executables of nodes. colcon and `pip install -e` install everything.
 RELEASE = bool({"bdist_wheel", "sdist"} & set(sys.argv))
 PACKAGES = [
     "actrec",
@@ -86,7 +90,8 @@ EXTRAS = {
         "psutil",
         "fpdf2>=2.7",
         "protobuf>=4.25",
-        "pyrealsense2>=2.55; platform_system != 'Darwin' and (python_version < '3.13' or platform_machine != 'aarch64')",
+        "pyrealsense2>=2.55; platform_system != 'Darwin' and platform_machine != 'aarch64'",
+        "pyrealsense2>=2.55; platform_system == 'Linux' and platform_machine == 'aarch64' and python_version < '3.13'",
     ],
     "train": [
         "torch>=2.4",
@@ -141,9 +146,20 @@ setup(
     name="actrec",
     version=VERSION,
     description="From an RGB-D camera to action labels, as ROS 2 nodes and as a library",
-    maintainer="actrec maintainers",
-    maintainer_email="maintainers@actrec.example",
-    license="Apache-2.0",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.get("email"),
+    license=MANIFEST.findtext("license"),
+    project_urls={url.get("type", "website"): url.text for url in MANIFEST.iter("url")},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: MacOS",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)),
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10",
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,

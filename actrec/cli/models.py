@@ -1,20 +1,32 @@
-"""`actrec models`: list model packages, networks and recipes; check and describe one package."""
+"""`actrec models`: list, describe and fetch model packages; list networks, recipes and licenses."""
 
 import argparse
 import importlib.util
 import json
+import os
 from typing import Any
 
+import yaml
+
 from actrec import inference
-from actrec.inference import zoo
+from actrec.inference import manifest, zoo
 from actrec.inference.package import PRECISIONS, Provenance, Rejection
 from actrec.utils import config
+from actrec.utils.errors import ConfigError
+
+SOURCE = "ACTREC_MODELS_URL"
 
 EPILOG = """\
 Example:
   actrec models
   actrec models deepacts_graph_nucla
   actrec models ~/my_package --json
+  actrec models --licenses
+  actrec models --fetch sem_net_shrec17 --from https://example.org/actrec/zoo
+  actrec models --fetch all --from /media/usb/zoo
+
+--fetch writes to ~/.local/share/actrec/models, and accepts only files with the hashes of the published packages.
+Nothing is fetched without this option.
 """
 
 
@@ -22,22 +34,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `actrec models`."""
     parser.epilog = EPILOG
     parser.add_argument("package", nargs="?", help="check and describe this one: a name from the list, or a folder")
+    parser.add_argument("--licenses", action="store_true", help="list the license of each model package and network")
+    parser.add_argument(
+        "--fetch", nargs="+", metavar="NAME", default=[], help="install published packages; all: all of them"
+    )
+    parser.add_argument("--from", dest="source", metavar="SOURCE", default=os.environ.get(SOURCE, ""),
+        help=f"folder or URL that holds the folders of the packages (default: {SOURCE})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list, or describe one package after a test run of its network."""
+    """Print the list or the licenses, fetch packages, or describe one package after a test run of its network."""
+    if sum((args.package is not None, args.licenses, bool(args.fetch))) > 1:
+        raise ConfigError("a package, --licenses and --fetch exclude each other: give one of them")
+    if args.fetch:
+        return _fetch(args.fetch, args.source)
+    if args.licenses:
+        rows = _licenses()
+        print(json.dumps(rows, indent=2) if args.json else _license_table(rows))
+        return 0
     if args.package is not None:
         figures = _describe(args.package)
         print(json.dumps(figures, indent=2) if args.json else _description(figures))
         return 0
     packages = [_entry(entry) for entry in zoo.list_packages()]
+    absent = sorted(manifest.read().keys() - {package["name"] for package in packages})
     networks = _networks()
     recipes = [] if networks is None else list(importlib.import_module("actrec_models.training.recipe").shipped())
     if args.json:
-        print(json.dumps({"packages": packages, "networks": networks, "recipes": recipes}, indent=2))
+        print(
+            json.dumps(
+                {"packages": packages, "not_installed": absent, "networks": networks, "recipes": recipes}, indent=2
+            )
+        )
     else:
-        print(_listing(packages, networks, recipes))
+        print(_listing(packages, absent, networks, recipes))
     return 0
 
 
@@ -69,12 +100,15 @@ def _entry(entry: zoo.InstalledPackage) -> dict[str, Any]:
     }
 
 
-def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes: list[str]) -> str:
+def _listing(packages: list[dict[str, Any]], absent: list[str], networks: list[str] | None, recipes: list[str]) -> str:
     lines = ["Model packages:"]
     width = max((len(package["name"]) for package in packages), default=0)
     lines += [f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}" for package in packages]
     if not packages:
         lines.append(f"  none; searched in {', '.join(str(folder) for folder in zoo.folders())}")
+    if absent:
+        lines += ["", "Published, not installed (actrec models --fetch NAME --from SOURCE):"]
+        lines += [f"  {name}  {manifest.read()[name].size / 1e6:.0f} MB" for name in absent]
     lines += ["", "Networks:"]
     if networks is None:
         lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
@@ -92,6 +126,50 @@ def _summary(package: dict[str, Any]) -> str:
     if lower := [name for name in package["precisions"] if name != "float32"]:
         size += f", also {' and '.join(lower)}"
     return f"{package['family']}, {actions}, {package['window_s']:g} s window, {size}"
+
+
+# -- fetching and licenses ---------------------------------------------------------------------------------------------
+
+
+def _fetch(names: list[str], source: str) -> int:
+    """Install published packages, with a progress bar for each."""
+    from tqdm import tqdm
+
+    if not source:
+        raise ConfigError(f"--fetch needs the folder or URL of the packages: give --from SOURCE, or set {SOURCE}")
+    published = manifest.read()
+    for name in sorted(published) if names == ["all"] else names:
+        size = published[name].size if name in published else 0
+        with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+            package = manifest.fetch(name, source, zoo.own_folder(), bar.update)
+        print(f"{name}: {package.path}, license: {package.provenance.license}")
+    return 0
+
+
+def _licenses() -> list[dict[str, str]]:
+    """Return name, license and training data of each model package, published or installed, and each network."""
+    rows = {
+        listed.name: {"name": listed.name, "license": listed.license, "source": f"trained on {listed.dataset}"}
+        for listed in manifest.read().values()
+    }
+    for entry in zoo.list_packages():
+        if entry.package is not None:
+            made = entry.package.provenance
+            source = "not trained" if made.untrained else f"trained on {made.dataset}"
+            rows[entry.name] = {"name": entry.name, "license": made.license, "source": source}
+    networks = importlib.import_module("actrec.perception.networks")
+    folder = next(iter(networks.files().values())).path.parent
+    described = yaml.safe_load((folder / networks.MANIFEST).read_text(encoding="utf-8"))
+    perception = [
+        {"name": f"perception/{name}", "license": described["license"], "source": network["source"].split("/")[0]}
+        for name, network in described["networks"].items()
+    ]
+    return [*(rows[name] for name in sorted(rows)), *perception]
+
+
+def _license_table(rows: list[dict[str, str]]) -> str:
+    lines = ["| weights | license | from |", "| --- | --- | --- |"]
+    return "\n".join(lines + [f"| {row['name']} | {row['license']} | {row['source']} |" for row in rows])
 
 
 # -- one package -------------------------------------------------------------------------------------------------------

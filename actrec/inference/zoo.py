@@ -1,12 +1,13 @@
 """Find model packages by name: the user's own, then the shipped ones."""
 
 import os
+import site
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from actrec.inference import package
+from actrec.inference import manifest, package
 from actrec.inference.package import DESCRIPTION, ModelPackage
 from actrec.utils.errors import ConfigError, PackageError
 
@@ -29,8 +30,12 @@ class InstalledPackage:
 def folders() -> list[Path]:
     """Return the folders of packages, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
     asked = [Path(os.path.expanduser(p)) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
-    data = Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share"))
-    return list(dict.fromkeys([*asked, data / "actrec/models", *installed("models/zoo")]))
+    return list(dict.fromkeys([*asked, own_folder(), *installed("models/zoo")]))
+
+
+def own_folder() -> Path:
+    """Return the user's folder of packages, to which `actrec models --fetch` writes."""
+    return Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share")) / "actrec/models"
 
 
 def installed(name: str) -> list[Path]:
@@ -41,6 +46,7 @@ def installed(name: str) -> list[Path]:
     here = Path(__file__).resolve()
     # `pip install --user`, --prefix and Debian's pip use other prefixes than Python's: the folder above lib.
     own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
+    own += [Path(site.getuserbase()), here.parents[2]]  # on Windows and macOS; `pip install --target`
     ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
     return [*shares, here.parents[2] / name]
@@ -67,13 +73,18 @@ def _path(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if not text:
         raise PackageError(f"no model is given; known: {_known()}, or give a package folder")
-    if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
+    if isinstance(name_or_path, Path) or os.sep in text or "/" in text or text.startswith((".", "~")):
         return _resolved(text)
     for folder in folders():
         if os.path.isfile(folder / text / DESCRIPTION):
             return _resolved(folder / text)
     if os.path.isdir(text):
         return _resolved(text)
+    if (listed := manifest.read().get(text)) is not None:
+        raise PackageError(
+            f"model package '{text}' ({listed.size / 1e6:.0f} MB) is not installed: actrec models --fetch {text} "
+            f"--from SOURCE, or add the folder that holds it to {VARIABLE}"
+        )
     raise PackageError(
         f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})"
     )

@@ -18,7 +18,7 @@ GUARDED = ("sys.platform", "os.name", "hasattr")
 
 WINDOWS = """
 import asyncio, concurrent.futures, ctypes, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
-import av, cv2, numpy, onnxruntime, scipy, scipy.ndimage, scipy.optimize, tqdm, yaml  # have their own wheels for Windows
+import av, cv2, numpy, onnxruntime, scipy, scipy.ndimage, scipy.optimize, tqdm, yaml  # have wheels for Windows
 
 for name in {modules!r}:
     sys.modules[name] = None
@@ -56,9 +56,10 @@ def test_modules_of_posix_are_imported_only_behind_a_check() -> None:
             for part in ast.walk(node)
         }
         for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-            if id(node) not in checked and POSIX_MODULES & set(names):
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else {str(node.module)}
+            if id(node) not in checked and POSIX_MODULES & names:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert found == []
 
