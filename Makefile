@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help system venv build demo test lint format bench workspace clean distclean
+.PHONY: help system venv build demo test check core coverage lint format bench workspace wheel clean distclean
 
 # Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
@@ -57,6 +57,23 @@ demo: build ## show the actions of a simulated person to the graph; compare the 
 test: build ## run all tests, or some: ARGS="-k name"
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
+# The quick part of the tests: no graph, no training, no rendering.
+QUICK := tests/core/features tests/core/inference tests/core/recordings tests/core/skeleton tests/core/utils \
+  tests/house/test_dependencies.py tests/house/test_imports.py tests/house/test_layout.py tests/house/test_release.py \
+  tests/house/test_requirements.py tests/models/layers tests/nodes/test_conversions.py tests/nodes/test_synchronizer.py
+
+check: lint ## lint and a quick part of the tests, in two minutes
+	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal $(QUICK)
+
+# In any environment: pip install -e '.[live,train,dev]' && make core
+core: ## run the tests that need no ROS, with the Python on PATH
+	@python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 \
+		tests/calibration tests/core tests/house tests/models $(ARGS)
+
+coverage: build ## report the lines that the tests run, by package; or some tests: ARGS=tests/core
+	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal --max-worker-restart 2 --cov --cov-report= $(ARGS)
+	@$(ENV) && python scripts/coverage_by_package.py
+
 lint: build ## ruff, codespell, mypy and the list of avoided words
 	@$(ENV) && ruff check . && ruff format --check . && codespell && mypy && python -m pytest -q tests/house/test_language.py
 
@@ -69,9 +86,12 @@ bench: build ## list the benchmarks, or run one: make bench NAME=transport
 workspace: .venv/.ready ## build the packages with colcon, as on a robot (then: . ros2_ws/install/setup.bash)
 	@$(ENV) && cd ros2_ws && colcon build $(ARGS)
 
+wheel: ## build the wheel and the source archive into dist/, and label a recording with it in an empty environment
+	@PYTHON=$(PYTHON) scripts/check_wheel.sh
+
 clean: ## remove build results, keep .venv
-	rm -rf build install log ros2_ws/build ros2_ws/install ros2_ws/log actrec.egg-info .venv/.ready_actrec
-	rm -rf .pytest_cache .mypy_cache .ruff_cache demo.jpg
+	rm -rf build dist install log ros2_ws/build ros2_ws/install ros2_ws/log actrec.egg-info .venv/.ready_actrec
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .coverage* coverage.xml demo.jpg
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv

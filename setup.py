@@ -107,6 +107,7 @@ EXTRAS = {
     ],
     "dev": [
         "pytest>=8",
+        "pytest-cov>=6",
         "pytest-timeout",
         "pytest-xdist",
         "ruff",

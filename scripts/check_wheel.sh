@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds the wheel and the source archive into dist/, and uses the wheel in an empty environment, without the clone and ROS:
+# a model is loaded, then, with the extra live, a rendered wave is labeled.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${PYTHON:-python3}"
+place="$(mktemp -d)"
+trap 'rm -rf "$place"' EXIT
+step() { printf 'actrec: %s (%s s)\n' "$1" "$SECONDS"; }
+
+rm -rf build/lib build/bdist.* dist
+"$python" -m venv "$place/build"
+bin=bin
+[ -d "$place/build/bin" ] || bin=Scripts # Windows
+"$place/build/$bin/python" -m pip install -q --disable-pip-version-check build
+step "building"
+"$place/build/$bin/python" -m build --outdir dist . > "$place/build.log" || { tail -n 20 "$place/build.log" >&2; exit 1; }
+wheel="$(echo dist/actrec-*.whl)"
+size="$(wc -c < "$wheel")"
+[ "$size" -lt 100000000 ] || { echo "actrec: $wheel has $size bytes, PyPI takes up to 100 MB" >&2; exit 1; }
+wheel="$PWD/$wheel"
+
+step "installing $(basename "$wheel"), $((size / 1000000)) MB, into an empty environment"
+env="$place/home with spaces"
+"$python" -m venv "$env"
+"$env/$bin/python" -m pip install -q --disable-pip-version-check "$wheel"
+step "$(du -sm "$env" | cut -f1) MB are installed"
+cd "$place" # not the clone
+unset PYTHONPATH AMENT_PREFIX_PATH ACTREC_MODELS
+"$env/$bin/python" -c "import actrec; print(actrec.load_model('joint_tcn_everyday').package.name)"
+step "the model is loaded"
+
+"$env/$bin/python" -m pip install -q --disable-pip-version-check "${wheel}[live]"
+"$env/$bin/actrec" simulate --action wave --seconds 5 --set fps=10 --out "a wave" > /dev/null
+"$env/$bin/actrec" label "a wave" --labels windows --out labeled.mp4 --csv events.csv --windows windows.csv
+{ [ -s labeled.mp4 ] && grep -q wave windows.csv; } || { echo "actrec: the wave was not recognized" >&2; exit 1; }
+step "a rendered wave is recognized"
