@@ -13,7 +13,8 @@ from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup import transport as image_transport
-from actrec_nodes.bringup.run import GraphMonitor, Plan, Running, run_graph
+from actrec_nodes.bringup.monitor import GraphMonitor
+from actrec_nodes.bringup.run import Plan, Running, run_graph
 from actrec_nodes.common import topics
 
 SAMPLE_S = 5.0

@@ -23,7 +23,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, processes, run, transport
-from actrec_nodes.bringup.run import GraphMonitor
+from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import conversions, topics
 from tests.example_scene import FLOW, HANDS, WINDOW
 from tests.tiny_model import write_any, write_tiny

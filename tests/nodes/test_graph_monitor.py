@@ -6,8 +6,8 @@ import pytest
 from actrec_msgs.msg import ActionLabel
 
 from actrec.cli import run as run_command
-from actrec_nodes.bringup import run
-from actrec_nodes.bringup.run import GraphMonitor
+from actrec_nodes.bringup import monitor as monitoring
+from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import conversions
 
 pytestmark = pytest.mark.ros
@@ -19,8 +19,8 @@ def receive(monitor: GraphMonitor, frame: int, body_id: str, label: str) -> None
 
 
 def test_monitor_keeps_the_newest_changes_and_bodies(context: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "KEPT", 20)
-    monkeypatch.setattr(run, "BODIES", 5)
+    monkeypatch.setattr(monitoring, "KEPT", 20)
+    monkeypatch.setattr(monitoring, "BODIES", 5)
     reported: list[str] = []
     monitor = GraphMonitor([], lambda change: reported.append(change.body_id), context=context)
     host.add(monitor)

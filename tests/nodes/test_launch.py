@@ -19,6 +19,7 @@ from actrec_nodes.common import topics
 from tests.example_scene import FLOW, WINDOW
 from tests.tiny_model import write_any
 
+STARTED = {"autostart": True, "start_retry_s": 30.0}
 EVERY = {spec.switch: "true" for spec in graph.GRAPH if spec.is_optional}
 
 
@@ -43,8 +44,8 @@ def test_launch_starts_each_node_in_its_own_process() -> None:
     assert [process.executable for process in processes] == [spec.name for spec in graph.GRAPH] == names(processes)
     # Defaults are not repeated; the camera starts after the other nodes.
     *other_nodes, camera = processes
-    assert all(process.parameters == {"autostart": True} for process in other_nodes)
-    assert camera.parameters == {"autostart": True, "start_after": ",".join(names(other_nodes))}
+    assert all(process.parameters == STARTED for process in other_nodes)
+    assert camera.parameters == {**STARTED, "start_after": ",".join(names(other_nodes))}
 
 
 @pytest.mark.parametrize("by_file", [False, True])
@@ -156,9 +157,21 @@ def test_launch_arguments_outrank_the_parameter_file() -> None:
 
 
 @pytest.mark.parametrize("composed", ["true", "false"])
-def test_launch_respawn_is_off_by_default(composed: str) -> None:
-    assert not plan(composed=composed).respawn
-    assert plan(composed=composed, respawn="true").respawn
+def test_launch_respawn_is_on_unless_a_recording_plays(composed: str, tmp_path: Path) -> None:
+    settings = "{driver: replay, replay: {path: /data/run.mcap}}"
+    (tmp_path / "robot.yaml").write_text(f"/**/camera_node: {{ros__parameters: {settings}}}")
+    recording = {"params_file": f"{tmp_path}/robot.yaml"}
+    for given, expected in (
+        ({}, True),
+        ({"driver": "simulated"}, True),
+        ({"respawn": "false"}, False),
+        (recording, False),
+        ({**recording, "respawn": "true"}, True),
+        ({**recording, "vendor": "realsense2_camera"}, True),
+    ):
+        planned = plan(composed=composed, **given)
+        assert planned.respawn == expected, given
+        assert all(("start_retry_s" in process.parameters) == expected for process in planned.processes)
 
 
 @pytest.mark.parametrize(

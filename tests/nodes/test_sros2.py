@@ -11,7 +11,7 @@ from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.context import Context
 
 from actrec_nodes.bringup import graph
-from actrec_nodes.bringup.run import GraphMonitor
+from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import topics
 
 SROS2 = Path(__file__).resolve().parents[2] / "deploy/sros2"

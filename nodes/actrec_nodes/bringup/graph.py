@@ -185,8 +185,8 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
     ]
 
 
-def has_depth(arguments: Sequence[str], parameters: Mapping[str, Any]) -> bool:
-    """Return whether the camera's images may have depth; true if that is not known before it is open.
+def camera(arguments: Sequence[str], parameters: Mapping[str, Any]) -> Any:
+    """Return the driver of `camera_node`, not open; None if it is not named or cannot be made.
 
     Args:
         arguments: Arguments for ROS, which may have parameters of `camera_node`.
@@ -197,13 +197,23 @@ def has_depth(arguments: Sequence[str], parameters: Mapping[str, Any]) -> bool:
         return parameters.get(name, parameter_files.value(arguments, find("camera").name, name))
 
     if not (driver := value("driver")):
-        return True
+        return None
     try:
         names = [field.name for field in dataclasses.fields(cameras.DRIVERS.get(driver).config_class)]
         given = {name: found for name in names if (found := value(f"{driver}.{name}")) is not None}
-        return bool(cameras.create(driver, **given).has_depth)
+        return cameras.create(driver, **given)
     except ActrecError:  # the node reports it
-        return True
+        return None
+
+
+def has_depth(driver: Any) -> bool:
+    """Return whether the images of a driver of `camera` may have depth; true if that is not known before it is open."""
+    return driver is None or bool(driver.has_depth)
+
+
+def is_recording(driver: Any) -> bool:
+    """Return whether a driver of `camera` plays a recording, which ends."""
+    return driver is not None and not driver.live and not isinstance(driver, cameras.DRIVERS.get("simulated"))
 
 
 def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = ()) -> list[NodeSpec]:

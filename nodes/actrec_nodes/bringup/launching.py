@@ -8,9 +8,12 @@ from typing import Any
 
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph
+from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S
 from actrec_nodes.common import topics
 
-RESPAWN_DELAY_S = 2.0
+RESPAWN_DELAY_S = (
+    1.0  # launch knows no growing pauses; a node that cannot start is not ended, but tried again by itself
+)
 
 ARGUMENTS = {
     "driver": "camera driver; empty: from params_file, or the node's default",
@@ -22,7 +25,8 @@ ARGUMENTS = {
     "use_sim_time": "use the time of /clock: true or false",
     "log_level": "debug, info, warn or error",
     "composed": "all nodes in one process: true or false",
-    "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends: true or false",
+    "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends, and start again a node whose start fails: "
+    "true or false; empty: true, but false for a recording",
 }
 """Arguments that are empty by default, with their descriptions."""
 
@@ -88,18 +92,20 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         left_out.append("camera")
     namespace = "".join(f"/{part.strip('/')}" for part in (outer_namespace, given["namespace"]) if part.strip("/"))
     files = _parameter_files(given, namespace)
-    shared: dict[str, Any] = {"autostart": True}
+    ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
+    camera = _own_parameters(given, "camera_node")
+    driver = graph.camera(ros_arguments, camera) if "camera" not in left_out else None
+    respawn = is_true(given, "respawn") if given["respawn"] else not graph.is_recording(driver)
+    shared: dict[str, Any] = {"autostart": True, **({"start_retry_s": LONGEST_PAUSE_S} if respawn else {})}
     if given["use_sim_time"]:
         shared["use_sim_time"] = is_true(given, "use_sim_time")
     if is_true(given, "composed"):
         asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
         arguments = _graph_arguments(given, left_out, asked)
-        return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)])
+        return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)], respawn)
     specs = graph.select(without=left_out)
-    ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
     model = graph.model_of(specs, given["model"], ros_arguments)
-    camera = _own_parameters(given, "camera_node")
-    color_alone = graph.find("camera") in specs and not graph.has_depth(ros_arguments, camera)
+    color_alone = graph.find("camera") in specs and not graph.has_depth(driver)
     if color_alone:
         specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])
     spare = graph.unneeded(specs, model, [spec.switch for spec in specs if spec.switch not in auto])
@@ -119,16 +125,16 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         )
         for spec in specs
     ]
-    return _launch(given, processes, note)
+    return _launch(given, processes, respawn, note)
 
 
-def _launch(given: Mapping[str, str], processes: list[Process], note: str = "") -> Launch:
+def _launch(given: Mapping[str, str], processes: list[Process], respawn: bool, note: str = "") -> Launch:
     return Launch(
         processes,
         given["namespace"],
         topics.vendor_remaps(given["vendor"]) if given["vendor"] else [],
         ["--log-level", given["log_level"]] if given["log_level"] else [],
-        is_true(given, "respawn"),
+        respawn,
         note,
     )
 

@@ -29,6 +29,7 @@ from rclpy.signals import SignalHandlerOptions
 from actrec.utils import folders, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.bringup.supervisor import Backoff
 from actrec_nodes.common import parameter_files
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
@@ -40,7 +41,10 @@ DRAIN_S = 5.0  # time to process the last inputs after a recording has ended
 READY_S = 60.0  # time to wait for the nodes of `start_after`
 PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end this one ends
 ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
+EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
+FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
+_REPORT_S = 5.0  # interval of diagnostics of a node that waits for its next start
 _STEP_S = 0.05
 _ANSWER_S = 1.0
 
@@ -161,8 +165,9 @@ class Host(contextlib.AbstractContextManager["Host", None]):
     def __init__(self, context: Context):
         self._context = context
         self._spun: list[tuple[Node, SingleThreadedExecutor, threading.Thread]] = []
+        self._starting: list[threading.Thread] = []
         self._finished = threading.Event()
-        self._stopping = threading.Event()
+        self._ending, self._stopping = threading.Event(), threading.Event()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -182,24 +187,61 @@ class Host(contextlib.AbstractContextManager["Host", None]):
         self._spun.append((node, executor, thread))
         thread.start()
 
-    def start(self, wait: Callable[[], None] = lambda: None) -> str | None:
-        """Configure all nodes, call `wait`, and activate all nodes, so that models are loaded before the first frame.
+    def start(
+        self, nodes: Sequence[ActrecNode[Any]] | None = None, wait: Callable[[], None] = lambda: None
+    ) -> str | None:
+        """Configure the nodes, call `wait`, and activate them, so that models are loaded before the first frame.
 
-        Returns the name of the first that failed, which has logged its error; None if all run.
+        A node with the parameter `start_retry_s` that fails is started again, with growing pauses, in a thread.
+
+        Args:
+            nodes: By default all.
+            wait: Called between.
+
+        Returns:
+            The name of the first that failed without another attempt, which has logged its error; else None.
         """
-        success = TransitionCallbackReturn.SUCCESS
-        for node in self.nodes:
-            with uninterrupted():
-                configured = node.trigger_configure()
-            if configured != success:
-                return node.get_name()
-        wait()
-        for node in self.nodes:
-            with uninterrupted():
-                activated = node.trigger_activate()
-            if activated != success:
-                return node.get_name()
+        failed: list[ActrecNode[Any]] = []
+        for step in ("configure", "activate"):
+            for node in self.nodes if nodes is None else nodes:
+                if node in failed:
+                    continue
+                with uninterrupted():
+                    result = getattr(node, f"trigger_{step}")()
+                if result != TransitionCallbackReturn.SUCCESS:
+                    if not node.start_retry_s:
+                        return node.get_name()
+                    failed.append(node)
+            if step == "configure":
+                wait()
+        for node in failed:
+            thread = threading.Thread(
+                target=self._keep_starting, args=(node,), name=f"{node.get_name()} start", daemon=True
+            )
+            self._starting.append(thread)
+            thread.start()
         return None
+
+    def _keep_starting(self, node: ActrecNode[Any]) -> None:
+        """Start a node again until it is active, with its error and the time of the next attempt in the diagnostics."""
+        backoff, attempts = Backoff(FIRST_RETRY_S, node.start_retry_s), 1
+        while True:
+            pause_s = backoff.next()
+            line = f"{node.last_error} (next attempt in {pause_s:g} s)"
+            node.get_logger().info(f"not active: next attempt in {pause_s:g} s")
+            end = time.monotonic() + pause_s
+            while (left_s := end - time.monotonic()) > 0:
+                node.statistics.error(line)
+                node.report()
+                if self._ending.wait(min(left_s, _REPORT_S)):
+                    return
+            node.last_error, attempts = "", attempts + 1
+            try:
+                if node.start():
+                    node.get_logger().info(f"active, after {attempts} attempts")
+                    return
+            except Exception as error:  # such as a transition that a client has asked for meanwhile
+                node.fail(error)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until a node has finished and the others are idle (True), or until the timeout (False)."""
@@ -212,8 +254,11 @@ class Host(contextlib.AbstractContextManager["Host", None]):
 
     def stop(self) -> None:
         """Stop spinning, then deactivate and destroy the nodes, the last added first. Safe to call twice."""
+        self._ending.set()
         for lifecycle_node in self.nodes:
             lifecycle_node.answer_clients()
+        while self._starting:
+            self._starting.pop().join()
         self._stopping.set()
         for _, executor, thread in self._spun:
             # A task, not a shutdown, ends the executor's wait: a callback may still need its executor.
@@ -300,7 +345,7 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
                 if missing := wait_until_active(node, node.start_after, READY_S):
                     node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
 
-            if node.autostart and host.start(wait_for_others) is not None:
+            if node.autostart and host.start(wait=wait_for_others) is not None:
                 return 1
             host.wait()
             return node.exit_status or 0

@@ -2,59 +2,33 @@
 
 import contextlib
 import json
-import math
 import os
-import select
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
-from actrec_msgs.msg import ActionLabel
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import String
 
 from actrec import cli
 from actrec.inference import zoo
-from actrec.recognition.ground_truth import GroundTruth
-from actrec.types import NANOSECONDS
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError
 from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
+from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros, uninterrupted
-from actrec_nodes.common import conversions, parameter_files, topics
-from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S, percentiles_ms
+from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S, Supervisor
+from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
-EXIT_S = 15.0  # time for a node's process to end
 LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
 DEMAND_S = 0.5  # interval at which the subscribers of topics of nodes that are not started are counted
-KEPT = 100_000  # latencies and changes kept: most of an hour at 30 Hz
-BODIES = 1000  # bodies whose last label is kept
-
-
-class Change(NamedTuple):
-    """A body's label that changed, or the same label when actors perform something else."""
-
-    seconds: float  # since the first label
-    body_id: str
-    label: str
-    confidence: float
-    performed: str = ""  # by actors at this stamp; empty if the camera does not simulate
-    right: bool | None = None  # whether the label fits; None if it is unknown or the camera does not simulate
-    changed: bool = True  # false if only `performed` did
 
 
 @dataclass(frozen=True)
@@ -129,106 +103,12 @@ def plan(
     camera.update(graph.driver_options(driver or "", driver_options))
     overrides: dict[str, dict[str, Any]] = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
     chosen = graph.model_of(specs, model or "", arguments)
-    if graph.find("camera") in specs and not graph.has_depth(arguments, camera):
+    if graph.find("camera") in specs and not graph.has_depth(graph.camera(arguments, camera)):
         specs = graph.without_depth(specs, chosen, [*also, *nodes])
         overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])
     specs = [spec for spec in specs if spec not in spare]
     return Plan(specs, arguments, overrides, duration_s, **options, spare=spare, model=chosen)
-
-
-class GraphMonitor(Node):
-    """Subscribes to `action_label`, to what simulated actors perform, and to the statistics of nodes.
-
-    Args:
-        nodes: Names of nodes.
-        on_label: Called with each change.
-
-    Attributes:
-        labels: Number of labels.
-        truth: The labels compared with what actors perform.
-        latencies: (stamp of the frame in nanoseconds, seconds to its label) of the newest labels.
-    """
-
-    NAME = "actrec_monitor"
-
-    def __init__(self, nodes: Sequence[str], on_label: Callable[[Change], None], **node_options: Any):
-        super().__init__(self.NAME, **node_options)
-        self.labels = 0
-        self._changes: deque[tuple[float, str, str, float]] = deque(maxlen=KEPT)
-        self._on_label = on_label
-        self._last: dict[str, tuple[str, str]] = {}
-        self.truth = GroundTruth()
-        self._first_ns: int | None = None
-        self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
-        self._statistics: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
-        self.create_service(GetState, "~/get_state", self._on_get_state)  # nodes can start after it
-        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
-        self.create_subscription(ActionLabel, topics.TRUE_ACTION_LABEL, self._true_label, topics.SMALL)
-        for name in nodes:
-            self.follow(name)
-
-    def follow(self, name: str) -> None:
-        """Subscribe to the statistics of a node."""
-        self.create_subscription(String, f"{name}/statistics", self._keep(name), topics.LATCHED)
-
-    @property
-    def changes(self) -> list[tuple[float, str, str, float]]:
-        """(seconds, body id, label, confidence) of the newest changes."""
-        with self._lock:
-            return list(self._changes)
-
-    def latency_ms(self) -> dict[str, float | None]:
-        """Return p50 and p95 from frame to label in milliseconds; None if stamps are not of this machine's clock."""
-        with self._lock:
-            latency = [seconds for _, seconds in self.latencies]
-        p50, p95 = percentiles_ms(latency)
-        return {"p50": round(p50, 1), "p95": round(p95, 1)} if latency else {"p50": None, "p95": None}
-
-    def statistics(self) -> dict[str, dict[str, Any]]:
-        """Return the newest statistics of each node, as `NodeStatistics.json` writes them."""
-        with self._lock:
-            return dict(self._statistics)
-
-    @staticmethod
-    def _on_get_state(request: GetState.Request, response: GetState.Response) -> GetState.Response:
-        response.current_state.id = State.PRIMARY_STATE_ACTIVE
-        return response
-
-    def _keep(self, name: str) -> Callable[[String], None]:
-        def keep(message: String) -> None:
-            with self._lock:
-                self._statistics[name] = json.loads(message.data)
-
-        return keep
-
-    def _label(self, message: ActionLabel) -> None:
-        stamp = conversions.stamp_to_ns(message.header.stamp)
-        latency = (self.get_clock().now().nanoseconds - stamp) / NANOSECONDS
-        if self._first_ns is None:
-            self._first_ns = stamp
-        with self._lock:
-            self.labels += 1
-            if 0 <= latency < PLAUSIBLE_LATENCY_S:
-                self.latencies.append((stamp, latency))
-            performed, right = self.truth.add_label(stamp, message.body_id, message.label, message.confidence)
-        before = self._last.pop(message.body_id, ("", ""))
-        self._last[message.body_id] = message.label, performed  # the newest come last
-        if len(self._last) > BODIES:  # ids are never used twice
-            del self._last[next(iter(self._last))]
-        seconds = (stamp - self._first_ns) / NANOSECONDS
-        changed = before[0] != message.label
-        change = Change(seconds, message.body_id, message.label, message.confidence, performed, right, changed)
-        if changed:
-            with self._lock:
-                self._changes.append(change[:4])
-        if before != (message.label, performed):
-            self._on_label(change)
-
-    def _true_label(self, message: ActionLabel) -> None:
-        with self._lock:
-            self.truth.add_action(conversions.stamp_to_ns(message.header.stamp), message.body_id, message.label)
 
 
 def usage(pid: int) -> dict[str, float | None]:
@@ -265,7 +145,7 @@ def run_graph(chosen: Plan, watch: Any = None, stopped: threading.Event | None =
             if images is not None:
                 host.add(images)
         runner = _in_processes if chosen.processes else _in_this_process
-        with runner(chosen, context, host) as running:
+        with runner(chosen, context, host, monitor) as running:
             if running is None:
                 return None
             began = time.monotonic()
@@ -368,7 +248,7 @@ class _Threads:
 
     def start(self, spec: NodeSpec) -> None:
         """Add a node to the running graph; a failure has been logged, and the other nodes run on."""
-        self.add(spec).start()
+        self._host.start([self.add(spec)])
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait until all work is done or the time is over; return False if a node failed, which it has logged."""
@@ -385,7 +265,7 @@ class _Threads:
 
 
 @contextlib.contextmanager
-def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Threads | None]:
+def _in_this_process(chosen: Plan, context: Context, host: Host, monitor: GraphMonitor) -> Iterator[_Threads | None]:
     running = _Threads(chosen, context, host)
     for spec in chosen.specs:
         with uninterrupted():
@@ -411,51 +291,34 @@ def _unknown(nodes: Sequence[ActrecNode[Any]], spare: Sequence[NodeSpec], contex
 
 
 class _Processes:
-    """The graph in a process for each node, by name."""
+    """The graph in a process for each node, which is started again if it dies."""
 
-    def __init__(self, chosen: Plan):
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self._chosen, self._first = chosen, {spec.name for spec in chosen.specs}  # a later one that fails ends nothing
+    def __init__(self, chosen: Plan, monitor: GraphMonitor):
+        self._chosen, self._monitor = chosen, monitor
+        self._supervisor = Supervisor(self._command, {PARENT: str(os.getpid())}, self._log)
         for spec in chosen.specs:
-            self.start(spec)
+            self._supervisor.start(spec.name)
+
+    @property
+    def children(self) -> dict[str, Any]:
+        """The process of each node by name."""
+        return dict(self._supervisor.children)
+
+    @property
+    def restarted(self) -> dict[str, float]:
+        """Time of the newest start of each node that was started again, monotonic seconds."""
+        return dict(self._supervisor.restarted)
 
     def start(self, spec: NodeSpec) -> None:
-        """Start the process of a node, also of one that joins the running graph."""
-        command = [sys.executable, "-m", "actrec_nodes.bringup.processes", spec.name]
-        command += ["--ros-args", *self._chosen.ros_args]
-        own = {"autostart": True, **graph.start_after(spec, self._chosen.specs, first=[GraphMonitor.NAME])}
-        own.update(self._chosen.overrides.get(spec.name, {}))
-        for name, value in own.items():
-            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with quoted strings
-        # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the nodes in order.
-        environment = {**os.environ, PARENT: str(os.getpid())}
-        self.children[spec.name] = subprocess.Popen(command, start_new_session=True, env=environment)
+        """Start the process of a node that joins the running graph."""
+        self._supervisor.start(spec.name, required=False)
 
     def wait(self, duration_s: float | None) -> bool:
-        """Wait as `_Threads` does; raise DeviceError if a process has crashed."""
-        end = time.monotonic() + duration_s if duration_s is not None else math.inf
-        while (left := end - time.monotonic()) > 0:
-            ended = self._ended(min(left, DEMAND_S))  # briefly, as others may start
-            for name, status in ended.items():
-                if status not in (0, 1):
-                    raise DeviceError(f"{name} has crashed (exit status {status})")
-            if any(status == 0 or name in self._first for name, status in ended.items()):
-                return not any(ended.values())
-        return True
-
-    def _ended(self, timeout_s: float) -> dict[str, int]:
-        """Wait until processes end, and return their exit statuses by name; empty after the timeout."""
-        running = {name: child for name, child in dict(self.children).items() if child.returncode is None}
-        pidfds = {os.pidfd_open(child.pid): child for child in running.values()}
-        try:
-            ended, _, _ = select.select(list(pidfds), [], [], timeout_s)
-        finally:
-            for descriptor in pidfds:
-                os.close(descriptor)
-        return {name: child.wait() for name, child in running.items() if child in [pidfds[fd] for fd in ended]}
+        """Wait as `_Threads` does."""
+        return self._supervisor.wait(duration_s)
 
     def usage(self) -> dict[str, Any]:
-        return {name: usage(child.pid) for name, child in dict(self.children).items()}
+        return {name: usage(child.pid) for name, child in self.children.items()}
 
     def finish(self, monitor: GraphMonitor) -> dict[str, Any]:
         """Interrupt the nodes, sources first, and wait for the last statistics that each publishes as it stops."""
@@ -470,16 +333,24 @@ class _Processes:
         return {name: monitor.statistics().get(name, {}) for name in self.children}
 
     def stop(self) -> None:
-        """Interrupt the processes, and kill the ones that do not end. Safe to call twice."""
-        for child in reversed(list(self.children.values())):
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)  # unlike SIGINT, it ends one that still starts without a traceback
-        for child in self.children.values():
-            try:
-                child.wait(EXIT_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        self._supervisor.stop()
+
+    def _command(self, name: str, again: bool) -> list[str]:
+        command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name]
+        command += ["--ros-args", *self._chosen.ros_args]
+        own: dict[str, Any] = {"autostart": True}
+        if again:  # the others run already, and no longer wait for it
+            own["start_retry_s"] = LONGEST_PAUSE_S
+        else:
+            own |= graph.start_after(graph.find(name), self._chosen.specs, first=[GraphMonitor.NAME])
+        own.update(self._chosen.overrides.get(name, {}))
+        for key, value in own.items():
+            command += ["-p", f"{key}:={json.dumps(value)}"]  # JSON is YAML with quoted strings
+        return command
+
+    def _log(self, line: str, is_error: bool) -> None:
+        logger = self._monitor.get_logger()
+        logger.error(line) if is_error else logger.info(line)
 
 
 Running = _Threads | _Processes
@@ -487,8 +358,8 @@ Running = _Threads | _Processes
 
 
 @contextlib.contextmanager
-def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Processes | None]:
-    running = _Processes(chosen)
+def _in_processes(chosen: Plan, context: Context, host: Host, monitor: GraphMonitor) -> Iterator[_Processes | None]:
+    running = _Processes(chosen, monitor)
     try:
         yield running
     finally:

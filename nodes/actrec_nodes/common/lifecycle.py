@@ -38,6 +38,13 @@ class CommonConfig:
 
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
     start_after: str = setting("", "With autostart: comma-separated nodes to be active before, within a minute.")
+    start_retry_s: float = setting(
+        0.0,
+        "With autostart: longest pause before another attempt to start after one has failed; "
+        "0: no other attempt, the process ends with status 1.",
+        unit="s",
+        range=(0.0, 3600.0),
+    )
     statistics_period_s: float = setting(10.0, "Interval of statistics; 0 for none.", unit="s", range=(0.0, 3600.0))
     startup_s: float = setting(
         30.0,
@@ -161,11 +168,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return self._attempt("clean up", self._cleanup)
 
     def start(self) -> bool:
-        """Configure and activate; return False if either failed, which has been logged."""
-        return (
-            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        )
+        """Configure and activate, as far as it is not yet; return False if either failed, which has been logged."""
+        success = TransitionCallbackReturn.SUCCESS
+        if self._lifecycle_state == "unconfigured" and self.trigger_configure() != success:
+            return False
+        return self.is_active or bool(self.trigger_activate() == success)
 
     @property
     def autostart(self) -> bool:
@@ -176,6 +183,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def start_after(self) -> list[str]:
         """The nodes of other processes that are active before this one is activated."""
         return [name.strip() for name in str(self.get_parameter("start_after").value).split(",") if name.strip()]
+
+    @property
+    def start_retry_s(self) -> float:
+        """Longest pause before another attempt to start, seconds; 0 for none."""
+        return float(self.get_parameter("start_retry_s").value)
 
     @property
     def startup_s(self) -> float:

@@ -1,0 +1,147 @@
+"""Processes that are started again with growing pauses after they have died."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a process is started again; doubled from one to the next
+HEALTHY_S = 60.0  # after a process has lived this long, its next pause is the first again
+ATTEMPTS = 3  # starts of a process in a row that end with an error of its settings, before it is given up
+STOP_S = 15.0  # time for processes to end
+
+OWN_END = (0, 1, 2)
+"""Exit statuses of a process that ended by itself: its work is done, it failed, or its arguments are wrong."""
+
+
+class Backoff:
+    """Pauses between attempts: doubled each time, and the first again after a success of `healthy_s`."""
+
+    def __init__(
+        self, first_s: float = FIRST_PAUSE_S, longest_s: float = LONGEST_PAUSE_S, healthy_s: float = HEALTHY_S
+    ):
+        self._first_s, self._longest_s, self._healthy_s = min(first_s, longest_s), longest_s, healthy_s
+        self._next_s = self._first_s
+
+    def next(self, lived_s: float = 0.0) -> float:
+        """Return the pause in seconds before the next attempt, after one that lasted `lived_s`."""
+        if lived_s >= self._healthy_s:
+            self._next_s = self._first_s
+        pause, self._next_s = self._next_s, min(2 * self._next_s, self._longest_s)
+        return pause
+
+
+class Supervisor:
+    """Runs processes by name, each followed by a thread, until the work of one is done.
+
+    A process that dies by a signal, or with another status than `OWN_END`, is started again. The work is done when a
+    process ends with status 0. A process that ends with status 1 or 2 at its first start fails the work; one that was
+    started again does so after `ATTEMPTS`.
+
+    Args:
+        command: Returns the command line of a process: its name, and whether it is started again.
+        environment: Environment variables of all processes.
+        log: Called with a line, and whether it is an error, in the thread of a process.
+
+    Attributes:
+        children: The newest process of each name.
+        restarted: Time of the newest start of each process that was started again, monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[str, bool], Sequence[str]],
+        environment: Mapping[str, str],
+        log: Callable[[str, bool], None],
+    ):
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.restarted: dict[str, float] = {}
+        self._command, self._environment, self._log = command, dict(environment), log
+        self._lock = threading.Lock()
+        self._stopping, self._over = threading.Event(), threading.Event()
+        self._failed = False
+
+    def start(self, name: str, required: bool = True) -> None:
+        """Start a process; if it is not `required`, its failure at its first start does not end the others."""
+        child = self._spawn(name, again=False)
+        thread = threading.Thread(
+            target=self._follow, args=(name, child, required), name=f"{name} process", daemon=True
+        )
+        thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until the work is done or the timeout; return False if a process failed."""
+        self._over.wait(timeout_s)
+        return not self._failed
+
+    def stop(self) -> None:
+        """Interrupt the processes, the last started first, and kill the ones that do not end. Safe to call twice."""
+        with self._lock:
+            self._stopping.set()
+        children = list(self.children.values())
+        for child in reversed(children):
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)  # unlike SIGINT, it ends one that still starts without a traceback
+        deadline = time.monotonic() + STOP_S
+        for child in children:
+            try:
+                child.wait(max(deadline - time.monotonic(), 0.0))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _spawn(self, name: str, again: bool) -> "subprocess.Popen[bytes]":
+        command = self._command(name, again)
+        with self._lock:
+            if self._stopping.is_set():
+                raise InterruptedError
+            # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the processes in order.
+            child = subprocess.Popen(command, start_new_session=True, env={**os.environ, **self._environment})
+            self.children[name] = child
+            if again:
+                self.restarted[name] = time.monotonic()
+        return child
+
+    def _follow(self, name: str, child: "subprocess.Popen[bytes]", required: bool) -> None:
+        """Wait for the end of a process and start it again, in a thread of its own."""
+        backoff, failures, first, began = Backoff(), 0, True, time.monotonic()
+        while True:
+            status, lived_s = child.wait(), time.monotonic() - began
+            if self._stopping.is_set():
+                return
+            failures = failures + 1 if status in OWN_END and lived_s < HEALTHY_S else 0
+            if status in OWN_END and (status == 0 or first or failures >= ATTEMPTS):
+                if status == 0 or required:
+                    self._failed = status != 0
+                    self._over.set()
+                return
+            again = self._start_again(name, ended(status), backoff, lived_s)
+            if again is None:
+                return
+            child, first, began = again, False, time.monotonic()
+
+    def _start_again(self, name: str, cause: str, backoff: Backoff, lived_s: float) -> "subprocess.Popen[bytes] | None":
+        """Return a new process after a pause; None if the supervisor stops."""
+        while True:
+            pause_s = backoff.next(lived_s)
+            self._log(f"{name} {cause}: starting it again in {pause_s:g} s", True)
+            if self._stopping.wait(pause_s):
+                return None
+            try:
+                return self._spawn(name, again=True)
+            except InterruptedError:
+                return None
+            except OSError as error:  # no memory, or too many processes: it may pass
+                cause, lived_s = f"cannot be started ({error})", 0.0
+
+
+def ended(status: int) -> str:
+    """Return how a process ended, from its exit status, negative for a signal."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

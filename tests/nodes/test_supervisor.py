@@ -1,0 +1,125 @@
+"""Processes that die are started again, nodes that cannot start try again, and no child outlives a killed graph."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from actrec_nodes.bringup import processes, supervisor
+from actrec_nodes.bringup.supervisor import Backoff, Supervisor
+from tests.nodes.conftest import Peer
+from tests.nodes.test_lifecycle import Config, Probe
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], tuple[Supervisor, list[str]]]]:
+    """Return a function that supervises a Python program, and another one from its second start on."""
+    monkeypatch.setattr(Backoff.__init__, "__defaults__", (0.01, 0.04, 60.0))
+    made: list[Supervisor] = []
+
+    def start(first: str, again: str, required: bool = True) -> tuple[Supervisor, list[str]]:
+        lines: list[str] = []
+        made.append(
+            Supervisor(
+                lambda name, is_again: [sys.executable, "-c", again if is_again else first],
+                {},
+                lambda line, is_error: lines.append(line),
+            )
+        )
+        made[-1].start("node", required)
+        return made[-1], lines
+
+    yield start
+    for each in made:
+        each.stop()
+
+
+SLEEP, KILLED = "import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_backoff_doubles_and_is_reset_after_a_success() -> None:
+    backoff = Backoff(0.5, 3.0, healthy_s=60.0)
+    assert [backoff.next(1.0) for _ in range(4)] == [0.5, 1.0, 2.0, 3.0]
+    assert [backoff.next(lived) for lived in (59.0, 61.0, 1.0)] == [3.0, 0.5, 1.0]
+
+
+def test_supervisor_killed_process_is_started_again_until_its_work_is_done(supervise: Any) -> None:
+    running, lines = supervise(KILLED, "")
+    assert running.wait(60)
+    assert lines == ["node was ended by SIGKILL: starting it again in 0.01 s"]
+    assert running.children["node"].returncode == 0 and "node" in running.restarted
+
+
+def test_supervisor_crashing_process_waits_longer_each_time(supervise: Any) -> None:
+    running, lines = supervise("import os; os._exit(7)", "import os; os._exit(7)")
+    deadline = time.monotonic() + 60
+    while len(lines) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [line.rpartition(" in ")[2] for line in lines[:4]] == ["0.01 s", "0.02 s", "0.04 s", "0.04 s"]
+    assert lines[0].startswith("node ended with status 7:")
+    running.stop()
+    number = len(lines)
+    time.sleep(0.1)
+    assert len(lines) == number and running.children["node"].poll() is not None
+
+
+@pytest.mark.parametrize(("first", "starts"), [("exit(2)", 1), (KILLED, 1 + supervisor.ATTEMPTS)])
+def test_supervisor_wrong_settings_fail_the_work(supervise: Any, first: str, starts: int) -> None:
+    running, lines = supervise(first, "exit(1)")
+    assert not running.wait(60)
+    assert len(lines) == starts - 1
+
+
+def test_supervisor_process_that_joins_later_and_fails_does_not_end_the_others(supervise: Any) -> None:
+    running, lines = supervise("exit(1)", SLEEP, required=False)
+    running.children["node"].wait()
+    assert running.wait(0.1) and not lines
+
+
+def test_node_that_cannot_start_tries_again_and_says_why(
+    context: Any, host: Any, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processes, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(processes, "_REPORT_S", 0.02)
+    node = Probe("activate", context=context, cli_args=["--ros-args", "-p", "start_retry_s:=0.1"])
+    host.add(node)
+    reported: list[str] = []
+    monkeypatch.setattr(node, "report", lambda: reported.append(node.statistics.snapshot().last_error))
+    assert host.start() is None and not node.is_active
+    peer.wait_until(lambda: node.calls.count("activate") >= 3)
+    assert node.calls.count("configure") == 1, "what has succeeded is not repeated"
+    line = "cannot activate: no camera is connected: plug one in (next attempt in {} s)"
+    assert {line.format(0.05), line.format(0.1)} <= set(reported)
+    node._fail_in = ""
+    peer.wait_until(lambda: node.is_active)
+    peer.wait_until(lambda: "attempts" in capfd.readouterr().err)
+    assert node.config == Config() and not node.last_error
+
+
+def test_node_that_cannot_start_stops_at_once(context: Any) -> None:
+    with processes.Host(context) as host:
+        node = Probe("configure", context=context, cli_args=["--ros-args", "-p", "start_retry_s:=60.0"])
+        host.add(node)
+        assert host.start() is None
+        host.stop()
+    assert node.calls == ["configure", "cleanup"]
+
+
+def test_run_killed_leaves_no_process() -> None:
+    command = [sys.executable, "-m", "actrec", "run", "--nodes", "camera", "--driver", "simulated", "--processes"]
+    command += ["--driver-option=width=64", "--driver-option=height=48", "--ros-args", "-p", "statistics_period_s:=0.2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
+        assert run.stderr is not None
+        assert any("processed at" in line for line in run.stderr)
+        (child,) = psutil.Process(run.pid).children()
+        assert "camera_node" in child.cmdline()
+        run.kill()
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
