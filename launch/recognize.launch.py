@@ -9,6 +9,7 @@ leaves a failed node running. A process that exits is visible and can be respawn
 Examples:
   ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=true
   ros2 launch actrec recognize.launch.py vendor:=realsense2_camera composed:=true
+  ros2 launch actrec recognize.launch.py driver:=realsense serial_no:=017322071234 camera_name:=front namespace:=robot
 """
 
 import os
@@ -25,7 +26,8 @@ from actrec_nodes.bringup.processes import PARENT
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = {name: ("", text) for name, text in launching.ARGUMENTS.items()} | launching.SWITCHES
+    others = {name: (launching.DEFAULTS.get(name, ""), text) for name, text in launching.ARGUMENTS.items()}
+    arguments = others | launching.SWITCHES
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in arguments.items()

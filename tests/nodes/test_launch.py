@@ -15,7 +15,7 @@ from actrec.cli import run as run_command
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, launching
 from actrec_nodes.bringup.launching import Launch, Process
-from actrec_nodes.common import topics
+from actrec_nodes.common import parameter_files, topics
 from tests.example_scene import FLOW, WINDOW
 from tests.tiny_model import write_any
 
@@ -25,7 +25,11 @@ EVERY = {spec.switch: "true" for spec in graph.GRAPH if spec.is_optional}
 
 def plan(outer: str = "", **arguments: str) -> Launch:
     """Return the plan of the launch file with these arguments and other defaults."""
-    defaults = dict.fromkeys(launching.ARGUMENTS, "") | {name: value for name, (value, _) in launching.SWITCHES.items()}
+    defaults = (
+        dict.fromkeys(launching.ARGUMENTS, "")
+        | launching.DEFAULTS
+        | {name: value for name, (value, _) in launching.SWITCHES.items()}
+    )
     assert set(arguments) <= set(defaults)
     return launching.plan(defaults | arguments, outer)
 
@@ -199,3 +203,55 @@ def test_launch_files_are_python_that_imports_only_launch_and_the_plan(root: Pat
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         known = ("launch", "launch_ros", "actrec_nodes", "typing", "pathlib")
         assert {str(module).split(".")[0] for module in modules} <= set(known), path
+
+
+def test_launch_camera_name_and_serial_no_select_a_camera() -> None:
+    planned = plan(driver="realsense", serial_no="017322071234", camera_name="front")
+    camera = planned.processes[-1].parameters
+    assert camera["realsense.serial"] == "017322071234"
+    assert camera["realsense.frame_id"] == "front_color_optical_frame"
+    assert (topics.COLOR, "front/color/image_raw") in planned.remappings
+    assert plan().remappings == []
+    planned = plan(vendor="realsense2_camera", camera_name="front")
+    assert (topics.COLOR, "/camera/front/color/image_raw") in planned.remappings
+    assert (topics.DEPTH, "/front/depth/image_raw") in plan(vendor="orbbec_camera", camera_name="front").remappings
+    with pytest.raises(ConfigError, match="serial_no needs a driver with serial numbers, but driver is ''"):
+        plan(serial_no="017")
+    with pytest.raises(ConfigError, match="azure_kinect_ros_driver has no names of cameras"):
+        plan(vendor="azure_kinect_ros_driver", camera_name="front")
+    with pytest.raises(ConfigError, match="camera_name is 'a/b'"):
+        plan(camera_name="a/b")
+
+
+def test_launch_namespace_rekeys_the_parameter_file_and_tf(tmp_path: Path) -> None:
+    file = tmp_path / "nav2 style.yaml"
+    file.write_text(
+        "camera_node: {ros__parameters: {driver: simulated, simulated: {fps: 5.0, actions: [wave]}}}\n"
+        "/**/recognizer_node: {ros__parameters: {events.begin: 0.5}}\n"
+    )
+    assert plan(params_file=str(file)).processes[0].files == [str(file)]
+    planned = plan("/fleet", params_file=str(file), namespace="robot", remap_tf="true")
+    (rekeyed,) = set(planned.processes[0].files)
+    assert parameter_files.read(rekeyed) == {
+        "/fleet/robot/camera_node": {"driver": "simulated", "simulated.fps": 5.0, "simulated.actions": ["wave"]},
+        "/**/recognizer_node": {"events.begin": 0.5},
+    }
+    assert planned.remappings == [("/tf", "tf"), ("/tf_static", "tf_static")]
+
+
+def test_launch_booleans_have_defaults_and_autostart_can_be_off() -> None:
+    assert {name: launching.DEFAULTS[name] for name in ("autostart", "composed", "use_sim_time")} == {
+        "autostart": "true", "composed": "false", "use_sim_time": "false",
+    }  # fmt: skip
+    assert all(process.parameters["autostart"] is False for process in started(autostart="false"))
+
+
+def test_launch_recording_arguments_become_parameters() -> None:
+    defaults = {name: value for name, (value, _) in launching.RECORDING.items()}
+    given = {"out": "/data/a b", "topics": "/skeletons /tf", "duration_s": "60"}
+    assert launching.recording(defaults | given) == {
+        "out": "/data/a b", "topics": ["/skeletons", "/tf"], "duration_s": 60.0, "use_sim_time": False,
+    }  # fmt: skip
+    for wrong, said in (({}, "out is empty"), ({**given, "duration_s": "1 min"}, "duration_s is '1 min'")):
+        with pytest.raises(ConfigError, match=said):
+            launching.recording(defaults | wrong)

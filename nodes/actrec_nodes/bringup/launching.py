@@ -1,36 +1,53 @@
 """The processes that `recognize.launch.py` starts, by its arguments; the file itself only passes them to launch."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from actrec import cameras
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S
-from actrec_nodes.common import topics
+from actrec_nodes.common import parameter_files, topics
 
 RESPAWN_DELAY_S = (
     1.0  # launch knows no growing pauses; a node that cannot start is not ended, but tried again by itself
 )
 
+AUTO = "auto"
+
 ARGUMENTS = {
     "driver": "camera driver; empty: from params_file, or the node's default",
     "driver_options": 'settings of the driver: "key=value key=value"',
+    "serial_no": "serial number of the camera of driver; empty: the only one",
+    "camera_name": "first part of the camera's topics, with driver also of its frame; a name for each camera",
     "model": "model package, by name or folder; empty: from params_file, or the node's default",
     "params_file": "ROS parameter file",
     "vendor": f"use images of this ROS driver instead of camera_node: {', '.join(sorted(topics.VENDORS))}",
     "namespace": "namespace of every node and topic",
-    "use_sim_time": "use the time of /clock: true or false",
+    "remap_tf": "use tf and tf_static of the namespace, as Nav2 does: true or false",
+    "use_sim_time": "use the time of /clock: true; false: as in params_file",
     "log_level": "debug, info, warn or error",
+    "autostart": "configure and activate the nodes; false: leave it to another node: true or false",
     "composed": "all nodes in one process: true or false",
     "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends, and start again a node whose start fails: "
-    "true or false; empty: true, but false for a recording",
+    "true, false, or auto: true, but false for a recording",
 }
-"""Arguments that are empty by default, with their descriptions."""
+"""Arguments besides `SWITCHES`, with their descriptions."""
 
-AUTO = "auto"
+DEFAULTS = {
+    "autostart": "true",
+    "camera_name": topics.CAMERA,
+    "composed": "false",
+    "remap_tf": "false",
+    "respawn": AUTO,
+    "use_sim_time": "false",
+}
+"""Values of `ARGUMENTS` that are not empty by default."""
+
 IF_AUTO = {True: ", or auto: with composed, for subscribers", False: ", or auto: if the model takes it"}
 
 SWITCHES = {
@@ -95,10 +112,13 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
     ros_arguments = ["-r", f"__ns:={namespace}", *(word for file in files for word in ("--params-file", file))]
     camera = _own_parameters(given, "camera_node")
     driver = graph.camera(ros_arguments, camera) if "camera" not in left_out else None
-    respawn = is_true(given, "respawn") if given["respawn"] else not graph.is_recording(driver)
-    shared: dict[str, Any] = {"autostart": True, **({"start_retry_s": LONGEST_PAUSE_S} if respawn else {})}
-    if given["use_sim_time"]:
-        shared["use_sim_time"] = is_true(given, "use_sim_time")
+    respawn = is_true(given, "respawn") if given["respawn"] != AUTO else not graph.is_recording(driver)
+    shared: dict[str, Any] = {
+        "autostart": is_true(given, "autostart"),
+        **({"start_retry_s": LONGEST_PAUSE_S} if respawn else {}),
+    }
+    if is_true(given, "use_sim_time"):
+        shared["use_sim_time"] = True
     if is_true(given, "composed"):
         asked = [spec.switch for spec in graph.GRAPH if spec.is_optional and spec.switch not in (*auto, *left_out)]
         arguments = _graph_arguments(given, left_out, asked)
@@ -132,7 +152,10 @@ def _launch(given: Mapping[str, str], processes: list[Process], respawn: bool, n
     return Launch(
         processes,
         given["namespace"],
-        topics.vendor_remaps(given["vendor"]) if given["vendor"] else [],
+        [
+            *topics.camera_remaps(given["vendor"], given["camera_name"]),
+            *(topics.TF if is_true(given, "remap_tf") else []),
+        ],
         ["--log-level", given["log_level"]] if given["log_level"] else [],
         respawn,
         note,
@@ -161,16 +184,29 @@ def _parameter_files(given: Mapping[str, str], namespace: str) -> list[str]:
     if not given["params_file"]:
         return []
     file = os.path.expanduser(given["params_file"])
+    file = parameter_files.rekeyed(file, namespace)
     graph.check(file, namespace=namespace)  # launch itself would only warn
     return [file]
 
 
 def _driver_options(given: Mapping[str, str]) -> list[str]:
-    """Split the launch argument driver_options into KEY=VALUE words."""
+    """Return driver_options as KEY=VALUE words, with the settings of serial_no and camera_name."""
     try:
-        return shlex.split(given["driver_options"])
+        words = shlex.split(given["driver_options"])
     except ValueError as error:
         raise ConfigError(f"launch argument driver_options is {given['driver_options']!r}: {error}") from error
+    driver = given["driver"]
+    known = {field.name for field in fields(cameras.DRIVERS.get(driver).config_class)} if driver else set()
+    if given["serial_no"] and "serial" not in known:
+        raise ConfigError(
+            f"launch argument serial_no needs a driver with serial numbers, but driver is '{driver}': set "
+            "driver:=realsense or azure_kinect, or give the number to the vendor's driver"
+        )
+    if given["serial_no"]:
+        words.append(f"serial='{given['serial_no']}'")
+    if given["camera_name"] != topics.CAMERA and "frame_id" in known and not re.search(r"\bframe_id=", str(words)):
+        words.append(f"frame_id={given['camera_name']}_color_optical_frame")
+    return words
 
 
 def is_true(given: Mapping[str, str], name: str) -> bool:
@@ -181,3 +217,31 @@ def is_true(given: Mapping[str, str], name: str) -> bool:
     if value in ("", "false", "0", "no", "off"):
         return False
     raise ConfigError(f"launch argument {name} is '{given[name]}', expected true or false")
+
+
+# -- record.launch.py --------------------------------------------------------------------------------------------------
+
+RECORDING = {
+    "out": ("", "folder of the new bag; it must not exist"),
+    "topics": ("", "topics to record, separated by blanks; empty: the graph's, without scene flow"),
+    "duration_s": ("", "seconds to record; empty: until Ctrl-C"),
+    "namespace": ("", "namespace of the graph"),
+    "use_sim_time": ("false", "use the time of /clock: true or false"),
+}
+"""Arguments of `record.launch.py`: default and description."""
+
+
+def recording(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parameters of `record_node` for the value of each of `RECORDING`.
+
+    Raises:
+        ConfigError: No `out`, or the duration is no number.
+    """
+    if not given["out"]:
+        raise ConfigError("launch argument out is empty: name the folder of the new bag, out:=FOLDER")
+    try:
+        duration = {"duration_s": float(given["duration_s"])} if given["duration_s"] else {}
+    except ValueError as error:
+        raise ConfigError(f"launch argument duration_s is '{given['duration_s']}', expected a number") from error
+    chosen = {"topics": given["topics"].split()} if given["topics"].split() else {}
+    return {"out": given["out"], "use_sim_time": is_true(given, "use_sim_time"), **duration, **chosen}

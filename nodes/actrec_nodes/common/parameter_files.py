@@ -1,6 +1,7 @@
 """Entries of ROS parameter files, and the nodes and parameters that they set: ROS ignores all others silently."""
 
 import difflib
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from actrec.utils import folders
 from actrec.utils.errors import ConfigError
 
 PARAMETERS = "ros__parameters"
@@ -53,6 +55,30 @@ def read(path: str) -> dict[str, dict[str, Any]]:
     if content and not found:
         raise ConfigError(f"parameter file {path} sets no parameters, expected {_FORM}")
     return found
+
+
+def rekeyed(path: str, namespace: str) -> str:
+    """Return a file whose entries without a namespace are in `namespace` (full, or empty), as Nav2 re-keys its files.
+
+    It is the same file if there is nothing to change; else a new one in the folder of temporary files.
+
+    Raises:
+        ConfigError: As `read`.
+        DeviceError: No temporary file can be written.
+    """
+    entries = read(path)
+    bare = {name for name in entries if name.count("/") == 1 and "*" not in name}
+    if not namespace or not bare:
+        return path
+    # Entries with a namespace come later: they win, as the more special ones.
+    content = {f"{namespace}{name}": {PARAMETERS: {**entries[name]}} for name in entries if name in bare}
+    for name in (name for name in entries if name not in bare):
+        content.setdefault(name, {PARAMETERS: {}})[PARAMETERS].update(entries[name])
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    number = hashlib.sha256(text.encode()).hexdigest()[:12]
+    file = folders.temporary("parameters") / f"{Path(path).stem}_{number}.yaml"
+    folders.write_file(file, text.encode())
+    return str(file)
 
 
 def _nodes(path: str, content: dict[Any, Any], above: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,18 +1,23 @@
 """Topics of the graph, relative so that namespaces and remaps apply, and their quality of service (REP-2003)."""
 
+import re
+
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from actrec.utils.errors import ConfigError
 
-COLOR = "camera/color/image_raw"
-COLOR_INFO = "camera/color/camera_info"
-DEPTH = "camera/depth_registered/image_raw"
-DEPTH_INFO = "camera/depth_registered/camera_info"
-UP, MEASURED_UP = "camera/up", "camera/measured_up"
+CAMERA = "camera"
+"""The camera's name, the first part of its topics."""
+
+COLOR = f"{CAMERA}/color/image_raw"
+COLOR_INFO = f"{CAMERA}/color/camera_info"
+DEPTH = f"{CAMERA}/depth_registered/image_raw"
+DEPTH_INFO = f"{CAMERA}/depth_registered/camera_info"
+UP, MEASURED_UP = f"{CAMERA}/up", f"{CAMERA}/measured_up"
 """Direction of gravity: as stated (mount, recording), and by the camera's accelerometer."""
 
-IMU = "camera/imu"
+IMU = f"{CAMERA}/imu"
 SKELETONS = "skeletons"
 TRUE_SKELETONS = "ground_truth/skeletons"
 TRUE_ACTION_LABEL = "ground_truth/action_label"
@@ -69,6 +74,34 @@ def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
     if vendor not in VENDORS:
         raise ConfigError(f"unknown camera driver node '{vendor}'; known: {', '.join(sorted(VENDORS))}")
     return list(VENDORS[vendor].items())
+
+
+def camera_remaps(vendor: str, camera_name: str) -> list[tuple[str, str]]:
+    """Return the remaps of the topics of one of several cameras.
+
+    Args:
+        vendor: Its driver, of `VENDORS`; empty for `camera_node`.
+        camera_name: As the argument `camera_name` of realsense2_camera and orbbec_camera.
+
+    Raises:
+        ConfigError: The driver is unknown, has no names of cameras, or the name is no part of a topic's name.
+    """
+    if re.fullmatch(r"[A-Za-z]\w*", camera_name) is None:
+        raise ConfigError(f"camera_name is '{camera_name}', expected a name of letters, digits and underscores")
+    remaps = vendor_remaps(vendor) if vendor else [(topic, topic) for topic in (*CAMERA_TOPICS, UP, MEASURED_UP, IMU)]
+    if camera_name == CAMERA:
+        return remaps if vendor else []
+    if vendor and not all(f"{CAMERA}/" in theirs for _, theirs in remaps):
+        raise ConfigError(f"{vendor} has no names of cameras: leave out camera_name, and start each in its namespace")
+    if vendor:  # realsense2_camera has its namespace before the name
+        return [(topic, f"/{camera_name}/".join(theirs.rsplit(f"/{CAMERA}/", 1))) for topic, theirs in remaps] + [
+            (topic, topic.replace(CAMERA, camera_name, 1)) for topic in (UP, MEASURED_UP)
+        ]
+    return [(topic, topic.replace(CAMERA, camera_name, 1)) for topic, _ in remaps]
+
+
+TF = (("/tf", "tf"), ("/tf_static", "tf_static"))
+"""Remaps to the transforms of a namespace."""
 
 
 def publishers(node: Node, topic: str) -> int:
