@@ -1,4 +1,38 @@
-"""Base class and loss of the networks."""
+"""Base class and loss of the networks.
+
+Readings, choices that hold for all networks:
+
+- **Input.** A window spans a fixed time and ends at the newest frame; before the first frame the first pose is held.
+  Bodies are centered on the mean spine base, turned about the vertical to face the camera on average, and divided by
+  the median torso length. Training, evaluation and the recognizer share this code; the package stores its settings.
+- **Window.** Clips are not stretched to T frames: a window is 5 s at 12 Hz, as live. Longer clips are scored by their
+  last 5 s; shorter ones hold their first pose. Recipes with `clips: stretched` stretch: gestures, and
+  `papers/deepacts_*.yaml`, as the paper says.
+- **N-UCLA's clock.** The dataset has no stamps. 12 Hz gives its walkers 1.5 steps a second. Training varies speed by
+  up to 1.35, so the exact value matters little.
+- **Augmentation** depends on the inputs: time, body and camera for bodies alone; only time and the cut of crops and
+  flow with images, because a turned body no longer fits its image.
+- **Optimizers.** The papers' own in `models/recipes/papers`; elsewhere AdamW, one cycle, averaged weights.
+- **Batch.** The sum over all devices and accumulation steps. P-I3D's "minibatches of size 16 on 4 GPUs" is 16 in all;
+  VPN's 4 GPUs with 4 clips each are 16. Batch norm counts the whole batch (`sync_batch_norm`); the papers' frameworks
+  counted each GPU's share.
+- **Weight decay.** Only parameters with two or more axes, such as kernels, and SEM-Net's β (one per head).
+  DeepActsNet's paper states it for the network: biases and norms too, as PyTorch's SGD has it.
+- **Validation.** "Testing loss" (scene flow) and "validation set" (P-I3D) are always clips held out of the training
+  part, never the test part; the best checkpoint on them is kept.
+- **Not mentioned, so off** in a paper's recipe: gradient clipping, label smoothing, averaged weights, augmentation.
+- **Half precision.** No paper mentions it. bf16-mixed trains networks on images or flow. Export checks float16 by
+  rounding each weight and node result of the ONNX graph on the CPU, with float32 accumulation inside a node.
+- **Clips of a window.** In training, one clip at random is a sample with the window's label. Live, clips are one
+  stride apart and the last one ends with the window.
+- **Combining clips.** "Mean" and "max" act on the clips' plain softmax, then return to logits at the clips' mean
+  log-sum-exp; temperature, background and threshold act on the window. With temperature 1 and no background this
+  equals the papers' average or maximum to 1e-5 (tested).
+- **Clips of a recording** (`clips: whole`; scene flow, P-I3D, VPN). Clips step back from the recording's end by the
+  package's stride; another one begins with the recording if needed. Training and evaluation use the same clips. A
+  recording shorter than a clip (at 64 frames and 30 Hz, under 2.1 s) gives one clip, which ends with it; its first
+  frame is held.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -2,6 +2,54 @@
 
 One branch per modality (Fig. 3); the scores of all branches are summed before the softmax. An absent modality, whose
 input is all zero, adds nothing to the sum.
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **Eq. 3, W_k (f_in A_k) ∘ M_k.** The mask weighs the edges as in ST-GCN: f_in (A_k ∘ M_k). As typeset, M_k ∈ R^{N×N}
+  does not fit C×T×N.
+- **K_v, A_k.** ST-GCN's spatial partition (three subsets by distance to the root), normalized by degree.
+- **Graph depth and width.** ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3, temporal kernel 9, stride 2 at the fifth and
+  eighth; 3.1 M parameters per branch. The shipped packages have 3/8 of the width.
+- **Graph input.** Meters divided by the torso length; Eq. 1's 0–255 is for the CNNs alone.
+- **"Exponential LR decay with a factor of 0.1".** A smooth fall by 0.1 every 30 epochs (SYSU 100), because 0.1 per
+  epoch would end training after three. Epochs are not given: 60 (SYSU 200).
+- **T = 60** is the whole window. Its seconds are not given: 5 s live, the stretched clip in the paper's recipe. SYSU:
+  T = 200 at 12 Hz, 16.7 s.
+- **c_min, c_max of Eq. 1.** One pair per modality over all training clips, joints and channels, stored in checkpoint
+  and package; values beyond are clipped. A recipe without them has them measured (`extrema`). The defaults (±4 torso
+  lengths, bones ±1.5, motion ±8 torso lengths a second) let untrained networks run. Values are not rounded; the paper
+  does not say.
+- **Coordinates in Eq. 1.** Normalized ones, as for the graph. The paper maps raw coordinates, which would change with
+  camera and distance.
+- **W and H.** A row per joint, a column per frame, resized bilinearly from V×T to 224×224; the interpolation is not
+  given.
+- **2D points.** Hands and face are centered on the body's spine base in pixels and divided by the median torso in
+  pixels (`none`: raw pixels, as the paper). Without a torso, the unit is the shoulder width / 0.7, else the spread of
+  the points. z = x + y of these.
+- **Optical flow at the joints.** Method and unit are not given: px/s divided by the torso in pixels. Live: scene flow
+  projected at the joint's pixel, u̇ = fx (Vx − x/z Vz) / z, median of 3×3. From two images: DIS. A test compares
+  both.
+- **Missing points** take their parent's place and motion; a hand without a wrist has it amid its other points; an
+  absent hand or face is zero in that frame.
+- **Missing modalities.** The paper has all five. An input that is all zero adds no score, decided per sample inside
+  the graph. A body without any optical flow counts as "no flow". The paper trains without gaps; a network that must
+  handle them should be trained on them.
+- **Several bodies.** Not given; NTU's recipes use two. Graph: mean of the bodies' features before `fc`, absent ones
+  zero. Stamps: mean score of the bodies present. HCN: maximum over bodies after conv6.
+- **ImageNet.** Stamps are normalized by ImageNet's mean and deviation inside the network. Pretraining is not
+  mentioned: `--init` gives every branch the same checkpoint, else torchvision's initialization.
+- **EfficientNet and ResNet.** B0 with dropout 0.2 and stochastic depth 0.2; ResNet-50 is torchvision's v1.5.
+- **"Multi-CNN".** EfficientNet and ResNet-50 for each modality beside the graph: 2 × 5 + 5 branches.
+- **"Modality-specific branches"** share no weights.
+- **HCN on DeepActs (Table 1).** Not described: one HCN per modality on joints over time, with its paper's width and
+  layers, scores summed; T = 60 instead of its 32. Its motion, the frame difference stretched to T, is one constant
+  T×T matrix.
+- **ST-GCN, body 3D joints (Table 1).** `deepacts_graph` with one branch.
+- **Hand graph.** Two trees of 21 nodes without an edge between them (Fig. 3): A_k is block-diagonal, 42×42.
+- **Face graph.** Jaw, brows, nose, eyes and lips are chains (Fig. 3) attached to the nose root (27), so the graph is
+  connected and has a root.
+- **Bones** have 25 nodes; the root's is zero.
+- **Table 2.** "Body" is joints, "Motion" optical flow; bones are row D, although the text counts them as motion.
 """
 
 import dataclasses

@@ -1,6 +1,63 @@
 """Scene flow guided by the skeleton: Res-TCN-BJCN, C3D-F, its two levels of attention, and their fusion.
 
 Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition".
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **C3D size.** The ports' 78.4 M parameters are with UCF-101's 101 classes; Sports-1M's 487 give 79,991,015 (both
+  tested). `pool5` is padded by one pixel, because Caffe rounds up.
+- **Attention** acts after the convolution's ReLU; before it would be the same, because 1 + M is never negative.
+- **Characteristic area.** r = [0.05 × w] is not rounded; (a, b) is the feature pixel at the joint. At w = 14 and 7 (r
+  < 1) an area is one pixel.
+- **Joints in Eq. 3 and 5.** All of both skeletons (K = 50; M = 150 rows count both). A joint that is missing, or
+  outside by more than a quarter of the image, has no mask. If it is missing in one of two interpolated frames, the
+  other's place is kept. Joints lie on whole pixels of 112×112, so half precision gives the same masks.
+- **Overlaps in Eq. 5.** Mean score of all joints whose areas hold the pixel, at every depth (the text mentions deeper
+  layers).
+- **X in Eq. 2.** X^(l) of Eq. 1, the sum before batch norm and ReLU. "Sum" adds X^(1) to X^(4), then normalizes
+  linearly: the K scores to 0 … 1, all 0 if equal.
+- **BJCN-1 to 4.** The first convolution and the three residual units before the first stride (64 ×4 in Res-TCN's
+  code), after which rows are no longer joints.
+- **Strides.** As Res-TCN's code: the strided unit's convolution has the stride, a size-1 convolution carries the
+  residual. "Filters of size 1 with stride 1" refers to the other units. Even filters pad one more ahead, as Keras; N
+  is a multiple of 4.
+- **Temporal downsampling by 5.** "Filter size 1 and stride s" is one filter shared by all rows, whose one weight
+  starts at 1. A channel per row would mix joints.
+- **FC-768.** Fig. 1 is not in the text. FC-256 (ReLU) of Res-TCN beside FC-512 (softmax) of Res-BJCN, then dropout
+  and softmax layer. `bjcn=false` is Res-TCN as published: average pooling, softmax layer.
+- **Joint map's [−1, 1].** Stored bounds (x, y ±2.5 m, z 0 to 5 m, clipped). A clip's own extrema would change a live
+  pose with the rest of the window. Missing joints take their parent's place.
+- **Flow's [0, 255].** Stored bounds of ±2 m/s, so no motion is 128; unknown motion counts as none. x, y, z are R, G,
+  B.
+- **Center crop.** 320×240 of 512×424 is kept as 240/424 of the height and 4/3 as wide, so people are not stretched at
+  other aspect ratios. It is cut in the color image's pixels, like the joints, whatever the flow's own size. Colors
+  are mapped before resizing.
+- **C3D input.** Colors less 128, the code of no motion; `scale=1` for Sports-1M weights. Random weights are Glorot's
+  (Keras); attention then enlarges features up to eight times. Measured on a few SGD steps of 1e-3: small test
+  networks with attention (32 px, width 4) diverge with `scale=1`, not with 1/128. The full `flow_skeleton` on one
+  batch of two clips diverged with neither (first cross-entropy 157 and 4.3; ln 60 = 4.1). Use `scale=0.0078125` from
+  scratch. Sports-1M weights under attention were not tried.
+- **AT-2's skeleton model in Table 1.** Frozen by default ("imposed from deep skeleton model"); `skeleton=joint`
+  trains it through the mask. `c3d_flow_at2` holds only the parts that the score needs.
+- **Skeleton beside clips.** The paper gives it the whole sequence. The joint map starts at the first frame with a
+  body, in column 0, at 30 columns a second, zero-padded to N = 300, the same for each clip (`scope: window`). Frames
+  that only hold the first pose are dropped, because Res-BJCN's channels are time. A motionless person is one column.
+- **30 Hz joints, 10 Hz flow.** Fused models see every third frame, interpolated (`rate: 3`), and so does their first
+  stage (`step: 3`). `res_tcn_bjcn_ntu60.yaml` alone sees every frame, as in the paper.
+- **Window.** Sequences have any length, NTU's at most 10 s. `c3d_flow`, `c3d_flow_at1`: 4.8 s, 48 frames, five clips
+  of 16 with stride 8, probabilities averaged. With a joint map: `map_frames` / 30 (10 s, eleven clips live);
+  `map_frames: 144` (`frames: 144` in stage one) is 4.8 s and five clips. Longer recordings: half-overlapping windows,
+  each with its own map.
+- **L1 and dropout.** L1 1e-4, summed, on all convolutions of the skeleton model unless frozen; a frozen one has no
+  dropout and fixed statistics. C3D's dropout 0.5 after fc6 and fc7 is Tran et al.'s.
+- **C3D-F "SGD".** Momentum 0.9, as for the skeleton model.
+- **Epochs of AT-2 and the fused model.** Not given: 30, with C3D-F's steps. Table 3's policies differ in `skeleton`
+  alone.
+- **All clips.** Five per sequence and epoch (`sampling: repeats: 5`), none twice before all were used.
+- **Plateau of the skeleton model.** Held-out training subject (5 %); no early stop, 150 epochs.
+- **Stages.** The recipes of AT-2 and the fused model begin with `res_tcn_bjcn` (Section 4.2). The parts have the same
+  names (`c3d.*`, `skeleton.*`) in all networks of the family, so trained ones initialize them (`--init`;
+  `res_tcn_bjcn` with `frames=300 step=3`).
 """
 
 import dataclasses

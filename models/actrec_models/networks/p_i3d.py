@@ -1,6 +1,47 @@
 """P-I3D (Das et al., "Where to Focus on for Human Action RecognitionModule?", WACV 2019).
 
 Three I3D see the left hand, the right hand and the whole body; an LSTM on the poses weights them.
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **Eq. 5.** The missing minus of the cross-entropy is added; it and Σ(1 − α_k)² are averaged over the batch.
+- **Eq. 5, W_uv.** "The weight matrix connecting layers u and v" has no sum over u, v. As in STA-LSTM (Song et al.
+  2017): the Euclidean norm, not squared, of all kernels and matrices behind the logits. No biases, norms or
+  pretraining classifiers. A frozen LSTM counts but stays fixed.
+- **Stages with Eq. 5.** `attention` and `joint`; pretraining minimizes cross-entropy alone.
+- **h^s.** The last LSTM layer's states of all steps, concatenated (t_p · 512), as the text says; the authors' code
+  takes the last step alone.
+- **W_h.** 128 rows, as the authors' code.
+- **"Equal values", "Gaussian" (step 4).** W_s, b_s, b_us start at zero, so each α_k is 1/3; W_h ~ N(0, 1/fan-in).
+- **LSTM pretraining.** A linear classifier on h^s. Initial weights: Keras's (Glorot, orthogonal, forget bias 1).
+- **50 % dropout.** Between LSTM layers, on h^s, before I3D's logits.
+- **Step 5.** The I3Ds' features are fixed while LSTM, attention and classifier learn; in step 6 the LSTM is fixed and
+  the rest learns, including attention. Section 3.3 trains the two apart; the authors' code freezes the I3Ds. Frozen
+  parts keep batch norm statistics and have no dropout.
+- **N1, N2 "iterations"** are epochs. Steps 2 and 3 have no count (the paper stops early): 30 and 50.
+- **"Adjusted automatically".** Validation plateau, ×0.1 after 5 epochs; early stop after 12. A random tenth of the
+  clips is held out, not by subject.
+- **I3D training and augmentation "follow [4]".** SGD, momentum 0.9, ×0.1 on the plateau. [4] gives no rate and used
+  32 GPUs: 0.01 in batches of 16, as the authors' VPN. 64 random frames of the frames that evaluation scores; crops
+  move by up to 16/224 of their side, once per clip. Without poses they are mirrored at random, with the hands
+  exchanged (`mirror: false` disables). Nothing else varies.
+- **sum_r, "after 9 − r inception blocks".** For r = 2 the pool between blocks seven and eight comes first, as the
+  authors' code: (8, 7, 7) × 832. The r later blocks are another copy with Kinetics weights; the parts keep theirs for
+  step 2.
+- **"Global average pooling", Fig. 2.** I3D's pool (2×7×7, stride 1), then the mean over time. It is linear, so its
+  order with the sum (Eq. 4's 4-D g_k) does not matter.
+- **Without attention** parts have weight 1: `sum_0` and untrained attention differ by a factor of 3. A single part is
+  its I3D with its own classifier.
+- **Crop size.** Body: a square of 1.2 times the larger side of the joints' box. Hand: 0.45 m at the body's distance;
+  pixels per meter is the second largest of ten segments' ratios to an adult's lengths. Center: the hand's 21 points,
+  else wrist, hand and tip.
+- **Unknown areas** are black (−1): outside the image, a missing body or hand. "Full image" keeps proportions, black
+  above and below.
+- **Pose.** One body, 25 joints, t_p even frames including the last ([32] draws one per segment); the authors' code
+  gives both bodies (150 values).
+- **Window.** "5 sub-sequences, logits averaged": five clips of 64 frames at 30 Hz, a quarter of a clip apart, 4.3 s.
+  `clips=1` is a fifth of the work.
+- **Random I3D weights.** Sonnet's truncated normal, 1/√fan-in.
 """
 
 from dataclasses import dataclass

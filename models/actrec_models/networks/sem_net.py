@@ -2,6 +2,38 @@
 
 SEM-blocks (Fig. 5) of global-regularized cross-frame self-attention (Eq. 2–7, Fig. 3) and a multi-scale temporal
 feed-forward layer (Fig. 4). The paper gives no widths; these reproduce every size of its Tables 1 and 2 together.
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **Widths.** Not given; solved from Tables 1 and 2. k=9 − k=3 gives Σ C_out² = 0.68 M and Σ (positions · C_out²) =
+  0.78 G: 23 frames on average (M = 2, V = 25, one FLOP per multiply-add). (3,5,7,9) − d=(1,3,5,7) confirms branches
+  of C/4. A search over 5 million combinations gave the rest. Chosen: T = 256; blocks of 64, 128, 128, 256, 256, 512,
+  512 with temporal strides 2, 2, 1, 2, 1, 2, 1; S = 6; C_e = 16. Parameters are within 1 %, GFLOPs within 7 % of
+  every row (within 2 % with Eq. 6 as it stands).
+- **Eq. 6's sums.** f1 and f2 are linear, so they act once on the mean frame: same values, 0.5 G of 7.4 less.
+- **Sum or mean, β.** A sum over τ saturates the softmax as T grows. The mean is taken and β, "a parameter used to
+  balance", is learned per head from 1 (the paper's β is this / T²). α̂ starts at 0.
+- **GR.** Eq. 7 redefines α: α̂ is added inside σ and divided by √C_e.
+- **Heads.** Eq. 2 and 4 aggregate x itself, without a value projection; the S results (S·C_in) are concatenated and
+  mapped to C_out.
+- **Residuals, norms.** Fig. 5 shows only residuals. One around attention with its linear layer, one around MS-TFF:
+  1×1 convolution if channels change, every second frame at stride 2. Batch norm after each convolution but f1 and f2,
+  ReLU after each half. Coordinates are batch-normalized per joint as in 2s-AGCN. No stem.
+- **MS-TFF.** "Split … into B branches through a 1×1 convolutional layer": a C→C convolution whose outputs are
+  divided. k=3 and k=9 are B = 1 and keep it: without it k=3 − (3,5,7,9) would be 0.3 M parameters, the paper's is 1.1
+  M. The stride is in the branches.
+- **SEM-fuse.** Logits are log(softmax a + softmax b); each stream has its own cross-entropy, so they learn apart. The
+  default is the joint stream (Tables 1, 2).
+- **Second body.** Mean of the M bodies' features (2s-AGCN); an absent body is zero.
+- **SHREC'17 hands.** Centered on the window's mean palm, divided by wrist to middle finger, not turned, because
+  swipes have a side. The root's bone is its place (`root_bone: origin`), or the bone stream would not get the hand's
+  path (training loss of the bone stream, sixteenth epoch: 1.46 without, 0.67 with; joints 0.76 and 0.71).
+- **SHREC'17 axes.** Half a turn about z from the optical frame, because its images are mirrored: as published, right
+  hands curl to the palm's side.
+- **14 and 28 classes.** One network on the 28; probabilities are summed by gesture.
+- **Training.** "In the supplement", not at hand: AdamW, one cycle to 1e-3, batch 64, 80 epochs, averaged weights,
+  augmented clips, 8 s windows.
+- **SEM+SPA.** Trained alone, then 5 epochs together at a tenth of the rate; the paper does not say.
 """
 
 import dataclasses

@@ -2,6 +2,38 @@
 
 SPA-blocks (Fig. 6) of sparse 3D convolution and multi-scale temporal convolution (SPA-3+1D), or of sparse 4D
 convolution (SPA-4D); sparse max-pooling halves the space between levels.
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **Eq. 8, the range of zero to the space size.** One cube per clip around all joints of all bodies, as wide as the
+  longest side (proportions kept), at least 1.5 m (hand: 0.15 m), so still clips are not enlarged. Bodies are first
+  turned to the camera (`align`), hands are not. Live, it acts on each window: place does not matter, scale follows
+  the window's extent.
+- **Eq. 8, one-hot features.** V joint names; the second body has the same names in the same space.
+- **Missing joints, absent bodies.** No point: not in a table, a norm's statistics or the mean.
+- **Joints in one voxel.** One point, as in MinkowskiEngine [8], with the sum of their one-hot vectors, because Eq. 9
+  sums over all joints (`merge=sum`). `merge=first` keeps the first one (MinkowskiEngine: a random one).
+- **Eq. 9, W_{R(i)−R(j)}.** Sign as written; torch counts R(j) − R(i), so weights are flipped in between.
+- **Even kernels (k=6).** R(j) − R(i) from −2 to 3, as "same" convolutions (MinkowskiEngine: 0 to 5).
+- **Eq. 10, "hierarchical".** Kernel and stride 2 in space, none in time, before each level but the first: voxels of
+  1/64 to 1/8.
+- **Fig. 6 (a), SPA-3+1D.** Sparse 3D convolution, BN, ReLU, temporal convolution, BN, residual, ReLU. The temporal
+  convolution looks at the same *voxel* (P3D [25]), not the same joint; with one-hot features, a rigid hand's motion
+  would otherwise be invisible.
+- **Multi-scale temporal convolution.** As MS-TFF: 1×1, four branches of kernel 3, dilations 1, 3, 5, 7;
+  `dilations=[1]` is single-scale. SPA-4D has none.
+- **Fig. 6 (b), SPA-4D.** k frames as k voxels (5⁴ positions); `temporal` changes the frames.
+- **Depth, width, T.** Two blocks on four levels, 32, 32, 64, 64 channels: 2.3 M parameters (3+1D), 11.4 M (4D); T =
+  64. Chosen so 3+1D runs on two cores.
+- **Initial weights.** As a linear layer of the center alone, U(±1/√C): most of the window is empty.
+- **Room for neighbors.** Static shapes limit pairs per level and neighbors per point (`spa_net.ROOM`); nearest pairs
+  come first, others are dropped. Measured: no clip lost a pair. 3+1D: 371 clips of N-UCLA (M = 1), 700 of SHREC'17,
+  371 of two people 0.5 m apart (made up); 4D: 75, 140, 75; `space` 32, 128 and `kernel` 3, 6: 75, 140, 75 (3+1D), 28
+  (4D, hands). The room was sized on the same recordings. Tables take 3 ms (N-UCLA, M = 1), 8 ms (M = 2), 15 ms (4D)
+  per 64 frames on one core.
+- **Fig. 2, fusion.** Logits are log((softmax_SEM + softmax_SPA) / 2). SEM-Net of joints and bones is one network
+  there: weights 1/4, 1/4, 1/2. Cross-entropies are added; no gradient crosses.
+- **T in the fusion.** SEM-Net gets all T frames (256), SPA-Net `spa_frames` (64), evenly spaced.
 """
 
 import dataclasses

@@ -2,6 +2,46 @@
 
 The pose backbone's h* gives attention weights A_S, A_T (Eq. 2), whose coupling A_ST modulates the visual feature map:
 f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), used in training only, aligns f with the poses.
+
+Readings, choices where the paper is silent or ambiguous:
+
+- **e_ij = β.** Every unconnected pair: literally, all 276 pairs of 25 joints that are no bone. The authors' first
+  code gives β to six pairs, 0 to the rest.
+- **Eq. 1.** No bias, no activation. W_t is 3 × 64 for each t; E is the same at every t.
+- **Residual with the original poses.** Poses pass a 1×1 convolution from 3 to 64 channels and are added; the authors'
+  code concatenates.
+- **The three convolutions.** 3×3 over (t_p, J), padding 1, batch norm, ReLU. 2×2 max pools follow the second and
+  third, as the authors' code; unpooled, Eq. 2's maps would have 24.6 M parameters, against "one-third parameters
+  compared to [P-I3D]". h* is the last map: 128·5·6 = 3840 at t_p = 20.
+- **W_h1, W_h2.** 256 and 128 outputs, as the authors' code. W_z starts random, not zero as there: z_1 = 0 leaves the
+  direction of T_p z_1, and Eq. 4, undefined.
+- **t_c, m × n.** I3D's `Mixed_5c`: 8 and 7 × 7; ResNeXt's last stage: 4 and 4 × 4.
+- **LSTM pose backbone "following [8]".** Sizes from P-I3D: three layers, h* of all poses' states, 512 units
+  (`lstm_units`; N-UCLA 128), trained end to end.
+- **Without coupler.** "Dissociated" weights, "equivalent to the separable STA model [8]": f + A_S·f and f + A_T·f
+  concatenated, pooled, classified (2·1024 inputs).
+- **Spatial attention only (Table 4).** f′ = f + inflate(A_S)·f; Eq. 6 without its second sum.
+- **f_s.** Σ over t_c of f, flattened: D_v = m·n·c (50,176 with I3D); "global" means in time. D_p = m·n. D_e = 256, as
+  the authors' code.
+- **‖T_v‖₂ = ‖T_p‖₂ = 1.** The largest singular value; T is divided by it at use, with gradient. Eq. 4 normalizes
+  again, so the norm matters for the KL losses alone.
+- **KL alternatives.** Softmax over D_e makes f_e and P_e distributions. D_KL(p‖q) fixes p and teaches q, as
+  distillation [15]: "the feedback is in one direction"; the sum goes both ways.
+- **Eq. 4–6.** Means over the batch, sums within a clip; ‖A_S(j)‖₂ is an absolute value. Without embedding (Tables 1,
+  4) λ1 = 1: L = L_C + λ2·L_a; the backbone alone has L_C.
+- **`attention=none` with an embedding** is refused: there is no z_1.
+- **ResNeXt-101 input.** 64 frames of 112 × 112, as Hara et al.'s network; [−1, 1] becomes 0..255 less ActivityNet's
+  mean inside the network.
+- **Window.** 64 consecutive frames are 2.13 s at 30 Hz. The paper max-pools clips without a count: three
+  half-overlapping clips in 128 frames (4.27 s), `max`.
+- **"Fully convolutional inference in space".** The crop is scaled to the training size and scored once, without
+  corner crops or flips; A_S has m·n outputs, so a larger image is impossible.
+- **Body.** Crop and poses are of body 0; another person in NTU's interactions is visible only inside this crop.
+- **Poses.** t_p even frames, normalized as elsewhere (authors' code: minus the first frame's spine); always
+  `kinect_v2_25`, to which Smarthome's and N-UCLA's are converted.
+- **Training.** SGD, 30 epochs, 0.01 × 0.1 each 10 epochs, batches of 16. I3D from ImageNet and Kinetics-400
+  (`--init`), best first trained on the same classes (l1); N-UCLA from NTU-60.
+- **Augmentation, momentum, weight decay.** Not given: random clips, crops neither moved nor mirrored; 0.9; none.
 """
 
 from collections.abc import Mapping
