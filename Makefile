@@ -3,9 +3,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help system venv build demo test check core coverage lint format bench workspace wheel clean distclean
+.PHONY: help system venv build demo test check core coverage lint format docs bench workspace wheel clean distclean
 
-# Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view. On a robot: make venv EXTRAS=live
+# Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, rtx, view, docs. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
 # Python for .venv, 3.10 to 3.14.
 PYTHON ?= python3
@@ -79,6 +79,10 @@ lint: build ## ruff, codespell, mypy and the list of avoided words
 
 format: build ## format and fix with ruff
 	@$(ENV) && ruff format . && ruff check --fix .
+
+docs: ## build the documentation site into build/site, warnings as errors
+	@$(MAKE) --no-print-directory build EXTRAS="$(HELD) docs"
+	@$(ENV) && NO_MKDOCS_2_WARNING=1 mkdocs build --strict && echo "actrec: build/site/index.html"
 
 bench: build ## list the benchmarks, or run one: make bench NAME=transport
 	@$(ENV) && actrec bench $(NAME)

@@ -30,7 +30,7 @@ class Figure:
 
 @cache
 def results(file: str) -> Mapping[str, Figure]:
-    """Return the figures of benchmarks/results/FILE.csv by name."""
+    """Return the figures of a CSV file of benchmarks/results by name."""
     with (ROOT / f"benchmarks/results/{file}.csv").open(encoding="utf-8", newline="") as rows:
         return {row["figure"]: Figure(row["value"], row["unit"], row["command"]) for row in csv.DictReader(rows)}
 
@@ -105,7 +105,13 @@ def package_table() -> str:
             f"`{name}`", len(package["labels"]), f"{100 * package['provenance']['accuracy']:.1f}",
             "–" if rejected is None else f"{100 * rejected:.1f}", ", ".join(away) or "–",
         ])  # fmt: skip
-    head = ("package", "labels", "own test part, %", "other actions rejected, %", "elsewhere: right / unknown / wrong, %")
+    head = (
+        "package",
+        "labels",
+        "own test part, %",
+        "other actions rejected, %",
+        "elsewhere: right / unknown / wrong, %",
+    )
     return markdown(head, rows)
 
 
@@ -269,10 +275,10 @@ def live_plot() -> str:
 def away_plot() -> str:
     """Return the labels of the default package on sets that its networks never saw."""
     figures = elsewhere(next(iter(packages().values())))
-    series = {
-        name: [round(100 * each[name], 1) for each in figures] for name in ("right", "unknown", "wrong")
-    }
-    return bars("Everyday actions in sets left out of training", [SETS[f["set"]] for f in figures], series, "% of clips")
+    series = {name: [round(100 * each[name], 1) for each in figures] for name in ("right", "unknown", "wrong")}
+    return bars(
+        "Everyday actions in sets left out of training", [SETS[f["set"]] for f in figures], series, "% of clips"
+    )
 
 
 def size_plot() -> str:

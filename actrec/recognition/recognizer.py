@@ -206,7 +206,7 @@ class ActionRecognizer:
         """Add one frame's tracked bodies, in any layout that converts to kinect_v2_25, to their windows.
 
         Args:
-            stamp_ns, bodies: The frame.
+            bodies: The frame's, of `stamp_ns`.
             up: [3] unit vector against gravity in the optical frame; None if unknown.
 
         Returns:

@@ -38,8 +38,10 @@ class SceneFlow(ABC):
         """Estimate the velocity of the surface at each pixel of the first image.
 
         Args:
-            color0, color1: [H, W, 3] uint8 RGB.
-            depth0, depth1: [H, W] float32 m, NaN for missing.
+            color0: First image, [H, W, 3] uint8 RGB.
+            depth0: Its depth, [H, W] float32 m, NaN for missing.
+            color1: Second image.
+            depth1: Its depth.
             intrinsics: Of all four images.
             dt: Seconds from the first to the second.
 

@@ -1,4 +1,4 @@
-"""The names that users import: design section 6 and the README. Removing one breaks a user's program."""
+"""The names that users import: design section 6 and docs/api.md. Removing one breaks a user's program."""
 
 import importlib
 import inspect

@@ -45,7 +45,7 @@ def setup() -> dict[str, Any]:
     return captured
 
 
-@pytest.mark.parametrize("extra", ["core", "live", "train", "dev", "rtx", "view"])
+@pytest.mark.parametrize("extra", ["core", "live", "train", "dev", "rtx", "view", "docs"])
 def test_pins_lie_in_the_ranges(extra: str, setup: dict[str, Any]) -> None:
     ranges = setup["install_requires"] if extra == "core" else setup["extras_require"][extra]
     pinned = pins(f"{extra}.txt")

@@ -1,13 +1,13 @@
-"""What README.md shows of the Python API runs as it stands there."""
+"""The Python code of docs/quickstart.md runs as it stands there."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+QUICKSTART = Path(__file__).resolve().parents[2] / "docs/quickstart.md"
 
 
-def test_readme_python_runs(data_root, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_quickstart_python_runs(data_root, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", QUICKSTART.read_text(encoding="utf-8"), re.DOTALL)
     names = {}
     exec(code.replace("/data/nucla", str(data_root / "nucla")), names)
     assert "pick up with one hand" in capsys.readouterr().out

@@ -1,0 +1,117 @@
+"""The documents are short, their links lead somewhere, their commands and quoted messages exist, their figures hold."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from actrec import cli
+from benchmarks import BENCHMARKS
+from tests.house.test_remedies import HOLE, messages, options_of, parsers
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_WORDS = 18_000
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NOT_COUNTED = ("CHANGELOG.md", "models/zoo/", ".github/")
+"""Cards and the changelog may be as long as they need."""
+
+
+@cache
+def documents() -> dict[str, str]:
+    """Return the tracked Markdown files by name."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in listed.split() if (ROOT / name).is_file()}
+
+
+def words(text: str) -> int:
+    """Count the words, which have a letter or digit, code and tables included."""
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a document in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub and MkDocs form them."""
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    titles = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)", plain, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+def test_documents_are_short() -> None:
+    counted = {name: words(text) for name, text in documents().items() if not name.startswith(NOT_COUNTED)}
+    assert sum(counted.values()) <= MOST_WORDS, sorted(counted.items(), key=lambda item: -item[1])
+
+
+def test_relative_links_and_anchors_exist() -> None:
+    broken = []
+    for name, text in documents().items():
+        for link in LINK.findall(re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / name).parent / path if path else ROOT / name
+            if "://" in link or link.startswith("mailto:"):
+                continue
+            is_page = target.suffix == ".md" and target.is_file()
+            known = anchors(target.read_text(encoding="utf-8")) if anchor and is_page else {anchor}
+            if not target.exists() or anchor not in known:
+                broken.append(f"{name}: {link}")
+    assert broken == []
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each `actrec` command in the shell blocks of a document."""
+    for block in blocks(text, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&& |\| ", line):
+                if (found := shlex.split(part, comments=True)) and found[0] == "actrec":
+                    yield found[1:]
+
+
+def test_commands_in_documents_exist_with_their_options() -> None:
+    wrong = []
+    for name, text in documents().items():
+        for command in commands(text) if not name.startswith(NOT_COUNTED) else ():
+            verb, words_ = command[0], command[1:]
+            own = words_[: words_.index("--ros-args")] if "--ros-args" in words_ else words_
+            if verb not in (*cli.COMMANDS, "COMMAND", "--help"):
+                wrong.append(f"{name}: actrec {verb}")
+            elif verb == "bench":
+                wrong += [f"{name}: actrec bench {own[0]}"] * (bool(own) and own[0] not in (*BENCHMARKS, "NAME"))
+            elif verb in cli.COMMANDS:
+                parts = [verb] if not own or f"{verb} {own[0]}" not in parsers() else [verb, f"{verb} {own[0]}"]
+                known = options_of(*parts)
+                wrong += [
+                    f"{name}: actrec {verb} {word}"
+                    for word in own
+                    if word.startswith("--") and word.split("=")[0] not in known
+                ]
+    assert wrong == []
+
+
+def test_messages_in_troubleshooting_exist() -> None:
+    """Each quoted message is a text of the code, with values in place of "…"."""
+    told = [re.sub(f"{HOLE}+", HOLE, " ".join(text.split())) for _, text in messages()]
+    rows = re.findall(r"^\| `([^`]*…[^`]*)`", documents()["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(rows) >= 20
+    pieces = [[piece.strip() for piece in row.split(HOLE) if len(piece.strip()) > 3] for row in rows]
+    missing = [row for row, parts in zip(rows, pieces, strict=True)
+               if not all(any(part in text for text in told) for part in parts)]  # fmt: skip
+    assert missing == []
+
+
+def test_readme_figures_of_sets_left_out_are_the_packages() -> None:
+    package = yaml.safe_load((ROOT / "models/zoo/joint_tcn_everyday/model.yaml").read_text(encoding="utf-8"))
+    names = {"nucla": "N-UCLA", "utd_mhad": "UTD-MHAD", "kard": "KARD", "kinder_gator": "Kinder-Gator"}
+    for model in package["provenance"]["figures"]["elsewhere"]:
+        for each in model["sets"]:
+            if not each["trained"]:
+                shares = " | ".join(f"{100 * each[key]:.0f}" for key in ("right", "unknown", "wrong"))
+                assert f"| {names[each['set']]} | {shares} |" in documents()["README.md"]
+    for page in ("README.md", "docs/index.md", "docs/networks/everyday.md"):
+        assert f"{100 * package['provenance']['accuracy']:.1f} %" in documents()[page], page
