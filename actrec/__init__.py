@@ -14,7 +14,7 @@ def load_model(name_or_folder: str | Path, backend: str = "auto") -> "Session":
 
     Args:
         name_or_folder: For example "deepacts_graph_nucla".
-        backend: "onnxruntime", "tensorrt" or "auto".
+        backend: "onnxruntime", "tensorrt", "tensorrt_rtx" or "auto".
     """
     from actrec import inference
 

@@ -132,12 +132,15 @@ VIDEO = "only for replaying video: pip install 'actrec[live]'"
 OPTIONAL = {"av": VIDEO, "torch": TRAIN, "lightning": TRAIN, "onnx": TRAIN}
 NVIDIA = {
     "cupy": "pip install 'cupy-cuda12x<14'; for CUDA 13: cupy-cuda13x",
-    "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
+    "tensorrt": "part of JetPack on a Jetson; with an RTX card: pip install 'actrec[rtx]'; else: pip install tensorrt",
+    "tensorrt_rtx_bindings": "pip install 'actrec[rtx]'",
 }
 """Modules that use an NVIDIA GPU; checked only if there is one."""
+TENSORRT = ("tensorrt", "tensorrt_rtx_bindings")  # one of them is enough
 
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
+CUPY, RTX = ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy"), ("tensorrt-rtx-cu13-bindings",)
+DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": CUPY, "tensorrt_rtx_bindings": RTX}
 """Distributions of the modules whose distribution has another name."""
 CUDA_BINDINGS = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
 """Modules to distributions; the TensorRT backend needs one of them."""
@@ -160,11 +163,12 @@ def check_software() -> Iterator[Finding]:
     yield check_messages()
     yield check_opencv_wheels()
     libraries = {**REQUIRED, **OPTIONAL, **(NVIDIA if _has_cuda_driver() else {})}
+    libraries.pop(next((name for name in reversed(TENSORRT) if not _is_installed(name)), ""), None)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = list(threads.map(lambda name: check_library(name, libraries[name], name in REQUIRED), libraries))
     yield from found
     loading = {finding.name for finding in found if finding.ok}
-    if "tensorrt" in loading:
+    if loading & set(TENSORRT):
         yield check_cuda_bindings()
     if "onnxruntime" in loading:
         yield check_onnxruntime()
@@ -314,7 +318,7 @@ def check_perception() -> Finding:
         value, _, remedy = str(error).rpartition(": ")
         return Finding("models", name, False, value, remedy, required=True)
     shares = [f"{', '.join(names) if len(chosen) > 1 else len(names)} on {where}" for where, names in chosen.items()]
-    missing = "onnxruntime" in chosen and _is_installed("tensorrt") and _has_cuda_driver()
+    missing = "onnxruntime" in chosen and any(map(_is_installed, TENSORRT)) and _has_cuda_driver()
     value = "; ".join(shares) + (": engines are not built" if missing else "")
     return Finding("models", name, not missing, value, "actrec build-engine perception")
 

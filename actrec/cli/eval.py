@@ -56,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the model's training, and combine all scores: one number for all models, or one per model (default: 0, as "
         "live)")  # fmt: skip
     add("--skip-unreadable", action="store_true", help="count unreadable clips as wrong instead of refusing")
-    add("--backend", default="onnxruntime", help="backend of packages (default: %(default)s)")
+    add(
+        "--backend",
+        default="onnxruntime",
+        choices=("auto", *inference.BACKENDS.names()),
+        help="backend of packages (default: %(default)s)",
+    )
     precision = "precision of packages; float16 if they were exported with it (default: %(default)s)"
     add("--precision", choices=PRECISIONS, default="float32", help=precision)
     add_threads_argument(parser)
@@ -117,8 +122,8 @@ def _score_streams(args: argparse.Namespace) -> int:
     recordings = streams.open_streams(args.stream, args.labels, given)
     scores = {}
     for model in args.models:
-        threads = {"threads": args.threads} if args.threads else {}
-        session = inference.load(model, args.backend, precision=args.precision, **threads)
+        options = inference.network_options(args.backend, args.precision, args.threads or 0)
+        session = inference.load(model, args.backend, **options)
         scores[model] = streams.evaluate(session, recordings, progress=not args.quiet)
     figures = {model: score.figures() for model, score in scores.items()}
     print(json.dumps(figures, indent=2) if args.json else streams.text(scores))

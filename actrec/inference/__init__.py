@@ -1,8 +1,6 @@
 """Run model packages: `session = load("models/zoo/…")`, `session.predict({"bodies": clip})`."""
 
-import importlib.util
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ from typing import Any
 from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Backend, Session
+from actrec.inference.tensorrt.cache import EngineCache
+from actrec.inference.tensorrt.libraries import LIBRARIES
 from actrec.types import Prediction
 from actrec.utils.errors import ActrecError
 from actrec.utils.registry import Registry
@@ -23,6 +23,7 @@ BACKENDS = Registry(
     {
         "onnxruntime": "actrec.inference.onnxruntime_backend:OnnxRuntimeBackend",
         "tensorrt": "actrec.inference.tensorrt.backend:TensorRtBackend",
+        "tensorrt_rtx": "actrec.inference.tensorrt.backend:TensorRtRtxBackend",
     },
     install={"onnxruntime": "pip install onnxruntime"},
 )
@@ -31,24 +32,35 @@ BACKENDS = Registry(
 def resolve(backend: str, package: ModelPackage | None = None) -> str:
     """Return the name in `BACKENDS` that `backend` stands for.
 
-    "auto" is TensorRT if the package's engine of default settings is built already, else ONNX Runtime: building an
-    engine takes minutes.
+    "auto" is TensorRT, or TensorRT for RTX, if the package's engine of default settings is built already, else ONNX
+    Runtime: building an engine takes minutes.
     """
     if backend != "auto":
         return backend
-    ready = package is not None and has_engine(lambda: bool(BACKENDS.get("tensorrt").ready(package)))
-    return "tensorrt" if ready else "onnxruntime"
+    if package is None:
+        return "onnxruntime"
+    return first_with_engine(package.name, lambda name: BACKENDS.get(name).ready(package)) or "onnxruntime"
 
 
-def has_engine(is_built: Callable[[], bool]) -> bool:
-    """Return the result of `is_built`; False if TensorRT is not installed or cannot be used, which is logged."""
-    if "tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None:
-        return False
-    try:
-        return is_built()
-    except ActrecError as error:
-        logger.info("auto: TensorRT is not used: %s", error)
-        return False
+def first_with_engine(network: str, is_ready: Callable[[str], bool]) -> str | None:
+    """Return the first TensorRT backend that has an engine of a network for which `is_ready` is true, or None.
+
+    A backend without an engine of that network is not imported. If there is one that cannot be used, this is warned of.
+    """
+    for name, library in LIBRARIES.items():
+        try:
+            if library.is_installed and EngineCache().holds(network, name) and is_ready(name):
+                return name
+        except ActrecError as error:
+            logger.warning("auto: %s is not used: %s", library.title, error)
+    return None
+
+
+def network_options(backend: str, precision: str = "float32", threads: int = 0) -> dict[str, Any]:
+    """Return a backend's options for a network in one of `package.PRECISIONS`, and CPU threads (0: its default)."""
+    if backend in LIBRARIES:
+        return {"precision": {"float32": "fp32", "float16": "fp16"}.get(precision, precision)}
+    return {"precision": precision, **({"threads": threads} if threads else {})}
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:

@@ -235,7 +235,7 @@ class ModelPackage:
         if found is None:
             raise PackageError(
                 f"{self.path} has no network in {precision}: write one with "
-                f"`{_MADE_BY[precision].format(self.path)}`, or take precision float32"
+                f"`{_MADE_BY[precision].format(self.path)}`, or take precision float32 (fp32 of TensorRT)"
             )
         return self.path / found.file
 

@@ -36,6 +36,7 @@ BACKENDS = Registry(
     {
         "onnxruntime": "actrec.perception.onnxruntime_networks:OnnxRuntimeNetwork",
         "tensorrt": "actrec.perception.tensorrt_networks:TensorRtNetwork",
+        "tensorrt_rtx": "actrec.perception.tensorrt_networks:TensorRtRtxNetwork",
     },
     install={"onnxruntime": "pip install onnxruntime"},
 )
@@ -57,7 +58,7 @@ class NetworkConfig:
 
     backend: str = setting(
         "auto", "Where networks run; auto: on TensorRT if the engine of these settings is built, else on ONNX Runtime",
-        choices=("auto", "onnxruntime", "tensorrt"),
+        choices=("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
     )  # fmt: skip
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if TensorRT fails")
     precision: str = setting("fp16", "Precision of TensorRT engines", choices=("fp32", "fp16"))
@@ -297,8 +298,8 @@ def resolve(file: NetworkFile, config: NetworkConfig) -> str:
     """Return the name in `BACKENDS` that the setting `backend` stands for."""
     if config.backend != "auto":
         return config.backend
-    built = inference.has_engine(lambda: bool(BACKENDS.get("tensorrt").ready(file, config)))
-    return "tensorrt" if built else FALLBACK
+    found = inference.first_with_engine(file.name, lambda name: bool(BACKENDS.get(name).ready(file, config)))
+    return found or FALLBACK
 
 
 class Detector:

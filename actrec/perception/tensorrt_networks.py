@@ -8,8 +8,9 @@ import numpy as np
 
 from actrec.inference.onnxruntime_backend import outputs_of
 from actrec.inference.tensorrt import backend
-from actrec.inference.tensorrt.backend import Engine, EngineRunner, TensorRtConfig
+from actrec.inference.tensorrt.backend import EngineRunner, TensorRtConfig
 from actrec.inference.tensorrt.builder import Progress
+from actrec.inference.tensorrt.libraries import RTX
 from actrec.perception import half_precision
 from actrec.perception.networks import NetworkConfig, NetworkFile
 from actrec.utils.errors import PackageError
@@ -65,7 +66,7 @@ class TensorRtNetwork(EngineRunner):
     @classmethod
     def ready(cls, file: NetworkFile, config: NetworkConfig) -> bool:
         """Return whether the engine is built. Raises as the class."""
-        return backend.is_built(NetworkSource(file), engine_settings(config))
+        return backend.is_built(cls.library, NetworkSource(file), engine_settings(config))
 
     def run(self, images: np.ndarray) -> dict[str, Any]:
         """Return the outputs [N, ...] by name, of images [N, 3, edge, edge] float32; a DeviceError if the GPU fails."""
@@ -75,7 +76,7 @@ class TensorRtNetwork(EngineRunner):
     def _check(self, source: NetworkSource, content: bytes) -> dict[str, Any]:
         """Compare every output with ONNX Runtime's in float32; raise PackageError for one that differs."""
         images = example_images(source.file)
-        found = Engine(self._trt, self._cuda, content, self.config.most, False).run({"image": images})
+        found = self._open(content, self.config.most).run({"image": images})
         differences = relative_differences(found, outputs_of(source.read_onnx(), {"image": images}))
         worst = max(differences, key=lambda name: differences[name])
         difference, allowed = differences[worst], self.config.largest_difference
@@ -87,6 +88,12 @@ class TensorRtNetwork(EngineRunner):
                 f"at most {allowed:.0%} may: take {remedy}"
             )
         return {"difference": difference, "bytes": len(content)}
+
+
+class TensorRtRtxNetwork(TensorRtNetwork):
+    """Runs one network through TensorRT for RTX. Raises as `EngineRunner`."""
+
+    library = RTX
 
 
 def example_images(file: NetworkFile) -> np.ndarray:

@@ -42,7 +42,7 @@ class RecognizerConfig:
     """Parameters of the recognizer node. The settings of a backend are `<backend>.<setting>`."""
 
     model: str = setting(zoo.DEFAULT, "Model package: a name in `actrec models`, or a folder.")
-    backend: str = setting("auto", "Inference backend: onnxruntime, tensorrt or auto.")
+    backend: str = setting("auto", "Inference backend: onnxruntime, tensorrt, tensorrt_rtx or auto.")
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(
         2.0, "Without a required stream for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)

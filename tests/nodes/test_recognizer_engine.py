@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rclpy.parameter import Parameter
 
-from actrec.inference.tensorrt import backend, cuda
+from actrec.inference.tensorrt import cuda, engine
 from tests.core.inference.tensorrt import plain_tensorrt
 from tests.nodes.recognizer_graph import Make, body, stamp
 from tests.tiny_model import write_tiny
@@ -38,7 +38,7 @@ def gate(monkeypatch, tmp_path):
 
     monkeypatch.setattr(found.Builder, "build_serialized_network", build_when_open)
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setattr(backend, "CudaGraph", Graph)
+    monkeypatch.setattr(engine, "CudaGraph", Graph)
     monkeypatch.setitem(sys.modules, "tensorrt", found)
     monkeypatch.setattr(cuda, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
     return gate

@@ -5,9 +5,10 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,11 +18,12 @@ from actrec.inference.package import ModelPackage
 from actrec.inference.tensorrt import builder
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
 from actrec.inference.tensorrt.builder import BuildConfig, EngineSource, Progress, group_of
-from actrec.inference.tensorrt.cache import EngineCache
-from actrec.inference.tensorrt.cuda import Cuda, CudaGraph
+from actrec.inference.tensorrt.cache import EngineCache, EngineKey
+from actrec.inference.tensorrt.engine import Engine, Kernels
+from actrec.inference.tensorrt.libraries import RTX, TENSORRT, Library
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError, InputError, PackageError
+from actrec.utils.errors import ActrecError, DeviceError, PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +64,20 @@ class EngineRunner(ABC):
         DeviceError: There is no GPU, its memory is full, or the cache cannot be written to.
     """
 
+    library: ClassVar[Library] = TENSORRT
+
     def __init__(self, source: EngineSource, settings: TensorRtConfig, progress: Progress | None):
         self.config = settings
-        self._trt = builder.tensorrt()
+        self._trt = self.library.open()
         self._cuda = tensorrt_cuda.open_cuda(settings.memory)
+        self.library.check_gpu(self._trt, self._cuda.gpu)
+        self._cache = EngineCache(settings.cache)
+        self._key = builder.key_of(self.library, self._trt, source, settings, self._cuda.gpu)
         with self._cuda.current():
-            content = self._find_or_build(source, EngineCache(settings.cache), progress)
-            self._engine = Engine(self._trt, self._cuda, content, settings.most, settings.graph)
+            self._engine = self._open(self._find_or_build(source, progress), settings.most, settings.graph)
         self._running = threading.Lock()  # several threads may run one session, whose engine has one set of buffers
         self.inputs = self._engine.inputs
-        self.device = f"TensorRT {self._trt.__version__} {settings.precision} on {self._cuda.gpu.name}"
+        self.device = f"{self.library.title} {self._trt.__version__} {settings.precision} on {self._cuda.gpu.name}"
         logger.info("%s runs in %s through %s", source.name, self.device, self._cuda.library)
 
     def run_all(self, inputs: Inputs) -> Inputs:
@@ -91,29 +97,90 @@ class EngineRunner(ABC):
     def _check(self, source: Any, content: bytes) -> dict[str, Any]:
         """Compare a new engine with ONNX Runtime; return details for its note, or raise PackageError."""
 
-    def _find_or_build(self, source: EngineSource, cache: EngineCache, progress: Progress | None) -> bytes:
+    def _open(self, content: bytes, most: int, graph: bool = False) -> Engine:
+        """Return an engine to run, whose compiled kernels are kept beside it."""
+        kernels = Kernels(self._cache, self._key, self._cuda.gpu.identity)
+        path = self._cache.path(self._key)
+        origin = str(path) if path.is_file() else "the engine"
+        return Engine(self._trt, self._cuda, content, most, graph, origin, kernels)
+
+    def _find_or_build(self, source: EngineSource, progress: Progress | None) -> bytes:
         """Return the engine from the cache, or build, check and store it. Raises as the class."""
-        key = builder.key_of(self._trt, source, self.config, self._cuda.gpu)
+        key, cache = self._key, self._cache
         if (found := cache.find(key)) is not None:
+            if not cache.is_checked(key):  # built ahead of time, where there was no GPU
+                self._keep(key, found, self._check(source, found))
             return found
         with cache.building(key) as built:
             if built is not None:
                 return built
-            began = time.monotonic()
+            if others := cache.misfits(key):
+                logger.info("engines of %s that do not fit: %s", source.name, others)
             logger.info("building %s for %s; this takes minutes, once", key.name, self._cuda.gpu.name)
-            content, timings = builder.build(self._trt, source, self.config, cache.timings(key), progress)
-            details = {"seconds": round(time.monotonic() - began, 1), **self._check(source, content)}
-            if timings:
-                cache.store_timings(key, timings)
-            path = cache.store(key, content, details)
-            logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
+            content, seconds = build_engine(self.library, self._trt, source, self.config, key, cache, progress)
+            cache.store(key, content, {"seconds": seconds, **self._check(source, content)})
+            logger.info("%s: %.1f MB in %.0f s", cache.path(key), len(content) / 1e6, seconds)
         return content
 
+    def _keep(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> None:
+        """Note that an engine was checked; it is checked again at the next start if the folder cannot be written."""
+        try:
+            self._cache.store(key, content, details)
+        except DeviceError as error:
+            logger.warning("the check of this engine is repeated at each start: %s", error)
 
-def is_built(source: EngineSource, settings: TensorRtConfig) -> bool:
+
+def build_engine(
+    library: Library, trt: Any, source: EngineSource, settings: BuildConfig, key: EngineKey, cache: EngineCache,
+    progress: Progress | None, onnx: bytes | None = None,
+) -> tuple[bytes, float]:  # fmt: skip
+    """Return an engine and the seconds of its build, for which kernels' times of earlier builds are reused.
+
+    Raises:
+        PackageError, DeviceError: As `builder.build`.
+    """
+    began, capability = time.monotonic(), key.capability if library.of_capability else ""
+    known = b"" if onnx else cache.timings(key)
+    content, timings = builder.build(trt, source, settings, known, progress, onnx, capability)
+    if timings and not onnx:
+        cache.store_timings(key, timings)
+    return content, round(time.monotonic() - began, 1)
+
+
+def build_ahead(
+    source: EngineSource, settings: TensorRtConfig, capabilities: Sequence[str], progress: Progress | None = None
+) -> Iterator[tuple[str, Path, float]]:
+    """Build the engines of TensorRT for RTX for compute capabilities; this needs no GPU.
+
+    An engine is compared with ONNX Runtime when it is first opened on a GPU.
+
+    Args:
+        capabilities: As "sm_86" (`libraries.checked_capabilities`).
+
+    Yields:
+        A compute capability, the file of its engine, and the seconds of its build: 0 if it is there already.
+
+    Raises:
+        MissingLibraryError, PackageError, DeviceError: As `EngineRunner`.
+    """
+    trt, cache = RTX.open(), EngineCache(settings.cache)
+    for capability in capabilities:
+        key, seconds = builder.key_of(RTX, trt, source, settings, None, capability), 0.0
+        if cache.find(key) is None:
+            with cache.building(key) as built:
+                if built is None:
+                    content, seconds = build_engine(RTX, trt, source, settings, key, cache, progress)
+                    cache.store(key, content, {"seconds": seconds, "bytes": len(content)})
+        yield capability, cache.path(key), seconds
+
+
+def is_built(library: Library, source: EngineSource, settings: TensorRtConfig) -> bool:
     """Return whether the engine is built, and opens in seconds instead of minutes. Raises as `EngineRunner`."""
-    trt, cuda = builder.tensorrt(), tensorrt_cuda.open_cuda(settings.memory)
-    return EngineCache(settings.cache).find(builder.key_of(trt, source, settings, cuda.gpu)) is not None
+    trt, cuda, cache = library.open(), tensorrt_cuda.open_cuda(settings.memory), EngineCache(settings.cache)
+    key = builder.key_of(library, trt, source, settings, cuda.gpu)
+    if (found := cache.find(key)) is None and (others := cache.misfits(key)):
+        logger.warning("no engine of %s fits %s on %s: %s", source.name, library.title, cuda.gpu.name, others)
+    return found is not None
 
 
 class TensorRtBackend(EngineRunner):
@@ -133,7 +200,7 @@ class TensorRtBackend(EngineRunner):
     @classmethod
     def ready(cls, package: ModelPackage, **options: Any) -> bool:
         """Return whether the engine is built (`is_built`)."""
-        return is_built(package, config.build(TensorRtConfig, options))
+        return is_built(cls.library, package, config.build(TensorRtConfig, options))
 
     def run(self, inputs: Inputs) -> np.ndarray:
         """Return logits [N, classes] float32 of inputs [N, …] float32; raises as `run_all`."""
@@ -144,7 +211,7 @@ class TensorRtBackend(EngineRunner):
         """Compare a new engine with ONNX Runtime, in float32 or int8; raise PackageError naming layers that differ."""
         made = simulated_windows(package, CHECKED)
         rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(CHECKED)]
-        engine = Engine(self._trt, self._cuda, content, self.config.most, False)
+        engine = self._open(content, self.config.most)
         _one_output(engine)
         found = np.concatenate([next(iter(engine.run(row).values())) for row in rows])
         precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
@@ -166,7 +233,7 @@ class TensorRtBackend(EngineRunner):
         logger.warning("%s; searching for the first layers that differ, which takes another build", text)
 
         def run(onnx: bytes, inputs: Inputs) -> Inputs:
-            content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)
+            content, _ = build_engine(self.library, self._trt, package, self.config, self._key, self._cache, None, onnx)
             return Engine(self._trt, self._cuda, content, 1, False).run(inputs)
 
         try:
@@ -182,94 +249,10 @@ class TensorRtBackend(EngineRunner):
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
 
 
-class Engine:
-    """An engine with its buffers. Calls are made within the context of the GPU.
+class TensorRtRtxBackend(TensorRtBackend):
+    """Runs a package's engine of TensorRT for RTX. Raises as `EngineRunner`."""
 
-    Args:
-        most: Windows of one run.
-        graph: Record each number of windows as a CUDA graph.
-
-    Attributes:
-        inputs, outputs: Shapes by name; None for the batch axis.
-
-    Raises:
-        DeviceError: The engine is corrupt or of another TensorRT or GPU, or memory is full.
-    """
-
-    def __init__(self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool):
-        self._cuda, self._most, self._graph = cuda, most, graph
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(content)
-        if self._engine is None:
-            raise DeviceError(
-                "TensorRT cannot load the engine: it is corrupt, or of another TensorRT or GPU; delete it"
-            )
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        # An axis of free size is the batch.
-        shapes = {n: tuple(most if size < 0 else size for size in self._engine.get_tensor_shape(n)) for n in names}
-        results = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-        self._buffers = {name: cuda.buffer(shape) for name, shape in shapes.items()}
-        free: dict[str, tuple[int | None, ...]] = {name: (None, *shape[1:]) for name, shape in shapes.items()}
-        self.inputs = {name: shape for name, shape in free.items() if name not in results}
-        self.outputs = {name: free[name] for name in results}
-        self._runs: dict[int, tuple[Any, Callable[[], None]]] = {}
-        """Number of windows to its context, which owns memory, and the function that launches it."""
-
-    def run(self, inputs: Inputs) -> Inputs:
-        """Return the outputs [N, …] by name of at most `most` windows; one without a batch axis as it is."""
-        if set(inputs) != set(self.inputs):
-            raise InputError(f"the network takes {sorted(self.inputs)}, got {sorted(inputs)}")
-        count = len(next(iter(inputs.values())))
-        for name, value in inputs.items():
-            expected = (count, *self.inputs[name][1:])
-            if value.shape != expected or not 0 < count <= self._most:
-                raise InputError(
-                    f"input '{name}' is {list(value.shape)}, expected {list(expected)} of 1 to {self._most}"
-                )
-            self._buffers[name].host[:count] = value
-        if count not in self._runs:
-            self._runs[count] = self._prepare(count)
-        self._runs[count][1]()
-        self._cuda.synchronize()
-        hosts = ((name, self._buffers[name].host) for name in self.outputs)
-        return {name: (host[:count] if len(host) == self._most else host).copy() for name, host in hosts}
-
-    def _prepare(self, count: int) -> tuple[Any, Callable[[], None]]:
-        """Return a context for this number of windows, and its launch: a recorded graph uses the context's memory."""
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise DeviceError(
-                "not enough GPU memory to run the engine: close other programs that use it, or set backend onnxruntime"
-            )
-        # TensorRT 8.6 sets a profile automatically for the first context only. This copies through the same stream.
-        _require(context.set_optimization_profile_async(0, self._cuda.stream), "the profile of its shapes")
-        for name, buffer in self._buffers.items():
-            _require(context.set_tensor_address(name, buffer.address), f"an address for '{name}'")
-        for name, shape in self.inputs.items():
-            _require(context.set_input_shape(name, (count, *shape[1:])), f"{count} windows of '{name}'")
-
-        def launch() -> None:
-            for name in self.inputs:
-                self._cuda.upload(self._buffers[name], count)
-            if not context.execute_async_v3(self._cuda.stream):
-                raise DeviceError("TensorRT could not start the network: see its log")
-            for name in self.outputs:
-                rows = len(self._buffers[name].host)
-                self._cuda.download(self._buffers[name], count if rows == self._most else rows)
-
-        if self._graph:
-            launch()  # the first run allocates, which a recording must not
-            self._cuda.synchronize()
-            try:
-                return context, CudaGraph(self._cuda.stream, launch).launch
-            except DeviceError as error:
-                logger.warning("launched without a CUDA graph: %s", error)
-        return context, launch
-
-
-def _require(accepted: bool, what: str) -> None:
-    if not accepted:
-        raise DeviceError(f"TensorRT refuses {what}: see its log")
+    library = RTX
 
 
 def _one_output(engine: Engine) -> tuple[int | None, ...]:

@@ -1,6 +1,5 @@
 """Build TensorRT engines of networks: source network, precision of layer groups, progress, cache."""
 
-import importlib
 import logging
 import re
 import threading
@@ -12,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from actrec.inference.tensorrt.cache import EngineKey
 from actrec.inference.tensorrt.cuda import Gpu
+from actrec.inference.tensorrt.libraries import Library
 from actrec.utils.config import setting
-from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
+from actrec.utils.errors import DeviceError, PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def is_kept(node: str, kept: tuple[str, ...]) -> bool:
 
 
 PRECISIONS = ("fp32", "fp16", "int8")
-INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase's name, its step and its number of steps. An exception that it raises ends the build."""
@@ -109,27 +108,10 @@ class BuildConfig:
         return {name: tuple((n, *shape) for n in counts) for name, shape in source.input_shapes.items()}
 
 
-def tensorrt() -> Any:
-    """Return the module.
-
-    Raises:
-        MissingLibraryError: It is not installed.
-        DeviceError: It is older than 8.6.
-    """
-    try:
-        found = importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:  # the module may be there without its libraries
-        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({error})") from error
-    if not hasattr(found, "__version__"):  # Python takes any folder of that name for a module
-        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({found} is a folder, not TensorRT)")
-    version = tuple(int(part) for part in found.__version__.split(".")[:2])
-    if takes_flags(found) and version < (8, 6):  # TensorRT for RTX counts from 1, and takes no flags
-        raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")
-    return found
-
-
-def key_of(trt: Any, package: EngineSource, config: BuildConfig, gpu: Gpu) -> EngineKey:
-    """Return the key of a network's engine."""
+def key_of(
+    library: Library, trt: Any, package: EngineSource, config: BuildConfig, gpu: Gpu | None, capability: str = ""
+) -> EngineKey:
+    """Return the key of a network's engine on a GPU, or, with TensorRT for RTX, on any GPU of a compute capability."""
     source = source_of(trt, package, config)
     options = {
         "workspace_mb": config.workspace_mb,
@@ -137,9 +119,11 @@ def key_of(trt: Any, package: EngineSource, config: BuildConfig, gpu: Gpu) -> En
         "typed": source.typed,
         "keep": sorted(config.kept),
     }
+    own = None if library.of_capability else gpu
     return EngineKey(
         package=package.name, onnx_sha256=source.sha256, precision=config.precision, shapes=config.shapes(package),
-        options=options, tensorrt=str(trt.__version__), cuda=gpu.cuda, gpu=gpu.identity,
+        options=options, library=library.backend, version=str(trt.__version__),
+        capability=capability or (gpu.sm if gpu else ""), cuda=own.cuda if own else "", gpu=own.identity if own else "",
     )  # fmt: skip
 
 
@@ -188,6 +172,7 @@ def build(
     timings: bytes,
     progress: Progress | None = None,
     onnx: bytes | None = None,
+    capability: str = "",
 ) -> tuple[bytes, bytes]:
     """Return the engine and its timing cache.
 
@@ -195,34 +180,32 @@ def build(
         timings: Timing cache of earlier builds; may be empty.
         progress: Called at each step.
         onnx: Parsed in place of the package's own network: the same with more outputs.
+        capability: Compute capability ("sm_86") that TensorRT for RTX builds for; empty for TensorRT.
 
     Raises:
         PackageError: The network cannot become an engine.
         DeviceError: Memory is full.
     """
     errors: list[str] = []
-    log = _log(trt, errors)
+    log = recorded_log(trt, errors)
     builder = trt.Builder(log)
     source = source_of(trt, package, config)
-    flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    if source.typed:
-        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(package.read_onnx(source.network) if onnx is None else onnx):
-        problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first_line(problems)}")
+    network, _parser = parse(trt, builder, log, package, source, onnx)  # the parser owns the network's weights
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
     settings.builder_optimization_level = config.optimization_level
+    if capability:
+        settings.num_compute_capabilities = 1
+        settings.set_compute_capability(getattr(trt.ComputeCapability, capability.replace("sm_", "SM")), 0)
     _set_precision(trt, settings, network, package, config, source)
     if _major(trt) < 10:  # each number of windows has its own context; before 10, a profile serves one context
         settings.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
-    times = settings.create_timing_cache(timings)
-    if times is None:
-        logger.warning("times measured before cannot be read and are measured again")
-        times = settings.create_timing_cache(b"")
-    settings.set_timing_cache(times, ignore_mismatch=False)
+    if not capability:  # TensorRT for RTX measures nothing
+        times = settings.create_timing_cache(timings)
+        if times is None:
+            logger.warning("times measured before cannot be read and are measured again")
+            times = settings.create_timing_cache(b"")
+        settings.set_timing_cache(times, ignore_mismatch=False)
     profile = builder.create_optimization_profile()
     for name, shapes in config.shapes(package).items():
         profile.set_shape(name, *shapes)
@@ -235,8 +218,29 @@ def build(
                 f"{package.name}: not enough GPU memory to build its engine: {why}; end what else uses it"
             )
         raise PackageError(f"TensorRT cannot build {package.name}: {why}")
-    measured = settings.get_timing_cache()
+    if errors:
+        logger.warning("%s is built, but TensorRT reported: %s", package.name, _first_line(errors))
+    measured = None if capability else settings.get_timing_cache()
     return bytes(made), bytes(measured.serialize()) if measured is not None else b""
+
+
+def parse(
+    trt: Any, builder: Any, log: Any, package: EngineSource, source: SourceNetwork, onnx: bytes | None = None
+) -> tuple[Any, Any]:
+    """Return a network's definition, and the parser, which owns its weights.
+
+    Raises:
+        PackageError: TensorRT refuses the graph, with the first node that it refuses.
+    """
+    flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if source.typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(package.read_onnx(source.network) if onnx is None else onnx):
+        problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first_line(problems)}")
+    return network, parser
 
 
 def _set_precision(
@@ -267,8 +271,8 @@ def _set_precision(
                 layer.set_output_type(index, trt.float32)
 
 
-def _log(trt: Any, errors: list[str]) -> Any:
-    """Return a TensorRT logger that writes to Python's log and appends errors to a list."""
+def recorded_log(trt: Any, errors: list[str], level: int = logging.DEBUG) -> Any:
+    """Return a TensorRT logger that writes to Python's log, errors at `level`, and appends errors to a list."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -278,7 +282,7 @@ def _log(trt: Any, errors: list[str]) -> Any:
             failed = severity in (trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR)
             if failed:
                 errors.append(message)
-            logger.log(logging.ERROR if failed else logging.DEBUG, "TensorRT: %s", message)
+            logger.log(level if failed else logging.DEBUG, "TensorRT: %s", message)
 
     return Logger()
 

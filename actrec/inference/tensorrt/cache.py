@@ -1,6 +1,7 @@
 """Cache of TensorRT engines: found by all that they depend on, locked while one is built, written atomically."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -17,6 +18,8 @@ from actrec.utils.folders import expanded, user_folder, write_file
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ACTREC_ENGINES"
+_KERNELS = b"actrec compiled kernels 1\n"
+"""First bytes of a file of compiled kernels; the SHA-256 of the rest follows."""
 _REMEDY = f"name another folder in {VARIABLE}"
 
 
@@ -28,8 +31,10 @@ class EngineKey:
         onnx_sha256: Hash of the network's file.
         shapes: Input name to its smallest, usual and largest shape.
         options: Further options of the builder.
-        tensorrt, cuda: Versions.
-        gpu: Name, compute capability and memory, as an engine is tuned to one kind of GPU.
+        library, version: Which TensorRT (a name of `actrec.inference.tensorrt.libraries`), and its version.
+        capability: Compute capability, as "sm_87".
+        cuda, gpu: Version; name, capability and memory, as TensorRT tunes an engine to one kind of GPU. Both are empty
+            for TensorRT for RTX.
     """
 
     package: str
@@ -37,7 +42,9 @@ class EngineKey:
     precision: str
     shapes: dict[str, tuple[tuple[int, ...], ...]]
     options: dict[str, Any]
-    tensorrt: str
+    library: str
+    version: str
+    capability: str
     cuda: str
     gpu: str
 
@@ -50,12 +57,26 @@ class EngineKey:
         """The stem of the engine's files."""
         content = {name: value for name, value in self.plain().items() if name != "package"}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{self.package}_{self.precision}_{digest[:16]}"
+        return f"{self.package}_{self.library}_{self.precision}_{self.capability}_{digest[:16]}"
 
     @property
     def machine(self) -> str:
         """Hash of TensorRT, CUDA and GPU."""
-        return hashlib.sha256(f"{self.tensorrt} {self.cuda} {self.gpu}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.version} {self.cuda} {self.gpu}".encode()).hexdigest()[:16]
+
+    def difference(self, other: dict[str, Any]) -> str:
+        """Return why an engine of another key does not serve this one, for people."""
+        if other.get("library") != self.library:
+            return f"of backend {other.get('library')}"
+        if other.get("version") != self.version:
+            return f"of version {other.get('version')}, not {self.version}"
+        if other.get("capability") != self.capability:
+            return f"for {other.get('capability')}, not {self.capability}"
+        if other.get("gpu") != self.gpu:
+            return f"for {other.get('gpu')}"
+        if other.get("cuda") != self.cuda:
+            return f"of CUDA {other.get('cuda')}, not {self.cuda}"
+        return "of another network or setting"
 
 
 def default_folder() -> Path:
@@ -68,6 +89,10 @@ class EngineCache:
 
     def __init__(self, folder: str | Path = ""):
         self.folder = expanded(folder) if folder else default_folder()
+
+    def path(self, key: EngineKey) -> Path:
+        """Return the file of an engine."""
+        return self._files(key)[0]
 
     def find(self, key: EngineKey) -> bytes | None:
         """Return the engine of that key; None if there is none, or only a damaged one (which is logged)."""
@@ -83,6 +108,34 @@ class EngineCache:
             logger.warning("%s is damaged or another engine; it is built again", engine)
             return None
         return content
+
+    def keys(self, package: str) -> dict[str, dict[str, Any]]:
+        """Return the keys of a package's engines, by the name of their file; damaged notes are skipped."""
+        found = {}
+        for note in sorted(self.folder.glob(f"{glob.escape(package)}_*.json")):
+            try:
+                key = dict(json.loads(note.read_text())["key"])
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            if key.get("package") == package:
+                found[note.with_suffix(".engine").name] = key
+        return found
+
+    def holds(self, package: str, library: str) -> bool:
+        """Return whether there is an engine of a package and library, for any machine."""
+        return any(key.get("library") == library for key in self.keys(package).values())
+
+    def misfits(self, key: EngineKey) -> str:
+        """Return the engines of the key's package that do not serve it, with the reasons; empty if there are none."""
+        others = {name: other for name, other in self.keys(key.package).items() if other != key.plain()}
+        return ", ".join(f"{name} ({key.difference(other)})" for name, other in others.items())
+
+    def is_checked(self, key: EngineKey) -> bool:
+        """Return whether a stored engine was compared with ONNX Runtime: one built ahead of time was not."""
+        try:
+            return json.loads(self._files(key)[1].read_text()).get("difference") is not None
+        except (OSError, ValueError, AttributeError):
+            return False
 
     @contextlib.contextmanager
     def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:
@@ -119,6 +172,27 @@ class EngineCache:
         self._write(note, json.dumps(description, indent=2).encode())
         return engine
 
+    def kernels(self, key: EngineKey, gpu: str) -> bytes:
+        """Return the kernels compiled for an engine and GPU; empty if the file is missing, or damaged (logged)."""
+        path = self._kernels(key, gpu)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            logger.warning("%s cannot be read (%s); the kernels are compiled again", path, error.strerror)
+            return b""
+        start = len(_KERNELS) + hashlib.sha256().digest_size
+        head, kernels = content[:start], content[start:]
+        if head != _KERNELS + hashlib.sha256(kernels).digest() or not kernels:
+            logger.warning("%s is half-written or another file; the kernels are compiled again", path)
+            return b""
+        return kernels
+
+    def store_kernels(self, key: EngineKey, gpu: str, kernels: bytes) -> None:
+        """Write the compiled kernels of an engine on a GPU; a DeviceError as for `store`."""
+        self._write(self._kernels(key, gpu), _KERNELS + hashlib.sha256(kernels).digest() + kernels)
+
     def timings(self, key: EngineKey) -> bytes:
         """Return the timing cache of earlier builds on this machine; empty if there is none."""
         try:
@@ -132,6 +206,9 @@ class EngineCache:
 
     def _timings(self, key: EngineKey) -> Path:
         return self.folder / f"{key.machine}_timings.cache"
+
+    def _kernels(self, key: EngineKey, gpu: str) -> Path:
+        return self.folder / f"{key.name}_{hashlib.sha256(gpu.encode()).hexdigest()[:8]}.kernels"
 
     def _files(self, key: EngineKey) -> tuple[Path, Path]:
         return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"

@@ -33,6 +33,11 @@ class Gpu:
     cuda: str
 
     @property
+    def sm(self) -> str:
+        """The compute capability as "sm_87"."""
+        return f"sm_{self.capability.replace('.', '')}"
+
+    @property
     def identity(self) -> str:
         """The properties that an engine depends on."""
         return f"{self.name}, {self.capability}, {self.memory_bytes >> 20} MiB"
@@ -115,6 +120,15 @@ def _gpu(name: str, capability: tuple[int, int], memory_bytes: int, integrated: 
     return Gpu(name, f"{major}.{minor}", memory_bytes, integrated, f"{version // 1000}.{version % 1000 // 10}")
 
 
+def _not_started(reason: object) -> DeviceError:
+    """Return the error if CUDA does not start; without a driver, CUDA's reason is "driver version is insufficient"."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        reason = "there is no NVIDIA driver (libcuda.so.1)"
+    return DeviceError(f"CUDA does not start: {reason}; check nvidia-smi, or take backend onnxruntime")
+
+
 def _out_of_memory(shape: tuple[int, ...], error: Exception) -> DeviceError:
     size = int(np.prod(shape)) * 4 / 2**20
     return DeviceError(f"{size:.0f} MiB for {list(shape)} cannot be had: {error}; end what else uses the GPU's memory")
@@ -133,7 +147,7 @@ class _PyCuda(Cuda):
             # TensorRT uses the primary context; another context would keep its memory from it.
             self._context = device.retain_primary_context()
         except self._driver.Error as error:
-            raise DeviceError(f"CUDA does not start: {error}; check nvidia-smi, or take backend onnxruntime") from error
+            raise _not_started(error) from error
         integrated = bool(device.get_attributes()[self._driver.device_attribute.INTEGRATED])
         version, memory_bytes = self._driver.get_driver_version(), int(device.total_memory())
         self.gpu = _gpu(device.name(), device.compute_capability(), memory_bytes, integrated, version)
@@ -188,7 +202,10 @@ class _CudaPython(Cuda):
         except ImportError:
             self._runtime = importlib.import_module("cuda.cudart")
         r = self._runtime
-        self._checked(r.cudaSetDevice(0), "CUDA does not start", "check nvidia-smi, or take backend onnxruntime")
+        try:
+            self._checked(r.cudaSetDevice(0))
+        except DeviceError as error:
+            raise _not_started(error) from error
         found = self._checked(r.cudaGetDeviceProperties(0), "the GPU does not answer")
         version = int(self._checked(r.cudaDriverGetVersion(), "the GPU does not answer"))
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
@@ -230,13 +247,13 @@ class _CudaPython(Cuda):
     def synchronize(self) -> None:
         self._checked(self._runtime.cudaStreamSynchronize(self._stream), "the GPU failed")
 
-    def _checked(self, answer: tuple[Any, ...], problem: str, remedy: str = "") -> Any:
+    def _checked(self, answer: tuple[Any, ...], problem: str = "") -> Any:
         """Return the value of an answer (status, value)."""
         status, *values = answer
         if int(status) != 0:
             _, text = self._runtime.cudaGetErrorString(status)
             reason = text.decode() if isinstance(text, bytes) else str(text)
-            raise DeviceError(f"{problem}: {reason}" + (f"; {remedy}" if remedy else ""))
+            raise DeviceError(f"{problem}: {reason}" if problem else reason)
         return values[0] if values else None
 
 

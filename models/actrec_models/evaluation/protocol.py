@@ -105,10 +105,7 @@ def open_model(
     last = Path(path, checkpoints.LAST)
     if last.is_file() and not Path(path, package.DESCRIPTION).is_file():
         raise PackageError(f"{path} is the folder of a training, no package: name its checkpoint, {last}")
-    options: dict[str, Any] = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
-    if precision != "float32":
-        options["precision"] = precision
-    session = inference.load(path, backend, **options)
+    session = inference.load(path, backend, **inference.network_options(backend, precision, threads))
     return Model(session.package.name, session, str(session.package.provenance.settings.get("clips", "live")))
 
 

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from actrec.cli import doctor, main
-from actrec.inference.tensorrt import backend
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
+from actrec.inference.tensorrt import engine
 from actrec.perception import half_precision, networks
 from actrec.perception.networks import FALLBACK, NetworkConfig, PerceptionNetwork, Region, SourceImage
 from actrec.perception.tensorrt_networks import NetworkSource, TensorRtNetwork, example_images
@@ -26,7 +26,7 @@ ON_TENSORRT, CPU = NetworkConfig(backend="tensorrt"), NetworkConfig(backend="onn
 def gpu(monkeypatch, tmp_path):
     """Install a fake GPU and TensorRT; call the fixture to change them."""
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setattr(backend, "CudaGraph", lambda stream, work: type("Graph", (), {"launch": staticmethod(work)}))
+    monkeypatch.setattr(engine, "CudaGraph", lambda stream, work: type("Graph", (), {"launch": staticmethod(work)}))
 
     def install(**options):
         found = plain_tensorrt.module(**options)

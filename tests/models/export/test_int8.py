@@ -20,6 +20,7 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
 from actrec_models.export import onnx_graph, precision, repackage
 from actrec_models.networks import create
+from tests.core.inference.tensorrt import rtx
 
 RNG = np.random.default_rng(0)
 
@@ -57,6 +58,7 @@ def test_to_int8_qdq_nodes_suit_tensorrt(in_int8) -> None:
     made = in_int8
     model = onnx.load_model_from_string(made.content)
     assert onnx_graph.tensorrt_problems(model) == []
+    assert rtx.refused(made.content) == ""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(pairs) > 20

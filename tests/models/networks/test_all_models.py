@@ -17,6 +17,7 @@ from actrec.utils.errors import ConfigError
 from actrec_models.export import exporter, onnx_graph, precision
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.networks.base import Network
+from tests.core.inference.tensorrt import rtx
 from tests.models.small import SMALL
 
 CLASSES = 5
@@ -179,6 +180,7 @@ def test_export_onnx_graph_agrees(name, batch):
     model = onnx.load_model_from_string(content)
     onnx.checker.check_model(model)
     assert onnx_graph.tensorrt_problems(model) == []
+    assert rtx.refused(content) == ""
     assert {node.op_type for node in model.graph.node} <= onnx_graph.SUPPORTED
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
     assert shapes == {spec.name: ["batch", *spec.shape] for spec in network.input_specs}
@@ -203,6 +205,7 @@ def converts(content: bytes, inputs: dict[str, np.ndarray]) -> None:
     before, after = onnx.load_model_from_string(content), onnx.load_model_from_string(made)
     assert (before.graph.input, before.graph.output) == (after.graph.input, after.graph.output)
     assert onnx_graph.tensorrt_problems(after) == []
+    assert rtx.refused(made) == ""
     halves, floats = (
         sum(np.prod(t.dims) for t in after.graph.initializer if t.data_type == kind)
         for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)

@@ -270,6 +270,7 @@ def module(version="10.3.0", fault=""):
     fake = types.ModuleType("tensorrt")
     fake.__dict__.update(
         __version__=version, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime, Logger=Logger, ILogger=ILogger,
+        ICudaEngine=ICudaEngine,
         TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
         BuilderFlag=enum.Enum("BuilderFlag", flags),
         float32="float32", float16="float16",

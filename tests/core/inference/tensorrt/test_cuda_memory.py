@@ -1,5 +1,6 @@
 """CUDA memory and streams with fake pycuda and cuda-python; the real cuda-python has all called functions."""
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
@@ -204,8 +205,17 @@ def test_cuda_python_buffer_frees_memory(monkeypatch):
     ],
 )
 def test_open_cuda_without_gpu_refused(monkeypatch, library, faults, message):
+    monkeypatch.setattr(tensorrt_cuda.ctypes, "CDLL", lambda name: None)  # the driver is there
     with pytest.raises(DeviceError, match=message):
         open_fake_cuda(monkeypatch, library, False, **faults)
+
+
+def test_open_cuda_python_without_driver_names_driver():
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        pytest.skip("this machine has a driver")
+    with pytest.raises(DeviceError, match=r"^CUDA does not start: there is no NVIDIA driver \(libcuda.so.1\); check"):
+        open_cuda("cuda-python")
 
 
 @pytest.mark.parametrize(

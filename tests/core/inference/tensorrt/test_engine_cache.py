@@ -17,7 +17,8 @@ from actrec.utils.errors import DeviceError
 
 KEY = EngineKey(
     package="tiny", onnx_sha256="a" * 64, precision="fp16", shapes={"body": ((1, 3), (1, 3), (4, 3))},
-    options={"workspace_mb": 64}, tensorrt="10.3.0", cuda="12.6", gpu="Orin, 8.7, 8192 MiB",
+    options={"workspace_mb": 64}, library="tensorrt", version="10.3.0", capability="sm_87", cuda="12.6",
+    gpu="Orin, 8.7, 8192 MiB",
 )  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def test_stored_engine_is_found_and_logged(tmp_path):
     assert EngineCache(tmp_path / "engines").find(KEY) == b"engine"
     details = json.loads(path.with_suffix(".json").read_text())
     assert details["key"]["gpu"] == KEY.gpu and details["seconds"] == 3.5
-    assert path.name.startswith("tiny_fp16_")
+    assert path.name.startswith("tiny_tensorrt_fp16_sm_87_")
     assert path.stat().st_mode & 0o044 == 0o044, "of one user, for another: `sudo actrec build-engine`, then a node"
 
 
@@ -37,7 +38,7 @@ def test_stored_engine_is_found_and_logged(tmp_path):
     "change",
     [
         {"onnx_sha256": "b" * 64}, {"precision": "fp32"}, {"shapes": {"body": ((1, 3), (2, 3), (4, 3))}},
-        {"options": {}}, {"tensorrt": "10.3.1"}, {"cuda": "13.0"}, {"gpu": "Orin, 8.7, 16384 MiB"},
+        {"options": {}}, {"version": "10.3.1"}, {"cuda": "13.0"}, {"gpu": "Orin, 8.7, 16384 MiB"},
     ],
 )  # fmt: skip
 def test_find_changed_key_finds_no_engine(tmp_path, change):
