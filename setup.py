@@ -118,7 +118,7 @@ EXTRAS = {
         f"tensorrt-cu13-bindings>=10.16; {CUDA} and python_version < '3.14'",
         *RTX,
     ],
-    "rtx": RTX,
+    "rtx": [*RTX],
     # Rerun 0.23.1 and pyarrow 25 are the last versions that work with numpy 1, which Humble and Jazzy have.
     "view": ["rerun-sdk>=0.23", "pyarrow<26"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"],

@@ -34,7 +34,13 @@ ROSDEP = {
 }
 """Module to its key in rosdep's database (ros/rosdistro, rosdep/python.yaml); a ROS package's key is its name."""
 
-PIP = {"cuda": "cuda-bindings", "PIL": "pillow", "tensorrt": "tensorrt-cu13-bindings", "rerun": "rerun-sdk"}
+PIP = {
+    "cuda": "cuda-bindings",
+    "PIL": "pillow",
+    "tensorrt": "tensorrt-cu13-bindings",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+    "rerun": "rerun-sdk",
+}
 """Module to its distribution on PyPI if they differ, of modules without a key: `make venv` installs them."""
 
 COMES_WITH = {"lz4": "rosbags", "zstandard": "rosbags", "PIL": "fpdf2"}

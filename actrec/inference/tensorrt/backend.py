@@ -108,7 +108,7 @@ class EngineRunner(ABC):
         """Return the engine from the cache, or build, check and store it. Raises as the class."""
         key, cache = self._key, self._cache
         if (found := cache.find(key)) is not None:
-            if not cache.is_checked(key):  # built ahead of time, where there was no GPU
+            if not cache.is_checked(key):  # it was built ahead of time, without a GPU
                 self._keep(key, found, self._check(source, found))
             return found
         with cache.building(key) as built:

@@ -7,6 +7,7 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -83,7 +84,7 @@ class Faults:
     """How the fake runtime behaves.
 
     Attributes:
-        kernels: What a runtime cache accepts and gives; other contents are refused, as those of another driver are.
+        kernels: What a runtime cache accepts and gives; it refuses other content, as of another driver.
         invalid: Bits of `EngineInvalidityDiagnostics` that the runtime reports for each engine.
         capturable: Whether a context can be recorded as a CUDA graph.
         full: Whether the GPU's memory is full.
@@ -97,7 +98,9 @@ class Faults:
 
 def module(fault=""):
     """Return a module like TensorRT for RTX whose `Runtime` computes with ONNX Runtime, and its faults."""
-    trt, plain, faults = real(), plain_tensorrt.module("11.0.0", fault), Faults()
+    faults = Faults()
+    trt: Any = real()
+    plain: Any = plain_tensorrt.module("11.0.0", fault)
 
     class OnnxParser(trt.OnnxParser):
         def __init__(self, network, logger):
@@ -158,7 +161,7 @@ def module(fault=""):
         context.is_stream_capturable = lambda stream: faults.capturable
         return context
 
-    fake = types.ModuleType("tensorrt_rtx_bindings")
+    fake: Any = types.ModuleType("tensorrt_rtx_bindings")
     fake.__dict__.update({name: getattr(trt, name) for name in dir(trt) if not name.startswith("_")})
     fake.__dict__.update(
         __version__=trt.__version__, OnnxParser=OnnxParser, Builder=Builder, Runtime=Runtime, builds=[], parsed=b"",

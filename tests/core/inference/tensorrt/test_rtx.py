@@ -92,7 +92,12 @@ def test_engine_built_ahead_is_checked_once_and_used_by_auto(tiny, card, tmp_pat
     assert main(["build-engine", str(tiny.path), "--for", "sm_89"]) == 0
     kind, checks = inference.BACKENDS.get("tensorrt_rtx"), []
     compare = kind._check
-    monkeypatch.setattr(kind, "_check", lambda *given: checks.append(1) or compare(*given))
+
+    def check(*given):
+        checks.append(1)
+        return compare(*given)
+
+    monkeypatch.setattr(kind, "_check", check)
     windows = simulated_windows(tiny, 3)
     for _ in range(2):
         session = inference.load(tiny)
