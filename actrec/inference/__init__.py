@@ -63,12 +63,18 @@ def network_options(backend: str, precision: str = "float32", threads: int = 0) 
     return {"precision": precision, **({"threads": threads} if threads else {})}
 
 
-def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
+def load(
+    package: str | Path | ModelPackage,
+    backend: str = "auto",
+    opened: Callable[[Session], None] | None = None,
+    **options: Any,
+) -> Session:
     """Open a model package, check its network against its description and warm it up.
 
     Args:
         package: A package folder, the name of a zoo package, or a loaded package.
         backend: A name in `BACKENDS`, or "auto" (`resolve`; ONNX Runtime if there are options).
+        opened: Called with the session before it is warmed up, so that another thread can `abort` that.
         **options: The backend's settings, e.g. `precision="float16"` for a package with such a network
             (`ModelPackage.precisions`): half the memory, and faster on a GPU; on a CPU it is slower than float32.
 
@@ -81,4 +87,4 @@ def load(package: str | Path | ModelPackage, backend: str = "auto", **options: A
     """
     found = package if isinstance(package, ModelPackage) else zoo.find(package)
     name = resolve(backend, None if options else found)
-    return Session(found, BACKENDS.create(name, package=found, **options))
+    return Session(found, BACKENDS.create(name, package=found, **options), opened=opened)

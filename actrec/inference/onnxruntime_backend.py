@@ -1,6 +1,7 @@
 """ONNX Runtime: the backend of model packages on CPU or CUDA."""
 
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnxruntime
 from actrec.inference.package import PRECISIONS, ModelPackage
 from actrec.utils import config
 from actrec.utils.config import setting
-from actrec.utils.errors import DeviceError, InputError, PackageError, first_line
+from actrec.utils.errors import AbortedError, DeviceError, InputError, PackageError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class OnnxRuntimeBackend:
             raise PackageError(f"{file} has {problems[0]}: export it again")
         self.inputs = {value.name: _shape(value.shape) for value in self._session.get_inputs()}
         self.output = _shape(outputs[0].shape)
+        self._lock = threading.Lock()
+        self._runs: list[onnxruntime.RunOptions] = []
         lower = "" if self.config.precision == "float32" else f", {self.config.precision}"
         self.device = device_of(self._session, self.config.threads) + lower
         logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
@@ -69,7 +72,12 @@ class OnnxRuntimeBackend:
 
         Raises:
             InputError: The network refuses the shapes.
+            AbortedError: `abort` was called meanwhile.
         """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # errors are raised, in one line
+        with self._lock:
+            self._runs.append(options)
         try:
             # Each run has its own binding, as several threads may run one session. Nothing is copied on a CPU.
             binding = self._session.io_binding()
@@ -79,10 +87,21 @@ class OnnxRuntimeBackend:
             logits = np.empty([clips if size is None else size for size in self.output], np.float32)
             name = self._session.get_outputs()[0].name
             binding.bind_output(name, "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
+            if options.terminate:
+                raise AbortedError("the run of the network was aborted") from error
             raise InputError(f"the network failed: {first_line(error)}") from error
+        finally:
+            with self._lock:
+                self._runs.remove(options)
         return logits
+
+    def abort(self) -> None:
+        """End the runs of all threads after the operator that each is in."""
+        with self._lock:
+            for options in self._runs:
+                options.terminate = True
 
 
 def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

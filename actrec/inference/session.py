@@ -2,7 +2,7 @@
 
 import logging
 from collections import UserDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Protocol
@@ -16,7 +16,7 @@ from actrec.inference.package import DESCRIPTION, NETWORK, ModelPackage
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL
 from actrec.types import KEYS, UNKNOWN, Clip, Prediction
-from actrec.utils.errors import ActrecError, InputError, PackageError
+from actrec.utils.errors import AbortedError, ActrecError, InputError, PackageError
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ RUN_BYTES = 32 << 20  # bytes of input in one run of the network, whose memory g
 
 
 class Backend(Protocol):
-    """Runs a network.
+    """Runs a network. One that can end a run in progress has a method `abort`, see `OnnxRuntimeBackend`.
 
     Attributes:
         inputs: Name to shape with batch axis; None for an axis of free size.
@@ -178,23 +178,43 @@ class Session:
     Args:
         backend: Holds its network.
         warm_up_runs: Runs on an example clip before the first real one, so that this is not slower than the rest.
+        opened: Called with the session before these runs, so that another thread can abort them.
 
     Raises:
         PackageError: Network and description contradict each other, or an example clip gives no numbers.
+        AbortedError: `abort` was called during the runs.
     """
 
-    def __init__(self, package: ModelPackage, backend: Backend, warm_up_runs: int = 2):
+    def __init__(
+        self,
+        package: ModelPackage,
+        backend: Backend,
+        warm_up_runs: int = 2,
+        opened: "Callable[[Session], None] | None" = None,
+    ):
         self.package = package
         self.backend = backend
+        self._aborts = 0
+        if opened is not None:
+            opened(self)
         example = _check_graph(package, backend)
         self._at_once = max(1, RUN_BYTES // sum(value.nbytes for value in example.values()))
         for _ in range(warm_up_runs):
-            logits = self.backend.run({name: value[None] for name, value in example.items()})
+            logits = self.run([example], aborts=0)
             if not np.isfinite(logits).all():
                 raise PackageError(
                     f"{package.path}: the network gives NaN for an example clip on {backend.device}: export it again, "
                     "or take it in float32"
                 )
+
+    def abort(self) -> None:
+        """End the predictions in progress in other threads, which raise AbortedError; later ones are made as usual.
+
+        A run of TensorRT is not ended, but no further one of the same prediction begins.
+        """
+        self._aborts += 1
+        if (abort := getattr(self.backend, "abort", None)) is not None:
+            abort()
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -235,18 +255,24 @@ class Session:
 
     def logits(self, clips: Sequence[Clip]) -> np.ndarray:
         """Return the logits [N, classes] float32 of windows (`combined`)."""
-        inputs, window = self.package.inputs, self.package.window
-        scores = self.run(made for clip in clips for made in each_clip(clip, inputs, window))
+        inputs, window, aborts = self.package.inputs, self.package.window, self._aborts
+        scores = self.run((made for clip in clips for made in each_clip(clip, inputs, window)), aborts)
         return combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
 
     def at_once(self, most: int) -> int:
         """Return the number of inputs of one run: `most`, or fewer to stay within `RUN_BYTES`."""
         return min(most, self._at_once)
 
-    def run(self, made: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
-        """Return [clips, classes] float32 of prepared inputs by name, as many in one run as `RUN_BYTES` allow."""
+    def run(self, made: Iterable[dict[str, np.ndarray]], aborts: int | None = None) -> np.ndarray:
+        """Return [clips, classes] float32 of prepared inputs by name, as many in one run as `RUN_BYTES` allow.
+
+        Raises AbortedError if `abort` was called meanwhile, or since it had been called `aborts` times.
+        """
+        aborts = self._aborts if aborts is None else aborts
         made, rows = iter(made), []
         while batch := list(islice(made, self._at_once)):
+            if aborts != self._aborts:
+                raise AbortedError(f"a prediction of model {self.package.name} was aborted")
             rows.append(self.backend.run({name: np.stack([each[name] for each in batch]) for name in batch[0]}))
         return np.concatenate(rows)
 

@@ -2,7 +2,8 @@
 
 from actrec.recognition.events import ActionEvent, EventConfig
 from actrec.recognition.predictions import ActionPrediction
-from actrec.recognition.recognizer import ActionRecognizer, RecognitionConfig
+from actrec.recognition.recognition_config import RecognitionConfig
+from actrec.recognition.recognizer import ActionRecognizer
 from actrec.recognition.tracks import Counts
 
 __all__ = ["ActionEvent", "ActionPrediction", "ActionRecognizer", "Counts", "EventConfig", "RecognitionConfig"]

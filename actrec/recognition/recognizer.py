@@ -1,4 +1,4 @@
-"""The action recognizer, its settings, predictions and counters."""
+"""The action recognizer: tracked bodies, their windows, and labels of the newest frame."""
 
 import dataclasses
 import threading
@@ -12,8 +12,9 @@ from actrec.features import rates
 from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
-from actrec.recognition.events import ActionEvent, EventConfig, EventDetector, middle
+from actrec.recognition.events import ActionEvent, EventDetector, middle
 from actrec.recognition.predictions import ActionPrediction
+from actrec.recognition.recognition_config import RecognitionConfig
 from actrec.recognition.tracks import (
     STREAM_NAMES,
     BodyJoints,
@@ -31,7 +32,6 @@ from actrec.recognition.tracks import (
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
 from actrec.utils import config, gravity
-from actrec.utils.config import setting
 from actrec.utils.geometry import motion_at_joints
 
 TURNED_COSINE = 0.94
@@ -42,41 +42,6 @@ TOLERANCE_S = 1 / 120
 
 RATE_S = 1.0
 """Time over which the rate of frames is measured, at least."""
-
-
-@dataclass(frozen=True)
-class RecognitionConfig:
-    """Settings of an `ActionRecognizer`."""
-
-    interval_s: float = setting(
-        0.2, "minimum time between two labels of a body; 0 labels every frame", unit="s", range=(0.0, 60.0)
-    )
-    min_seconds: float = setting(
-        0.5, "a body tracked for a shorter time is labeled unknown", unit="s", range=(0.0, 60.0)
-    )
-    lost_after_s: float = setting(
-        0.5, "a track without a detection for this long ends with one unknown label", unit="s", range=(0.0, 60.0)
-    )
-    max_gap_s: float = setting(
-        0.5, "a longer gap between the frames of a body restarts its window", unit="s", range=(0.01, 60.0)
-    )
-    max_bodies: int = setting(
-        6, "maximum number of tracks; if there are more bodies, the farthest new ones are ignored", range=(1, 64)
-    )
-    stream_timeout_s: float = setting(
-        2.0,
-        "a stream without a message for this long, measured against the skeletons, counts as missing",
-        unit="s",
-        range=(0.05, 60.0),
-    )
-    labels: str = setting(
-        "auto",
-        "events: a body's present action event, else unknown: later (full window, average above its limit), but one "
-        "change an event; windows: each window's own; auto: events if the model has thresholds of events, else windows",
-        choices=("auto", "events", "windows"),
-    )
-    top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
-    events: EventConfig = setting(EventConfig(), "action events")
 
 
 @dataclass(frozen=True)
@@ -437,6 +402,20 @@ class ActionRecognizer:
         """End the events of all bodies, because no frames follow or none for a long time."""
         with self._lock:
             self._events += self._detector.end_all(self._newest_ns or 0)
+
+    def expire(self, reason: str) -> list[ActionPrediction]:
+        """End all events, and return one `unknown` with this reason for each tracked body, or with an empty body id.
+
+        For an input that has stopped. The windows go on if frames follow whose stamps leave no gap.
+        """
+        with self._lock:
+            if self._newest_ns is None:
+                return []
+            self._skip_pending()
+            self.end_events()
+            for track in self._tracks.values():
+                track.label, track.since_ns = UNKNOWN, self._newest_ns
+            return [self._unknown(body_id, self._newest_ns, reason=reason) for body_id in [*self._tracks] or [""]]
 
     def _accumulate(
         self, session: Session, body_id: str, track: BodyTrack, frame: _Frame, result: Prediction

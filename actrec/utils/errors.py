@@ -21,6 +21,10 @@ class EndOfStream(ActrecError):  # noqa: N818  (like StopIteration, not a fault)
     """A recording has ended."""
 
 
+class AbortedError(ActrecError):
+    """Work was ended before it had a result, which is not needed any longer."""
+
+
 class PackageError(ActrecError):
     """A model package is missing, corrupt or of another format."""
 

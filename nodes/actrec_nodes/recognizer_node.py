@@ -4,7 +4,6 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +14,24 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import String
 
-from actrec import inference
 from actrec.inference import zoo
-from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent as Event
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.tracks import STREAM_NAMES
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError
+from actrec.utils.errors import AbortedError, DeviceError
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 from actrec_nodes.common.subscriptions import rivals
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
+from actrec_nodes.recognition.loading import ModelLoader
+from actrec_nodes.recognition.staleness import Heartbeat, elapsed_ns
 from actrec_nodes.recognition.wait_for_action import WaitForActionServer
 
-FALLBACK = "onnxruntime"  # the backend that runs anywhere
+SWAP_S = 1.0  # time of a prediction in progress to end when its model is replaced
+DEAD_S = 0.5  # without frames for this long, a publisher whose liveliness is lost is dead
 
 CAPACITY = 5000
 """Length of the queue of frames. A frame in it is only a stamp, and only the newest is labeled."""
@@ -46,6 +46,13 @@ class RecognizerConfig:
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if the backend fails.")
     watchdog_s: float = setting(
         2.0, "Without a required stream for this long, report an error; 0 for never.", unit="s", range=(0.0, 3600.0)
+    )
+    stale_s: float = setting(
+        2.0,
+        "Frames older than this are not labeled. Without a new frame for this long, each person has one `unknown` with "
+        "the reason, and its event ends; 0 for never.",
+        unit="s",
+        range=(0.0, 3600.0),
     )
     trusted_models: tuple[str, ...] = setting(
         (),
@@ -72,14 +79,16 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._recognizer: ActionRecognizer | None = None
         self._swap = threading.Lock()
         self._cleaned = 0
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
+        self._loader = ModelLoader(self)
         self._inputs: RecognizerInputs | None = None
         self._skipped = 0
         self._reason = ""
         self._warned: set[tuple[str, str]] = set()
         self._last_counts = Counts()
-        self._fallback = ""
-        self._closing = False
+        self._heartbeat = Heartbeat(RecognizerConfig.stale_s)
+        self._publishing = threading.Lock()
+        self._expired, self._stale_since_ns, self._stale_line = 0, 0, ""
+        self._inference_s, self._valid_for_s = 0.0, 0.0
         self._labels: Any = None
         self._text: Any = None
         self._events: Any = None
@@ -89,16 +98,22 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self.create_service(
             LoadModel, "~/load_model", self._on_load_model, callback_group=MutuallyExclusiveCallbackGroup()
         )
-        self.create_service(ListModels, "~/list_models", self._on_list_models)
+        self.create_service(
+            ListModels, "~/list_models", self._on_list_models, callback_group=MutuallyExclusiveCallbackGroup()
+        )
 
     def configure(self) -> None:
         """Load the model and warm it up."""
-        self._fallback = ""
         if self.config.target_frame:
             self._tf = TfPoses(self, "parameter target_frame", "leave target_frame empty")
-        self._session = self._load_first(self.config.model)
-        self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
-        self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL)
+        cleaned = self._cleaned
+        self._session = self._loader.load_first(
+            self.config.model, lambda model: self._load_and_replace(model, None, cleaned)
+        )
+        settings, stale_s = self._recognition.read(), self.config.stale_s
+        self._recognizer = ActionRecognizer(self._session, **parameters.as_options(settings))
+        self._valid_for_s = stale_s + settings.interval_s if stale_s else 0.0
+        self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL, deadline_s=self._valid_for_s)
         self._text = self.create_output(String, topics.ACTION_LABEL_TEXT)
         self._events = self.create_output(ActionEvent, topics.ACTION_EVENTS)
         self._log_model(self._session)
@@ -110,10 +125,14 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
         self._skipped, self._reason, self._last_counts, self._warned = 0, "", Counts(), set()
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
-        self._inputs = RecognizerInputs(self, self._recognizer, worker)
+        stale_s = self.config.stale_s
+        self._stale_since_ns, self._inference_s = 0, 0.0
+        self._heartbeat = Heartbeat(stale_s)
+        self._inputs = RecognizerInputs(self, self._recognizer, worker, stale_s, self._on_heartbeat)
         self._inputs.open()
         self._waits.start(self._session.package.name, self._session.package.labels)
         self.start_timer(self.config.watchdog_s, self._on_watchdog)
+        self.start_timer(self._heartbeat.period_s, self._on_heartbeat)
 
     def deactivate(self) -> None:
         """Unsubscribe, and end all events."""
@@ -137,7 +156,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         session, recognizer = self._session, self._recognizer
         if session is None or recognizer is None:
             return {}
-        why = f" ({self._fallback})" if self._fallback else ""
+        why = f" ({self._loader.fallback})" if self._loader.fallback else ""
         rates = {"live_rate_hz": recognizer.live_rate, "model_rate_hz": recognizer.model_rate}
         device = f"{session.backend.device}{why}"
         warning = "; ".join(filter(None, self._warnings(recognizer).values()))
@@ -145,10 +164,14 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return {**model, **rates, "warning": warning}
 
     def close(self) -> None:
-        """Wait for a model that is being loaded, or stop the build of its engine, then close the node."""
-        self._closing = True
-        self._loader.shutdown(wait=True, cancel_futures=True)
+        """End the load of a model, or the build of its engine, then close the node."""
+        self._loader.close()
         super().close()
+
+    def interrupt(self) -> None:
+        """End the prediction in progress."""
+        if (session := self._session) is not None:
+            session.abort()
 
     def answer_clients(self) -> None:
         """Abort the goals of clients."""
@@ -173,15 +196,87 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             return
         # Ended tracks first: their last label must not stay valid even if the network fails.
         self._publish(frame.ended, frame.frame_id)
-        predictions = recognizer.predict() if frame is inputs.newest else []
+        expired, began = self._expired, time.monotonic()
+        predictions = self._predict(recognizer, inputs, frame) if frame is inputs.newest else []
         skipped = recognizer.counts.skipped
         self.statistics.count("skipped", skipped - self._skipped)
         self._skipped = skipped
-        labels = self._publish(predictions, frame.frame_id)
+        with self._publishing:
+            taken_s = time.monotonic() - began
+            if predictions and (expired != self._expired or not self._is_in_time(inputs, frame, taken_s)):
+                predictions = []  # of a frame that is stale by now
+            labels = self._publish(predictions, frame.frame_id)
         self._waits.add_labels(labels, [prediction.body_id for prediction in frame.ended])
         self._publish_events(recognizer, frame.frame_id)
         if predictions:
             self._reason = next((prediction.reason for prediction in predictions if prediction.reason), "")
+
+    def _predict(self, recognizer: ActionRecognizer, inputs: RecognizerInputs, frame: Frame) -> list[ActionPrediction]:
+        """Label the newest frame, unless it is stale already."""
+        age_s, stale_s = inputs.ages.known_age_s(frame.arrival, self._heartbeat.paused_within), self.config.stale_s
+        if 0 < stale_s < age_s:
+            self.statistics.count("stale")
+            self.warn(f"frames that are {age_s:.1f} s old are not labeled (stale_s): this or an earlier node was late")
+            return []
+        began = time.monotonic()
+        try:
+            return recognizer.predict()
+        except AbortedError:  # the node stops, or the model was replaced
+            return []
+        finally:
+            self._inference_s = time.monotonic() - began
+
+    def _is_in_time(self, inputs: RecognizerInputs, frame: Frame, taken_s: float) -> bool:
+        """Return whether a frame is not stale after its prediction, but for a network that is as slow as that."""
+        stale_s = self.config.stale_s
+        if not stale_s or inputs.ages.known_age_s(frame.arrival, self._heartbeat.paused_within) <= stale_s:
+            return True
+        if self._heartbeat.paused_within(taken_s):
+            self.statistics.count("stale")
+            return False
+        if taken_s > stale_s:
+            self.warn(f"labels come {taken_s:.1f} s after their frames, as the network is slow: their age is stated")
+        return True
+
+    def _on_heartbeat(self) -> None:
+        """Publish once that the labels are stale, if frames have stopped; and that they come again."""
+        inputs, recognizer, stale_s = self._inputs, self._recognizer, self.config.stale_s
+        if inputs is None or recognizer is None or not stale_s:
+            return
+        paused_s = self._heartbeat.beat()
+        inputs.follow()
+        silence_s, period_s = inputs.silence_s, self._heartbeat.period_s
+        if self._stale_since_ns:
+            if inputs.advanced_ns > self._stale_since_ns:
+                self._end_staleness()
+            else:
+                self.statistics.error(self._stale_line)
+        elif silence_s >= stale_s - period_s or (inputs.have_died and silence_s >= min(DEAD_S, stale_s / 2)):
+            paused = f"{self.get_name()} did not run for {paused_s:.1f} s"
+            self._expire(recognizer, inputs, paused if paused_s else f"{inputs.why_stopped()} ({silence_s:.1f} s)")
+
+    def _end_staleness(self) -> None:
+        """Withdraw the error: frames come again."""
+        self._stale_since_ns = 0
+        if self.last_error == self._stale_line:
+            self.last_error = ""
+        self.statistics.clear_error()
+        self.get_logger().info("frames come again")
+        self.report()
+
+    def _expire(self, recognizer: ActionRecognizer, inputs: RecognizerInputs, reason: str) -> None:
+        """Publish one `unknown` for each person, the end of each event, and the error."""
+        newest = inputs.newest
+        if newest is None:
+            return
+        self._stale_since_ns, self._stale_line = elapsed_ns(), f"labels are unknown: {reason}"
+        with self._publishing:
+            self._expired += 1
+            labels = self._publish(recognizer.expire(reason), newest.frame_id, last=True)
+        self._waits.add_labels(labels)
+        self._publish_events(recognizer, newest.frame_id)
+        self.fail(DeviceError(self._stale_line))
+        self.report()
 
     def _publish_events(self, recognizer: ActionRecognizer, frame_id: str) -> None:
         def message(event: Event) -> ActionEvent:
@@ -211,8 +306,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             recognizer.end_events()
             self._publish_events(recognizer, newest.frame_id)
 
-    def _publish(self, predictions: Sequence[ActionPrediction], frame_id: str) -> list[ActionLabel]:
-        messages = [conversions.prediction_to_message(prediction, frame_id) for prediction in predictions]
+    def _publish(self, predictions: Sequence[ActionPrediction], frame_id: str, last: bool = False) -> list[ActionLabel]:
+        """Publish labels; the `last` ones hold until others come."""
+        inputs, valid_for_s = self._inputs, 0.0
+        if not last and self._valid_for_s:
+            valid_for_s = self._valid_for_s + self._inference_s
+        messages = []
+        for prediction in predictions:
+            age_s = inputs.ages.age_of_stamp_s(prediction.stamp_ns) if inputs is not None else 0.0
+            messages.append(conversions.prediction_to_message(prediction, frame_id, age_s, valid_for_s))
         for message in messages:
             self._labels.publish(message)
             self._text.publish(String(data=message.label))
@@ -225,9 +327,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         needed, silent = recognizer.streams, inputs.silent()
         # The model may have been replaced between the two calls.
         silent = {stream: found for stream, found in silent.items() if stream in needed}
-        missing = [found for stream, found in silent.items() if needed[stream]]
         if recognizer.tracked_stream in silent:
             self._end_events(inputs)
+            if self._stale_since_ns:
+                del silent[recognizer.tracked_stream]  # reported already
+        missing = [found for stream, found in silent.items() if needed[stream]]
         if missing:
             line = f"waiting for {' and for '.join(words for words, _ in missing)}"
             line = f"{line} (no message for {self.config.watchdog_s:g} s; labels are absent or unknown)"
@@ -271,56 +375,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             )
         return ""
 
-    def _load_first(self, model: str) -> Session:
-        """Load the model; with `allow_fallback`, in ONNX Runtime until the backend has built its engine."""
-        name = self._backend(model)
-        kind = inference.BACKENDS.get(name)
-        if not self.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
-            return self._load(model)
-        try:
-            if kind.ready(self._find(model), **self._options(name)):
-                return self._load(model)
-        except ActrecError as error:
-            self._fallback = f"{name} cannot be used, {FALLBACK} runs instead: {one_line(error)}"
-            self.warn(self._fallback)
-            return self._load(model, FALLBACK)
-        self.get_logger().info(f"{name} is building an engine; {FALLBACK} runs until it is ready")
-        self._loader.submit(self._load_and_replace, model, None, self._cleaned)
-        return self._load(model, FALLBACK)
-
-    def _load(self, model: str, name: str = "") -> Session:
-        name = name or self._backend(model)
-        options = self._options(name)
-        if not hasattr(inference.BACKENDS.get(name), "ready"):
-            return inference.load(self._find(model), name, **options)
-        began, reported = time.monotonic(), float("-inf")
-
-        def building(phase: str, step: int, steps: int) -> None:
-            nonlocal reported
-            if self._closing:
-                raise DeviceError("the node is shutting down")
-            now = time.monotonic()
-            self.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {now - began:.0f} s"
-            if now - reported >= 1.0:  # the timer of the node does not run while it is configured
-                reported = now
-                self.report()
-            self.warn(f"building an engine for {model}; this takes minutes, but only once")
-
-        try:
-            return inference.load(self._find(model), name, progress=building, **options)
-        finally:
-            self.busy = ""
-
-    def _backend(self, model: str) -> str:
-        return inference.resolve(self.config.backend, self._find(model))
-
-    def _find(self, model: str) -> ModelPackage:
-        return zoo.find(model, self.config.trusted_models)
-
-    def _options(self, backend: str) -> dict[str, Any]:
-        settings = parameters.Parameters(self, inference.BACKENDS.get(backend).config_class, backend).read()
-        return dataclasses.asdict(settings)
-
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         """Load in another thread, so that frames are still processed."""
         if self._session is None:
@@ -341,20 +395,24 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Replace the model unless the node was cleaned up since; set `loaded` to an empty string or the error."""
         problem = ""
         try:
-            session = self._load(model)
+            session = self._loader.load(model)
             with self._swap:
                 if self._recognizer is None or cleaned != self._cleaned:
                     raise DeviceError(
                         "the recognizer was cleaned up while the model was loading: configure it with this model"
                     )
                 self._recognizer.set_session(session)
-                self._session = session
-                self._reason = self._fallback = ""
+                before, self._session = self._session, session
+                self._reason = self._loader.fallback = ""
+            if before is not None:  # a slow network must not delay the labels of the new one
+                abort = threading.Timer(SWAP_S, before.abort)
+                abort.daemon = True
+                abort.start()
             self._waits.replace_model(session.package.name, session.package.labels)
         except Exception as error:  # the current model stays in use, and the caller gets the error
             problem = one_line(error)
             if loaded is None and cleaned == self._cleaned:
-                self._fallback = problem
+                self._loader.fallback = problem
             self.complain(f"the model was not replaced: {problem}")
         else:
             self._log_model(session)
@@ -378,8 +436,16 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if loaded is not None:
             loaded.set_result(problem)
 
-    def _on_list_models(self, _request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
-        entries = [entry for entry in zoo.list_packages() if entry.package is not None]
+    async def _on_list_models(self, _request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
+        """Read the packages in another thread: their files are large, and frames are still processed."""
+        listed = Future(executor=self.executor)
+
+        def done(entries: list[zoo.InstalledPackage]) -> None:
+            if (executor := self.executor) is not None:
+                executor.create_task(listed.set_result, entries)
+
+        self._loader.list(done)
+        entries = await listed
         response.names = [entry.name for entry in entries]
         response.paths = [str(entry.path) for entry in entries]
         session = self._session

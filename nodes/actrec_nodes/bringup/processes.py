@@ -84,10 +84,14 @@ def ros(
 
 
 class _Signals:
-    """State of `_interruptible`, of the main thread: signals so far, and whether `uninterrupted` holds the first."""
+    """State of `_interruptible`, of the main thread: signals so far, and whether `uninterrupted` holds the first.
+
+    `pending` is whether it holds one back now.
+    """
 
     count = 0
     held = False
+    pending = False
 
 
 @contextlib.contextmanager
@@ -109,6 +113,7 @@ def _interruptible() -> Iterator[None]:
         if not interrupted and (not _Signals.held or _Signals.count == 2):
             interrupted = True
             raise KeyboardInterrupt
+        _Signals.pending = _Signals.held
 
     previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
@@ -131,7 +136,7 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        _Signals.held = False
+        _Signals.held = _Signals.pending = False
     if _Signals.count > before:
         raise KeyboardInterrupt
 
@@ -183,6 +188,7 @@ class Host(contextlib.AbstractContextManager["Host", None]):
         executor.add_node(node)
         if isinstance(node, ActrecNode):
             node.on_finish = self._finished.set
+            node.is_interrupted = lambda: self._stopping.is_set() or _Signals.pending
         thread = threading.Thread(target=self._spin, args=(executor, node), name=node.get_name(), daemon=True)
         self._spun.append((node, executor, thread))
         thread.start()

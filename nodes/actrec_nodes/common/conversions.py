@@ -13,6 +13,7 @@ from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
 from actrec_msgs.msg import Face as FaceMsg
 from actrec_msgs.msg import Hand as HandMsg
 from actrec_msgs.msg import Skeleton as SkeletonMsg
+from builtin_interfaces.msg import Duration as DurationMsg
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Point32, Vector3
 from rclpy.duration import Duration
@@ -189,8 +190,10 @@ def message_to_faces(message: FaceArray) -> list[Face]:
     return [_read(Face, face) for face in message.faces]
 
 
-def prediction_to_message(prediction: ActionPrediction, frame_id: str) -> ActionLabel:
-    """Return the label message of a prediction."""
+def prediction_to_message(
+    prediction: ActionPrediction, frame_id: str, age_s: float = 0.0, valid_for_s: float = 0.0
+) -> ActionLabel:
+    """Return the label message of a prediction, with its age and validity."""
     return ActionLabel(
         header=header(prediction.stamp_ns, frame_id),
         body_id=prediction.body_id,
@@ -203,7 +206,15 @@ def prediction_to_message(prediction: ActionPrediction, frame_id: str) -> Action
         duration=Duration(seconds=prediction.duration_s).to_msg(),
         window_start=ns_to_stamp(prediction.window_start_ns),
         model_name=prediction.model_name,
+        age=_duration(age_s),
+        valid_for=_duration(valid_for_s),
+        reason=prediction.reason,
     )
+
+
+def _duration(seconds: float) -> DurationMsg:
+    """Return a duration message; its range is 68 years."""
+    return Duration(seconds=min(max(seconds, 0.0), 2.0**31 - 1)).to_msg()
 
 
 def event_to_message(

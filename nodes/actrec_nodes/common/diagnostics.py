@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped")  # the counters; see `NodeStatistics`
+COUNTED = (
+    "received",
+    "processed",
+    "dropped",
+    "failed",
+    "unpaired",
+    "skipped",
+    "stale",
+)  # the counters; see `NodeStatistics`
 KEPT = 1000  # latencies kept for the percentiles: over half a minute at 30 Hz
 PLAUSIBLE_LATENCY_S = 30.0  # the stamp of a message older than this is a recording's and is not compared with the clock
 STALLED_S = 5.0  # inputs have stopped if the last one is older than this and than three mean intervals
@@ -32,6 +40,7 @@ class NodeStatistics:
         received, processed, dropped, failed: Counts of inputs. A newer input replaces a dropped one.
         unpaired: Color images without a depth image of their stamp.
         skipped: Labels skipped because newer skeletons were in the queue; the skeletons did enter the window.
+        stale: Inputs that were too old to be worked on.
         rate_hz: Processed inputs per second over the last `KEPT`; 0 if inputs stopped.
         latency_p50_ms, latency_p95_ms: Stamp of an input to the publication of its result; NaN if the stamps are not of
             this clock (a recording's).
@@ -53,11 +62,12 @@ class NodeStatistics:
     work_p95_ms: float
     queue: int
     last_error: str
+    stale: int = 0
 
     def line(self) -> str:
         """Return the statistics as a line for the log."""
         parts = [f"{self.processed} of {self.received} processed at {self.rate_hz:.1f} Hz", f"{self.dropped} dropped"]
-        for what in ("failed", "unpaired", "skipped"):
+        for what in ("failed", "unpaired", "skipped", "stale"):
             parts += [f"{getattr(self, what)} {what}"] * bool(getattr(self, what))
         parts.append(f"work p50 {self.work_p50_ms:.0f} ms p95 {self.work_p95_ms:.0f} ms")
         if np.isfinite(self.latency_p50_ms):
@@ -116,6 +126,11 @@ class Statistics:
             self._last_error = line
             if recent:
                 self._error_time = time.monotonic()
+
+    def clear_error(self) -> None:
+        """Forget the last error, whose cause is over."""
+        with self._lock:
+            self._last_error, self._error_time = "", float("-inf")
 
     def seconds_since_error(self) -> float:
         """Return the seconds since the last error; infinite before the first."""

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from actrec.utils.config import setting
-from actrec.utils.errors import ActrecError, DeviceError
+from actrec.utils.errors import AbortedError, ActrecError, DeviceError
 from actrec_nodes.common import diagnostics, parameters, topics
 from actrec_nodes.common.diagnostics import Statistics
 from actrec_nodes.common.subscriptions import publisher_events
@@ -29,6 +29,7 @@ T = TypeVar("T")
 REPEAT_S = 5.0  # shortest interval between two log lines of one kind
 LAST_STATISTICS_S = 0.5  # time for the last statistics to reach subscribers
 LINE_CHARACTERS = 1000  # of a log line or a diagnostic; a string of a message may have megabytes
+FINISH_S, INTERRUPT_S = 0.2, 0.05  # for work in progress when a node stops: until it is interrupted, and again
 COMPLAINTS = 100  # kinds of log lines whose repetitions are counted
 
 
@@ -69,6 +70,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         config: The validated settings, from `configure` on.
         statistics: Counters, reset by each activation.
         exit_status: Set when the node has no more work: a recording has ended, or the node was shut down.
+        is_interrupted: Returns whether the process is to end, so that a long transition gives up.
         busy: What the node does before it can work, for the diagnostics; else empty.
         on_finish: Called when `exit_status` is set.
     """
@@ -83,6 +85,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.statistics = Statistics()
         self.last_error = ""
         self.exit_status: int | None = None
+        self.is_interrupted: Callable[[], bool] = lambda: False
         self.busy = ""
         self.on_finish: Callable[[], None] = lambda: None
         self._complaints: dict[str, tuple[float, int]] = {}
@@ -117,6 +120,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def answer_clients(self) -> None:
         """Answer the clients that wait for a result, while the node still spins: its process ends next."""
+
+    def interrupt(self) -> None:
+        """End the work in progress, which raises; called again and again while the worker stops."""
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Block until every received input is processed; return False after `timeout_s`."""
@@ -224,10 +230,14 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         super().destroy_node()
         self._state_machine = None
 
-    def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL) -> Any:
-        """Create a publisher that publishes while the node is active, and is destroyed by `cleanup`."""
+    def create_output(self, kind: type, topic: str, profile: Any = topics.SMALL, deadline_s: float = 0.0) -> Any:
+        """Create a publisher that publishes while the node is active, and is destroyed by `cleanup`.
+
+        It offers a liveliness lease, and a deadline if one is given (`topics.leased`).
+        """
         events = publisher_events(self, topic, profile, self.warn, self.follow_subscribers)
-        self._outputs.append(self.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events))
+        offered = topics.leased(profile, deadline_s)
+        self._outputs.append(self.create_lifecycle_publisher(kind, topic, offered, event_callbacks=events))
         return self._outputs[-1]
 
     def start_timer(self, period_s: float, callback: Callable[[], None]) -> None:
@@ -348,7 +358,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.deactivate()
         finally:
             if self._worker is not None:
-                self._worker.stop()
+                self._worker.stop(self.interrupt)
                 self._worker = None
 
     def _cleanup(self) -> None:
@@ -365,12 +375,18 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             return TransitionCallbackReturn.SUCCESS
         except Exception as error:
             line = f"cannot {what}: {one_line(error)}"
+            if isinstance(error, AbortedError):  # the process ends, which is no fault
+                self.get_logger().info(line)
+                return self._undo(what, undo)
             self.last_error = line
             self.statistics.error(line)
             self.get_logger().error(line)
             self._diagnostics.publish(self.statistics.snapshot(), False, 0.0)
             if not isinstance(error, ActrecError):
                 self.get_logger().debug(traceback.format_exc())
+        return self._undo(what, undo)
+
+    def _undo(self, what: str, undo: Callable[[], None] | None) -> Any:
         if undo is not None:
             self._attempt(f"undo {what}", undo)
         return TransitionCallbackReturn.FAILURE
@@ -426,14 +442,20 @@ class Worker(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Clear the queue, finish the current work, and join the thread. Safe to call twice."""
+    def stop(self, interrupt: Callable[[], None] = lambda: None) -> None:
+        """Clear the queue, finish the current work, and join the thread. Safe to call twice.
+
+        `interrupt` may end work that takes long; it is called until the thread has ended.
+        """
         with self._condition:
             self._stopping = True
             self._waiting.clear()
             self._condition.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(FINISH_S)
+            while self._thread.is_alive():
+                interrupt()
+                self._thread.join(INTERRUPT_S)
             self._thread = None
 
     def put(self, item: T) -> None:

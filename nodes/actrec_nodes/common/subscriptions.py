@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription as RosSubscription
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -16,6 +18,8 @@ except ModuleNotFoundError:  # its name in Humble
 
 NO_PUBLISHER = "it has no publisher"
 SENDS_NOTHING = "publishes it but sends nothing"
+
+TIMED = hasattr(RosSubscription, "CallbackType")  # else, in Humble, callbacks get no times of a message
 
 FOLLOW_S = 0.5  # interval at which the QoS of publishers and subscription is compared
 
@@ -35,6 +39,8 @@ class Subscription:
         raw: Pass the serialized message.
         exclusive: One subscription at a time, so that no message is received twice: latched if all publishers are.
         lost: Called with the middleware's event of lost messages.
+        timed: Call `callback` with the message and the time of its publication in ns, by the clock of the publisher's
+            machine; 0 if it is unknown.
     """
 
     def __init__(
@@ -42,15 +48,17 @@ class Subscription:
         node: Node,
         kind: type,
         topic: str,
-        callback: Callable[[Any], None],
+        callback: Callable[..., None],
         profile: QoSProfile,
         warn: Callable[[str], None] | None = None,
         raw: bool = False,
         exclusive: bool = False,
         lost: Callable[[Any], None] | None = None,
+        timed: bool = False,
     ):
         self.topic_name = node.resolve_topic_name(topic)
-        self._node, self._kind, self._callback, self._profile = node, kind, callback, profile
+        self._node, self._kind, self._profile = node, kind, profile
+        self._callback = _timed(callback) if timed else callback
         self._warn = warn or (lambda line: node.get_logger().warning(line))
         self._raw, self._exclusive, self._lost = raw, exclusive, lost
         self._lock = threading.RLock()
@@ -113,6 +121,71 @@ class Subscription:
                 "effort, so lost messages are not sent again; let it publish reliable"
             )
         self._weaker = weaker
+
+
+def _timed(callback: Callable[[Any, int], None]) -> Callable[..., None]:
+    """Return a callback of rclpy that passes the message and the time of its publication."""
+
+    def receive(message: Any, info: Any) -> None:
+        callback(message, int(info["source_timestamp"]))
+
+    def receive_alone(message: Any) -> None:
+        callback(message, 0)
+
+    return receive if TIMED else receive_alone
+
+
+class Liveliness:
+    """Whether the publishers of a topic live, by their liveliness (QoS), which the middleware asserts for a process.
+
+    A publisher that offers a lease at most as long as `lease_s` is lost when it is destroyed, or when its process has
+    been killed or stopped for that time. Publishers without a lease, such as a vendor's, are not followed. It takes
+    a second subscription, because one that requests a lease gets no messages from publishers without.
+
+    Args:
+        node: Owns the subscription.
+        kind, topic: The topic.
+        lease_s: Longest lease that is requested.
+        changed: Called in the executor's thread when a publisher is lost or found.
+
+    Attributes:
+        alive: Number of living publishers with a lease; None before the first event about one.
+    """
+
+    def __init__(self, node: Node, kind: type, topic: str, lease_s: float, changed: Callable[[], None]):
+        self.topic = topic
+        self._node, self._kind, self._lease_s, self._changed = node, kind, lease_s, changed
+        self._name = node.resolve_topic_name(topic)
+        self._subscription: Any = None
+        self.alive: int | None = None
+        self.follow()
+
+    def follow(self) -> None:
+        """Subscribe if a publisher offers a lease."""
+        if self._subscription is not None:
+            return
+        lease = Duration(seconds=self._lease_s)
+        offered = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._name)]
+        if not any(0 < offer.liveliness_lease_duration.nanoseconds <= lease.nanoseconds for offer in offered):
+            return
+        profile = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+            liveliness_lease_duration=lease,
+        )  # fmt: skip
+        events = SubscriptionEventCallbacks(liveliness=self._on_liveliness, incompatible_qos=lambda _: None)
+        self._subscription = self._node.create_subscription(
+            self._kind, self.topic, lambda _: None, profile, raw=True, event_callbacks=events
+        )
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _on_liveliness(self, event: Any) -> None:
+        self.alive = event.alive_count
+        self._changed()
 
 
 def requested(

@@ -2,6 +2,7 @@
 
 import re
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -130,3 +131,22 @@ LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOC
 
 WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Of the skeletons that all must enter a window: the queue holds half a minute."""
+
+LEASE_S = 1.0
+"""Liveliness lease that publishers offer: a subscriber that requests it, or a longer one, has an event if they die."""
+
+
+def leased(profile: QoSProfile, deadline_s: float = 0.0) -> QoSProfile:
+    """Return a publisher's profile that also offers a lease of `LEASE_S`, and a deadline if one is given.
+
+    A subscriber that requests neither connects as before.
+    """
+    offered = {"deadline": Duration(seconds=deadline_s)} if deadline_s > 0 else {}
+    return QoSProfile(
+        history=profile.history,
+        depth=profile.depth,
+        reliability=profile.reliability,
+        durability=profile.durability,
+        liveliness_lease_duration=Duration(seconds=LEASE_S),
+        **offered,
+    )

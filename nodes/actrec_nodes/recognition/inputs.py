@@ -18,8 +18,10 @@ from actrec.utils import gravity
 from actrec.utils.errors import InputError
 from actrec_nodes.bringup.graph import GRAPH, find
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 from actrec_nodes.common.lifecycle import ActrecNode, Worker
-from actrec_nodes.common.subscriptions import NO_PUBLISHER, Subscription, why_silent
+from actrec_nodes.common.subscriptions import NO_PUBLISHER, Liveliness, Subscription, why_silent
+from actrec_nodes.recognition.staleness import Arrival, FrameAges, elapsed_ns
 
 PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
     "bodies": "skeleton_node",
@@ -32,9 +34,14 @@ PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
 class Frame:
     """A frame that was added to the windows, with the last predictions of the tracks that ended."""
 
-    stamp_ns: int
+    arrival: Arrival
     frame_id: str
     ended: list[ActionPrediction]
+
+    @property
+    def stamp_ns(self) -> int:
+        """Its stamp."""
+        return self.arrival.stamp_ns
 
 
 class RecognizerInputs:
@@ -44,14 +51,29 @@ class RecognizerInputs:
         node: Owns the subscriptions and reports errors.
         recognizer: Receives the messages, in the callbacks.
         worker: Receives each frame that is to be labeled.
+        stale_s: Age from which frames are stale; 0 for never.
+        died: Called when the publishers of the frames have died.
 
     Attributes:
+        ages: Measures the ages of the frames.
         newest: The newest frame.
+        advanced_ns: `elapsed_ns` of the newest frame with a new stamp.
         scene_flow: Statistics of `scene_flow_node`, with the flow's method and height; empty until they arrive.
     """
 
-    def __init__(self, node: ActrecNode[Any], recognizer: ActionRecognizer, worker: Worker[Frame]):
-        self._node, self._recognizer, self._worker = node, recognizer, worker
+    def __init__(
+        self,
+        node: ActrecNode[Any],
+        recognizer: ActionRecognizer,
+        worker: Worker[Frame],
+        stale_s: float = 0.0,
+        died: Callable[[], None] = lambda: None,
+    ):
+        self._node, self._recognizer, self._worker, self._died = node, recognizer, worker, died
+        self.ages = FrameAges(lambda: int(node.get_clock().now().nanoseconds), stale_s or PLAUSIBLE_LATENCY_S)
+        self._liveliness: Liveliness | None = None
+        self._published_ns = 0
+        self._heard_ns = self.advanced_ns = elapsed_ns()
         self._subscriptions: dict[str, Subscription] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
@@ -73,13 +95,62 @@ class RecognizerInputs:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
                 self._subscriptions[name] = Subscription(
-                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn
+                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn, timed=True
                 )
+        topic, kind = self.tracked
+        if self._liveliness is None or self._liveliness.topic != topic:
+            self._close_liveliness()
+            self._liveliness = Liveliness(self._node, kind, topic, 1.5 * topics.LEASE_S, self._on_liveliness)
 
     def close(self) -> None:
         """Unsubscribe from everything."""
+        self._close_liveliness()
         while self._subscriptions:
             self._subscriptions.popitem()[1].close()
+
+    def follow(self) -> None:
+        """Follow the liveliness of publishers that have come."""
+        if self._liveliness is not None:
+            self._liveliness.follow()
+
+    @property
+    def tracked(self) -> tuple[str, type]:
+        """Topic and type of the frames."""
+        is_hands = self._recognizer.tracked_stream == "hands"
+        return (topics.HANDS, HandArray) if is_hands else (topics.SKELETONS, SkeletonArray)
+
+    @property
+    def have_died(self) -> bool:
+        """Whether the publishers of the frames had offered liveliness and none lives."""
+        return self._liveliness is not None and self._liveliness.alive == 0
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the newest frame with a new stamp arrived; 0 before the first."""
+        return (elapsed_ns() - self.advanced_ns) / NANOSECONDS if self.newest is not None else 0.0
+
+    def why_stopped(self) -> str:
+        """Return which topic has no new frames any longer, and why."""
+        (topic, kind), name = self.tracked, STREAM_NAMES[self._recognizer.tracked_stream]
+        if self.newest is not None and self.newest.arrival.received_ns > self.advanced_ns:
+            return f"all {name} on {self._topic(topic)} have the same stamp; check the clock of their publisher"
+        if self._heard_ns > self.advanced_ns:
+            return f"all {name} on {self._topic(topic)} are invalid: {self._node.last_error}"
+        why = why_silent(self._node, self._topic(topic), kind)
+        if why == NO_PUBLISHER:
+            why = f"{why}: {self._remedy(PUBLISHERS[self._recognizer.tracked_stream])}"
+        elif self.have_died:
+            why = "its publisher has died, or was stopped"
+        return f"no {name} on {self._topic(topic)}: {why}"
+
+    def _on_liveliness(self) -> None:
+        if self.have_died:
+            self._died()
+
+    def _close_liveliness(self) -> None:
+        if self._liveliness is not None:
+            self._liveliness.close()
+            self._liveliness = None
 
     def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
         """Return the message type, callback and QoS of each topic of a stream."""
@@ -97,10 +168,13 @@ class RecognizerInputs:
         }
         return streams[stream]
 
-    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
+    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any, int], None]:
+        def receive(message: Any, published_ns: int) -> None:
             self._received.add(name)
             self._ever_received.add(name)
+            self._published_ns = published_ns
+            if name == self.tracked[0]:
+                self._heard_ns = elapsed_ns()
             try:
                 callback(message)
             except Exception as error:  # one bad message must not stop the node, which reports it
@@ -128,7 +202,10 @@ class RecognizerInputs:
                 f"stamps of {STREAM_NAMES[self._recognizer.tracked_stream]} jumped back by {back / NANOSECONDS:.1f} s "
                 "(a recording that starts again, simulated time, or a clock that was set): windows restart"
             )
-        self.newest = Frame(_stamp_ns(message), message.header.frame_id, ended)
+        arrival = self.ages.add(_stamp_ns(message), self._published_ns)
+        if self.newest is None or arrival.stamp_ns != self.newest.stamp_ns:
+            self._heard_ns = self.advanced_ns = arrival.received_ns
+        self.newest = Frame(arrival, message.header.frame_id, ended)
         self._worker.put(self.newest)
 
     def _on_faces(self, message: FaceArray) -> None:

@@ -1,0 +1,137 @@
+"""Loads model packages in threads, so that frames are processed meanwhile and the node can stop."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+from actrec import inference
+from actrec.inference import zoo
+from actrec.inference.package import ModelPackage
+from actrec.inference.session import Session
+from actrec.utils.errors import AbortedError, ActrecError
+from actrec_nodes.common import parameters
+from actrec_nodes.common.lifecycle import ActrecNode, one_line
+from actrec_nodes.common.threads import DaemonExecutor
+
+FALLBACK = "onnxruntime"  # the backend that runs anywhere
+
+CLOSE_S = 1.5  # time of a load in progress to end
+POLL_S = 0.05
+
+
+class ModelLoader:
+    """Loads the models of a recognizer, by its parameters `backend`, `allow_fallback` and `trusted_models`.
+
+    Args:
+        node: The recognizer.
+
+    Attributes:
+        fallback: Why a model runs in `FALLBACK`; else empty.
+    """
+
+    def __init__(self, node: ActrecNode[Any]):
+        self.fallback = ""
+        self._node = node
+        self._later, self._first = DaemonExecutor("load_model"), DaemonExecutor("configure")
+        self._lister = DaemonExecutor("list_models")
+        self._opening: list[Session] = []  # warmed up now
+        self._closing = False
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Queue a call in the thread of later models."""
+        return self._later.submit(call, *args)
+
+    def load_first(self, model: str, replace: Callable[[str], None]) -> Session:
+        """Load a model in another thread, and give up if the process is to end: a library may take minutes.
+
+        With `allow_fallback` it runs in ONNX Runtime until the backend has built its engine; then `replace` is called.
+        """
+        loaded = self._first.submit(self._load_first, model, replace)
+        while not wait([loaded], POLL_S).done:
+            if self._closing or self._node.is_interrupted():
+                self.close()
+                raise AbortedError(f"model {model} was not loaded: the node is shutting down")
+        session: Session = loaded.result()
+        return session
+
+    def load(self, model: str, backend: str = "") -> Session:
+        """Load a model in this thread, by default in the node's backend. Raises as `inference.load`."""
+        name, opened = backend or self._backend(model), []
+        options = self._options(name)
+
+        def opening(session: Session) -> None:
+            opened.append(session)
+            self._opening.append(session)
+
+        if hasattr(inference.BACKENDS.get(name), "ready"):
+            options["progress"] = self._report_build(model)
+        try:
+            return inference.load(self._find(model), name, opened=opening, **options)
+        finally:
+            self._node.busy = ""
+            for session in opened:
+                self._opening.remove(session)
+
+    def list(self, done: Callable[[list[zoo.InstalledPackage]], None]) -> None:
+        """Read the installed packages, whose files are large, in another thread, and call `done` there with them."""
+        self._lister.submit(lambda: done([entry for entry in zoo.list_packages() if entry.package is not None]))
+
+    def close(self) -> None:
+        """End the loads in progress as far as possible: the build of an engine, or the first runs of a network.
+
+        A library that does not return is left in its thread, which ends with the process.
+        """
+        if self._closing:
+            return
+        self._closing, deadline = True, time.monotonic() + CLOSE_S
+        for executor in (self._later, self._first, self._lister):
+            executor.shutdown(wait=False, cancel_futures=True)
+            while not executor.join(POLL_S) and time.monotonic() < deadline:
+                for session in self._opening[:]:
+                    session.abort()
+
+    def _load_first(self, model: str, replace: Callable[[str], None]) -> Session:
+        self.fallback = ""
+        name = self._backend(model)
+        kind = inference.BACKENDS.get(name)
+        if not self._node.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
+            return self.load(model)
+        try:
+            if kind.ready(self._find(model), **self._options(name)):
+                return self.load(model)
+        except ActrecError as error:
+            self.fallback = f"{name} cannot be used, {FALLBACK} runs instead: {one_line(error)}"
+            self._node.warn(self.fallback)
+            return self.load(model, FALLBACK)
+        self._node.get_logger().info(f"{name} is building an engine; {FALLBACK} runs until it is ready")
+        self._later.submit(replace, model)
+        return self.load(model, FALLBACK)
+
+    def _report_build(self, model: str) -> Callable[[str, int, int], None]:
+        """Return the function that reports each step of the build of an engine, and raises to end it."""
+        node, began, reported = self._node, time.monotonic(), float("-inf")
+
+        def building(phase: str, step: int, steps: int) -> None:
+            nonlocal reported
+            if self._closing:
+                raise AbortedError("the node is shutting down")
+            now = time.monotonic()
+            node.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {now - began:.0f} s"
+            if now - reported >= 1.0:  # the timer of the node does not run while it is configured
+                reported = now
+                node.report()
+            node.warn(f"building an engine for {model}; this takes minutes, but only once")
+
+        return building
+
+    def _backend(self, model: str) -> str:
+        return inference.resolve(self._node.config.backend, self._find(model))
+
+    def _find(self, model: str) -> ModelPackage:
+        return zoo.find(model, self._node.config.trusted_models)
+
+    def _options(self, backend: str) -> dict[str, Any]:
+        kind = inference.BACKENDS.get(backend).config_class
+        return dataclasses.asdict(parameters.Parameters(self._node, kind, backend).read())
