@@ -3,7 +3,7 @@
 from typing import Any
 
 from actrec.cameras.base import Camera
-from actrec.utils.registry import Registry
+from actrec.utils.registry import INSTALL_OPENCV, Registry
 
 __all__ = ["DRIVERS", "Camera", "create"]
 
@@ -19,7 +19,7 @@ DRIVERS = Registry(
     install={
         "rosbags": "pip install rosbags",
         "av": "pip install av",
-        "cv2": "pip install opencv-contrib-python",
+        "cv2": INSTALL_OPENCV,
         "numba": "pip install numba",
         "pyrealsense2": "pip install pyrealsense2 (it needs libusb: sudo apt-get install libusb-1.0-0)",
         "pykinect_azure": "pip install --no-deps pykinect-azure (its opencv-python conflicts with ours)",

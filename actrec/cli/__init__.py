@@ -23,6 +23,7 @@ from actrec import __version__
 from actrec.utils import config, single_threaded_blas, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec.utils.folders import NO_HOME
+from actrec.utils.registry import INSTALL_OPENCV
 from actrec.utils.waiting import WAIT_S, Waiting
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -59,6 +60,7 @@ REMEDIES = {
     "actrec_nodes": "install the package: make build",
     "actrec_models": "install the package: make build",
     "av": "pip install av, or: make venv",
+    "cv2": INSTALL_OPENCV,
     "lightning": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
     "numba": LIVE,
     "onnxruntime": "pip install onnxruntime, or: make venv",

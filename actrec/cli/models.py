@@ -161,7 +161,7 @@ def _licenses() -> list[dict[str, str]]:
     folder = next(iter(networks.files().values())).path.parent
     described = yaml.safe_load((folder / networks.MANIFEST).read_text(encoding="utf-8"))
     perception = [
-        {"name": f"perception/{name}", "license": described["license"], "source": network["source"].split("/")[0]}
+        {"name": f"perception/{name}", "license": described["license"], "source": network["source"].split(": ")[0]}
         for name, network in described["networks"].items()
     ]
     return [*(rows[name] for name in sorted(rows)), *perception]

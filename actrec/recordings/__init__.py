@@ -15,7 +15,7 @@ from actrec.utils.camera_model import make_intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.folders import expanded
-from actrec.utils.registry import Registry
+from actrec.utils.registry import INSTALL_OPENCV, Registry
 
 __all__ = ["FORMATS", "Recording", "RecordingConfig", "detect_format", "open_recording"]
 log = logging.getLogger("actrec.recordings")
@@ -28,7 +28,7 @@ FORMATS = Registry(
         "video": "actrec.recordings.video:VideoRecording",
         "skeleton": "actrec.recordings.skeleton_files:SkeletonRecording",
     },
-    install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": "pip install opencv-contrib-python"},
+    install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": INSTALL_OPENCV},
 )
 
 BAG_SUFFIXES, PACKED_SUFFIXES = (".mcap", ".db3"), (".zstd", ".zst", ".lz4")

@@ -7,14 +7,14 @@ import numpy as np
 
 from actrec.types import MAX_DEPTH_M, Intrinsics
 from actrec.utils.errors import InputError
-from actrec.utils.registry import Registry
+from actrec.utils.registry import INSTALL_OPENCV, Registry
 
 __all__ = ["METHODS", "SceneFlow", "create"]
 
 METHODS = Registry(
     "scene flow method",
     {"dis": "actrec.scene_flow.dis:DisFlow", "pd_flow": "actrec.scene_flow.primal_dual:PdFlow"},
-    install={"numba": "pip install numba", "cv2": "pip install opencv-contrib-python"},
+    install={"numba": "pip install numba", "cv2": INSTALL_OPENCV},
 )
 
 ColorDepth = tuple[np.ndarray, np.ndarray]

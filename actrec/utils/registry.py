@@ -5,6 +5,11 @@ from typing import Any
 
 from actrec.utils.errors import ConfigError, MissingLibraryError
 
+INSTALL_OPENCV = (
+    "pip install opencv-contrib-python; if it lacks a library such as libxcb: sudo apt-get install libgl1 libglib2.0-0, "
+    "or pip uninstall -y opencv-contrib-python && pip install opencv-contrib-python-headless"
+)
+
 
 class Registry:
     """Mapping from names to `package.module:attribute` targets that are imported on first use.

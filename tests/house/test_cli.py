@@ -111,19 +111,25 @@ def test_missing_library_error_names_install_command(
     assert "source a ROS 2 distribution" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("library", ["rclpy", "cv2"])
 def test_main_library_that_does_not_load_prints_one_line(
-    command: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    library: str,
+    command: types.ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The file exists but does not load, like rclpy built for another Python."""
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-    (tmp_path / "rclpy").mkdir()
-    (tmp_path / f"rclpy/_compiled{suffix}").write_text("no library")
-    monkeypatch.syspath_prepend(str(tmp_path / "rclpy"))
+    (tmp_path / library).mkdir()
+    (tmp_path / f"{library}/_compiled{suffix}").write_text("no library")
+    monkeypatch.syspath_prepend(str(tmp_path / library))
+    monkeypatch.delitem(sys.modules, "_compiled", raising=False)
     command.run = lambda args: importlib.import_module("_compiled")  # type: ignore[attr-defined]
     assert run_main(["probe"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"actrec: 'rclpy' does not load ({tmp_path}/rclpy/_compiled{suffix}: ")
-    assert line.endswith("source a ROS 2 distribution, or: make venv build && . scripts/env.sh")
+    assert line.startswith(f"actrec: '{library}' does not load ({tmp_path}/{library}/_compiled{suffix}: ")
+    assert line.endswith(cli.REMEDIES[library])
 
 
 def test_unexpected_missing_module_is_not_hidden(command: types.ModuleType) -> None:
