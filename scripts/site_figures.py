@@ -77,7 +77,8 @@ def cell(figure: Figure | None) -> str:
     """Return a figure as text; counts with their total."""
     if figure is None:
         return "–"
-    return f"{figure.value} {figure.unit}" if figure.unit.startswith("of ") else figure.value
+    value = figure.value.replace("-", "−")
+    return f"{value} {figure.unit}" if figure.unit.startswith("of ") else value
 
 
 def elsewhere(package: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -103,7 +104,7 @@ def package_table() -> str:
         rejected = figures.get("unknown_rejected")
         rows.append([
             f"`{name}`", len(package["labels"]), f"{100 * package['provenance']['accuracy']:.1f}",
-            "–" if rejected is None else f"{100 * rejected:.1f}", ", ".join(away) or "–",
+            "–" if rejected is None else f"{100 * rejected:.1f}", "<br>".join(away) or "–",
         ])  # fmt: skip
     head = (
         "package",
@@ -175,12 +176,15 @@ def paper_table(paper: str) -> str:
     """Return the rows of a paper's tables with the options that stand for them."""
     with (ROOT / "benchmarks/results/papers.csv").open(encoding="utf-8", newline="") as file:
         found = [row for row in csv.DictReader(file) if row["note"].startswith(paper) and row["unit"] == "%"]
-    rows = []
+    data = list(dict.fromkeys(row["figure"].rpartition(": ")[2] for row in found))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for row in found:
-        options, _, data = row["figure"].rpartition(": ")
+        options, _, name = row["figure"].rpartition(": ")
         where = row["note"][row["note"].index("Table") :]
-        rows.append([f"`{options}`", data, row["value"], where])
-    return markdown(("network and options", "data", "paper, %", "row"), rows)
+        rows.setdefault((options, where), {})[name] = row["value"]
+    lines = [[f"`{options}`", *(values.get(name, "") for name in data), where]
+             for (options, where), values in rows.items()]  # fmt: skip
+    return markdown(("network and options", *(f"{name}, %" for name in data), "row of the paper"), lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,9 +1,7 @@
 """The documents are short, their links lead somewhere, their commands and quoted messages exist, their figures hold."""
 
 import re
-import shlex
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import yaml
 
 from actrec import cli
 from benchmarks import BENCHMARKS
+from tests.documents import commands
 from tests.house.test_remedies import HOLE, messages, options_of, parsers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +29,6 @@ def documents() -> dict[str, str]:
 def words(text: str) -> int:
     """Count the words, which have a letter or digit, code and tables included."""
     return sum(bool(re.search(r"\w", word)) for word in text.split())
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Return the code blocks of a document in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def anchors(text: str) -> set[str]:
@@ -62,15 +56,6 @@ def test_relative_links_and_anchors_exist() -> None:
             if not target.exists() or anchor not in known:
                 broken.append(f"{name}: {link}")
     assert broken == []
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each `actrec` command in the shell blocks of a document."""
-    for block in blocks(text, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in re.split(r"&& |\| ", line):
-                if (found := shlex.split(part, comments=True)) and found[0] == "actrec":
-                    yield found[1:]
 
 
 def test_commands_in_documents_exist_with_their_options() -> None:

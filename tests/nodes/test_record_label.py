@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from actrec.types import Body, Intrinsics
 from actrec_nodes.bringup import run
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import graph_observations
+from tests.documents import blocks, commands, tutorial
 from tests.tiny_model import person_at
 
 pytestmark = pytest.mark.ros
@@ -151,39 +153,43 @@ def test_record_label_wrong_arguments_are_refused(arguments, message, capsys, tm
     assert not list(tmp_path.iterdir())
 
 
-def simulated_camera(action, *more):
-    options = [f"actions=[{action}]", "width=320", "height=240", "side=right", *more]
-    return ["--driver", "simulated", *(word for option in options for word in ("--driver-option", option))]
-
-
 @pytest.mark.timeout(300)  # for a loaded machine
-def test_record_teach_and_run_predicts_label(tmp_path, capsys):
-    """After recording and fine-tuning by commands, the graph labels the simulated actor's new action."""
+def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, capfd):
+    """Run the tutorial's commands and node; only clips, images and rates are fewer, and the robot listens."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
-    clips, model = tmp_path / "clips", tmp_path / "taught"
-    for action, seconds in (("wave", 2.0), ("pick_up", 2.0)):
-        options = ["--repeat", "3", "--countdown", "0.5", "--seconds", str(seconds), "--out", str(clips)]
-        camera = simulated_camera(action, "fps=6", "realtime=false")
-        assert main(["record", "--label", action, *options, *camera]) == 0, capsys.readouterr().err
-    teach = ["teach", str(clips), "--out", str(model), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
-    assert main(teach) == 0
-    found = threading.Event()
-    labels = []
+    monkeypatch.chdir(tmp_path)
+    text = tutorial("teach")
+    small = ["--driver-option", "width=320", "--driver-option", "height=240"]
+    fast = ["--repeat", "3", "--countdown", "0.5", "--driver-option", "fps=6", "--driver-option", "realtime=false"]
+    fewer = {"record": [*small, *fast], "teach": ["--rehearsals", "1", "--threads", "1", "--quiet"]}
+    told = [command for command in commands(text) if "clap" not in command and "--overwrite" not in command]
+    assert [command[0] for command in told] == ["record", "record", "record", "teach", "run"]
+    for command in told[:-1]:
+        assert main([*command, *fewer[command[0]]]) == 0, capfd.readouterr().err
+    (code,) = blocks(text, "python")
+    (tmp_path / "react.py").write_text(code, encoding="utf-8")
+    node = subprocess.Popen([sys.executable, "react.py"], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    reactions = []
+    reader = threading.Thread(target=lambda: reactions.extend(node.stderr), daemon=True)
 
-    def wait_for_label(running, monitor):
+    def wait_for_reaction(running, monitor):
         deadline = time.monotonic() + 120
-        while not found.is_set() and time.monotonic() < deadline:
-            labels[:] = [label for _, _, label, _ in list(monitor.changes)]
-            if "pick_up" in labels:
-                found.set()
+        while not any("turn at" in line for line in reactions) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
-    command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated_camera("pick_up", "fps=8")]
-    result = run.run_graph(run_command.plan(parser.parse_args(command)), wait_for_label)
+    arguments = parser.parse_args([*told[-1][1:], *small, "--driver-option", "fps=8", "--driver-option", "pause=2"])
+    try:
+        reader.start()
+        result = run.run_graph(run_command.plan(arguments), wait_for_reaction)
+    finally:
+        node.send_signal(signal.SIGINT)
+        node.wait(60)
+        reader.join()
     assert result is not None and result["labels"] > 0
-    assert "pick_up" in labels, labels
+    labels = "|".join(("wave", "pick_up", "throw"))
+    assert any(re.search(rf"body_1: ({labels}), turn at [+-]\d\.\d\d rad/s", line) for line in reactions), reactions
 
 
 def test_clip_node_bad_message_is_skipped():

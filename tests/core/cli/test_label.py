@@ -17,6 +17,7 @@ from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
 from actrec.recordings.video import VideoWriter
 from actrec.utils.errors import EndOfStream
+from tests.documents import blocks, tutorial
 from tests.example_scene import FLOW, WINDOW
 from tests.tiny_model import write_any
 
@@ -119,6 +120,13 @@ def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tm
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"body_1 wave [01]\.\d\d, \d\.\d m away", done.stdout), done.stdout + done.stderr
     assert len(played(out)[0]) == 60
+
+
+def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys) -> None:
+    (code,) = blocks(tutorial("webcam"), "python")
+    exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"body_1: wave \(\d\.\d\d\), \d\.\d m away\nhello, body_1!\n$", printed), printed
 
 
 def test_label_rotated_video_of_variable_rate_stays_upright_and_keeps_its_times(tmp_path, capsys) -> None:
