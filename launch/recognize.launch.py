@@ -2,9 +2,9 @@
 
 Nodes whose topics the model does not take are not started, unless an argument such as hand:=true asks for them.
 
-Each node configures and activates itself (parameter `autostart`); if that fails, it logs the reason and exits.
-Launch's lifecycle events are not used: each is sent once, requires that the node's services are discovered in time, and
-leaves a failed node running. A process that exits is visible and can be respawned.
+Each node configures and activates itself (parameter `autostart`); if that fails, it logs the reason and tries again, or
+exits with respawn:=false. A process that ends is started again. Launch's lifecycle events are not used: each is sent
+once, requires that the node's services are discovered in time, and leaves a failed node inactive.
 
 Examples:
   ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=true
@@ -52,6 +52,7 @@ def nodes(context: LaunchContext) -> list[Any]:
             arguments=process.arguments,
             parameters=[*process.files, {name: typed(value) for name, value in process.parameters.items()}],
             remappings=planned.remappings,
+            additional_env=process.environment,
             # Used only where security is on: deploy/sros2.
             ros_arguments=[*planned.ros_arguments, "--enclave", f"/actrec/{process.name or 'graph'}"],
             respawn=planned.respawn,

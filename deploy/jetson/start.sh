@@ -6,7 +6,7 @@
 # Arguments in $ACTREC_ARGS come first, separated by spaces. Give arguments that contain spaces on the command line.
 set -eo pipefail # no -u: setup files read unset variables
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 # shellcheck source=/dev/null
 . "$root/scripts/env.sh"
 # shellcheck source=/dev/null

@@ -128,7 +128,8 @@ def test_units_restart_without_limit(name: str) -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string((JETSON / name).read_text().replace("\\\n", " "))
     service = unit["Service"]
-    expected = {"Type": "exec", "Restart": "always", "KillSignal": "SIGINT", "KillMode": "mixed", "User": "@USER@"}
+    expected = {"Restart": "always", "KillSignal": "SIGINT", "KillMode": "mixed", "User": "@USER@"}
+    expected["Type"] = "notify" if name == "actrec.service" else "exec"
     assert {key: service[key] for key in expected} == expected
     assert int(service["RestartSec"]) > 0 and int(service["TimeoutStopSec"]) > 0
     assert service["EnvironmentFile"] == "/etc/actrec/actrec.env"
@@ -146,7 +147,9 @@ def test_units_write_only_logs_and_caches_without_privileges(name: str) -> None:
     written = [path.removeprefix("-@HOME@/") for path in service["ReadWritePaths"].split()]
     assert set(written) <= {".cache/actrec", ".ros"}
     assert all(f'"$HOME/{path}"' in (JETSON / "install.sh").read_text() for path in written)
-    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "WatchdogSec"} & set(service)
+    assert not {"PrivateDevices", "MemoryDenyWriteExecute"} & set(service)
+    # A node notifies systemd, not the main process.
+    assert ("WatchdogSec" in service) == (service.get("NotifyAccess") == "all") == (service["Type"] == "notify")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -169,6 +172,21 @@ def test_service_starts_after_the_camera_by_start_sh() -> None:
     assert "After=network-online.target actrec-camera.service" in text
     assert "ExecStart=@ROOT@/deploy/jetson/start.sh" in text
     assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
+
+
+def test_start_sh_launches_the_graph_with_the_arguments_of_the_service(tmp_path: Path) -> None:
+    root = tmp_path / "robot"
+    for path in ("deploy/jetson/start.sh", "scripts/env.sh", "ros2_ws/install/setup.bash"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    shutil.copy(JETSON / "start.sh", root / "deploy/jetson/start.sh")
+    (tmp_path / "ros2").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "ros2").chmod(0o755)
+    variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ACTREC_ARGS": "model:=mine composed:=true"}
+    command = ["bash", str(root / "deploy/jetson/start.sh"), "namespace:=one two"]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    expected = "launch actrec recognize.launch.py model:=mine composed:=true namespace:=one two\n"
+    assert result.stdout == expected, result.stderr
 
 
 def test_services_share_the_transport_profile() -> None:

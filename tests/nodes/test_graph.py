@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def test_graph_node_names_match_their_classes(root: Path) -> None:
 def test_main_runs_the_node_with_the_name_of_the_executable(monkeypatch: pytest.MonkeyPatch, spec) -> None:
     monkeypatch.setattr(sys, "argv", [f"/opt/lib/actrec/{spec.name}", "--ros-args"])
     monkeypatch.setattr(processes, "spin", lambda node_class, args: (node_class, args))
+    monkeypatch.setattr(processes, "end_after", lambda timeout_s: None)
     assert processes.main() == (spec.load(), sys.argv)  # type: ignore[comparison-overlap]
 
 
@@ -257,6 +259,11 @@ def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_n
                 time.sleep(0.05)
 
         wait_until(lambda: monitor.truth.figures() and monitor.labels)
+        if processes:
+            os.kill(running.children["skeleton_node"].pid, signal.SIGKILL)
+            wait_until(running.restarted)
+            labels = monitor.labels
+            wait_until(lambda: monitor.labels > labels + 2)
         client = monitor.create_client(LoadModel, "recognizer_node/load_model")
         assert client.wait_for_service(100)
         for package, figure in ((with_hands.path, "processed"), (model, "idle")):
@@ -273,6 +280,8 @@ def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_n
     assert "actions" in result["performed"] and result["labels"] > 0 and result["latency_ms"]["p50"] > 0
     assert all(figures["processed"] > 0 for figures in result["nodes"].values())
     assert "hands has a subscriber: starting hand_node" in err
+    again = ["skeleton_node was ended by SIGKILL: starting it again", "skeleton_node is active again"]
+    assert [line in err for line in again] == [bool(processes)] * 2
     assert "num_hands, it is ignored" not in err, "hand_node has it"
     assert "hand_node: idle, no subscriber" in run_command.table(result)
     assert "Traceback" not in err
@@ -433,7 +442,16 @@ def test_transport_profile_is_set_for_fast_dds_only() -> None:
         environment = dict(rmw)
         assert transport.prepare(environment)
         assert os.path.isfile(environment["FASTRTPS_DEFAULT_PROFILES_FILE"])
-        assert not transport.prepare(environment)
+
+
+def test_transport_each_process_gets_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes the ports of one that was killed may get no message: others still send to the dead one."""
+    environment: dict[str, str] = {}
+    for port in (71, 189):  # the second is started by the first, and inherits its environment
+        monkeypatch.setattr(random, "choice", lambda ports, port=port: port if port in ports else None)
+        assert transport.prepare(environment)
+        profile = Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).read_text()
+        assert f"<rtps><port><offsetd3>{port}</offsetd3></port>" in profile and "actrec_shm" in profile
 
 
 def test_transport_profile_of_a_wheel_is_in_the_python_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common import topics
+from actrec_nodes.common import frame_node, topics
 from actrec_nodes.perception_nodes import HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
-from tests.nodes.conftest import still
+from tests.nodes.conftest import participants, still
 
 pytestmark = pytest.mark.ros
 
@@ -68,3 +68,20 @@ def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:
     node._wanted_at = 0.0
     node.follow_subscribers()
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed >= 2)
+
+
+def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(host, add, peer, monkeypatch) -> None:
+    """Fast DDS may lose the port of a participant: further subscriptions in it would get nothing either."""
+    monkeypatch.setattr(frame_node, "DEAF_S", 0.2)
+    node = add(SceneFlowNode, height=48, silence_s=0.1)
+    assert host.start() is None
+    before = participants()
+    frames = still()
+    peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed >= 1)
+    peer.wait_until(lambda: participants() == before + 1)
+    peer.wait_for_subscribers(topics.COLOR, 1)
+    done = node.statistics.snapshot().processed
+    peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed > done + 1)
+    node.trigger_deactivate()
+    peer.wait_for_subscribers(topics.COLOR, 0)
+    peer.wait_until(lambda: participants() == before)

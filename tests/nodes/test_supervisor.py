@@ -1,4 +1,4 @@
-"""Processes that die are started again, nodes that cannot start try again, and no child outlives a killed graph."""
+"""Dead processes and failed nodes are started again; no process outlives a killed graph."""
 
 import subprocess
 import sys
@@ -83,7 +83,7 @@ def test_supervisor_process_that_joins_later_and_fails_does_not_end_the_others(s
     assert running.wait(0.1) and not lines
 
 
-def test_node_that_cannot_start_tries_again_and_says_why(
+def test_node_failed_start_is_repeated_with_its_cause_in_the_diagnostics(
     context: Any, host: Any, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(processes, "FIRST_RETRY_S", 0.05)
@@ -94,7 +94,7 @@ def test_node_that_cannot_start_tries_again_and_says_why(
     monkeypatch.setattr(node, "report", lambda: reported.append(node.statistics.snapshot().last_error))
     assert host.start() is None and not node.is_active
     peer.wait_until(lambda: node.calls.count("activate") >= 3)
-    assert node.calls.count("configure") == 1, "what has succeeded is not repeated"
+    assert node.calls.count("configure") == 1, "only the failed transition is repeated"
     line = "cannot activate: no camera is connected: plug one in (next attempt in {} s)"
     assert {line.format(0.05), line.format(0.1)} <= set(reported)
     node._fail_in = ""
@@ -103,7 +103,7 @@ def test_node_that_cannot_start_tries_again_and_says_why(
     assert node.config == Config() and not node.last_error
 
 
-def test_node_that_cannot_start_stops_at_once(context: Any) -> None:
+def test_node_failed_start_does_not_delay_the_end(context: Any) -> None:
     with processes.Host(context) as host:
         node = Probe("configure", context=context, cli_args=["--ros-args", "-p", "start_retry_s:=60.0"])
         host.add(node)

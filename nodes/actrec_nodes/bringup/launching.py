@@ -10,6 +10,7 @@ from typing import Any
 from actrec import cameras
 from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph
+from actrec_nodes.bringup.processes import WATCHED
 from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S
 from actrec_nodes.common import parameter_files, topics
 
@@ -70,6 +71,7 @@ class Process:
         arguments: Command line before the ones of ROS.
         files: Parameter files.
         parameters: Parameters by name, which outrank the files.
+        environment: Environment variables.
     """
 
     executable: str
@@ -77,6 +79,7 @@ class Process:
     arguments: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
                 **_own_parameters(given, spec.name),
                 **graph.start_after(spec, specs),
             },
+            # The last is active last, and is back soon after it has died.
+            environment={WATCHED: ",".join(each.name for each in specs)} if spec == specs[-1] else {},
         )
         for spec in specs
     ]

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import select
@@ -29,6 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 from actrec.utils import folders, stop_signals
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_nodes.bringup import graph, transport
+from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.supervisor import Backoff
 from actrec_nodes.common import parameter_files
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
@@ -40,6 +42,7 @@ N = TypeVar("N", bound=Node)
 DRAIN_S = 5.0  # time to process the last inputs after a recording has ended
 READY_S = 60.0  # time to wait for the nodes of `start_after`
 PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end this one ends
+WATCHED = "ACTREC_WATCHED"  # environment variable: comma-separated nodes whose health this process reports to systemd
 ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
@@ -162,6 +165,25 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, name="parent", daemon=True).start()
+
+
+@contextlib.contextmanager
+def ending_within(timeout_s: float) -> Iterator[Callable[[], None]]:
+    """Yield a function to call when the clean-up begins: if the block ends later than `timeout_s`, the process ends.
+
+    A driver or DDS may hang. The exit status is 1, and the stacks of all threads are written to standard error. That
+    needs no lock of Python, which the call that hangs may hold.
+    """
+    try:
+        yield lambda: end_after(timeout_s)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def end_after(timeout_s: float) -> None:
+    """End this process with status 1 and the stacks of all threads if it still runs after a time."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # without standard error
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
 
 
 class Host(contextlib.AbstractContextManager["Host", None]):
@@ -340,21 +362,11 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
         files = parameter_files.given(args)
         for path in files:
             parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy
-        with ros(args) as context, Host(context) as host:
-            with uninterrupted():
-                node = node_class(context=context)
-                host.add(node)
-            for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
-                node.get_logger().warning(line)
-
-            def wait_for_others() -> None:
-                if missing := wait_until_active(node, node.start_after, READY_S):
-                    node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
-
-            if node.autostart and host.start(wait=wait_for_others) is not None:
-                return 1
-            host.wait()
-            return node.exit_status or 0
+        with ending_within(EXIT_S) as begin_end, ros(args) as context, Host(context) as host:
+            try:
+                return _run(node_class, args, files, host, context)
+            finally:
+                begin_end()
     except KeyboardInterrupt:
         return 0
     except ActrecError as error:
@@ -362,10 +374,35 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
         return 1
 
 
-def main() -> int:
-    """Run the node with the name of the executable."""
-    return spin(graph.find(Path(sys.argv[0]).name).load(), sys.argv)
+def _run(
+    node_class: Callable[..., ActrecNode[Any]], args: Sequence[str], files: Sequence[str], host: Host, context: Context
+) -> int:
+    """Make, start and spin a node until it has finished; return the exit status."""
+    with uninterrupted():
+        node = node_class(context=context)
+        host.add(node)
+    for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
+        node.get_logger().warning(line)
+
+    def wait_for_others() -> None:
+        if missing := wait_until_active(node, node.start_after, READY_S):
+            node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
+
+    if node.autostart and host.start(wait=wait_for_others) is not None:
+        return 1
+    watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
+    with GraphHealth(node, watched) if watched else contextlib.nullcontext():
+        host.wait()
+    return node.exit_status or 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node with the name of the executable, or of the first argument."""
+    arguments = sys.argv if arguments is None else arguments
+    status = spin(graph.find(Path(arguments[0]).name).load(), arguments)
+    end_after(EXIT_S)  # Python waits for threads, which may hang
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(spin(graph.find(sys.argv[1]).load(), sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -20,14 +20,16 @@ from actrec.utils.errors import ConfigError
 from actrec.visualization.snapshots import Snapshot
 from actrec_nodes.bringup import graph, transport
 from actrec_nodes.bringup.graph import NodeSpec
+from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
-from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ros, uninterrupted
+from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ending_within, ros, uninterrupted
 from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S, Supervisor
 from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 LAST_STATISTICS_S = 2.0  # time for the last statistics of ended processes to arrive
+END_S = 30.0  # time for the graph to end
 DEMAND_S = 0.5  # interval at which the subscribers of topics of nodes that are not started are counted
 
 
@@ -136,41 +138,56 @@ def run_graph(chosen: Plan, watch: Any = None, stopped: threading.Event | None =
     """
     end_with_parent()
     transport.remove_orphans()
-    with ros(["--ros-args", *chosen.ros_args], stopped=stopped) as context, Host(context) as host:
-        on_label = chosen.on_label or (lambda *_: None)
-        with uninterrupted():
-            monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
-            host.add(monitor)
-            images = PerformanceImages(context=context) if chosen.on_images is not None else None
-            if images is not None:
-                host.add(images)
-        runner = _in_processes if chosen.processes else _in_this_process
-        with runner(chosen, context, host, monitor) as running:
-            if running is None:
+    with (
+        ending_within(END_S) as begin_end,
+        ros(["--ros-args", *chosen.ros_args], stopped=stopped) as context,
+        Host(context) as host,
+    ):
+        try:
+            return _run(chosen, watch, context, host)
+        finally:
+            begin_end()
+
+
+def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, Any] | None:
+    on_label = chosen.on_label or (lambda *_: None)
+    with uninterrupted():
+        monitor = GraphMonitor([spec.name for spec in chosen.specs], on_label, context=context)
+        host.add(monitor)
+        images = PerformanceImages(context=context) if chosen.on_images is not None else None
+        if images is not None:
+            host.add(images)
+    runner = _in_processes if chosen.processes else _in_this_process
+    with runner(chosen, context, host, monitor) as running:
+        if running is None:
+            return None
+        began = time.monotonic()
+        interrupted = True
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            GraphHealth(monitor, [spec.name for spec in chosen.specs], running.restarted),
+            _starting_on_demand(chosen.spare, running, monitor),
+        ):
+            if watch is not None:
+                watch(running, monitor)
+            elif not running.wait(chosen.duration_s):
                 return None
-            began = time.monotonic()
-            interrupted = True
-            with contextlib.suppress(KeyboardInterrupt), _starting_on_demand(chosen.spare, running, monitor):
-                if watch is not None:
-                    watch(running, monitor)
-                elif not running.wait(chosen.duration_s):
-                    return None
-                interrupted = False
-            seconds = time.monotonic() - began
-            used = running.usage()
-            nodes = running.finish(monitor)
-        if images is not None and chosen.on_images is not None:
-            chosen.on_images(images.snapshots())
-        return {
-            "nodes": nodes,
-            "labels": monitor.labels,
-            "changes": monitor.changes,
-            "performed": monitor.truth.figures(_labels_of_model(nodes)),
-            "latency_ms": monitor.latency_ms(),
-            "duration_s": round(seconds, 2),
-            "interrupted": interrupted,
-            "usage": used,
-        }
+            interrupted = False
+        seconds = time.monotonic() - began
+        used = running.usage()
+        nodes = running.finish(monitor)
+    if images is not None and chosen.on_images is not None:
+        chosen.on_images(images.snapshots())
+    return {
+        "nodes": nodes,
+        "labels": monitor.labels,
+        "changes": monitor.changes,
+        "performed": monitor.truth.figures(_labels_of_model(nodes)),
+        "latency_ms": monitor.latency_ms(),
+        "duration_s": round(seconds, 2),
+        "interrupted": interrupted,
+        "usage": used,
+    }
 
 
 @contextlib.contextmanager
@@ -197,7 +214,7 @@ def _starting_on_demand(spare: Sequence[NodeSpec], running: "Running", monitor: 
         yield
     finally:
         stopping.set()
-        thread.join()
+        thread.join(END_S)
 
 
 def _labels_of_model(nodes: dict[str, Any]) -> tuple[str, ...] | None:
@@ -255,6 +272,10 @@ class _Threads:
         self._host.wait(duration_s)
         return not any(node.exit_status for node in self._host.nodes)
 
+    def restarted(self) -> dict[str, float]:
+        """Return an empty dictionary, as nodes of one process end together."""
+        return {}
+
     def usage(self) -> dict[str, Any]:
         return {"all": usage(os.getpid())}
 
@@ -304,9 +325,8 @@ class _Processes:
         """The process of each node by name."""
         return dict(self._supervisor.children)
 
-    @property
     def restarted(self) -> dict[str, float]:
-        """Time of the newest start of each node that was started again, monotonic seconds."""
+        """Return the time of the newest start of each node that was started again, monotonic seconds."""
         return dict(self._supervisor.restarted)
 
     def start(self, spec: NodeSpec) -> None:

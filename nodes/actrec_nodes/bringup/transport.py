@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, MutableMapping
 from concurrent import futures
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,12 @@ PROFILE = "config/fastdds.xml"
 OWN_CHOICE = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 """Variables by which the user chooses the transport."""
 
+USER_PORTS = range(71, 191, 2)
+"""Offsets of a process's first port for messages, of the 250 of a ROS domain; by default 11 (10 is for discovery)."""
+
+COPIES = "fastdds"  # folder of temporary files with the profile of each port
+PORT = "<port><offsetd3>{}</offsetd3></port>"
+
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
 DISCOVERY_S = 10.0
 SETTLE_S = 0.5
@@ -42,20 +49,34 @@ DOMAINS = range(40, 102)
 
 
 def prepare(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Select our Fast DDS profile unless the user has chosen one, before `rclpy.init`; return whether it was set."""
+    """Select our Fast DDS profile unless the user has chosen one, before `rclpy.init`; return whether it was set.
+
+    The process gets a copy of the profile with ports of its own. Fast DDS gives a new process the first free
+    ports, which a killed process may have had. For up to 20 s, until its lease ends, others still send to the
+    dead process, and create and remove its port in shared memory at each message. They can remove the file under the
+    new process, which then never gets a message (eProsima/Fast-DDS #5469).
+    """
     settings = profile_environment(environment)
+    if settings:
+        port = random.choice(USER_PORTS)
+        text = Path(next(iter(settings.values()))).read_text(encoding="utf-8")
+        path = folders.temporary(COPIES) / f"{port}.xml"
+        folders.write_file(path, text.replace("<rtps>", f"<rtps>{PORT.format(port)}", 1).encode())
+        settings = dict.fromkeys(settings, str(path))
     environment.update(settings)
     return bool(settings)
 
 
 def profile_environment(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that `prepare` sets: none if another middleware or transport is chosen."""
+    """Return the variables that select the profile: none if another middleware or transport is chosen."""
     if "fastrtps" not in environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
-        return {}
-    if any(environment.get(name) for name in OWN_CHOICE):
         return {}
     *shares, source = zoo.installed(PROFILE)
     path = next((str(path) for path in (source, *shares) if path.is_file()), None)
+    # Not by the user, if it is ours: the process that started this one has set it.
+    chosen = [value for name in OWN_CHOICE if (value := environment.get(name))]
+    if any(value != path and not fnmatch(value, f"*/actrec_*{COPIES}*/*.xml") for value in chosen):
+        return {}
     if path is None:
         raise ConfigError(f"{PROFILE} is not installed: build the workspace again (make build, or colcon build)")
     # Humble knows the first name, later distributions the second.

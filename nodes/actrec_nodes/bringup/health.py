@@ -1,0 +1,138 @@
+"""Health of a running graph: the lifecycle states of its nodes, reported to systemd and in the log."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+
+PERIOD_S = 1.0  # interval at which nodes are asked for their states
+ANSWER_S = 5.0  # a node that has not answered for this long is not alive
+
+
+def notify(*states: str) -> bool:
+    """Send states such as READY=1 to systemd, as sd_notify does; return False if it does not wait for them."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        channel.sendall("\n".join(states).encode())
+    return True
+
+
+def watchdog_s() -> float:
+    """Return the time after which systemd restarts the service without WATCHDOG=1, seconds; infinite for never."""
+    return float(os.environ.get("WATCHDOG_USEC") or "inf") / 1e6
+
+
+@dataclass
+class _Asked:
+    """The last question to a node for its state, and its last answer."""
+
+    client: Any
+    answer: Any = None
+    asked: float = 0.0
+    state: str = ""
+    answered: float = float("-inf")  # monotonic seconds at which the answered question was asked
+
+
+class GraphHealth:
+    """Asks nodes for their lifecycle states, in a thread; a context manager.
+
+    systemd gets READY=1 as soon as all nodes are active, so that labels can flow, and then WATCHDOG=1 while all nodes
+    answer. A node that a client has deactivated, or that waits for its camera, answers: to restart it would not help.
+
+    Args:
+        asking: Node that asks; another thread spins it.
+        names: Names of the nodes, which others may join.
+        restarted: Returns the time of the newest start of each node that was started again, monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        asking: Node,
+        names: Iterable[str],
+        restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
+    ):
+        self._asking, self._restarted = asking, restarted
+        self._nodes: dict[str, _Asked] = {}
+        self._ready, self._status = False, ""
+        self._announced: dict[str, float] = {}
+        self._stopping = threading.Event()
+        for name in names:
+            self._nodes[name] = _Asked(asking.create_client(GetState, f"{name}/get_state"))
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def __enter__(self) -> "GraphHealth":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stopping.set()
+        notify("STOPPING=1")
+        self._thread.join()
+        for asked in self._nodes.values():
+            self._asking.destroy_client(asked.client)
+
+    def inactive(self) -> list[str]:
+        """Return the nodes that are not active, with their states."""
+        return [
+            f"{name} ({asked.state or 'no answer'})" for name, asked in self._nodes.items() if asked.state != "active"
+        ]
+
+    def silent(self) -> list[str]:
+        """Return the nodes that do not answer."""
+        now = time.monotonic()
+        return [name for name, asked in self._nodes.items() if now - asked.answered > ANSWER_S]
+
+    def _run(self) -> None:
+        period_s = min(PERIOD_S, watchdog_s() / 4)
+        while not self._stopping.wait(period_s):
+            for asked in self._nodes.values():
+                self._ask(asked)
+            self._announce()
+            self._notify()
+
+    def _ask(self, asked: _Asked) -> None:
+        now = time.monotonic()
+        if asked.answer is not None and asked.answer.done():
+            answer, asked.answer = asked.answer.result(), None
+            if answer is not None:
+                asked.state, asked.answered = str(answer.current_state.label), asked.asked
+        if asked.answer is not None and now - asked.asked > PERIOD_S:  # the node has died, or is busy
+            asked.client.remove_pending_request(asked.answer)
+            asked.answer = None
+        if now - asked.answered > ANSWER_S:
+            asked.state = ""
+        if asked.answer is None and asked.client.service_is_ready():
+            asked.answer, asked.asked = asked.client.call_async(GetState.Request()), now
+
+    def _announce(self) -> None:
+        """Log that a node that was started again is active."""
+        for name, began in self._restarted().items():
+            asked = self._nodes.get(name)
+            if asked and asked.state == "active" and asked.answered > began and self._announced.get(name) != began:
+                self._announced[name] = began
+                line = f"{name} is active again, {asked.answered - began:.1f} s after its process was started"
+                self._asking.get_logger().warning(line)
+
+    def _notify(self) -> None:
+        inactive, silent = self.inactive(), self.silent()
+        status = f"waiting for {', '.join(inactive)}" if inactive else f"{len(self._nodes)} nodes are active"
+        states = [f"STATUS={status}"] if status != self._status else []
+        self._status = status
+        if not inactive and not self._ready:
+            self._ready = True
+            states.append("READY=1")
+        if self._ready and not silent:
+            states.append("WATCHDOG=1")
+        if states:
+            notify(*states)

@@ -1,0 +1,73 @@
+"""The health of a graph reaches systemd, from nodes in real processes and threads."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actrec_nodes.bringup.health import GraphHealth, notify
+from tests.nodes.conftest import Peer
+from tests.nodes.test_lifecycle import Probe
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Return the socket on which systemd receives, with a watchdog of 0.4 s."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(f"\0actrec_test_{os.getpid()}")
+        channel.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@actrec_test_{os.getpid()}")
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        yield channel
+
+
+def receive(channel: socket.socket, wanted: str) -> list[str]:
+    """Return the states up to a wanted one."""
+    states: list[str] = []
+    deadline = time.monotonic() + 60
+    while wanted not in states:
+        assert time.monotonic() < deadline, states
+        states += channel.recv(4096).decode().splitlines()
+    return states
+
+
+def test_notify_sends_states_if_systemd_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    assert notify("READY=1"), "without a receiver"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        assert notify("READY=1", "STATUS=ready")
+        assert channel.recv(100) == b"READY=1\nSTATUS=ready"
+
+
+def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
+    systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("actrec_nodes.bringup.health.ANSWER_S", 1.0)
+    node = add(Probe)
+    restarted: dict[str, float] = {}
+    with GraphHealth(peer, ["probe"], lambda: restarted):
+        assert receive(systemd, "STATUS=waiting for probe (unconfigured)")[-1].startswith("STATUS=")
+        assert host.start([node]) is None
+        assert "READY=1" in receive(systemd, "WATCHDOG=1")
+        node.trigger_deactivate()
+        receive(systemd, "STATUS=waiting for probe (inactive)")
+        receive(systemd, "WATCHDOG=1")  # deactivated by a client: it answers
+        node.trigger_activate()
+        receive(systemd, "STATUS=1 nodes are active")
+        restarted["probe"] = time.monotonic()
+        node.destroy_node()  # it does not answer
+        receive(systemd, "STATUS=waiting for probe (no answer)")
+        systemd.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            receive(systemd, "WATCHDOG=1")
+        systemd.settimeout(60)
+    assert receive(systemd, "STOPPING=1")
