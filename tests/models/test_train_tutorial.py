@@ -14,7 +14,19 @@ from tests.documents import commands, tutorial
 ARCHIVE = "utd_mhad_skeletons.npz"
 FEWER = {
     "prepare": ["--workers", "0", "--quiet"],
-    "train": ["--set", "epochs=1", "--set", "batch=16", "--accelerator", "cpu", "--workers", "0", "--threads", "1", "--quiet"],
+    "train": [
+        "--set",
+        "epochs=1",
+        "--set",
+        "batch=16",
+        "--accelerator",
+        "cpu",
+        "--workers",
+        "0",
+        "--threads",
+        "1",
+        "--quiet",
+    ],
     "eval": ["--threads", "1", "--quiet"],
 }
 
