@@ -6,8 +6,8 @@ from typing import Any
 from actrec.utils.errors import ConfigError, MissingLibraryError
 
 INSTALL_OPENCV = (
-    "pip install opencv-contrib-python; if it lacks a library such as libxcb: sudo apt-get install libgl1 libglib2.0-0, "
-    "or pip uninstall -y opencv-contrib-python && pip install opencv-contrib-python-headless"
+    "pip install opencv-contrib-python; if it lacks a library such as libxcb: sudo apt-get install libgl1 "
+    "libglib2.0-0, or pip uninstall -y opencv-contrib-python && pip install opencv-contrib-python-headless"
 )
 
 
