@@ -226,11 +226,11 @@ class ActionRecognizer:
     def _add_frame(self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None) -> list[ActionPrediction]:
         found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
         up = None if up is None else gravity.check_up(up)
-        if up is not None and self._inputs.window.gravity != "camera":
-            self._set_up(up)
         if stamp_ns == self._newest_ns:
             self.counts.duplicates += 1
             return []
+        if up is not None and self._inputs.window.gravity != "camera":
+            self._set_up(up)
         self.counts.frames += 1
         self._skip_pending()
         before = list(self._tracks)

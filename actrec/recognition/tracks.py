@@ -26,6 +26,9 @@ BUFFERED_IMAGES = 32
 BUFFER_S = 1.0
 """How long an image is kept for the skeletons of its frame, and skeletons for their scene flow."""
 
+FARTHEST_M = 1000.0
+"""Largest coordinate of a joint; beyond it positions are wrong, or in mm."""
+
 MAX_LEAD_S = 60.0
 """Other streams may be ahead of the skeletons by the latency of perception; if by more, their stamps are wrong."""
 
@@ -81,6 +84,8 @@ def _checked(found: Body, name: str, layout: str, owner: str) -> np.ndarray:
         raise InputError(f"{owner} has {name} {list(values.shape)}, expected {list(expected)} of {layout}")
     if np.isinf(values).any():
         raise InputError(f"{owner} has infinite coordinates; set a missing joint to NaN")
+    if name == "positions" and (np.abs(values) > FARTHEST_M).any():
+        raise InputError(f"{owner} has a joint more than {FARTHEST_M:g} m away: are positions in meters?")
     return values
 
 

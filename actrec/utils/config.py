@@ -109,7 +109,7 @@ def parse_pairs(pairs: Iterable[str], kind: str) -> dict[str, Any]:
         settings.pop(key, None)  # the last of two values wins, in its position
         try:
             settings[key] = _parse_value(value)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-13-45, which looks like a date
+        except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-13-45, which looks like a date
             raise ConfigError(f"{kind} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings
 

@@ -5,6 +5,7 @@ import array
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
 
 from actrec.recordings import image_decoding
 from actrec.types import Body, Face, Hand, Intrinsics
@@ -263,3 +264,9 @@ def test_camera_info_region_of_interest_must_be_the_full_image(roi: tuple[int, .
     else:
         with pytest.raises(InputError, match="region of interest"):
             c.info_to_intrinsics(info)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "[" * 100_000])
+def test_statistics_that_are_no_object_raise_input_error(text: str) -> None:
+    with pytest.raises(InputError, match="no JSON object"):
+        c.message_to_statistics(String(data=text))

@@ -373,6 +373,18 @@ def test_synchronizer_restarts_when_stamps_jump_back(depth_first: bool) -> None:
     assert bench.out == [(t, t) for t in times]
 
 
+def test_synchronizer_wild_stamps_do_not_drop_later_images() -> None:
+    bench = Bench()
+    for stamp_s in (1_600_000_000, 0, 2**31 - 1, -1, 1_500_000_000, 2**31 - 1):
+        bench.sync.add_color(color(stamp_s * 1000))
+        bench.sync.add_depth(depth(stamp_s * 1000))
+    bench.out.clear()
+    for k in range(10):
+        bench.sync.add_color(color(1_700_000_000_000 + 33 * k))
+        bench.sync.add_depth(depth(1_700_000_000_000 + 33 * k))
+    assert len(bench.out) >= 9
+
+
 def test_synchronizer_images_without_stamps_are_reported() -> None:
     bench = Bench()
     for _ in range(3):

@@ -291,7 +291,7 @@ def _listed_files(folder: Path, notes: list[str]) -> list[str]:
         paths = [Path(name) for name in about["rosbag2_bagfile_information"]["relative_file_paths"]]
     except FileNotFoundError:
         return []
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, TypeError) as error:
         notes.append(f"metadata.yaml is damaged ({type(error).__name__}): reading the files without it")
         return []
     return [path.stem if path.suffix in PACKED_SUFFIXES else path.name for path in paths]
@@ -338,11 +338,20 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
 def _add_connection(writer: Writer, channel: Channel) -> Any:
     """Return the connection, or None, with a warning, if the messages have no known definition."""
     try:
-        store, profiles = typestore_of(channel), parse_qos(channel.qos)
+        store, profiles = typestore_of(channel), _offered_qos(channel)
         return writer.add_connection(channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=profiles)
     except (TypesysError, InputError) as error:
         log.warning("skipping %s: %s", channel, error or "its definition in the bag cannot be read")
         return None
+
+
+def _offered_qos(channel: Channel) -> list[Any]:
+    """Return the QoS profiles of a topic's publishers; none, with a warning, if they are damaged."""
+    try:
+        return list(parse_qos(channel.qos))
+    except Exception as error:  # of rosbags or of its YAML library
+        log.warning("the QoS profiles of %s are damaged (%s): written without them", channel, type(error).__name__)
+        return []
 
 
 def typestore_of(channel: Channel) -> Any:

@@ -388,7 +388,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, or an impossible date such as 2024-13-45
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # not UTF-8, or an impossible date such as 2024-13-45
         raise ConfigError(f"recipe '{path}' is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' is empty or not a mapping; see models/recipes for examples")

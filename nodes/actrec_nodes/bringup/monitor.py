@@ -1,6 +1,5 @@
 """The node of `actrec run` that follows a graph: its labels, statistics, and what simulated actors perform."""
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -95,7 +94,7 @@ class GraphMonitor(Node):
     def _keep(self, name: str) -> Callable[[String], None]:
         def keep(message: String) -> None:
             with self._lock:
-                self._statistics[name] = json.loads(message.data)
+                self._statistics[name] = conversions.message_to_statistics(message)
 
         return keep
 

@@ -1,7 +1,6 @@
 """Images, people, labels and events of a running graph, for `actrec view`."""
 
 import contextlib
-import json
 import sys
 import threading
 import time
@@ -132,7 +131,7 @@ class ViewNode(Node):
         self._view.event(conversions.message_to_event(message))
 
     def _on_statistics(self, message: String) -> None:
-        figures = json.loads(message.data)
+        figures = conversions.message_to_statistics(message)
         self._view.figures({name: figures[name] for name in ("model", "device") if figures.get(name)})
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import array
 import copy
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Point32, Vector3
 from rclpy.duration import Duration
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from actrec.recognition import ActionEvent, ActionPrediction
 from actrec.recognition.events import BEGAN, ENDED
@@ -83,6 +84,17 @@ def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
         step=pixels.strides[0],
         data=data,
     )
+
+
+def message_to_statistics(message: String) -> dict[str, Any]:
+    """Return the statistics of a node, as `NodeStatistics.json` writes them; raise InputError for another text."""
+    try:
+        figures = json.loads(message.data)
+    except (ValueError, RecursionError):
+        figures = None
+    if not isinstance(figures, dict):
+        raise InputError("statistics of a node are no JSON object: does another node publish on their topic?")
+    return figures
 
 
 def color_to_image(color: np.ndarray, head: Header) -> Image:

@@ -43,7 +43,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"there is no parameter file {path}") from error
     except OSError as error:
         raise ConfigError(f"cannot read parameter file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"parameter file {path} is not YAML: {str(error).splitlines()[0]}") from error
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"parameter file {path} sets no parameters, expected {_FORM}")

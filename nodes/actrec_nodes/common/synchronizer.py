@@ -25,6 +25,7 @@ RECENT = 1024  # color images whose arrival is remembered: half a minute at 30 H
 DISORDER = 300  # depth images after which a delivery out of order is forgotten: ten seconds at 30 Hz
 STEADY = 10  # depth images in time, in a row, after which color waits again for depth that was too late
 MARGIN = 1.25  # factor on a measured delay, in advice on `depth_wait_s` and for depth out of order
+MAX_INTERVAL_S = 10.0  # between color images; longer ones are pauses, or wild stamps that would hide a jump back
 MAX_DELAY_S = 20.0  # stamps of depth that are older than this against color's are of another clock
 OUT_OF_ORDER = 3  # intervals by which a color image may be older; beyond them stamps jumped back
 
@@ -231,7 +232,7 @@ class Synchronizer:
             self.reset()
             self._depth, self._waiting_since, self._received_at = depth, waiting, now
         else:
-            if back < 0:
+            if 0 < -back <= MAX_INTERVAL_S * NANOSECONDS:
                 self._intervals.append(-back)
             if paused and self._color:
                 self._waiting_since = now

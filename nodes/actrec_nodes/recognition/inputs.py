@@ -1,6 +1,5 @@
 """The streams that a recognizer takes, from messages; and why one is silent."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -225,7 +224,7 @@ class RecognizerInputs:
         self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
 
     def _on_flow_statistics(self, message: String) -> None:
-        self.scene_flow = json.loads(message.data)
+        self.scene_flow = conversions.message_to_statistics(message)
 
     def _on_flow_info(self, message: CameraInfo) -> None:
         self._intrinsics = conversions.info_to_intrinsics(message)

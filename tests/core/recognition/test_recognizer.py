@@ -196,6 +196,15 @@ def test_add_skeletons_duplicate_frame_is_ignored(session: Session) -> None:
     assert recognizer.counts.duplicates == 1 and recognizer.counts.frames == 10
 
 
+def test_add_skeletons_duplicate_frame_of_a_turned_camera_is_ignored(session: Session) -> None:
+    recognizer = EachFrame(session)
+    for frame in range(10):
+        recognizer.add_skeletons(stamp(frame), [body(1.0)], np.array([0.0, -1.0, 0.0]))
+    recognizer.add_skeletons(stamp(9), [body(1.0)], np.array([1.0, 0.0, 0.0]))
+    (label,) = recognizer.predict()
+    assert (label.label, recognizer.counts.duplicates, recognizer.counts.restarts) == ("right", 1, 0)
+
+
 def test_add_skeletons_without_predict_extends_window(session: Session) -> None:
     recognizer, other = EachFrame(session), EachFrame(session)
     for frame in range(20):
@@ -247,6 +256,7 @@ def test_predict_nan_output_is_unknown(tmp_path: Path) -> None:
         ({"layout": "hand_21", "positions": np.zeros((21, 3), np.float32)}, "no conversion from layout 'hand_21'"),
         ({"positions": np.zeros((20, 3), np.float32)}, r"positions \[20, 3\], expected \[25, 3\] of kinect_v2_25"),
         ({"positions": np.full((25, 3), np.inf, np.float32)}, "infinite"),
+        ({"positions": np.full((25, 3), 2500.0, np.float32)}, "more than 1000 m away: are positions in meters"),
         ({"body_id": ""}, "no id"),
         ({"body_id": "body_2"}, "two bodies"),
     ],

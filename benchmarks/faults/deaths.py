@@ -1,0 +1,117 @@
+"""Campaigns in which processes die or stop: SIGKILL of a node and of the whole graph, SIGSTOP of a node."""
+
+import contextlib
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from actrec.types import NANOSECONDS
+from benchmarks.faults.live_graph import LiveGraph, camera_arguments, run_command, running
+from benchmarks.faults.outcome import Outcome, chosen
+
+NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
+LOST_S = 60.0  # labels that are not back by then are lost
+BETWEEN_S = 2.0  # shortest time that a graph works between two faults
+
+KILL_MAX_S, KILL_P95_S, GRAPH_MAX_S, STOP_MAX_S = 5.0, 3.0, 15.0, 5.0
+STOPPED_S = 10.0
+QUEUE = 1000  # messages: the recognizer's subscription of skeletons, which holds half a minute
+
+UNIT = Path(__file__).resolve().parents[2] / "deploy/jetson/actrec.service"
+
+
+def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
+    """Kill each node `times` times with SIGKILL, at random moments, while all run in processes of their own."""
+    with running(NODES, *camera_arguments()) as graph:
+        outcomes = [_strike("kill", graph, name, times, 0.0) for name in chosen(only, NODES)]
+        for outcome in outcomes:
+            outcome.check(KILL_MAX_S, KILL_P95_S)
+            outcome.require(not graph.tracebacks(), f"{graph.tracebacks()} tracebacks")
+    return outcomes
+
+
+def stop(times: int, only: Sequence[str] = ()) -> list[Outcome]:
+    """Stop each node with SIGSTOP for `STOPPED_S`, `times` times, and continue it."""
+    with running(NODES, *camera_arguments()) as graph:
+        outcomes = []
+        for name in chosen(only, NODES):
+            before = graph.memory_mb()
+            outcome = _strike("stop", graph, name, times, STOPPED_S)
+            outcome.growth_mb = graph.memory_mb() - before
+            outcome.check(STOP_MAX_S)
+            queue = max(int(graph.monitor.statistics(each).get("queue", 0)) for each in NODES)
+            outcome.figures["queue"] = queue
+            outcome.require(queue <= QUEUE, f"queue of {queue}")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _strike(campaign: str, graph: LiveGraph, name: str, times: int, stopped_s: float) -> Outcome:
+    """Kill a node, or stop it for a time, and wait for labels of later frames."""
+    outcome, moments = Outcome(campaign, name), random.Random(0)
+    for _ in range(times):
+        graph.settle(BETWEEN_S + moments.random())
+        count = len(graph.monitor.labels)
+        graph.signal(name, signal.SIGSTOP if stopped_s else signal.SIGKILL)
+        if stopped_s:
+            time.sleep(stopped_s)
+            with contextlib.suppress(ProcessLookupError):  # a watchdog may have killed it
+                graph.signal(name, signal.SIGCONT)
+        since_ns = time.time_ns()
+        outcome.add(graph.wait_for_output(name, since_ns, LOST_S))
+        outcome.add_labels(graph.monitor.labels_since(count))
+    return outcome
+
+
+class Supervisor:
+    """Starts a graph's command again after it has ended, as systemd does with `deploy/jetson/actrec.service`.
+
+    A stand-in for systemd, which containers lack: it waits for the unit's `RestartSec`, and starts the nodes by
+    `actrec run --processes`, because `deploy/jetson/start.sh` needs the launch packages of a ROS distribution.
+    """
+
+    def __init__(self, graph: LiveGraph):
+        self._graph = graph
+        self.restart_s = float(re.findall(r"^RestartSec=(\d+)", UNIT.read_text(encoding="utf-8"), re.MULTILINE)[0])
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the graph's process in a thread."""
+        stopped = threading.Event()
+
+        def watch() -> None:
+            while not stopped.wait(0.05):
+                process = self._graph.process
+                if process is not None and process.poll() is not None and not stopped.wait(self.restart_s):
+                    self._graph.start()
+
+        thread = threading.Thread(target=watch, name="supervisor")
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def kill_graph(times: int, only: Sequence[str] = ()) -> list[Outcome]:
+    """Kill all processes of the graph at once, `times` times, under a supervisor."""
+    outcome = Outcome("kill_graph", "all nodes")
+    with running(NODES, command=run_command(NODES, *camera_arguments())) as graph:
+        supervisor = Supervisor(graph)
+        with supervisor.watching():
+            for _ in range(times):
+                graph.settle(BETWEEN_S)
+                count = len(graph.monitor.labels)
+                graph.kill()
+                since_ns = time.time_ns()
+                came = graph.monitor.wait_for(lambda: graph.monitor.newest_ns("recognizer_node") > since_ns, LOST_S)  # noqa: B023
+                outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
+                outcome.add_labels(graph.monitor.labels_since(count))
+    outcome.figures["RestartSec"] = supervisor.restart_s
+    outcome.check(GRAPH_MAX_S)
+    return [outcome]

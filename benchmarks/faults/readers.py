@@ -1,0 +1,311 @@
+"""Every reader of files, each with a small valid file that it reads."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from actrec.datasets.ntu import skeletons as ntu_skeletons
+from actrec.inference import load, package
+from actrec.recordings import RecordingConfig, image_decoding, labels, open_recording
+from actrec.recordings.image_folder import FolderWriter
+from actrec.recordings.rosbag import bag_files
+from actrec.recordings.rosbag.bag_writer import BagWriter, typestore_with
+from actrec.recordings.skeleton_files import open_sequences
+from actrec.recordings.video import VideoWriter
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils import calibration_files
+from actrec_nodes.common import parameter_files
+from tests import ntu_text
+from tests.core.datasets.motion_files import amc_text, asf_text, bvh_text
+from tests.tiny_model import write_tiny
+
+FRAMES, WIDTH, HEIGHT, FPS = 4, 64, 48, 15
+LENS = Intrinsics(WIDTH, HEIGHT, 60.0, 60.0, 31.5, 23.5)
+CONFIG = RecordingConfig(intrinsics="60,60,31.5,23.5")
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of one kind of file.
+
+    Attributes:
+        write: Writes a valid file, and what belongs to it, into an empty folder; returns the file to mutate.
+        read: Reads the file completely.
+    """
+
+    write: Callable[[Path], Path]
+    read: Callable[[Path], object]
+
+
+@cache
+def person() -> np.ndarray:
+    """Return joints [FRAMES, 25, 3] m of a person in front of the camera."""
+    return ntu_text.person(FRAMES) * [1, -1, 1]
+
+
+@cache
+def frames() -> list[RgbdFrame]:
+    """Return small frames with color, depth and a body."""
+    random, found = np.random.default_rng(0), []
+    for k in range(FRAMES):
+        color = random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        depth = random.uniform(1, 4, (HEIGHT, WIDTH)).astype(np.float32)
+        joints = person()[k].astype(np.float32)
+        body = Body("body_1", "kinect_v2_25", joints, np.zeros((25, 2), np.float32), np.ones(25, np.float32))
+        found.append(RgbdFrame(10**18 + k * 10**9 // FPS, color, depth, LENS, "camera", skeletons=[body]))
+    return found
+
+
+def play(path: Path) -> int:
+    """Return the number of frames of a recording."""
+    with open_recording(path, CONFIG) as recording:
+        return sum(1 for _ in recording.frames())
+
+
+def write_mcap(folder: Path) -> Path:
+    """Write a bag of images, as `record_node` does."""
+    with BagWriter(folder / "bag") as writer:
+        for frame in frames():
+            writer.write_frame(frame)
+    return next((folder / "bag").glob("*.mcap"))
+
+
+def write_sqlite(folder: Path) -> Path:
+    """Write a bag of compressed images in SQLite, as a vendor's driver and `ros2 bag record` do."""
+    store: Any = typestore_with(COMPRESSED)
+    time_of, header_of = (store.types[name] for name in ("builtin_interfaces/msg/Time", "std_msgs/msg/Header"))
+    with Writer(folder / "bag", version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        topic = "/camera/color/image_raw/compressed"
+        connection = writer.add_connection(topic, COMPRESSED, typestore=store)
+        for frame in frames():
+            sec, nanosec = divmod(frame.stamp_ns, 10**9)
+            header = header_of(stamp=time_of(sec=sec, nanosec=nanosec), frame_id="camera")
+            data = cv2.imencode(".jpg", frame.color)[1]  # type: ignore[arg-type]
+            message = store.types[COMPRESSED](header=header, format="rgb8; jpeg compressed bgr8", data=data.ravel())
+            writer.write(connection, frame.stamp_ns, store.serialize_cdr(message, COMPRESSED))
+    return next((folder / "bag").glob("*.db3"))
+
+
+def recover_bag(path: Path) -> object:
+    """Recover a bag beside it."""
+    out = path.parent.parent / "recovered"
+    shutil.rmtree(out, ignore_errors=True)
+    return bag_files.recover(path, out)
+
+
+def write_video(name: str) -> Callable[[Path], Path]:
+    """Return a function that writes a video of this file name."""
+
+    def write(folder: Path) -> Path:
+        writer = VideoWriter(folder / name)
+        for frame in frames():
+            writer.write(frame.color, frame.stamp_ns)  # type: ignore[arg-type]
+        writer.close()
+        return folder / name
+
+    return write
+
+
+def write_images(name: str) -> Callable[[Path], Path]:
+    """Return a function that writes a folder of images and returns one of its files."""
+
+    def write(folder: Path) -> Path:
+        writer = FolderWriter(folder / "images", LENS, FPS)
+        for frame in frames():
+            writer.add(frame, {"body_1": "wave"})
+        writer.close()
+        return folder / "images" / name
+
+    return write
+
+
+def write_ntu(folder: Path) -> Path:
+    """Write a skeleton file of NTU RGB+D."""
+    return ntu_text.write(
+        folder / "S001C001P001R001A001.skeleton", {72057594037931101: ntu_text.person(FRAMES)}, FRAMES
+    )
+
+
+def write_nucla(folder: Path) -> Path:
+    """Write a skeleton file of N-UCLA."""
+    path = folder / "a01_s01_e00_v01.json"
+    joints = (person()[:, :20] * [1, -1, 1]).round(4).tolist()
+    path.write_text(json.dumps({"file_name": path.stem, "skeletons": joints, "label": 1}))
+    return path
+
+
+def write_csv(folder: Path) -> Path:
+    """Write a capture of a Kinect v2."""
+    rows = [
+        ",".join([str(10**9 + 333_333 * k), *(f"{x:.4f},{y:.4f},{z:.4f},2" for x, y, z in joints)])
+        for k, joints in enumerate(ntu_text.person(FRAMES))
+    ]
+    (folder / "capture.csv").write_text("\n".join(rows) + "\n")
+    return folder / "capture.csv"
+
+
+def write_bvh(folder: Path) -> Path:
+    """Write motion capture as Bandai-Namco does."""
+    from tests.core.recordings.test_motion_capture import BANDAI, standing
+
+    (folder / "walk.bvh").write_text(bvh_text(standing(FRAMES), BANDAI))
+    return folder / "walk.bvh"
+
+
+def write_amc(folder: Path) -> Path:
+    """Write motion capture as HDM05 does, with its skeleton."""
+    (folder / "HDM_mm.asf").write_text(asf_text())
+    (folder / "HDM_mm_01-01_01_120.amc").write_text(amc_text([{}] * FRAMES))
+    return folder / "HDM_mm_01-01_01_120.amc"
+
+
+def write_npz(folder: Path) -> Path:
+    """Write a user's own skeletons with labels."""
+    np.savez(
+        folder / "own.npz", positions=person(), layout="kinect_v2_25", fps=15.0, labels=["wave"], body_ids=["anna"]
+    )
+    return folder / "own.npz"
+
+
+def write_calibration(part: str) -> Callable[[Path], Path]:
+    """Return a function that writes the calibration files of a camera and returns one of them."""
+
+    def write(folder: Path) -> Path:
+        geometry = calibration_files.DepthGeometry(np.eye(4), 1.01, 0.002)
+        mount = calibration_files.Mount("base", "camera", np.eye(4), False)
+        paths = {name: folder / f"cam1_{name}.yaml" for name in ("color", "depth", "mount")}
+        calibration_files.write_intrinsics(paths["color"], LENS, "cam1", note="a test")
+        calibration_files.write_intrinsics(paths["depth"], LENS, "cam1", geometry)
+        calibration_files.write_mount(paths["mount"], mount)
+        return paths[part]
+
+    return write
+
+
+def write_parameters(folder: Path) -> Path:
+    """Write a parameter file of ROS."""
+    shutil.copy(Path(__file__).resolve().parents[2] / "config/demo.yaml", folder / "parameters.yaml")
+    return folder / "parameters.yaml"
+
+
+def write_labels(folder: Path) -> Path:
+    """Write labels of recordings."""
+    clips = [labels.LabeledClip(f"wave_{k}", "wave", 0.5 * k, 4.0, "anna", "body_1", "train") for k in range(5)]
+    labels.write_labels(folder / "labels.csv", clips)
+    return folder / "labels.csv"
+
+
+def write_package(name: str) -> Callable[[Path], Path]:
+    """Return a function that writes a model package and returns one of its files."""
+
+    def write(folder: Path) -> Path:
+        return write_tiny(folder / "package").path / name
+
+    return write
+
+
+def write_store(name: str) -> Callable[[Path], Path]:
+    """Return a function that prepares a store of a user's recordings and returns one of its files."""
+
+    def write(folder: Path) -> Path:
+        from actrec_models.data.preparation import prepare
+
+        for k, label in enumerate(("wave", "clap", "wave")):
+            (folder / "own" / label).mkdir(parents=True, exist_ok=True)
+            np.savez(folder / "own" / label / f"{k}.npz", positions=person(), layout="kinect_v2_25", fps=15.0)
+        prepare("folder", folder / "own", folder / "store")
+        return next((folder / "store").glob(name))
+
+    return write
+
+
+def read_store(path: Path) -> object:
+    """Read all clips of a store."""
+    from actrec.datasets.store import PreparedDataset
+
+    store = PreparedDataset(path.parent)
+    return [store[index].bodies.sum() for index in range(len(store))]
+
+
+def write_bytes(name: str, make: Callable[[], bytes]) -> Callable[[Path], Path]:
+    """Return a function that writes these bytes."""
+
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(make())
+        return folder / name
+
+    return write
+
+
+def encoded(suffix: str, depth: bool = False) -> bytes:
+    """Return the first frame's color or depth image, encoded by OpenCV."""
+    frame = frames()[0]
+    image = image_decoding.depth_in_millimeters(frame.depth) if depth else frame.color  # type: ignore[arg-type]
+    return bytes(cv2.imencode(suffix, image)[1].tobytes())  # type: ignore[arg-type]
+
+
+def rvl() -> bytes:
+    """Return a depth image as `compressed_depth_image_transport` encodes it in RVL."""
+    from tests.core.recordings.test_bag_encodings import rvl_bytes
+
+    return bytes(12) + rvl_bytes(image_decoding.depth_in_millimeters(frames()[0].depth))  # type: ignore[arg-type]
+
+
+def read_color(path: Path) -> object:
+    """Decode a compressed color image."""
+    return image_decoding.decompress_color(path.read_bytes())
+
+
+def read_depth(path: Path) -> object:
+    """Decode a compressed depth image."""
+    return image_decoding.decompress_depth("16UC1; compressedDepth png", bytes(12) + path.read_bytes())
+
+
+def read_rvl(path: Path) -> object:
+    """Decode a depth image in RVL."""
+    return image_decoding.decompress_depth("16UC1; compressedDepth rvl", path.read_bytes())
+
+
+READERS: dict[str, Reader] = {
+    "bag (mcap)": Reader(write_mcap, lambda path: play(path.parent)),
+    "bag (mcap file)": Reader(write_mcap, play),
+    "bag (sqlite3)": Reader(write_sqlite, play),
+    "bag (recovered)": Reader(write_mcap, recover_bag),
+    "bag (metadata)": Reader(lambda f: write_mcap(f).parent / "metadata.yaml", lambda path: play(path.parent)),
+    "video (mp4)": Reader(write_video("video.mp4"), play),
+    "video (avi)": Reader(write_video("video.avi"), play),
+    "video (mkv)": Reader(write_video("video.mkv"), play),
+    "image folder (color)": Reader(write_images("000001.png"), lambda path: play(path.parent)),
+    "image folder (depth)": Reader(write_images("000001_depth.png"), lambda path: play(path.parent)),
+    "image folder (intrinsics)": Reader(write_images("intrinsics.yaml"), lambda path: play(path.parent)),
+    "color (jpeg)": Reader(write_bytes("a.jpg", lambda: encoded(".jpg")), read_color),
+    "color (png)": Reader(write_bytes("a.png", lambda: encoded(".png")), read_color),
+    "depth (png)": Reader(write_bytes("a.png", lambda: encoded(".png", depth=True)), read_depth),
+    "depth (rvl)": Reader(write_bytes("a.rvl", rvl), read_rvl),
+    "skeletons (ntu)": Reader(write_ntu, ntu_skeletons.read_ntu_skeleton),
+    "skeletons (nucla json)": Reader(write_nucla, open_sequences),
+    "skeletons (kinect csv)": Reader(write_csv, open_sequences),
+    "skeletons (bvh)": Reader(write_bvh, open_sequences),
+    "skeletons (amc)": Reader(write_amc, open_sequences),
+    "skeletons (npz)": Reader(write_npz, open_sequences),
+    "calibration (color)": Reader(write_calibration("color"), lambda path: calibration_files.load("cam1", path.parent)),
+    "calibration (depth)": Reader(write_calibration("depth"), lambda path: calibration_files.load("cam1", path.parent)),
+    "calibration (mount)": Reader(write_calibration("mount"), lambda path: calibration_files.load("cam1", path.parent)),
+    "parameters": Reader(write_parameters, lambda path: parameter_files.check(str(path), ["/camera_node"])),
+    "labels": Reader(write_labels, labels.read_labels),
+    "package (description)": Reader(write_package("model.yaml"), lambda path: package.load(path.parent)),
+    "package (network)": Reader(write_package("model.onnx"), lambda path: load(path.parent, "onnxruntime")),
+    "store (head)": Reader(write_store("*.json"), read_store),
+    "store (index)": Reader(write_store("*.npz"), read_store),
+    "store (clips)": Reader(write_store("shard*"), read_store),
+}
+"""Readers by the kind of their files."""

@@ -1,0 +1,115 @@
+"""Every reader refuses mutated files, every conversion malformed messages; the campaigns' figures and options."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not there: source a distribution or scripts/env.sh")
+pytest.importorskip("actrec_msgs.msg", reason="the messages are not built: make build")
+
+from actrec import inference
+from actrec.recognition import ActionRecognizer
+from actrec.utils import gravity
+from actrec.utils.errors import ActrecError, ConfigError
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.synchronizer import Synchronizer, SynchronizerConfig, to_frame
+from benchmarks import faults
+from benchmarks.faults.files import READ, REFUSED, read_one
+from benchmarks.faults.live_graph import Label
+from benchmarks.faults.malformed import MAKERS, messages
+from benchmarks.faults.outcome import Outcome
+from benchmarks.faults.readers import READERS
+from tests.tiny_model import write_tiny
+
+FILES, MESSAGES = 6, 150
+SLOW = {"bag (recovered)": 2}
+"""Files of readers that take a second each."""
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if not name.startswith("store")])
+def test_reader_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    path = READERS[name].write(tmp_path)
+    valid = path.read_bytes()
+    READERS[name].read(path)
+    logging.disable(logging.CRITICAL)
+    try:
+        results = {read_one(name, path, valid, number) for number in range(SLOW.get(name, FILES))}
+    finally:
+        logging.disable(logging.NOTSET)
+    assert results <= {READ, REFUSED}
+
+
+def conversion(topic: str, recognizer: ActionRecognizer) -> Callable[[Any], object]:
+    """Return what a node's callback does with a message of this topic."""
+
+    def add_skeletons(message: Any) -> None:
+        bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)
+        recognizer.add_skeletons(conversions.stamp_to_ns(message.header.stamp), bodies, up)
+        wrong = [label for label in recognizer.predict() if label.class_id >= 0]
+        assert not wrong, wrong
+
+    by_topic: dict[str, Callable[[Any], object]] = {
+        topics.COLOR: conversions.image_to_color,
+        topics.DEPTH: conversions.image_to_depth,
+        topics.COLOR_INFO: conversions.info_to_intrinsics,
+        topics.UP: lambda message: gravity.up_from_vector(message.vector),
+        topics.MEASURED_UP: lambda message: gravity.up_from_vector(message.vector),
+        topics.SKELETONS: add_skeletons,
+        topics.HANDS: conversions.message_to_hands,
+        topics.FACE: conversions.message_to_faces,
+        topics.SCENE_FLOW: conversions.image_to_flow,
+        topics.SCENE_FLOW_INFO: conversions.info_to_intrinsics,
+        topics.SCENE_FLOW_STATISTICS: conversions.message_to_statistics,
+        topics.ACTION_LABEL: lambda message: conversions.stamp_to_ns(message.header.stamp),
+    }
+    return by_topic[topic]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("topic", MAKERS)
+def test_conversion_malformed_message_is_read_or_refused(topic: str, tmp_path: Path) -> None:
+    convert = conversion(topic, ActionRecognizer(inference.load(write_tiny(tmp_path / "tiny", threshold=0.9))))
+    refused = 0
+    for message in messages(topic, MESSAGES, time.time_ns):
+        try:
+            convert(message)
+        except ActrecError as error:
+            refused += 1
+            assert str(error)
+    assert refused > MESSAGES // 5 or topic == topics.ACTION_LABEL
+
+
+def test_synchronizer_malformed_messages_are_framed_or_refused() -> None:
+    frames: list[Any] = []
+    synchronizer = Synchronizer(SynchronizerConfig(), frames.append, lambda line: None)
+    streams = [messages(topic, MESSAGES, time.time_ns) for topic in (topics.COLOR_INFO, topics.COLOR, topics.DEPTH)]
+    for info, color, depth in zip(*streams, strict=True):
+        synchronizer.add_info(info)
+        synchronizer.add_depth(depth)
+        synchronizer.add_color(color)
+    assert frames
+    for frame in frames:
+        with contextlib.suppress(ActrecError):
+            to_frame(frame, lambda line: None).check()
+
+
+def test_outcome_states_missed_lines() -> None:
+    outcome = Outcome("kill", "camera_node")
+    for back_s in (1.0, 2.0, 6.0, None):
+        outcome.add(back_s)
+    outcome.add_labels([Label(0, 500_000_000, 0, "body_1", "wave", 3), Label(0, 2 * 10**9, 0, "body_1", "wave", 3)])
+    outcome.add_labels([Label(0, 9 * 10**9, 0, "body_1", "unknown", -1)])
+    outcome.check(max_s=5.0, p95_s=10.0)
+    row = outcome.row()
+    assert row["result"] == "1 of 4 never back; back after 6.0 s; 1 stale labels"
+    assert (row["back p50, s"], row["back max, s"], row["stale labels"], row["oldest label, s"]) == (2.0, 6.0, 1, 2.0)
+
+
+def test_faults_unknown_campaign_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown campaign 'earthquake'; known: kill, "):
+        faults.measure(["--campaigns", "earthquake"])
