@@ -19,9 +19,16 @@ from actrec.utils.errors import ConfigError
 CAMPAIGNS: dict[str, tuple[str, int, str]] = {
     "kill": ("deaths:kill", 50, "SIGKILL of each node"),
     "kill_graph": ("deaths:kill_graph", 20, "SIGKILL of all processes, under a supervisor"),
+    "replug": (
+        "replug:replug",
+        100,
+        "a software RealSense and a simulated Azure Kinect unplugged and plugged in again",
+    ),
     "stop": ("deaths:stop", 20, "SIGSTOP of each node for 10 s"),
     "messages": ("messages:storm", 10_000, "malformed messages on each subscribed topic"),
     "files": ("files:read_mutated", 2000, "mutated files for each reader"),
+    "soak": ("endurance:soak", 120, "all nodes for minutes, with people who come and go"),
+    "load": ("endurance:load", 2, "the graph alone and beside four busy processes, for minutes each"),
 }
 """Function in this package, its number of times (messages, files, minutes), and a description, by name."""
 
@@ -31,7 +38,7 @@ EPILOG = """\
 Examples:
   actrec bench faults --campaigns kill,stop --times 2
   actrec bench faults --campaigns malformed --scale 0.1
-  actrec bench faults --csv benchmarks/results/faults.csv
+  actrec bench faults --csv faults.csv
 """
 
 

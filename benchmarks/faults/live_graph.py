@@ -60,7 +60,7 @@ class Label(NamedTuple):
 
     @property
     def is_stale(self) -> bool:
-        """Whether an action is named that was seen longer than `STALE_S` ago; `unknown` is never stale."""
+        """Whether the label is an action and its frame was older than `STALE_S`; `unknown` is never stale."""
         return self.class_id >= 0 and self.age_s > STALE_S
 
 
@@ -125,9 +125,9 @@ class Monitor(Node):
         return keep
 
 
-def camera_arguments(fps: float = 30.0, people: int = 1, width: int = 640, height: int = 480) -> list[str]:
-    """Return arguments of `actrec run` for the simulated camera, with statistics of the nodes each second."""
-    settings = {"fps": fps, "actors": people, "width": width, "height": height}
+def camera_arguments(people: int = 1, **settings: Any) -> list[str]:
+    """Return arguments of `actrec run` for the simulated camera at 640×480 and 30 Hz, with statistics each second."""
+    settings = {"fps": 30.0, "actors": people, **settings}
     options = [word for name, value in settings.items() for word in ("--driver-option", f"{name}={value}")]
     return ["--driver", "simulated", *options, "--ros-args", "-p", "statistics_period_s:=1.0"]
 
@@ -145,7 +145,7 @@ class LiveGraph:
     Attributes:
         command: The command line.
         nodes: Names of its nodes, all keys of `OUTPUTS`.
-        monitor: Receives what they publish.
+        monitor: Subscribes to their labels and outputs.
         log: File of its output.
     """
 
@@ -213,7 +213,7 @@ class LiveGraph:
         return sum(private_mb(pid) for name in self.nodes if (pid := self.pid(name)) is not None)
 
     def text(self) -> str:
-        """Return what the command has printed."""
+        """Return the output of the command."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def tracebacks(self) -> int:
@@ -285,7 +285,7 @@ def choose_domain(given: int | None) -> None:
 
 
 def private_mb(pid: int) -> float:
-    """Return the resident memory of a process less that of files and shared memory, 10^6 bytes; 0 if it has ended."""
+    """Return the resident memory of a process without files and shared memory, 10^6 bytes; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("RssAnon"):

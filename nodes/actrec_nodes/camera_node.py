@@ -29,6 +29,7 @@ _DISCOVERY_S = 1.0  # wait of a recording's first frame for a subscriber of imag
 _MATCH_S = 10.0  # its wait for the match with all discovered subscribers
 _NEXT_FRAME_S = 0.3  # wait for the current frame before a driver is closed while a thread reads from it
 _DISCOVERY_STEP_S = 0.05
+_SOON_S = 60.0  # a camera that is lost for less is tried at a steady pace: a cable is put in again
 
 
 class FlowControl:
@@ -131,7 +132,9 @@ class CameraConfig:
     )
     frames_ahead: int = setting(2, "Images in the graph at a time, of a recording without a rate.", range=(1, 100))
     joints_ahead: int = setting(40, "The same for a recording of joints without images.", range=(1, 1000))
-    retry_s: float = setting(1.0, "First wait to reopen a lost camera; is doubled.", unit="s", range=(0.01, 60.0))
+    retry_s: float = setting(
+        1.0, "Wait to reopen a lost camera; after a minute it is doubled each time.", unit="s", range=(0.01, 60.0)
+    )
     retry_max_s: float = setting(30.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
 
 
@@ -380,7 +383,7 @@ class CameraNode(ActrecNode[CameraConfig]):
 
     def _reopen(self, camera: Camera, reading: _Reading) -> None:
         """Close and open the camera again, with growing pauses, until it answers or the node stops."""
-        pause = self.config.retry_s
+        pause, began = self.config.retry_s, time.monotonic()
         while not reading.stop.wait(pause):
             try:
                 camera.close()
@@ -388,7 +391,8 @@ class CameraNode(ActrecNode[CameraConfig]):
             except Exception as error:  # as above
                 if reading.stop.is_set():
                     return
-                pause = min(2 * pause, self.config.retry_max_s)
+                if time.monotonic() - began >= _SOON_S:
+                    pause = min(2 * pause, self.config.retry_max_s)
                 self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))
             else:
                 if reading.stop.is_set():  # the node has closed it before it was opened

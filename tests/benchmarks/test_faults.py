@@ -45,7 +45,7 @@ def test_reader_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> No
 
 
 def conversion(topic: str, recognizer: ActionRecognizer) -> Callable[[Any], object]:
-    """Return what a node's callback does with a message of this topic."""
+    """Return the work of a node's callback on a message of this topic."""
 
     def add_skeletons(message: Any) -> None:
         bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)

@@ -21,6 +21,7 @@ from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
+from actrec_nodes import camera_node
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
@@ -244,7 +245,11 @@ def test_camera_node_end_of_recording_finishes_the_node(stage, host, add, subscr
     assert len(subscriber.wait_for(topics.COLOR, 1)) == 1
 
 
-def test_camera_node_lost_camera_is_reopened_until_it_answers(stage, host, add, subscriber, capfd) -> None:
+@pytest.mark.parametrize(("soon_s", "pause"), [(60.0, "0.01"), (0.0, "0.02")])
+def test_camera_node_lost_camera_is_reopened_until_it_answers(
+    stage, host, add, subscriber, capfd, monkeypatch, soon_s, pause
+) -> None:
+    monkeypatch.setattr(camera_node, "_SOON_S", soon_s)
     stage(rgbd, DeviceError("the camera has stopped answering"), rgbd, rgbd, absent=2)
     add(CameraNode, driver="stage", retry_s=0.01)
     assert host.start() is None
@@ -252,7 +257,7 @@ def test_camera_node_lost_camera_is_reopened_until_it_answers(stage, host, add, 
     assert sys.modules["stage_driver"].Driver.opened == 4
     output = capfd.readouterr().err
     assert "the camera has stopped answering" in output
-    assert "no stage camera is connected: check its cable (next attempt in 0.02 s)" in output
+    assert f"no stage camera is connected: check its cable (next attempt in {pause} s)" in output
     assert "Traceback" not in output
 
 
