@@ -83,7 +83,7 @@ format: build ## format and fix with ruff
 
 docs: ## build the documentation site into build/site, warnings as errors
 	@$(MAKE) --no-print-directory build EXTRAS="$(HELD) docs"
-	@$(ENV) && NO_MKDOCS_2_WARNING=1 mkdocs build --strict && echo "actrec: build/site/index.html"
+	@$(ENV) && NO_MKDOCS_2_WARNING=1 mkdocs build --strict && echo "actrec: build/site/index.html; with search: python -m http.server -d build/site"
 
 bench: build ## list the benchmarks, or run one: make bench NAME=transport
 	@$(ENV) && actrec bench $(NAME)

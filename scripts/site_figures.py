@@ -184,7 +184,7 @@ def paper_table(paper: str) -> str:
         rows.setdefault((options, where), {})[name] = row["value"]
     lines = [[f"`{options}`", *(values.get(name, "") for name in data), where]
              for (options, where), values in rows.items()]  # fmt: skip
-    return markdown(("network and options", *(f"{name}, %" for name in data), "row of the paper"), lines)
+    return markdown(("network and options", *data, "row of the paper"), lines) + "\n\nTop-1 of the paper, %."
 
 
 TABLES: dict[str, Callable[[], str]] = {
