@@ -69,6 +69,51 @@ def tiny_onnx(
     return bytes(model.SerializeToString())
 
 
+def endless_onnx(frames: int = FRAMES, beyond_m: float = 5.0) -> bytes:
+    """The network of `tiny_onnx`, with a run that does not end in a test's time for a person beyond a distance in x."""
+    tiny = onnx.load_model_from_string(tiny_onnx(frames=frames))
+    graph = tiny.graph
+    graph.node[-1].output[0] = "scores"
+    value = helper.make_tensor_value_info("value", TensorProto.FLOAT, [64, 64])
+    step = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["value", "identity"], ["next"]),
+            helper.make_node("Identity", ["go_on"], ["go_on_next"]),
+        ],
+        "step",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            value,
+        ],
+        [
+            helper.make_tensor_value_info("go_on_next", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [64, 64]),
+        ],
+    )
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["body"], ["farthest"], keepdims=0),
+            helper.make_node("Sub", ["farthest", "beyond"], ["excess"]),
+            helper.make_node("Relu", ["excess"], ["positive"]),
+            helper.make_node("Mul", ["positive", "many"], ["steps"]),
+            helper.make_node("Cast", ["steps"], ["count"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["count", "yes", "identity"], ["final"], body=step),
+            helper.make_node("ReduceMin", ["final"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["scores", "zero"], ["logits"]),
+        ]
+    )
+    constants = {
+        "identity": np.eye(64, dtype=np.float32),
+        "beyond": np.float32(beyond_m),
+        "many": np.float32(1e9),
+        "yes": np.array(True),
+    }
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items())
+    onnx.checker.check_model(tiny)
+    return bytes(tiny.SerializeToString())
+
+
 def tiny_description(
     bodies: int = 1,
     frames: int = FRAMES,

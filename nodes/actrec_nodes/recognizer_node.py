@@ -19,6 +19,7 @@ from actrec.inference.session import Session
 from actrec.recognition import ActionEvent as Event
 from actrec.recognition import ActionPrediction, ActionRecognizer, Counts, RecognitionConfig
 from actrec.recognition.tracks import STREAM_NAMES
+from actrec.types import NANOSECONDS
 from actrec.utils.config import setting
 from actrec.utils.errors import AbortedError, DeviceError
 from actrec_nodes.common import conversions, parameters, topics
@@ -89,6 +90,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._publishing = threading.Lock()
         self._expired, self._stale_since_ns, self._stale_line = 0, 0, ""
         self._inference_s, self._valid_for_s = 0.0, 0.0
+        self._predicting_ns = self._slow_ns = 0  # begin of the prediction in progress, and of the last one reported
         self._labels: Any = None
         self._text: Any = None
         self._events: Any = None
@@ -218,13 +220,13 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.statistics.count("stale")
             self.warn(f"frames that are {age_s:.1f} s old are not labeled (stale_s): this or an earlier node was late")
             return []
-        began = time.monotonic()
+        self._predicting_ns = began_ns = elapsed_ns()
         try:
             return recognizer.predict()
         except AbortedError:  # the node stops, or the model was replaced
             return []
         finally:
-            self._inference_s = time.monotonic() - began
+            self._predicting_ns, self._inference_s = 0, (elapsed_ns() - began_ns) / NANOSECONDS
 
     def _is_in_time(self, inputs: RecognizerInputs, frame: Frame, taken_s: float) -> bool:
         """Return whether a frame is not stale after its prediction, but for a network that is as slow as that."""
@@ -254,6 +256,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         elif silence_s >= stale_s - period_s or (inputs.have_died and silence_s >= min(DEAD_S, stale_s / 2)):
             paused = f"{self.get_name()} did not run for {paused_s:.1f} s"
             self._expire(recognizer, inputs, paused if paused_s else f"{inputs.why_stopped()} ({silence_s:.1f} s)")
+        began_ns = self._predicting_ns
+        taken_s = (elapsed_ns() - began_ns) / NANOSECONDS if began_ns not in (0, self._slow_ns) else 0.0
+        if taken_s > stale_s + self._inference_s and not self._stale_since_ns:
+            self._slow_ns = began_ns
+            self._publish_unknown(recognizer, inputs, f"the network has run for {taken_s:.1f} s without a result")
 
     def _end_staleness(self) -> None:
         """Withdraw the error: frames come again."""
@@ -266,16 +273,18 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def _expire(self, recognizer: ActionRecognizer, inputs: RecognizerInputs, reason: str) -> None:
         """Publish one `unknown` for each person, the end of each event, and the error."""
-        newest = inputs.newest
-        if newest is None:
-            return
         self._stale_since_ns, self._stale_line = elapsed_ns(), f"labels are unknown: {reason}"
         with self._publishing:
-            self._expired += 1
-            labels = self._publish(recognizer.expire(reason), newest.frame_id, last=True)
+            self._expired += 1  # the label of a prediction in progress is not published after this
+        self._publish_unknown(recognizer, inputs, reason)
+
+    def _publish_unknown(self, recognizer: ActionRecognizer, inputs: RecognizerInputs, reason: str) -> None:
+        frame_id = inputs.newest.frame_id if inputs.newest is not None else ""
+        with self._publishing:
+            labels = self._publish(recognizer.expire(reason), frame_id, last=True)
         self._waits.add_labels(labels)
-        self._publish_events(recognizer, newest.frame_id)
-        self.fail(DeviceError(self._stale_line))
+        self._publish_events(recognizer, frame_id)
+        self.fail(DeviceError(f"labels are unknown: {reason}"))
         self.report()
 
     def _publish_events(self, recognizer: ActionRecognizer, frame_id: str) -> None:

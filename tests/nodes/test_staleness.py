@@ -248,3 +248,26 @@ def test_labels_connect_to_subscribers_with_and_without_a_lease(make: Make, tiny
     graph.step(stamp(0), body(1.0))
     graph.wait_until(lambda: bool(received or refused))
     assert not refused
+
+
+def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make, tiny: str) -> None:
+    """Ids that jump between places, stamps that go back or are huge, NaN, 1,000 bodies and layouts that change."""
+    graph = make(model=tiny, min_seconds=0.0, interval_s=0.0)
+    graph.node.complain = lambda line, level="error": None  # type: ignore[method-assign]
+    assert graph.start()
+    nowhere = body(float("nan"))
+    crowd = [body(0.01 * k, f"body_{k}") for k in range(1000)]
+    for k in range(40):
+        people = ([body(1.0 if k % 2 else -1.0)], [nowhere], crowd if k == 20 else [], [body(0.0, "b", "hand_21")])[
+            k % 4
+        ]
+        for stamp_ns in (stamp(k), stamp(-k), (2**31 - 1) * NANOSECONDS, 0, stamp(k)):
+            graph.publish(stamp_ns, *people)
+    last = stamp(1000)
+    for k in range(10):
+        (label,) = graph.step(last + k * 100_000_000, body(1.0))
+    assert (label.label, conversions.stamp_to_ns(label.window_start)) == ("right", last)
+    recognizer = graph.node._recognizer
+    assert len(recognizer._tracks) == 1 and len(recognizer._detector._states) <= 1
+    assert len(recognizer._buffers.skeletons) <= 128 and len(graph.node._complaints) <= 100
+    assert len(graph.node._inputs.ages._by_stamp._kept) < 100 and not recognizer.events()

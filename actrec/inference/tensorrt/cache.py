@@ -102,6 +102,9 @@ class EngineCache:
             intact = details["key"] == key.plain() and details["sha256"] == hashlib.sha256(content).hexdigest()
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            logger.warning("%s is another user's and cannot be read: it is built again; or %s", error.filename, _REMEDY)
+            return None
         except (OSError, ValueError, TypeError, KeyError):
             intact = False
         if not intact:

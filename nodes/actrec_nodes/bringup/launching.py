@@ -154,6 +154,10 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
 
 
 def _launch(given: Mapping[str, str], processes: list[Process], respawn: bool, note: str = "") -> Launch:
+    if given["vendor"] and given["namespace"] and given["camera_name"] == topics.CAMERA:
+        color = dict(topics.vendor_remaps(given["vendor"]))[topics.COLOR]
+        shared = f"images are from {color}, outside namespace {given['namespace']}: another graph with this vendor "
+        note = "; ".join(filter(None, (note, f"{shared}takes the same ones, unless it has another camera_name")))
     return Launch(
         processes,
         given["namespace"],

@@ -69,6 +69,18 @@ def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
     assert cache.find(KEY) == b"engine"
 
 
+def test_engine_of_another_user_that_cannot_be_read_is_logged(tmp_path, monkeypatch, caplog):
+    cache = EngineCache(tmp_path / "engines")
+    path = cache.store(KEY, b"engine", {})
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    assert cache.find(KEY) is None
+    assert f"{path} is another user's and cannot be read" in caplog.text and "ACTREC_ENGINES" in caplog.text
+
+
 def test_find_engine_without_note_is_ignored(tmp_path):
     cache = EngineCache(tmp_path)
     cache.store(KEY, b"engine", {}).with_suffix(".json").unlink()
