@@ -232,7 +232,8 @@ class SkeletonNode(PerceptionNode[pipeline.BodyPerceptionConfig]):
         found = dict(super().figures())
         if (perception := self._perception) is None:
             return {**found, "gravity": "unknown"}
-        found |= {"people_size": perception.sizes.size, "warning": perception.sizes.fault}
+        found |= {"people_size": perception.sizes.size}
+        found["warning"] = found["warning"] or perception.sizes.fault
         if perception.up is None:
             return {**found, "gravity": "unknown"}
         roll, pitch = gravity.angles_from_up(perception.up)
@@ -366,7 +367,8 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
 
     def figures(self) -> dict[str, float | int | str]:
         """Return why the rate is halved, as a warning."""
-        return {**super().figures(), "warning": self._shedder.reason if self._shedder is not None else ""}
+        found = dict(super().figures())
+        return {**found, "warning": found["warning"] or (self._shedder.reason if self._shedder is not None else "")}
 
     def detect(self, frame: RgbdFrame) -> list[Any]:
         """Return the detections in a frame, near its skeletons if there are any."""

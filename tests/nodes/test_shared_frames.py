@@ -9,8 +9,8 @@ from std_msgs.msg import Header
 
 from actrec.types import Intrinsics
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common.frame_node import FirstCamera, FrameSubscription
-from actrec_nodes.common.synchronizer import SynchronizerConfig
+from actrec_nodes.common.frame_node import FrameSubscription
+from actrec_nodes.common.synchronizer import FirstCamera, SynchronizerConfig
 
 
 def test_listen_rectified_images_have_rectified_intrinsics(context, host, peer) -> None:

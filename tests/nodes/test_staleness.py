@@ -258,9 +258,8 @@ def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make
     nowhere = body(float("nan"))
     crowd = [body(0.01 * k, f"body_{k}") for k in range(1000)]
     for k in range(40):
-        people = ([body(1.0 if k % 2 else -1.0)], [nowhere], crowd if k == 20 else [], [body(0.0, "b", "hand_21")])[
-            k % 4
-        ]
+        anywhere, others = body(1.0 if k % 8 else -1.0), crowd if k == 20 else []
+        people = ([anywhere, *others], [nowhere], [], [body(0.0, "b", "hand_21")])[k % 4]
         for stamp_ns in (stamp(k), stamp(-k), (2**31 - 1) * NANOSECONDS, 0, stamp(k)):
             graph.publish(stamp_ns, *people)
     last = stamp(1000)

@@ -26,8 +26,8 @@ from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
-from actrec_nodes.common.subscriptions import SENDS_NOTHING, Subscription, why_silent
-from actrec_nodes.common.synchronizer import RgbdMessages, Synchronizer, SynchronizerConfig
+from actrec_nodes.common.subscriptions import SENDS_NOTHING, Subscription, several, why_silent
+from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchronizer, SynchronizerConfig
 
 ConfigT = TypeVar("ConfigT")
 
@@ -113,7 +113,6 @@ def why(node: Node, name: str) -> str:
     return f"{topic}: {why_silent(node, topic, KINDS[name], IMAGE_TOPICS)}"
 
 
-<<<<<<< HEAD
 class _Participant:
     """A node in a DDS participant of its own, and the thread that spins it, for subscriptions of another node."""
 
@@ -145,46 +144,6 @@ class _Participant:
                 return
             except Exception as error:  # an exception in a callback must not stop the subscriptions
                 self.node.get_logger().error(f"in a callback: {one_line(error)}")
-=======
-class FirstCamera:
-    """Passes on the images of one camera where two publish on one topic, which their frame ids or sizes show.
-
-    An image is of a second camera if the first one's come after it, too. It is then ignored until the first has been
-    silent for `GONE_S`.
-
-    Args:
-        complain: Called with a line about the second camera.
-        clock: Monotonic seconds.
-    """
-
-    GONE_S = 2.0
-
-    def __init__(self, complain: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self._complain, self._clock = complain, clock
-        self._first: Any = None
-        self._second: Any = None
-        self._first_at = self._second_at = 0.0
-        self._are_two = False
-
-    def accepts(self, message: Any) -> bool:
-        """Return whether an image is of the first camera, or of the only one."""
-        found, now = (message.header.frame_id, message.width, message.height), self._clock()
-        if found == self._first:
-            self._are_two |= self._second is not None and now - self._second_at < self.GONE_S
-            self._first_at = now
-            return True
-        if self._first is None or now - self._first_at > self.GONE_S:
-            self._first, self._second, self._first_at, self._are_two = found, None, now, False
-            return True
-        self._second, self._second_at = found, now
-        if self._are_two:
-            first, second = (f"'{frame_id}' ({width}×{height})" for frame_id, width, height in (self._first, found))
-            self._complain(
-                f"two cameras publish on one topic: images of {second} are ignored, {first} came first; stop one of "
-                "them, or remap its topics"
-            )
-        return not self._are_two
->>>>>>> 484d7ae6 (Keep to the first of two cameras; report a network that does not answer)
 
 
 class _Source:
@@ -313,7 +272,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._idle_after_s = self._activated = self._wanted_at = 0.0
         self._came = self._renew_after_s = 0.0
         self._fresh = False
-        self.idle = ""
+        self.idle = self._second = ""
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -382,8 +341,8 @@ class FrameNode(ActrecNode[ConfigT]):
                 self.unsubscribe()
 
     def figures(self) -> Mapping[str, float | int | str]:
-        """Return why the node is idle; empty while it works."""
-        return {"idle": self.idle}
+        """Return why the node is idle, empty while it works, and a warning about a second camera."""
+        return {"idle": self.idle, "warning": self._second}
 
     def work(self, item: Any) -> None:
         """Process the messages of a frame, in the worker's thread."""
@@ -397,6 +356,10 @@ class FrameNode(ActrecNode[ConfigT]):
         frames = self._frames
         if frames is None:
             return
+        second, before = several(self, topics.COLOR), self._second
+        self._second = second
+        if second and second != before:
+            self.warn(second)
         line, now = frames.silent(), time.monotonic()
         if SENDS_NOTHING not in line:
             self._came, self._renew_after_s = now, DEAF_S

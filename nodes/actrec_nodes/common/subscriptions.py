@@ -278,6 +278,15 @@ def rivals(node: Node, name: str) -> str:
     )
 
 
+def several(node: Node, name: str) -> str:
+    """Warn about more than one publisher of a topic of which one is expected; empty if there is none or one."""
+    topic = node.resolve_topic_name(name)
+    owners = sorted(_owner(info) for info in node.get_publishers_info_by_topic(topic))
+    if len(owners) < 2:
+        return ""
+    return f"{topic} has {len(owners)} publishers, {' and '.join(owners)}, whose messages are mixed: stop or remap one"
+
+
 def _owner(info: Any) -> str:
     return posixpath.join(info.node_namespace, info.node_name)
 

@@ -348,6 +348,46 @@ class Synchronizer:
         self._emit(RgbdMessages(color, depth, self._info, self._config.depth_scale))
 
 
+class FirstCamera:
+    """Passes on the images of one camera where two publish on one topic, which their frame ids or sizes show.
+
+    An image is of a second camera if the first one's come after it, too. It is then ignored until the first has been
+    silent for `GONE_S`.
+
+    Args:
+        complain: Called with a line about the second camera.
+        clock: Monotonic seconds.
+    """
+
+    GONE_S = 2.0
+
+    def __init__(self, complain: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._complain, self._clock = complain, clock
+        self._first: Any = None
+        self._second: Any = None
+        self._first_at = self._second_at = 0.0
+        self._are_two = False
+
+    def accepts(self, message: Any) -> bool:
+        """Return whether an image is of the first camera, or of the only one."""
+        found, now = (message.header.frame_id, message.width, message.height), self._clock()
+        if found == self._first:
+            self._are_two |= self._second is not None and now - self._second_at < self.GONE_S
+            self._first_at = now
+            return True
+        if self._first is None or now - self._first_at > self.GONE_S:
+            self._first, self._second, self._first_at, self._are_two = found, None, now, False
+            return True
+        self._second, self._second_at = found, now
+        if self._are_two:
+            first, second = (f"'{frame_id}' ({width}×{height})" for frame_id, width, height in (self._first, found))
+            self._complain(
+                f"two cameras publish on one topic: images of {second} are ignored, {first} came first; stop one of "
+                "them, or remap its topics"
+            )
+        return not self._are_two
+
+
 _stamp = attrgetter("stamp_ns")
 
 
