@@ -23,7 +23,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),
     "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
     "data": ("benchmarks.data:data", "clips a second from datasets' files and from a prepared store"),
-    "engines": ("benchmarks.engines:measure", "perception in TensorRT, built on the CPU; float16 against float32"),
+    "engines": ("benchmarks.engines:measure", "every network as an engine of TensorRT for RTX, without a GPU"),
     "estimator-networks": ("benchmarks.estimator_networks:measure", "each network of perception: time on one thread"),
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),

@@ -1,5 +1,6 @@
-"""`actrec bench engines`: perception's networks as TensorRT engines, built on the CPU, and their float16 variants."""
+"""`actrec bench engines`: every network parsed and built by TensorRT for RTX, without a GPU; float16 of perception."""
 
+import argparse
 import importlib
 import os
 import sys
@@ -13,72 +14,145 @@ import onnxruntime
 from scipy.special import expit
 
 from actrec.cli import Parser, count
+from actrec.inference import zoo
 from actrec.inference.tensorrt import builder
+from actrec.inference.tensorrt.builder import BuildConfig, EngineSource
+from actrec.inference.tensorrt.libraries import RTX
 from actrec.perception import create, networks
 from actrec.perception.networks import NetworkConfig, PerceptionNetwork
 from actrec.perception.pipeline import Pipeline
 from actrec.perception.tensorrt_networks import NetworkSource, engine_settings
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.utils.errors import MissingLibraryError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+from benchmarks import in_process
 
 VIDEOS = ("videos/people_1080p.mp4", "videos/street_720p.avi", "ntu/rgb/S001C001P001R001A001_rgb.avi")
 EVERY = 5  # frames
+CLASSES = 60
+CAPABILITY = "sm_86"
+PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Return a row for each network: its engines for compute capability 8.6, and float16's differences in ONNX Runtime.
+    """Return a row for each network and precision: layers, seconds to parse and to build, size of the engine.
+
+    CPU seconds of the build are of all threads, and hardly depend on what else the machine does.
+    """
+    parser = Parser(
+        prog="actrec bench engines",
+        description=f"Engines for {CAPABILITY} by TensorRT for RTX, without a GPU: of the shipped packages, of "
+        "perception, and of all networks at full size in float32.", epilog="Needs: pip install 'actrec[rtx,train]'",
+    )  # fmt: skip
+    data = Path(os.environ.get("ACTREC_DATA", "data"))
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="NAME", help="networks, packages or their folders")
+    add("--limit", type=float, default=180.0, metavar="SECONDS", help="stop a build after this long, default 180")
+    add("--differences", action="store_true", help="instead: float16 of perception against float32, on the videos")
+    add("--data", type=Path, default=data, help=f"folder with the videos, default {data}")
+    add("--frames", type=count, default=20, help="of each video, default 20")
+    args = parser.parse_args(arguments)
+    version = RTX.open().__version__
+    if args.differences:
+        return {"differences": _differences(args)}
+    rows = []
+    for name in args.only or [*_packages(), *networks.files(), *_models()]:
+        print(name, file=sys.stderr, flush=True)
+        rows += in_process("benchmarks.engines:build_rows", name, args.limit)
+    return {"tensorrt_rtx": version, "capability": CAPABILITY, "engines": rows}
+
+
+def build_rows(name: str, limit_s: float) -> list[dict[str, Any]]:
+    """Return the rows of one network; `error` instead of figures if it is refused, or not built within the limit."""
+    rows = []
+    for precision, source, settings in _sources(name):
+        row: dict[str, Any] = {"network": name, "precision": precision}
+        try:
+            row |= _build(source, settings, limit_s)
+        except ActrecError as error:
+            row["error"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def _build(source: EngineSource, settings: BuildConfig, limit_s: float) -> dict[str, float]:
+    trt = RTX.open()
+    log = trt.Logger(trt.Logger.ERROR)
+    made, began = trt.Builder(log), time.perf_counter()
+    network, _parser = builder.parse(trt, made, log, source, builder.source_of(trt, source, settings))
+    parsed_s, layers = time.perf_counter() - began, network.num_layers
+    began, busy = time.perf_counter(), time.process_time()
+
+    def stop_late(*_: object) -> None:
+        if time.perf_counter() - began > limit_s:
+            raise DeviceError(f"not built in {limit_s:g} s")
+
+    content, _ = builder.build(trt, source, settings, b"", stop_late, capability=CAPABILITY)
+    built_s, cpu_s = time.perf_counter() - began, time.process_time() - busy
+    return {
+        "layers": layers, "parse_s": round(parsed_s, 2), "build_s": round(built_s, 1), "build_cpu_s": round(cpu_s, 1),
+        "mb": round(len(content) / 1e6, 1),
+    }  # fmt: skip
+
+
+def _packages() -> list[str]:
+    return [entry.name for entry in zoo.list_packages() if entry.package is not None]
+
+
+def _models() -> list[str]:
+    return [str(name) for name in importlib.import_module("actrec_models").list_models()]
+
+
+def _sources(name: str) -> list[tuple[str, EngineSource, BuildConfig]]:
+    """Return the network's sources of engines by precision."""
+    if name in networks.files():
+        file = NetworkSource(networks.files()[name])
+        settings = {precision: NetworkConfig(precision=precision) for precision in ("fp32", "fp16")}
+        return [(precision, file, engine_settings(config)) for precision, config in settings.items()]
+    if name in _models():
+        return [("fp32", _Traced(name), BuildConfig(precision="fp32"))]
+    package = zoo.find(name)
+    return [(PRECISIONS[name], package, BuildConfig(precision=PRECISIONS[name])) for name in package.precisions]
+
+
+class _Traced:
+    """A network of a paper with the options of its paper, untrained, as a source of engines."""
+
+    precisions = ("float32",)
+
+    def __init__(self, name: str):
+        torch, models = (importlib.import_module(module) for module in ("torch", "actrec_models"))
+        graphs = importlib.import_module("actrec_models.export.onnx_graph")
+        torch.manual_seed(1)
+        network = models.create(name, num_classes=CLASSES)
+        self.name, self._content = name, bytes(graphs.trace(network))
+        self.input_shapes = {spec.name: tuple(spec.shape) for spec in network.input_specs}
+
+    def onnx_path(self, precision: str = "float32") -> Path:
+        """Return a name for messages."""
+        return Path(f"{self.name}.onnx")
+
+    def onnx_sha256(self, precision: str = "float32") -> str:
+        """Return no hash: nothing is stored."""
+        return ""
+
+    def read_onnx(self, precision: str = "float32") -> bytes:
+        """Return the graph."""
+        return self._content
+
+
+# -- float16 of perception ---------------------------------------------------------------------------------------------
+
+
+def _differences(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return float16's differences from float32 in ONNX Runtime, for each network of perception.
 
     All values between are rounded to float16, as in a float16 engine that accumulates in float32.
     """
-    parser = Parser(
-        prog="actrec bench engines", description="Perception's engines by TensorRT for RTX, without a GPU.",
-        epilog="Needs: pip install tensorrt-rtx-cu13-bindings==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 onnx",
-    )  # fmt: skip
-    data = Path(os.environ.get("ACTREC_DATA", "data"))
-    parser.add_argument("--data", type=Path, default=data, help=f"folder with the videos, default {data}")
-    parser.add_argument("--frames", type=count, default=20, help="of each video, default 20")
-    args = parser.parse_args(arguments)
-    try:
-        trt = importlib.import_module("tensorrt_rtx_bindings")
-    except ImportError as error:
-        raise MissingLibraryError(f"{parser.epilog} ({error})") from error
-    rows, regions = [], _regions([args.data / name for name in VIDEOS], args.frames)
-    for name, file in networks.files().items():
-        print(name, file=sys.stderr, flush=True)
-        source, row = NetworkSource(file), {"network": name}
-        for precision in ("fp32", "fp16"):
-            row[precision] = _build(_CpuTensorRt(trt), source, engine_settings(NetworkConfig(precision=precision)))
-        rows.append({**row, **_compare(source, np.stack(regions[name]))})
-    return {"tensorrt_rtx": trt.__version__, "engines": rows}
-
-
-class _CpuTensorRt:
-    """TensorRT for RTX that builds for compute capability 8.6, and counts the layers of the last parsed network."""
-
-    def __init__(self, trt: Any):
-        self._trt, self.layers, outer = trt, 0, self
-
-        class Builder(trt.Builder):  # type: ignore[misc]
-            def create_builder_config(self) -> Any:
-                made = super().create_builder_config()
-                made.num_compute_capabilities = 1
-                made.set_compute_capability(trt.ComputeCapability.SM86, 0)
-                return made
-
-            def build_serialized_network(self, network: Any, config: Any) -> Any:
-                outer.layers = network.num_layers
-                return super().build_serialized_network(network, config)
-
-        self.Builder = Builder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trt, name)
-
-
-def _build(trt: _CpuTensorRt, source: NetworkSource, settings: Any) -> dict[str, float]:
-    began = time.perf_counter()
-    content, _ = builder.build(trt, source, settings, b"")
-    return {"layers": trt.layers, "s": round(time.perf_counter() - began, 1), "mb": round(len(content) / 1e6, 1)}
+    if missing := [name for name in VIDEOS if not (args.data / name).is_file()]:
+        raise ConfigError(f"{args.data / missing[0]} is missing: name the folder of the videos with --data")
+    regions = _regions([args.data / name for name in VIDEOS], args.frames)
+    files = networks.files().items()
+    return [{"network": name, **_compare(NetworkSource(file), np.stack(regions[name]))} for name, file in files]
 
 
 def _regions(videos: list[Path], frames: int) -> dict[str, list[np.ndarray]]:

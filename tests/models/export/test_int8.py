@@ -39,6 +39,16 @@ def in_int8(network) -> precision.Int8Network:
     return precision.to_int8(*network)
 
 
+def test_to_int8_network_is_built_by_tensorrt_rtx() -> None:
+    rtx.real()
+    torch.manual_seed(1)
+    made = create("sem_net", num_classes=4, frames=8, channels=(8, 8), strides=(1, 2))
+    inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(made, 12).items()}
+    rows = [{name: value[k] for name, value in inputs.items()} for k in range(12)]
+    quantized = precision.to_int8(onnx_graph.to_onnx(made), rows[:8], rows[8:]).content
+    assert quantized.count(b"QuantizeLinear") > 20 and rtx.build(quantized) > 1e5
+
+
 def test_group_of_returns_module_names() -> None:
     assert group_of("/network/bones/blocks/blocks.3/attention/MatMul") == "bones/blocks.3"
     assert group_of("/network/body/blocks/blocks.3/linear/linear.0/Conv") == "body/blocks.3"
