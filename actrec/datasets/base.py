@@ -390,6 +390,11 @@ class Source(ABC):
         options = {} if settings is None else {k: v for k, v in asdict(settings).items() if "fold" not in k}
         return hashlib.sha256(f"{digest} {options}".encode()).hexdigest() if options else digest
 
+    @classmethod
+    def license_of(cls, options: Mapping[str, Any]) -> str:
+        """Return the license of models trained on the dataset with these options."""
+        return cls.license
+
     def check(self, split: str) -> None:
         """Raise ConfigError if the dataset has no such split."""
         if split not in self.splits:

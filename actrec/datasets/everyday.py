@@ -92,6 +92,9 @@ class EverydayConfig:
     acted: int = setting(
         0, "clips of each class that the procedural actor adds to the training part of every split", range=(0, 10_000)
     )
+    classes: str = setting(
+        "all", "classes of the vocabulary: all, or only the ones that a merged set shows", choices=("all", "shown")
+    )
     fold: int = setting(1, "split leave_one_set_out: number of the dataset that tests", range=(1, len(SETS)))
 
 
@@ -113,8 +116,30 @@ class Everyday(Source):
         self.config = config.build(EverydayConfig, options)
         if unknown := sorted(set(map(str, self.config.sets)) - {*SETS, *FINAL_SETS}):
             raise ConfigError(f"everyday has no set {unknown[0]}; known: {', '.join((*SETS, *FINAL_SETS))}")
+        if self.config.classes == "shown":
+            self.classes = tuple(label for label in vocabulary().classes if self._is_shown(label))
         self._sources: dict[str, Source] = {}
         self._spans: dict[str, tuple[int, int]] = {}
+
+    @classmethod
+    def license_of(cls, options: Mapping[str, Any]) -> str:
+        """Return the licenses of the sets that option `sets` names; research use if it names none."""
+        chosen = config.build(EverydayConfig, dict(options))
+        if not chosen.sets:
+            return cls.license
+        names = [*map(str, chosen.sets), *([ACTED] if chosen.acted else [])]
+        return "; ".join(f"{name}: {datasets.DATASETS.get(name).license}" for name in names)
+
+    def _is_shown(self, label: str) -> bool:
+        """Return whether a merged set, or a part of its clips, has a class of the vocabulary."""
+        words = vocabulary()
+        for name in self._merged:
+            if name == ACTED and label in datasets.DATASETS.get(ACTED).classes:
+                return True
+            parts = words.parts.get(name, {}).values()
+            if name in words.classes[label] or any(label in shares for shares in parts):
+                return True
+        return False
 
     def source(self, name: str) -> Source:
         """Return one of the merged datasets."""

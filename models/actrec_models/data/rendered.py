@@ -480,7 +480,8 @@ def add(clips: ClipDataset, path: Path) -> ClipDataset:
     """
     rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
     entries = {name: Entry(name, label, meta) for name, label, meta in rows}
-    more = [clip for clip in read(path, clips.layout) if clip.name in entries]
+    found = [clip for clip in read(path, clips.layout) if clip.name in entries]
+    more = [replace(clip, label=entries[clip.name].label) for clip in found]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
     own = [entries[clip.name] for clip in more]
     both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]

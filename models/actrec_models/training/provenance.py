@@ -182,7 +182,7 @@ def package_provenance(recipe: Recipe, run: dict[str, Any]) -> Provenance:
         seed=recipe.seed,
         epochs=run["epochs"],
         accuracy=0.0,
-        license=dataset_attribute(recipe.dataset, "license"),
+        license=_dataset(recipe.dataset).license_of(recipe.dataset_options),
         recipe=tuple(recipe.commands),
         commit=run.get("commit", commit()),
         created=now(),
@@ -220,8 +220,11 @@ def describe_package(
 
 def dataset_attribute(name: str, attribute: str) -> str:
     """Return an attribute of the dataset called `name`, or its default for an unknown dataset."""
-    kind = datasets.DATASETS.get(name) if name in datasets.DATASETS.names() else datasets.Source
-    return str(getattr(kind, attribute))
+    return str(getattr(_dataset(name), attribute))
+
+
+def _dataset(name: str) -> type[datasets.Source]:
+    return datasets.DATASETS.get(name) if name in datasets.DATASETS.names() else datasets.Source
 
 
 def parameter_count(network: torch.nn.Module) -> int:

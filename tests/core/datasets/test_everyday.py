@@ -36,6 +36,14 @@ def test_vocabulary_corrects_exchanged_labels_of_nucla():
     assert set(vocabulary().corrected["nucla"].values()) <= set(vocabulary().classes)
 
 
+def test_everyday_license_is_of_the_chosen_sets():
+    source = datasets.DATASETS.get("everyday")
+    assert source.license_of({}) == source.license_of({"acted": 80}) and "research use" in source.license_of({})
+    found = source.license_of({"sets": ["hdm05"], "acted": 80})
+    assert found == "hdm05: CC BY-SA 3.0: attribution, share alike; acted: the same as actrec"
+    assert "research use" in source.license_of({"sets": ["hdm05", "kard"]})
+
+
 @pytest.fixture(scope="module")
 def root(data_root, small, tmp_path_factory):
     """Three clips of each motion dataset, and UTD-MHAD's published files."""
@@ -43,6 +51,20 @@ def root(data_root, small, tmp_path_factory):
     (root / "motion").symlink_to(small)
     (root / "utd_mhad").symlink_to(data_root / "utd_mhad/skeleton")
     return root
+
+
+def test_everyday_shown_classes_are_the_ones_of_the_merged_sets(root):
+    options = {"sets": ["kard", "utd_mhad"], "classes": "shown"}
+    source = datasets.source("everyday", root, **options)
+    whole = datasets.source("everyday", root, sets=options["sets"])
+    assert "pick up" in source.classes and "lie down" not in source.classes  # the first part of "pick up and throw"
+    labels = {entry.name: source.classes[entry.label] for entry in source.entries()}
+    assert labels == {entry.name: whole.classes[entry.label] for entry in whole.entries()}
+    assert set(labels.values()) <= set(source.classes) and len(whole.classes) == len(vocabulary().classes)
+    acted = datasets.source("everyday", root, sets=["kard"], classes="shown", acted=1)
+    assert "lunge" in acted.classes and "put on" not in acted.classes
+    entry = next(entry for entry in acted.entries() if acted.classes[entry.label] == "lunge")
+    assert acted.read(entry).label == entry.label
 
 
 def test_everyday_merges_the_sets_that_are_there(root):
