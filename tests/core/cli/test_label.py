@@ -126,7 +126,7 @@ def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys) -> None:
     (code,) = blocks(tutorial("webcam"), "python")
     exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
     printed = capsys.readouterr().out
-    assert re.search(r"body_1: wave \(\d\.\d\d\), \d\.\d m away\nhello, body_1!\n$", printed), printed
+    assert re.search(r"(body_\d): wave \(\d\.\d\d\), \d\.\d m away\nhello, \1!\n", printed), printed
 
 
 def test_label_rotated_video_of_variable_rate_stays_upright_and_keeps_its_times(tmp_path, capsys) -> None:
