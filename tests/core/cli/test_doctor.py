@@ -254,6 +254,9 @@ def test_check_cuda_bindings_missing_is_gap(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(doctor, "_has_cuda_driver", lambda: True)
     monkeypatch.setattr(doctor, "check_library", lambda name, remedy, required: Finding("software", name, True, "1"))
     assert "CUDA in Python" in [found.name for found in doctor.check_software()]
+    for present, checked in [((), "tensorrt"), (("tensorrt_rtx_bindings",), "tensorrt_rtx_bindings")]:
+        monkeypatch.setattr(doctor, "_is_installed", lambda name, present=present: name in present)
+        assert [found.name for found in doctor.check_software() if "tensorrt" in found.name] == [checked]
 
 
 def test_check_models_broken_package_is_gap_and_none_usable_is_fault(

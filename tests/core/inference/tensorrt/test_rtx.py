@@ -225,3 +225,11 @@ def test_network_of_perception_runs_in_rtx_backend(card):
     network = networks.PerceptionNetwork("face_detection_near", config)
     assert network.device.startswith("TensorRT for RTX 1.7") and network.device.endswith("fp32 on RTX 4070")
     assert networks.resolve(network.file, dataclasses.replace(config, backend="auto")) == "tensorrt_rtx"
+
+
+def test_network_options_name_precision_as_backend_does(tiny, card):
+    card()
+    assert inference.network_options("onnxruntime", "float16", 2) == {"precision": "float16", "threads": 2}
+    for precision, own in (("float32", "fp32"), ("float16", "fp16"), ("int8", "int8")):
+        options = inference.network_options("tensorrt_rtx", precision, 2)
+        assert f" {own} on " in inference.load(tiny, "tensorrt_rtx", **options).backend.device
