@@ -123,3 +123,11 @@ def test_run_killed_leaves_no_process() -> None:
         run.kill()
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:
+    program = "import time\nfrom actrec_nodes.bringup.processes import ending_within\n"
+    program += "with ending_within(0.2) as begin_end:\n    begin_end()\n    time.sleep(100)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
+    assert result.returncode == 1
+    assert 'File "<string>", line 5 in <module>' in result.stderr

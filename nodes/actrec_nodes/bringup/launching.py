@@ -14,9 +14,7 @@ from actrec_nodes.bringup.processes import WATCHED
 from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S
 from actrec_nodes.common import parameter_files, topics
 
-RESPAWN_DELAY_S = (
-    1.0  # launch knows no growing pauses; a node that cannot start is not ended, but tried again by itself
-)
+RESPAWN_DELAY_S = 0.5  # constant in launch; a node that cannot start does not end, but tries again
 
 AUTO = "auto"
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a process is started again; doubled from one to the next
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0  # before a process is started again; doubled from one to the next
 HEALTHY_S = 60.0  # after a process has lived this long, its next pause is the first again
 ATTEMPTS = 3  # starts of a process in a row that end with an error of its settings, before it is given up
 STOP_S = 15.0  # time for processes to end

@@ -31,9 +31,7 @@ from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchron
 
 ConfigT = TypeVar("ConfigT")
 
-DEAF_S = (
-    10.0  # time without an image from a publisher after which a node subscribes again; doubled from one to the next
-)
+DEAF_S = 15.0  # time without an image from a publisher until a node subscribes again; then doubled
 LONGEST_RENEW_S = 300.0
 CLOSE_S = 2.0  # time for the thread of a participant to end
 FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
