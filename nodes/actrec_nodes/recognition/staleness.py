@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from actrec.types import NANOSECONDS
 
-RECENT_S = 0.5  # time of flowing frames over which the smallest delay is taken; below the age that is stale
+RECENT_S = 1.0  # time of flowing frames over which the smallest delay is taken; below the age that is stale
 LONG_S = 60.0  # the same for the time in queues if this process was stopped; clocks of machines drift
 JUMP_S = 0.5  # between two frames a clock that advances by so much more or less than time passes was set
 AHEAD_S = 0.1  # stamps may be in the future by this much, because the clocks of a network differ
@@ -59,8 +59,8 @@ class FrameAges:
 
     def __init__(self, clock_ns: Callable[[], int], limit_s: float, elapsed_ns: Callable[[], int] = elapsed_ns):
         self._clock_ns, self._limit_ns, self._elapsed_ns = clock_ns, limit_s * NANOSECONDS, elapsed_ns
-        recent_s = min(RECENT_S, limit_s / 4)
-        self._pause_s, self._recent_ns = recent_s, recent_s * NANOSECONDS
+        recent_s = min(RECENT_S, limit_s / 2)
+        self._pause_s, self._live_ns = recent_s / 2, (limit_s - 1.2 * recent_s) * NANOSECONDS
         self._by_stamp, self._in_queue, self._in_queue_long = map(LeastDelay, (recent_s, recent_s, LONG_S))
         self._newest: Arrival | None = None
         self._published_ns = self._clock_before_ns = 0
@@ -78,8 +78,9 @@ class FrameAges:
         passed_s = 0.0 if before is None else (now_ns - before.received_ns) / NANOSECONDS
         if passed_s > 0:
             self._intervals.append(passed_s)
-            is_pause = passed_s > self._pause_s  # counts as two intervals, so that earlier delays are remembered
-            self._flow_s += min(passed_s, 2 * statistics.median(self._intervals)) if is_pause else passed_s
+            usual_s = statistics.median(self._intervals)
+            is_pause = passed_s > max(self._pause_s, 2 * usual_s)  # counts as one interval: earlier delays stay
+            self._flow_s += usual_s if is_pause else passed_s
         clock_s = (clock_ns - self._clock_before_ns) / NANOSECONDS
         if before is None or stamp_ns < before.stamp_ns or abs(clock_s - passed_s) > JUMP_S:
             self._by_stamp.clear()
@@ -112,8 +113,8 @@ class FrameAges:
             frame: The frame.
             paused_within: Returns whether this process was stopped in the last so many seconds.
         """
-        # The delay of a recording that is played slowly grows by this much while earlier frames are recent.
-        is_live = -AHEAD_S * NANOSECONDS <= self._by_stamp.least_ns <= self._limit_ns - self._recent_ns
+        # Not up to the limit: the delay of a recording that is played slowly grows while earlier frames are recent.
+        is_live = -AHEAD_S * NANOSECONDS <= self._by_stamp.least_ns <= self._live_ns
         ages_ns = [self._waited_ns(frame), self._since_ns(frame.stamp_ns) if is_live else 0]
         waited_s = (frame.queued_long_ns + self._elapsed_ns() - frame.received_ns) / NANOSECONDS
         # After a stop, queues are late until a frame has come through them in time.
