@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -32,11 +33,35 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            return numba.njit(cache=True, **options)(function)
+            compiled = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # numba: "cannot cache function …: no locator available"
-            return numba.njit(cache=_use_temporary_cache(), **options)(function)
+            compiled = numba.njit(cache=_use_temporary_cache(), **options)(function)
+        return _saved_if_possible(compiled)
 
     return compile_
+
+
+def _saved_if_possible(compiled: Any) -> Any:
+    """Let a compiled function run without its cache if that cannot be written, as on a full disk."""
+    own = getattr(compiled, "_cache", None)  # none if numba is disabled
+    save = getattr(own, "save_overload", None)
+    if save is None:
+        return compiled
+
+    def save_if_possible(signature: Any, data: Any) -> None:
+        try:
+            save(signature, data)
+        except OSError as error:
+            _warn_uncached(error.strerror or str(error))
+
+    own.save_overload = save_if_possible  # type: ignore[union-attr]
+    return compiled
+
+
+@cache
+def _warn_uncached(cause: str) -> None:
+    remedy = "free space, or set NUMBA_CACHE_DIR"
+    log.warning("compiled code cannot be cached (%s), so each start compiles: %s", cause, remedy)
 
 
 def _use_temporary_cache() -> bool:

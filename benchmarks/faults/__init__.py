@@ -28,6 +28,7 @@ CAMPAIGNS: dict[str, tuple[str, int, str]] = {
     "messages": ("messages:storm", 10_000, "malformed messages on each subscribed topic"),
     "files": ("files:read_mutated", 2000, "mutated files for each reader"),
     "soak": ("endurance:soak", 120, "all nodes for minutes, with people who come and go"),
+    "environment": ("environment:break_all", 3, "full and read-only disks, clock set, network down, model removed"),
     "load": ("endurance:load", 2, "the graph alone and beside four busy processes, for minutes each"),
 }
 """Function in this package, its number of times (messages, files, minutes), and a description, by name."""

@@ -24,13 +24,14 @@ from std_msgs.msg import String
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup import transport
-from actrec_nodes.bringup.processes import Host, ros
+from actrec_nodes.bringup.processes import PARENT, Host, ros
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.recognizer_node import RecognizerConfig
 
 START_S = 120.0  # time for the first label
 STOP_S = 40.0  # time for a graph to end after SIGINT
-STALE_S = 1.0
-"""Largest age of a known label when it is published, on a machine that keeps up: the contract of the campaigns."""
+STALE_S = RecognizerConfig.stale_s
+"""Largest age of the frame of a label when it is published: the contract of the recognizer."""
 
 OUTPUTS: dict[str, tuple[type, str, Any]] = {
     "camera_node": (CameraInfo, topics.COLOR_INFO, topics.IMAGE_SUBSCRIBER),
@@ -158,9 +159,10 @@ class LiveGraph:
 
     def start(self) -> None:
         """Start the command in a session of its own."""
+        environment = {**os.environ, **self.environment, PARENT: str(os.getpid())}  # it ends with the benchmark
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment}
+                self.command, stdout=log, stderr=log, start_new_session=True, env=environment
             )
 
     def processes(self) -> list[psutil.Process]:

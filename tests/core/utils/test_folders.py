@@ -118,3 +118,17 @@ def test_compiled_code_is_cached_in_a_temporary_folder_if_no_other_is_writable(
         assert jit.njit()(lambda x: x + 2)(2) == 4
     assert caplog.text.count("set NUMBA_CACHE_DIR") == 1
     assert list(tmp_path.rglob("*.nbi"))
+
+
+def test_compiled_function_whose_cache_cannot_be_written_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from numba.core import caching
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    twice = jit.njit()(lambda x: 2 * x)
+    assert twice(4) == 8
+    assert "cannot be cached (No space left on device), so each start compiles: free space" in caplog.text
