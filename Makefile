@@ -69,7 +69,8 @@ check: lint ## lint and a quick part of the tests, in two minutes
 # In any environment: pip install -e '.[live,train,dev]' && make core
 core: ## run the tests that need no ROS, with the Python on PATH
 	@python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 \
-		tests/calibration tests/core tests/house tests/models $(ARGS)
+		tests/calibration tests/core tests/models tests/house/test_layout.py tests/house/test_other_systems.py \
+		tests/house/test_public_surface.py tests/house/test_release.py tests/house/test_requirements.py $(ARGS)
 
 coverage: build ## report the lines that the tests run, by package; or some tests: ARGS=tests/core
 	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal --max-worker-restart 2 --cov --cov-report= $(ARGS)
