@@ -2,10 +2,19 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def documents() -> dict[str, str]:
+    """Return the tracked Markdown files by name."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in listed.split() if (ROOT / name).is_file()}
 
 
 def blocks(text: str, language: str) -> list[str]:

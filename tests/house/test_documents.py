@@ -1,29 +1,17 @@
-"""The documents are short, their links lead somewhere, their commands and quoted messages exist, their figures hold."""
+"""The documents are short, their links lead somewhere, their figures hold. `test_remedies` checks their commands."""
 
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 import yaml
 
-from actrec import cli
-from benchmarks import BENCHMARKS
-from tests.documents import commands
-from tests.house.test_remedies import HOLE, messages, options_of, parsers
+from tests.documents import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_WORDS = 18_000
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NOT_COUNTED = ("CHANGELOG.md", "models/zoo/", ".github/")
 """Cards and the changelog may be as long as they need."""
-
-
-@cache
-def documents() -> dict[str, str]:
-    """Return the tracked Markdown files by name."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return {name: (ROOT / name).read_text(encoding="utf-8") for name in listed.split() if (ROOT / name).is_file()}
 
 
 def words(text: str) -> int:
@@ -56,38 +44,6 @@ def test_relative_links_and_anchors_exist() -> None:
             if not target.exists() or anchor not in known:
                 broken.append(f"{name}: {link}")
     assert broken == []
-
-
-def test_commands_in_documents_exist_with_their_options() -> None:
-    wrong = []
-    for name, text in documents().items():
-        for command in commands(text) if not name.startswith(NOT_COUNTED) else ():
-            verb, words_ = command[0], command[1:]
-            own = words_[: words_.index("--ros-args")] if "--ros-args" in words_ else words_
-            if verb not in (*cli.COMMANDS, "COMMAND", "--help"):
-                wrong.append(f"{name}: actrec {verb}")
-            elif verb == "bench":
-                wrong += [f"{name}: actrec bench {own[0]}"] * (bool(own) and own[0] not in (*BENCHMARKS, "NAME"))
-            elif verb in cli.COMMANDS:
-                parts = [verb] if not own or f"{verb} {own[0]}" not in parsers() else [verb, f"{verb} {own[0]}"]
-                known = options_of(*parts)
-                wrong += [
-                    f"{name}: actrec {verb} {word}"
-                    for word in own
-                    if word.startswith("--") and word.split("=")[0] not in known
-                ]
-    assert wrong == []
-
-
-def test_messages_in_troubleshooting_exist() -> None:
-    """Each quoted message is a text of the code, with values in place of "…"."""
-    told = [re.sub(f"{HOLE}+", HOLE, " ".join(text.split())) for _, text in messages()]
-    rows = re.findall(r"^\| `([^`]*…[^`]*)`", documents()["docs/troubleshooting.md"], re.MULTILINE)
-    assert len(rows) >= 20
-    pieces = [[piece.strip() for piece in row.split(HOLE) if len(piece.strip()) > 3] for row in rows]
-    missing = [row for row, parts in zip(rows, pieces, strict=True)
-               if not all(any(part in text for text in told) for part in parts)]  # fmt: skip
-    assert missing == []
 
 
 def test_readme_figures_of_sets_left_out_are_the_packages() -> None:

@@ -1,4 +1,4 @@
-"""Commands, options, variables, settings and tools that messages name exist: a remedy must work."""
+"""Commands, options, variables, settings and tools that messages and documents name exist: a remedy must work."""
 
 import argparse
 import ast
@@ -13,6 +13,7 @@ import pytest
 
 from actrec import cli
 from benchmarks import BENCHMARKS
+from tests.documents import commands, documents
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration")
@@ -201,6 +202,38 @@ def test_make_targets_and_extras_in_messages_exist() -> None:
 def test_tools_in_messages_are_installed_with_actrec() -> None:
     scripts = {point.name for point in importlib.metadata.entry_points(group="console_scripts")}
     assert {f"{place}: {m[1]}" for place, m in matches(TOOL) if m[1] not in scripts} == set()
+
+
+def test_commands_in_documents_exist_with_their_options() -> None:
+    wrong = []
+    for name, text in documents().items():
+        for command in commands(text) if not name.startswith(("CHANGELOG.md", "models/zoo/")) else ():
+            verb, words_ = command[0], command[1:]
+            own = words_[: words_.index("--ros-args")] if "--ros-args" in words_ else words_
+            if verb not in (*cli.COMMANDS, "COMMAND", "--help"):
+                wrong.append(f"{name}: actrec {verb}")
+            elif verb == "bench":
+                wrong += [f"{name}: actrec bench {own[0]}"] * (bool(own) and own[0] not in (*BENCHMARKS, "NAME"))
+            elif verb in cli.COMMANDS:
+                parts = [verb] if not own or f"{verb} {own[0]}" not in parsers() else [verb, f"{verb} {own[0]}"]
+                known = options_of(*parts)
+                wrong += [
+                    f"{name}: actrec {verb} {word}"
+                    for word in own
+                    if word.startswith("--") and word.split("=")[0] not in known
+                ]
+    assert wrong == []
+
+
+def test_messages_in_troubleshooting_exist() -> None:
+    """Each quoted message is a text of the code, with values in place of "…"."""
+    told = [re.sub(f"{HOLE}+", HOLE, " ".join(text.split())) for _, text in messages()]
+    rows = re.findall(r"^\| `([^`]*…[^`]*)`", documents()["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(rows) >= 20
+    pieces = [[piece.strip() for piece in row.split(HOLE) if len(piece.strip()) > 3] for row in rows]
+    missing = [row for row, parts in zip(rows, pieces, strict=True)
+               if not all(any(part in text for text in told) for part in parts)]  # fmt: skip
+    assert missing == []
 
 
 @pytest.mark.parametrize(
