@@ -79,7 +79,8 @@ class Monitor(Node):
             kind, topic, profile = OUTPUTS[name]
             if kind is not ActionLabel:
                 self.create_subscription(kind, topic, self._output(name), profile)
-        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, topics.SMALL)
+        callback: Any = self._label  # rclpy's types do not know the second argument
+        self.create_subscription(ActionLabel, topics.ACTION_LABEL, callback, topics.SMALL)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the condition holds, which is called with each message; return whether it does."""

@@ -27,7 +27,8 @@ def mutate(data: bytes, random: Random) -> bytes:
 def _place(data: bytes, random: Random) -> int:
     """Return a position; in half of all cases near the start or the end, where headers and indices are."""
     near = int(random.integers(min(len(data), 200) + 1))
-    return int(random.choice([random.integers(len(data) + 1), random.integers(len(data) + 1), near, len(data) - near]))
+    anywhere = [int(random.integers(len(data) + 1)) for _ in range(2)]
+    return int(random.choice([*anywhere, near, len(data) - near]))
 
 
 def _flip(data: bytes, random: Random) -> bytes:

@@ -89,7 +89,7 @@ def write_sqlite(folder: Path) -> Path:
         for frame in frames():
             sec, nanosec = divmod(frame.stamp_ns, 10**9)
             header = header_of(stamp=time_of(sec=sec, nanosec=nanosec), frame_id="camera")
-            data = cv2.imencode(".jpg", frame.color)[1]  # type: ignore[arg-type]
+            data = cv2.imencode(".jpg", frame.color)[1]
             message = store.types[COMPRESSED](header=header, format="rgb8; jpeg compressed bgr8", data=data.ravel())
             writer.write(connection, frame.stamp_ns, store.serialize_cdr(message, COMPRESSED))
     return next((folder / "bag").glob("*.db3"))
@@ -250,7 +250,7 @@ def encoded(suffix: str, depth: bool = False) -> bytes:
     """Return the first frame's color or depth image, encoded by OpenCV."""
     frame = frames()[0]
     image = image_decoding.depth_in_millimeters(frame.depth) if depth else frame.color  # type: ignore[arg-type]
-    return bytes(cv2.imencode(suffix, image)[1].tobytes())  # type: ignore[arg-type]
+    return bytes(cv2.imencode(suffix, image)[1].tobytes())
 
 
 def rvl() -> bytes:
