@@ -116,6 +116,21 @@ def package_table() -> str:
     return markdown(head, rows)
 
 
+def everyday_table() -> str:
+    """Return the labels of the two packages of everyday actions on sets that did not train them."""
+    names = ("joint_tcn_open", "joint_tcn_everyday")
+    found = [{each["set"]: each for each in elsewhere(packages()[name])} for name in names]
+
+    def shown(each: Mapping[str, Any] | None) -> str:
+        if each is None:
+            return "–"
+        shares = " / ".join(f"{100 * each[key]:.0f}" for key in ("right", "unknown", "wrong"))
+        return f"{shares}; {each['false_events_per_minute']:.1f} ({each['clips']} clips)"
+
+    rows = [[SETS[name], *(shown(of.get(name)) for of in found)] for name in found[0]]
+    return markdown(("set", *(f"`{name}`" for name in names)), rows)
+
+
 LIVE = {
     "30 Hz, skeletons and recognizer, 1 person": "1 person",
     "30 Hz, skeletons and recognizer, 2 people": "2 people",
@@ -190,6 +205,7 @@ def paper_table(paper: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(paper_table, paper) for name, paper in PAPERS.items()},
     "packages": package_table,
+    "everyday": everyday_table,
     "live": lambda: select("pipeline", LIVE, LIVE_COLUMNS, "graph"),
     "events": lambda: select("accuracy", EVENTS, EVENT_COLUMNS, "test people of"),
     "networks": network_table,
