@@ -1,5 +1,6 @@
 """The nodes `skeleton_node`, `hand_node` and `face_node`: RGB-D frames to detections."""
 
+import statistics
 import threading
 import time
 from collections import deque
@@ -244,7 +245,7 @@ class LoadShedder:
     """Halves the rate of a node while skeletons do not keep up with the images, as the machine is then overloaded.
 
     Skeletons and images are counted over `COUNTED` images. If less than `TOO_FEW` of them have skeletons, an image is
-    accepted only after twice the interval of images, and twice the last work. The rate is full again after some counts
+    accepted only after twice the interval of images, and twice the work. The rate is full again after some counts
     in a row with `ENOUGH` skeletons: five, and twice as many each time that the overload then returns as soon. Without
     any skeletons nothing is shed, as no node publishes them.
 
@@ -254,7 +255,6 @@ class LoadShedder:
 
     Attributes:
         reason: Why the rate is halved; empty at full rate.
-        work_s: Duration of the last work with its wait for skeletons; set by the user.
     """
 
     COUNTED = 30
@@ -264,7 +264,8 @@ class LoadShedder:
     def __init__(self, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self._report, self._clock = report, clock
         self._lock = threading.Lock()
-        self.reason, self.work_s = "", 0.0
+        self.reason = ""
+        self._work: deque[float] = deque(maxlen=3)
         self._patience, self._good, self._at_full_rate = self.PATIENCE, 0, self.MOST_PATIENCE
         self._interval, self._accepted = 0.0, float("-inf")
         self.restart()
@@ -279,6 +280,10 @@ class LoadShedder:
         with self._lock:
             self._skeletons += 1
 
+    def add_work(self, seconds: float) -> None:
+        """Add the duration of work and its wait for skeletons; the median of three leaves out a stopped process."""
+        self._work.append(seconds)
+
     def accepts(self) -> bool:
         """Count an image, and return whether to work on it."""
         with self._lock:
@@ -289,7 +294,8 @@ class LoadShedder:
             if self._images in (0, self.COUNTED):
                 self._images, self._skeletons, self._began = 0, 0, now
             # Half an interval less than twice, as images jitter.
-            if self.reason and now - self._accepted < 2 * max(self._interval, self.work_s) - 0.5 * self._interval:
+            work_s = statistics.median(self._work) if self._work else 0.0
+            if self.reason and now - self._accepted < 2 * max(self._interval, work_s) - 0.5 * self._interval:
                 return False
             self._accepted = now
             return True
@@ -379,7 +385,7 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
             frame = replace(frame, up=gravity.up_from_vector(message.up))
         found = list(self._perception.process(frame, bodies))
         if self._shedder is not None:
-            self._shedder.work_s = time.monotonic() - began
+            self._shedder.add_work(time.monotonic() - began)
         return found
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:

@@ -12,7 +12,8 @@ class Machine:
     def __init__(self, work_s: float = 0.02):
         self.now, self.lines = 0.0, list[str]()
         self.shedder = LoadShedder(self.lines.append, lambda: self.now)
-        self.shedder.work_s = work_s
+        for _ in range(3):
+            self.shedder.add_work(work_s)
         self.run(1.0)
 
     def run(self, share: float, counts: int = 1) -> float:
@@ -55,6 +56,14 @@ def test_shedder_overload_that_returns_at_once_is_shed_for_longer() -> None:
     machine.run(0.5)
     machine.run(1.0, 5)
     assert not machine.shedder.reason
+
+
+def test_shedder_stopped_process_does_not_lower_the_rate_further() -> None:
+    machine = Machine()
+    machine.run(0.5)
+    before = machine.run(0.85)
+    machine.shedder.add_work(10.0)  # SIGSTOP during the work
+    assert machine.shedder.reason and machine.run(0.85) == before == pytest.approx(15, abs=0.6)
 
 
 def test_shedder_without_any_skeletons_or_just_started_sheds_nothing() -> None:
