@@ -151,6 +151,17 @@ EVENT_COLUMNS = {
     "actions found": "actions found", "false events a minute": "false events a minute",
     "delay from the action's end": "delay from the end, s", "wrong label, share of time": "wrong label, % of time",
 }  # fmt: skip
+NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
+FAULTS = {
+    **{f"kill, {name}": f"SIGKILL of {name}" for name in NODES},
+    "kill_graph, all nodes": "SIGKILL of all processes",
+    "replug, realsense": "RealSense unplugged", "replug, azure_kinect": "Azure Kinect unplugged",
+    **{f"stop, {name}": f"SIGSTOP of {name}, 10 s" for name in NODES},
+}  # fmt: skip
+FAULT_COLUMNS = {
+    "labels back, p50": "back p50, s", "labels back, p95": "p95, s", "labels back, maximum": "maximum, s",
+    "labels lost": "never back", "stale labels": "stale labels",
+}  # fmt: skip
 CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "pitch 30°", "pitch −30°")
 DIRECTIONS = ("direction ignored", "direction known", "direction estimated")
 TEACH = ("joint_tcn_everyday, 3 clips", "joint_tcn_everyday, 10 clips", "joint_tcn_everyday, 10 clips, fine-tuned")
@@ -208,6 +219,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "everyday": everyday_table,
     "live": lambda: select("pipeline", LIVE, LIVE_COLUMNS, "graph"),
     "events": lambda: select("accuracy", EVENTS, EVENT_COLUMNS, "test people of"),
+    "faults": lambda: select("faults", FAULTS, FAULT_COLUMNS, "fault"),
     "networks": network_table,
     "mounting": mounting_table,
     "teach": lambda: select(
