@@ -172,7 +172,8 @@ def _bvh_joints(path: Path, names: Sequence[str]) -> dict[int, int]:
     for v, name in enumerate(names):
         bare = name.split(":")[-1].replace("_", "").replace(".", "").replace("-", "")
         side = re.fullmatch(r"(Left|Right|)(.+?)(L|R|)", bare)
-        assert side is not None
+        if side is None:  # a name of separators alone
+            continue
         mark = (side[1] or side[3])[:1]
         suffix = {"L": "_left", "R": "_right", "": ""}[mark]
         known.setdefault(side[2].lower() + suffix, v)

@@ -214,7 +214,7 @@ class McapFile:
             raise ValueError(f"damaged chunk: {' '.join(str(error).split())}") from error
         if compression and compression not in _DECOMPRESSORS:
             raise InputError(
-                f"'{self.path}' is compressed with '{compression}', which is not supported; known: zstd, lz4"
+                f"'{self.path}' is compressed with {compression[:20]!r}, which is not supported; known: zstd, lz4"
             )
         return data
 

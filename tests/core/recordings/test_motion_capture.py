@@ -69,6 +69,13 @@ def test_read_bvh_any_names_and_unit_faces_the_camera(tmp_path, program, scale):
     assert {j.split("_")[0] for j in np.array(KINECT_V2_25.joints)[missing]} == {"hand", "thumb"}
 
 
+def test_read_bvh_joint_named_by_separators_alone_is_skipped(tmp_path):
+    names = [name if name != "Head" else "mixamorig:" for name in BANDAI]
+    (tmp_path / "a.bvh").write_text(bvh_text(standing(1), names))
+    with pytest.raises(InputError, match="has no joint for head; name them as"):
+        read_bvh(tmp_path / "a.bvh")
+
+
 def test_read_bvh_rotations_turn_the_joints_below(tmp_path):
     """Channels Zrotation Xrotation Yrotation, in this order; a joint without position channels keeps its offset."""
     text = bvh_text(standing(1), BANDAI)
