@@ -5,8 +5,6 @@ another machine. The hashes are part of this program, so the source need not be 
 """
 
 import hashlib
-import http.client
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -107,6 +105,9 @@ def _present(listed: ListedPackage, folder: Path) -> ModelPackage:
 
 def _read(source: str, name: str, file: ListedFile, progress: Callable[[int], object]) -> bytes:
     """Return a file's content."""
+    import http.client  # not when a node starts, which reads the manifest alone
+    import urllib.request
+
     is_url = "://" in source
     where = (
         f"{source.rstrip('/')}/{quote(name)}/{file.name}"

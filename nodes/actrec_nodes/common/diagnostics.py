@@ -14,15 +14,7 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-COUNTED = (
-    "received",
-    "processed",
-    "dropped",
-    "failed",
-    "unpaired",
-    "skipped",
-    "stale",
-)  # the counters; see `NodeStatistics`
+COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped", "stale")  # see `NodeStatistics`
 KEPT = 1000  # latencies kept for the percentiles: over half a minute at 30 Hz
 PLAUSIBLE_LATENCY_S = 30.0  # the stamp of a message older than this is a recording's and is not compared with the clock
 STALLED_S = 5.0  # inputs have stopped if the last one is older than this and than three mean intervals
