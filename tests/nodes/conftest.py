@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -109,6 +109,40 @@ def no_participant_outlives_its_test() -> Iterator[None]:
     count = participants()
     yield
     assert participants() <= count, "a node was not destroyed, or a reference keeps it alive"
+
+
+class Output(NamedTuple):
+    """Text written to standard output and standard error."""
+
+    out: str
+    err: str
+
+
+class Capture:
+    """Captured output; reading does not change the files that hold it.
+
+    pytest rewinds and truncates them when it reads: a line that a node logs at that moment then replaces their
+    beginning.
+    """
+
+    def __init__(self) -> None:
+        self._read = [0, 0]
+
+    def readouterr(self) -> Output:
+        """Return the text written since the last call."""
+        return Output(*(self._new(index) for index in range(2)))
+
+    def _new(self, index: int) -> str:
+        with open(f"/proc/self/fd/{index + 1}", "rb") as file:
+            file.seek(self._read[index])
+            data = file.read()
+        self._read[index] += len(data)
+        return data.decode(errors="replace")
+
+
+@pytest.fixture
+def capfd(capfd: pytest.CaptureFixture[str]) -> Capture:
+    return Capture()
 
 
 @pytest.fixture
