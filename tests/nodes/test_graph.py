@@ -264,6 +264,7 @@ def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_n
             wait_until(running.restarted)
             labels = monitor.labels
             wait_until(lambda: monitor.labels > labels + 2)
+            wait_until(lambda: monitor.statistics().get("skeleton_node", {}).get("processed"))
         client = monitor.create_client(LoadModel, "recognizer_node/load_model")
         assert client.wait_for_service(100)
         for package, figure in ((with_hands.path, "processed"), (model, "idle")):

@@ -86,6 +86,11 @@ class GraphMonitor(Node):
         with self._lock:
             return dict(self._statistics)
 
+    def forget(self, name: str) -> None:
+        """Drop the statistics of a node whose process has ended: the next are those of a new one."""
+        with self._lock:
+            self._statistics.pop(name, None)
+
     @staticmethod
     def _on_get_state(request: GetState.Request, response: GetState.Response) -> GetState.Response:
         response.current_state.id = State.PRIMARY_STATE_ACTIVE

@@ -360,6 +360,7 @@ class _Processes:
         command += ["--ros-args", *self._chosen.ros_args]
         own: dict[str, Any] = {"autostart": True}
         if again:  # the others run already, and no longer wait for it
+            self._monitor.forget(name)
             own["start_retry_s"] = LONGEST_PAUSE_S
         else:
             own |= graph.start_after(graph.find(name), self._chosen.specs, first=[GraphMonitor.NAME])
