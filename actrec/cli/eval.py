@@ -48,10 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     package = "model package (a folder, or the name of one in the zoo) or checkpoint of a training (.ckpt)"
     add("models", nargs="+", metavar="MODEL", help=package)
-    add("--clips", choices=("live", "whole", "stretched"), help="live: the recognizer's window when the recording "
-        "ends; whole: windows over all of the recording, their scores combined as the package defines; stretched: one "
-        "window into which all of it is stretched, as for gestures that were cut out (default: the mode of the model's "
-        "recipe, else live)")  # fmt: skip
+    add("--clips", choices=("live", "whole", "stretched", "subsequences"), help="live: the recognizer's window "
+        "when the recording ends; whole: windows over all of the recording, their scores combined as the package "
+        "defines; stretched: one window into which all of it is stretched, as for gestures that were cut out; "
+        "subsequences: evenly spaced ones of its frames, as P-I3D (default: the mode of the model's recipe, else "
+        "live)")  # fmt: skip
     add("--draws", type=int, nargs="+", metavar="N", help="also score N versions of each recording, augmented as in "
         "the model's training, and combine all scores: one number for all models, or one per model (default: 0, as "
         "live)")  # fmt: skip

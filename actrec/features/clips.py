@@ -33,14 +33,22 @@ def spans_window(spec: InputSpec) -> bool:
 
 
 def window_inputs(
-    clip: Clip, specs: Iterable[InputSpec], window: WindowSpec, starts: Sequence[int] | None = None
+    clip: Clip,
+    specs: Iterable[InputSpec],
+    window: WindowSpec,
+    starts: Sequence[int] | None = None,
+    around: Clip | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Return the inputs of all clips, as `each_clip` yields them."""
-    return list(each_clip(clip, specs, window, starts))
+    return list(each_clip(clip, specs, window, starts, around))
 
 
 def each_clip(
-    clip: Clip, specs: Iterable[InputSpec], window: WindowSpec, starts: Sequence[int] | None = None
+    clip: Clip,
+    specs: Iterable[InputSpec],
+    window: WindowSpec,
+    starts: Sequence[int] | None = None,
+    around: Clip | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the inputs of each clip of a window, input name to float32 of the spec's shape; this saves memory.
 
@@ -50,16 +58,18 @@ def each_clip(
         clip: The whole window, T = `window.frames`.
         specs: The network's inputs.
         window, starts: Length of the clips, and their first frames; None for `window.starts`.
+        around: The recording that inputs of the whole window are made from instead of `clip`.
 
     Raises:
         InputError: The window is shorter than one clip, or as for `features.inputs`.
     """
+    around = clip if around is None else around
     if window.gravity == "camera":
-        clip = without_gravity(clip)
+        clip, around = without_gravity(clip), without_gravity(around)
     specs = list(specs)
     whole = [spec for spec in specs if spans_window(spec)]
     others = [spec for spec in specs if spec not in whole]
-    shared = features.inputs(clip, whole)
+    shared = features.inputs(around, whole)
     starts = window.starts if starts is None else starts
     for start in starts:
         # Several clips overlap and share decoded images; a single one needs only its own frames.

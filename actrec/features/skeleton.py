@@ -1,5 +1,7 @@
 """Normalized joints, bones and their motion, the inputs of skeleton networks."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -181,18 +183,64 @@ class BodyFeature(Feature):
         return stack(normalized(clip, spec, memo), spec.modality, spec.layout, self.options(spec).root_bone)
 
 
-class PoseFeature(Feature):
-    """Normalized joints of the clip's body, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
+@dataclass(frozen=True)
+class PosePreprocessing(SkeletonPreprocessing):
+    """Normalization and choice of the poses."""
 
-    config_class = SkeletonPreprocessing
+    scope: str = setting("clip", "the poses are of the clip, or of the whole window", choices=("clip", "window"))
+    choice: str = setting(
+        "even",
+        "evenly spaced frames, the last one included, or one frame of each of t_p equal segments",
+        choices=("even", "segments"),
+    )
+    draw: int = setting(
+        0, "seed of the random frame of each segment, in training only; 0: the middle frame", range=(0, 2**31 - 1)
+    )
+
+
+def segment_length(length: int, count: int) -> int:
+    """Return the frames of each of `count` equal segments of `length` frames: the quotient, rounded half up.
+
+    Segments may leave out up to half of `count` last frames, or reach that far beyond the last one.
+    """
+    return max(length // count + (length % count >= count / 2), 1)
+
+
+def segment_frames(length: int, count: int, draw: int = 0) -> np.ndarray:
+    """Return the index [count] of one of `length` frames in each of `count` equal segments (`segment_length`).
+
+    It is the middle frame, or, with `draw` as the seed, a random one; the last frame beyond the end.
+    """
+    size = segment_length(length, count)
+    within = np.random.default_rng(draw).integers(size, size=count) if draw else (size - 1) // 2
+    return np.minimum(np.arange(count) * size + within, length - 1)
+
+
+def drawn(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[InputSpec]:
+    """Return the specs with random poses of each segment, as in training; others stay unchanged."""
+    return [
+        dataclasses.replace(spec, preprocessing={**spec.preprocessing, "draw": int(rng.integers(1, 2**31))})
+        if spec.preprocessing.get("choice") == "segments"
+        else spec
+        for spec in specs
+    ]
+
+
+class PoseFeature(Feature):
+    """Normalized joints of the clip's body, (3, t_p, J): t_p frames of the clip, or of the window."""
+
+    config_class = PosePreprocessing
     streams: ClassVar = {"bodies": True}
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """Compute the input from "bodies"."""
-        frames = spec.shape[1]
-        bodies = required_joints(clip, "bodies", spec, least=frames)
-        whole = normalize(bodies[:1], self.options(spec), spec.layout)[0]
-        kept = whole[evenly_spaced(len(whole), frames)]
+        frames, options = spec.shape[1], self.options(spec)
+        segments = options.choice == "segments"
+        bodies = required_joints(clip, "bodies", spec, least=1 if segments else frames)
+        whole = normalize(bodies[:1], options, spec.layout)[0]
+        kept = whole[
+            (segment_frames(len(whole), frames, options.draw) if segments else evenly_spaced(len(whole), frames))
+        ]
         return np.ascontiguousarray(kept.transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
 
 

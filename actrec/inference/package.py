@@ -30,7 +30,11 @@ FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(f"model.{name}.onnx" for name in
 """Files of a package's folder; the first one makes it a package."""
 
 UNTRAINED = "none"  # dataset of an untrained network
-_TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
+_TAKEN = {
+    "stretched": "cut out and stretched into the window",
+    "whole": "looked at as a whole",
+    "subsequences": "cut into sub-sequences",
+}
 _MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _REMEDY = "get or export the package again (`actrec models` lists the installed packages)"

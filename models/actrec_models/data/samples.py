@@ -31,11 +31,15 @@ _EARLY = 1e-6
 
 
 class Part(NamedTuple):
-    """A segment that is sampled at once: sample stamps, window or clip, first frames of the clips in it."""
+    """A segment that is sampled at once: sample stamps, window or clip, first frames of the clips in it.
+
+    `around_ns` are the stamps that inputs of the whole window are made from; None for the segment's own.
+    """
 
     stamps_ns: np.ndarray
     window: WindowSpec
     starts: tuple[int, ...]
+    around_ns: np.ndarray | None = None
 
 
 def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str) -> Iterator[Part]:
@@ -46,7 +50,15 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
     "whole" covers the recording with clips of T frames, or whole windows if an input needs them. They step back from
     the end by the package's stride (default: half a segment), plus one at the start if the steps miss it. Clips do not
     begin before the recording, unless it is shorter than a clip: then the first frame is repeated.
+
+    "subsequences" takes as many clips as a window has, of T recorded frames each (`subsequence`), evenly spaced over
+    the recording, of which inputs of the whole window are made.
     """
+    if mode == "subsequences":
+        clips, length = len(window.starts), window.clip_frames
+        for place in np.unique(np.round(np.linspace(0, spare_frames(len(clip.stamps_ns), length), clips)).astype(int)):
+            yield _subsequence(clip, window, int(place))
+        return
     if mode != "whole":
         yield Part(clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window, window.starts)
         return
@@ -64,6 +76,28 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
         yield Part(stamps[place : place + part.frames], part, part.starts if place else _starts(part, 0))
 
 
+def spare_frames(count: int, length: int) -> int:
+    """Return the last frame at which a sub-sequence of a recording of `count` frames can start."""
+    return max(count - length * (2 if count > 2 * length else 1), 0)
+
+
+def subsequence(count: int, length: int, start: int) -> np.ndarray:
+    """Return the frames [length] of a sub-sequence, as P-I3D's authors take them.
+
+    Every second frame if a recording of `count` frames is longer than twice the length, else successive ones; of a
+    shorter recording all frames, some of them repeated.
+    """
+    if count < length:
+        return np.sort(np.arange(length) % count)
+    return start + np.arange(length) * (2 if count > 2 * length else 1)
+
+
+def _subsequence(clip: Clip, window: WindowSpec, start: int) -> Part:
+    stamps, length = clip.stamps_ns, window.clip_frames
+    part = WindowSpec(length / window.rate, length, gravity=window.gravity)
+    return Part(stamps[subsequence(len(stamps), length, start)], part, part.starts, stamps)
+
+
 def _starts(part: WindowSpec, begin: int) -> tuple[int, ...]:
     """Return the first frames of the clips of a segment in which the recording begins at frame `begin`."""
     within = tuple(start for start in part.starts if start >= begin)
@@ -76,8 +110,8 @@ logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 
-Place = tuple[np.ndarray, int]
-"""Stamps [frames] of a segment, and the first frame of one clip in it."""
+Place = tuple[np.ndarray, int, np.ndarray | None]
+"""Stamps [frames] of a segment, the first frame of one clip in it, and `Part.around_ns`."""
 
 _PLACES = 1
 """Seed component that separates the order of windows from the augmentation."""
@@ -92,8 +126,9 @@ _ROUNDED_NS = 1000
 class Samples(Dataset[Sample]):
     """Clips as network inputs, with random augmentation if given.
 
-    If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`). It
-    depends only on the seed and the draw, so that any number of workers and a resumed run see the same samples.
+    If the recipe's `clips` is "whole", an item is a random one of the clips that evaluation scores (`parts`); if it is
+    "subsequences", one with a random start. It depends only on the seed and the draw, so that any number of workers and
+    a resumed run see the same samples.
 
     Networks of bodies only get variations of time, body and camera. Networks of images, hands or flow get variations
     of time and of the image crop only, since a rotated body no longer fits its image.
@@ -134,7 +169,8 @@ class Samples(Dataset[Sample]):
         if index == PAD:
             return {**self[0], "label": OUTLIER}
         clip, label = self._clip(epoch, index, again)
-        place = self._place(clip, epoch, index, again) if self.recipe.clips == "whole" else None
+        placed = self.recipe.clips in ("whole", "subsequences")
+        place = self._place(clip, epoch, index, again) if placed else None
         rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
             return {**self._recorded(clip, place, rng), "label": label}
@@ -155,18 +191,27 @@ class Samples(Dataset[Sample]):
         return clip, clip.label
 
     def _place(self, clip: Clip, epoch: int, index: int, again: int) -> Place:
-        """Return a random window among the ones of evaluation, a different one for each repeat in an epoch."""
-        found = parts(clip, self.specs, self.window, "whole")
-        places = [(part.stamps_ns, start) for part in found for start in part.starts]
+        """Return a random window among the ones of evaluation, a different one for each repeat in an epoch.
+
+        In training, a sub-sequence starts at any frame.
+        """
+        if self.recipe.clips == "subsequences" and self.any_clip:
+            rng = np.random.default_rng([self.recipe.seed, epoch, index, again, _PLACES])
+            start = int(rng.integers(spare_frames(len(clip.stamps_ns), self.window.clip_frames) + 1))
+            part = _subsequence(clip, self.window, start)
+            return part.stamps_ns, 0, part.around_ns
+        found = parts(clip, self.specs, self.window, self.recipe.clips)
+        places = [(part.stamps_ns, start, part.around_ns) for part in found for start in part.starts]
         order = np.random.default_rng([self.recipe.seed, epoch, index, 0, _PLACES]).permutation(len(places))
         return places[order[again % len(places)]]
 
     def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        specs = skeleton.drawn(self.specs, rng) if self.any_clip else self.specs
         if place is not None:
-            return self._of_clip(clip.at_stamps(place[0]), self.specs, place[1])
+            return self._of_clip(clip.at_stamps(place[0]), specs, place[1], self._around(clip, place))
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
         sample = clip.sample(self.window.seconds, self.window.frames, self.recipe.clips == "stretched")
-        return self._of_clip(sample, self.specs, start)
+        return self._of_clip(sample, specs, start)
 
     def _varied_streams(
         self, clip: Clip, place: Place | None, options: data_augmentation.Augmentation, rng: np.random.Generator
@@ -177,8 +222,14 @@ class Samples(Dataset[Sample]):
         else:
             stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
         specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, options.mirror)
+        specs = skeleton.drawn(specs, rng) if self.any_clip else specs
         start = self._start(rng) if place is None else place[1]
-        return self._of_clip(clip.at_stamps(stamps, self._speed(stamps)), specs, start)
+        around = None if place is None else self._around(clip, place)
+        return self._of_clip(clip.at_stamps(stamps, self._speed(stamps)), specs, start, around)
+
+    @staticmethod
+    def _around(clip: Clip, place: Place) -> features.Clip | None:
+        return None if place[2] is None else clip.at_stamps(place[2])
 
     def _speed(self, stamps: np.ndarray) -> float:
         """Return the playback speed of stamps [frames] in the clip's own time."""
@@ -231,9 +282,11 @@ class Samples(Dataset[Sample]):
         root = self._normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
-    def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
+    def _of_clip(
+        self, clip: features.Clip, specs: list[InputSpec], start: int, around: features.Clip | None = None
+    ) -> dict[str, np.ndarray]:
         made = [spec for spec in specs if self.made is None or spec.name in self.made]
-        return window_inputs(clip, made, self.window, starts=[start])[0]
+        return window_inputs(clip, made, self.window, [start], around)[0]
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts

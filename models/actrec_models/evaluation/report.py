@@ -45,6 +45,8 @@ CLIP_MODE_TEXT = {
     "live": "Of each recording, the window that the live recognizer has when it ends (live).",
     "whole": "Of each recording, windows over all of it, their scores combined as the package defines (whole).",
     "stretched": "Of each recording, one window into which all of it is stretched, however long it is (stretched).",
+    "subsequences": "Of each recording, evenly spaced sub-sequences of its frames, every second frame of a long one, "
+    "their scores combined as the package defines (subsequences).",
 }
 
 TEMPLATES = jinja2.Environment(

@@ -28,7 +28,7 @@ from actrec_models.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-CLIP_MODES = ("live", "whole", "stretched")
+CLIP_MODES = ("live", "whole", "stretched", "subsequences")
 
 FUSIONS = ("softmax", "logits")
 
@@ -89,7 +89,7 @@ def score(
         clips: The dataset; one clip is in memory at a time.
         mode: "live": the recognizer's window when the recording ends. "whole": clips all over the recording
             (`samples.parts`), combined as the package combines the clips of a window. "stretched": one window from the
-            first frame to the last, of any duration.
+            first frame to the last, of any duration. "subsequences": evenly spaced ones of T recorded frames.
         draws: Augmented versions of each clip to score as well; all scores are combined.
         skip_unreadable: Record an unreadable clip instead of raising.
         workers: Processes that read and prepare; 0 for this one.
@@ -296,7 +296,8 @@ class _PreparedInputs(IterableDataset[tuple[int, Inputs | str]]):
 def clip_inputs(clip: Clip, package: ModelPackage, mode: str) -> Iterator[Inputs]:
     """Yield a package's network inputs for each clip of T frames in a recording, as `score` takes them."""
     for part in parts(clip, package.inputs, package.window, mode):
-        yield from each_clip(clip.at_stamps(part.stamps_ns), package.inputs, part.window, part.starts)
+        around = None if part.around_ns is None else clip.at_stamps(part.around_ns)
+        yield from each_clip(clip.at_stamps(part.stamps_ns), package.inputs, part.window, part.starts, around)
 
 
 def _identity(value: Any) -> Any:

@@ -171,7 +171,7 @@ def fuse(
         _check_compatible(streams[0], other)
     recipe = _recipe(streams)
     window = streams[0].description.window
-    if (recipe.clips == "whole" or len(window.starts) > 1) and window.combine != _COMMUTING[method]:
+    if (recipe.clips in ("whole", "subsequences") or len(window.starts) > 1) and window.combine != _COMMUTING[method]:
         logger.warning(
             "scores are fused clip by clip and then combined over the clips (%s): `actrec eval --fuse %s`, which "
             "combines each network's clips first, may give other scores", window.combine, method,

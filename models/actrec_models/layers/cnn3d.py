@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from actrec import features
-from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.features.skeleton import PosePreprocessing
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError
 from actrec_models.layers import Bottleneck, glorot, sizes
@@ -53,9 +53,9 @@ def image_spec(name: str, frames: int, size: int) -> InputSpec:
     return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size), preprocessing=preprocessing)
 
 
-def pose_spec(poses: int) -> InputSpec:
-    """Return the spec of the poses (3, t_p, 25) that attend to a clip's images."""
-    preprocessing = dataclasses.asdict(SkeletonPreprocessing())
+def pose_spec(poses: int, scope: str = "clip", choice: str = "even") -> InputSpec:
+    """Return the spec of the poses (3, t_p, 25) that attend to a clip's images; see `PosePreprocessing`."""
+    preprocessing = dataclasses.asdict(PosePreprocessing(scope=scope, choice=choice))
     return InputSpec("pose", "pose", "kinect_v2_25", (3, poses, 25), unit="m", preprocessing=preprocessing)
 
 

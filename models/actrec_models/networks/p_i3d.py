@@ -21,10 +21,10 @@ Readings, choices where the paper is silent or ambiguous:
 - **N1, N2 "iterations"** are epochs. Steps 2 and 3 have no count (the paper stops early): 30 and 50.
 - **"Adjusted automatically".** Validation plateau, ×0.1 after 5 epochs; early stop after 12. A random tenth of the
   clips is held out, not by subject.
+- **"Individually" (step 2).** A stage for each I3D, with its own plateau and early stop; `parts` trains all at once.
 - **I3D training and augmentation "follow [4]".** SGD, momentum 0.9, ×0.1 on the plateau. [4] gives no rate and used
-  32 GPUs: 0.01 in batches of 16, as the authors' VPN. 64 random frames of the frames that evaluation scores; crops
-  move by up to 16/224 of their side, once per clip. Without poses they are mirrored at random, with the hands
-  exchanged (`mirror: false` disables). Nothing else varies.
+  32 GPUs: 0.01 in batches of 16, as the authors' code. Crops move by up to 16/224 of their side, once per clip.
+  Without poses they are mirrored at random, with the hands exchanged (`mirror: false` disables). Nothing else varies.
 - **sum_r, "after 9 − r inception blocks".** For r = 2 the pool between blocks seven and eight comes first, as the
   authors' code: (8, 7, 7) × 832. The r later blocks are another copy with Kinetics weights; the parts keep theirs for
   step 2.
@@ -37,8 +37,15 @@ Readings, choices where the paper is silent or ambiguous:
   else wrist, hand and tip.
 - **Unknown areas** are black (−1): outside the image, a missing body or hand. "Full image" keeps proportions, black
   above and below.
-- **Pose.** One body, 25 joints, t_p even frames including the last ([32] draws one per segment); the authors' code
-  gives both bodies (150 values).
+- **Pose.** One body, 25 joints; the authors' code gives both bodies (150 values). Normalized as elsewhere (authors'
+  code: minus the first frame's spine).
+- **"Cut the videos into sub-sequences of 20 and 5 frames", as [32].** One pose of each of t_p equal segments of the
+  whole recording, at random in training, as the authors' code; in tests the middle one (there too a random one).
+  Segment lengths are that code's, which drops or pads up to t_p/2 frames at the end; ours repeat the last pose, not
+  zeros. `poses: even` takes t_p frames of each clip.
+- **Sub-sequences.** As that code: 64 successive frames of a recording, every second one above 128 frames; below 64
+  all, in order, some repeated. Training starts at random, tests at five even places (that code: one at random).
+  Evaluation and training need `clips: subsequences` for this.
 - **Window.** "5 sub-sequences, logits averaged": five clips of 64 frames at 30 Hz, a quarter of a clip apart, 4.3 s.
   `clips=1` is a fifth of the work.
 - **Random I3D weights.** Sonnet's truncated normal, 1/√fan-in.
@@ -76,6 +83,12 @@ class PI3dConfig:
     aggregation: str = setting("sum_0", "how and where the parts meet (Table 1)", choices=tuple(AGGREGATED_AFTER))
     attention: bool = setting(True, "weigh the parts by the pose (Eq. 4) instead of adding them as they are")
     pose_frames: int = setting(20, "t_p, poses that the LSTM reads (5 on N-UCLA)", range=(1, 1024))
+    poses: str = setting(
+        "segments",
+        "one pose of each of t_p equal segments of the whole recording (live: of the window), or poses evenly spaced "
+        "over the clip",
+        choices=("segments", "even"),
+    )
     hidden: int = setting(512, "units of each of the three LSTM layers (128 on N-UCLA)", range=(1, 4096))
     attention_units: int = setting(128, "rows of W_h in Eq. 2", range=(1, 4096))
     dropout: float = setting(0.5, "between the LSTM layers, behind them, and before I3D's logits", range=(0.0, 0.9))
@@ -156,11 +169,11 @@ class PI3d(Network):
             self.second = InceptionI3d(
                 o.num_classes, o.width, channels, o.dropout, self.aggregated_after, o.norm_momentum
             )
-            self.stages = ("parts", "joint")
+            self.stages = ("parts", *o.parts, "joint")
         if o.attention:
             self.pose = PoseLstm(o)
             self.attention = PartAttention(self.pose.features, o.attention_units, len(o.parts))
-            self.stages = ("parts", "pose", "attention", "joint")
+            self.stages = ("parts", *o.parts, "pose", "attention", "joint")
         # Kinetics' weights for every I3D (Algorithm 1, step 1) and for the blocks behind the aggregation.
         targets = tuple(f"parts.{part}" for part in o.parts)
         self.weight_targets = {"i3d": (*targets, "second") if self.aggregated_after != "Mixed_5c" else targets}
@@ -172,13 +185,22 @@ class PI3d(Network):
         """One image input per part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
         o = self.config
         specs = [image_spec(part, o.frames, o.size) for part in o.parts]
-        return [*specs, pose_spec(o.pose_frames)] if o.attention else specs
+        scope = "window" if o.poses == "segments" else "clip"
+        return [*specs, pose_spec(o.pose_frames, scope, o.poses)] if o.attention else specs
 
     @property
     def stage_input_specs(self) -> list[InputSpec]:
         """As in the base class: the I3D take images alone, the LSTM poses alone."""
-        stage = self._stage
-        return [spec for spec in self.input_specs if stage != ("pose" if spec.name in self.config.parts else "parts")]
+        read = ("pose",) if self._stage == "pose" else self._pretrained
+        return [spec for spec in self.input_specs if not read or spec.name in read]
+
+    @property
+    def _pretrained(self) -> tuple[str, ...]:
+        """Parts that the stage trains on their own (step 2)."""
+        parts = self.config.parts
+        if self._stage in parts:
+            return (self._stage,)
+        return parts if self._stage == "parts" or len(parts) == 1 else ()
 
     @property
     def window(self) -> WindowSpec:
@@ -215,10 +237,10 @@ class PI3d(Network):
     def stage(self, name: str) -> None:
         """Set the trained parameters, and the losses, to a stage of Algorithm 1. Weights do not change.
 
-        "parts": each I3D with its own classifier on its own crops (step 2). "pose": the LSTM with its classifier
-        (step 3). "attention": the LSTM, the attention and the last classifier on the I3D's fixed features, for N1
-        epochs (step 5). "joint": everything but the LSTM, for N2 epochs (step 6). "": all of it at once, as a new
-        network is.
+        A part's name: its I3D with its own classifier on its own crops (step 2); "parts": all of them at once. "pose":
+        the LSTM with its classifier (step 3). "attention": the LSTM, the attention and the last classifier on the
+        I3Ds' fixed features, for N1 epochs (step 5). "joint": everything but the LSTM, for N2 epochs (step 6). "": all
+        of it at once, as a new network is.
 
         Raises:
             ConfigError: It has no such stage.
@@ -232,7 +254,7 @@ class PI3d(Network):
     def train(self, mode: bool = True) -> "PI3d":
         """As `nn.Module.train`, but untrained parts keep their statistics and apply no dropout."""
         super().train(mode)
-        for module in self.children():
+        for module in (*self.children(), *self.parts.children()):
             if not any(p.requires_grad for p in module.parameters()):
                 module.eval()
         return self
@@ -248,8 +270,8 @@ class PI3d(Network):
             "attention_regularizer" and "weight_regularizer".
         """
         label = batch["label"]
-        if self._stage == "parts" or len(self.config.parts) == 1:
-            scores = [i3d(batch[part]) for part, i3d in self.parts.items()]
+        if self._pretrained:
+            scores = [self.parts[part](batch[part]) for part in self._pretrained]
             losses = [cross_entropy(s, label) for s in scores]
             return {"loss": sum(losses[1:], losses[0]), "logits": torch.stack(scores).mean(dim=0)}
         if self._stage == "pose":
@@ -279,8 +301,8 @@ class PI3d(Network):
 
     def _set_trainable(self) -> None:
         trained: list[nn.Module]
-        if self._stage == "parts":
-            trained = [self.parts]
+        if self._pretrained:
+            trained = [self.parts[part] for part in self._pretrained]
         elif self._stage == "pose":
             trained = [self.pose]
         elif self._stage == "attention":
@@ -303,7 +325,7 @@ def _check(options: PI3dConfig) -> None:
         raise ConfigError(
             f"{parts[0]} alone leaves nothing to weigh or join: set attention to false, aggregation to sum_0"
         )
-    if options.attention and options.pose_frames > options.frames:
+    if options.attention and options.poses == "even" and options.pose_frames > options.frames:
         raise ConfigError(
             f"PI3dConfig.pose_frames is {options.pose_frames}, allowed: 1 to {options.frames} (frames of a clip)"
         )

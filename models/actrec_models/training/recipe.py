@@ -247,8 +247,9 @@ class Recipe:
     clips: str = setting(
         "live",
         "clips of a recording in evaluation: the window at its end (live); clips all over it, also in training, as in "
-        "papers on videos (whole); or all of it in one window, as in papers on gestures (stretched)",
-        choices=("live", "whole", "stretched"),
+        "papers on videos (whole); all of it in one window, as in papers on gestures (stretched); or, as P-I3D, "
+        "sub-sequences of its frames with the poses of all of it (subsequences)",
+        choices=("live", "whole", "stretched", "subsequences"),
     )
     augment: bool = setting(True, "augment each clip at each draw; false: as recorded, a random clip of each window")
     augmentation: dict = setting({}, "fields of actrec_models.data.augmentation.Augmentation")

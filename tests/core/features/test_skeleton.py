@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,10 @@ from actrec.features.skeleton import (
     MODALITIES,
     SkeletonPreprocessing,
     bones,
+    drawn,
     fill_missing,
     normalize,
+    segment_frames,
     stack,
 )
 from actrec.features.specs import InputSpec
@@ -164,3 +168,40 @@ def test_normalize_canonical_lengths_leave_missing_limbs_at_their_parents(clip):
     placed = normalize(lost, SkeletonPreprocessing(lengths="canonical"))
     wrist, elbow = (LAYOUT.index[f"{joint}_left"] for joint in ("wrist", "elbow"))
     np.testing.assert_allclose(placed[..., wrist, :], placed[..., elbow, :], atol=1e-6)
+
+
+def published_segments(count, step):
+    """Split the frames of a recording as P-I3D's authors do; −1 is a pose of zeros."""
+    frames, extra = np.arange(count), count % step
+    if extra < step / 2:
+        frames = frames[: count - extra]
+    else:
+        frames = np.concatenate([frames, np.full(step * (count // step + 1) - count, -1)])
+    return np.split(frames, step)
+
+
+@pytest.mark.parametrize("poses", [5, 20])
+def test_segment_frames_equal_published_segments(poses):
+    for count in range(1, 130):
+        middle = segment_frames(count, poses)
+        random = np.array([segment_frames(count, poses, draw) for draw in range(1, 40)])
+        for k, segment in enumerate(published_segments(count, poses)):
+            known = set(segment[segment >= 0]) or {count - 1}  # a pose of zeros is the last pose here
+            if segment.size:
+                assert middle[k] in known | {count - 1}
+                assert set(random[:, k]) <= known | ({count - 1} if -1 in segment else set())
+    assert segment_frames(3, poses).tolist()[-1] == 2  # too short for the published code, which finds no frame
+
+
+def test_drawn_poses_change_segments_only():
+    segments = InputSpec("pose", "pose", "kinect_v2_25", (3, 4, 25), preprocessing={"choice": "segments"})
+    even = dataclasses.replace(segments, preprocessing={"choice": "even"})
+    rng = np.random.default_rng(0)
+    first, kept = drawn([segments, even], rng)
+    assert kept is even
+    bodies = np.random.default_rng(1).normal(0, 1, (1, 40, 25, 3)).astype(np.float32)
+    middle, varied, again = (
+        features.inputs({"bodies": bodies}, [spec])["pose"] for spec in (segments, first, drawn([segments], rng)[0])
+    )
+    assert middle.shape == varied.shape == (3, 4, 25)
+    assert (middle != varied).any() and (varied != again).any()

@@ -12,6 +12,7 @@ from actrec.utils import config
 from actrec_models.data import augmentation
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samples import Samples, parts
+from actrec_models.layers import cnn3d
 from actrec_models.training.recipe import Recipe
 from tests.models.places import still
 from tests.tiny_model import RAW
@@ -53,7 +54,7 @@ def evaluated_frames(clip, specs, window=IN_CLIPS):
 @pytest.mark.parametrize("frames", [1, 3, 12, 40])
 def test_windows_stretched_covers_whole_recording(frames):
     clip = recording(frames)
-    [(stamps, part, starts)] = parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
+    [(stamps, part, starts, _)] = parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
     assert (part, starts, len(stamps)) == (window, (0,), 4)
     assert (stamps[0], stamps[-1]) == (clip.stamps_ns[0], clip.stamps_ns[-1])
     x = clip.at_stamps(stamps)["bodies"][0, :, 0, 0]
@@ -185,3 +186,42 @@ def test_augment_bodies_smoothed_averages_neighbors_and_keeps_missing_joints():
         pytest.approx(1 / 5),
         pytest.approx(1 / 7),
     ) and moved.sum() == pytest.approx(1)
+
+
+def published_frames(count, start):
+    """Return the images that P-I3D's and VPN's authors read of a video of `count`, here four instead of 64."""
+    images = list(range(count))
+    if count > 4 * 2:
+        files = images[start : start + 4 * 2 : 2]
+    elif count < 4:
+        files = (images * 4)[:4]
+    else:
+        files = images[start : start + 4]
+    return tuple(sorted(files))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 7, 8, 9, 40])
+def test_subsequences_equal_published_frames(frames):
+    clip, last = recording(frames), max(frames - 8, 0) if frames > 8 else max(frames - 4, 0)
+    window = WindowSpec(5.0, 20, 4, 4)  # five clips
+    possible = {published_frames(frames, start) for start in range(last + 1)}
+    tested = [
+        tuple(np.searchsorted(clip.stamps_ns, part.stamps_ns)) for part in parts(clip, [IMAGE], window, "subsequences")
+    ]
+    assert len(set(tested)) == len(tested) == min(last + 1, 5) and set(tested) <= possible
+    assert (tested[0], tested[-1]) == (published_frames(frames, 0), published_frames(frames, last))
+    whole = samples(clip, [IMAGE], Augmentation(**UNCHANGED), window, clips="subsequences")
+    whole.any_clip = True
+    assert {frames_of(whole[epoch, 0, 0]) for epoch in range(40 if last < 5 else 200)} == possible
+
+
+def test_subsequences_have_poses_of_whole_recording():
+    spec = cnn3d.pose_spec(5, "window", "segments")
+    raw = replace(spec, preprocessing={**spec.preprocessing, **RAW})
+    clip = recording(40)
+    trained = samples(clip, [IMAGE, raw], Augmentation(**UNCHANGED), clips="subsequences")
+    assert [round(float(x)) for x in trained[0]["pose"][0, :, 0]] == [3, 11, 19, 27, 35]  # tests: the middle of eight
+    trained.any_clip = True
+    found = np.array([trained[epoch, 0, 0]["pose"][0, :, 0] for epoch in range(60)]).round().astype(int)
+    assert (found // 8 == np.arange(5)).all()
+    assert set(found.ravel()) == set(range(40))  # every frame of the recording

@@ -8,7 +8,8 @@ import torch
 
 import actrec_models.networks
 from actrec import datasets, features
-from actrec.features.clips import example_clip
+from actrec.features.clips import each_clip, example_clip
+from actrec.features.skeleton import PosePreprocessing, normalize
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models.export import onnx_graph
 from actrec_models.layers.cnn3d import InceptionI3d, average_pool
@@ -136,6 +137,7 @@ def test_p_i3d_initial_attention_is_equal():
 
 TRAINED = {
     "parts": ("parts.",),
+    "right_hand_crop": ("parts.right_hand_crop.",),
     "pose": ("pose.",),
     "attention": ("pose.lstm.", "attention.", "second."),
     "joint": ("parts.", "attention.", "second."),
@@ -161,7 +163,9 @@ def test_p_i3d_stage_trains_own_parameters_only(stage, aggregation):
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     behind = ("Mixed_5b", "Mixed_5c") if aggregation == "sum_2" else ()
     unused = (
-        () if stage == "parts" else tuple(f"parts.{p}.{e}" for p in model.config.parts for e in (*behind, "logits"))
+        ()
+        if stage in ("parts", "right_hand_crop")
+        else tuple(f"parts.{p}.{e}" for p in model.config.parts for e in (*behind, "logits"))
     )
     named = {name for name in before if name.startswith(TRAINED[stage]) and not name.startswith(unused)}
     assert changed <= named
@@ -184,6 +188,9 @@ def test_p_i3d_frozen_parts_are_in_evaluation_mode():
         assert {name for name, module in model.named_children() if module.training} == modules
         model.eval()
         assert not any(module.training for module in model.modules())
+    model.train()
+    model.stage("body_crop")  # the other I3Ds keep their statistics
+    assert [name for name, part in model.parts.items() if part.training] == ["body_crop"]
 
 
 def test_p_i3d_stage_without_name_trains_as_new_network():
@@ -209,6 +216,11 @@ def test_p_i3d_pretraining_losses_are_cross_entropy():
     found = model.losses(batch)
     torch.testing.assert_close(found["loss"], sum(-s.log_softmax(1)[label, label].mean() for s in scores))
     torch.testing.assert_close(found["logits"], sum(scores) / 3)
+    model.stage("right_hand_crop")
+    assert [spec.name for spec in model.stage_input_specs] == ["right_hand_crop"]
+    found = model.losses({"right_hand_crop": batch["right_hand_crop"], "label": label})
+    torch.testing.assert_close(found["logits"], scores[1])
+    torch.testing.assert_close(found["loss"], -scores[1].log_softmax(1)[label, label].mean())
     model.stage("pose")
     found = model.losses(batch)
     scores = model.pose.classifier(model.pose(batch["pose"]))
@@ -235,8 +247,8 @@ def test_p_i3d_every_stage_lowers_loss():
 def test_p_i3d_recipe_runs_all_stages(root, tmp_path, monkeypatch):
     """The shipped recipe on a few short clips: each stage starts from the weights of the one before."""
     shipped = recipe.read(root / "models/recipes/papers/p_i3d_ntu60.yaml")
-    assert [stage.name for stage in shipped.plan()] == list(network().stages)
-    assert [stage.epochs for stage in shipped.plan()[2:]] == [10, 25]  # N1, N2
+    assert ["parts", *(stage.name for stage in shipped.plan())] == list(network().stages)
+    assert [stage.epochs for stage in shipped.plan()[-2:]] == [10, 25]  # N1, N2
     small = dataclasses.replace(
         shipped,
         options={**SMALL, "clips": 2},
@@ -246,11 +258,12 @@ def test_p_i3d_recipe_runs_all_stages(root, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(datasets, "create", lambda *_, **__: recorded(4))
     trainer.train(small, "", tmp_path, progress=False, threads=1)
-    folders = ["stage_1_parts", "stage_2_pose", "stage_3_attention", ""]
+    names = [stage.name for stage in shipped.plan()]
+    folders = [*(f"stage_{number}_{name}" for number, name in enumerate(names[:-1], start=1)), ""]
     learnt = [checkpoints.read(tmp_path / folder / "last.ckpt")["state_dict"] for folder in folders]
-    for before, after, name in zip(learnt, learnt[1:], ("pose", "attention", "joint"), strict=False):
+    for before, after, name in zip(learnt, learnt[1:], names[1:], strict=False):
         changed = {k.removeprefix("network.") for k, v in after.items() if not torch.equal(v, before[k])}
-        assert changed and all(k.startswith(TRAINED[name]) for k in changed), name
+        assert changed and all(k.startswith(TRAINED.get(name, f"parts.{name}.")) for k in changed), name
 
 
 def recorded(count):
@@ -264,10 +277,12 @@ def recorded(count):
 
 
 def test_p_i3d_stages_depend_on_options():
-    assert network().stages == ("parts", "pose", "attention", "joint")
+    crops = ("parts", "left_hand_crop", "right_hand_crop", "body_crop")
+    assert network().stages == (*crops, "pose", "attention", "joint")
     plain = network(attention=False)
-    assert plain.stages == ("parts", "joint")
-    with pytest.raises(ConfigError, match="no stage 'pose'; it has: parts, joint"):
+    assert plain.stages == (*crops, "joint")
+    assert network(attention=False, parts=("image",)).stages == ("parts",)
+    with pytest.raises(ConfigError, match="no stage 'pose'; it has: parts, left_hand_crop, right_hand_crop, body_crop"):
         plain.stage("pose")
 
 
@@ -364,13 +379,30 @@ def test_p_i3d_defaults_are_published():
         ({"parts": ("image", "image")}, "each once"),
         ({"parts": ("image",)}, "image alone leaves nothing to weigh or join: set attention to false"),
         ({"parts": ("image",), "attention": False, "aggregation": "sum_1"}, "aggregation to sum_0"),
-        ({"pose_frames": 9}, r"pose_frames is 9, allowed: 1 to 8 \(frames"),
+        ({"pose_frames": 9, "poses": "even"}, r"pose_frames is 9, allowed: 1 to 8 \(frames"),
         ({"aggregation": "concat_1"}, "allowed: sum_0, sum_1, sum_2, concat_0"),
     ],
 )
 def test_p_i3d_contradicting_options_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         network(**options)
+
+
+@pytest.mark.parametrize(("poses", "frames"), [("segments", [1, 4, 7, 10]), ("even", [1, 3, 5, 7])])
+def test_p_i3d_poses_are_of_window_or_clip(poses, frames):
+    """Live, segments are of the window of all clips; even poses are of each clip."""
+    model = network(poses=poses, clips=2, frames=8)
+    window = dataclasses.replace(model.window, frames=12, stride=4)
+    clip = example_clip(model.input_specs, window.frames)
+    made = list(each_clip(clip, model.input_specs, window))
+    assert len(made) == 2
+    whole = normalize(clip["bodies"], PosePreprocessing())[0]
+    if poses == "segments":
+        np.testing.assert_allclose(made[0]["pose"], whole[frames].transpose(2, 0, 1), atol=1e-5)
+        assert made[1]["pose"] is made[0]["pose"]
+    else:
+        first = normalize(clip["bodies"][:, :8], PosePreprocessing())[0]
+        np.testing.assert_allclose(made[0]["pose"], first[frames].transpose(2, 0, 1), atol=1e-5)
 
 
 def test_p_i3d_clip_gives_logits():
