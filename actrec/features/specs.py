@@ -44,6 +44,11 @@ class WindowSpec:
         length, stride = self.clip_frames, self.stride or 1
         return tuple(range((self.frames - length) % stride, self.frames - length + 1, stride))
 
+    @property
+    def lags_s(self) -> tuple[float, ...]:
+        """Return the time from the last frame of each clip to the end of the window, s; 0 for the last clip."""
+        return tuple((self.starts[-1] - start) / self.rate for start in self.starts)
+
 
 @dataclass(frozen=True)
 class InputSpec:

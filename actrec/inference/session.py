@@ -247,7 +247,7 @@ class Session:
             return []
         for clip in clips:
             check(clip, self.package)
-        return [self.to_prediction(row) for row in self.probabilities(clips)]
+        return self.to_predictions(self.logits(clips))
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
         """Return the probabilities [N, classes] float32 of windows; a row is NaN if the network returned NaN."""
@@ -258,6 +258,15 @@ class Session:
         inputs, window, aborts = self.package.inputs, self.package.window, self._aborts
         scores = self.run((made for clip in clips for made in each_clip(clip, inputs, window)), aborts)
         return combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
+
+    def last_logits(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Return the logits [N, classes] float32 of the last clip of each window alone. Raises as `predict`."""
+        inputs, window, aborts = self.package.inputs, self.package.window, self._aborts
+        for clip in clips:
+            check(clip, self.package)
+        return self.run(
+            (made for clip in clips for made in each_clip(clip, inputs, window, window.starts[-1:])), aborts
+        )
 
     def at_once(self, most: int) -> int:
         """Return the number of inputs of one run: `most`, or fewer to stay within `RUN_BYTES`."""
@@ -298,6 +307,10 @@ class Session:
         rejection = self.package.rejection
         unmatched = 0.0 if rejection.background is None else 1 - probabilities.sum(axis=1)
         return np.asarray(probabilities.max(axis=1) < (rejection.threshold or unmatched))
+
+    def to_predictions(self, logits: np.ndarray) -> list[Prediction]:
+        """Return the predictions for the logits [N, classes] of windows."""
+        return [self.to_prediction(row) for row in self.softmax(logits)]
 
     def to_prediction(self, probabilities: np.ndarray) -> Prediction:
         """Return the prediction for probabilities [classes], with rejection."""

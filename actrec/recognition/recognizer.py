@@ -12,6 +12,7 @@ from actrec.features import rates
 from actrec.features.leveling import JOINTS, PIXELS, level_view
 from actrec.features.specs import BodyView
 from actrec.inference.session import Session
+from actrec.recognition import clip_scores
 from actrec.recognition.events import ActionEvent, EventDetector, middle
 from actrec.recognition.predictions import ActionPrediction
 from actrec.recognition.recognition_config import RecognitionConfig
@@ -22,12 +23,12 @@ from actrec.recognition.tracks import (
     Counts,
     ModelInputs,
     StreamBuffers,
+    due_windows,
     faces_by_id,
     hands_by_id,
     is_complete,
     is_per_body,
     joints_by_id,
-    make_clips,
 )
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
@@ -361,17 +362,17 @@ class ActionRecognizer:
             session = self._session
             predictions, ready = self._select(frame)
             tracks = [self._tracks[body_id] for body_id in ready]
-            starts = [track.window.start_ns for track in tracks]
             present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._buffers.missing(s) for k in keys}
-            clips = make_clips(ready, frame.stamp_ns, self._tracks, self._buffers, self._inputs, present)
-        results = session.predict_many(clips)
+            every_s = self.config.interval_s
+            windows = due_windows(ready, frame.stamp_ns, every_s, self._tracks, self._buffers, self._inputs, present)
+        results = clip_scores.predict(session, windows)
         with self._lock:
-            for body_id, track, start_ns, result in zip(ready, tracks, starts, results, strict=True):
+            for body_id, track, window, result in zip(ready, tracks, windows, results, strict=True):
                 result = self._accumulate(session, body_id, track, frame, result)
                 top = result.top(self.config.top_k)
                 labels, probabilities = tuple(label for label, _ in top), tuple(value for _, value in top)
                 best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
-                predictions.append(ActionPrediction(*best, start_ns, frame.stamp_ns, session.package.name))
+                predictions.append(ActionPrediction(*best, window.start_ns, frame.stamp_ns, session.package.name))
             return [self._located(prediction, frame) for prediction in predictions]
 
     def _located(self, prediction: ActionPrediction, frame: _Frame) -> ActionPrediction:

@@ -15,6 +15,7 @@ import numpy as np
 from actrec import features
 from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference.session import Session, body_layout, frame_inputs
+from actrec.recognition.clip_scores import BodyWindow, ClipScores
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL, HANDS, convert
 from actrec.skeleton.windows import Series, Window, sample_stamps
@@ -181,7 +182,7 @@ class ModelInputs:
     def restart(self, track: "BodyTrack") -> None:
         """Empty all buffers of a track whose window has restarted."""
         empty = self.new_track()
-        track.points, track.frames = empty.points, empty.frames
+        track.points, track.frames, track.scores = empty.points, empty.frames, empty.scores
 
 
 @dataclass
@@ -191,6 +192,7 @@ class BodyTrack:
     window: Window  # its joints
     points: dict[str, Series[np.ndarray]]  # key of a clip to the points observed
     frames: dict[str, Series[np.ndarray]]  # name of an input to the frames observed
+    scores: ClipScores = field(default_factory=ClipScores)  # of the clips that were run
     last_seen_ns: int = 0  # stamp of the last frame with this body
     predicted_ns: int | None = None  # stamp of the last frame in which it was labeled
     label: str = ""  # its last label
@@ -288,6 +290,28 @@ def is_complete(feature: FrameFeature, color: np.ndarray | None, flow: np.ndarra
     """Return whether the images that an input requires are present."""
     missing = {name for name, image in (("color", color), ("flow", flow)) if image is None}
     return not any(feature.streams.get(name) for name in missing)
+
+
+def due_windows(
+    body_ids: Sequence[str],
+    stamp_ns: int,
+    interval_s: float,
+    tracks: Mapping[str, BodyTrack],
+    buffers: StreamBuffers,
+    inputs: ModelInputs,
+    present_keys: set[str],
+) -> list[BodyWindow]:
+    """Return the window of each body with its clips that are due; see `make_clips` and `ClipScores.due`."""
+    windows = []
+    newest = make_clips(body_ids, stamp_ns, tracks, buffers, inputs, present_keys)
+    for body_id, clip in zip(body_ids, newest, strict=True):
+        scores, start_ns, clips = tracks[body_id].scores, tracks[body_id].window.start_ns, {stamp_ns: clip}
+        if len(inputs.window.starts) > 1:
+            for end_ns in scores.due(inputs.window, stamp_ns, start_ns, interval_s):
+                if end_ns != stamp_ns:
+                    (clips[end_ns],) = make_clips([body_id], end_ns, tracks, buffers, inputs, present_keys)
+        windows.append(BodyWindow(scores, stamp_ns, start_ns, clips))
+    return windows
 
 
 def make_clips(

@@ -45,7 +45,9 @@ class Part(NamedTuple):
 def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str) -> Iterator[Part]:
     """Yield the segments of a recording.
 
-    "live" is the window at the end of the recording, "stretched" the window from its first to its last frame.
+    "live" is the window at the end of the recording, "stretched" the window from its first to its last frame. Live, an
+    input that spans the window ends with each clip, as clips are run when their last frame has come
+    (`actrec.recognition.clip_scores`).
 
     "whole" covers the recording with clips of T frames, or whole windows if an input needs them. They step back from
     the end by the package's stride (default: half a segment), plus one at the start if the steps miss it. Clips do not
@@ -54,18 +56,24 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
     "subsequences" takes as many clips as a window has, of T recorded frames each (`subsequence`), evenly spaced over
     the recording, of which inputs of the whole window are made.
     """
+    begin, end = int(clip.stamps_ns[0]), int(clip.stamps_ns[-1])
     if mode == "subsequences":
         clips, length = len(window.starts), window.clip_frames
         for place in np.unique(np.round(np.linspace(0, spare_frames(len(clip.stamps_ns), length), clips)).astype(int)):
             yield _subsequence(clip, window, int(place))
         return
+    if mode == "live" and len(window.starts) > 1 and any(map(spans_window, inputs)):
+        for lag_s in window.lags_s:
+            clip_end = max(end - round(lag_s * NANOSECONDS), begin)
+            yield Part(windows.sample_stamps(clip_end, window.seconds, window.frames), window, window.starts[-1:])
+        return
     if mode != "whole":
         yield Part(clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window, window.starts)
         return
-    rate, end = window.frames / window.seconds, int(clip.stamps_ns[-1])
+    rate = window.frames / window.seconds
     clip_window = WindowSpec(window.clip_frames / rate, window.clip_frames, gravity=window.gravity)
     part = window if any(map(spans_window, inputs)) else clip_window
-    held = int((end - int(clip.stamps_ns[0])) / NANOSECONDS * rate + _EARLY) + 1  # samples that the recording holds
+    held = int((end - begin) / NANOSECONDS * rate + _EARLY) + 1  # samples that the recording holds
     if held <= part.frames:
         yield Part(windows.sample_stamps(end, part.seconds, part.frames), part, _starts(part, part.frames - held))
         return

@@ -40,8 +40,9 @@ Readings, choices where the paper is silent or ambiguous:
 - **AT-2's skeleton model in Table 1.** Frozen by default ("imposed from deep skeleton model"); `skeleton=joint`
   trains it through the mask. `c3d_flow_at2` holds only the parts that the score needs.
 - **Skeleton beside clips.** The paper gives it the whole sequence. The joint map starts at the first frame with a
-  body, in column 0, at 30 columns a second, zero-padded to N = 300, the same for each clip (`scope: window`). Frames
-  that only hold the first pose are dropped, because Res-BJCN's channels are time. A motionless person is one column.
+  body, in column 0, at 30 columns a second, zero-padded to N = 300, the same for each clip (`scope: window`); live, it
+  ends with the clip. Frames that only hold the first pose are dropped, because Res-BJCN's channels are time. A
+  motionless person is one column.
 - **30 Hz joints, 10 Hz flow.** Fused models see every third frame, interpolated (`rate: 3`), and so does their first
   stage (`step: 3`). `res_tcn_bjcn_ntu60.yaml` alone sees every frame, as in the paper.
 - **Window.** Sequences have any length, NTU's at most 10 s. `c3d_flow`, `c3d_flow_at1`: 4.8 s, 48 frames, five clips

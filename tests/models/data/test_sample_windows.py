@@ -97,6 +97,14 @@ def test_windows_full_window_inputs_get_full_windows():
     assert {part.starts for part in found} == {(0, 2, 4)}
 
 
+@pytest.mark.parametrize(("frames", "ends"), [(24, (19, 21, 23)), (4, (0, 1, 3))])
+def test_windows_live_inputs_of_full_window_end_with_each_clip(frames, ends):
+    found = list(parts(recording(frames), [BODY, MAP], IN_CLIPS, "live"))
+    assert [(part.window, part.starts) for part in found] == [(IN_CLIPS, (4,))] * 3
+    assert [part.stamps_ns[-1] / NANOSECONDS * FPS for part in found] == list(ends)
+    assert [part.starts for part in parts(recording(frames), [BODY], IN_CLIPS, "live")] == [IN_CLIPS.starts]
+
+
 def test_windows_clips_start_inside_recording():
     """Clips of four frames start in steps of two back from the end, and never before the recording."""
     assert evaluated_frames(recording(7), [BODY, MAP]) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6)]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from actrec import datasets, inference
-from actrec.datasets.base import ClipDataset
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference.session import Session, combined
+from actrec.recognition import ActionRecognizer
+from actrec.types import NANOSECONDS, Body
 from actrec.utils.errors import ConfigError, InputError
 from actrec_models import evaluation
 from actrec_models.data.augmentation import Augmentation
@@ -60,6 +62,22 @@ def test_score_other_scene_flow_warns_with_settings_of_prepare(tiny, caplog):
         "tiny was trained with another scene flow: actrec prepare the dataset with --set flow.method=pd_flow"
         in caplog.text
     )
+
+
+def test_score_live_equals_recognizer_with_joint_map_of_window(tmp_path):
+    joint_map = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 8), "m", {"scope": "window"})
+    session = inference.load(write_any(tmp_path / "p", [BODY, joint_map], WindowSpec(0.8, 8, 4, 2)))
+    positions = np.random.default_rng(0).normal((0, 0, 2), 0.1, (1, 30, 25, 3)).astype(np.float32)
+    clip = Clip("moving", 0, np.arange(30) * NANOSECONDS // 10, positions)
+    recognizer = ActionRecognizer(session, interval_s=0.0)
+    for stamp_ns, joints in zip(clip.stamps_ns, positions[0], strict=True):
+        body = Body("body_1", "kinect_v2_25", joints, np.zeros((25, 2), np.float32), np.ones(25, np.float32))
+        recognizer.add_skeletons(int(stamp_ns), [body])
+        (label,) = recognizer.predict()
+    scores = scoring.score(session, ClipDataset([clip], LABELS))
+    assert label.top_probabilities == tuple(sorted(session.softmax(scores.logits)[0], reverse=True))
+    whole = session.logits([clip.sample(0.8, 8)])
+    assert np.abs(whole - scores.logits).max() > 0.01, "one map for all clips differs"
 
 
 def with_settings(session, **settings):
