@@ -1,4 +1,4 @@
-"""Windows of several clips: each clip is run once, and labels equal those of runs of all clips."""
+"""Windows of several clips: each clip is run once, and labels equal the ones that all clips together give."""
 
 from dataclasses import replace
 from pathlib import Path
