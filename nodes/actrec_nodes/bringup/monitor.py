@@ -87,7 +87,7 @@ class GraphMonitor(Node):
             return dict(self._statistics)
 
     def forget(self, name: str) -> None:
-        """Drop the statistics of a node whose process has ended: the next are those of a new one."""
+        """Drop the statistics of a node whose process has ended: the next ones are of a new process."""
         with self._lock:
             self._statistics.pop(name, None)
 
