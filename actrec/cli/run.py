@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--with", metavar="NAMES", default="", dest="also", help="nodes to start although the model does not need them")
     add("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
     add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
+    standby = "with --processes, keep no process (170 MB) to replace a node that dies: a new one takes seconds longer"
+    add("--no-standby", action="store_false", dest="standby", help=standby)
     add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
     add("--quiet", action="store_true", help="no figures of nodes, and of their log only warnings and errors")
     image = "write an image (.jpg, .png) of each action that the simulated camera showed, with its label"
@@ -69,6 +71,7 @@ def plan(args: argparse.Namespace, on_images: Callable[[dict[str, Any]], None] |
         without=names(args.without),
         also=names(args.also),
         processes=args.processes,
+        standby=args.standby,
         log_level=args.log_level or ("warn" if args.quiet else None),
         ros_args=args.ros_args,
         on_label=None if args.json else Lines().show,

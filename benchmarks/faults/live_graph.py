@@ -180,8 +180,8 @@ class LiveGraph:
         """Return the process id of a node; None while it does not run."""
         for process in self.processes()[1:]:
             with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if process.status() != psutil.STATUS_ZOMBIE and any(w == name or w.endswith(f"/{name}") for w in words):
+                names = [process.name(), *(os.path.basename(word) for word in process.cmdline())]
+                if process.status() != psutil.STATUS_ZOMBIE and (name in names or name[:15] == names[0]):
                     return process.pid
         return None
 

@@ -14,6 +14,7 @@ from geometry_msgs.msg import Vector3Stamped
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Imu
 
+from actrec import inference
 from actrec.perception import pipeline
 from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import gravity
@@ -25,6 +26,7 @@ from actrec_nodes.common.lifecycle import ActrecNode
 from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.common.synchronizer import RgbdMessages
 from actrec_nodes.common.tf import WAIT_S, TfPoses
+from actrec_nodes.recognition.loading import FALLBACK
 
 ConfigT = TypeVar("ConfigT")
 
@@ -52,6 +54,12 @@ class PerceptionNode(FrameNode[ConfigT]):
         super().__init__(self.node_name, self.perception_class.config_class, **node_options)
         self._perception: Any = None
         self._publisher: Any = None
+
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import the estimator and ONNX Runtime."""
+        pipeline.ESTIMATORS.get(cls.perception_class.kind)
+        inference.BACKENDS.get(FALLBACK)
 
     def configure(self) -> None:
         """Make the estimator."""

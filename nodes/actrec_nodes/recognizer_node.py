@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import String
 
+from actrec import inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
 from actrec.recognition import ActionEvent as Event
@@ -27,7 +28,7 @@ from actrec_nodes.common.lifecycle import ActrecNode, one_line
 from actrec_nodes.common.subscriptions import rivals
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
-from actrec_nodes.recognition.loading import ModelLoader
+from actrec_nodes.recognition.loading import FALLBACK, ModelLoader
 from actrec_nodes.recognition.staleness import Heartbeat, elapsed_ns
 from actrec_nodes.recognition.wait_for_action import WaitForActionServer
 
@@ -103,6 +104,12 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self.create_service(
             ListModels, "~/list_models", self._on_list_models, callback_group=MutuallyExclusiveCallbackGroup()
         )
+
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import ONNX Runtime, and read the model package."""
+        inference.BACKENDS.get(FALLBACK)
+        zoo.find(value("model") or RecognizerConfig.model)
 
     def configure(self) -> None:
         """Load the model and warm it up."""

@@ -30,6 +30,11 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._preview: Any = None
         self._tf: TfPoses | None = None
 
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import the method."""
+        scene_flow.METHODS.get(value("method") or SceneFlowConfig.method)
+
     def configure(self) -> None:
         """Find the method, declare its settings and make it."""
         method = scene_flow.METHODS.get(self.config.method)

@@ -60,9 +60,9 @@ def test_graph_node_names_match_their_classes(root: Path) -> None:
 @pytest.mark.parametrize("spec", graph.GRAPH, ids=lambda spec: spec.name)
 def test_main_runs_the_node_with_the_name_of_the_executable(monkeypatch: pytest.MonkeyPatch, spec) -> None:
     monkeypatch.setattr(sys, "argv", [f"/opt/lib/actrec/{spec.name}", "--ros-args"])
-    monkeypatch.setattr(processes, "spin", lambda node_class, args: (node_class, args))
+    monkeypatch.setattr(processes, "spin", lambda choose, args: (choose(), args))
     monkeypatch.setattr(processes, "end_after", lambda timeout_s: None)
-    assert processes.main() == (spec.load(), sys.argv)  # type: ignore[comparison-overlap]
+    assert processes.main() == ((spec.load(), []), sys.argv)  # type: ignore[comparison-overlap]
 
 
 def test_graph_order_starts_subscribers_before_publishers() -> None:

@@ -175,7 +175,7 @@ def test_node_alone_reports_entries_and_names_without_effect(
 ) -> None:
     """As `ros2 run actrec camera_node` does; an unknown driver ends it."""
     arguments = ["--ros-args", "--params-file", write(text), "-p", "autostart:=true", "-p", "driver:=no_such"]
-    assert processes.spin(graph.find("camera").load(), arguments) == 1
+    assert processes.spin(lambda: (graph.find("camera").load(), []), arguments) == 1
     warnings = [line for line in capfd.readouterr().err.splitlines() if "[WARN]" in line and "robot.yaml" in line]
     assert len(warnings) == len(lines)
     for warning, line in zip(warnings, lines, strict=True):
@@ -184,7 +184,7 @@ def test_node_alone_reports_entries_and_names_without_effect(
 
 def test_node_alone_with_a_damaged_parameter_file_ends_with_one_line(write: Write, capfd: Any) -> None:
     path = write("camera_node: {driver: replay}")
-    assert processes.spin(graph.find("camera").load(), ["--ros-args", "--params-file", path]) == 1
+    assert processes.spin(lambda: (graph.find("camera").load(), []), ["--ros-args", "--params-file", path]) == 1
     assert capfd.readouterr().err == (
         f"actrec: parameter file {path} sets driver without ros__parameters, expected "
         "'camera_node: {ros__parameters: {driver: …}}'\n"

@@ -112,17 +112,20 @@ def test_node_failed_start_does_not_delay_the_end(context: Any) -> None:
     assert node.calls == ["configure", "cleanup"]
 
 
-def test_run_killed_leaves_no_process() -> None:
-    command = [sys.executable, "-m", "actrec", "run", "--nodes", "camera", "--driver", "simulated", "--processes"]
-    command += ["--driver-option=width=64", "--driver-option=height=48", "--ros-args", "-p", "statistics_period_s:=0.2"]
+def test_run_replaces_a_killed_node_and_killed_leaves_no_process(peer: Peer) -> None:
+    command = [sys.executable, "-m", "actrec", "run", "--nodes", "scene_flow", "--processes"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
-        assert run.stderr is not None
-        assert any("processed at" in line for line in run.stderr)
-        (child,) = psutil.Process(run.pid).children()
-        assert "camera_node" in child.cmdline()
+        below = psutil.Process(run.pid).children
+        peer.wait_until(lambda: len(below(recursive=True)) == 3)  # with the standby server and its process
+        (child,) = [each for each in below() if each.name() == "scene_flow_node"]
+        child.kill()
+        assert run.stderr is not None and any("is active again" in line for line in run.stderr)
+        (child,) = [each for each in below(recursive=True) if each.name() == "scene_flow_node"]
+        assert child.parent().name() == "actrec_standby"
+        left = below(recursive=True)
         run.kill()
-    psutil.wait_procs([child], timeout=60)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    left = psutil.wait_procs(left, timeout=60)[1]
+    assert all(each.status() == psutil.STATUS_ZOMBIE for each in left)
 
 
 def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:

@@ -54,6 +54,7 @@ class GraphHealth:
         asking: Node that asks; another thread spins it.
         names: Names of the nodes, which others may join.
         restarted: Returns the time of the newest start of each node that was started again, monotonic seconds.
+        when_active: Called again and again while all nodes are active.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class GraphHealth:
         asking: Node,
         names: Iterable[str],
         restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
+        when_active: Callable[[], None] = lambda: None,
     ):
-        self._asking, self._restarted = asking, restarted
+        self._asking, self._restarted, self._when_active = asking, restarted, when_active
         self._nodes: dict[str, _Asked] = {}
         self._ready, self._status = False, ""
         self._announced: dict[str, float] = {}
@@ -100,6 +102,8 @@ class GraphHealth:
                 self._ask(asked)
             self._announce()
             self._notify()
+            if not self.inactive():
+                self._when_active()
 
     def _ask(self, asked: _Asked) -> None:
         now = time.monotonic()

@@ -25,6 +25,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from actrec.utils import folders, stop_signals
@@ -38,6 +39,7 @@ from actrec_nodes.common.lifecycle import ActrecNode, one_line
 logger = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=Node)
+NodeClass = Callable[..., ActrecNode[Any]]
 
 DRAIN_S = 5.0  # time to process the last inputs after a recording has ended
 READY_S = 60.0  # time to wait for the nodes of `start_after`
@@ -352,10 +354,15 @@ def _is_active(client: Any) -> bool:
     return bool(answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE)
 
 
-def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int:
+def spin(choose: Callable[[], tuple[NodeClass, list[str]] | None], args: Sequence[str]) -> int:
     """Run a node until it has finished or is interrupted; return 0 at a clean end, 1 if it could not start.
 
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
+
+    Args:
+        choose: Returns the class of the node and further arguments for it, or None for no node. It is called while
+            other processes discover this one.
+        args: Arguments for ROS.
     """
     end_with_parent()
     try:
@@ -364,7 +371,14 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
             parameter_files.read(path)  # ROS's own messages name neither the cause nor a remedy
         with ending_within(EXIT_S) as begin_end, ros(args) as context, Host(context) as host:
             try:
-                return _run(node_class, args, files, host, context)
+                with announced(context):
+                    chosen = choose()
+                    if chosen is None:
+                        return 0
+                    with uninterrupted():
+                        node = chosen[0](context=context, cli_args=chosen[1] or None)
+                        host.add(node)
+                return _run(node, files, host)
             finally:
                 begin_end()
     except KeyboardInterrupt:
@@ -374,13 +388,30 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str]) -> int
         return 1
 
 
-def _run(
-    node_class: Callable[..., ActrecNode[Any]], args: Sequence[str], files: Sequence[str], host: Host, context: Context
-) -> int:
-    """Make, start and spin a node until it has finished; return the exit status."""
+@contextlib.contextmanager
+def announced(context: Context) -> Iterator[None]:
+    """Announce this process to the others, by a hidden node, until the block has made a node.
+
+    DDS takes about a second until two processes know each other. Meanwhile this one imports what its node needs. The
+    topics of the node are then known to the others within milliseconds.
+    """
     with uninterrupted():
-        node = node_class(context=context)
-        host.add(node)
+        hidden = Node(
+            f"_starting_{os.getpid()}",
+            context=context,
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+            parameter_overrides=[Parameter("start_type_description_service", value=False)],
+        )
+    try:
+        yield
+    finally:
+        hidden.destroy_node()
+
+
+def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
+    """Start and spin a node until it has finished; return the exit status."""
     for line in parameter_files.ineffective(files, node, [spec.name for spec in graph.GRAPH]):
         node.get_logger().warning(line)
 
@@ -396,10 +427,23 @@ def _run(
     return node.exit_status or 0
 
 
+def show_name(name: str) -> None:
+    """Set the name of this process for ps, top and pgrep, of which Linux keeps 15 characters."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name[:15], encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node with the name of the executable, or of the first argument."""
     arguments = sys.argv if arguments is None else arguments
-    status = spin(graph.find(Path(arguments[0]).name).load(), arguments)
+    spec = graph.find(Path(arguments[0]).name)
+    show_name(spec.name)
+
+    def choose() -> tuple[NodeClass, list[str]]:
+        with uninterrupted():
+            return spec.load(), []
+
+    status = spin(choose, arguments)
     end_after(EXIT_S)  # Python waits for threads, which may hang
     return status
 

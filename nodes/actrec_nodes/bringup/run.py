@@ -24,7 +24,8 @@ from actrec_nodes.bringup.health import GraphHealth
 from actrec_nodes.bringup.monitor import Change, GraphMonitor
 from actrec_nodes.bringup.performances import PerformanceImages
 from actrec_nodes.bringup.processes import PARENT, Host, end_with_parent, ending_within, ros, uninterrupted
-from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S, Supervisor
+from actrec_nodes.bringup.standby import IS_AVAILABLE, Standby, StandbyPlan
+from actrec_nodes.bringup.supervisor import LONGEST_PAUSE_S, Child, Supervisor
 from actrec_nodes.common import parameter_files, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
@@ -46,6 +47,7 @@ class Plan:
         on_label: Called when a body's label changes, or what actors perform at its stamp; None for nothing.
         spare: Nodes that are started when one of their topics has a subscriber.
         model: The recognizer's model; empty if the recognizer is not among `specs`.
+        standby: With `processes`: keep a process that becomes a node which has died (`Standby`).
         on_images: Called at the end with an image of each action that actors performed, by name; None for nothing.
     """
 
@@ -57,6 +59,7 @@ class Plan:
     on_label: "Callable[[Change], None] | None" = None
     spare: list[NodeSpec] = field(default_factory=list)
     model: str = ""
+    standby: bool = True
     on_images: "Callable[[dict[str, Snapshot]], None] | None" = None
 
 
@@ -165,7 +168,7 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
         interrupted = True
         with (
             contextlib.suppress(KeyboardInterrupt),
-            GraphHealth(monitor, [spec.name for spec in chosen.specs], running.restarted),
+            GraphHealth(monitor, [spec.name for spec in chosen.specs], running.restarted, running.prepare_standby),
             _starting_on_demand(chosen.spare, running, monitor),
         ):
             if watch is not None:
@@ -276,6 +279,9 @@ class _Threads:
         """Return an empty dictionary, as nodes of one process end together."""
         return {}
 
+    def prepare_standby(self) -> None:
+        """Do nothing, as nodes of one process end together."""
+
     def usage(self) -> dict[str, Any]:
         return {"all": usage(os.getpid())}
 
@@ -316,7 +322,11 @@ class _Processes:
 
     def __init__(self, chosen: Plan, monitor: GraphMonitor):
         self._chosen, self._monitor = chosen, monitor
-        self._supervisor = Supervisor(self._command, {PARENT: str(os.getpid())}, self._log)
+        environment = {PARENT: str(os.getpid())}
+        camera = chosen.overrides.get("camera_node", {})
+        nodes = [spec.name for spec in (*chosen.specs, *chosen.spare)]
+        self._standby = Standby(StandbyPlan(nodes, chosen.ros_args, camera), environment)
+        self._supervisor = Supervisor(self._command, environment, self._log, self._from_standby)
         for spec in chosen.specs:
             self._supervisor.start(spec.name)
 
@@ -332,6 +342,12 @@ class _Processes:
     def start(self, spec: NodeSpec) -> None:
         """Start the process of a node that joins the running graph."""
         self._supervisor.start(spec.name, required=False)
+
+    def prepare_standby(self) -> None:
+        """Start the standby server, which is ready some seconds later."""
+        if self._chosen.standby and IS_AVAILABLE:
+            with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass
+                self._standby.prepare()
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait as `_Threads` does."""
@@ -354,20 +370,27 @@ class _Processes:
 
     def stop(self) -> None:
         self._supervisor.stop()
+        self._standby.stop()
 
     def _command(self, name: str, again: bool) -> list[str]:
+        if again:
+            self._monitor.forget(name)
         command = [sys.executable, "-m", "actrec_nodes.bringup.processes", name]
-        command += ["--ros-args", *self._chosen.ros_args]
+        return [*command, "--ros-args", *self._chosen.ros_args, *self._parameters(name, again)]
+
+    def _from_standby(self, name: str) -> Child | None:
+        return self._standby.become(name, self._parameters(name, again=True))
+
+    def _parameters(self, name: str, again: bool) -> list[str]:
+        """Return the arguments for ROS of one node."""
         own: dict[str, Any] = {"autostart": True}
         if again:  # the others run already, and no longer wait for it
-            self._monitor.forget(name)
             own["start_retry_s"] = LONGEST_PAUSE_S
         else:
             own |= graph.start_after(graph.find(name), self._chosen.specs, first=[GraphMonitor.NAME])
         own.update(self._chosen.overrides.get(name, {}))
-        for key, value in own.items():
-            command += ["-p", f"{key}:={json.dumps(value)}"]  # JSON is YAML with quoted strings
-        return command
+        # JSON is YAML with quoted strings.
+        return [word for key, value in own.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
 
     def _log(self, line: str, is_error: bool) -> None:
         logger = self._monitor.get_logger()

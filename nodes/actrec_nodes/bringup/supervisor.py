@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0  # before a process is started again; doubled from one to the next
 HEALTHY_S = 60.0  # after a process has lived this long, its next pause is the first again
@@ -33,6 +34,25 @@ class Backoff:
         return pause
 
 
+class Child(Protocol):
+    """A child process: the part of `subprocess.Popen` that is used."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit status; raise `subprocess.TimeoutExpired` after the timeout."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
 class Supervisor:
     """Runs processes by name, each followed by a thread, until the work of one is done.
 
@@ -44,6 +64,7 @@ class Supervisor:
         command: Returns the command line of a process: its name, and whether it is started again.
         environment: Environment variables of all processes.
         log: Called with a line, and whether it is an error, in the thread of a process.
+        standby: Returns a process that becomes the one of this name, which has died; None to start a new one.
 
     Attributes:
         children: The newest process of each name.
@@ -55,10 +76,12 @@ class Supervisor:
         command: Callable[[str, bool], Sequence[str]],
         environment: Mapping[str, str],
         log: Callable[[str, bool], None],
+        standby: Callable[[str], Child | None] = lambda name: None,
     ):
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: dict[str, Child] = {}
         self.restarted: dict[str, float] = {}
         self._command, self._environment, self._log = command, dict(environment), log
+        self._standby = standby
         self._lock = threading.Lock()
         self._stopping, self._over = threading.Event(), threading.Event()
         self._failed = False
@@ -92,19 +115,21 @@ class Supervisor:
                 child.kill()
                 child.wait()
 
-    def _spawn(self, name: str, again: bool) -> "subprocess.Popen[bytes]":
+    def _spawn(self, name: str, again: bool) -> Child:
         command = self._command(name, again)
         with self._lock:
             if self._stopping.is_set():
                 raise InterruptedError
-            # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts the processes in order.
-            child = subprocess.Popen(command, start_new_session=True, env={**os.environ, **self._environment})
+            child = self._standby(name) if again else None
+            if child is None:
+                # Not in this process group, to which a terminal sends Ctrl-C: `stop` interrupts processes in order.
+                child = subprocess.Popen(command, start_new_session=True, env={**os.environ, **self._environment})
             self.children[name] = child
             if again:
                 self.restarted[name] = time.monotonic()
         return child
 
-    def _follow(self, name: str, child: "subprocess.Popen[bytes]", required: bool) -> None:
+    def _follow(self, name: str, child: Child, required: bool) -> None:
         """Wait for the end of a process and start it again, in a thread of its own."""
         backoff, failures, first, began = Backoff(), 0, True, time.monotonic()
         while True:
@@ -122,7 +147,7 @@ class Supervisor:
                 return
             child, first, began = again, False, time.monotonic()
 
-    def _start_again(self, name: str, cause: str, backoff: Backoff, lived_s: float) -> "subprocess.Popen[bytes] | None":
+    def _start_again(self, name: str, cause: str, backoff: Backoff, lived_s: float) -> Child | None:
         """Return a new process after a pause; None if the supervisor stops."""
         while True:
             pause_s = backoff.next(lived_s)

@@ -93,11 +93,14 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._worker: Worker[Any] | None = None
         self._steady_timers: list[Any] = []
         self._outputs: list[Any] = []
-        self._reported = 0
-        self._waiting, self._waiting_level = "", ""
+        self._reported, self._waiting, self._waiting_level = 0, "", ""
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", topics.LATCHED)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    @classmethod
+    def preload(cls, value: Callable[[str], Any]) -> None:
+        """Import what `configure` imports; `value` returns a parameter that is given, else None. Start no thread."""
 
     def configure(self) -> None:
         """Build the core and the publishers from `self.config`."""
@@ -136,8 +139,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enable the publishers, then start."""
         self.statistics.reset()
-        self._reported = 0
-        self._waiting, self._waiting_level = "", ""
+        self._reported, self._waiting, self._waiting_level = 0, "", ""
         super().on_activate(state)
         result = self._attempt("activate", self.activate, self._deactivate)
         if result == TransitionCallbackReturn.SUCCESS:
@@ -255,8 +257,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def fail(self, error: Exception) -> None:
         """Report an error as one line: logged (repetitions counted), kept for the statistics and diagnostics."""
-        line = one_line(error)
-        self.last_error = line
+        self.last_error = line = one_line(error)
         self.statistics.error(line)
         self.complain(line)
         if not isinstance(error, ActrecError):

@@ -1,0 +1,52 @@
+"""A standby process becomes a node in place of one that has died."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from actrec_nodes.bringup.processes import PARENT, wait_until_active
+from actrec_nodes.bringup.standby import Standby, StandbyPlan
+from tests.nodes.conftest import TIMEOUT_S, Peer
+
+pytestmark = pytest.mark.ros
+
+ACTIVE = ["-p", "autostart:=true"]
+
+
+@pytest.fixture
+def standby(peer: Peer) -> Iterator[Standby]:
+    made = Standby(StandbyPlan([], ["-r", "__ns:=/robot"]), {PARENT: str(os.getpid())})
+    assert made.become("scene_flow_node", ACTIVE) is None, "there is none yet"
+    made.prepare()
+    peer.wait_until(lambda: made.is_ready)
+    yield made
+    made.stop()
+
+
+def test_standby_becomes_nodes_and_reports_their_ends(standby: Standby, peer: Peer) -> None:
+    first = standby.become("scene_flow_node", ACTIVE)
+    assert first is not None and first.poll() is None
+    assert wait_until_active(peer, ["/robot/scene_flow_node"], TIMEOUT_S) is None
+    assert psutil.Process(first.pid).name() == "scene_flow_node"
+    first.kill()
+    assert first.wait(TIMEOUT_S) == first.poll() == -signal.SIGKILL
+    second = standby.become("scene_flow_node", [*ACTIVE, "-p", "height:=wrong"])
+    assert second is not None and second.wait(TIMEOUT_S) == 1, "a wrong parameter ends it as any node"
+
+
+def test_standby_server_that_dies_leaves_its_nodes(standby: Standby, peer: Peer) -> None:
+    node = standby.become("scene_flow_node", ACTIVE)
+    assert node is not None
+    server = psutil.Process(node.pid).parent()
+    assert server is not None and server.name() == "actrec_standby"
+    server.kill()
+    peer.wait_until(lambda: not standby.is_ready)
+    assert standby.become("scene_flow_node", ACTIVE) is None and node.poll() is None
+    assert wait_until_active(peer, ["/robot/scene_flow_node"], TIMEOUT_S) is None
+    node.send_signal(signal.SIGTERM)
+    assert node.wait(TIMEOUT_S) == -signal.SIGKILL, "without the server its status is unknown"
+    standby.prepare()
+    peer.wait_until(lambda: standby.is_ready)
