@@ -1,6 +1,6 @@
 """A standby process for `actrec run --processes`: it becomes a node in place of one that has died.
 
-A new Python process takes seconds to import what a node needs, and DDS another second until all processes know it.
+A new Python process imports the modules of a node for seconds, and is known to all others a second later by DDS.
 The standby server (`python -m actrec_nodes.bringup.standby`) imports the modules of all nodes once, at low priority. It
 then forks a process that other processes discover, and that becomes a node as soon as one is asked for. Then it forks
 the next. The memory of the modules is shared by all of them.
@@ -105,7 +105,7 @@ class Standby:
 
     Args:
         plan: The nodes.
-        environment: Environment variables of the server, in addition to those of this process.
+        environment: Further environment variables of the server.
     """
 
     def __init__(self, plan: StandbyPlan, environment: Mapping[str, str]):
@@ -310,7 +310,7 @@ def _wait_and_run(pipe: int, ros_args: Sequence[str]) -> int:
 
 
 def preload(plan: StandbyPlan) -> None:
-    """Import what the nodes import while they start, at low priority.
+    """Import the modules that the nodes import while they start, at low priority.
 
     In a thread, because a process may not raise its priority again.
     """

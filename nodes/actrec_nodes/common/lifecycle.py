@@ -100,7 +100,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
-        """Import what `configure` imports; `value` returns a parameter that is given, else None. Start no thread."""
+        """Import the modules of `configure`; `value` returns a parameter that is given, else None. Start no thread."""
 
     def configure(self) -> None:
         """Build the core and the publishers from `self.config`."""
