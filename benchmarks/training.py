@@ -108,10 +108,10 @@ def recipe_of(entry: str) -> Recipe:
 @cache
 def _recipes() -> dict[str, Recipe]:
     """Return the papers' recipes by network, NTU RGB+D 60 first, and the one of `joint_tcn`."""
-    paths = sorted((RECIPES / "papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name))
+    papers = [name for name in recipe.shipped() if name.startswith("papers/")]
     found: dict[str, Recipe] = {}
-    for path in [*paths, RECIPES / "joint_tcn_everyday.yaml"]:
-        read = recipe.read(path)
+    for name in [*sorted(papers, key=lambda name: (not name.endswith("_ntu60"), name)), "joint_tcn_everyday"]:
+        read = recipe.read(name)
         found.setdefault(read.model, read)
     return found
 

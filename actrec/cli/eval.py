@@ -13,6 +13,7 @@ from actrec.cli.train import (
     add_root_argument,
     add_threads_argument,
     folder_options,
+    number_list,
 )
 from actrec.inference.package import PRECISIONS
 from actrec.recordings import RecordingConfig
@@ -30,6 +31,8 @@ Example:
   actrec eval seed1 seed2 seed3 --seeds
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
   actrec eval fold*/package --folds all
+  actrec eval --table sem_spa:9
+  actrec eval --table sem_spa:9 spa:28=runs/spa/last.ckpt --report reports/sem_spa
   actrec eval deepacts_graph_nucla --stream recordings
   actrec eval deepacts_graph_nucla --elsewhere --data ~/datasets --json > figures.json
 
@@ -47,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     package = "model package (a folder, or the name of one in the zoo) or checkpoint of a training (.ckpt)"
-    add("models", nargs="+", metavar="MODEL", help=package)
+    add("models", nargs="*", metavar="MODEL", help=f"{package}; with --table: ROW=MODEL or ROW:COLUMN=MODEL")
+    add("--table", metavar="PAPER:TABLE", help="print a table of a paper (PAPER: all of its tables), its figures and "
+        "ours, and the commands that train its rows; score the models in their rows")  # fmt: skip
     add("--clips", choices=("live", "whole", "stretched", "subsequences"), help="live: the recognizer's window "
         "when the recording ends; whole: windows over all of the recording, their scores combined as the package "
         "defines; stretched: one window into which all of it is stretched, as for gestures that were cut out; "
@@ -84,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")
     seeds = "repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)"
     add("--seeds", action="store_true", help=seeds)
-    add("--folds", metavar="all|K,K,…", help="one model per fold of the dataset: mean and spread")
+    folds = "one model per fold of the dataset: mean and spread"
+    add("--folds", type=number_list, metavar="all|K,K-K", help=folds)
     add = parser.add_argument_group("continuous recordings").add_argument
     add("--stream", type=Path, metavar="DIR", help="score events in the recordings of this folder, not a dataset")
     add("--elsewhere", action="store_true", help="score on each set of `everyday` that the model was not trained on, "
@@ -94,6 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the figures, and write the report if --report is given."""
+    if args.table is not None:
+        return _show_table(args)
+    if not args.models:
+        raise ConfigError("name a model package or a checkpoint to score, or a paper's table with --table")
     if args.stream is not None:
         return _score_streams(args)
     if args.elsewhere:
@@ -111,6 +121,26 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(report.as_dict(evaluated), indent=2, allow_nan=False) if args.json else report.text(evaluated))
     if args.report is not None:
         report.write(evaluated, args.report)
+    return 0
+
+
+def _show_table(args: argparse.Namespace) -> int:
+    unused = {**_options(args), "option": args.option, "labels": args.labels, "stream": args.stream,
+              "elsewhere": args.elsewhere, "dataset_options": None, "root": None}  # fmt: skip
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)} cannot be used with --table: leave it out")
+    tables = importlib.import_module("actrec_models.training.paper_tables").find(args.table)
+    if args.models and len(tables) > 1:
+        raise ConfigError(f"models are scored in one table: name it, e.g. --table {tables[0].name}")
+    report = importlib.import_module("actrec_models.evaluation.table_report")
+    options = {"backend": args.backend, "threads": args.threads, "precision": args.precision}
+    scores = [] if not args.models else report.score(
+        tables[0], args.models, args.data, root=args.root, progress=not args.quiet, **options
+    )  # fmt: skip
+    shown = report.as_dict(tables, scores) if args.json else report.text(tables, scores)
+    print(json.dumps(shown, indent=2, ensure_ascii=False) if args.json else shown)
+    if args.report is not None:
+        report.write(args.report, tables, scores)
     return 0
 
 
@@ -150,19 +180,10 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("seeds", "skip_unreadable") if getattr(args, name)}
-    folds = {"folds": _folds(args.folds)} if args.folds else {}
+    folds = {} if args.folds is None else {"folds": args.folds or [0]}  # 0: all
     return {
         **given,
         **flags,
         **folds,
         "dataset_options": folder_options(args, config.parse_pairs(args.option, "dataset option")),
     }
-
-
-def _folds(text: str) -> list[int]:
-    if text == "all":
-        return [0]
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--folds is '{text}', expected 'all' or numbers with commas, e.g. 1,2,3") from None

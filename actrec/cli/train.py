@@ -12,6 +12,7 @@ from typing import Any
 
 from actrec.cli import up_to
 from actrec.utils import config
+from actrec.utils.errors import ConfigError
 
 MAX_THREADS = 4096
 
@@ -20,9 +21,12 @@ Example:
   actrec train deepacts_graph_nucla --data ~/datasets --out runs/nucla
   actrec train papers/p_i3d_ntu60 --init rgb_imagenet.pt --out runs/p_i3d --devices 4
   actrec train papers/vpn_ntu60 --set split=cross_view --set seed=2 --out runs/vpn_cv
+  actrec train papers/sem_spa:9:spa:28 --out runs/spa
+  actrec train papers/deepacts_sysu --folds all --out runs/sysu
   torchrun --nproc_per_node 2 -m actrec train papers/sem_net_ntu60 --out runs/sem_net
 
-The same command resumes a run that was stopped or killed. For its curves: tensorboard --logdir runs
+papers/PAPER:TABLE:ROW:COLUMN is a row of a paper's table (actrec eval --table PAPER:TABLE lists them; without a column,
+the first). The same command resumes a run that was stopped or killed. For its curves: tensorboard --logdir runs
 """
 
 
@@ -30,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60")
+    add("recipe", type=Path, help="YAML file, the name of one in models/recipes (papers/sem_net_ntu60), or a row of a "
+        "paper's table (papers/sem_spa:9:spa)")  # fmt: skip
     another = "another value of a field of the recipe, or of a field of one, e.g. schedule.warm_up=0.1; repeatable"
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=another)
     add_data_argument(parser)
@@ -39,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
     add("--fresh", action="store_true", help="restart instead of resuming from OUT/last.ckpt")
+    repeat = parser.add_mutually_exclusive_group().add_argument
+    repeat("--folds", type=number_list, metavar="all|K,K-K", help="train and score each of these folds of the dataset "
+        "in a folder of its own, skip finished ones, and write OUT/summary.json with mean and deviation")  # fmt: skip
+    repeat("--seeds", type=number_list, metavar="K,K-K", help="likewise for each of these seeds")
     add_threads_argument(parser)
     add("--quiet", action="store_true", help="no progress bar")
     add("--json", action="store_true", help="print the checkpoint's path and provenance as JSON")
@@ -68,6 +77,20 @@ def add_recording_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--recording", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+def number_list(text: str) -> list[int]:
+    """Parse numbers with commas and ranges, `1,4-6`; `all` is an empty list. Raise ConfigError for other text."""
+    if text == "all":
+        return []
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            found += range(int(first), int(last if dash else first) + 1) or [int("empty range")]
+    except ValueError:
+        raise ConfigError(f"folds or seeds are '{text}', expected 'all' or numbers, e.g. 1,2,3 or 1-30") from None
+    return found
+
+
 def folder_options(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     """Return the dataset's options, and with `--recording` the option `recording` of dataset `folder`."""
     given = config.parse_pairs(args.recording, "--recording")
@@ -95,13 +118,24 @@ def run(args: argparse.Namespace) -> int:
     changes = config.parse_pairs(args.set, "field of the recipe")
     changes |= {f"dataset_options.recording.{name}": value for name, value in recording.items()}
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.recipe, changes)
+    if args.seeds == []:
+        raise ConfigError("--seeds is 'all', expected numbers, e.g. 1-3")
     training = importlib.import_module("actrec_models.training.trainer")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its other messages repeat the run's own lines
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
     options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init,
                "root": args.root}  # fmt: skip
+    if first:
+        _describe_row(args)
     try:
+        if args.folds is not None or args.seeds is not None:
+            repetitions = importlib.import_module("actrec_models.evaluation.repetitions")
+            kind, asked = ("fold", args.folds) if args.folds is not None else ("seed", args.seeds)
+            summary = repetitions.train(recipe, kind, asked, args.data, args.out, machine=machine, **options)
+            if first:
+                print(json.dumps(summary.as_dict(), indent=2) if args.json else summary.text())
+            return 0
         kept = training.train(recipe, args.data, args.out, machine=machine, **options)
     except training.TrainingInterrupted as stopped:
         if first:
@@ -110,6 +144,17 @@ def run(args: argparse.Namespace) -> int:
     if first:
         print(json.dumps(_made(kept), indent=2) if args.json else kept)
     return 0
+
+
+def _describe_row(args: argparse.Namespace) -> None:
+    """Log what a row of a paper's table stands for, and the initial weights that it lacks."""
+    tables = importlib.import_module("actrec_models.training.paper_tables")
+    if (row := tables.find_experiment(args.recipe)) is None:
+        return
+    logger = logging.getLogger("actrec_models")
+    logger.info("%s: %s", row.name, row.command)
+    if row.init and not args.init and not any(args.out.glob("**/*.ckpt")):
+        logger.warning("the paper starts this row from %s: name the file with --init", row.init)
 
 
 def _made(path: Path) -> dict[str, Any]:

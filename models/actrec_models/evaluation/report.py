@@ -109,15 +109,16 @@ def write(evaluation: Evaluation, folder: str | Path) -> None:
 
 def text(evaluation: Evaluation) -> str:
     """Return the report as aligned text."""
-    lines = [" ".join(facts(evaluation)), "", *_aligned(overview(evaluation))]
+    lines = [" ".join(facts(evaluation)), "", *aligned(overview(evaluation))]
     for result in evaluation.main_results:
         lines += ["", result.name]
         for table in result_tables(result):
-            lines += ["", f"{table.title}:", *_aligned(table)]
+            lines += ["", f"{table.title}:", *aligned(table)]
     return "\n".join(lines)
 
 
-def _aligned(table: Table) -> list[str]:
+def aligned(table: Table) -> list[str]:
+    """Return the lines of a table, columns aligned."""
     first, *others = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
     return [
         "  ".join([f"  {row[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))])

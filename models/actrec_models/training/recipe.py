@@ -24,8 +24,8 @@ from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samplers import Sampling, Validation
 from actrec_models.networks import RESERVED as NETWORK_RESERVED
 from actrec_models.networks.base import Network
-
-PLACE = "models/recipes"
+from actrec_models.training import paper_tables
+from actrec_models.training.paper_tables import PLACE
 
 
 def shipped() -> dict[str, Path]:
@@ -34,6 +34,7 @@ def shipped() -> dict[str, Path]:
         path.relative_to(place).with_suffix("").as_posix(): path
         for place in zoo.installed(PLACE)
         for path in place.rglob("*.yaml")
+        if path != place / paper_tables.FILE
     }
     return dict(sorted(found.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
 
@@ -378,12 +379,14 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: YAML file, or the name of a shipped recipe (`find`).
+        path: YAML file, the name of a shipped recipe (`find`), or a row of a paper's table (`paper_tables`).
         changes: Fields to override; `schedule.every` is a field of a field.
 
     Raises:
         ConfigError: The file is missing or not a YAML mapping, or a field is unknown or out of range.
     """
+    if (experiment := paper_tables.find_experiment(path)) is not None:
+        path, changes = experiment.recipe, {**experiment.changes, **(changes or {})}
     path = find(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

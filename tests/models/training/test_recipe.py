@@ -4,7 +4,6 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from actrec.utils import config
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.samplers import Validation
 from actrec_models.data.samples import Samples
-from actrec_models.training import checkpoints, recipe
+from actrec_models.training import checkpoints, paper_tables, recipe
 from actrec_models.training.recipe import Optimizer, Recipe, Schedule, unused
 from tests.models.made_up import skeletons
 
@@ -46,9 +45,9 @@ def test_find_recipe_file_before_name(tmp_path, monkeypatch):
 
 
 def test_recipe_names_lists_every_file():
-    paths = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")}
+    paths = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in SHIPPED}
     assert set(recipe.shipped()) == paths
-    assert {recipe.find(name) for name in paths} == set(FOLDER.rglob("*.yaml"))
+    assert {recipe.find(name) for name in paths} == set(SHIPPED)
 
 
 def test_find_recipe_in_installation(tmp_path, monkeypatch):
@@ -71,20 +70,7 @@ def test_find_recipe_unknown_name_lists_known(name, message, tmp_path, monkeypat
         recipe.read(name)
 
 
-SHIPPED = sorted(FOLDER.rglob("*.yaml"))
-VARIANTS: list[tuple[str, dict[str, Any]]] = [  # variants by --set in the comments of the papers' recipes
-    *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
-      for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
-    ("deepacts_ntu60", {"split": "cross_view", "options": {"bodies": 2, "modalities": ["body"]}}),
-    ("deepacts_sysu", {"split": "same_subject", "dataset_options": {"fold": 7}}),
-    ("sem_net_ntu60", {"options": {"streams": "joint", "dropout": 0.1}}),
-    ("sem_net_ntu120", {"split": "cross_setup"}),
-    ("spa_net_ntu60", {"model": "spa_net_3p1d", "split": "cross_view"}),
-    ("sem_spa_shrec17", {"dataset": "shrec17_14"}),
-    ("vpn_ntu60", {"model": "vpn_resnext101"}),
-    ("vpn_smarthome", {"split": "cross_view_2", "dataset_options": {"activities": "cross_view"}}),
-    ("c3d_flow_ntu60", {"options": {"scale": 0.0078125}}),
-]  # fmt: skip
+SHIPPED = sorted(path for path in FOLDER.rglob("*.yaml") if path != FOLDER / paper_tables.FILE)
 
 
 @cache
@@ -121,9 +107,18 @@ def test_recipe_every_shipped_one_can_be_trained(path):
     check_recipe(recipe.read(path))
 
 
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_recipe_variants_can_be_trained(name, changes):
-    check_recipe(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
+def test_recipe_table_rows_can_be_trained():
+    checked = set()
+    for table in paper_tables.tables().values():
+        for row in table.experiments():
+            other = {key: value for key, value in row.changes.items() if key != "split"}
+            if (key := (row.recipe, json.dumps(other, sort_keys=True))) not in checked:
+                check_recipe(recipe.read(row.name))
+                checked.add(key)
+            dataset = row.changes.get("dataset", row.recipe.rpartition("_")[2])
+            if "split" in row.changes:
+                assert row.changes["split"] in DATASETS.get(dataset).splits
+    assert len(checked) > 80
 
 
 NTU = [
@@ -167,7 +162,8 @@ def test_recipe_gestures_are_stretched():
 
 
 def test_recipe_exists_for_every_paper_and_dataset():
-    found = {(r.model, r.dataset) for r in map(recipe.read, (FOLDER / "papers").glob("*.yaml"))}
+    of_papers = [path for path in SHIPPED if path.parent.name == "papers"]
+    found = {(r.model, r.dataset) for r in map(recipe.read, of_papers)}
     families = {
         "deepacts": ("ntu60", "ntu120", "sysu"), "res_tcn_bjcn": ("ntu60",), "c3d_flow": ("ntu60",),
         "c3d_flow_at1": ("ntu60",), "c3d_flow_at2": ("ntu60",), "flow_skeleton": ("ntu60",),
@@ -176,8 +172,8 @@ def test_recipe_exists_for_every_paper_and_dataset():
         "vpn_i3d": ("ntu60", "ntu120", "smarthome", "nucla"),
     }  # fmt: skip
     assert found == {(model, dataset) for model, datasets in families.items() for dataset in datasets}
-    variants = {changes["model"] for _, changes in VARIANTS if "model" in changes}
-    assert set(families) | variants | {"joint_tcn"} == set(actrec_models.networks.list_models())
+    rows = {each.changes.get("model") for table in paper_tables.tables().values() for each in table.experiments()}
+    assert set(families) | rows - {None} | {"joint_tcn"} == set(actrec_models.networks.list_models())
 
 
 @pytest.mark.parametrize(

@@ -241,8 +241,8 @@ def test_read_recipe_invalid_refused(tmp_path, content, message):
         recipe.read(tmp_path / "recipe.yaml")
 
 
-def test_read_recipe_shipped_are_valid(root):
-    for path in (root / "models/recipes").rglob("*.yaml"):
+def test_read_recipe_shipped_are_valid():
+    for path in recipe.shipped().values():
         recipe.read(path)
 
 

@@ -1,0 +1,211 @@
+"""Repeated trainings of one recipe: over the folds of a dataset, or over seeds, each scored, with mean and deviation.
+
+Each repetition has a folder of its own in the run's, `fold_07` or `seed_2`, with its checkpoints and `figures.json`.
+One that has its figures is not trained again, so the same command continues where it was stopped.
+"""
+
+import dataclasses
+import json
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from actrec import datasets
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.folders import write_file
+from actrec_models.evaluation.evaluator import EvalOptions, evaluate_models
+from actrec_models.evaluation.protocol import open_model
+from actrec_models.training import trainer
+from actrec_models.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+FIGURES, SUMMARY = "figures.json", "summary.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scored repetition: its fold or seed, top-1 and mean per-class accuracy (shares of 1), clips, checkpoint."""
+
+    number: int
+    accuracy: float
+    mean_class_accuracy: float | None
+    clips: int
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All repetitions of a recipe.
+
+    Attributes:
+        kind: "fold" or "seed".
+        dataset: The dataset.
+        split: Its split.
+        measure: Field of `Result` that the dataset's protocol reports.
+        results: One for each repetition.
+    """
+
+    kind: str
+    dataset: str
+    split: str
+    measure: str
+    results: tuple[Result, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """The measure of each repetition, a share of 1."""
+        return [getattr(result, self.measure) for result in self.results]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the measure."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation of the measure; 0 for one repetition."""
+        return statistics.stdev(self.values) if len(self.results) > 1 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary for JSON."""
+        return {**dataclasses.asdict(self), "mean": self.mean, "std": self.deviation}
+
+    def text(self) -> str:
+        """Return a line for each repetition, and the mean ± standard deviation."""
+        lines = [
+            f"{self.kind} {result.number}: {100 * value:.2f} % of {result.clips} clips  {result.checkpoint}"
+            for result, value in zip(self.results, self.values, strict=True)
+        ]
+        name = self.measure.replace("_", " ")
+        mean = f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f} % {name}"
+        return "\n".join([*lines, f"mean of {len(self.results)} {self.kind}s: {mean} (± sample standard deviation)"])
+
+
+def numbers(recipe: Recipe, kind: str, asked: Sequence[int]) -> list[int]:
+    """Return the numbers of the repetitions; no `asked` folds are all of the dataset.
+
+    Raises:
+        ConfigError: The dataset has no folds, or not these; a number appears twice.
+    """
+    known = datasets.DATASETS.get(recipe.dataset).folds
+    if kind == "fold" and not known:
+        raise ConfigError(f"dataset {recipe.dataset} is not divided into folds: omit --folds, or repeat with --seeds")
+    found = list(asked) or list(range(1, known + 1))
+    if kind == "fold" and not all(1 <= number <= known for number in found):
+        raise ConfigError(
+            f"dataset {recipe.dataset} has folds 1 to {known}; got {', '.join(map(str, found))} (--folds)"
+        )
+    if len(set(found)) < len(found):
+        raise ConfigError(f"--{kind}s {', '.join(map(str, found))}: one appears twice")
+    return found
+
+
+def train(
+    recipe: Recipe, kind: str, asked: Sequence[int], data_root: str, out: Path, *, root: str = "", resume: bool = True,
+    progress: bool = True, **options: Any,
+) -> Summary:  # fmt: skip
+    """Train and score each repetition of a recipe that has no figures yet, and write their summary.
+
+    Args:
+        recipe: Its fold or seed is replaced.
+        kind: "fold" or "seed".
+        asked: Folds or seeds; no folds are all of the dataset.
+        data_root: Folder with a subfolder per dataset; `root`: folder of the recipe's dataset itself.
+        out: Folder of the run.
+        resume: Keep what is trained already.
+        progress: Show progress bars.
+        options: Further ones of `trainer.train`.
+
+    Raises:
+        ConfigError: The dataset has no such folds, or `out` holds repetitions of another recipe.
+        ActrecError: As `trainer.train` and `evaluate_models`.
+        TrainingInterrupted: SIGTERM or Ctrl-C; the same command continues.
+    """
+    wanted = numbers(recipe, kind, asked)
+    width = (
+        len(str(datasets.DATASETS.get(recipe.dataset).folds)) if kind == "fold" else 1
+    )  # sorted by name, all at once
+    folders = {number: out / f"{kind}_{number:0{width}d}" for number in wanted}
+    runs = {number: _with(recipe, kind, number) for number in wanted}
+    done = {number: _read(folders[number], runs[number]) if resume else None for number in wanted}
+    results: dict[int, Result] = {number: result for number, result in done.items() if result is not None}
+    if results:
+        logger.info("%d of %d %ss have figures already", len(results), len(wanted), kind)
+    first = not getattr(rank_zero_only, "rank", None)  # of several processes, it scores
+    for number in wanted:
+        if number in results:
+            continue
+        folder, own = folders[number], runs[number]
+        if not resume:
+            (folder / FIGURES).unlink(missing_ok=True)
+        kept = trainer.train(own, data_root, folder, root=root, resume=resume, progress=progress, **options)
+        if not first:
+            continue
+        results[number] = _score(number, kept, own, data_root, root, progress)
+        content = {"recipe": own.as_dict(), **dataclasses.asdict(results[number])}
+        write_file(folder / FIGURES, (json.dumps(content, indent=2) + "\n").encode())
+        logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
+    measure = datasets.DATASETS.get(recipe.dataset).measure
+    ordered = tuple(results[number] for number in wanted if number in results)
+    summary = Summary(kind, recipe.dataset, recipe.split, measure, ordered)
+    if first:
+        write_file(out / SUMMARY, (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
+    return summary
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Return the summary in the folder of a run; None if it has none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = tuple(Result(**each) for each in content["results"])
+        summary = Summary(**{key: content[key] for key in ("kind", "dataset", "split", "measure")}, results=results)
+        if not results or summary.mean != summary.mean:
+            raise ValueError("it has no results")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"'{path}' is damaged ({error}): give the command of the training again") from error
+    return summary
+
+
+def _with(recipe: Recipe, kind: str, number: int) -> Recipe:
+    if kind == "seed":
+        return dataclasses.replace(recipe, seed=number)
+    return dataclasses.replace(recipe, dataset_options={**recipe.dataset_options, "fold": number})
+
+
+def _read(folder: Path, recipe: Recipe) -> Result | None:
+    """Return the figures of a repetition that was trained by `recipe`; None if it has none."""
+    path = folder / FIGURES
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        before = content.pop("recipe")
+        result = Result(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s is damaged: scoring again", path)
+        return None
+    own = json.loads(json.dumps(recipe.as_dict()))
+    if changed := [name for name, value in own.items() if before.get(name) != value]:
+        raise ConfigError(f"{folder} holds a run with another {', '.join(changed)}: choose another --out, or --fresh")
+    return result
+
+
+def _score(number: int, checkpoint: Path, recipe: Recipe, data_root: str, root: str, progress: bool) -> Result:
+    model = open_model(checkpoint)
+    options = EvalOptions(dataset=recipe.dataset, split=recipe.split, root=root)
+    (found,) = evaluate_models([model], data_root, options, progress).results
+    figures = found.summary()
+    return Result(number, figures["accuracy"], figures["mean_class_accuracy"], figures["clips"], str(checkpoint))

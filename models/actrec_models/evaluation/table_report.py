@@ -1,0 +1,164 @@
+"""Tables of the papers beside our figures, as text, Markdown and JSON; models are scored in their rows."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actrec import datasets
+from actrec.utils.errors import ConfigError
+from actrec.utils.folders import write_file
+from actrec_models.evaluation import repetitions
+from actrec_models.evaluation.evaluator import EvalOptions, evaluate_models
+from actrec_models.evaluation.protocol import open_model
+from actrec_models.evaluation.report import Table, aligned
+from actrec_models.training import paper_tables, provenance, recipe
+from actrec_models.training.paper_tables import PREFIX, PaperTable
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figure of a model in one row and column, in %; with its deviation over folds, if it is their mean."""
+
+    row: str
+    column: str
+    model: str
+    value: float
+    deviation: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The figure, with its deviation."""
+        return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
+
+
+def score(
+    table: PaperTable, models: Sequence[str], data_root: str, *, root: str = "", progress: bool = False, **options: Any
+) -> list[Score]:
+    """Score models in rows of a table.
+
+    Args:
+        table: The table.
+        models: `ROW=MODEL` or `ROW:COLUMN=MODEL`: a package, a checkpoint, or the folder of a training of several folds
+            or seeds. Without a column, it is scored in each whose dataset and split it was trained for.
+        data_root: Folder with a subfolder per dataset; `root`: folder of the dataset itself.
+        options: Of `open_model`.
+
+    Raises:
+        ConfigError: No such row or column, or the model was trained on other data.
+        PackageError: A model is missing or damaged.
+    """
+    found = []
+    for text in models:
+        place, equals, path = text.partition("=")
+        row, _, column = place.partition(":")
+        if not (equals and path) or row not in table.rows:
+            raise ConfigError(
+                f"'{text}' names no row of {table.name}: give ROW=MODEL, where ROW is one of {', '.join(table.rows)}"
+            )
+        columns = [column] if column else table.columns_of(row)
+        experiments = {key: table.experiment(row, key) for key in columns}
+        recipes = {key: recipe.read(each.recipe, each.changes) for key, each in experiments.items()}
+        summary = repetitions.read_summary(Path(path))
+        if summary is None:
+            model = open_model(path, **options)
+            trained, split = model.package.provenance.dataset, model.package.provenance.split
+        else:
+            trained, split = summary.dataset, summary.split
+        fitting = {
+            key: own
+            for key, own in recipes.items()
+            if provenance.same_recordings(trained, own.dataset) and split == own.split
+        }
+        if not fitting:
+            of = ", ".join(dict.fromkeys(f"split {own.split} of {own.dataset}" for own in recipes.values()))
+            raise ConfigError(f"{path} was trained on split {split} of {trained}, but row {place} is of {of}")
+        for key, own in fitting.items():
+            if summary is not None:
+                found.append(Score(row, key, path, 100 * summary.mean, 100 * summary.deviation))
+                continue
+            asked = EvalOptions(dataset=own.dataset, split=own.split, root=root)
+            evaluation = evaluate_models([model], data_root, asked, progress)
+            value = evaluation.results[0].summary()[evaluation.target.source.measure]
+            found.append(Score(row, key, path, 100 * value))
+    return found
+
+
+def text(tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> str:
+    """Return tables as aligned text: the paper's figures of each row, ours under it, and the commands that train it."""
+    parts = []
+    for table in tables:
+        lines = [
+            heading(table),
+            *([f"Note: {table.note}."] if table.note else []),
+            *map(str.rstrip, aligned(figures(table, scores))),
+        ]
+        parts.append("\n".join([*lines, *_commands(table)]))
+    return "\n\n".join(parts)
+
+
+def heading(table: PaperTable) -> str:
+    """Return paper, number and title of a table."""
+    return f"{table.paper}, Table {table.name.split(':')[1]}: {table.title}"
+
+
+def figures(table: PaperTable, scores: Sequence[Score] = ()) -> Table:
+    """Return a line of the paper's figures for each row, and one for each of our trainings."""
+    head = [f"{column.title}, {column.unit}" for column in table.columns.values()]
+    elsewhere = any(each.data for row in table.rows.values() for each in row.measured)
+    rows: list[tuple[str, ...]] = []
+    for key, row in table.rows.items():
+        lines = [(f"{key}: {row.title}", _decimals(row.paper), "")]
+        lines += [("    this code", _decimals(row.counted), "")] if row.counted else []
+        for (how, data), values in paper_tables.merged(row.measured).items():
+            lines.append((f"    ours: {how or 'a script'}", values, f"{data}: {values['']}" if data else ""))
+        for model in dict.fromkeys(each.model for each in scores if each.row == key):
+            own = {each.column: each.text for each in scores if (each.row, each.model) == (key, model)}
+            lines.append((f"    {model}", own, ""))
+        for name, values, other in lines:
+            cells = [values.get(column, "") for column in table.columns]
+            rows.append((name, *cells, *((other,) if elsewhere else ())))
+    return Table(heading(table), ("row", *head, *(("other data, %",) if elsewhere else ())), rows)
+
+
+def _decimals(values: dict[str, float]) -> dict[str, str]:
+    return {column: paper_tables.decimals(value) for column, value in values.items()}
+
+
+def _commands(table: PaperTable) -> list[str]:
+    """Return a line for each row: how to train it, in which columns, from which weights, and what it needs."""
+    lines = ["", f"Train a row: actrec train {PREFIX}{table.name}:ROW:COLUMN --out FOLDER (default: the first column)"]
+    for key, row in table.rows.items():
+        first, *_ = columns = table.columns_of(key)
+        own = table.experiment(key, first)
+        remarks = [f"columns {', '.join(columns)}"]
+        remarks += [f"--init: {own.init}"] if own.init else []
+        folds = datasets.DATASETS.get(recipe.read(own.recipe, own.changes).dataset).folds
+        remarks += [f"mean of {folds} folds: --folds all"] if folds else []
+        remarks += [f"cannot run: {row.blocked}"] if row.blocked else []
+        lines.append(f"  {PREFIX}{table.name}:{key} = {own.command}   # {'; '.join(remarks)}")
+    needs = dict.fromkeys(each.needs for each in table.experiments() if each.needs)
+    return [*lines, *(f"Needs {each}." for each in needs)]
+
+
+def as_dict(tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> dict[str, Any]:
+    """Return tables for JSON by `PAPER:NUMBER`, with the scores of given models."""
+    found = {table.name: paper_tables.as_dict(table) for table in tables}
+    for each in scores:
+        found[tables[0].name]["rows"][each.row].setdefault("given", []).append(dataclasses.asdict(each))
+    return found
+
+
+def write(folder: Path, tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> None:
+    """Write tables.md and tables.json; raise DeviceError if it fails."""
+    parts = []
+    for table in tables:
+        made = figures(table, scores)
+        lines = [made.columns, ["---"] * len(made.columns), *made.rows]
+        rows = "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
+        parts.append(f"## {made.title}\n\n{rows}\n\n```\n" + "\n".join(_commands(table)).strip() + "\n```\n")
+    write_file(folder / "tables.md", "\n".join(parts).encode())
+    content = json.dumps(as_dict(tables, scores), indent=2, ensure_ascii=False)
+    write_file(folder / "tables.json", f"{content}\n".encode())
