@@ -188,33 +188,73 @@ def mounting_table() -> str:
     return select("accuracy", subjects, {f"right, {how}": how for how in DIRECTIONS}, "package, camera")
 
 
-PAPERS = {
-    "papers_deepacts": "DeepActsNet",
-    "papers_flow": "Scene flow",
-    "papers_p_i3d": "P-I3D",
-    "papers_sem_spa": "What and Where",
-    "papers_vpn": "VPN",
-}
-"""First words of the notes of each paper's figures in papers.csv."""
+PAPERS = ("deepacts", "scene_flow", "p_i3d", "sem_spa", "vpn")
+
+
+@cache
+def papers() -> Mapping[str, Mapping[str, Any]]:
+    """Return the papers' tables, models/recipes/papers/tables.yaml."""
+    content = (ROOT / "models/recipes/papers/tables.yaml").read_text(encoding="utf-8")
+    found: Mapping[str, Mapping[str, Any]] = yaml.safe_load(content)
+    return found
 
 
 def paper_table(paper: str) -> str:
-    """Return the rows of a paper's tables with the options that stand for them."""
-    with (ROOT / "benchmarks/results/papers.csv").open(encoding="utf-8", newline="") as file:
-        found = [row for row in csv.DictReader(file) if row["note"].startswith(paper) and row["unit"] == "%"]
-    data = list(dict.fromkeys(row["figure"].rpartition(": ")[2] for row in found))
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for row in found:
-        options, _, name = row["figure"].rpartition(": ")
-        where = row["note"][row["note"].index("Table") :]
-        rows.setdefault((options, where), {})[name] = row["value"]
-    lines = [[f"`{options}`", *(values.get(name, "") for name in data), where]
-             for (options, where), values in rows.items()]  # fmt: skip
-    return markdown(("network and options", *data, "row of the paper"), lines) + "\n\nTop-1 of the paper, %."
+    """Return each table of a paper: its rows by name, the paper's figures and ours."""
+    parts = []
+    for number, table in papers()[paper]["tables"].items():
+        columns = table["columns"]
+        rows = [
+            [
+                f"`{key}`",
+                row["title"],
+                *(row.get("paper", {}).get(column, "–") for column in columns),
+                ours(row, columns),
+            ]
+            for key, row in table["rows"].items()
+        ]
+        head = ["row", "in the paper", *(f"{c['title']}, {c.get('unit', '%')}" for c in columns.values()), "ours"]
+        note = f"\n\nNote: {table['note']}." if "note" in table else ""
+        parts.append(f"### `{paper}:{number}` {table['title']}\n\n{markdown(head, rows)}{note}")
+    return "\n\n".join(parts)
 
+
+def ours(row: Mapping[str, Any], columns: Mapping[Any, Mapping[str, Any]]) -> str:
+    """Return our figures of a row, each with what it was measured on and how."""
+    found: dict[str, list[str]] = {}
+    for each in row.get("measured", ()):
+        how = "; ".join(filter(None, (f"`{each['recipe']}`" if "recipe" in each else "", each.get("note", ""))))
+        where = each.get("data") or columns[each["column"]]["title"]
+        value = f"{each['value']}" + (f" ± {each['deviation']}" if "deviation" in each else "")
+        found.setdefault(how, []).append(f"{where} {value}")
+    counted = [f"{columns[column]['title']} {value}" for column, value in row.get("counted", {}).items()]
+    lines = [f"{', '.join(values)}{f' ({how})' if how else ''}" for how, values in found.items()]
+    return "<br>".join([*lines, *([", ".join(counted)] if counted else [])]) or "–"
+
+
+def tables_table() -> str:
+    """Return a line for each table of each paper: its rows, what they need, and how many were measured, with what."""
+    needs, lines = papers()["datasets"], []
+    for paper in PAPERS:
+        for number, table in papers()[paper]["tables"].items():
+            rows, columns = table["rows"].values(), table["columns"]
+            data = dict.fromkeys(needs[c["data"]] or "public data" for c in columns.values() if "data" in c)
+            measured = [row["measured"] for row in rows if "measured" in row]
+            used = {(each.get("data") or "the paper's data").split(",")[0] for row in measured for each in row}
+            blocked = [f"{row['title']}: {row['blocked']}" for row in rows if "blocked" in row]
+            page = PAGES.get(paper, paper)
+            needed = "<br>".join([*data, *blocked])
+            done = f"{len(measured)}: {', '.join(sorted(used))}" if measured else "–"
+            lines.append([f"[`{paper}:{number}`]({page}.md)", table["title"], len(rows), needed, done])
+    return markdown(("table", "subject", "rows", "needs", "rows measured here, with"), lines)
+
+
+PAGES = {"scene_flow": "scene_flow_skeletons"}
+"""Page of a paper, if it is not called as the paper."""
 
 TABLES: dict[str, Callable[[], str]] = {
-    **{name: partial(paper_table, paper) for name, paper in PAPERS.items()},
+    **{f"papers_{paper}": partial(paper_table, paper) for paper in PAPERS},
+    "tables": tables_table,
     "packages": package_table,
     "everyday": everyday_table,
     "live": lambda: select("pipeline", LIVE, LIVE_COLUMNS, "graph"),

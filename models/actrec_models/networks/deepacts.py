@@ -26,6 +26,11 @@ Readings, choices where the paper is silent or ambiguous:
 - **2D points.** Hands and face are centered on the body's spine base in pixels and divided by the median torso in
   pixels (`none`: raw pixels, as the paper). Without a torso, the unit is the shoulder width / 0.7, else the spread of
   the points. z = x + y of these.
+- **Detectors.** Hands and face are MediaPipe's, in the regions that the body's joints give; the face mesh is reduced to
+  the 68 points. The paper trained a Detectron2 estimator on Simon et al.'s hands, and used DLib's face landmarks.
+- **SYSU's 25 joints.** "Already provided" in the paper, but the dataset has the Kinect v1's 20. Five are made up: the
+  neck (30 % of the way from shoulder center to head), hand tips (as far beyond the hand as the wrist is before it),
+  and thumbs (the hand itself); the middle of the spine moves to halfway between hips and shoulders.
 - **Optical flow at the joints.** Method and unit are not given: px/s divided by the torso in pixels. Live: scene flow
   projected at the joint's pixel, u̇ = fx (Vx − x/z Vz) / z, median of 3×3. From two images: DIS. A test compares
   both.

@@ -74,7 +74,12 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
     assert main([*command, "--out", str(out), "--folds", "2-3"]) == 0
     trained = []
     train = trainer.train
-    monkeypatch.setattr(trainer, "train", lambda own, *rest, **more: trained.append(own) or train(own, *rest, **more))
+
+    def train_and_note(own, *rest, **more):
+        trained.append(own)
+        return train(own, *rest, **more)
+
+    monkeypatch.setattr(trainer, "train", train_and_note)
     capsys.readouterr()
     assert main([*command, "--out", str(out), "--folds", "all", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
