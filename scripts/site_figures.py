@@ -220,7 +220,7 @@ def paper_table(paper: str) -> str:
 
 
 def ours(row: Mapping[str, Any], columns: Mapping[Any, Mapping[str, Any]]) -> str:
-    """Return our figures of a row, each with what it was measured on and how."""
+    """Return our figures of a row, each with its data, recipe and note."""
     found: dict[str, list[str]] = {}
     for each in row.get("measured", ()):
         how = "; ".join(filter(None, (f"`{each['recipe']}`" if "recipe" in each else "", each.get("note", ""))))
@@ -233,7 +233,7 @@ def ours(row: Mapping[str, Any], columns: Mapping[Any, Mapping[str, Any]]) -> st
 
 
 def tables_table() -> str:
-    """Return a line for each table of each paper: its rows, what they need, and how many were measured, with what."""
+    """Return a line for each table of each paper: rows, data that they need, and the number of measured ones."""
     needs, lines = papers()["datasets"], []
     for paper in PAPERS:
         for number, table in papers()[paper]["tables"].items():

@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe_row(args: argparse.Namespace) -> None:
-    """Log what a row of a paper's table stands for, and the initial weights that it lacks."""
+    """Log recipe and changes of a row of a paper's table, and warn if its initial weights are not given."""
     tables = importlib.import_module("actrec_models.training.paper_tables")
     if (row := tables.find_experiment(args.recipe)) is None:
         return

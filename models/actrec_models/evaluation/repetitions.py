@@ -1,7 +1,7 @@
 """Repeated trainings of one recipe: over the folds of a dataset, or over seeds, each scored, with mean and deviation.
 
 Each repetition has a folder of its own in the run's, `fold_07` or `seed_2`, with its checkpoints and `figures.json`.
-One that has its figures is not trained again, so the same command continues where it was stopped.
+One that has its figures is not trained again, so the same command continues a run that was stopped.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ FIGURES, SUMMARY = "figures.json", "summary.json"
 
 
 @dataclass(frozen=True)
-class Result:
+class Repetition:
     """A scored repetition: its fold or seed, top-1 and mean per-class accuracy (shares of 1), clips, checkpoint."""
 
     number: int
@@ -40,14 +40,14 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Repetitions:
     """All repetitions of a recipe.
 
     Attributes:
         kind: "fold" or "seed".
         dataset: The dataset.
         split: Its split.
-        measure: Field of `Result` that the dataset's protocol reports.
+        measure: Field of `Repetition` that the dataset's protocol reports.
         results: One for each repetition.
     """
 
@@ -55,7 +55,7 @@ class Summary:
     dataset: str
     split: str
     measure: str
-    results: tuple[Result, ...]
+    results: tuple[Repetition, ...]
 
     @property
     def values(self) -> list[float]:
@@ -109,7 +109,7 @@ def numbers(recipe: Recipe, kind: str, asked: Sequence[int]) -> list[int]:
 def train(
     recipe: Recipe, kind: str, asked: Sequence[int], data_root: str, out: Path, *, root: str = "", resume: bool = True,
     progress: bool = True, **options: Any,
-) -> Summary:  # fmt: skip
+) -> Repetitions:  # fmt: skip
     """Train and score each repetition of a recipe that has no figures yet, and write their summary.
 
     Args:
@@ -118,7 +118,7 @@ def train(
         asked: Folds or seeds; no folds are all of the dataset.
         data_root: Folder with a subfolder per dataset; `root`: folder of the recipe's dataset itself.
         out: Folder of the run.
-        resume: Keep what is trained already.
+        resume: Keep the repetitions that are trained already.
         progress: Show progress bars.
         options: Further ones of `trainer.train`.
 
@@ -134,7 +134,7 @@ def train(
     folders = {number: out / f"{kind}_{number:0{width}d}" for number in wanted}
     runs = {number: _with(recipe, kind, number) for number in wanted}
     done = {number: _read(folders[number], runs[number]) if resume else None for number in wanted}
-    results: dict[int, Result] = {number: result for number, result in done.items() if result is not None}
+    results: dict[int, Repetition] = {number: result for number, result in done.items() if result is not None}
     if results:
         logger.info("%d of %d %ss have figures already", len(results), len(wanted), kind)
     first = not getattr(rank_zero_only, "rank", None)  # of several processes, it scores
@@ -153,13 +153,13 @@ def train(
         logger.info("%s %d: %.2f %%", kind, number, 100 * results[number].accuracy)
     measure = datasets.DATASETS.get(recipe.dataset).measure
     ordered = tuple(results[number] for number in wanted if number in results)
-    summary = Summary(kind, recipe.dataset, recipe.split, measure, ordered)
+    summary = Repetitions(kind, recipe.dataset, recipe.split, measure, ordered)
     if first:
         write_file(out / SUMMARY, (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
     return summary
 
 
-def read_summary(folder: Path) -> Summary | None:
+def read_summary(folder: Path) -> Repetitions | None:
     """Return the summary in the folder of a run; None if it has none.
 
     Raises:
@@ -170,8 +170,8 @@ def read_summary(folder: Path) -> Summary | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        results = tuple(Result(**each) for each in content["results"])
-        summary = Summary(**{key: content[key] for key in ("kind", "dataset", "split", "measure")}, results=results)
+        results = tuple(Repetition(**each) for each in content["results"])
+        summary = Repetitions(**{key: content[key] for key in ("kind", "dataset", "split", "measure")}, results=results)
         if not results or summary.mean != summary.mean:
             raise ValueError("it has no results")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -185,7 +185,7 @@ def _with(recipe: Recipe, kind: str, number: int) -> Recipe:
     return dataclasses.replace(recipe, dataset_options={**recipe.dataset_options, "fold": number})
 
 
-def _read(folder: Path, recipe: Recipe) -> Result | None:
+def _read(folder: Path, recipe: Recipe) -> Repetition | None:
     """Return the figures of a repetition that was trained by `recipe`; None if it has none."""
     path = folder / FIGURES
     if not path.is_file():
@@ -193,7 +193,7 @@ def _read(folder: Path, recipe: Recipe) -> Result | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         before = content.pop("recipe")
-        result = Result(**content)
+        result = Repetition(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         logger.warning("%s is damaged: scoring again", path)
         return None
@@ -203,9 +203,9 @@ def _read(folder: Path, recipe: Recipe) -> Result | None:
     return result
 
 
-def _score(number: int, checkpoint: Path, recipe: Recipe, data_root: str, root: str, progress: bool) -> Result:
+def _score(number: int, checkpoint: Path, recipe: Recipe, data_root: str, root: str, progress: bool) -> Repetition:
     model = open_model(checkpoint)
     options = EvalOptions(dataset=recipe.dataset, split=recipe.split, root=root)
     (found,) = evaluate_models([model], data_root, options, progress).results
     figures = found.summary()
-    return Result(number, figures["accuracy"], figures["mean_class_accuracy"], figures["clips"], str(checkpoint))
+    return Repetition(number, figures["accuracy"], figures["mean_class_accuracy"], figures["clips"], str(checkpoint))

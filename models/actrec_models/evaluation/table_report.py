@@ -19,7 +19,7 @@ from actrec_models.training.paper_tables import PREFIX, PaperTable
 
 
 @dataclass(frozen=True)
-class Score:
+class RowScore:
     """The figure of a model in one row and column, in %; with its deviation over folds, if it is their mean."""
 
     row: str
@@ -36,8 +36,8 @@ class Score:
 
 def score(
     table: PaperTable, models: Sequence[str], data_root: str, *, root: str = "", progress: bool = False, **options: Any
-) -> list[Score]:
-    """Score models in rows of a table.
+) -> list[RowScore]:
+    """RowScore models in rows of a table.
 
     Args:
         table: The table.
@@ -77,16 +77,16 @@ def score(
             raise ConfigError(f"{path} was trained on split {split} of {trained}, but row {place} is of {of}")
         for key, own in fitting.items():
             if summary is not None:
-                found.append(Score(row, key, path, 100 * summary.mean, 100 * summary.deviation))
+                found.append(RowScore(row, key, path, 100 * summary.mean, 100 * summary.deviation))
                 continue
             asked = EvalOptions(dataset=own.dataset, split=own.split, root=root)
             evaluation = evaluate_models([model], data_root, asked, progress)
             value = evaluation.results[0].summary()[evaluation.target.source.measure]
-            found.append(Score(row, key, path, 100 * value))
+            found.append(RowScore(row, key, path, 100 * value))
     return found
 
 
-def text(tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> str:
+def text(tables: Sequence[PaperTable], scores: Sequence[RowScore] = ()) -> str:
     """Return tables as aligned text: the paper's figures of each row, ours under it, and the commands that train it."""
     parts = []
     for table in tables:
@@ -104,7 +104,7 @@ def heading(table: PaperTable) -> str:
     return f"{table.paper}, Table {table.name.split(':')[1]}: {table.title}"
 
 
-def figures(table: PaperTable, scores: Sequence[Score] = ()) -> Table:
+def figures(table: PaperTable, scores: Sequence[RowScore] = ()) -> Table:
     """Return a line of the paper's figures for each row, and one for each of our trainings."""
     head = [f"{column.title}, {column.unit}" for column in table.columns.values()]
     elsewhere = any(each.data for row in table.rows.values() for each in row.measured)
@@ -128,7 +128,7 @@ def _decimals(values: dict[str, float]) -> dict[str, str]:
 
 
 def _commands(table: PaperTable) -> list[str]:
-    """Return a line for each row: how to train it, in which columns, from which weights, and what it needs."""
+    """Return a line for each row with its command, columns and initial weights, and the data that are not at hand."""
     lines = ["", f"Train a row: actrec train {PREFIX}{table.name}:ROW:COLUMN --out FOLDER (default: the first column)"]
     for key, row in table.rows.items():
         first, *_ = columns = table.columns_of(key)
@@ -143,7 +143,7 @@ def _commands(table: PaperTable) -> list[str]:
     return [*lines, *(f"Needs {each}." for each in needs)]
 
 
-def as_dict(tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> dict[str, Any]:
+def as_dict(tables: Sequence[PaperTable], scores: Sequence[RowScore] = ()) -> dict[str, Any]:
     """Return tables for JSON by `PAPER:NUMBER`, with the scores of given models."""
     found = {table.name: paper_tables.as_dict(table) for table in tables}
     for each in scores:
@@ -151,7 +151,7 @@ def as_dict(tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> dict[
     return found
 
 
-def write(folder: Path, tables: Sequence[PaperTable], scores: Sequence[Score] = ()) -> None:
+def write(folder: Path, tables: Sequence[PaperTable], scores: Sequence[RowScore] = ()) -> None:
     """Write tables.md and tables.json; raise DeviceError if it fails."""
     parts = []
     for table in tables:

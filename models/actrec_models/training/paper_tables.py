@@ -63,7 +63,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it changes, and its figures by column."""
+    """A row: the fields that it changes, and its figures by column."""
 
     title: str
     recipe: str = ""
@@ -123,7 +123,7 @@ class PaperTable:
     datasets: Mapping[str, str] = field(default_factory=dict)
 
     def columns_of(self, row: str) -> list[str]:
-        """Return the columns in which a row can be trained: those with its figures, or all if it has none."""
+        """Return the columns in which a row can be trained: the ones with its figures, or all if it has none."""
         trained = [key for key, column in self.columns.items() if column.data]
         return [key for key in trained if key in self.rows[row].paper] or trained
 
@@ -131,7 +131,7 @@ class PaperTable:
         """Return a row in a column; raise ConfigError, which lists the known ones, if there is none."""
         if row not in self.rows:
             raise ConfigError(
-                f"{self.name} has {f'no row {row!r}' if row else 'several rows, and none is named'}: "
+                f"{self.name} has {f'no row {row!r}' if row else 'several rows: name one'}: "
                 f"{_choose(row, [f'{PREFIX}{self.name}:{key}' for key in self.rows], self.name)}"
             )
         columns = self.columns_of(row)

@@ -65,7 +65,7 @@ def test_command_of_row_reads_as_its_recipe():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("papers/sem_spa:9", "sem_spa:9 has several rows, and none is named: rows: st_gcn, sem, spa, sem_spa"),
+        ("papers/sem_spa:9", "sem_spa:9 has several rows: name one: rows: st_gcn, sem, spa, sem_spa"),
         ("papers/sem_spa:9:sba", "sem_spa:9 has no row 'sba': did you mean spa? rows: st_gcn, sem, spa, sem_spa"),
         ("papers/sem_spa:9:spa:15", "sem_spa:9:spa has no column '15' to train; it has: 14, 28"),
         ("papers/p_i3d:1:sum_0:avg", "has no column 'avg' to train; it has: cs, cv"),
