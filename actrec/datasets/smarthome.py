@@ -34,7 +34,7 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.geometry import MIN_POINTS, fit_translation
+from actrec.utils.shape_fits import MIN_POINTS, fit_translation
 
 LAYOUT = "lcrnet_13"
 JOINTS = 13

@@ -64,6 +64,10 @@ class NetworkConfig:
     precision: str = setting("fp16", "Precision of TensorRT engines", choices=("fp32", "fp16"))
     max_batch: int = setting(8, "Regions in one run of a TensorRT engine; more go through in several", range=(5, 64))
     threads: int = setting(1, "CPU threads of a network", range=(1, 64))
+    cpu_precision: str = setting(
+        "auto", "Precision on the CPU; auto: int8 if a network has it and the CPU has VNNI, else fp32",
+        choices=("auto", "fp32", "int8"),
+    )  # fmt: skip
     device: str = setting(
         "cpu", "Device of ONNX Runtime; auto: CUDA if it works, else the CPU", choices=("auto", "cpu", "cuda")
     )
@@ -160,6 +164,7 @@ class NetworkFile:
         edge: Height and width of its image in pixels.
         low, high: Values of black and white.
         outputs: Shapes of the outputs by name, without the batch.
+        int8: The variant with layers in int8, for CPUs; None if there is none.
     """
 
     name: str
@@ -169,6 +174,7 @@ class NetworkFile:
     low: float
     high: float
     outputs: dict[str, tuple[int, ...]]
+    int8: "NetworkFile | None" = None
 
     def read(self) -> bytes:
         """Return the file's content.
@@ -198,16 +204,17 @@ def files() -> dict[str, NetworkFile]:
         raise PackageError(f"the networks of perception are not installed ({folders[-1]}): install actrec again")
     try:
         rows = yaml.safe_load((folder / MANIFEST).read_text())["networks"]
-        return {
-            name: NetworkFile(
-                name, folder / f"{name}.onnx", row["sha256"], int(row["input"][1]),
-                float(row["range"][0]), float(row["range"][1]),
-                {key: tuple(size) for key, size in row["outputs"].items()},
-            )
-            for name, row in rows.items()
-        }  # fmt: skip
+        return {name: _listed(folder, name, row) for name, row in rows.items()}
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         raise PackageError(f"{folder / MANIFEST} is damaged ({error}): install actrec again") from error
+
+
+def _listed(folder: Path, name: str, row: dict[str, Any]) -> NetworkFile:
+    """Return a network of the list."""
+    outputs = {key: tuple(size) for key, size in row["outputs"].items()}
+    facts = int(row["input"][1]), float(row["range"][0]), float(row["range"][1]), outputs
+    int8 = NetworkFile(name, folder / f"{name}.int8.onnx", row["int8"]["sha256"], *facts) if "int8" in row else None
+    return NetworkFile(name, folder / f"{name}.onnx", row["sha256"], *facts, int8)
 
 
 class PerceptionNetwork:

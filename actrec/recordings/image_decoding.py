@@ -5,7 +5,7 @@ RVL: Wilson, "Fast Lossless Depth Image Compression", ISS 2017.
 
 import contextlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -142,17 +142,31 @@ def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
 
 def depth_in_meters(units: np.ndarray, scale: float) -> np.ndarray:
     """Convert integer depth of `scale` meters per unit to float32 meters; 0 and less become NaN."""
-    meters: np.ndarray = np.divide(units, np.float32(1.0 / scale), dtype=np.float32)
-    np.putmask(meters, units <= 0, np.nan)
+    meters = np.empty(units.shape, np.float32)
+    _kernel(_to_meters)(units, np.float32(1.0 / scale), meters)
     return meters
+
+
+def _to_meters(units: np.ndarray, per_meter: np.float32, meters: np.ndarray) -> None:
+    for v in range(units.shape[0]):
+        for u in range(units.shape[1]):
+            value = units[v, u]
+            meters[v, u] = np.float32(value) / per_meter if value > 0 else np.float32(np.nan)
 
 
 def depth_in_millimeters(depth: np.ndarray) -> np.ndarray:
     """Convert depth [H, W] in m to uint16 millimeters, 0 if missing or above the limit of 65.535 m."""
-    millimeters = depth * np.float32(1000.0)
-    with np.errstate(invalid="ignore"):
-        np.putmask(millimeters, ~((millimeters > 0) & (millimeters < 65535.5)), 0)
-    return np.rint(millimeters).astype(np.uint16)
+    millimeters = np.empty(depth.shape, np.uint16)
+    _kernel(_to_millimeters)(depth, millimeters)
+    return millimeters
+
+
+def _to_millimeters(depth: np.ndarray, millimeters: np.ndarray) -> None:
+    for v in range(depth.shape[0]):
+        for u in range(depth.shape[1]):
+            value = depth[v, u] * np.float32(1000)
+            known = value > 0 and value < np.float32(65535.5)
+            millimeters[v, u] = np.uint16(np.rint(value)) if known else np.uint16(0)
 
 
 def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
@@ -259,16 +273,17 @@ def decode_rvl(data: np.ndarray) -> np.ndarray:
         if 0 < width * height <= _MAX_PIXELS:
             words = data[_RVL_HEADER.size :]
             image = np.zeros(width * height, np.uint16)
-            if _rvl_kernel()(words[: len(words) // 4 * 4].view("<u4").astype(np.uint32), image):
+            if _kernel(_unpack_rvl)(words[: len(words) // 4 * 4].view("<u4").astype(np.uint32), image):
                 return image.reshape(height, width)
     raise DamagedImageError(f"a compressed image of {len(data)} bytes cannot be decoded; expected RVL")
 
 
 @cache
-def _rvl_kernel() -> Any:
-    from actrec.utils.jit import kernel  # lazily: numba takes half a second to import
+def _kernel(loop: Callable[..., Any]) -> Any:
+    """Return a loop, compiled. Its division is exact, as numpy's."""
+    from actrec.utils.jit import njit  # lazily: numba takes half a second to import
 
-    return kernel(_unpack_rvl)
+    return njit(nogil=True, error_model="numpy")(loop)
 
 
 def _unpack_rvl(words: np.ndarray, out: np.ndarray) -> bool:

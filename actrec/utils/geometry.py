@@ -1,11 +1,9 @@
-"""Unprojection, changes of axes between sensor frames, rigid fits of shapes, and optical flow at joints."""
+"""Unprojection, changes of axes between sensor frames, and optical flow at joints."""
 
 import numpy as np
 
 from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
-
-MIN_POINTS = 3
 
 KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 """Kinect camera space has y up and x to the sensor's left; optical has y down and x to the right."""
@@ -38,69 +36,6 @@ def rotation(axis: int, radians: float) -> np.ndarray:
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
     return matrix
-
-
-def fit_translation(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Translate a shape [V, 3] m, by linear least squares, so that it projects onto rays [V, 3] with z = 1.
-
-    x/z of each moved point equals x/z of its ray: tx − rx·tz = rx·Z − X, linear in the translation. A second iteration
-    divides the errors by z, which turns them into reprojection errors. Unknown points and rays are NaN; `weights` [V]
-    are ≥ 0. The result [V, 3] is all NaN with fewer than `MIN_POINTS` usable points or no solution before the camera.
-    """
-    usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)
-    if usable.sum() < MIN_POINTS:
-        return np.full(shape.shape, np.nan, dtype=np.float32)
-    points, directions, weight = (a[usable].astype(np.float64) for a in (shape, rays, weights))
-    rows = np.zeros((2, len(points), 3))
-    rows[0, :, 0] = rows[1, :, 1] = 1
-    rows[:, :, 2] = -directions[:, :2].T
-    target = (directions[:, :2] * points[:, 2:] - points[:, :2]).T
-    scale, move = weight, np.zeros(3)
-    for _ in range(2):
-        a, b = (rows * scale[None, :, None]).reshape(-1, 3), (target * scale).reshape(-1)
-        move = np.linalg.lstsq(a, b, rcond=None)[0]
-        z = points[:, 2] + move[2]
-        if move[2] <= 0 or not np.isfinite(move).all():
-            return np.full(shape.shape, np.nan, dtype=np.float32)
-        error = np.abs(np.einsum("kij,j->ki", rows, move) - target).sum(axis=0)
-        scale = weight / np.maximum(z, 0.05) / (1 + error / 0.1)
-    return (shape + move).astype(np.float32)
-
-
-def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outlier_m: float) -> np.ndarray:
-    """Move `source` onto `target` by the similarity that fits best, robust against outliers.
-
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
-    Tukey's function, which ignores residuals above `outlier_m`. The scale of each iteration is limited to 0.7..1.4.
-    With fewer than six usable points it only translates; without any it returns `source`. Shapes are [V, 3] m, NaN if
-    unknown, weights [V] ≥ 0.
-    """
-    usable = np.isfinite(source).all(axis=1) & np.isfinite(target).all(axis=1) & (weights > 0)
-    if not usable.any():
-        return source
-    moved, b, base = source.astype(np.float64), target[usable].astype(np.float64), weights[usable].astype(np.float64)
-    moved += np.median(b - moved[usable], axis=0)
-    for _ in range(3 if len(b) >= 6 else 0):
-        residual = np.linalg.norm(moved[usable] - b, axis=1)
-        reach = max(outlier_m, 2 * float(np.median(residual)))
-        weight = base * np.clip(1 - (residual / reach) ** 2, 0, None) ** 2
-        if (weight > 0).sum() < 6:
-            break
-        turn, scale, shift = _umeyama(moved[usable], b, weight)
-        moved = scale * moved @ turn.T + shift
-    return moved.astype(np.float32)
-
-
-def _umeyama(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    weight = weight / weight.sum()
-    center_a, center_b = weight @ a, weight @ b
-    a, b = a - center_a, b - center_b
-    u, singular, vt = np.linalg.svd((b * weight[:, None]).T @ a)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
-    turn = (u * sign) @ vt
-    spread = float((weight * (a**2).sum(axis=1)).sum())
-    scale = float(np.clip((singular * sign).sum() / max(spread, 1e-9), 0.7, 1.4))
-    return turn, scale, center_b - scale * turn @ center_a
 
 
 def motion_at_joints(

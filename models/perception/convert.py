@@ -188,6 +188,8 @@ def card(rows: dict[str, dict[str, Any]], count: int) -> str:
         "bodies and hands over the squares that show one: of landmarks and boxes in pixels of the input, of world",
         "landmarks in meters, of probabilities and logits as they are. Landmarks include logits and depth.",
         "",
+        "`*.int8.onnx` (`quantize.py`) are for CPUs with VNNI: INT8 convolutions, except in the first and last layers.",
+        "",
         "| network | source | input | outputs | difference | SHA-256 |",
         "| --- | --- | --- | --- | --- | --- |",
     ]

@@ -9,7 +9,8 @@ from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.camera_model import project, rays
 from actrec.utils.errors import InputError
-from actrec.utils.geometry import fit_similarity, fit_translation, rotation
+from actrec.utils.geometry import rotation
+from actrec.utils.shape_fits import fit_similarity, fit_translation
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 WALL = 3.5

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 import yaml
 
-from actrec.perception import networks
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.perception import networks, onnxruntime_networks
 from actrec.perception.body import refine
 from actrec.perception.networks import (
     Detector,
@@ -18,12 +19,14 @@ from actrec.perception.networks import (
     SourceImage,
     merge_overlapping,
 )
+from actrec.perception.pipeline import Pipeline
 from actrec.utils.errors import PackageError
 
+STORED = [*networks.files().values(), *(file.int8 for file in networks.files().values() if file.int8)]
 
-@pytest.mark.parametrize("name", sorted(networks.files()))
-def test_network_file_matches_manifest(name):
-    file = networks.files()[name]
+
+@pytest.mark.parametrize("file", STORED, ids=lambda file: file.path.name)
+def test_network_file_matches_manifest(file):
     session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape) for i in session.get_inputs()] == [("image", ["N", 3, file.edge, file.edge])]
     assert {o.name: tuple(o.shape[1:]) for o in session.get_outputs()} == file.outputs
@@ -33,7 +36,7 @@ def test_manifest_states_origin_and_accuracy_of_each_network():
     folder = next(iter(networks.files().values())).path.parent
     manifest = yaml.safe_load((folder / networks.MANIFEST).read_text())
     assert manifest["license"] == "Apache-2.0"
-    assert {path.stem for path in folder.glob("*.onnx")} == set(manifest["networks"])
+    assert set(folder.glob("*.onnx")) == {file.path for file in STORED}
     card = (folder / "README.md").read_text()
     for name, row in manifest["networks"].items():
         assert row["source"].endswith(".tflite") and len(row["source_sha256"]) == 64 and f"`{name}`" in card
@@ -69,6 +72,27 @@ def test_network_batch_equals_single_runs():
     for index, region in enumerate(regions):
         for name, value in network.run(image, [region]).items():
             np.testing.assert_allclose(together[name][index], value[0], rtol=1e-3, atol=1e-3)
+
+
+def test_int8_networks_agree_with_float32_on_the_simulated_actor():
+    with SimulatedCamera(actions=["wave"], realtime=False) as camera:
+        frame = camera.read()
+    found = {}
+    for precision in ("fp32", "int8"):
+        with Pipeline(cpu_precision=precision, min_hits=1, faces=False) as people:
+            found[precision] = people.process(frame)
+    (body,), (other,) = (each.bodies for each in found.values())
+    assert np.nanmedian(np.linalg.norm(body.pixels - other.pixels, axis=1)) < 1.0
+    assert len(found["fp32"].hands) == len(found["int8"].hands) == 2
+    for hand, same in zip(found["fp32"].hands, found["int8"].hands, strict=True):
+        assert np.median(np.linalg.norm(hand.pixels - same.pixels, axis=1)) < 1.0
+
+
+@pytest.mark.parametrize(("has_vnni", "device"), [(True, "CPU, 1 thread, int8"), (False, "CPU, 1 thread")])
+def test_precision_auto_is_int8_on_a_cpu_with_vnni(monkeypatch, has_vnni, device):
+    monkeypatch.setattr(onnxruntime_networks, "_has_vnni", lambda: has_vnni)
+    assert PerceptionNetwork("hand_landmarks_lite", NetworkConfig()).device == device
+    assert PerceptionNetwork("face_landmarks", NetworkConfig(cpu_precision="int8")).device == "CPU, 1 thread"
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.7, np.pi / 2, -2.5])
