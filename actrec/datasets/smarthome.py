@@ -30,11 +30,11 @@ from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
+from actrec.skeleton.shape_fits import MIN_POINTS, fit_translation
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
-from actrec.utils.shape_fits import MIN_POINTS, fit_translation
 
 LAYOUT = "lcrnet_13"
 JOINTS = 13

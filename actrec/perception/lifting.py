@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actrec.skeleton import layouts
+from actrec.skeleton.shape_fits import fit_similarity, fit_translation
 from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, refuse_integers
 from actrec.utils import camera_model, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
-from actrec.utils.shape_fits import fit_similarity, fit_translation
 
 BODY_RADII = {
     "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,

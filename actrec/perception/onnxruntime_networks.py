@@ -1,18 +1,22 @@
 """ONNX Runtime: the networks of perception on the CPU or CUDA."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite.binding import get_host_cpu_features
 
 from actrec.inference.onnxruntime_backend import device_of, open_session
 from actrec.perception.networks import REMEDY, NetworkConfig, NetworkFile
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 def _has_vnni() -> bool:
     """Return whether the CPU multiplies int8 fast; on one without VNNI, int8 also loses accuracy to saturation."""
-    found = get_host_cpu_features()
-    return bool(found.get("avx512vnni") or found.get("avxvnni"))
+    try:
+        return not {"avx512_vnni", "avx_vnni"}.isdisjoint(CPU_INFO.read_text().split())
+    except OSError:  # not Linux
+        return False
 
 
 class OnnxRuntimeNetwork:

@@ -28,8 +28,8 @@ def _least_similar_neighbor(exact: np.ndarray, v: int, u: int) -> Real:
 def _quantize(z: Real, quantum: Real) -> Real:
     """Round a depth, m, to a multiple of the disparity quantum (0 for none), then to whole millimeters."""
     if quantum > _ZERO:
-        z = _ONE / (max(np.float32(int(_ONE / (z * quantum) + _HALF)), _ONE) * quantum)
-    return np.float32(int(z * np.float32(1000) + _HALF)) * np.float32(0.001)
+        z = _ONE / (max(np.float32(np.int32(_ONE / (z * quantum) + _HALF)), _ONE) * quantum)
+    return np.float32(np.int32(z * np.float32(1000) + _HALF)) * np.float32(0.001)
 
 
 @kernel
@@ -40,8 +40,8 @@ def degrade_depth(
 ) -> None:  # fmt: skip
     """Degrade depth, see `SensorNoise.depth`.
 
-    A row is processed against the direction of the baseline. A point is in shadow if, in the projector's view,
-    an earlier point of the row has a smaller column.
+    The loops over a row compile to vector instructions, except for the shadows: against the direction of the baseline,
+    a point is in shadow if, in the projector's view, an earlier point of the row has a smaller column.
 
     Args:
         exact, facing: [H, W] depth and cosine of the angle of incidence.
@@ -49,50 +49,57 @@ def degrade_depth(
         steep: [C] factor on `tilted` at cosine k/(C − 1).
         model: [7] disparity quantum, grazing cosine, flying share, silhouette loss, dropout, near, far.
         shift: Focal length times baseline, px·m.
-        patches, white, jitter, chance: [S, S, …] tiles of Gaussian noise, displacements in px, and uniform numbers.
+        patches, white, jitter, chance: [S, S + W, …] tiles of Gaussian noise, displacements in px, and uniform numbers.
         offsets: [8] start positions in the tiles.
         measured: [H, W], out.
     """
     quantum, grazing, flying, loss, dropout, near, far = model
     height, width = exact.shape
-    mask = white.shape[0] - 1
-    measured[:] = np.float32(np.nan)
-    z_scale, c_scale = np.float32(len(axial) - 1) / far, np.float32(len(steep) - 1)
+    mask, left, right = white.shape[0] - 1, offsets[5], offsets[5] + width
+    every_z, every_cosine = exact.reshape(-1), facing.reshape(-1)
+    last = np.float32(len(axial) - 1)
+    z_scale, c_scale = last / far, np.float32(len(steep) - 1)
     sign = _ONE if shift >= _ZERO else -_ONE
     lost_or_flying = loss + flying
+    column, reached = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    z, cosine = np.empty(width, np.float32), np.empty(width, np.float32)
     for v in range(height):
-        patch, displaced = patches[(v + offsets[0]) & mask], jitter[(v + offsets[1]) & mask]
-        dropout_chance, silhouette_chance = chance[(v + offsets[2]) & mask], chance[(v + offsets[3]) & mask]
-        grazing_noise = white[(v + offsets[4]) & mask]
-        reach = np.float32(1e30)
-        for k in range(width):
-            u = width - 1 - k if shift >= _ZERO else k
-            here = exact[v, u]
-            if shift != _ZERO:
-                column = sign * (np.float32(u) - shift / here)
-                if column > reach + _HALF:
-                    continue
-                reach = min(reach, column)
-            i = (u + offsets[5]) & mask
-            if dropout_chance[i] < dropout:
-                continue
-            x, y = u + displaced[i, 0], v + displaced[i, 1]
-            if x < 0 or x >= width or y < 0 or y >= height:
-                x, y = u, v
-            z, cosine = exact[y, x], facing[y, x]
-            if lost_or_flying > _ZERO and 0 < v < height - 1 and 0 < u < width - 1:
-                other = _least_similar_neighbor(exact, v, u)
-                if abs(other - here) > _SILHOUETTE * here:
-                    chance_value = silhouette_chance[i]
-                    if chance_value < loss:
-                        continue
-                    if chance_value < lost_or_flying:
-                        z = here + (other - here) * (chance_value - loss) / flying
-            if z > far or z < near or cosine + np.float32(0.02) * grazing_noise[i] < grazing:
-                continue
-            bin_z, bin_c = int(z * z_scale + _HALF), int(max(cosine, _ZERO) * c_scale + _HALF)
-            z += (axial[bin_z] + tilted[bin_z] * steep[bin_c]) * patch[i]
-            measured[v, u] = _quantize(z, quantum)
+        row, out = exact[v], measured[v]
+        patch, displaced = patches[(v + offsets[0]) & mask, left:right], jitter[(v + offsets[1]) & mask, left:right]
+        dropout_chance = chance[(v + offsets[2]) & mask, left:right]
+        silhouette_chance = chance[(v + offsets[3]) & mask, left:right]
+        grazing_noise = white[(v + offsets[4]) & mask, left:right]
+        if shift != _ZERO:
+            for u in range(width):
+                column[u] = sign * (np.float32(u) - shift / row[u])
+            reach = np.float32(1e30)
+            for k in range(width):
+                u = width - 1 - k if shift >= _ZERO else k
+                reached[u] = reach
+                reach = min(reach, column[u])
+        for u in range(width):
+            x, y = np.int32(u) + np.int32(displaced[u, 0]), np.int32(v) + np.int32(displaced[u, 1])
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            at = np.int32(y * width + x) if inside else np.int32(v * width + u)
+            z[u], cosine[u] = every_z[at], every_cosine[at]
+        if lost_or_flying > _ZERO and 0 < v < height - 1:
+            above, below = exact[v - 1], exact[v + 1]
+            for u in range(1, width - 1):
+                here = row[u]
+                beside = max(abs(row[u + 1] - here), abs(row[u - 1] - here))
+                if max(beside, max(abs(above[u] - here), abs(below[u] - here))) > _SILHOUETTE * here:
+                    other, value = _least_similar_neighbor(exact, v, u), silhouette_chance[u]
+                    if value < loss:
+                        z[u] = _ZERO
+                    elif value < lost_or_flying:
+                        z[u] = here + (other - here) * (value - loss) / flying
+        for u in range(width):
+            lost = (z[u] > far) | (z[u] < near) | (dropout_chance[u] < dropout) | (column[u] > reached[u] + _HALF)
+            lost |= cosine[u] + np.float32(0.02) * grazing_noise[u] < grazing
+            bin_z = np.int32(min(max(z[u] * z_scale + _HALF, _ZERO), last))
+            bin_c = np.int32(max(cosine[u], _ZERO) * c_scale + _HALF)
+            noisy = z[u] + (axial[bin_z] + tilted[bin_z] * steep[bin_c]) * patch[u]
+            out[u] = np.float32(np.nan) if lost else _quantize(noisy, quantum)
 
 
 @kernel
@@ -103,10 +110,11 @@ def degrade_color(color: np.ndarray, sigma: np.ndarray, white: np.ndarray, offse
     top = np.float32(255)
     for v in range(height):
         for channel in range(3):
-            row = white[(v + offsets[channel]) & mask]
+            left = offsets[channel + 3]
+            row = white[(v + offsets[channel]) & mask, left : left + width]
             for u in range(width):
                 value = color[v, u, channel]
-                noisy = np.float32(value) + sigma[value] * row[(u + offsets[channel + 3]) & mask]
+                noisy = np.float32(value) + sigma[value] * row[u]
                 color[v, u, channel] = np.uint8(min(max(noisy + _HALF, _ZERO), top))
 
 
@@ -165,11 +173,15 @@ class SensorNoise:
         self.sensor = sensor
         self._seed = seed
         random = np.random.default_rng([seed, 3])
-        self._white = _tile(random, 0.0)
-        self._patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else self._white
-        self._chance = random.random((_TILE, _TILE), dtype=np.float32)
-        jitter = np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2)))
-        self._jitter = np.clip(jitter, -9, 9).astype(np.int8)
+        white = _tile(random, 0.0)
+        patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else white
+        chance = random.random((_TILE, _TILE), dtype=np.float32)
+        jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(np.int8)
+        # Repeated by the width of an image, so that each row of noise is one slice.
+        columns = np.arange(_TILE + intrinsics.width) % _TILE
+        self._patches, self._white, self._jitter, self._chance = (
+            np.ascontiguousarray(tile[:, columns]) for tile in (patches, white, jitter, chance)
+        )
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the square root of the intensity, read noise is constant.
         self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)

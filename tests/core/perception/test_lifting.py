@@ -5,12 +5,12 @@ import pytest
 
 from actrec.perception.lifting import joint_radii, lift, limb_links, with_less_lean
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
+from actrec.skeleton.shape_fits import fit_similarity, fit_translation
 from actrec.types import Intrinsics
 from actrec.utils import gravity
 from actrec.utils.camera_model import project, rays
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import rotation
-from actrec.utils.shape_fits import fit_similarity, fit_translation
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 WALL = 3.5

@@ -88,9 +88,10 @@ def test_int8_networks_agree_with_float32_on_the_simulated_actor():
         assert np.median(np.linalg.norm(hand.pixels - same.pixels, axis=1)) < 1.0
 
 
-@pytest.mark.parametrize(("has_vnni", "device"), [(True, "CPU, 1 thread, int8"), (False, "CPU, 1 thread")])
-def test_precision_auto_is_int8_on_a_cpu_with_vnni(monkeypatch, has_vnni, device):
-    monkeypatch.setattr(onnxruntime_networks, "_has_vnni", lambda: has_vnni)
+@pytest.mark.parametrize(("flag", "device"), [("avx512_vnni", "CPU, 1 thread, int8"), ("avx2", "CPU, 1 thread")])
+def test_precision_auto_is_int8_on_a_cpu_with_vnni(monkeypatch, tmp_path, flag, device):
+    monkeypatch.setattr(onnxruntime_networks, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flag} sse")
     assert PerceptionNetwork("hand_landmarks_lite", NetworkConfig()).device == device
     assert PerceptionNetwork("face_landmarks", NetworkConfig(cpu_precision="int8")).device == "CPU, 1 thread"
 
