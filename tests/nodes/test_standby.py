@@ -33,6 +33,7 @@ def test_standby_becomes_nodes_and_reports_their_ends(standby: Standby, peer: Pe
     assert psutil.Process(first.pid).name() == "scene_flow_node"
     first.kill()
     assert first.wait(TIMEOUT_S) == first.poll() == -signal.SIGKILL
+    peer.wait_until(lambda: standby.is_ready)
     second = standby.become("scene_flow_node", [*ACTIVE, "-p", "height:=wrong"])
     assert second is not None and second.wait(TIMEOUT_S) == 1, "a wrong parameter ends it as any node"
 

@@ -116,7 +116,8 @@ def test_run_replaces_a_killed_node_and_killed_leaves_no_process(peer: Peer) -> 
     command = [sys.executable, "-m", "actrec", "run", "--nodes", "scene_flow", "--processes"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
         below = psutil.Process(run.pid).children
-        peer.wait_until(lambda: len(below(recursive=True)) == 3)  # with the standby server and its process
+        # The node and the process that waits have the threads of DDS, the standby server has not.
+        peer.wait_until(lambda: sum(each.num_threads() > 6 for each in below(recursive=True)) == 2)
         (child,) = [each for each in below() if each.name() == "scene_flow_node"]
         child.kill()
         assert run.stderr is not None and any("is active again" in line for line in run.stderr)

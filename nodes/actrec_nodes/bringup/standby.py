@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import cv2
+
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.processes import NodeClass, show_name, spin
 from actrec_nodes.bringup.supervisor import Backoff
@@ -31,6 +33,7 @@ NICENESS = 5  # of the imports
 PAUSE_S = 3.0  # after a process has become a node, until the next is forked: the node starts meanwhile
 ANSWER_S = 2.0  # time for the server to answer
 STOP_S = 2.0  # time for the server to end
+START_S = 60.0  # time for a forked process to be discovered; then it is ended, as a library may hang after a fork
 
 IS_AVAILABLE = all(map(hasattr, (os, os, signal), ("fork", "pidfd_open", "pidfd_send_signal")))  # Linux
 
@@ -56,15 +59,18 @@ class StandbyPlan:
 class StandbyProcess:
     """A process that the server has forked, with the interface of `subprocess.Popen`.
 
-    Attributes:
+    Args:
         pid: Process id.
+        descriptor: Its pidfd, which is closed with this object.
+
+    Attributes:
         returncode: Exit status, negative for a signal; None while it runs.
     """
 
-    def __init__(self, pid: int):
+    def __init__(self, pid: int, descriptor: int):
         self.pid = pid
         self.returncode: int | None = None
-        self._descriptor = os.pidfd_open(pid)
+        self._descriptor = descriptor
         self._ended = threading.Event()
 
     def __del__(self) -> None:
@@ -114,12 +120,13 @@ class Standby:
         self._channel: socket.socket | None = None
         self._lock = threading.Lock()
         self._answered = threading.Condition()
-        self._is_ready, self._stopping, self._pid = False, False, 0
+        self._is_ready, self._stopping = False, False
+        self._pid: int | None = None
         self._running: dict[int, StandbyProcess] = {}
 
     @property
     def is_ready(self) -> bool:
-        """Whether the server has imported the modules."""
+        """Whether a process waits to become a node."""
         return self._is_ready
 
     def prepare(self) -> None:
@@ -144,15 +151,17 @@ class Standby:
             arguments: Arguments for ROS of this node alone.
         """
         with self._lock, self._answered:
-            if not self._is_ready or self._channel is None or self._server is None:
+            channel = self._channel
+            if not self._is_ready or channel is None or self._server is None:
                 return None
-            self._pid = 0
+            self._pid = None
             with contextlib.suppress(OSError):
-                _send(self._channel, [name, *arguments])
-                self._answered.wait_for(lambda: self._pid or not self._is_ready, ANSWER_S)
-            if not self._pid:  # a server that is stopped must not start the node later
+                _send(channel, [name, *arguments])
+                self._answered.wait_for(lambda: self._pid is not None or channel is not self._channel, ANSWER_S)
+            if self._pid is None:  # a server that is stopped must not start the node later
                 self._is_ready = False
                 self._server.kill()
+                return None
             return self._running.get(self._pid)
 
     def stop(self) -> None:
@@ -160,7 +169,7 @@ class Standby:
         with self._lock:
             self._stopping = True
             server, channel = self._server, self._channel
-            if server is not None and not self._is_ready:  # it has no processes, and would import on
+            if server is not None and not self._is_ready:  # it may import modules, and not notice
                 server.kill()
             if channel is not None:
                 with contextlib.suppress(OSError):
@@ -179,7 +188,7 @@ class Standby:
                     self._take(json.loads(line))
         with self._answered:
             if channel is self._channel:
-                self._is_ready = False
+                self._is_ready, self._channel = False, None
             left = list(self._running.values())
             self._running.clear()
             self._answered.notify_all()
@@ -189,14 +198,15 @@ class Standby:
     def _take(self, answer: dict[str, int]) -> None:
         with self._answered:
             if "ready" in answer:
-                self._is_ready = True
+                self._is_ready = bool(answer["ready"])
             elif "ended" in answer:
                 if (process := self._running.pop(answer["ended"], None)) is not None:
                     process.end(answer["status"])
             else:
-                with contextlib.suppress(ProcessLookupError):
-                    self._running[answer["pid"]] = StandbyProcess(answer["pid"])
                 self._pid = answer["pid"]
+                if self._pid:
+                    with contextlib.suppress(ProcessLookupError):  # it has ended
+                        self._running[self._pid] = StandbyProcess(self._pid, os.pidfd_open(self._pid))
             self._answered.notify_all()
 
 
@@ -217,8 +227,8 @@ class Server:
     def __init__(self, channel: socket.socket):
         self._channel, self._lines = channel, channel.makefile("rb", buffering=0)
         self.plan = StandbyPlan(**json.loads(self._lines.readline()))
-        self._waiting, self._pipe = 0, -1
-        self._fork_at, self._forked = 0.0, 0.0
+        self._pid, self._link, self._is_waiting = 0, channel, False  # of the newest process
+        self._fork_at = self._forked = 0.0
         self._backoff = Backoff(PAUSE_S)
         self._wake = socket.socketpair()
 
@@ -229,16 +239,20 @@ class Server:
         writer.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        _send(self._channel, {"ready": 1})
         while True:
-            if not self._waiting and time.monotonic() >= self._fork_at:
-                self._fork()
-            pause_s = None if self._waiting else max(self._fork_at - time.monotonic(), 0.0)
-            readable, _, _ = select.select([self._channel, reader], [], [], pause_s)
+            left_s = (self._forked + START_S if self._pid else self._fork_at) - time.monotonic()
+            if left_s <= 0 and not self._is_waiting:
+                self._fork() if not self._pid else os.kill(self._pid, signal.SIGKILL)
+                left_s = START_S
+            starting = [self._link] if self._pid and not self._is_waiting else []
+            pause_s = None if self._is_waiting else left_s
+            readable, _, _ = select.select([self._channel, reader, *starting], [], [], pause_s)
             if reader in readable:
                 with contextlib.suppress(BlockingIOError):
                     reader.recv(4096)
                 self._report()
+            elif self._link in readable and starting:
+                self._set_waiting(bool(self._link.recv(1)))
             if self._channel in readable:
                 if not (line := self._lines.readline()):
                     return 0
@@ -248,42 +262,45 @@ class Server:
         """Report the processes that have ended."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._waiting:
+                if ended[0] == self._pid:
                     self._forget(self._backoff.next(time.monotonic() - self._forked))
                 _send(self._channel, {"ended": ended[0], "status": os.waitstatus_to_exitcode(ended[1])})
 
     def _become(self, line: bytes) -> None:
-        """Let the process that waits become a node; make one if there is none."""
-        if not self._waiting:
-            self._fork()
-        pid = self._waiting
-        with contextlib.suppress(BrokenPipeError):  # just ended, which is reported next
-            os.write(self._pipe, line)
-        self._forget(PAUSE_S)
+        """Let the process that waits become a node, and answer with its id; 0 if none waits."""
+        pid = self._pid if self._is_waiting else 0
+        if pid:
+            with contextlib.suppress(BrokenPipeError):  # just ended, which is reported next
+                self._link.sendall(line)
+            self._forget(PAUSE_S)
         _send(self._channel, {"pid": pid})
 
+    def _set_waiting(self, is_waiting: bool) -> None:
+        self._is_waiting = is_waiting
+        _send(self._channel, {"ready": int(is_waiting)})
+
     def _forget(self, pause_s: float) -> None:
-        os.close(self._pipe)
-        self._waiting, self._pipe, self._fork_at = 0, -1, time.monotonic() + pause_s
+        self._link.close()
+        self._set_waiting(False)
+        self._pid, self._fork_at = 0, time.monotonic() + pause_s
 
     def _fork(self) -> None:
-        reader, writer = os.pipe()
+        ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads of libraries, which the child does not use
             pid = os.fork()
         if pid:
-            os.close(reader)
-            self._waiting, self._pipe, self._forked = pid, writer, time.monotonic()
+            theirs.close()
+            self._pid, self._link, self._forked = pid, ours, time.monotonic()
             return
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(writer)
-            for channel in (self._lines, self._channel, *self._wake):
+            for channel in (ours, self._lines, self._channel, *self._wake):
                 channel.close()
             os.setsid()
-            status = _wait_and_run(reader, self.plan.ros_args)
+            status = _wait_and_run(theirs, self.plan.ros_args)
         except BaseException:  # the server's code must not run in this process
             traceback.print_exc()
         finally:
@@ -293,11 +310,12 @@ class Server:
             os._exit(status)  # libraries would wait for threads of the server
 
 
-def _wait_and_run(pipe: int, ros_args: Sequence[str]) -> int:
+def _wait_and_run(server: socket.socket, ros_args: Sequence[str]) -> int:
     """Wait, known to other processes, until this process is to become a node, and run it; return the exit status."""
 
     def choose() -> tuple[NodeClass, list[str]] | None:
-        with open(pipe, encoding="utf-8") as lines:
+        with server, server.makefile("r", encoding="utf-8") as lines:
+            server.sendall(b"\n")
             line = lines.readline()
         if not line:  # the server has ended
             return None
@@ -317,7 +335,7 @@ def preload(plan: StandbyPlan) -> None:
 
     def load() -> None:
         if hasattr(os, "setpriority"):  # in Linux, of this thread alone
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.nice(0) + NICENESS, 19))
         for name in plan.nodes:
             # A node that cannot start reports its error itself.
             with contextlib.suppress(Exception):
@@ -344,6 +362,7 @@ def main() -> int:
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         server = Server(channel)
         show_name("actrec_standby")
+        cv2.setNumThreads(1)  # a forked process would wait for the other threads
         preload(server.plan)
         return server.run()
     return 0
