@@ -208,15 +208,37 @@ def paper_table(paper: str) -> str:
             [
                 f"`{key}`",
                 row["title"],
+                settings(row, columns),
                 *(row.get("paper", {}).get(column, "–") for column in columns),
                 ours(row, columns),
             ]
             for key, row in table["rows"].items()
         ]
-        head = ["row", "in the paper", *(f"{c['title']}, {c.get('unit', '%')}" for c in columns.values()), "ours"]
+        head = [
+            "row",
+            "in the paper",
+            "recipe and changes",
+            *(f"{c['title']}, {c.get('unit', '%')}" for c in columns.values()),
+            "ours",
+        ]
         note = f"\n\nNote: {table['note']}." if "note" in table else ""
         parts.append(f"### `{paper}:{number}` {table['title']}\n\n{markdown(head, rows)}{note}")
     return "\n\n".join(parts)
+
+
+def settings(row: Mapping[str, Any], columns: Mapping[Any, Mapping[str, Any]]) -> str:
+    """Return the recipes of a row and the fields that it changes; stages by name."""
+    recipes = dict.fromkeys(
+        [row["recipe"]] if "recipe" in row else [c["recipe"] for c in columns.values() if "recipe" in c]
+    )
+    changes = dict(row.get("set", {}))
+    if "stages" in changes:
+        stages = [each.get("model", each.get("name", "together")) for each in changes.pop("stages")]
+        changes |= {"stages": stages or "none"}
+    text = [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=1000)}" for key, value in changes.items()]
+    shown = [each.removesuffix("\n").removesuffix("\n...") for each in text]
+    start = f" from {row['init']}" if "init" in row else ""
+    return ", ".join(f"`{each}`" for each in [*recipes, *shown]) + start
 
 
 def ours(row: Mapping[str, Any], columns: Mapping[Any, Mapping[str, Any]]) -> str:

@@ -114,6 +114,9 @@ def _listing(packages: list[dict[str, Any]], absent: list[str], networks: list[s
         lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
     else:
         lines += [*(f"  {name}" for name in networks), "", "Recipes (actrec train):", *(f"  {r}" for r in recipes)]
+        lines.append(
+            "  papers/PAPER:TABLE:ROW  (actrec eval --table deepacts lists them; scene_flow, p_i3d, sem_spa, vpn)"
+        )
     return "\n".join(lines)
 
 

@@ -147,12 +147,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe_row(args: argparse.Namespace) -> None:
-    """Log recipe and changes of a row of a paper's table, and warn if its initial weights are not given."""
+    """Log recipe and changes of a row of a paper's table; warn of missing initial weights, refuse a blocked one."""
     tables = importlib.import_module("actrec_models.training.paper_tables")
     if (row := tables.find_experiment(args.recipe)) is None:
         return
     logger = logging.getLogger("actrec_models")
     logger.info("%s: %s", row.name, row.command)
+    if row.blocked:
+        raise ConfigError(f"{row.name} cannot run: {row.blocked}")
     if row.init and not args.init and not any(args.out.glob("**/*.ckpt")):
         logger.warning("the paper starts this row from %s: name the file with --init", row.init)
 

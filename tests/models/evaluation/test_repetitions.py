@@ -106,6 +106,8 @@ def test_train_folds_skips_finished_and_writes_summary(folded, tmp_path, capsys,
     monkeypatch.setattr(paper_tables, "tables", lambda: paper_tables.read(path))
     assert main([*command[:1], "papers/paper:1:tiny:half", *command[2:], "--out", str(out), "--folds", "all"]) == 0
     capsys.readouterr()
+    assert main([*command[:1], "papers/paper:1:wide", *command[2:], "--out", str(tmp_path / "wide")]) == 2
+    assert "papers/paper:1:wide:half cannot run: not here" in capsys.readouterr().err
     given = [f"tiny={out}", f"tiny:half={out / 'fold_2/last.ckpt'}"]
     report = ["--data", str(tmp_path), "--report", str(tmp_path / "report")]
     assert main(["eval", "--table", "paper:1", *given, *report, "--quiet"]) == 0
