@@ -26,20 +26,20 @@ from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
 from actrec.datasets.base import Clip, Entry, Kind, Source, find_files
-from actrec.datasets.video_streams import ColorVideo, VideoConfig, joint_streams
+from actrec.datasets.video_streams import KINECT_V1, ColorVideo, VideoConfig, joint_streams
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
 from actrec.skeleton.shape_fits import MIN_POINTS, fit_translation
-from actrec.types import Intrinsics, RgbdFrame
+from actrec.types import RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 
 LAYOUT = "lcrnet_13"
 JOINTS = 13
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal intrinsics of the color camera of the Kinect v1 that recorded the dataset."""
+INTRINSICS = KINECT_V1
+"""Of the color camera that recorded the dataset."""
 
 IMAGE_SIZE = (640, 480)
 CLASSES = (

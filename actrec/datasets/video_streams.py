@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -32,8 +33,14 @@ class VideoConfig:
     )
 
 
+KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal intrinsics of the color camera of the Kinect v1."""
+
 FRAME_TOLERANCE = 2
 """Frames by which a video and its skeleton may always differ."""
+
+MOST_FRAMES = 4
+"""Largest ratio of the frames of a video and its skeleton, if the one is spread over the other."""
 
 MARGIN = 0.25
 """Margin of the region around the joints in which motion is computed, relative to its larger side."""
@@ -50,23 +57,33 @@ class ColorVideo:
         path: The file, or a folder of images in the order of the numbers in their names.
         stamps_ns: [T] stamps, ns, of the skeleton, which starts with the video.
         mirror: Exchange left and right of the images.
+        spread: Without stamps that can be compared, a video of another length spans the same time as the skeleton.
+        ending: Ending of the names, without suffix, of a folder's images; others are ignored.
+        image_stamps_ns: Stamps of the images, from the same zero, if known: the nearest in time is shown.
     """
 
     path: Path
     stamps_ns: np.ndarray
     config: VideoConfig = VideoConfig()
     mirror: bool = False
+    spread: bool = False
+    ending: str = ""
+    image_stamps_ns: np.ndarray | None = None
 
     @cached_property
     def _info(self) -> image_folder.VideoInfo:
         if not self.path.exists():
             raise DeviceError(f"there is no file '{self.path}'; check the path")
-        return image_folder.read_folder_info(self.path) if self.path.is_dir() else video.read_video_info(self.path)
+        if self.path.is_dir():
+            return image_folder.read_folder_info(self.path, self.ending)
+        return video.read_video_info(self.path)
 
     @cached_property
     def _source(self) -> np.ndarray:
         """Return the image index of each stamp [T]."""
-        return align_frames(self.path, self._info, self.stamps_ns, self.config.tolerance)
+        if self.image_stamps_ns is not None:
+            return windows.nearest(self.image_stamps_ns, self.stamps_ns)
+        return align_frames(self.path, self._info, self.stamps_ns, self.config.tolerance, self.spread)
 
     def size(self) -> np.ndarray:
         """Return width and height [2] of the decoded images, px."""
@@ -123,12 +140,18 @@ class ColorVideo:
         for (first, image), (end, _) in pairwise(shown):  # an image is shown until the next one
             yield from (RgbdFrame(int(stamp), image, None, resized) for stamp in self.stamps_ns[first:end])
 
-    def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
-        """Return the streams of the video: color and size, with joints also pixels and motion.
+    def streams(
+        self,
+        pixels: np.ndarray | None = None,
+        pixels_size: tuple[int, int] | None = None,
+        others: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> LazyStreams:
+        """Return the streams of the video: color and size, with joints also pixels and motion, and `others`.
 
         `pixels` [M, T, V, 2], NaN for missing, are in the unmirrored image of `pixels_size`; None is the video's.
         """
         decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
+        decode |= {key: partial(others.__getitem__, key) for key in others}
         if pixels is not None:
             decode["pixels"] = partial(self.pixels, pixels, pixels_size)
             decode["motion"] = partial(self._motion, pixels, pixels_size)
@@ -149,7 +172,7 @@ class ColorVideo:
         width, height = (int(side) for side in self.size())
         size = None if (width, height) == self._info.size else (width, height)
         if self.path.is_dir():
-            yield from image_folder.read_folder_images(self.path, numbers, self._info, self.mirror, size)
+            yield from image_folder.read_folder_images(self.path, numbers, self._info, self.mirror, size, self.ending)
             return
         pending, last, number = list(numbers), None, -1
         with video.open_video(self.path) as container:
@@ -192,8 +215,12 @@ def _flow_at_joints(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, s
     return found
 
 
-def align_frames(path: Path, info: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
+def align_frames(
+    path: Path, info: image_folder.VideoInfo, stamps_ns: np.ndarray, tolerance: float, spread: bool = False
+) -> np.ndarray:
     """Return the image index of each stamp [T]: frame for frame, or the nearest in time if the rates differ.
+
+    With `spread`, a video of another duration is spread evenly over the stamps.
 
     Raises:
         InputError: The video has another length, or an image of a folder is missing.
@@ -210,6 +237,8 @@ def align_frames(path: Path, info: image_folder.VideoInfo, stamps_ns: np.ndarray
         if abs(duration - expected) <= max(FRAME_TOLERANCE * spacing, tolerance * expected):
             shown = np.round(np.arange(info.frames) / info.fps * NANOSECONDS).astype(np.int64)
             return windows.nearest(shown, stamps_ns - stamps_ns[0])
+    if spread and count / MOST_FRAMES <= info.frames <= count * MOST_FRAMES:
+        return ((np.arange(count) + 0.5) * info.frames / count).astype(np.int64)
     rate = f" at {info.fps:g} Hz" if info.fps > 0 else ""
     raise InputError(
         f"'{path}' has {info.frames} frames{rate} but its skeleton {count}: one of them is truncated or "

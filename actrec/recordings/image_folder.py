@@ -196,19 +196,23 @@ class VideoInfo(NamedTuple):
     size: tuple[int, int]  # width and height as displayed, px
 
 
-def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Return the images in a folder in natural order (10 after 9), without hidden files such as macOS's `._1.png`."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, ending: str = "") -> list[Path]:
+    """Return the images in a folder in natural order (10 after 9), without hidden files such as macOS's `._1.png`.
+
+    Names without suffix end with `ending`.
+    """
+    shown = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    found = [path for path in shown if path.stem.endswith(ending)]
     return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
 
 
-def read_folder_info(folder: Path) -> VideoInfo:
-    """Return number and size of the images in a folder; the frame rate is unknown.
+def read_folder_info(folder: Path, ending: str = "") -> VideoInfo:
+    """Return number and size of the images in a folder (`image_files`); the frame rate is unknown.
 
     Raises:
         InputError: There are none, or the first is corrupt.
     """
-    found = image_files(folder)
+    found = image_files(folder, ending=ending)
     if not found:
         raise InputError(f"'{folder}' holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); copy it again")
     height, width = _read_color(found[0]).shape[:2]
@@ -233,7 +237,12 @@ def check_numbering(folder: Path) -> None:
 
 
 def read_folder_images(
-    folder: Path, indices: np.ndarray, info: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
+    folder: Path,
+    indices: np.ndarray,
+    info: VideoInfo,
+    mirror: bool = False,
+    size: tuple[int, int] | None = None,
+    ending: str = "",
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index, [H, W, 3] uint8 RGB) of the images at `indices`, from 0 in natural order of the file names.
 
@@ -242,7 +251,7 @@ def read_folder_images(
     Raises:
         InputError: An image is corrupt, or of another size than the first.
     """
-    found = image_files(folder)
+    found = image_files(folder, ending=ending)
     for number in indices:
         image = _read_color(found[number])
         if (image.shape[1], image.shape[0]) != info.size:

@@ -23,6 +23,8 @@ Readings, choices where the paper is silent or ambiguous:
 - **Spatial attention only (Table 4).** f′ = f + inflate(A_S)·f; Eq. 6 without its second sum.
 - **f_s.** Σ over t_c of f, flattened: D_v = m·n·c (50,176 with I3D); "global" means in time. D_p = m·n. D_e = 256, as
   the authors' code.
+- **Embedding in the authors' code** differs; the text is followed. There dense layers with sigmoids map all of f, and
+  A_S instead of z_1, to 256 values without a norm; L_e is their squared Manhattan distance, weighted 0.01 to 0.99.
 - **‖T_v‖₂ = ‖T_p‖₂ = 1.** The largest singular value; T is divided by it at use, with gradient. Eq. 4 normalizes
   again, so the norm matters for the KL losses alone.
 - **KL alternatives.** Softmax over D_e makes f_e and P_e distributions. D_KL(p‖q) fixes p and teaches q, as
@@ -39,8 +41,10 @@ Readings, choices where the paper is silent or ambiguous:
 - **Body.** Crop and poses are of body 0; another person in NTU's interactions is visible only inside this crop.
 - **Poses.** t_p even frames, normalized as elsewhere (authors' code: minus the first frame's spine); always
   `kinect_v2_25`, to which Smarthome's and N-UCLA's are converted.
-- **Training.** SGD, 30 epochs, 0.01 × 0.1 each 10 epochs, batches of 16. I3D from ImageNet and Kinetics-400
-  (`--init`), best first trained on the same classes (l1); N-UCLA from NTU-60.
+- **Training.** SGD, 30 epochs, 0.01 × 0.1 each 10 epochs, batches of 16. I3D from ImageNet and Kinetics-400 (`--init`).
+- **"Can be pre-trained for the action classification task" (l1).** Stage `visual`: backbone and classifier on the
+  crops with L_C alone, at 0.01, for the 7 and 12 epochs of the checkpoints that the authors' code names for NTU-60 and
+  120 (Smarthome: 12). The VPN layer keeps this classifier; that code has a new one. N-UCLA's backbone is NTU-60's.
 - **Augmentation, momentum, weight decay.** Not given: random clips, crops neither moved nor mirrored; 0.9; none.
 """
 
@@ -195,9 +199,13 @@ class SpatialEmbedding(nn.Module):
         self.pose = nn.Parameter(torch.empty(options.embedding_size, regions))
         nn.init.xavier_uniform_(self.visual)
         nn.init.xavier_uniform_(self.pose)
-        # The fixed side of a one-directional divergence gets no gradient, for which DDP would wait.
-        self.visual.requires_grad_(self.kind != "kl_visual_pose")
-        self.pose.requires_grad_(self.kind != "kl_pose_visual")
+        self.requires_grad_()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "SpatialEmbedding":
+        """As `nn.Module.requires_grad_`, but the fixed side of a one-directional divergence never does."""
+        self.visual.requires_grad_(requires_grad and self.kind != "kl_visual_pose")  # DDP would wait for its gradient
+        self.pose.requires_grad_(requires_grad and self.kind != "kl_pose_visual")
+        return self
 
     def forward(self, f: Tensor, z_1: Tensor) -> tuple[Tensor, Tensor]:
         """Map f (N, c, t_c, m, n) and z_1 (N, m·n) to f_e and P_e, (N, D_e)."""
@@ -304,6 +312,8 @@ class Vpn(Network):
 
     config_class: ClassVar[type] = VpnConfig
     backbone: ClassVar[type[InceptionI3d] | type[ResNext3d]]
+    stages = ("visual", "joint")
+    _stage = ""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -326,6 +336,25 @@ class Vpn(Network):
         return [crop] if self.vpn is None else [crop, pose_spec(config.poses)]
 
     @property
+    def stage_input_specs(self) -> list[InputSpec]:
+        """As in the base class: the visual backbone takes the body crop alone."""
+        return self.input_specs[:1] if self._stage == "visual" else self.input_specs
+
+    def stage(self, name: str) -> None:
+        """Train the visual backbone and the classifier alone (l1 of Table 1) in stage "visual", everything in others.
+
+        Raises:
+            ConfigError: It has no such stage.
+        """
+        if name not in ("", *self.stages):
+            raise ConfigError(f"VPN has no stage '{name}'; it has: {', '.join(self.stages)}")
+        self._stage = name
+        if self.vpn is not None:
+            self.vpn.requires_grad_(name != "visual")
+            if self.vpn.embedding is not None:
+                self.vpn.embedding.requires_grad_(name != "visual")
+
+    @property
     def window(self) -> WindowSpec:
         """Twice a clip's time, in clips that overlap by half; the maximum probability counts, as in the paper."""
         frames = self.config.frames
@@ -336,7 +365,7 @@ class Vpn(Network):
         return self._recognize(inputs)[0]
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute Eq. 5: L = λ1·L_C + (1 − λ1)·L_e + λ2·L_a; without L_e, L = L_C + λ2·L_a.
+        """Compute Eq. 5: L = λ1·L_C + (1 − λ1)·L_e + λ2·L_a; without L_e, L = L_C + λ2·L_a; in stage "visual", L_C.
 
         Args:
             batch: The inputs by name, and "label" [N] (−1 takes no part in L_C).
@@ -344,6 +373,10 @@ class Vpn(Network):
         Returns:
             "loss" L, "logits" [N, classes], "classification" L_C, "embedding" L_e and "attention" L_a.
         """
+        if self._stage == "visual":
+            f = self.visual.forward_features(batch["body_crop"])
+            logits = self._classify(torch.cat([f, f], dim=1) if self.config.attention == "dissociated" else f)
+            return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}
         logits, f, attention = self._recognize(batch)
         L_C = cross_entropy(logits, batch["label"])
         L_e = L_a = logits.new_zeros(())
@@ -361,8 +394,11 @@ class Vpn(Network):
         attended, attention = f, None
         if self.vpn is not None:
             attended, attention = self.vpn(f, inputs["pose"])
-        pooled = attended.mean(dim=(2, 3, 4))  # (N, c)
-        return self.fc(self.dropout(pooled)), f, attention
+        return self._classify(attended), f, attention
+
+    def _classify(self, f: Tensor) -> Tensor:
+        """Return the logits (N, classes) of a feature map (N, c or 2·c, t_c, m, n)."""
+        return self.fc(self.dropout(f.mean(dim=(2, 3, 4))))  # of (N, c or 2·c)
 
 
 class VpnI3d(Vpn):

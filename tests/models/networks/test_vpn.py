@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -398,3 +400,33 @@ def test_vpn_layer_accepts_any_layout():
         modulated, _ = VpnLayer(SHAPE, options, layout)(f, torch.randn(2, 3, 8, joints))
         assert modulated.shape == f.shape
     assert isinstance(layer().embedding, SpatialEmbedding)
+
+
+@pytest.mark.parametrize("options", [{}, {"attention": "dissociated", "embedding": "kl_visual_pose"}])
+def test_vpn_stage_visual_trains_backbone_alone(options):
+    net = network(dropout=0.0, **options).eval()
+    batch, before = batch_for(net), {name: p.requires_grad for name, p in net.named_parameters()}
+    net.stage("visual")
+    assert [spec.name for spec in net.stage_input_specs] == ["body_crop"]
+    found = net.losses({"body_crop": batch["body_crop"], "label": batch["label"]})
+    pooled = net.visual.forward_features(batch["body_crop"]).mean(dim=(2, 3, 4))
+    copies = 2 if options else 1
+    torch.testing.assert_close(found["logits"], net.fc(torch.cat([pooled] * copies, dim=1)))
+    torch.testing.assert_close(found["loss"], torch.nn.functional.cross_entropy(found["logits"], batch["label"]))
+    found["loss"].backward()
+    learnt = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert learnt == {name for name, p in net.named_parameters() if p.requires_grad}
+    assert all(name.startswith(("visual.", "fc.")) for name in learnt)
+    net.stage("joint")
+    assert {name: p.requires_grad for name, p in net.named_parameters()} == before
+    assert len(net.stage_input_specs) == 2
+    with pytest.raises(ConfigError, match="VPN has no stage 'parts'; it has: visual, joint"):
+        net.stage("parts")
+
+
+def test_vpn_on_nucla_takes_the_backbone_of_ntu(caplog):
+    ntu, nucla = network(poses=8), actrec_models.networks.create("vpn_i3d", num_classes=3, **{**SMALL, "poses": 5})
+    weights = initial_weights.WeightFile(Path("stage_1_visual/last.ckpt"), ntu.state_dict(), "vpn_i3d", 5)
+    initial_weights.load(nucla, "vpn_i3d", weights)
+    for name, value in ntu.visual.state_dict().items():
+        assert torch.equal(nucla.visual.state_dict()[name], value)
