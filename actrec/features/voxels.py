@@ -29,7 +29,7 @@ class Tables(NamedTuple):
 
     tiles: np.ndarray  # [Q, 1 + B]: index of the relative position in the kernel, then the rows of F_in to multiply
     sums: np.ndarray  # [P, J]: products to sum for each point, counted from 1 over the tiles' Q·B; 0 for none
-    times: np.ndarray  # [P, 2·D]: rows in the same voxel d frames earlier and later, for each dilation d; 0 for none
+    times: np.ndarray  # [P, 2·D]: rows d frames earlier and later, for each dilation d (`build`); 0 for none
     cells: np.ndarray  # [P, 8]: rows of the finer level in the point's voxel, padded by repetition; all 0 for no point
     pairs: int  # number of neighboring pairs
     dropped: int  # number of pairs beyond the capacity; the farthest are dropped
@@ -62,6 +62,7 @@ def build(
     temporal: int,
     dilations: tuple[int, ...],
     capacity: tuple[int, int, int],
+    same: str = "voxel",
 ) -> Tables:
     """Build the tables of one level, whose voxels are 2^level wide.
 
@@ -71,6 +72,8 @@ def build(
         kernel, temporal: k in space and in time (1: within a frame).
         dilations: Of the temporal convolution.
         capacity: (Q, B, J). Pairs are placed nearest first; pairs beyond the capacity are dropped and counted.
+        same: Points of other frames in `times`: the one in the same "voxel", or the one that holds the same "joint" (of
+            a point of several joints, the first).
     """
     bodies, frames, joints, _ = coordinates.shape
     fine = by_frame(coordinates >> max(level - 1, 0))
@@ -84,7 +87,8 @@ def build(
     pairs = np.empty((int(counts.sum()), 2), np.int32)
     _scan(coarse, owner, rows, kernel, temporal, rank, starts.copy(), pairs)
     tiles, sums, dropped = _place(pairs, starts, order, rows.size, *capacity)
-    times = _same_voxel(coarse, owner, rows, np.asarray(dilations, np.int64))
+    steps = np.asarray(dilations, np.int64)
+    times = _same_joint(owner, rows, steps) if same == "joint" else _same_voxel(coarse, owner, rows, steps)
     cells = _children(coarse, owner, fine, owners(fine), rows)
     return Tables(tiles, sums, times, cells, len(pairs), dropped)
 
@@ -190,6 +194,19 @@ def _same_voxel(cells, owner, rows, dilations):  # type: ignore[no-untyped-def]
     return times
 
 
+def _same_joint(owner: np.ndarray, rows: np.ndarray, dilations: np.ndarray) -> np.ndarray:
+    frames, count = owner.shape
+    joints = np.arange(count)
+    times = np.zeros((rows.size, 2 * len(dilations)), np.float32)
+    for n in range(2 * len(dilations)):
+        for t in range(frames):
+            s = t + (2 * (n % 2) - 1) * dilations[n // 2]
+            if 0 <= s < frames:
+                known = (owner[t] == joints) & (owner[s] >= 0)
+                times[rows[t, known] - 1, n] = rows[s, owner[s, known]]
+    return times
+
+
 @compiled
 def _children(cells, owner, fine, fine_owner, rows):  # type: ignore[no-untyped-def]
     """Return the children [P, 8]; on level 0, `fine` is `cells` and each point is its own child."""
@@ -222,6 +239,9 @@ class VoxelPreprocessing:
     kernel: int = setting(5, "k, voxels along each side of the convolution", range=(1, 9))
     temporal: int = setting(1, "frames spanned by the convolution; 1 for a single frame (3D)", range=(1, 9))
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "dilations of the temporal convolution, frames")
+    same: str = setting(
+        "voxel", "the temporal convolution follows the same voxel or the same joint", choices=("voxel", "joint")
+    )
     align: str = setting("yaw", "rotate about the vertical to face the camera", choices=("yaw", "none"))
     merge: str = setting(
         "sum",
@@ -355,7 +375,7 @@ class VoxelFeatures(Feature):
 TABLES: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
     "voxel_neighbors": ("tiles", np.concatenate),  # pairs of neighbors in tiles of one relative position, (ΣQ, 1 + B)
     "voxel_sums": ("sums", np.hstack),  # products that each point sums in Eq. 9, (P, ΣJ)
-    "voxel_times": ("times", np.stack),  # points in the same voxel at other times, (L, P, 2·D)
+    "voxel_times": ("times", np.stack),  # points of the same voxel or joint at other times, (L, P, 2·D)
     "voxel_cells": ("cells", np.stack),  # points of the finer level that Eq. 10 pools, itself on level 0, (L, P, 8)
 }
 """Field of `Tables` of each modality, and how the levels are joined."""
@@ -378,6 +398,6 @@ def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:
     """Build the tables of all levels for a clip's voxels [M, T, V, 3]."""
     room = [(q, options.tile, j) for q, j in zip(options.tiles, options.addends, strict=True)]
     return [
-        build(voxels, level, options.kernel, options.temporal, tuple(options.dilations), capacity)
+        build(voxels, level, options.kernel, options.temporal, tuple(options.dilations), capacity, options.same)
         for level, capacity in enumerate(room)
     ]

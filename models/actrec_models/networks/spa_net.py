@@ -18,8 +18,10 @@ Readings, choices where the paper is silent or ambiguous:
 - **Eq. 10, "hierarchical".** Kernel and stride 2 in space, none in time, before each level but the first: voxels of
   1/64 to 1/8.
 - **Fig. 6 (a), SPA-3+1D.** Sparse 3D convolution, BN, ReLU, temporal convolution, BN, residual, ReLU. The temporal
-  convolution looks at the same *voxel* (P3D [25]), not the same joint; with one-hot features, a rigid hand's motion
-  would otherwise be invisible.
+  convolution follows the same voxel (`same=voxel`): P3D [25], a kernel of 1×1×1×3 in MinkowskiEngine [8]. As "similar
+  to MS-TFF", which convolves each joint, it may follow the same joint (`same=joint`; of a point of several joints, the
+  first). At T = 32 a point has an earlier neighbor in 10 % (SHREC'17) and 58 % (N-UCLA) of the cases by voxel, in 97 %
+  by joint. But by joint the motion of a rigid hand changes no one-hot feature.
 - **Multi-scale temporal convolution.** As MS-TFF: 1×1, four branches of kernel 3, dilations 1, 3, 5, 7;
   `dilations=[1]` is single-scale. SPA-4D has none.
 - **Fig. 6 (b), SPA-4D.** k frames as k voxels (5⁴ positions); `temporal` changes the frames.
@@ -85,6 +87,9 @@ class SpaNetConfig:
     widths: tuple[int, ...] = setting((1, 1, 2, 2), "channels of each level, in multiples of `width`")
     depths: tuple[int, ...] = setting((2, 2, 2, 2), "SPA-blocks of each level")
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "of the temporal convolution's branches; one for no multi-scale")
+    same: str = setting(
+        "voxel", "the temporal convolution follows the same voxel or the same joint", choices=("voxel", "joint")
+    )
     merge: str = setting(
         "sum", "features of joints in one voxel: the sum, as in Eq. 9, or the first's", choices=("sum", "first")
     )
@@ -218,6 +223,7 @@ class SpaNet3p1d(Network):
             kernel=c.kernel,
             temporal=span,
             dilations=tuple(c.dilations),
+            same=c.same,
             align="yaw" if c.layout == "kinect_v2_25" else "none",
             merge=c.merge,
             positions=c.positions,

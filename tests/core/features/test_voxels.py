@@ -241,6 +241,22 @@ def test_times_list_same_voxel_at_dilations():
     np.testing.assert_array_equal(made[row[2, 1] - 1], [row[1, 0], row[3, 0], 0, 0])
 
 
+def test_times_list_same_joint_at_dilations():
+    """The joint is followed to other voxels; a point of two joints follows the first, which may join another point."""
+    cells = np.full((1, 4, 3, 3), -1, np.int32)
+    cells[0, :, 0] = [[1, 1, 1], [9, 1, 1], [2, 1, 1], [5, 1, 1]]
+    cells[0, 1:, 1] = [[9, 1, 1], [7, 1, 1], [5, 1, 1]]  # not in the first frame; with joint 0 in frames 1 and 3
+    cells[0, :, 2] = [[3, 3, 3], [3, 3, 3], [2, 1, 1], [3, 3, 3]]  # with joint 0 in frame 2
+    made = voxels.build(cells, 0, 3, 1, (1, 3), (50, 2, 4), "joint").times.astype(int)
+    row = {(t, v): 1 + t * 3 + v for t in range(4) for v in range(3)}
+    np.testing.assert_array_equal(made[row[0, 0] - 1], [0, row[1, 0], 0, row[3, 0]])
+    np.testing.assert_array_equal(made[row[1, 0] - 1], [row[0, 0], row[2, 0], 0, 0])
+    np.testing.assert_array_equal(made[row[2, 1] - 1], [row[1, 0], row[3, 0], 0, 0])
+    np.testing.assert_array_equal(made[row[3, 2] - 1], [row[2, 0], 0, row[0, 2], 0])
+    for absent in ((0, 1), (1, 1), (2, 2), (3, 1)):
+        assert not made[row[absent] - 1].any()
+
+
 def test_voxel_features_longer_clip_is_subsampled():
     clip = walk(frames=24)
     made = features.inputs({"bodies": clip}, specs())
