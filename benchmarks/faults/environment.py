@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from actrec_msgs.srv import LoadModel
+
 from actrec.inference import zoo
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError, DeviceError
@@ -29,6 +31,7 @@ from benchmarks.faults.outcome import Outcome, chosen
 NODES = ("camera_node", "skeleton_node", "recognizer_node")
 BROKEN_S = 8.0  # time for which a fault lasts
 START_MAX_S = 60.0
+OTHER_MODEL = "joint_tcn_open"  # of another name than the default
 CLOCK = Path(__file__).with_name("shifted_clock.c")
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 SIOCGIFFLAGS, SIOCSIFFLAGS, UP = 0x8913, 0x8914, 0x1
@@ -173,6 +176,33 @@ def model_removed(outcome: Outcome) -> None:
     outcome.check(LOST_S)
 
 
+def half_copied(outcome: Outcome) -> None:
+    """Load models of which files were copied by half, or not at all: refused in one line, and the old one goes on."""
+    with tempfile.TemporaryDirectory() as folder, running(NODES, *camera_arguments(fps=15.0)) as graph:
+        client = graph.monitor.create_client(LoadModel, "recognizer_node/load_model")
+        outcome.require(client.wait_for_service(LOST_S), "no service load_model")
+        whole = zoo.find(OTHER_MODEL).path
+        for damaged in ("model.onnx", "model.yaml"):
+            for share in (0.0, 0.5, None):
+                model, began, count = Path(folder) / f"{damaged} {share}", time.time_ns(), len(graph.monitor.labels)
+                shutil.copytree(whole, model)
+                content = (model / damaged).read_bytes()
+                (model / damaged).unlink()
+                if share is not None:
+                    (model / damaged).write_bytes(content[: int(share * len(content))])
+                answer = client.call_async(LoadModel.Request(package=str(model)))
+                outcome.require(graph.monitor.wait_for(answer.done, LOST_S), f"{model.name}: no answer")
+                said = answer.result() or LoadModel.Response(success=True)
+                refused = not said.success and str(model) in said.message and "\n" not in said.message
+                outcome.require(refused, f"{model.name}: answered '{said.message}'")
+                outcome.require(said.model_name == zoo.DEFAULT, f"{model.name}: {said.model_name} is loaded")
+                outcome.add(graph.wait_for_output("recognizer_node", began, LOST_S))
+                outcome.add_labels(graph.monitor.labels_since(count))
+        _work(graph, outcome)
+        graph.monitor.destroy_client(client)
+    outcome.check(STOP_MAX_S)
+
+
 def _work(graph: LiveGraph, outcome: Outcome) -> None:
     """Let the graph work for a while, and require labels and no traceback."""
     count = len(graph.monitor.labels)
@@ -191,6 +221,7 @@ FAULTS: dict[str, Callable[[Outcome], None]] = {
     "clock set back by 1 h": clock(-1.0),
     "network down": network,
     "model removed": model_removed,
+    "model half copied": half_copied,
 }
 
 

@@ -25,7 +25,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import AbortedError, DeviceError
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
-from actrec_nodes.common.subscriptions import rivals
+from actrec_nodes.common.subscriptions import Publishers
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
 from actrec_nodes.recognition.loading import FALLBACK, ModelLoader
@@ -97,6 +97,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._events: Any = None
         self._tf: TfPoses | None = None
         self._waits = WaitForActionServer(self)
+        self._second_publishers = Publishers(self)
         # A service that awaits holds its callback group: in the node's own, inputs would wait for the model.
         self.create_service(
             LoadModel, "~/load_model", self._on_load_model, callback_group=MutuallyExclusiveCallbackGroup()
@@ -374,7 +375,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         remedy = " ".join(f"-p scene_flow_node:{name}:={value}" for name, value in other.items())
         flow = differ and f"model {package.name}: scene flow has {differ}; start with --ros-args {remedy}"
         outputs = topics.ACTION_LABEL, topics.HANDS if recognizer.tracked_stream == "hands" else topics.SKELETONS
-        second = next(filter(None, (rivals(self, topic) for topic in outputs)), "")
+        second = next(filter(None, map(self._second_publishers.rivals, outputs)), "")
         return {"rate": recognizer.slow, "scene flow": flow, "publishers": second}
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from actrec_msgs.msg import SkeletonArray
 from geometry_msgs.msg import Vector3Stamped
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -15,7 +16,7 @@ from std_msgs.msg import String
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
 from actrec_nodes.common.lifecycle import ActrecNode
-from actrec_nodes.common.subscriptions import Subscription, requested, why_silent
+from actrec_nodes.common.subscriptions import Publishers, Subscription, requested, why_silent
 from actrec_nodes.common.synchronizer import SynchronizerConfig
 from actrec_nodes.record_node import RecordNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -185,3 +186,19 @@ def test_node_names_a_subscriber_that_asks_for_more(host, context, peer) -> None
         "/peer gets nothing from /text: it asks for transient local, and this node publishes volatile; let it "
         "subscribe volatile"
     )
+
+
+def test_publishers_of_a_killed_node_and_its_successor_are_no_second_graph(context, peer) -> None:
+    now = 0.0
+    publishers = Publishers(peer, lambda: now)
+    old, new = (Node("camera_node", context=context) for _ in range(2))  # as DDS shows both until the lease ends
+    kept = [node.create_publisher(Image, topics.COLOR, topics.IMAGE_PUBLISHER) for node in (old, new)]
+    peer.wait_until(lambda: peer.count_publishers(topics.COLOR) == len(kept))
+    assert publishers.several(topics.COLOR) == publishers.rivals(topics.COLOR) == ""
+    now = publishers.LEASE_S
+    assert "has 2 publishers, /camera_node and /camera_node" in publishers.several(topics.COLOR)
+    assert "if a second graph runs" in publishers.rivals(topics.COLOR)
+    old.destroy_node()
+    peer.wait_until(lambda: peer.count_publishers(topics.COLOR) == 1)
+    assert publishers.several(topics.COLOR) == ""
+    new.destroy_node()

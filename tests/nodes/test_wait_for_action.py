@@ -18,7 +18,7 @@ from rosgraph_msgs.msg import Clock
 from actrec.inference import package
 from actrec_nodes.bringup.processes import Host
 from actrec_nodes.common import topics
-from actrec_nodes.common.subscriptions import rivals
+from actrec_nodes.common.subscriptions import Publishers
 from actrec_nodes.recognizer_node import RecognizerNode
 from tests.nodes.conftest import Peer
 from tests.nodes.recognizer_graph import TIMEOUT_S, Graph, Make, body, stamp
@@ -255,7 +255,7 @@ def test_label_has_the_place_and_the_duration(graph: Graph) -> None:
 def test_recognizer_second_graph_in_the_domain_is_a_warning(graph: Graph) -> None:
     second = Node("recognizer_node", context=graph.context, namespace="/other")
     label = next(iter(graph.labels), None)
-    assert label is None and rivals(graph.node, topics.ACTION_LABEL) == ""
+    assert label is None and Publishers(graph.node).rivals(topics.ACTION_LABEL) == ""
     publisher = second.create_publisher(type(graph.step(stamp(0), body(1.0))[0]), "/action_label", topics.SMALL)
     graph.wait_until(lambda: graph.node.count_publishers("/action_label") == 2)
     warning = graph.node.figures()["warning"]

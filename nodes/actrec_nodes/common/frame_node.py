@@ -26,7 +26,7 @@ from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
-from actrec_nodes.common.subscriptions import SENDS_NOTHING, Subscription, several, why_silent
+from actrec_nodes.common.subscriptions import SENDS_NOTHING, Publishers, Subscription, why_silent
 from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchronizer, SynchronizerConfig
 
 ConfigT = TypeVar("ConfigT")
@@ -271,6 +271,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._came = self._renew_after_s = 0.0
         self._fresh = False
         self.idle = self._second = ""
+        self._second_publishers = Publishers(self)
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -354,7 +355,7 @@ class FrameNode(ActrecNode[ConfigT]):
         frames = self._frames
         if frames is None:
             return
-        second, before = several(self, topics.COLOR), self._second
+        second, before = self._second_publishers.several(topics.COLOR), self._second
         self._second = second
         if second and second != before:
             self.warn(second)

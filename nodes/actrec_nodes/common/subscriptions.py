@@ -2,6 +2,7 @@
 
 import posixpath
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -266,25 +267,51 @@ def why_silent(node: Node, topic: str, kind: type, ours: Sequence[str] | None = 
     return f"{NO_PUBLISHER}; {what} on {', '.join(others)}: remap {topic}" if others else NO_PUBLISHER
 
 
-def rivals(node: Node, name: str) -> str:
-    """Warn about a second graph: more publishers of a topic than `node` itself, or two of one name; else empty."""
-    topic, own = node.resolve_topic_name(name), node.get_fully_qualified_name()
-    owners = sorted(_owner(info) for info in node.get_publishers_info_by_topic(topic))
-    if len(owners) < 2 or (own not in owners and len(set(owners)) == len(owners)):
-        return ""
-    return (
-        f"{topic} has {len(owners)} publishers, {' and '.join(owners)}: if a second graph runs in this ROS domain, "
-        "stop it, or start it with another ROS_DOMAIN_ID or namespace (--ros-args -r __ns:=/second)"
-    )
+class Publishers:
+    """Finds second publishers of topics, but not in a process that was killed, or its successor.
 
+    DDS keeps the publishers of a killed process until the lease of its participant ends. So two publishers of one name
+    count as two only if both are there for longer.
 
-def several(node: Node, name: str) -> str:
-    """Warn about more than one publisher of a topic of which one is expected; empty if there is none or one."""
-    topic = node.resolve_topic_name(name)
-    owners = sorted(_owner(info) for info in node.get_publishers_info_by_topic(topic))
-    if len(owners) < 2:
-        return ""
-    return f"{topic} has {len(owners)} publishers, {' and '.join(owners)}, whose messages are mixed: stop or remap one"
+    Args:
+        node: Asks for the publishers.
+        clock: Monotonic seconds.
+    """
+
+    LEASE_S = 25.0
+    """20 s by default, and a reserve."""
+
+    def __init__(self, node: Node, clock: Callable[[], float] = time.monotonic):
+        self._node, self._clock = node, clock
+        self._since: dict[str, dict[tuple[str, bytes], float]] = {}
+
+    def rivals(self, name: str) -> str:
+        """Warn about a second graph: publishers beside the node itself, or two of one name; else empty."""
+        topic, own = self._node.resolve_topic_name(name), self._node.get_fully_qualified_name()
+        owners = self._owners(topic)
+        if len(owners) < 2 or (own not in owners and len(set(owners)) == len(owners)):
+            return ""
+        return (
+            f"{topic} has {len(owners)} publishers, {' and '.join(owners)}: if a second graph runs in this ROS domain, "
+            "stop it, or start it with another ROS_DOMAIN_ID or namespace (--ros-args -r __ns:=/second)"
+        )
+
+    def several(self, name: str) -> str:
+        """Warn about more than one publisher of a topic of which one is expected; empty if there is none or one."""
+        topic = self._node.resolve_topic_name(name)
+        owners = self._owners(topic)
+        if len(owners) < 2:
+            return ""
+        listed = " and ".join(owners)
+        return f"{topic} has {len(owners)} publishers, {listed}, whose messages are mixed: stop or remap one"
+
+    def _owners(self, topic: str) -> list[str]:
+        """Return the sorted names of the nodes that publish a topic, each once for each of its publishers."""
+        now, before = self._clock(), self._since.get(topic, {})
+        found = [(_owner(info), bytes(info.endpoint_gid)) for info in self._node.get_publishers_info_by_topic(topic)]
+        self._since[topic] = since = {each: before.get(each, now) for each in found}
+        lasting = [owner for (owner, _), began in since.items() if now - began >= self.LEASE_S]
+        return sorted(lasting + list({owner for owner, _ in found} - set(lasting)))
 
 
 def _owner(info: Any) -> str:
