@@ -34,6 +34,7 @@ PACKAGES = [
     "actrec.cli.calibrate",
     "actrec.datasets",
     "actrec.datasets.ntu",
+    "actrec.explanation",
     "actrec.features",
     "actrec.inference",
     "actrec.inference.tensorrt",

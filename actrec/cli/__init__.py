@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("actrec.cli.prepare", "convert a dataset to a store that training reads fast"),
     "train": ("actrec.cli.train", "train a network on a dataset"),
     "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
+    "explain": ("actrec.cli.explain", "draw the joints that a label rests on, and the network's attention"),
     "teach": ("actrec.cli.teach", "learn your own actions from recordings"),
     "export": ("actrec.cli.export", "export a trained network to a model package"),
     "quantize": ("actrec.cli.quantize", "add an int8 network to a model package"),

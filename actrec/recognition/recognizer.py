@@ -29,6 +29,7 @@ from actrec.recognition.tracks import (
     is_complete,
     is_per_body,
     joints_by_id,
+    make_clips,
 )
 from actrec.skeleton.layouts import HANDS
 from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
@@ -374,6 +375,14 @@ class ActionRecognizer:
                 best = body_id, result.label, result.class_id, result.confidence, labels, probabilities
                 predictions.append(ActionPrediction(*best, window.start_ns, frame.stamp_ns, session.package.name))
             return [self._located(prediction, frame) for prediction in predictions]
+
+    def windows(self) -> dict[str, Mapping[str, Any]]:
+        """Return the window of each tracked body at the newest frame, as the model takes it, by body id."""
+        with self._lock:
+            ready = [b for b, t in self._tracks.items() if not self._buffers.missing_inputs(t, self._inputs)]
+            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._buffers.missing(s) for k in keys}
+            clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs, present)
+            return dict(zip(ready, clips, strict=True))
 
     def _located(self, prediction: ActionPrediction, frame: _Frame) -> ActionPrediction:
         """Return a prediction with the place of its body, and for how long the body has had this label."""

@@ -21,7 +21,7 @@ ORDER = [
     {"inference"},
     {"perception"},
     {"recognition"},
-    {"visualization"},
+    {"explanation", "visualization"},
     {"cli", "__main__"},
 ]
 """Sub-packages of actrec, lowest level first; each imports only from its own and lower levels."""

@@ -16,6 +16,8 @@ from actrec_msgs.msg import ActionLabel
 from actrec_msgs.srv import LoadModel
 from rclpy.parameter import Parameter
 
+from actrec.explanation.attention import Reader
+from actrec.features.clips import each_clip, example_clip
 from actrec.inference import package
 from actrec.types import NANOSECONDS
 from actrec_models.export.onnx_graph import trace
@@ -32,6 +34,13 @@ pytestmark = pytest.mark.ros
 WINDOW_S = 1.0
 """Shorter than the papers' windows, so that each window is full soon."""
 PATIENCE_S = 100.0
+SHOWN = {
+    "c3d_flow_at2": ["joints"], "deepacts": ["branches"], "deepacts_cnn": ["branches"], "deepacts_graph": ["branches"],
+    "deepacts_multi": ["branches"], "flow_skeleton": ["joints"], "p_i3d": ["parts"], "res_tcn_bjcn": ["joints"],
+    "sem_net": ["pairs", "over_time"], "sem_spa": ["pairs", "over_time"], "spa_net_3p1d": ["over_time"],
+    "spa_net_4d": ["over_time"], "vpn_i3d": ["over_time"], "vpn_resnext101": ["over_time"],
+}  # fmt: skip
+"""What `actrec explain` shows of a network, as the names of the evidence's fields."""
 CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0}
 
 
@@ -101,7 +110,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGraph]:
 @pytest.mark.parametrize("name", list_models())
 def test_model_family_is_exported(packages: Callable[[str], package.ModelPackage], name: str) -> None:
     """All exports come before the graph, which would slow them down, and each has a time limit of its own."""
-    assert packages(name).family == name
+    made = packages(name)
+    clip = example_clip(made.inputs, made.window.frames, made.bodies)
+    (inputs,) = each_clip(clip, made.inputs, made.window, made.window.starts[-1:])
+    shown = Reader(made, made.read_onnx("float32"), name).read(inputs, clip)
+    assert made.family == name and all(getattr(shown, kind) for kind in SHOWN.get(name, ())), "actrec explain has it"
 
 
 @pytest.mark.timeout(300)

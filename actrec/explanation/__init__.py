@@ -1,0 +1,1 @@
+"""Explanations of labels: the joints and times that a label rests on, and the figures of the networks' papers."""

@@ -1,0 +1,64 @@
+"""Clips of a dataset, and the graph of a package or checkpoint, for `actrec explain`."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.inference.package import ModelPackage
+from actrec.utils.errors import ConfigError
+from actrec_models.evaluation import protocol, scoring
+from actrec_models.evaluation.protocol import EvalOptions, Model
+from actrec_models.export import onnx_graph
+from actrec_models.training import checkpoints
+
+
+def open_model(path: str | Path) -> tuple[Model, bytes]:
+    """Return a package or checkpoint with its ONNX graph. Raises as `protocol.open_model`."""
+    model = protocol.open_model(path)
+    if model.package.path.is_file():
+        return model, onnx_graph.trace(checkpoints.open_checkpoint(model.package.path)[2])
+    return model, model.package.read_onnx("float32")
+
+
+def open_clips(model: Model, data_root: str, options: EvalOptions) -> ClipDataset:
+    """Return a part of the dataset, by default the test part of the training's.
+
+    Raises:
+        ConfigError: There is no such dataset or split.
+        InputError: The dataset does not fit the model.
+    """
+    clips = protocol.resolve_target([model], data_root, options).open()
+    scoring.check_layout(model.package, clips)
+    return clips
+
+
+def find(clips: ClipDataset, name: str) -> Clip:
+    """Return the clip with this name; raise ConfigError if there is none, with the names nearest to it."""
+    if name not in clips.names:
+        near = difflib.get_close_matches(name, clips.names, cutoff=0.0)
+        raise ConfigError(
+            f"'{name}' is no recording, and the dataset's part has no such clip among {len(clips)}; some of its clips "
+            f"are {', '.join(near)}"
+        )
+    return clips[clips.names.index(name)]
+
+
+def window(clip: Clip, package: ModelPackage, mode: str) -> dict[str, Any]:
+    """Return the window at the end of a clip, or of all of it for a model of stretched clips."""
+    spec = package.window
+    sampled = clip.sample(spec.seconds, spec.frames, stretched=mode == "stretched")
+    return {key: np.asarray(sampled[key]) for key in sampled}
+
+
+def of_each_class(clips: ClipDataset, count: int) -> Iterator[Clip]:
+    """Yield up to `count` clips of each class, evenly spaced over the dataset."""
+    wanted: list[int] = []
+    labels = clips.labels
+    for label in range(len(clips.classes)):
+        own = np.flatnonzero(labels == label)
+        wanted += own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))].tolist()
+    yield from (clips[index] for index in wanted)

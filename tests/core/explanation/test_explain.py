@@ -1,0 +1,105 @@
+"""`actrec explain`: the joints that a label rests on, the values inside networks, and the figures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.cli import main
+from actrec.explanation import attention, occlusion
+from actrec.explanation.attention import Reader
+from actrec.features.clips import each_clip, example_clip
+from actrec.inference import package
+from actrec.inference.session import Session
+from actrec.skeleton.layouts import KINECT_V2_25
+from tests.tiny_model import FRAMES, LABELS, person_at, tiny_description, write_tiny
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("onnx")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Session:
+    return inference.load(write_tiny(tmp_path / "tiny"))
+
+
+def left_by_one_joint(joint: str, frames: range = range(FRAMES)) -> dict[str, np.ndarray]:
+    """Return a window of a person in the middle, but for one joint far to the left in some frames."""
+    bodies = np.stack([np.stack([person_at(0.0, 4.0)] * FRAMES)])
+    bodies[0, frames.start : frames.stop, KINECT_V2_25.index[joint], 0] = -10.0
+    return {"bodies": bodies}
+
+
+def test_importance_is_of_joint_and_time_that_decide(tiny: Session) -> None:
+    clip = left_by_one_joint("hand_tip_right", range(4, 5))
+    found = occlusion.importance(tiny, clip, LABELS.index("left"))
+    assert found is not None and found.values.shape == (25, occlusion.SEGMENTS)
+    at = np.unravel_index(int(found.values.argmax()), found.values.shape)
+    assert (found.names[at[0]], at[1]) == ("hand_tip_right", 4) and found.whole.argmax() == at[0]
+    others = np.delete(found.whole, [0, at[0]])  # a missing root moves to the origin
+    assert np.abs(others).max() < 1e-5 < found.whole[at[0]], "the other joints are where the rest of the body is"
+    assert found.whole[at[0]] == pytest.approx(found.values[at], abs=1e-5)
+
+
+def test_importance_slow_network_hides_limbs_and_then_nothing(tiny: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(np.arange(0.0, 100.0, 1.0))
+    monkeypatch.setattr(occlusion.time, "monotonic", lambda: next(now))  # a prediction takes a second
+    limbs = occlusion.importance(tiny, left_by_one_joint("elbow_left"), 0, budget_s=60.0)
+    assert limbs is not None and limbs.names == occlusion.LIMBS and limbs.names[limbs.whole.argmax()] == "left arm"
+    assert sorted(joint for members in limbs.members for joint in members) == list(range(25))
+    assert occlusion.importance(tiny, left_by_one_joint("elbow_left"), 0, budget_s=5.0) is None
+
+
+def test_dynamicity_is_of_change_in_shape_alone() -> None:
+    pose = np.random.default_rng(0).normal(size=(25, 3))
+    moved = np.stack([pose, pose + 0.3, 2 * pose])
+    assert attention.dynamicity(moved) == pytest.approx(0, abs=1e-12)
+    assert attention.dynamicity(np.stack([pose, pose[::-1]])) > 0.1 and np.isnan(attention.dynamicity(pose[None]))
+
+
+def test_reader_values_equal_network(tmp_path: Path) -> None:
+    """`tests/nodes/test_every_family_live.py` reads the graphs of all other families."""
+    torch = pytest.importorskip("torch")
+    from actrec_models.export.onnx_graph import trace
+    from actrec_models.layers.res_tcn import informativeness
+    from actrec_models.networks import create
+    from tests.models.small import SMALL
+
+    torch.manual_seed(0)
+    network = create("res_tcn_bjcn", num_classes=3, **SMALL["res_tcn_bjcn"]).eval()
+    specs = tuple(network.input_specs)
+    description = replace(tiny_description(2), family="res_tcn_bjcn", window=network.window, inputs=specs)
+    made = package.write(tmp_path / "model", description, trace(network))
+    clip = example_clip(specs, made.window.frames, made.bodies)
+    (inputs,) = each_clip(clip, specs, made.window)
+    found = Reader(made, made.read_onnx("float32"), "model.onnx").read(inputs, clip)
+    with torch.inference_mode():
+        layers = network.skeleton.joints(torch.from_numpy(inputs["joint_map"])[None])
+    own = found.joints["informativeness (Eq. 2)"]
+    np.testing.assert_allclose(own, informativeness(layers, "sum")[0][:25].numpy(), atol=1e-5)
+    assert found.filters is not None and found.filters.shape == (attention.TOP_FILTERS, 25)
+    logits = inference.load(made, threads=1).last_logits([clip])[0]
+    np.testing.assert_allclose(np.log(found.probabilities), logits - np.logaddexp.reduce(logits), atol=1e-4)
+
+
+def test_explain_recording_writes_figures_or_names_cause(
+    tmp_path: Path, tiny: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = tmp_path / "left.npz"
+    positions = example_clip([tiny.package.inputs[0]], 4 * FRAMES)["bodies"] - np.float32([0.2, 0, 0])
+    stamps = np.arange(4 * FRAMES) * 100_000_000
+    np.savez(recording, positions=positions, stamps_ns=stamps, layout="kinect_v2_25")
+    model, out = str(tiny.package.path), tmp_path / "why"
+    assert main(["explain", model, str(recording), "--at", "2.5", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert next(iter(found["probabilities"])) == "left" and len(found["importance"]) == 5
+    assert found["written"] == [str(out / "importance.png")] and (out / "importance.png").stat().st_size > 10_000
+    assert main(["explain", model, str(recording), "--out", str(out), "--person", "body_9"]) == 1
+    assert "no person body_9 at that time; there are" in capsys.readouterr().err
+    assert main(["explain", model, str(recording), "--out", str(recording)]) == 1
+    assert "it is a file" in capsys.readouterr().err
+    assert main(["explain", "run/last.ckpt", str(recording), "--out", str(out)]) == 2
+    assert "actrec export run/last.ckpt" in capsys.readouterr().err
