@@ -341,6 +341,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         inputs, recognizer = self._inputs, self._recognizer
         if inputs is None or recognizer is None:
             return
+        inputs.renew_if_deaf()
         needed, silent = recognizer.streams, inputs.silent()
         # The model may have been replaced between the two calls.
         silent = {stream: found for stream, found in silent.items() if stream in needed}

@@ -8,7 +8,8 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
 from actrec_nodes.common import conversions as c
-from actrec_nodes.common import frame_node, topics
+from actrec_nodes.common import participants as participants_module
+from actrec_nodes.common import topics
 from actrec_nodes.perception_nodes import HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.nodes.conftest import participants, still
@@ -72,7 +73,7 @@ def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:
 
 def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(host, add, peer, monkeypatch) -> None:
     """Fast DDS may lose the port of a participant: further subscriptions in it would get nothing either."""
-    monkeypatch.setattr(frame_node, "DEAF_S", 0.2)
+    monkeypatch.setattr(participants_module, "DEAF_S", 0.2)
     node = add(SceneFlowNode, height=48, silence_s=0.1)
     assert host.start() is None
     before = participants()

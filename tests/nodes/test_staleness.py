@@ -13,7 +13,9 @@ from rclpy.qos import QoSProfile
 
 from actrec.types import NANOSECONDS
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.common import participants as participants_module
 from actrec_nodes.recognition.staleness import FrameAges, Heartbeat
+from tests.nodes.conftest import participants
 from tests.nodes.recognizer_graph import Graph, Make, body, stamp
 from tests.tiny_model import write_tiny
 
@@ -275,3 +277,23 @@ def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make
     assert len(recognizer._tracks) == 1 and len(recognizer._detector._states) <= 1
     assert len(recognizer._buffers.skeletons) <= 128 and len(graph.node._complaints) <= 100
     assert len(graph.node._inputs.ages._by_stamp._kept) < 100 and not recognizer.events()
+
+
+def test_recognizer_without_frames_from_a_publisher_subscribes_in_a_new_participant(
+    make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = make(model=tiny, watchdog_s=0.1)
+    assert graph.start()
+    before = participants()
+    monkeypatch.setattr(participants_module, "DEAF_S", 0.2)
+    graph.step(stamp(0), body(1.0))
+    graph.wait_until(lambda: participants() == before + 1)
+    count = len(graph.labels)
+
+    def is_labeled() -> bool:
+        graph.publish(stamp(1 + time.monotonic()), body(1.0))
+        return len(graph.labels) > count
+
+    graph.wait_until(is_labeled)
+    graph.node.trigger_deactivate()
+    graph.wait_until(lambda: participants() == before)

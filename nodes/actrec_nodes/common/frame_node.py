@@ -3,7 +3,6 @@
 Each frame is received, paired and decoded once.
 """
 
-import sys
 import threading
 import time
 from abc import abstractmethod
@@ -12,11 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.types import RgbdFrame
@@ -25,15 +20,13 @@ from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
-from actrec_nodes.common.lifecycle import ActrecNode, one_line
+from actrec_nodes.common.lifecycle import ActrecNode
+from actrec_nodes.common.participants import Deafness, Participant
 from actrec_nodes.common.subscriptions import SENDS_NOTHING, Publishers, Subscription, why_silent
 from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchronizer, SynchronizerConfig
 
 ConfigT = TypeVar("ConfigT")
 
-DEAF_S = 15.0  # time without an image from a publisher until a node subscribes again; then doubled
-LONGEST_RENEW_S = 300.0
-CLOSE_S = 2.0  # time for the thread of a participant to end
 FOLLOW_S = 0.25  # interval at which subscribers are counted; distributions after Humble report a new one at once
 
 IMAGE_TOPICS = (
@@ -111,39 +104,6 @@ def why(node: Node, name: str) -> str:
     return f"{topic}: {why_silent(node, topic, KINDS[name], IMAGE_TOPICS)}"
 
 
-class _Participant:
-    """A node in a DDS participant of its own, and the thread that spins it, for subscriptions of another node."""
-
-    def __init__(self, node: Node):
-        self._context = Context()
-        enclave = sys.argv[sys.argv.index("--enclave") :][:2] if "--enclave" in sys.argv else []
-        rclpy.init(args=["--ros-args", *enclave], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        name, space = f"{node.get_name()}_images", node.get_namespace()
-        self.node = Node(name, context=self._context, namespace=space, use_global_arguments=False)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stopping = True
-        self._executor.create_task(lambda: None)
-        self._thread.join(CLOSE_S)
-        self._executor.shutdown(timeout_sec=CLOSE_S)
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-    def _spin(self) -> None:
-        while not self._stopping:
-            try:
-                self._executor.spin_once()
-            except (ExternalShutdownException, ShutdownException):
-                return
-            except Exception as error:  # an exception in a callback must not stop the subscriptions
-                self.node.get_logger().error(f"in a callback: {one_line(error)}")
-
-
 class _Source:
     """The subscriptions behind one or more listeners; the first listener's node holds them.
 
@@ -155,7 +115,7 @@ class _Source:
         self._config = config
         self._listeners: tuple[FrameSubscription, ...] = ()
         self._subscriptions: list[Subscription] = []
-        self._participant: _Participant | None = None
+        self._participant: Participant | None = None
         self._synchronizer = Synchronizer(
             config,
             self._emit,
@@ -184,7 +144,7 @@ class _Source:
         if self._listeners[:1] != (listener,):
             return False
         # The old participant keeps its ports until the new one has its own.
-        new, (old, self._participant) = _Participant(listener.node), (self._participant, None)
+        new, (old, self._participant) = Participant(listener.node, "images"), (self._participant, None)
         self._unsubscribe()
         if old is not None:
             old.close()
@@ -268,7 +228,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._put: Callable[[Any], None] | None = None  # of the worker, while active
         self._following = threading.RLock()
         self._idle_after_s = self._activated = self._wanted_at = 0.0
-        self._came = self._renew_after_s = 0.0
+        self._deafness = Deafness()
         self._fresh = False
         self.idle = self._second = ""
         self._second_publishers = Publishers(self)
@@ -303,7 +263,7 @@ class FrameNode(ActrecNode[ConfigT]):
     def subscribe(self) -> None:
         """Subscribe to the inputs: at activation, and when a subscriber ends the idle time."""
         self._fresh, self._activated = True, time.monotonic()
-        self._came, self._renew_after_s = self._activated, DEAF_S
+        self._deafness.hear()
         unpaired = partial(self.statistics.count, "unpaired")
         self._frames = FrameSubscription(self, self._synchronizer_config, self.receive, self.warn, unpaired)
 
@@ -359,14 +319,11 @@ class FrameNode(ActrecNode[ConfigT]):
         self._second = second
         if second and second != before:
             self.warn(second)
-        line, now = frames.silent(), time.monotonic()
+        line = frames.silent()
         if SENDS_NOTHING not in line:
-            self._came, self._renew_after_s = now, DEAF_S
-        elif now - self._came >= self._renew_after_s and self._put is not None and frames.renew():
-            self._renew_after_s = now - self._came + min(2 * self._renew_after_s, LONGEST_RENEW_S)
-            self.warn(
-                f"no image for {now - self._came:.0f} s: subscribed again, in case that DDS has lost the connection"
-            )
+            self._deafness.hear()
+        elif self._deafness.is_due() and self._put is not None and frames.renew():
+            self.warn(self._deafness.renew("image"))
         if not line:
             self.end_waiting()
         elif self.statistics.snapshot().received:

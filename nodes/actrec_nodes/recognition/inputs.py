@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
@@ -19,7 +20,8 @@ from actrec_nodes.bringup.graph import GRAPH, find
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 from actrec_nodes.common.lifecycle import ActrecNode, Worker
-from actrec_nodes.common.subscriptions import NO_PUBLISHER, Liveliness, Subscription, why_silent
+from actrec_nodes.common.participants import Deafness, Participant
+from actrec_nodes.common.subscriptions import NO_PUBLISHER, SENDS_NOTHING, Liveliness, Subscription, why_silent
 from actrec_nodes.recognition.staleness import Arrival, FrameAges, elapsed_ns
 
 PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
@@ -72,7 +74,7 @@ class RecognizerInputs:
         self.ages = FrameAges(lambda: int(node.get_clock().now().nanoseconds), stale_s or PLAUSIBLE_LATENCY_S)
         self._liveliness: Liveliness | None = None
         self._published_ns = 0
-        self._heard_ns = self.advanced_ns = elapsed_ns()
+        self._heard_ns = self._known_ns = self.advanced_ns = elapsed_ns()
         self._subscriptions: dict[str, Subscription] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
@@ -80,6 +82,8 @@ class RecognizerInputs:
         self._intrinsics: Intrinsics | None = None
         self.scene_flow: dict[str, Any] = {}
         self._jumped = False
+        self._deafness = Deafness()
+        self._participant: Participant | None = None
         self.newest: Frame | None = None
 
     def open(self) -> None:
@@ -93,9 +97,7 @@ class RecognizerInputs:
             if name not in self._subscriptions:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
-                self._subscriptions[name] = Subscription(
-                    self._node, kind, name, self._guarded(name, callback), profile, self._node.warn, timed=True
-                )
+                self._subscribe(self._node, name, kind, callback, profile)
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
             self._close_liveliness()
@@ -106,6 +108,29 @@ class RecognizerInputs:
         self._close_liveliness()
         while self._subscriptions:
             self._subscriptions.popitem()[1].close()
+        if self._participant is not None:
+            self._participant.close()
+            self._participant = None
+
+    def renew_if_deaf(self) -> None:
+        """Subscribe to the frames in a DDS participant of its own, if the messages of their publisher do not arrive."""
+        (topic, kind), before = self.tracked, self._participant
+        if self._heard_ns != self._known_ns or SENDS_NOTHING not in why_silent(self._node, self._topic(topic), kind):
+            self._known_ns = self._heard_ns
+            self._deafness.hear()
+        if not self._deafness.is_due() or topic not in self._subscriptions:
+            return
+        self._participant = Participant(self._node, "frames")  # the old one keeps its ports until this has its own
+        self._subscriptions.pop(topic).close()
+        if before is not None:
+            before.close()
+        self._subscribe(self._participant.node, topic, *self._entries(self._recognizer.tracked_stream)[topic])
+        self._node.warn(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
+
+    def _subscribe(self, node: Node, name: str, kind: type, callback: Callable[[Any], None], profile: Any) -> None:
+        self._subscriptions[name] = Subscription(
+            node, kind, self._topic(name), self._guarded(name, callback), profile, self._node.warn, timed=True
+        )
 
     def follow(self) -> None:
         """Follow the liveliness of publishers that have come."""
