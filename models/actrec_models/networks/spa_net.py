@@ -21,7 +21,8 @@ Readings, choices where the paper is silent or ambiguous:
   convolution follows the same voxel (`same=voxel`): P3D [25], a kernel of 1×1×1×3 in MinkowskiEngine [8]. As "similar
   to MS-TFF", which convolves each joint, it may follow the same joint (`same=joint`; of a point of several joints, the
   first). At T = 32 a point has an earlier neighbor in 10 % (SHREC'17) and 58 % (N-UCLA) of the cases by voxel, in 97 %
-  by joint. But by joint the motion of a rigid hand changes no one-hot feature.
+  by joint. But by joint the motion of a rigid hand changes no one-hot feature. Both learn alike: after 5 epochs of a
+  small network (T = 16, width 16) 51.8 % by voxel and 51.1 % by joint of SHREC'17's 14 classes.
 - **Multi-scale temporal convolution.** As MS-TFF: 1×1, four branches of kernel 3, dilations 1, 3, 5, 7;
   `dilations=[1]` is single-scale. SPA-4D has none.
 - **Fig. 6 (b), SPA-4D.** k frames as k voxels (5⁴ positions); `temporal` changes the frames.
