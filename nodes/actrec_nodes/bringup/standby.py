@@ -30,7 +30,7 @@ from actrec_nodes.bringup.supervisor import Backoff
 from actrec_nodes.common import parameter_files
 
 NICENESS = 5  # of the imports
-PAUSE_S = 3.0  # after a process has become a node, until the next is forked: the node starts meanwhile
+PAUSE_S = 1.0  # after a process has become a node, until the next is forked: the node starts meanwhile
 ANSWER_S = 2.0  # time for the server to answer
 STOP_S = 2.0  # time for the server to end
 START_S = 60.0  # time for a forked process to be discovered; then it is ended, as a library may hang after a fork
