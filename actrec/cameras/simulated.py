@@ -16,6 +16,8 @@ from actrec.utils.calibration_files import from_hfov
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
+SMALL = 64, 48  # width and height of the image that compiles the renderer
+
 
 @dataclass(frozen=True)
 class SimulatedConfig:
@@ -91,9 +93,10 @@ class SimulatedCamera(Camera):
         return self._intrinsics
 
     def prepare(self) -> None:
-        """Compile the renderer (15 s), or load it from the cache."""
-        self._create_noise()
-        self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
+        """Compile the renderer (15 s), or load it from the cache, by a small image."""
+        small = SimulatedCamera(**{**vars(self.config), "width": SMALL[0], "height": SMALL[1]})
+        small._create_noise()
+        small._render(performed_scene(small._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
         """Build the scene and start the clock."""

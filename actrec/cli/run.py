@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--with", metavar="NAMES", default="", dest="also", help="nodes to start although the model does not need them")
     add("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
     add("--processes", action="store_true", help="a process for each node, as a launch file makes them")
-    standby = "with --processes, keep no process (150 MB, simulated camera: 330) to replace a node that dies"
+    standby = "with --processes, keep no process (150 to 190 MB) to replace a node that dies"
     add("--no-standby", action="store_false", dest="standby", help=standby)
     add("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
     add("--quiet", action="store_true", help="no figures of nodes, and of their log only warnings and errors")
