@@ -49,5 +49,9 @@ def test_standby_server_that_dies_leaves_its_nodes(standby: Standby, peer: Peer)
     assert wait_until_active(peer, ["/robot/scene_flow_node"], TIMEOUT_S) is None
     node.send_signal(signal.SIGTERM)
     assert node.wait(TIMEOUT_S) == -signal.SIGKILL, "without the server its status is unknown"
-    standby.prepare()
-    peer.wait_until(lambda: standby.is_ready)
+
+    def is_back() -> bool:
+        standby.prepare()
+        return standby.is_ready
+
+    peer.wait_until(is_back)

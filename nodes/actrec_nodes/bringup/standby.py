@@ -121,6 +121,8 @@ class Standby:
         self._lock = threading.Lock()
         self._answered = threading.Condition()
         self._is_ready, self._stopping = False, False
+        self._start_at = self._started = 0.0
+        self._backoff = Backoff(PAUSE_S)
         self._pid: int | None = None
         self._running: dict[int, StandbyProcess] = {}
 
@@ -130,10 +132,14 @@ class Standby:
         return self._is_ready
 
     def prepare(self) -> None:
-        """Start the server, unless it runs."""
+        """Start the server, unless it runs, or has died just now; call it again and again."""
         with self._lock:
             if self._stopping or (self._server is not None and self._server.poll() is None):
                 return
+            now = time.monotonic()
+            if now < self._start_at:
+                return
+            self._start_at, self._started = now + self._backoff.next(now - self._started), now
             ours, theirs = socket.socketpair()
             command = [sys.executable, "-m", "actrec_nodes.bringup.standby"]
             with theirs:
