@@ -17,6 +17,8 @@ Example:
   actrec export runs/nucla/last.ckpt --out models/zoo/deepacts_graph_nucla
   actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
   actrec export runs/joints/last.ckpt runs/bones/last.ckpt --fuse softmax --out ~/two_streams
+  actrec export runs/everyday_package --calibrate --left-out runs/without_* --out runs/calibrated
+  actrec export runs/calibrated --events 0.7 --left-out runs/without_* --out models/zoo/joint_tcn_everyday
   actrec export my_package --float16 --out ~/my_package_again
   actrec export deepacts_graph_nucla --calibrate models/recipes/deepacts_graph_nucla_reject.yaml --out ~/nucla
   actrec export deepacts_graph_nucla --figures figures.json --out models/zoo/deepacts_graph_nucla --overwrite
@@ -51,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a package: choose the thresholds of "
         "events, for at most so many false ones a minute on people of its training part (default: %(const)s)",
     )
+    add("--left-out", nargs="+", metavar="PACKAGE", help="with --calibrate or --events: choose them on people of the "
+        "sets that these packages of the same recipe were trained without")  # fmt: skip
     add = parser.add_argument_group("several networks, trained separately on the same classes and window").add_argument
     one = "one package of all, softmaxes or logits summed as by `actrec eval --fuse`; without PyTorch's weights"
     add("--fuse", choices=("softmax", "logits"), help=one)
@@ -128,6 +132,8 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.figures or args.calibrate is not None:
             other = "--figures" if args.figures else "--calibrate"
             raise ConfigError(f"--events and {other} are two steps: give them one after the other")
+    elif args.left_out and args.calibrate is None:
+        raise ConfigError("--left-out belongs to --calibrate and to --events: add one of them")
     if len(args.sources) > 1:
         raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
     if args.fuse or args.weights:
@@ -162,8 +168,8 @@ def _recalibrate(args: argparse.Namespace, source: str) -> ModelPackage:
         raise ConfigError("--calibrate keeps the networks: use it without --float16")
     recalibrate = importlib.import_module("actrec_models.export.repackage").recalibrate
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
-    weights = not args.no_weights
-    written: ModelPackage = recalibrate(source, args.out, recipe, args.data, args.overwrite, args.root, weights)
+    chosen = source, args.out, recipe, args.data, args.overwrite, args.root, not args.no_weights
+    written: ModelPackage = recalibrate(*chosen, left_out=args.left_out or ())
     return written
 
 
@@ -173,7 +179,7 @@ def _choose_events(args: argparse.Namespace, source: str) -> ModelPackage:
         raise ConfigError("--events keeps the networks: use it without --float16")
     choose_events = importlib.import_module("actrec_models.export.repackage").choose_events
     chosen = source, args.out, args.events, args.data, args.overwrite, args.root, not args.no_weights
-    written: ModelPackage = choose_events(*chosen)
+    written: ModelPackage = choose_events(*chosen, left_out=args.left_out or ())
     return written
 
 

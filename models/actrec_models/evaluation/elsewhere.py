@@ -37,17 +37,19 @@ class Share:
 
     Attributes:
         name: One of `everyday.SETS` or `everyday.FINAL_SETS`.
-        key: Metadata of an item with its part ("own" or "person"); only the test part is scored. Empty for all people.
+        key: Metadata of an item with its part ("own" or "person"); only one part is scored. Empty for all people.
+        part: That part.
         is_trained: Whether the other people of the dataset trained the model.
     """
 
     name: str
     key: str = ""
+    part: str = "test"
     is_trained: bool = False
 
     def has(self, entry: Entry) -> bool:
         """Return whether an item is scored."""
-        return not self.key or entry.meta[self.key] == "test"
+        return not self.key or entry.meta[self.key] == self.part
 
 
 def measure(model: Model, data_root: str, options: Mapping[str, Any], progress: bool = False) -> dict[str, Any]:
@@ -110,17 +112,36 @@ def _trained_sets(package: ModelPackage) -> dict[str, str]:
     return found
 
 
+def left_out(package: ModelPackage, data_root: str) -> list[Share]:
+    """Return the training people of the sets that a network with split leave_one_set_out was trained without.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    shares_ = [share for share in shares(package, data_root, ()) if not share.is_trained]
+    if not shares_:
+        raise ConfigError(
+            f"{package.name} was trained on every set in '{data_root}': it has no set to choose thresholds on"
+        )
+    return [Share(share.name, "own", "train") for share in shares_]
+
+
+def shared_clips(data_root: str, share: Share, options: Mapping[str, Any]) -> tuple[SourceDataset, np.ndarray]:
+    """Return the clips of a share, and their classes [N] of `everyday`, or `unknown`."""
+    source = Everyday(data_root, **{**options, "sets": [share.name]})
+    entries = [entry for entry in [*source.entries(), *source.unknown_entries()] if share.has(entry)]
+    truth = [source.classes[entry.label] if entry.label >= 0 else UNKNOWN for entry in entries]
+    return SourceDataset(source, entries), np.array(truth)
+
+
 def _measure(
     session: Session, share: Share, data_root: str, options: Mapping[str, Any], progress: bool
 ) -> dict[str, Any]:
-    source = Everyday(data_root, **options)
-    entries = [entry for entry in [*source.entries(), *source.unknown_entries()] if share.has(entry)]
-    clips = SourceDataset(source, entries)
+    clips, truth = shared_clips(data_root, share, options)
     probabilities = session.softmax(scoring.score(session, clips, "live", progress=progress).logits)
     published = [class_of(session.package.provenance.dataset, label) for label in session.package.labels]
     found = np.array(published)[probabilities.argmax(axis=1)]
     is_accepted = ~session.is_rejected(probabilities)
-    truth = np.array([source.classes[entry.label] if entry.label >= 0 else UNKNOWN for entry in entries])
     is_known, is_right = np.isin(truth, published), found == truth
     played = play_all(session, recordings(data_root, share, options), progress).figures()
 
@@ -129,7 +150,7 @@ def _measure(
 
     others = is_accepted[~is_known]
     classes = {}
-    for name in sorted(set(truth[is_known]), key=source.classes.index):
+    for name in sorted(set(truth[is_known]), key=Everyday.classes.index):
         own = truth == name
         classes[str(name)] = [int(own.sum()), int((own & is_right).sum()), int((own & is_right & is_accepted).sum())]
     return {

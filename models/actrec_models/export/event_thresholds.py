@@ -16,7 +16,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils.errors import ConfigError
 from actrec_models.data import unknown_clips
 from actrec_models.data.continuous import ActionStream, person_streams
-from actrec_models.evaluation import streams
+from actrec_models.evaluation import elsewhere, streams
 from actrec_models.evaluation.streams import Evidence, StreamScore
 from actrec_models.training.recipe import Recipe
 
@@ -31,11 +31,56 @@ LEAST_ACTIONS = 5  # of a class that can be a motion
 MOST_RESTS = 0.25
 """Largest share of the actions of a motion that have a rest in them."""
 
+LEFT_OUT_MINUTES = 1.0
+"""Length of the recording of each person of a set left out of training."""
+
 _BEGIN_S, _END_S = 0.8, 0.3  # rests nearer to the start or the end of an action are not in it
 _PRICES = np.geomspace(0.05, 20, 30)  # of a false event, in events found
 
 Played = tuple[ActionStream, Sequence[Evidence]]
 """A recording with the probabilities of its windows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Recordings on which thresholds are chosen.
+
+    Attributes:
+        played: They, each with the probabilities of a network.
+        source: Whose recordings they are, for the package.
+    """
+
+    played: Sequence[Played]
+    source: str
+
+
+def play(session: Session, recordings: Sequence[ActionStream]) -> list[Played]:
+    """Return recordings with the probabilities of a network."""
+    return [(each, streams.evidence(session, each.sequence)) for each in recordings]
+
+
+def left_out(sessions: Sequence[Session], base: ModelPackage, data_root: str) -> Material:
+    """Return recordings of people of the sets that networks were trained without, each played by its network.
+
+    They show how sure a network is of people and sensors that are new to it. Only people of the training part are
+    taken, with the confidence that `base` was given.
+
+    Args:
+        sessions: Networks of the same recipe and labels as `base`, trained with split leave_one_set_out.
+
+    Raises:
+        ConfigError: A package has other labels, or was trained on every set.
+    """
+    played, names = [], []
+    for session in sessions:
+        if session.package.labels != base.labels:
+            raise ConfigError(f"{session.package.name} has other labels than {base.name}: give networks of its recipe")
+        session.package = dataclasses.replace(session.package, rejection=base.rejection)
+        for share in elsewhere.left_out(session.package, data_root):
+            recordings = elsewhere.recordings(data_root, share, {}, people=0, minutes=LEFT_OUT_MINUTES)
+            played += play(session, recordings)
+            names.append(share.name)
+    return Material(played, f"people of {', '.join(names)}, each left out of training")
 
 
 def training_streams(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> list[ActionStream]:
@@ -54,7 +99,7 @@ def training_streams(recipe: Recipe, classes: Sequence[str], data_root: str, roo
 
 
 def choose(
-    session: Session, recordings: Sequence[ActionStream], per_minute: float
+    package: ModelPackage, material: Material, per_minute: float, motions: tuple[str, ...]
 ) -> tuple[EventThresholds, StreamScore]:
     """Choose the thresholds that find most actions with at most so many false events a minute; also return the score.
 
@@ -62,13 +107,15 @@ def choose(
     price of its false ones; `PRIOR` actions of the mean class count beside its own. The lowest price that keeps to the
     rate is taken.
 
+    Args:
+        motions: Classes that rest ends, see the function `motions`.
+
     Raises:
         ConfigError: No thresholds keep to the rate.
     """
-    labels = session.package.labels
-    played = [(each, streams.evidence(session, each.sequence)) for each in recordings]
-    known = EventThresholds(motions=motions(played, labels))
-    package = dataclasses.replace(session.package, events=known)
+    labels, played = package.labels, material.played
+    known = EventThresholds(motions=motions)
+    package = dataclasses.replace(package, events=known)
     scores = [_score(package, played, np.full(len(labels), value)) for value in CANDIDATES]
     found, false = (
         np.array([[getattr(s, key)[name] for name in labels] for s in scores]) for key in ("found", "false_events")
@@ -95,19 +142,19 @@ def choose(
             lowest = middle + 1
             continue
         best, end = max(best, (chosen, score), key=lambda each: each[1].found.total()), middle
-    return _described(known, labels, *best, len(recordings), per_minute), best[1]
+    return _described(known, labels, *best, material, per_minute), best[1]
 
 
-def motions(played: Sequence[Played], labels: Sequence[str]) -> tuple[str, ...]:
+def motions(recordings: Sequence[ActionStream], labels: Sequence[str]) -> tuple[str, ...]:
     """Return the classes of which few actions have a rest between their start and their end."""
     counts, rests = Counter[str](), Counter[str]()
-    for stream, evidence in played:
-        rest, start_ns = Rest(), int(stream.sequence.stamps_ns[0])
+    for stream in recordings:
+        rest, stamps = Rest(), stream.sequence.stamps_ns.tolist()
         at_rest = []
-        for each in evidence:
-            rest.update(each.stamp_ns, each.joints)
-            if rest.lasts(each.stamp_ns, EventConfig().rest_s):
-                at_rest.append((each.stamp_ns - start_ns) / NANOSECONDS)
+        for stamp_ns, joints in zip(stamps, stream.sequence.bodies[0], strict=True):
+            rest.update(stamp_ns, joints)
+            if rest.lasts(stamp_ns, EventConfig().rest_s):
+                at_rest.append((stamp_ns - stamps[0]) / NANOSECONDS)
         for action in stream.actions:
             counts[action.label] += 1
             rests[action.label] += any(action.start_s + _BEGIN_S <= at_s <= action.end_s - _END_S for at_s in at_rest)
@@ -115,14 +162,19 @@ def motions(played: Sequence[Played], labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _described(
-    known: EventThresholds, labels: Sequence[str], begin: np.ndarray, score: StreamScore, people: int, per_minute: float
+    known: EventThresholds,
+    labels: Sequence[str],
+    begin: np.ndarray,
+    score: StreamScore,
+    material: Material,
+    per_minute: float,
 ) -> EventThresholds:
     values, counts = np.unique(begin, return_counts=True)
     usual = float(values[np.argmax(counts)])
     others = {name: round(float(value), 2) for name, value in zip(labels, begin, strict=True) if value != usual}
     figures = score.figures()
     described = (
-        f"continuous recordings of {people} people of the training part, {score.minutes:.0f} min, for at most "
+        f"continuous recordings of {len(material.played)} {material.source}, {score.minutes:.0f} min, for at most "
         f"{per_minute:g} false events a minute: {figures['found_share'] or 0:.1%} of {figures['actions']} actions "
         f"found, {figures['false_events_per_minute']:.2f} false events a minute"
     )

@@ -156,13 +156,19 @@ def write_package(
 
 
 def with_evaluation(
-    draft: ModelPackage, recipe: Recipe, session: inference.Session, test: datasets.ClipDataset, roots: tuple[str, str]
+    draft: ModelPackage,
+    recipe: Recipe,
+    session: inference.Session,
+    test: datasets.ClipDataset,
+    roots: tuple[str, str],
+    left_out: Sequence[inference.Session] = (),
 ) -> ModelPackage:
     """Return the description with rejection, accuracy on the test part and the figures of the card.
 
     Args:
         draft: Its description; its other figures are kept.
         roots: As in `write_package`.
+        left_out: Networks for `rejection.calibrate_left_out`; without them, the package's own training part is taken.
     """
     logits = evaluation.score(session, test, recipe.clips).logits if len(test) else np.zeros((0, len(test.classes)))
     correct = logits.argmax(axis=1) == test.labels
@@ -174,10 +180,14 @@ def with_evaluation(
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
     if caveat := dataset_attribute(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
-    if obstacle := rejection.calibration_obstacle(recipe, session.package.inputs, *roots):
+    obstacle = "" if left_out else rejection.calibration_obstacle(recipe, session.package.inputs, *roots)
+    if obstacle:
         chosen = dataclasses.replace(draft.rejection, calibrated_on=f"not calibrated: {obstacle}")
     else:
-        fitted, described = rejection.calibrate(recipe, session, *roots)
+        if left_out:
+            fitted, described = rejection.calibrate_left_out(left_out, roots[0])
+        else:
+            fitted, described = rejection.calibrate(recipe, session, *roots)
         chosen = fitted.for_package(described)
         if "recordings" in figures:  # a later evaluation must not count the recordings of the rejection as new
             used = rejection.calibration_recordings(recipe, session.package.labels, *roots)

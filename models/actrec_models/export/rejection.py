@@ -18,6 +18,7 @@ from actrec_models import evaluation
 from actrec_models.data import unknown_clips
 from actrec_models.data.samples import Samples
 from actrec_models.data.unknown_clips import hands_from_bodies
+from actrec_models.evaluation import elsewhere
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
@@ -86,7 +87,11 @@ class _ScaledLogits:
 
 
 def choose(
-    known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT
+    known: np.ndarray,
+    labels: np.ndarray,
+    unknown: np.ndarray,
+    least_kept: float = LEAST_KEPT,
+    wrong_rejected: bool = False,
 ) -> CalibratedRejection:
     """Choose the rejection that separates known from other actions with a calibrated confidence.
 
@@ -99,13 +104,17 @@ def choose(
         labels: [N] their classes.
         unknown: [K, classes] logits of other actions; K may be 0.
         least_kept: Smallest share of accepted known clips.
+        wrong_rejected: Whether only known clips whose best class is theirs are to be accepted, and others to be
+            rejected like `unknown`.
     """
+    is_kept = known.argmax(axis=1) == labels if wrong_rejected else np.full(len(labels), True)
+    kept, rejected = known[is_kept], np.concatenate([unknown, known[~is_kept]])
     span = np.quantile(np.concatenate([known.max(axis=1), unknown.max(axis=1)]), [0.01, 0.99])
     backgrounds = np.linspace(span[0] - 6, span[1] + 2, _BACKGROUNDS).round(2)
     found = []
     for temperature in _TEMPERATURES:
-        ours, others = _ScaledLogits(known, temperature), _ScaledLogits(unknown, temperature)
-        found += [(_best_threshold(ours, others, float(b), least_kept), ours.loss(labels, b)) for b in backgrounds]
+        judged, ours, others = (_ScaledLogits(each, temperature) for each in (known, kept, rejected))
+        found += [(_best_threshold(ours, others, float(b), least_kept), judged.loss(labels, b)) for b in backgrounds]
     most = max(rejection.separation for rejection, _ in found)
     near = [(rejection, loss) for rejection, loss in found if rejection.separation >= most - SEPARATION]
     return min(near, key=lambda each: each[1])[0]
@@ -203,6 +212,38 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     return chosen, (
         f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against} "
         f"({chosen.unknown_rejected:.1%} rejected){without}"
+    )
+
+
+def calibrate_left_out(sessions: Sequence[Session], data_root: str) -> tuple[CalibratedRejection, str]:
+    """Choose the rejection on the training people of sets that networks of one recipe were trained without.
+
+    Clips of people, sensors and rooms that are new to a network get lower and less certain scores than its own training
+    clips. Labels that are wrong are to be rejected too. Each set counts the same. Also return a description.
+
+    Raises:
+        ConfigError: A network was trained on every set, or the networks have different labels.
+    """
+    parts, names = [], []
+    for session in sessions:
+        labels = session.package.labels
+        if labels != sessions[0].package.labels:
+            raise ConfigError(f"{session.package.name} has other labels than {sessions[0].package.name}")
+        for share in elsewhere.left_out(session.package, data_root):
+            clips, truth = elsewhere.shared_clips(data_root, share, {})
+            logits = np.asarray(evaluation.score(session, clips, "live").logits)
+            parts.append((logits, np.array([labels.index(name) if name in labels else -1 for name in truth])))
+            names.append(share.name)
+    most, rng = max(len(classes) for _, classes in parts), np.random.default_rng(0)
+    drawn = [np.resize(rng.permutation(len(classes)), most) for _, classes in parts]
+    logits, classes = (
+        np.concatenate([part[which][chosen] for part, chosen in zip(parts, drawn, strict=True)]) for which in (0, 1)
+    )
+    known = classes >= 0
+    chosen = choose(logits[known], classes[known], logits[~known], LEAST_KEPT, wrong_rejected=True)
+    return chosen, (
+        f"training people of {' and '.join(names)} , each set left out of training ({chosen.known_kept:.1%} of right "
+        f"labels kept, {chosen.unknown_rejected:.1%} of wrong ones and other actions rejected)"
     )
 
 

@@ -61,11 +61,13 @@ def recalibrate(
     overwrite: bool = False,
     root: str = "",
     weights: bool = True,
+    left_out: Sequence[str | Path] = (),
 ) -> ModelPackage:
     """Copy a package with a newly chosen rejection and the figures that depend on it; arguments as for `add_float16`.
 
-    `recipe` is of the same dataset and split, with actions to reject; None for the package's own. Thresholds of events
-    are dropped, since they depend on the confidence.
+    `recipe` is of the same dataset and split, with actions to reject; None for the package's own. With packages of the
+    same recipe that were trained with split leave_one_set_out, the rejection is chosen on the sets left out, see
+    `rejection.calibrate_left_out`. Thresholds of events are dropped, since they depend on the confidence.
 
     Raises:
         PackageError: The package is missing or corrupt, stores no recipe, or was fine-tuned by `actrec teach`.
@@ -87,7 +89,8 @@ def recalibrate(
     if trained.settings:
         rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
     roots, session = (data_root, root), inference.load(base.path)
-    if obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots):
+    sessions = [inference.load(zoo.find(other).path) for other in left_out]
+    if not left_out and (obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots)):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {obstacle}")
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
@@ -97,7 +100,7 @@ def recalibrate(
     figures = {name: figure for name, figure in _lasting_figures(base).items() if name != "events"}
     kept = dataclasses.replace(trained, figures=figures)
     draft = dataclasses.replace(base, events=EventThresholds(), provenance=kept)
-    draft = exporter.with_evaluation(draft, recipe, session, test, roots)
+    draft = exporter.with_evaluation(draft, recipe, session, test, roots, sessions)
     draft = exporter.with_lower_accuracies(draft, recipe, base, test)
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
@@ -111,8 +114,12 @@ def choose_events(
     overwrite: bool = False,
     root: str = "",
     weights: bool = True,
+    left_out: Sequence[str | Path] = (),
 ) -> ModelPackage:
     """Copy a package with thresholds of events for a rate of false ones, chosen on people of its training part.
+
+    With packages of the same recipe that were trained with split leave_one_set_out, they are chosen on the people of
+    the sets left out instead. Which classes are motions is known from the training part.
 
     Its figures on other datasets are dropped, since they depend on the thresholds.
 
@@ -131,7 +138,14 @@ def choose_events(
     recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path)
     streams.check_model(session)
     recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
-    chosen, score = event_thresholds.choose(session, recordings, per_minute)
+    motions = event_thresholds.motions(recordings, base.labels)
+    if left_out:
+        sessions = [inference.load(zoo.find(other).path) for other in left_out]
+        material = event_thresholds.left_out(sessions, base, data_root)
+    else:
+        played = event_thresholds.play(session, recordings)
+        material = event_thresholds.Material(played, "people of the training part")
+    chosen, score = event_thresholds.choose(base, material, per_minute, motions)
     figures = {**_lasting_figures(base), "events": score.figures()}
     draft = dataclasses.replace(base, events=chosen, provenance=dataclasses.replace(base.provenance, figures=figures))
     lower = {name: base.read_onnx(name) for name in base.precisions}

@@ -96,8 +96,12 @@ class Network(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the logits (N, classes) of inputs by name, each (N, *shape)."""
 
+    def member_logits(self, **inputs: Tensor) -> Tensor:
+        """Return the logits (members, N, classes) that are trained alone and averaged by `forward`; by default one."""
+        return self(**inputs)[None]
+
     def with_background(self, scores: Tensor) -> Tensor:
-        """Return scores (N, classes), or (N, classes + 1) with the logit of the background class."""
+        """Return scores (…, classes), or (…, classes + 1) with the logit of the background class."""
         return nn.functional.pad(scores, (0, 1)) if self.background else scores
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -109,8 +113,17 @@ class Network(nn.Module):
         Returns:
             "loss", the sum to minimize, "logits" [N, classes], and each part under its own name.
         """
-        logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
-        return {"loss": cross_entropy(self.with_background(logits), batch["label"]), "logits": logits}
+        return self.classification_losses(batch)
+
+    def classification_losses(
+        self, batch: dict[str, Tensor], smoothing: float = 0.0, outlier_weight: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Return the `cross_entropy` of `member_logits`, averaged over the members, and the mean "logits"."""
+        logits = self.member_logits(**{spec.name: batch[spec.name] for spec in self.input_specs})
+        each = [
+            cross_entropy(scores, batch["label"], smoothing, outlier_weight) for scores in self.with_background(logits)
+        ]
+        return {"loss": torch.stack(each).mean(), "logits": logits.mean(dim=0)}
 
     def stage(self, name: str) -> None:
         """Train only the parameters of one of `stages`, or all for ""."""

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.networks import create
-from actrec_models.networks.base import OUTLIER, Network, cross_entropy
+from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.training.recipe import Recipe, Stage
 
 
@@ -60,12 +60,7 @@ class RecognitionModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Return the loss of a batch; log it, its parts and the accuracy per epoch."""
         if self.plain:
-            scores = self.network(**{spec.name: batch[spec.name] for spec in self.network.input_specs})
-            smoothed = cross_entropy(
-                self.network.with_background(scores), batch["label"], self.recipe.label_smoothing,
-                self.recipe.outlier_weight,
-            )  # fmt: skip
-            parts = {"loss": smoothed, "logits": scores}
+            parts = self.network.classification_losses(batch, self.recipe.label_smoothing, self.recipe.outlier_weight)
         else:
             parts = self.network.losses(batch)
         loss, scores = parts["loss"], self.network.with_background(parts["logits"])

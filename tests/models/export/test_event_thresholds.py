@@ -1,11 +1,13 @@
 """Choice of the thresholds of events on continuous recordings, for a rate of false events."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actrec import inference
+from actrec.inference.package import Rejection
 from actrec.inference.session import Session
 from actrec.recordings.labels import LabeledClip
 from actrec.skeleton.sequence import SkeletonSequence
@@ -13,7 +15,6 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data.continuous import ActionStream
-from actrec_models.evaluation.streams import Evidence
 from actrec_models.export import event_thresholds
 from actrec_models.training.recipe import Recipe
 from tests.tiny_model import person_at, write_tiny
@@ -38,19 +39,26 @@ def recording(*places: tuple[float, str]) -> ActionStream:
     return ActionStream(sequence, tuple(actions))
 
 
+def choose(session: Session, *places: tuple[float, str], per_minute: float):
+    played = event_thresholds.play(session, [recording(*places)])
+    material = event_thresholds.Material(played, "people")
+    return event_thresholds.choose(session.package, material, per_minute, ())
+
+
 def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session) -> None:
     """Someone slightly to the left does not act "left", someone far to the left or slightly to the right does act."""
     acted = [(-1.0, "left"), (-0.08, ""), (0.05, "right"), (-0.08, ""), (0.05, "right")] * 6
-    chosen, score = event_thresholds.choose(session, [recording(*acted)], 1.0)
+    chosen, score = choose(session, *acted, per_minute=1.0)
     thresholds = dict.fromkeys(session.package.labels, chosen.begin) | chosen.classes
     assert thresholds["left"] > thresholds["right"]
     assert score.found == {"left": 6, "right": 12} and not score.false_events
+    assert "recordings of 1 people, 4 min" in chosen.chosen_on
     assert "100.0% of 18 actions found, 0.00 false events a minute" in chosen.chosen_on
 
 
 def test_choose_unreachable_rate_names_the_lowest_one(session: Session) -> None:
     with pytest.raises(ConfigError, match=r"no threshold up to 0.99 keeps to 0.1 false events a minute \(at least"):
-        event_thresholds.choose(session, [recording(*[(-1.0, "")] * 4)], 0.1)
+        choose(session, *[(-1.0, "")] * 4, per_minute=0.1)
 
 
 def test_motions_are_classes_without_a_rest_in_their_actions() -> None:
@@ -65,9 +73,8 @@ def test_motions_are_classes_without_a_rest_in_their_actions() -> None:
     stamps = np.arange(len(frames)) * (NANOSECONDS // 10)
     bodies = np.stack(frames)[None].astype(np.float32)
     sequence = SkeletonSequence("r", stamps, bodies, np.ones_like(bodies[..., 0]), bodies[..., :2], ("body_1",))
-    evidence = [Evidence("body_1", int(stamps[i]), np.zeros(3), bodies[0, i], 3.0) for i in range(0, len(stamps), 2)]
-    played = [(ActionStream(sequence, tuple(actions)), evidence)]
-    assert event_thresholds.motions(played, ("left", "right", "far")) == ("left",)
+    recordings = [ActionStream(sequence, tuple(actions))]
+    assert event_thresholds.motions(recordings, ("left", "right", "far")) == ("left",)
 
 
 def test_training_streams_of_everyday_hold_people_of_the_training_part(data_root: Path) -> None:
@@ -76,3 +83,26 @@ def test_training_streams_of_everyday_hold_people_of_the_training_part(data_root
     )
     made = event_thresholds.training_streams(recipe, (), str(data_root))
     assert {stream.sequence.name for stream in made} == {f"kard_kard_{person}" for person in range(2, 11)}
+
+
+def test_left_out_plays_the_training_people_of_the_set_that_did_not_train(
+    session: Session, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the 7th of the sets; two of its five people test."""
+    monkeypatch.setattr(event_thresholds, "LEFT_OUT_MINUTES", 0.05)
+    monkeypatch.setattr(session, "package", session.package)
+    trained = {"dataset": "everyday", "split": "leave_one_set_out", "settings": {"dataset_options": {"fold": 7}}}
+    base = session.package
+    other = dataclasses.replace(base.provenance, **trained)
+    session.package = dataclasses.replace(base, provenance=other, rejection=Rejection(0.9, 2.0, "own clips"))
+    material = event_thresholds.left_out([session], base, str(data_root))
+    assert session.package.rejection == base.rejection, "the confidence is the package's"
+    assert material.source == "people of hdm05, each left out of training"
+    assert [stream.sequence.name for stream, _ in material.played] == [
+        f"hdm05_hdm05_{name}" for name in ("bd", "bk", "dg")
+    ]
+    with pytest.raises(ConfigError, match="tiny has other labels than tiny: give networks of its recipe"):
+        event_thresholds.left_out([session], dataclasses.replace(base, labels=base.labels[:2]), str(data_root))
+    session.package = dataclasses.replace(base, provenance=dataclasses.replace(other, split="own"))
+    with pytest.raises(ConfigError, match="tiny was trained on every set"):
+        event_thresholds.left_out([session], base, str(data_root))

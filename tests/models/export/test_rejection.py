@@ -1,12 +1,14 @@
 """The choice of the rejection: separation of unknown actions, and a calibrated confidence."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actrec import inference
 from actrec.inference.package import Rejection
+from actrec_models.evaluation.elsewhere import Share
 from actrec_models.export import rejection
 from tests.tiny_model import write_tiny
 
@@ -43,6 +45,38 @@ def test_choose_gives_calibrated_confidence():
         assert chosen.unknown_rejected > 0.9
     perfect = rejection.choose(20 * np.eye(3), np.arange(3), np.zeros((4, 3)))
     assert perfect.confidence(20 * np.eye(3)).max() < 1.0
+
+
+def test_choose_rejects_wrong_labels_if_asked():
+    """Every third clip is confused with the next class, and less sure of it."""
+    rng = np.random.default_rng(3)
+    labels, wrong = rng.integers(5, size=600), np.arange(600) % 3 == 0
+    logits = rng.normal(0, 0.3, (600, 5)) + np.where(wrong, 3.0, 6.0)[:, None] * np.eye(5)[(labels + wrong) % 5]
+    none = np.zeros((0, 5))
+    assert rejection.choose(logits, labels, none).known_kept == 1.0
+    chosen = rejection.choose(logits, labels, none, wrong_rejected=True)
+    accepted = chosen.confidence(logits) >= chosen.threshold
+    assert accepted[~wrong].mean() >= 0.95 and accepted[wrong].mean() <= 0.05
+
+
+def test_calibrate_left_out_counts_each_set_the_same(tmp_path, monkeypatch):
+    """The larger set has ten times the clips; labels of `other` are no class of the package."""
+    session, rng = inference.load(write_tiny(tmp_path / "tiny")), np.random.default_rng(4)
+    sizes = {"kard": 200, "hdm05": 20}
+    parts = {name: ([name] * size, np.array(["left", "other"] * (size // 2))) for name, size in sizes.items()}
+
+    def score(_, clips, mode):
+        logits = rng.normal(0, 0.1, (len(clips), 3))
+        logits[0::2, 0] += 8.0 if clips[0] == "kard" else 5.0
+        logits[1::2, 0] += 1.0
+        return SimpleNamespace(logits=logits)
+
+    monkeypatch.setattr(rejection.elsewhere, "left_out", lambda *_: [Share(name, "own", "train") for name in sizes])
+    monkeypatch.setattr(rejection.elsewhere, "shared_clips", lambda _, share, options: parts[share.name])
+    monkeypatch.setattr(rejection.evaluation, "score", score)
+    chosen, described = rejection.calibrate_left_out([session], "")
+    assert chosen.known_kept >= 0.97 and chosen.unknown_rejected >= 0.97, "most of either set"
+    assert "training people of kard and hdm05 , each set left out" in described
 
 
 def test_rejection_confidence_equals_session(tmp_path):

@@ -59,8 +59,34 @@ def test_joint_tcn_lengths_of_limbs_change_nothing():
         ({"dilations": ()}, "dilations are"),
         ({"dilations": (1, 0)}, "dilations are"),
         ({"frames": 4}, "span is 4, but a clip has 4 frames"),
+        ({"members": ()}, "members are"),
+        ({"members": ("all", "speed")}, "members are.*all, bones, motion"),
     ],
 )
 def test_joint_tcn_invalid_options_raise(options, message):
     with pytest.raises(ConfigError, match=message):
         network(**options)
+
+
+def test_joint_tcn_members_are_averaged_and_trained_alone():
+    made = network(members=("all", "bones", "motion"))
+    body = torch.randn(4, 1, 3, 16, 25)
+    found = made.losses({"body": body, "label": torch.tensor([0, 1, 2, 3])})
+    torch.testing.assert_close(found["logits"], made(body=body))
+    each = []
+    for k in range(3):
+        alone = network(members=("all", "bones", "motion"))
+        only = torch.zeros(3)
+        only[k] = 3
+        alone.fc.weight.data *= only.repeat_interleave(alone.fc.in_features // 3)
+        each.append(torch.nn.functional.cross_entropy(alone(body=body), torch.tensor([0, 1, 2, 3])))
+    torch.testing.assert_close(found["loss"], torch.stack(each).mean())
+
+
+@pytest.mark.parametrize(("member", "static"), [("all", False), ("bones", False), ("motion", True)])
+def test_joint_tcn_member_of_motion_ignores_a_constant_offset_of_a_joint(member, static):
+    made = network(members=(member,), lengths="own")
+    body = torch.randn(2, 1, 3, 16, 25)
+    moved = body.clone()
+    moved[..., KINECT_V2_25.index["wrist_left"]] += 0.5
+    assert torch.allclose(made(body=moved), made(body=body), atol=1e-5) == static
