@@ -12,6 +12,8 @@ from actrec.datasets.nucla import Nucla
 class Deadly(Nucla):
     """N-UCLA, of which some items kill the process that reads them: one once, one always."""
 
+    folds = 0
+
     def __init__(self, root, once="", always="", marks=""):
         super().__init__(root)
         self.once, self.always, self.marks = once, always, marks

@@ -97,7 +97,8 @@ def test_examples_of_behaviors_react_to_a_person_who_acts(root: Path, peer: Peer
     throw = start(str(examples / "react_to_throw.py"))
     settings = ("actions=[idle, wave, raise hand, throw]", "pause=2.0", "fps=10.0", "realtime=false")
     options = [word for each in settings for word in ("--driver-option", each)]
-    start("-m", "actrec", "run", "--driver", "simulated", *options, "--quiet")
+    often = ("--ros-args", "-p", "events.begin:=0.5")  # every performance begins an event
+    start("-m", "actrec", "run", "--driver", "simulated", *options, "--quiet", *often)
     peer.wait_until(lambda: peer.count_publishers("/action_events") == 1, TIMEOUT_S)
     leaf = start(str(examples / "behavior_tree_leaf.py"))
     client = start(str(examples / "wait_for_action_client.py"), "throw", "wave", "--timeout", "120")

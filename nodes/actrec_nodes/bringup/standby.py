@@ -320,7 +320,8 @@ def _wait_and_run(server: socket.socket, ros_args: Sequence[str]) -> int:
     """Wait, known to other processes, until this process is to become a node, and run it; return the exit status."""
 
     def choose() -> tuple[NodeClass, list[str]] | None:
-        with server, server.makefile("r", encoding="utf-8") as lines:
+        line = ""
+        with contextlib.suppress(OSError), server, server.makefile("r", encoding="utf-8") as lines:
             server.sendall(b"\n")
             line = lines.readline()
         if not line:  # the server has ended
@@ -365,7 +366,7 @@ def main() -> int:
     """Run the server with its channel as standard input."""
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+    with contextlib.suppress(KeyboardInterrupt, ConnectionError):
         server = Server(channel)
         show_name("actrec_standby")
         cv2.setNumThreads(1)  # a forked process would wait for the other threads

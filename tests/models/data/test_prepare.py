@@ -168,7 +168,7 @@ def test_prepare_again_updates_only_added_changed_and_deleted_clips(published, t
         ({"image_quality": 80}, {}, "prepared with image_quality=95, not image_quality=80: choose another --out"),
         ({"streams": ["bodies"]}, {}, r"streams=\[\], not streams=\['bodies'\]"),
         ({}, {"fold": 2}, "all folds of nucla are prepared at once"),
-        ({}, {"wings": 2}, "nucla has no option 'wings'; known: none"),
+        ({}, {"wings": 2}, "unknown option wings of NuclaConfig; known: fold"),
         ({"streams": ["scent"]}, {}, "--streams has 'scent'; known: bodies"),
         ({"estimate": ["age"]}, {}, "--estimate has 'age'; known: bodies"),
         ({"flow": {"height": -1}}, {}, "SceneFlowConfig.height is -1, allowed"),
@@ -199,9 +199,9 @@ def test_prepare_concurrent_runs_raises(published, tmp_path):
 
 
 def test_prepare_missing_streams_raises(published, tmp_path):
-    with pytest.raises(InputError, match="nucla has no camera frames here: omit --estimate, and color"):
+    with pytest.raises(InputError, match="has no camera frames here: .*omit --estimate, and color"):
         prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["color"]))
-    with pytest.raises(InputError, match="no camera frames here: omit --estimate, and color"):
+    with pytest.raises(InputError, match="no camera frames here: .*omit --estimate, and color"):
         prepare("nucla", published, tmp_path / "other", settings=PrepareConfig(estimate=["motion"]))
 
 

@@ -186,7 +186,7 @@ def test_prepare_color_not_recorded_raises(tmp_path, published):
     write_bag(tmp_path / "mine/wave/one", walker)
     for name, root, message in (
         ("folder", tmp_path / "mine", "holds joints and no images: record it with --images"),
-        ("nucla", published, "nucla has no camera frames here"),
+        ("nucla", published, "has no camera frames here"),
     ):
         with pytest.raises(InputError, match=f"none of the.*{message}"):
             prepare(name, root, tmp_path / f"of_{name}", settings=PrepareConfig(streams=["bodies", "color"]))

@@ -331,7 +331,7 @@ def test_eval_folds_scored_one_per_model(tmp_path, capsys):
     assert [model["accuracy"] for model in figures["models"]] == [3 / 4, 3 / 4]
     assert {model["clips"] for model in figures["models"]} == {4}
     assert evaluate(capsys, models[0], "--folds", "2")["models"][0]["fold"] == 2
-    nucla = write(tmp_path / "nucla", "nucla", "view", labels=LABELS)
-    assert "dataset nucla is not divided into folds" in refused(capsys, nucla, "--folds", "all")
+    undivided = write(tmp_path / "undivided", "utd_mhad", "subject", labels=LABELS)
+    assert "dataset utd_mhad is not divided into folds" in refused(capsys, undivided, "--folds", "all")
     assert "dataset_options" not in figures and "fold 1" not in figures["notes"]
     assert "folds 2, 2: one appears twice" in refused(capsys, *models, "--folds", "2,2")

@@ -143,8 +143,8 @@ def test_train_seeds_and_wrong_numbers(folded, tmp_path, capsys):
         (["--folds", "0,2"], "dataset folded has folds 1 to 3; got 0, 2"),
         (["--folds", "1,1-2"], "--folds 1, 1, 2: one appears twice"),
         (
-            ["--folds", "1", "--set", "dataset=nucla"],
-            "nucla is not divided into folds: omit --folds, or repeat with --seeds",
+            ["--folds", "1", "--set", "dataset=utd_mhad"],
+            "utd_mhad is not divided into folds: omit --folds, or repeat with --seeds",
         ),
         (["--seeds", "all"], "--seeds is 'all', expected numbers"),
     ):

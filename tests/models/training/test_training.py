@@ -46,8 +46,8 @@ def test_utd_mhad_has_official_split(data_root):
 def test_datasets_create_unknown_name_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown dataset 'kth'; known: .*nucla"):
         datasets.create("kth", str(tmp_path))
-    with pytest.raises(ConfigError, match="nucla has split view; got 'subject'"):
-        datasets.create("nucla", str(tmp_path), split="subject")
+    with pytest.raises(ConfigError, match="nucla has split view, view_1, view_2, subject; got 'half'"):
+        datasets.create("nucla", str(tmp_path), split="half")
     with pytest.raises(DeviceError, match="nucla_skeletons"):
         datasets.create("nucla", str(tmp_path))
 

@@ -239,7 +239,11 @@ def test_commands_multi_stream_networks_train_and_export(name, dataset, tmp_path
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("p_i3d", {"stages": [{"name": "warm_up"}]}, "stage 'warm_up' is none of p_i3d's; its stages: parts, pose"),
+        (
+            "p_i3d",
+            {"stages": [{"name": "warm_up"}]},
+            "stage 'warm_up' is none of p_i3d's; its stages: parts, left_hand_crop",
+        ),
         ("c3d_flow", {"stages": [{"name": "joint"}]}, "c3d_flow's; it is trained in one go"),
         ("p_i3d", {"stages": ["joint"]}, "each entry of stages must be a mapping"),
         ("p_i3d", {"stages": [{"name": "joint", "epoch": 2}]}, "unknown option epoch of Stage"),
