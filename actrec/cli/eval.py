@@ -9,8 +9,8 @@ from typing import Any
 from actrec import inference
 from actrec.cli.train import (
     add_data_argument,
+    add_dataset_arguments,
     add_recording_argument,
-    add_root_argument,
     add_threads_argument,
     folder_options,
     number_list,
@@ -77,13 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar")
     add_data_argument(parser)
     add_recording_argument(parser)
-    group = parser.add_argument_group("dataset")
-    add_root_argument(group)
-    add = group.add_argument
-    add("--dataset", help="default: the training's; a coarser one of the same clips fits too")
-    add("--split", help="default: the training's")
-    add("--part", help="train or test (default: test)")
-    add("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable")
+    add_dataset_arguments(parser, "default: the training's; a coarser one of the same clips fits too")
     add = parser.add_argument_group("several models").add_argument
     add("--fuse", choices=("softmax", "logits"), help="fuse streams: sum their softmaxes or logits")
     add("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: equal)")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actrec.cli import amount, count
-from actrec.cli.train import add_data_argument, add_recording_argument, add_root_argument, folder_options
+from actrec.cli.train import add_data_argument, add_dataset_arguments, add_recording_argument, folder_options
 from actrec.inference.session import Session, body_layout
 from actrec.skeleton import layouts
 from actrec.types import NANOSECONDS, Clip
@@ -50,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the figures as JSON")
     add_data_argument(parser)
     add_recording_argument(parser)
-    group = parser.add_argument_group("dataset")
-    add_root_argument(group)
-    add = group.add_argument
-    add("--dataset", help="default: the training's")
-    add("--split", help="default: the training's")
-    add("--part", help="train or test (default: test)")
-    add("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable")
+    add_dataset_arguments(parser, "default: the training's")
 
 
 def run(args: argparse.Namespace) -> int:

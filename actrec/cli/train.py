@@ -71,6 +71,17 @@ def add_root_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
 
 
+def add_dataset_arguments(parser: argparse.ArgumentParser, dataset: str) -> None:
+    """Declare the dataset that eval and explain read; `dataset` is the help of `--dataset`."""
+    group = parser.add_argument_group("dataset")
+    add_root_argument(group)
+    add = group.add_argument
+    add("--dataset", help=dataset)
+    add("--split", help="default: the training's")
+    add("--part", help="train or test (default: test)")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; repeatable")
+
+
 def add_recording_argument(parser: argparse._ActionsContainer) -> None:
     """Declare `--recording`, which prepare, train, eval and teach share."""
     text = "property that your own recordings do not store: fps=15 without stamps, hfov_deg=69 of a video; repeatable"
