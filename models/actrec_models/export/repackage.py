@@ -89,7 +89,7 @@ def recalibrate(
     if trained.settings:
         rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
     roots, session = (data_root, root), inference.load(base.path)
-    sessions = [inference.load(zoo.find(other).path) for other in left_out]
+    sessions = _load_left_out(left_out, base)
     if not left_out and (obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots)):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {obstacle}")
     test = rejection.dataset_part(recipe, data_root, "test", root)
@@ -140,8 +140,7 @@ def choose_events(
     recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
     motions = event_thresholds.motions(recordings, base.labels)
     if left_out:
-        sessions = [inference.load(zoo.find(other).path) for other in left_out]
-        material = event_thresholds.left_out(sessions, base, data_root)
+        material = event_thresholds.left_out(_load_left_out(left_out, base), base, data_root)
     else:
         played = event_thresholds.play(session, recordings)
         material = event_thresholds.Material(played, "people of the training part")
@@ -150,6 +149,14 @@ def choose_events(
     draft = dataclasses.replace(base, events=chosen, provenance=dataclasses.replace(base.provenance, figures=figures))
     lower = {name: base.read_onnx(name) for name in base.precisions}
     return _write_copy(base, draft, lower.pop("float32"), lower, folder, overwrite, weights)
+
+
+def _load_left_out(sources: Sequence[str | Path], base: ModelPackage) -> list[inference.Session]:
+    """Load packages of the recipe of `base` that were trained without a set; raise ConfigError for other labels."""
+    sessions = [inference.load(zoo.find(source).path) for source in sources]
+    if other := next((each.package.name for each in sessions if each.package.labels != base.labels), ""):
+        raise ConfigError(f"{other} has other labels than {base.name}: give networks of its recipe")
+    return sessions
 
 
 def _lasting_figures(base: ModelPackage) -> dict[str, Any]:

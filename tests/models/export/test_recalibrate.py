@@ -128,6 +128,7 @@ def test_export_calibrate_unfitting_recipe_refused(exported, data_root, capsys):
         assert words in capsys.readouterr().err
 
     refused("was trained on folder, split part; the recipe is of nucla", "--calibrate", *elsewhere)
+    refused("joint_tcn_open has other labels than made", "--calibrate", "--left-out", "joint_tcn_open")
     for label in ("nod", "wave", "unknown"):
         write_bag(tmp_path / "takes" / label, lambda t: [body(0.1 * t)])
     lines = [f"{label},{label},train" for label in ("nod", "wave", "unknown")]

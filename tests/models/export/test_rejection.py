@@ -76,7 +76,7 @@ def test_calibrate_left_out_counts_each_set_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(rejection.evaluation, "score", score)
     chosen, described = rejection.calibrate_left_out([session], "")
     assert chosen.known_kept >= 0.97 and chosen.unknown_rejected >= 0.97, "most of either set"
-    assert "training people of kard and hdm05 , each set left out" in described
+    assert "training people of kard and hdm05 by networks trained without the set" in described
 
 
 def test_rejection_confidence_equals_session(tmp_path):
