@@ -106,8 +106,8 @@ def _sources(name: str) -> list[tuple[str, EngineSource, BuildConfig]]:
     """Return the network's sources of engines by precision."""
     if name in networks.files():
         file = NetworkSource(networks.files()[name])
-        settings = {precision: NetworkConfig(precision=precision) for precision in ("fp32", "fp16")}
-        return [(precision, file, engine_settings(config)) for precision, config in settings.items()]
+        config = {name: NetworkConfig(precision=PRECISIONS[name]) for name in file.precisions}
+        return [(PRECISIONS[name], file, engine_settings(file.file, config[name])) for name in file.precisions]
     if name in _models():
         return [("fp32", _Traced(name), BuildConfig(precision="fp32"))]
     package = zoo.find(name)

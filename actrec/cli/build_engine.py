@@ -116,7 +116,7 @@ def _build_perception(args: argparse.Namespace) -> int:
     )
     for name in args.networks or files:
         if args.capabilities is not None:
-            _build_ahead(args, module.NetworkSource(files[name]), module.engine_settings(settings))
+            _build_ahead(args, module.NetworkSource(files[name]), module.engine_settings(files[name], settings))
             continue
         began = time.monotonic()
         with _progress_bars() as show_progress:

@@ -61,7 +61,10 @@ class NetworkConfig:
         choices=("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
     )  # fmt: skip
     allow_fallback: bool = setting(False, "Use ONNX Runtime while an engine is built, or if TensorRT fails")
-    precision: str = setting("fp16", "Precision of TensorRT engines", choices=("fp32", "fp16"))
+    precision: str = setting(
+        "fp16", "Precision of TensorRT engines; int8: of persons and bodies, others in fp16",
+        choices=("fp32", "fp16", "int8"),
+    )  # fmt: skip
     max_batch: int = setting(8, "Regions in one run of a TensorRT engine; more go through in several", range=(5, 64))
     threads: int = setting(1, "CPU threads of a network", range=(1, 64))
     cpu_precision: str = setting(

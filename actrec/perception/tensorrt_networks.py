@@ -11,9 +11,12 @@ from actrec.inference.tensorrt import backend
 from actrec.inference.tensorrt.backend import EngineRunner, TensorRtConfig
 from actrec.inference.tensorrt.builder import Progress
 from actrec.inference.tensorrt.libraries import RTX
-from actrec.perception import half_precision
+from actrec.perception import engine_variants
 from actrec.perception.networks import NetworkConfig, NetworkFile
 from actrec.utils.errors import PackageError
+
+INT8 = ("person_detection", "body_landmarks_full")
+"""Networks that agree in int8 about zero; of hands fewer are found (`actrec bench actor`, walk: 72 instead of 77 %)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class NetworkSource:
     """A network as a source of engines (`actrec.inference.tensorrt.builder.EngineSource`)."""
 
     file: NetworkFile
-    precisions: tuple[str, ...] = ("float32", "float16")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that it has."""
+        return ("float32", "float16", "int8") if self.file.name in INT8 else ("float32", "float16")
 
     @property
     def name(self) -> str:
@@ -34,39 +41,45 @@ class NetworkSource:
         return {"image": (3, self.file.edge, self.file.edge)}
 
     def onnx_path(self, precision: str = "float32") -> Path:
-        """Return the stored file, of which float16 is a variant; a PackageError for int8."""
-        if precision not in self.precisions:
-            raise PackageError(f"{self.name} has no network in {precision}: take precision fp16 or fp32")
-        return self.file.path
+        """Return the stored file of which a precision is a variant; a PackageError if there is none."""
+        return self._stored(precision).path
 
     def onnx_sha256(self, precision: str = "float32") -> str:
         """Return the hash of the stored file, and the version of its variant."""
-        self.onnx_path(precision)
-        return self.file.sha256 + (f"-float16-{half_precision.VERSION}" if precision == "float16" else "")
+        variant = "" if precision == "float32" else f"-{precision}-{engine_variants.VERSION}"
+        return self._stored(precision).sha256 + variant
 
     def read_onnx(self, precision: str = "float32") -> bytes:
         """Return the ONNX file or its variant; a PackageError if it is missing or damaged."""
-        self.onnx_path(precision)
-        content = self.file.read()
-        return half_precision.to_float16(content) if precision == "float16" else content
+        content = self._stored(precision).read()
+        if precision == "int8":
+            return engine_variants.to_symmetric_int8(content)
+        return engine_variants.to_float16(content) if precision == "float16" else content
+
+    def _stored(self, precision: str) -> NetworkFile:
+        found = self.file.int8 if precision == "int8" else self.file
+        if precision not in self.precisions or found is None:
+            raise PackageError(f"{self.name} has no network in {precision}: take precision fp16 or fp32")
+        return found
 
 
-def engine_settings(config: NetworkConfig) -> TensorRtConfig:
-    """Return the settings of the engines of perception."""
-    return TensorRtConfig(precision=config.precision, most=config.max_batch, usual=2)
+def engine_settings(file: NetworkFile, config: NetworkConfig) -> TensorRtConfig:
+    """Return the settings of a network's engine: fp16 instead of int8 if it has no int8."""
+    precision = "fp16" if config.precision == "int8" and file.name not in INT8 else config.precision
+    return TensorRtConfig(precision=precision, most=config.max_batch, usual=2)
 
 
 class TensorRtNetwork(EngineRunner):
     """Runs one network; `run` may be called from several threads. Raises as `EngineRunner`."""
 
     def __init__(self, file: NetworkFile, config: NetworkConfig, progress: Progress | None = None, **changes: Any):
-        super().__init__(NetworkSource(file), replace(engine_settings(config), **changes), progress)
+        super().__init__(NetworkSource(file), replace(engine_settings(file, config), **changes), progress)
         self._names = list(file.outputs)
 
     @classmethod
     def ready(cls, file: NetworkFile, config: NetworkConfig) -> bool:
         """Return whether the engine is built. Raises as the class."""
-        return backend.is_built(cls.library, NetworkSource(file), engine_settings(config))
+        return backend.is_built(cls.library, NetworkSource(file), engine_settings(file, config))
 
     def run(self, images: np.ndarray) -> dict[str, Any]:
         """Return the outputs [N, ...] by name, of images [N, 3, edge, edge] float32; a DeviceError if the GPU fails."""
@@ -74,15 +87,17 @@ class TensorRtNetwork(EngineRunner):
         return {name: found[name] for name in self._names}
 
     def _check(self, source: NetworkSource, content: bytes) -> dict[str, Any]:
-        """Compare every output with ONNX Runtime's in float32; raise PackageError for one that differs."""
+        """Compare every output with ONNX Runtime's in float32 or int8; raise PackageError for one that differs."""
         images = example_images(source.file)
         found = self._open(content, self.config.most).run({"image": images})
-        differences = relative_differences(found, outputs_of(source.read_onnx(), {"image": images}))
+        precision, margin = ("int8", backend.INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
+        differences = relative_differences(found, outputs_of(source.read_onnx(precision), {"image": images}))
         worst = max(differences, key=lambda name: differences[name])
-        difference, allowed = differences[worst], self.config.largest_difference
+        difference, allowed = differences[worst], margin * self.config.largest_difference
         if difference > allowed:
             share = f"differs from ONNX Runtime's by {difference:.1%} of its spread"
-            remedy = "precision fp32" if self.config.precision != "fp32" else "backend onnxruntime, and report it"
+            lower = {"int8": "precision fp16", "fp16": "precision fp32"}
+            remedy = lower.get(self.config.precision, "backend onnxruntime, and report it")
             raise PackageError(
                 f"{source.name}: the engine's output '{worst}' {'is no number' if np.isinf(difference) else share}, "
                 f"at most {allowed:.0%} may: take {remedy}"

@@ -9,16 +9,18 @@ import onnx
 import onnxruntime
 import pytest
 
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import doctor, main
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
 from actrec.inference.tensorrt import engine
-from actrec.perception import half_precision, networks
+from actrec.perception import engine_variants, networks
 from actrec.perception.networks import FALLBACK, NetworkConfig, PerceptionNetwork, Region, SourceImage
 from actrec.perception.tensorrt_networks import NetworkSource, TensorRtNetwork, example_images
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 from tests.core.inference.tensorrt import plain_tensorrt
 
 FACE, NEAR = (networks.files()[name] for name in ("face_landmarks", "face_detection_near"))
+BODY = "body_landmarks_full"
 ON_TENSORRT, CPU = NetworkConfig(backend="tensorrt"), NetworkConfig(backend="onnxruntime")
 
 
@@ -102,9 +104,48 @@ def test_float16_variant_is_valid_and_near_float32(name):
     assert (images.min(), images.max()) == pytest.approx((file.low, file.high))
     for name, half, full in zip(file.outputs, *(outputs(c, images) for c in (content, file.read())), strict=True):
         assert np.abs(half - full).max() <= 2e-3 * max(1.0, np.abs(full).max()), name
-    assert NetworkSource(file).onnx_sha256("float16") == f"{file.sha256}-float16-{half_precision.VERSION}"
+    assert NetworkSource(file).onnx_sha256("float16") == f"{file.sha256}-float16-{engine_variants.VERSION}"
     with pytest.raises(PackageError, match=r"has no network in int8: take precision fp16 or fp32"):
         NetworkSource(file).read_onnx("int8")
+
+
+@pytest.fixture(scope="module")
+def person():
+    """Return an image with a person, and the region around the person."""
+    with SimulatedCamera(actions=["wave"], realtime=False) as camera:
+        frame = camera.read()
+    joints = frame.skeletons[0].pixels
+    (u, v), size = joints.mean(axis=0), 1.3 * np.ptp(joints, axis=0).max()
+    return SourceImage(frame.color), Region(float(u), float(v), float(size))
+
+
+@pytest.mark.parametrize(("name", "output", "limit"), [("person_detection", "boxes", 6.0), (BODY, "landmarks", 2.0)])
+def test_int8_variant_is_symmetric_and_near_float32(name, output, limit, person):
+    file = networks.files()[name]
+    content = NetworkSource(file).read_onnx("int8")
+    graph = onnx.load_model_from_string(content).graph
+    onnx.checker.check_model(content, full_check=True)
+    zeros = {node.input[2] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    values = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in zeros]
+    assert len(values) == len(zeros) and all(value.dtype == np.int8 and not value.any() for value in values)
+    seen, region = person
+    cut = seen.cut(region, file.edge).transpose(2, 0, 1)[None].astype(np.float32)
+    images = file.low + (file.high - file.low) * cut / np.float32(255)
+    pixels, expected, cpu = (
+        dict(zip(file.outputs, outputs(each, images), strict=True))[output][0, :, :2]
+        for each in (content, file.read(), file.int8.read())
+    )
+    if output == "boxes":  # of anchors in which nobody is, none is right
+        at = outputs(file.read(), images)[1][0].argmax()
+        pixels, expected, cpu = (each[at] for each in (pixels, expected, cpu))
+    assert np.abs(pixels - expected).max() < limit and np.abs(cpu - expected).max() < limit
+    assert np.abs(pixels - expected).max() > 0
+
+
+def test_int8_engine_is_built_where_it_agrees_else_float16(capsys):
+    assert main(["build-engine", "perception", BODY, FACE.name, "--precision", "int8"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{BODY}: TensorRT 10.3.0 int8 on Orin" in printed and "face_landmarks: TensorRT 10.3.0 fp16" in printed
 
 
 def outputs(content, images):
@@ -180,7 +221,6 @@ def test_build_engine_command_builds_named_networks_for_nodes(engines, capsys):
         (["perception", "face"], "perception has no network 'face'; known: person_detection, "),
         (["perception", "--keep", "x"], "--keep is for model packages: perception takes --precision and --most"),
         (["perception", "--most", "2"], "max_batch"),
-        (["perception", "--precision", "int8"], "precision"),
         (["joint_tcn_everyday", "face"], "only perception has several networks"),
     ]:
         assert main(["build-engine", *arguments]) != 0
