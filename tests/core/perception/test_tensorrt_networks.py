@@ -135,7 +135,7 @@ def test_int8_variant_is_symmetric_and_near_float32(name, output, limit, person)
         dict(zip(file.outputs, outputs(each, images), strict=True))[output][0, :, :2]
         for each in (content, file.read(), file.int8.read())
     )
-    if output == "boxes":  # of anchors in which nobody is, none is right
+    if output == "boxes":  # compare the best anchor: the others have no person
         at = outputs(file.read(), images)[1][0].argmax()
         pixels, expected, cpu = (each[at] for each in (pixels, expected, cpu))
     assert np.abs(pixels - expected).max() < limit and np.abs(cpu - expected).max() < limit
