@@ -142,7 +142,7 @@ def test_int8_variant_is_symmetric_and_near_float32(name, output, limit, person)
     assert np.abs(pixels - expected).max() > 0
 
 
-def test_int8_engine_is_built_where_it_agrees_else_float16(capsys):
+def test_int8_engine_is_of_bodies_and_others_are_float16(capsys):
     assert main(["build-engine", "perception", BODY, FACE.name, "--precision", "int8"]) == 0
     printed = capsys.readouterr().out
     assert f"{BODY}: TensorRT 10.3.0 int8 on Orin" in printed and "face_landmarks: TensorRT 10.3.0 fp16" in printed
