@@ -25,7 +25,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import AbortedError, DeviceError
 from actrec_nodes.common import conversions, parameters, topics
 from actrec_nodes.common.lifecycle import ActrecNode, one_line
-from actrec_nodes.common.subscriptions import Publishers
+from actrec_nodes.common.subscriptions import FOLLOW_S, Publishers
 from actrec_nodes.common.tf import WAIT_S, TfPoses
 from actrec_nodes.recognition.inputs import Frame, RecognizerInputs
 from actrec_nodes.recognition.loading import FALLBACK, ModelLoader
@@ -143,6 +143,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._waits.start(self._session.package.name, self._session.package.labels)
         self.start_timer(self.config.watchdog_s, self._on_watchdog)
         self.start_timer(self._heartbeat.period_s, self._on_heartbeat)
+        self.start_timer(FOLLOW_S, self._inputs.renew_if_deaf)
 
     def deactivate(self) -> None:
         """Unsubscribe, and end all events."""
@@ -341,7 +342,6 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         inputs, recognizer = self._inputs, self._recognizer
         if inputs is None or recognizer is None:
             return
-        inputs.renew_if_deaf()
         needed, silent = recognizer.streams, inputs.silent()
         # The model may have been replaced between the two calls.
         silent = {stream: found for stream, found in silent.items() if stream in needed}

@@ -74,7 +74,7 @@ def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:
 def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(host, add, peer, monkeypatch) -> None:
     """Fast DDS may lose the port of a participant: further subscriptions in it would get nothing either."""
     monkeypatch.setattr(participants_module, "DEAF_S", 0.2)
-    node = add(SceneFlowNode, height=48, silence_s=0.1)
+    node = add(SceneFlowNode, height=48)
     assert host.start() is None
     before = participants()
     frames = still()
@@ -86,3 +86,26 @@ def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(ho
     node.trigger_deactivate()
     peer.wait_for_subscribers(topics.COLOR, 0)
     peer.wait_until(lambda: participants() == before)
+
+
+def test_deafness_counts_from_publisher_or_last_message_but_not_while_stopped(
+    monkeypatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(participants_module.time, "monotonic", lambda: now[0])
+    deafness = participants_module.Deafness()
+
+    def due(seconds: float, count: int, sends_nothing: bool = True) -> list[float]:
+        times = []
+        for _ in range(round(4 * seconds)):
+            now[0] += 0.25
+            if deafness.update(count, lambda: sends_nothing):
+                times.append(now[0])
+                deafness.renew("image")
+        return times
+
+    assert due(20, 0, sends_nothing=False) == []
+    assert due(30, 0) == [23.0, 29.0, 41.0], "3 s after the publisher came, then twice as long each time"
+    assert due(2.5, 1) == [] and due(2.5, 2) == [], "a message came"
+    now[0] += 10  # stopped
+    assert due(2.5, 2) == [] and due(2, 2) == [now[0] - 1.25]

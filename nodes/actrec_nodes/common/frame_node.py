@@ -69,6 +69,11 @@ class FrameSubscription:
             self._source.add(self)
         self._seen = self._source.counts
 
+    @property
+    def images(self) -> int:
+        """The number of color images that have arrived."""
+        return self._source.counts[topics.COLOR]
+
     def close(self) -> None:
         """Unsubscribe."""
         with _LOCK:
@@ -262,8 +267,7 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def subscribe(self) -> None:
         """Subscribe to the inputs: at activation, and when a subscriber ends the idle time."""
-        self._fresh, self._activated = True, time.monotonic()
-        self._deafness.hear()
+        self._fresh, self._activated, self._deafness = True, time.monotonic(), Deafness()
         unpaired = partial(self.statistics.count, "unpaired")
         self._frames = FrameSubscription(self, self._synchronizer_config, self.receive, self.warn, unpaired)
 
@@ -283,10 +287,16 @@ class FrameNode(ActrecNode[ConfigT]):
             put(item)
 
     def follow_subscribers(self, _: Any = None) -> None:
-        """Become idle if no output has had a subscriber for `idle_after_s`; work again when one has."""
+        """Become idle if no output has had a subscriber for `idle_after_s`; work again when one has.
+
+        Subscribe again if images do not arrive although they have a publisher.
+        """
         with self._following:
             if self._put is None:
                 return
+            frames = self._frames
+            if frames is not None and self._deafness.update(frames.images, self._sends_nothing) and frames.renew():
+                self.get_logger().info(self._deafness.renew("image"))
             now = time.monotonic()
             if any(output.get_subscription_count() for output in self._outputs):
                 self._wanted_at = now
@@ -310,6 +320,9 @@ class FrameNode(ActrecNode[ConfigT]):
             self.reset()
         self.process(item.frame(self.warn))
 
+    def _sends_nothing(self) -> bool:
+        return SENDS_NOTHING in why(self, topics.COLOR)
+
     def _on_watchdog(self) -> None:
         """Report that no images or no camera_info arrive."""
         frames = self._frames
@@ -320,10 +333,6 @@ class FrameNode(ActrecNode[ConfigT]):
         if second and second != before:
             self.warn(second)
         line = frames.silent()
-        if SENDS_NOTHING not in line:
-            self._deafness.hear()
-        elif self._deafness.is_due() and self._put is not None and frames.renew():
-            self.warn(self._deafness.renew("image"))
         if not line:
             self.end_waiting()
         elif self.statistics.snapshot().received:

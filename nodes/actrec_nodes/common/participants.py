@@ -7,6 +7,7 @@ that participant would have the same port, so another participant subscribes.
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import rclpy
 from rclpy.context import Context
@@ -16,30 +17,39 @@ from rclpy.signals import SignalHandlerOptions
 
 from actrec_nodes.common.lifecycle import one_line
 
-DEAF_S = 15.0  # time without a message from a publisher until a node subscribes again; then doubled
+DEAF_S = 3.0  # time without a message from a publisher until a node subscribes again; then doubled
 LONGEST_RENEW_S = 300.0
+PAUSED_S = 1.0  # longer between two updates: the process did not run, so nothing could arrive
 CLOSE_S = 2.0  # time for the thread of a participant to end
 
 
 class Deafness:
-    """The time for which messages of a publisher do not arrive."""
+    """The time for which messages of a publisher do not arrive; `update` is called several times a second."""
 
     def __init__(self) -> None:
-        self.hear()
+        self._count = 0
+        self._since = self._updated = time.monotonic()
+        self._wait_s, self._due = DEAF_S, self._since + DEAF_S
 
-    def hear(self) -> None:
-        """Begin again: a message has come, or there is no publisher."""
-        self._since, self._after_s = time.monotonic(), DEAF_S
+    def update(self, count: int, sends_nothing: Callable[[], bool]) -> bool:
+        """Return whether to subscribe again.
 
-    def is_due(self) -> bool:
-        """Return whether to subscribe again."""
-        return time.monotonic() - self._since >= self._after_s
+        Args:
+            count: Messages that have arrived so far, or anything else that changes with each.
+            sends_nothing: Whether there is a publisher; called only if nothing has arrived since the last update.
+        """
+        now = time.monotonic()
+        if count != self._count or now - self._updated > PAUSED_S or not sends_nothing():
+            self._count, self._since, self._wait_s, self._due = count, now, DEAF_S, now + DEAF_S
+        self._updated = now
+        return now >= self._due
 
     def renew(self, what: str) -> str:
         """Wait for longer until the next time; return a line about the subscription to `what`."""
-        silent_s = time.monotonic() - self._since
-        self._after_s = silent_s + min(2 * self._after_s, LONGEST_RENEW_S)
-        return f"no {what} for {silent_s:.0f} s: subscribed again, in case that DDS has lost the connection"
+        now = time.monotonic()
+        self._wait_s = min(2 * self._wait_s, LONGEST_RENEW_S)
+        self._due = now + self._wait_s
+        return f"no {what} for {now - self._since:.0f} s: subscribed again, in case that DDS has lost the connection"
 
 
 class Participant:

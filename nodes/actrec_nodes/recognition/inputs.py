@@ -74,7 +74,7 @@ class RecognizerInputs:
         self.ages = FrameAges(lambda: int(node.get_clock().now().nanoseconds), stale_s or PLAUSIBLE_LATENCY_S)
         self._liveliness: Liveliness | None = None
         self._published_ns = 0
-        self._heard_ns = self._known_ns = self.advanced_ns = elapsed_ns()
+        self._heard_ns = self.advanced_ns = elapsed_ns()
         self._subscriptions: dict[str, Subscription] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
@@ -115,17 +115,18 @@ class RecognizerInputs:
     def renew_if_deaf(self) -> None:
         """Subscribe to the frames in a DDS participant of its own, if the messages of their publisher do not arrive."""
         (topic, kind), before = self.tracked, self._participant
-        if self._heard_ns != self._known_ns or SENDS_NOTHING not in why_silent(self._node, self._topic(topic), kind):
-            self._known_ns = self._heard_ns
-            self._deafness.hear()
-        if not self._deafness.is_due() or topic not in self._subscriptions:
+
+        def sends_nothing() -> bool:
+            return SENDS_NOTHING in why_silent(self._node, self._topic(topic), kind)
+
+        if not self._deafness.update(self._heard_ns, sends_nothing) or topic not in self._subscriptions:
             return
         self._participant = Participant(self._node, "frames")  # the old one keeps its ports until this has its own
         self._subscriptions.pop(topic).close()
         if before is not None:
             before.close()
         self._subscribe(self._participant.node, topic, *self._entries(self._recognizer.tracked_stream)[topic])
-        self._node.warn(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
+        self._node.get_logger().info(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
 
     def _subscribe(self, node: Node, name: str, kind: type, callback: Callable[[Any], None], profile: Any) -> None:
         self._subscriptions[name] = Subscription(
