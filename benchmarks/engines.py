@@ -1,4 +1,4 @@
-"""`actrec bench engines`: every network parsed and built by TensorRT for RTX, without a GPU; float16 of perception."""
+"""`actrec bench engines`: networks parsed and built by TensorRT for RTX, without a GPU; precisions of perception."""
 
 import argparse
 import importlib
@@ -47,7 +47,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="networks, packages or their folders")
     add("--limit", type=float, default=180.0, metavar="SECONDS", help="stop a build after this long, default 180")
-    add("--differences", action="store_true", help="instead: float16 of perception against float32, on the videos")
+    add("--differences", action="store_true", help="instead: float16 and int8 of perception against float32, on the "
+        "videos")  # fmt: skip
     add("--data", type=Path, default=data, help=f"folder with the videos, default {data}")
     add("--frames", type=count, default=20, help="of each video, default 20")
     args = parser.parse_args(arguments)
@@ -140,22 +141,29 @@ class _Traced:
         return self._content
 
 
-# -- float16 of perception ---------------------------------------------------------------------------------------------
+# -- precisions of perception ------------------------------------------------------------------------------------------
 
 
 def _differences(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return float16's differences from float32 in ONNX Runtime, for each network of perception.
+    """Return the differences of float16 and int8 from float32 in ONNX Runtime, for each network of perception.
 
-    All values between are rounded to float16, as in a float16 engine that accumulates in float32.
+    In float16 all values between are rounded, as in a float16 engine that accumulates in float32.
     """
     if missing := [name for name in VIDEOS if not (args.data / name).is_file()]:
         raise ConfigError(f"{args.data / missing[0]} is missing: name the folder of the videos with --data")
-    regions = _regions([args.data / name for name in VIDEOS], args.frames)
-    files = networks.files().items()
-    return [{"network": name, **_compare(NetworkSource(file), np.stack(regions[name]))} for name, file in files]
+    regions = recorded_regions([args.data / name for name in VIDEOS], args.frames)
+    rows = []
+    for name, file in networks.files().items():
+        source, images = NetworkSource(file), np.stack(regions[name])
+        expected = outputs(source.read_onnx(), images)
+        for precision in source.precisions[1:]:
+            content = _rounded(source) if precision == "float16" else source.read_onnx(precision)
+            found = outputs(content, images)
+            rows.append({"network": name, "precision": PRECISIONS[precision], **difference(name, expected, found)})
+    return rows
 
 
-def _regions(videos: list[Path], frames: int) -> dict[str, list[np.ndarray]]:
+def recorded_regions(videos: list[Path], frames: int) -> dict[str, list[np.ndarray]]:
     """Return the inputs [3, edge, edge] that each network gets on the videos, at most 80."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in networks.files()}
     run = PerceptionNetwork.run
@@ -187,32 +195,33 @@ def _regions(videos: list[Path], frames: int) -> dict[str, list[np.ndarray]]:
 
 
 def _read(video: Path, frames: int) -> list[np.ndarray]:
-    capture, images = cv2.VideoCapture(str(video)), []
+    capture = cv2.VideoCapture(str(video))
+    images: list[np.ndarray] = []
     while len(images) < frames * EVERY and (read := capture.read())[0]:
         images.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
     return images[::EVERY]
 
 
-def _compare(source: NetworkSource, images: np.ndarray) -> dict[str, Any]:
+def difference(name: str, expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the differences in pixels of the input: of the landmarks that are found, or of the best box's center."""
-    expected, found = (_outputs(content, images) for content in (source.read_onnx(), _rounded(source)))
     kind, score = ("landmarks", "presence") if "presence" in expected else ("boxes", "scores")
-    logits = kind == "boxes" or source.name.startswith("face")
-    limit = 0.6 if source.name == "face_detection_far" else 0.5
+    logits = kind == "boxes" or name.startswith("face")
+    limit = 0.6 if name == "face_detection_far" else 0.5
     chosen, other = ((expit(made[score]) if logits else made[score]) >= limit for made in (expected, found))
     apart = np.linalg.norm((found[kind] - expected[kind])[..., :2], axis=-1)
     if kind == "boxes":
-        apart = apart[np.arange(len(images)), expected[score].argmax(axis=1)]
+        apart = apart[np.arange(len(apart)), expected[score].argmax(axis=1)]
     else:
         apart = np.append(apart[chosen], np.nan)  # nothing may be found
-    shown, changed = (mask.reshape(len(images), -1).any(axis=1) for mask in (chosen, chosen != other))
+    shown, changed = (mask.reshape(len(mask), -1).any(axis=1) for mask in (chosen, chosen != other))
     return {
-        "regions": len(images), "found": int(shown.sum()), "changed": int(changed.sum()),
+        "regions": len(chosen), "found": int(shown.sum()), "changed": int(changed.sum()),
         "p50_px": round(float(np.nanmedian(apart)), 3), "p95_px": round(float(np.nanpercentile(apart, 95)), 3),
     }  # fmt: skip
 
 
-def _outputs(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+def outputs(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the outputs without heatmaps for images [N, 3, edge, edge], by ONNX Runtime as the graph is."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # or casts are removed

@@ -189,6 +189,7 @@ def card(rows: dict[str, dict[str, Any]], count: int) -> str:
         "landmarks in meters, of probabilities and logits as they are. Landmarks include logits and depth.",
         "",
         "`*.int8.onnx` (`quantize.py`) are for CPUs with VNNI: INT8 convolutions, except in the first and last layers.",
+        "For TensorRT `actrec.perception.engine_variants` writes variants in float16 and INT8.",
         "",
         "| network | source | input | outputs | difference | SHA-256 |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -5,7 +5,8 @@
 
 Post-training static quantization of ONNX Runtime: weights int8 per channel, activations uint8 with the ranges of
 `SAMPLES` regions, which `actrec.perception` cuts from the images and from the simulated camera. The first layers and
-the last ones stay in float32: they take little time and cause most of the error. TensorRT uses the float files.
+the last ones stay in float32: they take little time and cause most of the error. TensorRT takes the variant of
+`actrec.perception.engine_variants`.
 """
 
 import argparse

@@ -54,6 +54,17 @@ def test_network_missing_or_damaged_file_is_refused(tmp_path):
         missing.read()
 
 
+def test_networks_missing_folder_or_damaged_list_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks.zoo, "installed", lambda folder: [tmp_path])
+    read = networks.files.__wrapped__  # without its cache
+    with pytest.raises(PackageError, match=r"networks of perception are not installed \(.*\): install actrec again"):
+        read()
+    for content in ("networks: {face_landmarks: {sha256: 1}}", "networks: [", "", "networks: {face_landmarks: 3}"):
+        (tmp_path / networks.MANIFEST).write_text(content)
+        with pytest.raises(PackageError, match=r"networks\.yaml is damaged \((?s:.*)\): install actrec again"):
+            read()
+
+
 def test_network_that_is_no_onnx_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "face_landmarks.onnx"
     path.write_bytes(b"nonsense")

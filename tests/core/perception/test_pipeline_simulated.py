@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -152,44 +153,95 @@ def test_body_estimator_lost_person_is_found_again_around_the_last_place():
     estimator.close()
 
 
+def estimated(frames, **options):
+    """Return the detections of a new estimator in each frame."""
+    estimator = perception.create("body", **options)
+    found = [estimator.estimate(frame) for frame in frames]
+    estimator.close()
+    return found
+
+
+def seen_as(frame, color):
+    """Return the frame with another color image, without depth."""
+    color = np.ascontiguousarray(color)
+    height, width = color.shape[:2]
+    intrinsics = Intrinsics(width, height, 500.0, 500.0, (width - 1) / 2, (height - 1) / 2)
+    return RgbdFrame(frame.stamp_ns, color, None, intrinsics)
+
+
+def pixels_of(detection):
+    return convert(detection.pixels, detection.scores, detection.layout)[0]
+
+
 def grey(color):
     return np.repeat(color.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
 
 
+def enlarged(width, height):
+    """Return a function that puts an image in the middle of one of this size, and one that moves its pixels there."""
+    scale = height / 480
+    left = round(width - 640 * scale) // 2
+
+    def enlarge(color):
+        inner = cv2.resize(color, None, fx=scale, fy=scale)
+        return np.pad(inner, ((0, 0), (left, left), (0, 0)))
+
+    return enlarge, lambda pixels: (pixels + 0.5) * scale - 0.5 + [left, 0]
+
+
+def here(pixels):
+    return pixels
+
+
 @pytest.mark.parametrize(
-    ("options", "change", "limit_px"),
+    ("change", "move", "limit_px"),
     [
-        ({"distance": 8.0}, None, 4.0),
-        ({"distance": 1.2}, None, 20.0),
-        ({"width": 3840, "height": 2160}, None, 30.0),
-        ({}, lambda color: color // 10, 8.0),
-        ({}, lambda color: np.minimum(color.astype(int) * 4, 255).astype(np.uint8), 8.0),
-        ({}, grey, 8.0),
+        (*enlarged(1920, 1080), 14.0),
+        (*enlarged(3840, 2160), 28.0),
+        (lambda color: color // 10, here, 8.0),
+        (lambda color: np.minimum(color.astype(int) * 4, 255).astype(np.uint8), here, 8.0),
+        (grey, here, 8.0),
+        (lambda color: color[:, 320:], lambda pixels: pixels - [320, 0], 8.0),
+        (lambda color: color[:260], here, 8.0),
+        (lambda color: color[::-1, ::-1], lambda pixels: [639, 479] - pixels, 8.0),
     ],
-    ids=["far", "near", "4K", "dark", "over-exposed", "grey"],
+    ids=["1080p", "4K", "dark", "over-exposed", "grey", "right half only", "without legs", "upside down"],
 )
-def test_body_estimator_in_hard_conditions_finds_the_person(options, change, limit_px):
-    estimator, errors = perception.create("body"), []
-    with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0, seed=3, **options) as camera:
-        for _ in range(5):
-            frame = camera.read()
-            changed = frame if change is None else dataclasses.replace(frame, color=change(frame.color))
-            for found in estimator.estimate(changed):
-                pixels = convert(found.pixels, found.scores, found.layout)[0]
-                errors.append(np.nanmedian(np.linalg.norm(pixels - frame.skeletons[0].pixels, axis=1)))
+def test_body_estimator_in_hard_conditions_finds_the_person(wave, change, move, limit_px):
+    frames, errors = [frame for frame, _ in wave[:5]], []
+    for frame, bodies in zip(frames, estimated([seen_as(f, change(f.color)) for f in frames]), strict=True):
+        exact = move(frame.skeletons[0].pixels)
+        inside = ((exact >= 0) & (exact < np.array(change(frame.color).shape[1::-1]))).all(axis=1)
+        errors += [np.nanmedian(np.linalg.norm(pixels_of(body) - exact, axis=1)[inside]) for body in bodies]
     assert 4 <= len(errors) <= 5 and np.median(errors) < limit_px
-    estimator.close()
 
 
-def test_body_estimator_dark_after_a_person_gives_no_body():
+@pytest.mark.parametrize(("distance", "limit_px"), [(8.0, 4.0), (1.2, 20.0)])
+def test_body_estimator_far_or_near_person_found(distance, limit_px):
+    frames = [frame for frame, _ in play(5, actions=["wave"], distance=distance, seed=3)]
+    errors = [
+        np.nanmedian(np.linalg.norm(pixels_of(body) - frame.skeletons[0].pixels, axis=1))
+        for frame, bodies in zip(frames, estimated(frames), strict=True)
+        for body in bodies
+    ]
+    assert 4 <= len(errors) <= 5 and np.median(errors) < limit_px
+
+
+@pytest.mark.parametrize(("num_poses", "least"), [(5, 5), (20, 18)])
+def test_body_estimator_row_of_20_people_finds_each_once_up_to_num_poses(wave, num_poses, least):
+    frame = wave[0][0]
+    row = [seen_as(frame, np.tile(frame.color[:, 220:420], (1, 20, 1)))] * 16
+    found = estimated(row, num_poses=num_poses, detect_every=1)[-1]
+    exact = [frame.skeletons[0].pixels + np.array([200 * n - 220, 0]) for n in range(20)]
+    apart = [[np.nanmedian(np.linalg.norm(pixels_of(body) - one, axis=1)) for one in exact] for body in found]
+    assert least <= len(found) <= num_poses and np.min(apart, axis=1).max() < 8.0
+    assert len(set(np.argmin(apart, axis=1))) == len(found)
+
+
+def test_body_estimator_dark_after_a_person_gives_no_body(wave):
     """No skeleton of an earlier image comes with a later stamp."""
-    estimator = perception.create("body")
-    with cameras.create("simulated", actions=["wave"], realtime=False, fps=10.0, seed=3) as camera:
-        frames = [camera.read() for _ in range(3)]
-    assert len(estimator.estimate(frames[0])) == 1
-    rng = np.random.default_rng(0)
-    for frame, color in zip(
-        frames[1:], (np.zeros_like(frames[0].color), rng.integers(0, 255, (480, 640, 3))), strict=True
-    ):
-        assert estimator.estimate(dataclasses.replace(frame, color=color.astype(np.uint8))) == []
-    estimator.close()
+    frames = [frame for frame, _ in wave[:3]]
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    colors = frames[0].color, np.zeros_like(noise), noise
+    found = estimated([seen_as(frame, color) for frame, color in zip(frames, colors, strict=True)])
+    assert [len(bodies) for bodies in found] == [1, 0, 0]
