@@ -66,7 +66,7 @@ QUICK := --ignore=tests/core/inference/test_zoo_packages.py \
 check: lint ## lint and a quick part of the tests, in two minutes
 	@$(ENV) && python -m pytest -q -n $(WORKERS) --dist worksteal $(QUICK)
 
-# In any environment: pip install -e '.[live,train,dev]' && make core
+# In any environment: pip install -e '.[live,train,dev]' && pip install --no-deps -r requirements/no_deps/live.txt && make core
 core: ## run the tests that need no ROS, with the Python on PATH
 	@python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 \
 		tests/calibration tests/core tests/models tests/house/test_layout.py tests/house/test_other_systems.py \
