@@ -3,8 +3,11 @@
 Run it after changing a requirements file, then install and test:
 
   .venv/bin/python -m pip install uv && .venv/bin/python scripts/lock_requirements.py
+
+`--check` writes nothing: it finds out if each set still has wheels for its Python versions and platforms.
 """
 
+import argparse
 import subprocess
 import tempfile
 from pathlib import Path
@@ -55,19 +58,29 @@ def resolve(name: str, python: str, platform: str, further: list[str]) -> list[s
     return [line for line in result.stdout.splitlines() if line and not line.startswith("#")]
 
 
+def write(name: str, path: Path) -> None:
+    """Write the versions of a set, by its first Python version."""
+    pythons, bounds = SETS[name]
+    direct = [requirement for file in requirement_files(name) for requirement in requirements(file)]
+    pinned = {canonicalize_name(requirement.name) for requirement in direct if requirement.specifier}
+    with tempfile.TemporaryDirectory() as folder:
+        further = Path(folder) / "bounds.txt"
+        further.write_text("\n".join(bounds) + "\n", encoding="utf-8")
+        found = resolve(name, pythons[0], PLATFORMS[0], [str(further)])
+    kept = [line for line in found if line.split("==")[0] not in pinned and not line.startswith(CUDA)]
+    header = f"# Versions for {name} (Python {', '.join(pythons)}). Written by scripts/lock_requirements.py.\n"
+    path.write_text(header + "\n".join(kept) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Write and check every set."""
-    for name, (pythons, bounds) in SETS.items():
-        direct = [requirement for path in requirement_files(name) for requirement in requirements(path)]
-        pinned = {canonicalize_name(requirement.name) for requirement in direct if requirement.specifier}
-        with tempfile.TemporaryDirectory() as folder:
-            further = Path(folder) / "bounds.txt"
-            further.write_text("\n".join(bounds) + "\n", encoding="utf-8")
-            found = resolve(name, pythons[0], PLATFORMS[0], [str(further)])
-        kept = [line for line in found if line.split("==")[0] not in pinned and not line.startswith(CUDA)]
-        header = f"# Versions for {name} (Python {', '.join(pythons)}). Written by scripts/lock_requirements.py.\n"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    for name, (pythons, _) in SETS.items():
         path = FOLDER / "constraints" / f"{name}.txt"
-        path.write_text(header + "\n".join(kept) + "\n", encoding="utf-8")
+        if not check:
+            write(name, path)
         for python in pythons:
             for platform in PLATFORMS[: 1 if name == "wheels" else None]:
                 count = len(resolve(name, python, platform, ["--constraint", str(path)]))
