@@ -310,7 +310,7 @@ def test_train_unwritable_folder_refused(tmp_path):
 class UnreadableClip(ClipDataset):
     """A dataset with one clip that cannot be read, or that kills the data loader's process that reads it."""
 
-    fault = InputError("clip7.skeleton: the file ends in frame 3")
+    fault: InputError | None = InputError("clip7.skeleton: the file ends in frame 3")
 
     def __getitem__(self, index):
         if index == 7 and self.fault is not None:
@@ -328,7 +328,7 @@ def test_train_unreadable_clip_refused_by_name(workers, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^clip7.skeleton: the file ends in frame 3$"):
         run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
     if workers:
-        monkeypatch.setattr(UnreadableClip, "fault", None)
+        clips.fault = None
         with pytest.raises(DeviceError, match=r"a process that reads clips was killed.*take fewer --workers"):
             run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
 
