@@ -153,8 +153,9 @@ class WebcamCamera(Camera):
             cv2.CAP_PROP_FRAME_HEIGHT: c.height,
             cv2.CAP_PROP_FPS: c.fps,
         }
-        log_level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below names the cause
+        log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4, 5
+        log_level = log.getLogLevel()
+        log.setLogLevel(0)  # silent: the error below names the cause
         try:
             if is_device:
                 backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
@@ -168,7 +169,7 @@ class WebcamCamera(Camera):
                 path = str(expanded(source)) if self.is_file else source
                 capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [] if self.is_file else timeouts)
         finally:
-            cv2.utils.logging.setLogLevel(log_level)
+            log.setLogLevel(log_level)
         if not capture.isOpened():
             capture.release()
             raise DeviceError(f"cannot open the {self.name}: {self._remedy()}")

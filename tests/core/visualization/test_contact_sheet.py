@@ -26,8 +26,9 @@ def test_contact_sheet_places_tiles_in_rows() -> None:
 
 @pytest.mark.parametrize(("good", "color"), [(True, GOOD), (False, BAD)])
 def test_contact_sheet_last_line_has_the_color_of_its_outcome(good: bool, color: tuple[int, int, int]) -> None:
-    sheet = contact_sheet([tile(good=good)])
-    assert (sheet[-LINE_PX - LINE_PX // 2 :] == color).all(axis=2).any()
+    line = contact_sheet([tile(good=good)])[-LINE_PX - LINE_PX // 2 :].reshape(-1, 3).astype(int)
+    brightest = line[line.max(axis=1).argmax()]  # thin letters do not reach their color with OpenCV 4
+    assert min((GOOD, BAD), key=lambda each: np.abs(brightest - each).sum()) == color
 
 
 def test_contact_sheet_small_images_of_other_shapes_fit() -> None:
