@@ -42,6 +42,7 @@ class Camera(ABC):
             fields as parameters `<driver>.<field>`.
         skipped: Frames dropped since opening because the reader was late; 0 if the driver cannot count them.
         has_depth: Whether frames may have depth; false for a source of color alone.
+        has_color: Whether frames may have color; false for a recording of joints alone.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
         serial: Serial number of the device, once open; empty if it has none.
         live: Whether a broken stream is opened again; false for a recording, which would start over.
@@ -51,6 +52,7 @@ class Camera(ABC):
     config: Any
     live: bool = True
     has_depth: bool = True
+    has_color: bool = True
     skipped: int = 0
     paced: bool = True
     serial: str = ""

@@ -143,6 +143,7 @@ class ReplayCamera(Camera):
             raise ConfigError("the replay driver needs a recording: set its option path")
         with contextlib.suppress(ActrecError):  # raised by `open`
             kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
+            self.has_color = kind != "skeleton"
             self.has_depth = kind != "video" and self.config.depth_topic != "none"
         self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)

@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the model's training, and combine all scores: one number for all models, or one per model (default: 0, as "
         "live)")  # fmt: skip
     add("--skip-unreadable", action="store_true", help="count unreadable clips as wrong instead of refusing")
+    add("--strict-inputs", action="store_true", help="refuse clips whose scene flow has another method, height or rate "
+        "than the training's, instead of a warning")  # fmt: skip
     add(
         "--backend",
         default="onnxruntime",
@@ -173,7 +175,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `actrec_models.evaluation.protocol.EvalOptions` given on the command line."""
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    flags = {name: True for name in ("seeds", "skip_unreadable") if getattr(args, name)}
+    flags = {name: True for name in ("seeds", "skip_unreadable", "strict_inputs") if getattr(args, name)}
     folds = {} if args.folds is None else {"folds": args.folds or [0]}  # 0: all
     return {
         **given,

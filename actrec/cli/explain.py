@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         decoder = stack.enter_context(contextlib.closing(Decoder(recording, 0.0, 0.0, loop=False)))
         frame = decoder.next(TIMEOUT_S)
-        has_depth, start_ns = frame.depth is not None or frame.color is None, frame.stamp_ns
-        worker = stack.enter_context(OfflineRecognizer(args.model, has_depth=has_depth, interval_s=NO_LABELS_S))
+        has_color, start_ns = frame.color is not None, frame.stamp_ns
+        has_depth = frame.depth is not None or not has_color
+        worker = stack.enter_context(
+            OfflineRecognizer(args.model, has_depth=has_depth, has_color=has_color, interval_s=NO_LABELS_S)
+        )
         with contextlib.suppress(EndOfStream):
             while True:
                 worker.process(frame)
@@ -94,6 +98,8 @@ def _of_recording(args: argparse.Namespace) -> dict[str, Any]:
                     break
                 frame = decoder.next(TIMEOUT_S)
         session = worker.recognizer.session
+        if worker.warning:
+            print(f"actrec: {worker.warning}", file=sys.stderr)
     person = args.person or next(iter(windows), "")
     if person not in windows:
         seen = f"; there are {', '.join(windows)}" if windows else ": give another time with --at"

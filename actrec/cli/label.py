@@ -171,7 +171,8 @@ def label(args: argparse.Namespace) -> Result:
             raise ConfigError(f"'{args.recording}' has joints without images: leave out --out, and use --csv")
         is_measured = first.depth is not None or first.color is None
         threads = min(usable_cores(), 4)
-        worker = OfflineRecognizer(args.model, has_depth=is_measured, threads=threads, **settings)
+        has_color = first.color is not None
+        worker = OfflineRecognizer(args.model, has_depth=is_measured, has_color=has_color, threads=threads, **settings)
         stack.enter_context(worker)
         video = stack.enter_context(contextlib.closing(LabeledVideo(args.out))) if args.out is not None else None
         window_s = worker.recognizer.session.package.window.seconds
@@ -195,7 +196,7 @@ def label(args: argparse.Namespace) -> Result:
             video.close()  # reports a full disk
             result.codec = video.codec
         result.elapsed_s = time.monotonic() - began
-        result.warning = worker.recognizer.slow
+        result.warning = worker.warning
     return result
 
 

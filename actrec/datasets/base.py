@@ -188,7 +188,7 @@ class ClipDataset:
         classes: Class names by label.
         layout: Joint layout of the bodies.
         entries: The items of the clips.
-        scene_flow: Method and height (px) of the clips' scene flow; empty if unknown.
+        scene_flow: Method, height (px) and rate (Hz) of the clips' scene flow; empty if unknown.
     """
 
     scene_flow: Mapping[str, Any] = MappingProxyType({})
@@ -230,6 +230,10 @@ class ClipDataset:
         """The streams (`actrec.types.STREAMS`) that every clip has."""
         keys_present = frozenset.intersection(*(frozenset(clip.streams) | {"bodies"} for clip in self._clips))
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in keys_present)
+
+    def lacking(self, stream: str) -> tuple[str, ...]:
+        """Return the names of the clips that lack a stream, as far as that is known without reading them."""
+        return () if stream in self.streams else self.names
 
     @property
     def recordings(self) -> tuple[str, ...]:
@@ -282,6 +286,12 @@ class SourceDataset(ClipDataset):
         """Return the streams of the first clip."""
         keys_present = frozenset(self[0].streams) | {"bodies"}
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in keys_present)
+
+    def lacking(self, stream: str) -> tuple[str, ...]:
+        """Return the names of the clips that lack a stream: all if the first does, or the ones without their video."""
+        names = super().lacking(stream)
+        with_file = [stream in entry.files for entry in self.entries]
+        return names or tuple(n for n, has in zip(self.names, with_file, strict=True) if any(with_file) and not has)
 
     @property
     def recordings(self) -> tuple[str, ...]:

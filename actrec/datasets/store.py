@@ -70,7 +70,7 @@ class Head:
     index_sha256: str = ""
     version: str = ""
     schema: int = SCHEMA
-    scene_flow: dict[str, Any] = dataclasses.field(default_factory=dict)  # method and height of estimated flow
+    scene_flow: dict[str, Any] = dataclasses.field(default_factory=dict)  # method, height and rate of estimated flow
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class Provenance:
         trained_on: Machine and device.
         hours: Duration of the training.
         frame_rates: Frame rates of the training recordings in Hz: lowest, median and highest; empty if unknown.
-        scene_flow: Method and height (px) of the training's scene flow; empty if unknown or not taken.
+        scene_flow: Method, height (px) and rate (Hz) of the training's scene flow (`actrec.scene_flow.identity`); empty
+            if unknown or not taken.
     """
 
     dataset: str
@@ -96,10 +97,6 @@ class Provenance:
         """The frame rates of the training recordings, for the user."""
         low, high = min(self.frame_rates, default=0.0), max(self.frame_rates, default=0.0)
         return f"{low:g} Hz" if low == high else f"{low:g} to {high:g} Hz"
-
-    def other_flow(self, made: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the training's scene flow that differ in `made`; empty if either is unknown."""
-        return {name: value for name, value in self.scene_flow.items() if made.get(name, value) != value}
 
     @property
     def live_note(self) -> str:

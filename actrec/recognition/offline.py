@@ -12,9 +12,11 @@ from actrec.inference import zoo
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, People
 from actrec.recognition.events import ActionEvent
 from actrec.recognition.recognizer import ActionPrediction, ActionRecognizer
+from actrec.recognition.tracks import STREAM_NAMES
+from actrec.scene_flow import identity
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
 from actrec.types import RgbdFrame
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         model: Name or folder of a model package.
         backend: Where the network runs, as for `actrec.inference.load`.
         has_depth: Whether frames have depth.
+        has_color: Whether frames have color; else they have recorded joints.
         threads: CPU threads of each network of perception.
         settings: Fields of `RecognitionConfig`.
 
     Raises:
-        ConfigError: A setting is unknown, or the model requires scene flow and frames have no depth.
+        ConfigError: A setting is unknown, or the frames lack color or depth that the model requires.
         PackageError: There is no such model, or it is damaged.
     """
 
@@ -59,12 +62,20 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         model: str = zoo.DEFAULT,
         backend: str = "auto",
         has_depth: bool = True,
+        has_color: bool = True,
         threads: int = 1,
         **settings: Any,
     ):
         session = inference.load(model, backend)
         self.recognizer = ActionRecognizer(session, **settings)
         streams = self.recognizer.streams
+        if not has_color and (
+            images := [STREAM_NAMES[s] for s, required in streams.items() if required and s != "bodies"]
+        ):
+            raise ConfigError(
+                f"model {session.package.name} takes {' and '.join(images)}, and the recording has joints without "
+                f"color: use a recording with color, or a model of joints such as {zoo.DEFAULT}"
+            )
         if streams.get("flow") and not has_depth:
             raise ConfigError(
                 f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "
@@ -76,9 +87,12 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         self._takes_color = "color" in streams
         self._flow: FlowPairs | None = None
         if "flow" in streams and has_depth:
-            config = SceneFlowConfig(**session.package.provenance.scene_flow)
+            trained = session.package.provenance.scene_flow
+            config = SceneFlowConfig(**{name: trained[name] for name in identity.SETTINGS if name in trained})
             self._flow = FlowPairs(scene_flow.create(config.method), config)
+            self.recognizer.set_scene_flow(config.identity)
         self._labels: dict[str, ActionPrediction] = {}
+        self._other_flow = ""
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -93,7 +107,7 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         """Return the people in a frame and their labels. A frame without color has its own skeletons as bodies.
 
         Raises:
-            InputError: The frame contradicts its intrinsics.
+            InputError: The frame contradicts its intrinsics, or, with `strict_inputs`, the scene flow the training's.
         """
         recognizer, stamp = self.recognizer, frame.stamp_ns
         people, up = self._find(frame)
@@ -102,6 +116,9 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
             recognizer.add_color(stamp, frame.color)
         if self._flow is not None and (flow := self._flow.add(frame)) is not None:
             recognizer.add_scene_flow(flow.stamp_ns, flow.velocity, flow.intrinsics)
+            self._other_flow = recognizer.other_flow(identity.PREPARED) or self._other_flow
+            if self._other_flow and recognizer.config.strict_inputs:
+                raise InputError(self._other_flow)
         ended = []
         if recognizer.tracked_stream == "bodies":
             ended = recognizer.add_skeletons(stamp, people.bodies, up)
@@ -126,6 +143,11 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         hands = self._hands.process(frame, bodies) if self._hands is not None else []
         faces = self._faces.process(frame, bodies) if self._faces is not None and bodies else []
         return People(bodies, hands, faces), frame.up
+
+    @property
+    def warning(self) -> str:
+        """Warning, with a remedy, about frames or scene flow that differ from the model's training; empty if none."""
+        return "; ".join(filter(None, (self.recognizer.slow, self._other_flow)))
 
     def finish(self) -> list[ActionEvent]:
         """Return the ends of the events that go on, after the last frame."""

@@ -37,5 +37,10 @@ class RecognitionConfig:
         "change an event; windows: each window's own; auto: events if the model has thresholds of events, else windows",
         choices=("auto", "events", "windows"),
     )
+    strict_inputs: bool = setting(
+        False,
+        "a model gets no scene flow of another method, height or rate than its training's: labels are unknown, with "
+        "the reason; else a warning",
+    )
     top_k: int = setting(5, "number of classes listed with each label", range=(1, 1000))
     events: EventConfig = setting(EventConfig(), "action events")

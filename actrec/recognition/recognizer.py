@@ -31,8 +31,9 @@ from actrec.recognition.tracks import (
     joints_by_id,
     make_clips,
 )
+from actrec.scene_flow import identity
 from actrec.skeleton.layouts import HANDS
-from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
+from actrec.types import NANOSECONDS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
 from actrec.utils import config, gravity
 from actrec.utils.geometry import motion_at_joints
 
@@ -98,8 +99,8 @@ class ActionRecognizer:
         with self._lock:
             if inputs.layout != self._inputs.layout:
                 self._skip_pending()
-            buffers.image_size, seen = self._buffers.image_size, self._buffers.newest_ns
-            buffers.newest_ns = {"bodies": seen["bodies"]} if "bodies" in seen else {}  # a frame may wait for its label
+            buffers.image_size, buffers.flow_settings = self._buffers.image_size, self._buffers.flow_settings
+            buffers.newest_ns = {k: v for k, v in self._buffers.newest_ns.items() if k == "bodies"}  # it may be pending
             if inputs.window.gravity != "camera":
                 buffers.up, buffers.newest_up = self._buffers.up, self._buffers.newest_up
             tracks = {body_id: inputs.new_track() for body_id in self._tracks}
@@ -167,6 +168,13 @@ class ActionRecognizer:
         warning = rates.describe_rate(package.inputs, package.window, self.live_rate)
         return warning and f"model {package.name}: {warning}"
 
+    def other_flow(self, remedy: identity.Remedy = identity.LIVE) -> str:
+        """Return how the scene flow differs from the training's, with the remedy; empty if it does not."""
+        with self._lock:
+            package, made = self._session.package, self._buffers.scene_flow
+        differs = identity.describe(package.provenance.scene_flow, made, remedy)
+        return differs and f"model {package.name}: {differs}"
+
     def add_skeletons(
         self, stamp_ns: int, bodies: Sequence[Body], up: np.ndarray | None = None
     ) -> list[ActionPrediction]:
@@ -211,6 +219,11 @@ class ActionRecognizer:
             self._buffers.newest_ns["flow"] = stamp_ns
             self._buffers.flow.add(stamp_ns, (flow, intrinsics))
             self._match(stamp_ns)
+
+    def set_scene_flow(self, settings: Mapping[str, Any]) -> None:
+        """Set method and height of the scene flow, as its node states them."""
+        with self._lock:
+            self._buffers.flow_settings = {name: settings[name] for name in identity.SETTINGS if settings.get(name)}
 
     def add_color(self, stamp_ns: int, color: np.ndarray) -> None:
         """Add a color image [H, W, 3] uint8 RGB. The array is not copied and must not change afterwards."""
@@ -363,9 +376,8 @@ class ActionRecognizer:
             session = self._session
             predictions, ready = self._select(frame)
             tracks = [self._tracks[body_id] for body_id in ready]
-            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._buffers.missing(s) for k in keys}
             every_s = self.config.interval_s
-            windows = due_windows(ready, frame.stamp_ns, every_s, self._tracks, self._buffers, self._inputs, present)
+            windows = due_windows(ready, frame.stamp_ns, every_s, self._tracks, self._buffers, self._inputs)
         results = clip_scores.predict(session, windows)
         with self._lock:
             for body_id, track, window, result in zip(ready, tracks, windows, results, strict=True):
@@ -380,8 +392,7 @@ class ActionRecognizer:
         """Return the window of each tracked body at the newest frame, as the model takes it, by body id."""
         with self._lock:
             ready = [b for b, t in self._tracks.items() if not self._buffers.missing_inputs(t, self._inputs)]
-            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._buffers.missing(s) for k in keys}
-            clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs, present)
+            clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs)
             return dict(zip(ready, clips, strict=True))
 
     def _located(self, prediction: ActionPrediction, frame: _Frame) -> ActionPrediction:
@@ -467,12 +478,12 @@ class ActionRecognizer:
 
     def _select(self, frame: _Frame) -> tuple[list[ActionPrediction], list[str]]:
         """Return predictions for the due bodies that cannot be labeled yet, and the ids of the others."""
-        predictions, ready = [], []
+        predictions, ready, refused = [], [], self.other_flow() if self.config.strict_inputs else ""
         for body_id in self._due_bodies(frame):
             track = self._tracks[body_id]
             track.predicted_ns = frame.stamp_ns
             is_new = track.window.duration_s < min(self.config.min_seconds, track.window.seconds) - 1e-6
-            reason = "" if is_new else self._buffers.missing_inputs(track, self._inputs)
+            reason = "" if is_new else self._buffers.missing_inputs(track, self._inputs) or refused
             self.counts.missing_input += bool(reason)
             if is_new or reason:
                 self._add_evidence(body_id, frame, None)

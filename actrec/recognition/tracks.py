@@ -16,10 +16,11 @@ from actrec import features
 from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
 from actrec.inference.session import Session, body_layout, frame_inputs
 from actrec.recognition.clip_scores import BodyWindow, ClipScores
+from actrec.scene_flow import identity
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL, HANDS, convert
 from actrec.skeleton.windows import Series, Window, sample_stamps
-from actrec.types import KEYS, NANOSECONDS, UNASSIGNED_HAND, Body, Face, Hand, Intrinsics
+from actrec.types import KEYS, NANOSECONDS, STREAMS, UNASSIGNED_HAND, Body, Face, Hand, Intrinsics
 from actrec.utils.errors import InputError, PackageError
 
 FRAMES_PER_SAMPLE = 4
@@ -214,9 +215,26 @@ class StreamBuffers:
     color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     newest_ns: dict[str, int] = field(default_factory=dict)  # stream to the stamp of its newest message
+    flow_settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # method and height of scene flow, as its node states
     image_size: tuple[int, int] | None = None  # width and height of the color image in px
     up: np.ndarray | None = None  # [3] unit vector against gravity in the axes of the windows
     newest_up: np.ndarray | None = None  # the same in the newest frame
+
+    @property
+    def scene_flow(self) -> dict[str, Any]:
+        """The identity of the scene flow (`actrec.scene_flow.identity`) as far as it is known."""
+        known, stamps = dict(self.flow_settings), self.flow.stamps_ns
+        if stamps and (newest := self.flow.at(stamps[-1], 0.0)):
+            known["height"] = min(newest[0].shape[:2])
+            known |= {"rate": found} if (found := identity.rate(stamps)) else {}
+        return known
+
+    @property
+    def present_keys(self) -> set[str]:
+        """The keys of `actrec.types.KEYS` whose stream is present."""
+        return {k for s, keys in STREAMS.items() if s == "bodies" or not self.missing(s) for k in keys}
 
     def missing(self, stream: str) -> str:
         """Return why a stream counts as missing; empty if it is present."""
@@ -299,17 +317,16 @@ def due_windows(
     tracks: Mapping[str, BodyTrack],
     buffers: StreamBuffers,
     inputs: ModelInputs,
-    present_keys: set[str],
 ) -> list[BodyWindow]:
     """Return the window of each body with its clips that are due; see `make_clips` and `ClipScores.due`."""
     windows = []
-    newest = make_clips(body_ids, stamp_ns, tracks, buffers, inputs, present_keys)
+    newest = make_clips(body_ids, stamp_ns, tracks, buffers, inputs)
     for body_id, clip in zip(body_ids, newest, strict=True):
         scores, start_ns, clips = tracks[body_id].scores, tracks[body_id].window.start_ns, {stamp_ns: clip}
         if len(inputs.window.starts) > 1:
             for end_ns in scores.due(inputs.window, stamp_ns, start_ns, interval_s):
                 if end_ns != stamp_ns:
-                    (clips[end_ns],) = make_clips([body_id], end_ns, tracks, buffers, inputs, present_keys)
+                    (clips[end_ns],) = make_clips([body_id], end_ns, tracks, buffers, inputs)
         windows.append(BodyWindow(scores, stamp_ns, start_ns, clips))
     return windows
 
@@ -320,7 +337,6 @@ def make_clips(
     tracks: Mapping[str, BodyTrack],
     buffers: StreamBuffers,
     inputs: ModelInputs,
-    present_keys: set[str],
 ) -> list[dict[str, Any]]:
     """Return one clip for each body: its joints [M, T, V, 3] first, then the nearest other bodies, and other inputs.
 
@@ -329,10 +345,9 @@ def make_clips(
         stamp_ns: Stamp of that frame, at which the windows end.
         tracks: By body id.
         buffers: Messages that belong to no body.
-        inputs: The data to put into a clip.
-        present_keys: Keys whose stream is present; the clip has no others.
+        inputs: The data to put into a clip; keys whose stream is missing are left out.
     """
-    window = inputs.window
+    window, present_keys = inputs.window, buffers.present_keys
     needed = dict.fromkeys(body_ids)
     if inputs.bodies > 1 and body_ids:
         # A body that is occluded in this frame but was seen within the gap still counts as present.

@@ -368,16 +368,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def _warnings(self, recognizer: ActionRecognizer) -> dict[str, str]:
         """Return warnings about streams that differ from the model's training, and a second graph, by subject."""
-        inputs = self._inputs  # `deactivate` may run in another thread
-        made = inputs.scene_flow if inputs is not None else {}
-        package = recognizer.session.package
-        other = package.provenance.other_flow(made)
-        differ = " and ".join(f"{name} {made[name]}, trained with {value}" for name, value in other.items())
-        remedy = " ".join(f"-p scene_flow_node:{name}:={value}" for name, value in other.items())
-        flow = differ and f"model {package.name}: scene flow has {differ}; start with --ros-args {remedy}"
         outputs = topics.ACTION_LABEL, topics.HANDS if recognizer.tracked_stream == "hands" else topics.SKELETONS
         second = next(filter(None, map(self._second_publishers.rivals, outputs)), "")
-        return {"rate": recognizer.slow, "scene flow": flow, "publishers": second}
+        return {"rate": recognizer.slow, "scene flow": recognizer.other_flow(), "publishers": second}
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:
         """Return the problem with the stamps received since the last call; empty if there is none."""

@@ -16,7 +16,7 @@ from actrec.utils.errors import ConfigError
 from actrec_nodes.bringup import graph, launching
 from actrec_nodes.bringup.launching import Launch, Process
 from actrec_nodes.common import parameter_files, topics
-from tests.example_scene import FLOW, WINDOW
+from tests.example_scene import CROP, FLOW, WINDOW
 from tests.tiny_model import write_any
 
 STARTED = {"autostart": True, "start_retry_s": 30.0}
@@ -83,6 +83,15 @@ def test_launch_webcam_starts_only_the_nodes_that_work_without_depth(tmp_path: P
         with pytest.raises(ConfigError, match="scene_flow_node needs depth, but the camera has color alone"):
             plan(scene_flow="true", **given)
         assert "recognizer_node" in names(started(model="/nowhere", **given))
+
+
+def test_launch_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> None:
+    (tmp_path / "joints.skeleton").touch()
+    model = str(write_any(tmp_path / "crop", [CROP], WINDOW).path)
+    given = {"driver": "replay", "driver_options": f"path={tmp_path}/joints.skeleton", "model": model}
+    with pytest.raises(ConfigError, match="takes color, and the recording has joints without color"):
+        plan(**given)
+    assert "recognizer_node" in names(started(**{**given, "model": ""}))
 
 
 def test_launch_parameter_file_is_checked_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

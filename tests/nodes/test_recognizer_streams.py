@@ -179,6 +179,34 @@ def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
         graph.wait_until(lambda: graph.node.figures()["warning"] == "")
 
 
+def test_recognizer_strict_inputs_refuses_scene_flow_of_another_method_until_the_remedy(
+    make: Make, scene: Scene, package: Callable[..., str], tmp_path: Path, host: Any, add: Any
+) -> None:
+    """No labels and an error with both values; with the method that it names, the same images are labeled."""
+    with_flow = load(package(FLOW))
+    trained = replace(with_flow.provenance, scene_flow={"method": "pd_flow", "height": 120, "rate": float(RATE_HZ)})
+    described = replace(with_flow, provenance=trained)
+    model = str(write(tmp_path / "flow", described, with_flow.read_onnx()).path)
+    graph = make(model=model, watchdog_s=0.1, strict_inputs=True)
+    assert graph.start()
+    node = add(SceneFlowNode, statistics_period_s=0.1, height=120)
+    assert host.start() is None
+    feed = Feed(graph, scene)
+    feed.until(lambda: "labels are unknown: model flow: scene flow has method dis" in graph.node.last_error)
+    count = len(graph.labels)
+    feed.until(lambda: len(graph.labels) > count + 3)
+    assert {(label.label, len(label.top_labels)) for label in graph.labels[count:]} == {("unknown", 0)}
+    assert "trained with pd_flow; start with --ros-args -p scene_flow_node:method:=pd_flow" in graph.node.last_error
+    assert graph.node.statistics.snapshot().last_error == graph.node.last_error  # the text of diagnostics
+    node.close()
+    words = graph.node.last_error[graph.node.last_error.index("--ros-args") :].split()
+    with ros([*words, "-p", "scene_flow_node:height:=120"]) as context, Host(context) as other:
+        other.add(SceneFlowNode(context=context, parameter_overrides=[Parameter("statistics_period_s", value=0.1)]))
+        assert other.start() is None
+        count = len(predicted(graph))
+        feed.until(lambda: len(predicted(graph)) > count + 3)
+
+
 def test_recognizer_remedy_starts_the_node_with_the_recognizer_s_topics(context: Any, host: Any) -> None:
     remaps = ["-r", "__ns:=/robot", "-r", f"{topics.COLOR}:=/lens/image", "-r", f"{topics.SKELETONS}:=people"]
     recognizer = RecognizerNode(context=context, cli_args=["--ros-args", *remaps])

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import __version__, datasets
-from actrec.datasets.base import Entry, Source
+from actrec.datasets.base import RATED_CLIPS, Entry, Source
 from actrec.datasets.store import (
     IDENTITY,
     INDEX,
@@ -36,6 +36,7 @@ from actrec.datasets.store import (
     writing,
 )
 from actrec.datasets.store_writer import LOCK, SHARD_BYTES, Shards, locked, shards
+from actrec.scene_flow import identity
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
@@ -298,8 +299,17 @@ def _finish(store: Shards, head: Head, protocols: Mapping[str, Source], held: Se
         digest = write_index(store.folder, index)
         streams = [key for place, key in enumerate(STORED_KEYS) if all(place in keys for keys in rows)]
         done = dataclasses.replace(head, complete=True, streams=streams, clips=len(index), index_sha256=digest)
+        if done.scene_flow:
+            done.scene_flow.update(_flow_rate(PreparedDataset(store.folder, loaded=(done, index))))
         write_head(store.folder, done)
     store.tidy()
+
+
+def _flow_rate(clips: PreparedDataset) -> dict[str, float]:
+    """Return the rate of scene flow, Hz, which has one image per frame: the median of some clips; empty if unknown."""
+    chosen = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), RATED_CLIPS)).astype(int))
+    known = [found for index in chosen if (found := identity.rate(clips[index].stamps_ns))]
+    return {"rate": float(np.median(known))} if known else {}
 
 
 def _index(protocols: Mapping[str, Source], entries: Sequence[Entry], store: Shards) -> Index:

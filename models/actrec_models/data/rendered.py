@@ -483,6 +483,7 @@ def add(clips: ClipDataset, path: Path) -> ClipDataset:
     found = [clip for clip in read(path, clips.layout) if clip.name in entries]
     more = [replace(clip, label=entries[clip.name].label) for clip in found]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
+    both.scene_flow = clips.scene_flow
     own = [entries[clip.name] for clip in more]
     both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]
     return both

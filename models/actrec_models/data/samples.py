@@ -16,6 +16,7 @@ from actrec.features import crops, scene_flow, skeleton
 from actrec.features.clips import spans_window, window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
+from actrec.scene_flow import identity
 from actrec.skeleton import windows
 from actrec.types import NANOSECONDS
 from actrec.utils import config
@@ -329,15 +330,58 @@ def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Rec
         )  # fmt: skip
 
 
+def describe_missing(model: str, clips: ClipDataset, specs: Iterable[InputSpec], estimation: str = "") -> str:
+    """Return which streams that a model needs are missing from clips, with the remedy; empty if none is.
+
+    `estimation` has more settings of `actrec prepare`, for streams that it estimates.
+    """
+    needed = sorted(stream for stream, required in features.streams(specs).items() if required)
+    lacking = {stream: names for stream in needed if stream != "bodies" and (names := clips.lacking(stream))}
+    if not lacking:
+        return ""
+    names = next(iter(lacking.values()))
+    some = (
+        "the dataset has" if len(names) == len(clips) else f"{len(names)} of {len(clips)} clips, first {names[0]}, have"
+    )
+    wanted = [stream for stream in lacking if stream != "color"]
+    remedies = ["use recordings with color (a prepared store: --streams bodies,color)"] if "color" in lacking else []
+    remedies += [f"actrec prepare it with --estimate {','.join(wanted)}{estimation}"] if wanted else []
+    return (
+        f"{model} takes {', '.join(needed)}, but {some} no {', '.join(lacking)} (it holds "
+        f"{', '.join(sorted(clips.streams - lacking.keys()))}): {'; '.join(remedies)}; or choose a network of joints"
+    )
+
+
+def _flow_settings(recipe: Recipe) -> str:
+    """Return the settings of `actrec prepare` for the scene flow that a recipe requires."""
+    required = recipe.scene_flow
+    return "".join(f" --set flow.{name}={required[name]}" for name in identity.SETTINGS if name in required)
+
+
+def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Recipe) -> None:
+    """Raise ConfigError if the clips' scene flow is not the one that a recipe requires; warn if it is unknown."""
+    if not recipe.scene_flow or "flow" not in features.streams(specs):
+        return
+    if other := identity.differing(recipe.scene_flow, clips.scene_flow):
+        name = next(iter(other))
+        raise ConfigError(
+            f"the recipe takes scene flow of {name} {other[name]}, but dataset '{recipe.dataset}' was prepared with "
+            f"{clips.scene_flow[name]}: actrec prepare {recipe.dataset} --estimate flow{_flow_settings(recipe)} --out "
+            "FOLDER; or train on this one with --set scene_flow={}"
+        )
+    if unknown := [name for name in identity.NAMES if name in recipe.scene_flow.keys() - clips.scene_flow.keys()]:
+        logger.warning(
+            "the recipe takes scene flow of %s %s, and that of dataset '%s' is not known",
+            unknown[0], recipe.scene_flow[unknown[0]], recipe.dataset,
+        )  # fmt: skip
+
+
 def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
     """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class."""
     streams = features.streams(specs)
-    needed = sorted(stream for stream, required in streams.items() if required)
-    if missing := [stream for stream in needed if stream not in clips.streams]:
-        raise ConfigError(
-            f"{recipe.model} takes {', '.join(needed)}, but dataset '{recipe.dataset}' has no "
-            f"{', '.join(missing)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
-        )
+    if missing := describe_missing(recipe.model, clips, specs, _flow_settings(recipe)):
+        raise ConfigError(f"dataset '{recipe.dataset}': {missing}")
+    check_scene_flow(clips, specs, recipe)
     augmentation = recipe.check()
     if (augmentation.reach or augmentation.held_deg) and clips.layout != "hand_22":
         raise ConfigError(

@@ -113,14 +113,16 @@ def evaluate_models(
     check_folds(models, target, folds)
     modes = tuple(options.clips or model.clips for model in models)
     score = functools.partial(
-        scoring.score, skip_unreadable=options.skip_unreadable, workers=options.workers, progress=progress
-    )
+        scoring.score, skip_unreadable=options.skip_unreadable, strict_inputs=options.strict_inputs,
+        workers=options.workers, progress=progress,
+    )  # fmt: skip
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     not_trained_on = check_not_trained_on(models, target, clips[0])
     for model, part, mode, count in zip(models, clips, modes, draws, strict=True):
         # Every model is checked before the first one is scored, which may take an hour.
         class_map(model, target, part)
         scoring.check_layout(model.package, part)
+        scoring.check_streams(model.package, part, options.strict_inputs)
         if count:
             scoring.augmented_samples(model.package, part, mode)
     scores = [

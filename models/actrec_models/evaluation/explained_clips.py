@@ -1,6 +1,7 @@
 """Clips of a dataset, and the graph of a package or checkpoint, for `actrec explain`."""
 
 import difflib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from actrec_models.evaluation import protocol, scoring
 from actrec_models.evaluation.protocol import EvalOptions, Model
 from actrec_models.export import onnx_graph
 from actrec_models.training import checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 def open_model(path: str | Path) -> tuple[Model, bytes]:
@@ -33,6 +36,9 @@ def open_clips(model: Model, data_root: str, options: EvalOptions) -> ClipDatase
     """
     clips = protocol.resolve_target([model], data_root, options).open()
     scoring.check_layout(model.package, clips)
+    scoring.check_streams(model.package, clips)
+    if differs := scoring.other_flow(model.package, clips):
+        logger.warning("%s", differs)
     return clips
 
 

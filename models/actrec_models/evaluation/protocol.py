@@ -128,6 +128,7 @@ class EvalOptions:
     seeds: bool = setting(False, "the models are repetitions that differ by seed")
     folds: list = setting([], "the models are repetitions, one per fold: these folds; [0] for all")
     skip_unreadable: bool = setting(False, "count an unreadable clip as wrong instead of refusing")
+    strict_inputs: bool = setting(False, "refuse scene flow of another method, height or rate than the training's")
     workers: int = setting(0, "processes that read and prepare clips; 0: this one", range=(0, 256))
 
 

@@ -1,5 +1,6 @@
 """Logits of a dataset's clips, computed by the session that runs live, and their fusion over several models."""
 
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
@@ -20,9 +21,10 @@ from actrec.features.clips import each_clip
 from actrec.inference import session as windowed
 from actrec.inference.package import ModelPackage
 from actrec.inference.session import Session
+from actrec.scene_flow import identity
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data.samples import Samples, parts
+from actrec_models.data.samples import Samples, describe_missing, parts
 from actrec_models.evaluation.metrics import EvaluationResult
 from actrec_models.training.recipe import Recipe
 
@@ -80,6 +82,7 @@ def score(
     *,
     draws: int = 0,
     skip_unreadable: bool = False,
+    strict_inputs: bool = False,
     workers: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -92,10 +95,12 @@ def score(
             first frame to the last, of any duration. "subsequences": evenly spaced ones of T recorded frames.
         draws: Augmented versions of each clip to score as well; all scores are combined.
         skip_unreadable: Record an unreadable clip instead of raising.
+        strict_inputs: Raise instead of warn if the clips' scene flow is not the training's.
         workers: Processes that read and prepare; 0 for this one.
 
     Raises:
-        ConfigError: Unknown mode, or `augmented_samples` refuses the model.
+        ConfigError: Unknown mode, `augmented_samples` refuses the model, the dataset lacks a stream, or another scene
+            flow with `strict_inputs`.
         InputError: No clip, a model that does not fit the dataset, or an unreadable clip.
     """
     if mode not in CLIP_MODES:
@@ -103,15 +108,13 @@ def score(
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_layout(session.package, clips)
+    check_streams(session.package, clips, strict_inputs)
     package = session.package
+    if differs := other_flow(package, clips):
+        logger.warning("%s", differs)
     source_hz = min(clips.frame_rates(), default=0.0) if rates.image_rate(package.inputs, package.window) else 0.0
     if slow := rates.describe_rate(package.inputs, package.window, source_hz):
         logger.warning("%s: %s", package.name, slow)
-    if other := package.provenance.other_flow(clips.scene_flow):
-        settings = " ".join(f"--set flow.{name}={value}" for name, value in other.items())
-        logger.warning(
-            "%s was trained with another scene flow: actrec prepare the dataset with %s", package.name, settings
-        )
     augmented = augmented_samples(session.package, clips, mode) if draws else None
     loader = DataLoader(
         _PreparedInputs(clips, session.package, mode, augmented, draws), batch_size=None, num_workers=workers,
@@ -239,6 +242,21 @@ def check_layout(package: ModelPackage, clips: ClipDataset) -> None:
             f"package {package.name} takes joints of {expected} but the dataset's are {clips.layout}: evaluate it on a "
             f"dataset of {expected}"
         )
+
+
+def check_streams(package: ModelPackage, clips: ClipDataset, strict: bool = False) -> None:
+    """Raise ConfigError if clips lack a stream of a package, or, if `strict`, have another scene flow."""
+    with contextlib.suppress(InputError, DeviceError):  # of a clip, which is reported when it is scored
+        if missing := describe_missing(package.name, clips, package.inputs):
+            raise ConfigError(missing)
+    if strict and (differs := other_flow(package, clips)):
+        raise ConfigError(differs)
+
+
+def other_flow(package: ModelPackage, clips: ClipDataset) -> str:
+    """Return how the clips' scene flow differs from the training's, with the remedy; empty if it does not."""
+    differs = identity.describe(package.provenance.scene_flow, clips.scene_flow, identity.PREPARED)
+    return differs and f"{package.name}: {differs}"
 
 
 def _readable(

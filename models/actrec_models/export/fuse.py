@@ -18,6 +18,7 @@ from actrec.features.clips import example_windows
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package, zoo
 from actrec.inference.package import ModelPackage, Provenance
+from actrec.scene_flow import identity
 from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
@@ -242,6 +243,9 @@ def _check_compatible(first: Stream, other: Stream) -> None:
     one, another = (each.settings.get("dataset_options", {}) for each in trained)
     if one != another and all(each.settings for each in trained):
         raise PackageError(f"{first.name} was trained with dataset_options {one}, {other.name} with {another}")
+    one, another = (each.scene_flow for each in trained)
+    if identity.differing(one, another):
+        raise PackageError(f"{first.name} was trained with scene flow of {dict(one)}, {other.name} of {dict(another)}")
     one, another = (each.settings.get("clips", "live") for each in trained)
     if one != another:
         raise PackageError(f"{first.name} takes {one} clips of a recording, {other.name} {another} ones")

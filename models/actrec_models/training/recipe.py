@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler
 from actrec import datasets
 from actrec.features.specs import AXES, WindowSpec
 from actrec.inference import zoo
+from actrec.scene_flow import identity
 from actrec.skeleton.layouts import CANONICAL
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -230,6 +231,9 @@ class Recipe:
     split: str = setting("view", "the dataset's protocol")
     dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
     rendered: str = setting("", "file of actrec prepare --render-every, added to the training part")
+    scene_flow: dict = setting(
+        {}, "scene flow that the clips must have, if the network takes any: method, height (px), rate (Hz)"
+    )
     unknown_dataset: str = setting(
         "utd_mhad",
         "actions outside the classes, for the rejection threshold; empty: none. Own recordings labeled unknown "
@@ -301,6 +305,7 @@ class Recipe:
             raise ConfigError(
                 f"unknown_dataset {self.unknown_dataset} has the layout {held}: choose a dataset of {CANONICAL} bodies"
             )
+        identity.check(self.scene_flow)
         if not all(isinstance(label, str) for label in self.unknown_exclude):
             raise ConfigError(f"unknown_exclude is {self.unknown_exclude}, expected labels")
         for part in (self, *(self.for_stage(stage) for stage in self.plan())):

@@ -238,6 +238,26 @@ def without_depth(specs: Sequence[NodeSpec], model: str, asked: Sequence[str] = 
     return [spec for spec in specs if spec != flow]
 
 
+def check_color(specs: Sequence[NodeSpec], model: str, driver: Any) -> None:
+    """Refuse a model that requires images, or a stream that is made from them, if the driver of `camera` has no color.
+
+    Raises:
+        ConfigError: It does; the message names the streams.
+    """
+    from actrec.inference import zoo
+
+    if driver is None or driver.has_color or not model or find("camera") not in specs:
+        return
+    wanted: list[str] = []
+    with contextlib.suppress(ActrecError):  # the recognizer reports a model that cannot be read
+        wanted = [stream for stream, required in streams(model).items() if required and stream != "bodies"]
+    if wanted:
+        raise ConfigError(
+            f"model {model} takes {' and '.join(wanted)}, and the recording has joints without color: use a recording "
+            f"with color, or a model of joints such as --model {zoo.DEFAULT}"
+        )
+
+
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     """Convert settings of a camera driver, KEY=VALUE with values as in YAML, to parameters of `camera_node`.
 

@@ -126,6 +126,7 @@ def plan(given: Mapping[str, str], outer_namespace: str = "") -> Launch:
         return _launch(given, [Process("graph", arguments=arguments, files=files, parameters=shared)], respawn)
     specs = graph.select(without=left_out)
     model = graph.model_of(specs, given["model"], ros_arguments)
+    graph.check_color(specs, model, driver)
     color_alone = graph.find("camera") in specs and not graph.has_depth(driver)
     if color_alone:
         specs = graph.without_depth(specs, model, [switch for switch in SWITCHES if switch not in (*auto, *left_out)])

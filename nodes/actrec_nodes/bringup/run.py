@@ -108,7 +108,9 @@ def plan(
     camera.update(graph.driver_options(driver or "", driver_options))
     overrides: dict[str, dict[str, Any]] = {"camera_node": camera, "recognizer_node": {"model": model} if model else {}}
     chosen = graph.model_of(specs, model or "", arguments)
-    if graph.find("camera") in specs and not graph.has_depth(graph.camera(arguments, camera)):
+    source = graph.camera(arguments, camera)
+    graph.check_color(specs, chosen, source)
+    if graph.find("camera") in specs and not graph.has_depth(source):
         specs = graph.without_depth(specs, chosen, [*also, *nodes])
         overrides.update({spec.name: {"use_depth": False} for spec in specs if spec.name in graph.OPTIONAL_DEPTH})
     spare = graph.unneeded(specs, chosen, [*also, *(spec.name for spec in specs if nodes)])

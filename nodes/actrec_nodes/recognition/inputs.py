@@ -59,7 +59,6 @@ class RecognizerInputs:
         ages: Measures the ages of the frames.
         newest: The newest frame.
         advanced_ns: `elapsed_ns` of the newest frame with a new stamp.
-        scene_flow: Statistics of `scene_flow_node`, with the flow's method and height; empty until they arrive.
     """
 
     def __init__(
@@ -80,7 +79,6 @@ class RecognizerInputs:
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
-        self.scene_flow: dict[str, Any] = {}
         self._jumped = False
         self._deafness = Deafness()
         self._participant: Participant | None = None
@@ -250,7 +248,7 @@ class RecognizerInputs:
         self._recognizer.add_scene_flow(_stamp_ns(message), flow, self._intrinsics)
 
     def _on_flow_statistics(self, message: String) -> None:
-        self.scene_flow = conversions.message_to_statistics(message)
+        self._recognizer.set_scene_flow(conversions.message_to_statistics(message))
 
     def _on_flow_info(self, message: CameraInfo) -> None:
         self._intrinsics = conversions.info_to_intrinsics(message)

@@ -106,6 +106,36 @@ def test_recognizer_slow_images_warns_with_number_that_differ(
     assert right.model_rate == 15 and right.slow == ""
 
 
+@pytest.mark.parametrize("spec", [FLOW, MOTION], ids=["required", "optional"])
+@pytest.mark.parametrize(
+    ("trained", "made", "message"),
+    [
+        ({"method": "pd_flow"}, {"method": "dis", "height": 240}, "method dis, trained with pd_flow"),
+        ({"height": 240}, {}, "height 120, trained with 240"),
+        ({"rate": 30.0}, {}, "rate 15, trained with 30; use a camera of 30 Hz"),
+        ({"method": "dis", "height": 120, "rate": 15.0}, {"method": "dis", "height": 120}, ""),
+    ],
+)
+def test_recognizer_other_scene_flow_warns_or_with_strict_inputs_refuses(
+    tmp_path: Path, scene: Scene, spec: InputSpec, trained: dict[str, Any], made: dict[str, Any], message: str
+) -> None:
+    opened = load(tmp_path, spec)
+    stated = replace(opened.package, provenance=replace(opened.package.provenance, scene_flow=trained))
+    session = Session(stated, opened.backend, warm_up_runs=0)
+    for strict in (False, True):
+        recognizer = make(session, strict_inputs=strict)
+        recognizer.set_scene_flow({**made, "rate_hz": 3.0})
+        for t in range(2 * FRAMES):
+            scene.add_frame(recognizer, t)
+        (label,) = recognizer.predict()
+        found = recognizer.other_flow()
+        assert message in found and bool(found) == bool(message)
+        refused = strict and bool(message)
+        assert label.reason == (found if refused else "") and bool(label.top_labels) != refused
+        recognizer.set_session(session)
+        assert recognizer._buffers.flow_settings == made, "the node that makes the flow is the same"
+
+
 def test_streams_and_image_size_follow_model(tmp_path: Path) -> None:
     session = load(tmp_path, HANDS, FLOW)
     recognizer = make(session)

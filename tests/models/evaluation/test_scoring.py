@@ -58,10 +58,13 @@ def test_score_other_scene_flow_warns_with_settings_of_prepare(tiny, caplog):
     for dataset.scene_flow in ({}, trained.scene_flow, {"method": "dis", "height": 120}):
         assert "scene flow" not in caplog.text
         scoring.score(session, dataset)
-    assert (
-        "tiny was trained with another scene flow: actrec prepare the dataset with --set flow.method=pd_flow"
-        in caplog.text
+    message = (
+        "tiny: scene flow has method dis, trained with pd_flow; actrec prepare the dataset with --set "
+        "flow.method=pd_flow"
     )
+    assert message in caplog.text
+    with pytest.raises(ConfigError, match=message):
+        scoring.score(session, dataset, strict_inputs=True)
 
 
 def test_score_live_equals_recognizer_with_joint_map_of_window(tmp_path):
@@ -197,7 +200,7 @@ def test_score_unfitting_dataset_refused(tmp_path, tiny):
         evaluation.evaluate(tiny, ClipDataset([still("x", 0, [(0.0, 0.0)])], ("a", "b", "c")))
     image = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "image", [BODY, image], WindowSpec(1.0, 4)))
-    with pytest.raises(InputError, match=r"clip 'left_1': input 'image' .*'color'.*the clip has bodies"):
+    with pytest.raises(ConfigError, match=r"image takes bodies, color, but the dataset has no color .*: use recordings"):
         scoring.score(session, clips())
 
 

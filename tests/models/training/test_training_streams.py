@@ -208,7 +208,6 @@ def test_package_states_scene_flow_of_training_if_network_takes_it(name, scene_f
     settings = module.RecognitionModule(*content["hyper_parameters"].values()).recipe
     trained = provenance.package_provenance(settings, provenance.from_checkpoint(content))
     assert trained.scene_flow == (made if scene_flow else {})
-    assert trained.other_flow({"method": "dis", "height": 120}) == ({"method": "pd_flow"} if scene_flow else {})
 
 
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
@@ -265,3 +264,19 @@ def test_train_dataset_without_streams_refused(dataset, tmp_path):
     )
     with pytest.raises(ConfigError, match=r"p_i3d takes bodies, color.* has no color \(it holds bodies\)"):
         trainer.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)
+
+
+def test_train_scene_flow_of_another_method_refused_with_command(dataset, tmp_path, caplog):
+    clips = make_clips("c3d_flow", 4)
+    dataset(clips)
+    path = write(tmp_path / "recipe.yaml", "c3d_flow", scene_flow={"method": "pd_flow", "height": 120})
+    settings = recipe.read(path)
+    trainer.train(settings, str(tmp_path), tmp_path / "unknown", progress=False, threads=1)
+    assert "takes scene flow of method pd_flow, and that of dataset 'nucla' is not known" in caplog.text
+    clips.scene_flow = {"method": "dis", "height": 120}
+    command = "actrec prepare nucla --estimate flow --set flow.method=pd_flow --set flow.height=120 --out FOLDER"
+    with pytest.raises(ConfigError, match=f"was prepared with dis: {command}"):
+        trainer.train(settings, str(tmp_path), tmp_path / "other", progress=False)
+    trainer.train(recipe.read(path, {"scene_flow": {}}), str(tmp_path), tmp_path / "any", progress=False, threads=1)
+    with pytest.raises(ConfigError, match="scene_flow has 'methods'; known: method, height, rate"):
+        recipe.read(path, {"scene_flow.methods": "dis"})
