@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actrec import inference
-from actrec.cli import Parser, count
+from actrec.cli import Parser, amount, count
 from actrec.features.clips import CAMERA, example_clip
 from actrec.inference.session import Session
 from actrec.recognition import ActionRecognizer
@@ -54,7 +54,13 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--models", help="names with commas between, options as name:key=value;key=value (default: all, in two sizes)"
     )
-    parser.add_argument("--labels", type=count, default=10, help="that are timed (default: %(default)s)")
+    parser.add_argument(
+        "--labels", type=count, default=10, help="of each that are timed, at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=amount, default=30.0, metavar="S",
+        help="begin no further label of a network after this time, but one at least (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=count, default=1, help="of ONNX Runtime (default: %(default)s)")
     args = parser.parse_args(arguments)
     known = importlib.import_module("actrec_models.networks").list_models()
@@ -64,9 +70,11 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             in_process("benchmarks.live_rate:export", entry, f"{scratch}/model")
-            timed = in_process("benchmarks.live_rate:time_labels", f"{scratch}/model", args.labels, args.threads)
+            timed = in_process(
+                "benchmarks.live_rate:time_labels", f"{scratch}/model", args.labels, args.seconds, args.threads
+            )
         rows.append({"network": entry, **timed})
-    return {"labels": args.labels, "threads": args.threads, "networks": rows}
+    return {"threads": args.threads, "networks": rows}
 
 
 def export(entry: str, folder: str) -> None:
@@ -77,21 +85,23 @@ def export(entry: str, folder: str) -> None:
     importlib.import_module("actrec_models.export.exporter").export_network(name, chosen, classes, folder)
 
 
-def time_labels(folder: str, labels: int, threads: int) -> dict[str, Any]:
+def time_labels(folder: str, labels: int, seconds: float, threads: int) -> dict[str, Any]:
     """Return the times of labels in a stream that goes on while the network runs."""
     session = inference.load(folder, "onnxruntime", device="cpu", threads=threads)
     recognizer = ActionRecognizer(session)
     stream = Stream(session, recognizer)
     window = session.package.window
     stream.add(window.seconds)
-    times = []
-    while len(times) < labels:
+    times: list[tuple[float, float]] = []
+    ends_s = time.monotonic() + seconds
+    while len(times) < labels and (not times or time.monotonic() < ends_s):
         times.append(_timed(recognizer.predict))
         stream.add(max(times[-1][0], recognizer.config.interval_s))
-    label_s, label_cpu_s = np.median(times, axis=0)
+    label_s, label_cpu_s = np.median(times[1:] or times, axis=0)  # the first also runs clips of the start
     clip = example_clip(session.package.inputs, window.frames, session.package.bodies)
     all_clips_s, all_clips_cpu_s = _timed(lambda: session.predict(clip))
     return {
+        "labels": len(times),
         "clips": len(window.starts),
         "window_s": window.seconds,
         "label_ms": round(1000 * label_s, 1),

@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
@@ -21,6 +22,7 @@ EPILOG = """\
 Examples:
   actrec view --web                                        the running graph in a page: http://127.0.0.1:8080/
   actrec view --web --host 0.0.0.0 --port 8000             on a robot, for browsers on other machines
+  actrec view --web --explain why                          and the pictures of: actrec explain MODEL CLIP --out why
   actrec view                                              the running graph in Rerun
   actrec view --driver realsense                           a camera and the detected people, without a graph
   actrec view --driver replay --driver-option path=kitchen
@@ -40,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--web", action="store_true", help="serve a page instead of opening a viewer")
     add("--host", help="address to serve the page on (default: 127.0.0.1, this machine only; 0.0.0.0: all)")
     add("--port", type=int, help=f"port of the page (default: {PORT}; 0: a free one)")
+    add(
+        "--explain",
+        type=Path,
+        metavar="FOLDER",
+        help="show the pictures that actrec explain writes there, below the page",
+    )
     add("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
     add("--connect", metavar="URL", default="", help="show in a running viewer")
     add("--hands-and-face", action="store_true", help="let hand_node and face_node work for the view")
@@ -57,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--web excludes --out and --connect; drop one of them")
     if not args.web and (args.host is not None or args.port is not None):
         raise ConfigError("--host and --port need --web")
+    if args.explain is not None and not args.web:
+        raise ConfigError("--explain needs --web")
     with interruptible() as stopped:
         viewing = None if args.driver else importlib.import_module("actrec_nodes.bringup.viewing")
         with contextlib.closing(_open(args)) as view:
@@ -77,9 +87,11 @@ def _open(args: argparse.Namespace) -> "LiveView":
 
         return Viewer(args.out, args.connect)
     from actrec.visualization.web import WebView
+    from actrec.visualization.web.pictures import Pictures
 
     source = args.driver or "running graph"
-    view = WebView(args.host or "127.0.0.1", PORT if args.port is None else args.port, source)
+    pictures = None if args.explain is None else Pictures(args.explain.expanduser().absolute())
+    view = WebView(args.host or "127.0.0.1", PORT if args.port is None else args.port, source, pictures)
     print(f"view: {view.url} (stop with Ctrl-C)", flush=True)
     return view
 

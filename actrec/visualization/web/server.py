@@ -12,12 +12,13 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from actrec.recognition import ActionEvent
 from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import LiveView, Snapshot
+from actrec.visualization.web.pictures import Pictures
 from actrec.visualization.web.state import ViewState
 
 FILES = {
@@ -26,6 +27,7 @@ FILES = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/space.js": ("space.js", "text/javascript; charset=utf-8"),
 }
+PICTURES = "/pictures/"
 WAIT_S = 1.0  # wait of a request for newer data; then it gets the old one, with its age
 CLIENT_S = 20.0  # a browser that takes nothing for this long is disconnected
 
@@ -39,6 +41,7 @@ class WebView(LiveView):
         host: Address to listen on; 127.0.0.1 is reachable from this machine only.
         port: TCP port; 0 for a free one.
         source: Name of the source, for the page.
+        pictures: Pictures below the live view; None for none.
 
     Attributes:
         state: The data that the page shows.
@@ -48,8 +51,8 @@ class WebView(LiveView):
         DeviceError: The port is taken, or the address is not this machine's.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8080, source: str = ""):
-        self.state = ViewState(source)
+    def __init__(self, host: str = "127.0.0.1", port: int = 8080, source: str = "", pictures: Pictures | None = None):
+        self.state = ViewState(source, pictures=pictures)
         try:
             self._server = _Server((host, port), self.state)
         except OSError as error:
@@ -129,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, _file(name), kind)
         elif url.path == "/update":
             self._send_update(parse_qs(url.query, keep_blank_values=True))
+        elif (picture := self.server.state.picture(unquote(url.path.removeprefix(PICTURES)))) is not None:
+            self._send(HTTPStatus.OK, picture, "image/png")
         else:
             self._send(HTTPStatus.NOT_FOUND, b"Not found\n", "text/plain")
 

@@ -20,6 +20,7 @@ from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.visualization import overlay
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import Snapshot, point_cloud
+from actrec.visualization.web.pictures import Pictures
 
 MAX_WIDTH = 1280  # of the image in the page, px
 JPEG_QUALITY = 75
@@ -36,10 +37,11 @@ class ViewState:
     Args:
         source: Name of the source, for the page.
         clock: Monotonic seconds.
+        pictures: Pictures below the live view; None for none.
     """
 
-    def __init__(self, source: str = "", clock: Callable[[], float] = time.monotonic):
-        self._source, self._clock = source, clock
+    def __init__(self, source: str = "", clock: Callable[[], float] = time.monotonic, pictures: Pictures | None = None):
+        self._source, self._clock, self._pictures = source, clock, pictures
         self._condition = threading.Condition()
         self._closed = False
         self._snapshot: Snapshot | None = None
@@ -103,6 +105,10 @@ class ViewState:
         with self._condition:
             self._figures.update(figures)
 
+    def picture(self, name: str) -> bytes | None:
+        """Return a picture as PNG; None if there is none of this name."""
+        return None if self._pictures is None else self._pictures.read(name)
+
     def close(self) -> None:
         """Answer all waiting requests."""
         with self._condition:
@@ -155,6 +161,7 @@ class ViewState:
         return {
             "number": self._number,
             "source": self._source,
+            "pictures": None if self._pictures is None else self._pictures.listed(),
             "stamp": self._newest_ns() / NANOSECONDS,
             "age_s": round(age, 2) if math.isfinite(age) else None,
             "stale": self._closed or age > STALE_S,

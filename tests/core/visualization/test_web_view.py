@@ -1,6 +1,7 @@
 """The page of `actrec view --web` shows image, labels, events and figures, and says when they are old."""
 
 import base64
+import contextlib
 import fcntl
 import http.client
 import itertools
@@ -12,18 +13,22 @@ import struct
 import subprocess
 import threading
 import time
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import pytest
 
 from actrec.cli import main
+from actrec.features.clips import example_clip
 from actrec.recognition import ActionEvent
 from actrec.types import Body, Intrinsics
 from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import Snapshot
 from actrec.visualization.web import WebView, state
+from actrec.visualization.web.pictures import Pictures
+from tests.tiny_model import FRAMES, write_tiny
 
 CAMERA = Intrinsics(320, 240, 260.0, 260.0, 159.5, 119.5)
 LABEL = "pick up <b>a box</b>"
@@ -180,6 +185,30 @@ def test_view_files_are_local_and_other_sites_are_refused(view):
     assert get(view, "/", host="localhost:1")[0] == 200
 
 
+def test_view_pictures_of_a_folder_are_served_and_follow_changes(tmp_path):
+    folder = tmp_path / "why"
+    with pytest.raises(DeviceError, match="there is no folder '.*why': write the pictures first: actrec explain"):
+        Pictures(folder)
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folder / "notes.txt").write_text("not a picture")
+    with WebView(port=0, pictures=Pictures(folder)) as view:
+        assert update(view)[0]["pictures"] == {"folder": str(folder), "files": []}
+        name = "by class & time.png"
+        (folder / name).write_bytes(b"first")
+        (listed,) = update(view)[0]["pictures"]["files"]
+        assert listed["name"] == name and get(view, f"/pictures/{quote(name)}?1") == (200, b"first")
+        for other in ("notes.txt", "nothing.png", "../secret.png", "%2e%2e%2fsecret.png", "../why/notes.txt", ""):
+            assert get(view, f"/pictures/{other}")[0] == 404, other
+        assert get(view, f"/pictures/{quote(name)}", host="attacker.example")[0] == 403
+        os.utime(folder / name, ns=(0, listed["version"] + 1))
+        assert update(view)[0]["pictures"]["files"][0]["version"] == listed["version"] + 1
+        shutil.rmtree(folder)
+        assert update(view)[0]["pictures"]["files"] == [] and get(view, f"/pictures/{quote(name)}")[0] == 404
+    with WebView(port=0) as view:
+        assert update(view)[0]["pictures"] is None and get(view, "/pictures/x.png")[0] == 404
+
+
 def test_view_taken_port_or_foreign_address_is_one_line(view):
     port = int(view.url.split(":")[2].strip("/"))
     with pytest.raises(DeviceError, match=f"port {port} is taken, .* --port {port + 1}"):
@@ -204,6 +233,7 @@ def test_view_command_serves_a_camera_and_ends(capsys, monkeypatch):
     [
         (["--web", "--out", "x.rrd"], "--web excludes --out and --connect"),
         (["--port", "8000"], "--host and --port need --web"),
+        (["--explain", "why"], "--explain needs --web"),
     ],
 )
 def test_view_command_web_invalid_use_exits_2(arguments, message, capsys):
@@ -280,15 +310,21 @@ class Chromium:
         os.close(self._read)
 
 
-@pytest.fixture
-def page(view, tmp_path):
+@contextlib.contextmanager
+def opened(view, folder):
     """Open the page in headless Chromium."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("needs Chromium: apt install chromium")
-    page = Chromium(program, tmp_path, view.url)
-    yield page
-    page.close()
+    with contextlib.closing(Chromium(program, folder, view.url)) as page:
+        yield page
+
+
+@pytest.fixture
+def page(view, tmp_path):
+    """Open the page in headless Chromium."""
+    with opened(view, tmp_path) as page:
+        yield page
 
 
 def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view, page):
@@ -327,3 +363,23 @@ def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view,
     assert min(orange, blue) > 200, "both skeletons are seen in the 3-D view"
     page.wait_for("document.querySelector('#status').textContent === 'old'")
     assert "has the graph stopped?" in page.evaluate("document.querySelector('#notice').textContent")
+
+
+def test_page_in_chromium_shows_the_pictures_that_explain_writes(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("onnx")
+    why, walk = tmp_path / "why", tmp_path / "walk.npz"
+    why.mkdir()
+    model = write_tiny(tmp_path / "tiny")
+    positions = example_clip(model.inputs, 4 * FRAMES)["bodies"]
+    np.savez(walk, positions=positions, stamps_ns=np.arange(4 * FRAMES) * 100_000_000, layout="kinect_v2_25")
+    (tmp_path / "profile").mkdir()
+    with WebView(port=0, pictures=Pictures(why)) as view, opened(view, tmp_path / "profile") as page:
+        page.wait_for("document.querySelector('#pictures')?.innerText.includes('No pictures yet')")
+        assert main(["explain", str(model.path), str(walk), "--out", str(why)]) == 0
+        page.wait_for("document.querySelector('#pictures img')?.naturalWidth > 100")
+        assert page.evaluate("document.querySelector('#pictures figcaption').textContent") == "importance.png"
+        assert str(why) in page.evaluate("document.querySelector('#pictures h2').textContent")
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        shot = page.screenshot()
+        assert (shot.min(axis=2) > 240).mean() > 0.1, "the figure's white ground is seen below the view"

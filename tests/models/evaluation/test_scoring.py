@@ -200,7 +200,9 @@ def test_score_unfitting_dataset_refused(tmp_path, tiny):
         evaluation.evaluate(tiny, ClipDataset([still("x", 0, [(0.0, 0.0)])], ("a", "b", "c")))
     image = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "image", [BODY, image], WindowSpec(1.0, 4)))
-    with pytest.raises(ConfigError, match=r"image takes bodies, color, but the dataset has no color .*: use recordings"):
+    with pytest.raises(
+        ConfigError, match=r"image takes bodies, color, but the dataset has no color .*: use recordings"
+    ):
         scoring.score(session, clips())
 
 
