@@ -22,7 +22,7 @@ EPILOG = """\
 Examples:
   actrec view --web                                        the running graph in a page: http://127.0.0.1:8080/
   actrec view --web --host 0.0.0.0 --port 8000             on a robot, for browsers on other machines
-  actrec view --web --explain why                          and the pictures of: actrec explain MODEL CLIP --out why
+  actrec view --web --explain why                          and the images of: actrec explain MODEL CLIP --out why
   actrec view                                              the running graph in Rerun
   actrec view --driver realsense                           a camera and the detected people, without a graph
   actrec view --driver replay --driver-option path=kitchen
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explain",
         type=Path,
         metavar="FOLDER",
-        help="show the pictures that actrec explain writes there, below the page",
+        help="show the images that actrec explain writes there, below the page",
     )
     add("--out", metavar="FILE.rrd", default="", help="write a file instead of opening a viewer")
     add("--connect", metavar="URL", default="", help="show in a running viewer")
@@ -87,11 +87,11 @@ def _open(args: argparse.Namespace) -> "LiveView":
 
         return Viewer(args.out, args.connect)
     from actrec.visualization.web import WebView
-    from actrec.visualization.web.pictures import Pictures
+    from actrec.visualization.web.explanation_images import ExplanationImages
 
     source = args.driver or "running graph"
-    pictures = None if args.explain is None else Pictures(args.explain.expanduser().absolute())
-    view = WebView(args.host or "127.0.0.1", PORT if args.port is None else args.port, source, pictures)
+    explanation = None if args.explain is None else ExplanationImages(args.explain.expanduser().absolute())
+    view = WebView(args.host or "127.0.0.1", PORT if args.port is None else args.port, source, explanation)
     print(f"view: {view.url} (stop with Ctrl-C)", flush=True)
     return view
 

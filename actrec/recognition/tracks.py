@@ -345,7 +345,7 @@ def make_clips(
         stamp_ns: Stamp of that frame, at which the windows end.
         tracks: By body id.
         buffers: Messages that belong to no body.
-        inputs: The data to put into a clip; keys whose stream is missing are left out.
+        inputs: The data to put into a clip, without keys whose stream is missing.
     """
     window, present_keys = inputs.window, buffers.present_keys
     needed = dict.fromkeys(body_ids)

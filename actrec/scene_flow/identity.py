@@ -29,7 +29,7 @@ LEAST_S = 0.5
 
 @dataclass(frozen=True)
 class Remedy:
-    """How flow is changed where it is made.
+    """How to change the flow at its source.
 
     Attributes:
         command: Words before all settings.

@@ -60,7 +60,7 @@ function show(state, image) {
   showFigures(state.figures);
   showPeople(state.people);
   showEvents(state.events, state.stamp);
-  showPictures(state.pictures);
+  showExplanation(state.explanation);
   if (!byId("cloud").checked) space.setCloud(null);
   space.draw(state);
   if (state.closed) setStale("The view has ended.", "ended");
@@ -152,18 +152,18 @@ function showEvents(events, now) {
   byId("events").replaceChildren(...(lines.length ? lines : [element("p", { className: "empty", textContent: "No events yet" })]));
 }
 
-function showPictures(pictures) {
-  const section = byId("pictures"), shown = JSON.stringify(pictures);
+function showExplanation(explanation) {
+  const section = byId("explanation"), shown = JSON.stringify(explanation);
   if (section.dataset.shown === shown) return;
   section.dataset.shown = shown;
-  section.hidden = !pictures;
+  section.hidden = !explanation;
   document.body.classList.toggle("explained", !section.hidden);
-  if (!pictures) return;
-  const figures = pictures.files.map(({ name, version }) => element("figure", {},
-    element("img", { alt: name, src: `pictures/${encodeURIComponent(name)}?${version}` }),
+  if (!explanation) return;
+  const figures = explanation.files.map(({ name, version }) => element("figure", {},
+    element("img", { alt: name, src: `explanation/${encodeURIComponent(name)}?${version}` }),
     element("figcaption", { textContent: name })));
-  const none = element("p", { className: "empty", textContent: "No pictures yet: actrec explain writes them into this folder" });
-  section.replaceChildren(element("h2", { textContent: `Explanation: ${pictures.folder}` }), ...(figures.length ? figures : [none]));
+  const none = element("p", { className: "empty", textContent: "No images yet: actrec explain writes them into this folder" });
+  section.replaceChildren(element("h2", { textContent: `Explanation: ${explanation.folder}` }), ...(figures.length ? figures : [none]));
 }
 
 follow();

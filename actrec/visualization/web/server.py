@@ -18,7 +18,7 @@ from actrec.recognition import ActionEvent
 from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import LiveView, Snapshot
-from actrec.visualization.web.pictures import Pictures
+from actrec.visualization.web.explanation_images import ExplanationImages
 from actrec.visualization.web.state import ViewState
 
 FILES = {
@@ -27,7 +27,7 @@ FILES = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/space.js": ("space.js", "text/javascript; charset=utf-8"),
 }
-PICTURES = "/pictures/"
+EXPLANATION = "/explanation/"
 WAIT_S = 1.0  # wait of a request for newer data; then it gets the old one, with its age
 CLIENT_S = 20.0  # a browser that takes nothing for this long is disconnected
 
@@ -41,7 +41,7 @@ class WebView(LiveView):
         host: Address to listen on; 127.0.0.1 is reachable from this machine only.
         port: TCP port; 0 for a free one.
         source: Name of the source, for the page.
-        pictures: Pictures below the live view; None for none.
+        explanation: Images below the live view; None for none.
 
     Attributes:
         state: The data that the page shows.
@@ -51,8 +51,10 @@ class WebView(LiveView):
         DeviceError: The port is taken, or the address is not this machine's.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8080, source: str = "", pictures: Pictures | None = None):
-        self.state = ViewState(source, pictures=pictures)
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 8080, source: str = "", explanation: ExplanationImages | None = None
+    ):
+        self.state = ViewState(source, explanation=explanation)
         try:
             self._server = _Server((host, port), self.state)
         except OSError as error:
@@ -132,8 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, _file(name), kind)
         elif url.path == "/update":
             self._send_update(parse_qs(url.query, keep_blank_values=True))
-        elif (picture := self.server.state.picture(unquote(url.path.removeprefix(PICTURES)))) is not None:
-            self._send(HTTPStatus.OK, picture, "image/png")
+        elif (image := self.server.state.explanation_image(unquote(url.path.removeprefix(EXPLANATION)))) is not None:
+            self._send(HTTPStatus.OK, image, "image/png")
         else:
             self._send(HTTPStatus.NOT_FOUND, b"Not found\n", "text/plain")
 

@@ -20,7 +20,7 @@ from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.visualization import overlay
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import Snapshot, point_cloud
-from actrec.visualization.web.pictures import Pictures
+from actrec.visualization.web.explanation_images import ExplanationImages
 
 MAX_WIDTH = 1280  # of the image in the page, px
 JPEG_QUALITY = 75
@@ -37,11 +37,16 @@ class ViewState:
     Args:
         source: Name of the source, for the page.
         clock: Monotonic seconds.
-        pictures: Pictures below the live view; None for none.
+        explanation: Images below the live view; None for none.
     """
 
-    def __init__(self, source: str = "", clock: Callable[[], float] = time.monotonic, pictures: Pictures | None = None):
-        self._source, self._clock, self._pictures = source, clock, pictures
+    def __init__(
+        self,
+        source: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        explanation: ExplanationImages | None = None,
+    ):
+        self._source, self._clock, self._explanation = source, clock, explanation
         self._condition = threading.Condition()
         self._closed = False
         self._snapshot: Snapshot | None = None
@@ -105,9 +110,9 @@ class ViewState:
         with self._condition:
             self._figures.update(figures)
 
-    def picture(self, name: str) -> bytes | None:
-        """Return a picture as PNG; None if there is none of this name."""
-        return None if self._pictures is None else self._pictures.read(name)
+    def explanation_image(self, name: str) -> bytes | None:
+        """Return an image of the explanation as PNG; None if there is none of this name."""
+        return None if self._explanation is None else self._explanation.read(name)
 
     def close(self) -> None:
         """Answer all waiting requests."""
@@ -161,7 +166,7 @@ class ViewState:
         return {
             "number": self._number,
             "source": self._source,
-            "pictures": None if self._pictures is None else self._pictures.listed(),
+            "explanation": None if self._explanation is None else self._explanation.listed(),
             "stamp": self._newest_ns() / NANOSECONDS,
             "age_s": round(age, 2) if math.isfinite(age) else None,
             "stale": self._closed or age > STALE_S,

@@ -371,8 +371,8 @@ def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Rec
         )
     if unknown := [name for name in identity.NAMES if name in recipe.scene_flow.keys() - clips.scene_flow.keys()]:
         logger.warning(
-            "the recipe takes scene flow of %s %s, and that of dataset '%s' is not known",
-            unknown[0], recipe.scene_flow[unknown[0]], recipe.dataset,
+            "the recipe takes scene flow of %s %s, but the %s of dataset '%s' is not known",
+            unknown[0], recipe.scene_flow[unknown[0]], unknown[0], recipe.dataset,
         )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from actrec.utils.errors import DeviceError
 from actrec.visualization.overlay import Caption
 from actrec.visualization.snapshots import Snapshot
 from actrec.visualization.web import WebView, state
-from actrec.visualization.web.pictures import Pictures
+from actrec.visualization.web.explanation_images import ExplanationImages
 from tests.tiny_model import FRAMES, write_tiny
 
 CAMERA = Intrinsics(320, 240, 260.0, 260.0, 159.5, 119.5)
@@ -185,28 +185,28 @@ def test_view_files_are_local_and_other_sites_are_refused(view):
     assert get(view, "/", host="localhost:1")[0] == 200
 
 
-def test_view_pictures_of_a_folder_are_served_and_follow_changes(tmp_path):
+def test_view_explanation_images_are_served_and_follow_changes(tmp_path):
     folder = tmp_path / "why"
-    with pytest.raises(DeviceError, match="there is no folder '.*why': write the pictures first: actrec explain"):
-        Pictures(folder)
+    with pytest.raises(DeviceError, match="there is no folder '.*why': write the images first: actrec explain"):
+        ExplanationImages(folder)
     folder.mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
-    (folder / "notes.txt").write_text("not a picture")
-    with WebView(port=0, pictures=Pictures(folder)) as view:
-        assert update(view)[0]["pictures"] == {"folder": str(folder), "files": []}
+    (folder / "notes.txt").write_text("not an image")
+    with WebView(port=0, explanation=ExplanationImages(folder)) as view:
+        assert update(view)[0]["explanation"] == {"folder": str(folder), "files": []}
         name = "by class & time.png"
         (folder / name).write_bytes(b"first")
-        (listed,) = update(view)[0]["pictures"]["files"]
-        assert listed["name"] == name and get(view, f"/pictures/{quote(name)}?1") == (200, b"first")
+        (listed,) = update(view)[0]["explanation"]["files"]
+        assert listed["name"] == name and get(view, f"/explanation/{quote(name)}?1") == (200, b"first")
         for other in ("notes.txt", "nothing.png", "../secret.png", "%2e%2e%2fsecret.png", "../why/notes.txt", ""):
-            assert get(view, f"/pictures/{other}")[0] == 404, other
-        assert get(view, f"/pictures/{quote(name)}", host="attacker.example")[0] == 403
+            assert get(view, f"/explanation/{other}")[0] == 404, other
+        assert get(view, f"/explanation/{quote(name)}", host="attacker.example")[0] == 403
         os.utime(folder / name, ns=(0, listed["version"] + 1))
-        assert update(view)[0]["pictures"]["files"][0]["version"] == listed["version"] + 1
+        assert update(view)[0]["explanation"]["files"][0]["version"] == listed["version"] + 1
         shutil.rmtree(folder)
-        assert update(view)[0]["pictures"]["files"] == [] and get(view, f"/pictures/{quote(name)}")[0] == 404
+        assert update(view)[0]["explanation"]["files"] == [] and get(view, f"/explanation/{quote(name)}")[0] == 404
     with WebView(port=0) as view:
-        assert update(view)[0]["pictures"] is None and get(view, "/pictures/x.png")[0] == 404
+        assert update(view)[0]["explanation"] is None and get(view, "/explanation/x.png")[0] == 404
 
 
 def test_view_taken_port_or_foreign_address_is_one_line(view):
@@ -365,7 +365,7 @@ def test_page_in_chromium_shows_labels_events_and_image_until_they_are_old(view,
     assert "has the graph stopped?" in page.evaluate("document.querySelector('#notice').textContent")
 
 
-def test_page_in_chromium_shows_the_pictures_that_explain_writes(tmp_path):
+def test_page_in_chromium_shows_the_images_that_explain_writes(tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("onnx")
     why, walk = tmp_path / "why", tmp_path / "walk.npz"
@@ -374,12 +374,12 @@ def test_page_in_chromium_shows_the_pictures_that_explain_writes(tmp_path):
     positions = example_clip(model.inputs, 4 * FRAMES)["bodies"]
     np.savez(walk, positions=positions, stamps_ns=np.arange(4 * FRAMES) * 100_000_000, layout="kinect_v2_25")
     (tmp_path / "profile").mkdir()
-    with WebView(port=0, pictures=Pictures(why)) as view, opened(view, tmp_path / "profile") as page:
-        page.wait_for("document.querySelector('#pictures')?.innerText.includes('No pictures yet')")
+    with WebView(port=0, explanation=ExplanationImages(why)) as view, opened(view, tmp_path / "profile") as page:
+        page.wait_for("document.querySelector('#explanation')?.innerText.includes('No images yet')")
         assert main(["explain", str(model.path), str(walk), "--out", str(why)]) == 0
-        page.wait_for("document.querySelector('#pictures img')?.naturalWidth > 100")
-        assert page.evaluate("document.querySelector('#pictures figcaption').textContent") == "importance.png"
-        assert str(why) in page.evaluate("document.querySelector('#pictures h2').textContent")
+        page.wait_for("document.querySelector('#explanation img')?.naturalWidth > 100")
+        assert page.evaluate("document.querySelector('#explanation figcaption').textContent") == "importance.png"
+        assert str(why) in page.evaluate("document.querySelector('#explanation h2').textContent")
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         shot = page.screenshot()
         assert (shot.min(axis=2) > 240).mean() > 0.1, "the figure's white ground is seen below the view"

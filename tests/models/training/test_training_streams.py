@@ -272,7 +272,7 @@ def test_train_scene_flow_of_another_method_refused_with_command(dataset, tmp_pa
     path = write(tmp_path / "recipe.yaml", "c3d_flow", scene_flow={"method": "pd_flow", "height": 120})
     settings = recipe.read(path)
     trainer.train(settings, str(tmp_path), tmp_path / "unknown", progress=False, threads=1)
-    assert "takes scene flow of method pd_flow, and that of dataset 'nucla' is not known" in caplog.text
+    assert "takes scene flow of method pd_flow, but the method of dataset 'nucla' is not known" in caplog.text
     clips.scene_flow = {"method": "dis", "height": 120}
     command = "actrec prepare nucla --estimate flow --set flow.method=pd_flow --set flow.height=120 --out FOLDER"
     with pytest.raises(ConfigError, match=f"was prepared with dis: {command}"):

@@ -1,4 +1,4 @@
-"""Pictures of a folder, such as `actrec explain` writes, for the page of the live view."""
+"""Images that `actrec explain` writes into a folder, for the page of the live view."""
 
 import contextlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from actrec.utils.errors import DeviceError
 KIND = ".png"
 
 
-class Pictures:
+class ExplanationImages:
     """The PNG files of a folder, which may change while the page is shown.
 
     Raises:
@@ -19,12 +19,12 @@ class Pictures:
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise DeviceError(
-                f"there is no folder '{folder}': write the pictures first: actrec explain MODEL CLIP --out …"
+                f"there is no folder '{folder}': write the images first: actrec explain MODEL CLIP --out …"
             )
         self.folder = folder
 
     def listed(self) -> dict[str, Any]:
-        """Return the folder, and names and versions of its pictures, for JSON; none if it cannot be read."""
+        """Return the folder, and names and versions of its images, for JSON; none if it cannot be read."""
         found: list[dict[str, Any]] = []
         with contextlib.suppress(OSError):  # it was removed, or is being written
             paths = sorted(path for path in self.folder.iterdir() if path.suffix == KIND)
@@ -32,7 +32,7 @@ class Pictures:
         return {"folder": str(self.folder), "files": found}
 
     def read(self, name: str) -> bytes | None:
-        """Return a picture; None if the folder has none of this name."""
+        """Return an image; None if the folder has none of this name."""
         with contextlib.suppress(OSError):
             if any(each["name"] == name for each in self.listed()["files"]):
                 return (self.folder / name).read_bytes()
