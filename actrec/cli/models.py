@@ -11,6 +11,7 @@ import yaml
 from actrec import inference
 from actrec.inference import manifest, zoo
 from actrec.inference.package import PRECISIONS, Provenance, Rejection
+from actrec.scene_flow import identity
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 
@@ -206,6 +207,7 @@ def _description(figures: dict[str, Any]) -> str:
         ),
         f"  rejection  {Rejection(**rejection).note} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(figures['provenance'])}",
+        *([f"  flow       {identity.text(flow)}"] if (flow := figures["provenance"]["scene_flow"]) else []),
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
         f"  license    {figures['provenance']['license']}",
         f"  computes   in {' and '.join(precisions)}",

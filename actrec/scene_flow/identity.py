@@ -53,6 +53,12 @@ PREPARED = Remedy(
 """Remedies for the flow of a running node, and for the flow of clips."""
 
 
+def text(made: Identity) -> str:
+    """Return an identity for the user: "pd_flow, 240 px, 30 Hz"."""
+    units = {"height": " px", "rate": " Hz"}
+    return ", ".join(f"{_text(made[name])}{units.get(name, '')}" for name in NAMES if name in made)
+
+
 def check(required: Identity) -> None:
     """Raise ConfigError if a name is not part of an identity."""
     if unknown := [name for name in required if name not in NAMES]:

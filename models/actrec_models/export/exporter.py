@@ -17,6 +17,7 @@ from actrec import datasets, features, inference, types
 from actrec.datasets import find_duplicates
 from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Provenance
+from actrec.scene_flow import identity
 from actrec.utils import config, folders
 from actrec.utils.errors import ConfigError
 from actrec_models import evaluation, networks
@@ -313,6 +314,7 @@ def _accuracy_rows(trained: Provenance) -> list[tuple[str, str]]:
     seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     rate = f" at {trained.rates_text}" if trained.frame_rates else ""
     rows = [("Trained on", f"{trained.dataset}{rate}, split {trained.split}, {trained.epochs} epochs, {seed}")]
+    rows += [("Scene flow", identity.text(trained.scene_flow))] if trained.scene_flow else []
     rows.append(("Accuracy", accuracy))
     return [*rows, ("Live", trained.live_note)] if trained.live_note else rows
 

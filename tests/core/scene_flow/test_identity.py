@@ -43,6 +43,10 @@ def test_describe_names_both_values_and_remedy() -> None:
     assert prepared.endswith("actrec prepare the dataset with --set flow.method=pd_flow --set flow.height=120")
 
 
+def test_text_has_units_of_known_settings() -> None:
+    assert identity.text(TRAINED) == "pd_flow, 120 px, 30 Hz" and identity.text({"height": 240}) == "240 px"
+
+
 def test_check_unknown_name_refused() -> None:
     identity.check(TRAINED)
     with pytest.raises(ConfigError, match="scene_flow has 'methods'; known: method, height, rate"):

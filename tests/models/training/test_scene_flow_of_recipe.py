@@ -2,8 +2,6 @@
 
 import shlex
 
-import pytest
-
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.store import PreparedDataset
@@ -12,8 +10,11 @@ from actrec_models.export.exporter import export_network
 from tests.models.own_recordings import body, write_bag
 from tests.models.small import SMALL
 
-OPTIONS = [f"options.{name}={value}" for name, value in SMALL["c3d_flow"].items()]
 HEIGHT = ["--set", "flow.height=48"]
+
+
+def options_of(network):
+    return [word for name, value in SMALL[network].items() for word in ("--set", f"options.{name}={value}")]
 
 
 def record(root, count, first_x):
@@ -32,8 +33,9 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     assert main([*prepare, "--estimate", "flow", *HEIGHT, "--out", str(of_dis)]) == 0
     assert PreparedDataset(of_dis).scene_flow == {"method": "dis", "height": 48, "rate": 10.0}
 
-    settings = ["dataset=folder", "split=all", "epochs=1", "batch=4", "precision=32-true", *OPTIONS]
-    train = ["train", "papers/c3d_flow_ntu60", *(word for each in settings for word in ("--set", each))]
+    settings = ["dataset=folder", "split=all", "epochs=1", "batch=4", "precision=32-true"]
+    train = ["train", "papers/c3d_flow_ntu60", *options_of("c3d_flow")]
+    train += [word for each in settings for word in ("--set", each)]
     train += ["--quiet", "--threads", "1", "--out", str(tmp_path / "run"), "--data"]
     capsys.readouterr()
     assert main([*train, str(tmp_path / "dis")]) == 2
@@ -48,6 +50,8 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     assert main([*export, "--out", str(tmp_path / "model")]) == 0
     stated = package.load(tmp_path / "model").provenance.scene_flow
     assert stated == {"method": "pd_flow", "height": 48, "rate": 10.0}
+    assert "pd_flow, 48 px, 10 Hz" in (tmp_path / "model/README.md").read_text()
+    assert main(["models", str(tmp_path / "model")]) == 0 and "pd_flow, 48 px, 10 Hz" in capsys.readouterr().out
 
     for method in ("dis", "pd_flow"):
         words = ["--estimate", "flow", *HEIGHT, "--set", f"flow.method={method}", "--root", str(other)]
@@ -71,23 +75,20 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     assert "scene flow has rate 5, trained with 10; use recordings of 10 Hz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["p_i3d", "vpn_i3d"])
-def test_model_of_color_and_recordings_of_joints_are_one_line(name, published, tmp_path, capsys):
+def test_models_of_color_and_recordings_of_joints_are_one_line(published, tmp_path, capsys):
     """Train, eval, explain and label refuse recordings without color before they work."""
-    model, bag = tmp_path / name, write_bag(tmp_path / "walk", lambda k: [body(0.1 * k)])
-    options = [word for key, value in SMALL[name].items() for word in ("--set", f"options.{key}={value}")]
+    model, bag = tmp_path / "p_i3d", write_bag(tmp_path / "walk", lambda k: [body(0.1 * k)])
+    export_network("p_i3d", dict(SMALL["p_i3d"]), datasets.DATASETS.get("nucla").classes, model)
     nucla = ["--dataset", "nucla", "--split", "view", "--root", str(published)]
-    export_network(name, dict(SMALL[name]), datasets.DATASETS.get("nucla").classes, model)
-    commands = {
-        "train": [f"papers/{name.replace('vpn_i3d', 'vpn')}_nucla", *options, "--quiet",
-                  "--root", str(published), "--out", str(tmp_path / "run")],
-        "eval": [str(model), *nucla, "--quiet"],
-        "explain": [str(model), "--out", str(tmp_path / "why"), *nucla],
-        "label": [str(bag), "--model", str(model)],
-    }  # fmt: skip
-    for command, arguments in commands.items():
-        assert main([command, *arguments]) == 2, command
+    train = ["train", "--quiet", "--root", str(published), "--out", str(tmp_path / "run")]
+    for command in (
+        [*train, "papers/p_i3d_nucla", *options_of("p_i3d")],
+        [*train, "papers/vpn_nucla", *options_of("vpn_i3d")],
+        ["eval", str(model), *nucla, "--quiet"],
+        ["explain", str(model), "--out", str(tmp_path / "why"), *nucla],
+        ["explain", str(model), str(bag), "--out", str(tmp_path / "why")],
+        ["label", str(bag), "--model", str(model)],
+    ):
+        assert main(command) == 2, command
         (line,) = capsys.readouterr().err.splitlines()
         assert "color" in line and "use " in line and "recording" in line, (command, line)
-    assert main(["explain", str(model), str(bag), "--out", str(tmp_path / "why")]) == 2
-    assert "the recording has joints without color: use a recording with color" in capsys.readouterr().err
