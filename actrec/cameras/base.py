@@ -42,7 +42,6 @@ class Camera(ABC):
             fields as parameters `<driver>.<field>`.
         skipped: Frames dropped since opening because the reader was late; 0 if the driver cannot count them.
         has_depth: Whether frames may have depth; false for a source of color alone.
-        has_color: Whether frames may have color; false for a recording of joints alone.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
         serial: Serial number of the device, once open; empty if it has none.
         live: Whether a broken stream is opened again; false for a recording, which would start over.
@@ -52,7 +51,6 @@ class Camera(ABC):
     config: Any
     live: bool = True
     has_depth: bool = True
-    has_color: bool = True
     skipped: int = 0
     paced: bool = True
     serial: str = ""
@@ -63,6 +61,11 @@ class Camera(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def has_color(self) -> bool:
+        """Whether frames may have color; false for a recording of joints alone."""
+        return True
 
     def prepare(self) -> None:
         """Do slow work that needs no device, before opening."""

@@ -13,6 +13,7 @@ from actrec.recordings import FORMATS, Recording, RecordingConfig, detect_format
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.folders import expanded
 
 FRAMES_AHEAD = 4
 
@@ -143,7 +144,6 @@ class ReplayCamera(Camera):
             raise ConfigError("the replay driver needs a recording: set its option path")
         with contextlib.suppress(ActrecError):  # raised by `open`
             kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
-            self.has_color = kind != "skeleton"
             self.has_depth = kind != "video" and self.config.depth_topic != "none"
         self._decoder: Decoder | None = None
         self._pace = Pace(self.config.rate)
@@ -152,6 +152,18 @@ class ReplayCamera(Camera):
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of the images; valid once open."""
         return self._opened().recording.intrinsics
+
+    @property
+    def has_color(self) -> bool:
+        """Whether the recording has images; true if it cannot be read, which `open` reports."""
+        with contextlib.suppress(ActrecError):
+            kind = detect_format(self.config.path) if self.config.format == "auto" else self.config.format
+            if kind == "bag":
+                from actrec.recordings.rosbag import image_bag  # needs rosbags
+
+                return image_bag.has_images(expanded(self.config.path))
+            return kind != "skeleton"
+        return True
 
     def open(self) -> None:
         """Open the recording and start decoding."""

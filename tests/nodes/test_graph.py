@@ -27,6 +27,7 @@ from actrec_nodes.bringup import graph, processes, run, transport
 from actrec_nodes.bringup.monitor import GraphMonitor
 from actrec_nodes.common import conversions, topics
 from tests.example_scene import CROP, FLOW, HANDS, WINDOW
+from tests.models.own_recordings import walker, write_bag
 from tests.tiny_model import write_any, write_tiny
 
 pytestmark = pytest.mark.ros
@@ -118,13 +119,17 @@ def test_plan_source_of_color_alone_starts_only_the_nodes_that_work_without_dept
 def test_plan_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> None:
     (tmp_path / "joints.skeleton").touch()
     color, flow = (str(write_any(tmp_path / spec.name, [spec], WINDOW).path) for spec in (CROP, FLOW))
-    replay = ["--driver", "replay", "--driver-option", f"path={tmp_path / 'joints.skeleton'}"]
-    for model, stream in ((color, "color"), (flow, "flow")):
-        message = f"takes {stream}, and the recording has joints without color: .* --model joint_tcn_everyday"
-        with pytest.raises(ConfigError, match=message):
-            plan(*replay, "--model", model)
-        assert plan("--driver", "simulated", "--model", model).model == model
-    assert plan(*replay, "--model", "joint_tcn_everyday").model == "joint_tcn_everyday"
+    write_bag(tmp_path / "bag", walker)
+    for name in ("joints.skeleton", "bag"):
+        replay = ["--driver", "replay", "--driver-option", f"path={tmp_path / name}"]
+        for model, stream in ((color, "color"), (flow, "flow")):
+            message = f"takes {stream}, and the recording has joints without color: .* --model joint_tcn_everyday"
+            with pytest.raises(ConfigError, match=message):
+                plan(*replay, "--model", model)
+        assert plan(*replay, "--model", "joint_tcn_everyday").model == "joint_tcn_everyday"
+    write_bag(tmp_path / "images", walker, images=True)
+    for source in (["simulated"], ["replay", "--driver-option", f"path={tmp_path}/images"], ["replay"]):
+        assert plan("--driver", *source, "--model", color).model == color
 
 
 def test_run_webcam_labels_people_without_depth(

@@ -55,8 +55,13 @@ _PROBE = 30  # color messages read to find the frame rate and the image size
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
     """Open a bag: its images, or its skeletons if it has no images; raises as `BagRecording`."""
     path = existing_path(path)
+    return (BagRecording if has_images(path) else SkeletonBagRecording)(path, config)
+
+
+def has_images(path: Path) -> bool:
+    """Return false if a bag has skeletons and no images; raises as `message_types`."""
     types = message_types(path)
-    return (SkeletonBagRecording if SKELETONS in types and not types & IMAGE_TYPES else BagRecording)(path, config)
+    return SKELETONS not in types or bool(types & IMAGE_TYPES)
 
 
 class BagRecording(OpenBag):

@@ -246,12 +246,12 @@ def check_color(specs: Sequence[NodeSpec], model: str, driver: Any) -> None:
     """
     from actrec.inference import zoo
 
-    if driver is None or driver.has_color or not model or find("camera") not in specs:
+    if driver is None or not model or find("camera") not in specs:
         return
     wanted: list[str] = []
     with contextlib.suppress(ActrecError):  # the recognizer reports a model that cannot be read
         wanted = [stream for stream, required in streams(model).items() if required and stream != "bodies"]
-    if wanted:
+    if wanted and not driver.has_color:
         raise ConfigError(
             f"model {model} takes {' and '.join(wanted)}, and the recording has joints without color: use a recording "
             f"with color, or a model of joints such as --model {zoo.DEFAULT}"
