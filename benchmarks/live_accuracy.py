@@ -360,6 +360,8 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--everyday", type=count, metavar="N", help="instead: N clips of test people of each set of "
                         "the everyday actions, in --data")  # fmt: skip
     parser.add_argument("--fps", type=amount, default=15.0, help="frame rate of the camera (default: 15)")
+    parser.add_argument("--cpu-precision", choices=("auto", "fp32", "int8"), default="auto",
+                        help="of the perception's networks (default: %(default)s)")  # fmt: skip
     args = parser.parse_args(list(arguments))
     session = inference.load(args.model)
     if args.everyday:
@@ -422,7 +424,7 @@ def _run_all(
         collector = Collector(context=context)
         host.add(collector)
         for switch in NODES:
-            parameters = _parameters(recognizer if switch == "recognizer" else {})
+            parameters = _parameters(recognizer if switch == "recognizer" else {"cpu_precision": args.cpu_precision})
             host.add(graph.find(switch).load()(context=context, parameter_overrides=parameters))
         if failed := host.start():
             raise DeviceError(f"{failed} did not start; see its error above")

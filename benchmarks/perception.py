@@ -42,6 +42,9 @@ from actrec_models.data import rendered as recordings
 
 NTU_NAME = "S001C001P001R001A001"
 
+PRECISIONS = ("auto", "fp32", "int8")
+"""Of the networks on the CPU (`NetworkConfig.cpu_precision`)."""
+
 ROOT = KINECT_V2_25.index["spine_base"]
 
 SHOULDERS = [KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]]
@@ -252,6 +255,7 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     parser.add_argument("--color-alone", action="store_true", help="estimate without depth")
+    parser.add_argument("--cpu-precision", choices=PRECISIONS, default="auto", help="(default: %(default)s)")
     parser.add_argument(
         "--clips", type=Path, metavar="NPZ", help="save the rendered clips here, or use the ones saved here"
     )
@@ -291,9 +295,8 @@ def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
     if args.clips is not None and args.clips.is_file():
         return recordings.read(args.clips), []
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
-    clips, left_out = recordings.estimate_all(
-        [test], args.every, args.fps, args.workers, has_depth=not args.color_alone
-    )
+    how = {"has_depth": not args.color_alone, "cpu_precision": args.cpu_precision}
+    clips, left_out = recordings.estimate_all([test], args.every, args.fps, args.workers, **how)
     print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
     if args.clips is not None:
         recordings.write(args.clips, clips)

@@ -320,12 +320,14 @@ def _turned(clip: Clip, angle: float) -> Clip:
     return replace(clip, bodies=bodies.astype(np.float32))
 
 
-def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True) -> Clip | None:
+def estimate(
+    clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True, **options: Any
+) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
     The seed determines room and noise. The clip holds `up` of its camera, which is the recording's; or, if `varied`, a
     camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`. Without
-    `has_depth`, the estimator gets the color image alone.
+    `has_depth`, the estimator gets the color image alone. `options` are fields of `BodyPerceptionConfig`.
     """
     mount = None
     if varied:
@@ -334,7 +336,7 @@ def estimate(clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_
         pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
         mount = partial(aimed, clip, 0.0, pitch)
     found: dict[int, np.ndarray] = {}
-    with contextlib.closing(BodyPerception()) as perception:
+    with contextlib.closing(BodyPerception(**options)) as perception:
         for frame in frames(clip, seed, fps, mount):
             if bodies := perception.process(frame if has_depth else replace(frame, depth=None)):
                 found[frame.stamp_ns] = bodies[0].positions
@@ -383,13 +385,15 @@ def hand_frames(clip: Clip, roll: float, pitch: float, fps: float = 0.0) -> Iter
         yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, INTRINSICS, up=camera.up)
 
 
-def estimate_hand(clip: Clip, roll: float, pitch: float, leveled: bool = True, fps: float = 0.0) -> Clip | None:
+def estimate_hand(
+    clip: Clip, roll: float, pitch: float, leveled: bool = True, fps: float = 0.0, **options: Any
+) -> Clip | None:
     """Render the hand of a clip as `hand_frames`, and estimate it again as [1, T, 22, 3]; None without two frames.
 
-    The estimator and the clip get `up` of the camera if `leveled`.
+    The estimator and the clip get `up` of the camera if `leveled`. `options` are fields of `HandPerceptionConfig`.
     """
     found: dict[int, np.ndarray] = {}
-    with contextlib.closing(HandPerception()) as perception:
+    with contextlib.closing(HandPerception(**options)) as perception:
         for frame in hand_frames(clip, roll, pitch, fps):
             for hand in perception.process(frame if leveled else replace(frame, up=None), [])[:1]:
                 found[frame.stamp_ns] = convert(hand.positions, hand.scores, hand.layout, HAND_22.name)[0]
@@ -406,10 +410,12 @@ def estimate_all(
     workers: int,
     varied: bool = False,
     has_depth: bool = True,
+    cpu_precision: str = "auto",
 ) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
 
     `varied` and `has_depth` as for `estimate`; for varied hands, the cameras of `HAND_MOUNTINGS` in turn.
+    `cpu_precision` as in `NetworkConfig`.
 
     Raises:
         ConfigError: The clips show neither bodies nor right hands.
@@ -417,7 +423,8 @@ def estimate_all(
     if (layout := parts[0].layout) not in (CANONICAL, HAND_22.name):
         raise ConfigError(f"only {CANONICAL} and {HAND_22.name} can be rendered, but these clips hold {layout}")
     chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
-    tasks = ((_loaded(clips[index]), seed, fps, varied, has_depth) for seed, (clips, index) in enumerate(chosen))
+    options = fps, varied, has_depth, cpu_precision
+    tasks = ((_loaded(clips[index]), seed, *options) for seed, (clips, index) in enumerate(chosen))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         results = list(tqdm(pool.imap(_task, tasks), total=len(chosen), unit="clip"))
     skipped = [f"{clips.names[index]} skipped: {result}" for (clips, index), result in zip(chosen, results, strict=True)
@@ -433,14 +440,15 @@ def _loaded(clip: Clip) -> Clip:
     return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
 
 
-def _task(arguments: tuple[Clip, int, float, bool, bool]) -> Clip | str:
+def _task(arguments: tuple[Clip, int, float, bool, bool, str]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
-    clip, seed, fps, varied, has_depth = arguments
+    clip, seed, fps, varied, has_depth, cpu_precision = arguments
+    options = {"cpu_precision": cpu_precision}
     try:
         if clip.bodies.shape[2] == len(HAND_22):
             roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
-            return estimate_hand(clip, roll, pitch, fps=fps) or "its hand is found in less than two frames"
-        return estimate(clip, seed, fps, varied, has_depth) or "half of its frames have no body"
+            return estimate_hand(clip, roll, pitch, fps=fps, **options) or "its hand is found in less than two frames"
+        return estimate(clip, seed, fps, varied, has_depth, **options) or "half of its frames have no body"
     except ActrecError as error:
         return str(error)
 
