@@ -18,6 +18,7 @@ from actrec.utils.errors import ActrecError
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "acted-events": ("benchmarks.acted_events:acted", "events of actions acted once by the simulated camera"),
     "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
+    "agreement": ("benchmarks.agreement:agreement", "landmarks in float32 and INT8, and against the truth"),
     "body-ntu": ("benchmarks.perception:body_ntu", "the body estimator against the Kinect on an NTU video"),
     "calibration": ("benchmarks.calibration:measure", "intrinsics of rendered boards and of photographs, with errors"),
     "calibration-robot": ("benchmarks.calibration:measure_robot", "errors of depth, hand-eye and floor calibrations"),

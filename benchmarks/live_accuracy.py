@@ -362,6 +362,8 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--fps", type=amount, default=15.0, help="frame rate of the camera (default: 15)")
     parser.add_argument("--cpu-precision", choices=("auto", "fp32", "int8"), default="auto",
                         help="of the perception's networks (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--every-frame", action="store_true", help="send the next frame after the last one's skeletons,"
+                        " for a busy machine (default: in real time)")  # fmt: skip
     args = parser.parse_args(list(arguments))
     session = inference.load(args.model)
     if args.everyday:
@@ -449,6 +451,7 @@ def _parameters(values: dict[str, Any]) -> list[Parameter]:
 def _render(context: Context, sequence: SkeletonSequence, args: argparse.Namespace) -> None:
     """Run a camera_node that renders the sequence, to its end."""
     settings = {"driver": "simulated", "simulated.script": str(args.data / FILE), "simulated.fps": args.fps}
+    settings["simulated.realtime"] = not args.every_frame
     # Another name each time: rosout keeps the last node's for a while.
     name = ["--ros-args", "-r", "__node:=camera_of_" + re.sub(r"\W", "_", sequence.name)]
     with Host(context) as host, tempfile.TemporaryDirectory() as folder:

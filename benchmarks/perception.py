@@ -58,7 +58,8 @@ def _arguments(name: str, text: str, arguments: list[str]) -> argparse.Namespace
     return parser.parse_args(arguments)
 
 
-def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
+def play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
+    """Yield up to `count` frames of a driver with these options."""
     with cameras.create(driver, **options) as camera:
         try:
             for _ in range(count):
@@ -111,7 +112,7 @@ def _against(
     body = perception.create("body", num_poses=1)
     apart, shape = np.full((2, len(pixels), len(KINECT_V2_25)), np.nan)
     found = []
-    for t, frame in enumerate(_play("replay", min(count, len(pixels)), path=video, mirror=mirror, rate=0.0)):
+    for t, frame in enumerate(play("replay", min(count, len(pixels)), path=video, mirror=mirror, rate=0.0)):
         detections: list[Detection] = body.estimate(frame)
         found.append(bool(detections))
         if not detections:
@@ -146,7 +147,7 @@ def _measured(name: str, count: int, driver: str, **options: Any) -> dict[str, A
     parts = (BodyPerception(), HandPerception(), FacePerception())
     spent, found = [], []
     # All frames first, because the camera decodes or renders in another thread, whose time would count.
-    for frame in list(_play(driver, count, **options)):
+    for frame in list(play(driver, count, **options)):
         marks = [time.process_time()]
         bodies = parts[0].process(frame)
         marks.append(time.process_time())
@@ -295,7 +296,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
     if args.clips is not None and args.clips.is_file():
         return recordings.read(args.clips), []
     test = datasets.create(args.dataset, datasets.folder(args.data, args.dataset), part="test")
-    how = {"has_depth": not args.color_alone, "cpu_precision": args.cpu_precision}
+    how: dict[str, Any] = {"has_depth": not args.color_alone, "cpu_precision": args.cpu_precision}
     clips, left_out = recordings.estimate_all([test], args.every, args.fps, args.workers, **how)
     print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
     if args.clips is not None:
