@@ -44,7 +44,7 @@ RENDERED = (*CYCLE, "idle")
 RENDERED_HZ = 10.0
 
 VISIBLE = 0.5
-"""Least score of a landmark that is compared."""
+"""Least score of a body's landmark that is compared."""
 
 SAME = 0.5
 """Largest mean distance of two detections of one thing, of the extent of the first."""
@@ -189,11 +189,11 @@ def _match(wanted: Sequence[Found], seen: Sequence[Found], errors: Errors) -> No
         a, b = wanted[row], as_wanted[row][column]
         if costs[row, column] >= SAME:
             continue
-        shown = a.scores >= VISIBLE
+        layout = {25: CANONICAL, 33: "mediapipe_33"}.get(len(a.pixels))
+        shown = a.scores >= (0.0 if layout is None else VISIBLE)
         apart = np.linalg.norm(a.pixels - b.pixels, axis=1)[shown]
         errors.matched += 1
         errors.distances += apart[np.isfinite(apart)].tolist()
-        layout = {25: CANONICAL, 33: "mediapipe_33"}.get(len(a.pixels))
         if layout is None:
             errors.exchanged += a.side != b.side
         else:

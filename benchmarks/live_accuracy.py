@@ -421,6 +421,8 @@ def _run_all(
     context: Context, chosen: Sequence[SkeletonSequence], session: Session, args: argparse.Namespace
 ) -> list[SimulatedOutcome]:
     recognizer = {"model": str(session.package.path), "labels": "windows", "interval_s": 0.0, "watchdog_s": 0.0}
+    if args.every_frame:
+        recognizer["stale_s"] = 0.0  # slower than real time, frames are late
     outcomes = []
     with Host(context) as host:
         collector = Collector(context=context)
