@@ -142,14 +142,13 @@ def _kinect(file: Path, frames: int) -> list[list[Found]]:
 def detect(source: Frames, **options: Any) -> dict[str, list[list[Found]]]:
     """Return what the estimators find in each frame; hands and faces belong to bodies, if there are any."""
     estimator = perception.create("body", **options)
-    bodies, hands, faces = (kind(**options) for kind in (BodyPerception, HandPerception, FacePerception))
+    bodies, hands, faces = BodyPerception(**options), HandPerception(**options), FacePerception(**options)
     found: dict[str, list[list[Found]]] = {kind: [] for kind in KINDS}
     for frame in source.frames:
         people = bodies.process(frame)
-        for kind, detections in zip(
-            KINDS, (estimator.estimate(frame), hands.process(frame, people), faces.process(frame, people)), strict=True
-        ):
-            found[kind].append([Found(each.pixels, each.scores, getattr(each, "side", "")) for each in detections])
+        found["body"].append([Found(each.pixels, each.scores) for each in estimator.estimate(frame)])
+        found["hand"].append([Found(each.pixels, each.scores, each.side) for each in hands.process(frame, people)])
+        found["face"].append([Found(each.pixels, each.scores) for each in faces.process(frame, people)])
     for part in (estimator, bodies, hands, faces):
         part.close()
     return found

@@ -443,7 +443,7 @@ def _loaded(clip: Clip) -> Clip:
 def _task(arguments: tuple[Clip, int, float, bool, bool, str]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
     clip, seed, fps, varied, has_depth, cpu_precision = arguments
-    options = {"cpu_precision": cpu_precision}
+    options: dict[str, Any] = {"cpu_precision": cpu_precision}
     try:
         if clip.bodies.shape[2] == len(HAND_22):
             roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
