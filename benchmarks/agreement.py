@@ -61,7 +61,7 @@ class Found:
 
 @dataclass
 class Frames:
-    """Frames of one source, with the true bodies and hands of each where they are known."""
+    """Frames of one source, with the true bodies and hands of each if they are known."""
 
     name: str
     frames: list[RgbdFrame]
@@ -140,7 +140,7 @@ def _kinect(file: Path, frames: int) -> list[list[Found]]:
 
 
 def detect(source: Frames, **options: Any) -> dict[str, list[list[Found]]]:
-    """Return what the estimators find in each frame; hands and faces belong to bodies, if there are any."""
+    """Return the detections in each frame by kind; hands and faces belong to bodies, if there are any."""
     estimator = perception.create("body", **options)
     bodies, hands, faces = BodyPerception(**options), HandPerception(**options), FacePerception(**options)
     found: dict[str, list[list[Found]]] = {kind: [] for kind in KINDS}
