@@ -79,7 +79,7 @@ class HandPerceptionConfig(NetworkConfig):
     """Settings of the estimator and the lifting of hands."""
 
     hand_model: str = setting(
-        "full", "Landmark network: lite takes a third of the time, but fingers seen from above lose their shape",
+        "full", "Landmark network: lite takes a third of the time, but fingers seen from below lose their shape",
         choices=("lite", "full"),
     )  # fmt: skip
     hand_window_m: float = setting(0.26, "Edge of the search window around a body's hand", unit="m", range=(0.1, 1.0))
