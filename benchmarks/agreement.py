@@ -23,6 +23,7 @@ from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerce
 from actrec.simulation.actions import CYCLE
 from actrec.skeleton.layouts import CANONICAL, LAYOUTS, convert
 from actrec.types import RgbdFrame
+from actrec.utils.errors import ConfigError
 from benchmarks.perception import LIMBS, NTU_NAME, play
 
 KINDS = ("body", "hand", "face")
@@ -94,6 +95,8 @@ def agreement(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--sources", type=names, default=[*RECORDED, "rendered"], help="(default: all)")
     parser.add_argument("--frames", type=count, default=500, help="of each source, at most (default: %(default)s)")
     args = parser.parse_args(list(arguments))
+    if unknown := [name for name in args.sources if name not in (*RECORDED, "rendered")]:
+        raise ConfigError(f"--sources has '{unknown[0]}'; known: {', '.join(RECORDED)}, rendered")
     rows: list[dict[str, Any]] = []
     for source in sources(args):
         found = {precision: detect(source, cpu_precision=precision) for precision in PRECISIONS}

@@ -12,7 +12,7 @@ from actrec.inference import zoo
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, People
 from actrec.recognition.events import ActionEvent
 from actrec.recognition.recognizer import ActionPrediction, ActionRecognizer
-from actrec.recognition.tracks import STREAM_NAMES
+from actrec.recognition.tracks import check_without_color
 from actrec.scene_flow import identity
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
 from actrec.types import RgbdFrame
@@ -69,13 +69,8 @@ class OfflineRecognizer(contextlib.AbstractContextManager["OfflineRecognizer", N
         session = inference.load(model, backend)
         self.recognizer = ActionRecognizer(session, **settings)
         streams = self.recognizer.streams
-        if not has_color and (
-            images := [STREAM_NAMES[s] for s, required in streams.items() if required and s != "bodies"]
-        ):
-            raise ConfigError(
-                f"model {session.package.name} takes {' and '.join(images)}, and the recording has joints without "
-                f"color: use a recording with color, or a model of joints such as {zoo.DEFAULT}"
-            )
+        if not has_color:
+            check_without_color(session.package.name, streams)
         if streams.get("flow") and not has_depth:
             raise ConfigError(
                 f"model {session.package.name} requires scene flow, which needs depth, and the frames have none: use a "

@@ -14,6 +14,7 @@ import numpy as np
 
 from actrec import features
 from actrec.features.specs import FrameFeature, InputSpec, WindowSpec
+from actrec.inference import zoo
 from actrec.inference.session import Session, body_layout, frame_inputs
 from actrec.recognition.clip_scores import BodyWindow, ClipScores
 from actrec.scene_flow import identity
@@ -21,7 +22,7 @@ from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL, HANDS, convert
 from actrec.skeleton.windows import Series, Window, sample_stamps
 from actrec.types import KEYS, NANOSECONDS, STREAMS, UNASSIGNED_HAND, Body, Face, Hand, Intrinsics
-from actrec.utils.errors import InputError, PackageError
+from actrec.utils.errors import ConfigError, InputError, PackageError
 
 FRAMES_PER_SAMPLE = 4
 BUFFERED_IMAGES = 32
@@ -36,6 +37,21 @@ MAX_LEAD_S = 60.0
 
 STREAM_NAMES = {"bodies": "skeletons", "hands": "hands", "face": "faces", "flow": "scene flow", "color": "color images"}
 """Stream to its name in messages to the user."""
+
+
+def check_without_color(model: str, streams: Mapping[str, bool]) -> None:
+    """Raise ConfigError if a model requires images, or a stream made from them, of a recording of joints alone.
+
+    Args:
+        model: Its name, for the message.
+        streams: Streams that it takes, and whether each is required.
+    """
+    if images := [STREAM_NAMES[stream] for stream, required in streams.items() if required and stream != "bodies"]:
+        raise ConfigError(
+            f"model {model} takes {' and '.join(images)}, and the recording has joints without color: use a recording "
+            f"with color, or a model of joints such as {zoo.DEFAULT}"
+        )
+
 
 _POINT_SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2)}
 
@@ -215,9 +231,7 @@ class StreamBuffers:
     color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
     newest_ns: dict[str, int] = field(default_factory=dict)  # stream to the stamp of its newest message
-    flow_settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # method and height of scene flow, as its node states
+    flow_settings: Mapping[str, Any] = field(default_factory=dict)  # method, height of scene flow as its node states
     image_size: tuple[int, int] | None = None  # width and height of the color image in px
     up: np.ndarray | None = None  # [3] unit vector against gravity in the axes of the windows
     newest_up: np.ndarray | None = None  # the same in the newest frame

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from actrec.skeleton.layouts import LAYOUTS
+from actrec.utils.errors import ConfigError
 from benchmarks import agreement
 from benchmarks.agreement import Found, Frames
 
@@ -39,3 +40,8 @@ def test_agreement_int8_agrees_with_float32_on_rendered_frames_and_a_recorded_ha
     assert rows["rendered", "body", "truth", "int8"]["px"] < 5
     assert rows["rendered", "body", "fp32", "int8"]["px"] < 3
     assert rows["hand_palm", "hand", "fp32", "int8"]["found"] == 1
+
+
+def test_agreement_unknown_source_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--sources has 'nothing'; known: ntu, .*, rendered"):
+        agreement.agreement(["--sources", "nothing"])

@@ -122,8 +122,8 @@ def test_plan_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> None
     write_bag(tmp_path / "bag", walker)
     for name in ("joints.skeleton", "bag"):
         replay = ["--driver", "replay", "--driver-option", f"path={tmp_path / name}"]
-        for model, stream in ((color, "color"), (flow, "flow")):
-            message = f"takes {stream}, and the recording has joints without color: .* --model joint_tcn_everyday"
+        for model, stream in ((color, "color images"), (flow, "scene flow")):
+            message = f"takes {stream}, and the recording has joints without color: .* such as joint_tcn_everyday"
             with pytest.raises(ConfigError, match=message):
                 plan(*replay, "--model", model)
         assert plan(*replay, "--model", "joint_tcn_everyday").model == "joint_tcn_everyday"

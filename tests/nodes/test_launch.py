@@ -89,7 +89,7 @@ def test_launch_recording_of_joints_refuses_model_of_color(tmp_path: Path) -> No
     (tmp_path / "joints.skeleton").touch()
     model = str(write_any(tmp_path / "crop", [CROP], WINDOW).path)
     given = {"driver": "replay", "driver_options": f"path={tmp_path}/joints.skeleton", "model": model}
-    with pytest.raises(ConfigError, match="takes color, and the recording has joints without color"):
+    with pytest.raises(ConfigError, match="takes color images, and the recording has joints without color"):
         plan(**given)
     assert "recognizer_node" in names(started(**{**given, "model": ""}))
 

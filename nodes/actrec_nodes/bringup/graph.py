@@ -244,18 +244,15 @@ def check_color(specs: Sequence[NodeSpec], model: str, driver: Any) -> None:
     Raises:
         ConfigError: It does; the message names the streams.
     """
-    from actrec.inference import zoo
-
-    if driver is None or not model or find("camera") not in specs:
+    if driver is None or not model or find("camera") not in specs or driver.has_color:
         return
-    wanted: list[str] = []
-    with contextlib.suppress(ActrecError):  # the recognizer reports a model that cannot be read
-        wanted = [stream for stream, required in streams(model).items() if required and stream != "bodies"]
-    if wanted and not driver.has_color:
-        raise ConfigError(
-            f"model {model} takes {' and '.join(wanted)}, and the recording has joints without color: use a recording "
-            f"with color, or a model of joints such as --model {zoo.DEFAULT}"
-        )
+    from actrec.recognition.tracks import check_without_color
+
+    try:
+        taken = streams(model)
+    except ActrecError:  # the recognizer reports a model that cannot be read
+        return
+    check_without_color(model, taken)
 
 
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
