@@ -370,7 +370,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Return warnings about streams that differ from the model's training, and a second graph, by subject."""
         outputs = topics.ACTION_LABEL, topics.HANDS if recognizer.tracked_stream == "hands" else topics.SKELETONS
         second = next(filter(None, map(self._second_publishers.rivals, outputs)), "")
-        return {"rate": recognizer.slow, "scene flow": recognizer.other_flow(), "publishers": second}
+        unleveled = self._inputs.unleveled if self._inputs is not None else ""
+        return {
+            "rate": recognizer.slow, "scene flow": recognizer.other_flow(), "gravity": unleveled, "publishers": second
+        }  # fmt: skip
 
     def _trouble(self, recognizer: ActionRecognizer) -> str:
         """Return the problem with the stamps received since the last call; empty if there is none."""

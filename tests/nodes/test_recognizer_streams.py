@@ -5,7 +5,7 @@ import itertools
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from actrec.cli import run as run_command
 from actrec.features.clips import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.package import load, write
+from actrec.types import NANOSECONDS, Hand
 from actrec_nodes.bringup.processes import Host, ros
 from actrec_nodes.common import conversions, topics
+from actrec_nodes.perception_nodes import SkeletonNode
 from actrec_nodes.recognition.inputs import RecognizerInputs
 from actrec_nodes.recognizer_node import RecognizerNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -39,6 +41,7 @@ NEEDS = {
     "flow": (FLOW, {topics.SKELETONS, topics.SCENE_FLOW}),
     "crop": (CROP, {topics.SKELETONS, topics.COLOR}),
 }
+GESTURE = InputSpec("gesture", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", RAW)
 
 
 @pytest.fixture(scope="module")
@@ -326,10 +329,44 @@ def test_recognizer_slow_network_takes_the_newest_frame(make: Make, scene: Scene
 
 
 def test_recognizer_model_of_hands_needs_no_skeletons(make: Make, scene: Scene, package: Callable[..., str]) -> None:
-    graph = make(model=package(InputSpec("gesture", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", RAW)))
+    graph = make(model=package(GESTURE))
     assert graph.node.start()
     graph._thread.start()
     for topic in EVERY:
         graph.wait_for_subscribers(topic, int(topic == topics.HANDS))
     feed = Feed(graph, scene)
     feed.until(lambda: bool(predicted(graph, body_id="body_1_left") and predicted(graph, body_id="body_1_right")))
+
+
+def test_recognizer_hands_without_a_direction_of_gravity_warns_until_the_remedy(
+    make: Make, scene: Scene, package: Callable[..., str], capfd: Any
+) -> None:
+    """A person in view gives the direction within 10 s; the parameter that the warning names gives it to skeletons."""
+    graph = make(model=package(GESTURE), watchdog_s=0.1)
+    assert graph.node.start()
+    graph._thread.start()
+    graph.wait_for_subscribers(topics.HANDS, 1)
+    seconds = itertools.count()
+
+    def send(up: np.ndarray | None, hands: Sequence[Hand] = scene.hands(0)) -> int:
+        number = next(seconds)
+        head = conversions.header(START_NS + number * NANOSECONDS, "camera")
+        graph.send(topics.HANDS, conversions.hands_to_message(hands, head, up))
+        graph.wait_until(lambda: graph.node._inputs.newest is not None)
+        graph.wait_until(lambda: graph.node._inputs.newest.stamp_ns == START_NS + number * NANOSECONDS)
+        return number
+
+    while send(None) < 10:
+        assert graph.node._inputs.unleveled == ""
+    assert send(None, []) == 11 and graph.node._inputs.unleveled == "", "no hands, nothing to label"
+    send(None)
+    graph.wait_until(lambda: bool(graph.node._warned))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "hands are labeled as before" in line]
+    assert graph.node.figures()["warning"] in line
+    arguments = shlex.split(line[line.index("--ros-args") : line.index(", or with")])
+    with ros(arguments) as context, Host(context) as other:
+        other.add(node := SkeletonNode(context=context))
+        assert other.start() is None
+        assert node._perception.gravity.source == "setting"
+        send(node._perception.gravity.up)
+    assert graph.node.figures()["warning"] == ""

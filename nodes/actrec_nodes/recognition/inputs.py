@@ -30,6 +30,14 @@ PUBLISHERS = {spec.stream: spec.name for spec in GRAPH if spec.stream} | {
 }
 """Node that publishes each stream."""
 
+UNLEVELED_S = 10.0
+"""Time without a direction of gravity after which hands are warned of; from a person in view it is known earlier."""
+
+UNLEVELED = (
+    "hands are labeled as before a level camera: no source has the direction of gravity, and no person is in view to "
+    "estimate it; start with --ros-args -p skeleton_node:mount:=level, or with how the camera is mounted"
+)
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -58,6 +66,7 @@ class RecognizerInputs:
     Attributes:
         ages: Measures the ages of the frames.
         newest: The newest frame.
+        unleveled: Warning, with a remedy, about hands whose direction of gravity is unknown; empty if there is none.
         advanced_ns: `elapsed_ns` of the newest frame with a new stamp.
     """
 
@@ -83,6 +92,8 @@ class RecognizerInputs:
         self._deafness = Deafness()
         self._participant: Participant | None = None
         self.newest: Frame | None = None
+        self.unleveled = ""
+        self._leveled_ns: int | None = None  # stamp of the last message of hands with `up`, or of the first one
 
     def open(self) -> None:
         """Subscribe to the streams that the model takes, and unsubscribe from all others."""
@@ -215,7 +226,15 @@ class RecognizerInputs:
         hands, up = conversions.message_to_hands(message), gravity.up_from_vector(message.up)
         ended = self._recognizer.add_hands(_stamp_ns(message), hands, up)
         if self._recognizer.tracked_stream == "hands":
+            self._check_leveled(_stamp_ns(message), bool(hands), up is not None)
             self._put(message, ended)
+
+    def _check_leveled(self, stamp_ns: int, has_hands: bool, is_known: bool) -> None:
+        """Warn of hands before a camera whose direction of gravity is unknown, `UNLEVELED_S` after the first message."""
+        if is_known or self._leveled_ns is None or stamp_ns < self._leveled_ns:
+            self._leveled_ns, self.unleveled = stamp_ns, ""
+        elif has_hands and stamp_ns - self._leveled_ns > UNLEVELED_S * NANOSECONDS:
+            self.unleveled = UNLEVELED
 
     def _put(self, message: SkeletonArray | HandArray, ended: list[ActionPrediction]) -> None:
         back = 0 if self.newest is None else self.newest.stamp_ns - _stamp_ns(message)
