@@ -162,8 +162,10 @@ FAULT_COLUMNS = {
     "labels back, p50": "back p50, s", "labels back, p95": "p95, s", "labels back, maximum": "maximum, s",
     "labels lost": "never back", "stale labels": "stale labels",
 }  # fmt: skip
-CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "pitch 30°", "pitch −30°")
-DIRECTIONS = ("direction ignored", "direction known", "direction estimated")
+CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "fewest of 23 rolls", "pitch −30°", "pitch 30°")
+TURNED = re.compile(
+    r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
+)
 TEACH = ("joint_tcn_everyday, 3 clips", "joint_tcn_everyday, 10 clips", "joint_tcn_everyday, 10 clips, fine-tuned")
 RECOVERY = ("accuracy of the report", "right and accepted", "wrong and accepted", "other clips rejected")
 
@@ -179,13 +181,16 @@ def network_table() -> str:
 
 
 def mounting_table() -> str:
-    """Return the right clips of packages before a turned camera."""
-    subjects = {
-        f"turned camera, from joints, {name}, {camera}": f"`{name}`, {camera}"
-        for name in ("deepacts_graph_nucla", "deepacts_graph_utd_mhad")
-        for camera in CAMERAS
-    }
-    return select("accuracy", subjects, {f"right, {how}": how for how in DIRECTIONS}, "package, camera")
+    """Return the right clips of packages before a turned camera, from joints and from pixels."""
+    found: dict[tuple[str, ...], dict[str, Figure]] = {}
+    for key, figure in results("cameras").items():
+        if match := TURNED.fullmatch(key):
+            found.setdefault((match["package"], match["source"], match["direction"]), {})[match["camera"]] = figure
+    rows = [
+        [f"`{package}`", source, direction, *(cell(cameras.get(camera)) for camera in CAMERAS)]
+        for (package, source, direction), cameras in found.items()
+    ]
+    return markdown(("package", "from", "direction", *CAMERAS), rows) + "\n\n`actrec bench mounting`"
 
 
 PAPERS = ("deepacts", "scene_flow", "p_i3d", "sem_spa", "vpn")
