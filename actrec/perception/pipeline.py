@@ -9,10 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from actrec.perception.gravity import GravityConfig, GravityEstimator
+from actrec.perception.gravity import MAX_LEAN_DEG, GravityConfig, GravityEstimator
 from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links, with_less_lean
 from actrec.perception.networks import NetworkConfig
 from actrec.perception.tracking import Tracker, TrackerConfig
+from actrec.skeleton import layouts
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
 from actrec.utils import gravity
@@ -242,9 +243,34 @@ class BodyPerception(_Perception):
         alone = partial(with_less_lean, found.world, found.layout, frame.up)
         lifted = lift(*image, radii, links, self._lifting, alone)
         self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
-        positions, scores = convert(lifted.positions, lifted.scores, found.layout, CANONICAL)
+        positions = with_vertical_shanks(lifted.positions, found, frame)
+        positions, scores = convert(positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
+
+
+FEET = ("ankle", "heel", "foot_index")
+
+
+def with_vertical_shanks(positions: np.ndarray, found: Detection, frame: RgbdFrame) -> np.ndarray:
+    """Return a body's positions [V, 3], with shanks vertical whose ankles are outside of the image.
+
+    The estimator guesses the direction of a shank that is not in view, often far to the front. The knee and the shank's
+    length stay. Nothing changes if gravity is unknown, or if the trunk leans by more than `MAX_LEAN_DEG`.
+    """
+    index, up = layouts.get(found.layout).index, frame.up
+    hips, shoulders = (positions[[index[f"{part}_left"], index[f"{part}_right"]]].mean(axis=0)
+                       for part in ("hip", "shoulder"))  # fmt: skip
+    trunk = shoulders - hips
+    if up is None or not trunk @ up > np.cos(np.radians(MAX_LEAN_DEG)) * np.linalg.norm(trunk):
+        return positions
+    last, moved = (frame.intrinsics.width - 1, frame.intrinsics.height - 1), positions.copy()
+    for side in ("left", "right"):
+        knee, ankle = index[f"knee_{side}"], index[f"ankle_{side}"]
+        if (found.pixels[ankle] < 0).any() or (found.pixels[ankle] > last).any():
+            length = np.linalg.norm(positions[ankle] - positions[knee])
+            moved[[index[f"{part}_{side}"] for part in FEET]] += positions[knee] - length * up - positions[ankle]
+    return moved
 
 
 class HandPerception(_Perception):

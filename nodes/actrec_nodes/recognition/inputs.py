@@ -230,7 +230,7 @@ class RecognizerInputs:
             self._put(message, ended)
 
     def _check_leveled(self, stamp_ns: int, has_hands: bool, is_known: bool) -> None:
-        """Warn of hands before a camera whose direction of gravity is unknown, `UNLEVELED_S` after the first message."""
+        """Warn of hands whose direction of gravity is unknown, `UNLEVELED_S` after the first message."""
         if is_known or self._leveled_ns is None or stamp_ns < self._leveled_ns:
             self._leveled_ns, self.unleveled = stamp_ns, ""
         elif has_hands and stamp_ns - self._leveled_ns > UNLEVELED_S * NANOSECONDS:

@@ -7,13 +7,15 @@ import pytest
 
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
-from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception, with_vertical_shanks
 from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts
-from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
+from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25, MEDIAPIPE_33
 from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils import gravity
 from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, EndOfStream, InputError
+from tests.core.perception.test_lifting import standing as standing_shape
 
 J = KINECT_V2_25.index
 
@@ -377,3 +379,27 @@ def test_hand_perception_infinite_coordinates_raises(layout, part):
     getattr(body, part)[5] = np.inf
     with pytest.raises(InputError, match="'body_1' has infinite coordinates"):
         joints_by_id([body], "kinect_v2_25", with_pixels=True)
+
+
+@pytest.mark.parametrize("pitch", [-30, 20])
+def test_with_vertical_shanks_ankle_outside_of_the_image_hangs_below_its_knee(pitch):
+    """The guess is far to the front; a shank in view, a person who lies, and unknown gravity stay as they are."""
+    up = gravity.up_from_angles(0, pitch)
+    truth = standing_shape() @ gravity.level_rotation(up) + [0, 0, 2.5]
+    guess, pixels = truth.copy(), np.full((33, 2), 100.0)
+    knee, ankle, toe = (MEDIAPIPE_33.index[f"{part}_left"] for part in ("knee", "ankle", "foot_index"))
+    guess[[ankle, toe]] += [0, -0.1, -0.3]
+    pixels[ankle] = 100, 480
+    found = Detection("mediapipe_33", pixels, guess, np.ones(33))
+    frame = dataclasses.replace(blank(), up=up)
+    moved = with_vertical_shanks(guess, found, frame)
+    shank = moved[knee] - moved[ankle]
+    np.testing.assert_allclose(shank / np.linalg.norm(shank), up, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(shank), np.linalg.norm(guess[knee] - guess[ankle]))
+    np.testing.assert_allclose(moved[toe] - moved[ankle], guess[toe] - guess[ankle])
+    changed = np.flatnonzero((moved != guess).any(axis=1))
+    assert [MEDIAPIPE_33.joints[v] for v in changed] == ["ankle_left", "heel_left", "foot_index_left"]
+    lying = dataclasses.replace(frame, up=gravity.up_from_angles(90, 0))
+    for other, where in ((lying, pixels), (blank(), pixels), (frame, np.full((33, 2), 100.0))):
+        unchanged = with_vertical_shanks(guess, dataclasses.replace(found, pixels=where), other)
+        np.testing.assert_array_equal(unchanged, guess)
