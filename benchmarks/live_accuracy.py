@@ -360,7 +360,7 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--everyday", type=count, metavar="N", help="instead: N clips of test people of each set of "
                         "the everyday actions, in --data")  # fmt: skip
     parser.add_argument("--fps", type=amount, default=15.0, help="frame rate of the camera (default: 15)")
-    parser.add_argument("--cpu-precision", choices=("auto", "fp32", "int8"), default="auto",
+    parser.add_argument("--cpu-precision", choices=("fp32", "int8"), default="fp32",
                         help="of the perception's networks (default: %(default)s)")  # fmt: skip
     parser.add_argument("--every-frame", action="store_true", help="send the next frame after the last one's skeletons,"
                         " for a busy machine (default: in real time)")  # fmt: skip

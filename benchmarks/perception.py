@@ -42,7 +42,7 @@ from actrec_models.data import rendered as recordings
 
 NTU_NAME = "S001C001P001R001A001"
 
-PRECISIONS = ("auto", "fp32", "int8")
+PRECISIONS = ("fp32", "int8")
 """Of the networks on the CPU (`NetworkConfig.cpu_precision`)."""
 
 ROOT = KINECT_V2_25.index["spine_base"]
@@ -256,7 +256,7 @@ def rendered_skeletons(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
     parser.add_argument("--color-alone", action="store_true", help="estimate without depth")
-    parser.add_argument("--cpu-precision", choices=PRECISIONS, default="auto", help="(default: %(default)s)")
+    parser.add_argument("--cpu-precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
     parser.add_argument(
         "--clips", type=Path, metavar="NPZ", help="save the rendered clips here, or use the ones saved here"
     )

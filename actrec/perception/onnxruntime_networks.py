@@ -1,6 +1,5 @@
 """ONNX Runtime: the networks of perception on the CPU or CUDA."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,23 +7,12 @@ import numpy as np
 from actrec.inference.onnxruntime_backend import device_of, open_session
 from actrec.perception.networks import REMEDY, NetworkConfig, NetworkFile
 
-CPU_INFO = Path("/proc/cpuinfo")
-
-
-def _has_vnni() -> bool:
-    """Return whether the CPU multiplies int8 fast; on one without VNNI, int8 also loses accuracy to saturation."""
-    try:
-        return not {"avx512_vnni", "avx_vnni"}.isdisjoint(CPU_INFO.read_text().split())
-    except OSError:  # not Linux
-        return False
-
 
 class OnnxRuntimeNetwork:
     """Runs one network; `run` may be called from several threads. Raises as `open_session`."""
 
     def __init__(self, file: NetworkFile, config: NetworkConfig):
-        wanted = config.cpu_precision
-        int8 = file.int8 if wanted == "int8" or (wanted == "auto" and _has_vnni()) else None
+        int8 = file.int8 if config.cpu_precision == "int8" else None
         chosen = int8 if int8 is not None and config.device == "cpu" else file
         self._session = open_session(chosen.read(), str(chosen.path), config.threads, config.device, REMEDY)
         self.device = device_of(self._session, config.threads) + (", int8" if chosen is int8 else "")

@@ -410,7 +410,7 @@ def estimate_all(
     workers: int,
     varied: bool = False,
     has_depth: bool = True,
-    cpu_precision: str = "auto",
+    cpu_precision: str = "fp32",
 ) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
 
