@@ -162,7 +162,7 @@ FAULT_COLUMNS = {
     "labels back, p50": "back p50, s", "labels back, p95": "p95, s", "labels back, maximum": "maximum, s",
     "labels lost": "never back", "stale labels": "stale labels",
 }  # fmt: skip
-CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "fewest of 23 rolls", "pitch −30°", "pitch 30°")
+CAMERAS = ("upright", "roll 45°", "roll 90°", "roll 180°", "pitch −30°", "pitch 30°")
 TURNED = re.compile(
     r"turned camera, from (?P<source>.+), (?P<package>\w+), (?P<camera>[^,:]+): right, direction (?P<direction>\w+)"
 )
