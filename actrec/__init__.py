@@ -1,5 +1,6 @@
 """actrec: from an RGB-D camera to action labels. The core, independent of ROS."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,9 @@ if TYPE_CHECKING:
     from actrec.inference.session import Session
 
 __version__ = "0.2.0"
+
+# Else ONNX Runtime 1.29 and later send usage data to Microsoft. It reads this when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def load_model(name_or_folder: str | Path, backend: str = "auto") -> "Session":
