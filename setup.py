@@ -149,7 +149,7 @@ setup(
     name="actrec",
     version=VERSION,
     description="From an RGB-D camera to action labels, as ROS 2 nodes and as a library",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     maintainer=MAINTAINER.text,
     maintainer_email=MAINTAINER.get("email"),
