@@ -18,7 +18,7 @@ from actrec.utils.errors import ConfigError
 
 CAMPAIGNS: dict[str, tuple[str, int, str]] = {
     "kill": ("deaths:kill", 50, "SIGKILL of each node"),
-    "kill_graph": ("deaths:kill_graph", 20, "SIGKILL of all processes, under a supervisor"),
+    "kill_graph": ("deaths:kill_graph", 20, "SIGKILL of all processes, under systemd"),
     "replug": (
         "replug:replug",
         100,

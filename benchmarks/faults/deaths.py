@@ -3,17 +3,15 @@
 import contextlib
 import math
 import random
-import re
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from actrec.types import NANOSECONDS
 from actrec_nodes.bringup.supervisor import HEALTHY_S
 from benchmarks.faults.live_graph import LiveGraph, camera_arguments, run_command, running
 from benchmarks.faults.outcome import Outcome, chosen
+from benchmarks.faults.service import Emulation, Service, Systemd
 
 NODES = ("camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node")
 LOST_S = 60.0  # labels that are not back by then are lost
@@ -23,8 +21,6 @@ BETWEEN_S = 2.0  # shortest time that a graph works between two faults
 KILL_MAX_S, KILL_P95_S, GRAPH_MAX_S, STOP_MAX_S = 5.0, 3.0, 15.0, 5.0
 STOPPED_S = 10.0
 QUEUE = 1000  # messages: the recognizer's subscription of skeletons, which holds half a minute
-
-UNIT = Path(__file__).resolve().parents[2] / "deploy/jetson/actrec.service"
 
 
 def kill(times: int, only: Sequence[str] = ()) -> list[Outcome]:
@@ -80,51 +76,19 @@ def _strike(graph: LiveGraph, outcome: Outcome, stopped_s: float, after_s: float
     outcome.add_labels(graph.monitor.labels_since(count))
 
 
-class Supervisor:
-    """Starts a graph's command again after it has ended, as systemd does with `deploy/jetson/actrec.service`.
-
-    A stand-in for systemd, which containers lack: it waits for the unit's `RestartSec`, and starts the nodes by
-    `actrec run --processes`, because `deploy/jetson/start.sh` needs the launch packages of a ROS distribution.
-    """
-
-    def __init__(self, graph: LiveGraph):
-        self._graph = graph
-        self.restart_s = float(re.findall(r"^RestartSec=(\d+)", UNIT.read_text(encoding="utf-8"), re.MULTILINE)[0])
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch the graph's process in a thread."""
-        stopped = threading.Event()
-
-        def watch() -> None:
-            while not stopped.wait(0.05):
-                process = self._graph.process
-                if process is not None and process.poll() is not None and not stopped.wait(self.restart_s):
-                    self._graph.start()
-
-        thread = threading.Thread(target=watch, name="supervisor")
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join()
-
-
 def kill_graph(times: int, only: Sequence[str] = ()) -> list[Outcome]:
-    """Kill all processes of the graph at once, `times` times, under a supervisor."""
-    outcome = Outcome("kill_graph", "all nodes")
-    with running(NODES, command=run_command(NODES, *camera_arguments())) as graph:
-        supervisor = Supervisor(graph)
-        with supervisor.watching():
-            for _ in range(times):
-                graph.settle(BETWEEN_S)
-                count = len(graph.monitor.labels)
-                graph.kill()
-                since_ns = time.time_ns()
-                came = graph.monitor.wait_for(lambda: graph.monitor.newest_ns("recognizer_node") > since_ns, LOST_S)  # noqa: B023
-                outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
-                outcome.add_labels(graph.monitor.labels_since(count))
-    outcome.figures["RestartSec"] = supervisor.restart_s
+    """Kill all processes of the graph at once, `times` times, under systemd, or a stand-in where it cannot run."""
+    problem = Systemd.problem()
+    outcome = Outcome("kill_graph", "all nodes", note=f"without systemd: {problem}" if problem else "under systemd")
+    kind = Emulation if problem else Service
+    with running(NODES, command=run_command(NODES, *camera_arguments()), kind=kind) as graph:
+        for _ in range(times):
+            graph.settle(BETWEEN_S)
+            count = len(graph.monitor.labels)
+            graph.kill()
+            since_ns = time.time_ns()
+            came = graph.monitor.wait_for(lambda: graph.monitor.newest_ns("recognizer_node") > since_ns, LOST_S)  # noqa: B023
+            outcome.add((time.time_ns() - since_ns) / NANOSECONDS if came else None)
+            outcome.add_labels(graph.monitor.labels_since(count))
     outcome.check(GRAPH_MAX_S)
     return [outcome]

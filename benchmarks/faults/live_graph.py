@@ -252,6 +252,7 @@ def running(
     command: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     wait: bool = True,
+    kind: type[LiveGraph] = LiveGraph,
 ) -> Iterator[LiveGraph]:
     """Run `actrec run --processes` with these nodes and arguments, or another command; wait for the first label.
 
@@ -260,9 +261,9 @@ def running(
     """
     with tempfile.TemporaryDirectory() as folder, monitoring(nodes) as monitor:
         own = list(command) or run_command(nodes, *arguments)
-        graph = LiveGraph(own, tuple(nodes), monitor, Path(folder) / "log.txt", environment or {})
-        graph.start()
+        graph = kind(own, tuple(nodes), monitor, Path(folder) / "log.txt", environment or {})
         try:
+            graph.start()
             if wait and not monitor.wait_for(lambda: bool(monitor.labels), START_S):
                 raise DeviceError(f"no label came within {START_S:g} s: … {graph.text()[-500:]}")
             yield graph

@@ -22,6 +22,7 @@ class Outcome:
         growth_mb: Growth of the memory, 10^6 bytes; None if it was not measured.
         figures: Further figures by name.
         faults: What was missed, in words; empty if the line was reached.
+        note: How it was measured.
     """
 
     campaign: str
@@ -34,6 +35,7 @@ class Outcome:
     growth_mb: float | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    note: str = ""
 
     def add(self, back_s: float | None) -> None:
         """Add one time; None if labels did not come back."""
@@ -65,7 +67,7 @@ class Outcome:
 
     def measurements(self) -> list[tuple[str, float | int, str, str]]:
         """Return (name, value, unit, note) of each measurement, for the table of results."""
-        note = f"{self.times} times; {'; '.join(self.faults) or 'reached'}"
+        note = "; ".join(filter(None, (f"{self.times} times", self.note, *(self.faults or ["reached"]))))
         found: list[tuple[str, Any, str, str]] = []
         for name, share in (("p50", 0.5), ("p95", 0.95), ("maximum", 1.0)) if self.backs_s else ():
             found.append((f"labels back, {name}", round(percentile(self.backs_s, share), 2), "s", note))
@@ -79,6 +81,7 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """Return a line of the table."""
+        figures = [f"{name} {value}" for name, value in self.figures.items()]
         backs = [percentile(self.backs_s, share) for share in (0.5, 0.95, 1.0)]
         return {
             "campaign": self.campaign,
@@ -89,7 +92,7 @@ class Outcome:
             "stale labels": self.stale,
             "oldest label, s": _rounded(self.oldest_s),
             "growth, MB": _rounded(self.growth_mb),
-            "further": ", ".join(f"{name} {value}" for name, value in self.figures.items()),
+            "further": ", ".join(filter(None, (self.note, *figures))),
             "result": "; ".join(self.faults) or "reached",
         }
 

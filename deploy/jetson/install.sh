@@ -2,10 +2,11 @@
 # Installs actrec on a flashed Jetson from the packages of NVIDIA and ROS. Run it in the repository, as the robot's user; it
 # uses sudo where needed. It can be run again.
 #
-#   deploy/jetson/install.sh [--realsense] [--service] [--no-ros] [--l4t RELEASE] [--dry-run]
+#   deploy/jetson/install.sh [--realsense] [--service | --service-only] [--no-ros] [--l4t RELEASE] [--dry-run]
 #
 #   --realsense    also install realsense2_camera; with --service also the unit actrec-camera.service, which starts it
 #   --service      install and enable the systemd unit actrec.service
+#   --service-only install the units but no packages, on any machine with systemd where `make venv workspace` has run
 #   --no-ros       use the ROS 2 in /opt/ros, install none
 #   --l4t RELEASE  Jetson Linux release, such as 36.4, for container builds. TensorRT is not tested then, because the
 #                  driver's libraries are present only when the container runs
@@ -28,6 +29,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --realsense) realsense=yes ;;
     --service) service=yes ;;
+    --service-only) service=only ;;
     --no-ros) ros_packages="" ;;
     --l4t)
       given="${2:?--l4t needs a release, such as 36.4}"
@@ -59,6 +61,40 @@ as_root() {
 }
 
 apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }
+
+# -- the service -----------------------------------------------------------------------------------------------------------
+
+install_service() {
+  local user home name unit filled units=(actrec.service)
+  user="${SUDO_USER:-$(id -un)}" # also if the whole script runs under sudo
+  home="$(getent passwd "$user" | cut -d: -f6)"
+  [ "$user" != root ] || echo "actrec: warning: the service will run as root; run install.sh as another user instead" >&2
+  [ -z "$realsense" ] || units+=(actrec-camera.service)
+  as_root install -d /etc/actrec
+  for name in actrec.env recognizer.yaml; do
+    # Keep existing settings.
+    [ -f "/etc/actrec/$name" ] || as_root install -m 644 "$root/deploy/jetson/$name" "/etc/actrec/$name"
+  done
+  for name in video render plugdev; do
+    as_root groupadd --force --system "$name" # a unit with an unknown group does not start
+  done
+  for unit in "${units[@]}"; do
+    filled="$(mktemp)"
+    sed -e "s|@USER@|$user|g" -e "s|@HOME@|$home|g" -e "s|@ROOT@|$root|g" -e "s|@ROS@|$ros|g" "$root/deploy/jetson/$unit" >"$filled"
+    as_root install -m 644 "$filled" "/etc/systemd/system/$unit"
+    rm -f "$filled"
+  done
+  as_root systemctl daemon-reload
+  as_root systemctl enable "${units[@]}"
+  echo "actrec: edit /etc/actrec/actrec.env, then run: sudo systemctl restart actrec; journalctl -fu actrec"
+}
+
+if [ "$service" = only ]; then
+  ros="$(cat "$root/.venv/ros2" 2>/dev/null || true)"
+  [ -z "$realsense" ] || [ -f "/opt/ros/$ros/setup.bash" ] || fail "--realsense needs .venv to be made with a ROS 2 distribution"
+  install_service
+  exit
+fi
 
 # -- JetPack release -------------------------------------------------------------------------------------------------------
 
@@ -139,25 +175,4 @@ if [ -z "$given" ]; then
 fi
 run bash -c ". '$root/scripts/env.sh' && actrec doctor --no-transport"
 
-# -- the service -----------------------------------------------------------------------------------------------------------
-
-if [ -n "$service" ]; then
-  [ "$(id -un)" != root ] || echo "actrec: warning: the service will run as root; run install.sh as another user instead" >&2
-  as_root install -d /etc/actrec
-  for name in actrec.env recognizer.yaml; do
-    # Keep existing settings.
-    [ -f "/etc/actrec/$name" ] || as_root install -m 644 "$root/deploy/jetson/$name" "/etc/actrec/$name"
-  done
-  run mkdir -p "$HOME/.cache/actrec" "$HOME/.ros" # the units may write there only
-  units=(actrec.service)
-  [ -z "$realsense" ] || units+=(actrec-camera.service)
-  for unit in "${units[@]}"; do
-    filled="$(mktemp)"
-    sed -e "s|@USER@|$(id -un)|g" -e "s|@HOME@|$HOME|g" -e "s|@ROOT@|$root|g" -e "s|@ROS@|$ros|g" "$root/deploy/jetson/$unit" >"$filled"
-    as_root install -m 644 "$filled" "/etc/systemd/system/$unit"
-    rm -f "$filled"
-  done
-  as_root systemctl daemon-reload
-  as_root systemctl enable "${units[@]}"
-  echo "actrec: edit /etc/actrec/actrec.env, then run: sudo systemctl restart actrec; journalctl -fu actrec"
-fi
+[ -z "$service" ] || install_service

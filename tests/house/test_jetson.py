@@ -104,6 +104,17 @@ def test_install_service_comes_with_its_files(tmp_path: Path) -> None:
     read = re.findall(r"/etc/actrec/\w+\.\w+", "".join((JETSON / name).read_text() for name in [*UNITS, "actrec.env"]))
     assert set(read) == {path for path in installed if path.startswith("/etc/actrec/")}
     assert "systemctl enable actrec.service actrec-camera.service" in result.stdout
+    groups = {
+        name for unit in UNITS for name in re.findall(r"^SupplementaryGroups=(.*)", (JETSON / unit).read_text(), re.M)
+    }
+    assert set(re.findall(r"groupadd --force --system (\w+)", result.stdout)) == set(" ".join(groups).split())
+
+
+def test_install_service_only_under_sudo_is_for_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    result = install(tmp_path, "", "24.04", "--service-only")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "apt-get" not in result.stdout and "systemctl enable actrec.service\n" in result.stdout
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -145,8 +156,10 @@ def test_units_write_only_logs_and_caches_without_privileges(name: str) -> None:
         assert service[key] == "yes"
     assert (service["ProtectSystem"], service["CapabilityBoundingSet"], service["MemoryMax"]) == ("strict", "", "80%")
     written = [path.removeprefix("-@HOME@/") for path in service["ReadWritePaths"].split()]
-    assert set(written) <= {".cache/actrec", ".ros"}
-    assert all(f'"$HOME/{path}"' in (JETSON / "install.sh").read_text() for path in written)
+    assert set(written) <= {".cache/actrec", ".ros"} and service["ProtectHome"] == "read-only"
+    # They must exist before the others become read-only, even if a user has removed them.
+    made = " ".join(f"@HOME@/{path}" for path in written)
+    assert service["ExecStartPre"] == f"+/usr/sbin/runuser -u @USER@ -- mkdir -p {made}"
     assert not {"PrivateDevices", "MemoryDenyWriteExecute"} & set(service)
     # A node notifies systemd, not the main process.
     assert ("WatchdogSec" in service) == (service.get("NotifyAccess") == "all") == (service["Type"] == "notify")
