@@ -1,5 +1,6 @@
 """The graph under a supervisor: the unit of `deploy/jetson` under a systemd of its own, or a stand-in for it."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -84,7 +85,10 @@ class Systemd:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + BOOT_S
         while self._process.poll() is None and time.monotonic() < deadline:
-            if self._has_started() and self.run("systemctl", "is-active", "basic.target", check=False).returncode == 0:
+            if (
+                self._has_started(self._process.pid)
+                and self.run("systemctl", "is-active", "basic.target", check=False).returncode == 0
+            ):
                 return self
             time.sleep(0.1)
         self.__exit__()
@@ -112,11 +116,14 @@ class Systemd:
         values = dict(line.split("=", 1) for line in found.splitlines())
         return [values[name] for name in properties]
 
-    def _has_started(self) -> bool:
+    def _has_started(self, parent: int) -> bool:
         """Return whether systemd has replaced the script that mounts; find its process id."""
-        children = [child for child in psutil.Process(self._process.pid).children() if child.name() == "systemd"]
-        self._first = children[0].pid if children else 0
-        return bool(children)
+        self._first = 0
+        with contextlib.suppress(psutil.NoSuchProcess):  # a command of the script, which has ended
+            self._first = next(
+                (child.pid for child in psutil.Process(parent).children() if child.name() == "systemd"), 0
+            )
+        return bool(self._first)
 
     def _command(self, *command: str) -> list[str]:
         return ["bash", "-c", OWN_CGROUP, "bash", self._cgroup, "bash", "-c", BOOT, "bash", *command]

@@ -116,7 +116,7 @@ def test_show_args_lists_every_argument_with_its_default(launched: Callable[...,
     switches = {name: value for name, (value, _) in launching.SWITCHES.items()}
     if file == "camera":
         switches |= {name: "false" for name in switches if name != "camera"}
-    assert defaults == dict.fromkeys(launching.ARGUMENTS, "") | switches
+    assert defaults == dict.fromkeys(launching.ARGUMENTS, "") | launching.DEFAULTS | switches
 
 
 def test_launch_default_graph_labels_and_ends_cleanly(launched: Callable[..., Launched], peer: Peer) -> None:

@@ -16,6 +16,7 @@ from std_msgs.msg import String
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
 from actrec_nodes.common.lifecycle import ActrecNode
+from actrec_nodes.common.participants import Participant
 from actrec_nodes.common.subscriptions import Publishers, Subscription, requested, why_silent
 from actrec_nodes.common.synchronizer import SynchronizerConfig
 from actrec_nodes.record_node import RecordNode
@@ -202,3 +203,11 @@ def test_publishers_of_a_killed_node_and_its_successor_are_no_second_graph(conte
     peer.wait_until(lambda: peer.count_publishers(topics.COLOR) == 1)
     assert publishers.several(topics.COLOR) == ""
     new.destroy_node()
+
+
+def test_participant_replaced_by_another_of_its_name_warns_of_nothing(peer, capfd) -> None:
+    first = Participant(peer, "images")
+    second = Participant(peer, "images")
+    first.close()
+    second.close()
+    assert "already registered" not in capfd.readouterr().err

@@ -65,7 +65,9 @@ class Participant:
         enclave = sys.argv[sys.argv.index("--enclave") :][:2] if "--enclave" in sys.argv else []
         rclpy.init(args=["--ros-args", *enclave], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         name, space = f"{node.get_name()}_{purpose}", node.get_namespace()
-        self.node = Node(name, context=self._context, namespace=space, use_global_arguments=False)
+        self._logger = node.get_logger()
+        # A name can be registered for rosout once, and a participant is replaced before the old one is closed.
+        self.node = Node(name, context=self._context, namespace=space, use_global_arguments=False, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._stopping = False
@@ -88,4 +90,4 @@ class Participant:
             except (ExternalShutdownException, ShutdownException):
                 return
             except Exception as error:  # an exception in a callback must not stop the subscriptions
-                self.node.get_logger().error(f"in a callback: {one_line(error)}")
+                self._logger.error(f"in a callback: {one_line(error)}")
