@@ -77,7 +77,7 @@ def _strike(graph: LiveGraph, outcome: Outcome, stopped_s: float, after_s: float
 
 
 def kill_graph(times: int, only: Sequence[str] = ()) -> list[Outcome]:
-    """Kill all processes of the graph at once, `times` times, under systemd, or a stand-in where it cannot run."""
+    """Kill all processes of the graph at once, `times` times, under systemd, or under a stand-in if it cannot run."""
     problem = Systemd.problem()
     outcome = Outcome("kill_graph", "all nodes", note=f"without systemd: {problem}" if problem else "under systemd")
     kind = Emulation if problem else Service

@@ -25,6 +25,7 @@ COMMAND_S = 60.0  # time for a command in its namespaces
 
 OWN_CGROUP = """
 for place in /sys/fs/cgroup /sys/fs/cgroup/*; do
+  case "$place" in */cpu*) continue ;; esac  # a group has the share of a single process
   [ -w "$place/cgroup.procs" ] && mkdir -p "$place/$1" && echo $$ > "$place/$1/cgroup.procs"
 done 2>/dev/null
 shift
@@ -52,7 +53,7 @@ rm -rf /etc/actrec
 export container=actrec SYSTEMD_UNIT_PATH=/etc/systemd/system
 exec "$@"
 """
-"""Mounts in these namespaces: control groups below our own, and folders whose changes are gone at the end."""
+"""Mounts only the control groups below our own, and temporary layers on /etc and /run."""
 
 
 class Systemd:
@@ -146,7 +147,13 @@ class Service(LiveGraph):
 
     The unit runs the graph's command instead of `start.sh`, which needs the launch packages of a ROS distribution, with
     the environment of this process, as its user.
+
+    Attributes:
+        settings: Further lines of the unit's section Service.
+        systemd: Starts the unit.
     """
+
+    settings = ""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -161,7 +168,7 @@ class Service(LiveGraph):
         self.systemd.write("/etc/actrec/actrec.env", "\n".join(lines) + "\n")
         # systemd replaces $ and % in commands, and PrivateTmp hides a checkout in /tmp.
         command = " ".join(shlex.quote(word.replace("%", "%%").replace("$", "$$")) for word in self.command)
-        settings = f"ExecStart=\nExecStart={command}\nBindReadOnlyPaths={ROOT}\n"
+        settings = f"{self.settings}\nExecStart=\nExecStart={command}\nBindReadOnlyPaths={ROOT}\n"
         settings += f"StandardOutput=append:{self.log}\nStandardError=append:{self.log}\n"
         self.systemd.write("/etc/systemd/system/actrec.service.d/test.conf", f"[Service]\n{settings}")
         self.systemd.run("systemctl", "daemon-reload")

@@ -15,6 +15,7 @@ PATH = re.compile(
 OTHER = {
     "actrec.env": "environment file of the Jetson service",
     "actrec.service": "systemd unit",
+    "actrec.service.d": "folder with settings of this unit",
     "actrec.example": "domain of a mail address",
     "actrec.rviz": "layout of RViz in config",
     "docs/operators.md": "a page of onnx-tensorrt",
