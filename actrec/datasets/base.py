@@ -245,13 +245,14 @@ class ClipDataset:
         return tuple(dict.fromkeys(filter(None, self.recordings)))
 
     def frame_rates(self) -> tuple[float, ...]:
-        """Return the lowest, the median and the highest frame rate, Hz, of some clips, each once."""
+        """Return the lowest, the median and the highest frame rate, Hz, of some clips; one figure if all are equal."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), RATED_CLIPS)).astype(int))
         stamps = [self[index].stamps_ns for index in chosen]
         found = [(len(each) - 1) * 1e9 / max(int(each[-1] - each[0]), 1) for each in stamps if len(each) > 1]
         if not found:
             return ()
-        return tuple(dict.fromkeys(round(float(np.percentile(found, share)), 1) for share in (0, 50, 100)))
+        low, median, high = (round(float(np.percentile(found, share)), 1) for share in (0, 50, 100))
+        return (low,) if low == high else (low, median, high)
 
     def joints_digest(self, index: int) -> bytes:
         """Return a digest of a clip's joints."""

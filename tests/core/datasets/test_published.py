@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from actrec import datasets
 from actrec.datasets.archive import ArchiveSource
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.skeleton.layouts import HAND_22
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -370,3 +371,15 @@ def test_archive_damaged_raises(data_root, tmp_path, name):
     (tmp_path / packed.archive).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=packed.archive):
         datasets.create(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found"),
+    [((30, 30, 30), (30.0,)), ((30, 30, 60), (30.0, 30.0, 60.0)), ((15, 30, 30), (15.0, 30.0, 30.0))],
+)
+def test_frame_rates_are_lowest_median_and_highest(recorded, found):
+    clips = [
+        Clip(str(number), 0, np.arange(11) * round(1e9 / rate_hz), np.zeros((1, 11, 25, 3), np.float32))
+        for number, rate_hz in enumerate(recorded)
+    ]
+    assert ClipDataset(clips, ("wave",)).frame_rates() == found
