@@ -1,5 +1,6 @@
 """Choice of the average probability that begins an event of each class, for a stated rate of false events."""
 
+import bisect
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def choose(
 
     For a price of a false event, each class gets the threshold with the highest number of its events found, less the
     price of its false ones; `PRIOR` actions of the mean class count beside its own. The lowest price that keeps to the
-    rate is taken.
+    rate is taken, and the next lower one for as many classes as keep to it, the ones that gain most first.
 
     Args:
         motions: Classes that rest ends, see the function `motions`.
@@ -127,20 +128,34 @@ def choose(
     common = int(np.argmax(rates <= per_minute))
     mean = PRIOR / max(scores[0].actions.total(), 1)
     found, false = (counts + mean * counts.sum(axis=1, keepdims=True) for counts in (found, false))
-    best = np.full(len(labels), CANDIDATES[common]), scores[common]
-    lowest, end = 0, len(_PRICES)
-    while lowest < end:
-        middle = (lowest + end) // 2
-        # Of thresholds that are as good, the middle one.
-        worth = found - _PRICES[middle] * false
-        good = worth >= worth.max(axis=0) - 1e-9
-        chosen = CANDIDATES[[int(np.median(np.flatnonzero(column))) for column in good.T]]
-        score = _score(package, played, chosen)
+    best = np.full(len(labels), common), scores[common]
+
+    def keeps(indices: np.ndarray) -> bool:
+        """Return whether thresholds keep to the rate; the ones that find most are remembered."""
+        nonlocal best
+        score = _score(package, played, CANDIDATES[indices])
         if score.false_events.total() > per_minute * score.minutes:
-            lowest = middle + 1
-            continue
-        best, end = max(best, (chosen, score), key=lambda each: each[1].found.total()), middle
-    return _described(known, labels, *best, material, per_minute), best[1]
+            return False
+        best = max(best, (indices, score), key=lambda each: each[1].found.total())
+        return True
+
+    steps = [_at_price(found, false, price) for price in _PRICES[::-1]]
+    count = bisect.bisect_left(steps, True, key=lambda step: not keeps(step))
+    strict, loose = steps[max(count - 1, 0)], steps[min(count, len(steps) - 1)]
+    columns = np.arange(len(labels))
+    gain, cost = (table[loose, columns] - table[strict, columns] for table in (found, false))
+    order = np.argsort(-gain / np.maximum(cost, 1e-9), kind="stable")
+    mixed = [np.where(np.isin(columns, order[:number]), loose, strict) for number in columns + 1]
+    bisect.bisect_left(mixed, True, key=lambda step: not keeps(step))
+    chosen, score = CANDIDATES[best[0]], best[1]
+    return _described(known, labels, chosen, score, material, per_minute), score
+
+
+def _at_price(found: np.ndarray, false: np.ndarray, price: float) -> np.ndarray:
+    """Return the index [classes] of the best threshold of each class; of ones that are as good, the middle one."""
+    worth = found - price * false
+    good = worth >= worth.max(axis=0) - 1e-9
+    return np.array([int(np.median(np.flatnonzero(column))) for column in good.T])
 
 
 def motions(recordings: Sequence[ActionStream], labels: Sequence[str]) -> tuple[str, ...]:
