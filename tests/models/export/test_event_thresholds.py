@@ -56,6 +56,14 @@ def test_choose_class_that_fires_falsely_gets_higher_threshold(session: Session)
     assert "100.0% of 18 actions found, 0.00 false events a minute" in chosen.chosen_on
 
 
+def test_choose_uses_the_rest_of_the_rate_for_a_class(session: Session) -> None:
+    """One more false event for two more found, alike for both classes: the rate allows it for one of them."""
+    acted = [(-0.08, "left"), (0.08, "right"), (-0.08, "left"), (0.08, "right"), (-0.08, ""), (0.08, "")] * 3
+    for per_minute, found in ((1.0, 0), (1.5, 6), (3.0, 12)):
+        score = choose(session, *acted, per_minute=per_minute)[1]
+        assert (score.found.total(), score.false_events.total()) == (found, found / 2)
+
+
 def test_choose_unreachable_rate_names_the_lowest_one(session: Session) -> None:
     with pytest.raises(ConfigError, match=r"no threshold up to 0.99 keeps to 0.1 false events a minute \(at least"):
         choose(session, *[(-1.0, "")] * 4, per_minute=0.1)
