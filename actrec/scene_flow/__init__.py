@@ -18,7 +18,7 @@ METHODS = Registry(
 )
 
 ColorDepth = tuple[np.ndarray, np.ndarray]
-"""Color [H, W, 3] uint8 RGB and depth [H, W] float32 m, NaN for missing."""
+"""Color [H, W, 3] uint8 RGB and depth [H, W] float32 m, NaN, infinite, zero or negative for missing."""
 
 
 class SceneFlow(ABC):
@@ -60,16 +60,17 @@ class SceneFlow(ABC):
                 found = f"{depth.dtype}{list(depth.shape)}"
                 raise InputError(f"{name} depth is {found}, expected float32{list(size)} in meters")
             sample = depth[::4, ::4]
-            valid = sample[np.isfinite(sample) & (sample > 0)]
-            if valid.size and (median := float(np.median(valid))) > MAX_DEPTH_M:
+            valid = sample[(sample > 0) & (sample < np.inf)]
+            far = 2 * np.count_nonzero(valid > MAX_DEPTH_M) >= valid.size > 0  # found faster than the median
+            if far and (median := float(np.median(valid))) > MAX_DEPTH_M:
                 raise InputError(f"{name} depth has a median of {median:.0f} m: convert millimeters to meters")
         if not (np.isfinite(dt) and dt > 0):
             raise InputError(f"the second image is {dt} s after the first, expected more than 0")
-        return self._estimate((color0, _with_nan(depth0)), (color1, _with_nan(depth1)), intrinsics, dt)
+        return self._estimate((color0, depth0), (color1, depth1), intrinsics, dt)
 
     @abstractmethod
     def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:
-        """Estimate from validated inputs: depth is positive or NaN."""
+        """Estimate from validated inputs."""
 
 
 def create(name: str, **options: Any) -> SceneFlow:
@@ -82,7 +83,7 @@ def create(name: str, **options: Any) -> SceneFlow:
     return METHODS.create(name, **options)
 
 
-def _with_nan(depth: np.ndarray) -> np.ndarray:
+def with_nan(depth: np.ndarray) -> np.ndarray:
     """Replace zero, negative and infinite depth with NaN."""
     missing = ~((depth > 0) & (depth < np.inf))
     return np.where(missing, np.float32(np.nan), depth) if missing.any() else depth

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.scene_flow import ColorDepth, SceneFlow
+from actrec.scene_flow import ColorDepth, SceneFlow, with_nan
 from actrec.types import Intrinsics
 from actrec.utils import config, jit
 from actrec.utils.config import setting
@@ -73,7 +73,7 @@ class DisFlow(SceneFlow):
         self._flow.setFinestScale(min(self.config.finest_scale, coarsest))
         gray0, gray1 = (cv2.cvtColor(color, cv2.COLOR_RGB2GRAY) for color in (color0, color1))
         pixels = self._flow.calc(gray0, gray1, None)
-        depths = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
+        depths = (self._smooth(np.ascontiguousarray(with_nan(depth))) for depth in (depth0, depth1))
         c, out = intrinsics, np.empty((height, width, 3), np.float32)
         limits = self.config.surface_step, self.config.max_speed_m_s
         _lift(pixels, *depths, c.fx, c.fy, c.cx, c.cy, dt, *limits, out)

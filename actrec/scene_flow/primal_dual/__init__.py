@@ -4,6 +4,7 @@ Jaimez et al., "A Primal-Dual Framework for Real-Time Dense RGB-D Scene Flow", I
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -11,12 +12,9 @@ import numpy as np
 
 from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.scene_flow.primal_dual import gpu
-from actrec.scene_flow.primal_dual.cpu import CpuSolver, Level, PdFlowConfig
+from actrec.scene_flow.primal_dual.cpu import BRIDGED_PX, Camera, CpuSolver, Level, PdFlowConfig, is_same
 from actrec.types import Intrinsics
 from actrec.utils import config
-
-_BRIDGED_PX = 3
-"""Width (px) of the rim of a hole in the second depth image that still gets a flow; farther in, depth is unknown."""
 
 
 class PdFlow(SceneFlow):
@@ -27,43 +25,58 @@ class PdFlow(SceneFlow):
     flow (`warm_start`).
 
     Raises:
-        MissingLibraryError, DeviceError: `device` is cuda, and CuPy or a GPU is missing.
+        MissingLibraryError, DeviceError: `device` is cuda, and CuPy or a GPU is missing; or CuPy does not suit the
+            driver or cannot compile the kernels.
     """
 
     config_class = PdFlowConfig
 
     def __init__(self, **options: Any):
         self.config = config.build(PdFlowConfig, options)
-        self._solver: Any
+        self._gpu: gpu.GpuFlow | None = None
+        self._solver: Any = None
         if self.config.device == "cuda" or (self.config.device == "auto" and gpu.available()):
-            self._solver = gpu.GpuSolver(self.config, gpu.CupyDevice())
+            self._gpu = gpu.GpuFlow(self.config, gpu.CupyDevice())
         else:
             self._solver = CpuSolver(self.config, self.config.threads or os.cpu_count() or 1)
-        self._last: tuple[Level, list[Any], np.ndarray] | None = None
+        self._last: _Image | None = None
+        self._flow: np.ndarray | None = None  # of the last pair, [3, H, W]
 
     def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:
         camera = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
-        image0, image1 = (
-            Level(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32), np.nan_to_num(depth), camera)
-            for color, depth in (first, second)
-        )
-        pyramid0, start = self._pyramid_and_start(image0)
-        pyramid1 = self._solver.pyramid(image1.gray, image1.depth, camera)
-        flow = self._solver.solve(pyramid0, pyramid1, start)
-        self._last = image1, pyramid1, flow
-        velocity = image0.motion(flow) / np.float32(dt)
+        if self._gpu is not None:
+            return self._gpu.velocity(first, second, camera, dt)
+        image0, start = self._last, self._flow if self.config.warm_start else None
+        if image0 is None or image0.level.camera != camera or not is_same(first, image0.input):
+            image0, start = self._image(first, camera), None
+        image1 = self._image(second, camera)
+        flow = self._solver.solve(image0.pyramid, image1.pyramid, start)
+        self._last, self._flow = image1, flow
+        velocity = image0.level.motion(flow) / np.float32(dt)
         velocity[~(np.square(velocity).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
-        velocity[_leads_into_hole(image1.depth, flow)] = np.nan
+        velocity[_leads_into_hole(image1.level.depth, flow)] = np.nan
         return velocity
 
-    def _pyramid_and_start(self, image: Level) -> tuple[list[Any], np.ndarray | None]:
-        """Return the first image's pyramid, and the flow to start from if it was the previous pair's second image."""
-        if self._last is not None:
-            last, pyramid, flow = self._last
-            same = image.camera == last.camera and np.array_equal(image.gray, last.gray)
-            if same and np.array_equal(image.depth, last.depth):
-                return pyramid, flow if self.config.warm_start else None
-        return self._solver.pyramid(image.gray, image.depth, image.camera), None
+    def _image(self, image: ColorDepth, camera: Camera) -> "_Image":
+        color, depth = image[0].copy(), image[1].copy()  # the caller may reuse its arrays
+        known = np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))
+        level = Level(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32), known, camera)
+        return _Image((color, depth), level, self._solver.pyramid(level.gray, level.depth, camera))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of a pair.
+
+    Attributes:
+        input: Its color and depth.
+        level: Gray and depth at full size.
+        pyramid: Of the solver.
+    """
+
+    input: ColorDepth
+    level: Level
+    pyramid: Any
 
 
 def _leads_into_hole(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -71,7 +84,7 @@ def _leads_into_hole(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
     known = (depth > 0).astype(np.uint8)
     if known.all():
         return np.zeros(depth.shape, bool)
-    near = cv2.dilate(known, np.ones((2 * _BRIDGED_PX + 1,) * 2, np.uint8))
+    near = cv2.dilate(known, np.ones((2 * BRIDGED_PX + 1,) * 2, np.uint8))
     height, width = depth.shape
     u, v = flow[0] + np.arange(width, dtype=np.float32), flow[1] + np.arange(height, dtype=np.float32)[:, None]
     there = cv2.remap(near, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)

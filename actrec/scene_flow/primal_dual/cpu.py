@@ -6,7 +6,7 @@ The functions run once a level: pyramid, terms of the energy, weighted median, u
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +88,18 @@ class Level:
         return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
 
 
+BRIDGED_PX = 3
+"""Width (px) of the rim of a hole in the second depth image that still gets a flow; farther in, depth is unknown."""
+
 KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
 """Planes passed on to the next finer level: the flow and its duals."""
+
+
+def is_same(image: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Return whether two images, color and depth, are equal, missing depth included."""
+    (color, depth), (other_color, other_depth) = image, other
+    same_depth = np.array_equal(depth.view(np.int32), other_depth.view(np.int32))
+    return same_depth and np.array_equal(color, other_color)
 
 
 def coarse_start(flow: np.ndarray | None, levels: int, shape: tuple[int, ...]) -> np.ndarray:

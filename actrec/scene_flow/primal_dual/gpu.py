@@ -1,7 +1,8 @@
-"""Primal-dual scene flow on a GPU: launches the CUDA kernels level by level, through CuPy."""
+"""Primal-dual scene flow on a GPU, from color and depth to velocities, as one CUDA graph a pair, through CuPy."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.cpu import DEPTH_STEP, KEPT, Camera, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.cpu import BRIDGED_PX, DEPTH_STEP, KEPT, Camera, PdFlowConfig, is_same
 from actrec.utils.errors import DeviceError, MissingLibraryError, first_line
 
 KERNELS = Path(__file__).with_name("kernels.cu")
+
+OPTIONS = ("--std=c++17",)
+"""Of the compiler."""
 
 BLOCK = (32, 8)
 """Threads of a block along and across the rows: 32 neighbors are read in one transaction."""
@@ -20,74 +24,157 @@ BLOCK = (32, 8)
 STATE, TERMS = len(sweeps.STATE), len(sweeps.TERMS)
 """Planes of a state and of a level's terms, as in `kernels.cu`."""
 
-_RX = sweeps.TERMS.index("rx")
+TOGETHER, TILE = 5, 32
+"""Iterations of a launch, and threads along each side of its blocks, as in `kernels.cu`."""
+
+_INSTALL = "install the CuPy of your CUDA version alone (pip install 'cupy-cuda12x<14', CUDA 13: cupy-cuda13x)"
+
+_INTEGRATED = 18  # cudaDevAttrIntegrated
 
 
 def available() -> bool:
-    """Return whether CuPy is installed and finds a GPU."""
+    """Return whether CuPy is installed and finds a GPU.
+
+    Raises:
+        DeviceError: CuPy is installed but fails to import, or does not suit the NVIDIA driver.
+    """
+    cupy = _cupy()
+    return cupy is not None and _finds_gpu(cupy)
+
+
+def _cupy() -> Any:
+    """Import CuPy; return None if it is not installed."""
     try:
-        return int(importlib.import_module("cupy").cuda.runtime.getDeviceCount()) > 0
-    except Exception:  # CuPy's own errors, or a missing driver library: no GPU in either case
-        return False
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return None
+        cause = first_line(error.__cause__ or error)  # CuPy's own message has many lines
+        raise DeviceError(f"CuPy fails to import: {cause}: {_INSTALL}, or device=cpu") from error
+
+
+def _finds_gpu(cupy: Any) -> bool:
+    runtime = cupy.cuda.runtime
+    try:
+        return int(runtime.getDeviceCount()) > 0
+    except runtime.CUDARuntimeError as error:
+        absent = "cudaErrorNoDevice" in str(error) or "cudaErrorStubLibrary" in str(error)
+        if absent or runtime.driverGetVersion() == 0:  # 0 without a driver
+            return False
+        cause = first_line(error)
+        raise DeviceError(
+            f"CuPy cannot use the NVIDIA driver: {cause}: update the driver or {_INSTALL}, or device=cpu"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes on the host, page-locked, and the same number of them on the device.
+
+    On a GPU that shares the host's memory, both are the same memory.
+    """
+
+    host: np.ndarray  # [N] uint8
+    device: Any
 
 
 class CupyDevice:
-    """The first CUDA GPU, through CuPy; runs the kernels on float32 arrays that are sliced like numpy arrays.
+    """The first CUDA GPU, through CuPy; runs the kernels on arrays that are sliced like numpy arrays.
+
+    All methods but `empty` and `buffer` add work to one stream; `wait` waits for it.
 
     Raises:
         MissingLibraryError: CuPy is not installed.
-        DeviceError: CuPy finds no GPU, or cannot compile the kernels for it.
+        DeviceError: CuPy finds no GPU, does not suit the driver, or cannot compile the kernels.
     """
 
     def __init__(self) -> None:
-        try:
-            self._cupy: Any = importlib.import_module("cupy")
-        except ImportError as error:
+        cupy = self._cupy = _cupy()
+        if cupy is None:
             raise MissingLibraryError(
                 "pd_flow on a GPU needs CuPy: pip install 'cupy-cuda12x<14' (CUDA 13: cupy-cuda13x), or device=cpu"
-            ) from error
-        if not available():
+            )
+        if not _finds_gpu(cupy):
             raise DeviceError(
                 "CuPy finds no GPU: check nvidia-smi (on a Jetson: that CUDA is installed), or device=cpu"
             )
-        cupy = self._cupy
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        with self.errors():
+            self._index = cupy.cuda.runtime.getDevice()
+            self.is_integrated = bool(cupy.cuda.runtime.deviceGetAttribute(_INTEGRATED, self._index))
+            self._stream = cupy.cuda.Stream(non_blocking=True)
         try:
-            module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++17",))
+            module = cupy.RawModule(code=KERNELS.read_text(encoding="utf-8"), options=OPTIONS)
             module.compile()
-        except cupy.cuda.compiler.CompileException as error:
-            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {first_line(error)}") from error
+        # RuntimeError: NVRTC is missing, or it is newer than the driver
+        except (cupy.cuda.compiler.CompileException, RuntimeError, OSError) as error:
+            raise DeviceError(
+                f"CuPy cannot compile {KERNELS.name} for this GPU: {first_line(error)}: {_INSTALL}, or device=cpu"
+            ) from error
         self._module, self._kernels = module, dict[str, Any]()
 
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise DeviceError, with a remedy, for errors of CUDA inside of the context."""
+        cuda = self._cupy.cuda
+        try:
+            yield
+        except (cuda.memory.OutOfMemoryError, cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            if "out of memory" in str(error).lower():
+                remedy = "end other programs on it (nvidia-smi lists them), use smaller images, or device=cpu"
+                raise DeviceError(f"the GPU's memory is full: {first_line(error)}: {remedy}") from error
+            remedy = "check the GPU with nvidia-smi and restart, or device=cpu"
+            raise DeviceError(f"CUDA fails in pd_flow: {first_line(error)}: {remedy}") from error
+
     def empty(self, shape: tuple[int, ...]) -> Any:
-        """Return an uninitialized array."""
+        """Return an uninitialized float32 array."""
         with self._stream:
             return self._cupy.empty(shape, self._cupy.float32)
 
-    def upload(self, values: np.ndarray, out: Any) -> None:
-        """Copy values to a device array of the same shape."""
-        out.set(np.ascontiguousarray(values, dtype=np.float32), stream=self._stream)
+    def buffer(self, size: int) -> Buffer:
+        """Return a buffer of `size` bytes."""
+        cuda, cupy = self._cupy.cuda, self._cupy
+        host = np.frombuffer(cuda.alloc_pinned_memory(size), np.uint8, size)
+        if not self.is_integrated:
+            with self._stream:
+                return Buffer(host, cupy.empty(size, np.uint8))
+        # Unified addressing: the device has page-locked memory at the host's address.
+        memory = cuda.UnownedMemory(host.ctypes.data, size, host, self._index)
+        return Buffer(host, cupy.ndarray(size, np.uint8, cuda.MemoryPointer(memory, 0)))
 
-    def download(self, values: Any) -> np.ndarray:
-        """Wait for all launched kernels and return a copy of an array."""
-        with self._stream:
-            host: np.ndarray = self._cupy.asnumpy(values, stream=self._stream)
-        self._stream.synchronize()
-        return host
+    def upload(self, buffer: Buffer) -> None:
+        """Copy a buffer to the device."""
+        self._copy(buffer.device.data.ptr, buffer.host.ctypes.data, buffer, "memcpyHostToDevice")
 
-    def launch(self, name: str, arguments: tuple[Any, ...], shape: tuple[int, int]) -> None:
-        """Launch a kernel over an image [H, W] with arrays, int and float, then rows and columns."""
+    def download(self, buffer: Buffer) -> None:
+        """Copy a buffer to the host."""
+        self._copy(buffer.host.ctypes.data, buffer.device.data.ptr, buffer, "memcpyDeviceToHost")
+
+    def _copy(self, to: int, source: int, buffer: Buffer, kind: str) -> None:
+        if not self.is_integrated:
+            runtime = self._cupy.cuda.runtime
+            runtime.memcpyAsync(to, source, buffer.host.nbytes, getattr(runtime, kind), self._stream.ptr)
+
+    def launch(
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        shape: tuple[int, int],
+        block: tuple[int, int] = BLOCK,
+        covered: tuple[int, int] = BLOCK,
+    ) -> None:
+        """Launch a kernel over an image [H, W] with arrays, int and float, then rows and columns.
+
+        A block has `block` threads along and across the rows, for `covered` pixels.
+        """
         if name not in self._kernels:
             self._kernels[name] = self._module.get_function(name)
-        rows, columns = shape
-        grid = -(-columns // BLOCK[0]), -(-rows // BLOCK[1])
         with self._stream:
-            self._kernels[name](grid, BLOCK, tuple(map(_typed, (*arguments, rows, columns))))
+            self._kernels[name](grid_of(shape, covered), block, tuple(map(_typed, (*arguments, *shape))))
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Run `work` once; return a call that launches the same kernels at less cost, as a CUDA graph."""
+        """Run `work` once; return a call that runs it again at less cost, as a CUDA graph."""
         work()  # loads the kernels, which must not happen during a capture
-        self._stream.synchronize()
+        self.wait()
         with self._stream:
             self._stream.begin_capture()
             try:
@@ -95,6 +182,16 @@ class CupyDevice:
             finally:
                 graph = self._stream.end_capture()
         return lambda: graph.launch(stream=self._stream)
+
+    def wait(self) -> None:
+        """Wait for all work."""
+        self._stream.synchronize()
+
+
+def grid_of(shape: tuple[int, int], covered: tuple[int, int]) -> tuple[int, int]:
+    """Return the blocks along and across the rows of an image [H, W]."""
+    rows, columns = shape
+    return -(-columns // covered[0]), -(-rows // covered[1])
 
 
 def _typed(argument: Any) -> Any:
@@ -104,98 +201,147 @@ def _typed(argument: Any) -> Any:
     return np.float32(argument) if isinstance(argument, float) else argument
 
 
-@dataclass(frozen=True)
-class DeviceLevel:
-    """An image at one size: gray and depth [2, H, W] on the device, and its intrinsics."""
+_PAIR = 6
+"""Values of a pair, as in `kernels.cu`: fx, fy, cx, cy (px), the time between the images (s), 1 for a warm start."""
 
-    planes: Any
-    camera: Camera
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Return rows and columns."""
-        return self.planes.shape[-2], self.planes.shape[-1]
+_HEAD = 32
+"""Bytes of an upload before depth, for the pair's values."""
 
 
-@dataclass
-class _Workspace:
-    """Arrays of a level, reused for each pair; `iterate` launches all its iterations, None before the first run."""
+class _Image:
+    """Input of an image, and its pyramid: gray and depth [2, h, w] of each level, finest first."""
 
-    start: Any  # [10, H, W], as `KEPT`
-    done: Any
-    state: Any  # [13, H, W], alternates with `other`
-    other: Any
-    terms: Any  # [18, H, W]
-    limited: Any
-    change: Any
-    closeness: Any
-    slopes: Any
-    iterate: Callable[[], None] | None = None
+    def __init__(self, device: Any, shapes: list[tuple[int, int]]):
+        (height, width), pixels = shapes[0], shapes[0][0] * shapes[0][1]
+        self.input = device.buffer(_HEAD + 7 * pixels)
+        self.pair, self.raw = self.input.device[:_HEAD], self.input.device[_HEAD : _HEAD + 4 * pixels]
+        self.rgb = self.input.device[_HEAD + 4 * pixels :]
+        host = self.input.host
+        self.values = host[: 4 * _PAIR].view(np.float32)
+        self.depth = host[_HEAD : _HEAD + 4 * pixels].view(np.float32).reshape(height, width)
+        self.color = host[_HEAD + 4 * pixels :].reshape(height, width, 3)
+        self.levels = [device.empty((2, *shape)) for shape in shapes]
 
 
-class GpuSolver:
-    """Solver on a device with the interface of `CpuSolver`; pyramids stay on the device."""
+class _Space:
+    """Arrays for images of one size; all levels use the same memory."""
 
-    def __init__(self, config: PdFlowConfig, device: CupyDevice):
+    def __init__(self, device: Any, shape: tuple[int, int], levels: int):
+        self.shapes = [shape]
+        for _ in range(levels - 1):
+            height, width = self.shapes[-1]
+            self.shapes.append(((height + 1) // 2, (width + 1) // 2))
+        self.images = [_Image(device, self.shapes) for _ in range(2)]
+        self.output = device.buffer(12 * shape[0] * shape[1])
+        planes = {"start": len(KEPT), "done": len(KEPT), "state": STATE, "other": STATE, "terms": TERMS, "slopes": 4}
+        planes["change"] = 1
+        self._arrays = {name: device.empty((count * shape[0] * shape[1],)) for name, count in planes.items()}
+        self._planes = planes
+        self.graphs: list[Callable[[], None] | None] = [None, None]
+
+    def level(self, name: str, level: int) -> Any:
+        """Return an array's planes [N, h, w] at a level."""
+        height, width = self.shapes[level]
+        count = self._planes[name]
+        return self._arrays[name][: count * height * width].reshape(count, height, width)
+
+
+class GpuFlow:
+    """Scene flow of pairs on a device; the second image's pyramid is kept as the next pair's first."""
+
+    def __init__(self, config: PdFlowConfig, device: Any):
         self.config, self._device = config, device
-        self._spaces: dict[tuple[tuple[int, int], int], _Workspace] = {}
+        self._space: _Space | None = None
+        self._last: tuple[tuple[int, int], Camera] | None = None
 
-    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> list[DeviceLevel]:
-        """Return the levels of an image, finest first."""
-        finest = self._device.empty((2, *gray.shape))
-        self._device.upload(np.stack([gray, depth]), finest)
-        out = [DeviceLevel(finest, camera)]
-        for _ in self.config.plan(gray.shape)[1:]:
-            fine, (rows, columns) = out[-1], out[-1].shape
-            half = self._device.empty((2, (rows + 1) // 2, (columns + 1) // 2))
-            images = fine.planes[0], fine.planes[1], rows, columns, DEPTH_STEP, half[0], half[1]
-            self._device.launch("half_size", images, half.shape[1:])
-            out.append(DeviceLevel(half, tuple(value / 2 for value in fine.camera)))
+    def velocity(
+        self, first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], camera: Camera, dt: float
+    ) -> np.ndarray:
+        """Return the velocities [H, W, 3] m/s of two images, color and depth; NaN for unknown.
+
+        Raises:
+            DeviceError: The GPU's memory is full, or CUDA fails.
+        """
+        height, width = first[1].shape
+        last, self._last = self._last, None
+        try:
+            with self._device.errors():
+                out = self._velocity((height, width), first, second, camera, dt, last)
+        except BaseException:
+            self._space = None  # frees the memory
+            raise
+        self._last = (height, width), camera
         return out
 
-    def solve(self, first: list[DeviceLevel], second: list[DeviceLevel], start: np.ndarray | None = None) -> np.ndarray:
-        """Return the flow as `CpuSolver.solve`."""
-        plan = self.config.plan(first[0].shape)
-        spaces = [self._space(level.shape, count) for level, count in zip(first, plan, strict=True)]
-        self._device.upload(coarse_start(start, len(plan), first[-1].shape), spaces[-1].start)
-        for level in range(len(plan) - 1, -1, -1):
-            self._level(spaces[level], first[level], second[level], plan[level])
-            if level:
-                arguments = spaces[level].done, *first[level].shape, spaces[level - 1].start
-                self._device.launch("double_size", arguments, first[level - 1].shape)
-        return self._device.download(spaces[0].done[:3])
-
-    def _level(self, space: _Workspace, first: DeviceLevel, second: DeviceLevel, iterations: int) -> None:
-        shape, launch, c = first.shape, self._device.launch, self.config
-        self._terms(space, first, second)
-        launch("begin", (space.start, space.state), shape)
-        if space.iterate is None:
-            space.iterate = self._device.recorded(lambda: self._iterate(space, shape, iterations))
+    def _velocity(
+        self,
+        shape: tuple[int, int],
+        first: tuple[np.ndarray, np.ndarray],
+        second: tuple[np.ndarray, np.ndarray],
+        camera: Camera,
+        dt: float,
+        last: tuple[tuple[int, int], Camera] | None,
+    ) -> np.ndarray:
+        if self._space is None or self._space.shapes[0] != shape:
+            self._space = None  # frees the memory of the other size
+            self._space = _Space(self._device, shape, len(self.config.plan(shape)))
+        space, (old, new) = self._space, self._space.images
+        follows = last == (shape, camera) and is_same(first, (old.color, old.depth))
+        if not follows:
+            np.copyto(old.color, first[0])
+            np.copyto(old.depth, first[1])
+            self._load(old, space.shapes)
+        np.copyto(new.color, second[0])
+        np.copyto(new.depth, second[1])
+        new.values[:] = *camera, dt, follows and self.config.warm_start
+        if space.graphs[0] is None:
+            space.graphs[0] = self._device.recorded(lambda: self._pair(space, old, new))
         else:
-            space.iterate()
-        last = space.state if iterations % 2 == 0 else space.other
-        launch("limit", (last, space.start, first.planes[1], space.limited), shape)
-        weights = c.median_depth, c.median_change
-        launch("median", (space.limited, first.planes[1], space.change, last, *weights, space.done), shape)
+            space.graphs[0]()
+        self._device.wait()
+        space.images.reverse()
+        space.graphs.reverse()
+        return space.output.host.view(np.float32).reshape(*shape, 3).copy()
 
-    def _iterate(self, space: _Workspace, shape: tuple[int, int], iterations: int) -> None:
-        state, other = space.state, space.other
-        for _ in range(iterations):
-            self._device.launch("iterate", (state, space.terms, other), shape)
-            state, other = other, state
+    def _load(self, image: _Image, shapes: list[tuple[int, int]]) -> None:
+        """Upload an image and build its pyramid."""
+        launch, finest = self._device.launch, image.levels[0]
+        self._device.upload(image.input)
+        launch("convert", (image.rgb, image.raw, finest[0], finest[1]), shapes[0])
+        for level in range(1, len(shapes)):
+            fine, half = image.levels[level - 1], image.levels[level]
+            arguments = fine[0], fine[1], *shapes[level - 1], DEPTH_STEP, half[0], half[1]
+            launch("half_size", arguments, shapes[level])
 
-    def _terms(self, space: _Workspace, first: DeviceLevel, second: DeviceLevel) -> None:
-        launch, shape, c = self._device.launch, first.shape, self.config
-        closeness, terms = space.closeness, space.terms
-        launch("surface", (second.planes[1], *second.camera, closeness[0], closeness[1]), shape)
-        launch("gradients", (second.planes[0], second.planes[1], closeness, space.slopes), shape)
-        launch("surface", (first.planes[1], *first.camera, terms[_RX], terms[_RX + 1]), shape)
-        images = first.planes[0], first.planes[1], second.planes[0], second.planes[1], space.slopes, space.start
+    def _pair(self, space: _Space, first: _Image, second: _Image) -> None:
+        """Launch all work of a pair, whose first image is loaded."""
+        launch, c, shapes = self._device.launch, self.config, space.shapes
+        plan, pair = c.plan(shapes[0]), second.pair
+        self._load(second, shapes)
+        coarsest = len(plan) - 1
+        flow = space.level("done", 0)[:3]
+        launch("begin", (flow, pair, *shapes[0], 1 << coarsest, space.level("start", coarsest)), shapes[-1])
+        for level in range(coarsest, -1, -1):
+            self._level(space, level, first.levels[level], second.levels[level], pair, plan[level])
+            if level:
+                arguments = space.level("done", level), *shapes[level], space.level("start", level - 1)
+                launch("double_size", arguments, shapes[level - 1])
+        depths = first.levels[0][1], second.levels[0][1]
+        launch("velocity", (flow, *depths, pair, c.max_speed_m_s, BRIDGED_PX, space.output.device), shapes[0])
+        self._device.download(space.output)
+
+    def _level(self, space: _Space, level: int, first: Any, second: Any, pair: Any, iterations: int) -> None:
+        launch, c, shape, scale = self._device.launch, self.config, space.shapes[level], 0.5**level
+        names = "start", "done", "state", "other", "terms", "slopes", "change"
+        start, done, state, other, terms, slopes, change = (space.level(name, level) for name in names)
+        launch("gradients", (second[0], second[1], pair, scale, slopes), shape)
+        images = first[0], first[1], second[0], second[1], slopes, start, pair, scale
         weights = c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges
-        launch("make_terms", (*images, *weights, terms, space.change), shape)
-
-    def _space(self, shape: tuple[int, int], iterations: int) -> _Workspace:
-        if (shape, iterations) not in self._spaces:
-            planes = ((len(KEPT),), (len(KEPT),), (STATE,), (STATE,), (TERMS,), (3,), (), (2,), (4,))
-            self._spaces[shape, iterations] = _Workspace(*(self._device.empty((*count, *shape)) for count in planes))
-        return self._spaces[shape, iterations]
+        launch("make_terms", (*images, *weights, terms, change), shape)
+        source, inner = start, TILE - 2 * TOGETHER
+        for ran in range(0, iterations, TOGETHER):
+            count = min(TOGETHER, iterations - ran)
+            arguments = source, int(ran == 0), terms, count, state
+            launch("iterate", arguments, shape, (TILE, TILE), (inner, inner))
+            source, state, other = state, other, state
+        launch("median", (source, start, first[1], change, c.median_depth, c.median_change, done), shape)
