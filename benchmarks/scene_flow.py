@@ -1,4 +1,7 @@
-"""`actrec bench scene-flow`: accuracy against exact motion and the authors' program, warping residuals, and speed."""
+"""`actrec bench scene-flow`: accuracy against exact motion and the authors' program, warping residuals, and speed.
+
+The part `device` counts launches and bytes of a pair on a GPU, without one.
+"""
 
 import itertools
 import os
@@ -28,6 +31,7 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.camera_model import project
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.geometry import image_points, rotation, unproject
+from benchmarks.gpu import count_traffic
 
 FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
@@ -266,7 +270,7 @@ def _estimated(method: SceneFlow, pair: Pair) -> np.ndarray:
 
 SIZES = ((160, 120), (320, 240), (640, 480))
 
-PARTS = ("truth", "rigid", "camera", "authors", "warping", "speed")
+PARTS = ("truth", "rigid", "camera", "authors", "warping", "speed", "device")
 
 DT = 1 / 30
 
@@ -294,6 +298,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "authors": lambda: authors(args.data, args.threads),
         "warping": lambda: warping(args.data, args.threads),
         "speed": lambda: speed(args.threads, args.seconds),
+        "device": lambda: [count_traffic(size) for size in SIZES],
     }
     wanted = args.parts.split(",")
     if unknown := [part for part in wanted if part not in parts]:

@@ -29,8 +29,6 @@ TOGETHER, TILE = 5, 32
 
 _INSTALL = "install the CuPy of your CUDA version alone (pip install 'cupy-cuda12x<14', CUDA 13: cupy-cuda13x)"
 
-_INTEGRATED = 18  # cudaDevAttrIntegrated
-
 
 def available() -> bool:
     """Return whether CuPy is installed and finds a GPU.
@@ -83,6 +81,9 @@ class CupyDevice:
 
     All methods but `empty` and `buffer` add work to one stream; `wait` waits for it.
 
+    Attributes:
+        is_integrated: Whether the GPU shares the host's memory, so that nothing is copied.
+
     Raises:
         MissingLibraryError: CuPy is not installed.
         DeviceError: CuPy finds no GPU, does not suit the driver, or cannot compile the kernels.
@@ -99,9 +100,10 @@ class CupyDevice:
                 "CuPy finds no GPU: check nvidia-smi (on a Jetson: that CUDA is installed), or device=cpu"
             )
         with self.errors():
-            self._index = cupy.cuda.runtime.getDevice()
-            self.is_integrated = bool(cupy.cuda.runtime.deviceGetAttribute(_INTEGRATED, self._index))
-            self._stream = cupy.cuda.Stream(non_blocking=True)
+            runtime = cupy.cuda.runtime
+            self._index = runtime.getDevice()
+            self.is_integrated = bool(runtime.deviceGetAttribute(runtime.cudaDevAttrIntegrated, self._index))
+            self.stream = cupy.cuda.Stream(non_blocking=True)
         try:
             module = cupy.RawModule(code=KERNELS.read_text(encoding="utf-8"), options=OPTIONS)
             module.compile()
@@ -127,7 +129,7 @@ class CupyDevice:
 
     def empty(self, shape: tuple[int, ...]) -> Any:
         """Return an uninitialized float32 array."""
-        with self._stream:
+        with self.stream:
             return self._cupy.empty(shape, self._cupy.float32)
 
     def buffer(self, size: int) -> Buffer:
@@ -135,11 +137,11 @@ class CupyDevice:
         cuda, cupy = self._cupy.cuda, self._cupy
         host = np.frombuffer(cuda.alloc_pinned_memory(size), np.uint8, size)
         if not self.is_integrated:
-            with self._stream:
-                return Buffer(host, cupy.empty(size, np.uint8))
+            with self.stream:
+                return Buffer(host, cupy.empty((size,), np.uint8))
         # Unified addressing: the device has page-locked memory at the host's address.
         memory = cuda.UnownedMemory(host.ctypes.data, size, host, self._index)
-        return Buffer(host, cupy.ndarray(size, np.uint8, cuda.MemoryPointer(memory, 0)))
+        return Buffer(host, cupy.ndarray((size,), np.uint8, cuda.MemoryPointer(memory, 0)))
 
     def upload(self, buffer: Buffer) -> None:
         """Copy a buffer to the device."""
@@ -152,7 +154,7 @@ class CupyDevice:
     def _copy(self, to: int, source: int, buffer: Buffer, kind: str) -> None:
         if not self.is_integrated:
             runtime = self._cupy.cuda.runtime
-            runtime.memcpyAsync(to, source, buffer.host.nbytes, getattr(runtime, kind), self._stream.ptr)
+            runtime.memcpyAsync(to, source, buffer.host.nbytes, getattr(runtime, kind), self.stream.ptr)
 
     def launch(
         self,
@@ -168,24 +170,24 @@ class CupyDevice:
         """
         if name not in self._kernels:
             self._kernels[name] = self._module.get_function(name)
-        with self._stream:
+        with self.stream:
             self._kernels[name](grid_of(shape, covered), block, tuple(map(_typed, (*arguments, *shape))))
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         """Run `work` once; return a call that runs it again at less cost, as a CUDA graph."""
         work()  # loads the kernels, which must not happen during a capture
         self.wait()
-        with self._stream:
-            self._stream.begin_capture()
+        with self.stream:
+            self.stream.begin_capture()
             try:
                 work()
             finally:
-                graph = self._stream.end_capture()
-        return lambda: graph.launch(stream=self._stream)
+                graph = self.stream.end_capture()
+        return lambda: graph.launch(stream=self.stream)
 
     def wait(self) -> None:
         """Wait for all work."""
-        self._stream.synchronize()
+        self.stream.synchronize()
 
 
 def grid_of(shape: tuple[int, int], covered: tuple[int, int]) -> tuple[int, int]:
@@ -304,9 +306,12 @@ class GpuFlow:
         return space.output.host.view(np.float32).reshape(*shape, 3).copy()
 
     def _load(self, image: _Image, shapes: list[tuple[int, int]]) -> None:
-        """Upload an image and build its pyramid."""
-        launch, finest = self._device.launch, image.levels[0]
         self._device.upload(image.input)
+        self._pyramid(image, shapes)
+
+    def _pyramid(self, image: _Image, shapes: list[tuple[int, int]]) -> None:
+        """Launch the pyramid of an uploaded image."""
+        launch, finest = self._device.launch, image.levels[0]
         launch("convert", (image.rgb, image.raw, finest[0], finest[1]), shapes[0])
         for level in range(1, len(shapes)):
             fine, half = image.levels[level - 1], image.levels[level]
@@ -315,9 +320,14 @@ class GpuFlow:
 
     def _pair(self, space: _Space, first: _Image, second: _Image) -> None:
         """Launch all work of a pair, whose first image is loaded."""
+        self._device.upload(second.input)
+        self._kernels(space, first, second)
+        self._device.download(space.output)
+
+    def _kernels(self, space: _Space, first: _Image, second: _Image) -> None:
         launch, c, shapes = self._device.launch, self.config, space.shapes
         plan, pair = c.plan(shapes[0]), second.pair
-        self._load(second, shapes)
+        self._pyramid(second, shapes)
         coarsest = len(plan) - 1
         flow = space.level("done", 0)[:3]
         launch("begin", (flow, pair, *shapes[0], 1 << coarsest, space.level("start", coarsest)), shapes[-1])
@@ -328,7 +338,6 @@ class GpuFlow:
                 launch("double_size", arguments, shapes[level - 1])
         depths = first.levels[0][1], second.levels[0][1]
         launch("velocity", (flow, *depths, pair, c.max_speed_m_s, BRIDGED_PX, space.output.device), shapes[0])
-        self._device.download(space.output)
 
     def _level(self, space: _Space, level: int, first: Any, second: Any, pair: Any, iterations: int) -> None:
         launch, c, shape, scale = self._device.launch, self.config, space.shapes[level], 0.5**level
