@@ -29,7 +29,10 @@ from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from benchmarks import markdown
 
 PARTS = {"scene_flow": "benchmarks.gpu:measure_scene_flow"}
-"""`module:function` of each part, in order; a function takes the seconds of a measurement and returns tables by name."""
+"""`module:function` of each part, in order. It takes the seconds of a measurement and returns tables by name.
+
+Training's clips a second belong here as a part of their own.
+"""
 
 SIZES = ((640, 480), (320, 240), (160, 120))
 
@@ -93,10 +96,7 @@ def copy_rate() -> float:
     size = min(1 << 30, cupy.cuda.runtime.memGetInfo()[0] // 8)
     source, to = cupy.ones((size,), cupy.uint8), cupy.empty((size,), cupy.uint8)
     stream = cupy.cuda.get_current_stream()
-    milliseconds = timed(stream, lambda: cupy.copyto(to, source), 10)
-    del source, to
-    cupy.get_default_memory_pool().free_all_blocks()
-    return 2 * size / milliseconds * 1000
+    return 2 * size / timed(stream, lambda: cupy.copyto(to, source), 10) * 1000
 
 
 def timed(stream: Any, work: Callable[[], Any], runs: int) -> float:
@@ -168,8 +168,8 @@ def flows(method: scene_flow.SceneFlow, frames: list[Frame]) -> np.ndarray:
 def speed_of_size(frames: list[Frame], size: tuple[int, int], rate: float, seconds: float) -> dict[str, Any]:
     """Return frames a second from numpy to numpy, and times on the device against the limit by memory.
 
-    `graph_ms` is of a pair's graph with its copies, `kernels_ms` without. `limit_ms` is the time to move the bytes of
-    all kernels' arrays once a launch at the rate of a copy, `one_pass_limit_ms` the same if each iteration were a launch.
+    `graph_ms` is of a pair's graph with its copies, `kernels_ms` without. `limit_ms` is the time to move the arrays of
+    all launches once at the rate of a copy, `one_pass_limit_ms` the same if each iteration were a launch.
     """
     small = at_size(frames, size)
     method: Any = scene_flow.create("pd_flow", device="cuda")
@@ -295,9 +295,9 @@ class CountingDevice:
         self.kernel_bytes[name] += bytes_of(arguments)
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Run `work` and return it."""
+        """Run `work`; return a call that does nothing, as a graph costs the host next to nothing."""
         work()
-        return work
+        return lambda: None
 
     def wait(self) -> None:
         """Return at once."""
@@ -308,18 +308,22 @@ def bytes_of(arguments: tuple[Any, ...]) -> int:
     return sum(argument.nbytes for argument in arguments if hasattr(argument, "nbytes"))
 
 
+def without_gpu() -> list[dict[str, Any]]:
+    """Return a row for each size: launches and bytes of a pair, and `host_ms`, its time apart from the device's."""
+    return [count_traffic(size) | {"host_ms": round(host_ms(size), 3)} for size in SIZES]
+
+
 def count_traffic(size: tuple[int, int]) -> dict[str, Any]:
-    """Return launches and 10^6 bytes of a pair in a stream, without a GPU.
+    """Return launches and 10^6 bytes of a pair in a stream.
 
     `one_pass_mb` is `kernel_mb` if each iteration read its state and terms and wrote its state.
     """
     device, (width, height) = CountingDevice(), size
     flow = gpu.GpuFlow(PdFlowConfig(), device)
-    rng = np.random.default_rng(0)
-    frames = [(rng.integers(0, 255, (height, width, 3), np.uint8), np.ones((height, width), np.float32)) for _ in "012"]
+    frames = _random_frames(size)
     for k in range(2):
         device.reset()
-        flow.velocity(frames[k], frames[k + 1], (500.0, 500.0, width / 2, height / 2), DT)
+        flow.velocity(frames[k][:2], frames[k + 1][:2], (500.0, 500.0, width / 2, height / 2), DT)
     space: Any = flow._space
     iterations = zip(PdFlowConfig().plan((height, width)), space.shapes, strict=True)
     planes = 2 * gpu.STATE + gpu.TERMS
@@ -331,6 +335,26 @@ def count_traffic(size: tuple[int, int]) -> dict[str, Any]:
         "kernel_mb": round(total / 1e6, 1),
         "one_pass_mb": round((total - device.kernel_bytes["iterate"] + one_pass) / 1e6, 1),
     }  # fmt: skip
+
+
+def host_ms(size: tuple[int, int], pairs: int = 100) -> float:
+    """Return the median milliseconds of a pair in a stream, from numpy to numpy, without the device's work."""
+    method: Any = scene_flow.create("pd_flow", device="cpu", threads=1)
+    method._gpu = gpu.GpuFlow(PdFlowConfig(), CountingDevice())
+    frames, times = _random_frames(size), []
+    for k in range(pairs + 2):
+        (color0, depth0, intrinsics), (color1, depth1, _) = frames[k % 3], frames[(k + 1) % 3]
+        began = time.perf_counter()
+        method.estimate(color0, depth0, color1, depth1, intrinsics, DT)
+        times.append(time.perf_counter() - began)
+    return 1000 * float(np.median(times[2:]))
+
+
+def _random_frames(size: tuple[int, int]) -> list[Frame]:
+    (width, height), rng = size, np.random.default_rng(0)
+    intrinsics = Intrinsics(width, height, 500.0, 500.0, width / 2, height / 2)
+    colors = [rng.integers(0, 255, (height, width, 3), np.uint8) for _ in range(3)]
+    return [(color, 1 + rng.random((height, width), np.float32), intrinsics) for color in colors]
 
 
 def write_csv(path: Path, tables: dict[str, Any]) -> None:

@@ -47,8 +47,8 @@ def _cupy() -> Any:
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return None
-        cause = first_line(error.__cause__ or error)  # CuPy's own message has many lines
-        raise DeviceError(f"CuPy fails to import: {cause}: {_INSTALL}, or device=cpu") from error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # CuPy's own has many lines
+        raise DeviceError(f"CuPy fails to import: {first_line(cause)}: {_INSTALL}, or device=cpu") from error
 
 
 def _finds_gpu(cupy: Any) -> bool:
@@ -59,10 +59,8 @@ def _finds_gpu(cupy: Any) -> bool:
         absent = "cudaErrorNoDevice" in str(error) or "cudaErrorStubLibrary" in str(error)
         if absent or runtime.driverGetVersion() == 0:  # 0 without a driver
             return False
-        cause = first_line(error)
-        raise DeviceError(
-            f"CuPy cannot use the NVIDIA driver: {cause}: update the driver or {_INSTALL}, or device=cpu"
-        ) from error
+        remedy = f"update the driver or {_INSTALL}, or device=cpu"
+        raise DeviceError(f"CuPy cannot use the NVIDIA driver: {first_line(error)}: {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -334,10 +332,11 @@ class GpuFlow:
         for level in range(coarsest, -1, -1):
             self._level(space, level, first.levels[level], second.levels[level], pair, plan[level])
             if level:
-                arguments = space.level("done", level), *shapes[level], space.level("start", level - 1)
-                launch("double_size", arguments, shapes[level - 1])
+                coarse, fine = space.level("done", level), space.level("start", level - 1)
+                launch("double_size", (coarse, *shapes[level], fine), shapes[level - 1])
         depths = first.levels[0][1], second.levels[0][1]
-        launch("velocity", (flow, *depths, pair, c.max_speed_m_s, BRIDGED_PX, space.output.device), shapes[0])
+        arguments = flow, *depths, pair, float(c.max_speed_m_s), BRIDGED_PX, space.output.device
+        launch("velocity", arguments, shapes[0])
 
     def _level(self, space: _Space, level: int, first: Any, second: Any, pair: Any, iterations: int) -> None:
         launch, c, shape, scale = self._device.launch, self.config, space.shapes[level], 0.5**level
@@ -345,7 +344,7 @@ class GpuFlow:
         start, done, state, other, terms, slopes, change = (space.level(name, level) for name in names)
         launch("gradients", (second[0], second[1], pair, scale, slopes), shape)
         images = first[0], first[1], second[0], second[1], slopes, start, pair, scale
-        weights = c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges
+        weights = map(float, (c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges))
         launch("make_terms", (*images, *weights, terms, change), shape)
         source, inner = start, TILE - 2 * TOGETHER
         for ran in range(0, iterations, TOGETHER):
@@ -353,4 +352,5 @@ class GpuFlow:
             arguments = source, int(ran == 0), terms, count, state
             launch("iterate", arguments, shape, (TILE, TILE), (inner, inner))
             source, state, other = state, other, state
-        launch("median", (source, start, first[1], change, c.median_depth, c.median_change, done), shape)
+        weights = map(float, (c.median_depth, c.median_change))
+        launch("median", (source, start, first[1], change, *weights, done), shape)

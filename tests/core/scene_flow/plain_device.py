@@ -172,6 +172,6 @@ class PlainDevice:
 
 def _argument(value):
     if isinstance(value, np.ndarray):
-        assert value.flags.c_contiguous and value.ctypes.data % 4 == 0 or value.dtype == np.uint8
+        assert value.flags.c_contiguous and value.dtype in (np.float32, np.uint8)
         return ctypes.c_void_p(value.ctypes.data)
     return ctypes.c_int(value) if isinstance(value, int) else ctypes.c_float(value)

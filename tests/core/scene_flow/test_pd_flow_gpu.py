@@ -122,6 +122,18 @@ def test_device_without_warm_start_matches_single_pair(device, monkeypatch):
     np.testing.assert_array_equal(second, alone)
 
 
+def test_device_whole_settings_equal_floats(device, monkeypatch):
+    """An int where a kernel takes a float would be read as other bits."""
+    whole = {"max_speed_m_s": 3, "smooth_image": 1, "smooth_depth": 1, "depth_weight": 75, "depth_edges": 900}
+    whole |= {"median_depth": 5, "median_change": 10}
+    frames = *textured((60, 80), 0), *textured((60, 80), 1)
+    found = [
+        create_on(device, monkeypatch, iterations=10, fewer=3, **options).estimate(*frames, SMALL, DT)
+        for options in (whole, {name: float(value) for name, value in whole.items()})
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 def test_device_result_survives_next_pair_and_reused_inputs(device, monkeypatch):
     on_gpu = create_on(device, monkeypatch, iterations=10, fewer=3)
     (color0, depth0), (color1, depth1) = textured((60, 80), 0), textured((60, 80), 1)
@@ -183,7 +195,7 @@ def kernels():
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", ["sm_87", "sm_90"])  # Orin, Hopper
 def test_nvcc_compiles_kernels_without_spills(tmp_path, architecture):
-    command = ["nvcc", "-std=c++17", "-cubin", f"-arch={architecture}", "-Xptxas", "-v", "-o", str(tmp_path / "k.cubin")]
+    command = ["nvcc", *gpu.OPTIONS, "-cubin", f"-arch={architecture}", "-Xptxas", "-v", "-o", str(tmp_path / "k")]
     done = subprocess.run([*command, str(gpu.KERNELS)], check=True, capture_output=True, text=True)
     found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", done.stderr, re.S)
     assert sorted(name for name, _, _ in found) == sorted(kernels())
