@@ -277,15 +277,15 @@ class CountingDevice:
         """Return a float32 array."""
         return np.empty(shape, np.float32)
 
-    def buffer(self, size: int) -> gpu.Buffer:
+    def buffer(self, size: int) -> gpu.StagingBuffer:
         """Return a buffer of `size` bytes."""
-        return gpu.Buffer(np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+        return gpu.StagingBuffer(np.zeros(size, np.uint8), np.zeros(size, np.uint8))
 
-    def upload(self, buffer: gpu.Buffer) -> None:
+    def upload(self, buffer: gpu.StagingBuffer) -> None:
         """Count a copy."""
         self.uploaded += buffer.host.nbytes
 
-    def download(self, buffer: gpu.Buffer) -> None:
+    def download(self, buffer: gpu.StagingBuffer) -> None:
         """Count a copy."""
         self.downloaded += buffer.host.nbytes
 

@@ -64,7 +64,7 @@ def _finds_gpu(cupy: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Buffer:
+class StagingBuffer:
     """Bytes on the host, page-locked, and the same number of them on the device.
 
     On a GPU that shares the host's memory, both are the same memory.
@@ -130,26 +130,26 @@ class CupyDevice:
         with self.stream:
             return self._cupy.empty(shape, self._cupy.float32)
 
-    def buffer(self, size: int) -> Buffer:
+    def buffer(self, size: int) -> StagingBuffer:
         """Return a buffer of `size` bytes."""
         cuda, cupy = self._cupy.cuda, self._cupy
         host = np.frombuffer(cuda.alloc_pinned_memory(size), np.uint8, size)
         if not self.is_integrated:
             with self.stream:
-                return Buffer(host, cupy.empty((size,), np.uint8))
+                return StagingBuffer(host, cupy.empty((size,), np.uint8))
         # Unified addressing: the device has page-locked memory at the host's address.
         memory = cuda.UnownedMemory(host.ctypes.data, size, host, self._index)
-        return Buffer(host, cupy.ndarray((size,), np.uint8, cuda.MemoryPointer(memory, 0)))
+        return StagingBuffer(host, cupy.ndarray((size,), np.uint8, cuda.MemoryPointer(memory, 0)))
 
-    def upload(self, buffer: Buffer) -> None:
+    def upload(self, buffer: StagingBuffer) -> None:
         """Copy a buffer to the device."""
         self._copy(buffer.device.data.ptr, buffer.host.ctypes.data, buffer, "memcpyHostToDevice")
 
-    def download(self, buffer: Buffer) -> None:
+    def download(self, buffer: StagingBuffer) -> None:
         """Copy a buffer to the host."""
         self._copy(buffer.host.ctypes.data, buffer.device.data.ptr, buffer, "memcpyDeviceToHost")
 
-    def _copy(self, to: int, source: int, buffer: Buffer, kind: str) -> None:
+    def _copy(self, to: int, source: int, buffer: StagingBuffer, kind: str) -> None:
         if not self.is_integrated:
             runtime = self._cupy.cuda.runtime
             runtime.memcpyAsync(to, source, buffer.host.nbytes, getattr(runtime, kind), self.stream.ptr)

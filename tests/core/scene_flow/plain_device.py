@@ -141,7 +141,7 @@ class PlainDevice:
         return np.full(shape, np.nan, np.float32)  # NaN reveals a read before a write
 
     def buffer(self, size):
-        return gpu.Buffer(np.full(size, 255, np.uint8), np.full(size, 255, np.uint8))  # NaN as float32
+        return gpu.StagingBuffer(np.full(size, 255, np.uint8), np.full(size, 255, np.uint8))  # NaN as float32
 
     def upload(self, buffer):
         self.uploaded.append(buffer.host.nbytes)
