@@ -81,9 +81,3 @@ def create(name: str, **options: Any) -> SceneFlow:
         MissingLibraryError: A required library is not installed.
     """
     return METHODS.create(name, **options)
-
-
-def with_nan(depth: np.ndarray) -> np.ndarray:
-    """Replace zero, negative and infinite depth with NaN."""
-    missing = ~((depth > 0) & (depth < np.inf))
-    return np.where(missing, np.float32(np.nan), depth) if missing.any() else depth

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.scene_flow import ColorDepth, SceneFlow, with_nan
+from actrec.scene_flow import ColorDepth, SceneFlow
 from actrec.types import Intrinsics
 from actrec.utils import config, jit
 from actrec.utils.config import setting
@@ -73,7 +73,7 @@ class DisFlow(SceneFlow):
         self._flow.setFinestScale(min(self.config.finest_scale, coarsest))
         gray0, gray1 = (cv2.cvtColor(color, cv2.COLOR_RGB2GRAY) for color in (color0, color1))
         pixels = self._flow.calc(gray0, gray1, None)
-        depths = (self._smooth(np.ascontiguousarray(with_nan(depth))) for depth in (depth0, depth1))
+        depths = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
         c, out = intrinsics, np.empty((height, width, 3), np.float32)
         limits = self.config.surface_step, self.config.max_speed_m_s
         _lift(pixels, *depths, c.fx, c.fy, c.cx, c.cy, dt, *limits, out)
@@ -99,7 +99,7 @@ def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: 
 
 @jit.njit(nogil=True, fastmath=_FASTMATH)
 def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.ndarray) -> None:
-    """Write to out [H, W] the mean of the valid depths around each pixel on its own surface."""
+    """Write to out [H, W] the mean of the valid depths around each pixel on its own surface; NaN for missing."""
     height, width = depth.shape
     total, count = np.empty(width, np.float32), np.empty(width, np.float32)
     for v in range(height):
@@ -112,7 +112,7 @@ def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.nd
                 _accumulate(row, shifted, step, total[low:high], count[low:high])
         for u in range(width):
             # A missing depth stays missing: its neighbors may be on another surface.
-            out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
+            out[v, u] = total[u] / count[u] if 0 < depth[v, u] < np.inf else np.nan
 
 
 @jit.njit(nogil=True)
@@ -123,7 +123,7 @@ def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
     if not (u > -0.5 and v > -0.5 and u < width - 0.5 and v < height - 0.5):
         return np.nan
     nearest = depth[int(v + 0.5), int(u + 0.5)]
-    if not nearest > 0:
+    if not 0 < nearest < np.inf:
         return np.nan
     i0, j0 = int(np.floor(u)), int(np.floor(v))
     total, weights = 0.0, 0.0
@@ -148,6 +148,6 @@ def _lift(pixels, depth0, depth1, fx, fy, cx, cy, dt, step, max_speed, out):  # 
             x = ((u1 - cx) * z1 - (u - cx) * z0) / fx / dt
             y = ((v1 - cy) * z1 - (v - cy) * z0) / fy / dt
             z = (z1 - z0) / dt
-            if not x * x + y * y + z * z <= max_speed * max_speed:
+            if not (0 < z0 < np.inf and x * x + y * y + z * z <= max_speed * max_speed):
                 x = y = z = np.nan
             out[v, u, 0], out[v, u, 1], out[v, u, 2] = x, y, z
