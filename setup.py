@@ -52,6 +52,7 @@ PACKAGES = [
     "actrec_calibration",
     "actrec_models",
     "actrec_models.data",
+    "actrec_models.data.batches",
     "actrec_models.evaluation",
     "actrec_models.export",
     "actrec_models.finetune",

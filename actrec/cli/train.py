@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
     add("--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT")
     add("--workers", type=int, help="processes that read clips, for each device (default: by its cores)")
+    way = "augment skeletons in batches on the training device, or clip by clip in the processes that read clips"
+    add("--features", choices=("auto", "device", "workers"), help=f"{way} (default: device if it covers the network)")
+    add("--compile", action="store_true", help="compile training steps, on a GPU as CUDA graphs, for small networks")
     add("--checkpoint-minutes", type=float, metavar="N", help="save a checkpoint every N minutes within an epoch")
     add("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
 

@@ -47,7 +47,7 @@ def offsets(kernel: int, temporal: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _ranks(kernel: int, temporal: int) -> tuple[np.ndarray, np.ndarray]:
+def ranks(kernel: int, temporal: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank of each offset and the offset of each rank, nearest first; the center is first and no pair."""
     order = np.argsort((offsets(kernel, temporal) ** 2).sum(axis=1), kind="stable")
     rank = np.empty_like(order)
@@ -80,7 +80,7 @@ def build(
     coarse = by_frame(coordinates >> level)
     owner = owners(coarse)
     rows = by_frame(np.arange(1, bodies * frames * joints + 1).reshape(bodies, frames, joints, 1))[..., 0]
-    rank, order = _ranks(kernel, temporal)
+    rank, order = ranks(kernel, temporal)
     counts = np.zeros(len(order) + 1, np.int64)
     _scan(coarse, owner, rows, kernel, temporal, rank, counts, np.empty((0, 2), np.int32))
     starts = np.concatenate([[0], np.cumsum(counts[:-1])])

@@ -7,6 +7,7 @@ proportions, noise, missing limbs, mirror), then the turn and size that normaliz
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +43,7 @@ _BRANCHES = tuple(
 )
 
 _LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
-_OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
+OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 """All joints but the root, parents first."""
 
 
@@ -91,6 +92,26 @@ class Augmentation:
     )
 
 
+class TimedBodies(NamedTuple):
+    """Joints with their stamps, and the stamps to resample them at.
+
+    Attributes:
+        stamps_ns: [L] increasing int64 ns of the joints.
+        bodies: [M, L, V, 3] m, NaN for missing.
+        sample_ns: [T] int64 ns of the window's samples.
+    """
+
+    stamps_ns: np.ndarray
+    bodies: np.ndarray
+    sample_ns: np.ndarray
+
+    def resampled(self) -> np.ndarray:
+        """Return the window [M, T, V, 3] float32."""
+        if self.sample_ns is self.stamps_ns:
+            return self.bodies
+        return np.stack([windows.resample(self.stamps_ns, body, self.sample_ns) for body in self.bodies])
+
+
 def sample_window(
     clip: Clip,
     seconds: float,
@@ -99,8 +120,8 @@ def sample_window(
     rng: np.random.Generator,
     before: Clip | None = None,
     layout: str = "kinect_v2_25",
-) -> np.ndarray:
-    """Sample a window [M, frames, V, 3] of `clip` at a random speed, end and frame rate, possibly after `before`.
+) -> TimedBodies:
+    """Choose a window of `frames` frames of `clip`: a random speed, end and frame rate, possibly after `before`.
 
     A stretched window starts near the start of the clip, and its speed changes along the clip.
     """
@@ -127,8 +148,7 @@ def sample_window(
         wanted = windows.stretched_stamps(int(start), int(end), frames)
     else:
         wanted = windows.sample_stamps(int(end), seconds, frames)
-    kept = stamps[keep].astype(np.int64)
-    return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
+    return TimedBodies(stamps[keep].astype(np.int64), clip.bodies[:, keep], wanted)
 
 
 def sample_stamps(
@@ -179,22 +199,74 @@ def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
     return np.asarray(np.where(known[:, root], ways[:, root], middle), np.float32)
 
 
+@dataclass(frozen=True)
+class Variation:
+    """Random numbers of the augmentation of one window, for M people, T frames and V joints.
+
+    `vary_bodies` and `vary_hands` apply them to one window, `actrec_models.data.batches` to a batch.
+
+    Attributes:
+        turn: [3, 3] rotation about the `pivot`.
+        factor: [V] float32, factor on the length of the bone to each joint.
+        noise: [M, T, V, 3] float32 m, of each frame, without the factor `noise_size`.
+        noise_size: Factor on `noise`.
+        bias: [V, 3] float32 m, constant error of each joint.
+        lost: [T, V] bool, joints that are set to NaN.
+        smoothed: Frames before and after over which joints are averaged; 0 for none.
+        exchanged: [T] bool, frames in which left and right are exchanged; None for none.
+        mirrored: Whether the window is mirrored.
+        stretch: [3] float32, factors on x, y and z, of hands; None for none.
+        reach: Factor on the path of a hand's palm.
+        held: [3, 3] rotation of a hand about its palm; None if it and `reach` are not varied.
+    """
+
+    turn: np.ndarray
+    factor: np.ndarray
+    noise: np.ndarray
+    noise_size: float
+    bias: np.ndarray
+    lost: np.ndarray
+    smoothed: int = 0
+    exchanged: np.ndarray | None = None
+    mirrored: bool = False
+    stretch: np.ndarray | None = None
+    reach: float = 1.0
+    held: np.ndarray | None = None
+
+
 def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Augment bodies [M, T, 25, 3] in m before normalization."""
+    return vary_bodies(bodies, draw_bodies(bodies.shape[0], bodies.shape[1], options, rng))
+
+
+def draw_bodies(count: int, frames: int, options: Augmentation, rng: np.random.Generator) -> Variation:
+    """Draw the variation of a window of `count` bodies."""
+    joints = len(KINECT_V2_25)
     turn = _random_rotation(rng, (_X, options.tilt_deg), (_Z, options.tilt_deg))
-    middle = pivot(bodies)
-    varied = (bodies - middle) @ turn.T + middle
-    factor: np.ndarray = 1 + rng.uniform(-options.proportions, options.proportions, 25).astype(np.float32)
+    factor: np.ndarray = 1 + rng.uniform(-options.proportions, options.proportions, joints).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2  # the same on both sides
-    varied = _scale_bones(varied, factor, KINECT_V2_25, _OUTWARDS)
-    if options.smoothed and rng.random() < options.smoothed:
-        varied = _smooth(varied, int(rng.integers(1, 4)))
-    _add_noise(varied, options, rng)
-    if rng.random() < options.exchange:
-        _exchange_sides(varied, rng)
+    smoothed = int(rng.integers(1, 4)) if options.smoothed and rng.random() < options.smoothed else 0
+    noise = _draw_noise((count, frames, joints, 3), options, rng)
+    exchanged = _exchanged_frames(frames, rng) if rng.random() < options.exchange else None
+    lost = np.zeros((frames, joints), bool)
     if rng.random() < options.missing:
-        _lose_limbs(varied, rng)
-    if options.mirror and rng.random() < 0.5:
+        _lose_limbs(lost, rng)
+    mirrored = bool(options.mirror and rng.random() < 0.5)
+    return Variation(turn, factor, *noise, lost, smoothed, exchanged, mirrored)
+
+
+def vary_bodies(bodies: np.ndarray, variation: Variation) -> np.ndarray:
+    """Apply a variation to bodies [M, T, 25, 3]."""
+    middle = pivot(bodies)
+    varied = (bodies - middle) @ variation.turn.T + middle
+    varied = _scale_bones(varied, variation.factor, KINECT_V2_25, OUTWARDS)
+    if variation.smoothed:
+        varied = _smooth(varied, variation.smoothed)
+    _add_noise(varied, variation)
+    if variation.exchanged is not None:
+        varied[:, variation.exchanged] = varied[:, variation.exchanged][:, :, list(KINECT_V2_25.mirror)]
+    varied[:, variation.lost] = np.nan
+    if variation.mirrored:
         varied = mirror(varied)
     return varied.astype(np.float32)
 
@@ -207,10 +279,19 @@ def _random_rotation(rng: np.random.Generator, *turns: tuple[int, float]) -> np.
     return product
 
 
-def _add_noise(joints: np.ndarray, options: Augmentation, rng: np.random.Generator) -> None:
+def _draw_noise(
+    shape: tuple[int, ...], options: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Draw noise of each frame [M, T, V, 3], its factor, and a constant error [V, 3]."""
+    noise = rng.normal(0, 1, shape).astype(np.float32)
+    size = rng.uniform(0, options.noise_m)
+    return noise, size, rng.normal(0, options.bias_m, shape[2:]).astype(np.float32)
+
+
+def _add_noise(joints: np.ndarray, variation: Variation) -> None:
     """Add noise of each frame and a constant error to each of the joints [M, T, V, 3], in place."""
-    joints += rng.normal(0, 1, joints.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
-    joints += rng.normal(0, options.bias_m, (1, 1, *joints.shape[2:])).astype(np.float32)
+    joints += variation.noise * np.float32(variation.noise_size)
+    joints += variation.bias
 
 
 def _smooth(bodies: np.ndarray, reach: int) -> np.ndarray:
@@ -225,9 +306,13 @@ def _smooth(bodies: np.ndarray, reach: int) -> np.ndarray:
 
 def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Rotate and scale normalized bodies [M, T, 25, 3], like the bias of an estimator."""
+    return (bodies @ draw_after_normalization(options, rng).T).astype(np.float32)
+
+
+def draw_after_normalization(options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Draw the matrix [3, 3] of `augment_normalized`: a rotation times a size."""
     turn = _random_rotation(rng, (_Y, options.turn_deg))
-    size = 1 + rng.uniform(-1, 1) * options.size
-    return ((bodies @ turn.T) * size).astype(np.float32)
+    return turn * (1 + rng.uniform(-1, 1) * options.size)
 
 
 def names_side(label: str) -> bool:
@@ -289,58 +374,67 @@ def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Se
     return lost
 
 
-def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Exchange left and right for up to half of the clip, as estimators do for a person seen from the side."""
-    frames = bodies.shape[1]
+def _exchanged_frames(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a mask [T] of up to half of a clip, as estimators exchange sides of a person seen from the side."""
     start, length = rng.integers(frames), rng.integers(1, max(frames // 2, 2))
-    part = slice(start, start + length)
-    bodies[:, part] = bodies[:, part][:, :, list(KINECT_V2_25.mirror)]
+    mask = np.zeros(frames, bool)
+    mask[start : start + length] = True
+    return mask
 
 
-def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Set one or two limbs to NaN for a while; sometimes both legs for the whole clip (a person behind a table)."""
-    frames = bodies.shape[1]
+def _lose_limbs(lost: np.ndarray, rng: np.random.Generator) -> None:
+    """Add one or two limbs for a while to the mask [T, V]; sometimes both legs for the whole clip (behind a table)."""
+    frames = len(lost)
     if rng.random() < 0.2:
-        bodies[:, :, list(_LEGS)] = np.nan
+        lost[:, list(_LEGS)] = True
     for _ in range(rng.integers(1, 3)):
         limb = _BRANCHES[rng.integers(len(_BRANCHES))]
         start, length = rng.integers(frames), rng.integers(2, max(frames // 2, 3))
-        bodies[:, start : start + length, list(limb)] = np.nan
+        lost[start : start + length, list(limb)] = True
 
 
-_PALM = HAND_22.index["palm"]
+PALM = HAND_22.index["palm"]
 
 
 def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Augment hands [M, T, 22, 3] in m: camera, size, proportions, noise. Never mirrored: gestures have a side."""
+    return vary_hands(hands, draw_hands(hands.shape[0], hands.shape[1], options, rng))
+
+
+def draw_hands(count: int, frames: int, options: Augmentation, rng: np.random.Generator) -> Variation:
+    """Draw the variation of a window of `count` hands."""
+    joints, reach, held = len(HAND_22), 1.0, None
     if options.reach or options.held_deg:
-        hands = _vary_way(hands, options, rng)
-    middle = pivot(hands)
+        reach = 1 + rng.uniform(-1, 1) * options.reach
+        held = _random_rotation(rng, *((axis, options.held_deg) for axis in (_X, _Y, _Z)))
     turn = _random_rotation(rng, (_X, options.tilt_deg), (_Z, options.tilt_deg), (_Y, options.turn_deg))
     stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
-    varied = ((hands - middle) * stretch) @ turn.T.astype(np.float32)
-    factor = np.ones(len(HAND_22), np.float32)
-    factor[1:] = 1 + rng.uniform(-options.proportions, options.proportions, len(HAND_22) - 1)
-    varied = _scale_bones(varied, factor, HAND_22, range(1, len(HAND_22)))  # parents come first in this layout
-    _add_noise(varied, options, rng)
-    if rng.random() < options.missing:
-        _lose(varied, rng)
+    factor = np.ones(joints, np.float32)
+    factor[1:] = 1 + rng.uniform(-options.proportions, options.proportions, joints - 1)
+    noise = _draw_noise((count, frames, joints, 3), options, rng)
+    lost = np.zeros((frames, joints), bool)
+    if rng.random() < options.missing:  # the whole hand for a short while, as trackers lose a fast hand
+        start = int(rng.integers(frames))
+        lost[start : start + int(rng.integers(1, max(frames // 10, 2)))] = True
+    return Variation(turn.astype(np.float32), factor, *noise, lost, stretch=stretch, reach=reach, held=held)
+
+
+def vary_hands(hands: np.ndarray, variation: Variation) -> np.ndarray:
+    """Apply a variation to hands [M, T, 22, 3]."""
+    if variation.held is not None:
+        hands = _vary_way(hands, variation.reach, variation.held)
+    assert variation.stretch is not None
+    varied = ((hands - pivot(hands)) * variation.stretch) @ variation.turn.T
+    varied = _scale_bones(varied, variation.factor, HAND_22, range(1, len(HAND_22)))  # parents come first
+    _add_noise(varied, variation)
+    varied[:, variation.lost] = np.nan
     return varied.astype(np.float32)
 
 
-def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def _vary_way(hands: np.ndarray, reach: float, held: np.ndarray) -> np.ndarray:
     """Vary how a gesture is made: the palm's path is shorter or longer, the hand rotated about the palm."""
-    reach = np.float32(1 + rng.uniform(-1, 1) * options.reach)
-    held = _random_rotation(rng, *((axis, options.held_deg) for axis in (_X, _Y, _Z)))
-    palm = hands[:, :, _PALM : _PALM + 1]
+    palm = hands[:, :, PALM : PALM + 1]
     seen = ~np.isnan(palm).any(axis=-1, keepdims=True)
     middle = np.where(seen, palm, 0).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
-    varied: np.ndarray = (hands - palm) @ held.T + middle + reach * (palm - middle)
+    varied: np.ndarray = (hands - palm) @ held.T + middle + np.float32(reach) * (palm - middle)
     return varied.astype(np.float32)
-
-
-def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:
-    """Set the whole hand to NaN for a short while, as trackers lose a fast hand."""
-    frames = hands.shape[1]
-    start = int(rng.integers(frames))
-    hands[:, start : start + int(rng.integers(1, max(frames // 10, 2)))] = np.nan

@@ -164,9 +164,9 @@ class Samples(Dataset[Sample]):
         self.made, self.background = made, background
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
         self.augmentation, self.any_clip = augmentation, any_clip
-        self._bodies_alone = set(features.streams(specs)) == {"bodies"}
+        self.bodies_alone = set(features.streams(specs)) == {"bodies"}
         self._begins = any(spec.modality == "joint_map" for spec in specs)
-        self._normalized = (
+        self.normalized = (
             config.build(SkeletonPreprocessing, specs[0].preprocessing) if _joints_and_bones(specs) else None
         )
 
@@ -184,10 +184,10 @@ class Samples(Dataset[Sample]):
         if self.augmentation is None:
             return {**self._recorded(clip, place, rng), "label": label}
         if rng.random() < self.recipe.outliers:
-            return {**self._of_bodies(self._no_class(self._in_axes(clip), rng), rng), "label": OUTLIER}
-        if self._bodies_alone:
+            return {**self._varied_inputs(self._no_class(self._in_axes(clip), rng), rng), "label": OUTLIER}
+        if self.bodies_alone:
             shown = clip if place is None else _until(self._in_axes(clip), place[0][-1])
-            return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": label}
+            return {**self._varied_inputs(self._window(shown, rng), rng), "label": label}
         return {**self._varied_streams(clip, place, self.augmentation, rng), "label": label}
 
     def _clip(self, epoch: int, index: int, again: int) -> tuple[Clip, int]:
@@ -247,28 +247,32 @@ class Samples(Dataset[Sample]):
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Return an augmented window [M, T, V, 3] of a clip in m, in level axes, before normalization."""
+        return self._varied(self._window(clip, rng).resampled(), rng)
+
+    def _varied_inputs(self, window: data_augmentation.TimedBodies, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return self._of_bodies(self._varied(window.resampled(), rng), rng)
+
+    def _window(self, clip: Clip, rng: np.random.Generator) -> data_augmentation.TimedBodies:
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self._in_axes(self.clips[int(rng.integers(len(self.clips)))]) if options.before else None
-        return self._varied(
-            data_augmentation.sample_window(
-                self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
-            ),
-            rng,
+        return data_augmentation.sample_window(
+            self._in_axes(clip), seconds, frames, options, rng, before, self.clips.layout
         )
 
     def _in_axes(self, clip: Clip) -> Clip:
         """Return the bodies of a clip in the axes that the network takes."""
         return clip if self.window.gravity == "camera" else clip.leveled()
 
-    def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Return an augmented window of synthetic unknown motion, based on the body or hand of a clip."""
-        make = unknown_clips.synthetic_hand_gesture if self._hands else unknown_clips.synthetic_body_action
-        return self._varied(make(clip, self.window.seconds, self.window.frames, rng), rng)
+    def _no_class(self, clip: Clip, rng: np.random.Generator) -> data_augmentation.TimedBodies:
+        """Return a window of synthetic unknown motion, based on the body or hand of a clip."""
+        make = unknown_clips.synthetic_hand_gesture if self.hands else unknown_clips.synthetic_body_action
+        stamps = windows.sample_stamps(0, self.window.seconds, self.window.frames)
+        return data_augmentation.TimedBodies(stamps, make(clip, self.window.seconds, self.window.frames, rng), stamps)
 
     def _varied(self, bodies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         assert self.augmentation is not None
-        varied = (data_augmentation.augment_hands if self._hands else data_augmentation.augment_bodies)(
+        varied = (data_augmentation.augment_hands if self.hands else data_augmentation.augment_bodies)(
             bodies, self.augmentation, rng
         )
         if self._begins:
@@ -278,17 +282,18 @@ class Samples(Dataset[Sample]):
         return varied
 
     @property
-    def _hands(self) -> bool:
+    def hands(self) -> bool:
+        """Whether the clips are of hands."""
         return self.clips.layout == "hand_22"
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the inputs of an augmented window; normalized joints and bones are rotated and scaled once more."""
         assert self.augmentation is not None
-        if self._normalized is None:
+        if self.normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
         whole = skeleton.normalized({"bodies": bodies}, self.specs[0], {})
         joints = data_augmentation.augment_normalized(whole, self.augmentation, rng)
-        root = self._normalized.root_bone
+        root = self.normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
     def _of_clip(

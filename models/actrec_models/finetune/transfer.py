@@ -32,8 +32,8 @@ from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.networks import NETWORKS, create
 from actrec_models.networks.base import Network, sample_losses
 from actrec_models.training import initial_weights
+from actrec_models.training.machine import fast_bfloat16
 from actrec_models.training.recipe import Optimizer
-from actrec_models.training.trainer import fast_bfloat16
 
 Batch = dict[str, Tensor]
 

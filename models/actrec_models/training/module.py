@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
+from actrec_models.data.batches import BatchFeatures
 from actrec_models.networks import create
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.training.recipe import Recipe, Stage
@@ -26,6 +27,7 @@ class RecognitionModule(lightning.LightningModule):
         self.network.background = bool(self.recipe.background)
         if self.recipe.outliers:
             self.network.outlier_weight = self.recipe.outlier_weight
+        self.batch_features: BatchFeatures | None = None
         self.stage = self.recipe.plan()[-1]
         self.epochs_before = 0
         self._plateau: ReduceLROnPlateau | None = None
@@ -51,6 +53,10 @@ class RecognitionModule(lightning.LightningModule):
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
+        """Compute the inputs of a batch of `actrec_models.data.batches` on this device."""
+        return batch if self.batch_features is None else self.batch_features(batch)
+
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Seed the network's randomness by the step, so that a resumed run draws the same."""
         epoch = self.epochs_before + self.current_epoch
@@ -59,13 +65,11 @@ class RecognitionModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Return the loss of a batch; log it, its parts and the accuracy per epoch."""
-        if self.plain:
-            parts = self.network.classification_losses(batch, self.recipe.label_smoothing, self.recipe.outlier_weight)
-        else:
-            parts = self.network.losses(batch)
+        parts = self.losses(batch)
         loss, scores = parts["loss"], self.network.with_background(parts["logits"])
         known = batch["label"] != OUTLIER
-        correct, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
+        correct = ((scores.argmax(1) == batch["label"]) & known).float().sum()
+        count = int(known.sum()) if self.recipe.outliers else len(scores)  # on a GPU, the sum waits for the step
         logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
         if self._plateau is not None:
             self._epoch_loss += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
@@ -74,6 +78,26 @@ class RecognitionModule(lightning.LightningModule):
         self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **options)
         self.log("accuracy", correct / max(count, 1), batch_size=count, **options)  # without outliers
         return loss
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a training step by the recipe, see `Network.losses`."""
+        if self.plain:
+            return self.network.classification_losses(batch, self.recipe.label_smoothing, self.recipe.outlier_weight)
+        return self.network.losses(batch)
+
+    def compile_losses(self, gpu: bool) -> None:
+        """Compile the network and its loss for training steps; on a GPU, they run as CUDA graphs."""
+
+        def plain(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return RecognitionModule.losses(self, batch)
+
+        compiled = torch.compile(plain, mode="reduce-overhead" if gpu else None)
+
+        def replayed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            torch.compiler.cudagraph_mark_step_begin()
+            return {name: value.clone() for name, value in compiled(batch).items()}  # the next step reuses its memory
+
+        self.losses = replayed  # type: ignore[method-assign]
 
     def on_validation_epoch_start(self) -> None:
         """Reset the counts."""
@@ -100,7 +124,9 @@ class RecognitionModule(lightning.LightningModule):
         """Return the stage's optimizer, and its schedule over all of the stage's steps."""
         recipe = self.recipe.for_stage(self.stage)
         chosen, schedule, *_ = recipe.components()
-        optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
+        # Lightning refuses to clip gradients for a fused optimizer, which removes float16's loss scale itself.
+        fused = self.device.type == "cuda" and recipe.precision != "16-mixed"
+        optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay, fused)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = schedule.make(optimizer, recipe.learning_rate, steps, recipe.epochs)
         if not isinstance(scheduler, ReduceLROnPlateau):

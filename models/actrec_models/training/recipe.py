@@ -105,8 +105,13 @@ class Optimizer:
         if self.nesterov and (self.name != "sgd" or not self.momentum):
             raise ConfigError(f"Optimizer.nesterov needs sgd with a momentum above 0, not {self.name}")
 
-    def make(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """Return the optimizer of the parameters that have gradients; raise ConfigError if there are none."""
+    def make(
+        self, parameters: Iterable[nn.Parameter], rate: float, decay: float, fused: bool = False
+    ) -> torch.optim.Optimizer:
+        """Return the optimizer of the parameters that have gradients; raise ConfigError if there are none.
+
+        `fused` updates all of them in a few GPU kernels.
+        """
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
             raise ConfigError("no parameter of the network is trained: name another stage, or unfreeze a part")
@@ -115,9 +120,9 @@ class Optimizer:
         groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         if self.name == "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov)
+            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, nesterov=self.nesterov, fused=fused or None)
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        return kind(groups, lr=rate, betas=(self.momentum, self.beta_2))
+        return kind(groups, lr=rate, betas=(self.momentum, self.beta_2), fused=fused or None)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,16 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-import os
-import signal
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import LSFEnvironment, MPIEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -26,9 +21,10 @@ from torch.utils.data import DataLoader
 from actrec import datasets, features
 from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
-from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import rendered, unknown_clips
+from actrec_models.data.augmentation import Augmentation
+from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has_voxels, uncovered
 from actrec_models.data.samplers import EpochBatchSampler, rank_batches
 from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
 from actrec_models.networks import create
@@ -44,6 +40,7 @@ from actrec_models.training.callbacks import (
     default_recalibration_batches,
 )
 from actrec_models.training.initial_weights import WeightFile
+from actrec_models.training.machine import Machine, fast_bfloat16
 from actrec_models.training.module import RecognitionModule
 from actrec_models.training.recipe import Recipe, Stage, unused
 
@@ -59,68 +56,6 @@ _IGNORED_WARNINGS = (
     r"It is recommended to use `self.log\(.*sync_dist=True",  # these values are equal in all processes
     r"You're resuming from a checkpoint that ended before the epoch",  # `EpochBatchSampler` skips the drawn batches
 )
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Devices, processes and checkpoint intervals of a run; the result is equal except for rounding."""
-
-    accelerator: str = setting("auto", "gpu if there is one, else cpu", choices=("auto", "gpu", "cpu"))
-    devices: int = setting(0, "GPUs, or processes on a CPU, of each node; 0: all GPUs, one process", range=(0, 1024))
-    nodes: int = setting(1, "machines; start the command on each with torchrun", range=(1, 4096))
-    workers: int | None = setting(
-        None, "processes that read clips, for each device; by default none on a CPU, its cores shared out on GPUs",
-        range=(0, 256),
-    )  # fmt: skip
-    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; 0: none", range=(0.0, 1e6))
-    checkpoint_steps: int = setting(0, "likewise, in steps", range=(0, 10**9))
-
-    def trainer_options(self) -> dict[str, Any]:
-        """Return arguments for `lightning.Trainer`, also under torchrun; raise ConfigError for absent devices."""
-        gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
-        if self.accelerator == "gpu" and not gpus:
-            raise ConfigError("--accelerator gpu, but PyTorch finds none: install its CUDA build, or leave the option")
-        devices, nodes = self.devices or max(gpus, 1), self.nodes
-        clusters = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            local = int(os.environ["LOCAL_WORLD_SIZE"])
-            if self.devices not in (0, local):
-                raise ConfigError(f"torchrun made {local} processes, but --devices asks for {self.devices}")
-            devices, nodes = local, int(os.environ["WORLD_SIZE"]) // local
-        elif nodes > 1 and "MASTER_ADDR" not in os.environ and not any(kind.detect() for kind in clusters):
-            raise ConfigError(f"--nodes {nodes} would wait for machines that nothing starts: start the same command on "
-                              "each with torchrun")  # fmt: skip
-        if gpus and devices > gpus:
-            raise ConfigError(f"{devices} processes for {gpus} GPUs: choose as many, or --accelerator cpu")
-        strategy = "ddp" if devices * nodes > 1 else "auto"
-        return {
-            "accelerator": "gpu" if gpus else "cpu", "devices": devices, "num_nodes": nodes, "strategy": strategy,
-        }  # fmt: skip
-
-    def loader_options(self, devices: int, gpu: bool, seed: int) -> dict[str, Any]:
-        """Return the arguments of a `DataLoader` on each of `devices`, without samples and sampler."""
-        workers = self.workers
-        if workers is None:
-            workers = min(max((os.cpu_count() or 1) // devices - 1, 1), 16) if gpu else 0
-        generator = torch.Generator()  # so that making a loader draws none of the network's random numbers
-        generator.manual_seed(seed)
-        more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker} if workers else {}
-        return {"num_workers": workers, "pin_memory": gpu, "generator": generator, **more}
-
-
-def _start_worker(_: int) -> None:
-    """Set up a data loader process: only the trainer handles signals, and one thread is enough."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 natively; a CPU that emulates it is several times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older PyTorch
-    return any(value is True for name, value in capabilities.items() if "bf16" in name)
 
 
 def train(
@@ -311,6 +246,7 @@ class TrainingRun:
             trained.enter(dataclasses.replace(stage, model="", options={}))
             if not trained.plain and own.label_smoothing not in (0.0, Recipe.label_smoothing):
                 logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
+            self._batch_features(trained, own)
             optimizer, _, sampling, _ = own.components()
             optimizer.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
             EpochBatchSampler(
@@ -398,6 +334,9 @@ class TrainingRun:
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
+        module.batch_features = self._batch_features(module, recipe)
+        if self.machine.compile:
+            module.compile_losses(self.gpu)
         loader = self._loader(module, recipe, trainer, before + position["epoch"], position["steps"])
         held = self._held_loader(module, recipe, trainer)
         with warnings.catch_warnings(), checkpoints.translate_errors(folder):
@@ -455,31 +394,47 @@ class TrainingRun:
     ) -> DataLoader:
         """Return the batches of an epoch, counted from the first stage's first, and of the later epochs."""
         augmentation = recipe.check() if recipe.augment else None
-        network = module.network
-        window, made = recipe.window(network), [spec.name for spec in network.stage_input_specs]
-        samples = Samples(
-            self.clips, network.input_specs, window, recipe, augmentation, any_clip=True, made=made,
-            background=self.background,
-        )  # fmt: skip
+        samples = self._samples(module, recipe, self.clips, augmentation, any_clip=True, background=self.background)
         sampler = EpochBatchSampler(
             self.clips.labels, recipe.components().sampling, recipe.seed, recipe.batch, recipe.accumulate,
             rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
             metas=self.clips.metas,
         )  # fmt: skip
-        return DataLoader(samples, batch_sampler=sampler, **self._loader_options(recipe))
+        return DataLoader(samples, batch_sampler=sampler, **self._loader_options(module, recipe))
 
     def _held_loader(self, module: RecognitionModule, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader | None:
         if self.held is None:
             return None
-        network = module.network
-        made = [spec.name for spec in network.stage_input_specs]
-        samples = Samples(self.held, network.input_specs, recipe.window(network), recipe, None, made=made)
+        samples = self._samples(module, recipe, self.held, None)
         size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
         sampler = rank_batches(len(self.held), size, trainer.global_rank, trainer.world_size)
-        return DataLoader(samples, batch_sampler=sampler, **self._loader_options(recipe))
+        return DataLoader(samples, batch_sampler=sampler, **self._loader_options(module, recipe))
 
-    def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
-        return self.machine.loader_options(self.options["devices"], self.gpu, recipe.seed)
+    def _samples(
+        self, module: RecognitionModule, recipe: Recipe, clips: ClipDataset, augmentation: Augmentation | None,
+        **options: Any,
+    ) -> Samples:  # fmt: skip
+        network = module.network
+        made = [spec.name for spec in network.stage_input_specs]
+        kind = Samples if module.batch_features is None else BatchSamples
+        return kind(clips, network.input_specs, recipe.window(network), recipe, augmentation, made=made, **options)
+
+    def _batch_features(self, module: RecognitionModule, recipe: Recipe) -> BatchFeatures | None:
+        """Return the features of whole batches, None for features of single clips; raise ConfigError if refused."""
+        if self.machine.features == "workers":
+            return None
+        network, layout = module.network, self.clips.layout
+        if self.machine.features == "auto" and not self.gpu and has_voxels(network.input_specs):
+            return None
+        if cause := uncovered(network.input_specs, recipe.window(network), recipe.clips, layout):
+            if self.machine.features == "device":
+                raise ConfigError(f"--features device does not cover {recipe.model}: {cause}; leave the option")
+            return None
+        return BatchFeatures(network.stage_input_specs)
+
+    def _loader_options(self, module: RecognitionModule, recipe: Recipe) -> dict[str, Any]:
+        options = self.machine.loader_options(self.options["devices"], self.gpu, recipe.seed)
+        return options if module.batch_features is None else {**options, "collate_fn": collate}
 
 
 def _has_batch_norm(module: RecognitionModule) -> bool:

@@ -411,6 +411,8 @@ def test_optimizer_decays_matrices_only(name, kind):
         (2, 0.1, RATE), (1, 0.0, RATE)]  # fmt: skip
     group = optimizer.param_groups[0]
     assert (group["momentum"], group["nesterov"]) == (0.8, True) if name == "sgd" else group["betas"] == (0.8, 0.999)
+    assert group["fused"] is None
+    assert Optimizer(name=name).make(layer.parameters(), RATE, 0.1, fused=True).param_groups[0]["fused"] is True
     decay_all = Optimizer(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
     assert [(len(g["params"]), g["weight_decay"]) for g in decay_all.param_groups] == [(2, 0.1)]
 

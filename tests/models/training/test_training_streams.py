@@ -180,6 +180,15 @@ def test_csv_logger_writes_row_per_epoch(dataset, tmp_path):
     assert metrics(tmp_path / "cut") == [{"epoch": "0", "step": "5", "val_loss": "0.5"}]
 
 
+def test_features_on_device_of_images_are_refused_by_name():
+    clips = make_clips("vpn_i3d", 2)
+    settings = Recipe(model="vpn_i3d", options=SMALL["vpn_i3d"], dataset="nucla")
+    machine = trainer.Machine(accelerator="cpu", features="device")
+    run = trainer.TrainingRun(settings, clips, False, False, machine, [])
+    with pytest.raises(ConfigError, match=r"--features device does not cover vpn_i3d: input 'body_crop' is not made"):
+        run.check_stages(settings, run.module(settings))
+
+
 def test_training_takes_images_at_the_rate_of_slower_recordings():
     """A 30 Hz network on 15 Hz clips: T different images, and the window says so."""
     clips = make_clips("vpn_i3d", 2)
