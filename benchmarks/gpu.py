@@ -1,7 +1,7 @@
 """`actrec bench gpu`: speed on an NVIDIA GPU, and its results against the CPU's, in one process of at most six minutes.
 
 Needs no network and no installation: `PYTHONPATH=. python -m benchmarks.gpu` in a checkout, with CuPy, Numba, OpenCV,
-SciPy and PyYAML (and PyTorch for other parts than scene flow).
+SciPy and PyYAML (and PyTorch and Lightning for training).
 """
 
 import contextlib
@@ -28,11 +28,8 @@ from actrec.types import Intrinsics
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from benchmarks import markdown
 
-PARTS = {"scene_flow": "benchmarks.gpu:measure_scene_flow"}
-"""`module:function` of each part, in order. It takes the seconds of a measurement and returns tables by name.
-
-Training's clips a second belong here as a part of their own.
-"""
+PARTS = {"scene_flow": "benchmarks.gpu:measure_scene_flow", "training": "benchmarks.training:measure_on_gpu"}
+"""`module:function` of each part, in order. It takes the seconds of a measurement and returns tables by name."""
 
 SIZES = ((640, 480), (320, 240), (160, 120))
 
@@ -48,6 +45,9 @@ COMMAND = "actrec bench gpu"
 UNITS = {
     "frames_s": "frame/s", "pair_p50_ms": "ms", "pair_p95_ms": "ms", "graph_ms": "ms", "kernels_ms": "ms", "ms": "ms",
     "limit_ms": "ms", "of_limit": "share", "one_pass_limit_ms": "ms", "kernel_mb": "MB", "copy_gb_s": "GB/s",
+    "clips_per_s": "clip/s", "clips_per_s_with_reading": "clip/s", "clips_per_s_with_reading_clip_by_clip": "clip/s",
+    "gpu_used_percent": "%", "gpu_used_percent_with_reading": "%", "gpu_memory_gb": "GB",
+    "read_by_a_core": "clip/s", "read_by_a_core_clip_by_clip": "clip/s",
     "gb_s": "GB/s", "median_mm_s": "mm/s", "p99_mm_s": "mm/s", "nan_differs": "share",
 }  # fmt: skip
 """Unit of a column; a column without one is a plain number."""
@@ -70,7 +70,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         module, function = PARTS[part].split(":")
         try:
             tables |= getattr(importlib.import_module(module), function)(args.seconds)
-        except ActrecError as error:  # the other parts' figures are kept
+        except (ActrecError, ImportError) as error:  # the other parts' figures are kept
             tables[f"{part}_error"] = str(error)
         print(f"{part} done", file=sys.stderr, flush=True)
         if args.csv is not None:

@@ -1,6 +1,7 @@
 """`actrec bench training`, `rendered` and `teach`: speed of training, and short trainings from clips to package.
 
-`training` measures the clips a second that each network is trained on, with and without the reading of clips.
+`training` measures the clips a second that each network is trained on, with and without the reading of clips, and with
+augmentation in batches (`--features device`) and clip by clip.
 `rendered` trains every RGB and flow network, small, on clips of the simulated camera: a test of rendering, preparation,
 training, export and evaluation, whose accuracies say nothing about people. `teach` runs `actrec teach` on UTD-MHAD.
 """
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from actrec.recordings.labels import LABELS_FILE, LabeledClip, write_labels
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import NANOSECONDS, UNKNOWN, Body
 from actrec.utils import config
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, DeviceError
 from actrec_models import evaluation, networks
+from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has_voxels, uncovered
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
@@ -55,6 +57,9 @@ LIKE = {"deepacts_cnn": "deepacts", "deepacts_graph": "deepacts", "deepacts_mult
         "spa_net_3p1d": "spa_net_4d", "vpn_resnext101": "vpn_i3d"}  # fmt: skip
 """Networks that are trained by the recipe of another one."""
 
+ON_GPU = ("deepacts_graph_nucla", "joint_tcn_everyday", "deepacts_graph", "sem_net", "spa_net_4d", "res_tcn_bjcn")
+"""Recipes and networks of joints that `actrec bench gpu` trains."""
+
 _DIFFERENT = 8
 """Number of different clips; the learned weights do not matter here."""
 
@@ -63,17 +68,20 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     """Measure training steps of each network at its paper's size, in processes of their own."""
     parser = Parser(
         prog="actrec bench training",
-        description="Training steps as `actrec train` makes them, of each network at its paper's size.",
-        epilog="Example:\n  actrec bench training --networks sem_net,spa_net_4d --seconds 5",
+        description="Training steps as `actrec train` makes them, of each network at its paper's size, or by a recipe.",
+        epilog="Example:\n  actrec bench training --networks sem_net,spa_net_4d,deepacts_graph_nucla --seconds 5",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--networks", help="names separated by commas, with options as name:key=value;key=value")
+    parser.add_argument(
+        "--networks", help="networks or recipes, separated by commas; options as name:key=value;key=value"
+    )
     parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="(default: a GPU if present)")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU (default: 2)")
     parser.add_argument("--workers", type=int, help="processes that read clips (default: as `actrec train`)")
     parser.add_argument(
         "--batch", type=count, help="clips a step (default: the recipe's, on a CPU as many as --seconds allow)"
     )
+    parser.add_argument("--compile", action="store_true", help="compile the steps, as `actrec train --compile`")
     parser.add_argument("--seconds", type=amount, default=8.0, help="of each of two measurements (default: 8)")
     args = parser.parse_args(arguments)
     wanted = args.networks.split(",") if args.networks else networks.list_models()
@@ -83,23 +91,46 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     rows = []
     for number, entry in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
-        options = args.threads, args.workers, args.batch, args.seconds
+        options = args.threads, args.workers, args.batch, args.seconds, args.compile
         rows.append(in_process("benchmarks.training:row", entry, device.type, *options))
     name = provenance.device_name(device) if device.type == "cuda" else f"cpu ({args.threads} threads)"
     return {"device": name, "cores": os.cpu_count(), "torch": torch.__version__, "networks": rows}
 
 
+def measure_on_gpu(seconds: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the speed of training networks of joints on a GPU, the first one compiled too.
+
+    Raises:
+        DeviceError: PyTorch finds no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise DeviceError("PyTorch finds no GPU: install its build with CUDA")
+    rows = []
+    for entry in ON_GPU:
+        rows.append(row(entry, "cuda", 1, None, None, seconds))
+        torch.cuda.empty_cache()
+    compiled = row(ON_GPU[0], "cuda", 1, None, None, seconds, compiled=True)
+    return {"training": rows, "training_compiled": [compiled]}
+
+
 def recipe_of(entry: str) -> Recipe:
-    """Return the paper's recipe of a network, written as `name` or `name:key=value;key=value`; of stages the last.
+    """Return the paper's recipe of a network, or a shipped recipe; of stages the last.
+
+    `entry` is `name` or `name:key=value;key=value`.
 
     Raises:
         ConfigError: There is no such network, option or recipe.
     """
     name, _, options = entry.partition(":")
-    networks.NETWORKS.get(name)
-    found = _recipes().get(LIKE.get(name, name))
-    if found is None:
-        raise ConfigError(f"no recipe of {name} among the papers'")
+    if name in recipe.shipped():
+        found = recipe.read(name)
+        name = found.model
+    else:
+        networks.NETWORKS.get(name)
+        known = _recipes().get(LIKE.get(name, name))
+        if known is None:
+            raise ConfigError(f"no recipe of {name} among the papers'")
+        found = known
     changed = config.parse_pairs(filter(None, options.split(";")), "network option")
     last = found.plan()[-1]
     return dataclasses.replace(found.for_stage(last), model=name, options={**found.options, **changed}, stages=[])
@@ -116,7 +147,9 @@ def _recipes() -> dict[str, Recipe]:
     return found
 
 
-def row(entry: str, on: str, threads: int, workers: int | None, batch: int | None, seconds: float) -> dict[str, Any]:
+def row(
+    entry: str, on: str, threads: int, workers: int | None, batch: int | None, seconds: float, compiled: bool = False
+) -> dict[str, Any]:
     """Return the figures of one network.
 
     Args:
@@ -126,6 +159,7 @@ def row(entry: str, on: str, threads: int, workers: int | None, batch: int | Non
         workers: Processes that read clips; None as `actrec train`.
         batch: Clips a step; None for the recipe's, on a CPU as many as a third of `seconds` allows.
         seconds: Shortest duration of each measurement.
+        compiled: Whether to compile the steps, as `actrec train --compile`.
     """
     device = torch.device(on)
     if device.type == "cpu":
@@ -133,24 +167,34 @@ def row(entry: str, on: str, threads: int, workers: int | None, batch: int | Non
     torch.manual_seed(1)
     chosen = recipe_of(entry)
     learner = _Learner(chosen, device)
+    if compiled:
+        learner.module.compile_losses(device.type == "cuda")
     size = batch or (chosen.batch if device.type == "cuda" else learner.affordable(chosen.batch, seconds / 3))
     stopped = _Utilization(device)
     fixed = learner.batch(size)
     warm = device.type == "cpu" and size == 2  # `affordable` has just made two such steps
     alone = size * _paced(lambda: learner.step(fixed), seconds, device, warm)
     used = stopped.mean()
-    loader, reading = learner.loader(size, workers)
-    batches = _endless(loader)
-    stopped = _Utilization(device)
-    together = size * _paced(lambda: learner.step(next(batches)), seconds, device, warm)
-    used_reading = stopped.mean()
     found = {"network": entry, "batch": size, "recipe_batch": chosen.batch, "precision": chosen.precision,
-             "clips_per_s": alone, "clips_per_s_with_reading": together, "workers": reading,
-             "read_by_a_core": learner.reading(size, seconds)}  # fmt: skip
+             "clips_per_s": alone}  # fmt: skip
+    used_reading = {}
+    for way, suffix in learner.ways.items():
+        loader, found["workers"] = way.loader(size, workers)
+        step = partial(_read_and_step, learner, way, _endless(loader))
+        stopped = _Utilization(device)
+        found[f"clips_per_s_with_reading{suffix}"] = size * _paced(step, seconds, device, warm)
+        used_reading[f"gpu_used_percent_with_reading{suffix}"] = stopped.mean()
+        found[f"read_by_a_core{suffix}"] = way.reading(size, seconds)
+        if device.type == "cuda" and way.compute is not None and not has_voxels(way.compute.specs):
+            found["largest_difference_to_cpu"] = way.difference()
     if device.type == "cuda":
-        found |= {"gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9, "gpu_used_percent": used,
-                  "gpu_used_percent_with_reading": used_reading}  # fmt: skip
+        memory = torch.cuda.max_memory_allocated(device) / 1e9
+        found |= {"gpu_memory_gb": memory, "gpu_used_percent": used, **used_reading}
     return found
+
+
+def _read_and_step(learner: "_Learner", reader: "_Reader", batches: Iterator[dict[str, Any]]) -> None:
+    learner.step(reader.inputs(next(batches)))
 
 
 class _Learner:
@@ -165,11 +209,20 @@ class _Learner:
             network.stage(stages[-1])
         self.module.to(device).train()
         optimizer, *_ = chosen.components()
-        self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay)
+        fused = device.type == "cuda" and chosen.precision != "16-mixed"
+        self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay, fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "16-mixed")
-        self.samples = self._samples()
+        clips, network = self._clips(), self.module.network
+        arguments = clips, network.input_specs, self.recipe.window(network), self.recipe
+        augmentation = self.recipe.check() if self.recipe.augment else None
+        one_by_one = _Reader(Samples(*arguments, augmentation, any_clip=True), None, device)
+        self.ways = {one_by_one: ""}  # readers of clips to the ends of their figures' names
+        if not uncovered(*arguments[1:3], self.recipe.clips, clips.layout):
+            compute = BatchFeatures(network.input_specs)
+            batched = _Reader(BatchSamples(*arguments, augmentation, any_clip=True), compute, device)
+            self.ways = {batched: "", one_by_one: "_clip_by_clip"}
 
-    def _samples(self) -> Samples:
+    def _clips(self) -> ClipDataset:
         network = self.module.network
         window = self.recipe.window(network)
         layouts = {spec.layout for spec in network.input_specs}
@@ -179,21 +232,18 @@ class _Learner:
             stamps = (np.arange(window.frames) * window.seconds / window.frames * NANOSECONDS).astype(np.int64)
             clips.append(Clip(f"example {number}", number % CLASSES, stamps, made.pop("bodies"), made))
         layout = "hand_22" if "hand_22" in layouts else "kinect_v2_25"
-        data = ClipDataset(clips * 512, [f"class {n}" for n in range(CLASSES)], layout)
-        augmentation = self.recipe.check() if self.recipe.augment else None
-        return Samples(data, network.input_specs, window, self.recipe, augmentation, any_clip=True)
+        return ClipDataset(clips * 512, [f"class {n}" for n in range(CLASSES)], layout)
 
     def batch(self, size: int) -> dict[str, torch.Tensor]:
         """Return a batch on the device."""
-        drawn = [self.samples[number % _DIFFERENT] for number in range(size)]
-        return self._on_device(torch.utils.data.default_collate(drawn))
+        reader = next(iter(self.ways))
+        return reader.inputs(reader.join([reader.samples[number % _DIFFERENT] for number in range(size)]))
 
     def step(self, batch: dict[str, torch.Tensor]) -> None:
         """Run loss, gradients and optimizer as Lightning does."""
-        batch = self._on_device(batch)
         half = torch.float16 if self.recipe.precision == "16-mixed" else torch.bfloat16
         with torch.autocast(self.device.type, half, enabled=self.recipe.precision != "32-true"):
-            loss = self.module.network.losses(batch)["loss"]
+            loss = self.module.losses(batch)["loss"]
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -207,24 +257,43 @@ class _Learner:
         self.step(pair)
         return int(min(max(2, 2 * seconds / (time.perf_counter() - begun)), most))
 
+
+class _Reader:
+    """Clips as inputs on the device, made clip by clip or in batches by `compute`."""
+
+    def __init__(self, samples: Samples, compute: BatchFeatures | None, device: torch.device):
+        self.samples, self.compute, self.device = samples, compute, device
+        self.join = torch.utils.data.default_collate if compute is None else collate
+
+    def inputs(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the inputs of a batch of the loader."""
+        moved = {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
+        return moved if self.compute is None else self.compute(moved)
+
+    def difference(self) -> float:
+        """Return the largest difference of a batch's inputs to the CPU's."""
+        assert self.compute is not None
+        batch = self.join([self.samples[(0, number, 0)] for number in range(_DIFFERENT)])
+        found, expected = self.inputs(batch), self.compute(batch)
+        return max(float((found[name].cpu() - expected[name]).abs().max()) for name in expected)
+
     def loader(self, size: int, workers: int | None) -> tuple[DataLoader, int]:
         """Return the loader of `actrec train` and its number of workers."""
-        gpu = self.device.type == "cuda"
-        options = Machine(workers=workers).loader_options(1, gpu, 1)
+        options = Machine(workers=workers).loader_options(1, self.device.type == "cuda", 1)
         draws = EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)
-        return DataLoader(self.samples, batch_sampler=draws, **options), options["num_workers"]
+        return DataLoader(self.samples, batch_sampler=draws, collate_fn=self.join, **options), options["num_workers"]
 
     def reading(self, size: int, seconds: float) -> float:
-        """Return the clips a second that one process converts to inputs."""
+        """Return the clips a second that one process reads, without the computation on the device."""
         draws = iter(_endless(EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)))
 
         def read() -> None:
-            torch.utils.data.default_collate([self.samples[draw] for draw in next(draws)])
+            self.join([self.samples[draw] for draw in next(draws)])
 
         return size * _paced(read, min(seconds, 3.0), torch.device("cpu"))
-
-    def _on_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
 
 def _gpu_utilization(device: torch.device) -> float | None:

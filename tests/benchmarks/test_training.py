@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
 from actrec import datasets, inference
 from actrec.cli import main
 from actrec.inference import zoo
-from actrec.utils.errors import ActrecError, ConfigError
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
 from actrec_models import networks
 from actrec_models.data.rendered import RenderedRgbd
 from actrec_models.networks import create
@@ -38,6 +38,22 @@ def test_training_small_network_is_measured(capsys):
     (row,) = json.loads(capsys.readouterr().out)["networks"]
     assert (row["network"], row["batch"], row["recipe_batch"], row["workers"]) == (SMALL_ATTENTION, 2, 60, 0)
     assert row["clips_per_s"] > 0 < row["clips_per_s_with_reading"] < row["read_by_a_core"] * 10
+
+
+def test_training_recipe_of_joints_is_measured_in_batches_and_clip_by_clip():
+    found = training.row("joint_tcn_utd_mhad:width=4", "cpu", 1, 0, 2, 0.05)
+    names = ("clips_per_s_with_reading", "clips_per_s_with_reading_clip_by_clip")
+    assert all(found[name] > 0 for name in names) and found["recipe_batch"] == 64
+
+
+def test_training_on_gpu_measures_each_network_and_one_compiled(monkeypatch):
+    with pytest.raises(DeviceError, match="PyTorch finds no GPU"):
+        training.measure_on_gpu(1.0)
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training, "row", lambda entry, *_, compiled=False: {"network": entry, "compiled": compiled})
+    tables = training.measure_on_gpu(1.0)
+    assert tables["training"] == [{"network": entry, "compiled": False} for entry in training.ON_GPU]
+    assert tables["training_compiled"] == [{"network": training.ON_GPU[0], "compiled": True}]
 
 
 @pytest.mark.parametrize(
