@@ -27,7 +27,7 @@ class Machine:
     features: str = setting(
         "auto",
         "augment skeletons and compute features in batches on the training device, or clip by clip in the processes "
-        "that read clips; auto: the device if it covers the network",
+        "that read clips; auto: the device if it covers the network and is not slower",
         choices=("auto", "device", "workers"),
     )
     compile: bool = setting(

@@ -424,7 +424,8 @@ class TrainingRun:
         if self.machine.features == "workers":
             return None
         network, layout = module.network, self.clips.layout
-        if self.machine.features == "auto" and not self.gpu and has_voxels(network.input_specs):
+        slower = self.machine.workers or has_voxels(network.input_specs)  # on a CPU; workers run beside the network
+        if self.machine.features == "auto" and not self.gpu and slower:
             return None
         if cause := uncovered(network.input_specs, recipe.window(network), recipe.clips, layout):
             if self.machine.features == "device":

@@ -189,6 +189,19 @@ def test_features_on_device_of_images_are_refused_by_name():
         run.check_stages(settings, run.module(settings))
 
 
+@pytest.mark.parametrize(
+    ("model", "machine", "batched"),
+    [("joint_tcn", {}, True), ("joint_tcn", {"workers": 2}, False), ("spa_net_4d", {}, False),
+     ("spa_net_4d", {"features": "device"}, True), ("joint_tcn", {"features": "workers"}, False)],
+)  # fmt: skip
+def test_features_are_of_batches_if_not_slower_on_a_cpu(model, machine, batched):
+    settings = Recipe(
+        model=model, dataset="nucla", options={"dilations": [1]} if model == "joint_tcn" else {"width": 4}
+    )
+    run = trainer.TrainingRun(settings, skeletons(), False, False, trainer.Machine(accelerator="cpu", **machine), [])
+    assert (run._batch_features(run.module(settings), settings) is not None) is batched
+
+
 def test_training_takes_images_at_the_rate_of_slower_recordings():
     """A 30 Hz network on 15 Hz clips: T different images, and the window says so."""
     clips = make_clips("vpn_i3d", 2)
