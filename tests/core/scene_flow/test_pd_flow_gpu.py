@@ -56,15 +56,15 @@ def odd(array):
 @pytest.mark.parametrize("iterations", [40, 41])
 def test_kernels_match_reference(device, cut, iterations):
     config = PdFlowConfig(iterations=iterations, fewer=9)
-    pair = [tuple(map(cut, images)) for images in (scene(), scene(moved=(0.03, -0.02, 0.04)))]
-    expected, _ = reference.flow(*(image(*images) for images in pair), config)
+    first, second = (tuple(map(cut, images)) for images in (scene(), scene(moved=(0.03, -0.02, 0.04))))
+    expected, _ = reference.flow(image(*first), image(*second), config)
     flow = gpu.GpuFlow(config, device)
-    flow.velocity(*pair, CAMERA, DT)
+    flow.velocity(first, second, CAMERA, DT)
     for name, plane in zip("uvw", flow._space.level("done", 0), strict=False):
         np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
 
 
-def textured(shape, k):
+def textured(shape: tuple[int, int], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return color and depth of image k of a stream, with a moving box, noise, holes and invalid depth."""
     rng, (height, width) = np.random.default_rng(3), shape
     color = rng.integers(0, 256, (height, width + 16, 3)).astype(np.float32)
