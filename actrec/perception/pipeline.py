@@ -13,7 +13,7 @@ from actrec.perception.gravity import MAX_LEAN_DEG, GravityConfig, GravityEstima
 from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links, with_less_lean
 from actrec.perception.networks import NetworkConfig
 from actrec.perception.tracking import Tracker, TrackerConfig
-from actrec.skeleton import layouts
+from actrec.skeleton import layouts, shape_fits
 from actrec.skeleton.layouts import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
 from actrec.utils import gravity
@@ -211,6 +211,7 @@ class BodyPerception(_Perception):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
+        shape_fits.prepare()
         self._lifting = LiftingConfig(**_options(self.config, LiftingConfig))
         self._tracker = Tracker(**_options(self.config, TrackerConfig))
         self.gravity = GravityEstimator(**_options(self.config, GravityConfig))

@@ -17,6 +17,9 @@ METHODS = Registry(
     install={"numba": "pip install numba", "cv2": INSTALL_OPENCV},
 )
 
+SMALL = (48, 64)
+"""Size of the images that prepare a method."""
+
 ColorDepth = tuple[np.ndarray, np.ndarray]
 """Color [H, W, 3] uint8 RGB and depth [H, W] float32 m, NaN, infinite, zero or negative for missing."""
 
@@ -67,6 +70,11 @@ class SceneFlow(ABC):
         if not (np.isfinite(dt) and dt > 0):
             raise InputError(f"the second image is {dt} s after the first, expected more than 0")
         return self._estimate((color0, depth0), (color1, depth1), intrinsics, dt)
+
+    def prepare(self) -> None:
+        """Compile what `estimate` needs, or load it from the cache, by a small pair of images."""
+        color, depth = np.zeros((*SMALL, 3), np.uint8), np.ones(SMALL, np.float32)
+        self.estimate(color, depth, color, depth, Intrinsics(SMALL[1], SMALL[0], 60.0, 60.0, 31.5, 23.5), 1.0)
 
     @abstractmethod
     def _estimate(self, first: ColorDepth, second: ColorDepth, intrinsics: Intrinsics, dt: float) -> np.ndarray:

@@ -28,6 +28,13 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, 
     return _fitted(*_float64(source, target, weights), float(outlier_m)).astype(np.float32)
 
 
+def prepare() -> None:
+    """Compile both fits (5 s), or load them from the cache."""
+    points, weights = np.ones((MIN_POINTS, 3)), np.ones(MIN_POINTS)
+    fit_translation(points, points, weights)
+    fit_similarity(points, points, weights, 1.0)
+
+
 def _float64(*values: np.ndarray) -> list[np.ndarray]:
     """Return writable arrays of one type, for which the kernels are compiled once."""
     return [np.array(value, np.float64) for value in values]

@@ -45,6 +45,7 @@ class Registration:
         self._distortion = np.zeros(8)
         self._distortion[: len(color.distortion)] = color.distortion
         self._max_tan2 = _max_tan2(color, self._distortion)
+        self.register(np.full(self._size, np.nan, np.float32))  # compiles, or loads from the cache
 
     def register(self, depth: np.ndarray) -> np.ndarray:
         """Return depth [h, w] float32 m, NaN if missing, in the color camera's image: [H, W] float32 m."""

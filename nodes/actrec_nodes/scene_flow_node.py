@@ -36,10 +36,11 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         scene_flow.METHODS.get(value("method") or SceneFlowConfig.method)
 
     def configure(self) -> None:
-        """Find the method, declare its settings and make it."""
+        """Find the method, declare its settings, make it and prepare it."""
         method = scene_flow.METHODS.get(self.config.method)
         options = parameters.Parameters(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
+        made.prepare()
         lookup = None
         if self.config.camera_motion == "tf":
             self._tf = TfPoses(self, "camera_motion 'tf'", "set camera_motion to 'estimate'")
