@@ -54,7 +54,8 @@ def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
     monkeypatch.setattr("actrec_nodes.bringup.health.ANSWER_S", 1.0)
     node = add(Probe)
     restarted: dict[str, float] = {}
-    with GraphHealth(peer, ["probe"], lambda: restarted):
+    hung: list[str] = []
+    with GraphHealth(peer, ["probe"], lambda: restarted, hung=hung.append):
         assert receive(systemd, "STATUS=waiting for probe (unconfigured)")[-1].startswith("STATUS=")
         assert host.start([node]) is None
         assert "READY=1" in receive(systemd, "WATCHDOG=1")
@@ -71,3 +72,4 @@ def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(
             receive(systemd, "WATCHDOG=1")
         systemd.settimeout(60)
     assert receive(systemd, "STOPPING=1")
+    assert not hung, "its process was started again after it was active"

@@ -112,15 +112,21 @@ def test_node_failed_start_does_not_delay_the_end(context: Any) -> None:
     assert node.calls == ["configure", "cleanup"]
 
 
-def test_run_replaces_a_killed_node_and_killed_leaves_no_process(peer: Peer) -> None:
+def test_run_replaces_hung_and_killed_nodes_and_killed_leaves_no_process(peer: Peer) -> None:
     command = [sys.executable, "-m", "actrec", "run", "--nodes", "scene_flow", "--processes"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as run:
         below = psutil.Process(run.pid).children
         # The node and the process that waits have the threads of DDS, the standby server has not.
         peer.wait_until(lambda: sum(each.num_threads() > 6 for each in below(recursive=True)) == 2)
+        assert run.stderr is not None
         (child,) = [each for each in below() if each.name() == "scene_flow_node"]
+        child.suspend()  # as one that waits for a lock that no process will release
+        assert any("scene_flow_node does not answer: killing its process" in line for line in run.stderr)
+        assert any("is active again" in line for line in run.stderr)
+        peer.wait_until(lambda: sum(each.num_threads() > 6 for each in below(recursive=True)) == 2)
+        (child,) = [each for each in below(recursive=True) if each.name() == "scene_flow_node"]
         child.kill()
-        assert run.stderr is not None and any("is active again" in line for line in run.stderr)
+        assert any("is active again" in line for line in run.stderr)
         (child,) = [each for each in below(recursive=True) if each.name() == "scene_flow_node"]
         assert child.parent().name() == "actrec_standby"
         left = below(recursive=True)

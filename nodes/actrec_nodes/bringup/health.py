@@ -15,6 +15,7 @@ from rclpy.node import Node
 
 PERIOD_S = 1.0  # interval at which nodes are asked for their states
 ANSWER_S = 5.0  # a node that has not answered for this long is not alive
+HUNG = 4  # questions in a row, of two periods each, that a node leaves without an answer before it counts as hung
 
 
 def notify(*states: str) -> bool:
@@ -42,6 +43,8 @@ class _Asked:
     asked: float = 0.0
     state: str = ""
     answered: float = float("-inf")  # monotonic seconds at which the answered question was asked
+    active: float = float("-inf")  # the same of the last answer "active"
+    unanswered: int = 0  # questions since then; unlike time, none pass while this process itself stands still
 
 
 class GraphHealth:
@@ -55,6 +58,8 @@ class GraphHealth:
         names: Names of the nodes, which others may join.
         restarted: Returns the time of the newest start of each node that was started again, monotonic seconds.
         when_active: Called again and again while all nodes are active.
+        hung: Called once with the name of a node that was active and answers no more. A process waits
+            without end if another was killed while it held a lock in shared memory.
     """
 
     def __init__(
@@ -63,8 +68,9 @@ class GraphHealth:
         names: Iterable[str],
         restarted: Callable[[], Mapping[str, float]] = lambda: MappingProxyType({}),
         when_active: Callable[[], None] = lambda: None,
+        hung: Callable[[str], None] = lambda name: None,
     ):
-        self._asking, self._restarted, self._when_active = asking, restarted, when_active
+        self._asking, self._restarted, self._when_active, self._hung = asking, restarted, when_active, hung
         self._nodes: dict[str, _Asked] = {}
         self._ready, self._status = False, ""
         self._announced: dict[str, float] = {}
@@ -101,6 +107,7 @@ class GraphHealth:
             for asked in self._nodes.values():
                 self._ask(asked)
             self._announce()
+            self._end_hung()
             self._notify()
             if not self.inactive():
                 self._when_active()
@@ -110,10 +117,11 @@ class GraphHealth:
         if asked.answer is not None and asked.answer.done():
             answer, asked.answer = asked.answer.result(), None
             if answer is not None:
-                asked.state, asked.answered = str(answer.current_state.label), asked.asked
+                asked.state, asked.answered, asked.unanswered = str(answer.current_state.label), asked.asked, 0
+                asked.active = asked.asked if asked.state == "active" else asked.active
         if asked.answer is not None and now - asked.asked > PERIOD_S:  # the node has died, or is busy
             asked.client.remove_pending_request(asked.answer)
-            asked.answer = None
+            asked.answer, asked.unanswered = None, asked.unanswered + 1
         if now - asked.answered > ANSWER_S:
             asked.state = ""
         if asked.answer is None and asked.client.service_is_ready():
@@ -127,6 +135,14 @@ class GraphHealth:
                 self._announced[name] = began
                 line = f"{name} is active again, {asked.answered - began:.1f} s after its process was started"
                 self._asking.get_logger().warning(line)
+
+    def _end_hung(self) -> None:
+        """Report nodes that were active since their process was started, and hang."""
+        restarted = self._restarted()
+        for name, asked in self._nodes.items():
+            if asked.unanswered >= HUNG and asked.active > restarted.get(name, 0.0):
+                asked.active = float("-inf")
+                self._hung(name)
 
     def _notify(self) -> None:
         inactive, silent = self.inactive(), self.silent()

@@ -170,7 +170,13 @@ def _run(chosen: Plan, watch: Any, context: Context, host: Host) -> dict[str, An
         interrupted = True
         with (
             contextlib.suppress(KeyboardInterrupt),
-            GraphHealth(monitor, [spec.name for spec in chosen.specs], running.restarted, running.prepare_standby),
+            GraphHealth(
+                monitor,
+                [spec.name for spec in chosen.specs],
+                running.restarted,
+                running.prepare_standby,
+                running.end_hung,
+            ),
             _starting_on_demand(chosen.spare, running, monitor),
         ):
             if watch is not None:
@@ -284,6 +290,9 @@ class _Threads:
     def prepare_standby(self) -> None:
         """Do nothing, as nodes of one process end together."""
 
+    def end_hung(self, name: str) -> None:
+        """Do nothing, as nodes of one process end together."""
+
     def usage(self) -> dict[str, Any]:
         return {"all": usage(os.getpid())}
 
@@ -350,6 +359,10 @@ class _Processes:
         if self._chosen.standby and IS_AVAILABLE:
             with contextlib.suppress(OSError):  # no memory, or too many processes: it may pass
                 self._standby.prepare()
+
+    def end_hung(self, name: str) -> None:
+        """Kill a node that does not answer, so that it is started again."""
+        self._supervisor.kill(name, "does not answer")
 
     def wait(self, duration_s: float | None) -> bool:
         """Wait as `_Threads` does."""

@@ -94,6 +94,13 @@ class Supervisor:
         )
         thread.start()
 
+    def kill(self, name: str, cause: str) -> None:
+        """Kill a process that runs, so that it is started again."""
+        child = self.children.get(name)
+        if child is not None and child.poll() is None:
+            self._log(f"{name} {cause}: killing its process", True)
+            child.kill()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until the work is done or the timeout; return False if a process failed."""
         self._over.wait(timeout_s)
