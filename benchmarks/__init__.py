@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
     "events": ("benchmarks.events:measure", "events of continuous recordings: found, false, delay, changes of label"),
     "faults": ("benchmarks.faults:measure", "kills, unplugged cameras, wrong input, load: time until labels are back"),
-    "gpu": ("benchmarks.gpu:measure", "scene flow on an NVIDIA GPU: speed, limit by memory, against the CPU"),
+    "gpu": ("benchmarks.gpu:measure", "scene flow and training on an NVIDIA GPU: speed, and the CPU's results"),
     "gravity": ("benchmarks.cameras:measure_gravity", "error of the direction of gravity by its source"),
     "idle-events": ("benchmarks.acted_events:idle", "events of simulated people who stand and wait"),
     "inference": ("benchmarks.inference:measure", "model packages in ONNX Runtime: latency by precision, memory"),

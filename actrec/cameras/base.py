@@ -202,6 +202,12 @@ class DeviceCamera(Camera):
     _warned_gravity: bool = False
     _source: Any = None  # the open device or recording
 
+    def prepare(self) -> None:
+        """Compile the registration of depth to color."""
+        from actrec.utils import registration  # lazily: numba takes half a second to import
+
+        registration.prepare()
+
     def open(self) -> None:
         """Open the camera or the recording."""
         if self._source is not None:

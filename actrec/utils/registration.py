@@ -45,7 +45,6 @@ class Registration:
         self._distortion = np.zeros(8)
         self._distortion[: len(color.distortion)] = color.distortion
         self._max_tan2 = _max_tan2(color, self._distortion)
-        self.register(np.full(self._size, np.nan, np.float32))  # compiles, or loads from the cache
 
     def register(self, depth: np.ndarray) -> np.ndarray:
         """Return depth [h, w] float32 m, NaN if missing, in the color camera's image: [H, W] float32 m."""
@@ -60,6 +59,12 @@ class Registration:
         _splat(depth, self._rays, self._pose, *lens, self._scale, self._bias, self._max_tan2, out)
         out[np.isinf(out)] = np.nan
         return out
+
+
+def prepare() -> None:
+    """Compile `Registration.register`, or load it from the cache."""
+    camera = Intrinsics(8, 6, 6.0, 6.0, 3.5, 2.5)
+    Registration(camera, camera, DepthGeometry(np.eye(4))).register(np.ones((6, 8), np.float32))
 
 
 def _max_tan2(camera: Intrinsics, distortion: np.ndarray) -> float:

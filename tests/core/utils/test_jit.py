@@ -7,9 +7,11 @@ import pytest
 
 REGISTRATION = """
 import numpy as np
+from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.types import Intrinsics
 from actrec.utils import registration
 from actrec.utils.calibration_files import DepthGeometry
+RealSenseCamera.prepare(object.__new__(RealSenseCamera))  # without a device
 camera = Intrinsics(16, 12, 12.0, 12.0, 7.5, 5.5)
 made = registration.Registration(camera, camera, DepthGeometry(np.eye(4)))
 kernels = [registration._splat]
