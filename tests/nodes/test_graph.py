@@ -263,7 +263,7 @@ def test_run_missing_model_ends_the_run(capfd) -> None:
 def test_run_graph_simulated_frames_become_labels_and_another_model_starts_its_nodes(
     capfd, tmp_path: Path, model: str, processes: list[str]
 ) -> None:
-    options = ["-p", "statistics_period_s:=0.2", "-p", "idle_after_s:=0.2", "-p", "num_hands:=1"]
+    options = ["-p", "statistics_period_s:=0.2", "-p", "num_hands:=1"]
     planned = plan("--model", model, "--without", "face", *SMALL, *processes, "--ros-args", *options)
     assert [spec.switch for spec in planned.spare] == ["hand", "scene_flow", "visualization", "hri"]
     with_hands = write_any(tmp_path / "with_hands", [HANDS], WINDOW)
