@@ -5,7 +5,8 @@ Steps of `lift`:
 1. Place the world landmarks so that they project onto the pixels (least squares). This alone gives the person's
    distance within about 20 %, and is the only source without depth; the trunk is then straightened (`with_less_lean`).
 2. Sort the valid depth in a small window around each joint, of constant size in meters, and split it into surfaces at
-   gaps. Choose the nearest surface that fills enough of the window and lies near the joint's expected depth.
+   gaps. Lean the shape to or from the camera so that most surfaces agree in its distance. Choose the nearest surface
+   that fills enough of the window and lies near the joint's expected depth.
 3. Add the body's radius along the ray, from the surface to the joint's center.
 4. Fit the world landmarks to the lifted joints by a robust similarity (rotation, scale, translation), and choose the
    surfaces again by the fit. If another limb is expected at the surface, before the joint, it occludes the joint, such
@@ -14,8 +15,6 @@ Steps of `lift`:
    its lifted neighbors.
 """
 
-import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actrec.perception.sizes import PLAUSIBLE_SIZES, is_plausible
 from actrec.skeleton import layouts
 from actrec.skeleton.shape_fits import fit_similarity, fit_translation
-from actrec.types import MAX_DEPTH_M, NANOSECONDS, Intrinsics, refuse_integers
+from actrec.types import MAX_DEPTH_M, Intrinsics, refuse_integers
 from actrec.utils import camera_model, gravity
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
@@ -49,7 +49,7 @@ people (10th and 90th percentile of 72 rendered recordings), and hardly follows 
 HEAD_LEAN = 1.3
 """Distance of the head from the hips along the trunk, in lengths of the trunk."""
 
-OCCLUDER_M = 0.12
+OCCLUDER_M = 0.2
 """Maximum difference in depth between an occluding limb and the surface."""
 
 PIXEL_ERROR_M = 0.02
@@ -61,37 +61,27 @@ GRID = 7
 VOTE_WIDTH_M = 0.3
 """Width in which votes for the object's distance agree: about the thickness of a body."""
 
+LEANS = (-0.2, 0.2, -0.4, 0.4)
+"""Tried corrections of the shape's lean: meters of depth per meter along its longest axis in the image. Before a camera
+that looks down by 30°, the estimator's people stand almost parallel to the image."""
+
+DENSE_M = 0.1
+"""Distance within which joints share their weight: 11 joints in the face must not outweigh two hips."""
+
+ENOUGH = 0.9
+"""Share of the joints that agree in distance, above which a shape is not corrected."""
+
+LEAN_GAIN = 1.2
+"""Factor on the votes by which a corrected lean must agree better than the shape as it is."""
+
 NEIGHBOR_M = 0.25
 """Distance over which lifted joints correct the depth of joints without a surface."""
 
 BEHIND_M = 0.1
 """Minimum depth of an occluded joint behind the surface."""
 
-PLAUSIBLE_SIZES = (0.4, 2.5)
-"""Size by depth relative to the estimator's own; other people, or their depth, are not real."""
-
 MIN_READINGS = 4
 """Joints with depth for a reading of the size."""
-
-SIZES = 20
-"""Sizes of people that a decision needs; three times as many are kept."""
-
-MIN_SECONDS = 1.0
-"""Time that they must span."""
-
-AGREEMENT = 0.8
-"""Share of them that must be implausible: besides people, a poster or a screen may be in view."""
-
-FACTORS = (4.0, 5.0, 10.0, 100.0, 1000.0)
-"""Ratios of usual units: 0.25, 0.2 and 0.1 mm, centimeters and meters to millimeters; and their inverses."""
-
-TYPICAL_SIZE = 1.05
-"""Median size of simulated and recorded people whose depth is right; it is 0.9 to 1.2 of adults."""
-
-SAME_FACTOR = 1.5
-"""Largest ratio of a size to a usual factor; children are smaller than the estimator assumes."""
-
-logger = logging.getLogger(__name__)
 
 
 @cache
@@ -209,12 +199,43 @@ def _split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.n
     return np.where(enough, np.take_along_axis(samples, (first + last) // 2, axis=1), np.nan)
 
 
-def _estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, expected: float) -> float:
-    """Return an object's distance: the mode of the joints' surfaces [V, K] minus their relative depth [V].
+def _thinned(shape: np.ndarray) -> np.ndarray:
+    """Return [V] weights of the joints of a shape [V, 3] that fall where they are dense, as in a face."""
+    apart = np.linalg.norm(shape[:, None] - shape[None], axis=2)
+    return 1.0 / np.exp(-((apart / DENSE_M) ** 2)).sum(axis=1)
+
+
+def _leaned(
+    placed: np.ndarray, rays: np.ndarray, surfaces: np.ndarray, weights: np.ndarray, expected: float
+) -> np.ndarray:
+    """Return the shape `placed` [V, 3], moved along the rays to the lean at which the surfaces of most joints agree.
+
+    That is the lean to or from the camera, one of `LEANS`; `expected` is the object's expected distance.
+    """
+    relative = placed[:, 2] - expected
+    best, added = _estimate_distance(surfaces, relative, weights, expected)[1], np.zeros(len(placed), np.float32)
+    if best >= ENOUGH:
+        return placed
+    offsets = placed[:, :2] - np.average(placed[:, :2], axis=0, weights=weights + 1e-6)
+    along = offsets @ np.linalg.eigh((offsets * weights[:, None]).T @ offsets)[1][:, 1]  # the longest axis
+    best *= LEAN_GAIN
+    for lean in LEANS:
+        share = _estimate_distance(surfaces, relative + lean * along, weights, expected)[1]
+        if share > best:
+            best, added = share, lean * along
+    return np.where(np.isfinite(rays), placed * (1 + added / placed[:, 2])[:, None], placed)
+
+
+def _estimate_distance(
+    surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, expected: float
+) -> tuple[float, float]:
+    """Return an object's distance and the share of joints that agree, by weight.
+
+    The distance is the mode of the joints' surfaces [V, K] minus their relative depth [V].
 
     Not the median, because around thin limbs more samples may show the wall than the person. Only votes within 40 % of
     the expected distance count, if there are any, else the ones that make the size plausible: an object that is too
-    near for the depth camera is not at the wall. NaN without any vote.
+    near for the depth camera is not at the wall. NaN and 1 without any vote.
     """
     votes = surfaces - relative[:, None]
     usable = np.isfinite(votes)
@@ -224,14 +245,17 @@ def _estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.n
             close = np.abs(votes - expected) < 0.4 * expected
             usable = close if close.any() else (votes > low) & (votes < high)
     if not usable.any():
-        return float("nan")
+        return float("nan"), 1.0
     values, weight = votes[usable], np.broadcast_to(weights[:, None], votes.shape)[usable]
     order = np.argsort(values)
     values, total = values[order], np.concatenate([[0.0], np.cumsum(weight[order] + 1e-3)])
     stop = np.searchsorted(values, values + VOTE_WIDTH_M, side="right")
     # Prefer the nearer of equal modes: a person stands before the wall.
     start = int(np.argmax((total[stop] - total[:-1]) * (1 - 0.02 * values / values[-1])))
-    return float(values[(start + stop[start]) // 2])
+    with np.errstate(invalid="ignore"):
+        agree = ((votes >= values[start]) & (votes <= values[start] + VOTE_WIDTH_M)).any(axis=1)
+    counted = np.isfinite(votes).any(axis=1)
+    return float(values[(start + stop[start]) // 2]), float(weights[agree].sum() / (weights[counted].sum() + 1e-6))
 
 
 def _pick_surface(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther: np.ndarray) -> np.ndarray:
@@ -270,11 +294,6 @@ class LiftingConfig:
 
 
 DEFAULTS = LiftingConfig()
-
-
-def is_plausible(size: float) -> bool:
-    """Return whether a size by depth, relative to the estimator's own shape, can be a real person's; NaN can."""
-    return not size <= PLAUSIBLE_SIZES[0] and not size >= PLAUSIBLE_SIZES[1]
 
 
 class Lifted(NamedTuple):
@@ -366,7 +385,6 @@ def _find_surfaces(
     """Return [V] depth of each joint's surface, NaN if none fits, the world landmarks fitted to them, and the size."""
     has_shape = np.isfinite(placed).all()
     middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
-    relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
     distance: Any = placed[:, 2]
     if not has_shape:
         values = _sample_depth(depth, pixels, np.zeros(len(pixels)))
@@ -381,13 +399,18 @@ def _find_surfaces(
     layers = _split_surfaces(samples, config.surface_gap_m, config.min_share)
     trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
     wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
-    expected = _estimate_distance(layers, relative, scores, middle) + relative
+    weights = scores
+    if has_shape and links is not None:  # a body
+        weights = scores * _thinned(placed)
+        placed = _leaned(placed, rays, layers, weights, middle)
+    relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
+    expected = _estimate_distance(layers, relative, weights, middle)[0] + relative
     surface = _pick_surface(layers, expected, narrow, wide)
     if not has_shape or not np.isfinite(surface).any():
         return surface, placed, size
     # Occluders must not bend the fit; the fit then detects occlusions better.
     surface = _without_occluded(surface, rays, _on_rays(rays, expected + radii), radii, links)
-    fitted = fit_similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
+    fitted = fit_similarity(placed, _on_rays(rays, surface + radii), weights, config.max_disagreement_m)
     surface = _pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
     return _without_occluded(surface, rays, fitted, radii, links), fitted, size
 
@@ -443,55 +466,4 @@ def _result(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
     return (
         np.where(known[:, None], positions, np.nan).astype(np.float32),
         np.where(known, scores, 0.0).astype(np.float32),
-    )
-
-
-class SizeMonitor:
-    """Warns once if depth makes people so large or small that its unit must be another.
-
-    Attributes:
-        size: Median size of people by depth, relative to the estimator's own shape; NaN if unknown so far.
-        fault: The warning; empty if there is none.
-    """
-
-    def __init__(self) -> None:
-        self._readings: deque[tuple[int, float]] = deque(maxlen=3 * SIZES)
-        self._has_warned = False
-        self.size, self.fault = float("nan"), ""
-
-    def reset(self) -> None:
-        """Forget the people so far."""
-        self._readings.clear()
-
-    def add(self, stamp_ns: int, size: float, depth_scale: float) -> None:
-        """Add one person's size in a frame, NaN if unknown, and the frame's `depth_scale`."""
-        if np.isnan(size):
-            return
-        if self._readings and stamp_ns < self._readings[-1][0]:  # a recording that starts again
-            self._readings.clear()
-        self._readings.append((stamp_ns, size))
-        span_s = (stamp_ns - self._readings[0][0]) / NANOSECONDS
-        if len(self._readings) < SIZES or span_s < MIN_SECONDS:
-            return
-        sizes = np.array([reading for _, reading in self._readings])
-        self.size = float(np.median(sizes))
-        implausible = np.mean([not is_plausible(reading) for reading in sizes]) >= AGREEMENT
-        self.fault = describe_size(self.size, depth_scale) if implausible else ""
-        if self.fault and not self._has_warned:
-            self._has_warned = True
-            logger.warning("%s", self.fault)
-
-
-def describe_size(size: float, depth_scale: float) -> str:
-    """Return the warning about people of an implausible relative size, with the `depth_scale` that mends it."""
-    known = np.array([*FACTORS, *(1 / factor for factor in FACTORS)])
-    apart = np.exp(np.abs(np.log(known * TYPICAL_SIZE / size)))
-    factors = known[apart <= min(SAME_FACTOR, 1.1 * float(apart.min()))]  # two, if the size is between them
-    cause, units = "its unit seems wrong", f"about {depth_scale / size:.2g}"
-    if len(factors):
-        cause = f"its unit is wrong by a factor of {' or '.join(f'{factor:g}' for factor in factors)}"
-        units = " or ".join(f"{depth_scale / factor:.3g}" for factor in factors)
-    return (
-        f"depth makes people {size:.3g} times as large as they are: {cause}; set depth_scale to {units} m (now "
-        f"{depth_scale:g} m); until then joints have the estimator's own size and half the confidence"
     )

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.perception.gravity import MAX_LEAN_DEG, GravityConfig, GravityEstimator
-from actrec.perception.lifting import LiftingConfig, SizeMonitor, joint_radii, lift, limb_links, with_less_lean
+from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links, with_less_lean
 from actrec.perception.networks import NetworkConfig
+from actrec.perception.sizes import SizeMonitor
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton import layouts, shape_fits
 from actrec.skeleton.layouts import CANONICAL, convert
@@ -244,7 +245,7 @@ class BodyPerception(_Perception):
         alone = partial(with_less_lean, found.world, found.layout, frame.up)
         lifted = lift(*image, radii, links, self._lifting, alone)
         self.sizes.add(frame.stamp_ns, lifted.size, frame.depth_scale)
-        positions = with_vertical_shanks(lifted.positions, found, frame)
+        positions = with_whole_legs(lifted.positions, found, frame)
         positions, scores = convert(positions, lifted.scores, found.layout, CANONICAL)
         pixels, _ = convert(found.pixels, found.scores, found.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
@@ -252,25 +253,36 @@ class BodyPerception(_Perception):
 
 FEET = ("ankle", "heel", "foot_index")
 
+THIGH, SHANK = 0.95, 0.85
+"""Lengths relative to the trunk from hips to shoulders, as found for people in full view (medians of 0.91 to 0.96 and
+0.78 to 0.85)."""
 
-def with_vertical_shanks(positions: np.ndarray, found: Detection, frame: RgbdFrame) -> np.ndarray:
-    """Return a body's positions [V, 3], with shanks vertical whose ankles are outside of the image.
+EDGE = 0.03
+"""Margin of the image, relative to its height, in which an ankle is taken to be outside."""
 
-    The estimator guesses the direction of a shank that is not in view, often far to the front. The knee and the shank's
-    length stay. Nothing changes if gravity is unknown, or if the trunk leans by more than `MAX_LEAN_DEG`.
+
+def with_whole_legs(positions: np.ndarray, found: Detection, frame: RgbdFrame) -> np.ndarray:
+    """Return a body's positions [V, 3], with legs of usual length whose ankles are outside of the image.
+
+    The estimator squeezes a cut-off leg into the image, and guesses the direction of its shank, often far to the front.
+    The thigh keeps its direction and gets at least `THIGH` of the trunk's length, and the shank hangs, at least `SHANK`
+    long. Nothing changes if gravity is unknown, or if the trunk leans by more than `MAX_LEAN_DEG`.
     """
     index, up = layouts.get(found.layout).index, frame.up
     hips, shoulders = (positions[[index[f"{part}_left"], index[f"{part}_right"]]].mean(axis=0)
                        for part in ("hip", "shoulder"))  # fmt: skip
-    trunk = shoulders - hips
-    if up is None or not trunk @ up > np.cos(np.radians(MAX_LEAN_DEG)) * np.linalg.norm(trunk):
+    trunk = np.linalg.norm(shoulders - hips)
+    if up is None or not (shoulders - hips) @ up > np.cos(np.radians(MAX_LEAN_DEG)) * trunk:
         return positions
-    last, moved = (frame.intrinsics.width - 1, frame.intrinsics.height - 1), positions.copy()
+    size, moved = np.array([frame.intrinsics.width, frame.intrinsics.height]), positions.copy()
+    margin = EDGE * size[1]
     for side in ("left", "right"):
-        knee, ankle = index[f"knee_{side}"], index[f"ankle_{side}"]
-        if (found.pixels[ankle] < 0).any() or (found.pixels[ankle] > last).any():
-            length = np.linalg.norm(positions[ankle] - positions[knee])
-            moved[[index[f"{part}_{side}"] for part in FEET]] += positions[knee] - length * up - positions[ankle]
+        hip, knee, ankle = (index[f"{part}_{side}"] for part in ("hip", "knee", "ankle"))
+        if (found.pixels[ankle] < margin).any() or (found.pixels[ankle] > size - 1 - margin).any():
+            thigh, shank = positions[knee] - positions[hip], np.linalg.norm(positions[ankle] - positions[knee])
+            moved[knee] = positions[hip] + thigh * max(1.0, THIGH * trunk / np.linalg.norm(thigh))
+            foot = moved[knee] - max(SHANK * trunk, shank) * up
+            moved[[index[f"{part}_{side}"] for part in FEET]] += foot - positions[ankle]
     return moved
 
 

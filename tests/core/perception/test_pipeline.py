@@ -7,7 +7,7 @@ import pytest
 
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
-from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception, with_vertical_shanks
+from actrec.perception.pipeline import BodyPerception, Detection, FacePerception, HandPerception, with_whole_legs
 from actrec.recognition.tracks import joints_by_id
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25, MEDIAPIPE_33
@@ -382,24 +382,29 @@ def test_hand_perception_infinite_coordinates_raises(layout, part):
 
 
 @pytest.mark.parametrize("pitch", [-30, 20])
-def test_with_vertical_shanks_ankle_outside_of_the_image_hangs_below_its_knee(pitch):
-    """The guess is far to the front; a shank in view, a person who lies, and unknown gravity stay as they are."""
+def test_with_whole_legs_ankle_outside_of_the_image_hangs_below_its_knee(pitch):
+    """The guess is short and far to the front; a leg in view, a lying person, and unknown gravity stay as they are."""
     up = gravity.up_from_angles(0, pitch)
     truth = standing_shape() @ gravity.level_rotation(up) + [0, 0, 2.5]
     guess, pixels = truth.copy(), np.full((33, 2), 100.0)
-    knee, ankle, toe = (MEDIAPIPE_33.index[f"{part}_left"] for part in ("knee", "ankle", "foot_index"))
+    hip, knee, ankle, toe = (MEDIAPIPE_33.index[f"{part}_left"] for part in ("hip", "knee", "ankle", "foot_index"))
+    guess[knee] = (guess[hip] + guess[knee]) / 2
     guess[[ankle, toe]] += [0, -0.1, -0.3]
-    pixels[ankle] = 100, 480
+    pixels[ankle] = 100, 470
     found = Detection("mediapipe_33", pixels, guess, np.ones(33))
     frame = dataclasses.replace(blank(), up=up)
-    moved = with_vertical_shanks(guess, found, frame)
+    moved = with_whole_legs(guess, found, frame)
+    trunk = 0.5  # m, of `standing_shape`
+    np.testing.assert_allclose(moved[knee] - moved[hip], 0.95 * trunk / 0.42 * (truth[knee] - truth[hip]), atol=2e-3)
     shank = moved[knee] - moved[ankle]
     np.testing.assert_allclose(shank / np.linalg.norm(shank), up, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(shank), np.linalg.norm(guess[knee] - guess[ankle]))
-    np.testing.assert_allclose(moved[toe] - moved[ankle], guess[toe] - guess[ankle])
+    length = max(0.85 * trunk, np.linalg.norm(guess[knee] - guess[ankle]))
+    np.testing.assert_allclose(np.linalg.norm(shank), length, rtol=1e-5)
+    np.testing.assert_allclose(moved[toe] - moved[ankle], guess[toe] - guess[ankle], atol=1e-6)
     changed = np.flatnonzero((moved != guess).any(axis=1))
-    assert [MEDIAPIPE_33.joints[v] for v in changed] == ["ankle_left", "heel_left", "foot_index_left"]
+    legs = ["knee_left", "ankle_left", "heel_left", "foot_index_left"]
+    assert [MEDIAPIPE_33.joints[v] for v in changed] == legs
     lying = dataclasses.replace(frame, up=gravity.up_from_angles(90, 0))
     for other, where in ((lying, pixels), (blank(), pixels), (frame, np.full((33, 2), 100.0))):
-        unchanged = with_vertical_shanks(guess, dataclasses.replace(found, pixels=where), other)
+        unchanged = with_whole_legs(guess, dataclasses.replace(found, pixels=where), other)
         np.testing.assert_array_equal(unchanged, guess)

@@ -1,5 +1,7 @@
 """Recorded skeletons, rendered and estimated again as training clips."""
 
+import contextlib
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 from actrec import cli, datasets
 from actrec.perception.gravity import angle_deg, body_axis, median_direction
+from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.scene import scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
+from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils import config, gravity
 from actrec.utils.errors import ConfigError, InputError
@@ -42,6 +46,26 @@ def test_varied_cameras_stand_around_the_person_and_look_up_and_down(data_root):
         sides.append(np.arctan2(shoulders[2], shoulders[0]))
     assert len(pitches) == 2 and max(map(abs, pitches)) <= rendered.PITCH_DEG
     assert abs(sides[0] - sides[1]) > 0.12
+
+
+def test_push_before_a_camera_that_looks_down_keeps_the_legs_below_the_hips(data_root):
+    """The estimator's people stand parallel to the image, and their hands are too near to the trunk."""
+    clips = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    clip = clips[clips.names.index("a18_s2_t3")]
+    camera = functools.partial(rendered.aimed, clip, 0.0, np.radians(30.0))
+    apart = []
+    with contextlib.closing(BodyPerception()) as perception:
+        for number, frame in enumerate(rendered.frames(clip, 1, mount=camera)):
+            bodies = perception.process(frame)
+            if 9 <= number < 14:  # the arms are stretched
+                found = bodies[0].positions @ gravity.level_rotation(frame.up).T
+                truth = clip.leveled().bodies[0, np.searchsorted(clip.stamps_ns - clip.stamps_ns[0], frame.stamp_ns)]
+                legs = [
+                    KINECT_V2_25.index[f"{part}_{side}"] for part in ("knee", "ankle") for side in ("left", "right")
+                ]
+                hips = [KINECT_V2_25.index[f"hip_{side}"] for side in ("left", "right")]
+                apart.append((found[legs] - found[hips].mean(axis=0)) - (truth[legs] - truth[hips].mean(axis=0)))
+    assert np.median(np.linalg.norm(apart, axis=2), axis=0).max() < 0.1
 
 
 def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_root, tmp_path):
