@@ -141,3 +141,14 @@ def test_process_that_hangs_at_its_end_is_ended_with_its_stack() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
     assert result.returncode == 1
     assert 'File "<string>", line 5 in <module>' in result.stderr
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0.2, 0), (100, 1)])
+def test_process_whose_threads_cannot_run_is_ended_with_its_stack(seconds: float, status: int) -> None:
+    """`ctypes.PyDLL` keeps Python's lock during the call, as rclpy does while a message is published."""
+    program = "import ctypes, time\nfrom actrec_nodes.bringup.processes import ending_if_stuck\n"
+    program += "with ending_if_stuck(0.6):\n"
+    program += f"    time.sleep(1)\n    ctypes.PyDLL(None).usleep({int(1e6 * seconds)})\n    time.sleep(1)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
+    assert result.returncode == status
+    assert ('File "<string>", line 5 in <module>' in result.stderr) == bool(status)

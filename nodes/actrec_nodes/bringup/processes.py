@@ -47,6 +47,7 @@ PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end thi
 WATCHED = "ACTREC_WATCHED"  # environment variable: comma-separated nodes whose health this process reports to systemd
 ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
+STUCK_S = 3.0  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
 _REPORT_S = 5.0  # interval of diagnostics of a node that waits for its next start
@@ -186,6 +187,29 @@ def end_after(timeout_s: float) -> None:
     """End this process with status 1 and the stacks of all threads if it still runs after a time."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # without standard error
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
+
+
+@contextlib.contextmanager
+def ending_if_stuck(stuck_s: float = STUCK_S) -> Iterator[None]:
+    """End this process, as `end_after` does, if none of its threads can run Python for a time; it is started again.
+
+    A process that is killed while it holds a lock in the memory that Fast DDS shares leaves others in a call to publish
+    that never ends, with Python's lock.
+    """
+    finished = threading.Event()
+
+    def stay() -> None:
+        while not finished.wait(stuck_s / 6):
+            end_after(stuck_s)
+
+    thread = threading.Thread(target=stay, name="stuck", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Host(contextlib.AbstractContextManager["Host", None]):
@@ -422,7 +446,7 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
     if node.autostart and host.start(wait=wait_for_others) is not None:
         return 1
     watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
-    with GraphHealth(node, watched) if watched else contextlib.nullcontext():
+    with ending_if_stuck(), GraphHealth(node, watched) if watched else contextlib.nullcontext():
         host.wait()
     return node.exit_status or 0
 
