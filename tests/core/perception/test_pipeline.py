@@ -398,7 +398,7 @@ def test_with_whole_legs_ankle_outside_of_the_image_hangs_below_its_knee(pitch):
     np.testing.assert_allclose(moved[knee] - moved[hip], 0.95 * trunk / 0.42 * (truth[knee] - truth[hip]), atol=2e-3)
     shank = moved[knee] - moved[ankle]
     np.testing.assert_allclose(shank / np.linalg.norm(shank), up, atol=1e-6)
-    length = max(0.85 * trunk, np.linalg.norm(guess[knee] - guess[ankle]))
+    length = max(0.85 * trunk, float(np.linalg.norm(guess[knee] - guess[ankle])))
     np.testing.assert_allclose(np.linalg.norm(shank), length, rtol=1e-5)
     np.testing.assert_allclose(moved[toe] - moved[ankle], guess[toe] - guess[ankle], atol=1e-6)
     changed = np.flatnonzero((moved != guess).any(axis=1))
