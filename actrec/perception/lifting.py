@@ -200,7 +200,7 @@ def _split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.n
 
 
 def _thinned(shape: np.ndarray) -> np.ndarray:
-    """Return [V] weights of the joints of a shape [V, 3] that fall where they are dense, as in a face."""
+    """Return [V] weights of the joints of a shape [V, 3], smaller for dense ones, as in a face."""
     apart = np.linalg.norm(shape[:, None] - shape[None], axis=2)
     return 1.0 / np.exp(-((apart / DENSE_M) ** 2)).sum(axis=1)
 
