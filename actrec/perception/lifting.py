@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actrec.perception.sizes import PLAUSIBLE_SIZES, is_plausible
 from actrec.skeleton import layouts
 from actrec.skeleton.shape_fits import fit_similarity, fit_translation
 from actrec.types import MAX_DEPTH_M, Intrinsics, refuse_integers
@@ -79,6 +78,9 @@ NEIGHBOR_M = 0.25
 
 BEHIND_M = 0.1
 """Minimum depth of an occluded joint behind the surface."""
+
+PLAUSIBLE_SIZES = (0.4, 2.5)
+"""Size by depth relative to the estimator's own; other people, or their depth, are not real."""
 
 MIN_READINGS = 4
 """Joints with depth for a reading of the size."""
@@ -294,6 +296,11 @@ class LiftingConfig:
 
 
 DEFAULTS = LiftingConfig()
+
+
+def is_plausible(size: float) -> bool:
+    """Return whether a size by depth, relative to the estimator's own shape, can be a real person's; NaN can."""
+    return not size <= PLAUSIBLE_SIZES[0] and not size >= PLAUSIBLE_SIZES[1]
 
 
 class Lifted(NamedTuple):

@@ -1,6 +1,8 @@
 """From an RGB-D frame to tracked bodies, hands and faces: settings, estimators by name, lifting and tracking."""
 
 import dataclasses
+import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,17 +12,18 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.perception.gravity import MAX_LEAN_DEG, GravityConfig, GravityEstimator
-from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links, with_less_lean
+from actrec.perception.lifting import LiftingConfig, is_plausible, joint_radii, lift, limb_links, with_less_lean
 from actrec.perception.networks import NetworkConfig
-from actrec.perception.sizes import SizeMonitor
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton import layouts, shape_fits
 from actrec.skeleton.layouts import CANONICAL, convert
-from actrec.types import Body, Face, Hand, RgbdFrame
+from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
 from actrec.utils import gravity
 from actrec.utils.config import build, setting
 from actrec.utils.gravity import BodyKind
 from actrec.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 ESTIMATORS = Registry(
     "estimator",
@@ -382,3 +385,73 @@ def _canonical(body: Body) -> Body:
     # Scores of the pixels: a joint without a position still has a search region.
     pixels, scores = convert(body.pixels, body.scores, body.layout, CANONICAL)
     return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
+
+
+SIZES = 20
+"""Sizes of people that a decision needs; three times as many are kept."""
+
+MIN_SECONDS = 1.0
+"""Time that they must span."""
+
+AGREEMENT = 0.8
+"""Share of them that must be implausible: besides people, a poster or a screen may be in view."""
+
+FACTORS = (4.0, 5.0, 10.0, 100.0, 1000.0)
+"""Ratios of usual units: 0.25, 0.2 and 0.1 mm, centimeters and meters to millimeters; and their inverses."""
+
+TYPICAL_SIZE = 1.05
+"""Median size of simulated and recorded people whose depth is right; it is 0.9 to 1.2 of adults."""
+
+SAME_FACTOR = 1.5
+"""Largest ratio of a size to a usual factor; children are smaller than the estimator assumes."""
+
+
+class SizeMonitor:
+    """Warns once if depth makes people so large or small that its unit must be another.
+
+    Attributes:
+        size: Median size of people by depth, relative to the estimator's own shape; NaN if unknown so far.
+        fault: The warning; empty if there is none.
+    """
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[int, float]] = deque(maxlen=3 * SIZES)
+        self._has_warned = False
+        self.size, self.fault = float("nan"), ""
+
+    def reset(self) -> None:
+        """Forget the people so far."""
+        self._readings.clear()
+
+    def add(self, stamp_ns: int, size: float, depth_scale: float) -> None:
+        """Add one person's size in a frame, NaN if unknown, and the frame's `depth_scale`."""
+        if np.isnan(size):
+            return
+        if self._readings and stamp_ns < self._readings[-1][0]:  # a recording that starts again
+            self._readings.clear()
+        self._readings.append((stamp_ns, size))
+        span_s = (stamp_ns - self._readings[0][0]) / NANOSECONDS
+        if len(self._readings) < SIZES or span_s < MIN_SECONDS:
+            return
+        sizes = np.array([reading for _, reading in self._readings])
+        self.size = float(np.median(sizes))
+        implausible = np.mean([not is_plausible(reading) for reading in sizes]) >= AGREEMENT
+        self.fault = describe_size(self.size, depth_scale) if implausible else ""
+        if self.fault and not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s", self.fault)
+
+
+def describe_size(size: float, depth_scale: float) -> str:
+    """Return the warning about people of an implausible relative size, with the `depth_scale` that mends it."""
+    known = np.array([*FACTORS, *(1 / factor for factor in FACTORS)])
+    apart = np.exp(np.abs(np.log(known * TYPICAL_SIZE / size)))
+    factors = known[apart <= min(SAME_FACTOR, 1.1 * float(apart.min()))]  # two, if the size is between them
+    cause, units = "its unit seems wrong", f"about {depth_scale / size:.2g}"
+    if len(factors):
+        cause = f"its unit is wrong by a factor of {' or '.join(f'{factor:g}' for factor in factors)}"
+        units = " or ".join(f"{depth_scale / factor:.3g}" for factor in factors)
+    return (
+        f"depth makes people {size:.3g} times as large as they are: {cause}; set depth_scale to {units} m (now "
+        f"{depth_scale:g} m); until then joints have the estimator's own size and half the confidence"
+    )

@@ -9,9 +9,8 @@ import pytest
 
 from actrec import recordings
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.perception.lifting import joint_radii, lift, limb_links
-from actrec.perception.pipeline import BodyPerception, create
-from actrec.perception.sizes import SIZES, SizeMonitor, describe_size, is_plausible
+from actrec.perception.lifting import is_plausible, joint_radii, lift, limb_links
+from actrec.perception.pipeline import SIZES, BodyPerception, SizeMonitor, create, describe_size
 from actrec.recordings import RecordingConfig
 from actrec.simulation.actions import Performance
 from actrec.simulation.appearance import DEFAULT_APPEARANCES
