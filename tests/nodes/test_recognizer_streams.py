@@ -171,8 +171,14 @@ def test_recognizer_scene_flow_of_another_method_warns_until_the_remedy(
     assert graph.start()
     node = add(SceneFlowNode, statistics_period_s=0.1)
     assert host.start() is None
-    graph.wait_until(lambda: bool(graph.node._warned))
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "trained with" in line]
+    read: list[str] = []
+
+    def warnings() -> list[str]:
+        read.append(capfd.readouterr().err)
+        return [line for line in "".join(read).splitlines() if "trained with" in line]
+
+    graph.wait_until(lambda: bool(warnings()))
+    (line,) = warnings()
     assert "model flow: scene flow has method dis, trained with pd_flow and height 240, trained with 120" in line
     assert graph.node.figures()["warning"] in line
     node.close()
