@@ -209,23 +209,25 @@ def _thinned(shape: np.ndarray) -> np.ndarray:
 
 def _leaned(
     placed: np.ndarray, rays: np.ndarray, surfaces: np.ndarray, weights: np.ndarray, expected: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Return the shape `placed` [V, 3], moved along the rays to the lean at which the surfaces of most joints agree.
 
-    That is the lean to or from the camera, one of `LEANS`; `expected` is the object's expected distance.
+    That is the lean to or from the camera, one of `LEANS`; `expected` is the object's expected distance. The second
+    value is the distance by these surfaces.
     """
     relative = placed[:, 2] - expected
-    best, added = _estimate_distance(surfaces, relative, weights, expected)[1], np.zeros(len(placed), np.float32)
+    distance, best = _estimate_distance(surfaces, relative, weights, expected)
     if best >= ENOUGH:
-        return placed
+        return placed, distance
+    added = np.zeros(len(placed), np.float32)
     offsets = placed[:, :2] - np.average(placed[:, :2], axis=0, weights=weights + 1e-6)
     along = offsets @ np.linalg.eigh((offsets * weights[:, None]).T @ offsets)[1][:, 1]  # the longest axis
     best *= LEAN_GAIN
     for lean in LEANS:
-        share = _estimate_distance(surfaces, relative + lean * along, weights, expected)[1]
+        other, share = _estimate_distance(surfaces, relative + lean * along, weights, expected)
         if share > best:
-            best, added = share, lean * along
-    return np.where(np.isfinite(rays), placed * (1 + added / placed[:, 2])[:, None], placed)
+            distance, best, added = other, share, lean * along
+    return np.where(np.isfinite(rays), placed * (1 + added / placed[:, 2])[:, None], placed), distance
 
 
 def _estimate_distance(
@@ -409,9 +411,12 @@ def _find_surfaces(
     weights = scores
     if has_shape and links is not None:  # a body
         weights = scores * _thinned(placed)
-        placed = _leaned(placed, rays, layers, weights, middle)
-    relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
-    expected = _estimate_distance(layers, relative, weights, middle)[0] + relative
+        placed, distance = _leaned(placed, rays, layers, weights, middle)
+        relative = placed[:, 2] - middle
+    else:
+        relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
+        distance, _ = _estimate_distance(layers, relative, weights, middle)
+    expected = distance + relative
     surface = _pick_surface(layers, expected, narrow, wide)
     if not has_shape or not np.isfinite(surface).any():
         return surface, placed, size
