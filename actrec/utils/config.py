@@ -61,6 +61,8 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
             options[name] = build(hints[name], dict(value))
         elif hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
             options[name] = str(value)
+        elif hints[name] is float and type(value) is int:
+            options[name] = float(value)
         elif isinstance(value, str) and _SCIENTIFIC.fullmatch(value) and not _fits(hints[name], value):
             options[name] = float(value) if _fits(hints[name], 0.5) else value  # YAML reads 1e-3 as a string
     config = config_class(**options)

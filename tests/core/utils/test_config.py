@@ -1,5 +1,6 @@
 """Settings given as KEY=VALUE."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_parse_pairs_reads_yaml_except_serial_numbers(word, value):
 def test_parse_pairs_invalid_word_raises(word, message):
     with pytest.raises(ConfigError, match=message):
         config.parse_pairs([word], "option")
+
+
+def test_build_whole_number_of_a_float_setting_becomes_a_float():
+    @dataclass(frozen=True)
+    class Camera:
+        fps: float = config.setting(30.0, "rate")
+        width: int = config.setting(640, "width")
+
+    built = config.build(Camera, {"fps": 15, "width": 320})
+    assert (type(built.fps), type(built.width)) == (float, int)
 
 
 def test_merge_settings_dotted_name_changes_nested_field():
