@@ -38,7 +38,7 @@ from actrec.utils import gravity
 from actrec.utils.errors import ConfigError, EndOfStream, InputError
 from actrec.utils.geometry import kinect_to_optical
 from actrec_models import evaluation
-from actrec_models.data import rendered as recordings
+from actrec_models.data import rendered_skeletons as recordings
 
 NTU_NAME = "S001C001P001R001A001"
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,21 +127,22 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 
 def _render(args: argparse.Namespace, data: Any) -> int:
     """Write rendered and estimated training clips."""
-    rendered = importlib.import_module("actrec_models.data.rendered")
+    rendered = importlib.import_module("actrec_models.data.rendered_skeletons")
     if args.out is None or args.out.suffix != ".npz":
         raise ConfigError("--render-every writes a file: give it as --out FILE.npz")
     options = folder_options(args, config.parse_pairs(args.option, "option"))
     root = args.root or data.folder(args.data, args.dataset)
     parts = [create(args.dataset, root, split=args.render_split, part="train", **options)
              for create in (data.create, data.create_unknown)]  # fmt: skip
-    found, skipped = rendered.estimate_all(
-        parts, args.render_every, rendered.FPS, max(args.workers, 1), args.render_cameras == "varied"
-    )
+    unfinished = args.out.with_name(f"{args.out.name}.unfinished")
+    how = {"varied": args.render_cameras == "varied", "unfinished": unfinished, "quiet": args.quiet}
+    found, skipped = rendered.estimate_all(parts, args.render_every, rendered.FPS, max(args.workers, 1), **how)
     for line in skipped:
         print(line, file=sys.stderr)
     if not found:
         raise InputError(f"nothing is detected in any of the {len(skipped)} rendered clips of {args.dataset}")
     rendered.write(args.out, found)
+    shutil.rmtree(unfinished)
     summary = {"out": str(args.out), "clips": len(found), "skipped": len(skipped)}
     text = f"{args.out}: {len(found)} of {len(found) + len(skipped)} clips"
     print(json.dumps(summary) if args.json else text)

@@ -11,13 +11,13 @@ from actrec.datasets import everyday
 from actrec.datasets.base import SourceDataset
 from actrec.utils import gravity
 from actrec.utils.errors import ConfigError
-from actrec_models.data import rendered
+from actrec_models.data import rendered_skeletons
 from benchmarks import perception
 
 
 def test_rendered_skeletons_scores_saved_clips(data_root, tmp_path):
     test = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
-    rendered.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
+    rendered_skeletons.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
     words = ["--data", str(data_root), "--clips", str(tmp_path / "kept.npz")]
     found = perception.rendered_skeletons([*words, "--packages", "deepacts_graph_utd_mhad"])
     assert found["clips"] == 22 and found["left out"] == 0
@@ -34,7 +34,7 @@ def test_rendered_skeletons_saves_rendered_test_recordings(data_root, tmp_path):
     found = perception.rendered_skeletons([*words, "--workers", "1", "--clips", str(kept)])
     assert found["clips"] + found["left out"] == 2
     official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
-    for clip in rendered.read(kept):
+    for clip in rendered_skeletons.read(kept):
         assert clip.label == official.labels[official.names.index(clip.name)]
         assert np.diff(clip.stamps_ns).min() >= 1e9 / 8 - 1
 

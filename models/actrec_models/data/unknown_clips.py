@@ -19,7 +19,7 @@ from actrec.datasets.base import Clip, ClipDataset
 from actrec.recordings.labels import normalize_name
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.utils.errors import ActrecError, ConfigError
-from actrec_models.data import rendered
+from actrec_models.data import rendered_skeletons
 from actrec_models.training.recipe import Recipe
 
 _MOST = 2000
@@ -97,7 +97,7 @@ def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "
     """
     own: ClipDataset = recipe.unknown_clips(data_root, "train", root)
     if recipe.rendered and len(own):
-        own = rendered.add(own, Path(recipe.rendered))
+        own = rendered_skeletons.add(own, Path(recipe.rendered))
     if not len(own):
         missing = missing_dataset(recipe, data_root)
         if missing or not recipe.unknown_dataset:

@@ -22,7 +22,7 @@ from actrec import datasets, features
 from actrec.datasets.base import ClipDataset
 from actrec.features import rates, stamps
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import rendered, unknown_clips
+from actrec_models.data import rendered_skeletons, unknown_clips
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.batches import BatchFeatures, BatchSamples, collate, has_voxels, uncovered
 from actrec_models.data.samplers import EpochBatchSampler, rank_batches
@@ -146,7 +146,7 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
-    both = rendered.add(clips, Path(recipe.rendered))
+    both = rendered_skeletons.add(clips, Path(recipe.rendered))
     if len(both) == len(clips):
         raise InputError(f"'{recipe.rendered}' renders no clip of the training part of {recipe.dataset}, split "
                          f"{recipe.split}: make it with actrec prepare {recipe.dataset} --render-every")  # fmt: skip

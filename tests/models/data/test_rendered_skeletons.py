@@ -16,7 +16,7 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils import config, gravity
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.data import rendered
+from actrec_models.data import rendered_skeletons
 from actrec_models.training import recipe, trainer
 
 
@@ -26,7 +26,7 @@ def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys)
     assert cli.main(["prepare", "utd_mhad", *arguments]) == 0
     assert f"{out}: 2 of 2 clips" in capsys.readouterr().out
     official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
-    for clip in rendered.read(out):
+    for clip in rendered_skeletons.read(out):
         recorded = official[official.names.index(clip.name)]
         clip, recorded = clip.leveled(), recorded.leveled()
         assert clip.label == recorded.label and clip.bodies.shape[2:] == (25, 3)
@@ -35,16 +35,56 @@ def test_prepare_render_every_writes_readable_clips(data_root, tmp_path, capsys)
         assert np.linalg.norm(hips[0] - hips[1]) < 0.3
 
 
+def test_prepare_render_every_goes_on_after_the_clips_of_a_stopped_run(data_root, tmp_path, monkeypatch, capsys):
+    out, keep = tmp_path / "rendered.npz", rendered_skeletons._keep
+    command = ["prepare", "utd_mhad", "--data", str(data_root), "--render-every", "150", "--workers", "1", "--quiet"]
+
+    def keep_and_stop(*arguments):
+        keep(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rendered_skeletons, "PART", 2)
+    monkeypatch.setattr(rendered_skeletons, "_keep", keep_and_stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        cli.main([*command, "--out", str(out)])
+    first = rendered_skeletons.read(tmp_path / "rendered.npz.unfinished" / "0.npz")
+    loaded, load = [], rendered_skeletons._loaded
+
+    def load_and_note(clip):
+        loaded.append(clip.name)
+        return load(clip)
+
+    monkeypatch.setattr(rendered_skeletons, "_keep", keep)
+    monkeypatch.setattr(rendered_skeletons, "_loaded", load_and_note)
+    assert not out.exists() and cli.main([*command, "--out", str(out)]) == 0
+    clips = rendered_skeletons.read(out)
+    assert len(clips) == 3 and loaded == [clips[2].name] and not (tmp_path / "rendered.npz.unfinished").exists()
+    for resumed, kept in zip(clips, first, strict=False):
+        assert resumed.name == kept.name
+        np.testing.assert_array_equal(resumed.bodies, kept.bodies)
+
+
+def test_unfinished_rendering_of_other_clips_is_not_taken(tmp_path):
+    folder = tmp_path / "clips.npz.unfinished"
+    assert rendered_skeletons._resume(folder, "one", "kinect_v2_25") == []
+    rendered_skeletons._keep(folder, 0, ["half of its frames have no body"] * rendered_skeletons.PART)
+    assert len(rendered_skeletons._resume(folder, "one", "kinect_v2_25")) == rendered_skeletons.PART
+    assert rendered_skeletons._resume(folder, "another", "kinect_v2_25") == []
+    (folder / "key").unlink()
+    with pytest.raises(InputError, match="is no unfinished rendering"):
+        rendered_skeletons._resume(folder, "one", "kinect_v2_25")
+
+
 def test_varied_cameras_stand_around_the_person_and_look_up_and_down(data_root):
     clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")[0]
     pitches, sides = set(), []
     for seed in (2, 3):
-        found = rendered.estimate(clip, seed, varied=True)
+        found = rendered_skeletons.estimate(clip, seed, varied=True)
         assert found is not None
         pitches.add(round(gravity.angles_from_up(found.streams["up"])[1], 3))
         shoulders = found.leveled().bodies[0, 5, 4] - found.leveled().bodies[0, 5, 8]
         sides.append(np.arctan2(shoulders[2], shoulders[0]))
-    assert len(pitches) == 2 and max(map(abs, pitches)) <= rendered.PITCH_DEG
+    assert len(pitches) == 2 and max(map(abs, pitches)) <= rendered_skeletons.PITCH_DEG
     assert abs(sides[0] - sides[1]) > 0.12
 
 
@@ -52,10 +92,10 @@ def test_push_before_a_camera_that_looks_down_keeps_the_legs_below_the_hips(data
     """The estimator's people stand parallel to the image, and their hands are too near to the trunk."""
     clips = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
     clip = clips[clips.names.index("a18_s2_t3")]
-    camera = functools.partial(rendered.aimed, clip, 0.0, np.radians(30.0))
+    camera = functools.partial(rendered_skeletons.aimed, clip, 0.0, np.radians(30.0))
     apart = []
     with contextlib.closing(BodyPerception()) as perception:
-        for number, frame in enumerate(rendered.frames(clip, 1, mount=camera)):
+        for number, frame in enumerate(rendered_skeletons.frames(clip, 1, mount=camera)):
             bodies = perception.process(frame)
             if 9 <= number < 14:  # the arms are stretched
                 found = bodies[0].positions @ gravity.level_rotation(frame.up).T
@@ -71,8 +111,8 @@ def test_push_before_a_camera_that_looks_down_keeps_the_legs_below_the_hips(data
 def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_root, tmp_path):
     parts = {part: datasets.create("utd_mhad", str(data_root / "utd_mhad"), part=part) for part in ("train", "test")}
     file = tmp_path / "rendered.npz"
-    rendered.write(file, [replace(clips[0].leveled(), streams={}) for clips in parts.values()])
-    both = rendered.add(parts["train"], file)
+    rendered_skeletons.write(file, [replace(clips[0].leveled(), streams={}) for clips in parts.values()])
+    both = rendered_skeletons.add(parts["train"], file)
     assert len(both) == len(parts["train"]) + 1 and both.names[-1] == parts["train"].names[0]
     assert both.metas[-1] == {**parts["train"].metas[0], "set": "rendered"} and both.metas[0] == parts["train"].metas[0]
     np.testing.assert_allclose(both[len(both) - 1].bodies, both[0].leveled().bodies, atol=1e-5)
@@ -80,7 +120,7 @@ def test_add_keeps_rendered_clips_of_training_people_and_their_metadata(data_roo
 
 def test_training_with_the_rendered_clips_of_other_people_is_refused(data_root, tmp_path):
     test = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
-    rendered.write(tmp_path / "rendered.npz", [replace(test[0].leveled(), streams={})])
+    rendered_skeletons.write(tmp_path / "rendered.npz", [replace(test[0].leveled(), streams={})])
     settings = config.build(
         recipe.Recipe, {"dataset": "utd_mhad", "split": "subject", "rendered": str(tmp_path / "rendered.npz")}
     )
@@ -98,9 +138,9 @@ def test_prepare_render_every_finds_hands_of_varied_cameras(data_root, tmp_path)
     arguments = ["--data", str(data_root), "--render-every", "980", "--render-cameras", "varied", "--workers", "1"]
     assert cli.main(["prepare", "shrec17_28", *arguments, "--out", str(out)]) == 0
     official = datasets.create("shrec17_28", str(data_root / "shrec17"), part="train")
-    clips = rendered.read(out, official.layout)
+    clips = rendered_skeletons.read(out, official.layout)
     turned = [gravity.angles_from_up(clip.streams["up"]) for clip in clips]
-    np.testing.assert_allclose(turned, rendered.HAND_MOUNTINGS[:2], atol=1e-3)
+    np.testing.assert_allclose(turned, rendered_skeletons.HAND_MOUNTINGS[:2], atol=1e-3)
     for clip in clips:
         recorded = official[official.names.index(clip.name)]
         assert clip.label == recorded.label and np.diff(clip.stamps_ns).min() >= 1e9 / 16
@@ -112,7 +152,7 @@ def test_prepare_render_every_finds_hands_of_varied_cameras(data_root, tmp_path)
 
 def test_prepare_render_every_of_another_layout_is_refused():
     with pytest.raises(ConfigError, match="face_68"):
-        rendered.estimate_all([datasets.ClipDataset([], ["a"], "face_68")], 1, 15.0, 1)
+        rendered_skeletons.estimate_all([datasets.ClipDataset([], ["a"], "face_68")], 1, 15.0, 1)
 
 
 @pytest.mark.parametrize(("dataset", "part"), [("nucla", "train"), ("nucla", "test"), ("utd_mhad", "test")])
@@ -136,9 +176,9 @@ def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
     )
     recording = SkeletonSequence(clip.name, clip.stamps_ns, clip.bodies, scores, pixels, ("body_1",))
     scripts = scripts_from_recording(recording)
-    still = scene_from_scripts(rendered.INTRINSICS, scripts, clip.name)
+    still = scene_from_scripts(rendered_skeletons.INTRINSICS, scripts, clip.name)
     turned = scene_from_scripts(
-        rendered.INTRINSICS,
+        rendered_skeletons.INTRINSICS,
         scripts,
         clip.name,
         mount=lambda pose: replace(pose, height=2.0, pitch=0.4, roll=2.0),

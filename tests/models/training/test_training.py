@@ -16,7 +16,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models import evaluation
-from actrec_models.data import augmentation, rendered, unknown_clips
+from actrec_models.data import augmentation, rendered_skeletons, unknown_clips
 from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.training import module as training_module
@@ -179,20 +179,20 @@ def test_synthetic_action_keeps_bones_and_is_smooth(nucla, seed):
 
 def test_rendered_clips_are_close_to_recording(nucla, tmp_path):
     recording = next(clip for clip in nucla["train"] if 15 <= len(clip.stamps_ns) <= 20)
-    clip = rendered.estimate(recording, seed=1)
+    clip = rendered_skeletons.estimate(recording, seed=1)
     assert clip is not None
     expected = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
     assert np.nanmedian(np.linalg.norm(expected - clip.bodies[0], axis=-1)) < 0.12
-    rendered.write(tmp_path / "clips.npz", [clip, clip])
-    loaded = rendered.read(tmp_path / "clips.npz")
+    rendered_skeletons.write(tmp_path / "clips.npz", [clip, clip])
+    loaded = rendered_skeletons.read(tmp_path / "clips.npz")
     assert [(c.name, c.label) for c in loaded] == [(recording.name, recording.label)] * 2
     np.testing.assert_array_equal(loaded[1].bodies, clip.bodies)
     np.testing.assert_array_equal(loaded[1].stamps_ns, clip.stamps_ns)
     with pytest.raises(InputError, match="no file of rendered clips"):
-        rendered.read(tmp_path / "clips.npz", "hand_22")
+        rendered_skeletons.read(tmp_path / "clips.npz", "hand_22")
     np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))
     with pytest.raises(InputError, match=r"foreign.npz.*has no array"):
-        rendered.read(tmp_path / "foreign.npz")
+        rendered_skeletons.read(tmp_path / "foreign.npz")
 
 
 def test_augment_bodies_proportions_scale_both_sides_equally(nucla):

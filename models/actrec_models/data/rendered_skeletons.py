@@ -1,0 +1,320 @@
+"""Recorded skeletons that are rendered and estimated again, as further training clips.
+
+A network trained only on a Kinect's joints has not learned the errors of an estimator: exchanged sides, wrong occluded
+limbs, other proportions. `actrec prepare --render-every` renders recorded skeletons and estimates them as in the live
+graph; a recipe's `rendered` adds these clips.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from actrec import __version__
+from actrec.datasets.base import Clip, ClipDataset, Entry
+from actrec.perception.pipeline import BodyPerception, HandPerception
+from actrec.simulation.actor import PALM_SHARE, recorded_hand_frames, unit
+from actrec.simulation.appearance import Appearance, atlas, hand_shapes
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.renderer import Background, Renderer, furnished_room, place_shapes, render_room
+from actrec.simulation.scene import CameraPose, scene_from_scripts
+from actrec.simulation.script import scripts_from_recording
+from actrec.skeleton.layouts import CANONICAL, HAND_22, LAYOUTS, convert
+from actrec.skeleton.sequence import from_joints, load_npz
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils import gravity
+from actrec.utils.errors import ActrecError, ConfigError, InputError
+from actrec.utils.folders import write_file
+from actrec.utils.geometry import rotation
+
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+FPS = 15.0
+
+
+def frames(
+    clip: Clip, seed: int, fps: float = FPS, mount: Callable[[CameraPose], CameraPose] | None = None
+) -> Iterator[RgbdFrame]:
+    """Yield the frames of the simulated camera before which the bodies of a clip move, with sensor noise and `up`.
+
+    The camera looks down as the one that recorded the clip. The seed determines room and noise; `mount` returns another
+    pose of the camera from that one.
+    """
+    pitch = np.radians(gravity.angles_from_up(clip.streams.get("up", np.array(gravity.LEVEL)))[1])
+    clip = clip.leveled()
+
+    def pose(level: CameraPose) -> CameraPose:
+        recorded = CameraPose(level.height, level.pitch + pitch)
+        return recorded if mount is None else mount(recorded)
+
+    recording = from_joints(clip.name, clip.stamps_ns, clip.bodies)
+    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
+    noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
+    for number in range(max(1, int(scene.duration * fps))):
+        shown = scene.at(number / fps).rendering
+        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+        yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
+
+
+WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
+"""Height that a pitched camera looks at, and the least height of a camera."""
+
+LONGEST_S = 12.0
+"""Of longer clips only so much is rendered."""
+
+PITCH_DEG, TURN_DEG = 35.0, 30.0
+"""Largest pitch of varied cameras, and how far around the person they stand."""
+
+
+def aimed(clip: Clip, roll: float, pitch: float, recorded: CameraPose) -> CameraPose:
+    """Return a camera with this roll, and, unless the pitch is 0, with this pitch and aimed at the person of the clip.
+
+    It is as far from the waist as `recorded`, the clip's own camera, and at least `MIN_HEIGHT_M` above the floor.
+    Angles in radians.
+    """
+    if not pitch:
+        return CameraPose(recorded.height, recorded.pitch, roll)
+    distance = float(np.nanmedian(clip.leveled().bodies[0, :, 0, 2]))
+    height = max(MIN_HEIGHT_M, WAIST_M + distance * math.sin(pitch))
+    return CameraPose(height, pitch, roll, distance * (1.0 - math.cos(pitch)))
+
+
+def _turned(clip: Clip, angle: float) -> Clip:
+    """Return a leveled clip whose people are turned by `angle` (radians) about the vertical through their middle."""
+    clip = clip.leveled()
+    middle = np.nanmedian(clip.bodies[:, :, 0], axis=(0, 1)) * np.array([1.0, 0.0, 1.0])
+    bodies = (clip.bodies - middle) @ rotation(1, angle).T + middle
+    return replace(clip, bodies=bodies.astype(np.float32))
+
+
+def estimate(
+    clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True, **options: Any
+) -> Clip | None:
+    """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
+
+    The seed determines room and noise. The clip holds `up` of its camera, which is the recording's; or, if `varied`, a
+    camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`. Without
+    `has_depth`, the estimator gets the color image alone. `options` are fields of `BodyPerceptionConfig`.
+    """
+    mount = None
+    if varied:
+        rng = np.random.default_rng((seed, 44))
+        clip = _turned(clip, math.radians(rng.uniform(-TURN_DEG, TURN_DEG)))
+        pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
+        mount = partial(aimed, clip, 0.0, pitch)
+    found: dict[int, np.ndarray] = {}
+    with contextlib.closing(BodyPerception(**options)) as perception:
+        for frame in frames(clip, seed, fps, mount):
+            if bodies := perception.process(frame if has_depth else replace(frame, depth=None)):
+                found[frame.stamp_ns] = bodies[0].positions
+    if not found or len(found) < 0.5 * (frame.stamp_ns * fps / NANOSECONDS + 1):
+        return None
+    assert frame.up is not None, "the simulated camera has it"
+    stamps, joints = np.array(list(found), np.int64), np.stack(list(found.values()))[None]
+    return Clip(clip.name, clip.label, stamps, joints, {"up": frame.up})
+
+
+HAND_M, FOREARM_M = 0.5, 0.4
+"""Distance of the camera from a hand, and length of its forearm."""
+
+HAND_MOUNTINGS = tuple((15.0 * number if number % 2 else 0.0, 3.0 * number - 34.5) for number in range(24))
+"""Roll and pitch (degrees) of the varied cameras before which hands of training clips are rendered, in turn."""
+
+
+@lru_cache(len(HAND_MOUNTINGS))
+def _hand_room(camera: CameraPose) -> Background:
+    return render_room(furnished_room(3.0), INTRINSICS, camera.rotation, camera.position)
+
+
+def hand_frames(clip: Clip, roll: float, pitch: float, fps: float = 0.0) -> Iterator[RgbdFrame]:
+    """Yield the frames of a camera with this roll and pitch (radians), on whose axis a right hand (`hand_22`) moves.
+
+    If `fps` is not 0, only frames of about this rate are rendered.
+    """
+    camera = CameraPose(1.2, pitch, roll)
+    background = _hand_room(camera)
+    known = np.flatnonzero(np.isfinite(clip.bodies[0]).all(axis=(1, 2)))
+    if fps and len(known) > 1:
+        known = known[:: max(1, round(NANOSECONDS / fps / float(np.median(np.diff(clip.stamps_ns[known])))))]
+    joints = clip.bodies[0, known].astype(np.float64)
+    middle = (joints.min(axis=(0, 1)) + joints.max(axis=(0, 1))) / 2
+    joints = (joints - middle) @ camera.rotation + np.array([0.0, 0.0, HAND_M])
+    fingers = joints[:, HAND_22.index["middle_base"]] - joints[:, HAND_22.index["wrist"]]
+    length = float(np.median(np.linalg.norm(fingers, axis=1))) / PALM_SHARE
+    appearance = Appearance(stature=Appearance().stature * length / Appearance().hand_length)
+    shapes = hand_shapes(appearance, FOREARM_M)
+    renderer = Renderer(INTRINSICS, atlas((appearance.face,)), camera.up)
+    noise = SensorNoise(SENSORS["stereo"], INTRINSICS, len(clip.name))  # others do not see that near
+    for number, hand, along in zip(known.tolist(), joints, unit(fingers), strict=True):
+        forearm = FOREARM_M * unit(0.4 * camera.rotation[2] - 0.7 * camera.up - 0.6 * along)  # down and away
+        shown = renderer.render(place_shapes(shapes, *recorded_hand_frames(hand, length, forearm), 0), background)
+        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+        yield RgbdFrame(int(clip.stamps_ns[number]), color, depth, INTRINSICS, up=camera.up)
+
+
+def estimate_hand(
+    clip: Clip, roll: float, pitch: float, leveled: bool = True, fps: float = 0.0, **options: Any
+) -> Clip | None:
+    """Render the hand of a clip as `hand_frames`, and estimate it again as [1, T, 22, 3]; None without two frames.
+
+    The estimator and the clip get `up` of the camera if `leveled`. `options` are fields of `HandPerceptionConfig`.
+    """
+    found: dict[int, np.ndarray] = {}
+    with contextlib.closing(HandPerception(**options)) as perception:
+        for frame in hand_frames(clip, roll, pitch, fps):
+            for hand in perception.process(frame if leveled else replace(frame, up=None), [])[:1]:
+                found[frame.stamp_ns] = convert(hand.positions, hand.scores, hand.layout, HAND_22.name)[0]
+    if len(found) < 2:
+        return None
+    streams = {"up": CameraPose(0.0, pitch, roll).up} if leveled else {}
+    return Clip(clip.name, clip.label, np.array(list(found), np.int64), np.stack(list(found.values()))[None], streams)
+
+
+PART = 32
+"""Clips of one file of an unfinished rendering."""
+
+
+def estimate_all(
+    parts: Sequence[ClipDataset],
+    every: int,
+    fps: float,
+    workers: int,
+    varied: bool = False,
+    has_depth: bool = True,
+    cpu_precision: str = "fp32",
+    unfinished: Path | None = None,
+    quiet: bool = False,
+) -> tuple[list[Clip], list[str]]:
+    """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
+
+    `varied` and `has_depth` as for `estimate`; for varied hands, the cameras of `HAND_MOUNTINGS` in turn.
+    `cpu_precision` as in `NetworkConfig`. The folder `unfinished` keeps the clips for a later call with the same
+    arguments, which goes on after them; the caller deletes it.
+
+    Raises:
+        ConfigError: The clips show neither bodies nor right hands.
+        InputError: The folder holds something else, or is damaged.
+        DeviceError: The folder cannot be written.
+    """
+    if (layout := parts[0].layout) not in (CANONICAL, HAND_22.name):
+        raise ConfigError(f"only {CANONICAL} and {HAND_22.name} can be rendered, but these clips hold {layout}")
+    chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
+    options = fps, varied, has_depth, cpu_precision
+    results = []
+    if unfinished is not None:
+        clips_of = [(clips.names[index], int(clips.labels[index])) for clips, index in chosen]
+        key = hashlib.sha256(json.dumps([__version__, layout, options, clips_of]).encode()).hexdigest()
+        results = _resume(unfinished, key, layout)
+    rest = list(enumerate(chosen))[len(results) :]
+    tasks = ((_loaded(clips[index]), seed, *options) for seed, (clips, index) in rest)
+    progress = tqdm(total=len(chosen), initial=len(results), unit="clip", disable=quiet)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool, progress:
+        for result in pool.imap(_task, tasks):
+            results.append(result)
+            progress.update()
+            if unfinished is not None and len(results) % PART == 0:
+                _keep(unfinished, len(results) - PART, results[-PART:])
+    skipped = [f"{clips.names[index]} skipped: {result}" for (clips, index), result in zip(chosen, results, strict=True)
+               if isinstance(result, str)]  # fmt: skip
+    return [result for result in results if isinstance(result, Clip)], skipped
+
+
+def _resume(folder: Path, key: str, layout: str) -> list[Clip | str]:
+    """Return what an unfinished rendering with this key left in a folder; else make the folder, or empty it."""
+    mark = folder / "key"
+    if not mark.is_file() or mark.read_text() != key:
+        if folder.exists() and not mark.is_file():
+            raise InputError(f"'{folder}' is no unfinished rendering; move it, or choose another --out")
+        shutil.rmtree(folder, ignore_errors=True)
+        write_file(mark, key.encode())
+    results: list[Clip | str] = []
+    while (reasons := folder / f"{len(results)}.json").is_file():
+        skipped = json.loads(reasons.read_text())
+        clips = iter(read(reasons.with_suffix(".npz"), layout) if len(skipped) < PART else [])
+        results += [skipped[str(place)] if str(place) in skipped else next(clips) for place in range(PART)]
+    return results
+
+
+def _keep(folder: Path, first: int, results: Sequence[Clip | str]) -> None:
+    """Write one part: its clips, then the reasons for those that are skipped, which make it complete."""
+    if clips := [result for result in results if isinstance(result, Clip)]:
+        file = io.BytesIO()
+        write(file, clips)
+        write_file(folder / f"{first}.npz", file.getvalue())
+    skipped = {place: result for place, result in enumerate(results) if isinstance(result, str)}
+    write_file(folder / f"{first}.json", json.dumps(skipped).encode())
+
+
+def _loaded(clip: Clip) -> Clip:
+    """Return the skeletons of a clip, at most `LONGEST_S` of them, and `up` of its camera, to send to a process."""
+    streams = {"up": np.array(clip.streams["up"])} if "up" in clip.streams else {}
+    stamps = np.array(clip.stamps_ns)
+    short = stamps - stamps[0] <= LONGEST_S * NANOSECONDS
+    return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
+
+
+def _task(arguments: tuple[Clip, int, float, bool, bool, str]) -> Clip | str:
+    """Return one clip in a worker process, or the reason for skipping it."""
+    clip, seed, fps, varied, has_depth, cpu_precision = arguments
+    options: dict[str, Any] = {"cpu_precision": cpu_precision}
+    try:
+        if clip.bodies.shape[2] == len(HAND_22):
+            roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
+            return estimate_hand(clip, roll, pitch, fps=fps, **options) or "its hand is found in less than two frames"
+        return estimate(clip, seed, fps, varied, has_depth, **options) or "half of its frames have no body"
+    except ActrecError as error:
+        return str(error)
+
+
+def write(file: Path | BinaryIO, clips: Sequence[Clip]) -> None:
+    """Write clips as one .npz."""
+    np.savez_compressed(
+        file,
+        bodies=np.concatenate([clip.bodies[0] for clip in clips]),
+        length=np.array([len(clip.stamps_ns) for clip in clips]),
+        stamps_ns=np.concatenate([clip.stamps_ns for clip in clips]),
+        label=np.array([clip.label for clip in clips]),
+        name=np.array([clip.name for clip in clips]),
+        up=np.stack([clip.streams.get("up", gravity.LEVEL) for clip in clips]).astype(np.float32),
+    )
+
+
+def read(path: Path, layout: str = CANONICAL) -> list[Clip]:
+    """Read the clips written by `write`, of this joint layout; raise DeviceError or InputError like `load_npz`."""
+    arrays = load_npz(path, ("bodies", "length", "stamps_ns", "label", "name", "up"))
+    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (len(LAYOUTS[layout]), 3):
+        raise InputError(f"'{path}' is no file of rendered clips; make it with actrec prepare --render-every")
+    cuts = np.cumsum(arrays["length"])[:-1]
+    parts = np.split(arrays["stamps_ns"], cuts), np.split(arrays["bodies"], cuts)
+    rows = zip(arrays["name"], arrays["label"], *parts, arrays["up"], strict=True)
+    return [Clip(str(name), int(label), stamps, bodies[None], {"up": up}) for name, label, stamps, bodies, up in rows]
+
+
+RENDERED = "rendered"
+"""Name of the set of rendered clips (`Sampling.balance_by`)."""
+
+
+def add(clips: ClipDataset, path: Path) -> ClipDataset:
+    """Return clips and the rendered ones of the same names in a file; these have the original's subject.
+
+    Rendered clips of others, as the test part's, are ignored.
+    """
+    rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
+    entries = {name: Entry(name, label, meta) for name, label, meta in rows}
+    found = [clip for clip in read(path, clips.layout) if clip.name in entries]
+    more = [replace(clip, label=entries[clip.name].label) for clip in found]
+    both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
+    both.scene_flow = clips.scene_flow
+    own = [entries[clip.name] for clip in more]
+    both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]
+    return both
