@@ -47,8 +47,9 @@ DATASETS = Registry(
 READ_AT_MOST = 5000
 """Largest part that is read to find duplicates; a larger one is searched only in a prepared store."""
 
-FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17", "everyday": "."}
-"""Name of the shared folder of datasets that use the same files; `everyday` merges folders below the data root."""
+FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17", "everyday": ".",
+            "rendered_everyday": "."}  # fmt: skip
+"""Name of the shared folder of datasets that use the same files; the last two merge folders below the data root."""
 
 PARTS = ("train", "test")
 RESERVED = ("name", "root", "split", "part")

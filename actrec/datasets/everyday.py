@@ -113,7 +113,7 @@ class Everyday(Source):
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
-        self.config = config.build(EverydayConfig, options)
+        self.config = self.configured(options)
         if unknown := sorted(set(map(str, self.config.sets)) - {*SETS, *FINAL_SETS}):
             raise ConfigError(f"everyday has no set {unknown[0]}; known: {', '.join((*SETS, *FINAL_SETS))}")
         if self.config.classes == "shown":
@@ -122,9 +122,14 @@ class Everyday(Source):
         self._spans: dict[str, tuple[int, int]] = {}
 
     @classmethod
+    def configured(cls, options: Mapping[str, Any]) -> EverydayConfig:
+        """Return the options, checked."""
+        return config.build(EverydayConfig, dict(options))
+
+    @classmethod
     def license_of(cls, options: Mapping[str, Any]) -> str:
         """Return the licenses of the sets that option `sets` names; research use if it names none."""
-        chosen = config.build(EverydayConfig, dict(options))
+        chosen = cls.configured(options)
         if not chosen.sets:
             return cls.license
         names = [*map(str, chosen.sets), *([ACTED] if chosen.acted else [])]

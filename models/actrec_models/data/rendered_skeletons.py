@@ -2,7 +2,8 @@
 
 A network trained only on a Kinect's joints has not learned the errors of an estimator: exchanged sides, wrong occluded
 limbs, other proportions. `actrec prepare --render-every` renders recorded skeletons and estimates them as in the live
-graph; a recipe's `rendered` adds these clips.
+graph; a recipe's `rendered` adds these clips. The dataset `rendered_everyday` also has their color and depth,
+from which `actrec prepare --estimate` makes hands, face and scene flow.
 """
 
 import contextlib
@@ -12,28 +13,31 @@ import json
 import math
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
 from actrec import __version__
 from actrec.datasets.base import Clip, ClipDataset, Entry
+from actrec.datasets.everyday import Everyday, EverydayConfig
 from actrec.perception.pipeline import BodyPerception, HandPerception
 from actrec.simulation.actor import PALM_SHARE, recorded_hand_frames, unit
 from actrec.simulation.appearance import Appearance, atlas, hand_shapes
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.renderer import Background, Renderer, furnished_room, place_shapes, render_room
-from actrec.simulation.scene import CameraPose, scene_from_scripts
+from actrec.simulation.scene import CameraPose, Scene, scene_from_scripts
 from actrec.simulation.script import scripts_from_recording
-from actrec.skeleton.layouts import CANONICAL, HAND_22, LAYOUTS, convert
+from actrec.skeleton.layouts import CANONICAL, HAND_22, KINECT_V2_25, LAYOUTS, convert
 from actrec.skeleton.sequence import from_joints, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.utils import gravity
+from actrec.utils import config, gravity
+from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 from actrec.utils.folders import write_file
 from actrec.utils.geometry import rotation
@@ -42,13 +46,10 @@ INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 FPS = 15.0
 
 
-def frames(
-    clip: Clip, seed: int, fps: float = FPS, mount: Callable[[CameraPose], CameraPose] | None = None
-) -> Iterator[RgbdFrame]:
-    """Yield the frames of the simulated camera before which the bodies of a clip move, with sensor noise and `up`.
+def staged(clip: Clip, seed: int, mount: Callable[[CameraPose], CameraPose] | None = None) -> Scene:
+    """Return the scene in which the bodies of a clip move the actor before a camera that looks down as the clip's own.
 
-    The camera looks down as the one that recorded the clip. The seed determines room and noise; `mount` returns another
-    pose of the camera from that one.
+    The seed determines the room; `mount` returns another pose of the camera from that one.
     """
     pitch = np.radians(gravity.angles_from_up(clip.streams.get("up", np.array(gravity.LEVEL)))[1])
     clip = clip.leveled()
@@ -58,12 +59,22 @@ def frames(
         return recorded if mount is None else mount(recorded)
 
     recording = from_joints(clip.name, clip.stamps_ns, clip.bodies)
-    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
-    noise = SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
-    for number in range(max(1, int(scene.duration * fps))):
-        shown = scene.at(number / fps).rendering
+    return scene_from_scripts(INTRINSICS, scripts_from_recording(recording), clip.name, seed=seed, mount=pose)
+
+
+def _times(scene: Scene, fps: float) -> list[float]:
+    return [number / fps for number in range(max(1, int(scene.duration * fps)))]
+
+
+def frames(
+    clip: Clip, seed: int, fps: float = FPS, mount: Callable[[CameraPose], CameraPose] | None = None
+) -> Iterator[RgbdFrame]:
+    """Yield the frames of a staged clip with sensor noise, of this seed too, and `up`."""
+    scene, noise = staged(clip, seed, mount), SensorNoise(SENSORS["structured_light"], INTRINSICS, seed)
+    for number, time in enumerate(_times(scene, fps)):
+        shown = scene.at(time).rendering
         color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
+        yield RgbdFrame(round(time * NANOSECONDS), color, depth, INTRINSICS, up=scene.camera.up)
 
 
 WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
@@ -97,21 +108,27 @@ def _turned(clip: Clip, angle: float) -> Clip:
     return replace(clip, bodies=bodies.astype(np.float32))
 
 
+def varied_camera(clip: Clip, seed: int) -> tuple[Clip, Callable[[CameraPose], CameraPose]]:
+    """Return a clip and the mounting of a camera that stands within `TURN_DEG` around the person.
+
+    For two seeds in three it is pitched by up to `PITCH_DEG`.
+    """
+    rng = np.random.default_rng((seed, 44))
+    clip = _turned(clip, math.radians(rng.uniform(-TURN_DEG, TURN_DEG)))
+    pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
+    return clip, partial(aimed, clip, 0.0, pitch)
+
+
 def estimate(
     clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True, **options: Any
 ) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
-    The seed determines room and noise. The clip holds `up` of its camera, which is the recording's; or, if `varied`, a
-    camera within `TURN_DEG` around the person, and for two clips in three pitched by up to `PITCH_DEG`. Without
-    `has_depth`, the estimator gets the color image alone. `options` are fields of `BodyPerceptionConfig`.
+    The seed determines room and noise. The clip holds `up` of its camera: the recording's, or, if `varied`, a
+    `varied_camera`. Without `has_depth`, the estimator gets the color image alone. `options` are fields of
+    `BodyPerceptionConfig`.
     """
-    mount = None
-    if varied:
-        rng = np.random.default_rng((seed, 44))
-        clip = _turned(clip, math.radians(rng.uniform(-TURN_DEG, TURN_DEG)))
-        pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
-        mount = partial(aimed, clip, 0.0, pitch)
+    clip, mount = varied_camera(clip, seed) if varied else (clip, None)
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(BodyPerception(**options)) as perception:
         for frame in frames(clip, seed, fps, mount):
@@ -230,7 +247,7 @@ def estimate_all(
 
 
 def _resume(folder: Path, key: str, layout: str) -> list[Clip | str]:
-    """Return what an unfinished rendering with this key left in a folder; else make the folder, or empty it."""
+    """Return the results that an unfinished rendering with this key left in a folder; else make or empty the folder."""
     mark = folder / "key"
     if not mark.is_file() or mark.read_text() != key:
         if folder.exists() and not mark.is_file():
@@ -246,7 +263,7 @@ def _resume(folder: Path, key: str, layout: str) -> list[Clip | str]:
 
 
 def _keep(folder: Path, first: int, results: Sequence[Clip | str]) -> None:
-    """Write one part: its clips, then the reasons for those that are skipped, which make it complete."""
+    """Write one part: its clips, then the reasons for skipping others, which make it complete."""
     if clips := [result for result in results if isinstance(result, Clip)]:
         file = io.BytesIO()
         write(file, clips)
@@ -318,3 +335,74 @@ def add(clips: ClipDataset, path: Path) -> ClipDataset:
     own = [entries[clip.name] for clip in more]
     both.entries = [*entries.values(), *(replace(entry, meta={**entry.meta, "set": RENDERED}) for entry in own)]
     return both
+
+
+@dataclass(frozen=True)
+class RenderedEverydayConfig(EverydayConfig):
+    """Options of the merged dataset, and how it is rendered."""
+
+    every: int = setting(1, "only every n-th item of each class, counted from the first", range=(1, 10_000))
+    cameras: str = setting("varied", "as the recording's, or around the person, looking up and down as well",
+                           choices=("recorded", "varied"))  # fmt: skip
+    fps: float = setting(FPS, "frames a second", unit="Hz", range=(2, 120))
+
+
+class RenderedEveryday(Everyday):
+    """The merged dataset `everyday` with color and depth: its skeletons move the simulated actor.
+
+    `actrec prepare --estimate` finds bodies, hands, face and flow in the images. Of longer clips, `LONGEST_S` is
+    rendered. The options are fields of `RenderedEverydayConfig`.
+    """
+
+    config: RenderedEverydayConfig
+    caveat: ClassVar = f"{Everyday.caveat}; recorded movements of people, rendered by the simulated camera"
+
+    @classmethod
+    def configured(cls, options: Mapping[str, Any]) -> RenderedEverydayConfig:
+        """Return the options, checked."""
+        return config.build(RenderedEverydayConfig, dict(options))
+
+    def entries(self) -> list[Entry]:
+        """Return every n-th item of each class."""
+        return self._chosen(super().entries())
+
+    def unknown_entries(self) -> list[Entry]:
+        """Return every n-th item that shows none of the classes."""
+        return self._chosen(super().unknown_entries())
+
+    def _chosen(self, entries: Sequence[Entry]) -> list[Entry]:
+        counts: Counter[int] = Counter()
+        chosen = []
+        for entry in entries:
+            if counts[entry.label] % self.config.every == 0:
+                chosen.append(entry)
+            counts[entry.label] += 1
+        return chosen
+
+    def _directed(self, entry: Entry) -> tuple[Clip, int, Callable[[CameraPose], CameraPose] | None]:
+        """Return the recorded clip, the seed of room and camera, and the mounting of the camera."""
+        seed = int.from_bytes(hashlib.sha256(entry.name.encode()).digest()[:4], "big")
+        clip, mount = _loaded(super().read(entry)), None
+        if self.config.cameras == "varied":
+            clip, mount = varied_camera(clip, seed)
+        return clip, seed, mount
+
+    def read(self, entry: Entry) -> Clip:
+        """Return the clip of an item with the exact joints [M, T, 25, 3], including occluded ones."""
+        clip, seed, mount = self._directed(entry)
+        scene = staged(clip, seed, mount)
+        times = _times(scene, self.config.fps)
+        absent = np.full((len(KINECT_V2_25), 3), np.nan, np.float32)
+        poses = [[actor.pose(time) for time in times] for actor in scene.actors]
+        bodies = np.array([[absent if pose is None else pose.joints for pose in way] for way in poses], np.float32)
+        stamps = np.array([round(time * NANOSECONDS) for time in times], np.int64)
+        return Clip(entry.name, entry.label, stamps, bodies, {"up": scene.camera.up})
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """Yield the rendered frames of an item, with sensor noise."""
+        clip, seed, mount = self._directed(entry)
+        return frames(clip, seed, self.config.fps, mount)
+
+    def with_options(self, digest: str) -> str:
+        """Return a digest of `digest`, the options and the version, which renders."""
+        return super().with_options(f"{digest} {__version__}")

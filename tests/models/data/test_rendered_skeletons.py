@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -188,3 +189,35 @@ def test_scene_of_a_turned_camera_shows_the_same_motion(data_root):
         joints @ scene.camera.rotation.T + scene.camera.position for joints, scene in ((first, still), (second, turned))
     ]
     np.testing.assert_allclose(in_room[0], in_room[1], atol=1e-5)
+
+
+def test_rendered_everyday_shows_every_nth_clip_of_everyday_with_its_exact_joints(data_root):
+    options = {"sets": ["utd_mhad"], "classes": "shown"}
+    every = datasets.source("everyday", data_root, **options)
+    source = pickle.loads(pickle.dumps(datasets.source("rendered_everyday", data_root, **options, every=20)))
+    entries = source.entries()
+    assert [entry for entry in every.entries() if entry.label == 3][::20] == [e for e in entries if e.label == 3]
+    entry = next(entry for entry in entries if source.classes[entry.label] == "throw")
+    exact, recorded = source.read(entry), every.read(entry)
+    shown = list(source.frames(entry))
+    assert [frame.stamp_ns for frame in shown] == exact.stamps_ns.tolist()
+    assert abs(exact.stamps_ns[-1] - np.ptp(recorded.stamps_ns)) < 2e8 and exact.label == entry.label
+    errors = []
+    with contextlib.closing(BodyPerception()) as perception:
+        for frame, truth in zip(shown, exact.bodies[0], strict=True):
+            errors += [np.linalg.norm(body.positions - truth, axis=1) for body in perception.process(frame)]
+    assert len(errors) > 0.8 * len(shown) and np.nanmedian(errors) < 0.08
+
+
+def test_rendered_everyday_has_the_license_and_parts_of_everyday_and_its_own_fingerprint(data_root):
+    options = {"sets": ["kard"], "classes": "shown"}
+    every = datasets.source("everyday", data_root, **options)
+    source = datasets.source("rendered_everyday", data_root, **options, every=50)
+    entries = source.entries()
+    assert source.license_of({**options, "every": 50}) == every.license_of(options)
+    assert [source.part(entry, "own") for entry in entries] == [every.part(entry, "own") for entry in entries]
+    level = datasets.source("rendered_everyday", data_root, **options, every=50, cameras="recorded")
+    prints = {each.fingerprint(entries) for each in (every, source, level)}
+    assert len(prints) == 3
+    with pytest.raises(ConfigError, match="every"):
+        datasets.source("rendered_everyday", data_root, every=0)
