@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "simulated camera, and every N-th unknown one, estimate its bodies or hands again and write them to --out "
         "FILE.npz (`rendered` of a recipe)")  # fmt: skip
     add("--render-split", default="", metavar="NAME", help="split of that training part (default: the dataset's first)")
-    add("--render-cameras", choices=("recorded", "varied"), default="recorded", help="of the rendering: as the "
-        "recording's, or around the person (before a hand: rolled), looking up and down as well "
+    add("--render-cameras", choices=("recorded", "varied", "pitched"), default="recorded", help="of the rendering: as "
+        "the recording's, or around the person (before a hand: rolled), some or all looking up or down "
         "(default: %(default)s)")  # fmt: skip
     add("--check", action="store_true", help="only verify every checksum of the store")
     add("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
@@ -135,7 +135,7 @@ def _render(args: argparse.Namespace, data: Any) -> int:
     parts = [create(args.dataset, root, split=args.render_split, part="train", **options)
              for create in (data.create, data.create_unknown)]  # fmt: skip
     unfinished = args.out.with_name(f"{args.out.name}.unfinished")
-    how = {"varied": args.render_cameras == "varied", "unfinished": unfinished, "quiet": args.quiet}
+    how = {"cameras": args.render_cameras, "unfinished": unfinished, "quiet": args.quiet}
     found, skipped = rendered.estimate_all(parts, args.render_every, rendered.FPS, max(args.workers, 1), **how)
     for line in skipped:
         print(line, file=sys.stderr)

@@ -83,8 +83,11 @@ WAIST_M, MIN_HEIGHT_M = 0.9, 0.15
 LONGEST_S = 12.0
 """Of longer clips only so much is rendered."""
 
-PITCH_DEG, TURN_DEG = 35.0, 30.0
-"""Largest pitch of varied cameras, and how far around the person they stand."""
+CAMERAS = ("recorded", "varied", "pitched")
+"""Cameras of rendered clips: as the recording's; within `TURN_DEG` around the person and for two seeds in three pitched
+by up to `PITCH_DEG`; or always pitched by at least `LEAST_PITCH_DEG`."""
+
+PITCH_DEG, LEAST_PITCH_DEG, TURN_DEG = 35.0, 20.0, 30.0
 
 
 def aimed(clip: Clip, roll: float, pitch: float, recorded: CameraPose) -> CameraPose:
@@ -108,27 +111,28 @@ def _turned(clip: Clip, angle: float) -> Clip:
     return replace(clip, bodies=bodies.astype(np.float32))
 
 
-def varied_camera(clip: Clip, seed: int) -> tuple[Clip, Callable[[CameraPose], CameraPose]]:
-    """Return a clip and the mounting of a camera that stands within `TURN_DEG` around the person.
-
-    For two seeds in three it is pitched by up to `PITCH_DEG`.
-    """
+def camera(clip: Clip, seed: int, kind: str) -> tuple[Clip, Callable[[CameraPose], CameraPose] | None]:
+    """Return a clip and the mounting of one of the `CAMERAS` before it, None for the recording's own."""
+    if kind == "recorded":
+        return clip, None
     rng = np.random.default_rng((seed, 44))
     clip = _turned(clip, math.radians(rng.uniform(-TURN_DEG, TURN_DEG)))
-    pitch = math.radians(rng.uniform(-PITCH_DEG, PITCH_DEG)) * (rng.random() < 2 / 3)
-    return clip, partial(aimed, clip, 0.0, pitch)
+    pitch = rng.uniform(-PITCH_DEG, PITCH_DEG) * (rng.random() < 2 / 3)
+    if kind == "pitched":
+        pitch = rng.uniform(LEAST_PITCH_DEG, PITCH_DEG) * rng.choice((-1.0, 1.0))
+    return clip, partial(aimed, clip, 0.0, math.radians(pitch))
 
 
 def estimate(
-    clip: Clip, seed: int, fps: float = FPS, varied: bool = False, has_depth: bool = True, **options: Any
+    clip: Clip, seed: int, fps: float = FPS, cameras: str = "recorded", has_depth: bool = True, **options: Any
 ) -> Clip | None:
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
-    The seed determines room and noise. The clip holds `up` of its camera: the recording's, or, if `varied`, a
-    `varied_camera`. Without `has_depth`, the estimator gets the color image alone. `options` are fields of
+    The seed determines room and noise. `cameras` is one of `CAMERAS`; the clip holds `up` of its camera. Without
+    `has_depth`, the estimator gets the color image alone. `options` are fields of
     `BodyPerceptionConfig`.
     """
-    clip, mount = varied_camera(clip, seed) if varied else (clip, None)
+    clip, mount = camera(clip, seed, cameras)
     found: dict[int, np.ndarray] = {}
     with contextlib.closing(BodyPerception(**options)) as perception:
         for frame in frames(clip, seed, fps, mount):
@@ -145,7 +149,7 @@ HAND_M, FOREARM_M = 0.5, 0.4
 """Distance of the camera from a hand, and length of its forearm."""
 
 HAND_MOUNTINGS = tuple((15.0 * number if number % 2 else 0.0, 3.0 * number - 34.5) for number in range(24))
-"""Roll and pitch (degrees) of the varied cameras before which hands of training clips are rendered, in turn."""
+"""Roll and pitch (degrees) of the cameras, but recorded ones, before which hands of training clips move, in turn."""
 
 
 @lru_cache(len(HAND_MOUNTINGS))
@@ -206,7 +210,7 @@ def estimate_all(
     every: int,
     fps: float,
     workers: int,
-    varied: bool = False,
+    cameras: str = "recorded",
     has_depth: bool = True,
     cpu_precision: str = "fp32",
     unfinished: Path | None = None,
@@ -214,7 +218,7 @@ def estimate_all(
 ) -> tuple[list[Clip], list[str]]:
     """Render and estimate every n-th clip of each part in several processes; return them, and why others are skipped.
 
-    `varied` and `has_depth` as for `estimate`; for varied hands, the cameras of `HAND_MOUNTINGS` in turn.
+    `cameras` and `has_depth` as for `estimate`; hands have the cameras of `HAND_MOUNTINGS` unless recorded.
     `cpu_precision` as in `NetworkConfig`. The folder `unfinished` keeps the clips for a later call with the same
     arguments, which goes on after them; the caller deletes it.
 
@@ -226,7 +230,7 @@ def estimate_all(
     if (layout := parts[0].layout) not in (CANONICAL, HAND_22.name):
         raise ConfigError(f"only {CANONICAL} and {HAND_22.name} can be rendered, but these clips hold {layout}")
     chosen = [(clips, index) for clips in parts for index in range(0, len(clips), every)]
-    options = fps, varied, has_depth, cpu_precision
+    options = fps, cameras, has_depth, cpu_precision
     results = []
     if unfinished is not None:
         clips_of = [(clips.names[index], int(clips.labels[index])) for clips, index in chosen]
@@ -280,15 +284,17 @@ def _loaded(clip: Clip) -> Clip:
     return Clip(clip.name, clip.label, stamps[short], np.array(clip.bodies)[:, short], streams)
 
 
-def _task(arguments: tuple[Clip, int, float, bool, bool, str]) -> Clip | str:
+def _task(arguments: tuple[Clip, int, float, str, bool, str]) -> Clip | str:
     """Return one clip in a worker process, or the reason for skipping it."""
-    clip, seed, fps, varied, has_depth, cpu_precision = arguments
+    clip, seed, fps, cameras, has_depth, cpu_precision = arguments
     options: dict[str, Any] = {"cpu_precision": cpu_precision}
     try:
         if clip.bodies.shape[2] == len(HAND_22):
-            roll, pitch = np.radians(HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)] if varied else (0.0, 0.0))
+            roll, pitch = np.radians(
+                (0.0, 0.0) if cameras == "recorded" else HAND_MOUNTINGS[seed % len(HAND_MOUNTINGS)]
+            )
             return estimate_hand(clip, roll, pitch, fps=fps, **options) or "its hand is found in less than two frames"
-        return estimate(clip, seed, fps, varied, has_depth, **options) or "half of its frames have no body"
+        return estimate(clip, seed, fps, cameras, has_depth, **options) or "half of its frames have no body"
     except ActrecError as error:
         return str(error)
 
@@ -342,8 +348,7 @@ class RenderedEverydayConfig(EverydayConfig):
     """Options of the merged dataset, and how it is rendered."""
 
     every: int = setting(1, "only every n-th item of each class, counted from the first", range=(1, 10_000))
-    cameras: str = setting("varied", "as the recording's, or around the person, looking up and down as well",
-                           choices=("recorded", "varied"))  # fmt: skip
+    cameras: str = setting("varied", "as of actrec prepare --render-cameras", choices=CAMERAS)
     fps: float = setting(FPS, "frames a second", unit="Hz", range=(2, 120))
 
 
@@ -382,9 +387,7 @@ class RenderedEveryday(Everyday):
     def _directed(self, entry: Entry) -> tuple[Clip, int, Callable[[CameraPose], CameraPose] | None]:
         """Return the recorded clip, the seed of room and camera, and the mounting of the camera."""
         seed = int.from_bytes(hashlib.sha256(entry.name.encode()).digest()[:4], "big")
-        clip, mount = _loaded(super().read(entry)), None
-        if self.config.cameras == "varied":
-            clip, mount = varied_camera(clip, seed)
+        clip, mount = camera(_loaded(super().read(entry)), seed, self.config.cameras)
         return clip, seed, mount
 
     def read(self, entry: Entry) -> Clip:

@@ -79,13 +79,14 @@ def test_unfinished_rendering_of_other_clips_is_not_taken(tmp_path):
 def test_varied_cameras_stand_around_the_person_and_look_up_and_down(data_root):
     clip = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")[0]
     pitches, sides = set(), []
-    for seed in (2, 3):
-        found = rendered_skeletons.estimate(clip, seed, varied=True)
+    for seed, cameras in ((2, "varied"), (3, "pitched")):
+        found = rendered_skeletons.estimate(clip, seed, cameras=cameras)
         assert found is not None
         pitches.add(round(gravity.angles_from_up(found.streams["up"])[1], 3))
         shoulders = found.leveled().bodies[0, 5, 4] - found.leveled().bodies[0, 5, 8]
         sides.append(np.arctan2(shoulders[2], shoulders[0]))
     assert len(pitches) == 2 and max(map(abs, pitches)) <= rendered_skeletons.PITCH_DEG
+    assert max(map(abs, pitches)) >= rendered_skeletons.LEAST_PITCH_DEG
     assert abs(sides[0] - sides[1]) > 0.12
 
 
