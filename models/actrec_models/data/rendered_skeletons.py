@@ -327,14 +327,14 @@ RENDERED = "rendered"
 """Name of the set of rendered clips (`Sampling.balance_by`)."""
 
 
-def add(clips: ClipDataset, path: Path) -> ClipDataset:
-    """Return clips and the rendered ones of the same names in a file; these have the original's subject.
+def add(clips: ClipDataset, files: str) -> ClipDataset:
+    """Return clips and the rendered ones of the same names in files; these have the original's subject.
 
-    Rendered clips of others, as the test part's, are ignored.
+    Rendered clips of others, as the test part's, are ignored. `files` are paths, separated by commas.
     """
     rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
     entries = {name: Entry(name, label, meta) for name, label, meta in rows}
-    found = [clip for clip in read(path, clips.layout) if clip.name in entries]
+    found = [clip for file in files.split(",") for clip in read(Path(file), clips.layout) if clip.name in entries]
     more = [replace(clip, label=entries[clip.name].label) for clip in found]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
     both.scene_flow = clips.scene_flow

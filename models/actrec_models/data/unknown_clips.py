@@ -97,7 +97,7 @@ def background(recipe: Recipe, clips: ClipDataset, data_root: str, root: str = "
     """
     own: ClipDataset = recipe.unknown_clips(data_root, "train", root)
     if recipe.rendered and len(own):
-        own = rendered_skeletons.add(own, Path(recipe.rendered))
+        own = rendered_skeletons.add(own, recipe.rendered)
     if not len(own):
         missing = missing_dataset(recipe, data_root)
         if missing or not recipe.unknown_dataset:

@@ -235,7 +235,9 @@ class Recipe:
     dataset: str = setting("nucla", "dataset, a name of actrec.datasets.DATASETS")
     split: str = setting("view", "the dataset's protocol")
     dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
-    rendered: str = setting("", "file of actrec prepare --render-every, added to the training part")
+    rendered: str = setting(
+        "", "files of actrec prepare --render-every, separated by commas, added to the training part"
+    )
     scene_flow: dict = setting(
         {}, "scene flow that the clips must have, if the network takes any: method, height (px), rate (Hz)"
     )

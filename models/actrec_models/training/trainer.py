@@ -146,7 +146,7 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
         raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
-    both = rendered_skeletons.add(clips, Path(recipe.rendered))
+    both = rendered_skeletons.add(clips, recipe.rendered)
     if len(both) == len(clips):
         raise InputError(f"'{recipe.rendered}' renders no clip of the training part of {recipe.dataset}, split "
                          f"{recipe.split}: make it with actrec prepare {recipe.dataset} --render-every")  # fmt: skip
