@@ -233,8 +233,8 @@ def estimate_all(
     options = fps, cameras, has_depth, cpu_precision
     results = []
     if unfinished is not None:
-        clips_of = [(clips.names[index], int(clips.labels[index])) for clips, index in chosen]
-        key = hashlib.sha256(json.dumps([__version__, layout, options, clips_of]).encode()).hexdigest()
+        items = [[clips.names[::every], clips.labels[::every].tolist()] for clips in parts]
+        key = hashlib.sha256(json.dumps([__version__, layout, options, items]).encode()).hexdigest()
         results = _resume(unfinished, key, layout)
     rest = list(enumerate(chosen))[len(results) :]
     tasks = ((_loaded(clips[index]), seed, *options) for seed, (clips, index) in rest)
