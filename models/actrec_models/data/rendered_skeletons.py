@@ -129,8 +129,7 @@ def estimate(
     """Render the bodies of a clip at `fps` and estimate them again as [1, T, 25, 3]; None if most frames have no body.
 
     The seed determines room and noise. `cameras` is one of `CAMERAS`; the clip holds `up` of its camera. Without
-    `has_depth`, the estimator gets the color image alone. `options` are fields of
-    `BodyPerceptionConfig`.
+    `has_depth`, the estimator gets the color image alone. `options` are fields of `BodyPerceptionConfig`.
     """
     clip, mount = camera(clip, seed, cameras)
     found: dict[int, np.ndarray] = {}
@@ -260,9 +259,14 @@ def _resume(folder: Path, key: str, layout: str) -> list[Clip | str]:
         write_file(mark, key.encode())
     results: list[Clip | str] = []
     while (reasons := folder / f"{len(results)}.json").is_file():
-        skipped = json.loads(reasons.read_text())
-        clips = iter(read(reasons.with_suffix(".npz"), layout) if len(skipped) < PART else [])
-        results += [skipped[str(place)] if str(place) in skipped else next(clips) for place in range(PART)]
+        try:
+            skipped = dict(json.loads(reasons.read_text()))
+            clips = read(reasons.with_suffix(".npz"), layout) if len(skipped) < PART else []
+            places = [str(place) for place in range(PART)]
+            part = skipped | dict(zip((place for place in places if place not in skipped), clips, strict=True))
+            results += [part[place] for place in places]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"'{reasons}' is damaged; delete '{folder}' to render all clips again") from error
     return results
 
 
@@ -334,7 +338,9 @@ def add(clips: ClipDataset, files: str) -> ClipDataset:
     """
     rows = zip(clips.names, clips.labels.tolist(), clips.metas, strict=True)
     entries = {name: Entry(name, label, meta) for name, label, meta in rows}
-    found = [clip for file in files.split(",") for clip in read(Path(file), clips.layout) if clip.name in entries]
+    found = [
+        clip for file in files.split(",") for clip in read(Path(file.strip()), clips.layout) if clip.name in entries
+    ]
     more = [replace(clip, label=entries[clip.name].label) for clip in found]
     both = ClipDataset([*(clips[index] for index in range(len(clips))), *more], clips.classes, clips.layout)
     both.scene_flow = clips.scene_flow

@@ -71,6 +71,9 @@ def test_unfinished_rendering_of_other_clips_is_not_taken(tmp_path):
     rendered_skeletons._keep(folder, 0, ["half of its frames have no body"] * rendered_skeletons.PART)
     assert len(rendered_skeletons._resume(folder, "one", "kinect_v2_25")) == rendered_skeletons.PART
     assert rendered_skeletons._resume(folder, "another", "kinect_v2_25") == []
+    (folder / "0.json").write_text('{"0": "half of')
+    with pytest.raises(InputError, match="0.json' is damaged; delete"):
+        rendered_skeletons._resume(folder, "another", "kinect_v2_25")
     (folder / "key").unlink()
     with pytest.raises(InputError, match="is no unfinished rendering"):
         rendered_skeletons._resume(folder, "one", "kinect_v2_25")
