@@ -141,7 +141,7 @@ def _without_network(outcome: Outcome, connection: Connection) -> None:
         connection.send(outcome)
         return
     _set_loopback(up=True)
-    with running(NODES, *camera_arguments(fps=15.0)) as graph:
+    with running(NODES, *camera_arguments(fps=15.0), images=True) as graph:  # by shared memory
         graph.settle(BROKEN_S / 2)
         count = len(graph.monitor.labels)
         _set_loopback(up=False)

@@ -253,13 +253,16 @@ def running(
     environment: Mapping[str, str] | None = None,
     wait: bool = True,
     kind: type[LiveGraph] = LiveGraph,
+    images: bool = False,
 ) -> Iterator[LiveGraph]:
     """Run `actrec run --processes` with these nodes and arguments, or another command; wait for the first label.
+
+    The monitor publishes and takes small messages alone, or `images`.
 
     Raises:
         DeviceError: No label came within `START_S`; the message has the end of the output.
     """
-    with tempfile.TemporaryDirectory() as folder, monitoring(nodes) as monitor:
+    with tempfile.TemporaryDirectory() as folder, monitoring(nodes, images) as monitor:
         own = list(command) or run_command(nodes, *arguments)
         graph = kind(own, tuple(nodes), monitor, Path(folder) / "log.txt", environment or {})
         try:
@@ -273,9 +276,9 @@ def running(
 
 
 @contextlib.contextmanager
-def monitoring(nodes: Sequence[str]) -> Iterator[Monitor]:
-    """Spin a monitor of these nodes."""
-    with ros([], handle_signals=False) as context, Host(context) as host:
+def monitoring(nodes: Sequence[str], images: bool = False) -> Iterator[Monitor]:
+    """Spin a monitor of these nodes, without `images` by UDP as docs/troubleshooting.md advises."""
+    with ros([], handle_signals=False, images=images) as context, Host(context) as host:
         monitor = Monitor(nodes, context=context)
         host.add(monitor)
         yield monitor

@@ -42,13 +42,13 @@ def storm(times: int, only: Sequence[str] = ()) -> list[Outcome]:
     wanted = chosen(only, MAKERS)
     everything = [*NODES, "visualization_node"]
     arguments = ["--ros-args", "-p", "statistics_period_s:=1.0", "-p", "idle_after_s:=0.0"]
-    with running(NODES, command=run_command(everything, *arguments), wait=False) as graph:
+    with running(NODES, command=run_command(everything, *arguments), wait=False, images=True) as graph:
         outcomes = _attack(graph, everything, [name for name in wanted if name != topics.SCENE_FLOW], times)
         outcomes.append(_recovery(graph))
     with tempfile.TemporaryDirectory() as folder:
         model = str(write_any(Path(folder) / "all", ALL, WINDOW).path)
         command = run_command(["recognizer_node"], "--model", model, *arguments)
-        with running(["recognizer_node"], command=command, wait=False) as graph:
+        with running(["recognizer_node"], command=command, wait=False, images=True) as graph:
             streams = (topics.HANDS, topics.FACE, topics.SCENE_FLOW, topics.SCENE_FLOW_INFO)
             taken = [*streams, topics.SCENE_FLOW_STATISTICS, topics.COLOR, topics.COLOR_INFO, topics.SKELETONS]
             named = [name for name in taken if name in wanted]

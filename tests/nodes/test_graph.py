@@ -469,7 +469,13 @@ def test_transport_each_process_gets_ports_of_its_own(monkeypatch: pytest.Monkey
         monkeypatch.setattr(random, "choice", lambda ports, port=port: port if port in ports else None)
         assert transport.prepare(environment)
         profile = Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).read_text()
-        assert f"<rtps><port><offsetd3>{port}</offsetd3></port>" in profile and "actrec_shm" in profile
+        assert f"<rtps><port><offsetd3>{port}</offsetd3></port>" in profile
+        assert profile.count("<transport_id>actrec_shm</transport_id>") == 2  # defined, and used
+    assert transport.prepare(environment, images=False)
+    profile = Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).read_text()
+    assert profile.count("<transport_id>actrec_shm</transport_id>") == 1
+    assert transport.prepare(environment), "a process that this one starts chooses for itself"
+    assert Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).read_text().count("actrec_shm") == 2
 
 
 def test_transport_profile_of_a_wheel_is_in_the_python_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,18 @@
 """Dead processes and failed nodes are started again; no process outlives a killed graph."""
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from actrec_nodes.bringup import processes, supervisor
+from actrec_nodes.bringup import processes, supervisor, transport
 from actrec_nodes.bringup.supervisor import Backoff, Supervisor
 from tests.nodes.conftest import Peer
 from tests.nodes.test_lifecycle import Config, Probe
@@ -75,6 +78,16 @@ def test_supervisor_wrong_settings_fail_the_work(supervise: Any, first: str, sta
     running, lines = supervise(first, "exit(1)")
     assert not running.wait(60)
     assert len(lines) == starts - 1
+
+
+def test_supervisor_process_that_fails_after_it_worked_is_started_again(
+    supervise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do processes that are stuck: their exit status is 1."""
+    monkeypatch.setattr(supervisor, "HEALTHY_S", 0.5)
+    running, lines = supervise("import time; time.sleep(0.6); exit(1)", "")
+    assert running.wait(60)
+    assert lines == ["node ended with status 1: starting it again in 0.01 s"]
 
 
 def test_supervisor_process_that_joins_later_and_fails_does_not_end_the_others(supervise: Any) -> None:
@@ -152,3 +165,29 @@ def test_process_whose_threads_cannot_run_is_ended_with_its_stack(seconds: float
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
     assert result.returncode == status
     assert ('File "<string>", line 5 in <module>' in result.stderr) == bool(status)
+
+
+def test_process_whose_port_is_replaced_ends_with_the_cause_to_be_started_again(peer: Peer) -> None:
+    """Fast DDS does so after a process was killed while it wrote to that port; the messages of others are then lost."""
+    command = [sys.executable, "-m", "actrec_nodes.bringup.processes", "skeleton_node"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        folder = Path(f"/proc/{process.pid}")
+
+        def locks() -> list[Path]:
+            found = []
+            for link in (folder / "fd").iterdir():
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    found.append(Path(os.readlink(link)))
+            return [path for path in found if "_port" in path.name and path.name.endswith("_el")]
+
+        try:
+            peer.wait_until(lambda: bool(locks()))
+            lock = locks()[0]
+            port = lock.with_name(lock.name.removesuffix("_el"))
+            assert transport.lost_port(folder) is None
+            port.unlink()
+            assert transport.lost_port(folder) == port.name
+            assert process.wait(60) == processes.LOST_STATUS
+            assert process.stderr is not None and f"has replaced its {port.name}" in process.stderr.read()
+        finally:
+            process.kill()

@@ -47,6 +47,7 @@ PARENT = "ACTREC_PARENT"  # environment variable: the process with whose end thi
 WATCHED = "ACTREC_WATCHED"  # environment variable: comma-separated nodes whose health this process reports to systemd
 ORPHAN_S = 2.0  # time to close the camera and the nodes after that process has ended
 EXIT_S = 8.0  # time for a process to end: `ros2 launch` kills it after 10 s
+LOST_STATUS = 75  # exit status of a process that others no longer reach, a temporary failure: it is started again
 STUCK_S = 3.0  # a process none of whose threads ran for this long is stuck: no library keeps Python's lock so long
 FIRST_RETRY_S = 1.0  # pause after the first failed start of a node; doubled from one to the next
 
@@ -57,19 +58,22 @@ _ANSWER_S = 1.0
 
 @contextlib.contextmanager
 def ros(
-    args: Sequence[str] | None = None, handle_signals: bool = True, stopped: threading.Event | None = None
+    args: Sequence[str] | None = None,
+    handle_signals: bool = True,
+    stopped: threading.Event | None = None,
+    images: bool = True,
 ) -> Iterator[Context]:
     """Initialize ROS for this process, with the part of a command line after `--ros-args` and our image transport.
 
     rclpy's signal handlers are disabled: they invalidate publishers before a node can publish its last message. The
     first SIGINT or SIGTERM raises KeyboardInterrupt, or the caller handles signals. So does one before, which has set
-    `stopped`.
+    `stopped`. `images` is whether the process publishes or takes images (`transport.prepare`).
 
     Raises:
         ConfigError: ROS cannot read the command line or a parameter file in it.
         DeviceError: No folder for logs can be written.
     """
-    transport.prepare()
+    transport.prepare(images=images)
     # OpenCV's other threads wait actively for their share of each small operation, so they take a processor from nodes.
     cv2.setNumThreads(1)
     if warning := folders.prepare_ros_logs():
@@ -443,11 +447,16 @@ def _run(node: ActrecNode[Any], files: Sequence[str], host: Host) -> int:
         if missing := wait_until_active(node, node.start_after, READY_S):
             node.warn(f"{missing} is not active after {READY_S:g} s: starting without it")
 
-    if node.autostart and host.start(wait=wait_for_others) is not None:
-        return 1
-    watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
-    with ending_if_stuck(), GraphHealth(node, watched) if watched else contextlib.nullcontext():
-        host.wait()
+    def end(port: str) -> None:
+        node.get_logger().error(f"{transport.LOST.format(port=port)}; it ends, to be started again")
+        node.finish(LOST_STATUS)
+
+    with transport.reached(end):
+        if node.autostart and host.start(wait=wait_for_others) is not None:
+            return 1
+        watched = list(filter(None, os.environ.get(WATCHED, "").split(",")))
+        with ending_if_stuck(), GraphHealth(node, watched) if watched else contextlib.nullcontext():
+            host.wait()
     return node.exit_status or 0
 
 

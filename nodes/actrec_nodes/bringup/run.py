@@ -143,9 +143,10 @@ def run_graph(chosen: Plan, watch: Any = None, stopped: threading.Event | None =
     """
     end_with_parent()
     transport.remove_orphans()
+    images = not chosen.processes or chosen.on_images is not None
     with (
         ending_within(END_S) as begin_end,
-        ros(["--ros-args", *chosen.ros_args], stopped=stopped) as context,
+        ros(["--ros-args", *chosen.ros_args], stopped=stopped, images=images) as context,
         Host(context) as host,
     ):
         try:

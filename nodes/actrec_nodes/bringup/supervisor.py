@@ -57,8 +57,8 @@ class Supervisor:
     """Runs processes by name, each followed by a thread, until the work of one is done.
 
     A process that dies by a signal, or with another status than `OWN_END`, is started again. The work is done when a
-    process ends with status 0. A process that ends with status 1 or 2 at its first start fails the work; one that was
-    started again does so after `ATTEMPTS`.
+    process ends with status 0. A process that ends with status 1 or 2 within `HEALTHY_S` of its first start fails the
+    work; one that was started again does so after `ATTEMPTS`.
 
     Args:
         command: Returns the command line of a process: its name, and whether it is started again.
@@ -144,7 +144,8 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             failures = failures + 1 if status in OWN_END and lived_s < HEALTHY_S else 0
-            if status in OWN_END and (status == 0 or first or failures >= ATTEMPTS):
+            is_start = first and lived_s < HEALTHY_S
+            if status in OWN_END and (status == 0 or is_start or failures >= ATTEMPTS):
                 if status == 0 or required:
                     self._failed = status != 0
                     self._over.set()

@@ -4,13 +4,15 @@
 """
 
 import array
+import contextlib
 import fcntl
 import multiprocessing
 import os
 import random
 import statistics
+import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from concurrent import futures
 from fnmatch import fnmatch
 from pathlib import Path
@@ -41,6 +43,11 @@ USER_PORTS = range(71, 191, 2)
 
 COPIES = "fastdds"  # folder of temporary files with the profile of each port
 PORT = "<port><offsetd3>{}</offsetd3></port>"
+LOST = "others no longer reach this process: Fast DDS has replaced its {port} in shared memory, as a process was killed"
+LOST_S = 0.5  # interval of this check; two in a row must find it
+FOLDER = "/dev/shm"
+MAPPED = f"{FOLDER}/fastrtps_port"
+SHARED_MEMORY = "          <transport_id>actrec_shm</transport_id>\n"
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
 DISCOVERY_S = 10.0
@@ -48,19 +55,22 @@ SETTLE_S = 0.5
 DOMAINS = range(40, 102)
 
 
-def prepare(environment: MutableMapping[str, str] = os.environ) -> bool:
+def prepare(environment: MutableMapping[str, str] = os.environ, images: bool = True) -> bool:
     """Select our Fast DDS profile unless the user has chosen one, before `rclpy.init`; return whether it was set.
 
     The process gets a copy of the profile with ports of its own. Fast DDS gives a new process the first free
     ports, which a killed process may have had. For up to 20 s, until its lease ends, others still send to the
     dead process, and create and remove its port in shared memory at each message. They can remove the file under the
-    new process, which then never gets a message (eProsima/Fast-DDS #5469).
+    new process, which then never gets a message (eProsima/Fast-DDS #5469). A process that takes no images needs no
+    shared memory (`images` false): it cannot lose its port there (`lost_port`).
     """
     settings = profile_environment(environment)
     if settings:
         port = random.choice(USER_PORTS)
         text = Path(next(iter(settings.values()))).read_text(encoding="utf-8")
-        path = folders.temporary(COPIES) / f"{port}.xml"
+        name = f"{port}.xml" if images else f"{port}_udp.xml"
+        path = folders.temporary(COPIES) / name
+        text = text if images else text.replace(SHARED_MEMORY, "", 1)
         folders.write_file(path, text.replace("<rtps>", f"<rtps>{PORT.format(port)}", 1).encode())
         settings = dict.fromkeys(settings, str(path))
     environment.update(settings)
@@ -83,7 +93,7 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
     return {"FASTRTPS_DEFAULT_PROFILES_FILE": path, "FASTDDS_DEFAULT_PROFILES_FILE": path}
 
 
-def remove_orphans(folder: Path = Path("/dev/shm")) -> None:
+def remove_orphans(folder: Path = Path(FOLDER)) -> None:
     """Remove the shared memory of Fast DDS that killed processes left, as `fastdds shm clean` does.
 
     A process that runs holds a lock on the file `…_el` or `…_sl` beside its memory.
@@ -99,6 +109,51 @@ def remove_orphans(folder: Path = Path("/dev/shm")) -> None:
                     path.unlink(missing_ok=True)
         except OSError:  # in use, another user's, or removed meanwhile
             continue
+
+
+def lost_port(process: Path = Path("/proc/self")) -> str | None:
+    """Return the port in shared memory at which a process waits, but which others no longer reach; None without one.
+
+    If a process is killed while it writes to a port, all others make that port again, and Fast DDS may then replace
+    the file of a process that lives. It gets no further message from this machine, and does not notice.
+    """
+    lost, held = set(), set()
+    with contextlib.suppress(OSError):  # only Linux has these files
+        places = (line.split(maxsplit=5)[5] for line in (process / "maps").read_text().splitlines() if MAPPED in line)
+        names = {place.rpartition("/")[2].rstrip() for place in places}
+        lost = {name.split()[0] for name in names if " " in name} - names  # "NAME (deleted)"
+        for link in (process / "fd").iterdir() if lost else ():
+            with contextlib.suppress(OSError):  # just closed, as the one of this folder
+                held.add(os.readlink(link).rpartition("/")[2])
+    return min((name for name in lost if f"{name}_el" in held), default=None)
+
+
+@contextlib.contextmanager
+def reached(on_lost: Callable[[str], None]) -> Iterator[None]:
+    """Call `on_lost` once, in another thread, with the port that this process has lost (`lost_port`)."""
+    over = threading.Event()
+
+    def follow() -> None:
+        before, seen = None, 0.0
+        while not over.wait(LOST_S):
+            with contextlib.suppress(OSError):
+                changed = os.stat(FOLDER).st_mtime
+                if changed == seen and before is None:  # no file has come or gone
+                    continue
+                seen = changed
+            port = lost_port()
+            if port is not None and port == before:
+                on_lost(port)
+                return
+            before = port
+
+    thread = threading.Thread(target=follow, name="reached", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:
