@@ -391,7 +391,8 @@ class ActionRecognizer:
     def windows(self) -> dict[str, Mapping[str, Any]]:
         """Return the window of each tracked body at the newest frame, as the model takes it, by body id."""
         with self._lock:
-            ready = [b for b, t in self._tracks.items() if not self._buffers.missing_inputs(t, self._inputs)]
+            observed = {b: t for b, t in self._tracks.items() if len(t.window)}  # since the windows restarted
+            ready = [b for b, t in observed.items() if not self._buffers.missing_inputs(t, self._inputs)]
             clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs)
             return dict(zip(ready, clips, strict=True))
 
@@ -455,8 +456,7 @@ class ActionRecognizer:
         return Prediction(*best, average, result.labels)
 
     def _add_evidence(self, body_id: str, frame: _Frame, probabilities: np.ndarray | None) -> None:
-        window = self._tracks[body_id].window
-        tracked_s = window.duration_s if len(window) else 0.0
+        tracked_s = self._tracks[body_id].window.duration_s
         found = self._detector.update(body_id, frame.stamp_ns, probabilities, frame.joints[body_id], tracked_s)
         self._events += found
 

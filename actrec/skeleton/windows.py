@@ -197,8 +197,8 @@ class Window:
 
     @property
     def duration_s(self) -> float:
-        """Observed part of the span in seconds."""
-        return (self.end_ns - self.start_ns) / NANOSECONDS
+        """Observed part of the span in seconds; 0 without an observation."""
+        return (self.end_ns - self.start_ns) / NANOSECONDS if self._stamps else 0.0
 
     def positions(self, end_ns: int | None = None) -> np.ndarray:
         """Return [T, V, 3] float32 m, NaN for missing joints.

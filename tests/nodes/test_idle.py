@@ -1,15 +1,18 @@
 """Perception and scene flow nodes do no work without a subscriber, over real DDS."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from actrec_msgs.msg import HandArray
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import participants as participants_module
 from actrec_nodes.common import topics
+from actrec_nodes.common.subscriptions import Subscription
 from actrec_nodes.perception_nodes import HandNode, SkeletonNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
 from tests.nodes.conftest import participants, still
@@ -71,7 +74,9 @@ def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:
     peer.send_frames_until(still(), lambda: node.statistics.snapshot().processed >= 2)
 
 
-def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(host, add, peer, monkeypatch) -> None:
+def test_node_without_images_from_a_publisher_subscribes_in_another_participant_too(
+    host, add, peer, monkeypatch
+) -> None:
     """Fast DDS may lose the port of a participant: further subscriptions in it would get nothing either."""
     monkeypatch.setattr(participants_module, "DEAF_S", 0.2)
     node = add(SceneFlowNode, height=48)
@@ -80,12 +85,52 @@ def test_node_without_images_from_a_publisher_subscribes_in_a_new_participant(ho
     frames = still()
     peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed >= 1)
     peer.wait_until(lambda: participants() == before + 1)
-    peer.wait_for_subscribers(topics.COLOR, 1)
+    peer.wait_for_subscribers(topics.COLOR, 2)
+    monkeypatch.setattr(participants_module, "DEAF_S", 60.0)
     done = node.statistics.snapshot().processed
     peer.send_frames_until(frames, lambda: node.statistics.snapshot().processed > done + 1)
+    assert "repeat" not in node.last_error, "a frame came twice"
+    peer.wait_for_subscribers(topics.COLOR, 1)
     node.trigger_deactivate()
     peer.wait_for_subscribers(topics.COLOR, 0)
     peer.wait_until(lambda: participants() == before)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_renewed_subscription_loses_no_message_and_keeps_the_participant_that_hears(peer, deaf: bool) -> None:
+    """A message that comes before the new participant has discovered the publisher is not lost."""
+    heard: list[tuple[int, int]] = []
+    made: list[Subscription] = []
+
+    def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
+        number = len(made)
+
+        def receive(message: CameraInfo) -> None:
+            if is_kept():
+                heard.append((number, message.width))
+
+        made.append(Subscription(node, CameraInfo, topics.COLOR_INFO, receive, topics.SMALL))
+        return made[-1:]
+
+    before = participants()
+    renewed = participants_module.Renewed(peer, "test", subscribe)
+    publisher = peer.create_publisher(CameraInfo, topics.COLOR_INFO, topics.SMALL)
+    peer.wait_for_subscribers(topics.COLOR_INFO, 1)
+    renewed.renew()
+    renewed.renew()  # nothing came: only the newest other participant stays
+    assert participants() == before + 1
+    if deaf:
+        made[0].close()
+        peer.wait_for_subscribers(topics.COLOR_INFO, 1)
+    for width in range(20):
+        renewed.settle()
+        publisher.publish(CameraInfo(width=width))
+        peer.wait_until(lambda: len(heard) == width + 1)  # noqa: B023
+    assert heard == [(2 if deaf else 0, width) for width in range(20)]
+    assert participants() == before + deaf
+    renewed.close()
+    assert participants() == before
+    peer.destroy_publisher(publisher)
 
 
 def test_deafness_counts_from_publisher_or_last_message_but_not_while_stopped(

@@ -279,7 +279,7 @@ def test_recognizer_lying_skeletons_give_no_stale_label_and_no_growth(make: Make
     assert len(graph.node._inputs.ages._by_stamp._kept) < 100 and not recognizer.events()
 
 
-def test_recognizer_without_frames_from_a_publisher_subscribes_in_a_new_participant(
+def test_recognizer_without_frames_from_a_publisher_subscribes_in_another_participant_too(
     make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = make(model=tiny, watchdog_s=0.1)

@@ -185,6 +185,7 @@ def test_process_whose_port_is_replaced_ends_with_the_cause_to_be_started_again(
             lock = locks()[0]
             port = lock.with_name(lock.name.removesuffix("_el"))
             assert transport.lost_port(folder) is None
+            lock.unlink()  # it may go with the port
             port.unlink()
             assert transport.lost_port(folder) == port.name
             assert process.wait(60) == processes.LOST_STATUS

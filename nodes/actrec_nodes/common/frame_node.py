@@ -21,7 +21,7 @@ from actrec.utils.errors import DeviceError
 from actrec_nodes.common import parameters, topics
 from actrec_nodes.common.conversions import rectified_info
 from actrec_nodes.common.lifecycle import ActrecNode
-from actrec_nodes.common.participants import Deafness, Participant
+from actrec_nodes.common.participants import Deafness, Renewed
 from actrec_nodes.common.subscriptions import SENDS_NOTHING, Publishers, Subscription, why_silent
 from actrec_nodes.common.synchronizer import FirstCamera, RgbdMessages, Synchronizer, SynchronizerConfig
 
@@ -81,13 +81,14 @@ class FrameSubscription:
                 _SOURCES.pop(self._key, None)
 
     def renew(self) -> bool:
-        """Subscribe again in a DDS participant of its own; return False if another node holds the subscriptions.
-
-        Fast DDS can lose a participant's port in shared memory, to which a publisher then sends in vain. Further
-        subscriptions of that participant would have the same port.
-        """
+        """Subscribe in a DDS participant of its own as well; return False if another node holds the subscriptions."""
         with _LOCK:
             return self._source.renew(self)
+
+    def settle(self) -> None:
+        """Close the participant that is not kept after `renew`; to be called several times a second."""
+        with _LOCK:
+            self._source.settle(self)
 
     def silent(self) -> str:
         """Return which required topic sent nothing since the last call, and why; empty if none is missing.
@@ -119,8 +120,7 @@ class _Source:
         self.counts = dict.fromkeys(KINDS, 0)
         self._config = config
         self._listeners: tuple[FrameSubscription, ...] = ()
-        self._subscriptions: list[Subscription] = []
-        self._participant: Participant | None = None
+        self._subscriptions: Renewed | None = None
         self._synchronizer = Synchronizer(
             config,
             self._emit,
@@ -144,29 +144,25 @@ class _Source:
                 self._subscribe()
         return not self._listeners
 
+    def settle(self, listener: FrameSubscription) -> None:
+        """Close the participant that is not kept, if the listener's node holds the subscriptions (`Renewed`)."""
+        if self._listeners[:1] == (listener,) and self._subscriptions is not None:
+            self._subscriptions.settle()
+
     def renew(self, listener: FrameSubscription) -> bool:
-        """Subscribe again, in a new participant, if the listener's node holds the subscriptions."""
-        if self._listeners[:1] != (listener,):
+        """Subscribe in a new participant as well, if the listener's node holds the subscriptions."""
+        if self._listeners[:1] != (listener,) or self._subscriptions is None:
             return False
-        # The old participant keeps its ports until the new one has its own.
-        new, (old, self._participant) = Participant(listener.node, "images"), (self._participant, None)
-        self._unsubscribe()
-        if old is not None:
-            old.close()
-        self._participant = new
-        self._subscribe()
+        self._subscriptions.renew()
         return True
 
     def _unsubscribe(self) -> None:
-        while self._subscriptions:
-            self._subscriptions.pop().close()
-        if self._participant is not None:
-            self._participant.close()
-            self._participant = None
+        if self._subscriptions is not None:
+            self._subscriptions.close()
+            self._subscriptions = None
 
     def _subscribe(self) -> None:
         holder, synchronizer = self._listeners[0], self._synchronizer
-        node = holder.node if self._participant is None else self._participant.node
         straight = rectified(holder.node.resolve_topic_name(topics.COLOR))
         synchronizer.reset()
         wanted: dict[str, Callable[[Any], None]] = {
@@ -176,16 +172,27 @@ class _Source:
         }
         if not self._config.use_depth:
             del wanted[topics.DEPTH]
-        for name, callback in wanted.items():
-            profile = topics.INFO_SUBSCRIBER if name == topics.COLOR_INFO else topics.IMAGE_SUBSCRIBER
-            counted = self._counted(name, callback)
-            topic = holder.node.resolve_topic_name(name)
-            self._subscriptions.append(Subscription(node, KINDS[name], topic, counted, profile, holder.complain))
 
-    def _counted(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
+            made = []
+            for name, callback in wanted.items():
+                profile = topics.INFO_SUBSCRIBER if name == topics.COLOR_INFO else topics.IMAGE_SUBSCRIBER
+                # A latched camera_info says nothing about images.
+                counted = self._counted(name, callback, (lambda: True) if name == topics.COLOR_INFO else is_kept)
+                topic = holder.node.resolve_topic_name(name)
+                made.append(Subscription(node, KINDS[name], topic, counted, profile, holder.complain))
+            return made
+
+        self._subscriptions = Renewed(holder.node, "images", subscribe)
+
+    def _counted(
+        self, name: str, callback: Callable[[Any], None], is_kept: Callable[[], bool]
+    ) -> Callable[[Any], None]:
         camera = FirstCamera(lambda line: self._listeners[0].complain(f"{name}: {line}"))
 
         def receive(message: Any) -> None:
+            if not is_kept():
+                return
             self.counts = {**self.counts, name: self.counts[name] + 1}
             if camera.accepts(message):
                 callback(message)
@@ -289,14 +296,16 @@ class FrameNode(ActrecNode[ConfigT]):
     def follow_subscribers(self, _: Any = None) -> None:
         """Become idle if no output has had a subscriber for `idle_after_s`; work again when one has.
 
-        Subscribe again if images do not arrive although they have a publisher.
+        Subscribe in another participant as well if images do not arrive although they have a publisher.
         """
         with self._following:
             if self._put is None:
                 return
             frames = self._frames
-            if frames is not None and self._deafness.update(frames.images, self._sends_nothing) and frames.renew():
-                self.get_logger().info(self._deafness.renew("image"))
+            if frames is not None:
+                frames.settle()
+                if self._deafness.update(frames.images, self._sends_nothing) and frames.renew():
+                    self.get_logger().info(self._deafness.renew("image"))
             now = time.monotonic()
             if any(output.get_subscription_count() for output in self._outputs):
                 self._wanted_at = now

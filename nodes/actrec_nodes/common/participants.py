@@ -1,4 +1,4 @@
-"""DDS participants that replace one which gets no messages any longer.
+"""DDS participants beside one that gets no messages any longer.
 
 Fast DDS can lose a participant's port in shared memory, to which publishers then send in vain. Further subscriptions of
 that participant would have the same port, so another participant subscribes.
@@ -7,7 +7,7 @@ that participant would have the same port, so another participant subscribes.
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.context import Context
@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from actrec_nodes.common.lifecycle import one_line
+from actrec_nodes.common.subscriptions import Subscription
 
 DEAF_S = 3.0  # time without a message from a publisher until a node subscribes again; then doubled
 LONGEST_RENEW_S = 300.0
@@ -91,3 +92,63 @@ class Participant:
                 return
             except Exception as error:  # an exception in a callback must not stop the subscriptions
                 self._logger.error(f"in a callback: {one_line(error)}")
+
+
+class Renewed:
+    """Subscriptions of a node to the topics of one publisher, and if nothing arrives, the same in another participant.
+
+    The old ones stay until a message arrives, because the new participant may take seconds to discover the publisher,
+    which may only have been about to send. The participant that gets the first message is kept, and the other closed.
+
+    Args:
+        node: The node.
+        purpose: The end of the name of other participants.
+        subscribe: Returns the subscriptions of a node. Their callbacks call the function given, and ignore a message
+            if it returns False: the other participant is kept.
+    """
+
+    def __init__(
+        self, node: Node, purpose: str, subscribe: Callable[[Node, Callable[[], bool]], Sequence[Subscription]]
+    ):
+        self._node, self._purpose, self._subscribe = node, purpose, subscribe
+        self._lock = threading.Lock()
+        self._heard: object | None = None  # the key of the participant that is kept, as it got the first message
+        self._held: dict[object, tuple[Sequence[Subscription], Participant | None]] = {}
+        self._open(None)
+
+    def renew(self) -> None:
+        """Subscribe in another participant as well, in place of one from before that got no message either."""
+        other = Participant(self._node, self._purpose)  # before one is closed, whose ports it would get
+        for key in list(self._held)[1:]:
+            self._close(key)
+        self._open(other)
+
+    def settle(self) -> None:
+        """Close the participant that is not kept; to be called several times a second, by the thread of `renew`."""
+        for key in [key for key in self._held if self._heard not in (None, key)]:
+            self._close(key)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for key in list(self._held):
+            self._close(key)
+
+    def _open(self, participant: Participant | None) -> None:
+        key = object()
+
+        def is_kept() -> bool:
+            with self._lock:
+                self._heard = key if self._heard is None else self._heard
+                return self._heard is key
+
+        with self._lock:
+            self._heard = None
+        node = self._node if participant is None else participant.node
+        self._held[key] = self._subscribe(node, is_kept), participant
+
+    def _close(self, key: object) -> None:
+        subscriptions, participant = self._held.pop(key)
+        for subscription in subscriptions:
+            subscription.close()
+        if participant is not None:
+            participant.close()

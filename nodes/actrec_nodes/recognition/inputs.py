@@ -20,7 +20,7 @@ from actrec_nodes.bringup.graph import GRAPH, find
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.common.diagnostics import PLAUSIBLE_LATENCY_S
 from actrec_nodes.common.lifecycle import ActrecNode, Worker
-from actrec_nodes.common.participants import Deafness, Participant
+from actrec_nodes.common.participants import Deafness, Renewed
 from actrec_nodes.common.subscriptions import NO_PUBLISHER, SENDS_NOTHING, Liveliness, Subscription, why_silent
 from actrec_nodes.recognition.staleness import Arrival, FrameAges, elapsed_ns
 
@@ -83,14 +83,13 @@ class RecognizerInputs:
         self._liveliness: Liveliness | None = None
         self._published_ns = 0
         self._heard_ns = self.advanced_ns = elapsed_ns()
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Renewed] = {}
         self._opened: dict[str, float] = {}
         self._received: set[str] = set()
         self._ever_received: set[str] = set()
         self._intrinsics: Intrinsics | None = None
         self._jumped = False
         self._deafness = Deafness()
-        self._participant: Participant | None = None
         self.newest: Frame | None = None
         self.unleveled = ""
         self._leveled_ns: int | None = None  # stamp of the last message of hands with `up`, or of the first one
@@ -106,7 +105,7 @@ class RecognizerInputs:
             if name not in self._subscriptions:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
-                self._subscribe(self._node, name, kind, callback, profile)
+                self._subscriptions[name] = self._subscribe(name, kind, callback, profile)
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
             self._close_liveliness()
@@ -117,30 +116,27 @@ class RecognizerInputs:
         self._close_liveliness()
         while self._subscriptions:
             self._subscriptions.popitem()[1].close()
-        if self._participant is not None:
-            self._participant.close()
-            self._participant = None
 
     def renew_if_deaf(self) -> None:
-        """Subscribe to the frames in a DDS participant of its own, if the messages of their publisher do not arrive."""
-        (topic, kind), before = self.tracked, self._participant
+        """Subscribe in another DDS participant as well if the messages of the frames' publisher do not arrive."""
+        topic, kind = self.tracked
+        subscribed = self._subscriptions.get(topic)
 
         def sends_nothing() -> bool:
             return SENDS_NOTHING in why_silent(self._node, self._topic(topic), kind)
 
-        if not self._deafness.update(self._heard_ns, sends_nothing) or topic not in self._subscriptions:
-            return
-        self._participant = Participant(self._node, "frames")  # the old one keeps its ports until this has its own
-        self._subscriptions.pop(topic).close()
-        if before is not None:
-            before.close()
-        self._subscribe(self._participant.node, topic, *self._entries(self._recognizer.tracked_stream)[topic])
-        self._node.get_logger().info(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
+        if subscribed is not None:
+            subscribed.settle()
+            if self._deafness.update(self._heard_ns, sends_nothing):
+                subscribed.renew()
+                self._node.get_logger().info(self._deafness.renew(STREAM_NAMES[self._recognizer.tracked_stream]))
 
-    def _subscribe(self, node: Node, name: str, kind: type, callback: Callable[[Any], None], profile: Any) -> None:
-        self._subscriptions[name] = Subscription(
-            node, kind, self._topic(name), self._guarded(name, callback), profile, self._node.warn, timed=True
-        )
+    def _subscribe(self, name: str, kind: type, callback: Callable[[Any], None], profile: Any) -> Renewed:
+        def subscribe(node: Node, is_kept: Callable[[], bool]) -> list[Subscription]:
+            received = self._guarded(name, callback, is_kept)
+            return [Subscription(node, kind, self._topic(name), received, profile, self._node.warn, timed=True)]
+
+        return Renewed(self._node, "frames", subscribe)
 
     def follow(self) -> None:
         """Follow the liveliness of publishers that have come."""
@@ -202,8 +198,12 @@ class RecognizerInputs:
         }
         return streams[stream]
 
-    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any, int], None]:
+    def _guarded(
+        self, name: str, callback: Callable[[Any], None], is_kept: Callable[[], bool]
+    ) -> Callable[[Any, int], None]:
         def receive(message: Any, published_ns: int) -> None:
+            if not is_kept():
+                return
             self._received.add(name)
             self._ever_received.add(name)
             self._published_ns = published_ns

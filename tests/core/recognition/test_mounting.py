@@ -105,6 +105,23 @@ def test_add_skeletons_turned_camera_restarts_windows(with_pixels: bool) -> None
     assert recognizer.counts.restarts == 1 + with_pixels
 
 
+def test_body_without_an_observation_since_its_window_restarted_has_no_window() -> None:
+    """It was hidden when the camera was turned, or the model replaced."""
+    recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"), interval_s=0.0)
+    seen, hidden = body(0.0), body(1.0, "hidden")
+    for frame in range(20):
+        recognizer.add_skeletons(stamp(frame), [seen, hidden], gravity.up_from_angles(0, 0))
+    for frame in (20, 22):
+        for k in (frame, frame + 1):
+            recognizer.add_skeletons(stamp(k), [seen], gravity.up_from_angles(90, 0))
+        assert recognizer.live_rate == 0.0, "less than a second"
+        assert set(recognizer.windows()) == {"body_1"}
+        recognizer.set_session(inference.load("deepacts_graph_utd_mhad"))
+    recognizer.add_skeletons(stamp(24), [seen, hidden], gravity.up_from_angles(90, 0))
+    assert [each.window_start_ns for each in recognizer.predict()] == [stamp(23), stamp(24)]
+    assert set(recognizer.windows()) == {"body_1", "hidden"}
+
+
 def test_add_skeletons_invalid_up_raises_and_skips_frame() -> None:
     recognizer = ActionRecognizer(inference.load("deepacts_graph_nucla"))
     with pytest.raises(InputError, match="up is"):
