@@ -100,9 +100,9 @@ class HriNode(ActrecNode[HriConfig]):
     def activate(self) -> None:
         """Subscribe."""
         wanted: tuple[tuple[type, str, Callable[[Any], None], Any], ...] = (
-            (SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.SMALL),
+            (SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.SMALL_SUBSCRIBER),
             (CameraInfo, topics.COLOR_INFO, self._on_info, topics.INFO_SUBSCRIBER),
-            (ActionEvent, topics.ACTION_EVENTS, self._on_event, topics.SMALL),
+            (ActionEvent, topics.ACTION_EVENTS, self._on_event, topics.SMALL_SUBSCRIBER),
         )
         self._open = [Subscription(self, *each, warn=self.warn) for each in wanted]
 

@@ -364,7 +364,9 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
             self._recent.clear()
         if self._shedder is not None:
             self._shedder.restart()
-        self._skeletons = Subscription(self, SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL, self.warn)
+        self._skeletons = Subscription(
+            self, SkeletonArray, topics.SKELETONS, self._keep, topics.SMALL_SUBSCRIBER, self.warn
+        )
         super().subscribe()
 
     def unsubscribe(self) -> None:

@@ -108,8 +108,8 @@ class SnapshotSubscription:
         self._matcher.with_images = with_images
         self._parts: dict[str, Subscription] = {}
         self._subscriptions = [
-            Subscription(node, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.SMALL, warn),
-            Subscription(node, ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL, warn),
+            Subscription(node, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.SMALL_SUBSCRIBER, warn),
+            Subscription(node, ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL_SUBSCRIBER, warn),
         ]
         self.follow()
 
@@ -143,7 +143,7 @@ class SnapshotSubscription:
             wanted = mode == ALWAYS or (mode == AUTO and self._others_subscribe(topic))
             if wanted and topic not in self._parts:
                 self._parts[topic] = Subscription(
-                    self._node, kind, topic, partial(self._on_part, topic), topics.SMALL, self._warn
+                    self._node, kind, topic, partial(self._on_part, topic), topics.SMALL_SUBSCRIBER, self._warn
                 )
             elif not wanted and topic in self._parts:
                 self._parts.pop(topic).close()

@@ -124,13 +124,22 @@ INFO_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.TR
 """Of camera_info and `camera/up`, by `Subscription`: from any publisher, and earlier messages of one that latches."""
 
 SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Of skeletons, hands, face and labels, on both sides: small, and a lost frame damages a window."""
+"""Of skeletons, hands, face and labels: small, and a lost frame damages a window."""
+
+SMALL_SUBSCRIBER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Of the same, for nodes that take the newest. DDS keeps the memory of all that a queue ever held at once."""
 
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 """Of lists and statistics, which a late subscriber still receives."""
 
-WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Of the skeletons that all must enter a window: the queue holds half a minute."""
+WINDOW_SUBSCRIBER = _profile(30, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Of the skeletons that all must enter a window: the queue holds a second, and `joints_ahead` of a recording."""
+
+PART_SUBSCRIBER = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Of the hands and faces beside them: windows bridge a gap of half a second."""
+
+RECORD_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Of the skeletons that all must be written, also if the disk is slow: the queue holds half a minute."""
 
 LEASE_S = 1.0
 """Liveliness lease that publishers offer: a subscriber that requests it, or a longer one, has an event if they die."""

@@ -184,7 +184,7 @@ class RecognizerInputs:
 
     def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
         """Return the message type, callback and QoS of each topic of a stream."""
-        profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.SMALL
+        profile = topics.WINDOW_SUBSCRIBER if stream == self._recognizer.tracked_stream else topics.PART_SUBSCRIBER
         streams: dict[str, dict[str, tuple[type, Callable[[Any], None], Any]]] = {
             "bodies": {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)},
             "hands": {topics.HANDS: (HandArray, self._on_hands, profile)},
