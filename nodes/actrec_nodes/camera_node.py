@@ -131,7 +131,7 @@ class CameraConfig:
         2.0, "Time without a frame after which a camera is lost.", unit="s", range=(0.1, 60.0)
     )
     frames_ahead: int = setting(2, "Images in the graph at a time, of a recording without a rate.", range=(1, 100))
-    joints_ahead: int = setting(30, "The same for a recording of joints without images.", range=(1, 30))
+    joints_ahead: int = setting(40, "The same for a recording of joints without images.", range=(1, 1000))
     retry_s: float = setting(
         1.0, "Wait to reopen a lost camera; after a minute it is doubled each time.", unit="s", range=(0.01, 60.0)
     )

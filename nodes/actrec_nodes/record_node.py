@@ -299,7 +299,7 @@ class ClipNode(Node):
         self._observations: queue.Queue[Observation] = queue.Queue(QUEUE_SIZE)
         self._infos: dict[str, bytes] = {}  # the newest camera_info by topic
         self._subscription = Subscription(
-            self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.RECORD_SUBSCRIBER
+            self, SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
         for topic, kind in IMAGES.items() if images else ():
             self._subscribe(topic, kind)

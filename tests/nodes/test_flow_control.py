@@ -35,7 +35,7 @@ class SlowRecognizer:
             peer.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL),
         )
         self.answered, self.gate = -1, threading.Event()
-        peer.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.RECORD_SUBSCRIBER)
+        peer.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER)
 
     def _on_skeletons(self, message):
         self.stamps.append(conversions.stamp_to_ns(message.header.stamp))
@@ -59,7 +59,7 @@ def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recor
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0, 60.0))
     recognizer = SlowRecognizer(peer)
     recognizer.gate.set()
-    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.RECORD_SUBSCRIBER)
+    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     start_replay(add, host, recording, joints_ahead=9)
     peer.wait_for(topics.SKELETONS, 300)
     peer.wait_until(lambda: len(recognizer.stamps) == 300)
@@ -69,7 +69,7 @@ def test_flow_control_delivers_every_frame_with_few_ahead(add, host, peer, recor
 def test_flow_control_unanswered_frame_delays_for_patience_only(add, host, peer, recording, monkeypatch):
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0, 0.02))
     recognizer = SlowRecognizer(peer)  # publishes no label
-    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.RECORD_SUBSCRIBER)
+    peer.subscribe(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     node = start_replay(add, host, recording, joints_ahead=30)
     peer.wait_for(topics.SKELETONS, 300)
     assert recognizer.answered == -1

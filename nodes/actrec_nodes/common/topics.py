@@ -132,14 +132,11 @@ SMALL_SUBSCRIBER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLA
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 """Of lists and statistics, which a late subscriber still receives."""
 
-WINDOW_SUBSCRIBER = _profile(30, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Of the skeletons that all must enter a window: the queue holds a second, and `joints_ahead` of a recording."""
+WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Of the skeletons that all must enter a window or a file: the queue holds half a minute."""
 
 PART_SUBSCRIBER = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Of the hands and faces beside them: windows bridge a gap of half a second."""
-
-RECORD_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-"""Of the skeletons that all must be written, also if the disk is slow: the queue holds half a minute."""
 
 LEASE_S = 1.0
 """Liveliness lease that publishers offer: a subscriber that requests it, or a longer one, has an event if they die."""
