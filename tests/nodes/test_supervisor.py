@@ -192,3 +192,14 @@ def test_process_whose_port_is_replaced_ends_with_the_cause_to_be_started_again(
             assert process.stderr is not None and f"has replaced its {port.name}" in process.stderr.read()
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_lost_port_is_a_replaced_one_whose_lock_the_process_holds(tmp_path: Path, own: bool) -> None:
+    """Not a port of another process, to which it has written; a process may have any folder open, even the root."""
+    port = f"{transport.MAPPED}7411"
+    (tmp_path / "maps").write_text(f"7f00-7f01 rw-s 00000000 00:1a 5 {port} (deleted)\n")
+    (tmp_path / "fd").mkdir()
+    for number, target in enumerate(["/", "socket:[1]", f"{port}_el (deleted)"][: 3 if own else 2]):
+        (tmp_path / "fd" / str(number)).symlink_to(target)
+    assert transport.lost_port(tmp_path) == (Path(port).name if own else None)

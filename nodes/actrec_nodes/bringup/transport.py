@@ -124,7 +124,7 @@ def lost_port(process: Path = Path("/proc/self")) -> str | None:
         lost = {name.split()[0] for name in names if " " in name} - names  # "NAME (deleted)"
         for link in (process / "fd").iterdir() if lost else ():
             with contextlib.suppress(OSError):  # just closed, as the one of this folder
-                held.add(os.readlink(link).rpartition("/")[2].split()[0])  # its lock may be removed as well
+                held.add(os.readlink(link).rpartition("/")[2].removesuffix(" (deleted)"))  # its lock may go as well
     return min((name for name in lost if f"{name}_el" in held), default=None)
 
 
