@@ -331,7 +331,9 @@ def write(
         described[name] = dataclasses.replace(precision, file=f"model.{name}.onnx", sha256=sha256)
     mapping = config.to_plain(dataclasses.replace(package, provenance=provenance, **described))  # type: ignore[arg-type]
     files = {
-        DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
+        DESCRIPTION: yaml.safe_dump(
+            mapping, sort_keys=False, allow_unicode=True, width=110, explicit_start=True, explicit_end=True
+        ).encode(),
         NETWORK: onnx,
     }
     files |= {f"model.{name}.onnx": content for name, content in lower.items()}
@@ -349,7 +351,11 @@ def _read_yaml(folder: Path, file: Path) -> Any:
             raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
         if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
-        return yaml.safe_load(file.read_bytes())
+        content = file.read_bytes()
+        # The first part of a YAML file is YAML, too. Files of earlier versions do not have these two marks.
+        if content.startswith(b"---") and not content.rstrip().endswith(b"\n..."):
+            raise PackageError(f"{file} is cut off: it does not end with `...`; {_REMEDY}")
+        return yaml.safe_load(content)
     except OSError as error:
         trained: list[Path] = []
         with contextlib.suppress(OSError):

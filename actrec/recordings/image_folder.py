@@ -288,7 +288,8 @@ class FolderWriter:
         self._folder = folder
         self._frames: list[tuple[RgbdFrame, dict[str, str]]] = []
         lens = {name: float(getattr(intrinsics, name)) for name in ("fx", "fy", "cx", "cy")}
-        settings = {"width": intrinsics.width, "height": intrinsics.height, **lens, "depth_scale": 0.001, "fps": fps}
+        # What may be missing comes first, so that a file that was copied by half is refused.
+        settings = {"depth_scale": 0.001, "fps": fps, "width": intrinsics.width, "height": intrinsics.height, **lens}
         with write_errors(folder / INTRINSICS_FILE):
             (folder / INTRINSICS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 

@@ -206,33 +206,33 @@ def write_intrinsics(
     `name` becomes the `camera_name`, `note` a comment at the top: how and when the camera was calibrated.
     """
     k, (model, d) = camera.matrix, ros_lens(camera)
-    content: dict[str, Any] = {
+    content: dict[str, Any] = {}  # what may be missing comes first, so that a file that was copied by half is refused
+    if geometry is not None:
+        content["depth_scale"], content["depth_bias"] = float(geometry.scale), float(geometry.bias)
+        content["depth_to_color"] = _matrix(geometry.to_color)
+    content |= {
+        "distortion_model": model,
+        "distortion_coefficients": _matrix(np.array([d])),
         "image_width": camera.width,
         "image_height": camera.height,
         "camera_name": name,
-        "camera_matrix": _matrix(k),
-        "distortion_model": model,
-        "distortion_coefficients": _matrix(np.array([d])),
         "rectification_matrix": _matrix(np.eye(3)),
         "projection_matrix": _matrix(np.hstack([k, np.zeros((3, 1))])),
+        "camera_matrix": _matrix(k),
     }
-    if geometry is not None:
-        content["depth_to_color"] = _matrix(geometry.to_color)
-        content["depth_scale"], content["depth_bias"] = float(geometry.scale), float(geometry.bias)
     _write(path, content, note)
 
 
 def write_mount(path: Path, mount: Mount, note: str = "") -> None:
     """Write a static transform: frames, translation in m, rotation as a quaternion x, y, z, w."""
     translation, rotation = mount.pose[:3, 3].tolist(), quaternion(mount.pose[:3, :3])
-    content: dict[str, Any] = {
+    content: dict[str, Any] = {"moving": True} if mount.moving else {}  # first, see write_intrinsics
+    content |= {
         "parent_frame": mount.parent,
         "child_frame": mount.child,
         "translation": dict(zip("xyz", translation, strict=True)),
         "rotation": dict(zip("xyzw", rotation, strict=True)),
     }
-    if mount.moving:
-        content["moving"] = True
     _write(path, content, note)
 
 

@@ -73,7 +73,7 @@ def ros(
         ConfigError: ROS cannot read the command line or a parameter file in it.
         DeviceError: No folder for logs can be written.
     """
-    transport.prepare(images=images)
+    transport.prepare(images=images, args=args or ())
     # OpenCV's other threads wait actively for their share of each small operation, so they take a processor from nodes.
     cv2.setNumThreads(1)
     if warning := folders.prepare_ros_logs():

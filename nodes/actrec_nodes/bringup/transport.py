@@ -8,15 +8,17 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import posixpath
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent import futures
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
+from xml.sax import saxutils
 
 import rclpy
 from rclpy.node import Node
@@ -29,7 +31,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import folders
 from actrec.utils.errors import ConfigError, DeviceError
 from actrec_nodes.common.lifecycle import one_line
-from actrec_nodes.common.topics import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
+from actrec_nodes.common.topics import FACE, HANDS, IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED, SKELETONS
 
 T = TypeVar("T")
 
@@ -40,6 +42,17 @@ OWN_CHOICE = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE",
 
 USER_PORTS = range(71, 191, 2)
 """Offsets of a process's first port for messages, of the 250 of a ROS domain; by default 11 (10 is for discovery)."""
+
+FROM_XML = "RMW_FASTRTPS_USE_QOS_FROM_XML"
+READER = """    <data_reader profile_name={}>
+      <qos>
+        <data_sharing>
+          <kind>OFF</kind>
+        </data_sharing>
+      </qos>
+      <historyMemoryPolicy>DYNAMIC</historyMemoryPolicy>
+    </data_reader>
+"""
 
 COPIES = "fastdds"  # folder of temporary files with the profile of each port
 PORT = "<port><offsetd3>{}</offsetd3></port>"
@@ -55,7 +68,7 @@ SETTLE_S = 0.5
 DOMAINS = range(40, 102)
 
 
-def prepare(environment: MutableMapping[str, str] = os.environ, images: bool = True) -> bool:
+def prepare(environment: MutableMapping[str, str] = os.environ, images: bool = True, args: Sequence[str] = ()) -> bool:
     """Select our Fast DDS profile unless the user has chosen one, before `rclpy.init`; return whether it was set.
 
     The process gets a copy of the profile with ports of its own. Fast DDS gives a new process the first free
@@ -63,6 +76,9 @@ def prepare(environment: MutableMapping[str, str] = os.environ, images: bool = T
     dead process, and create and remove its port in shared memory at each message. They can remove the file under the
     new process, which then never gets a message (eProsima/Fast-DDS #5469). A process that takes no images needs no
     shared memory (`images` false): it cannot lose its port there (`lost_port`).
+
+    The memory of received skeletons, hands and faces is freed. Else Fast DDS keeps all that a queue ever held at once,
+    each as large as the largest message so far. `args` of ROS may remap these topics.
     """
     settings = profile_environment(environment)
     if settings:
@@ -71,10 +87,19 @@ def prepare(environment: MutableMapping[str, str] = os.environ, images: bool = T
         name = f"{port}.xml" if images else f"{port}_udp.xml"
         path = folders.temporary(COPIES) / name
         text = text if images else text.replace(SHARED_MEMORY, "", 1)
-        folders.write_file(path, text.replace("<rtps>", f"<rtps>{PORT.format(port)}", 1).encode())
-        settings = dict.fromkeys(settings, str(path))
+        text = text.replace("<rtps>", f"<rtps>{PORT.format(port)}", 1)
+        readers = "".join(READER.format(saxutils.quoteattr(name)) for name in _freed(args))
+        folders.write_file(path, text.replace("  </profiles>", f"{readers}  </profiles>", 1).encode())
+        settings = dict.fromkeys(settings, str(path)) | {FROM_XML: "1"}
     environment.update(settings)
     return bool(settings)
+
+
+def _freed(args: Sequence[str]) -> list[str]:
+    """Return the full names of the topics of people, for a process with these arguments."""
+    rules = {name.rpartition(":")[2].lstrip("/"): new for name, _, new in (word.partition(":=") for word in args)}
+    space = rules.get("__ns", "").rstrip("/")
+    return [posixpath.join(f"{space}/", rules.get(name, name)) for name in (SKELETONS, HANDS, FACE)]
 
 
 def profile_environment(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:

@@ -135,6 +135,23 @@ def test_load_missing_file_refused(folder: Path, tmp_path: Path) -> None:
     assert_refused(tmp_path / "empty", "export the training in it (actrec export ", "empty/last.ckpt --out …)")
 
 
+def test_load_half_copied_description_refused(folder: Path) -> None:
+    """Wherever the copy stops: the first part of a YAML file is YAML, too, and may lack only settings with defaults."""
+    file = folder / "model.yaml"
+    content = file.read_bytes()
+    for size in range(len(content.rstrip())):
+        file.write_bytes(content[:size])
+        assert_refused(folder, "model.yaml")
+    file.write_bytes(content.rstrip())
+    assert package.load(folder).labels == LABELS
+
+
+def test_load_description_of_earlier_version_without_marks(folder: Path) -> None:
+    file = folder / "model.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text())))
+    assert package.load(folder).labels == LABELS
+
+
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
 def test_load_changed_network_refused(folder: Path, change: str) -> None:
     file = folder / "model.onnx"

@@ -39,6 +39,24 @@ def test_load_returns_written_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["A1_color.yaml", "A1_depth.yaml", "A1_mount.yaml"]
 
 
+def test_load_half_copied_file_refused(folder: Path) -> None:
+    """Wherever the copy stops: the first part of a YAML file is YAML, too, and may lack only what may be missing."""
+    pose = np.eye(4)
+    pose[:3, 3] = [0.1, -0.2, 1.3]
+    color, depth, mount = (calibration_files.path_of("A1", part) for part in (COLOR, DEPTH, MOUNT))
+    calibration_files.write_intrinsics(color, LENS, "A1", note="12 views")
+    calibration_files.write_intrinsics(depth, LENS, "A1_depth", DepthGeometry(pose, 1.01, -0.004))
+    calibration_files.write_mount(mount, Mount("base_link", "camera", pose, moving=True))
+    calibration_files.load("A1")
+    for path in (color, depth, mount):
+        content = path.read_bytes()
+        for size in range(len(content.rstrip())):
+            path.write_bytes(content[:size])
+            with pytest.raises(InputError, match=path.name):
+                calibration_files.load("A1")
+        path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("distortion", "model", "count"),
     [((), "plumb_bob", 5), (LENS.distortion, "plumb_bob", 5), (tuple(np.arange(1, 9) / 10), "rational_polynomial", 8)],
