@@ -366,8 +366,14 @@ def test_recognizer_hands_without_a_direction_of_gravity_warns_until_the_remedy(
         assert graph.node._inputs.unleveled == ""
     assert send(None, []) == 11 and graph.node._inputs.unleveled == "", "no hands, nothing to label"
     send(None)
-    graph.wait_until(lambda: bool(graph.node._warned))
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "hands are labeled as before" in line]
+    lines: list[str] = []
+
+    def is_logged() -> bool:  # which comes after `_warned`
+        lines.extend(line for line in capfd.readouterr().err.splitlines() if "hands are labeled as before" in line)
+        return bool(lines)
+
+    graph.wait_until(is_logged)
+    (line,) = lines
     assert graph.node.figures()["warning"] in line
     arguments = shlex.split(line[line.index("--ros-args") : line.index(", or with")])
     with ros(arguments) as context, Host(context) as other:

@@ -4,6 +4,8 @@ Fast DDS can lose a participant's port in shared memory, to which publishers the
 that participant would have the same port, so another participant subscribes.
 """
 
+import contextlib
+import ctypes
 import sys
 import threading
 import time
@@ -152,3 +154,6 @@ class Renewed:
             subscription.close()
         if participant is not None:
             participant.close()
+        # The threads that end leave glibc with memory that others do not use: 6 MB more each time.
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
