@@ -23,6 +23,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes.bringup import launching, transport
 from actrec_nodes.bringup.processes import PARENT
+from actrec_nodes.bringup.supervisor import ONE_ARENA
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -32,7 +33,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in arguments.items()
     ]
-    variables = {**transport.profile_environment(), PARENT: str(os.getpid())}  # no node outlives a killed launch
+    arenas = {name: os.environ.get(name, value) for name, value in ONE_ARENA.items()}
+    # No node outlives a killed launch.
+    variables = {**arenas, **transport.profile_environment(), PARENT: str(os.getpid())}
     environment = [SetEnvironmentVariable(*item) for item in variables.items()]
     return LaunchDescription([*declared, *environment, OpaqueFunction(function=nodes)])
 

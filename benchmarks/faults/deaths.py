@@ -20,7 +20,7 @@ BETWEEN_S = 2.0  # shortest time that a graph works between two faults
 
 KILL_MAX_S, KILL_P95_S, GRAPH_MAX_S, STOP_MAX_S = 5.0, 3.0, 15.0, 5.0
 STOPPED_S = 10.0
-GROWTH_MB = 50.0  # from the second stop on: a process that is started anew is a fork, and nodes subscribe again
+GROWTH_MB = 50.0  # from the second stop on: at the first, nodes subscribe in another participant
 QUEUE = 1000  # messages: the recognizer's subscription of skeletons, which holds half a minute
 
 

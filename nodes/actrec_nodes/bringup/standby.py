@@ -26,7 +26,7 @@ import cv2
 
 from actrec_nodes.bringup import graph
 from actrec_nodes.bringup.processes import NodeClass, show_name, spin
-from actrec_nodes.bringup.supervisor import Backoff
+from actrec_nodes.bringup.supervisor import ONE_ARENA, Backoff
 from actrec_nodes.common import parameter_files
 
 NICENESS = 5  # of the imports
@@ -143,7 +143,7 @@ class Standby:
             ours, theirs = socket.socketpair()
             command = [sys.executable, "-m", "actrec_nodes.bringup.standby"]
             with theirs:
-                environment = {**os.environ, **self._environment}
+                environment = {**ONE_ARENA, **os.environ, **self._environment}
                 self._server = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True, env=environment)
             self._channel = ours
             _send(ours, asdict(self._plan))
