@@ -134,6 +134,8 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that spin between two frames take the cores that the estimators need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without this, 8-bit products are cut off at 16 bits on a CPU without VNNI: joints 2.8 px off instead of 0.6.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # errors are raised, in one line
     try:
         try:

@@ -16,20 +16,25 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 ALARM = re.compile(r"\[(WARN|ERROR|FATAL)\]|Traceback|Exception")
 
 
-def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(root: Path, *arguments: str, params: Path | None = None) -> "subprocess.Popen[str]":
     """Start `actrec run` with the default model and the simulated camera, which waits for a slow machine."""
-    command = [sys.executable, "-m", "actrec", "run", "--params", str(root / "config/demo.yaml"), *arguments]
+    params = params or root / "config/demo.yaml"
+    command = [sys.executable, "-m", "actrec", "run", "--params", str(params), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--duration", "8"], ["--processes", "--duration", "14", "--with", "hand,face,scene_flow"]],
+    [[], ["--processes", "--with", "hand,face,scene_flow"]],
     ids=["one", "each"],
 )
 def test_run_normal_start_and_stop_log_no_warning(root: Path, tmp_path: Path, options: list[str]) -> None:
-    image = tmp_path / "sheet.png"
-    with start(root, *options, "--image", str(image)) as process:
+    """The run ends with the person's program, however long the machine takes to start."""
+    image, short = tmp_path / "sheet.png", tmp_path / "short.yaml"
+    demo = (root / "config/demo.yaml").read_text()
+    short.write_text(demo.replace("duration: 51.0", "duration: 8.0"))
+    assert short.read_text() != demo
+    with start(root, *options, "--image", str(image), params=short) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert [line for line in output.splitlines() if ALARM.search(line)] == []

@@ -86,17 +86,22 @@ def test_network_batch_equals_single_runs():
 
 
 def test_int8_networks_agree_with_float32_on_the_simulated_actor():
+    """On every CPU: without VNNI, ONNX Runtime would cut products off, and joints would lie 2.8 px off."""
     with SimulatedCamera(actions=["wave"], realtime=False) as camera:
-        frame = camera.read()
+        frames = [camera.read() for _ in range(25)][::3]
     found = {}
     for precision in ("fp32", "int8"):
         with Pipeline(cpu_precision=precision, min_hits=1, faces=False) as people:
-            found[precision] = people.process(frame)
-    (body,), (other,) = (each.bodies for each in found.values())
-    assert np.nanmedian(np.linalg.norm(body.pixels - other.pixels, axis=1)) < 1.0
-    assert len(found["fp32"].hands) == len(found["int8"].hands) == 2
-    for hand, same in zip(found["fp32"].hands, found["int8"].hands, strict=True):
-        assert np.median(np.linalg.norm(hand.pixels - same.pixels, axis=1)) < 1.0
+            found[precision] = [people.process(frame) for frame in frames]
+    joints, hands = [], []
+    for one, other in zip(found["fp32"], found["int8"], strict=True):
+        (body,), (same_body,) = one.bodies, other.bodies
+        joints.append(np.linalg.norm(body.pixels - same_body.pixels, axis=1))
+        assert len(one.hands) == len(other.hands) == 2
+        for hand, same in zip(one.hands, other.hands, strict=True):
+            hands.append(np.linalg.norm(hand.pixels - same.pixels, axis=1))
+    assert np.nanmedian(joints) < 1.0
+    assert np.median(hands) < 0.5
 
 
 def test_precision_is_int8_if_asked_for_and_the_network_has_it():
