@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Option of sessions: 8-bit products are exact on CPUs without VNNI too. Otherwise AVX2 cuts their sums off at 16 bits:
+joints of int8 networks lie 2.8 px from the float32 ones in the median instead of 0.6."""
+
 
 @dataclass(frozen=True)
 class OnnxRuntimeConfig:
@@ -134,8 +138,7 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that spin between two frames take the cores that the estimators need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without this, 8-bit products are cut off at 16 bits on a CPU without VNNI: joints 2.8 px off instead of 0.6.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry(*EXACT_INT8)
     options.log_severity_level = 4  # errors are raised, in one line
     try:
         try:

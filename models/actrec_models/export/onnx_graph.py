@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from actrec.features.clips import example_windows
+from actrec.inference.onnxruntime_backend import EXACT_INT8
 from actrec.utils.errors import DeviceError, PackageError
 from actrec_models.networks.base import Network
 
@@ -65,6 +66,7 @@ def open_graph(content: bytes, optimized: bool = True) -> onnxruntime.InferenceS
     """Open a graph in ONNX Runtime on the CPU; without optimization each node is computed as it is in the graph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry(*EXACT_INT8)
     options.log_severity_level = 4  # errors are raised, in one line
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
