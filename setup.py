@@ -123,7 +123,7 @@ EXTRAS = {
     "rtx": [*RTX],
     # Rerun 0.23.1 and pyarrow 25 are the last versions that work with numpy 1, which Humble and Jazzy have.
     "view": ["rerun-sdk>=0.23", "pyarrow<26"],
-    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2", "matplotlib>=3.7"],
 }
 
 

@@ -30,7 +30,7 @@ Example:
   actrec eval my_shrec17_28_package --dataset shrec17_14
   actrec eval seed1 seed2 seed3 --seeds
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
-  actrec eval fold*/package --folds all
+  actrec eval runs/nucla/fold_*/last.ckpt --folds all
   actrec eval --table sem_spa:9
   actrec eval --table sem_spa:9 spa:28=runs/spa/last.ckpt --report reports/sem_spa
   actrec eval deepacts_graph_nucla --stream recordings

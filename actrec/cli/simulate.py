@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preview", metavar="FILE.mp4", help="write a video of color beside depth")
     add("--seconds", type=float, metavar="S", help="duration (default: 5, or the script's)")
     add("--action", nargs="+", metavar="NAME", help="actions in order, 'all' for all of them (default: all)")
-    add("--actors", type=int, metavar="N", help="people in the scene, 0 to 2")
+    add("--actors", type=int, metavar="N", help="people in the scene, 0 to 5")
     add("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
     add("--sequence", metavar="NAME", help="sequence in a script with several")
     add("--seed", type=int, metavar="N", help="seed of performances and noise")
