@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 SAME_CLOCK_NS = NANOSECONDS
 """Largest difference of a frame's stamp to the monotonic clock if V4L2 stamps frames by it."""
 
+SET_BACK_NS = NANOSECONDS
+"""Stamps that jump back by more follow a system clock that was set back; smaller jumps are smoothed out."""
+
 CLOSE_S = 0.5
 """Wait for the reader thread at closing. A device that does not answer keeps it longer; it then ends by itself."""
 
@@ -294,7 +297,9 @@ class _Reader:
             if self._is_file:  # every frame counts
                 self._changed.wait_for(lambda: self._newest is None or self._stopped.is_set())
             self.skipped += self._newest is not None
-            self._last_ns = max(stamp_ns, self._last_ns + 1)
+            if self._is_file or stamp_ns > self._last_ns - SET_BACK_NS:  # else the system's clock was set back
+                stamp_ns = max(stamp_ns, self._last_ns + 1)
+            self._last_ns = stamp_ns
             self._newest = self._last_ns, image
             self._changed.notify_all()
 

@@ -174,7 +174,8 @@ def label(args: argparse.Namespace) -> Result:
         has_color = first.color is not None
         worker = OfflineRecognizer(args.model, has_depth=is_measured, has_color=has_color, threads=threads, **settings)
         stack.enter_context(worker)
-        video = stack.enter_context(contextlib.closing(LabeledVideo(args.out))) if args.out is not None else None
+        out = None if args.out is None else folders.expanded(args.out)  # a shell leaves the ~ of --out=~/labeled.mp4
+        video = None if out is None else stack.enter_context(contextlib.closing(LabeledVideo(out)))
         window_s = worker.recognizer.session.package.window.seconds
         result = Result(is_measured, first.stamp_ns, worker.recognizer.config.events.evidence_s or window_s)
         began = time.monotonic()

@@ -1,5 +1,6 @@
 """Base classes of datasets: clips in the data contract, lazily decoded streams, and sources of published files."""
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -244,10 +245,13 @@ class ClipDataset:
         """Return the distinct identities of the user's recordings; empty for published datasets."""
         return tuple(dict.fromkeys(filter(None, self.recordings)))
 
-    def frame_rates(self) -> tuple[float, ...]:
+    def frame_rates(self, skip_unreadable: bool = False) -> tuple[float, ...]:
         """Return the lowest, the median and the highest frame rate, Hz, of some clips; one figure if all are equal."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(len(self), RATED_CLIPS)).astype(int))
-        stamps = [self[index].stamps_ns for index in chosen]
+        stamps = []
+        for index in chosen:
+            with contextlib.suppress(*((InputError, DeviceError) if skip_unreadable else ())):
+                stamps.append(self[index].stamps_ns)
         found = [(len(each) - 1) * 1e9 / max(int(each[-1] - each[0]), 1) for each in stamps if len(each) > 1]
         if not found:
             return ()

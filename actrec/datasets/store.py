@@ -286,15 +286,14 @@ class PreparedDataset(ClipDataset):
 
     def __getitem__(self, index: int) -> Clip:
         clip = self._chosen.item(index)
-        shard = self._shard(clip)
         arrays: dict[str, Any] = {}
         frames: dict[str, Any] = {}
         for place, row in self._rows(clip):
             key = STORED_KEYS[row[0]]
             if row[0] < 2:  # stamps and bodies
-                arrays[key] = self._read(shard, place, row)
+                arrays[key] = self._read(clip, place, row)
                 continue
-            arrays[key] = partial(self._read, shard, place, row)
+            arrays[key] = partial(self._read, clip, place, row)  # not a shard: it cannot be pickled
             if row[1]:  # not raw
                 frames[key] = arrays[key]
         name, label = self._index.names.item(clip), self._index.labels.item(clip)
@@ -318,9 +317,10 @@ class PreparedDataset(ClipDataset):
         return enumerate(self._index.rows[first:last].tolist(), start=first)
 
     def _read(
-        self, shard: memoryview, place: int, row: tuple[Any, ...], indices: Sequence[int] | np.ndarray | None = None
+        self, clip: int, place: int, row: tuple[Any, ...], indices: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
-        """Return an array, or the images `indices` of it."""
+        """Return an array of a clip, or the images `indices` of it."""
+        shard = self._shard(clip)
         if not self._checked[place]:
             self._check(shard, place, row)
         _, codec, dtype, dimensions, shape, offset, size, _ = row
@@ -333,7 +333,7 @@ class PreparedDataset(ClipDataset):
                 shard[offset : offset + size], CODECS[codec], tuple(shape[:dimensions]), requested, limit
             )
         except InputError as error:
-            raise InputError(f"'{self._path(self._clip_of(place))}': {error}: {REPAIR}") from error
+            raise InputError(f"'{self._path(clip)}': {error}: {REPAIR}") from error
 
     def _check(self, shard: memoryview, place: int, row: tuple[Any, ...]) -> None:
         if not intact(shard, row):

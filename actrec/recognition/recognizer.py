@@ -3,7 +3,6 @@
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from actrec.recognition.tracks import (
     BodyTrack,
     Counts,
     ModelInputs,
+    PendingFrame,
     StreamBuffers,
     due_windows,
     faces_by_id,
@@ -45,15 +45,6 @@ TOLERANCE_S = 1 / 120
 
 RATE_S = 1.0
 """Time over which the rate of frames is measured, at least."""
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The newest frame, not yet labeled."""
-
-    stamp_ns: int
-    joints: Mapping[str, np.ndarray]  # by body id, [V, 3] m as received
-    is_empty: bool
 
 
 class ActionRecognizer:
@@ -83,7 +74,7 @@ class ActionRecognizer:
         self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False), self.config.stream_timeout_s)
         self._newest_ns: int | None = None
         self._empty_since_ns: int | None = None
-        self._pending: _Frame | None = None
+        self._pending: PendingFrame | None = None
         self._events: list[ActionEvent] = []
         self._detector = EventDetector(session.package, self.config.events)
 
@@ -260,7 +251,7 @@ class ActionRecognizer:
         self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
         self._update_tracks(stamp_ns, found, up)
         seen = {body_id: found[body_id].positions for body_id in self._tracks if body_id in found}
-        self._pending = _Frame(stamp_ns, seen, not found)
+        self._pending = PendingFrame(stamp_ns, seen, not found)
         # A body that is detected but found no room after the stamps jumped back has ended, too.
         ended = [body_id for body_id in before if body_id not in self._tracks]
         self._events += [event for body_id in ended for event in self._detector.end(body_id, stamp_ns)]
@@ -378,7 +369,14 @@ class ActionRecognizer:
             tracks = [self._tracks[body_id] for body_id in ready]
             every_s = self.config.interval_s
             windows = due_windows(ready, frame.stamp_ns, every_s, self._tracks, self._buffers, self._inputs)
-        results = clip_scores.predict(session, windows)
+        try:
+            results = clip_scores.predict(session, windows)
+        except Exception:  # no evidence: present events end while the network fails
+            with self._lock:
+                for body_id, track in zip(ready, tracks, strict=True):
+                    if session is self._session and self._tracks.get(body_id) is track:
+                        self._add_evidence(body_id, frame, None)
+            raise
         with self._lock:
             for body_id, track, window, result in zip(ready, tracks, windows, results, strict=True):
                 result = self._accumulate(session, body_id, track, frame, result)
@@ -396,7 +394,7 @@ class ActionRecognizer:
             clips = make_clips(ready, self._newest_ns or 0, self._tracks, self._buffers, self._inputs)
             return dict(zip(ready, clips, strict=True))
 
-    def _located(self, prediction: ActionPrediction, frame: _Frame) -> ActionPrediction:
+    def _located(self, prediction: ActionPrediction, frame: PendingFrame) -> ActionPrediction:
         """Return a prediction with the place of its body, and for how long the body has had this label."""
         joints, track = frame.joints[prediction.body_id], self._tracks.get(prediction.body_id)
         place = middle(joints[np.isfinite(joints).all(axis=-1)])
@@ -440,7 +438,7 @@ class ActionRecognizer:
             return [self._unknown(body_id, self._newest_ns, reason=reason) for body_id in [*self._tracks] or [""]]
 
     def _accumulate(
-        self, session: Session, body_id: str, track: BodyTrack, frame: _Frame, result: Prediction
+        self, session: Session, body_id: str, track: BodyTrack, frame: PendingFrame, result: Prediction
     ) -> Prediction:
         """Add a prediction to its body's events; return the present event as a prediction, if labels are of events.
 
@@ -455,7 +453,7 @@ class ActionRecognizer:
         best = (UNKNOWN, -1, float(average.max())) if event is None else (event.label, event.class_id, event.confidence)
         return Prediction(*best, average, result.labels)
 
-    def _add_evidence(self, body_id: str, frame: _Frame, probabilities: np.ndarray | None) -> None:
+    def _add_evidence(self, body_id: str, frame: PendingFrame, probabilities: np.ndarray | None) -> None:
         tracked_s = self._tracks[body_id].window.duration_s
         found = self._detector.update(body_id, frame.stamp_ns, probabilities, frame.joints[body_id], tracked_s)
         self._events += found
@@ -468,7 +466,7 @@ class ActionRecognizer:
     def _is_due(self, predicted_ns: int | None, stamp_ns: int) -> bool:
         return predicted_ns is None or stamp_ns - predicted_ns >= self.config.interval_s * NANOSECONDS
 
-    def _due_bodies(self, frame: _Frame) -> list[str]:
+    def _due_bodies(self, frame: PendingFrame) -> list[str]:
         tracked = (body_id for body_id in frame.joints if body_id in self._tracks)
         return [body_id for body_id in tracked if self._is_due(self._tracks[body_id].predicted_ns, frame.stamp_ns)]
 
@@ -476,7 +474,7 @@ class ActionRecognizer:
         start = stamp_ns if start_ns is None else start_ns
         return ActionPrediction(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
 
-    def _select(self, frame: _Frame) -> tuple[list[ActionPrediction], list[str]]:
+    def _select(self, frame: PendingFrame) -> tuple[list[ActionPrediction], list[str]]:
         """Return predictions for the due bodies that cannot be labeled yet, and the ids of the others."""
         predictions, ready, refused = [], [], self.other_flow() if self.config.strict_inputs else ""
         for body_id in self._due_bodies(frame):

@@ -202,6 +202,15 @@ class ModelInputs:
         track.points, track.frames, track.scores = empty.points, empty.frames, empty.scores
 
 
+@dataclass(frozen=True)
+class PendingFrame:
+    """The newest frame, not yet labeled."""
+
+    stamp_ns: int
+    joints: Mapping[str, np.ndarray]  # by body id, [V, 3] m as received
+    is_empty: bool
+
+
 @dataclass
 class BodyTrack:
     """One tracked body."""

@@ -153,7 +153,7 @@ def _parse_clip(where: str, header: Sequence[str], values: Sequence[str]) -> Lab
     for name in ("label", "person"):
         if not is_printable(text := given.get(name, "")):
             raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
-    given["recording"] = str(PurePath(given["recording"]))  # also for "wave_001/" and "./wave_001"
+    given["recording"] = PurePath(given["recording"]).as_posix()  # also for "wave_001/" and "./wave_001"
     clip = LabeledClip(**given)
     check_label(where, clip.label)
     if clip.end_s <= clip.start_s:
@@ -231,7 +231,7 @@ def own_labels(root: Path, fps: float = 0.0) -> dict[str, OwnLabels]:
     for path in [file for top in _visible_entries(root) for file in (_visible_entries(top) if top.is_dir() else [top])]:
         with contextlib.suppress(InputError):
             if path.suffix == ".npz" and skeleton_format(path) == "npz":
-                found[str(path.relative_to(root))] = path
+                found[path.relative_to(root).as_posix()] = path
     return {name: _read_own(path, name, fps) for name, path in found.items()}
 
 
@@ -290,7 +290,7 @@ def unlabeled_recordings(root: Path, clips: list[LabeledClip]) -> list[str]:
     for path in _visible_entries(root):
         inside = _visible_entries(path) if path.is_dir() and not is_recording(path) else [path]
         unknown = (path for path in inside if path != root / LABELS_FILE and path.resolve() not in labeled)
-        found += [str(path.relative_to(root)) for path in unknown if is_recording(path)]
+        found += [path.relative_to(root).as_posix() for path in unknown if is_recording(path)]
     return found
 
 

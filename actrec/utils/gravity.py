@@ -5,6 +5,7 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ FOLLOW_S, GYRO_FOLLOW_S = 0.4, 3.0
 accelerates for a moment does not tilt it."""
 
 MAX_GAP_S = 1.0  # time without samples after which the average starts again
+SILENT_S = 3.0  # time without samples after which the sensor is taken for dead
 
 
 class Choice:
@@ -181,7 +183,8 @@ class GravityFilter:
         to_frame: Rotation [3, 3] from the sensor's axes to the optical frame.
 
     Attributes:
-        up: Unit vector [3] against gravity in the optical frame; None before the first average.
+        up: Unit vector [3] against gravity in the optical frame; None before the first average, and from `SILENT_S`
+            after the last sample on.
         rejected: Number of samples in a row that are not gravity.
         measured: Norm of the last acceleration in m/s².
     """
@@ -192,6 +195,7 @@ class GravityFilter:
         self._rest: list[np.ndarray] = []
         self._rest_since_ns = 0
         self._last_ns: int | None = None
+        self._heard_s = 0.0
         self._turned_ns: int | None = None
         self._up: np.ndarray | None = None
         self.rejected = 0
@@ -200,8 +204,8 @@ class GravityFilter:
     @property
     def up(self) -> np.ndarray | None:
         """Return the direction, float32."""
-        up = self._up
-        return None if up is None else up.astype(np.float32)
+        up, is_heard = self._up, time.monotonic() - self._heard_s < SILENT_S
+        return None if up is None or not is_heard else up.astype(np.float32)
 
     def rotate(self, stamp_ns: int, angular_velocity: np.ndarray) -> None:
         """Add a sample of the gyroscope, [3] rad/s in the sensor's axes."""
@@ -218,7 +222,7 @@ class GravityFilter:
         """Add a sample of the accelerometer, [3] m/s² in the sensor's axes: against gravity at rest."""
         measured = self._to_frame @ np.asarray(acceleration, np.float64)
         with self._lock:
-            before, self._last_ns = self._last_ns, stamp_ns
+            before, self._last_ns, self._heard_s = self._last_ns, stamp_ns, time.monotonic()
             if before is not None and not 0 <= stamp_ns - before < MAX_GAP_S * NANOSECONDS:
                 self._up, self._rest, self._turned_ns = None, [], None
             self.measured = float(np.linalg.norm(measured))

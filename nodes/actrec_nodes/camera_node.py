@@ -265,9 +265,12 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _with_up(self, frame: RgbdFrame, head: Any) -> RgbdFrame:
         """Return the frame with the direction of gravity, in the order of `gravity.SOURCES`; publish a new one."""
         up = self._gravity.of({"setting": self._set_up, "calibration": self._mount_up, frame.up_source: frame.up})
-        if up is None:
-            return frame
         source, before = self._gravity.source, self._published_up
+        if up is None:
+            if before is not None and before[0] == "accelerometer":  # it sends nothing any more
+                self._by_topic[topics.MEASURED_UP].publish(Vector3Stamped(header=head))
+                self._published_up = None
+            return frame
         if before is None or source != before[0] or up @ before[1] < SAME_UP_COSINE:
             topic = topics.MEASURED_UP if source == "accelerometer" else topics.UP
             self._by_topic[topic].publish(Vector3Stamped(header=head, vector=conversions.up_to_vector(up)))

@@ -37,6 +37,7 @@ KEYPOINTS = {
 
 PRIORITY = 128  # of an intent, the default of hri_actions_msgs
 ROBOT = "__myself__"  # the robot in an intent
+SILENT_S = 2.0  # time without skeletons after which nobody is tracked
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class HriNode(ActrecNode[HriConfig]):
         self._bodies: dict[str, Body] = {}
         self._up = np.array(LEVEL)
         self._size: tuple[int, int] | None = None
+        self._heard_s = 0.0
 
     def configure(self) -> None:
         """Import the messages of ROS4HRI and make the publishers."""
@@ -89,6 +91,8 @@ class HriNode(ActrecNode[HriConfig]):
         self._actions = _messages("hri_actions_msgs")
         if self._actions is not None:
             self._intents = self.create_output(self._actions.Intent, topics.INTENTS)
+        elif pairs:
+            self.get_logger().info(f"{topics.INTENTS} is not published: hri_actions_msgs is not installed")
         if self.config.body_frames:
             tf = _messages("tf2_msgs")
             if tf is None:
@@ -105,23 +109,33 @@ class HriNode(ActrecNode[HriConfig]):
             (ActionEvent, topics.ACTION_EVENTS, self._on_event, topics.SMALL_SUBSCRIBER),
         )
         self._open = [Subscription(self, *each, warn=self.warn) for each in wanted]
+        self.start_timer(SILENT_S / 2, self._end_silent)
 
     def deactivate(self) -> None:
         """Unsubscribe, and publish an empty list of bodies."""
         while self._open:
             self._open.pop().close()
-        self._follow([])
-        self._tracked.publish(self._hri.IdsList())
+        self._end_all()
 
     def cleanup(self) -> None:
         """Forget the messages."""
         self._hri = self._actions = self._tf = self._intents = None
 
+    def _end_silent(self) -> None:
+        """End the people if no skeletons come any more, not even empty ones."""
+        if self._bodies and time.monotonic() - self._heard_s > SILENT_S:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        self._bodies = {}
+        self._follow([])
+        self._tracked.publish(self._hri.IdsList())
+
     def _on_info(self, message: CameraInfo) -> None:
         self._size = (message.width, message.height)
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
-        began = time.monotonic()
+        began = self._heard_s = time.monotonic()
         self.statistics.count("received")
         try:
             bodies, up = conversions.message_to_bodies(message), gravity.up_from_vector(message.up)

@@ -145,8 +145,8 @@ class GravityInputs:
         if self._tf is None or not self._config.gravity_frame:  # TF may have an accelerometer's place only
             return None
         try:
-            # After some failures in a row there is no wait, so that a missing transform does not delay all frames.
-            wait_s = WAIT_S if self._failures < 10 else 0.0
+            # After some failures in a row few lookups wait, so that a missing transform does not delay all frames.
+            wait_s = WAIT_S if self._failures < 10 or self._failures % 30 == 0 else 0.0
             pose = self._tf.pose(self._config.gravity_frame, frame.frame_id, frame.stamp_ns, wait_s)
         except DeviceError as error:
             self._failures += 1

@@ -91,6 +91,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._publishing = threading.Lock()
         self._expired, self._stale_since_ns, self._stale_line = 0, 0, ""
         self._inference_s, self._valid_for_s = 0.0, 0.0
+        self._configured: dict[str, Any] = {}
         self._predicting_ns = self._slow_ns = 0  # begin of the prediction in progress, and of the last one reported
         self._labels: Any = None
         self._text: Any = None
@@ -121,7 +122,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.config.model, lambda model: self._load_and_replace(model, None, cleaned)
         )
         settings, stale_s = self._recognition.read(), self.config.stale_s
-        self._recognizer = ActionRecognizer(self._session, **parameters.as_options(settings))
+        self._configured = parameters.as_options(settings)
+        self._recognizer = ActionRecognizer(self._session, **self._configured)
         self._valid_for_s = stale_s + settings.interval_s if stale_s else 0.0
         self._labels = self.create_output(ActionLabel, topics.ACTION_LABEL, deadline_s=self._valid_for_s)
         self._text = self.create_output(String, topics.ACTION_LABEL_TEXT)
@@ -132,7 +134,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         """Subscribe and start with empty windows."""
         with self._swap:
             assert self._session is not None
-            self._recognizer = ActionRecognizer(self._session, **parameters.as_options(self._recognition.read()))
+            self._recognizer = ActionRecognizer(self._session, **self._configured)
         self._skipped, self._reason, self._last_counts, self._warned = 0, "", Counts(), set()
         worker = self.start_worker(self._work, lambda frame: frame.stamp_ns, CAPACITY)
         stale_s = self.config.stale_s

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from actrec import recordings
 from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files, gravity
-from actrec.utils.errors import InputError, MissingLibraryError
+from actrec.utils.errors import DeviceError, InputError, MissingLibraryError
 from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions as c
 from actrec_nodes.common import topics
@@ -72,6 +73,32 @@ def write_mount(folder: Path, monkeypatch, up: np.ndarray, moving: bool = False)
 
 
 TILTED = gravity.up_from_angles(0, 20)
+
+
+def test_camera_node_withdraws_the_direction_of_an_accelerometer_that_falls_silent(
+    host, add, peer, monkeypatch
+) -> None:
+    from actrec.cameras.simulated import SimulatedCamera
+
+    read, silent = SimulatedCamera.read, threading.Event()
+
+    def measured(*args):
+        frame = read(*args)
+        return dataclasses.replace(frame, up=None if silent.is_set() else frame.up, up_source="accelerometer")
+
+    monkeypatch.setattr(SimulatedCamera, "read", measured)
+    peer.subscribe(Vector3Stamped, topics.MEASURED_UP, topics.LATCHED)
+    add(CameraNode, driver="simulated", simulated__width=64, simulated__height=48)
+    assert host.start() is None
+    found = peer.received[topics.MEASURED_UP]
+    peer.wait_until(lambda: len(found) == 1)
+    assert gravity.up_from_vector(found[0].vector) is not None
+    silent.set()
+    peer.wait_until(lambda: len(found) == 2)
+    assert gravity.up_from_vector(found[1].vector) is None
+    silent.clear()
+    peer.wait_until(lambda: len(found) == 3)
+    assert gravity.up_from_vector(found[2].vector) is not None
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -159,6 +186,22 @@ def test_gravity_inputs_follow_tf_at_each_stamp(add, tf, monkeypatch) -> None:
     assert at(8).up_source == "tf", "before the accelerometer"
     inputs._keep_up(Vector3Stamped(vector=c.up_to_vector(UPSIDE_DOWN)))
     assert at(8).up_source == "camera", "after a stated direction"
+    inputs.close()
+
+
+def test_gravity_inputs_wait_now_and_then_for_a_transform_that_failed(add, tf, monkeypatch) -> None:
+    node, waits = add(SkeletonNode), []
+    monkeypatch.setattr(SkeletonNode, "warn", lambda *_: None)
+    inputs = GravityInputs(node, GravityInputConfig(gravity_frame="base_footprint"))
+
+    def pose(target: str, source: str, stamp_ns: int, wait_s: float) -> None:
+        waits.append(wait_s > 0)
+        raise DeviceError("not yet")
+
+    monkeypatch.setattr(inputs._tf, "pose", pose)
+    for second in range(100):
+        inputs.add_to(RgbdFrame(second * 10**9, None, None, CAMERA, "lens"))
+    assert all(waits[:10]) and sum(waits[10:]) == 3, "a late transform may come into time again"
     inputs.close()
 
 

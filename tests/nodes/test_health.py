@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,25 @@ def test_notify_sends_states_if_systemd_waits_for_them(tmp_path: Path, monkeypat
         channel.bind(str(tmp_path / "notify"))
         assert notify("READY=1", "STATUS=ready")
         assert channel.recv(100) == b"READY=1\nSTATUS=ready"
+
+
+def test_health_node_that_a_client_has_deactivated_does_not_hang(
+    systemd: socket.socket, context: Any, host: Any, peer: Peer, add: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """It may build an engine for minutes when it is configured again, and answers nothing meanwhile."""
+    monkeypatch.setattr("actrec_nodes.bringup.health.ANSWER_S", 1.0)
+    monkeypatch.setattr("actrec_nodes.bringup.health.PERIOD_S", 0.2)
+    node, hung, released = add(Probe), [], threading.Event()
+    with GraphHealth(peer, ["probe"], hung=hung.append):
+        assert host.start([node]) is None
+        receive(systemd, "STATUS=1 nodes are active")
+        node.trigger_deactivate()
+        receive(systemd, "STATUS=waiting for probe (inactive)")
+        node.create_timer(0.01, lambda: released.wait(60.0))  # it does not answer
+        receive(systemd, "STATUS=waiting for probe (no answer)")
+        time.sleep(2.0)
+    released.set()
+    assert not hung
 
 
 def test_health_is_ready_when_the_nodes_are_active_and_alive_while_they_answer(

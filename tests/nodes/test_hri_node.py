@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,25 @@ def test_hri_node_publishes_people_with_stand_in_messages(add: Any, published: d
     node._on_skeletons(skeletons())
     assert published["humans/bodies/tracked"][-1].ids == [] and not node._by_body
     assert node.statistics.snapshot().processed == 2
+
+
+def test_hri_node_without_skeletons_ends_the_people(
+    add: Any, published: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = add(HriNode)
+    assert node.start()
+    node._on_skeletons(skeletons(person()))
+    node._end_silent()
+    tracked = published["humans/bodies/tracked"]
+    assert tracked[-1].ids == ["body_7"]
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 2.1)
+    node._end_silent()
+    assert tracked[-1].ids == [] and not node._by_body
+    count = len(tracked)
+    node._end_silent()
+    node._on_event(event("wave"))
+    assert len(tracked) == count, "once"
 
 
 def test_hri_node_publishes_body_frames_if_asked(

@@ -1,11 +1,13 @@
 """Perception and scene flow nodes do no work without a subscriber, over real DDS."""
 
 import json
+import sys
 from collections.abc import Callable
 
 import pytest
-from actrec_msgs.msg import HandArray
+from actrec_msgs.msg import HandArray, SkeletonArray
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 
@@ -64,6 +66,22 @@ def test_idle_scene_flow_node_works_for_a_subscriber_of_any_output(host, add, pe
     node.trigger_deactivate()
     assert not node.idle
     peer.wait_for_subscribers(topics.COLOR, 0)
+
+
+def test_idle_node_that_cannot_subscribe_reports_it_and_tries_again(host, add, peer) -> None:
+    """`gravity_frame` is read when work begins again, and needs tf2_ros, which has no wheel."""
+    node = add(SkeletonNode, **SOON)
+    assert host.start() is None
+    peer.wait_until(lambda: bool(node.idle))
+    node.set_parameters([Parameter("gravity_frame", value="base_footprint")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tf2_ros", None)
+        peer.subscribe(SkeletonArray, topics.SKELETONS)
+        peer.wait_until(lambda: "tf2_ros" in node.last_error)
+        assert node.idle == "no subscriber"
+    node.set_parameters([Parameter("gravity_frame", value="")])
+    peer.wait_until(lambda: not node.idle)
+    peer.send_frames_until(still(), lambda: len(peer.received[topics.SKELETONS]) >= 1)
 
 
 def test_idle_after_zero_works_without_subscribers(host, add, peer) -> None:

@@ -9,6 +9,7 @@ import pytest
 from actrec_msgs.msg import ActionLabel, SkeletonArray
 from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 from actrec.types import NANOSECONDS
@@ -135,6 +136,19 @@ def tiny(tmp_path: Path) -> str:
 
 def unknown_labels(graph: Graph) -> list[tuple[str, str]]:
     return [(label.body_id, label.reason) for label in graph.labels if label.reason]
+
+
+def test_recognizer_new_interval_waits_for_the_next_configuration(make: Make, tiny: str) -> None:
+    """With the time for which labels are valid, and the deadline of their publisher."""
+    graph = make(model=tiny, stale_s=2.0, interval_s=0.2)
+    assert graph.start()
+    graph.node.set_parameters([Parameter("interval_s", value=5.0)])
+    for transition in ("deactivate", "activate"):
+        getattr(graph.node, f"trigger_{transition}")()
+    assert (graph.node._recognizer.config.interval_s, graph.node._valid_for_s) == (0.2, 2.2)
+    for transition in ("deactivate", "cleanup", "configure", "activate"):
+        getattr(graph.node, f"trigger_{transition}")()
+    assert (graph.node._recognizer.config.interval_s, graph.node._valid_for_s) == (5.0, 7.0)
 
 
 def test_recognizer_silent_skeletons_end_with_one_unknown_each(make: Make, tiny: str) -> None:

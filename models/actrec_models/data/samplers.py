@@ -132,8 +132,9 @@ class Validation:
         return held
 
     def _groups(self, clips: ClipDataset) -> list[int | str]:
-        if not self.by:
-            return list(range(len(clips)))
+        if not self.by:  # a rendered copy has the name of its clip
+            first: dict[str, int] = {}
+            return [first.setdefault(name, index) for index, name in enumerate(clips.names)]
         metas = clips.metas
         if any(self.by not in meta for meta in metas):
             known = sorted(set.intersection(*(set(meta) for meta in metas))) if metas else []

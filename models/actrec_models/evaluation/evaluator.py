@@ -139,7 +139,7 @@ def evaluate_models(
         )
         for model, part, own in zip(models, clips, scores, strict=True)
     )  # fmt: skip
-    unknown, unknown_notes = _score_unknown(models, modes, target, score, options.skip_unreadable)
+    unknown, unknown_notes = _score_unknown(models, modes, target, folds, score, options.skip_unreadable)
     notes = (*_notes(target, models, clips[0], not_trained_on, duplicates), *unknown_notes)
     evaluation = Evaluation(kind, target, modes, models, results, draws=draws, folds=tuple(folds),
                             notes=notes, duplicates=duplicates, unknown=unknown)  # fmt: skip
@@ -151,20 +151,27 @@ def evaluate_models(
 
 
 def _score_unknown(
-    models: Sequence[Model], modes: Sequence[str], target: Target, score: Callable[..., Scores], skip_unreadable: bool
-) -> tuple[tuple[tuple[int, float] | None, ...], list[str]]:
+    models: Sequence[Model], modes: Sequence[str], target: Target, folds: Sequence[int], score: Callable[..., Scores],
+    skip_unreadable: bool,
+) -> tuple[tuple[tuple[int, float] | None, ...], list[str]]:  # fmt: skip
     """Score the recordings labeled `unknown` that no model was trained on; return a note on each model."""
-    part = target.unknown_recordings()
+    own_folds = folds or [0] * len(models)
     trained = set().union(*map(training_recordings, models))
-    clips = part.subset([index for index, recording in enumerate(part.recordings) if recording not in trained])
-    if not len(clips):
+    clips = {}
+    for fold in dict.fromkeys(own_folds):
+        part = target.unknown_recordings(fold)
+        clips[fold] = part.subset([k for k, recording in enumerate(part.recordings) if recording not in trained])
+    if not any(map(len, clips.values())):
         return (), []
     rejections: list[tuple[int, float] | None] = []
     notes: list[str] = []
-    unreadable: dict[int, str] = {}
-    for model, mode in zip(models, modes, strict=True):
+    unreadable: list[str] = []
+    for model, mode, fold in zip(models, modes, own_folds, strict=True):
+        if not len(clips[fold]):
+            rejections.append(None)
+            continue
         try:
-            scores = score(model.session, clips, mode)
+            scores = score(model.session, clips[fold], mode)
         except InputError as error:
             if not skip_unreadable:
                 raise
@@ -175,8 +182,8 @@ def _score_unknown(
         is_rejected = model.session.is_rejected(model.session.softmax(scores.logits[readable]))
         rejections.append((len(is_rejected), float(is_rejected.mean())))
         notes.append(f"{model.name} rejects {is_rejected.mean():.1%} of {len(is_rejected)} recordings labeled unknown.")
-        unreadable |= scores.unreadable
-    return tuple(rejections), [*notes, *(f"Skipped, labeled unknown: {why}" for _, why in sorted(unreadable.items()))]
+        unreadable += [why for _, why in sorted(scores.unreadable.items())]
+    return tuple(rejections), [*notes, *(f"Skipped, labeled unknown: {why}" for why in dict.fromkeys(unreadable))]
 
 
 def _learned(model: Model, clips: ClipDataset) -> np.ndarray:

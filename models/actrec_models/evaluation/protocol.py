@@ -147,9 +147,10 @@ class Target:
         options = {**self.options, **({"fold": fold} if fold else {})}
         return datasets.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
 
-    def unknown_recordings(self) -> SourceDataset | PreparedDataset:
-        """Open the part's recordings labeled `unknown`."""
-        return datasets.create_unknown(self.dataset, self.root, split=self.split, part=self.part, **self.options)
+    def unknown_recordings(self, fold: int = 0) -> SourceDataset | PreparedDataset:
+        """Open the part's recordings labeled `unknown`; of one fold if `fold` is not 0."""
+        options = {**self.options, **({"fold": fold} if fold else {})}
+        return datasets.create_unknown(self.dataset, self.root, split=self.split, part=self.part, **options)
 
     @property
     def scores_all_recordings(self) -> bool:

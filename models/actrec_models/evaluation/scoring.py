@@ -112,7 +112,8 @@ def score(
     package = session.package
     if differs := other_flow(package, clips):
         logger.warning("%s", differs)
-    source_hz = min(clips.frame_rates(), default=0.0) if rates.image_rate(package.inputs, package.window) else 0.0
+    needs_rate = rates.image_rate(package.inputs, package.window) > 0
+    source_hz = min(clips.frame_rates(skip_unreadable), default=0.0) if needs_rate else 0.0
     if slow := rates.describe_rate(package.inputs, package.window, source_hz):
         logger.warning("%s: %s", package.name, slow)
     augmented = augmented_samples(session.package, clips, mode) if draws else None
@@ -281,6 +282,8 @@ def _readable(
 
 def _worker_context() -> Any:
     """Fork workers from a server that holds only this module: forking a process with a session's threads may crash."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

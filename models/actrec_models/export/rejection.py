@@ -257,7 +257,9 @@ def _streams_beside_bodies(specs: Iterable[InputSpec]) -> list[str]:
 
 def _augmented_logits(recipe: Recipe, session: Session, clips: ClipDataset) -> np.ndarray:
     """Return the logits [N, classes] of one augmented version of each clip."""
-    augmentation = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
+    # Without augmentation labels of sides may not change, and the training saw no mirrored clip.
+    mirror = {} if recipe.augment else {"mirror": False}
+    augmentation = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"), **mirror)
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, augmentation)
     rngs = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     bodies = [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(rngs)]

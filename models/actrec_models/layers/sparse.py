@@ -6,7 +6,7 @@ search. Rows of the tables count from 1; row 0 reads as zeros. `PaddedNeighborho
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -102,16 +102,17 @@ class SparseConvolution(nn.Module):
         return torch.matmul(f, self.weight[self.center]) + near.convolve(f, self.weight)
 
 
-class PointNorm(nn.BatchNorm1d):
-    """Batch normalization over the points that are there."""
+def normalized_points(norm: nn.Module, f: Tensor) -> Tensor:
+    """Normalize (points, C), or by the running statistics (N, P, C), whose absent rows become meaningless.
 
-    def forward(self, f: Tensor) -> Tensor:
-        """Normalize (points, C), or by the running statistics (N, P, C), whose absent rows become meaningless."""
-        if f.ndim == 2:
-            return super().forward(f)
-        assert self.running_mean is not None and self.running_var is not None
-        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return f * scale + (self.bias - self.running_mean * scale)
+    A function, because on several devices Lightning replaces each `BatchNorm1d` by a `SyncBatchNorm`.
+    """
+    assert isinstance(norm, nn.BatchNorm1d | nn.SyncBatchNorm)
+    if f.ndim == 2:
+        return cast(Tensor, norm(f))
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return f * scale + (norm.bias - norm.running_mean * scale)
 
 
 class TemporalConvolution(nn.Module):
@@ -128,18 +129,18 @@ class TemporalConvolution(nn.Module):
         super().__init__()
         self.width = channels // len(dilations)
         self.split = nn.Linear(channels, channels, bias=False)
-        self.split_norm = PointNorm(channels)
+        self.split_norm = nn.BatchNorm1d(channels)
         self.branches = nn.ModuleList(nn.Linear(3 * self.width, self.width, bias=False) for _ in dilations)
-        self.norm = PointNorm(channels)
+        self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, f: Tensor, near: "Neighborhood") -> Tensor:
         """Map (N, P, C) to (N, P, C)."""
-        f = torch.relu(self.split_norm(self.split(f)))
+        f = torch.relu(normalized_points(self.split_norm, self.split(f)))
         scales = []
         for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=-1), strict=True)):
             around = near.temporal_neighbors(part, b, len(self.branches), self.width)  # (N, P, 2·C / B): earlier, later
             scales.append(branch(torch.cat([around, part], dim=-1)))
-        return self.norm(torch.cat(scales, dim=-1))
+        return normalized_points(self.norm, torch.cat(scales, dim=-1))
 
 
 # -- training: points of a batch ---------------------------------------------------------------------------------------

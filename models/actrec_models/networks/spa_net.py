@@ -57,10 +57,10 @@ from actrec.utils.errors import ConfigError
 from actrec_models.layers.sparse import (
     Neighborhood,
     PaddedNeighborhood,
-    PointNorm,
     Points,
     SparseConvolution,
     TemporalConvolution,
+    normalized_points,
 )
 from actrec_models.networks.base import Network
 from actrec_models.networks.sem_net import SemNet, combine
@@ -113,13 +113,13 @@ class Spa3p1dBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, options: SpaNetConfig):
         super().__init__()
         self.spatial = SparseConvolution(channels_in, channels_out, options.kernel)
-        self.norm = PointNorm(channels_out)
+        self.norm = nn.BatchNorm1d(channels_out)
         self.temporal = TemporalConvolution(channels_out, tuple(options.dilations))
         self.shortcut = Shortcut(channels_in, channels_out)
 
     def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
         """Map (N, P, C) to (N, P, C′)."""
-        f = torch.relu(self.norm(self.spatial(f_in, near)))
+        f = torch.relu(normalized_points(self.norm, self.spatial(f_in, near)))
         f = self.temporal(f, near)
         return torch.relu(f + self.shortcut(f_in))
 
@@ -132,12 +132,12 @@ class Spa4dBlock(nn.Module):
         self.spatiotemporal = SparseConvolution(
             channels_in, channels_out, options.kernel, options.temporal or options.kernel
         )
-        self.norm = PointNorm(channels_out)
+        self.norm = nn.BatchNorm1d(channels_out)
         self.shortcut = Shortcut(channels_in, channels_out)
 
     def forward(self, f_in: Tensor, near: Neighborhood) -> Tensor:
         """Map (N, P, C) to (N, P, C′)."""
-        f = self.norm(self.spatiotemporal(f_in, near))
+        f = normalized_points(self.norm, self.spatiotemporal(f_in, near))
         return torch.relu(f + self.shortcut(f_in))
 
 
@@ -149,11 +149,11 @@ class Shortcut(nn.Module):
         self.same = channels_in == channels_out
         if not self.same:
             self.linear = nn.Linear(channels_in, channels_out, bias=False)
-            self.norm = PointNorm(channels_out)
+            self.norm = nn.BatchNorm1d(channels_out)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map (N, P, C) to (N, P, C′)."""
-        return f if self.same else self.norm(self.linear(f))
+        return f if self.same else normalized_points(self.norm, self.linear(f))
 
 
 class SpaNet3p1d(Network):

@@ -263,6 +263,11 @@ class Averaging(WeightAveraging):
         super().__init__(multi_avg_fn=self._update)
         self.decay, self.warm_up = decay, warm_up
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Create the average on the device that trains, to which Lightning moves the module only later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
     def decay_after(self, steps: int) -> float:
         """Return the decay of the step after `steps` steps of a stage."""
         return min(self.decay, (1 + steps) / (10 + steps)) if self.warm_up else self.decay

@@ -16,6 +16,11 @@ from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.training.recipe import Recipe, Stage
 
 
+def may_be_fused(recipe: Recipe) -> bool:
+    """Return whether the optimizer may be a fused one: in mixed precision Lightning clips no gradients for it."""
+    return recipe.precision == "32-true" or (recipe.precision == "bf16-mixed" and not recipe.gradient_clip)
+
+
 class RecognitionModule(lightning.LightningModule):
     """Train a network on its own loss by a recipe, given by its plain fields."""
 
@@ -124,8 +129,7 @@ class RecognitionModule(lightning.LightningModule):
         """Return the stage's optimizer, and its schedule over all of the stage's steps."""
         recipe = self.recipe.for_stage(self.stage)
         chosen, schedule, *_ = recipe.components()
-        # Lightning refuses to clip gradients for a fused optimizer, which removes float16's loss scale itself.
-        fused = self.device.type == "cuda" and recipe.precision != "16-mixed"
+        fused = self.device.type == "cuda" and may_be_fused(recipe)
         optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay, fused)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = schedule.make(optimizer, recipe.learning_rate, steps, recipe.epochs)

@@ -118,7 +118,8 @@ class GraphHealth:
             answer, asked.answer = asked.answer.result(), None
             if answer is not None:
                 asked.state, asked.answered, asked.unanswered = str(answer.current_state.label), asked.asked, 0
-                asked.active = asked.asked if asked.state == "active" else asked.active
+                # A node that a client has deactivated may take minutes to configure itself: it does not hang.
+                asked.active = asked.asked if asked.state == "active" else float("-inf")
         if asked.answer is not None and now - asked.asked > PERIOD_S:  # the node has died, or is busy
             asked.client.remove_pending_request(asked.answer)
             asked.answer, asked.unanswered = None, asked.unanswered + 1

@@ -310,9 +310,16 @@ class FrameNode(ActrecNode[ConfigT]):
             if any(output.get_subscription_count() for output in self._outputs):
                 self._wanted_at = now
                 if self.idle:
+                    try:
+                        self.subscribe()
+                    except (
+                        Exception
+                    ) as error:  # such as a new setting that lacks its library: the next call tries again
+                        self.unsubscribe()
+                        self.fail(error)
+                        return
                     self.idle = ""
                     self.get_logger().info("no longer idle: a subscriber came")
-                    self.subscribe()
             elif not self.idle and 0 < self._idle_after_s <= now - self._wanted_at:
                 self.idle = "no subscriber"
                 self.get_logger().info("idle: no subscriber; images are not received until one comes")

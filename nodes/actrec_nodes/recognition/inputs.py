@@ -106,6 +106,8 @@ class RecognizerInputs:
                 self._opened[name] = time.monotonic()
                 self._ever_received.discard(name)
                 self._subscriptions[name] = self._subscribe(name, kind, callback, profile)
+        if self._recognizer.tracked_stream != "hands":
+            self.unleveled, self._leveled_ns = "", None
         topic, kind = self.tracked
         if self._liveliness is None or self._liveliness.topic != topic:
             self._close_liveliness()

@@ -156,3 +156,13 @@ def test_azure_kinect_measures_the_direction_of_gravity(sdk, tmp_path, recorded:
             sdk.push(0, 1_000_000)
         frame = camera.read()
     assert frame.up_source == "accelerometer" and degrees(frame.up, UP) < 0.1
+
+
+def test_filter_silent_sensor_has_no_direction(monkeypatch) -> None:
+    camera = Shaken(lambda t: 25.0)
+    camera.run(2)
+    assert camera.filter.up is not None
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 3.0)
+    assert camera.filter.up is None
+    assert camera.run(2) < 0.5, "as soon as samples come again"

@@ -130,6 +130,20 @@ def test_webcam_slow_reader_gets_the_newest_frame(stream) -> None:
         assert camera.skipped > 20 and camera.figures()["skipped"] == camera.skipped
 
 
+@pytest.mark.parametrize(("back_s", "follows"), [(0.5, False), (3600.0, True)])
+def test_webcam_stamps_follow_a_clock_that_is_set_back(stream, monkeypatch, back_s: float, follows: bool) -> None:
+    """Small corrections are smoothed out; else people would get no label until the clock is where it was."""
+    with WebcamCamera(source=stream.url) as camera:
+        before = camera.read(5.0).stamp_ns
+        now = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: now() - round(back_s * 1e9))
+        stamps = [camera.read(5.0).stamp_ns for _ in range(12)]
+    assert (stamps[-1] < before) == follows
+    newest = stamps[4:]  # a frame may have waited
+    assert all(a < b for a, b in pairwise(newest))
+    assert not follows or newest[-1] - newest[0] > 0.03e9
+
+
 def test_webcam_stalled_stream_raises_and_opens_again(stream) -> None:
     camera = WebcamCamera(source=stream.url, open_timeout_s=20.0)
     with camera:

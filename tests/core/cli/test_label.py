@@ -143,10 +143,13 @@ def test_label_rotated_video_of_variable_rate_stays_upright_and_keeps_its_times(
     assert json.loads(capsys.readouterr().out)["frames"] == 2
 
 
-def test_label_large_video_is_scaled_down(tmp_path) -> None:
-    video, out = empty_video(tmp_path / "large.mp4", (3840, 2160), [0, 1]), tmp_path / "out.mp4"
-    assert main(["label", str(video), "--out", str(out)]) == 0
-    assert played(out)[0].shape == (2, 1080, 1920, 3)
+def test_label_large_video_is_scaled_down(tmp_path, monkeypatch) -> None:
+    """Into the home folder, too: a shell leaves the ~ of --out=~/out.mp4."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    video = empty_video(tmp_path / "large.mp4", (3840, 2160), [0, 1])
+    assert main(["label", str(video), "--out=~/out.mp4"]) == 0
+    assert played(tmp_path / "out.mp4")[0].shape == (2, 1080, 1920, 3)
 
 
 def test_label_wrong_use_is_refused_in_one_line(tmp_path, data_root, capsys) -> None:

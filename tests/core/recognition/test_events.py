@@ -1,5 +1,6 @@
 """Events: one begin and one end for each action, with hysteresis, evidence, and stamps of the camera."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 from actrec import inference
 from actrec.inference.package import EventThresholds
 from actrec.inference.session import Session
-from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig
+from actrec.recognition import ActionEvent, ActionRecognizer, EventConfig, clip_scores
 from actrec.recognition.events import EventDetector, Rest
 from actrec.types import NANOSECONDS, Body
-from actrec.utils.errors import ConfigError
+from actrec.utils.errors import ConfigError, DeviceError
 from tests.tiny_model import person_at, tiny_description, write_tiny
 
 PACKAGE = tiny_description()  # labels left, right, far; threshold 0.5; window 2 s
@@ -253,6 +254,26 @@ def test_events_go_on_if_the_body_id_changes(session: Session, x: float, is_same
     assert kinds(events) == [("ended", "left"), *again, ("began", "right")]
     assert (ended.event_id, ended.start_ns) == (began.event_id, began.start_ns)
     assert ended.body_id == ("body_2" if is_same else "body_1") and (ended.end_ns > ns(6.9)) == is_same
+
+
+def test_events_end_while_the_network_fails(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = ActionRecognizer(session)
+    assert kinds(feed(recognizer, (0, 3), ("body_1", -1.0))) == [("began", "left")]
+
+    def fail(*_: object) -> None:
+        raise DeviceError("the GPU is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_scores, "predict", fail)
+        events = []
+        for frame in range(30, 60):
+            joints = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
+            recognizer.add_skeletons(ns(frame / 10), [Body("body_1", "kinect_v2_25", person_at(-1.0), *joints)])
+            with contextlib.suppress(DeviceError):
+                recognizer.predict()
+            events += recognizer.events()
+        assert kinds(events) == [("ended", "left")] and not recognizer.present_events
+    assert kinds(feed(recognizer, (6, 9), ("body_1", -1.0))) == [("began", "left")]
 
 
 def test_events_gap_in_the_frames_keeps_the_event(session: Session) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import threading
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputErro
 from tests.tiny_model import person_at
 
 PERIOD_NS = 100_000_000
+
+
+def test_labels_have_the_same_paths_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "PurePath", PureWindowsPath)
+    (tmp_path / "labels.csv").write_text("recording,label\nwave/a.npz,wave\n")
+    (clip,) = labels.read_labels(tmp_path / "labels.csv")
+    assert clip.recording == "wave/a.npz"
 
 
 def body(x=0.0, body_id="body_1", z=2.0):

@@ -153,6 +153,16 @@ def test_store_other_processes_map_files_again(nucla):
     assert sum(sums[:10]) == pytest.approx(expected)
 
 
+def test_store_clips_are_pickled_with_streams_to_decode(nucla):
+    """As Python 3.14, Windows and macOS do it for the processes that read a dataset with added clips."""
+    store = datasets.create("nucla", nucla, part="test")
+    clip = store[0]
+    assert clip.streams
+    restored = pickle.loads(pickle.dumps(clip))
+    for key, value in clip.streams.items():
+        np.testing.assert_array_equal(restored.streams[key], value)
+
+
 def test_store_fingerprint_depends_on_contents_only(nucla, copy, tmp_path, root):
     train, test = (datasets.create("nucla", nucla, part=part).fingerprint() for part in datasets.PARTS)
     assert train != test

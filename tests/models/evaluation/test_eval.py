@@ -16,6 +16,7 @@ from actrec.inference import package, zoo
 from actrec.inference.package import Provenance
 from actrec.utils.errors import PackageError
 from actrec_models.evaluation import evaluator
+from actrec_models.evaluation.protocol import Target
 from actrec_models.training import checkpoints, provenance, recipe
 from actrec_models.training import module as training_module
 from tests.models.places import PLACES, TARGETS, Places
@@ -324,9 +325,17 @@ def test_eval_model_scored_on_its_own_fold(tmp_path, capsys):
     assert "parts of different splits and folds overlap" in refused(capsys, default, "--folds", "2")
 
 
-def test_eval_folds_scored_one_per_model(tmp_path, capsys):
+def test_eval_folds_scored_one_per_model(tmp_path, capsys, monkeypatch):
     models = [write(tmp_path / name) for name in ("first", "second")]
+    asked, unknown = [], Target.unknown_recordings
+
+    def ask(target, fold=0):
+        asked.append(fold)
+        return unknown(target, fold)
+
+    monkeypatch.setattr(Target, "unknown_recordings", ask)
     figures = evaluate(capsys, *models, "--folds", "all")
+    assert asked == [1, 2], "another fold's recordings may be in the training"
     assert [model["fold"] for model in figures["models"]] == [1, 2]
     assert [model["accuracy"] for model in figures["models"]] == [3 / 4, 3 / 4]
     assert {model["clips"] for model in figures["models"]} == {4}

@@ -1,5 +1,6 @@
 """Scoring of clips by a session: clip modes, unreadable clips, and datasets that do not fit."""
 
+import multiprocessing
 from dataclasses import fields, replace
 
 import numpy as np
@@ -157,6 +158,19 @@ def test_score_unreadable_clip_refused_or_counted_as_wrong(tiny):
     assert (len(report.labels), report.correct.sum(), list(report.unreadable)) == (8, 5, ["left_2"])
     with pytest.raises(InputError, match=r"none of 8 clips can be read; first: nowhere/left_1.skeleton"):
         scoring.score(tiny, clips(broken=[name for name, *_ in PLACES]), skip_unreadable=True)
+
+
+def test_frame_rates_skip_unreadable_clips_if_asked():
+    """They are asked for before any clip of a network of images is scored."""
+    broken = clips(broken=("left_2",))
+    assert broken.frame_rates(skip_unreadable=True) == clips().frame_rates() != ()
+    with pytest.raises(InputError, match=r"left_2.skeleton is truncated"):
+        broken.frame_rates()
+
+
+def test_score_workers_are_spawned_on_a_system_without_fork(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert scoring._worker_context().get_start_method() == "spawn"
 
 
 def test_score_live_takes_last_window_and_whole_all(tmp_path):

@@ -10,6 +10,7 @@ from actrec import inference
 from actrec.inference.package import Rejection
 from actrec_models.evaluation.elsewhere import Share
 from actrec_models.export import rejection
+from actrec_models.training.recipe import Recipe
 from tests.tiny_model import write_tiny
 
 
@@ -77,6 +78,22 @@ def test_calibrate_left_out_counts_each_set_the_same(tmp_path, monkeypatch):
     chosen, described = rejection.calibrate_left_out([session], "")
     assert chosen.known_kept >= 0.97 and chosen.unknown_rejected >= 0.97, "most of either set"
     assert "training people of kard and hdm05 by networks trained without the set" in described
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_calibration_clips_are_mirrored_only_if_the_training_augments(tmp_path, monkeypatch, augment):
+    """Else "swipe left" would be scored as it is mirrored, under its own label."""
+    session, drawn = inference.load(write_tiny(tmp_path / "tiny")), []
+
+    def samples(*arguments):
+        drawn.append(arguments[-1].mirror)
+        return []
+
+    monkeypatch.setattr(rejection, "Samples", samples)
+    monkeypatch.setattr(rejection.evaluation, "window_logits", lambda session, bodies: np.zeros((len(bodies), 3)))
+    chosen = Recipe(model="sem_net", dataset="nucla", augment=augment)
+    rejection._augmented_logits(chosen, session, None)
+    assert drawn == [augment]
 
 
 def test_rejection_confidence_equals_session(tmp_path):

@@ -10,7 +10,7 @@ from actrec import features
 from actrec.features import voxels
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError
-from actrec_models.layers.sparse import PointNorm, SparseConvolution, TemporalConvolution
+from actrec_models.layers.sparse import SparseConvolution, TemporalConvolution, normalized_points
 from tests.models.layers.neighborhoods import distinct_cells, near
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
@@ -132,7 +132,7 @@ def test_temporal_convolution_uses_same_voxel():
     layer, around = TemporalConvolution(4, dilations).eval(), near(cells, dilations=dilations)
     f = torch.randn(1, 24, 4)
     found = layer(f, around)[0].detach().numpy()
-    h = torch.relu(layer.split_norm(layer.split(f)))[0].detach().numpy()
+    h = torch.relu(normalized_points(layer.split_norm, layer.split(f)))[0].detach().numpy()
     present = around.present[0].numpy()
     place = {(*cells[0, n // 3, n % 3], n // 3): n for n in range(24) if present[n]}
     scale = 1 / np.sqrt(1 + layer.norm.eps)
@@ -145,13 +145,25 @@ def test_temporal_convolution_uses_same_voxel():
             np.testing.assert_allclose(found[n, part], expected, atol=1e-5)
 
 
-def test_point_norm_padded_equals_unpadded():
-    norm, f = PointNorm(3), torch.randn(2, 10, 3) * 4 + 2
+def test_normalized_points_padded_equals_unpadded():
+    norm, f = torch.nn.BatchNorm1d(3), torch.randn(2, 10, 3) * 4 + 2
     present = torch.rand(2, 10) > 0.4
-    norm(f[present])
+    normalized_points(norm, f[present])
     torch.testing.assert_close(norm.running_mean, 0.1 * f[present].mean(0))
     norm.eval()
-    torch.testing.assert_close(norm(f)[present], norm(f[present]))
+    torch.testing.assert_close(normalized_points(norm, f)[present], norm(f[present]))
+
+
+@pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
+def test_spa_net_with_synchronized_normalization_scores_as_without(name):
+    """As Lightning converts it on several GPUs; in evaluation SyncBatchNorm runs on a CPU too."""
+    torch.manual_seed(0)
+    model = network(name, kernel=3).eval()
+    made = inputs(model, [people()])
+    with torch.no_grad():
+        expected = model(**made)
+        found = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)(**made)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])

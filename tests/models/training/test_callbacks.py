@@ -1,6 +1,7 @@
 """EMA of the weights and batch norm recalibration."""
 
 import copy
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -40,6 +41,13 @@ def test_averaging_short_training_keeps_last_steps(warm_up, expected):
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(counter, DataLoader(torch.zeros(40, 1)))  # fmt: skip
     assert counter.weight.item() == pytest.approx(expected, abs=0.01)
+
+
+def test_averaging_is_on_the_device_that_trains():
+    """Lightning moves the module there only after the callbacks are set up."""
+    averaging, strategy = Averaging(0.99), SimpleNamespace(root_device=torch.device("meta"))
+    averaging.setup(SimpleNamespace(strategy=strategy), StepCounter(), "fit")
+    assert {each.device.type for each in averaging._average_model.parameters()} == {"meta"}
 
 
 def test_averaging_warm_up_decay_grows_to_setting():

@@ -1,5 +1,6 @@
 """Recipes: files, names, all shipped ones, optimizers and schedules."""
 
+import dataclasses
 import json
 import shutil
 from functools import cache
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import nn
 
 import actrec_models.networks
@@ -23,7 +25,8 @@ from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.data.samplers import Validation
 from actrec_models.data.samples import Samples
 from actrec_models.training import checkpoints, paper_tables, recipe
-from actrec_models.training.recipe import Optimizer, Recipe, Schedule, unused
+from actrec_models.training.module import may_be_fused
+from actrec_models.training.recipe import PRECISIONS, Optimizer, Recipe, Schedule, unused
 from tests.models.made_up import skeletons
 
 FOLDER = Path(__file__).parents[3] / "models/recipes"
@@ -259,6 +262,23 @@ def test_validation_holds_out_whole_subjects():
     subset = clips.subset(range(0, 50, 5))
     with pytest.raises(ConfigError, match="would hold out all 10 clips"):
         Validation(share=0.2, by="subject").split(subset, seed=1)
+
+
+def test_validation_holds_out_rendered_copies_with_their_clips():
+    copies = [dataclasses.replace(clip, label=0) for clip in skeletons()[:8]]
+    clips = ClipDataset([*copies, *copies], ("a", "b"))
+    training, held_out = Validation(share=0.3).split(clips, seed=1)
+    assert held_out is not None and len(held_out) and not {*training.names} & {*held_out.names}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_optimizer_of_a_gpu_is_one_whose_gradients_lightning_clips(precision, clip):
+    """A fused optimizer is refused in mixed precision, on a CPU too."""
+    chosen = Recipe(model="sem_net", dataset="nucla", precision=precision, gradient_clip=clip)
+    optimizer = chosen.components()[0].make([torch.nn.Parameter(torch.zeros(3))], 1e-3, 0.0, may_be_fused(chosen))
+    plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cpu")
+    plugin.clip_gradients(optimizer, clip)
 
 
 def test_validation_holds_out_named_subjects():
