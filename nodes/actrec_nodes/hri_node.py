@@ -37,7 +37,7 @@ KEYPOINTS = {
 
 PRIORITY = 128  # of an intent, the default of hri_actions_msgs
 ROBOT = "__myself__"  # the robot in an intent
-SILENT_S = 2.0  # time without skeletons after which nobody is tracked
+SILENT_S = 2.0  # time without skeletons after which the list of people is empty
 
 
 @dataclass(frozen=True)

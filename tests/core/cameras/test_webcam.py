@@ -132,7 +132,7 @@ def test_webcam_slow_reader_gets_the_newest_frame(stream) -> None:
 
 @pytest.mark.parametrize(("back_s", "follows"), [(0.5, False), (3600.0, True)])
 def test_webcam_stamps_follow_a_clock_that_is_set_back(stream, monkeypatch, back_s: float, follows: bool) -> None:
-    """Small corrections are smoothed out; else people would get no label until the clock is where it was."""
+    """Small corrections are smoothed out; after others, people would get no label for as long as the clock jumped."""
     with WebcamCamera(source=stream.url) as camera:
         before = camera.read(5.0).stamp_ns
         now = time.time_ns
