@@ -44,7 +44,7 @@ from actrec_models.data.samples import Samples
 from actrec_models.finetune import fine_tuning
 from actrec_models.finetune.fine_tuning import TeachConfig
 from actrec_models.training import provenance, recipe
-from actrec_models.training.module import RecognitionModule
+from actrec_models.training.module import RecognitionModule, may_be_fused
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import Machine
 from benchmarks import in_process, output
@@ -209,7 +209,7 @@ class _Learner:
             network.stage(stages[-1])
         self.module.to(device).train()
         optimizer, *_ = chosen.components()
-        fused = device.type == "cuda" and chosen.precision != "16-mixed"
+        fused = device.type == "cuda" and may_be_fused(chosen)
         self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay, fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "16-mixed")
         clips, network = self._clips(), self.module.network
@@ -246,6 +246,9 @@ class _Learner:
             loss = self.module.losses(batch)["loss"]
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        if self.recipe.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.module.network.parameters(), self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -333,9 +336,10 @@ class _Utilization:
 
 
 def _paced(step: Callable[[], None], seconds: float, device: torch.device, warm: bool = False) -> float:
-    """Return the steps a second, after one that is not measured unless `warm`."""
+    """Return the steps a second, after some that are not measured unless `warm`; on a GPU the second records graphs."""
     if not warm:
-        step()
+        for _ in range(3 if device.type == "cuda" else 1):
+            step()
         _synchronize(device)
     begun, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - begun < seconds:

@@ -2,7 +2,8 @@
 
 Velocities pass from `cmd_vel_in` (remap the controller's output to it) to `cmd_vel` until a person raises a hand. Then
 `navigate_to_pose` is canceled, and the robot stands still until every hand has been down for `HOLD_S`.
-This is a comfort, no safety function: it depends on a camera and a network.
+This is a comfort, no safety function: it depends on a camera and a network. From ROS 2 Kilted on, set Nav2's
+`enable_stamped_cmd_vel` to false.
 
 Usage: python examples/stop_on_raised_hand.py    (Ctrl-C ends it)
 """

@@ -19,7 +19,7 @@ step "building"
 wheel="$(echo dist/actrec-*.whl)"
 size="$(wc -c < "$wheel")"
 [ "$size" -lt 100000000 ] || { echo "actrec: $wheel has $size bytes, PyPI takes up to 100 MB" >&2; exit 1; }
-wheel="$PWD/$wheel"
+wheel="$(pwd -W 2> /dev/null || pwd)/$wheel" # -W: the path for Windows, in Git Bash
 
 step "installing $(basename "$wheel"), $((size / 1000000)) MB, into an empty environment"
 env="$place/home with spaces"

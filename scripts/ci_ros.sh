@@ -11,10 +11,9 @@ rosdep init > /dev/null 2>&1 || true # an image may have done so
 rosdep update --rosdistro "$ROS_DISTRO"
 # Keys that pip installs are left to .venv, which has tested versions.
 pip_keys="$(grep -oE 'python3-[a-z0-9]+-pip' package.xml | sort -u | xargs)"
-rosdep install --from-paths # shellcheck source=/dev/null
-. ros2_ws/src --ignore-src -y --rosdistro "$ROS_DISTRO" --skip-keys "$pip_keys"
+rosdep install --from-paths . ros2_ws/src --ignore-src -y --rosdistro "$ROS_DISTRO" --skip-keys "$pip_keys"
 
-make build EXTRAS='live dev' PYTHON=/usr/bin/python3
+make build EXTRAS='live train dev' PYTHON=/usr/bin/python3 # tests write networks with onnx
 make workspace
 # shellcheck source=/dev/null
 . scripts/env.sh
@@ -22,4 +21,4 @@ make workspace
 . ros2_ws/install/local_setup.bash
 ros2 pkg executables actrec
 python -m pytest -n 2 --dist worksteal --max-worker-restart 2 tests/nodes tests/calibration
-make demo EXTRAS='live dev'
+make demo EXTRAS='live train dev'

@@ -16,7 +16,7 @@ else
   _actrec_ros="$(cat "$_actrec_root/.venv/ros2" 2>/dev/null || echo wheels)"
   if [ "$_actrec_ros" = wheels ]; then
     . "$_actrec_root/.venv/local_setup.$_actrec_shell"
-  elif [ -z "$ROS_DISTRO" ]; then
+  elif [ -z "$ROS_DISTRO" ] || [ -z "$AMENT_PREFIX_PATH" ]; then # images of ros set ROS_DISTRO without sourcing it
     if [ -f "/opt/ros/$_actrec_ros/setup.$_actrec_shell" ]; then
       . "/opt/ros/$_actrec_ros/setup.$_actrec_shell"
     else

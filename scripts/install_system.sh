@@ -9,7 +9,8 @@ set -euo pipefail
 python="${1:-python3}"
 missing=()
 
-have_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1 "; }
+# Not grep -q, which ends at the first match: with many libraries, pipefail would then report ldconfig's broken pipe.
+have_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep "$1 " >/dev/null; }
 
 # To build the messages: C++ compiler, CMake, Python headers.
 command -v git >/dev/null || missing+=(git)

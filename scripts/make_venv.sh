@@ -19,6 +19,12 @@ if not (3, 10) <= sys.version_info[:2] <= (3, 14):
     sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported; use 3.10 to 3.14: make venv PYTHON=python3.11")
 CHECK
 
+if [ "$ros" != wheels ] && [[ "$PWD" == *[[:space:]]* ]]; then
+  # The first line of an executable names its Python, up to the first space.
+  echo "actrec: colcon's executables do not run from a folder with spaces in its path, '$PWD': move the clone" >&2
+  exit 1
+fi
+
 if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
   # ROS 2 changed: recreate .venv, because the libraries of two versions must not mix.
   rm -rf .venv

@@ -108,7 +108,7 @@ class Reader:
         if "graphs" in values:  # (t_p, J, 64)
             made.over_time["activation of the pose backbone"] = np.linalg.norm(values["graphs"], axis=-1)
         if "bjcn_0" in values:
-            self._read_bjcn(made, values)
+            self._read_bjcn(made, values, inputs["joint_map"])
         if "points" in values:
             self._read_points(made, values["points"])
         self._read_pairs(made, values)
@@ -119,11 +119,12 @@ class Reader:
             made.branches = {}
         return made
 
-    def _read_bjcn(self, made: NetworkAttention, values: Mapping[str, np.ndarray]) -> None:
+    def _read_bjcn(self, made: NetworkAttention, values: Mapping[str, np.ndarray], joint_map: np.ndarray) -> None:
         options: Any = self._package.provenance.settings.get("options", {})
         made_of = [values[f"bjcn_{number}"] for number in range(LAYERS)]
         joints = len(made_of[0][0]) // PLANES // self._package.bodies
-        made.joints["informativeness (Eq. 2)"] = informativeness(made_of, str(options.get("layer", "sum")))[:joints]
+        score = informativeness(made_of, str(options.get("layer", "sum")), joint_map)
+        made.joints["informativeness (Eq. 2)"] = score[:joints]
         responses = np.abs(made_of[0][:, : PLANES * joints]).reshape(len(made_of[0]), joints, PLANES).sum(axis=2)
         made.filters = responses[np.argsort(-responses.sum(axis=1))[:TOP_FILTERS]]
 
@@ -148,11 +149,16 @@ class Reader:
         made.pairs = {stream: np.mean(weights, axis=0) for stream, weights in streams.items()}
 
 
-def informativeness(layers: list[np.ndarray], layer: str = "sum") -> np.ndarray:
-    """Return Eq. 2's score of each joint [K], 0..1, of BJCN-1 to BJCN-4 [filters, 3·K]."""
+def informativeness(layers: list[np.ndarray], layer: str, joint_map: np.ndarray) -> np.ndarray:
+    """Return Eq. 2's score of each joint [K], 0..1, of BJCN-1 to BJCN-4 [filters, 3·K] and the joint map [3·K, frames].
+
+    Joints of an absent body, which are 0 in the map, have no part in the extrema.
+    """
     x = np.sum(layers, axis=0) if layer == "sum" else layers[int(layer) - 1]
     score = x.sum(axis=0).reshape(-1, PLANES).sum(axis=1)
-    return np.asarray((score - score.min()) / (score.max() - score.min() + 1e-5))
+    known = score[joint_map.reshape(len(score), -1).any(axis=1)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+    return np.asarray(np.clip((score - low) / (high - low + 1e-5), 0, 1))
 
 
 def dynamicity(poses: np.ndarray) -> float:

@@ -62,15 +62,15 @@ OTHER_SIDE = {"left_hand_crop": "right_hand_crop", "right_hand_crop": "left_hand
 """Modality of the other hand, which shows the same hand in a mirrored image."""
 
 
-def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool = True) -> list[InputSpec]:
+def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool | None = None) -> list[InputSpec]:
     """Return the specs with all squares shifted and mirrored alike at random, as in I3D's training.
 
-    With `mirror`, half of the clips are mirrored. Images that are combined with poses are not, so that both show the
-    same side. If both hands are inputs, a mirrored right hand becomes the left hand's input, as in a mirrored video.
+    With `mirror`, half of the clips are mirrored; by default if `may_mirror`. If both hands are inputs, a mirrored
+    right hand becomes the left hand's input, as in a mirrored video.
     """
     specs = list(specs)
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
-    mirrored = bool(rng.random() < 0.5) and mirror and may_mirror(specs)
+    mirrored = bool(rng.random() < 0.5) and (may_mirror(specs) if mirror is None else mirror)
     varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": mirrored}
     exchanged = OTHER_SIDE if mirrored and OTHER_SIDE.keys() <= {spec.modality for spec in specs} else {}
 
@@ -82,7 +82,7 @@ def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool 
 
 
 def may_mirror(specs: Iterable[InputSpec]) -> bool:
-    """Return whether `jittered` may mirror these inputs: all of them are image squares."""
+    """Return whether inputs may be mirrored: all are image squares. Poses beside them would show the other side."""
     return all(map(_is_square, specs))
 
 

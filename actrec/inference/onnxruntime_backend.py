@@ -22,6 +22,9 @@ EXACT_INT8 = ("session.x64quantprecision", "1")
 """Option of sessions: 8-bit products are exact on CPUs without VNNI too. Otherwise AVX2 cuts their sums off at 16 bits:
 joints of int8 networks lie 2.8 px from the float32 ones in the median instead of 0.6."""
 
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""float32 is float32, not TF32 of 10 bits; and another number of people does not search for algorithms again."""
+
 
 @dataclass(frozen=True)
 class OnnxRuntimeConfig:
@@ -133,7 +136,8 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
         raise DeviceError(
             "CUDA was asked for but this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or device=cpu"
         )
-    providers = [_CUDA, _CPU] if available and device != "cpu" else [_CPU]
+    on_cuda = available and device != "cpu"
+    providers = [(_CUDA, CUDA_OPTIONS), _CPU] if on_cuda else [_CPU]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that spin between two frames take the cores that the estimators need.
@@ -144,12 +148,12 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
         try:
             session = _session(content, options, providers)
         except Exception:
-            if providers == [_CPU]:
+            if not on_cuda:
                 raise
             session = _session(content, options, [_CPU])  # whether CUDA or the file is at fault
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise PackageError(f"{where} cannot be opened: {first_line(error)}: {remedy}") from error
-    if _CUDA in providers and _CUDA not in session.get_providers():  # ONNX Runtime falls back to the CPU by itself
+    if on_cuda and _CUDA not in session.get_providers():  # ONNX Runtime falls back to the CPU by itself
         problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
         if device == "cuda":
             raise DeviceError(f"{problem}, or device=cpu")
@@ -157,7 +161,7 @@ def open_session(content: bytes, where: str, threads: int, device: str, remedy: 
     return session
 
 
-def _session(content: bytes, options: onnxruntime.SessionOptions, providers: list[str]) -> onnxruntime.InferenceSession:
+def _session(content: bytes, options: onnxruntime.SessionOptions, providers: list[Any]) -> onnxruntime.InferenceSession:
     # Otherwise ONNX Runtime prints banners, and tries the CPU again after the CPU.
     return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
 

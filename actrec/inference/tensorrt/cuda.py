@@ -60,6 +60,11 @@ class Buffer:
     owner: Any = None
 
 
+_NON_BLOCKING = 1
+"""Flag of a stream: else the recording of a graph would end the work of other libraries on the legacy stream, such as
+ONNX Runtime's in another thread, and theirs the recording."""
+
+
 class Cuda(ABC):
     """One GPU and one stream on it. Methods besides `current` are called within `current`."""
 
@@ -152,7 +157,7 @@ class _PyCuda(Cuda):
         version, memory_bytes = self._driver.get_driver_version(), int(device.total_memory())
         self.gpu = _gpu(device.name(), device.compute_capability(), memory_bytes, integrated, version)
         with self.current():
-            self._stream = self._driver.Stream()
+            self._stream = self._driver.Stream(_NON_BLOCKING)
         self.stream = int(self._stream.handle)
 
     @contextlib.contextmanager
@@ -168,12 +173,23 @@ class _PyCuda(Cuda):
             if self.gpu.integrated:
                 flags = self._driver.host_alloc_flags.DEVICEMAP
                 host = self._driver.pagelocked_zeros(shape, np.float32, mem_flags=flags)
-                return Buffer(host, int(host.base.get_device_pointer()), True, host.base)
+                return self._freed(Buffer(host, int(host.base.get_device_pointer()), True), host.base)
             host = self._driver.pagelocked_zeros(shape, np.float32)
             memory = self._driver.mem_alloc(host.nbytes)
         except self._driver.Error as error:
             raise _out_of_memory(shape, error) from error
-        return Buffer(host, int(memory), False, memory)
+        return self._freed(Buffer(host, int(memory), False), host.base, memory)
+
+    def _freed(self, made: Buffer, *memory: Any) -> Buffer:
+        """Free memory with its buffer; pycuda itself does not in another thread than the one that made it."""
+
+        def free() -> None:
+            with self.current():
+                for each in memory:
+                    each.free()
+
+        weakref.finalize(made, free).atexit = False  # at exit, a thread may still run the network
+        return made
 
     def _copy(self, host: np.ndarray, address: int, upload: bool) -> None:
         try:
@@ -211,8 +227,9 @@ class _CudaPython(Cuda):
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
         capability = (found.major, found.minor)
         self.gpu = _gpu(name, capability, int(found.totalGlobalMem), bool(found.integrated), version)
-        self._stream = self._checked(r.cudaStreamCreate(), "the GPU gives no stream")
+        self._stream = self._checked(r.cudaStreamCreateWithFlags(_NON_BLOCKING), "the GPU gives no stream")
         self.stream = int(self._stream)
+        weakref.finalize(self, r.cudaStreamDestroy, self._stream).atexit = False
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

@@ -123,14 +123,18 @@ class Engine:
         for name, shape in self.inputs.items():
             _require(context.set_input_shape(name, (count, *shape[1:])), f"{count} windows of '{name}'")
 
+        # Without a reference to this object, in a cycle with which the GPU's memory would outlive it.
+        cuda, most, buffers = self._cuda, self._most, self._buffers
+        given, found = [buffers[name] for name in self.inputs], [buffers[name] for name in self.outputs]
+
         def launch() -> None:
-            for name in self.inputs:
-                self._cuda.upload(self._buffers[name], count)
-            if not context.execute_async_v3(self._cuda.stream):
+            for buffer in given:
+                cuda.upload(buffer, count)
+            if not context.execute_async_v3(cuda.stream):
                 raise DeviceError("TensorRT could not start the network: see its log")
-            for name in self.outputs:
-                rows = len(self._buffers[name].host)
-                self._cuda.download(self._buffers[name], count if rows == self._most else rows)
+            for buffer in found:
+                rows = len(buffer.host)
+                cuda.download(buffer, count if rows == most else rows)
 
         if self._graph or self._kernels is not None:
             launch()  # the first run allocates and compiles, which a recording must not

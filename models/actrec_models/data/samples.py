@@ -145,7 +145,8 @@ class Samples(Dataset[Sample]):
     Args:
         augmentation: None for clips as recorded, of the live window at the end of the recording.
         any_clip: Without augmentation: a random clip of the window instead of the last one.
-        made: Names of the inputs to compute; None for all. The variations are the same.
+        made: Names of the inputs to compute; None for all. The variations are the same, but that images without the
+            others may be mirrored.
         background: Clips of the unknown class, which replace the recipe's share `background` of the items; their label
             is the number of classes.
     """
@@ -230,7 +231,8 @@ class Samples(Dataset[Sample]):
             stamps = data_augmentation.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
         else:
             stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
-        specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, options.mirror)
+        mirror = options.mirror and crops.may_mirror(self._read(self.specs))
+        specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, mirror)
         specs = skeleton.drawn(specs, rng) if self.any_clip else specs
         start = self._start(rng) if place is None else place[1]
         around = None if place is None else self._around(clip, place)
@@ -299,8 +301,10 @@ class Samples(Dataset[Sample]):
     def _of_clip(
         self, clip: features.Clip, specs: list[InputSpec], start: int, around: features.Clip | None = None
     ) -> dict[str, np.ndarray]:
-        made = [spec for spec in specs if self.made is None or spec.name in self.made]
-        return window_inputs(clip, made, self.window, [start], around)[0]
+        return window_inputs(clip, self._read(specs), self.window, [start], around)[0]
+
+    def _read(self, specs: list[InputSpec]) -> list[InputSpec]:
+        return [spec for spec in specs if self.made is None or spec.name in self.made]
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts
@@ -381,7 +385,9 @@ def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Rec
         )  # fmt: skip
 
 
-def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+def check_streams(
+    clips: ClipDataset, specs: list[InputSpec], recipe: Recipe, made: Collection[str] | None = None
+) -> None:
     """Raise ConfigError if a dataset lacks a stream that the network needs; warn if mirroring changes a class."""
     streams = features.streams(specs)
     if missing := describe_missing(recipe.model, clips, specs, _flow_settings(recipe)):
@@ -398,7 +404,8 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
     if recipe.outliers and not bodies_alone:
         raise ConfigError(f"outliers are synthetic skeletons, but {recipe.model} takes more: set outliers to 0")
     sided = [f"'{name}'" for name in clips.classes if data_augmentation.names_side(name)]
-    mirrors = (bodies_alone and clips.layout != "hand_22") or crops.may_mirror(specs)
+    read = [spec for spec in specs if made is None or spec.name in made]
+    mirrors = (bodies_alone and clips.layout != "hand_22") or crops.may_mirror(read)
     if sided and mirrors and recipe.augment and augmentation.mirror:
         names = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
         logger.warning("half of the clips are mirrored, but %s name a side: set mirror of augmentation to false", names)

@@ -30,6 +30,9 @@ from actrec_models.training.checkpoints import open_checkpoint
 from actrec_models.training.provenance import dataset_attribute, describe_package, now, parameter_count
 from actrec_models.training.recipe import Recipe
 
+REFERENCE = "onnxruntime"
+"""Backend of the figures in a package: "auto" would take an engine that was built of it, in float16."""
+
 _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximized"}
 
 
@@ -151,7 +154,7 @@ def write_package(
     with tempfile.TemporaryDirectory() as scratch:
         written = package.write(Path(scratch) / folder.name, draft, content, lower=half)
         test = rejection.dataset_part(recipe, roots[0], "test", roots[1])
-        draft = with_evaluation(draft, recipe, inference.load(written), test, roots)
+        draft = with_evaluation(draft, recipe, inference.load(written, REFERENCE), test, roots)
         draft = with_lower_accuracies(draft, recipe, written, test)
     return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
 
@@ -224,7 +227,7 @@ def with_lower_accuracies(
     for name in PRECISIONS[1:]:
         lower = draft.lower(name)
         if lower is not None and len(test):
-            session = inference.load(written, "onnxruntime", precision=name)
+            session = inference.load(written, REFERENCE, precision=name)
             logits = evaluation.score(session, test, recipe.clips).logits
             accuracy = float((logits.argmax(axis=1) == test.labels).mean())
             described = dataclasses.replace(lower, accuracy=accuracy)

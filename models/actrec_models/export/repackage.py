@@ -88,7 +88,7 @@ def recalibrate(
         )
     if trained.settings:
         rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
-    roots, session = (data_root, root), inference.load(base.path)
+    roots, session = (data_root, root), inference.load(base.path, exporter.REFERENCE)
     sessions = _load_left_out(left_out, base)
     if not left_out and (obstacle := rejection.calibration_obstacle(recipe, base.inputs, *roots)):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {obstacle}")
@@ -135,7 +135,7 @@ def choose_events(
     base = zoo.find(source)
     if not base.provenance.settings:
         raise PackageError(f"{base.name} does not store its training's recipe: export or teach it again")
-    recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path)
+    recipe, session = config.build(Recipe, base.provenance.settings), inference.load(base.path, exporter.REFERENCE)
     streams.check_model(session)
     recordings = event_thresholds.training_streams(recipe, base.labels, data_root, root)
     motions = event_thresholds.motions(recordings, base.labels)
@@ -153,7 +153,7 @@ def choose_events(
 
 def _load_left_out(sources: Sequence[str | Path], base: ModelPackage) -> list[inference.Session]:
     """Load packages of the recipe of `base` that were trained without a set; raise ConfigError for other labels."""
-    sessions = [inference.load(zoo.find(source).path) for source in sources]
+    sessions = [inference.load(zoo.find(source).path, exporter.REFERENCE) for source in sources]
     if other := next((each.package.name for each in sessions if each.package.labels != base.labels), ""):
         raise ConfigError(f"{other} has other labels than {base.name}: give networks of its recipe")
     return sessions

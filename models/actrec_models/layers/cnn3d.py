@@ -321,8 +321,8 @@ class C3d(nn.Module):
         self.pool2 = nn.MaxPool3d(2)
         self.pool3 = nn.MaxPool3d(2)
         self.pool4 = nn.MaxPool3d(2)
-        self.pool5 = nn.MaxPool3d(2, padding=(0, 1, 1))  # 7×7 to 4×4, as Caffe rounds up
-        edge = size // 16 // 2 + 1
+        self.pool5 = nn.MaxPool3d(2, ceil_mode=True)  # 7×7 to 4×4, as Caffe, whose weights are used
+        edge = -(-size // 32)
         self.fc6 = nn.Linear(channels * (frames // 16) * edge * edge, fc)
         self.fc7 = nn.Linear(fc, fc)
         self.fc8 = nn.Linear(fc, num_classes) if num_classes else nn.Identity()

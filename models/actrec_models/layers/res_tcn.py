@@ -77,24 +77,25 @@ class Branch(nn.Module):
 
 
 class Pooling(nn.Module):
-    """The activations of a branch's last layer, averaged along the last axis."""
+    """The activations of a branch's last layer, averaged along the last axis; without dropout in Res-TCN's own code."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, L) to (N, C)."""
-        return torch.relu(self.norm(x)).mean(dim=2)
+        return self.dropout(torch.relu(self.norm(x))).mean(dim=2)
 
 
 class ResTcn(nn.Module):
     """Res-TCN up to its average pooling, on a joint map of `rows` 3·K."""
 
-    def __init__(self, rows: int, width: int = 64, dropout: float = DROPOUT):
+    def __init__(self, rows: int, width: int = 64, dropout: float = DROPOUT, last_dropout: float = 0.0):
         super().__init__()
         self.tcn = Branch(rows, width, kernel=8, dropout=dropout)
-        self.pool_tcn = Pooling(self.tcn.channels)
+        self.pool_tcn = Pooling(self.tcn.channels, last_dropout)
         self.channels = self.tcn.channels
         self.apply(glorot)
 
@@ -129,8 +130,8 @@ class TwoBranches(ResBjcn):
     def __init__(self, rows: int, frames: int, width: int = 64, dropout: float = DROPOUT):
         super().__init__(frames, 2 * width, dropout, depth=len(LAYERS))
         tcn, bjcn = 4 * width, self.bjcn.channels
-        self.res_tcn = ResTcn(rows, width, dropout)
-        self.pool_bjcn = Pooling(bjcn)
+        self.res_tcn = ResTcn(rows, width, dropout, last_dropout=dropout)  # "after all activation layers"
+        self.pool_bjcn = Pooling(bjcn, dropout)
         self.fc_tcn = nn.Linear(tcn, tcn).apply(glorot)  # FC-256
         self.fc_bjcn = nn.Linear(bjcn, bjcn).apply(glorot)  # FC-512
         self.dropout = nn.Dropout(dropout)
@@ -150,15 +151,19 @@ def l1_norm(module: nn.Module) -> Tensor:
     return torch.stack([c.weight.abs().sum() for c in convolutions]).sum()
 
 
-def informativeness(layers: list[Tensor], layer: str) -> Tensor:
-    """Return the informativeness of each joint (N, K) by Eq. 2, linearly normalized to [0, 1] over the joints.
+def informativeness(layers: list[Tensor], layer: str, x0: Tensor) -> Tensor:
+    """Return the informativeness of each joint (N, K) by Eq. 2, linearly normalized to [0, 1] over the detected joints.
 
     Args:
         layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are ignored.
         layer: l, "1" to "4", or "sum" of these four.
+        x0: The joint map X^(0) (N, 3·K, frames); joints of an absent body are 0.
     """
     x = torch.stack(layers[:BOTTOM]).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
     rows = x.sum(dim=1)  # (N, 3·K): over j
     score = rows.reshape(rows.shape[0], -1, PLANES).sum(dim=2)  # (N, K): over i = 3k … 3k + 2
+    is_there = x0.reshape(x0.shape[0], -1, PLANES * x0.shape[2]).abs().amax(dim=2) > 0
     low, high = score.amin(dim=1, keepdim=True), score.amax(dim=1, keepdim=True)
-    return (score - low) / (high - low + 1e-5)
+    lowest = torch.where(is_there, score, high).amin(dim=1, keepdim=True)
+    highest = torch.where(is_there, score, low).amax(dim=1, keepdim=True)
+    return ((score - lowest) / ((highest - lowest).clamp(min=0) + 1e-5)).clamp(0, 1)

@@ -21,6 +21,7 @@ Readings, choices that hold for all networks:
 - **Validation.** "Testing loss" (scene flow) and "validation set" (P-I3D) are always clips held out of the training
   part, never the test part; the best checkpoint on them is kept.
 - **Not mentioned, so off** in a paper's recipe: gradient clipping, label smoothing, averaged weights, augmentation.
+  SEM/SPA's scheme is in a supplement that is not at hand: see `sem_net`.
 - **Half precision.** No paper mentions it. bf16-mixed trains networks on images or flow. Export checks float16 by
   rounding each weight and node result of the ONNX graph on the CPU, with float32 accumulation inside a node.
 - **Clips of a window.** In training, one clip at random is a sample with the window's label. Live, clips are one

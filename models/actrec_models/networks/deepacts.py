@@ -7,7 +7,8 @@ Readings, choices where the paper is silent or ambiguous:
 
 - **Eq. 3, W_k (f_in A_k) ∘ M_k.** The mask weighs the edges as in ST-GCN: f_in (A_k ∘ M_k). As typeset, M_k ∈ R^{N×N}
   does not fit C×T×N.
-- **K_v, A_k.** ST-GCN's spatial partition (three subsets by distance to the root), normalized by degree.
+- **K_v, A_k.** ST-GCN's spatial partition (three subsets by distance to the root), normalized by degree. The root is
+  the spine's base; ST-GCN's code takes the shoulders' center, which exchanges two edges.
 - **Graph depth and width.** ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3, temporal kernel 9, stride 2 at the fifth and
   eighth; 3.1 M parameters per branch. The shipped packages have 3/8 of the width.
 - **Graph input.** Meters divided by the torso length; Eq. 1's 0–255 is for the CNNs alone.

@@ -5,7 +5,7 @@ Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Acti
 Readings, choices where the paper is silent or ambiguous:
 
 - **C3D size.** The ports' 78.4 M parameters are with UCF-101's 101 classes; Sports-1M's 487 give 79,991,015 (both
-  tested). `pool5` is padded by one pixel, because Caffe rounds up.
+  tested). `pool5` rounds 7×7 up to 4×4, as Caffe: its last windows are half outside. PyTorch ports pad in front too.
 - **Attention** acts after the convolution's ReLU; before it would be the same, because 1 + M is never negative.
 - **Characteristic area.** r = [0.05 × w] is not rounded; (a, b) is the feature pixel at the joint. At w = 14 and 7 (r
   < 1) an area is one pixel.
@@ -15,7 +15,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **Overlaps in Eq. 5.** Mean score of all joints whose areas hold the pixel, at every depth (the text mentions deeper
   layers).
 - **X in Eq. 2.** X^(l) of Eq. 1, the sum before batch norm and ReLU. "Sum" adds X^(1) to X^(4), then normalizes
-  linearly: the K scores to 0 … 1, all 0 if equal.
+  linearly: the scores of the joints that are there to 0 … 1, all 0 if equal. An absent body has no part in it.
 - **BJCN-1 to 4.** The first convolution and the three residual units before the first stride (64 ×4 in Res-TCN's
   code), after which rows are no longer joints.
 - **Strides.** As Res-TCN's code: the strided unit's convolution has the stride, a size-1 convolution carries the
@@ -54,7 +54,8 @@ Readings, choices where the paper is silent or ambiguous:
 - **C3D-F "SGD".** Momentum 0.9, as for the skeleton model.
 - **Epochs of AT-2 and the fused model.** Not given: 30, with C3D-F's steps. Table 3's policies differ in `skeleton`
   alone.
-- **All clips.** Five per sequence and epoch (`sampling: repeats: 5`), none twice before all were used.
+- **All clips.** Five per sequence and epoch (`sampling: repeats: 5`), none twice before all were used: a sequence
+  shorter than 4.8 s has fewer, so that an epoch repeats them.
 - **Plateau of the skeleton model.** Held-out training subject (5 %); no early stop, 150 epochs.
 - **Stages.** The recipes of AT-2 and the fused model begin with `res_tcn_bjcn` (Section 4.2). The parts have the same
   names (`c3d.*`, `skeleton.*`) in all networks of the family, so trained ones initialize them (`--init`;
@@ -373,7 +374,7 @@ class C3dFlowAt2(C3dFlowAt1):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the logits of "flow_rgb", "joint_pixels" and "joint_map"."""
         layers = self.skeleton.joints(inputs["joint_map"])
-        score = informativeness(layers, self.config.layer)  # (N, K)
+        score = informativeness(layers, self.config.layer, inputs["joint_map"])  # (N, K)
         return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -401,7 +402,7 @@ class FlowSkeleton(C3dFlowAt2):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the logits of "flow_rgb", "joint_pixels" and "joint_map"."""
         skeleton, layers = self.skeleton(inputs["joint_map"])  # FC-768
-        score = informativeness(layers, self.config.layer)  # (N, K)
+        score = informativeness(layers, self.config.layer, inputs["joint_map"])  # (N, K)
         flow = self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))  # FC-4096
         return self.fc_fused(torch.cat([flow, skeleton], dim=1))
 

@@ -1,4 +1,4 @@
-"""P-I3D (Das et al., "Where to Focus on for Human Action RecognitionModule?", WACV 2019).
+"""P-I3D (Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019).
 
 Three I3D see the left hand, the right hand and the whole body; an LSTM on the poses weights them.
 
@@ -24,7 +24,8 @@ Readings, choices where the paper is silent or ambiguous:
 - **"Individually" (step 2).** A stage for each I3D, with its own plateau and early stop; `parts` trains all at once.
 - **I3D training and augmentation "follow [4]".** SGD, momentum 0.9, ×0.1 on the plateau. [4] gives no rate and used
   32 GPUs: 0.01 in batches of 16, as the authors' code. Crops move by up to 16/224 of their side, once per clip.
-  Without poses they are mirrored at random, with the hands exchanged (`mirror: false` disables). Nothing else varies.
+  Clips of stages and networks that take no pose are mirrored at random, as in [4], with the hands exchanged (`mirror:
+  false` disables). Nothing else varies.
 - **sum_r, "after 9 − r inception blocks".** For r = 2 the pool between blocks seven and eight comes first, as the
   authors' code: (8, 7, 7) × 832. The r later blocks are another copy with Kinetics weights; the parts keep theirs for
   step 2.

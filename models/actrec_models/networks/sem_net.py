@@ -18,7 +18,7 @@ Readings, choices where the paper is silent or ambiguous:
   mapped to C_out.
 - **Residuals, norms.** Fig. 5 shows only residuals. One around attention with its linear layer, one around MS-TFF:
   1×1 convolution if channels change, every second frame at stride 2. Batch norm after each convolution but f1 and f2,
-  ReLU after each half. Coordinates are batch-normalized per joint as in 2s-AGCN. No stem.
+  ReLU after each half. Coordinates are batch-normalized per joint as in ST-GCN, alike for both bodies. No stem.
 - **MS-TFF.** "Split … into B branches through a 1×1 convolutional layer": a C→C convolution whose outputs are
   divided. k=3 and k=9 are B = 1 and keep it: without it k=3 − (3,5,7,9) would be 0.3 M parameters, the paper's is 1.1
   M. The stride is in the branches.
@@ -30,9 +30,11 @@ Readings, choices where the paper is silent or ambiguous:
   path (training loss of the bone stream, sixteenth epoch: 1.46 without, 0.67 with; joints 0.76 and 0.71).
 - **SHREC'17 axes.** Half a turn about z from the optical frame, because its images are mirrored: as published, right
   hands curl to the palm's side.
-- **14 and 28 classes.** One network on the 28; probabilities are summed by gesture.
+- **14 and 28 classes.** The shipped packages are one network on the 28, whose probabilities are summed by gesture;
+  `papers/sem_spa:9` trains one for each column, as the paper.
+- **Cross-setup.** "Odd setup IDs for training" is taken as a slip: the dataset trains on the even ones.
 - **Training.** "In the supplement", not at hand: AdamW, one cycle to 1e-3, batch 64, 80 epochs, averaged weights,
-  augmented clips, 8 s windows.
+  gradients clipped at 1, augmented clips, 8 s windows.
 - **SEM+SPA.** Trained alone, then 5 epochs together at a tenth of the rate; the paper does not say.
 """
 

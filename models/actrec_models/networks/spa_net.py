@@ -29,7 +29,7 @@ Readings, choices where the paper is silent or ambiguous:
 - **Depth, width, T.** Two blocks on four levels, 32, 32, 64, 64 channels: 2.3 M parameters (3+1D), 11.4 M (4D); T =
   64. Chosen so 3+1D runs on two cores.
 - **Initial weights.** As a linear layer of the center alone, U(±1/√C): most of the window is empty.
-- **Room for neighbors.** Static shapes limit pairs per level and neighbors per point (`spa_net.ROOM`); nearest pairs
+- **Room for neighbors.** Static shapes limit pairs per level and neighbors per point (`CAPACITY`); nearest pairs
   come first, others are dropped. Measured: no clip lost a pair. 3+1D: 371 clips of N-UCLA (M = 1), 700 of SHREC'17,
   371 of two people 0.5 m apart (made up); 4D: 75, 140, 75; `space` 32, 128 and `kernel` 3, 6: 75, 140, 75 (3+1D), 28
   (4D, hands). The room was sized on the same recordings. Tables take 3 ms (N-UCLA, M = 1), 8 ms (M = 2), 15 ms (4D)

@@ -9,6 +9,7 @@ import cv2
 import torch
 from lightning.pytorch.plugins.environments import LSFEnvironment, MPIEnvironment, SLURMEnvironment
 
+from actrec.utils import usable_cores
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 
@@ -62,7 +63,7 @@ class Machine:
         """Return the arguments of a `DataLoader` on each of `devices`, without samples and sampler."""
         workers = self.workers
         if workers is None:
-            workers = min(max((os.cpu_count() or 1) // devices - 1, 1), 16) if gpu else 0
+            workers = min(max(usable_cores() // devices - 1, 1), 16) if gpu else 0
         generator = torch.Generator()  # so that making a loader draws none of the network's random numbers
         generator.manual_seed(seed)
         more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker} if workers else {}

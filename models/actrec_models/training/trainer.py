@@ -197,7 +197,12 @@ class TrainingRun:
         module = RecognitionModule(recipe.as_dict(), list(self.clips.classes))
         for stage in recipe.plan():
             if not stage.model:
-                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage))
+                if stage.name in module.network.stages:
+                    module.network.stage(stage.name)
+                made = [spec.name for spec in module.network.stage_input_specs]
+                check_streams(self.clips, module.network.input_specs, recipe.for_stage(stage), made)
+        if module.network.stages:
+            module.network.stage("")
         warn_missing_streams(self.clips, module.network.input_specs, recipe)
         for field in ("outliers", "background"):
             if getattr(recipe, field) and not (module.plain or module.network.handles_outliers):
@@ -336,7 +341,8 @@ class TrainingRun:
         )
         module.batch_features = self._batch_features(module, recipe)
         if self.machine.compile:
-            module.compile_losses(self.gpu)
+            # Gradients that are accumulated would lie in the memory of a graph that is replayed.
+            module.compile_losses(self.gpu and recipe.accumulate == 1)
         loader = self._loader(module, recipe, trainer, before + position["epoch"], position["steps"])
         held = self._held_loader(module, recipe, trainer)
         with warnings.catch_warnings(), checkpoints.translate_errors(folder):

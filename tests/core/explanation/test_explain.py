@@ -77,9 +77,10 @@ def test_reader_values_equal_network(tmp_path: Path) -> None:
     (inputs,) = each_clip(clip, specs, made.window)
     found = Reader(made, made.read_onnx("float32"), "model.onnx").read(inputs, clip)
     with torch.inference_mode():
-        layers = network.skeleton.joints(torch.from_numpy(inputs["joint_map"])[None])
+        x0 = torch.from_numpy(inputs["joint_map"])[None]
+        layers = network.skeleton.joints(x0)
     own = found.joints["informativeness (Eq. 2)"]
-    np.testing.assert_allclose(own, informativeness(layers, "sum")[0][:25].numpy(), atol=1e-5)
+    np.testing.assert_allclose(own, informativeness(layers, "sum", x0)[0][:25].numpy(), atol=1e-5)
     assert found.filters is not None and found.filters.shape == (attention.TOP_FILTERS, 25)
     logits = inference.load(made, threads=1).last_logits([clip])[0]
     np.testing.assert_allclose(np.log(found.probabilities), logits - np.logaddexp.reduce(logits), atol=1e-4)

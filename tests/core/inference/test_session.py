@@ -378,13 +378,16 @@ def test_load_cuda_that_does_not_start_refused_or_logged(
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda *args, providers, **rest: create(*args, providers=["CPUExecutionProvider"], **rest),
-    )
+    asked = []
+
+    def fall_back(*args: object, providers: list[object], **rest: object) -> object:
+        asked.append(providers[0])
+        return create(*args, providers=["CPUExecutionProvider"], **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
     with pytest.raises(DeviceError, match="could not start CUDA"):
         inference.load(tiny, device="cuda")
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})]
     assert inference.load(tiny).backend.device == "CPU, 1 thread"
     assert "uses the CPU" in caplog.text
 

@@ -125,14 +125,25 @@ def test_sided_labels_in_any_spelling_found():
         assert not names_side(label), label
 
 
-@pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
-def test_mirror_of_images_with_sided_classes_warns(attention, mirror, caplog):
+@pytest.mark.parametrize(
+    ("attention", "mirror", "made"),
+    [
+        (True, True, None),
+        (False, True, None),
+        (False, False, None),
+        (True, True, ["body_crop"]),
+        (True, True, ["pose"]),
+    ],
+)
+def test_mirror_of_images_with_sided_classes_warns(attention, mirror, made, caplog):
+    """A stage that reads no pose mirrors its images, as a network without poses does."""
     streams = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "color": np.zeros((2, 8, 8, 3), np.uint8)}
     clip = datasets.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), streams)
     specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
     settings = {"model": "p_i3d", "augmentation": {"mirror": mirror}}
-    check_streams(datasets.ClipDataset([clip], ("swipe_left", "clap")), specs, config.build(recipe.Recipe, settings))
-    assert ("'swipe_left' name a side" in caplog.text) == (mirror and not attention)
+    clips = datasets.ClipDataset([clip], ("swipe_left", "clap"))
+    check_streams(clips, specs, config.build(recipe.Recipe, settings), made)
+    assert ("'swipe_left' name a side" in caplog.text) == (mirror and (not attention or made == ["body_crop"]))
 
 
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])

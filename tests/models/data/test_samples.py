@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 import actrec_models.networks
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
+from actrec.features import crops
 from actrec.features.clips import example_clip, window_inputs
 from actrec.features.specs import BodyView, InputSpec, WindowSpec
 from actrec.types import KEYS, NANOSECONDS
@@ -22,6 +23,7 @@ from actrec_models.data import augmentation
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samples import Samples
 from actrec_models.training.recipe import Recipe
+from tests.models.small import SMALL
 
 NETWORKS = {"sem_net": {"streams": "fuse"}, "deepacts_graph": {"modalities": ("body", "bones", "body_motion")}}
 
@@ -122,6 +124,27 @@ def test_samples_decoded_images_released_with_clip(missing):
         assert [image() for image in images] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("made", "mirror"), [(None, False), (["body_crop"], True), (["body_crop", "pose"], False)])
+def test_samples_of_a_stage_without_poses_may_be_mirrored(made, mirror, monkeypatch):
+    network = actrec_models.networks.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
+    data = example_clip(network.input_specs, 20)
+    stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
+    clip = Clip("clip", 0, stamps, data["bodies"], {key: data[key] for key in ("pixels", "hand_pixels", "color")})
+    asked, jittered = [], crops.jittered
+
+    def ask(specs, rng, mirror):
+        asked.append(mirror)
+        return jittered(specs, rng, mirror)
+
+    monkeypatch.setattr(crops, "jittered", ask)
+    chosen = Recipe(model="p_i3d")
+    made_up = Samples(
+        ClipDataset([clip], ("a", "b")), network.input_specs, network.window, chosen, Augmentation(), made=made
+    )
+    assert set(made_up[(0, 0, 0)]) - {"label"} == set(made or [spec.name for spec in network.input_specs])
+    assert asked == [mirror]
 
 
 def test_samples_crops_match_live_crops():

@@ -6,7 +6,8 @@ import actrec_models.networks
 from actrec import features
 from actrec.features.clips import example_clip
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.layers.res_tcn import LAYERS, Branch, TwoBranches, Unit, informativeness
+from actrec_models.layers.cnn3d import C3d
+from actrec_models.layers.res_tcn import LAYERS, Branch, Pooling, ResTcn, TwoBranches, Unit, informativeness
 from actrec_models.networks import flow_skeleton
 from actrec_models.networks.flow_skeleton import JointMasks, areas, between, binary, weighted
 from tests.models.small import SMALL
@@ -149,22 +150,42 @@ def test_two_branches_fc_512_ends_in_softmax():
 @pytest.mark.parametrize("layer", ["1", "2", "3", "4", "sum"])
 def test_informativeness_equals_equation_2(layer):
     layers = [torch.randn(2, 8, 150, generator=torch.Generator().manual_seed(n)) for n in range(4)]
-    found = informativeness(layers, layer).numpy()
-    for n in range(2):
+    x0 = torch.ones(2, 150, 10)
+    x0[1, 75:] = 0  # one person
+    found = informativeness(layers, layer, x0).numpy()
+    for n, there in ((0, range(50)), (1, range(25))):
         score = np.zeros(50)
         for k in range(50):
             for i in range(3 * k, 3 * k + 3):
                 for j in range(8):
                     chosen = range(4) if layer == "sum" else [int(layer) - 1]
                     score[k] += sum(float(layers[at][n, j, i]) for at in chosen)
-        np.testing.assert_allclose(found[n], (score - score.min()) / (score.max() - score.min()), atol=1e-4)
+        low, high = min(score[k] for k in there), max(score[k] for k in there)
+        np.testing.assert_allclose(found[n], np.clip((score - low) / (high - low), 0, 1), atol=1e-4)
+        assert found[n][there].min() == 0 and found[n][there].max() == pytest.approx(1, abs=1e-4)
     assert found.shape == (2, 50)
-    assert found.min() == 0
-    assert found.max() == pytest.approx(1, abs=1e-4)
 
 
 def test_informativeness_equal_joints_gives_zero():
-    assert (informativeness([torch.ones(1, 4, 75)] * 4, "sum") == 0).all()
+    for x0 in (torch.ones(1, 75, 10), torch.zeros(1, 75, 10)):
+        assert (informativeness([torch.ones(1, 4, 75)] * 4, "sum", x0) == 0).all()
+    assert (informativeness([torch.randn(1, 4, 75)] * 4, "sum", torch.zeros(1, 75, 10)) == 0).all(), "nobody"
+
+
+def test_two_branches_have_dropout_after_the_last_activations():
+    """And Res-TCN as published has none there."""
+    model = TwoBranches(150, 40, width=4)
+    pools = [each for each in model.modules() if isinstance(each, Pooling)]
+    assert [pool.dropout.p for pool in pools] == [0.5, 0.5]
+    assert ResTcn(150, 4).pool_tcn.dropout.p == 0.0
+
+
+def test_c3d_pool5_has_the_windows_of_caffe():
+    """They begin at the first row; a window that is half outside covers the last."""
+    pool = C3d(3, width=4, fc=8).pool5
+    x = torch.arange(49.0).reshape(1, 1, 1, 7, 7).expand(1, 1, 2, 7, 7)
+    rows = [max(i, 0) for i in (1, 3, 5, 6)]
+    torch.testing.assert_close(pool(x)[0, 0, 0], torch.tensor([[7.0 * r + c for c in rows] for r in rows]))
 
 
 # -- Eqs. 3 and 5: the masks -------------------------------------------------------------------------------------------
@@ -297,7 +318,7 @@ def test_flow_skeleton_fusion_concatenates_features():
     batch = batch_for(model)
     with torch.no_grad():
         skeleton, layers = model.eval().skeleton(batch["joint_map"])
-        masks = model.masks(batch["joint_pixels"], informativeness(layers, "sum"))
+        masks = model.masks(batch["joint_pixels"], informativeness(layers, "sum", batch["joint_map"]))
         expected = model.fc_fused(torch.cat([model.c3d(batch["flow_rgb"], masks), skeleton], dim=1))
     torch.testing.assert_close(logits(model, batch), expected)
 
@@ -323,7 +344,7 @@ def test_c3d_flow_at2_accepts_trained_skeleton():
     model.skeleton.load_state_dict({k: v for k, v in skeleton.skeleton.state_dict().items() if k in wanted})
     x0 = batch_for(skeleton)["joint_map"]
     with torch.no_grad():
-        scores = [informativeness(m.eval().skeleton.joints(x0), "sum") for m in (skeleton, model)]
+        scores = [informativeness(m.eval().skeleton.joints(x0), "sum", x0) for m in (skeleton, model)]
     torch.testing.assert_close(scores[0], scores[1])
 
 

@@ -34,6 +34,7 @@ def test_paper_recipe_refuses_dis_and_takes_what_its_message_prepares(tmp_path, 
     assert PreparedDataset(of_dis).scene_flow == {"method": "dis", "height": 48, "rate": 10.0}
 
     settings = ["dataset=folder", "split=all", "epochs=1", "batch=4", "precision=32-true"]
+    settings.append("scene_flow={method: pd_flow, height: 48}")
     train = ["train", "papers/c3d_flow_ntu60", *options_of("c3d_flow")]
     train += [word for each in settings for word in ("--set", each)]
     train += ["--quiet", "--threads", "1", "--out", str(tmp_path / "run"), "--data"]

@@ -5,6 +5,7 @@ import ctypes
 import importlib
 import importlib.util
 import sys
+import threading
 import types
 from typing import Any
 
@@ -49,7 +50,8 @@ class Runtime(types.ModuleType):
     def do_cudaDriverGetVersion(self):  # noqa: N802
         return (12060,)
 
-    def do_cudaStreamCreate(self):  # noqa: N802
+    def do_cudaStreamCreateWithFlags(self, flags):  # noqa: N802
+        assert flags == 1, "not blocked by the legacy stream"
         return (77,)
 
     def do_cudaGetErrorString(self, _):  # noqa: N802
@@ -84,7 +86,7 @@ class Driver(types.ModuleType):
 
     def __init__(self, integrated, fail=""):
         super().__init__("pycuda.driver")
-        self.integrated, self.fail, self.stack, self.copied = integrated, fail, 0, []
+        self.integrated, self.fail, self.stack, self.copied, self.freed = integrated, fail, 0, [], []
 
     def init(self):
         if self.fail == "init":
@@ -103,8 +105,8 @@ class Driver(types.ModuleType):
     def get_driver_version(self):
         return 12060
 
-    def Stream(self):  # noqa: N802
-        assert self.stack == 1
+    def Stream(self, flags):  # noqa: N802
+        assert self.stack == 1 and flags == 1
         return types.SimpleNamespace(handle=77, synchronize=self._synchronize)
 
     def _synchronize(self):
@@ -115,11 +117,11 @@ class Driver(types.ModuleType):
         if self.fail == "memory":
             raise self.Error("out of memory")
         assert (mem_flags == "map") is self.integrated
-        return np.asarray(Pinned(np.zeros(shape, dtype)))
+        return np.asarray(Pinned(np.zeros(shape, dtype), self))
 
     def mem_alloc(self, size):
         self.block = (ctypes.c_char * size)()
-        return ctypes.addressof(self.block)
+        return Memory(ctypes.addressof(self.block), self)
 
     def memcpy_htod_async(self, address, host, stream):
         if self.fail == "copy":
@@ -132,11 +134,28 @@ class Driver(types.ModuleType):
         ctypes.memmove(host.ctypes.data, address, host.nbytes)
 
 
+class Memory(int):
+    """Memory on the GPU of pycuda."""
+
+    _driver: Driver
+
+    def __new__(cls, address, driver):
+        made = super().__new__(cls, address)
+        made._driver = driver
+        return made
+
+    def free(self):
+        self._driver.freed.append((self._driver.stack, "device"))
+
+
 class Pinned:
     """The base of an array in page-locked memory of pycuda."""
 
-    def __init__(self, values):
-        self._values, self.__array_interface__ = values, values.__array_interface__
+    def __init__(self, values, driver):
+        self._values, self.__array_interface__, self._driver = values, values.__array_interface__, driver
+
+    def free(self):
+        self._driver.freed.append((self._driver.stack, "host"))
 
     def get_device_pointer(self):
         return self._values.ctypes.data
@@ -155,6 +174,19 @@ def open_fake_cuda(monkeypatch, library, integrated, **faults):
         monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", module)
     return open_cuda(), module
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_pycuda_memory_is_freed_with_its_buffer_in_any_thread(monkeypatch, integrated):
+    """pycuda's own destructors leave it allocated in another thread than the one that opened the GPU."""
+    cuda, fake = open_fake_cuda(monkeypatch, "pycuda", integrated)
+    with cuda.current():
+        buffers = [cuda.buffer((4, 3))]
+    thread = threading.Thread(target=buffers.clear)
+    thread.start()
+    thread.join()
+    assert fake.freed == [(1, "host")] + ([] if integrated else [(1, "device")]), "with the context of the GPU"
+    assert fake.stack == 0
 
 
 @pytest.mark.parametrize("integrated", [False, True])
