@@ -18,7 +18,7 @@ LEAST_SHARE = 0.9
 """A source of this share of a network's rate is fast enough: about every tenth image repeats."""
 
 LEAST_JOINT_HZ = 5.0
-"""Lowest rate of joints: at 5 Hz the shipped packages lose 3 to 4 points of accuracy, at 3 Hz 6 to 15."""
+"""Lowest rate of joints: at 5 Hz three shipped packages lose up to 3 points of accuracy, at 3 Hz 6 to 15."""
 
 
 def frame_rate(stamps_ns: Sequence[int] | np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Poses of several people by BlazePose (Bazarevsky et al., 2020), layout `mediapipe_33`.
 
-The person detector costs 8 ms, each pose 6 ms. Each pose's own region tracks the person from frame to frame, and the
+The person detector costs 6 ms, each pose 5 ms. Each pose's own region tracks the person from frame to frame, and the
 detector searches for new people every few frames. It works on 224×224 pixels and merges people close to each other, so
 it is applied to the whole image and to square tiles in turn.
 """

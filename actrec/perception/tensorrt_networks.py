@@ -16,7 +16,7 @@ from actrec.perception.networks import NetworkConfig, NetworkFile
 from actrec.utils.errors import PackageError
 
 INT8 = ("person_detection", "body_landmarks_full")
-"""Networks that agree in int8 about zero; of hands fewer are found (`actrec bench actor`, walk: 72 instead of 77 %)."""
+"""Networks that agree in int8 about zero; of hands fewer are found (`actrec bench actor`)."""
 
 
 @dataclass(frozen=True)
