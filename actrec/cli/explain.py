@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the figures and print their numbers."""
-    if problem := "it is a file" if args.out.is_file() else folders.problem(args.out.expanduser().absolute().parent):
+    args.out = folders.expanded(args.out)
+    if problem := "it is a file" if os.path.isfile(args.out) else folders.problem(args.out.absolute().parent):
         raise DeviceError(f"cannot write to '{args.out}' ({problem}): name another folder")
     if args.clip is None:
         found = _by_class(args)

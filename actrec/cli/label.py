@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,7 +150,7 @@ def check_outputs(recording: Path, outputs: Sequence[Path]) -> None:
         if (whole := path.expanduser().absolute()) in taken:
             raise ConfigError(f"'{path}' is given twice, as an output and as another file: name another file")
         taken.append(whole)
-        cause = "it is a folder" if whole.is_dir() else folders.problem(whole.parent)
+        cause = "it is a folder" if os.path.isdir(whole) else folders.problem(whole.parent)
         if cause:
             raise DeviceError(f"cannot write '{path}' ({cause}): name another file")
 

@@ -3,18 +3,24 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
+import shutil
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actrec.cli import add_driver, add_wait, driver_options, duration, interruptible, waiting
 from actrec.recordings.clip_recorder import COUNTDOWN_SUFFIX, ClipRecorderConfig, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+from actrec.utils.folders import expanded
+
+if TYPE_CHECKING:
+    from actrec.recordings.rosbag.bag_writer import BagWriter
 
 READ_TIMEOUT_S = 5.0
 
@@ -157,7 +163,11 @@ def _record_driver(
     from actrec import cameras
     from actrec.recordings.rosbag.bag_writer import BagWriter
 
-    with cameras.create(args.driver, **options) as camera, BagWriter(args.out, args.depth_encoding) as bag:
+    with contextlib.ExitStack() as stack:
+        camera = stack.enter_context(cameras.create(args.driver, **options))
+        bag = BagWriter(args.out, args.depth_encoding)
+        stack.push(functools.partial(_remove_empty, bag))
+        stack.enter_context(bag)
         first, shown = None, time.monotonic()
         while not stopped.is_set():
             try:
@@ -175,6 +185,12 @@ def _record_driver(
     return bag.counts, {}
 
 
+def _remove_empty(bag: "BagWriter", error: type[BaseException] | None, *_: object) -> None:
+    """Remove a bag without messages after an error: it would block the next try."""
+    if error is not None and not any(bag.counts.values()):
+        shutil.rmtree(bag.path, ignore_errors=True)
+
+
 def _show(seconds: float, counts: dict[str, int], size: int, more: str) -> None:
     line = f"{seconds:6.1f} s  {sum(counts.values())} messages on {len(counts)} topics, {size / 1e6:.1f} MB{more}"
     print(f"\r{line:<100}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
@@ -182,7 +198,7 @@ def _show(seconds: float, counts: dict[str, int], size: int, more: str) -> None:
 
 def _report(args: argparse.Namespace, counts: dict[str, int], more: dict[str, Any]) -> int:
     if args.json:
-        print(json.dumps({"bag": str(Path(args.out).resolve()), "counts": counts, **more}))
+        print(json.dumps({"bag": str(expanded(args.out).resolve()), "counts": counts, **more}))
         return 0
     for topic, count in sorted(counts.items()):
         print(f"{count:8d}  {topic}")

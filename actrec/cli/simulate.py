@@ -5,13 +5,13 @@ import contextlib
 import dataclasses
 import json
 import typing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, EndOfStream
+from actrec.utils.folders import expanded
 
 EPILOG = """\
 Examples:
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     with camera:
         assert camera.scene is not None
         if args.out:
-            writers.append(FolderWriter(Path(args.out), camera.intrinsics, camera.config.fps, args.overwrite))
+            writers.append(FolderWriter(expanded(args.out), camera.intrinsics, camera.config.fps, args.overwrite))
         if args.preview:
             from actrec.recordings.video import PreviewWriter
 
-            writers.append(PreviewWriter(Path(args.preview)))
+            writers.append(PreviewWriter(expanded(args.preview)))
         seconds = min(camera.config.duration or np.inf, camera.scene.duration)
         frames = 0
         with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:

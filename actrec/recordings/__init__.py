@@ -127,7 +127,11 @@ def existing_path(path: str | Path) -> Path:
         DeviceError: There is no such file or folder.
     """
     path = expanded(path)
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:  # before Python 3.14, in a folder of another user
+        raise DeviceError(f"recording '{path}' cannot be read: {error.strerror}") from error
+    if not is_there:
         raise DeviceError(f"there is no recording '{path}'; check the path")
     return path
 

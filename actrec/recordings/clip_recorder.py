@@ -196,12 +196,14 @@ def _count_down(read: Callable[[], Observation], seconds: float, show: Callable[
     start_ns, shown = None, -1
     while True:
         observation = read()
+        if observation.bodies is None:  # a latched camera_info may be as old as its driver
+            continue
         if start_ns is None or observation.stamp_ns < start_ns:
             start_ns = observation.stamp_ns
         remaining = seconds - (observation.stamp_ns - start_ns) / NANOSECONDS
         if remaining <= 0:
             return
-        if observation.bodies is not None and math.ceil(remaining) != shown:
+        if math.ceil(remaining) != shown:
             shown, count = math.ceil(remaining), len(observation.bodies)
             people = {0: "no person", 1: "1 person"}.get(count, f"{count} people")
             show(f"get ready … {shown} ({people} in view)")

@@ -38,7 +38,7 @@ def open_video(path: Path) -> Any:
         InputError: The file is not a video, or is truncated before its first frame.
     """
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # FFmpeg takes what is before a colon for a protocol
     except (av.error.FFmpegError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())
         raise InputError(f"'{path}' is truncated or not a video that FFmpeg reads: {cause}") from error
@@ -241,7 +241,7 @@ class VideoWriter:
         self._write_errors = functools.partial(write_errors, file, ValueError, av.error.FFmpegError, remedy=remedy)
         with self._write_errors():
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._container: Any = av.open(str(file), "w")
+            self._container: Any = av.open(str(file.absolute()), "w")
             file.open("ab").close()  # fail early: PyAV opens the file only with the first packet
         self._stream: Any = None
         self._first_ns, self._last_tick = 0, -1

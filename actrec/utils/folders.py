@@ -144,7 +144,10 @@ def write_folder(target: Path, files: Mapping[str, bytes], check: Callable[[Path
         try:
             staging.chmod(0o755)
             for name, content in files.items():
-                (staging / name).write_bytes(content)
+                with (staging / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())  # else a power loss may leave empty files, and the old ones deleted
             check(staging)
             _move_into_place(staging, target)
         except BaseException:

@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec.cli import interruptible
 from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.bag_reader import stamp_ns
-from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.rosbag.bag_writer import FLUSH_S, SKELETONS_TOPIC, BagWriter
 from actrec.types import NANOSECONDS
 from actrec.utils import gravity
 from actrec.utils.config import build, setting
@@ -179,13 +179,15 @@ class RecordNode(Node):
     def _write(self) -> None:
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
-                    return
-                call, arguments, size = self._queue.popleft()
-                self._waiting_bytes -= size
+                is_idle = not self._ready.wait_for(lambda: self._queue or self._closing, FLUSH_S)
+                if not is_idle:
+                    if not self._queue:
+                        return
+                    call, arguments, size = self._queue.popleft()
+                    self._waiting_bytes -= size
             try:
-                call(*arguments)
+                # The next message, which would flush this one, may come hours later.
+                self._writer.flush_if_due() if is_idle else call(*arguments)
             except Exception as error:  # any error must end the recording, not this thread only
                 line = f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}"
                 self.error = error if isinstance(error, ActrecError) else DeviceError(line)
@@ -251,9 +253,11 @@ def record(
                     shown = now
                     progress(node, now - began)
     finally:
-        node.finish()
-        if not any(node.counts.values()):
-            shutil.rmtree(Path(node.config.out).expanduser(), ignore_errors=True)  # it would block the next try
+        try:
+            node.finish()
+        finally:
+            if not any(node.counts.values()):
+                shutil.rmtree(Path(node.config.out).expanduser(), ignore_errors=True)  # it would block the next try
     return node
 
 

@@ -24,6 +24,7 @@ from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
 from actrec import cameras
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
 from actrec.recordings import open_recording
 from actrec.types import Intrinsics
@@ -279,6 +280,17 @@ def test_record_driver_needs_no_ros(tmp_path, data_root, capsys):
     assert "labels.csv" in capsys.readouterr().err
     assert main(recover) == 0
     assert "36 messages" in capsys.readouterr().out
+
+
+def test_record_driver_that_fails_before_its_first_frame_leaves_no_bag(tmp_path, capsys, monkeypatch):
+    """It would block the next try."""
+
+    def fail(*_):
+        raise DeviceError("the camera does not answer")
+
+    monkeypatch.setattr(SimulatedCamera, "read", fail)
+    assert main(["record", "--out", str(tmp_path / "b"), "--driver", "simulated"]) == 1
+    assert "does not answer" in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

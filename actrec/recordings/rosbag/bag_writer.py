@@ -4,6 +4,7 @@ Metadata version 8 is the newest that both Humble and Jazzy read; version 9 no l
 Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; `bag_files.recover` finishes a bag after a crash.
 """
 
+import contextlib
 import os
 import re
 import time
@@ -120,6 +121,15 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
         except OSError as error:
             self._abort(error)
 
+    def flush_if_due(self) -> None:
+        """Flush, if there are messages since the last time; raise DeviceError as `write`."""
+        storage: Any = self._writer.storage
+        try:
+            if self._open and storage.chunk.msgs:
+                self.flush()
+        except OSError as error:
+            self._abort(error)
+
     def flush(self) -> None:
         """Flush everything written so far to the disk, as a whole chunk."""
         storage: Any = self._writer.storage
@@ -202,7 +212,8 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
 
     def _abort(self, error: OSError) -> None:
         self._open = False
-        self._writer.abort()
+        with contextlib.suppress(OSError):  # it writes what is left, too
+            self._writer.abort()
         raise DeviceError(
             f"recording '{self.path}' stopped after {sum(self.counts.values())} messages: {error.strerror}; free "
             f"space, then recover it with `actrec record --recover '{self.path}' --out NEW`"

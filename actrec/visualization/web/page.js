@@ -3,6 +3,7 @@
 
 const INTERVAL_MS = 66; // shortest time between two requests
 const CLOUD_MS = 200; // and between two clouds
+const ANSWER_MS = 4000; // the server waits for news for a second
 const WINDOW_S = 30; // of the timeline
 const LISTED = 30; // events in the list
 
@@ -26,7 +27,8 @@ async function follow() {
     const began = performance.now();
     const withCloud = byId("cloud").checked && began - cloudAt >= CLOUD_MS;
     try {
-      const answer = await fetch(`update?after=${number}${withCloud ? "&cloud" : ""}`);
+      const url = `update?after=${number}${withCloud ? "&cloud" : ""}`;
+      const answer = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });  // the robot may leave the network
       if (!answer.ok) throw new Error(await answer.text());
       const { state, image, cloud } = parts(await answer.arrayBuffer());
       if (withCloud) {

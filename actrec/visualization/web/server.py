@@ -178,7 +178,10 @@ def _file(name: str) -> bytes:
 
 def _is_local_name(host: str) -> bool:
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback  # not 127.example.com, which anybody can own
+    except ValueError:
+        return name == "localhost"
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

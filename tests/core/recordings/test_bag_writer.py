@@ -1,6 +1,8 @@
 """Written bags are read by actrec and rosbags; truncated bags are recovered."""
 
+import errno
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -334,6 +336,29 @@ def test_bag_writer_full_disk_raises_one_line_and_recovers(tmp_path):
     assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] >= 5
     with open_recording(tmp_path / "saved") as recording:
         assert len(list(recording.frames())) >= 5
+
+
+def test_bag_writer_full_disk_whose_buffer_cannot_be_closed_names_the_remedy(tmp_path, monkeypatch):
+    """Small messages wait in the file's buffer, which closing writes again."""
+    bag = BagWriter(tmp_path / "b")
+    bag.write_bodies("/skeletons", 1, "camera", [])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bag, "flush", full)
+    monkeypatch.setattr(bag._writer, "abort", full)
+    with pytest.raises(DeviceError, match="after 1 messages: No space left on device; free space, then recover"):
+        bag.flush_if_due()
+    bag.close()
+
+
+def test_bag_writer_messages_are_flushed_though_no_others_follow(tmp_path):
+    with BagWriter(tmp_path / "b") as bag:
+        bag.write_bodies("/skeletons", 1, "camera", [])
+        bag.flush_if_due()
+        shutil.copytree(tmp_path / "b", tmp_path / "killed")
+    assert recover(tmp_path / "killed", tmp_path / "saved") == {"/skeletons": 1}
 
 
 def test_recover_killed_recorder_keeps_flushed_messages(tmp_path):

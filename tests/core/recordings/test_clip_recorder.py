@@ -25,6 +25,16 @@ from tests.tiny_model import person_at
 PERIOD_NS = 100_000_000
 
 
+def test_record_latched_camera_info_does_not_cut_the_countdown(tmp_path):
+    """It is as old as the driver, and comes before the first skeletons."""
+    read = observations(lambda k: [body(0.001 * k)])
+    latched = iter([Observation(0, None, lambda bag: None)])
+    done, _ = record(tmp_path, lambda timeout_s: next(latched, None) or read(timeout_s), countdown=2.0)
+    (clip,) = done.kept
+    first = read_bodies(tmp_path / "mine" / clip.recording)
+    assert first.stamps_ns[0] > 3_000_000_000 - 1
+
+
 def test_labels_have_the_same_paths_on_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(labels, "PurePath", PureWindowsPath)
     (tmp_path / "labels.csv").write_text("recording,label\nwave/a.npz,wave\n")

@@ -11,6 +11,7 @@ import numba
 import pytest
 
 from actrec.perception.recorded_joints import cache_folder
+from actrec.recordings import existing_path
 from actrec.utils import calibration_files, folders, jit
 from actrec.utils.errors import DeviceError
 from tests.house.test_cli import run_main
@@ -132,3 +133,36 @@ def test_compiled_function_whose_cache_cannot_be_written_runs(
     twice = jit.njit()(lambda x: 2 * x)
     assert twice(4) == 8
     assert "cannot be cached (No space left on device), so each start compiles: free space" in caplog.text
+
+
+def test_write_folder_is_on_the_disk_before_the_old_one_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    renamed: list[int] = []
+    sync, rename = os.fsync, os.rename
+
+    def count_sync(number: int) -> None:
+        synced.append(number)
+        sync(number)
+
+    def count_rename(*names: Any) -> None:
+        renamed.append(len(synced))
+        rename(*names)
+
+    monkeypatch.setattr(os, "fsync", count_sync)
+    monkeypatch.setattr(os, "rename", count_rename)
+    for content in (b"old", b"new"):
+        synced.clear()
+        folders.write_folder(tmp_path / "package", {"a": content, "b": content}, lambda folder: None)
+        assert renamed[-1] == 2, "both files, before they are renamed"
+    assert (tmp_path / "package/a").read_bytes() == b"new"
+
+
+def test_existing_path_in_a_folder_of_another_user_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", deny)
+    with pytest.raises(DeviceError, match="'/home/bob/clip.mp4' cannot be read: Permission denied"):
+        existing_path("/home/bob/clip.mp4")

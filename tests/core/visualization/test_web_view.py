@@ -181,7 +181,10 @@ def test_view_files_are_local_and_other_sites_are_refused(view):
         assert status == 200 and b"http" not in text, "nothing is fetched from elsewhere"
     assert get(view, "/../state.py")[0] == get(view, "/nothing")[0] == 404
     assert get(view, "/update?after=x")[0] == 400
-    assert get(view, "/", host="attacker.example")[0] == get(view, "/update", host="attacker.example:80")[0] == 403
+    for host in ("attacker.example", "attacker.example:80", "127.attacker.example", "127.0.0.1.nip.io:8080"):
+        assert get(view, "/", host=host)[0] == get(view, "/update", host=host)[0] == 403
+    for host in ("localhost", "127.0.0.1:8080", "127.1.2.3", "[::1]", "[::1]:8080"):
+        assert get(view, "/", host=host)[0] == 200
     assert get(view, "/", host="localhost:1")[0] == 200
 
 
