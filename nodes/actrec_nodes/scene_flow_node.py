@@ -29,6 +29,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._info: Any = None
         self._preview: Any = None
         self._tf: TfPoses | None = None
+        self._device = ""
 
     @classmethod
     def preload(cls, value: Callable[[str], Any]) -> None:
@@ -41,6 +42,8 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         options = parameters.Parameters(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
         made.prepare()
+        self._device = made.device
+        self.get_logger().info(f"scene flow by {self.config.method} on {made.device}")
         lookup = None
         if self.config.camera_motion == "tf":
             self._tf = TfPoses(self, "camera_motion 'tf'", "set camera_motion to 'estimate'")
@@ -68,8 +71,8 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
             self._preview.publish(conversions.color_to_image(flow_image(flow.velocity), head))
 
     def figures(self) -> dict[str, float | int | str]:
-        """Return method and height, which the recognizer compares with its model's training."""
-        return {**super().figures(), **self.config.identity}
+        """Return the device, and method and height, which the recognizer compares with its model's training."""
+        return {**super().figures(), **self.config.identity, "device": self._device}
 
     def cleanup(self) -> None:
         """Free the method."""

@@ -60,6 +60,7 @@ def test_idle_hand_node_lets_skeleton_node_idle_until_hands_have_a_subscriber(ho
 def test_idle_scene_flow_node_works_for_a_subscriber_of_any_output(host, add, peer) -> None:
     node = add(SceneFlowNode, height=48, **SOON)
     assert host.start() is None
+    assert node.figures()["device"] == "CPU"
     peer.wait_until(lambda: bool(node.idle))
     peer.subscribe(CameraInfo, topics.SCENE_FLOW_INFO)
     peer.send_frames_until(still(), lambda: len(peer.received[topics.SCENE_FLOW_INFO]) >= 1)

@@ -36,7 +36,7 @@ class PdFlow(SceneFlow):
         self._gpu: gpu.GpuFlow | None = None
         self._solver: Any = None
         if self.config.device == "cuda" or (self.config.device == "auto" and gpu.available()):
-            self._gpu = gpu.GpuFlow(self.config, gpu.CupyDevice())
+            self._gpu, self.device = gpu.GpuFlow(self.config, gpu.CupyDevice()), "CUDA"
         else:
             self._solver = CpuSolver(self.config, self.config.threads or os.cpu_count() or 1)
         self._last: _Image | None = None
