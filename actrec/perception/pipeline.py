@@ -165,6 +165,10 @@ class _Perception:
         """Forget all tracked objects."""
         self._estimator.reset()
 
+    def forget_camera(self) -> None:
+        """Forget how the camera is mounted: the next frames are of another."""
+        self._turns, self.up = 0, None
+
     def _upright(self, frame: RgbdFrame) -> RgbdFrame:
         """Return the frame turned upright, by its `up`."""
         self.up = frame.up
@@ -241,6 +245,11 @@ class BodyPerception(_Perception):
         super().reset()
         self._tracker.reset()
         self.sizes.reset()
+
+    def forget_camera(self) -> None:
+        """Forget how the camera is mounted: the next frames are of another."""
+        super().forget_camera()
+        self.gravity = GravityEstimator(**_options(self.config, GravityConfig))
 
     def _body(self, found: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(found.layout), limb_links(found.layout)

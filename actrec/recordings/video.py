@@ -38,7 +38,7 @@ def open_video(path: Path) -> Any:
         InputError: The file is not a video, or is truncated before its first frame.
     """
     try:
-        container = av.open(str(path.absolute()))  # FFmpeg takes what is before a colon for a protocol
+        container = av.open(str(path.absolute()))  # FFmpeg takes the text before a colon for a protocol
     except (av.error.FFmpegError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())
         raise InputError(f"'{path}' is truncated or not a video that FFmpeg reads: {cause}") from error

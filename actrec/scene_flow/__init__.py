@@ -28,7 +28,7 @@ class SceneFlow(ABC):
     """Estimator of scene flow between two registered RGB-D images."""
 
     config_class: ClassVar[type]  # the settings dataclass that the constructor builds from its options
-    device: str = "CPU"  # or CUDA: where it is computed
+    device: str = "CPU"  # or CUDA
 
     def estimate(
         self,

@@ -287,7 +287,7 @@ def turn_intrinsics(intrinsics: Intrinsics, turns: int) -> Intrinsics:
     for _ in range(turns % 4):
         i = intrinsics
         d = i.distortion
-        if d:  # p1 and p2 change places with the axes: x' = −y, y' = x
+        if d and not i.lens:  # p1 and p2 change places with the axes: x' = −y, y' = x; a fisheye has none
             d = (d[0], d[1], d[3], -d[2], *d[4:])
         intrinsics = dataclasses.replace(
             i, width=i.height, height=i.width, fx=i.fy, fy=i.fx, cx=i.height - 1 - i.cy, cy=i.cx, distortion=d

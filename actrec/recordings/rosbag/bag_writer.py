@@ -212,7 +212,7 @@ class BagWriter(AbstractContextManager["BagWriter", None]):
 
     def _abort(self, error: OSError) -> None:
         self._open = False
-        with contextlib.suppress(OSError):  # it writes what is left, too
+        with contextlib.suppress(OSError):  # it writes the rest, too
             self._writer.abort()
         raise DeviceError(
             f"recording '{self.path}' stopped after {sum(self.counts.values())} messages: {error.strerror}; free "

@@ -181,6 +181,9 @@ class Estimation:
         for part in (self._body, self._hand, self._face, self._pairs):
             if part is not None:
                 part.reset()
+        for perception in (self._body, self._hand, self._face):
+            if perception is not None:
+                perception.forget_camera()  # each clip may be of another camera
         self._since = 0
         quality, limit = self.settings.image_quality, self.settings.flow_limit_m_s
         images = {key: ImageEncoder(key, quality, limit) for key in ("flow", "color")}

@@ -236,7 +236,8 @@ class Samples(Dataset[Sample]):
         specs = skeleton.drawn(specs, rng) if self.any_clip else specs
         start = self._start(rng) if place is None else place[1]
         around = None if place is None else self._around(clip, place)
-        return self._of_clip(clip.at_stamps(stamps, self._speed(stamps)), specs, start, around)
+        speed = self._speed(stamps) if place is None else _relative_speed(stamps, place[0])
+        return self._of_clip(clip.at_stamps(stamps, speed), specs, start, around)
 
     @staticmethod
     def _around(clip: Clip, place: Place) -> features.Clip | None:
@@ -383,6 +384,12 @@ def check_scene_flow(clips: ClipDataset, specs: Iterable[InputSpec], recipe: Rec
             "the recipe takes scene flow of %s %s, but the %s of dataset '%s' is not known",
             unknown[0], recipe.scene_flow[unknown[0]], unknown[0], recipe.dataset,
         )  # fmt: skip
+
+
+def _relative_speed(stamps: np.ndarray, recorded: np.ndarray) -> float:
+    """Return the playback speed of varied stamps [frames] relative to the ones that evaluation takes."""
+    span = float(recorded[-1] - recorded[0])
+    return round(float(stamps[-1] - stamps[0]) / span, 6) if span > 0 else 1.0
 
 
 def check_streams(

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from actrec.types import Intrinsics, RgbdFrame
+from actrec.types import EQUIDISTANT, Intrinsics, RgbdFrame
 from actrec.utils import camera_model, gravity
 from actrec.utils.errors import ConfigError, InputError
 
 CAMERA = Intrinsics(64, 48, 50.0, 55.0, 30.0, 25.0, (0.1, -0.05, 0.01, 0.02, 0.003))
+FISHEYE = Intrinsics(64, 48, 30.0, 33.0, 30.0, 25.0, (0.05, -0.02, 0.03, -0.01), EQUIDISTANT)
 ANGLES = [(roll, pitch) for roll in range(-165, 181, 15) for pitch in (-60, -30, 0, 30, 85)]
 
 
@@ -60,19 +61,21 @@ def test_quarter_turns_bring_the_mounting_upright(turns: int) -> None:
     np.testing.assert_allclose(gravity.turn_vectors(up, turns), gravity.up_from_angles(0, 10), atol=1e-6)
 
 
+@pytest.mark.parametrize("camera", [CAMERA, FISHEYE], ids=["brown", "fisheye"])
 @pytest.mark.parametrize("turns", range(5))
-def test_turned_pixels_show_the_same_point(turns: int) -> None:
+def test_turned_pixels_show_the_same_point(turns: int, camera: Intrinsics) -> None:
     points = np.random.default_rng(0).uniform((-0.4, -0.3, 1.0), (0.4, 0.3, 3.0), (50, 3))
-    pixels = camera_model.project(points, CAMERA)
-    turned = camera_model.project(gravity.turn_vectors(points, turns), gravity.turn_intrinsics(CAMERA, turns))
+    pixels = camera_model.project(points, camera)
+    turned = camera_model.project(gravity.turn_vectors(points, turns), gravity.turn_intrinsics(camera, turns))
     np.testing.assert_allclose(gravity.turn_pixels(pixels, 64, 48, turns), turned, atol=1e-3)
 
 
+@pytest.mark.parametrize("camera", [CAMERA, FISHEYE], ids=["brown", "fisheye"])
 @pytest.mark.parametrize("turns", range(4))
-def test_turned_intrinsics_keep_the_lens(turns: int) -> None:
+def test_turned_intrinsics_keep_the_lens(turns: int, camera: Intrinsics) -> None:
     pixels = np.random.default_rng(1).uniform((0, 0), (63, 47), (50, 2))
-    straight = camera_model.rays(pixels, CAMERA)
-    turned = camera_model.rays(gravity.turn_pixels(pixels, 64, 48, turns), gravity.turn_intrinsics(CAMERA, turns))
+    straight = camera_model.rays(pixels, camera)
+    turned = camera_model.rays(gravity.turn_pixels(pixels, 64, 48, turns), gravity.turn_intrinsics(camera, turns))
     np.testing.assert_allclose(gravity.turn_vectors(straight, turns), turned, atol=1e-6)
 
 

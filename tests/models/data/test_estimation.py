@@ -156,6 +156,8 @@ class FakeHandPerception:
     def reset(self):
         pass
 
+    forget_camera = reset
+
     def process(self, frame, bodies):
         positions, pixels = np.tile(bodies[0].positions[:1], (21, 1)), np.zeros((21, 2), np.float32)
         return [Hand(bodies[0].body_id, "hand_21", positions, pixels, np.ones(21, np.float32), side="left")]
@@ -167,6 +169,16 @@ def test_estimation_other_camera_offset_applied(monkeypatch):
     offset = np.float32([-0.05, 0.0, 0.0])
     found = estimation.run("clip", 0, make_frames(2), body(2), offset).points["hands"]
     np.testing.assert_allclose(found[0, 0, 0], np.tile(np.float32([0.15, 0.1, 3.0]), (21, 1)), atol=1e-6)
+
+
+def test_estimation_each_clip_may_be_of_another_camera():
+    """Else a clip would be leveled by the direction of gravity of the clip before."""
+    estimation = Estimation(PrepareConfig(estimate=["bodies"]))
+    people = estimation._body
+    people._turns, people.gravity._estimate = 2, np.float32([0, 1, 0])
+    with pytest.raises(InputError, match="shows a body in 0 of 3 frames"):
+        estimation.run("clip", 0, make_frames(3), None)
+    assert people._turns == 0 and people.gravity.conclude() is None
 
 
 @pytest.mark.parametrize(
