@@ -43,7 +43,8 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         made = method(**parameters.as_options(options))
         made.prepare()
         self._device = made.device
-        self.get_logger().info(f"scene flow by {self.config.method} on {made.device}")
+        if hasattr(options, "device"):
+            self.get_logger().info(f"scene flow by {self.config.method} on {made.device}")
         lookup = None
         if self.config.camera_motion == "tf":
             self._tf = TfPoses(self, "camera_motion 'tf'", "set camera_motion to 'estimate'")

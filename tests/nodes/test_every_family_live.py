@@ -41,7 +41,8 @@ SHOWN = {
     "spa_net_4d": ["over_time"], "vpn_i3d": ["over_time"], "vpn_resnext101": ["over_time"],
 }  # fmt: skip
 """What `actrec explain` shows of a network, as the names of the evidence's fields."""
-CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0}
+CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0,
+          "simulated.realtime": False}  # fmt: skip
 
 
 class LiveGraph:

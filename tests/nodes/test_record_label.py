@@ -179,7 +179,8 @@ def test_teach_tutorial_node_reacts_to_taught_actions(tmp_path, monkeypatch, cap
 
     parser = argparse.ArgumentParser()
     run_command.add_arguments(parser)
-    arguments = parser.parse_args([*told[-1][1:], *small, "--driver-option", "fps=8", "--driver-option", "pause=2"])
+    paced = [word for each in ("fps=8", "pause=2", "realtime=false") for word in ("--driver-option", each)]
+    arguments = parser.parse_args([*told[-1][1:], *small, *paced])
     try:
         reader.start()
         result = run.run_graph(run_command.plan(arguments), wait_for_reaction)

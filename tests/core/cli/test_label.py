@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from actrec.cameras import webcam
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
 from actrec.recordings.video import VideoWriter
@@ -123,7 +125,10 @@ def test_label_video_example_prints_the_wave_and_writes_the_video(wave, root, tm
     assert len(played(out)[0]) == 60
 
 
-def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys) -> None:
+def test_webcam_tutorial_greets_a_person_who_waves(wave, capsys, monkeypatch) -> None:
+    """With the video's times: a slow machine takes its frames more slowly, and would see slow motion."""
+    stamps = itertools.count(1)
+    monkeypatch.setattr(webcam._Reader, "_stamp_ns", lambda _: next(stamps) * 100_000_000)
     (code,) = blocks(tutorial("webcam"), "python")
     exec(code.replace('SOURCE = "0"', f"SOURCE = {str(wave)!r}"), {})
     printed = capsys.readouterr().out

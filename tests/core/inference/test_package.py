@@ -109,7 +109,7 @@ def test_check_output_folder_unwritable_refused(tmp_path: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DeviceError, match="cannot write .*: No space left on device"):
         package.write(tmp_path / "p", tiny_description(), tiny_onnx())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -159,10 +159,12 @@ def test_write_folder_is_on_the_disk_before_the_old_one_is_deleted(
     assert (tmp_path / "package/a").read_bytes() == b"new"
 
 
-def test_existing_path_in_a_folder_of_another_user_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_path_in_a_folder_of_another_user_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def deny(_: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", deny)
-    with pytest.raises(DeviceError, match="'/home/bob/clip.mp4' cannot be read: Permission denied"):
-        existing_path("/home/bob/clip.mp4")
+    with pytest.raises(DeviceError, match="clip.mp4' cannot be read: Permission denied"):
+        existing_path(tmp_path / "clip.mp4")

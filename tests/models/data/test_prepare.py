@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -288,12 +287,21 @@ def test_prepare_no_worker_left_raises(published, tmp_path, monkeypatch):
         patch.setattr(distributed, "LocalCluster", fail)
         with pytest.raises(DeviceError, match=r"be started \(Nanny failed to start.\): --workers 0 does without"):
             prepare("nucla", published, tmp_path / "out", run=Run(workers=1))
-    monkeypatch.setattr(workers, "WAIT_S", 0.5)
     monkeypatch.setattr(workers, "_COUNT_S", 0.2)
     monkeypatch.setattr(module, "BATCH", 1)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **options) as cluster:
-        threading.Timer(0.3, cluster.scale, [0]).start()
+        result = workers._result
+
+        def result_of_the_last_worker(*arguments):
+            found = result(*arguments)
+            cluster.scale(0)
+            while cluster.scheduler.workers:
+                time.sleep(0.01)
+            monkeypatch.setattr(workers, "WAIT_S", 0.5)
+            return found
+
+        monkeypatch.setattr(workers, "_result", result_of_the_last_worker)
         with pytest.raises(DeviceError, match="has no workers left: run the same command again"):
             prepare("slow", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
 
@@ -318,6 +326,7 @@ def test_prepare_lost_result_of_dead_worker_recomputed(monkeypatch):
         with pytest.raises(DeviceError, match="^no worker process is left: run the same command again"):
             result()
         cluster.scale(1)
+        client.wait_for_workers(1, timeout=60)
         assert result() == 4
 
 

@@ -117,9 +117,9 @@ def test_samples_draw_the_share_of_background_clips_with_the_label_after_the_cla
 
 @pytest.mark.parametrize("name", ["deepacts_graph", "sem_net"])
 def test_network_with_background_lowers_its_loss_by_lower_logits(name):
+    torch.manual_seed(0)
     network = networks.create(name, num_classes=3, **SMALL[name])
     network.background = True
-    torch.manual_seed(0)
     inputs = {spec.name: torch.randn(4, *spec.shape) for spec in network.input_specs}
     optimizer = torch.optim.Adam(network.parameters(), 0.03)
     for _ in range(15):

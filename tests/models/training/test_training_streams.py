@@ -164,7 +164,7 @@ def test_losses_of_several_parts_are_logged(dataset, tmp_path):
     rows = metrics(tmp_path / "run")
     parts = set(rows[0]) - {"epoch", "step", "loss", "accuracy", "learning_rate", "clips_per_s"}
     assert len(parts) >= 2
-    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert all(np.isfinite(float(row[part])) for row in rows for part in parts)
 
 
 def test_csv_logger_writes_row_per_epoch(dataset, tmp_path):
